@@ -66,6 +66,7 @@ from punch.rendezvous.registry import (
 )
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.relay.shared_quotas import SharedQuotas
 from punch.rendezvous.stopping import finish_introductions
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
@@ -176,6 +177,9 @@ class RendezvousService(Service):
             log=self._operator_log,
             membership=membership,
         )
+        if directory is not None and self._relay.relay is not None:
+            quotas = self._relay.relay.core.allocations.quotas
+            directory.share(SharedQuotas(quotas, config.identity.private_key.private_bytes_raw()))
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
             beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)

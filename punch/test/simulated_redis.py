@@ -12,9 +12,11 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from punch.rendezvous.relay.shared_quotas import ADD
 from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
+_ADD = ADD.encode()
 _WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"DEL", b"RPUSH"}
 
 
@@ -213,7 +215,16 @@ class SimulatedRedis:
         self.data[key] = value, self.net.now + float(life)
         return 1
 
-    def _eval(self, script: bytes, _count: bytes, key: bytes, value: bytes) -> int:
+    def _add(self, key: bytes, field: bytes, more: bytes, known: bytes, life: bytes) -> int:
+        fields = dict(each.split(b"=") for each in (self.get(key) or b"").split())
+        total = max(int(fields.get(field, 0)) + int(more), int(known))
+        fields[field] = b"%d" % total
+        self._set(key, b" ".join(b"%b=%b" % each for each in fields.items()), b"EX", life)
+        return total
+
+    def _eval(self, script: bytes, _count: bytes, key: bytes, value: bytes, *more: bytes) -> int:
+        if script == _ADD:
+            return self._add(key, value, *more)
         assert script == _RELEASE
         if self.get(key) != value:
             return 0

@@ -9,9 +9,9 @@ times as much, so that one machine with many addresses has no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from punch.net.rate_limits import Shares, address_key, source_of, width
 from punch.net.token_bucket import TokenBucket
@@ -27,6 +27,9 @@ Users, and addresses and networks of each width, that are counted in a day. Beyo
 first begin anew.
 """
 
+TOLD_FROM = 0.01
+"""The part of a limit from which on the other processes are told, so that they are told of few meters."""
+
 
 class Meter:
     """
@@ -34,19 +37,32 @@ class Meter:
 
     :ivar used: how many it has had today.
     :ivar stored: how many of these the operator's file contains already.
+    :ivar told: how many of these all processes of the service know of.
     :ivar limit: how many it may have in a day; infinity: any number.
     """
 
-    __slots__ = ("limit", "stored", "used")
+    __slots__ = ("limit", "stored", "told", "used")
 
     def __init__(self, limit: float) -> None:
-        self.used = self.stored = 0
+        self.used = self.stored = self.told = 0
         self.limit = limit
 
     @property
     def spent(self) -> bool:
         """Whether nothing more is relayed today."""
         return self.used >= self.limit
+
+    def learn(self, total: int, told: int) -> None:
+        """
+        All processes together have carried so much.
+
+        :param total: with what this one had carried when it told that…
+        :param told: …which was so much.
+        """
+        elsewhere = max(0, total - told)
+        self.used += elsewhere
+        self.stored += elsewhere
+        self.told = max(total, told)
 
 
 class HostMeter(Meter):
@@ -96,6 +112,25 @@ class Quotas:
         """How many addresses are counted."""
         return len(self._addresses)
 
+    def to_tell(self, most: int) -> list[tuple[str, Meter]]:
+        """
+        The meters with a limit of which the other processes do not know a part that matters, and names for
+        them; those that matter most first.
+        """
+        kinds: list[tuple[str, Mapping[Any, Meter]]] = [
+            ("user", self._users),
+            ("address", self._addresses),
+            *(("network", meters) for meters in self._networks.values()),
+        ]
+        parts = [
+            (part, f"{kind} {key}", meter)
+            for kind, meters in kinds
+            for key, meter in meters.items()
+            if (part := (meter.used - meter.told) / meter.limit) >= TOLD_FROM
+        ]
+        parts.sort(key=lambda each: -each[0])
+        return [(name, meter) for _, name, meter in parts[:most]]
+
     def begin_day(self, unix: float) -> None:
         """Begin anew if a day has begun. Meters that are in use stay in use."""
         day = int(unix) // DAY
@@ -103,13 +138,14 @@ class Quotas:
             self._day = day
             networks = (meter for meters in self._networks.values() for meter in meters.values())
             for meter in (*self._users.values(), *self._addresses.values(), *networks):
-                meter.used = meter.stored = 0
+                meter.used = meter.stored = meter.told = 0
 
     def restore(self, user: str, used: int) -> None:
         """Take what was stored today, by an earlier process for example."""
         meter = self.of_user(user)
         meter.used += used
         meter.stored += used
+        meter.told += used
 
     def update_limit(self, name: str) -> None:
         """The limit of a user may have changed."""
