@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 
-from twisted.python.failure import Failure
-
 from punch.ice import events as ice
 from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
@@ -26,12 +24,11 @@ from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
-from punch.node.causes import Cause, NoPathFound, RelayFailure, SimpleCause, cause_of_close
+from punch.node.causes import Cause, RelayFailure, SimpleCause, cause_of_close
 from punch.node.events import Checking, Connected, Event, Introduced, PathChanged, PathLost
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath, Path
-from punch.node.policy import RelayPolicy
 from punch.node.signaling import (
     Challenged,
     Introduction,
@@ -214,41 +211,6 @@ class Call:
         rings = self.state is CallState.RINGING
         self.reject(ErrorCode.REFUSED, SimpleCause.DECLINED if rings else SimpleCause.GIVEN_UP)
 
-    # What the router delivers (Routed)
-
-    def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """Take a STUN message for one of the agents."""
-        if self.transport is not None:
-            self.transport.receive_stun(data, remote, local)
-            self.changed()
-
-    def wants(self, data: bytes) -> bool:
-        """Return whether this STUN response is for one of the agents."""
-        return self.transport is not None and self.transport.generations.wants(data)
-
-    def awaits_initial(self, local: Address, remote: Address) -> bool:
-        """Return whether a first Initial that came between these addresses may be for this link."""
-        return (
-            self.signaling.side is Side.CALLEE
-            and self.link is not None
-            and not self.link.proved
-            and self.transport is not None
-            and self.transport.generations.validated(local, remote)
-        )
-
-    def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Take QUIC datagrams of the link."""
-        transport = self.transport
-        if self.link is None or transport is None:
-            return
-        allowed = False
-        if not self.link.proved:
-            allowed = transport.generations.validated(local, remote)
-            if allowed and transport.route is None:
-                transport.route = local, remote
-        transport.link_received(remote, local)
-        self.link.receive(datagrams, allowed)
-
     # What happens to the network
 
     def network_changed(self, bases: Sequence[Address]) -> None:
@@ -298,26 +260,10 @@ class Call:
         """A part has something to send, or an event."""
         self._driver.run()
 
-    def set_disconnected(self, disconnected: bool) -> None:
-        """The link has no path that answers, or has one again."""
-        self._context.observer.call_disconnected(self, disconnected)
-
-    def path_lost(self) -> None:
-        """The link has had no path for a while."""
-        self._debounced_path.lost()
-        failure = self._context.network.relays.failure
-        refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
-        self._tell(PathLost(self.peer, self.name, refused))
-
-    def link_lost(self, text: str) -> None:
-        """The link will never have a path again; `text` says why."""
-        assert self.link is not None
-        self.link.fail(CloseCode.LOST, text)
-
     # Inside
 
     def _start_transport(self, agent: Agent, now: float) -> None:
-        self.transport = IceTransport(agent, self.peer, self._context, self, self.changed)
+        self.transport = IceTransport(agent, self.peer, self._context, self.changed)
         self.transport.gather(now)
         self.changed()
 
@@ -368,7 +314,7 @@ class Call:
             if self.restarts is not None and self.transport is not None:
                 # Have relays ready in case the path is dead
                 self.transport.join_relays()
-                self._context.observer.call_silent(self)
+                self._context.calls.call_silent()
         elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
                 self.transport.route = None
@@ -429,10 +375,11 @@ class Call:
             send=transport.send,
             services=context.services,
         )
+        transport.carry(link)
         link.on_connection_id = self._route
         link.on_control = self._receive_frame
-        link.when_proved().addCallbacks(self._link_proved, _ignore)
-        link.when_closed().addCallbacks(self._link_closed, _ignore)
+        link.when_proved().addCallbacks(self._link_proved, lambda failure: None)
+        link.when_closed().addCallback(self._link_closed)
         self._tell(Introduced(self.peer, self.name or ""))
         transport.set_remote(remote.ufrag, remote.password, remote.pacing, now)
         transport.add_remote(remote.candidates, remote.complete, now)
@@ -460,11 +407,11 @@ class Call:
         if self.restarts is not None:
             self.restarts.generation_failed(now)
         else:
-            self.signaling.fail(_no_path(self._context, failure))
+            self.signaling.fail(self._context.network.no_path(failure))
 
     def _route(self, connection_id: bytes, added: bool) -> None:
-        if not self._over:
-            self._context.network.router.route(connection_id, self, added)
+        if not self._over and self.transport is not None:
+            self._context.network.router.route(connection_id, self.transport, added)
 
     def _receive_frame(self, frame_type: int, payload: bytes) -> None:
         if self.restarts is None or self.link is None or self._over:
@@ -483,8 +430,16 @@ class Call:
         assert self.link is not None
         assert self.transport is not None
         now = self._context.monotonic()
-        self.transport.link_proved(self.link)
-        self.restarts = IceRestarts(self.peer, self._terms, self.link, self.transport, self._context, self)
+        self.transport.link_proved()
+        self.restarts = IceRestarts(
+            self.peer,
+            self._terms,
+            self.link,
+            self.transport,
+            self._context,
+            changed=self.changed,
+            path_lost=self._path_lost,
+        )
         self.restarts.path_found(now)
         self.signaling.link_proved()
         self._announce()
@@ -501,8 +456,15 @@ class Call:
         if self.path is not None:
             self._tell(PathChanged(self.peer, self.path))
 
+    def _path_lost(self) -> None:
+        """The link has had no path for a while."""
+        self._debounced_path.lost()
+        failure = self._context.network.relays.failure
+        refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
+        self._tell(PathLost(self.peer, self.name, refused))
+
     def _tell(self, event: Event) -> None:
-        self._context.observer.call_event(self, event)
+        self._context.calls.call_event(self, event)
 
     def _answered(self, answered: bool) -> None:
         asker, self._asker = self._asker, None
@@ -524,7 +486,7 @@ class Call:
         self._close()
         if self.link is not None:
             self.link.fail(CloseCode.LOST, "The call is over.")
-        self._context.observer.call_ended(self, cause)
+        self._context.calls.call_ended(self, cause)
 
     def _close(self) -> None:
         self._over = True
@@ -535,19 +497,3 @@ class Call:
             self.restarts.close()
         if self.transport is not None:
             self.transport.close()
-        self._context.network.router.remove(self)
-
-
-def _no_path(context: CallContext, failure: CheckingFailure | None) -> NoPathFound:
-    """Return why no path was found. `failure` is what the agent knows, which does not know the relays."""
-    policy, relays = context.relay_policy, context.network.relays
-    if policy is RelayPolicy.NEVER:
-        return NoPathFound(failure, RelayFailure.SWITCHED_OFF)
-    cause = relays.failure
-    if cause is None:
-        cause = RelayFailure.NO_PATH if relays.available else RelayFailure.NOT_OFFERED
-    return NoPathFound(failure, cause, relay_only=policy is RelayPolicy.ONLY and not relays.current)
-
-
-def _ignore(failure: Failure) -> None:
-    """The link ended before it was proved; the callback of `when_closed` handles that."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
-from punch.node.causes import Cause
-from punch.node.events import Event
 from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
 from punch.node.policy import RelayPolicy
@@ -21,7 +19,7 @@ from punch.node.signaling import Signaling
 from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 
 if TYPE_CHECKING:
-    from punch.node.call import Call
+    from punch.node.calls import Calls
 
 MAX_UNSENT = 64
 """Messages of calls under way that are kept while there is no connection to the rendezvous."""
@@ -115,27 +113,12 @@ class SignalingChannel:
         return True
 
 
-class CallObserver(Protocol):
-    """The node, as its calls know it. Nothing follows `call_ended`."""
-
-    def call_event(self, call: Call, event: Event) -> None:
-        """A call has reached a stage (`Introduced` to `Connected`), or the path of its link has changed."""
-
-    def call_silent(self, call: Call) -> None:
-        """The path does not answer at once."""
-
-    def call_disconnected(self, call: Call, disconnected: bool) -> None:
-        """The link has no path that answers, or has one again."""
-
-    def call_ended(self, call: Call, cause: Cause) -> None:
-        """The call or its link is over."""
-
-
 @dataclass(frozen=True)
 class CallContext:
     """What the calls of one node share. None of them changes it."""
 
-    observer: CallObserver
+    calls: Calls
+    """Where a call says what becomes of it."""
     identity: Identity
     name: Callable[[], str]
     """Returns the name that we sign in offers and answers."""

@@ -1,17 +1,31 @@
-"""The calls and links of a node: the table of them, calls of ours, and calls of other peers."""
+"""
+The calls and links of a node: the table of them and what becomes of them, calls of ours, and calls of other
+peers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
-from punch.contacts import AddressBook
+from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID
+from punch.link.events import CloseCode
 from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, ControlProblem, SimpleCause
-from punch.node.events import Event, IncomingCall
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    PathLost,
+)
 from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.policy import Decision, decide
 from punch.node.signaling import Side, Signaling, glare
@@ -35,19 +49,41 @@ Calls of unknown peers under way at once where anyone is accepted, so that known
 class Calls:
     """
     The calls of one node: with each peer at most one link, and at most one call that may become the next
-    link.
+    link. Each call says here what becomes of it.
 
+    :param known: the address book.
+    :param tell: takes the events of calls and links.
+    :param path_silent: called when the path of a link does not answer, and the network may be the cause.
+    :param disconnected_changed: called when `disconnected` may have changed.
     :ivar attempts: the call with each peer that is not linked yet.
     :ivar links: the linked call with each peer.
     """
 
-    def __init__(self) -> None:
+    _log = Logger()
+
+    def __init__(
+        self,
+        known: AddressBook,
+        tell: Callable[[Event], None],
+        path_silent: Callable[[], None],
+        disconnected_changed: Callable[[], None],
+    ) -> None:
         self.attempts: dict[PeerID, Call] = {}
         self.links: dict[PeerID, Call] = {}
+        self._known = known
+        self._tell = tell
+        self._path_silent = path_silent
+        self._disconnected_changed = disconnected_changed
+        self._replaced: dict[PeerID, Disconnected] = {}
 
     def __iter__(self) -> Iterator[Call]:
         """Iterate over a copy, so that calls may end meanwhile."""
         return iter((*self.attempts.values(), *self.links.values()))
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether a link has no path that answers."""
+        return any(call.state is CallState.DISCONNECTED for call in self.links.values())
 
     @property
     def full(self) -> bool:
@@ -58,42 +94,89 @@ class Calls:
         """Add a call that is under way."""
         self.attempts[call.peer] = call
 
-    def connect(self, call: Call) -> Call | None:
-        """
-        A call has become a link.
-
-        :return: the older link with the same peer, whose place it takes.
-        """
-        if self.attempts.get(call.peer) is call:
-            del self.attempts[call.peer]
-        older = self.links.pop(call.peer, None)
-        self.links[call.peer] = call
-        return older
-
     def withdraw(self, call: Call) -> None:
         """End a call without telling anyone, because another one takes its place."""
         if self.attempts.get(call.peer) is call:
             del self.attempts[call.peer]
         call.withdraw()
 
+    def remember(self, peer: PeerID, name: str) -> None:
+        """Make a peer a known one, under the name that it gave itself."""
+        try:
+            self._known.add(peer, name)
+        except AddressBookError as error:
+            # The call goes on without it.
+            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
+
+    def failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
+        """Tell that a call failed, and first that the link which it was to replace is over."""
+        replaced = self._replaced.pop(peer, None)
+        if replaced is not None:
+            self._tell(replaced)
+        self._tell(CallFailed(peer, cause, name))
+
+    # What calls say. Nothing follows `call_ended`.
+
+    def call_event(self, call: Call, event: Event) -> None:
+        """A call has reached a stage (`Introduced` to `Connected`), or the path of its link has changed."""
+        peer = call.peer
+        if isinstance(event, Introduced) and call.signaling.side is Side.CALLER:
+            self.remember(peer, event.name)
+        elif isinstance(event, Connected):
+            self._connected(call)
+        elif isinstance(event, (PathChanged, PathLost)) and self.links.get(peer) is not call:
+            return
+        self._tell(event)
+
+    def call_silent(self) -> None:
+        """The path of a link does not answer at once. It may be dead, and the network with it."""
+        self._path_silent()
+
+    def call_disconnected(self, disconnected: bool) -> None:
+        """A link has no path that answers, or has one again."""
+        if disconnected:
+            self._path_silent()
+        self._disconnected_changed()
+
+    def call_ended(self, call: Call, cause: Cause) -> None:
+        """A call or its link is over."""
+        peer = call.peer
+        self._disconnected_changed()
+        if self.links.get(peer) is call:
+            del self.links[peer]
+            over = Disconnected(peer, cause, call.name)
+            newer = cause is SimpleCause.REPLACED and peer in self.attempts
+            if newer or call.asked:
+                # The other side has proved the newer link before we have, or its peer is being called again:
+                # what comes of that, one `Connected` for example, tells of both.
+                self._replaced[peer] = over
+            else:
+                self._tell(over)
+        elif self.attempts.get(peer) is call:
+            del self.attempts[peer]
+            self.failed(peer, cause, call.name)
+
+    def _connected(self, call: Call) -> None:
+        """A call has become a link, which takes the place of an older one with the same peer."""
+        peer = call.peer
+        if self.attempts.get(peer) is call:
+            del self.attempts[peer]
+        older, self.links[peer] = self.links.get(peer), call
+        self._replaced.pop(peer, None)
+        if older is not None:
+            older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
+
 
 class OutgoingCalls:
     """
     Places calls of ours: at once, or as soon as there is a connection to the rendezvous.
 
-    :param failed: called with peer and cause when a call failed before there was a `Call`.
     :ivar final: why there will be no connection to the rendezvous any more; None while there may be one.
     """
 
-    def __init__(
-        self,
-        context: CallContext,
-        calls: Calls,
-        failed: Callable[[PeerID, Cause], None],
-    ) -> None:
+    def __init__(self, context: CallContext, calls: Calls) -> None:
         self._context = context
         self._calls = calls
-        self._failed = failed
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._problem: ControlProblem | None = None
         self.final: ControlProblem | None = None
@@ -143,7 +226,7 @@ class OutgoingCalls:
         self.final = problem
         for peer in list(self._queue):
             if self.withdraw(peer):
-                self._failed(peer, problem)
+                self._calls.failed(peer, problem)
 
     def stop(self) -> None:
         """Empty the queue without telling anyone."""
@@ -156,13 +239,13 @@ class OutgoingCalls:
         try:
             call = Call.outgoing(peer, self._context)
         except SealError:
-            self._failed(peer, SimpleCause.TAMPERED)
+            self._calls.failed(peer, SimpleCause.TAMPERED)
             return
         self._calls.begin(call)
 
     def _expire(self, peer: PeerID) -> None:
         del self._queue[peer]
-        self._failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
+        self._calls.failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
 
 
 class IncomingCalls:

@@ -14,12 +14,11 @@ tries to restart, and does so at once when the rendezvous is back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
-from punch.link.events import LinkError
+from punch.link.events import CloseCode, LinkError
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
@@ -32,9 +31,6 @@ from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.ice_restart import LateCandidates, Restart
 from punch.wire.sealed import MAX_CANDIDATES, Envelope, SealError
-
-if TYPE_CHECKING:
-    from punch.node.call import Call
 
 LOST_AFTER = 3.0
 """Seconds without a path after which the user is told."""
@@ -89,7 +85,8 @@ class IceRestarts:
     """
     Finds new paths for one live link.
 
-    :param call: the call whose link it is.
+    :param changed: called when something was received through the rendezvous.
+    :param path_lost: called when there has been no path for `LOST_AFTER`.
     :ivar disconnected: the state of the link while it has no path; None while it has one.
     """
 
@@ -100,7 +97,8 @@ class IceRestarts:
         link: Link,
         transport: IceTransport,
         context: CallContext,
-        call: Call,
+        changed: Callable[[], None],
+        path_lost: Callable[[], None],
     ) -> None:
         self.disconnected: NoPath | None = None
         self._peer = peer
@@ -109,7 +107,8 @@ class IceRestarts:
         self._transport = transport
         self._generations = transport.generations
         self._context = context
-        self._call = call
+        self._changed = changed
+        self._path_lost = path_lost
         self._ours: Description | None = None
         self._remote_known = True
         self._over_link = False
@@ -131,7 +130,7 @@ class IceRestarts:
         """The path does not answer, and no other pair is known to work."""
         if self.disconnected is None:
             self.disconnected = NoPath(now)
-            self._call.set_disconnected(True)
+            self._context.calls.call_disconnected(True)
         if self._pending and self._ours is not None:
             self._send_offer(now)
         else:
@@ -143,7 +142,7 @@ class IceRestarts:
             self._end_signaling()
         if self.disconnected is not None and self.working:
             self.disconnected = None
-            self._call.set_disconnected(False)
+            self._context.calls.call_disconnected(False)
         pair = self._generations.selected
         if pair is None or pair.path != "relay" or self._context.relay_policy is RelayPolicy.ONLY:
             self._improve_at, self._improve_wait = None, IMPROVE[0]
@@ -265,9 +264,9 @@ class IceRestarts:
         if state is not None:
             if not state.lost and now >= state.since + LOST_AFTER:
                 state.lost = True
-                self._call.path_lost()
+                self._path_lost()
             if now >= state.since + MAX_DISCONNECTED:
-                self._call.link_lost("There was no path for too long.")
+                self._link.fail(CloseCode.LOST, "There was no path for too long.")
                 return
             if state.retry_at is not None and now >= state.retry_at:
                 state.retry_at = None
@@ -390,7 +389,7 @@ class IceRestarts:
         self._add_signaling(signaling)
 
     def _add_signaling(self, signaling: Signaling) -> None:
-        self._context.channel.add(signaling, self._call.changed)
+        self._context.channel.add(signaling, self._changed)
         self._signalings.append(signaling)
 
     def _introduced(self, event: Introduction, now: float) -> None:
@@ -404,7 +403,7 @@ class IceRestarts:
         if signaling.answered or self._remote_known or self.working:
             return
         if event.cause.reason == ErrorCode.REFUSED.value:
-            self._call.link_lost("The other side has this link no more.")
+            self._link.fail(CloseCode.LOST, "The other side has this link no more.")
             return
         state = self.disconnected
         if state is not None:

@@ -18,13 +18,13 @@ from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
+from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
 from punch.node.path import UnansweredData
 from punch.node.policy import RelayPolicy
 from punch.node.relay import RelayClient
-from punch.node.router import Routed
 from punch.node.signaling import Description
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
@@ -114,7 +114,6 @@ class IceTransport:
     """
     The ICE agents of one call, and the address pair that its link's datagrams take.
 
-    :param routed: receives the datagrams that the router finds to be for these agents.
     :param changed: called when there is something to send, or an event, outside of a call of the owner.
     :ivar generations: the agents: that of the call, and those of ICE restarts.
     :ivar route: the local and remote address that datagrams are sent between now, or None.
@@ -125,14 +124,12 @@ class IceTransport:
         agent: Agent,
         peer: PeerID,
         context: CallContext,
-        routed: Routed,
         changed: Callable[[], None],
     ) -> None:
         self.generations = Generations(agent)
         self.route: tuple[Address, Address] | None = None
         self._context = context
         self._relays = context.network.relays
-        self._routed = routed
         self._changed = changed
         self._budget = context.budgets.of(peer, context.monotonic())
         self._unanswered_data = UnansweredData()
@@ -156,7 +153,7 @@ class IceTransport:
     def gather(self, now: float) -> None:
         """Gather candidates for the newest agent. `changed` may be called before this returns."""
         ufrags = [agent.credentials.ufrag for agent in self.generations.agents]
-        self._context.network.router.listen(self._routed, ufrags)
+        self._context.network.router.listen(self, ufrags)
         reflectors, relays = _servers(self._context)
         self.generations.newest.gather(reflectors, now, relays=relays)
         if relays:
@@ -262,12 +259,39 @@ class IceTransport:
 
     # Datagrams
 
+    def wants(self, data: bytes) -> bool:
+        """Return whether this STUN response answers a request of one of the agents."""
+        return self.generations.wants(data)
+
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
         """Hand a STUN message to its agent."""
         self.generations.receive_datagram(data, remote, local, self._context.monotonic())
+        self._changed()
 
-    def link_received(self, remote: Address, local: Address) -> None:
-        """Authentic datagrams of the link have come from `remote` to `local`."""
+    def awaits_initial(self, local: Address, remote: Address) -> bool:
+        """Return whether a first Initial that came between these addresses may be for the link."""
+        link = self._link
+        return (
+            link is not None
+            and link.role is LinkRole.CALLEE
+            and not link.proved
+            and self.generations.validated(local, remote)
+        )
+
+    def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Take QUIC datagrams of the link."""
+        link = self._link
+        if link is None:
+            return
+        allowed = False
+        if not link.proved:
+            allowed = self.generations.validated(local, remote)
+            if allowed and self.route is None:
+                self.route = local, remote
+        self._link_received(remote, local)
+        link.receive(datagrams, allowed)
+
+    def _link_received(self, remote: Address, local: Address) -> None:
         now = self._context.monotonic()
         if self.route == (local, remote):
             self._unanswered_data.end()
@@ -284,11 +308,14 @@ class IceTransport:
             self.generations.use.check_size(now)
             self._changed()
 
-    def link_proved(self, link: Link) -> None:
+    def carry(self, link: Link) -> None:
+        """From now on, hand datagrams of this link to it."""
+        self._link = link
+
+    def link_proved(self) -> None:
         """The handshake of the link is over: from now on, its measurements tell about the path."""
         self._unanswered_data.prove()
         self._handshake.clear()
-        self._link = link
         self._lost_some()
 
     def send(self, datagrams: Sequence[bytes]) -> None:
@@ -395,7 +422,8 @@ class IceTransport:
                 self._release_at = now + STABLE
 
     def close(self) -> None:
-        """Close the agents and give the relays back."""
+        """Close the agents, receive nothing more, and give the relays back."""
+        self._context.network.router.remove(self)
         self.route = self._probe_at = None
         self.generations.close(self._context.monotonic())
         self._relays.leave(self)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 from twisted.logger import Logger
 
+from punch.ice.failure import CheckingFailure
 from punch.identity import RandomBytes
 from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
+from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.policy import RelayPolicy
 from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
@@ -211,6 +213,16 @@ class Network:
             )
         self._refused = refused
         self.relays.update(taken, host)
+
+    def no_path(self, checks: CheckingFailure | None) -> NoPathFound:
+        """Return why no path was found. `checks` is what the ICE agent knows, which knows no relays."""
+        policy, relays = self._relay_policy, self.relays
+        if policy is RelayPolicy.NEVER:
+            return NoPathFound(checks, RelayFailure.SWITCHED_OFF)
+        failure = relays.failure
+        if failure is None:
+            failure = RelayFailure.NO_PATH if relays.available else RelayFailure.NOT_OFFERED
+        return NoPathFound(checks, failure, relay_only=policy is RelayPolicy.ONLY and not relays.current)
 
     def refresh(self, *, anew: bool = False) -> list[Address]:
         """

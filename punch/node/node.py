@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from punch.contacts import AddressBook, AddressBookError
+from punch.contacts import AddressBook
 from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
@@ -36,20 +36,15 @@ from punch.net.udp import open_socket as open_best_socket
 from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext, SignalingChannel
 from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
-from punch.node.causes import Cause, ControlProblem, SimpleCause
+from punch.node.causes import ControlProblem, SimpleCause
 from punch.node.control.client import ControlClient
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
     CallUnanswerable,
-    Connected,
-    Disconnected,
     Event,
     IncomingCall,
-    Introduced,
-    PathChanged,
-    PathLost,
     PeerReturned,
     Ready,
     Registered,
@@ -65,7 +60,6 @@ from punch.node.offer_freshness import (
     milliseconds,
 )
 from punch.node.policy import RelayPolicy
-from punch.node.signaling import Side
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
 from punch.wire.control import (
@@ -170,7 +164,12 @@ class Node(Service):
             waiting=lambda: monotonic() < self._expected_until or waiting(),
             look_up_service=look_up_service,
         )
-        self._calls = Calls()
+        self._calls = Calls(
+            known,
+            tell=self._tell,
+            path_silent=lambda: self.network_changes.check_control(),
+            disconnected_changed=self._watch_for_return,
+        )
         self.network_changes = NetworkChanges(self._calls, self._control)
         self._network = Network(
             reactor,
@@ -189,7 +188,7 @@ class Node(Service):
         self._name = name
         self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)
         self._context = CallContext(
-            observer=self,
+            calls=self._calls,
             identity=identity,
             name=lambda: self._name,
             clock=reactor,
@@ -201,7 +200,7 @@ class Node(Service):
             channel=self._channel,
             offer_times=OfferTimes(wall),
         )
-        self._outgoing = OutgoingCalls(self._context, self._calls, self._failed)
+        self._outgoing = OutgoingCalls(self._context, self._calls)
         self._incoming = IncomingCalls(
             self._context,
             self._calls,
@@ -212,10 +211,8 @@ class Node(Service):
             wall,
             self._tell,
         )
-        self._disconnected: set[Call] = set()
         # Calls were under way when the rendezvous went away
         self._expected_until = float("-inf")
-        self._replaced: dict[PeerID, Disconnected] = {}
 
     # What the user does
 
@@ -288,7 +285,7 @@ class Node(Service):
         call = self._calls.attempts.get(peer)
         if call is None or call.state is not CallState.RINGING:
             return
-        self._remember(peer, call.name or "")
+        self._calls.remember(peer, call.name or "")
         self._incoming.accept(call)
 
     def reject_unanswerable(self) -> None:
@@ -307,7 +304,7 @@ class Node(Service):
     def hangup(self, peer: PeerID) -> None:
         """End whatever there is with `peer`: the link, or the call in whatever stage."""
         if self._outgoing.withdraw(peer):
-            self._failed(peer, SimpleCause.GIVEN_UP)
+            self._calls.failed(peer, SimpleCause.GIVEN_UP)
         for calls in (self._calls.attempts, self._calls.links):
             call = calls.get(peer)
             if call is not None:
@@ -399,55 +396,6 @@ class Node(Service):
         elif isinstance(reply, (Answered, Candidates, Ended, Error)):
             self._channel.receive(reply)
 
-    # What calls say (CallObserver)
-
-    def call_event(self, call: Call, event: Event) -> None:
-        """A call has reached a stage, or the path of its link has changed."""
-        peer = call.peer
-        if isinstance(event, Introduced) and call.signaling.side is Side.CALLER:
-            self._remember(peer, event.name)
-        elif isinstance(event, Connected):
-            # It takes the place of an older link with the same peer.
-            older = self._calls.connect(call)
-            self._replaced.pop(peer, None)
-            if older is not None:
-                older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
-        elif isinstance(event, (PathChanged, PathLost)) and self._calls.links.get(peer) is not call:
-            return
-        self._tell(event)
-
-    def call_silent(self, call: Call) -> None:
-        """The path may be dead, and the network with it: then the rendezvous is needed soon."""
-        self.network_changes.check_control()
-
-    def call_disconnected(self, call: Call, disconnected: bool) -> None:
-        """A link has no path, or has one again."""
-        if disconnected:
-            self._disconnected.add(call)
-            self.network_changes.check_control()
-        else:
-            self._disconnected.discard(call)
-        self._watch_for_return()
-
-    def call_ended(self, call: Call, cause: Cause) -> None:
-        """A call or a link is over."""
-        calls, peer = self._calls, call.peer
-        self._disconnected.discard(call)
-        self._watch_for_return()
-        if calls.links.get(peer) is call:
-            del calls.links[peer]
-            over = Disconnected(peer, cause, call.name)
-            newer = cause is SimpleCause.REPLACED and peer in calls.attempts
-            if newer or call.asked:
-                # The other side has proved the newer link before we have, or its peer is being called again:
-                # what comes of that, one `Connected` for example, tells of both.
-                self._replaced[peer] = over
-            else:
-                self._tell(over)
-        elif calls.attempts.get(peer) is call:
-            del calls.attempts[peer]
-            self._failed(peer, cause, call.name)
-
     # Internals
 
     def _tell(self, event: Event) -> None:
@@ -466,19 +414,12 @@ class Node(Service):
     def _call(self, peer: PeerID) -> None:
         refusal = self._outgoing.refusal()
         if refusal is not None:
-            self._failed(peer, refusal)
+            self._calls.failed(peer, refusal)
             return
         if peer not in self._known:
-            self._remember(peer, "")
+            self._calls.remember(peer, "")
         self._tell(Calling(peer))
         self._outgoing.place(peer)
-
-    def _failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
-        """Tell that a call failed, and first that the link which it was to replace is over."""
-        replaced = self._replaced.pop(peer, None)
-        if replaced is not None:
-            self._tell(replaced)
-        self._tell(CallFailed(peer, cause, name))
 
     def _asked(self, call: Call, answered: bool) -> None:
         """Take the answer of `Call.ask`. The link may be over or replaced by now."""
@@ -497,18 +438,11 @@ class Node(Service):
             return local
         return None if self._source is None else self._source(remote)
 
-    def _remember(self, peer: PeerID, name: str) -> None:
-        try:
-            self._known.add(peer, name)
-        except AddressBookError as error:
-            # The call goes on without it.
-            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
-
     def _watch_for_return(self) -> None:
         """
         While a link has no path, ask reflectors, the rendezvous and relays often. Relays are asked only
         if the node is registered: otherwise they are asked as soon as it is.
         """
-        wanted = bool(self._disconnected)
+        wanted = self._calls.disconnected
         self._network.watch_for_return(wanted, wanted and self._control.registered)
         self._control.need(wanted)

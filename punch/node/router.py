@@ -10,7 +10,7 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from punch.link.packet import destination_id, is_client_initial
 from punch.wire.address import Address
@@ -20,6 +20,7 @@ from punch.wire.turn import MAX_REQUEST
 
 if TYPE_CHECKING:
     from punch.net.udp import DatagramSocket
+    from punch.node.ice_transport import IceTransport
     from punch.node.reflexive_addresses import ReflexiveAddressCache
 
 _USERNAME = frozenset((Attribute.USERNAME,))
@@ -27,25 +28,9 @@ _USERNAME = frozenset((Attribute.USERNAME,))
 Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
 
 
-class Routed(Protocol):
-    """A call, which receives datagrams."""
-
-    def wants(self, data: bytes) -> bool:
-        """Return whether this STUN response answers a request of the call."""
-
-    def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """Take a STUN message for one of its user name fragments, or a response that it wanted."""
-
-    def awaits_initial(self, local: Address, remote: Address) -> bool:
-        """Return whether a first Initial that came between these addresses may be for its link."""
-
-    def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Take QUIC datagrams of its link."""
-
-
 class Router:
     """
-    Hands datagrams to calls.
+    Hands datagrams to the ICE transports of calls.
 
     :param reflexive_addresses: receives the answers to its own STUN requests.
     :param unwrap: takes what relays send to our sockets, and returns the other datagrams.
@@ -54,27 +39,27 @@ class Router:
     def __init__(self, reflexive_addresses: ReflexiveAddressCache, unwrap: Unwrap) -> None:
         self._reflexive_addresses = reflexive_addresses
         self._unwrap = unwrap
-        self._calls: dict[str, Routed] = {}
-        self._connection_ids: dict[bytes, Routed] = {}
+        self._calls: dict[str, IceTransport] = {}
+        self._connection_ids: dict[bytes, IceTransport] = {}
 
     @property
     def connection_id_count(self) -> int:
         """How many connection IDs lead to a call."""
         return len(self._connection_ids)
 
-    def listen(self, call: Routed, ufrags: Sequence[str]) -> None:
+    def listen(self, call: IceTransport, ufrags: Sequence[str]) -> None:
         """From now on, checks to these user name fragments, and to no others, are for `call`."""
         self._calls = {ufrag: other for ufrag, other in self._calls.items() if other is not call}
         self._calls.update(dict.fromkeys(ufrags, call))
 
-    def route(self, connection_id: bytes, call: Routed, added: bool) -> None:
+    def route(self, connection_id: bytes, call: IceTransport, added: bool) -> None:
         """The link of `call` uses a connection ID from now on, or (`added` is False) no longer."""
         if added:
             self._connection_ids.setdefault(connection_id, call)
         elif self._connection_ids.get(connection_id) is call:
             del self._connection_ids[connection_id]
 
-    def remove(self, call: Routed) -> None:
+    def remove(self, call: IceTransport) -> None:
         """Hand no datagram to this call any more."""
         self.listen(call, ())
         self._connection_ids = {
@@ -92,7 +77,7 @@ class Router:
 
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Take datagrams that came from `remote` to our address `local`, relayed or not."""
-        links: dict[Routed, list[bytes]] = {}
+        links: dict[IceTransport, list[bytes]] = {}
         for data in datagrams:
             kind = classify(data)
             if kind is DatagramKind.STUN:
@@ -126,7 +111,7 @@ class Router:
             if called is not None:
                 called.receive_stun(data, remote, local)
 
-    def _call_of(self, data: bytes, remote: Address, local: Address) -> Routed | None:
+    def _call_of(self, data: bytes, remote: Address, local: Address) -> IceTransport | None:
         connection_id = destination_id(data)
         if connection_id is None:
             return None
