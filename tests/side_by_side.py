@@ -17,6 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 
 FILES = (
     "test_peer_process.py",
+    "test_old_release.py",
     "test_terminal.py",
     "test_restart_process.py",
     "test_peer_refusals.py",

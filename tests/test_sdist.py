@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 import punch
-import twisted
+
+from . import old_release
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,19 +66,7 @@ def installed(built: Path) -> Path:
 @pytest.fixture(scope="module")
 def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages of this environment, but Punch: an installed one would hide the plugins of another."""
-    directory = tmp_path_factory.mktemp("dependencies")
-    packages = Path(twisted.__file__).parent.parent
-
-    def link(folder: str, *but: str) -> None:
-        (directory / folder).mkdir(exist_ok=True)
-        for each in (packages / folder).iterdir():
-            if not each.name.startswith(but):
-                (directory / folder / each.name).symlink_to(each)
-
-    link(".", "punch", "txpunch", "__editable__", "twisted")
-    link("twisted", "plugins")
-    link("twisted/plugins", "punch_dropin", "dropin.cache", "__pycache__")
-    return directory
+    return old_release.dependencies(tmp_path_factory.mktemp("dependencies"))
 
 
 def python(source: Path, *arguments: str, more: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from punch.identity import PeerID
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
 from punch.wire.control import Error, ErrorCode, Register, Revoke
+
+_RETURNS = 3
+"""How often a peer may return within `_RETURN_TIME` before it is told `VERSION`."""
+_RETURN_TIME = 600.0
+MAX_RETURNING = 4096
+"""Refused peers whose returns are counted."""
+
+
+class ReturningPeers:
+    """
+    Refused peers that return all the same. Pure.
+
+    Peers of releases that don't know the code `DENIED` return for ever. They stop after `VERSION`, and say
+    that they should be updated; others go by the refusal beside the code. Beyond `most` peers, those that
+    have returned least recently are forgotten.
+    """
+
+    def __init__(self, most: int = MAX_RETURNING) -> None:
+        self._most = most
+        self._returns: OrderedDict[PeerID, tuple[float, int]] = OrderedDict()
+
+    def error_for(self, peer: PeerID, error: Error, now: float) -> Error:
+        """The error for a peer that is refused now; its code is `VERSION` if the peer has returned often."""
+        if error.refusal is None:
+            return error
+        since, times = self._returns.pop(peer, (now, 0))
+        if now - since > _RETURN_TIME:
+            since, times = now, 0
+        self._returns[peer] = since, times + 1
+        if len(self._returns) > self._most:
+            self._returns.popitem(last=False)
+        return error if times < _RETURNS else replace(error, code=ErrorCode.VERSION)
 
 
 class AccessControl:
@@ -35,6 +69,7 @@ class AccessControl:
         self._log = log
         self._monotonic = monotonic
         self._wall = wall
+        self._returning = ReturningPeers()
 
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """The error for a peer that the deny list refuses; None for other peers."""
@@ -51,12 +86,12 @@ class AccessControl:
         """The error for a peer that may not register; None for other peers."""
         if self._membership is None:
             return None
-        error = self._membership.admit(
-            peer, request.name, request.invitation, address, self._monotonic(), self._wall()
-        )
-        if error is not None:
-            self._refused(error, "invitations", peer, address)
-        return error
+        now = self._monotonic()
+        error = self._membership.admit(peer, request.name, request.invitation, address, now, self._wall())
+        if error is None:
+            return None
+        self._refused(error, "invitations", peer, address)
+        return self._returning.error_for(peer, error, now)
 
     def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         """Refuse a peer for ever whose owner asks for that. Return what it is told."""
