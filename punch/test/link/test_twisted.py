@@ -2,151 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITransport
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineReceiver
-from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
+from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError
 from punch.link.frames import ControlFrameType
-from punch.link.link import IDLE_TIME, SERVICE_WAIT, Link, LinkClosed, LinkClosedError
-from punch.link.services import Services
-from punch.link.transport import LinkAddress, StreamTransport
-from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase, open_stream
+from punch.link.link import LinkClosed, LinkClosedError
+from punch.link.transport import LinkAddress
+from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, open_stream
+from punch.test.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
 
 MIB = 1024 * 1024
 
 
-class RecordingProtocol(Protocol):
-    """Remembers what happens to it."""
-
-    transport: StreamTransport
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.calls: list[str] = []
-        self.reason: Failure | None = None
-
-    def connectionMade(self) -> None:
-        self.calls.append("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-    def connectionLost(self, reason: Failure = ConnectionDone) -> None:  # type: ignore[assignment]
-        self.calls.append("lost")
-        self.reason = reason
-
-
-def only(protocol: RecordingProtocol) -> Factory:
-    """Builds this protocol."""
-    return Factory.forProtocol(lambda: protocol)
-
-
-class NoProtocol(Factory):
-    """Builds nothing, as factories that allow no more connections do."""
-
-    def buildProtocol(self, addr: object) -> None:
-        return None
-
-
-@implementer(IHalfCloseableProtocol)
-class HalfCloser(RecordingProtocol):
-    def readConnectionLost(self) -> None:
-        self.calls.append("read lost")
-
-    def writeConnectionLost(self) -> None:
-        self.calls.append("write lost")
-
-
-@implementer(IPushProducer)
-class Producer:
-    """Writes 16 KiB at a time whenever it may."""
-
-    def __init__(self, consumer: Any, size: int) -> None:
-        self.consumer = consumer
-        self.left = size
-        self.paused = False
-        self.calls: list[str] = []
-
-    def resumeProducing(self) -> None:
-        self.calls.append("resume")
-        self.paused = False
-        while self.left and not self.paused:
-            self.left -= 16384
-            self.consumer.write(bytes(16384))
-        if not self.left:
-            self.consumer.unregisterProducer()
-
-    def pauseProducing(self) -> None:
-        self.calls.append("pause")
-        self.paused = True
-
-    def stopProducing(self) -> None:
-        self.calls.append("stop")
-
-
-class TwistedTests(LinkTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.clock = Clock()
-        self.delay = 0.01
-        self.dead = False
-        self.flushes = 0
-        self.services = Services()
-        self.caller, self.callee = (
-            Link(
-                core,
-                clock=self.clock,
-                monotonic=self.clock.seconds,
-                send=self.wire(index),
-                services=(Services(), self.services)[index],
-            )
-            for index, core in enumerate((self.make_caller().core, self.make_callee().core))
-        )
-        self.links = (self.caller, self.callee)
-        self.accepted: list[RecordingProtocol] = []
-        self.services.serve("echo/1", self.accept(RecordingProtocol))
-
-    def wire(self, index: int) -> Callable[[Sequence[bytes]], None]:
-        def send(datagrams: Sequence[bytes]) -> None:
-            self.flushes += 1
-            if not self.dead:
-                self.clock.callLater(self.delay, lambda: self.links[1 - index].receive(datagrams))
-
-        return send
-
-    def accept(self, kind: Callable[[], RecordingProtocol]) -> Factory:
-        def build() -> RecordingProtocol:
-            self.accepted.append(kind())
-            return self.accepted[-1]
-
-        return Factory.forProtocol(build)
-
-    def advance(self, seconds: float) -> None:
-        self.clock.pump([0.001] * int(seconds * 1000))
-
-    def secure(self) -> None:
-        self.caller.start()
-        self.callee.start()
-        self.advance(0.1)
-        self.successResultOf(self.caller.when_proved())
-        self.successResultOf(self.callee.when_proved())
-
-    def open(self, protocol: RecordingProtocol | None = None) -> tuple[RecordingProtocol, RecordingProtocol]:
-        """A stream between two recorders."""
-        near = RecordingProtocol() if protocol is None else protocol
-        open_stream(self.caller, "echo/1", near)
-        self.advance(0.05)
-        return near, self.accepted[-1]
-
+class TwistedTests(TwistedCase):
     def test_interfaces(self) -> None:
         self.secure()
         near, _ = self.open()
@@ -258,133 +130,6 @@ class TwistedTests(LinkTestCase):
         near.reason.trap(ConnectionAborted)
         far.reason.trap(ConnectionLost)
         self.assertIsNone(self.caller.closed)
-
-    def test_unknown_name_is_reset(self) -> None:
-        self.secure()
-        near = RecordingProtocol()
-        open_stream(self.caller, "nobody/1", near)
-        self.advance(0.1)
-        self.assertEqual(near.calls, ["made"])
-        self.advance(0.5)
-        self.assertEqual(near.calls, ["made", "lost"])
-        assert near.reason is not None
-        near.reason.trap(ServiceRefused)
-        self.open()
-
-    def test_refused_services(self) -> None:
-        """Each refusal has its own code, and comes within a round trip."""
-        self.services.serve("private/1", self.accept(RecordingProtocol), lambda peer: peer != CALLER.peer_id)
-        self.services.serve("closed/1", NoProtocol())
-        self.secure()
-        self.advance(SERVICE_WAIT)
-        for name, code in (
-            ("nobody/1", RefusalCode.NO_SERVICE),
-            ("private/1", RefusalCode.NOT_ALLOWED),
-            ("closed/1", RefusalCode.NOT_ALLOWED),
-        ):
-            near = RecordingProtocol()
-            opening = self.caller.connect(name, only(near))
-            near.transport.write(b"early")
-            self.advance(2 * self.delay + 0.002)
-            refused = self.failureResultOf(opening, ServiceRefused).value
-            self.assertEqual((refused.service, refused.code), (name, code))
-            self.assertEqual(near.calls, ["made", "lost"])
-            assert near.reason is not None
-            self.assertIs(near.reason.value, refused)
-        self.assertEqual(self.accepted, [])
-        self.assertIsNone(self.caller.closed)
-
-    def test_a_service_accepts(self) -> None:
-        """A service that says nothing is known to have accepted one round trip later."""
-        self.secure()
-        for link in self.links:
-            near = RecordingProtocol()
-            if link is self.callee:
-                self.services.serve("echo/2", self.accept(RecordingProtocol))
-            opening = self.caller.connect("echo/1", only(near))
-            near.transport.write(b"at once")
-            self.advance(self.delay + 0.002)
-            self.assertEqual(self.accepted[-1].data, b"at once")
-            self.assertNoResult(opening)
-            self.advance(self.delay)
-            self.assertIs(self.successResultOf(opening), near)
-
-    def test_early_streams_wait_for_their_service(self) -> None:
-        self.secure()
-        near = RecordingProtocol()
-        opening = self.caller.connect("late/1", only(near))
-        near.transport.write(b"x" * 2 * INITIAL_CREDIT)
-        self.advance(0.2)
-        self.assertNoResult(opening)
-        stop = self.services.serve("late/1", self.accept(RecordingProtocol))
-        self.advance(0.1)
-        self.assertIs(self.successResultOf(opening), near)
-        self.assertEqual(len(self.accepted[-1].data), 2 * INITIAL_CREDIT)
-        with self.assertRaises(ValueError):
-            self.services.serve("late/1", self.accept(RecordingProtocol))
-        stop()
-        self.advance(0.5)
-        again = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
-        self.advance(0.05)
-        self.failureResultOf(again, ServiceRefused)
-        near.transport.write(b"goes on")
-        self.advance(0.05)
-        self.assertTrue(self.accepted[-1].data.endswith(b"goes on"))
-
-    def test_opening_ends_otherwise(self) -> None:
-        """The opener gives up, the link is over, or the factory has nothing to connect."""
-        self.failureResultOf(self.caller.connect("echo/1", Factory.forProtocol(RecordingProtocol)), LinkError)
-        self.secure()
-        cancelled = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
-        cancelled.cancel()
-        self.advance(0.01)
-        self.failureResultOf(cancelled)
-        self.failureResultOf(self.caller.connect("echo/1", NoProtocol()), LinkError)
-        cut = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
-        self.advance(0.05)
-        self.callee.close()
-        self.advance(0.1)
-        self.failureResultOf(cut, ConnectionDone)
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.pump([0.05] * round(seconds * 20))
-
-    def test_an_idle_link_is_closed(self) -> None:
-        self.secure()
-        near, _ = self.open()
-        self.pass_time(2 * IDLE_TIME)
-        self.assertIsNone(self.caller.closed)
-        near.transport.loseConnection()
-        self.pass_time(IDLE_TIME - 1.0)
-        self.assertIsNone(self.callee.closed)
-        near, _ = self.open()
-        near.transport.loseConnection()
-        self.pass_time(IDLE_TIME - 1.0)
-        self.assertIsNone(self.callee.closed)
-        self.pass_time(3.0)
-        for link in self.links:
-            assert link.closed is not None
-            self.assertIs(link.closed.code, CloseCode.OK)
-
-    def test_leases(self) -> None:
-        """A lease of either side keeps the link open for both."""
-        before = self.callee.hold()
-        self.secure()
-        lease = self.caller.hold()
-        self.pass_time(2 * IDLE_TIME)
-        before.release()
-        self.pass_time(2 * IDLE_TIME)
-        lease.release()
-        again = self.caller.hold()
-        lease.release()
-        self.pass_time(2 * IDLE_TIME)
-        self.assertEqual([link.closed for link in self.links], [None, None])
-        again.release()
-        self.pass_time(IDLE_TIME - 1.0)
-        self.assertEqual([link.closed for link in self.links], [None, None])
-        self.pass_time(3.0)
-        self.assertNotIn(None, [link.closed for link in self.links])
-        self.caller.hold().release()
 
     def test_whether_the_other_side_answers(self) -> None:
         self.secure()

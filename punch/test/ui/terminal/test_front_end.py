@@ -28,7 +28,7 @@ from punch.node.events import (
 from punch.node.path import Path as LinkPath
 from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.command_line import MAX_UNSEEN
-from punch.ui.terminal.escapes import Notice, Style, sequence
+from punch.ui.terminal.escapes import Style
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
@@ -339,82 +339,6 @@ class CallTests(TerminalCase):
         self.assertRegex(self.prompt.take(), rf"(?s){EVE}.*Not connected")
         self.type("/clear")
         self.assertEqual(self.prompt.cleared, 1)
-
-
-class NoticeTests(SynchronousTestCase):
-    def test_what_is_written(self) -> None:
-        evil = "a;b\x1b\\\x07\n\u202e" + "x" * 500
-        self.assertEqual(sequence(Notice.BELL, evil), "\a")
-        self.assertEqual(sequence(Notice.OFF, evil), "")
-        for notice, begin in ((Notice.OSC9, "\x1b]9;"), (Notice.OSC777, "\x1b]777;notify;Punch;")):
-            told = sequence(notice, evil)
-            self.assertTrue(told.startswith(begin) and told.endswith("\x1b\\"), ascii(told))
-            inside = told[len(begin) : -2]
-            self.assertTrue(inside.isprintable() and len(inside) <= 100, ascii(inside))
-        self.assertNotIn(";", sequence(Notice.OSC777, evil).removeprefix("\x1b]777;notify;Punch;"))
-
-
-class QuestionTests(TerminalCase):
-    def test_an_answer(self) -> None:
-        self.emit(incoming(EVE))
-        self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.prompt.take())
-        self.assertIn("a question waits: y or n", self.prompt.status)
-        self.type("y")
-        self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
-        self.assertNotIn("question", self.prompt.status)
-
-    def test_commands_answer_as_well(self) -> None:
-        self.emit(incoming(EVE))
-        self.type("/reject")
-        self.assertEqual(self.fixture.node.asked, [("reject", EVE)])
-        self.assertIsNone(self.front_end.line.questions.open)
-
-    def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
-        chat_link = self.connect()
-        begun = len(self.prompt.shown)
-        self.emit(incoming(EVE))
-        self.type("y", seen=begun)
-        self.type("is that you?")
-        chat_link.run()
-        self.assertEqual((chat_link.heard, self.fixture.node.asked), (["y", "is that you?"], []))
-        self.type("y")
-        self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
-
-    def test_another_view_answers(self) -> None:
-        self.emit(incoming(EVE))
-        self.fixture.chat.accept(EVE)
-        self.emit(Introduced(EVE, "eve"))
-        self.assertIsNone(self.front_end.line.questions.open)
-
-    def test_erasing_is_asked_about(self) -> None:
-        self.connect()
-        self.type("a secret")
-        self.type("/erase")
-        self.assertIn("Something is missing", self.prompt.take())
-        self.type("/erase all")
-        self.assertIn("Erase all messages of everybody", self.prompt.take())
-        self.type("n")
-        self.assertEqual(self.prompt.shown[-1], "Nothing was erased.")
-        self.assertIn(b"a secret", self.path.read_bytes())
-        self.type("/history erase all")
-        self.type("y")
-        self.assertIn("1 message erased", self.prompt.take())
-        self.assertEqual(self.prompt.lines, [])
-        self.assertFalse(self.path.exists())
-
-    def test_quitting_without_a_history_asks_about_what_would_be_lost(self) -> None:
-        self.begin(history=False)
-        self.type(f"/to {BOB}")
-        self.type("later")
-        self.assertFalse(self.path.exists())
-        for give_up in (lambda: self.type("/quit"), self.front_end.ended):
-            give_up()
-            self.assertIn("1 message not delivered, and nothing is kept", self.prompt.take())
-            self.type("n")
-            self.assertEqual(self.fixture.ends, [])
-        self.type("/quit")
-        self.type("y")
-        self.assertEqual(self.fixture.ends, [(0, None)])
 
 
 class StatusTests(TerminalCase):
