@@ -134,7 +134,7 @@ class TokenBuckets:
 
 
 def admit(
-    datagrams: Sequence[bytes], buckets: tuple[TokenBucket, TokenBucket, TokenBucket], now: float
+    datagrams: Sequence[bytes], buckets: Sequence[TokenBucket], now: float
 ) -> tuple[Sequence[bytes], int]:
     """
     Take a token for each byte of the datagrams, headers included, from all buckets.
@@ -142,15 +142,13 @@ def admit(
     :return: the datagrams, from the first on, for which all have enough tokens, and their bytes without
         headers. The other datagrams are lost, as on any path that is full.
     """
-    one, two, three = buckets
-    room = min(one.available(now), two.available(now), three.available(now))
+    room = min([bucket.available(now) for bucket in buckets])
     count = len(datagrams)
     size = sum(map(len, datagrams))
     while size + HEADERS * count > room:
         count -= 1
         size -= len(datagrams[count])
     spent = size + HEADERS * count
-    one.spend(spent)
-    two.spend(spent)
-    three.spend(spent)
+    for bucket in buckets:
+        bucket.spend(spent)
     return (datagrams if count == len(datagrams) else datagrams[:count]), size

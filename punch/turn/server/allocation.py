@@ -131,8 +131,8 @@ class Allocation:
     to_client: Flow = field(init=False)
     meters: tuple[Meter, ...] = ()
     """What counts its bytes: for its user, its client's address and networks. Empty until it relays."""
-    buckets: tuple[TokenBucket, TokenBucket, TokenBucket] = field(init=False)
-    """The bandwidth of all, of its user, and of its client's address, from when it relays."""
+    buckets: tuple[TokenBucket, ...] = ()
+    """The bandwidth of all, of its user, and of its client's address and networks. Empty until it relays."""
     made: float = 0.0
     """When it began to relay, in monotonic seconds."""
     bytes_to_peers: int = 0

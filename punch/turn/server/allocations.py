@@ -289,8 +289,9 @@ class Allocations:
         allocation.made = now
         host = allocation.client.remote.host
         user, at_host = allocation.user, self.quotas.of_host(host, now)
-        allocation.meters = (user.meter, at_host, *self.quotas.of_networks(host))
-        allocation.buckets = (self.bandwidth, user.bandwidth, at_host.bandwidth)
+        sources = at_host, *self.quotas.of_networks(host, now)
+        allocation.meters = (user.meter, *sources)
+        allocation.buckets = (self.bandwidth, user.bandwidth, *(each.bandwidth for each in sources))
         self.events.append(AllocationMade(allocation.owner, allocation.relayed))
 
     def _expire(self, allocation: Allocation, now: float) -> None:

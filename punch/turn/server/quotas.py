@@ -1,6 +1,6 @@
 """
 How many bytes the relay has carried today, for each user and for the clients at each address, and how many it
-may carry. Pure.
+may carry, in a day and in a second. Pure.
 
 A day is one of UTC. The data of a datagram counts when it is relayed, in either direction, without headers.
 Of an IPv6 address the /64 counts. Its /56 may have twice as much as a /64, and its /48 or an IPv4 /24 four
@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping
 from math import inf
 from typing import Any, TypeVar
 
-from punch.net.rate_limits import Shares, address_key, source_of, width
+from punch.net.rate_limits import SITE_GROWTH, Shares, address_key, source_of, width
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
 
@@ -21,6 +21,8 @@ K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound="Meter")
 
 DAY = 86_400
+_GROWTH = Shares.growing(1)
+"""How many times as much as an address a network may have."""
 MAX_METERS = 50_000
 """
 Users, and addresses and networks of each width, that are counted in a day. Beyond, those that were counted
@@ -65,9 +67,9 @@ class Meter:
         self.told = max(total, told)
 
 
-class HostMeter(Meter):
+class SourceMeter(Meter):
     """
-    A meter of an address.
+    A meter of an address or a network.
 
     :ivar bandwidth: what its clients may have together.
     """
@@ -91,11 +93,12 @@ class Quotas:
         self._settings = settings
         self._day = 0
         self._users: dict[str, Meter] = {}
-        self._addresses: dict[str, HostMeter] = {}
-        each = settings.quota_per_address
-        self._shares = None if each is None else Shares.growing(each)
+        self._addresses: dict[str, SourceMeter] = {}
+        # At the rate of the whole relay, no network has less than all.
+        slow = SITE_GROWTH * settings.rate_per_address < settings.rate
+        self._limits_networks = slow or settings.quota_per_address is not None
         # Networks of each width in a table of their own: whoever has all addresses of one can't fill it.
-        self._networks: dict[int, dict[Hashable, Meter]] = {1: {}, 2: {}}
+        self._networks: dict[int, dict[Hashable, SourceMeter]] = {1: {}, 2: {}}
 
     @property
     def day(self) -> int:
@@ -160,25 +163,25 @@ class Quotas:
             meter = _kept(self._users, name, Meter(self._limit_of(name)))
         return meter
 
-    def of_host(self, host: str, now: float) -> HostMeter:
+    def of_host(self, host: str, now: float) -> SourceMeter:
         """The meter of the clients at the address of `host`."""
         key = address_key(host)
-        meter = self._addresses.get(key)
-        if meter is None:
-            rate, limit = self._settings.rate_per_address, self._settings.quota_per_address
-            bandwidth = TokenBucket(rate, rate * self._settings.burst_time, now)
-            meter = _kept(self._addresses, key, HostMeter(inf if limit is None else limit, bandwidth))
-        return meter
+        return self._addresses.get(key) or _kept(self._addresses, key, self._meter(1, now))
 
-    def of_networks(self, host: str) -> tuple[Meter, ...]:
-        """The meters of the networks that `host` is in; empty if addresses have no limit."""
-        if self._shares is None:
+    def of_networks(self, host: str, now: float) -> tuple[SourceMeter, ...]:
+        """The meters of the networks that `host` is in; empty if these have no limit."""
+        if not self._limits_networks:
             return ()
         found = []
         for prefix in source_of(host)[:-1]:
             meters = self._networks[width(prefix)]
-            found.append(meters.get(prefix) or _kept(meters, prefix, Meter(self._shares.of(prefix))))
+            found.append(meters.get(prefix) or _kept(meters, prefix, self._meter(_GROWTH.of(prefix), now)))
         return tuple(found)
+
+    def _meter(self, growth: int, now: float) -> SourceMeter:
+        rate, limit = growth * self._settings.rate_per_address, self._settings.quota_per_address
+        bandwidth = TokenBucket(rate, rate * self._settings.burst_time, now)
+        return SourceMeter(inf if limit is None else growth * limit, bandwidth)
 
     def spent_at(self, host: str) -> bool:
         """Whether the address of `host` or a network that it is in has used up its bytes. Counts nothing."""

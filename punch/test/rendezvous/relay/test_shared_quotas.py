@@ -67,11 +67,11 @@ class SharedQuotaTests(InternetTestCase):
     def test_addresses_and_networks(self) -> None:
         one, two = self.quotas
         for quotas, size in ((one, 9_000), (two, 1_000)):
-            for meter in (quotas.of_host(HOST, 0.0), *quotas.of_networks(HOST)):
+            for meter in (quotas.of_host(HOST, 0.0), *quotas.of_networks(HOST, 0.0)):
                 meter.used += size
             self.net.advance(6.5)
         self.assertEqual((one.spent_at(HOST), two.spent_at(HOST)), (False, True))
-        self.assertEqual([meter.used for meter in two.of_networks(HOST)], [10_000])
+        self.assertEqual([meter.used for meter in two.of_networks(HOST, 0.0)], [10_000])
         self.assertFalse(two.spent_at("192.0.2.2"))
 
     def test_a_new_process_learns_it(self) -> None:

@@ -191,3 +191,15 @@ class AddressTests(QuotaCase):
         # A burst of one second, and nine tenths of a second.
         self.assertLess(abs(passed - 190_000 / (1000 + HEADERS)), 10)
         self.assertEqual(self.passed(elsewhere, 90), 90)
+
+    def test_rate_of_networks(self) -> None:
+        """A machine with many addresses has a few times as much as one with one, here 5 kB at once."""
+        for hosts, expected in (
+            ([f"2001:db8:7:1::{number:x}" for number in range(1, 30)], 5),
+            ([f"2001:db8:7:{number:x}::1" for number in range(30)], 10),
+            ([f"2001:db8:7:{number:x}00::1" for number in range(30)], 20),
+            ([f"203.0.113.{number}" for number in range(30)], 20),
+            ([f"2001:db8:{number:x}::1" for number in range(8)], 40),
+        ):
+            server = TurnServer(rate_per_address=5 * (1000.0 + HEADERS), burst_time=1.0)
+            self.assertEqual(self.carried(server, hosts), expected, hosts[1])
