@@ -367,7 +367,9 @@ class IncomingCalls:
         """The offer may be a copy: let its sender, if it is calling, call again. Nothing else happens."""
         try:
             if verdict is OfferVerdict.STALE:
-                signaling.challenge(self._offers.challenge(signaling.peer, self._context.monotonic()))
+                known = signaling.peer in self._known
+                now = self._context.monotonic()
+                signaling.challenge(self._offers.challenge(signaling.peer, now, known=known))
         except SealError:
             pass  # Its reply key is unusable
         messages = signaling.messages_to_send()

@@ -7,6 +7,11 @@ it asks back: it sends a *challenge*, 16 random bytes, and the caller calls agai
 clocks may be wrong by any amount, and what was kept may be lost: honest calls then cost one more round trip,
 and a recorded offer is still worth nothing.
 
+The times of known callers are written to the disk before their offers are taken. Those of strangers are kept
+in memory, because anybody could have us write a file several times a second. For them, a time that is a
+minute ahead of all that may be taken now is written once a minute at most: after a restart, callers that
+are not in the file are asked if their offers are not newer than that.
+
 Offers of releases before this one have no time. Digests of those that known peers sent are kept.
 """
 
@@ -26,9 +31,14 @@ WINDOW = 300.0
 CHALLENGE_TIME = 60.0
 """Seconds for which a challenge can be answered."""
 MAX_CHALLENGES = 64
-"""Callers whose answers to a challenge are waited for at once."""
+"""Strangers whose answers to a challenge are waited for at once, and so many known callers…"""
 MAX_CALLERS = 512
-"""Callers whose newest time is kept; who is forgotten for another one is asked at the next call."""
+"""
+…and of how many known callers, and strangers, the newest time is kept; who is forgotten for another one is
+asked at the next call.
+"""
+RESERVE = 60.0
+"""Seconds for which nothing is written for strangers after something was."""
 MAX_UNTIMED_CALLERS = 32
 """Callers of older releases whose offers are remembered…"""
 MAX_UNTIMED = 16
@@ -73,28 +83,36 @@ class KeptOffers:
     """
     What is remembered of the offers that were taken.
 
-    :ivar floor: a caller that is not in `newest` may have used any time up to this one, in milliseconds.
-    :ivar newest: the newest time taken from each caller, the caller longest not heard of first.
+    :ivar floor: any other caller may have used any time up to this one, in milliseconds.
+    :ivar newest: the newest time taken from each known caller, the caller longest not heard of first.
+    :ivar strangers: the same for strangers. It is not encoded.
     :ivar untimed: digests of offers without a time, of each caller, the oldest first.
     """
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
         self.newest: dict[PeerID, int] = {}
+        self.strangers: dict[PeerID, int] = {}
         self.untimed: dict[PeerID, deque[bytes]] = {}
 
-    def take(self, caller: PeerID, time: int, latest: int = MAX_TIME) -> None:
+    def newest_of(self, caller: PeerID) -> int:
+        """The newest time that the caller may have used."""
+        return self.newest.get(caller, self.strangers.get(caller, self.floor))
+
+    def take(self, caller: PeerID, time: int, latest: int = MAX_TIME, *, known: bool = True) -> None:
         """
         An offer of this time is taken.
 
         :param latest: the greatest time that could be taken now without a challenge.
         """
         self.newest.pop(caller, None)
-        self.newest[caller] = time
+        self.strangers.pop(caller, None)
         self.untimed.pop(caller, None)
-        if len(self.newest) > MAX_CALLERS:
+        table = self.newest if known else self.strangers
+        table[caller] = time
+        if len(table) > MAX_CALLERS:
             # One caller's clock that is far ahead must not have all others asked.
-            self.floor = max(self.floor, min(latest, self.newest.pop(next(iter(self.newest)))))
+            self.floor = max(self.floor, min(latest, table.pop(next(iter(table)))))
 
     def take_untimed(self, caller: PeerID, digest: bytes) -> None:
         """An offer without a time is taken."""
@@ -108,12 +126,16 @@ class KeptOffers:
         """Whether this offer without a time was taken before."""
         return digest[:_SIZE] in self.untimed.get(caller, ())
 
-    def encode(self) -> bytes:
-        """As it is kept in a file; at most 60 kB."""
+    def encode(self, floor: int = 0) -> bytes:
+        """
+        As it is kept in a file; at most 60 kB.
+
+        :param floor: another one, if it is above `floor`.
+        """
         return strict_json.dumps(
             {
                 "format": _FORMAT,
-                "floor": self.floor,
+                "floor": max(self.floor, floor),
                 "newest": [[to_base64(caller.key), time] for caller, time in self.newest.items()],
                 "untimed": [
                     [to_base64(caller.key), *map(to_base64, digests)]
@@ -169,6 +191,39 @@ class OfferTimes:
         return self._last
 
 
+class _Challenges:
+    """
+    The challenges that are not answered yet.
+
+    :param limit: how many callers are waited for.
+    """
+
+    def __init__(self, random: RandomBytes, limit: int) -> None:
+        self._random = random
+        self._limit = limit
+        self._waiting: dict[PeerID, tuple[bytes, float]] = {}
+
+    def to(self, caller: PeerID, now: float) -> bytes:
+        """Return the challenge to a caller, a new one if there is none. The oldest one makes room."""
+        sent = self._waiting.get(caller)
+        if sent is not None and now < sent[1]:
+            return sent[0]
+        self._waiting.pop(caller, None)
+        challenge = self._random(CHALLENGE_SIZE)
+        self._waiting[caller] = challenge, now + CHALLENGE_TIME
+        if len(self._waiting) > self._limit:
+            del self._waiting[next(iter(self._waiting))]
+        return challenge
+
+    def answered(self, caller: PeerID, challenge: bytes, now: float) -> bool:
+        """Whether this is the answer to a challenge that still counts. It counts once."""
+        sent = self._waiting.get(caller)
+        if sent is None or sent[0] != challenge:
+            return False
+        del self._waiting[caller]
+        return now < sent[1]
+
+
 class OfferMemory:
     """
     Judges offers of others.
@@ -181,9 +236,11 @@ class OfferMemory:
 
     def __init__(self, kept: KeptOffers, random: RandomBytes, save: Callable[[bytes], bool]) -> None:
         self._kept = kept
-        self._random = random
         self._save = save
-        self._challenges: dict[PeerID, tuple[bytes, float]] = {}
+        self._reserved = kept.floor
+        """The times up to this one, of callers that are not in the file, are refused after a restart."""
+        self._challenges = _Challenges(random, MAX_CALLERS), _Challenges(random, MAX_CHALLENGES)
+        """To known callers, and to strangers."""
 
     def judge(
         self, caller: PeerID, offer: Offer, digest: bytes, *, known: bool, wall: float, now: float
@@ -196,50 +253,55 @@ class OfferMemory:
         :param now: monotonic seconds.
         """
         kept = self._kept
+        # The file says something of who was known once
+        filed = known or caller in kept.newest
         latest = milliseconds(wall + WINDOW)
+        before = kept.newest_of(caller)
         if offer.challenge:
-            if not self._answers(caller, offer.challenge, now):
+            if not any(each.answered(caller, offer.challenge, now) for each in self._challenges):
                 return OfferVerdict.STALE
             # The offer before it had a time as well, which may be near our clock's one day.
-            before = kept.newest.get(caller, kept.floor)
-            kept.take(caller, max(before, offer.time or 0), latest)
-            if kept.newest[caller] > before:
-                self._save(kept.encode())
+            time = max(before, offer.time or 0)
+            kept.take(caller, time, latest, known=filed)
+            if filed and time > before:
+                self._write()
             return OfferVerdict.FRESH
         if offer.time is None:
             return self._judge_untimed(caller, digest, known)
-        newest = kept.newest.get(caller, kept.floor)
-        if abs(offer.time - milliseconds(wall)) > WINDOW * 1000 or offer.time <= newest:
+        if abs(offer.time - milliseconds(wall)) > WINDOW * 1000 or offer.time <= before:
             return OfferVerdict.STALE
-        kept.take(caller, offer.time, latest)
-        return OfferVerdict.FRESH if self._save(kept.encode()) else OfferVerdict.STALE
+        kept.take(caller, offer.time, latest, known=filed)
+        written = self._write() if filed else self._reserve(offer.time, latest)
+        return OfferVerdict.FRESH if written else OfferVerdict.STALE
 
-    def challenge(self, caller: PeerID, now: float) -> bytes:
-        """What the caller has to put into its next offer."""
-        known = self._challenges.get(caller)
-        if known is not None and now < known[1]:
-            return known[0]
-        self._challenges.pop(caller, None)
-        challenge = self._random(CHALLENGE_SIZE)
-        self._challenges[caller] = challenge, now + CHALLENGE_TIME
-        if len(self._challenges) > MAX_CHALLENGES:
-            del self._challenges[next(iter(self._challenges))]
-        return challenge
+    def challenge(self, caller: PeerID, now: float, *, known: bool) -> bytes:
+        """
+        What the caller has to put into its next offer.
 
-    def _answers(self, caller: PeerID, challenge: bytes, now: float) -> bool:
-        known = self._challenges.get(caller)
-        if known is None or known[0] != challenge:
-            return False
-        del self._challenges[caller]
-        return now < known[1]
+        :param known: the caller is in the address book, so that no stranger takes its place.
+        """
+        return self._challenges[0 if known else 1].to(caller, now)
+
+    def _reserve(self, time: int, latest: int) -> bool:
+        """Have this time refused after a restart; most often it is already."""
+        if time <= self._reserved:
+            return True
+        before, self._reserved = self._reserved, latest + milliseconds(RESERVE)
+        if self._write():
+            return True
+        self._reserved = before
+        return False
+
+    def _write(self) -> bool:
+        return self._save(self._kept.encode(self._reserved))
 
     def _judge_untimed(self, caller: PeerID, digest: bytes, known: bool) -> OfferVerdict:
         kept = self._kept
-        if caller in kept.newest or kept.has_untimed(caller, digest):
+        if caller in kept.newest or caller in kept.strangers or kept.has_untimed(caller, digest):
             return OfferVerdict.REPEATED
         if known:
             kept.take_untimed(caller, digest)
-            self._save(kept.encode())
+            self._write()
         return OfferVerdict.FRESH
 
 

@@ -49,6 +49,7 @@ class Callee:
         self.now = 0.0
         self.content = content
         self.writable = True
+        self.writes = 0
         self._drawn = 0
         self.memory = OfferMemory(read_offers(content, wall, new=new), self._random, self._save)
 
@@ -61,6 +62,7 @@ class Callee:
         return self._drawn.to_bytes(size, "big")
 
     def _save(self, content: bytes) -> bool:
+        self.writes += 1
         if self.writable:
             self.content = content
         return self.writable
@@ -104,17 +106,17 @@ class MemoryTests(SynchronousTestCase):
         """The answer to a challenge is taken whatever the clocks say: once, in time, from the peer asked."""
         callee = Callee()
         for time in (0.0, WALL - 1e6, WALL + 1e9, None, MAX_TIME / 1000):
-            challenge = callee.memory.challenge(ALICE, callee.now)
-            self.assertEqual(callee.memory.challenge(ALICE, callee.now), challenge)
+            challenge = callee.memory.challenge(ALICE, callee.now, known=True)
+            self.assertEqual(callee.memory.challenge(ALICE, callee.now, known=True), challenge)
             self.assertIs(callee.takes(time, BOB, challenge=challenge), OfferVerdict.STALE)
             self.assertIs(callee.takes(time, challenge=bytes(16)), OfferVerdict.STALE)
             self.assertIs(callee.takes(time, challenge=challenge), OfferVerdict.FRESH)
             self.assertIs(callee.takes(time, challenge=challenge), OfferVerdict.STALE)
             self.assertIs(callee.restarted().takes(time, challenge=challenge), OfferVerdict.STALE)
-        challenge = callee.memory.challenge(ALICE, callee.now)
+        challenge = callee.memory.challenge(ALICE, callee.now, known=True)
         callee.now += CHALLENGE_TIME
         self.assertIs(callee.takes(WALL, challenge=challenge), OfferVerdict.STALE)
-        self.assertNotEqual(callee.memory.challenge(ALICE, callee.now), challenge)
+        self.assertNotEqual(callee.memory.challenge(ALICE, callee.now, known=True), challenge)
 
     def test_a_challenge_of_a_wrong_clock_does_not_lower_what_is_kept(self) -> None:
         """The caller's clock was an hour ahead and is mended: offers of that hour stay used up."""
@@ -123,14 +125,16 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(callee.takes(WALL + 3600.0), OfferVerdict.FRESH)
         callee.wall -= 3600.0
         self.assertIs(callee.takes(WALL), OfferVerdict.STALE)
-        self.assertIs(callee.takes(WALL, challenge=callee.memory.challenge(ALICE, 0.0)), OfferVerdict.FRESH)
+        self.assertIs(
+            callee.takes(WALL, challenge=callee.memory.challenge(ALICE, 0.0, known=True)), OfferVerdict.FRESH
+        )
         self.assertIs(callee.restarted(WALL + 3600.0).takes(WALL + 3600.0), OfferVerdict.STALE)
 
     def test_a_clock_that_is_ahead(self) -> None:
         """What went before the answer to a challenge stays used up when our clock has come so far."""
         callee = Callee()
         self.assertIs(callee.takes(WALL + 3600.0), OfferVerdict.STALE)
-        challenge = callee.memory.challenge(ALICE, 0.0)
+        challenge = callee.memory.challenge(ALICE, 0.0, known=True)
         self.assertIs(callee.takes(WALL + 3600.5, challenge=challenge), OfferVerdict.FRESH)
         later = callee.restarted(WALL + 3600.0)
         callee.wall += 3600.0
@@ -140,7 +144,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_a_clock_that_is_ahead_concerns_nobody_else(self) -> None:
         callee = Callee()
-        challenge = callee.memory.challenge(ALICE, 0.0)
+        challenge = callee.memory.challenge(ALICE, 0.0, known=True)
         self.assertIs(callee.takes(WALL + 1e9, challenge=challenge), OfferVerdict.FRESH)
         for number in range(MAX_CALLERS):
             callee.takes(WALL, peer(number))
@@ -163,7 +167,7 @@ class MemoryTests(SynchronousTestCase):
         callee = Callee()
         callee.writable = False
         self.assertIs(callee.takes(WALL), OfferVerdict.STALE)
-        challenge = callee.memory.challenge(ALICE, 0.0)
+        challenge = callee.memory.challenge(ALICE, 0.0, known=True)
         self.assertIs(callee.takes(WALL + 1.0, challenge=challenge), OfferVerdict.FRESH)
         self.assertIs(callee.restarted().takes(WALL + 1.0, challenge=challenge), OfferVerdict.STALE)
 
@@ -186,7 +190,7 @@ class MemoryTests(SynchronousTestCase):
         for number in range(MAX_CALLERS + 100):
             self.assertIs(callee.takes(WALL + number / 1000, peer(number)), OfferVerdict.FRESH)
             callee.takes(None, peer(100_000 + number), digest=bytes(32), known=number < 500)
-            callee.memory.challenge(peer(number), 0.0)
+            callee.memory.challenge(peer(number), 0.0, known=False)
         assert callee.content is not None
         self.assertLess(len(callee.content), 65536)
         kept = KeptOffers.decode(callee.content)
@@ -194,9 +198,62 @@ class MemoryTests(SynchronousTestCase):
         restarted = callee.restarted()
         for number in range(MAX_CALLERS + 100):
             self.assertIs(restarted.takes(WALL + number / 1000, peer(number)), OfferVerdict.STALE)
-        fresh = callee.memory.challenge(peer(0), 0.0)
+        fresh = callee.memory.challenge(peer(0), 0.0, known=False)
         self.assertNotEqual(fresh, (1).to_bytes(16, "big"), "more than MAX_CHALLENGES are kept")
         self.assertGreater(MAX_CALLERS, MAX_CHALLENGES)
+
+    def test_strangers_write_little(self) -> None:
+        """Hundreds of strangers a minute, for four minutes: the file is written once a minute at most."""
+        callee = Callee()
+        for second in range(240):
+            callee.wall, callee.now = WALL + second, float(second)
+            for number in range(6):
+                ahead = WINDOW - 1.0 if number % 2 else -0.5
+                stranger = peer(6 * second + number)
+                taken = callee.takes(callee.wall + ahead, stranger, known=False)
+                # Who is forgotten may have used any time: others are asked
+                self.assertIs(taken, OfferVerdict.FRESH if ahead > 0 or second < 20 else taken)
+                self.assertIs(callee.takes(callee.wall + ahead, stranger, known=False), OfferVerdict.STALE)
+        self.assertLessEqual(callee.writes, 4)
+        self.assertGreater(callee.writes, 1)
+        for later in (0.0, 200.0, 400.0):
+            restarted = callee.restarted(callee.wall + later)
+            for number in range(6 * 240):
+                second, ahead = number // 6, WINDOW - 1.0 if number % 2 else -0.5
+                taken = restarted.takes(WALL + second + ahead, peer(number), known=bool(number % 3))
+                self.assertIs(taken, OfferVerdict.STALE)
+
+    def test_strangers_take_no_place_of_known_callers(self) -> None:
+        """Neither their times are forgotten, nor the challenges to them."""
+        callee = Callee()
+        self.assertIs(callee.takes(WALL), OfferVerdict.FRESH)
+        challenge = callee.memory.challenge(BOB, 0.0, known=True)
+        for number in range(2 * MAX_CALLERS):
+            callee.takes(WALL + number / 1000, peer(number), known=False)
+            callee.memory.challenge(peer(number), 0.0, known=False)
+        self.assertIs(callee.takes(WALL + 0.001), OfferVerdict.FRESH)
+        self.assertIs(callee.takes(WALL + 10.0, BOB, challenge=challenge), OfferVerdict.FRESH)
+        assert callee.content is not None
+        self.assertEqual(set(KeptOffers.decode(callee.content).newest), {ALICE, BOB})
+
+    def test_a_stranger_that_becomes_known(self) -> None:
+        """What it said before counts, in this process and the next; and when it is forgotten again."""
+        callee = Callee()
+        self.assertIs(callee.takes(WALL, known=False), OfferVerdict.FRESH)
+        for each in (callee, callee.restarted()):
+            self.assertIs(each.takes(WALL, known=True), OfferVerdict.STALE)
+        self.assertIs(callee.takes(None, known=True), OfferVerdict.REPEATED)
+        self.assertIs(callee.takes(WALL + 1.0, known=True), OfferVerdict.FRESH)
+        self.assertIs(callee.takes(WALL + 2.0, known=False), OfferVerdict.FRESH)
+        for each in (callee, callee.restarted()):
+            self.assertIs(each.takes(WALL + 2.0, known=True), OfferVerdict.STALE)
+
+    def test_strangers_of_a_read_only_state(self) -> None:
+        """Nothing can be reserved: they are asked, too."""
+        callee = Callee()
+        callee.writable = False
+        self.assertIs(callee.takes(WALL, known=False), OfferVerdict.STALE)
+        self.assertIs(callee.takes(WALL + 1.0, BOB, known=False), OfferVerdict.STALE)
 
     def test_the_largest_file_can_be_read(self) -> None:
         """Times of 16 digits, all digests there."""
