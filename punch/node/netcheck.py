@@ -169,14 +169,14 @@ class NetcheckRun:
     def _begin(self, examine: Callable[[list[str]], None]) -> None:
         """Look up all addresses of the rendezvous, then run the experiments."""
         self._begun = True
-        self._look_up(self._control.address.host, examine)
+        self._look_up(self._control.resolver, self._control.address.host, examine)
 
-    def _look_up(self, host: str, then: Callable[[list[str]], None]) -> None:
+    def _look_up(self, reactor: Any, host: str, then: Callable[[list[str]], None]) -> None:
         """Call `then` with the IP addresses of a host."""
         try:
             literal = canonical(host, 0).host
         except ValueError:
-            look_up(self._reactor, host, lambda found: then([canonical(each, 0).host for each in found]))
+            look_up(reactor, host, lambda found: then([canonical(each, 0).host for each in found]))
         else:
             then([literal])
 
@@ -272,7 +272,7 @@ class NetcheckRun:
         if server.url.host is None:
             begin(services)
         else:
-            self._look_up(server.url.host, lambda found: begin(self._policy.allowed(found)))
+            self._look_up(self._reactor, server.url.host, lambda found: begin(self._policy.allowed(found)))
 
     # The end
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
@@ -153,6 +153,7 @@ class ControlClient:
         self.attempt: Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
         self._servers = Servers(addresses, random)
+        self._named_by_dns = False
         self._look_up_service = look_up_service
         self._endpoint = endpoint
         self._creators = {
@@ -169,6 +170,11 @@ class ControlClient:
     def registered(self) -> bool:
         """Whether the peer is registered on a connection that is open."""
         return self._protocol is not None
+
+    @property
+    def resolver(self) -> Any:
+        """A reactor that looks up the host of `address`: a name in an SRV record may not lead anywhere."""
+        return VettedReactor(self.clock, _OF_DNS) if self._named_by_dns else self.clock
 
     @property
     def local_host(self) -> str | None:
@@ -253,9 +259,8 @@ class ControlClient:
     def endpoint_for(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
         """How to connect to a server, and what checks its certificate."""
         self.address = server.address
-        named_by_dns = server.address.host != server.proves.host
-        reactor = VettedReactor(self.clock, _OF_DNS) if named_by_dns else self.clock
-        tcp = self._endpoint or tcp_endpoint(reactor, server.address.host, server.address.port)
+        self._named_by_dns = server.address.host != server.proves.host
+        tcp = self._endpoint or tcp_endpoint(self.resolver, server.address.host, server.address.port)
         creator = self._creators[server.proves]
         return wrapClientTLS(creator, tcp, clock=self.clock), creator
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from twisted.internet.defer import succeed
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from punch.identity import Identity
 from punch.net.server_udp import PlainPort
 from punch.net.socket_set import SocketSet
+from punch.net.srv import LookUpService
 from punch.net.udp import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
-from punch.node.netcheck import NetcheckRun
+from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
 from punch.node.policy import RelayPolicy
 from punch.node.relay import DatagramRelayClient, RelayClient
 from punch.node.relay_pool import RelayPool
@@ -31,6 +33,7 @@ from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+from punch.wire.service_records import ServiceRecord
 from punch.wire.stun import Attribute, encode, long_term_key, parse, success
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
@@ -319,7 +322,7 @@ class NetcheckTests(HostPolicyTestCase):
         else:
             self.service.obliging(connection, request)
 
-    def reached(self) -> set[tuple[str, str]]:
+    def reached(self, look_up_service: LookUpService | None = None) -> set[tuple[str, str]]:
         """Where netcheck connects."""
         run = NetcheckRun(
             reactor=self.machine.reactor,
@@ -329,6 +332,7 @@ class NetcheckTests(HostPolicyTestCase):
             random=self.net.random_bytes("netcheck"),
             monotonic=self.net.monotonic,
             roots=(),
+            look_up_service=look_up_service,
         )
         self.net.wait(run.start(), 60.0, "a report")
         self.net.advance(1.0)
@@ -342,6 +346,17 @@ class NetcheckTests(HostPolicyTestCase):
         for address in ("::1", "64:ff9b::c0a8:707", "2002:a9fe:a9fe::1"):
             self.reflectors = (SERVICE6, address, GLOBAL6)
             self.assertEqual(self.reached(), {("udp", GLOBAL6)}, address)
+
+    def test_records(self) -> None:
+        """The name in an SRV record leads to this machine, and no server can be reached over TCP."""
+        self.address = RendezvousAddress("example.org", 7001, self.address.pin, has_services=True)
+        records = [ServiceRecord(1, 0, NAME, 7001)]
+        addresses = "127.0.0.1", "::1", "169.254.169.254", "64:ff9b::7f00:1", GLOBAL
+        for address in addresses:
+            host = self.machine if address in ("127.0.0.1", "::1") else self.forbidden.host
+            host.reactor.listenUDP(USUAL_REFLECTOR, _Datagrams(self.forbidden, address), address)
+        self.net.dns[NAME] = list(addresses)
+        self.assertEqual(self.reached(lambda domain: succeed(records)), {("udp", GLOBAL)})
 
     def test_relays(self) -> None:
         """Relays at forbidden addresses are not used, nor relays at names that have such addresses."""
