@@ -80,7 +80,7 @@ def test_every_claim_has_tests() -> None:
 
 SECURITY_NUMBERS = [
     f"steps of {PADDING} bytes",
-    f"{offer_freshness.MAX_CALLERS} callers",
+    f"{offer_freshness.MAX_CALLERS} known callers",
     (
         f"last {offer_freshness.MAX_UNTIMED} such offers of each of "
         f"{offer_freshness.MAX_UNTIMED_CALLERS} known callers"
