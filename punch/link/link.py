@@ -186,7 +186,7 @@ class Link:
         The protocol is connected at once, so that what it writes first costs no round trip. The result is
         known one round trip later.
 
-        :param factory: builds the protocol; its `buildProtocol` is given a `LinkAddress`.
+        :param factory: builds the protocol; its `buildProtocol` is given a `LinkAddress`, a `PunchAddress`.
         :return: fires with the protocol when the service has accepted the stream. It fails with
             `ServiceRefused` if it was refused, with `LinkError` if the link is not proved, is over, or has
             too many streams, and else with the reason that the protocol's `connectionLost` is given. To
@@ -199,7 +199,7 @@ class Link:
             return fail(error)
         stream = self._streams[stream_id] = StreamTransport(self, stream_id, service)
         try:
-            protocol = factory.buildProtocol(LinkAddress(self.remote, self))
+            protocol = factory.buildProtocol(stream.getPeer())
             if protocol is None:
                 raise LinkError("The factory built no protocol.")
         except Exception:  # of any kind, as the factory is the application's; the caller is given it
@@ -267,6 +267,10 @@ class Link:
         return self._proved
 
     # What its streams do
+
+    def address(self, peer: PeerID, service: str) -> LinkAddress:
+        """Return the address of one end of a stream."""
+        return LinkAddress(peer, service, self)
 
     def schedule_flush(self) -> None:
         """

@@ -26,6 +26,7 @@ LEASE: Final = "lease/1"
 class _Service(NamedTuple):
     factory: IProtocolFactory
     authorize: Authorize
+    takes_calls: bool = False
 
 
 def anyone(peer: PeerID) -> bool:
@@ -46,7 +47,12 @@ class Services:
         self._services = {LEASE: _Service(leases, anyone)}
 
     def serve(
-        self, name: str, factory: IProtocolFactory, authorize: Authorize = anyone
+        self,
+        name: str,
+        factory: IProtocolFactory,
+        authorize: Authorize = anyone,
+        *,
+        takes_calls: bool = False,
     ) -> Callable[[], None]:
         """
         Answer streams that are opened to a service.
@@ -55,13 +61,14 @@ class Services:
         :param factory: builds a protocol for each stream; its `buildProtocol` is given a `LinkAddress`. None
             in place of a protocol refuses the stream as not allowed.
         :param authorize: asked for each stream whether its peer may open the service.
+        :param takes_calls: whether who may open it may also call (`expects`).
         :return: call it to stop the service; streams that are open stay open.
         :raise ValueError: the name is empty, too long, or served already.
         """
         encode_name(name)
         if name in self._services:
             raise ValueError(f"the service {name!a} is served already: stop the other one first")
-        service = self._services[name] = _Service(factory, authorize)
+        service = self._services[name] = _Service(factory, authorize, takes_calls)
         factory.doStart()
         for stream in [stream for stream in self._waiting if stream.name == name]:
             self.forget(stream)
@@ -73,6 +80,19 @@ class Services:
                 factory.doStop()
 
         return stop
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the services, without that of leases."""
+        return [name for name in self._services if name != LEASE]
+
+    def expects(self, peer: PeerID) -> bool:
+        """Whether a service is there for a peer, if it calls."""
+        try:
+            return any(each.authorize(peer) for each in self._services.values() if each.takes_calls)
+        except Exception:  # of any kind, as the function is the application's; nobody is let in
+            self._log.failure("A service failed to say who may open it.")
+            return False
 
     def answer(self, stream: StreamTransport) -> bool:
         """

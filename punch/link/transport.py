@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IProducer,
     IProtocol,
+    IPullProducer,
     IPushProducer,
     ITransport,
 )
@@ -41,18 +42,77 @@ def as_failure(error: BaseException | None = None) -> Failure:
 
 @implementer(IAddress)
 @dataclass(frozen=True)
-class LinkAddress:
+class PunchAddress:
     """
-    A peer at one end of a stream. Its path may change at any time and is not part of the address.
+    One end of a stream. Its path may change at any time and is not part of the address.
+
+    :ivar peer: who is at this end.
+    :ivar service: the name of the service that the stream was opened to.
+    """
+
+    peer: PeerID
+    service: str
+
+    def __str__(self) -> str:
+        return str(self.peer)
+
+
+@dataclass(frozen=True)
+class LinkAddress(PunchAddress):
+    """
+    One end of a stream of a link in this process.
 
     :ivar link: the link that the stream is on.
     """
 
-    peer: PeerID
     link: Link = field(repr=False, compare=False)
 
-    def __str__(self) -> str:
-        return str(self.peer)
+
+class StreamCarrier(Protocol):
+    """What carries the bytes of streams, each of which it knows by a number."""
+
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue bytes; with `fin`, they are the last."""
+
+    def is_full(self, stream_id: int) -> bool:
+        """Whether enough is queued. `StreamTransport.sendable` is called when there is room."""
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """So many received bytes were used: as many more may come."""
+
+    def accept(self, stream_id: int) -> None:
+        """Tell the other side that a service answers the stream."""
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Abort the stream in both directions."""
+
+
+class StreamOwner(Protocol):
+    """What a stream is part of: a `Link`, or the connection to a program that has the link."""
+
+    @property
+    def core(self) -> StreamCarrier:
+        """What carries the bytes."""
+
+    @property
+    def remote(self) -> PeerID:
+        """The other side."""
+
+    @property
+    def local(self) -> PeerID:
+        """This side."""
+
+    def address(self, peer: PeerID, service: str) -> PunchAddress:
+        """Return the address of one end of a stream."""
+
+    def schedule_flush(self) -> None:
+        """Send, at the end of this turn, what was queued."""
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call a function at the end of this turn."""
+
+    def stream_over(self, stream_id: int) -> None:
+        """The stream has ended, and its protocol is told so next."""
 
 
 @implementer(ITransport, IPushProducer, IConsumer)
@@ -67,7 +127,7 @@ class StreamTransport:
 
     _log = Logger()
 
-    def __init__(self, link: Link, stream_id: int, name: str) -> None:
+    def __init__(self, link: StreamOwner, stream_id: int, name: str) -> None:
         self.link = link
         self.stream_id = stream_id
         self.name = name
@@ -83,6 +143,8 @@ class StreamTransport:
         self._peer_done = False
         self._told_peer_done = False
         self._producer: IPushProducer | None = None
+        self._pull_producer: _PullProducer | None = None
+        """The same, if it is a pull producer."""
         self._producer_paused = False
 
     # ITransport
@@ -96,6 +158,8 @@ class StreamTransport:
         self.link.core.send(self.stream_id, bytes(data))
         self.link.schedule_flush()
         self._pause_producer_if_full()
+        if self._pull_producer is not None:
+            self._pull_producer.wrote()
 
     @property
     def unread(self) -> int:
@@ -128,11 +192,11 @@ class StreamTransport:
         if self.connected:
             self._abort(as_failure(ConnectionAborted()), ABORTED)
 
-    def getPeer(self) -> LinkAddress:
-        return LinkAddress(self.link.remote, self.link)
+    def getPeer(self) -> PunchAddress:
+        return self.link.address(self.link.remote, self.name)
 
-    def getHost(self) -> LinkAddress:
-        return LinkAddress(self.link.local, self.link)
+    def getHost(self) -> PunchAddress:
+        return self.link.address(self.link.local, self.name)
 
     # IPushProducer: what the protocol does to reading
 
@@ -152,22 +216,27 @@ class StreamTransport:
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
-        :raise RuntimeError: there is a producer already, or it is a pull producer: wrap that one, or write a
-            streaming one.
+        :param streaming: whether it is a push producer, which is paused and resumed. A pull producer is asked
+            for more whenever it has written and the stream has room.
+        :raise RuntimeError: there is a producer already.
         """
         if self._producer is not None:
             raise RuntimeError("this stream has a producer already: unregister it first")
-        if not streaming:
-            raise RuntimeError("a stream of a link takes streaming (push) producers only")
         if not self.connected or self.disconnecting:
             producer.stopProducing()
             return
-        self._producer = IPushProducer(producer, producer)
         self._producer_paused = False
+        if streaming:
+            self._producer = IPushProducer(producer, producer)
+        else:
+            self._producer = self._pull_producer = _PullProducer(producer, self._guard, self.link.call_soon)
+            self._producer.resumeProducing()
         self._pause_producer_if_full()
 
     def unregisterProducer(self) -> None:
-        self._producer = None
+        if self._pull_producer is not None:
+            self._pull_producer.pauseProducing()
+        self._producer = self._pull_producer = None
         if self.connected and self.disconnecting and not self._write_closed:
             self._end_writing()
 
@@ -226,16 +295,22 @@ class StreamTransport:
     def stream_reset(self, code: int) -> None:
         """The other side has reset the stream, or refused it."""
         if self._opening is not None and code in RefusalCode.__members__.values():
-            self._lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
+            self.lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
         else:
-            self._lost(as_failure(ConnectionLost("The other side gave up the stream.")))
+            self.lost(as_failure(ConnectionLost("The other side gave up the stream.")))
 
     def link_closed(self, closed: LinkClosed) -> None:
         """The link has ended."""
         if closed.code is CloseCode.OK:
-            self._lost(as_failure(ConnectionDone()))
+            self.lost(as_failure(ConnectionDone()))
         else:
-            self._lost(as_failure(ConnectionLost(closed.reason or closed.code.name.lower())))
+            self.lost(as_failure(ConnectionLost(closed.reason or closed.code.name.lower())))
+
+    def lost(self, failure: Failure) -> None:
+        """The stream is over for a reason of any other kind."""
+        if self.connected:
+            self.connected = False
+            self._finish(failure)
 
     # Inside
 
@@ -259,7 +334,7 @@ class StreamTransport:
             else:
                 self._guard(half_closeable.readConnectionLost)
         if self._write_closed:
-            self._lost(as_failure(ConnectionDone()))
+            self.lost(as_failure(ConnectionDone()))
 
     def _end_writing(self) -> None:
         self._write_closed = True
@@ -303,16 +378,11 @@ class StreamTransport:
             self.connected = False
             self.link.call_soon(lambda: self._finish(failure))
 
-    def _lost(self, failure: Failure) -> None:
-        if self.connected:
-            self.connected = False
-            self._finish(failure)
-
     def _finish(self, failure: Failure) -> None:
         self.disconnecting = True
         self._unread.clear()
         self.link.stream_over(self.stream_id)
-        producer, self._producer = self._producer, None
+        producer, self._producer, self._pull_producer = self._producer, None, None
         if producer is not None:
             self._guard(producer.stopProducing)
         if self.protocol is not None:
@@ -320,3 +390,47 @@ class StreamTransport:
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.errback(failure)
+
+
+@implementer(IPushProducer)
+class _PullProducer:
+    """
+    A pull producer as a push producer: it is asked for more after each write, while it is not paused.
+
+    :param guard: calls the application's code.
+    :param call_soon: calls a function at the end of this turn.
+    """
+
+    def __init__(
+        self,
+        producer: IProducer,
+        guard: Callable[..., None],
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._producer = IPullProducer(producer, producer)
+        self._guard = guard
+        self._call_soon = call_soon
+        self._active = False
+        self._asked = False
+
+    def resumeProducing(self) -> None:
+        self._active = True
+        self.wrote()
+
+    def pauseProducing(self) -> None:
+        self._active = False
+
+    def stopProducing(self) -> None:
+        self._active = False
+        self._producer.stopProducing()
+
+    def wrote(self) -> None:
+        """Something was written: ask for more, soon."""
+        if self._active and not self._asked:
+            self._asked = True
+            self._call_soon(self._ask)
+
+    def _ask(self) -> None:
+        self._asked = False
+        if self._active:
+            self._guard(self._producer.resumeProducing)

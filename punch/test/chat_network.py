@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.protocol import STREAM_NAME
 from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
@@ -115,7 +116,7 @@ class LinkEnd:
     @property
     def address(self) -> LinkAddress:
         """The other side, as streams of this end are told."""
-        return LinkAddress(self.remote, cast(Link, self))
+        return LinkAddress(self.remote, STREAM_NAME, cast(Link, self))
 
 
 class ChatNetwork:
@@ -297,7 +298,12 @@ class ChatPeer:
             self.network.later(lambda: self.network.cut(self, other, "bye"))
 
     def serve(
-        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+        self,
+        service: str,
+        factory: IProtocolFactory,
+        authorize: Authorize | None = None,
+        *,
+        takes_calls: bool = False,
     ) -> Callable[[], None]:
         self.services[service] = factory
         return lambda: None

@@ -118,7 +118,12 @@ class RecordingNode:
         self.asked.append(("hangup", peer))
 
     def serve(
-        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+        self,
+        service: str,
+        factory: IProtocolFactory,
+        authorize: Authorize | None = None,
+        *,
+        takes_calls: bool = False,
     ) -> Callable[[], None]:
         self.services[service] = factory
         return lambda: None
@@ -213,9 +218,9 @@ class ChatLink:
         return self.far.marks
 
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        near = self.near = factory.buildProtocol(LinkAddress(self.remote, cast(Link, self)))
+        near = self.near = factory.buildProtocol(LinkAddress(self.remote, service, cast(Link, self)))
         self.near_transport, self.far_transport = StringTransport(), StringTransport()
-        back = LinkAddress(ME, cast(Link, _RemoteLink()))
+        back = LinkAddress(ME, service, cast(Link, _RemoteLink()))
         far = self._far_protocol = self.far.node.services[service].buildProtocol(back)
         assert near is not None
         assert far is not None

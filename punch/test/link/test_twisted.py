@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.protocol import Factory
-from twisted.protocols.basic import LineReceiver
+from twisted.protocols.basic import FileSender, LineReceiver
 from zope.interface.verify import verifyObject
 
 from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError
@@ -28,9 +30,15 @@ class TwistedTests(TwistedCase):
     def test_addresses(self) -> None:
         self.secure()
         near, far = self.open()
-        self.assertEqual(near.transport.getPeer(), LinkAddress(CALLEE.peer_id, self.caller))
-        self.assertEqual(near.transport.getHost(), LinkAddress(CALLER.peer_id, self.caller))
-        self.assertEqual(far.transport.getPeer(), LinkAddress(CALLER.peer_id, self.caller))
+        self.assertEqual(
+            near.transport.getPeer(), LinkAddress(CALLEE.peer_id, near.transport.name, self.caller)
+        )
+        self.assertEqual(
+            near.transport.getHost(), LinkAddress(CALLER.peer_id, near.transport.name, self.caller)
+        )
+        self.assertEqual(
+            far.transport.getPeer(), LinkAddress(CALLER.peer_id, near.transport.name, self.caller)
+        )
         self.assertEqual(str(far.transport.getPeer()), str(CALLER.peer_id))
 
     def test_proved(self) -> None:
@@ -199,6 +207,25 @@ class TwistedTests(TwistedCase):
         self.assertEqual(near.calls, ["made", "lost"])
         self.assertNotIn("stop", producer.calls)
 
+    def test_a_pull_producer_sends_all(self) -> None:
+        """It is asked for more after each write, while the stream has room, and not after it has ended."""
+        self.secure()
+        near, far = self.open()
+        far.transport.pauseProducing()
+        file = BytesIO(bytes(self.bulk))
+        sent = FileSender().beginFileTransfer(file, near.transport)
+        self.advance(1.0)
+        self.assertNoResult(sent)
+        self.assertLess(file.tell(), MIB)
+        far.transport.resumeProducing()
+        self.advance(3.0)
+        self.successResultOf(sent)
+        self.assertEqual(len(far.data), self.bulk)
+        broken = FileSender().beginFileTransfer(BytesIO(bytes(self.bulk)), near.transport)
+        near.transport.abortConnection()
+        self.advance(0.1)
+        self.failureResultOf(broken)
+
     bulk = 8 * MIB
 
     def test_a_paused_reader_bounds_memory(self) -> None:
@@ -246,8 +273,6 @@ class TwistedTests(TwistedCase):
         near, _ = self.open()
         transport = near.transport
         producer = Producer(transport, 0)
-        with self.assertRaises(RuntimeError):
-            transport.registerProducer(producer, False)
         transport.registerProducer(producer, True)
         with self.assertRaises(RuntimeError):
             transport.registerProducer(producer, True)
