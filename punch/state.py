@@ -4,13 +4,14 @@ What Punch keeps between runs: keys, the address book, the rendezvous used last.
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log, status.sock (while it runs)
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
                            last-rendezvous, last-web-port, offers.json (which offers were taken),
-                           peer.log, .lock
+                           peer.log, .lock, node.sock (while it runs; `punch.local`)
 
 Directories are made when something is first written to them, for their owner only.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 import unicodedata
@@ -39,6 +40,20 @@ MAX_NAME = 64
 
 class StateError(Exception):
     """Something kept can't be read or written; `str()` is a sentence for the user."""
+
+
+class IdentityInUse(StateError):
+    """Another process runs with an identity."""
+
+
+def login_name(environ: Mapping[str, str]) -> str:
+    """The user's login name, as a name for an identity; "peer" where there is none."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        name = environ.get("USER", "")
+    kept = "".join(character if character.isalnum() or character in "._-" else "-" for character in name)
+    return kept.lstrip(".-")[:64] or "peer"
 
 
 def default_state_dir(environ: Mapping[str, str], platform: str, home: Path) -> Path:
@@ -232,7 +247,8 @@ class PeerState:
         """
         Keep other processes from running with this identity, until released or until this process ends.
 
-        :raise StateError: another process has it.
+        :raise IdentityInUse: another process has it.
+        :raise StateError: the file can't be locked.
         """
         path = self.directory / ".lock"
         with _sentences(path):
@@ -242,7 +258,7 @@ class PeerState:
             with _sentences(path):
                 locked = try_lock(descriptor)
             if not locked:
-                raise StateError(
+                raise IdentityInUse(
                     f"Another process already runs with the identity {self.name!r}. "
                     "End that one, or give this one an identity of its own with --name."
                 )

@@ -38,6 +38,7 @@ FILES = (
     "test_state_processes.py",
     "test_deny_process.py",
     "test_readme.py",
+    "test_local_socket.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
 

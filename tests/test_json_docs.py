@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 
 from punch.apps.chat import MessageState
+from punch.local import connection, server, socket_file
 from punch.ui.commands import COMMANDS
 from punch.ui.json import events, front_end
 
-EVENTS, COMMANDS_SECTION = (
-    (Path(__file__).parents[1] / "docs" / "json.md")
-    .read_text()
-    .split("## Events of the peer")[1]
-    .split("## Commands of the peer")
-)
+PAGE = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
+EVENTS, COMMANDS_SECTION = PAGE.split("## Events of the peer")[1].split("## Commands of the peer")
+SOCKET = PAGE.split("## The socket of a node")[1].split("\n## ")[0]
 
 
 def test_every_command_with_every_field() -> None:
@@ -34,3 +32,21 @@ def test_every_event() -> None:
     assert len(told) > 20
     for name in told | {str(state) for state in MessageState} - {"unread"}:
         assert re.search(rf"^\| `{name}` \|", EVENTS, re.MULTILINE), f"docs/json.md does not describe {name}"
+
+
+def test_the_socket() -> None:
+    """Its commands, its event and its numbers."""
+    source = Path(connection.__file__).read_text()
+    commands = set(re.findall(r'name (?:==|in) \(?"([a-z-]+)"(?:, "([a-z-]+)")?', source))
+    names = {name for found in commands for name in found if name}
+    assert names == {"status", "connect", "open", "serve", "accept-stream", "refuse-stream"}
+    for name in names | {"stream"}:
+        assert re.search(rf"^\| `{name}` \|", SOCKET, re.MULTILINE), name
+    for text in (
+        f"more than {socket_file.MAX_PATH} bytes",
+        f"{server.MAX_CONNECTIONS:,} connections are open",
+        f"At most {connection.MAX_COMMANDS} commands",
+        f"{connection.MAX_UNREAD >> 20} MiB of events",
+        f"within {connection.ACCEPT_TIME:.0f} s, and refused while {connection.MAX_WAITING} others wait",
+    ):
+        assert text in SOCKET, text

@@ -16,6 +16,9 @@ from punch.ice.checklist import MAX_PAIRS
 from punch.link.events import LinkLimits
 from punch.link.quic import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.receive_limits import Sampler
+from punch.local import connection as local_connection
+from punch.local import server as local_server
+from punch.local.protocol import MAX_LINE
 from punch.node import offer_freshness
 from punch.node.control import core, hosts
 from punch.rendezvous import admission, connection_limiter
@@ -79,6 +82,10 @@ def test_every_claim_has_tests() -> None:
 
 
 SECURITY_NUMBERS = [
+    f"at most {local_server.MAX_CONNECTIONS:,} connections, {MAX_LINE >> 10} KiB a line, "
+    f"{local_connection.MAX_COMMANDS} commands at a time on each, "
+    f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
+    f"and {local_connection.MAX_WAITING} streams that wait",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",
     (

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from punch.cli import twistd
-from punch.cli.options import NoRendezvous, choose_rendezvous
-from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, show, write_stderr
 from punch.identity import Identity
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
-from punch.state import StateDirectory, StateError, own_state_dir
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Revoke, Welcome
 from punch.wire.invitation import AdmissionRefusal

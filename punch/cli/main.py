@@ -36,6 +36,7 @@ Commands:
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
   peers        the address book: list, name, block, unblock, grant, revoke, forget, add
+  status       say what the node that runs here does: links, paths, services
   netcheck     say what this network does to links: NAT, UDP, relays
   identity     identity revoke: have the rendezvous refuse your ID for ever
   id           print your peer ID, making a key if there is none yet
@@ -92,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.identity import main as identity
 
         return identity(rest)
+    if command == "status":
+        from punch.cli.status import main as node_status
+
+        return node_status(rest)
     if command == "netcheck":
         from punch.cli.netcheck import main as netcheck
 
@@ -138,8 +143,7 @@ def _id(rest: Sequence[str]) -> int:
     import os
     from pathlib import Path
 
-    from punch.cli.peer_tap import login_name
-    from punch.state import StateDirectory, StateError, own_state_dir
+    from punch.state import StateDirectory, StateError, login_name, own_state_dir
 
     login = login_name(os.environ)
     root = own_state_dir(os.environ)

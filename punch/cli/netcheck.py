@@ -16,16 +16,15 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from punch.cli import twistd
-from punch.cli.options import NoRendezvous, choose_rendezvous, proxy_variable
-from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, show, write_stderr
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.net.udp import open_socket
 from punch.node.netcheck import NetcheckRun
-from punch.state import StateDirectory, StateError, own_state_dir
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import problem_of, text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,23 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
-from punch.cli.options import proxy_variable
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
+from punch.local.own import OwnNode
+from punch.local.process import remembered_offers
+from punch.local.rendezvous import proxy_variable
+from punch.local.server import LocalServer
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
 from punch.node.causes import OtherCause, Reason
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
 from punch.node.node import Node
-from punch.node.offer_freshness import OfferMemory, read_offers
 from punch.state import Lock, PeerState, StateError
+from punch.ui.commands import CommandContext
 from punch.ui.console import Console, StartOptions, open_console
 from punch.ui.front_end import FrontEndContext, Settings
+from punch.ui.json.commands import perform_for_program
+from punch.ui.text.causes import event_sentence
 
 if TYPE_CHECKING:
     from punch.cli.peer_tap import Options
@@ -82,7 +88,7 @@ class PeerService(Service):
             accept=options.accept,
             known=self._book,
             rendezvous=options.rendezvous,
-            offers=self._remembered_offers(),
+            offers=remembered_offers(self._state),
             source=source_address,
             proxy=proxy_variable(os.environ),
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
@@ -90,26 +96,7 @@ class PeerService(Service):
             relay=options.relay,
         )
         self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)
-
-    def _remembered_offers(self) -> OfferMemory:
-        try:
-            content = self._state.read_offers()
-        except StateError as error:
-            self._log.warn("{error}", error=error)
-            content = b""
-        kept = read_offers(content, time.time(), new=self._state.new)
-        if content is None:
-            self._save_offers(kept.encode())
-        return OfferMemory(kept, os.urandom, self._save_offers)
-
-    def _save_offers(self, content: bytes) -> bool:
-        try:
-            self._state.write_offers(content)
-        except StateError as error:
-            # Callers are asked then, which takes a round trip.
-            self._log.warn("{error}", error=error)
-            return False
-        return True
+        self._local: LocalServer | None = None
 
     @property
     def _history_path(self) -> Path | None:
@@ -138,6 +125,7 @@ class PeerService(Service):
         on_second_signal(console.restore)
         if options["web"] and not self._open_web(chat, console):
             return
+        self._open_socket(chat, console)
         chat.start().addCallbacks(self._started, self._cannot_start)
 
     def _make_chat(self) -> Chat:
@@ -200,6 +188,24 @@ class PeerService(Service):
             self._log.warn("{error}", error=error)
         return url
 
+    def _open_socket(self, chat: Chat, console: Console) -> None:
+        """Let other programs of the user share the node."""
+        own = OwnNode(
+            self.node,
+            book=self._book,
+            clock=self._reactor,
+            rendezvous=self._rendezvous,
+            name=lambda: chat.name,
+            sentence=event_sentence,
+        )
+        commands = CommandContext(chat, console.front_end.view.exit.leave)
+        self._local = LocalServer(own, self._reactor, partial(perform_for_program, commands))
+        self._local.listen(self._state.directory, os.environ).addErrback(self._no_socket)
+
+    def _no_socket(self, failure: Any) -> None:
+        # The peer itself works without it
+        self._log.warn("Other programs can't share the node: {error}", error=failure.value)
+
     def _started(self, _: object) -> None:
         assert self._chat is not None
         if self._options.retention is not None:
@@ -222,6 +228,7 @@ class PeerService(Service):
         steps: list[Callable[[], object]] = [
             # First of all the terminal: a second signal ends the process at once.
             *([] if console is None else [console.close]),
+            *([] if self._local is None else [self._local.stop]),
             self.node.stopService,
             *([] if web is None else [web.stop]),
             *([] if chat is None else [chat.stop]),

@@ -10,10 +10,8 @@ from __future__ import annotations
 import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
 
 # isort: split
-import getpass
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,12 +20,12 @@ from typing import NoReturn, TypeVar
 from twisted.application.service import IService
 
 from punch.cli.options import CommandOptions as BaseOptions
-from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.twistd import end_on_signals, fail, use_own_files
 from punch.identity import PeerID
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.policy import RelayPolicy
-from punch.state import StateDirectory, StateError, own_state_dir
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice
 from punch.wire.control import Accept
@@ -35,16 +33,6 @@ from punch.wire.control import Accept
 E = TypeVar("E", bound=Enum)
 
 _started = time.monotonic()
-
-
-def login_name(environ: Mapping[str, str]) -> str:
-    """The user's login name, as a name for an identity; "peer" where there is none."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        name = environ.get("USER", "")
-    kept = "".join(character if character.isalnum() or character in "._-" else "-" for character in name)
-    return kept.lstrip(".-")[:64] or "peer"
 
 
 class Options(BaseOptions):

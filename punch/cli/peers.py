@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from punch import names
 from punch.apps.chat import ContactSummary
 from punch.apps.chat.contacts import grant, revoke
-from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, show, write_stderr
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import UnknownPeer, find_peer
-from punch.state import StateDirectory, StateError, own_state_dir
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import contact_fields
 from punch.ui.text.answers import contact_line
 

@@ -43,13 +43,19 @@ class INode(Interface):
         """
 
     def serve(
-        service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+        service: str,
+        factory: IProtocolFactory,
+        authorize: Authorize | None = None,
+        *,
+        takes_calls: bool = False,
     ) -> Callable[[], None]:
         """
         Answer the streams that peers open to a service, on every link.
 
         :param authorize: whether a peer may open it. None: the peers to which the address book grants the
             service. `punch.link.services.anyone`: every peer that there is a link with.
+        :param takes_calls: whether a call of a stranger who may open the service is accepted when no listener
+            can have somebody decide about it.
         :return: call it to stop the service.
         :raise ValueError: as `Services.serve`.
         """
@@ -61,7 +67,8 @@ class INode(Interface):
         Tell a listener every event from now on, in order.
 
         :param can_answer: whether the listener can have somebody decide about a call now (`IncomingCall`,
-            then `accept` or `reject`). A call that no listener can have decided is refused at once.
+            then `accept` or `reject`). A call that no listener can have decided is refused at once, unless
+            a service takes calls of this peer.
         :return: call it to end the subscription.
         """
 
@@ -72,7 +79,10 @@ class INode(Interface):
         """Refuse the call of a peer that waits for an answer."""
 
     def reject_unanswerable() -> None:
-        """Refuse the calls that wait for an answer if no listener's `can_answer` is true any more."""
+        """
+        Refuse the calls that wait for an answer if no listener's `can_answer` is true any more, and no
+        service takes calls of this peer.
+        """
 
     def hangup(peer: PeerID) -> None:
         """End the link and any call with a peer. All services lose the link, so the user decides this."""

@@ -289,11 +289,17 @@ class Node(Service):
         self._incoming.accept(call)
 
     def reject_unanswerable(self) -> None:
-        """Refuse the calls that wait for an answer if no listener can have them decided."""
+        """
+        Decide the calls that wait for an answer if no listener can have them decided: accept those of peers
+        for whom a service is there, refuse the others.
+        """
         if not any(listener.can_answer() for listener in self._listeners):
             for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
-                self._tell(CallUnanswerable(call.peer))
-                self.reject(call.peer)
+                if self._context.services.expects(call.peer):
+                    self._incoming.accept(call)
+                else:
+                    self._tell(CallUnanswerable(call.peer))
+                    self.reject(call.peer)
 
     def reject(self, peer: PeerID) -> None:
         """Refuse the call of `peer` that rings."""
@@ -345,15 +351,22 @@ class Node(Service):
     @property
     def status(self) -> NodeStatus:
         """The sockets, relays and table sizes as they are now."""
-        return node_status(self._network, self._channel, self._calls)
+        rendezvous = str(self._control.address) if self._control.registered else None
+        services = self._context.services
+        return node_status(self._network, self._channel, self._calls, services, rendezvous)
 
     def serve(
-        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+        self,
+        service: str,
+        factory: IProtocolFactory,
+        authorize: Authorize | None = None,
+        *,
+        takes_calls: bool = False,
     ) -> Callable[[], None]:
         """Implement `INode.serve`."""
         if authorize is None:
             authorize = partial(self._granted, service)
-        return self._context.services.serve(service, factory, authorize)
+        return self._context.services.serve(service, factory, authorize, takes_calls=takes_calls)
 
     def _granted(self, service: str, peer: PeerID) -> bool:
         return self._known.granted(peer, service)

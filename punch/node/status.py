@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from punch.identity import PeerID
+from punch.link.services import Services
+from punch.node.call import CallState
 from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
+from punch.node.path import Path
 from punch.wire.address import Address
 from punch.wire.turn_uri import TurnTransport
 
@@ -29,10 +32,32 @@ class RelayStatus:
 
 
 @dataclass(frozen=True)
+class LinkSummary:
+    """
+    A link to a peer.
+
+    :ivar name: what the peer calls itself.
+    :ivar path: its path, or the last one that it had.
+    :ivar disconnected: it has no path that answers now.
+    :ivar streams: how many streams are open on it.
+    """
+
+    peer: PeerID
+    name: str
+    path: Path | None
+    disconnected: bool
+    streams: int
+
+
+@dataclass(frozen=True)
 class NodeStatus:
     """
     What a node has at one moment.
 
+    :ivar rendezvous: the address of the rendezvous; None while the node is not registered.
+    :ivar links: the links, the oldest first.
+    :ivar calling: the peers with whom a call is under way that is no link yet.
+    :ivar services: the names of the services that answer here.
     :ivar sockets: the local addresses of the open UDP sockets.
     :ivar reflectors: the STUN servers that are asked for server-reflexive addresses.
     :ivar relays: the relays with an allocation.
@@ -43,6 +68,10 @@ class NodeStatus:
         ICE restart (RFC 8445, section 9).
     """
 
+    rendezvous: str | None
+    links: tuple[LinkSummary, ...]
+    calling: tuple[PeerID, ...]
+    services: tuple[str, ...]
     sockets: tuple[Address, ...]
     reflectors: tuple[Address, ...]
     relays: tuple[RelayStatus, ...]
@@ -52,9 +81,28 @@ class NodeStatus:
     generations: Mapping[PeerID, int]
 
 
-def node_status(network: Network, channel: SignalingChannel, calls: Calls) -> NodeStatus:
+def node_status(
+    network: Network,
+    channel: SignalingChannel,
+    calls: Calls,
+    services: Services,
+    rendezvous: str | None,
+) -> NodeStatus:
     """Return what a node has now."""
     return NodeStatus(
+        rendezvous=rendezvous,
+        links=tuple(
+            LinkSummary(
+                peer,
+                call.name or "",
+                call.path,
+                call.state is CallState.DISCONNECTED,
+                0 if call.link is None else call.link.stream_count,
+            )
+            for peer, call in calls.links.items()
+        ),
+        calling=tuple(calls.attempts),
+        services=tuple(services.names),
         sockets=tuple(network.sockets.bases),
         reflectors=tuple(network.reflectors),
         relays=tuple(

@@ -32,8 +32,9 @@ ALLOWED = {
     "natcheck": {"ice", "net", "wire", "identity"},
     "link": {"ice", "net", "wire", "identity"},
     "node": {"link", "natcheck", "ice", "turn", "net", "wire"} | BASE,
-    "apps": {"node", "link", "natcheck", "net", "wire"} | BASE,
-    "ui": {"apps", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
+    "local": {"node", "link", "net", "wire"} | BASE,
+    "apps": {"local", "node", "link", "natcheck", "net", "wire"} | BASE,
+    "ui": {"apps", "local", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
     "rendezvous": {"turn", "net", "wire", "files", "identity"},
 }
 
@@ -78,6 +79,8 @@ PURE = [
         )
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
+    "punch.local.protocol",
+    "punch.local.rendezvous",
     "punch.ui.text.causes",
     "punch.ui.text.sentences",
     *(

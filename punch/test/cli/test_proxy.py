@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.options import proxy_variable
+from punch.local.rendezvous import proxy_variable
 
 
 class ProxyTests(SynchronousTestCase):

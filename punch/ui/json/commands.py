@@ -1,20 +1,35 @@
-"""Commands as JSON, and what belongs into every answer: the same on stdin (`--json`) and from a browser."""
+"""
+Commands as JSON, and what belongs into every answer: the same on stdin (`--json`), from a browser and from
+programs that are attached to the node.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
 from punch.apps.chat import ChatError
-from punch.ui.commands import is_client_id
-from punch.wire import strict_json
+from punch.local.protocol import MAX_LINE as MAX_COMMAND
+from punch.local.protocol import MAX_REQUEST, CommandError, read_fields, request_fields
+from punch.local.protocol import too_long as too_long_line
+from punch.ui.commands import Answer, CommandContext, is_client_id, perform, why
 
-#: Longest command, in bytes: a message of 16 KiB fits with every byte written as an escape.
-MAX_COMMAND = 128 * 1024
-
-#: Characters of a `request` that an answer repeats.
-MAX_REQUEST = 128
+__all__ = [
+    "MAX_COMMAND",
+    "MAX_REQUEST",
+    "error_fields",
+    "perform_for_program",
+    "read",
+    "request_fields",
+    "too_long",
+]
 
 JSON = dict[str, Any]
+
+_log = Logger()
 
 
 def read(text: bytes) -> JSON:
@@ -23,28 +38,16 @@ def read(text: bytes) -> JSON:
 
     :raise ChatError: it is too long, or not a JSON object.
     """
-    if len(text) > MAX_COMMAND:
-        raise too_long()
     try:
-        value = strict_json.loads(text)
-    except strict_json.JSONError as error:
-        raise ChatError("malformed", f"A command must be one JSON object: {error}.") from None
-    if not isinstance(value, dict):
-        raise ChatError("malformed", 'A command must be a JSON object, such as {"command": "quit"}.')
-    return value
+        return read_fields(text)
+    except CommandError as error:
+        raise ChatError(error.reason, str(error)) from None
 
 
 def too_long() -> ChatError:
     """A command is longer than any may be."""
-    return ChatError("too-long", f"A command has more than {MAX_COMMAND:,} bytes: send long texts in parts.")
-
-
-def request_fields(fields: JSON) -> JSON:
-    """What the answer repeats, so that it is known what it answers."""
-    request = fields.get("request")
-    if isinstance(request, str):
-        return {"request": request[:MAX_REQUEST]}
-    return {"request": request} if is_client_id(request) else {}
+    error = too_long_line()
+    return ChatError(error.reason, str(error))
 
 
 def error_fields(fields: JSON, error: ChatError) -> JSON:
@@ -56,3 +59,23 @@ def error_fields(fields: JSON, error: ChatError) -> JSON:
     if is_client_id(fields.get("id")):
         told["id"] = fields["id"]
     return told
+
+
+def perform_for_program(context: CommandContext, name: str, fields: JSON) -> Deferred[Answer | None]:
+    """
+    Do a command of a program that is attached to the node.
+
+    :raise CommandError: it can't be done; so does what is returned.
+    """
+
+    def failed(failure: Failure) -> Answer | None:
+        raise _command_error(why(failure, _log))
+
+    try:
+        return perform(context, name, fields).addErrback(failed)
+    except ChatError as error:
+        raise _command_error(error) from None
+
+
+def _command_error(error: ChatError) -> CommandError:
+    return CommandError(error.code, str(error))

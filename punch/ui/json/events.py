@@ -14,9 +14,9 @@ from punch.apps.chat import (
     MessageState,
 )
 from punch.apps.chat import events as chat_events
+from punch.local.own import path_fields
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
-from punch.node.path import Path
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.netcheck import conclusions, problem_of
 
@@ -97,17 +97,6 @@ def status_fields(status: ChatStatus) -> JSON:
         "questions": [str(peer) for peer in status.questions],
         "waiting": {str(peer): count for peer, count in status.waiting.items()},
         "history": status.keeps_history,
-    }
-
-
-def path_fields(path: Path) -> JSON:
-    """The fields of a path, in links and events."""
-    return {
-        "path": path.kind,
-        "local": str(path.local),
-        "remote": str(path.remote),
-        "protocol": path.protocol,
-        "rtt": path.rtt,
     }
 
 

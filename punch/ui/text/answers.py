@@ -171,12 +171,25 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
     for text in answer.get("calling", ()):
         yield f"Calling {name(PeerID.parse(text))}"
+    for service in answer.get("services", ()):
+        yield f"Service {printable(service['service'])}{_allowed(service['allow'], name)}"
+    if answer.get("connections"):
+        yield f"{count(answer['connections'], 'connection')} of programs that share this node"
     for text in answer.get("questions", ()):
         yield f"{name(PeerID.parse(text))} is calling: /accept or /reject"
     for text, number in answer.get("waiting", {}).items():
         yield f"{count(number, 'message')} waiting for {name(PeerID.parse(text))}"
     if not answer.get("history", True):
         yield "Nothing is kept on disk (--no-history)"
+
+
+def _allowed(allow: str | list[str] | None, name: Callable[[PeerID], str]) -> str:
+    """Who may open a service; nothing if its program decides."""
+    if allow is None:
+        return ""
+    if isinstance(allow, str):
+        return " for anyone" if allow == "anyone" else " for peers that were granted it"
+    return " for " + ", ".join(name(PeerID.parse(peer)) for peer in allow)
 
 
 def _netcheck(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:

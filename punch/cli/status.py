@@ -1,0 +1,125 @@
+"""`punch status`: what the node of an identity does, asked over its socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from punch.cli.usage import Parser, show, write_stderr
+from punch.identity import PeerID
+from punch.local.protocol import JSON, line
+from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.ui.text.answers import lines
+from punch.ui.text.sentences import shown_name
+from punch.wire import strict_json
+
+PROGRAM = "punch status"
+_TIMEOUT = 5.0
+_MOST_BYTES = 8 << 20
+"""More than the status of any node has."""
+
+
+class _Failed(Exception):
+    """The node can't be asked; `str()` is a sentence."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Print the status.
+
+    :return: the exit status: 0, or 1 if no node runs or it can't be asked.
+    """
+    login, root = login_name(os.environ), own_state_dir(os.environ)
+    parser = Parser(
+        PROGRAM,
+        description="Print what the node of an identity that runs on this machine does: its ID, links and "
+        "their paths, services, and programs that share it. Only the same user (or root) can ask.",
+    )
+    parser.add_argument("--name", default=login, help="the identity of that name [default: %(default)s]")
+    parser.add_argument(
+        "--state-dir", default=str(root), metavar="DIR", help="where it is kept [default: %(default)s]"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse(arguments)
+    try:
+        directory = StateDirectory(Path(options.state_dir)).peer(options.name).directory
+        answer = _ask(directory)
+    except StateError as error:
+        return _fail("state", str(error), options.json)
+    except _Failed as error:
+        return _fail(error.reason, str(error), options.json)
+    if options.json:
+        show(json.dumps({**answer, "event": "status"}))
+        return 0
+    names = {link["peer"]: link.get("petname") or link.get("name") or "" for link in answer.get("links", ())}
+
+    def name(peer: PeerID) -> str:
+        return shown_name(names.get(str(peer), ""), peer)
+
+    try:
+        show("\n".join(lines("status", answer, name, time.time())))
+    except (KeyError, TypeError, ValueError):
+        return _fail("version", "The node has another version of Punch: ask with --json.", False)
+    return 0
+
+
+def _fail(reason: str, text: str, as_json: bool) -> int:
+    if as_json:
+        show(json.dumps({"event": "failed", "time": 0.0, "reason": reason, "text": text}))
+    write_stderr(f"{PROGRAM}: {text}")
+    return 1
+
+
+def _ask(directory: Path) -> JSON:
+    """:raise _Failed: the node can't be asked."""
+    try:
+        path = attaching_path(directory, os.environ)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_TIMEOUT)
+            try:
+                connection.connect(os.fspath(path))
+            except PermissionError:
+                raise foreign(path) from None
+            if not may_attach(peer_uid(connection)):
+                raise foreign(path)
+            connection.sendall(line({"command": "status"}))
+            with connection.makefile("rb") as file:
+                answers = [_event(file.readline(_MOST_BYTES)) for _ in range(2)]
+    except (NotRunning, ConnectionRefusedError):
+        raise _Failed(
+            "not-running",
+            f"No node runs with the identity in {directory}. Start one with punch chat or punch peer, or "
+            "name the one that runs with --name and --state-dir.",
+        ) from None
+    except SocketError as error:
+        raise _Failed("denied", str(error)) from None
+    except TimeoutError:
+        raise _Failed(
+            "timeout", "The process of the node does not answer: it is stopped, or hangs."
+        ) from None
+    except OSError as error:
+        raise _Failed("socket", f"The socket of the node can't be used: {error.strerror or error}.") from None
+    for answer in answers:
+        if answer.get("event") not in ("ready", "result"):
+            raise _Failed(str(answer.get("reason")), str(answer.get("text")))
+    return {key: value for key, value in answers[1].items() if key not in ("event", "time", "command")}
+
+
+def _event(text: bytes) -> dict[str, Any]:
+    try:
+        event = strict_json.loads(text)
+    except strict_json.JSONError:
+        event = None
+    if not isinstance(event, dict):
+        raise _Failed("malformed", "What listens at the socket is no node of Punch.")
+    return event

@@ -1,0 +1,464 @@
+"""The node of another process, and its streams, as a program that is attached to it uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.identity import PeerID, PeerIDError
+from punch.link.transport import PunchAddress, StreamTransport, as_failure
+from punch.local.access import Allow
+from punch.local.join import Channel
+from punch.local.protocol import (
+    JSON,
+    MAX_LINE,
+    CommandError,
+    FrameReader,
+    Mark,
+    frames,
+    line,
+    read_fields,
+)
+from punch.net.driver import Timer
+from punch.wire import strict_json
+
+GREETING_TIME = 5.0
+"""Seconds in which a node has to greet whoever connects to its socket."""
+WINDOW = 256 * 1024
+"""Bytes of a stream that may have come and not been used."""
+MAX_ANSWER = 64 * 1024 * 1024
+"""The longest line of a node in bytes: messages of the history are answered in one."""
+
+_GONE = (
+    "The node's process, to which this program was attached, has ended. Start this again: it attaches to the "
+    "next one, or becomes the node."
+)
+
+
+class NodeGone(CommandError):
+    """The process of the node has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("node-lost", _GONE)
+
+
+class _Lines(LineReceiver):
+    """A connection to the socket of a node: its greeting, and events after it."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = MAX_ANSWER
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.greeted: Deferred[JSON] = Deferred()
+        self._timeout = Timer(clock)
+
+    def connectionMade(self) -> None:
+        """Wait for the greeting."""
+        self._timeout.start(GREETING_TIME, self._silent)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take an event."""
+        try:
+            fields = read_fields(line) if len(line) <= MAX_LINE else _read_long(line)
+        except CommandError:
+            self.channel.abortConnection()
+            return
+        if self.greeted.called:
+            self.told(fields)
+            return
+        self._timeout.cancel()
+        if fields.get("event") == "ready":
+            self.greeted.callback(fields)
+        else:
+            reason, text = str(fields.get("reason", "internal")), str(fields.get("text", fields))
+            self.greeted.errback(CommandError(reason, text))
+            self.channel.loseConnection()
+
+    def told(self, fields: JSON) -> None:
+        """Take an event after the greeting."""
+
+    @property
+    def channel(self) -> Channel:
+        """The transport."""
+        return cast(Channel, self.transport)
+
+    def over(self) -> None:
+        """The connection is over."""
+        self._timeout.cancel()
+        if not self.greeted.called:
+            self.greeted.errback(NodeGone())
+
+    def _silent(self) -> None:
+        self.greeted.errback(
+            CommandError("timeout", "The process of the node does not answer: it is stopped, or hangs.")
+        )
+        self.channel.abortConnection()
+
+
+def _factory(protocol: _Lines) -> IProtocolFactory:
+    factory = Factory.forProtocol(lambda: protocol)
+    factory.noisy = False
+    return factory
+
+
+def _read_long(text: bytes) -> JSON:
+    try:
+        value = strict_json.loads(text)
+    except strict_json.JSONError as error:
+        raise CommandError("malformed", str(error)) from None
+    if not isinstance(value, dict):
+        raise CommandError("malformed", "not an object")
+    return value
+
+
+class AttachedNode:
+    """
+    The node of another process: `NodeAccess` over its socket.
+
+    :ivar peer_id: the ID of the node.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, clock: IReactorTime, control: Control, greeting: JSON
+    ) -> None:
+        self.peer_id = PeerID.parse(str(greeting.get("id")))
+        self.rendezvous = str(greeting.get("rendezvous"))
+        self._endpoint = endpoint
+        self._clock = clock
+        self._control = control
+        self._lost: list[Deferred[None]] = []
+        self._gone = False
+        control.on_lost = self._control_lost
+
+    @classmethod
+    async def attach(
+        cls,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        admitted: Callable[[Any], bool] = lambda transport: True,
+    ) -> AttachedNode:
+        """
+        Attach to the node that listens at an endpoint.
+
+        :param admitted: whether the process at the other end of a transport is one of this user.
+        :raise ConnectError: nobody listens there.
+        :raise CommandError: it does not take this program, or belongs to somebody else.
+        """
+        control = Control(clock)
+        await endpoint.connect(_factory(control))
+        if not admitted(control.transport):
+            control.channel.abortConnection()
+            raise CommandError("denied", "The process that listens there belongs to another user.")
+        greeting = await control.greeted
+        try:
+            return cls(endpoint, clock, control, greeting)
+        except PeerIDError:
+            control.channel.abortConnection()
+            raise CommandError("malformed", "What listens at the socket is no node of Punch.") from None
+
+    def ask(self, command: str, **fields: Any) -> Deferred[JSON]:
+        """Give a command, and return its result; fails with `CommandError`."""
+        return self._control.ask({"command": command, **fields})
+
+    def status(self) -> Deferred[JSON]:
+        """Implement `NodeAccess.status`."""
+        return self.ask("status")
+
+    def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Implement `NodeAccess.open`."""
+        command = {"command": "open", "peer": str(peer), "service": service, "framed": True}
+        return Deferred.fromCoroutine(self._connect(command, peer, service, factory))
+
+    def serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Deferred[Callable[[], None]]:
+        """Implement `NodeAccess.serve`: on a connection of its own, which ends with the service."""
+        return Deferred.fromCoroutine(self._serve(service, factory, allow))
+
+    def when_lost(self) -> Deferred[None]:
+        """Implement `NodeAccess.when_lost`."""
+        waiter: Deferred[None] = Deferred()
+        if self._gone:
+            waiter.callback(None)
+        else:
+            self._lost.append(waiter)
+        return waiter
+
+    def detach(self) -> None:
+        """Close the connection; its services end."""
+        self._control.channel.loseConnection()
+
+    async def _serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Callable[[], None]:
+        program = Control(self._clock)
+        program.on_stream = lambda fields: self._stream_waits(fields, factory)
+        await self._dial(program)
+        fields: JSON = {"command": "serve", "service": service}
+        if allow.anyone:
+            fields["allow"] = "anyone"
+        elif allow.peers:
+            fields["allow"] = sorted(map(str, allow.peers))
+        try:
+            await program.ask(fields)
+        except CommandError:
+            program.channel.loseConnection()
+            raise
+        factory.doStart()
+
+        def stop() -> None:
+            factory.doStop()
+            program.channel.loseConnection()
+
+        return stop
+
+    def _stream_waits(self, fields: JSON, factory: IProtocolFactory) -> None:
+        """A peer opens a stream to a service of ours."""
+        try:
+            peer, service, number = (
+                PeerID.parse(fields["peer"]),
+                str(fields["service"]),
+                int(fields["stream"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            self._log.warn("The node tells of a stream that is none.")
+            return
+        command = {"command": "accept-stream", "stream": number, "framed": True}
+        accepting = Deferred.fromCoroutine(self._connect(command, peer, service, factory))
+        accepting.addErrback(self._not_accepted)
+
+    def _not_accepted(self, failure: Failure) -> None:
+        if not isinstance(failure.value, (CommandError, ConnectionDone, ConnectionLost)):
+            self._log.failure("A stream could not be accepted.", failure)
+
+    async def _connect(
+        self, command: JSON, peer: PeerID, service: str, factory: IProtocolFactory
+    ) -> IProtocol:
+        """Make a connection that becomes a stream."""
+        carrier = _StreamConnection(self._clock, self.peer_id, peer, service, command)
+        await self._dial(carrier)
+        return await carrier.begin(factory)
+
+    async def _dial(self, protocol: _Lines) -> None:
+        try:
+            await self._endpoint.connect(_factory(protocol))
+        except (ConnectError, OSError) as error:
+            raise NodeGone from error
+        try:
+            await protocol.greeted
+        except CancelledError:
+            protocol.channel.abortConnection()
+            raise
+
+    def _control_lost(self) -> None:
+        self._gone = True
+        lost, self._lost = self._lost, []
+        for waiter in lost:
+            waiter.callback(None)
+
+
+class Control(_Lines):
+    """The connection on which commands are given."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self._asked: dict[int, Deferred[JSON]] = {}
+        self._requests = 0
+        self._closed = False
+        self.on_stream: Callable[[JSON], None] = lambda fields: None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def ask(self, fields: JSON) -> Deferred[JSON]:
+        """Give a command."""
+        if self._closed:
+            return fail(NodeGone())
+        self._requests += 1
+        answer = self._asked[self._requests] = Deferred()
+        self.channel.write(line({**fields, "request": self._requests}))
+        return answer
+
+    def told(self, fields: JSON) -> None:
+        """Take an answer, or hear of a stream."""
+        if fields.get("event") == "stream":
+            self.on_stream(fields)
+            return
+        request = fields.get("request")
+        waiter = self._asked.pop(request, None) if isinstance(request, int) else None
+        if waiter is None:
+            return
+        if fields.get("event") == "result":
+            waiter.callback(fields)
+        else:
+            waiter.errback(CommandError(str(fields.get("reason")), str(fields.get("text"))))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The node has ended."""
+        self._closed = True
+        self.over()
+        asked, self._asked = self._asked, {}
+        for waiter in asked.values():
+            waiter.errback(NodeGone())
+        self.on_lost()
+
+
+@implementer(IHalfCloseableProtocol)
+class _StreamConnection(_Lines):
+    """
+    A connection that becomes a stream. It carries the bytes of one `StreamTransport` in frames, as a link
+    does in its own way (`StreamOwner`, `StreamCarrier`).
+    """
+
+    def __init__(
+        self, clock: IReactorTime, local: PeerID, remote: PeerID, service: str, command: JSON
+    ) -> None:
+        super().__init__(clock)
+        self.local = local
+        self.remote = remote
+        self._clock = clock
+        self._command = command
+        self._reader = FrameReader()
+        self._full = False
+        self._unused = 0
+        self._reading = True
+        self._over = False
+        self._done = False
+        self._stream = StreamTransport(self, 0, service)
+
+    def begin(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Give the command, and connect a protocol.
+
+        :return: fires when the stream is accepted, or fails with `CommandError`.
+        """
+        self.channel.registerProducer(self, True)
+        self.channel.write(line(self._command))
+        try:
+            protocol = factory.buildProtocol(self._stream.getPeer())
+        except Exception:  # of any kind, as the factory is the application's
+            self.channel.abortConnection()
+            return fail()
+        if protocol is None:
+            self.channel.abortConnection()
+            return fail(CommandError("not-allowed", "The factory built no protocol."))
+        return self._stream.open(protocol)
+
+    def told(self, fields: JSON) -> None:
+        """Take the answer to the command."""
+        if fields.get("event") == "result":
+            self.setRawMode()  # type: ignore[no-untyped-call]
+            self._stream.accepted()
+            return
+        reason, text = str(fields.get("reason")), str(fields.get("text"))
+        self._stream.lost(as_failure(CommandError(reason, text)))
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Bytes of the stream."""
+        for part in self._reader.receive(data):
+            if isinstance(part, bytes):
+                self._unused += len(part)
+                self._stream.data_received(part, False)
+            elif part is Mark.END:
+                self._stream.data_received(b"", True)
+            else:
+                self._done = True
+                self._stream.lost(as_failure(ConnectionDone()))
+        self._check_reading()
+
+    def readConnectionLost(self) -> None:
+        """The node has closed the connection."""
+        self.channel.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Never happens: directions end by marks."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over; that of the stream, too, unless a mark said so before."""
+        self._over = True
+        self.over()
+        self._stream.lost(as_failure(ConnectionLost("The stream, or the node's process, has ended.")))
+
+    # StreamOwner
+
+    @property
+    def core(self) -> _StreamConnection:
+        """What carries the bytes."""
+        return self
+
+    def address(self, peer: PeerID, service: str) -> PunchAddress:
+        """Return the address of one end of the stream."""
+        return PunchAddress(peer, service)
+
+    def schedule_flush(self) -> None:
+        """Nothing to do: the reactor sends."""
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call a function in the next turn."""
+        self._clock.callLater(0, call)
+
+    def stream_over(self, stream_id: int) -> None:
+        """The stream has ended."""
+        if not self._over:
+            self._over = True
+            self.channel.unregisterProducer()
+            self.channel.loseConnection()
+
+    # StreamCarrier
+
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Send bytes, and with `fin` the mark."""
+        if not self._over:
+            marks: Sequence[bytes] = [Mark.END.value] if fin else []
+            self.channel.writeSequence([*frames(data), *marks])
+
+    def is_full(self, stream_id: int) -> bool:
+        """Whether the node does not read now."""
+        return self._full
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """The protocol has used bytes."""
+        self._unused -= size
+        self._check_reading()
+
+    def accept(self, stream_id: int) -> None:
+        """Nothing to do: the command has accepted it."""
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Give the stream up."""
+        self._over = True
+        self.channel.abortConnection()
+
+    # What the transport of the connection does to its producer, the stream
+
+    def pauseProducing(self) -> None:
+        """Enough is queued."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """There is room again."""
+        self._full = False
+        self._stream.sendable()
+
+    def stopProducing(self) -> None:
+        """The connection is over; `connectionLost` follows."""
+
+    def _check_reading(self) -> None:
+        reading = self._unused < WINDOW
+        if reading is not self._reading and not self._over:
+            self._reading = reading
+            if reading:
+                self.channel.resumeProducing()
+            else:
+                self.channel.pauseProducing()

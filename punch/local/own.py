@@ -1,0 +1,203 @@
+"""The node of this process, as programs of the user share it: those in this process, and attached ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
+from twisted.python.failure import Failure
+
+from punch.contacts import AddressBook
+from punch.identity import PeerID
+from punch.link.events import LinkError, ServiceRefused, StreamLimitError
+from punch.link.link import Link
+from punch.local.access import Allow
+from punch.local.protocol import JSON, REFUSALS, CommandError
+from punch.lookup import UnknownPeer, find_peer
+from punch.node.events import CallFailed
+from punch.node.path import Path
+from punch.wire.rendezvous_address import RendezvousAddress
+
+if TYPE_CHECKING:
+    from punch.node.node import Node
+
+ANSWER_TIME = 3.0
+"""
+Seconds after which a link is asked whether it still answers, if a stream that was opened on it is not
+accepted.
+"""
+
+
+def path_fields(path: Path) -> JSON:
+    """Return the fields of a path, in links and events (docs/json.md)."""
+    return {
+        "path": path.kind,
+        "local": str(path.local),
+        "remote": str(path.remote),
+        "protocol": path.protocol,
+        "rtt": path.rtt,
+    }
+
+
+class OwnNode:
+    """
+    The node of this process: `NodeAccess` for programs in it, and what the commands of attached ones do.
+
+    :param name: what the node calls itself now.
+    :param sentence: says to the user why a call failed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        book: AddressBook,
+        clock: IReactorTime,
+        rendezvous: Sequence[RendezvousAddress],
+        name: Callable[[], str],
+        sentence: Callable[[CallFailed], str],
+    ) -> None:
+        self.peer_id = node.identity.peer_id
+        self.rendezvous = ",".join(map(str, rendezvous))
+        self.name = name
+        self._node = node
+        self._book = book
+        self._clock = clock
+        self._sentence = sentence
+        self._allowed: dict[str, Allow] = {}
+        self._lost: list[Deferred[None]] = []
+
+    def find(self, who: str) -> PeerID:
+        """
+        Return the peer that an ID or a name of the address book means.
+
+        :raise CommandError: there is none.
+        """
+        try:
+            return find_peer(self._book, who)
+        except UnknownPeer as error:
+            raise CommandError("bad-peer-id", str(error)) from None
+
+    def connect(self, peer: PeerID) -> Deferred[Link]:
+        """Return the link to a peer, which is called if there is none. It fails with `CommandError`."""
+        return Deferred.fromCoroutine(self._connect(peer))
+
+    def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Implement `NodeAccess.open`."""
+        return Deferred.fromCoroutine(self._open(peer, service, factory))
+
+    def serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Deferred[Callable[[], None]]:
+        """Implement `NodeAccess.serve`."""
+        try:
+            stop = self._node.serve(service, factory, allow.authorize, takes_calls=True)
+        except ValueError as error:
+            taken = service in self._node.status.services
+            return fail(CommandError("service-taken" if taken else "bad-service", f"{error}."))
+        self._allowed[service] = allow
+
+        def end() -> None:
+            if self._allowed.get(service) is allow:
+                del self._allowed[service]
+            stop()
+
+        return succeed(end)
+
+    def status(self) -> Deferred[JSON]:
+        """Implement `NodeAccess.status`."""
+        status = self._node.status
+        return succeed(
+            {
+                "id": str(self.peer_id),
+                "name": self.name(),
+                "registered": status.rendezvous is not None,
+                "rendezvous": status.rendezvous,
+                "links": [
+                    {
+                        "peer": str(link.peer),
+                        "petname": self._book.name_of(link.peer),
+                        "name": link.name,
+                        **({} if link.path is None else path_fields(link.path)),
+                        "dark": link.disconnected,
+                        "streams": link.streams,
+                    }
+                    for link in status.links
+                ],
+                "calling": [str(peer) for peer in status.calling],
+                "services": [
+                    {"service": service, "allow": self._allow_field(service)} for service in status.services
+                ],
+            }
+        )
+
+    def when_lost(self) -> Deferred[None]:
+        """Implement `NodeAccess.when_lost`: fires with `stop`."""
+        waiter: Deferred[None] = Deferred()
+        self._lost.append(waiter)
+        return waiter
+
+    def stop(self) -> None:
+        """The node stops: tell those who wait for it."""
+        lost, self._lost = self._lost, []
+        for waiter in lost:
+            waiter.callback(None)
+
+    def _allow_field(self, service: str) -> str | list[str] | None:
+        allow = self._allowed.get(service)
+        if allow is None:
+            return None
+        if allow.anyone:
+            return "anyone"
+        return sorted(map(str, allow.peers)) or "granted"
+
+    async def _connect(self, peer: PeerID) -> Link:
+        try:
+            return await self._node.connect(peer)
+        except CallFailed as failed:
+            raise self._call_error(failed) from None
+
+    async def _open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> IProtocol:
+        try:
+            link = self._node.link(peer)
+            if link is None:
+                link = await self._connect(peer)
+                return await link.connect(service, factory)
+            return await self._open_on(link, peer, service, factory)
+        except ServiceRefused as refused:
+            raise CommandError(REFUSALS[refused.code], str(refused)) from None
+        except StreamLimitError as error:
+            raise CommandError("too-many", str(error)) from None
+        except ValueError as error:
+            raise CommandError("bad-service", f"{error}.") from None
+        except (LinkError, ConnectionDone, ConnectionLost) as error:
+            raise CommandError("lost", f"The link was lost before the service answered: {error}") from None
+
+    async def _open_on(self, link: Link, peer: PeerID, service: str, factory: IProtocolFactory) -> IProtocol:
+        """Open a stream on a link that may be dead: then the peer is called again, or is away."""
+        failures: list[CallFailed] = []
+        opening = link.connect(service, factory)
+
+        def ask() -> None:
+            self._node.connect(peer).addErrback(give_up)
+
+        def give_up(failure: Failure) -> None:
+            failed = failure.value
+            if isinstance(failed, CallFailed) and not opening.called:
+                failures.append(failed)
+                opening.cancel()
+
+        timer = self._clock.callLater(ANSWER_TIME, ask)
+        try:
+            return await opening
+        except Exception:  # the reason is one of `_open`'s, unless the call of `ask` has failed
+            if failures:
+                raise self._call_error(failures[0]) from None
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _call_error(self, failed: CallFailed) -> CommandError:
+        return CommandError(failed.reason, self._sentence(failed))

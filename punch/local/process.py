@@ -1,0 +1,232 @@
+"""Which process has the node of an identity: attach to the one that has it, or become it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import CannotListenError, ConnectError
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from punch.local.access import NodeAccess
+from punch.local.attached import AttachedNode
+from punch.local.own import OwnNode
+from punch.local.protocol import CommandError
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
+from punch.local.server import LocalServer
+from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
+from punch.net.interfaces import source_address
+from punch.net.srv import ServiceResolver
+from punch.node.events import CallFailed, Event, Registered
+from punch.node.offer_freshness import OfferMemory, read_offers
+from punch.node.policy import RelayPolicy
+from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
+from punch.wire.control import Accept
+from punch.wire.rendezvous_address import RendezvousAddress
+
+ATTACH_TIME = 20.0
+"""Seconds in which a process that has the lock has to open its socket, or to end."""
+RETRY = 0.1
+"""Seconds after which that is looked at again."""
+_log = Logger()
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """
+    Which node is meant, and how it is made if no process has it.
+
+    :ivar state: the state directory; `identity` is the name of an identity in it.
+    :ivar rendezvous: the addresses of the rendezvous; None: as `choose_rendezvous` says.
+    """
+
+    state: StateDirectory
+    identity: str
+    rendezvous: str | None = None
+
+    @property
+    def peer(self) -> PeerState:
+        """
+        What the identity keeps.
+
+        :raise CommandError: its name can't be used.
+        """
+        try:
+            return self.state.peer(self.identity)
+        except StateError as error:
+            raise CommandError("state", str(error)) from None
+
+
+async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> AttachedNode:
+    """
+    Attach to the node of a state directory.
+
+    :param directory: that of the identity.
+    :raise NotRunning: no process has it.
+    :raise SocketError: its socket can't be used.
+    :raise CommandError: it does not take this program.
+    """
+    path = attaching_path(directory, environ)
+    endpoint = cast(Any, UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
+    try:
+        return await AttachedNode.attach(endpoint, reactor, _is_own)
+    except ConnectError as error:
+        if error.osError == errno.EACCES:
+            raise foreign(path) from error
+        raise NotRunning(f"Nobody listens at {path}.") from error
+
+
+def _is_own(transport: Any) -> bool:
+    return may_attach(peer_uid(transport.getHandle()))
+
+
+async def attach_or_become(
+    options: NodeOptions, reactor: Any, environ: Mapping[str, str], sentence: Callable[[CallFailed], str]
+) -> NodeAccess:
+    """
+    Return the node of an identity: that of the process that has it, or else one in this process.
+
+    Of processes that do this at the same time, one gets the lock of the state directory, and the others wait
+    for its socket.
+
+    :param sentence: says to the user why a call failed.
+    :raise CommandError: neither works.
+    """
+    state = options.peer
+    deadline = reactor.seconds() + ATTACH_TIME
+    while True:
+        try:
+            return _checked(await attach(state.directory, reactor, environ), options)
+        except NotRunning:
+            pass
+        except SocketError as error:
+            raise CommandError("denied", str(error)) from None
+        try:
+            lock = state.lock()
+        except IdentityInUse as error:
+            if reactor.seconds() >= deadline:
+                raise CommandError("in-use", f"{error} It takes no other programs.") from None
+        except StateError as error:
+            raise CommandError("state", str(error)) from None
+        else:
+            try:
+                return await become(options, lock, reactor, environ, sentence)
+            except BaseException:
+                lock.release()
+                raise
+        await deferLater(reactor, RETRY, lambda: None)
+
+
+def _checked(node: AttachedNode, options: NodeOptions) -> AttachedNode:
+    if options.rendezvous is not None:
+        wanted = ",".join(map(str, RendezvousAddress.parse_all(options.rendezvous)))
+        if wanted != node.rendezvous:
+            node.detach()
+            raise CommandError(
+                "other-rendezvous",
+                f"The node that runs uses the rendezvous {node.rendezvous}, not {wanted}. Leave "
+                "the rendezvous out, end that process, or take another identity.",
+            )
+    return node
+
+
+def remembered_offers(state: PeerState) -> OfferMemory:
+    """Return what an identity keeps about the offers of other peers."""
+
+    def save(content: bytes) -> bool:
+        try:
+            state.write_offers(content)
+        except StateError as error:
+            # Callers are asked then, which takes a round trip.
+            _log.warn("{error}", error=error)
+            return False
+        return True
+
+    try:
+        content = state.read_offers()
+    except StateError as error:
+        _log.warn("{error}", error=error)
+        content = b""
+    kept = read_offers(content, time.time(), new=state.new)
+    if content is None:
+        save(kept.encode())
+    return OfferMemory(kept, os.urandom, save)
+
+
+async def become(
+    options: NodeOptions,
+    lock: Lock,
+    reactor: Any,
+    environ: Mapping[str, str],
+    sentence: Callable[[CallFailed], str],
+) -> OwnNode:
+    """
+    Make the node, and open its socket. Both end with the reactor.
+
+    :raise CommandError: it can't be made.
+    """
+    # Not earlier: it takes long to load, and who attaches does not need it
+    from punch.node.node import Node
+
+    state = options.peer
+    try:
+        rendezvous = choose_rendezvous(options.rendezvous, options.state, options.identity, environ)
+        node = Node(
+            reactor=reactor,
+            identity=state.identity(),
+            name=state.display_name,
+            accept=Accept.ASK,
+            known=state.book,
+            rendezvous=rendezvous,
+            offers=remembered_offers(state),
+            source=source_address,
+            proxy=proxy_variable(environ),
+            look_up_service=ServiceResolver(reactor),
+            relay=RelayPolicy.AUTO,
+        )
+        name = state.display_name
+    except NoRendezvous as error:
+        raise CommandError(error.reason, str(error)) from None
+    except StateError as error:
+        raise CommandError("state", str(error)) from None
+
+    def note(event: Event) -> None:
+        if isinstance(event, Registered):
+            try:
+                state.remember_rendezvous(",".join(map(str, rendezvous)))
+            except StateError as error:
+                _log.warn("{error}", error=error)
+
+    node.subscribe(note)
+    own = OwnNode(
+        node,
+        book=state.book,
+        clock=reactor,
+        rendezvous=rendezvous,
+        name=lambda: name,
+        sentence=sentence,
+    )
+    server = LocalServer(own, reactor)
+    try:
+        await server.listen(state.directory, environ)
+    except (SocketError, CannotListenError) as error:
+        raise CommandError("socket", str(error)) from None
+
+    async def stop() -> None:
+        own.stop()
+        await server.stop()
+        await node.stopService()
+        state.book.close(time.sleep)
+        lock.release()
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(stop()))
+    node.startService()
+    return own

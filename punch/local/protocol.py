@@ -1,0 +1,135 @@
+"""
+What is said on the socket of a node (docs/json.md): lines of JSON, and streams in frames. It knows neither
+sockets nor Twisted.
+
+A connection begins with lines. The commands `open` and `accept-stream` make a stream of it: from the `result`
+on (the program: from its command on) it carries the bytes of the stream, as they are or, with `framed`, in
+frames: a length (4 bytes, big-endian) and as many bytes. Two lengths are marks without bytes: `END`, the last
+byte of this direction has been sent, and `OVER`, the stream has ended in good order in both.
+A connection that closes without them has lost the stream.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from punch.link.events import RefusalCode
+from punch.wire import strict_json
+
+JSON = dict[str, Any]
+
+MAX_LINE = 128 * 1024
+"""The longest line in bytes. A message of the chat fits with every byte written as an escape."""
+MAX_REQUEST = 128
+"""How many characters of a `request` an answer repeats."""
+MAX_FRAME = 1 << 20
+"""How many bytes one frame is given by this side."""
+
+_LENGTH = struct.Struct(">I")
+_END, _OVER = 0, 0xFFFFFFFF
+
+REFUSALS = {
+    RefusalCode.NO_SERVICE: "no-service",
+    RefusalCode.FAILED: "service-failed",
+    RefusalCode.NOT_ALLOWED: "not-allowed",
+}
+"""The reasons of streams that the other side refused."""
+
+
+class CommandError(Exception):
+    """
+    What a program asked of the node can't be done; `str()` is a sentence for the user.
+
+    :ivar reason: a code for programs.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def read_fields(line: bytes) -> JSON:
+    """
+    Return the fields of a line.
+
+    :raise CommandError: it is too long, or not a JSON object.
+    """
+    if len(line) > MAX_LINE:
+        raise too_long()
+    try:
+        value = strict_json.loads(line)
+    except strict_json.JSONError as error:
+        raise CommandError("malformed", f"A command must be one JSON object: {error}.") from None
+    if not isinstance(value, dict):
+        raise CommandError("malformed", 'A command must be a JSON object, such as {"command": "status"}.')
+    return value
+
+
+def too_long() -> CommandError:
+    """Return the error for a line that is longer than any may be."""
+    return CommandError("too-long", f"A command has more than {MAX_LINE:,} bytes: send long texts in parts.")
+
+
+def line(fields: JSON) -> bytes:
+    """Return a line with its newline."""
+    return strict_json.dumps(fields) + b"\n"
+
+
+def request_fields(fields: JSON) -> JSON:
+    """Return what an answer repeats of a command, so that it is known what it answers."""
+    request = fields.get("request")
+    if isinstance(request, str):
+        return {"request": request[:MAX_REQUEST]}
+    if isinstance(request, int) and not isinstance(request, bool) and abs(request) < 2**63:
+        return {"request": request}
+    return {}
+
+
+class Mark(Enum):
+    """A frame without bytes."""
+
+    END = _LENGTH.pack(_END)
+    """The last byte of this direction has been sent."""
+    OVER = _LENGTH.pack(_OVER)
+    """The stream has ended in good order."""
+
+
+def frames(data: bytes) -> Iterator[bytes]:
+    """Return bytes in frames."""
+    for start in range(0, len(data), MAX_FRAME):
+        part = data[start : start + MAX_FRAME]
+        yield _LENGTH.pack(len(part)) + part
+
+
+class FrameReader:
+    """Reads frames. It keeps at most three bytes: the bytes of a frame are handed on as they come."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+
+    def receive(self, data: bytes) -> Iterator[bytes | Mark]:
+        """Return the bytes and the marks in the next bytes of the connection."""
+        at = 0
+        while at < len(data):
+            if self._left:
+                part = data[at : at + self._left]
+                at += len(part)
+                self._left -= len(part)
+                yield part
+                continue
+            missing = _LENGTH.size - len(self._head)
+            self._head += data[at : at + missing]
+            at += missing
+            if len(self._head) == _LENGTH.size:
+                (length,) = _LENGTH.unpack(self._head)
+                self._head = b""
+                if length == _END:
+                    yield Mark.END
+                elif length == _OVER:
+                    yield Mark.OVER
+                else:
+                    self._left = length

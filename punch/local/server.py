@@ -1,0 +1,111 @@
+"""The socket of a node, for programs of the same user (docs/json.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+
+from punch.local.connection import LocalConnection, OtherCommands, WaitingStream
+from punch.local.own import OwnNode
+from punch.local.protocol import CommandError
+from punch.local.socket_file import listening_path, may_attach, peer_uid
+
+MAX_CONNECTIONS = 1024
+"""Connections at once, streams among them."""
+
+
+class LocalServer(Factory):
+    """
+    The programs that are attached to a node.
+
+    :param other: other commands, such as those of the chat. It fails with `CommandError`.
+    :param admitted: whether the program at the other end of a connection is one of this user.
+    :param most: connections at once.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        node: OwnNode,
+        reactor: Any,
+        other: OtherCommands | None = None,
+        admitted: Callable[[Any], bool] | None = None,
+        most: int = MAX_CONNECTIONS,
+    ) -> None:
+        self.node = node
+        self.reactor = reactor
+        self.other = other
+        self.admitted = _is_own if admitted is None else admitted
+        self.most = most
+        self.waiting: dict[int, WaitingStream] = {}
+        """The streams of services that programs serve, until they are accepted."""
+        self._connections: set[LocalConnection] = set()
+        self._streams = 0
+        self._port: IListeningPort | None = None
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    def listen(self, directory: Path, environ: Mapping[str, str]) -> Deferred[None]:
+        """
+        Listen on the socket of a state directory, whose lock this process holds.
+
+        :return: fires when programs can attach. It fails with `SocketError` or `CannotListenError`.
+        """
+
+        async def listen() -> None:
+            path = listening_path(directory, environ)
+            endpoint = cast(Any, UNIXServerEndpoint)(self.reactor, os.fspath(path), mode=0o600)
+            self._port = await endpoint.listen(self)
+
+        return Deferred.fromCoroutine(listen())
+
+    async def stop(self) -> None:
+        """Close the socket, and all connections."""
+        port, self._port = self._port, None
+        if port is not None:
+            await cast("Deferred[None]", port.stopListening())
+        for connection in list(self._connections):
+            connection.end()
+
+    def buildProtocol(self, addr: IAddress | None) -> LocalConnection:
+        """A program connects."""
+        return LocalConnection(self)
+
+    def add(self, connection: LocalConnection) -> None:
+        """
+        Count a connection.
+
+        :raise CommandError: there are too many, or it belongs to somebody else.
+        """
+        if not self.admitted(connection.transport):
+            raise CommandError("denied", "This socket is for the user whose node it is.")
+        if len(self._connections) >= self.most:
+            raise CommandError(
+                "too-many", f"{self.most:,} connections to this node are open: close some of them."
+            )
+        self._connections.add(connection)
+
+    def remove(self, connection: LocalConnection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+
+    def wait(self, waiting: WaitingStream) -> int:
+        """Keep a stream until it is accepted, and return its number."""
+        self._streams += 1
+        self.waiting[self._streams] = waiting
+        return self._streams
+
+
+def _is_own(transport: Any) -> bool:
+    return may_attach(peer_uid(transport.getHandle()))

@@ -1,0 +1,158 @@
+"""
+Where the socket of a node is, and who may use it: the user whose state directory it is in, and root.
+
+The socket is in the state directory. If its path is too long for a socket address, it is in a runtime
+directory: XDG_RUNTIME_DIR, /run/user/UID or punch-UID in the directory for temporary files, the first of them
+that only this user can use. Whoever attaches looks in all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+NAME = "node.sock"
+"""The name of the socket in the state directory of an identity."""
+MAX_PATH = 103
+"""The longest path of a socket in bytes, on the system that has the shortest; Linux takes 107."""
+
+
+class SocketError(Exception):
+    """The socket of a node can't be used; `str()` is a sentence for the user."""
+
+
+class NotRunning(SocketError):
+    """No node has its socket there."""
+
+
+def own_uid() -> int:
+    """Return the user of this process."""
+    return os.geteuid()
+
+
+def fits(path: Path) -> bool:
+    """Whether a path is short enough for a socket."""
+    return len(os.fsencode(path)) <= MAX_PATH
+
+
+def listening_path(directory: Path, environ: Mapping[str, str]) -> Path:
+    """
+    Return where the node of a state directory listens, whose lock this process holds. What an earlier process
+    has left there is removed.
+
+    :raise SocketError: there is no place for it.
+    """
+    path = directory / NAME
+    if not fits(path):
+        path = _runtime_path(directory, environ)
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise SocketError(
+            f"The socket {path} of an earlier process can't be removed: {error.strerror}."
+        ) from error
+    return path
+
+
+def attaching_path(directory: Path, environ: Mapping[str, str]) -> Path:
+    """
+    Return where the node of a state directory listens, if it does.
+
+    :raise NotRunning: there is no socket.
+    :raise SocketError: it belongs to somebody else, or can't be reached.
+    """
+    paths = [directory / NAME]
+    if not fits(paths[0]):
+        paths = [found / _short_name(directory) for found in _runtime_directories(environ)]
+    for path in paths:
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise SocketError(f"The socket {path} can't be reached: {error.strerror}.") from error
+        if not stat.S_ISSOCK(found.st_mode):
+            raise SocketError(f"{path} is not a socket. Move it away.")
+        if not may_attach(found.st_uid):
+            raise foreign(path)
+        return path
+    raise NotRunning(f"No node runs with the state directory {directory}.")
+
+
+def foreign(path: Path) -> SocketError:
+    """Return the error for a socket of somebody else."""
+    return SocketError(f"The socket {path} belongs to another user: run this as that user.")
+
+
+def may_attach(uid: int | None) -> bool:
+    """
+    Whether a user may be at the other end of the socket.
+
+    :param uid: None: unknown, because the system does not tell; then only the permissions of the socket and
+        of its directory count.
+    """
+    return uid is None or uid in (own_uid(), 0)
+
+
+def peer_uid(connection: socket.socket) -> int | None:
+    """Return the user of the process at the other end; None if this system can't tell."""
+    if hasattr(socket, "SO_PEERCRED"):
+        size = struct.calcsize("3i")
+        _pid, uid, _gid = struct.unpack(
+            "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        )
+        return int(uid)
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        # struct xucred of LOCAL_PEERCRED at level 0: a version, then the user
+        with suppress(OSError):
+            _version, uid = struct.unpack("=II", connection.getsockopt(0, 1, 76)[:8])
+            return int(uid)
+    return None
+
+
+def _short_name(directory: Path) -> str:
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()
+    return f"punch-{digest[:24]}.sock"
+
+
+def _runtime_path(directory: Path, environ: Mapping[str, str]) -> Path:
+    temporary = _temporary_directory()
+    with suppress(OSError):
+        temporary.mkdir(mode=0o700)
+    for found in _runtime_directories(environ):
+        path = found / _short_name(directory)
+        if fits(path):
+            return path
+    raise SocketError(
+        f"The path of the socket in {directory} is longer than {MAX_PATH} bytes, and {temporary} can't be "
+        "used in its place, since others may use it, too. Set XDG_RUNTIME_DIR, or choose a shorter "
+        "--state-dir."
+    )
+
+
+def _temporary_directory() -> Path:
+    return Path(tempfile.gettempdir()) / f"punch-{own_uid()}"
+
+
+def _runtime_directories(environ: Mapping[str, str]) -> Iterator[Path]:
+    """The directories for sockets that only this user can use."""
+    configured = environ.get("XDG_RUNTIME_DIR", "")
+    candidates = [Path(configured)] if configured.startswith("/") else []
+    candidates += [Path(f"/run/user/{own_uid()}"), _temporary_directory()]
+    for candidate in candidates:
+        with suppress(OSError):
+            found = candidate.lstat()
+            private = not found.st_mode & 0o077 and found.st_uid == own_uid()
+            if stat.S_ISDIR(found.st_mode) and private:
+                yield candidate
