@@ -71,6 +71,10 @@ class AccessControl:
         self._wall = wall
         self._returning = ReturningPeers()
 
+    def denies(self, peer: PeerID, address: str) -> bool:
+        """Whether the deny list refuses a peer or its address. Nothing is logged."""
+        return self.deny.has_peer(peer) or self.deny.has_host(address)
+
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """The error for a peer that the deny list refuses; None for other peers."""
         if self.deny.has_peer(peer):

@@ -9,7 +9,8 @@ moment at which the peer cannot be called, and its introductions continue over t
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from punch.identity import PeerID
@@ -30,6 +31,7 @@ from punch.wire.control import (
     Accept,
     Answer,
     Cancel,
+    Ended,
     Error,
     ErrorCode,
     Establish,
@@ -370,6 +372,18 @@ class Registry:
     def process_lost(self, process: str) -> None:
         """Another process is gone, with all peers that are registered there."""
         for caller in [each for each in self._away.values() if each.process == process]:
+            self._leave(caller)
+
+    def end_away(self, refuses: Callable[[PeerID, str], bool], told: Ended) -> None:
+        """
+        End all introductions of those callers of other processes that are refused.
+
+        :param told: what such a caller is told, for each call.
+        """
+        for caller in [each for each in self._away.values() if refuses(each.peer, each.address)]:
+            for call, *peers in caller.calls:
+                callee = peers[peers[0] == caller.peer]
+                self._deliver(caller.peer, replace(told, call=call, sender=callee))
             self._leave(caller)
 
     @property

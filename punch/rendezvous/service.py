@@ -137,7 +137,7 @@ class RendezvousService(Service):
         if directory is None:
             self.registry = Registry(config.limits)
         else:
-            exchange = Exchange(config.limits)
+            exchange = Exchange(config.limits, lambda peer, address: self._access.denies(peer, address))
             self.registry = exchange.registry
             self._directory = DirectoryLink(directory, exchange, monotonic, self.registry_changed)
         self.reflector_port = 0
@@ -317,6 +317,8 @@ class RendezvousService(Service):
                 session.close(error)
                 control.flush()
                 ended += 1
+        if self._directory is not None:
+            self._directory.exchange.end_denied()
         self.registry_changed()
         return ended
 

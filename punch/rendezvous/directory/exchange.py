@@ -18,6 +18,7 @@ for callers whom the called peer has answered before.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from punch.identity import PeerID
@@ -51,6 +52,7 @@ CallKey = tuple[str, PeerID]
 
 MAX_WAITING = 64
 """Messages of a caller that wait until its call is located: as many as one side may trickle."""
+_DENIED = "The operator of the process of the called peer refuses this peer or its network."
 _PER_CALLER = 4
 """One caller may have so many times its ringing calls that are not over."""
 _LATE = 5.0
@@ -102,10 +104,16 @@ class Exchange:
     The calls of peers of this process to peers of other processes. It makes the registry of this process.
 
     All times are monotonic seconds.
+
+    :param denies: returns whether the operator refuses a peer, or the address at which it is. Peers of other
+        processes are asked about here, because a deny list is each process's own.
     """
 
-    def __init__(self, limits: RendezvousLimits) -> None:
+    def __init__(
+        self, limits: RendezvousLimits, denies: Callable[[PeerID, str], bool] = lambda peer, address: False
+    ) -> None:
         self.registry = Registry(limits, self)
+        self._denies = denies
         self._limits = limits
         self._calls: dict[CallKey, _Call] = {}
         shares = Shares.growing(limits.introductions_per_address)
@@ -136,6 +144,8 @@ class Exchange:
 
     def establish(self, caller: Registration, request: Establish, now: float) -> None:
         """Locate the called peer."""
+        if self._denies(request.to, ""):
+            raise IntroductionRefusal(ErrorCode.NOT_REGISTERED, NOT_REGISTERED)
         key = (request.call, caller.peer)
         if key in self._calls:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
@@ -228,11 +238,29 @@ class Exchange:
                 self._absent(call, NOT_REGISTERED, now)
         self.registry.process_lost(process)
 
+    # -- what the operator says --
+
+    def end_denied(self) -> None:
+        """End the introductions of peers of other processes that are denied now."""
+        self.registry.end_away(self._denies, Ended("", ErrorCode.DENIED, _DENIED))
+        for key, call in list(self._calls.items()):
+            callee = call.establish.to
+            if not call.ended and self._denies(callee, ""):
+                if call.process is not None:
+                    self._pass_on(call, call.process, Cancel(key[0], callee))
+                self._end(key)
+                self.registry.deliver(call.caller, Ended(key[0], ErrorCode.GONE, GONE, sender=callee))
+
     # -- what other processes say --
 
     def receive(self, process: str, message: PeerRequest | PeerReply | PeerLost, now: float) -> None:
         """Handle a message of another process."""
         if isinstance(message, PeerRequest):
+            if self._denies(message.peer, message.address):
+                if isinstance(message.request, Establish):
+                    self.registry.limit_hit(message.peer, message.address, "deny")
+                    self.send(process, message.peer, Error(ErrorCode.DENIED, _DENIED, message.request.call))
+                return
             try:
                 self.registry.request_from(
                     process, message.peer, message.name, message.address, message.request, now

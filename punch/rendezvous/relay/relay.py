@@ -289,6 +289,7 @@ class Relay:
         self._monotonic = monotonic
         self._wall = wall
         self._reflector = reflector
+        self._destinations = destinations
         now = monotonic()
         self.core = RelayCore(
             settings,
@@ -382,9 +383,13 @@ class Relay:
     def deny(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
         """
         Refuse allocations to these users from now on, and end theirs and those of clients at refused hosts.
+        Nothing is relayed to or from refused hosts.
         """
         self.core.allocations.denied = users
+        self._destinations.denied = has_host
         self._end(users, has_host)
+        for allocation in self.core.allocations.all():
+            allocation.forbid(self._destinations.denies)
         # Connections without an allocation too, because the host is checked only when a connection comes.
         for stream in list(self._streams.values()):
             if has_host(stream.host):

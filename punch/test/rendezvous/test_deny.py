@@ -21,8 +21,10 @@ from punch.test.rendezvous.test_registry import (
 )
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn_server import UDP, code_of
+from punch.wire.address import Address
 from punch.wire.control import Establish
 from punch.wire.stun import (
+    Attribute,
     MessageClass,
     Method,
     StunMessage,
@@ -199,6 +201,37 @@ class RelayTests(RelayServiceCase):
         self.assertRaises(self.failureException, early.ask, Method.ALLOCATE, UDP)
         self.assertEqual(len(self.relay.core.allocations), 0)
         other.allocate()
+
+    def test_where_it_relays(self) -> None:
+        """Nothing goes to a denied network, or comes from there, whoever has the allocation."""
+        stranger = self.net.host("stranger", "198.51.100.77", "2001:db8:9::1")
+        got: list[bytes] = []
+
+        class Stranger(DatagramProtocol):
+            def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+                got.append(datagram)
+
+        socket = Stranger()
+        stranger.reactor.listenUDP(5000, socket, "198.51.100.77")
+        client = self.client(TurnTransport.UDP)
+        relayed, peer = client.allocate(), Address("198.51.100.77", 5000)
+        client.bind(peer)
+        for network, count in (("198.51.100.78", 1), ("198.51.100.64/26", 0), ("::ffff:198.51.100.77", 0)):
+            self.service.deny(DenyList.parse(network))
+            before = len(client.messages)
+            client.relay(network.encode())
+            assert socket.transport is not None
+            socket.transport.write(network.encode(), (relayed.host, relayed.port))
+            self.net.advance(0.2)
+            self.assertEqual((len(got), len(client.messages) - before), (count, count), network)
+            got.clear()
+            answer = client.ask(Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, peer))
+            self.assertEqual(code_of(answer), 0 if count else 403)
+        self.service.deny(DenyList())
+        client.bind(peer)
+        client.relay(b"again")
+        self.net.advance(0.2)
+        self.assertEqual(got, [b"again"])
 
     def test_from_the_start(self) -> None:
         client = self.client(TurnTransport.UDP)

@@ -5,7 +5,7 @@ know. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -154,6 +154,11 @@ class Allocation:
             if binding.peer.host in self.permissions
         }
         self.numbers = {self.bindings[number].peer: number for number in self.channels}
+
+    def forbid(self, denies: Callable[[str], bool]) -> None:
+        """Remove the permissions for hosts that are refused now."""
+        self.permissions = {host: end for host, end in self.permissions.items() if not denies(host)}
+        self.update_channels()
 
     def expire(self, now: float) -> None:
         """Remove permissions and bindings that have expired."""

@@ -29,11 +29,13 @@ class Destinations:
 
     :param allowed: networks that are relayed to although the table refuses them, for test networks.
     :param is_own: whether an address is one of this machine's, at which its other services listen.
+    :ivar denied: whether the operator refuses an address.
     """
 
     def __init__(self, allowed: Iterable[IPNetwork] = (), *, is_own: Callable[[str], bool]) -> None:
         self._allowed = tuple(allowed)
         self._is_own = is_own
+        self.denied: Callable[[str], bool] = lambda host: False
 
     def refuses(self, host: str) -> bool:
         """
@@ -41,15 +43,31 @@ class Destinations:
 
         :raise ValueError: it is not an IP address.
         """
-        written = ip_address(host)
-        if self._allows(written):
+        if self.denies(host):
+            return True
+        if self._allows(ip_address(host)):
             return False
-        inside = carried(written)
-        ends = inside if is_translated(written) else (written, *inside)
-        return any(_is_refused(each) or self._is_own(str(each)) for each in ends if not self._allows(each))
+        return any(
+            _is_refused(each) or self._is_own(str(each)) for each in _ends(host) if not self._allows(each)
+        )
+
+    def denies(self, host: str) -> bool:
+        """
+        Whether the operator refuses `host`, in whatever form it is written.
+
+        :raise ValueError: it is not an IP address.
+        """
+        return any(self.denied(str(each)) for each in _ends(host))
 
     def _allows(self, address: IPAddress) -> bool:
         return any(address in network for network in self._allowed)
+
+
+def _ends(host: str) -> tuple[IPAddress, ...]:
+    """The addresses that this one leads to."""
+    written = ip_address(host)
+    inside = carried(written)
+    return inside if is_translated(written) else (written, *inside)
 
 
 @lru_cache(maxsize=1024)

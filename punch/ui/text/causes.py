@@ -60,6 +60,7 @@ _ENDED = {
     ErrorCode.RATE: "The rendezvous takes no more calls from here now; wait a minute, then call again.",
     ErrorCode.TOO_MANY: "The rendezvous has too many calls under way; wait a minute, then call again.",
     ErrorCode.SHUTDOWN: "The rendezvous shut down during the call to {who}; call again in a minute.",
+    ErrorCode.DENIED: "The rendezvous of {who} refuses this peer or its network; ask whoever runs it.",
 }
 _RANG_ENDED = {
     ErrorCode.GONE: "{who} left the rendezvous while calling; call them when they are back.",

@@ -54,7 +54,15 @@ class Processes:
         self.now = 0.0
         self.limits = limits or RendezvousLimits()
         self.hits: list[tuple[str, LimitHit]] = []
-        self.exchanges = {name: Exchange(self.limits) for name in names}
+        self.denied: dict[str, set[PeerID | str]] = {}
+        """The peers and addresses that each process denies."""
+        self.exchanges = {
+            name: Exchange(
+                self.limits,
+                lambda peer, address, name=name: not self.denied.get(name, set()).isdisjoint({peer, address}),  # type: ignore[misc]
+            )
+            for name in names
+        }
         self.where: dict[PeerID, str] = {}
         self.got: list[tuple[str, int, Reply]] = []
         self.held: deque[tuple[str, Locate]] = deque()
@@ -296,6 +304,46 @@ class ExchangeTests(SynchronousTestCase):
         self.call()
         self.net.advance(61.0)
         self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.TIMEOUT)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def denied(self, *peers: PeerID, address: str = "") -> None:
+        """Process two denies these, and process one does not."""
+        self.net.denied["two"] = {*peers, address}
+        self.net.exchanges["two"].end_denied()
+        self.net.run()
+
+    def test_denied_caller(self) -> None:
+        """The called peer's process refuses the caller's ID, or its network: before, and during a call."""
+        for during in (False, True):
+            for peers, address in (((ALICE,), ""), ((), "192.0.2.1")):
+                self.setUp()
+                if during:
+                    self.call()
+                    self.denied(*peers, address=address)
+                else:
+                    self.denied(*peers, address=address)
+                    self.call()
+                (end,) = self.net.replies(self.alice)
+                assert isinstance(end, (Ended, Error))
+                self.assertEqual((end.code, end.call), (ErrorCode.DENIED, CALL))
+                codes = [each.code for each in self.net.replies(self.bob) if isinstance(each, Ended)]
+                self.assertEqual(codes, [ErrorCode.GONE] if during else [])
+                self.assertEqual(len(self.net.replies(self.bob)), 2 if during else 0)
+                self.assertEqual([hit.limit for _, hit in self.net.hits], [] if during else ["deny"])
+                self.net.request("one", ALICE, self.alice, Trickle(CALL, BOB, envelope(BOB)))
+                self.assertEqual(len(self.net.replies(self.bob)), 2 if during else 0)
+                self.assert_empty()
+
+    def test_denied_callee(self) -> None:
+        """The caller's process refuses the called peer, which is at a process that does not."""
+        call = Establish(CALL, ALICE, envelope(ALICE))
+        self.net.request("two", BOB, self.bob, call)
+        self.denied(ALICE)
+        self.assertEqual(self.net.replies(self.bob)[-1].code, ErrorCode.GONE)  # type: ignore[union-attr]
+        self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.CANCELLED)  # type: ignore[union-attr]
+        self.assert_empty()
+        refusal = self.assertRaises(IntroductionRefusal, self.net.request, "two", BOB, self.bob, call)
+        self.assertEqual(refusal.code, ErrorCode.NOT_REGISTERED)
         self.assert_empty()
 
     def test_silent_process(self) -> None:
