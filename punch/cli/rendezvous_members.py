@@ -56,10 +56,12 @@ def main(command: str, arguments: Sequence[str]) -> int:
         finally:
             database.close()
     except (StateError, MemberStoreError, PeerIDError, _Refused) as error:
+        mistyped = isinstance(error, PeerIDError)
         if options.json:
-            show(json.dumps({"event": "failed", "reason": "state", "text": str(error)}))
+            reason = "usage" if mistyped else "state"
+            show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
         write_stderr(f"{program}: {error}")
-        return 1
+        return 2 if mistyped else 1
     return 0
 
 

@@ -66,7 +66,10 @@ class CommandTests(SynchronousTestCase):
         database.revoke(ALICE, AdmissionRefusal.ID_REVOKED, 0.0)
         database.close()
         self.assertIn("can't be undone", self.run_command("revoke", "--undo", str(ALICE))[2])
-        self.assertIn("typo", self.run_command("revoke", str(ALICE)[:-1])[2])
+        for wrong in (str(ALICE)[:-1], "alice", ""):
+            status, out, error = self.run_command("revoke", "--json", wrong)
+            self.assertEqual((status, json.loads(out)["reason"]), (2, "usage"))
+            self.assertIn("peer ID", error)
 
     def test_usage(self) -> None:
         self.state.identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from time import process_time
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -91,6 +92,17 @@ class LineTests(SynchronousTestCase):
         ):
             logger.info("{text}", text=text)
             self.assertEqual(self.lines()[-1]["message"], cut)
+
+    def test_texts_that_are_nearly_addresses(self) -> None:
+        """The time of a search grows with the length of the text: ten times as much for ten times as much."""
+        for text in ("a" * 50 + ":", "::", "1:2:", "a:", "0.0.0.", "1.2.3.4:", "ab::cd.", "f"):
+            took = []
+            for times in (2_000, 20_000):
+                long = text * times + "g"
+                began = process_time()
+                self.logger("somewhere").info("{long}", long=long)
+                took.append(process_time() - began)
+            self.assertLess(took[1], 0.2 + 30 * took[0], text)
 
     def test_text_in_full_if_asked(self) -> None:
         logger = self.logger("twisted", addresses=True, peers=True)
