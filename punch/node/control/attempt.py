@@ -160,14 +160,17 @@ class Attempt:
         self._welcome_timer.cancel()
         self._problems.append(problem)
         if self._watched is not None:
-            self._client.disconnected(problem)
+            self._client.disconnected(problem, hopeless=problem.fatal)
             self._watched.connectionLost(_failure(problem))
         elif self._left and not self._ended:
             self._next()
         elif not self.result.called:
-            # What only a person can solve counts if it is so at every server.
-            shown = next((each for each in self._problems if not each.fatal), problem)
-            self._client.disconnected(shown)
+            # What only a person can solve ends it if it is so at every server. What a server has said tells
+            # more than that another one is down.
+            said = [each for each in self._problems if each.error is not None]
+            passing = [each for each in self._problems if not each.fatal]
+            shown = next(iter([*said, *passing]), problem)
+            self._client.disconnected(shown, hopeless=all(each.fatal for each in self._problems))
             self.result.errback(shown)
 
     def _begin(self, servers: list[Server]) -> None:

@@ -142,6 +142,7 @@ class ControlClient:
         self._random = random
         self._protocol: ControlClientProtocol | None = None
         self._problem: ControlProblem | None = None
+        self._hopeless = False
         self._was_registered = False
         self._stopped = False
         self._short_registrations = 0
@@ -285,12 +286,16 @@ class ControlClient:
         elif not self._stopped:
             self._handler.control_reply(reply)
 
-    def disconnected(self, problem: ControlProblem) -> None:
-        """An attempt failed, or its connection has ended."""
+    def disconnected(self, problem: ControlProblem, *, hopeless: bool) -> None:
+        """
+        An attempt failed, or its connection has ended.
+
+        :param hopeless: no server helps until somebody changes something.
+        """
         if self._protocol is not None:
             self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
-        self._problem = problem
+        self._problem, self._hopeless = problem, hopeless
 
     def _retry_in(self, attempt: int) -> float:
         # ClientService calls this within a transition of its own, so the handler is called later.
@@ -344,7 +349,7 @@ class ControlClient:
             self._look_again()
 
     def _tell(self, problem: ControlProblem, delay: float) -> None:
-        if problem.fatal and (problem.final or not self._was_registered):
+        if self._hopeless and (problem.final or not self._was_registered):
             self._stopped = True
             self._service.stopService()
             self._handler.control_lost(problem, None)

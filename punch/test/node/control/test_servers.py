@@ -19,12 +19,14 @@ from punch.identity import Identity
 from punch.net.srv import TIMEOUT, LookUpService, ServiceResolver
 from punch.node.control.client import ControlClient
 from punch.node.control.servers import Server, Servers
+from punch.rendezvous.deny import DenyList
 from punch.test.internet import Host, Internet
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.node.control.test_tls import Watcher
+from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import Rendezvous
-from punch.wire.control import Accept, Register, Welcome
-from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.control import Accept, Error, ErrorCode, Register, Request, Welcome
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.service_records import ServiceRecord, in_order
 
 A, B, C = (RendezvousAddress(f"192.0.2.{number}") for number in (1, 2, 3))
@@ -186,7 +188,7 @@ class FailoverTests(InternetTestCase):
         self, *addresses: RendezvousAddress, look_up_service: LookUpService | None = None
     ) -> ControlClient:
         """A client that is started."""
-        machine: Host = self.net.host("client")
+        machine: Host = self.net.host(" ".join(["client of", *(each.location for each in addresses)]))
         self.machine = machine
         client = ControlClient(
             reactor=machine.reactor,
@@ -242,6 +244,39 @@ class FailoverTests(InternetTestCase):
         self.net.run_until(lambda: self.watcher.welcomes, 6.0, "a welcome")
         self.assertEqual(client.address, self.two.address)
         self.assertEqual(self.watcher.problems, [])
+
+    def test_what_a_server_says_is_shown_while_another_one_is_down(self) -> None:
+        """In whatever order they are tried; and they are tried again."""
+        down = RendezvousAddress("198.51.100.2", 9, self.one.address.pin)
+        self.one.service.deny(DenyList.parse("0.0.0.0/0"))
+        for addresses in ((self.one.address, down), (down, self.one.address)):
+            self.client(*addresses)
+            self.net.advance(3.0)
+        codes = [problem.error for _, problem, _ in self.watcher.problems]
+        self.assertGreater(len(codes), 3)
+        self.assertEqual(set(codes), {ErrorCode.DENIED})
+        self.assertNotIn(None, [retry_in for _, _, retry_in in self.watcher.problems])
+
+    def test_a_refusal_is_final_only_if_it_is_everywhere(self) -> None:
+        """A service of another version of the protocol, beside one that is down, and alone."""
+        key = Identity.generate(self.net.random_bytes("another key"))
+        other = ScriptedService.with_key(self.net.host("other", "198.51.100.3"), key)
+
+        def refuse(connection: ScriptedConnection, request: Request) -> None:
+            connection.reply(Error(ErrorCode.VERSION, "No."))
+            connection.close()
+
+        other.answer = refuse
+        address = RendezvousAddress("198.51.100.3", 7001, pin_of(key.private_key.public_key()))
+        down = RendezvousAddress("198.51.100.2", 9, address.pin)
+        for addresses, goes_on in (((down, address), True), ((address, down), True), ((address,), False)):
+            client = self.client(*addresses)
+            self.net.advance(3.0)
+            client.stop()
+            self.net.advance(1.0)
+            self.assertEqual({each.error for _, each, _ in self.watcher.problems}, {ErrorCode.VERSION})
+            self.assertEqual(self.watcher.problems[-1][2] is not None, goes_on)
+            self.watcher.problems.clear()
 
     def test_a_wrong_pin_does_not_end_it_while_another_server_may_come_back(self) -> None:
         wrong = RendezvousAddress("198.51.100.1", 7001, bytes(32))
