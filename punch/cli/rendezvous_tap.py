@@ -24,6 +24,7 @@ from twisted.application.service import IService, MultiService
 from punch.cli import member_options, twistd
 from punch.cli.certificate_files import CertificateFiles
 from punch.cli.member_options import MemberOptionError, MemberOptions, Members
+from punch.cli.memory import MemoryReturn
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.cli.rendezvous_announcer import Announcer
@@ -505,4 +506,5 @@ def makeService(options: Options) -> IService:
     process = MultiService()  # type: ignore[no-untyped-call]
     monitored.setServiceParent(process)  # type: ignore[no-untyped-call]
     members.watch(service).setServiceParent(process)  # type: ignore[no-untyped-call]
+    MemoryReturn(reactor, lambda: service.open_connections).setServiceParent(process)  # type: ignore[no-untyped-call]
     return process

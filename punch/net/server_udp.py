@@ -40,7 +40,9 @@ from punch.net.udp import enlarge_buffer, write_each
 from punch.wire.address import Address, canonical
 
 _READS = 32
-"""Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
+"""Calls to `recvmsg` before others get their turn…"""
+_DATAGRAMS = 256
+"""…and datagrams, of which a call may return 64."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.
@@ -129,7 +131,9 @@ class PacketInfoPort:
         """Read what waits, and hand it over by sender and local address, in order."""
         waiting: dict[tuple[tuple[str, int], bytes], list[bytes]] = {}
         read = self.socket.recvmsg_into
-        for _ in range(_READS):
+        calls = count = 0
+        while calls < _READS and count < _DATAGRAMS:
+            calls += 1
             try:
                 size, ancillary, _, remote = read(BUFFERS, ANCILLARY_SIZE)
             except BlockingIOError:
@@ -141,7 +145,9 @@ class PacketInfoPort:
             datagrams = waiting.get(key)
             if datagrams is None:
                 datagrams = waiting[key] = []
+            before = len(datagrams)
             take(datagrams, size, ancillary)
+            count += len(datagrams) - before
         server = self._server
         for (remote, information), datagrams in waiting.items():
             server.received(datagrams, Address._make(remote), self._local(information), self)

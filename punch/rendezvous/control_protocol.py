@@ -33,6 +33,12 @@ _CLOSE_TIME = 3.0
 _IGNORED_BYTES = 65_536
 """Bytes that are read and ignored meanwhile; beyond, nothing more is read."""
 
+_LINES_AT_ONCE = 4
+"""
+Lines of one peer that are handled before the other connections have their turn: hundreds of peers with a full
+burst each would otherwise keep everybody waiting for seconds.
+"""
+
 UNKNOWN_ADDRESS = "0.0.0.0"
 """The address in `welcome` if the client has no IP address (a UNIX socket without the PROXY protocol)."""
 
@@ -82,6 +88,7 @@ class ControlServerProtocol(LineReceiver):
         self._held = Timer(owner.clock)
         self._closing = False
         self._ignored = 0
+        self._at_once = 0
 
     def connectionMade(self) -> None:
         """Check the client's certificate, and begin a session or send an error."""
@@ -106,6 +113,7 @@ class ControlServerProtocol(LineReceiver):
     def dataReceived(self, data: bytes) -> None:
         """Split into lines; what comes after the end of the session is ignored."""
         if not self._closing:
+            self._at_once = 0
             super().dataReceived(data)  # type: ignore[no-untyped-call]
             return
         self._ignored += len(data)
@@ -118,8 +126,9 @@ class ControlServerProtocol(LineReceiver):
             self._session.receive_line(line, self._owner.monotonic())
             self._after()
             wait = self._owner.line_came(self._session)
-            if wait > 0.0 and not self._closing:
-                # This connection sends more than its share
+            self._at_once += 1
+            if (wait > 0.0 or self._at_once >= _LINES_AT_ONCE) and not self._closing:
+                # This connection sends more than its share, or others have their turn.
                 self._held.start(wait, self._read_on)
                 self._stop_reading()
 

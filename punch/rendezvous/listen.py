@@ -27,6 +27,7 @@ from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from punch.net.server_udp import NO_FAMILY, errno_of
+from punch.rendezvous.accepting import check_accepts
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 511
@@ -184,10 +185,14 @@ class _WildcardEndpoint:
 
 @implementer(IListeningPort)
 class _Ports:
-    """The ports of both families as one."""
+    """
+    The ports of both families as one.
+
+    :ivar ports: these ports.
+    """
 
     def __init__(self, ports: Sequence[IListeningPort], address: IAddress) -> None:
-        self._ports = ports
+        self.ports = ports
         self._address = address
 
     def startListening(self) -> None:
@@ -195,7 +200,7 @@ class _Ports:
 
     def stopListening(self) -> Deferred[None]:
         """Close both ports."""
-        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
+        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self.ports]
         return gatherResults(closing).addCallback(lambda _: None)
 
     def getHost(self) -> IAddress:
@@ -272,29 +277,39 @@ def listen(
     port: int,
     factory: ServerFactory,
     behind_balancer: ServerFactory,
+    first_bytes: Set[int],
 ) -> Deferred[list[IListeningPort]]:
     """
     Listen on all `endpoints`, or on `port` of all addresses if there are none. If one fails, none listens.
 
     :param behind_balancer: the factory for connections whose address comes in a header.
+    :param first_bytes: what connections without such a header may begin with; others may be closed at once.
     """
     if not endpoints:
         try:
-            return succeed(listen_on_all_addresses(reactor, port, factory))
+            opened = listen_on_all_addresses(reactor, port, factory)
         except CannotListenError:
             return fail()
-    return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer))
+        for each in opened:
+            check_accepts(each, first_bytes)
+        return succeed(opened)
+    return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer, first_bytes))
 
 
 async def _listen_all(
-    endpoints: Sequence[ControlEndpoint], factory: ServerFactory, behind_balancer: ServerFactory
+    endpoints: Sequence[ControlEndpoint],
+    factory: ServerFactory,
+    behind_balancer: ServerFactory,
+    first_bytes: Set[int],
 ) -> list[IListeningPort]:
     opened: list[IListeningPort] = []
     try:
         for endpoint in endpoints:
-            opened.append(
-                await endpoint.server.listen(behind_balancer if endpoint.behind_balancer else factory)
-            )
+            port = await endpoint.server.listen(behind_balancer if endpoint.behind_balancer else factory)
+            opened.append(port)
+            if not endpoint.behind_balancer:
+                for each in port.ports if isinstance(port, _Ports) else (port,):
+                    check_accepts(each, first_bytes)
     except BaseException:
         for each in opened:
             await _stopped(each)

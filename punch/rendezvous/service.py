@@ -432,7 +432,12 @@ class RendezvousService(Service):
             self._not_second(problem)
             return
         listening = listen(
-            self._reactor, self._endpoints, self.config.port, self._sniffer, self._sniffer.behind_balancer()
+            self._reactor,
+            self._endpoints,
+            self.config.port,
+            self._sniffer,
+            self._sniffer.behind_balancer(),
+            self._sniffer.routes.keys(),
         )
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 

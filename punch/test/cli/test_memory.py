@@ -1,0 +1,54 @@
+"""When a process with many connections gives its memory back."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from punch.cli.memory import FEWEST, LONG, PERIOD, MemoryReturn
+
+
+class MemoryReturnTests(TestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.connections = 0
+        self.returned: list[float] = []
+        self.service = MemoryReturn(
+            self.clock,
+            lambda: self.connections,
+            begin=lambda: None,
+            give_back=lambda: self.returned.append(self.clock.seconds()),
+        )
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+
+    def has(self, connections: int) -> int:
+        """So many connections are open for a while; return how often memory was given back until now."""
+        self.connections = connections
+        self.clock.pump([PERIOD] * 3)
+        return len(self.returned)
+
+    def test_after_a_flood(self) -> None:
+        """Once, when most connections have ended."""
+        self.assertEqual(self.has(10 * FEWEST), 0)
+        self.assertEqual(self.has(6 * FEWEST), 0)
+        self.assertEqual(self.has(5 * FEWEST), 1)
+        self.assertEqual(self.has(5 * FEWEST), 1)
+        self.assertEqual(self.has(0), 2)
+
+    def test_few(self) -> None:
+        """Not for a few connections."""
+        self.has(FEWEST - 1)
+        self.assertEqual(self.has(0), 0)
+
+    def test_cycles(self) -> None:
+        """After a long time in any case: cycles may have been left by connections that came and went."""
+        self.has(100)
+        self.clock.pump([PERIOD] * int(LONG / PERIOD))
+        self.assertEqual(len(self.returned), 1)
+
+    def test_stopped(self) -> None:
+        """A service that was stopped leaves nothing in the reactor."""
+        self.service.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.service.startService()
