@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from .local_peers import LocalPeers
+from .processes import TWISTD
 
 DOCS = Path(__file__).parent.parent / "docs"
+EXAMPLES = DOCS / "examples"
 ECHO = DOCS / "examples" / "echo.py"
 
 
 def test_the_page_has_the_program() -> None:
-    program = ECHO.read_text(encoding="utf-8")
-    assert f"```python\n{program}```\n" in (DOCS / "api.md").read_text(encoding="utf-8")
-    assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in ("echo.py", "amp.py", "watch.py"):
+        program = (EXAMPLES / name).read_text(encoding="utf-8")
+        assert f"```python\n{program}```\n" in page, name
+    assert sum(bool(line.strip()) for line in ECHO.read_text(encoding="utf-8").splitlines()) <= 40
 
 
 def test_echo(local: LocalPeers) -> None:
@@ -31,3 +39,110 @@ def test_echo(local: LocalPeers) -> None:
                 assert (done.returncode, done.stdout, done.stderr) == (0, f"{text}\n", "")
         finally:
             server.terminate()
+
+
+class Served:
+    """A program of alice that serves; the endpoints of all of them share her node."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def keys(local: LocalPeers) -> str:
+    return f":state-dir={local.directory / 'state'}:identity="
+
+
+@pytest.fixture
+def serve(keys: str) -> Iterator[Callable[..., Served]]:
+    running: list[Served] = []
+
+    def start(example: str, service: str, *arguments: str) -> Served:
+        endpoint = f"punch:service={service}:allow=anyone{keys}alice"
+        running.append(Served(str(EXAMPLES / example), "serve", endpoint, *arguments))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
+
+
+def run_example(example: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def test_programs_of_twisted_on_one_node(
+    local: LocalPeers, keys: str, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """AMP, Perspective Broker and IRC, each a program of its own, on one identity, and so on one link."""
+    servers = [serve("amp.py", "sum"), serve("perspective.py", "notes"), serve("irc.py", "irc")]
+    (alice,) = {server.line() for server in servers}
+    bob = local.running.peer("bob")
+    bob.wait("registered")
+
+    def at(service: str) -> str:
+        return f"punch:{alice}:service={service}{keys}bob"
+
+    assert run_example("amp.py", "ask", at("sum"), "13", "81") == "94\n"
+    run_example("perspective.py", "add", at("notes"), "buy bread")
+    assert run_example("perspective.py", "add", at("notes"), "water the flowers").splitlines() == [
+        "buy bread",
+        "water the flowers",
+    ]
+    assert run_example("irc.py", "say", at("irc"), "bob", "hello") == "bob on #punch: hello\n"
+    bob.command("status", request=1)
+    assert [link["peer"] for link in bob.wait("result")["links"]] == [alice]
+
+
+def test_web(local: LocalPeers, keys: str, tmp_path: Path) -> None:
+    """Twisted's web server, started by twistd without a line of code, and its Agent."""
+    (tmp_path / "file.txt").write_bytes(b"contents\n" * 100_000)
+    server = subprocess.Popen(
+        [
+            *(TWISTD, "-n", "--pidfile=", "web", "--path", str(tmp_path)),
+            *("--listen", f"punch:service=web:allow=anyone{keys}alice"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        alice = local.id_of("alice")
+        url, options = f"http://{alice}/file.txt", f"{keys}bob"
+        deadline = time.monotonic() + 60
+        while (done := fetch(url, options)).returncode and time.monotonic() < deadline:
+            assert b"registered" in done.stderr or b"has no service" in done.stderr, done.stderr
+        assert done.stdout == b"contents\n" * 100_000
+        assert fetch(f"http://{alice}/nothing", options).stderr == b"404 Not Found\n"
+        assert b"neither a name in the address book nor a peer ID" in fetch("http://alise/", options).stderr
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def fetch(url: str, options: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, str(EXAMPLES / "fetch.py"), url, options]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_short(path: Path) -> None:
+    """An example is read in one go."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60

@@ -263,3 +263,41 @@ def test_a_process_that_hangs(local: LocalPeers) -> None:
     assert done.returncode == 1
     assert "does not answer" in done.stderr
     assert time.monotonic() - begun < 30
+
+
+ENDPOINTS = """
+import sys
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.internet.task import react
+from twisted.protocols.wire import Echo
+
+async def main(reactor):
+    port = await serverFromString(reactor, sys.argv[1]).listen(Factory.forProtocol(Echo))
+    print(port.getHost(), flush=True)
+    await Deferred()
+
+react(main)
+"""
+
+
+def test_a_service_goes_on_without_the_process_of_the_node(local: LocalPeers) -> None:
+    """A served endpoint becomes the node when the one that it was attached to is killed."""
+    state = local.directory / "state"
+    alice = local.running.peer("alice")
+    alice.wait("registered")
+    endpoint = f"punch:service=echo/1:allow=anyone:identity=alice:state-dir={state}"
+    command = [sys.executable, "-c", ENDPOINTS, endpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert says(server) == alice.events[0]["id"]
+            services = json.loads(status(state, "alice", "--json").stdout)["services"]
+            assert {"service": "echo/1", "allow": "anyone"} in services
+            alice.kill()
+            deadline = time.monotonic() + 60
+            while (done := status(state, "alice", "--json")).returncode:
+                assert time.monotonic() < deadline
+            assert json.loads(done.stdout)["services"] == [{"service": "echo/1", "allow": "anyone"}]
+        finally:
+            server.terminate()

@@ -24,6 +24,7 @@ from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variab
 from punch.local.server import LocalServer
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
 from punch.net.interfaces import source_address
+from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.node.events import CallFailed, Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
@@ -104,11 +105,17 @@ async def attach_or_become(
     deadline = reactor.seconds() + ATTACH_TIME
     while True:
         try:
-            return _checked(await attach(state.directory, reactor, environ), options)
+            node = await attach(state.directory, reactor, environ)
         except NotRunning:
             pass
         except SocketError as error:
             raise CommandError("denied", str(error)) from None
+        else:
+            try:
+                return check_rendezvous(node, options)
+            except CommandError:
+                node.detach()
+                raise
         try:
             lock = state.lock()
         except IdentityInUse as error:
@@ -125,11 +132,15 @@ async def attach_or_become(
         await deferLater(reactor, RETRY, lambda: None)
 
 
-def _checked(node: AttachedNode, options: NodeOptions) -> AttachedNode:
+def check_rendezvous(node: NodeAccess, options: NodeOptions) -> NodeAccess:
+    """
+    Return a node that uses the rendezvous that the options name, if they name one.
+
+    :raise CommandError: it uses another one.
+    """
     if options.rendezvous is not None:
         wanted = ",".join(map(str, RendezvousAddress.parse_all(options.rendezvous)))
         if wanted != node.rendezvous:
-            node.detach()
             raise CommandError(
                 "other-rendezvous",
                 f"The node that runs uses the rendezvous {node.rendezvous}, not {wanted}. Leave "
@@ -176,6 +187,7 @@ async def become(
     # Not earlier: it takes long to load, and who attaches does not need it
     from punch.node.node import Node
 
+    use_monotonic_time(reactor)
     state = options.peer
     try:
         rendezvous = choose_rendezvous(options.rendezvous, options.state, options.identity, environ)

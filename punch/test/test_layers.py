@@ -33,8 +33,9 @@ ALLOWED = {
     "link": {"ice", "net", "wire", "identity"},
     "node": {"link", "natcheck", "ice", "turn", "net", "wire"} | BASE,
     "local": {"node", "link", "net", "wire"} | BASE,
-    "apps": {"local", "node", "link", "natcheck", "net", "wire"} | BASE,
-    "ui": {"apps", "local", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
+    "endpoints": {"local", "node", "link", "net", "wire"} | BASE,
+    "apps": {"endpoints", "local", "node", "link", "natcheck", "net", "wire"} | BASE,
+    "ui": {"apps", "endpoints", "local", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
     "rendezvous": {"turn", "net", "wire", "files", "identity"},
 }
 

@@ -1,6 +1,14 @@
 """What `twistd` offers when Punch is installed. Nothing heavy is imported: modules are named, not loaded."""
 
+from typing import Any
+
 from twisted.application.service import ServiceMaker
+from twisted.internet.interfaces import (
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 
 rendezvous = ServiceMaker(
     "Punch rendezvous",
@@ -15,3 +23,27 @@ peer = ServiceMaker(
     "Punch through to another peer and chat with it, or wait for one.",
     "punch-peer",
 )
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor, IStreamServerEndpointStringParser)
+class _PunchEndpoints:
+    """Endpoint strings that begin with `punch:`."""
+
+    prefix = "punch"
+
+    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+        """`punch:WHO:service=NAME`, a service of a peer."""
+        from punch.endpoints import parse_client
+        from punch.ui.text.causes import event_sentence
+
+        return parse_client(reactor, args, kwargs, sentence=event_sentence)
+
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+        """`punch:service=NAME:allow=WHO`, a service for peers."""
+        from punch.endpoints import parse_server
+        from punch.ui.text.causes import event_sentence
+
+        return parse_server(reactor, args, kwargs, sentence=event_sentence)
+
+
+endpoints = _PunchEndpoints()

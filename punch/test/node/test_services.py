@@ -225,6 +225,8 @@ class ExampleTests(NodeTestCase):
     def test_echo_and_counter(self) -> None:
         echo, counter = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("echo", "counter"))
         peer = self.bob.identity.peer_id
+        shown: list[str] = []
+        runpy.run_path(str(EXAMPLES / "watch.py"))["watch"](self.alice, shown.append)
         self.bob.serve("echo/1", Factory.forProtocol(echo["Echo"]), anyone)
         stop = counter["serve"](self.bob)
         link = self.net.wait(self.alice.connect(peer), 20.0, "a link")
@@ -244,3 +246,5 @@ class ExampleTests(NodeTestCase):
         self.assertEqual(len(self.of("bob", Connected)), 1)
         self.net.advance(IDLE_TIME + 2.0)
         self.assertEqual(len(self.of("bob", Disconnected)), 1)
+        self.assertIn(f"{peer.short}: host, ", shown[0])
+        self.assertEqual(len(shown), 2)

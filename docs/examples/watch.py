@@ -1,0 +1,19 @@
+"""Events: prints what happens to a node, its calls and its links."""
+
+from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, Registered
+from punch.ui.text.causes import event_sentence
+
+
+def watch(node, show=print):
+    """Print events until what is returned is called."""
+
+    def handle(event):
+        if isinstance(event, Registered):
+            show(f"registered at {event.rendezvous}")
+        elif isinstance(event, (Connected, PathChanged)):
+            path = event.path
+            show(f"{event.peer.short}: {path.kind}, {path.local} to {path.remote}")
+        elif isinstance(event, (CallFailed, Disconnected)):
+            show(event_sentence(event))
+
+    return node.subscribe(handle)
