@@ -48,7 +48,13 @@ class ServerTestCase(InternetTestCase):
         self.server = WebServer(
             clock,
             BrowserAdmission(self.net.random_bytes("tickets")),
-            lambda connection: PageSocket(connection, self.owner, clock),
+            lambda connection: PageSocket(
+                connection,
+                clock,
+                perform=self.owner.perform,
+                joined=self.owner.joined,
+                left=self.owner.left,
+            ),
         )
         self.server.listen(8080)
         self.addCleanup(self.server.stop)

@@ -447,7 +447,7 @@ class Chat:
         """Whether messages wait for `peer`, who is not blocked."""
         return self.conversations.undelivered(peer) > 0 and not self._book.blocked(peer)
 
-    # -- for conversations (ConversationOwner) --
+    # -- what conversations report --
 
     def conversation_heard(
         self, conversation: Conversation, event: protocol.Named | protocol.Farewell
@@ -465,7 +465,11 @@ class Chat:
         self.views.tell(MessagesDelivered(conversation.peer))
 
     def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
-        """The conversation's stream on that link has ended, and no other has replaced it."""
+        """
+        The conversation's stream on that link has ended, and no other has replaced it.
+
+        :param error: how the peer broke the protocol, if it did.
+        """
         peer = conversation.peer
         if self._stopped or peer not in self.links:
             return
@@ -475,7 +479,7 @@ class Chat:
             self._timers.later(REOPEN_DELAY, self._reopen_stream, link)
 
     def conversation_outdated(self, conversation: Conversation) -> None:
-        """The conversation needs a new stream."""
+        """The conversation needs a new stream, as a new epoch was begun."""
         link = self.links.get(conversation.peer)
         if link is not None:
             self._open_stream(link)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -36,32 +36,10 @@ from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
 
 if TYPE_CHECKING:
-    from punch.link.link import Link
+    from punch.apps.chat.chat import Chat
 
 #: Reading from the stream stops while this many messages wait for the store and the views.
 MAX_UNHANDLED = 64
-
-
-class ConversationOwner(Protocol):
-    """What a conversation reports, besides events for the views; `Chat` implements it."""
-
-    def conversation_heard(
-        self, conversation: Conversation, event: protocol.Named | protocol.Farewell
-    ) -> None:
-        """The peer sent something that is not about messages."""
-
-    def conversation_moved(self, conversation: Conversation, delivered: int) -> None:
-        """Messages of the peer were delivered to the views, or `delivered` of ours to the peer."""
-
-    def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
-        """
-        The conversation's stream on that link has ended, and no other has replaced it.
-
-        :param error: how the peer broke the protocol, if it did.
-        """
-
-    def conversation_outdated(self, conversation: Conversation) -> None:
-        """The conversation needs a new stream, as a new epoch was begun."""
 
 
 @dataclass
@@ -96,7 +74,7 @@ class Conversation:
         views: Views,
         wall: Callable[[], float],
         new_epoch: Callable[[], bytes],
-        owner: ConversationOwner,
+        chat: Chat,
     ) -> None:
         self.peer = peer
         self._storage = storage
@@ -105,7 +83,7 @@ class Conversation:
         self._new_epoch = new_epoch
         self._kept = _Load()
         self._coming = _Load()
-        self._owner = owner
+        self._chat = chat
         self._stream: ChatStream | None = None
         self._remote_epoch: bytes | None = None
         self._known: dict[bytes, Known] = {}
@@ -258,7 +236,7 @@ class Conversation:
         self._stream = None
         if self.undelivered:
             self._storage.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
-        self._owner.conversation_ended(self, stream.link, error)
+        self._chat.conversation_ended(self, stream.link, error)
 
     def _wait_again(self, messages: list[ChatMessage]) -> None:
         if not self.ready:
@@ -281,7 +259,7 @@ class Conversation:
         elif isinstance(event, protocol.ReadThere):
             self._progress.reach(MessageState.READ, event.id)
         else:
-            self._owner.conversation_heard(self, event)
+            self._chat.conversation_heard(self, event)
 
     def _greeted(self, stream: ChatStream, event: protocol.Greeted) -> None:
         self._remote_epoch = event.epoch
@@ -298,7 +276,7 @@ class Conversation:
 
     def _begin_anew(self, _: None) -> None:
         self._renewed = True
-        self._owner.conversation_outdated(self)
+        self._chat.conversation_outdated(self)
 
     def _catch_up(self, epoch: bytes) -> None:
         """Send what has changed since our hello, when the epoch of the peer was not known yet."""
@@ -384,7 +362,7 @@ class Conversation:
         if self._remote_epoch in delivered:
             self._acknowledge()
         self._balance()
-        self._owner.conversation_moved(self, 0)
+        self._chat.conversation_moved(self, 0)
 
     def _acknowledge(self) -> None:
         """Send an ack for all messages that were delivered to the views."""
@@ -413,7 +391,7 @@ class Conversation:
             self._kept.add(-1, -len(message.text))
         self.tell_states(messages)
         if delivered:
-            self._owner.conversation_moved(self, len(delivered))
+            self._chat.conversation_moved(self, len(delivered))
 
     def tell_states(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
         """Tell the views that messages are delivered or read, and store that they were told."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from punch.apps.chat.conversation import Conversation, ConversationOwner
+from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.events import Views
 from punch.apps.chat.model import ChatMessage
 from punch.apps.chat.storage import Storage
 from punch.identity import PeerID
+
+if TYPE_CHECKING:
+    from punch.apps.chat.chat import Chat
 
 #: Conversations that are kept in memory. Beyond that, those are dropped that the store has in full.
 MAX_CONVERSATIONS = 256
@@ -28,13 +32,13 @@ class Conversations:
         views: Views,
         wall: Callable[[], float],
         new_epoch: Callable[[], bytes],
-        owner: ConversationOwner,
+        chat: Chat,
     ) -> None:
         self._storage = storage
         self._views = views
         self._wall = wall
         self._new_epoch = new_epoch
-        self._owner = owner
+        self._chat = chat
         self._conversations: dict[PeerID, Conversation] = {}
 
     def __iter__(self) -> Iterator[Conversation]:
@@ -54,7 +58,7 @@ class Conversations:
                 if one.idle:
                     del self._conversations[old]
             conversation = self._conversations[peer] = Conversation(
-                peer, self._storage, self._views, self._wall, self._new_epoch, self._owner
+                peer, self._storage, self._views, self._wall, self._new_epoch, self._chat
             )
         return conversation
 
@@ -92,7 +96,7 @@ class Conversations:
         """
         for peer, conversation in self._conversations.items():
             conversation.counted(*waiting.get(peer, (0, 0)))
-            self._owner.conversation_moved(conversation, 0)
+            self._chat.conversation_moved(conversation, 0)
 
     def retry(self) -> None:
         """Have all conversations try again to store what the store refused."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,32 +30,33 @@ UNSUPPORTED, TOO_MUCH = 1003, 1009
 JSON = dict[str, Any]
 
 
-class PageOwner(Protocol):
-    """The view of the chat, as its pages know it."""
-
-    def joined(self, page: PageSocket) -> None:
-        """The page is open."""
-
-    def left(self, page: PageSocket) -> None:
-        """The page is closed."""
-
-    def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
-        """Do a command. :raise ChatError: it can't be done."""
-
-
 class PageSocket:
     """
     The WebSocket of one page.
 
     It first sends a snapshot. Events before that are part of the snapshot, and are not sent.
+
+    :param perform: does a command of the given name with the given fields; may raise `ChatError`.
+    :param joined: called when the page is open.
+    :param left: called when the page is closed.
     """
 
     _log = Logger()
 
-    def __init__(self, connection: PageConnection, owner: PageOwner, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        connection: PageConnection,
+        clock: IReactorTime,
+        *,
+        perform: Callable[[object, JSON], Deferred[JSON | None]],
+        joined: Callable[[PageSocket], None],
+        left: Callable[[PageSocket], None],
+    ) -> None:
         self._connection = connection
-        self._owner = owner
         self._clock = clock
+        self._perform = perform
+        self._joined = joined
+        self._left = left
         self._negotiating: WebSocketTransport | None = None
         self._transport: WebSocketTransport | None = None
         self._started = False
@@ -94,7 +95,7 @@ class PageSocket:
         """The handshake is done."""
         self._transport = self._negotiating
         self._ping()
-        self._owner.joined(self)
+        self._joined(self)
 
     def textMessageReceived(self, message: str) -> None:
         """Do a command of the page."""
@@ -108,7 +109,7 @@ class PageSocket:
             self._fail(fields, error)
             return
         self._pending += 1
-        done = maybeDeferred(self._owner.perform, fields.get("command"), fields)
+        done = maybeDeferred(self._perform, fields.get("command"), fields)
         done.addCallbacks(partial(self._answer, fields), partial(self._failed, fields))
 
     def bytesMessageReceived(self, data: bytes | bytearray) -> None:
@@ -125,7 +126,7 @@ class PageSocket:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self._owner.left(self)
+        self._left(self)
 
     # -- inside --
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -76,7 +77,7 @@ class WebView:
         self._pairs_timer: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
         self._erased: dict[str, float] = {}
-        self.server = WebServer(reactor, BrowserAdmission(random), self._page)
+        self.server = WebServer(reactor, BrowserAdmission(random), self.page)
 
     # -- start and stop --
 
@@ -102,8 +103,15 @@ class WebView:
             self._pairs_timer = None
         return self.server.stop()
 
-    def _page(self, connection: PageConnection) -> PageSocket:
-        return PageSocket(connection, self, self._clock)
+    def page(self, connection: PageConnection) -> PageSocket:
+        """Make the page of a new connection."""
+        return PageSocket(
+            connection,
+            self._clock,
+            perform=partial(perform, self._context),
+            joined=self._joined,
+            left=self._page_left,
+        )
 
     # -- what the chat tells (View) --
 
@@ -141,22 +149,18 @@ class WebView:
             peer = None
         self._erased["" if peer is None else str(peer)] = self._wall()
 
-    # -- what pages do (PageOwner) --
+    # -- what pages do --
 
-    def joined(self, page: PageSocket) -> None:
+    def _joined(self, page: PageSocket) -> None:
         """A page was opened: send it a snapshot."""
         self._pages[page] = None
         self._update_pairs_later()
         Deferred.fromCoroutine(self._start(page)).addErrback(lambda failure: self._no_snapshot(failure, page))
 
-    def left(self, page: PageSocket) -> None:
+    def _page_left(self, page: PageSocket) -> None:
         """A page was closed."""
         if self._pages.pop(page, page) is None:
             self._left_at = self._clock.seconds()
-
-    def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
-        """Do a command of a page."""
-        return perform(self._context, name, fields)
 
     async def _start(self, page: PageSocket) -> None:
         chat = self._chat

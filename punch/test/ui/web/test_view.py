@@ -26,7 +26,6 @@ from punch.test.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.commands import COMMANDS
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.qr_code import qr_code
-from punch.ui.web.socket import PageSocket
 from punch.ui.web.view import RELOAD, WebView
 
 
@@ -227,7 +226,7 @@ class DiskTests(SynchronousTestCase):
     def opened(self, view: WebView, network: ChatNetwork) -> Iterator[list[dict[str, Any]]]:
         """A page, and what it is told: the first when the disk has answered."""
         websocket = RecordingWebSocket()
-        page = PageSocket(cast(PageConnection, StringTransport()), view, network.clock)
+        page = view.page(cast(PageConnection, StringTransport()))
         page.negotiationStarted(cast(Any, websocket))
         page.negotiationFinished()
         yield websocket.said
