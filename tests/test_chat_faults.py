@@ -1,7 +1,7 @@
 """
-A chat while faults happen, on the simulated internet, under 40 seeds.
+A chat while faults happen, on the simulated internet, under 40 seeds; a peer with several states, under 8.
 
-`PUNCH_SEEDS=all` runs two hundred.
+`PUNCH_SEEDS=all` runs 200 and 20.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from punch.test.chat_faults import run
+from punch.test.chat_states import StatesInTurn
 
 from .seeds import seeds
 from .workers import Workers
@@ -23,3 +24,9 @@ def test_seeds(workers: Workers, first: int) -> None:
     for outcome in outcomes:
         print(outcome)
     assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
+
+
+@pytest.mark.parametrize("seed", seeds(8, 20))
+def test_many_states_in_turn(seed: int) -> None:
+    """A peer is killed and comes back with another of its states: everything once, in each state's order."""
+    assert StatesInTurn(seed).run() == []

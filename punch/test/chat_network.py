@@ -253,6 +253,13 @@ class ChatPeer:
         self.killed = True
         self.chat.stop()
 
+    def restart(self, seed: int, store: Store | None = None) -> ChatPeer:
+        """Kill this process, and make another one on the same disk, or on another one."""
+        self.kill()
+        return ChatPeer(
+            self.network, seed, self.chat.name, store=store or self.store, book=self.book, identity=self.id
+        )
+
     def emit(self, event: node_events.Event) -> None:
         """Tell an event of the node to all who have subscribed."""
         for listener in list(self._listeners):
@@ -400,13 +407,6 @@ class ChatTestCase(SynchronousTestCase):
         """Alice, or bob, says something; returned is what is on the disk then."""
         side = side or self.alice
         return result(side.chat.send((self.bob if side is self.alice else self.alice).id, text))
-
-    def restart(self, side: ChatPeer, seed: int, store: Store | None = None) -> ChatPeer:
-        """Its process is killed, and another one begins on the same disk, or on another one."""
-        side.kill()
-        return ChatPeer(
-            self.network, seed, side.chat.name, store=store or side.store, book=side.book, identity=side.id
-        )
 
     def assert_error(self, code: str, call: object, *arguments: object) -> str:
         """It is refused with that code; returned is the sentence."""

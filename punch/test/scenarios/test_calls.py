@@ -164,7 +164,7 @@ class EventTests(SystemTestCase):
 
     def test_calls_that_nearly_cross(self) -> None:
         """A second call, placed at different moments of the first, leads to the same single link."""
-        for step in range(9):
+        for step in range(0, 9, 2):
             alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
             alice.call(bob.id)
             self.net.advance(step * D)

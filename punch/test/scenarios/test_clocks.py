@@ -61,7 +61,7 @@ class ClockStepTests(RelayTestCase):
         self.start()
         alice = self.peer(self.home("alice"), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob"))
-        for step in (-3600.0, -YEAR, YEAR):
+        for step in (-YEAR, YEAR):
             self.net.advance(61.0)
             self.rendezvous.host.set_wall(step)
             connect(alice, bob)

@@ -125,9 +125,10 @@ class TopologyTests(InternetTestCase):
         self.check("double NAT to single NAT", self.peer(lan.host("alice")), self.home("bob", 2))
 
     def test_open_internet_with_every_nat(self) -> None:
-        """A peer with a public address and no filter connects directly to peers behind any NAT, both ways."""
+        """A peer with a public address and no filter connects directly to peers behind NATs, both ways;
+        `tests/test_simulated_grid.py` has all kinds of them."""
         server = self.peer(self.net.host("server", "198.51.100.77", link=LINK))
-        for number, kind in enumerate(KINDS, 1):
+        for number, kind in enumerate(KINDS[::4], 1):
             lan = self.net.lan(
                 kind, f"192.168.{number}.0/24", nat=nat(kind, f"203.0.113.{number}"), link=LINK
             )

@@ -258,7 +258,7 @@ class AllocationTests(RelayTestCase):
             self.start(RendezvousLimits(relay_credentials_time=180.0, relay_nonce_time=54.0))
             alice, bob = self.pair(block_udp=block)
             connect(alice, bob)
-            for _ in range(3):
+            for _ in range(2):
                 self.net.advance(310.0)
                 self.chat(alice, bob, 3)
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [], number)

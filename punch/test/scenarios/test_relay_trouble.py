@@ -223,7 +223,7 @@ class RestartTests(RelayTestCase):
         Over UDP and TCP: the same link goes on within five seconds of the return, nothing is lost. Over TCP
         nothing tells of the return but another try.
         """
-        for block, outage in ((False, 1.0), (True, 1.0), (False, 4.0), (True, 4.0), (True, 100.0)):
+        for block, outage in ((False, 4.0), (True, 1.0), (True, 100.0)):
             self.setUp()
             self.start()
             alice, bob = self.pair(block_udp=block)
@@ -265,7 +265,7 @@ class RestartTests(RelayTestCase):
     def test_in_the_middle_of_an_introduction(self) -> None:
         """Whenever it restarts, the call connects or fails with an explanation, and the next connects."""
         self.start()
-        for number in range(8):
+        for number in (0, 3, 4, 7):
             alice, bob = (
                 self.peer(self.home(f"{name}-{number}", block_udp=bool(number % 2)))
                 for name in ("alice", "bob")

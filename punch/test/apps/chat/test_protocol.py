@@ -279,7 +279,7 @@ class HostileTests(SynchronousTestCase):
         self.assertEqual(events(made), [])
         self.assertRaises(ChatProtocolError, made.receive_data, b"\x02\xff\xff" + b"x" * 10_000_000)
 
-    @settings(derandomize=True, deadline=None, max_examples=100)
+    @settings(derandomize=True, deadline=None, max_examples=40)
     @given(st.binary(max_size=200), st.booleans())
     def test_anything_is_refused_or_understood(self, data: bytes, greeted: bool) -> None:
         made = core(greeted=False)
@@ -289,7 +289,7 @@ class HostileTests(SynchronousTestCase):
             return
         events(made)
 
-    @settings(derandomize=True, deadline=None, max_examples=50)
+    @settings(derandomize=True, deadline=None, max_examples=15)
     @given(st.lists(st.text(max_size=50), max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=60))
     def test_however_it_is_cut(self, texts: list[str], cuts: list[int]) -> None:
         texts = [text for text in texts if text.isprintable()]

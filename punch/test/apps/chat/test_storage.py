@@ -49,7 +49,7 @@ class LostStateTests(ChatTestCase):
             self.say(f"newer {number}")
         self.run_for()
         self.alice.store = copy
-        self.alice = self.restart(self.alice, 11).start()
+        self.alice = self.alice.restart(11).start()
         said = self.say("after the backup")
         self.say("and another")
         self.run_for(6.0)
@@ -64,7 +64,7 @@ class LostStateTests(ChatTestCase):
         self.say("newest")
         self.run_for(1.0)
         self.alice.store = copy
-        self.alice = self.restart(self.alice, 11).start()
+        self.alice = self.alice.restart(11).start()
         said = [self.say(f"after {number}") for number in range(4)]
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["old", "newer", "newest", *(message.text for message in said)])
@@ -77,7 +77,7 @@ class LostStateTests(ChatTestCase):
         self.say("newer")
         self.run_for(1.0)
         self.alice.store = copy
-        self.alice = self.restart(self.alice, 11)
+        self.alice = self.alice.restart(11)
         said = self.say("after the backup")
         copy.database.run(
             "CREATE TEMP TRIGGER full BEFORE UPDATE OF epoch ON conversation "
@@ -98,7 +98,7 @@ class LostStateTests(ChatTestCase):
         self.say("newer")
         self.run_for(1.0)
         self.alice.store = copy
-        self.alice = self.restart(self.alice, 11)
+        self.alice = self.alice.restart(11)
         said = self.say("after the backup")
         self.bob.store.database.rows("PRAGMA query_only = OFF")
         self.alice.start()
@@ -112,7 +112,7 @@ class LostStateTests(ChatTestCase):
         self.say("theirs", self.bob)
         self.run_for()
         self.alice.store = Store(None)
-        self.alice = self.restart(self.alice, 11).start()
+        self.alice = self.alice.restart(11).start()
         self.say("two")
         self.say("theirs too", self.bob)
         self.run_for(8.0)

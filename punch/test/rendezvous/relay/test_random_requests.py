@@ -140,17 +140,17 @@ class RandomRequestTests(SynchronousTestCase):
         self.assertEqual(len(relay.table.places), 0)
         self.assertIsNone(relay.server.core.get_timer())
 
-    def test_ten_thousand_requests(self) -> None:
-        """Requests from 10,000 ports of one peer make a few allocations, and no state for the others."""
-        server = TurnServer(requests_burst=10_000)
+    def test_two_thousand_requests(self) -> None:
+        """Requests from 2,000 ports of one peer make a few allocations, and no state for the others."""
+        server = TurnServer(requests_burst=2_000)
         codes: Counter[int] = Counter()
         client = server.client()
-        for port in range(10_000):
+        for port in range(2_000):
             client.remote = Address(BOB.host, 1 + port)
             client.nonce = client.handed_out
             (answer,) = client.send(client.request(Method.ALLOCATE, UDP))
             codes[code_of(parse(answer))] += 1
-        self.assertEqual(codes, {0: 64, 486: 10_000 - 64})
+        self.assertEqual(codes, {0: 64, 486: 2_000 - 64})
         self.assertEqual((len(server.core.allocations), len(server.core.allocations.users)), (64, 1))
         self.assertEqual(server.core.authenticator.remembered, 64)
 
@@ -198,9 +198,9 @@ class SpoofTests(RelayServiceCase):
                 answered[seen.destination] += len(seen.payload)
         return {source: (size, answered[source]) for source, size in asked.items()}
 
-    def test_ten_thousand_sources(self) -> None:
+    def test_two_thousand_sources(self) -> None:
         """Every one may be a client: no state, and to nobody more than three bytes for one."""
-        sources = [(f"{20 + (number >> 8)}.{number & 255}.7.1", 1024 + number) for number in range(10_000)]
+        sources = [(f"{20 + (number >> 8)}.{number & 255}.7.1", 1024 + number) for number in range(2_000)]
         told = self.flood(sources)
         for question, answer in told.values():
             self.assertTrue(0 < answer <= 3 * question, (question, answer))

@@ -232,7 +232,7 @@ class ReplayTests(SynchronousTestCase):
 class StrangerTests(SynchronousTestCase):
     """Who has proved nothing may be anybody."""
 
-    def test_ten_thousand_spoofed_requests(self) -> None:
+    def test_two_thousand_spoofed_requests(self) -> None:
         """No state, and no answer beyond three times its question."""
         server = TurnServer()
         questions = [
@@ -241,7 +241,7 @@ class StrangerTests(SynchronousTestCase):
             server.client(user="nobody").request(Method.ALLOCATE, UDP)[:-4] + b"\0\0\0\0",
         ]
         answered = 0
-        for number in range(10_000):
+        for number in range(2_000):
             question = questions[number % 3]
             spoofed = Address(f"192.{number >> 8}.{number & 255}.1", 5000)
             server.core.receive([question], spoofed, HERE, server.now)
@@ -253,7 +253,7 @@ class StrangerTests(SynchronousTestCase):
                     answered += 1
                     self.assertLessEqual(len(message), 3 * len(question))
                     self.assertIn(code_of(parse(message)), (401, 438))
-        self.assertEqual(answered, 10_000)
+        self.assertEqual(answered, 2_000)
         table = server.core.allocations
         self.assertEqual((len(table), table.users, server.ports.open_ports), (0, {}, {}))
         self.assertEqual(server.core.authenticator.remembered, 0)
