@@ -255,9 +255,9 @@ class PersistenceTests(SystemTestCase):
         self.net.run_until(lambda: alice.delivered, 5.0)
 
     def test_idle_peer_can_be_called(self) -> None:
-        """An idle peer behind a NAT can be called after an hour."""
+        """An idle peer behind a NAT can be called after ten minutes."""
         alice, bob = self.pair()
-        self.net.advance(3600.0)
+        self.net.advance(600.0)
         self.assertEqual(len(bob.of(Registered)), 1)
         connect(alice, bob)
 

@@ -91,7 +91,7 @@ MESSAGES = st.builds(
     st.binary(min_size=12, max_size=12),
     st.lists(st.one_of(KNOWN, UNKNOWN), max_size=8).map(tuple),
 )
-PROPERTIES = settings(derandomize=True, deadline=None, max_examples=100)
+PROPERTIES = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 class RoundTripTests(SynchronousTestCase):
