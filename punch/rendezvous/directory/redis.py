@@ -23,6 +23,7 @@ import math
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,6 +70,8 @@ OWNER_LIFE = 10
 """Seconds after which a Redis that a service has left may be used by another one."""
 MAX_CLOCK_ERROR = 60.0
 """Seconds by which the wall clocks of this machine and of Redis may differ before the operator is told."""
+LAST_TIME = 0.5
+"""Seconds that Redis has, when this process stops, to take what was said last."""
 _CHUNK = 100
 """Entries that are written at once after Redis was away or flushed…"""
 _PAUSE = 0.05
@@ -131,6 +134,7 @@ class RedisDirectory:
         self._running: Deferred[None] | None = None
         self._stopped = False
         self._commands: RedisConnection | None = None
+        self._subscriber: RedisConnection | None = None
         self._entries: OrderedDict[PeerID, _LocalPeer] = OrderedDict()
         """The one that is to be refreshed next is the first."""
         self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
@@ -174,11 +178,29 @@ class RedisDirectory:
         self._running.addErrback(lambda failure: self._log.failure("The directory has failed.", failure))
 
     def stop(self) -> Deferred[None]:
-        """Disconnect. What this process has written expires, and its entries are no use to anyone before."""
+        """
+        Disconnect when Redis has what was said until now, such as which peers and calls are gone, or after
+        `LAST_TIME`. What this process has written expires, and its entries are no use to anyone before.
+        """
         self._stopped = True
+        if self._commands is None:
+            self._disconnect(None)
+            return succeed(None)
+        if self._subscriber is not None:
+            # Others learn at their next message that this process has gone
+            self._subscriber.abort()
+        said = Deferred.fromCoroutine(self._wait_until_said(self._commands))
+        said.addTimeout(LAST_TIME, self._reactor)
+        return said.addCallback(self._disconnect)
+
+    async def _wait_until_said(self, commands: RedisConnection) -> None:
+        # Turns come in order, and so do the answers of Redis
+        with suppress(RedisProblem, CancelledError):
+            await self._turns.ask(commands, ("PING",))
+
+    def _disconnect(self, _: object) -> None:
         if self._running is not None:
             self._running.cancel()
-        return succeed(None)
 
     def share(self, part: Shared) -> None:
         """Keep something else in step with the other processes, too."""
@@ -221,7 +243,7 @@ class RedisDirectory:
     async def _run(self) -> None:
         while not self._stopped:
             commands = RedisConnection(self._reactor, self._address)
-            subscriber = RedisConnection(self._reactor, self._address, self._received)
+            subscriber = self._subscriber = RedisConnection(self._reactor, self._address, self._received)
             try:
                 await self._connect(commands, subscriber)
                 while True:
@@ -232,7 +254,7 @@ class RedisDirectory:
             except (TypeError, ValueError, LookupError) as error:
                 self._lost(f"it answers as Redis does not ({error})"[:150])
             finally:
-                self._commands = None
+                self._commands = self._subscriber = None
                 self._shared.stop()
                 if self._syncing is not None:
                     self._syncing.cancel()

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
+from punch.rendezvous.directory.redis import LAST_TIME
 from punch.test.directory_processes import REDIS, Process, run_seed
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis
@@ -106,6 +107,22 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(1.0)
         self.assertEqual((one.replaced, two.replaced), ([ALICE], [ALICE]))
         self.assertEqual(three.locate(ALICE), one.name)
+
+    def test_what_was_said_last(self) -> None:
+        """A process that stops tells which peers are gone; a silent Redis does not keep it waiting."""
+        one, two = self.start(2)
+        two.register(BOB)
+        self.net.advance(0.5)
+        two.leave(BOB)
+        two.directory.send(one.name, PeerLost(BOB))
+        stopped = two.directory.stop()
+        self.net.wait(stopped, LAST_TIME)
+        self.net.advance(0.2)
+        self.assertEqual(one.messages, [(two.name, PeerLost(BOB))])
+        self.assertEqual([key for key in self.redis.data if "peer" in str(key)], [])
+        self.assertIsNone(one.locate(BOB))
+        self.redis.delay = 5.0
+        self.net.wait(one.directory.stop(), LAST_TIME + 0.01)
 
     def test_dead_process(self) -> None:
         """It is found out at the next message, or within 5 s where an introduction depends on it."""
