@@ -196,7 +196,7 @@ class RedisDirectory:
     async def _wait_until_said(self, commands: RedisConnection) -> None:
         # Turns come in order, and so do the answers of Redis
         with suppress(RedisProblem, CancelledError):
-            await self._turns.ask(commands, ("PING",))
+            await self._turns.ask(commands, ("TIME",))
 
     def _disconnect(self, _: object) -> None:
         if self._running is not None:
