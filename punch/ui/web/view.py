@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import segno
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -26,7 +27,6 @@ from punch.ui.commands import CommandContext, perform
 from punch.ui.json.events import contact_fields, conversation_fields, render, status_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection
-from punch.ui.web.qr_code import qr_code
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 
@@ -230,3 +230,26 @@ def _pair_fields(pair: PairStatus) -> JSON:
         "selected": pair.selected,
         "rtt": None if pair.rtt is None else round(pair.rtt, 3),
     }
+
+
+def qr_code(peer: PeerID) -> dict[str, Any]:
+    """
+    Make the QR code of an ID, for a page to draw.
+
+    :return: `size`, modules along each side without the quiet zone; `path`, the dark ones as an SVG path. The
+        ID is in upper case, which makes a smaller code and is read like the other.
+    """
+    rows = [bytes(row) for row in segno.make_qr(str(peer).upper(), error="m").matrix]
+    path = []
+    for y, row in enumerate(rows):
+        x = 0
+        while x < len(row):
+            if not row[x]:
+                x += 1
+                continue
+            end = x
+            while end < len(row) and row[end]:
+                end += 1
+            path.append(f"M{x} {y}h{end - x}v1h-{end - x}z")
+            x = end
+    return {"size": len(rows), "path": "".join(path)}

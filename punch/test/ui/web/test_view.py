@@ -25,8 +25,7 @@ from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.commands import COMMANDS
 from punch.ui.web.connections import PageConnection
-from punch.ui.web.qr_code import qr_code
-from punch.ui.web.view import RELOAD, WebView
+from punch.ui.web.view import RELOAD, WebView, qr_code
 
 
 class ViewTestCase(InternetTestCase):
