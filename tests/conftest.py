@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how much of the grid of kernel NATs is run: a selection of its pairs, or all, five times each",
     )
     parser.addoption(
+        "--debian",
+        metavar="DIR",
+        help="try the deployment on a Debian of its own (minutes), installed into DIR if it is empty",
+    )
+    parser.addoption(
         "--screenshots",
         metavar="DIR",
         help="keep a picture of each state of the page there",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import need
+from tests.needs import need, need_namespaces
 from tests.ports import free_port
 from tests.processes import TWISTD, programs
 
@@ -26,6 +26,17 @@ def metrics_in(expression: str) -> set[str]:
     """The names of metrics in a PromQL expression."""
     bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
     return set(re.findall(r"[a-z_]{2,}", bare)) - EXPRESSION_WORDS
+
+
+def shell_blocks(section: str = "") -> list[list[str]]:
+    """The command lines of each shell block of docs/deployment.md, or of one of its sections."""
+    text = (DEPLOY.parent / "docs" / "deployment.md").read_text("utf-8")
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [
+        [line.removeprefix(indent) for line in re.split(r"(?<!\\)\n", block.rstrip())]
+        for indent, block in re.findall(r"^( *)```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    ]
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +55,32 @@ def test_units(name: str, tmp_path: Path) -> None:
     # In tenths: systemd says OK up to 4.9, and what nothing confines has 9.6.
     secure = run("systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit))
     assert secure.returncode == 0, secure.stdout
+
+
+def test_commands_of_the_page() -> None:
+    """
+    A shell takes each block of docs/deployment.md, and the files of this source that it names are there.
+
+    test_deployment_walk.py runs them, if asked to; test_readme.py checks the options of our commands.
+    """
+    blocks = shell_blocks()
+    assert len(blocks) >= 10
+    for block in blocks:
+        taken = run("bash", "-n", "-c", "\n".join(block))
+        assert (taken.returncode, taken.stderr) == (0, ""), block
+    page = (DEPLOY.parent / "docs" / "deployment.md").read_text("utf-8")
+    named = set(re.findall(r"(?<!renewal-hooks/)\bdeploy/([\w.-]*\w)", page))
+    assert {path.name for path in DEPLOY.iterdir()} - {"turn-secret"} <= named
+    for name in named:
+        assert (DEPLOY / name).exists(), name
+
+
+def test_firewall() -> None:
+    """The kernel takes it, in a network namespace."""
+    need("nft")
+    need_namespaces()
+    done = run("unshare", "--net", "nft", "-f", str(DEPLOY / "nftables.conf"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_units_are_there() -> None:
@@ -129,9 +166,9 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
             *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
             *("--host", "127.0.0.1", "--connections-per-address", "1", "--metrics", str(port)),
         )
-        address = service.wait("listening")["address"]
+        address = service.wait("listening", timeout=60.0)["address"]
         for name in ("alice", "bob"):
-            running.peer(name, "--rendezvous", address).wait(("registered", "failed", "rendezvous-lost"))
+            running.peer(name, "--rendezvous", address).wait(("registered", "unregistered"), timeout=60.0)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
     return text
