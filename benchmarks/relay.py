@@ -8,9 +8,10 @@ through UDP channels (RFC 8656, section 12) of several clients, as many as the s
 is what arrives. "singly" means that each datagram is sent by a system call of its own; "together", that the
 load uses UDP_SEGMENT, as QUIC peers with large windows do. CPU is that of the server alone. Binding requests
 come from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.reflector`) stays out of
-the way. Rounds are interleaved, and the median is reported.
+the way, in batches (`punch.net.message_batch`), as otherwise the load would be slower than the servers.
+Rounds are interleaved, and the median is reported.
 
-The status is 1 if an aim is missed: a third of coturn's packets a second (singly, from client to peer), 0.35
+The status is 1 if an aim is missed: a third of coturn's packets a second (singly, from client to peer), half
 of its answers a second. Without coturn there is nothing to compare with, and the status is 2.
 """
 
@@ -24,6 +25,7 @@ import os
 import platform
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from punch.net.message_batch import SIZE, AnswerSender, MessageReceiver, one_control_message
 from punch.net.segmentation import (
     SEGMENT_SIZE,
     SOL_UDP,
@@ -63,8 +66,10 @@ ALLOCATIONS = 500
 """For the memory that each takes."""
 PREFIXES = 1024
 """From which the reflector is asked."""
+ASKED = 512
+"""Requests that may wait for their answers."""
 RELAY_AIM = 1 / 3
-REFLECTOR_AIM = 0.35
+REFLECTOR_AIM = 0.5
 START_TIME = 20.0
 
 
@@ -292,31 +297,38 @@ def relay(server: Server, seconds: float, *, to_peer: bool, together: bool) -> R
 
 
 def reflector(server: Server, seconds: float) -> Rate:
-    """Binding requests, each from another prefix than the one before."""
+    """Binding requests, each from another prefix than the one before, as many as the server answers."""
     question = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, os.urandom(12)), fingerprint=False)
-    with contextlib.ExitStack() as stack:
-        sockets = []
-        for number in range(PREFIXES):
-            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            sock.bind((f"127.{2 + number // 250}.{number % 250}.1", 0))
-            sock.connect((HOST, server.port))
-            sock.setblocking(False)
-            sockets.append(sock)
+    name = socket.AF_INET.to_bytes(2, sys.byteorder) + server.port.to_bytes(2, "big")
+    name = (name + socket.inet_aton(HOST)).ljust(28, b"\0")
+    # The addresses that requests come from (IP_PKTINFO)
+    sources = [
+        one_control_message(
+            (0, 8, struct.pack("=I4s4s", 0, bytes((127, 2 + n // 250, n % 250, 1)), bytes(4)))
+        )
+        for n in range(PREFIXES)
+    ]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sender, receiver = AnswerSender(16), MessageReceiver()
+        number = waiting = 0
+        latest = time.monotonic()
 
         def turn() -> int:
-            count = 0
-            for start in range(0, PREFIXES, 64):
-                batch = sockets[start : start + 64]
-                for sock in batch:
-                    with contextlib.suppress(OSError):
-                        sock.send(question)
-                # The answers to the batch before had time to come.
-                for sock in sockets[start - 64 : start] if start else sockets[-64:]:
-                    try:
-                        while sock.recv(2048):
-                            count += 1
-                    except (BlockingIOError, ConnectionError):
-                        continue
+            nonlocal number, waiting, latest
+            if waiting < ASKED:
+                for _ in range(SIZE):
+                    number = (number + 1) % PREFIXES
+                    sender.add(question, name, sources[number])
+                sender.send(sock.fileno())
+                waiting += SIZE
+            count = receiver.receive(sock.fileno())
+            now = time.monotonic()
+            if count:
+                waiting, latest = waiting - count, now
+            elif now > latest + 0.05:
+                waiting, latest = 0, now  # What is lost is not waited for.
             return count
 
         return measure(server, seconds, turn)

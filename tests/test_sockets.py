@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -16,7 +17,9 @@ from twisted.internet.pollreactor import PollReactor
 from twisted.internet.selectreactor import SelectReactor
 
 from punch.net import udp
+from punch.net.message_batch import HAS_BATCHES
 from punch.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
+from punch.net.server_udp import open_ports
 from punch.net.udp import (
     BatchedSocket,
     DatagramSocket,
@@ -26,7 +29,9 @@ from punch.net.udp import (
     open_portable,
     open_socket,
 )
+from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
+from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
 from tests.needs import has_ipv6, missing
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
@@ -364,3 +369,35 @@ def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
     flooded = open_refusing(loop, ("sendto", errno.EAGAIN))
     flooded.send([b"x"] + [b""] * 10_000, there.local)
     assert flooded.queued == udp.SEND_QUEUE
+
+
+def test_many_hosts_ask_at_once(loop: Loop) -> None:
+    """Each gets the answer to its own question, from the address that it has asked."""
+    if not HAS_BATCHES:
+        missing("no recvmmsg")
+    asked: list[int] = []
+    ports = open_ports(loop.reactor, None, 0, UDPServer(answered=asked.append))
+    clients: list[tuple[socket.socket, StunMessage]] = []
+    try:
+        for number in range(150):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((f"127.3.{number}.1", 0))
+            # A connected socket drops what comes from elsewhere.
+            sock.connect((f"127.0.0.{1 + number % 5}", ports[0].port))
+            sock.setblocking(False)
+            request = StunMessage(Method.BINDING, MessageClass.REQUEST, os.urandom(12))
+            clients.append((sock, request))
+            sock.send(encode(request, fingerprint=number % 3 == 0))
+            sock.send(b"noise")
+        assert loop.run_until(lambda: sum(asked) == 150)
+        for sock, request in clients:
+            answer = parse(sock.recv(2048))
+            assert answer.transaction_id == request.transaction_id
+            assert answer.get(Attribute.XOR_MAPPED_ADDRESS) == Address(*sock.getsockname())
+            with pytest.raises(BlockingIOError):
+                sock.recv(2048)
+    finally:
+        for sock, _ in clients:
+            sock.close()
+        for port in ports:
+            port.close()

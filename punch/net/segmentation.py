@@ -185,12 +185,16 @@ def coalesce(sock: HasOptions) -> None:
 
 def take(into: list[bytes], size: int, ancillary: Sequence[ControlMessage]) -> None:
     """Append to a list the datagrams that one `recvmsg_into` has read into `BUFFERS`, `size` bytes in all."""
+    split(into, bytes(_VIEW[:size]), ancillary)
+
+
+def split(into: list[bytes], data: bytes, ancillary: Sequence[ControlMessage]) -> None:
+    """Append to a list the datagrams that were read together."""
     segment = segment_size(ancillary) if ancillary else 0
-    if 0 < segment < size:
-        data = bytes(_VIEW[:size])
-        into += [data[at : at + segment] for at in range(0, size, segment)]
+    if 0 < segment < len(data):
+        into += [data[at : at + segment] for at in range(0, len(data), segment)]
     else:
-        into.append(bytes(_VIEW[:size]))
+        into.append(data)
 
 
 class HasOptions(Protocol):

@@ -13,7 +13,6 @@ import errno
 import os
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -25,24 +24,32 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.net.message_batch import (
+    HAS_BATCHES,
+    IPV4_NAME,
+    IPV4_NAME_SIZE,
+    NAME_SIZE,
+    SIZE,
+    AnswerSender,
+    control_messages,
+    one_control_message,
+    sender_of,
+    shared_receiver,
+)
 from punch.net.segmentation import (
-    ANCILLARY_SIZE,
-    BUFFERS,
     MAX_UDP,
     BatchSender,
     ControlMessage,
     allow_fragments,
     coalesce,
     set_option,
-    take,
+    split,
 )
 from punch.net.udp import enlarge_buffer, write_each
 from punch.wire.address import Address, canonical
 
-_READS = 32
-"""Calls to `recvmsg` before others get their turn…"""
 _DATAGRAMS = 256
-"""…and datagrams, of which a call may return 64."""
+"""Datagrams that are read before others get their turn. There may be more, as they are read together."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.
@@ -71,7 +78,24 @@ class UDPPort(Protocol):
 
 
 class DatagramServer(Protocol):
-    """Takes the datagrams of a port. Its methods raise nothing."""
+    """
+    Takes the datagrams of a port. Its methods raise nothing.
+
+    :ivar short_request: how requests begin that `answer` may be asked about,
+    :ivar short_size: and how many bytes they have.
+    """
+
+    short_request: bytes
+    short_size: int
+
+    def answer(self, request: bytes, host: bytes, port: int) -> bytes | None:
+        """
+        The answer to a short request, which goes to its sender; None: there is none. Ports may pass such
+        requests to `received` instead.
+
+        :param host: the sender's IPv4 address.
+        :return: at most `ANSWER_SIZE` bytes.
+        """
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         """Take datagrams that `remote` sent to `local`, an address of this host."""
@@ -97,6 +121,9 @@ class PacketInfoPort:
         # Addresses of this host by the content of IP_PKTINFO, and the control message for each.
         self._locals: dict[bytes, Address] = {}
         self._origins: dict[Address, Sequence[ControlMessage]] = {}
+        self._reply_controls: dict[bytes, bytes] = {}
+        self._receiver = shared_receiver()
+        self._answers = AnswerSender(IPV4_NAME_SIZE)
         self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self.socket.setblocking(False)
@@ -128,30 +155,58 @@ class PacketInfoPort:
         return "reflector"
 
     def doRead(self) -> None:
-        """Read what waits, and hand it over by sender and local address, in order."""
-        waiting: dict[tuple[tuple[str, int], bytes], list[bytes]] = {}
-        read = self.socket.recvmsg_into
-        calls = count = 0
-        while calls < _READS and count < _DATAGRAMS:
-            calls += 1
-            try:
-                size, ancillary, _, remote = read(BUFFERS, ANCILLARY_SIZE)
-            except BlockingIOError:
+        """Read what waits, answer short requests, and hand over the rest by sender and local address."""
+        read = 0
+        while read < _DATAGRAMS and (count := self._receiver.receive(self.socket.fileno())):
+            read += self._handle(count)
+            if count < SIZE or self.socket.fileno() < 0:
                 break
-            except OSError:
-                continue  # An ICMP error for an earlier answer: that answer is lost.
+        self._server.turn_ended()
+
+    def _handle(self, count: int) -> int:
+        """Handle the messages of one call; return the number of datagrams."""
+        receiver, server, answers = self._receiver, self._server, self._answers
+        sizes, contents, names = receiver.sizes, receiver.contents, receiver.names
+        replies = self._reply_controls
+        # No message has -1 bytes.
+        short_size = -1 if self._ipv6 else server.short_size
+        short_request, short = server.short_request, struct.Struct(f"{server.short_size}s").unpack_from
+        waiting: dict[tuple[bytes, bytes], list[bytes]] = {}
+        for number in range(count):
+            control = receiver.control(number)
+            if sizes[number] == short_size and contents.startswith(short_request, number * MAX_UDP):
+                at = number * NAME_SIZE
+                port, host = IPV4_NAME.unpack_from(names, at)
+                answer = server.answer(short(contents, number * MAX_UDP)[0], host, port)
+                if answer is not None:
+                    reply = replies.get(control)
+                    if reply is None:
+                        reply = self._reply_control(control)
+                    answers.add(answer, names[at : at + NAME_SIZE], reply)
+                continue
+            name = receiver.name(number)
+            ancillary = control_messages(control)
             # The kernel's order: first the segment size, last the local address.
-            key = (remote[:2], ancillary[-1][2] if ancillary and self._informed else b"")
-            datagrams = waiting.get(key)
+            information = ancillary[-1][2] if ancillary and self._informed else b""
+            datagrams = waiting.get((name, information))
             if datagrams is None:
-                datagrams = waiting[key] = []
-            before = len(datagrams)
-            take(datagrams, size, ancillary)
-            count += len(datagrams) - before
-        server = self._server
-        for (remote, information), datagrams in waiting.items():
-            server.received(datagrams, Address._make(remote), self._local(information), self)
-        server.turn_ended()
+                datagrams = waiting[name, information] = []
+            split(datagrams, receiver.content(number), ancillary)
+        answers.send(self.socket.fileno())
+        read = count
+        for (name, information), datagrams in waiting.items():
+            read += len(datagrams)
+            remote = Address._make(sender_of(name, self._ipv6))
+            server.received(datagrams, remote, self._local(information), self)
+        return read
+
+    def _reply_control(self, control: bytes) -> bytes:
+        """The control messages with which what came with these is answered."""
+        ancillary = control_messages(control) if self._informed else []
+        local = self._local(ancillary[-1][2] if ancillary else b"")
+        origin = b"".join(map(one_control_message, self._origins.get(local, ())))
+        self._reply_controls[control] = origin
+        return origin
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Send datagrams from `local`, an address of this host."""
@@ -188,6 +243,7 @@ class PacketInfoPort:
         if len(self._locals) >= _ORIGINS:
             self._locals.clear()
             self._origins.clear()
+            self._reply_controls.clear()
         origin: ControlMessage
         if self._ipv6:
             destination, interface = _PKTINFO6.unpack_from(information)
@@ -256,7 +312,7 @@ def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Datagr
     :raise OSError: the port is in use, or not allowed.
     :raise CannotListenError: the same.
     """
-    watching = IReactorFDSet(reactor, None) if sys.platform == "linux" else None
+    watching = IReactorFDSet(reactor, None) if HAS_BATCHES else None
     if watching is None:
         return [PlainPort(reactor, host, port, server)] if host else _open_plain(reactor, port, server)
     if host is not None:

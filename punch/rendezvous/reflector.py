@@ -22,7 +22,7 @@ No address is stored or logged. Memory holds the prefixes of recent clients: the
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH
@@ -55,10 +55,11 @@ AMPLIFICATION = 3
 
 _BINDING_REQUEST = b"\x00\x01"
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
-_PLAIN_REQUEST = _BINDING_REQUEST + b"\x00\x00" + _COOKIE
+PLAIN_REQUEST = _BINDING_REQUEST + b"\x00\x00" + _COOKIE
+"""The beginning of a request of `HEADER_SIZE` bytes; the transaction ID follows."""
 # Type and length of the answer to a plain request, and its one attribute up to the value.
 _ANSWER4, _ANSWER6 = b"\x01\x01\x00\x0c", b"\x01\x01\x00\x18"
-_MAPPED4 = Struct(">HHHHI")
+_PLAIN4 = Struct(">4s16sHHHHI")
 _MAPPED6 = Struct(">HHHH")
 _XOR_MAPPED_ADDRESS = int(Attribute.XOR_MAPPED_ADDRESS)
 _PORT_MASK = MAGIC_COOKIE >> 16
@@ -107,7 +108,7 @@ class Reflector:
         :param local: our address at which it arrived, if it is a datagram.
         :raise ValueError: `remote` is not an IP address.
         """
-        plain = len(data) == HEADER_SIZE and data.startswith(_PLAIN_REQUEST)
+        plain = len(data) == HEADER_SIZE and data.startswith(PLAIN_REQUEST)
         if not plain and not (
             HEADER_SIZE < len(data) <= MAX_QUESTION
             and data.startswith(_BINDING_REQUEST)
@@ -125,29 +126,34 @@ class Reflector:
             if not wide:
                 # An IPv4 client, as a socket for both families shows it.
                 number &= 0xFFFFFFFF
-        if wide:
-            # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
-            allowed = (
-                self._buckets.allow(~(number >> 64), now)
-                and self._sites.allow(number >> 72, now)
-                and self._networks.allow(number >> 80, now)
-            )
-        else:
-            allowed = self._buckets.allow(number >> 8, now)
-        if not allowed:
+        if not self._allowed(number, wide, now):
             self._limited(host)
             return None
-        if not plain:
-            return self._answer(data, canonical(host.partition("%")[0], port), now, local)
-        # Nearly every request is a plain one, so its answer is assembled here for speed.
-        if wide:
-            mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
-            head = _MAPPED6.pack(_XOR_MAPPED_ADDRESS, 20, 2, port ^ _PORT_MASK)
-            return b"%b%b%b%b" % (_ANSWER6, data[4:], head, mapped)
+        if plain:
+            return _plain_answer(data, number, wide, port)
+        return self._answer(data, canonical(host.partition("%")[0], port), now, local)
+
+    def handle_plain(self, question: bytes, number: int, port: int, now: float) -> bytes | None:
+        """
+        The same as `handle` for a request of an IPv4 host that begins with `PLAIN_REQUEST` and has
+        `HEADER_SIZE` bytes.
+
+        :param number: the host's address.
+        """
+        if self._allowed(number, False, now):
+            return _plain_answer(question, number, False, port)
+        self._limited(str(IPv4Address(number)))
+        return None
+
+    def _allowed(self, number: int, wide: bool, now: float) -> bool:
+        """Whether a host may have an answer. `wide`: it has an IPv6 address."""
+        if not wide:
+            return self._buckets.allow(number >> 8, now)
+        # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
         return (
-            _ANSWER4
-            + data[4:]
-            + _MAPPED4.pack(_XOR_MAPPED_ADDRESS, 8, 1, port ^ _PORT_MASK, number ^ MAGIC_COOKIE)
+            self._buckets.allow(~(number >> 64), now)
+            and self._sites.allow(number >> 72, now)
+            and self._networks.allow(number >> 80, now)
         )
 
     def _answer(self, data: bytes, remote: Address, now: float, local: str | None) -> bytes | None:
@@ -167,6 +173,17 @@ class Reflector:
             response = success(request, *attributes)
         answer = encode(response, fingerprint=request.has_fingerprint)
         return answer if len(answer) <= AMPLIFICATION * len(data) else None
+
+
+def _plain_answer(data: bytes, number: int, wide: bool, port: int) -> bytes:
+    # Nearly every request is a plain one, so its answer is assembled here for speed.
+    if wide:
+        mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
+        head = _MAPPED6.pack(_XOR_MAPPED_ADDRESS, 20, 2, port ^ _PORT_MASK)
+        return b"%b%b%b%b" % (_ANSWER6, data[4:], head, mapped)
+    return _PLAIN4.pack(
+        _ANSWER4, data[4:], _XOR_MAPPED_ADDRESS, 8, 1, port ^ _PORT_MASK, number ^ MAGIC_COOKIE
+    )
 
 
 def _not_supported(request: StunMessage) -> tuple[int, ...]:

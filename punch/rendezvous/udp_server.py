@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from socket import inet_ntoa
 from traceback import extract_tb
 from typing import Any, Protocol
 
@@ -21,9 +22,10 @@ from punch.identity import PeerID, RandomBytes
 from punch.net.server_udp import DatagramServer, UDPPort, open_ports
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.probing import Prober, ProbeSend, Vantages
-from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.reflector import PLAIN_REQUEST, Reflector
 from punch.wire.address import Address
 from punch.wire.control import Probe, Probed
+from punch.wire.stun import HEADER_SIZE
 
 _BINDING_REQUEST = b"\x00\x01"
 
@@ -51,6 +53,8 @@ class UDPServer:
     """
 
     _log = Logger()
+    short_request = PLAIN_REQUEST
+    short_size = HEADER_SIZE
 
     def __init__(
         self,
@@ -67,6 +71,16 @@ class UDPServer:
         self._refuses = refuses
         self._answered = answered
         self._failures = 0
+
+    def answer(self, request: bytes, host: bytes, port: int) -> bytes | None:
+        """Answer a plain Binding request, which nearly all are."""
+        if self._refuses(inet_ntoa(host)):
+            return None
+        number = int.from_bytes(host, "big")
+        answer = self._reflector.handle_plain(request, number, port, self._monotonic())
+        if answer is not None:
+            self._answered(1)
+        return answer
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         """Serve the datagrams of one sender. Raises nothing, whatever a stranger sends."""

@@ -69,6 +69,12 @@ class Reactor:
 class UnusedServer:
     """A server that nobody asks."""
 
+    short_request = b""
+    short_size = 0
+
+    def answer(self, request: bytes, host: bytes, port: int) -> bytes | None:
+        raise AssertionError("nothing was sent")
+
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         raise AssertionError("nothing was sent")
 
