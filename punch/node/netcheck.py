@@ -33,7 +33,7 @@ from punch.node.control.hosts import (
     VettedReactor,
     is_name,
 )
-from punch.node.relay import DatagramRelayClient, RelayClient, StreamRelayClient, relay_endpoint
+from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
@@ -340,9 +340,8 @@ class RelayTrial:
         self._addresses = addresses
         self._hosts = hosts
         self._open_socket = open_socket
-        self._random = random
-        self._monotonic = monotonic
         self._roots = roots
+        self._context = RelayContext(self, _nothing, reactor, monotonic, random)
         self._relays: list[RelayClient] = []
         self._trying: list[RelayClient] = []
         self._flows: dict[Address, DatagramRelayClient] = {}
@@ -395,29 +394,14 @@ class RelayTrial:
                 continue
             self._sockets[socket.local] = socket
             relay = self._flows[socket.local] = DatagramRelayClient(
-                self.server,
-                self,
-                _nothing,
-                base=socket.local,
-                address=address,
-                send=self._send,
-                clock=self._reactor,
-                monotonic=self._monotonic,
-                random=self._random,
+                self.server, self._context, base=socket.local, address=address, send=self._send
             )
             relays.append(relay)
         return relays
 
     def _stream_relay(self) -> StreamRelayClient:
-        return StreamRelayClient(
-            self.server,
-            self,
-            _nothing,
-            endpoint=relay_endpoint(self._reactor, self.server, self._name, self._roots),
-            clock=self._reactor,
-            monotonic=self._monotonic,
-            random=self._random,
-        )
+        endpoint = relay_endpoint(self._reactor, self.server, self._name, self._roots)
+        return StreamRelayClient(self.server, self._context, endpoint)
 
     def _send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         self._sockets[local].send(datagrams, remote)

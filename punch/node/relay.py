@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 from typing import Protocol as TypingProtocol
 
@@ -54,8 +55,8 @@ Received = Callable[[Sequence[bytes], Address, Address], None]
 
 class RelayClientOwner(TypingProtocol):
     """
-    Is told what becomes of an allocation. Each method is called at most once, `relay_failed` possibly after
-    `relay_allocated`.
+    Is told what becomes of an allocation: the relays of a node, or the trial of a relay in netcheck. Each
+    method is called at most once, `relay_failed` possibly after `relay_allocated`.
     """
 
     def relay_allocated(self, relay: RelayClient) -> None: ...
@@ -63,10 +64,22 @@ class RelayClientOwner(TypingProtocol):
     def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class RelayContext:
+    """What the relay clients of one owner share. `received` takes what peers send to relayed addresses."""
+
+    owner: RelayClientOwner
+    received: Received
+    clock: IReactorTime
+    monotonic: Callable[[], float]
+    random: RandomBytes
+
+
 class RelayClient(ABC):
     """
     An allocation, from the request for it to its deletion. Subclasses carry its messages.
 
+    :param reliable: its messages are not lost on their way to the relay.
     :ivar server: the relay, as the rendezvous named it.
     :ivar base: the local address of the socket that it is used from; None over a stream.
     """
@@ -75,25 +88,14 @@ class RelayClient(ABC):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        server: RelayServer,
-        owner: RelayClientOwner,
-        received: Received,
-        *,
-        clock: IReactorTime,
-        monotonic: Callable[[], float],
-        random: RandomBytes,
-        reliable: bool,
-    ) -> None:
+    def __init__(self, server: RelayServer, context: RelayContext, *, reliable: bool) -> None:
         self.server = server
-        self._owner = owner
-        self._received = received
-        self._clock = clock
-        self._monotonic = monotonic
+        self._context = context
+        self._owner = context.owner
+        self._monotonic = context.monotonic
         self._relayed: Address | None = None
-        self._client = TurnClient(credentials_of(server), random, reliable=reliable)
-        self._driver = Driver(clock, monotonic, self._step, lambda: (self._client,))
+        self._client = TurnClient(credentials_of(server), context.random, reliable=reliable)
+        self._driver = Driver(context.clock, context.monotonic, self._step, lambda: (self._client,))
 
     @property
     def local(self) -> Address:
@@ -115,11 +117,6 @@ class RelayClient(ABC):
     def over(self) -> bool:
         """Whether the allocation has ended and no request is under way."""
         return self._client.state is ClientState.OVER
-
-    @property
-    def answered_at(self) -> float:
-        """When the last authentic answer of the relay came, in monotonic seconds."""
-        return self._client.answered_at
 
     @property
     def full_at(self) -> float:
@@ -197,7 +194,7 @@ class RelayClient(ABC):
 
     def _hand_over(self, datagrams: list[bytes], sender: Address | None) -> None:
         if datagrams and sender is not None and self._relayed is not None:
-            self._received(datagrams, sender, self._relayed)
+            self._context.received(datagrams, sender, self._relayed)
 
     def _step(self, now: float) -> bool:
         messages = self._client.data_to_send()
@@ -231,24 +228,18 @@ class DatagramRelayClient(RelayClient):
     def __init__(
         self,
         server: RelayServer,
-        owner: RelayClientOwner,
-        received: Received,
+        context: RelayContext,
         *,
         base: Address,
         address: Address,
         send: Callable[[Sequence[bytes], Address, Address], None],
-        clock: IReactorTime,
-        monotonic: Callable[[], float],
-        random: RandomBytes,
     ) -> None:
         """
         :param base: the local address of the socket.
         :param address: the address of the relay.
         :param send: sends datagrams to an address, from a local address.
         """
-        super().__init__(
-            server, owner, received, clock=clock, monotonic=monotonic, random=random, reliable=False
-        )
+        super().__init__(server, context, reliable=False)
         self.base = self._base = base
         self.address = address
         self._send = send
@@ -279,23 +270,11 @@ class DatagramRelayClient(RelayClient):
 class StreamRelayClient(RelayClient):
     """An allocation that is used over a TCP or TLS connection of its own."""
 
-    def __init__(
-        self,
-        server: RelayServer,
-        owner: RelayClientOwner,
-        received: Received,
-        *,
-        endpoint: IStreamClientEndpoint,
-        clock: IReactorTime,
-        monotonic: Callable[[], float],
-        random: RandomBytes,
-    ) -> None:
+    def __init__(self, server: RelayServer, context: RelayContext, endpoint: IStreamClientEndpoint) -> None:
         """
         :param endpoint: connects to the relay, TLS included.
         """
-        super().__init__(
-            server, owner, received, clock=clock, monotonic=monotonic, random=random, reliable=True
-        )
+        super().__init__(server, context, reliable=True)
         self._endpoint = endpoint
         self._connecting: Deferred[IProtocol] | None = None
         self._stream: _Stream | None = None
@@ -337,7 +316,7 @@ class StreamRelayClient(RelayClient):
             super().send(datagrams, remote)
 
     def _build(self) -> _Stream:
-        return _Stream(self, self._clock)
+        return _Stream(self, self._context.clock)
 
     def _unconnected(self, failure: Failure) -> None:
         if self._connecting is not None:  # None: it was given up, and the owner is not told.

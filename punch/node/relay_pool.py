@@ -27,6 +27,7 @@ from punch.node.relay import (
     DatagramRelayClient,
     Received,
     RelayClient,
+    RelayContext,
     StreamRelayClient,
     relay_endpoint,
 )
@@ -73,7 +74,7 @@ _FAILURES = {
 
 
 class RelayUser(Protocol):
-    """A call or link that needs a relay."""
+    """The ICE transport of a call or link that needs a relay; it uses the relays, which don't import it."""
 
     def relay_found(self, relay: RelayClient) -> None:
         """There is a relayed address to use."""
@@ -114,14 +115,12 @@ class RelayPool:
         :param renew: requests new credentials from the rendezvous.
         :param policy: which hosts the rendezvous may make this node use; None: a new policy.
         """
-        self._reactor = reactor
+        self._context = RelayContext(self, received, reactor, monotonic, random)
         self._monotonic = monotonic
-        self._random = random
         self._roots = roots
         self._name = name
         self._bases = bases
         self._send = send
-        self._received = received
         self._renew = renew
         self._servers: tuple[RelayServer, ...] = ()
         self._updated = 0.0
@@ -199,10 +198,10 @@ class RelayPool:
             # It may have ended since it was used last.
             relay.probe()
             user.relay_found(relay)
-        if not relays:
-            self._seek()
-        else:
+        if relays:
             self._check()
+        else:
+            self._seek()
 
     def need(self, needed: bool) -> None:
         """Say whether a link without a path waits for a relay, so that relays are tried more often."""
@@ -333,8 +332,7 @@ class RelayPool:
             del self._relays[relay.local]
             for user in list(self._users):
                 user.relay_lost(relay.local)
-            if self._users and not self._relays:
-                self._seek()
+            self._seek()
 
     # Internals
 
@@ -372,17 +370,7 @@ class RelayPool:
             if replaced is not None:
                 # Its messages would end the new allocation, which has the same five-tuple.
                 replaced.abandon()
-            relay = DatagramRelayClient(
-                server,
-                self,
-                self._received,
-                base=base,
-                address=address,
-                send=self._send,
-                clock=self._reactor,
-                monotonic=self._monotonic,
-                random=self._random,
-            )
+            relay = DatagramRelayClient(server, self._context, base=base, address=address, send=self._send)
             self._flows[base, address] = relay
             self._attempts.append(relay)
             relays.append(relay)
@@ -417,18 +405,9 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
-            relay = StreamRelayClient(
-                server,
-                self,
-                self._received,
-                endpoint=relay_endpoint(
-                    self._addresses.reactor_for(server.url), server, self._name, self._roots
-                ),
-                clock=self._reactor,
-                monotonic=self._monotonic,
-                random=self._random,
-            )
-            self._attempts.append(relay)
+            reactor = self._addresses.reactor_for(server.url)
+            endpoint = relay_endpoint(reactor, server, self._name, self._roots)
+            self._attempts.append(StreamRelayClient(server, self._context, endpoint))
         for attempt in list(self._attempts):
             if isinstance(attempt, StreamRelayClient) and attempt in self._attempts:
                 attempt.start()
@@ -444,7 +423,7 @@ class RelayPool:
         now = self._monotonic()
         if self._users and not self._relays and self._servers:
             if not self._again.running:
-                self._again.start(self._delay, self._try_again)
+                self._again.start(self._delay, self._seek)
                 self._delay = min(self._delay * 2, self._last_delay)
             if self._failing_since is None:
                 self._failing_since = now
@@ -469,12 +448,12 @@ class RelayPool:
         else:
             self._finish()
 
-    def _try_again(self) -> None:
-        if self._users and not self._relays:
-            self._seek()
-
     def _seek(self) -> None:
-        """Request allocations, or those over streams if requests over UDP are under way already."""
+        """
+        Request allocations if they are needed, or those over streams if requests over UDP are under way.
+        """
+        if not self._users or self._relays:
+            return
         if not self._attempts:
             self._gather()
         elif not self._streaming and not self._streams_due.running:

@@ -74,7 +74,7 @@ _YOUNG = 2.0
 
 
 class ControlHandler(TypingProtocol):
-    """Is told what happens on the connection to the rendezvous."""
+    """Is told what happens on the connection to the rendezvous: a node, netcheck, or a command."""
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """The peer is registered with the rendezvous at the IP address `host`."""

@@ -21,7 +21,7 @@ from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
 from punch.node.policy import RelayPolicy
-from punch.node.relay import DatagramRelayClient, RelayClient
+from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.relay_pool import RelayPool
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.udp_server import UDPServer
@@ -218,14 +218,16 @@ class PoolTests(HostPolicyTestCase):
         pool = self.pools[-1]
         relay = DatagramRelayClient(
             named,
-            pool,
-            lambda *arrived: None,
+            RelayContext(
+                owner=pool,
+                received=lambda *arrived: None,
+                clock=self.machine.reactor,
+                monotonic=self.net.monotonic,
+                random=self.net.random_bytes("relay"),
+            ),
             base=self.sockets.bases[0],
             address=Address(GLOBAL, PORT),
             send=self.sockets.send,
-            clock=self.machine.reactor,
-            monotonic=self.net.monotonic,
-            random=self.net.random_bytes("relay"),
         )
         with capturedLogs() as events:
             pool.relay_failed(relay, AllocationProblem.REFUSED, "\x1b[2J\nroot logged in\u202e" + "x" * 700)
