@@ -61,6 +61,9 @@ class Agent:
         at any time.
     :param budget: limits what is sent to addresses that have not answered; it is the peer's, and outlives the
         ICE session. None: no limit beyond the RFC's.
+    :ivar state: the state of the ICE session.
+    :ivar credentials: our credentials.
+    :ivar path: the selected pair, to which the link says what it knows about it.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Agent:
         steady: bool = False,
         budget: Budget | None = None,
     ) -> None:
-        self._ours = credentials
+        self.credentials = credentials
         self._theirs: IceCredentials | None = None
         self._locals = LocalCandidates()
         self._remotes = RemoteCandidates()
@@ -102,7 +105,7 @@ class Agent:
             self._fail,
             consent=consent,
         )
-        self._state = AgentState.NEW
+        self.state = AgentState.NEW
         self._locals_ended = False
         self._remotes_ended = False
         self._failure_timer = FailureTimer()
@@ -110,19 +113,9 @@ class Agent:
         self._worked_at: float | None = None
 
     @property
-    def state(self) -> AgentState:
-        """The state of the ICE session."""
-        return self._state
-
-    @property
     def controlling(self) -> bool:
         """Whether our role is controlling now."""
         return self._checker.role is IceRole.CONTROLLING
-
-    @property
-    def credentials(self) -> IceCredentials:
-        """Our credentials."""
-        return self._ours
 
     @property
     def local_candidates(self) -> list[Candidate]:
@@ -187,7 +180,7 @@ class Agent:
         Remove a socket or an allocation and all its pairs. If the selected pair is among them, another one
         is selected, or consent is lost.
         """
-        if self._state in _ENDED or base not in self._locals:
+        if self.state in _ENDED or base not in self._locals:
             return
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.base == base], now)
@@ -244,8 +237,8 @@ class Agent:
         self._failure_timer.start(now)
         if self._gatherer.unanswered:
             self._pacer.hold(now)
-        if self._state is AgentState.NEW:
-            self._state = AgentState.CHECKING
+        if self.state is AgentState.NEW:
+            self.state = AgentState.CHECKING
         self._worked_at = None
         for check in self._server.set_remote(credentials):
             self._take_check(check, now)
@@ -271,47 +264,11 @@ class Agent:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
         self._remotes_ended = True
 
-    # What the link and the machine know about paths
-
-    def probe(self, now: float) -> None:
-        """Check whether the selected pair still works: data on it got no answer, or came by another pair."""
-        if self._state is AgentState.CONNECTED:
-            self._worked_at = None
-            self.path.probe(now)
-
-    def check_size(self, now: float) -> None:
-        """Check whether the selected pair carries the largest datagrams: the link lost something."""
-        if self._state is AgentState.CONNECTED:
-            self._worked_at = None
-            self.path.check_size(now)
-
-    def measured(self, rtt: float) -> None:
-        """The link measured this round-trip time on the selected pair, in seconds, queues included."""
-        if self._state is AgentState.CONNECTED:
-            self._worked_at = None
-            self.path.measured(rtt)
-
-    def link_received(self, now: float) -> None:
-        """The link receives datagrams on the selected pair."""
-        if self._state is AgentState.CONNECTED:
-            self._worked_at = None
-            self.path.link_received(now)
-
-    def leave_blocked_pair(self, since: float, now: float) -> bool:
-        """
-        Select another pair than this one, on which data of the link stays unanswered while checks are
-        answered. If no check that was sent after the time `since` is answered, the pair is probed instead.
-
-        :return: whether the pair is now taken for blocked.
-        """
-        if self._state is not AgentState.CONNECTED:
-            return False
-        self._worked_at = None
-        return self.path.leave_blocked_pair(since, now)
+    # What the machine knows about paths; what the link knows, it tells `path`
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""
-        if self._state not in _ENDED:
+        if self.state not in _ENDED:
             self._worked_at = None
             self.path.bases_lost(bases, now)
 
@@ -327,7 +284,7 @@ class Agent:
         Whether this is a STUN message for this ICE session: an answer to one of our requests, or a request
         whose USERNAME begins with our ufrag. The message is not authenticated.
         """
-        if self._state in _ENDED or len(data) < 20 or data[0] > 1 or data[4:8] != _COOKIE:
+        if self.state in _ENDED or len(data) < 20 or data[0] > 1 or data[4:8] != _COOKIE:
             return False
         if data[0] & 1:
             transaction_id = bytes(data[8:20])
@@ -336,7 +293,7 @@ class Agent:
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Process a datagram that came from `remote` to the socket bound to `local`."""
-        if self._state in _ENDED or local not in self._locals:
+        if self.state in _ENDED or local not in self._locals:
             return
         # A request may be a stranger's, and is decoded when it has been authenticated
         only = UNAUTHENTICATED if data.startswith(_BINDING_REQUEST) else None
@@ -360,7 +317,7 @@ class Agent:
         """Return the datagrams to send now, and start the checks that are due."""
         if self._worked_at != now:
             self.handle_timer(now)
-        if self._state in _ENDED:
+        if self.state in _ENDED:
             return []
         return [
             *self._server.datagrams_to_send(),
@@ -371,12 +328,12 @@ class Agent:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
-        if self._state in _ENDED:
+        if self.state in _ENDED:
             return None
         times = [self._gatherer.get_timer()]
         if self._theirs is not None:
             times += [self._checker.get_timer(), self.path.get_timer(), self._pacer.get_timer()]
-        if self._state is AgentState.CHECKING:
+        if self.state is AgentState.CHECKING:
             times.append(self._failure_timer.get_timer())
         return earliest(times)
 
@@ -386,7 +343,7 @@ class Agent:
 
     def close(self, now: float) -> None:
         """End the ICE session: nothing is sent or answered any more."""
-        self._state = AgentState.CLOSED
+        self.state = AgentState.CLOSED
         self._gatherer.stop()
 
     # Requests of the peer (RFC 8445, section 7.3)
@@ -484,7 +441,7 @@ class Agent:
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: retransmit, start checks, give up."""
-        if self._state in _ENDED:
+        if self.state in _ENDED:
             return
         self._worked_at = now
         self._gatherer.handle_timer(now)
@@ -497,28 +454,25 @@ class Agent:
             else:
                 self._pair_failed(unanswered.pair, now)
         self.path.handle_timer(now)
-        if self._state in _ENDED:
+        if self.state in _ENDED:
             return
         if self._pacer.start_check(now) and not self._checking_started:
             self._checking_started = True
             self._events.append(events.CheckingStarted(len(self._checklist)))
-        if self._state is AgentState.CHECKING:
-            self._check_failure(now)
-
-    def _check_failure(self, now: float) -> None:
-        """Fail if the time for checking is over (RFC 8863)."""
-        exhausted = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
-        if self._failure_timer.is_over(now, exhausted):
-            failure = checking_failure(self._locals.bases, self._remotes, len(self._checklist))
-            self._events.append(events.PathFailed(failure))
-            self._fail()
+        if self.state is AgentState.CHECKING:
+            # It fails when the time for checking is over (RFC 8863).
+            exhausted = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
+            if self._failure_timer.is_over(now, exhausted):
+                failure = checking_failure(self._locals.bases, self._remotes, len(self._checklist))
+                self._events.append(events.PathFailed(failure))
+                self._fail()
 
     def _connected(self) -> None:
-        if self._state is AgentState.CHECKING:
-            self._state = AgentState.CONNECTED
+        if self.state is AgentState.CHECKING:
+            self.state = AgentState.CONNECTED
         self._gatherer.stop()
 
     def _fail(self) -> None:
-        if self._state in (AgentState.CHECKING, AgentState.CONNECTED):
-            self._state = AgentState.FAILED
+        if self.state in (AgentState.CHECKING, AgentState.CONNECTED):
+            self.state = AgentState.FAILED
         self._gatherer.stop()

@@ -160,7 +160,7 @@ class StreamMultiplexer:
             return
         if data:
             stream.out.put(data)
-            if self._has_enough(stream):
+            if stream.out.queued > stream.out.capacity(self._ahead):
                 stream.out.full = True
                 self._full[stream_id] = stream
         stream.out.fin_wanted = fin
@@ -170,9 +170,6 @@ class StreamMultiplexer:
         """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.out.full
-
-    def _has_enough(self, stream: Stream) -> bool:
-        return stream.out.queued > stream.out.capacity(self._ahead)
 
     def queued(self, stream_id: int) -> int:
         """Bytes that wait on this side, in our queue and in the QUIC library's."""
@@ -300,22 +297,20 @@ class StreamMultiplexer:
                 return progress
 
     def _feed(self, stream: Stream, room: int) -> int:
-        out = stream.out
+        out, before = stream.out, stream.out.sent
         if not out.ready:
             return 0
         room = min(out.credit, room)
         if self._early_left is not None:
             room = min(room, self._early_left)
-        before = out.sent
         while out.queued and room > 0:
             chunk = out.take(room)
             room -= len(chunk)
-            last = out.fin_wanted and not out.queued
-            self._quic.send(stream.stream_id, chunk, last)
-            out.finished = last
+            out.finished = out.fin_wanted and not out.queued
+            self._quic.send(stream.stream_id, chunk, out.finished)
         if out.fin_wanted and not out.queued and not out.finished:
-            self._quic.send(stream.stream_id, b"", True)
             out.finished = True
+            self._quic.send(stream.stream_id, b"", True)
         sent = out.sent - before
         self._allowance.sent(sent)
         if self._early_left is not None:
@@ -354,17 +349,14 @@ class StreamMultiplexer:
         if stream_id == CONTROL_STREAM:
             self._control_data(data, fin)
             return
-        stream = self._streams.get(stream_id)
+        stream = self._streams.get(stream_id) or self._accept(stream_id)
         if stream is None:
-            stream = self._accept(stream_id)
-            if stream is None:
-                return
+            return
         if stream.given_up:
             self._note_end(stream, fin)
             return
-        window = stream.window
-        window.received += len(data)
-        if window.exceeded:
+        stream.window.received += len(data)
+        if stream.window.exceeded:
             self._violation("The other side sent more on a stream than it was allowed.")
             return
         if stream.name is None:
@@ -476,9 +468,8 @@ class StreamMultiplexer:
 
     def get_timer(self) -> float | None:
         """When a stream without a name has waited too long."""
-        for stream in self._unnamed.values():
-            return stream.opened_at + self._limits.header_seconds
-        return None
+        oldest = next(iter(self._unnamed.values()), None)
+        return None if oldest is None else oldest.opened_at + self._limits.header_seconds
 
     def handle_timer(self, now: float) -> None:
         """End the link if a stream's name has not arrived in time."""

@@ -87,7 +87,7 @@ class Flight(NamedTuple):
 
 
 class QuicSink(Protocol):
-    """What `QuicConnection.deliver` calls with what happened on a connection, in order."""
+    """What `QuicConnection.deliver` tells, in order: a `Connection`, whose module imports this one."""
 
     def on_handshake(self, alpn: str | None, resumed: bool) -> None:
         """TLS is done. `resumed`: with a ticket or early data; such a connection proves nothing."""

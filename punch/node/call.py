@@ -33,7 +33,6 @@ from punch.node.signaling import (
     Challenged,
     Introduction,
     MoreCandidates,
-    Side,
     Signaling,
     SignalingEvent,
 )
@@ -134,9 +133,9 @@ class Call:
         if self._announced:
             disconnected = self.restarts is not None and self.restarts.disconnected is not None
             return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
-        if self.signaling.side is Side.CALLEE and self.transport is None:
+        if self.signaling.role is LinkRole.CALLEE and self.transport is None:
             return CallState.RINGING
-        if self.signaling.side is Side.CALLER and self.link is None:
+        if self.signaling.role is LinkRole.CALLER and self.link is None:
             return CallState.CALLING
         return CallState.CHECKING
 
@@ -354,7 +353,7 @@ class Call:
         context, transport, remote = self._context, self.transport, event.remote
         assert transport is not None
         core = LinkCore(
-            role=LinkRole.CALLER if self.signaling.side is Side.CALLER else LinkRole.CALLEE,
+            role=self.signaling.role,
             identity=context.identity,
             remote=self.peer,
             offer_digest=event.offer_digest,
@@ -381,7 +380,7 @@ class Call:
         link.when_proved().addCallbacks(self._link_proved, lambda failure: None)
         link.when_closed().addCallback(self._link_closed)
         self._tell(Introduced(self.peer, self.name or ""))
-        transport.set_remote(remote.ufrag, remote.password, remote.pacing, now)
+        transport.set_remote(remote.ufrag, remote.password, remote.pacing_ms, now)
         transport.add_remote(remote.candidates, remote.complete, now)
 
     def _use_pair(self, pair: Pair, now: float) -> None:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID
-from punch.link.events import CloseCode
+from punch.link.events import CloseCode, LinkRole
 from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, ControlProblem, SimpleCause
@@ -28,7 +28,7 @@ from punch.node.events import (
 )
 from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.policy import Decision, decide
-from punch.node.signaling import Side, Signaling, glare
+from punch.node.signaling import Signaling
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
 from punch.wire.sealed import SealError
 
@@ -44,6 +44,11 @@ MAX_STRANGERS = 32
 """
 Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
 """
+
+
+def glare(us: PeerID, peer: PeerID) -> LinkRole:
+    """Return our role when both peers have called each other: the offer of the smaller key wins."""
+    return LinkRole.CALLER if us < peer else LinkRole.CALLEE
 
 
 class Calls:
@@ -120,7 +125,7 @@ class Calls:
     def call_event(self, call: Call, event: Event) -> None:
         """A call has reached a stage (`Introduced` to `Connected`), or the path of its link has changed."""
         peer = call.peer
-        if isinstance(event, Introduced) and call.signaling.side is Side.CALLER:
+        if isinstance(event, Introduced) and call.signaling.role is LinkRole.CALLER:
             self.remember(peer, event.name)
         elif isinstance(event, Connected):
             self._connected(call)
@@ -294,9 +299,9 @@ class IncomingCalls:
             return
         before = self._calls.attempts.get(peer)
         # A call of ours may still wait for the rendezvous: then theirs was first.
-        wanted = (before is not None and before.signaling.side is Side.CALLER) or peer in self._outgoing
+        wanted = (before is not None and before.signaling.role is LinkRole.CALLER) or peer in self._outgoing
         crossed = before is not None and before.state is CallState.CALLING
-        if crossed and glare(us, peer) is Side.CALLER:
+        if crossed and glare(us, peer) is LinkRole.CALLER:
             # Our offer wins: the other side answers it and withdraws its own. That one may not be used again.
             signaling = self._open(incoming)
             if signaling is not None:

@@ -202,9 +202,7 @@ class IceRestarts:
             restart = Restart.decode(payload)
             if not self._follow(restart.generation, now):
                 return
-            self._set_remote(
-                restart.ufrag, restart.password, restart.pacing_ms / 1000, restart.candidates, now
-            )
+            self._set_remote(restart, now)
             if not self._over_link:
                 self._send_over_link()
         elif frame_type == ControlFrameType.CANDIDATES:
@@ -334,14 +332,12 @@ class IceRestarts:
             self._begin(number, now)
         return number >= newest
 
-    def _set_remote(
-        self, ufrag: str, password: str, pacing: float, candidates: Sequence[Candidate], now: float
-    ) -> None:
+    def _set_remote(self, theirs: Restart | Description, now: float) -> None:
         if self._remote_known or not self._pending:
             return
         self._remote_known = True
-        self._transport.set_remote(ufrag, password, pacing, now)
-        self._transport.add_remote(candidates, False, now)
+        self._transport.set_remote(theirs.ufrag, theirs.password, theirs.pacing_ms, now)
+        self._transport.add_remote(theirs.candidates, False, now)
 
     def _description(self) -> Description:
         """Return the description of our newest agent, with all candidates found so far."""
@@ -393,9 +389,8 @@ class IceRestarts:
         self._signalings.append(signaling)
 
     def _introduced(self, event: Introduction, now: float) -> None:
-        remote = event.remote
         if event.certificate_sha256 in (None, self._terms.certificate_sha256):
-            self._set_remote(remote.ufrag, remote.password, remote.pacing, remote.candidates, now)
+            self._set_remote(event.remote, now)
 
     def _signaling_ended(self, signaling: Signaling, event: CallEnded, now: float) -> None:
         self._signalings.remove(signaling)

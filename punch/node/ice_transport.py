@@ -88,7 +88,7 @@ def describe(agent: Agent, context: CallContext) -> Description:
         context.name(),
         credentials.ufrag,
         credentials.password,
-        context.pacing,
+        round(context.pacing * 1000),
         tuple(agent.local_candidates),
         complete=not any(_servers(context)),
     )
@@ -166,9 +166,9 @@ class IceTransport:
         self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
         self.gather(now)
 
-    def set_remote(self, ufrag: str, password: str, pacing: float, now: float) -> None:
-        """Set the credentials of the peer's newest agent. `pacing` is its Ta in seconds."""
-        self.generations.newest.set_remote(IceCredentials(ufrag, password), pacing, now)
+    def set_remote(self, ufrag: str, password: str, pacing_ms: int, now: float) -> None:
+        """Set the credentials of the peer's newest agent, and its Ta in milliseconds."""
+        self.generations.newest.set_remote(IceCredentials(ufrag, password), pacing_ms / 1000, now)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
@@ -297,15 +297,15 @@ class IceTransport:
             self._unanswered_data.end()
             if self._left_blocked:
                 self._left_blocked = False
-                self.generations.use.link_received(now)
+                self.generations.use.path.link_received(now)
             # More is expected from now on: a side that only receives would not notice otherwise that its
             # path died
             self._expect_answer(now)
         elif self.route is not None and now >= self._hinted_at + HINT_GAP:
             # The other side may have a reason not to use our path
             self._hinted_at = now
-            self.generations.use.probe(now)
-            self.generations.use.check_size(now)
+            self.generations.use.path.probe(now)
+            self.generations.use.path.check_size(now)
             self._changed()
 
     def carry(self, link: Link) -> None:
@@ -344,7 +344,7 @@ class IceTransport:
             self._large = self._large or len(datagrams[0]) >= LARGE
             if self._large and now >= self._large_at + LARGE_GAP and self._lost_some():
                 self._large, self._large_at = False, now
-                self.generations.use.check_size(now)
+                self.generations.use.path.check_size(now)
                 self._changed()
         self._unanswered_data.sent(now)
         if self._unanswered_since is None:
@@ -371,7 +371,7 @@ class IceTransport:
 
     def probe(self, now: float) -> None:
         """Check whether the path works."""
-        self.generations.use.probe(now)
+        self.generations.use.path.probe(now)
 
     # Output and time
 
@@ -410,7 +410,7 @@ class IceTransport:
             enough_at = self._unanswered_data.enough_at
             if enough_at is None or not self.generations.working:
                 self._unanswered_data.end()
-            elif self.generations.use.leave_blocked_pair(enough_at, now):
+            elif self.generations.use.path.leave_blocked_pair(enough_at, now):
                 self._left_blocked = True
                 self._unanswered_data.end()
             else:
@@ -464,10 +464,10 @@ class IceTransport:
         if since is None or self.route is None:
             return
         if self._link is not None and self._link.rtt is not None:
-            self.generations.use.measured(self._link.rtt)
+            self.generations.use.path.measured(self._link.rtt)
         due = since + max(PROBE_AFTER, SLOW * (self._rtt() or 0.0))
         if now < due:
             self._probe_at = due
             return
         self._unanswered_since = None
-        self.generations.use.probe(now)
+        self.generations.use.path.probe(now)

@@ -22,6 +22,7 @@ from enum import Enum
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
+from punch.link.events import LinkRole
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
 from punch.wire.candidate import Candidate
@@ -59,13 +60,6 @@ MAX_GAP = 8
 """Consecutive trickled messages that may be missing, for example after a lost control connection."""
 
 
-class Side(Enum):
-    """Which end of the call this is."""
-
-    CALLER = "caller"
-    CALLEE = "callee"
-
-
 class SignalingState(Enum):
     """The states of a `Signaling`; the module's docstring shows the transitions."""
 
@@ -84,7 +78,7 @@ class SignalingState(Enum):
 @dataclass(frozen=True)
 class Description:
     """
-    What one side tells the other about its ICE agent. `pacing` is in seconds.
+    What one side tells the other about its ICE agent. `pacing_ms` is its Ta, in milliseconds.
 
     A `generation` above 0 restarts the live link whose offer had the digest `link`. `time` and `challenge`
     are those of `Offer`.
@@ -93,18 +87,13 @@ class Description:
     name: str
     ufrag: str
     password: str
-    pacing: float
+    pacing_ms: int
     candidates: tuple[Candidate, ...] = ()
     complete: bool = False
     generation: int = 0
     link: bytes = b""
     time: int | None = None
     challenge: bytes = b""
-
-    @property
-    def pacing_ms(self) -> int:
-        """`pacing` in milliseconds, as it is signaled."""
-        return round(self.pacing * 1000)
 
 
 @dataclass(frozen=True)
@@ -147,18 +136,13 @@ class CallEnded:
 SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
 
 
-def glare(us: PeerID, peer: PeerID) -> Side:
-    """Return our side when both peers have called each other: the offer of the smaller key wins."""
-    return Side.CALLER if us < peer else Side.CALLEE
-
-
 class Signaling:
     """
     The signaling of one call with one peer. Made with `outgoing` or `incoming`.
 
     :ivar state: the current state.
     :ivar peer: the other side.
-    :ivar side: caller or callee.
+    :ivar role: caller or callee.
     :ivar call_id: identifies the introduction at the rendezvous.
     :ivar name: the name that the other side signed; None until a message of its was verified.
     :ivar answered: the call was accepted, by whichever side is the callee.
@@ -175,10 +159,9 @@ class Signaling:
         reply_private: X25519PrivateKey | None,
         now: float,
     ) -> None:
-        """Use `outgoing` or `incoming` instead."""
         self.peer = peer
         self.call_id = call_id
-        self.side = Side.CALLER if offer is None else Side.CALLEE
+        self.role = LinkRole.CALLER if offer is None else LinkRole.CALLEE
         self.state = SignalingState.CALLING if offer is None else SignalingState.RINGING
         self.name: str | None = None if offer is None else offer.name
         self.answered = False
@@ -193,7 +176,6 @@ class Signaling:
         self._sent_candidates = 0
         self._sent_trickles = 0
         self._received_candidates: list[Candidate] = []
-        self._received_count = 0
         self._received_trickles = 0
         self._trickles = SeenEnvelopes(MAX_TRICKLES)
         self._remote_complete = False
@@ -249,9 +231,7 @@ class Signaling:
             raise SealError("the reply key is no X25519 key") from error
         signaling = cls(identity, sender, call_id, offer, None, now)
         signaling.offer_digest = envelope.digest()
-        signaling._received_candidates += offer.candidates
-        signaling._received_count = len(offer.candidates)
-        signaling._remote_complete = offer.complete
+        signaling._take_first(offer)
         return signaling
 
     @property
@@ -270,7 +250,6 @@ class Signaling:
         """
         if self.state is not SignalingState.RINGING:
             return
-        offer = self.offer
         answer = AnswerBody(
             description.name,
             description.ufrag,
@@ -280,12 +259,11 @@ class Signaling:
             description.pacing_ms,
             description.complete,
         )
-        envelope = seal_answer(self._identity, self.peer, offer.reply_key, self.offer_digest, answer)
+        envelope = seal_answer(self._identity, self.peer, self.offer.reply_key, self.offer_digest, answer)
         self.complete = description.complete
         self._answer = Answer(self.call_id, self.peer, envelope)
         self._outbox.append(self._answer)
-        candidates = tuple(self._received_candidates)
-        self._introduce(offer, candidates, envelope.digest(), None, now)
+        self._introduce(self.offer, envelope.digest(), None, now)
 
     def reject(self, code: ErrorCode, cause: Cause) -> None:
         """Reject a ringing call (`code` tells the other side why), or cancel one that is not linked yet."""
@@ -332,7 +310,7 @@ class Signaling:
         """The proved link has ended, so the rendezvous may forget the introduction."""
         if self.state is SignalingState.LINKED:
             # The caller had its link before the callee, so it cannot take this for a hang-up.
-            if self.side is Side.CALLEE and not self._released:
+            if self.role is LinkRole.CALLEE and not self._released:
                 self._cancel()
             self._over()
 
@@ -352,9 +330,8 @@ class Signaling:
         if self.state is not SignalingState.CALLING:
             return
         self.name = answer.name
-        self._received_count = len(answer.candidates)
-        self._remote_complete = answer.complete
-        self._introduce(answer, answer.candidates, envelope.digest(), answer.certificate_sha256, now)
+        self._take_first(answer)
+        self._introduce(answer, envelope.digest(), answer.certificate_sha256, now)
 
     def receive_candidates(self, envelope: Envelope) -> None:
         """
@@ -368,8 +345,8 @@ class Signaling:
         if trickle is None:
             self._broken()
             return
-        self._received_count += len(trickle.candidates)
-        if self._received_trickles > MAX_TRICKLES or self._received_count > MAX_CANDIDATES:
+        self._received_candidates += trickle.candidates
+        if self._received_trickles > MAX_TRICKLES or len(self._received_candidates) > MAX_CANDIDATES:
             self._broken()
         elif trickle.challenge and self._repeatable:
             if self.state is SignalingState.CALLING:
@@ -377,7 +354,6 @@ class Signaling:
                 self._over()
         elif self.state is SignalingState.RINGING:
             self._remote_complete |= trickle.complete
-            self._received_candidates += trickle.candidates
         elif self.state in (SignalingState.INTRODUCED, SignalingState.LINKED):
             self._remote_complete |= trickle.complete
             self._events.append(MoreCandidates(trickle.candidates, trickle.complete))
@@ -419,28 +395,30 @@ class Signaling:
         """End the call if ringing, or the proof of the link, has taken too long."""
         if self._deadline is None or now < self._deadline:
             return
-        if self.state is SignalingState.CALLING:
-            self._cancel()
-            self._end(IntroductionEnded(ErrorCode.TIMEOUT))
-        elif self.state is SignalingState.RINGING:
-            self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
-            self._end(IntroductionEnded(ErrorCode.TIMEOUT, rang=True))
-        else:
+        if self.state is SignalingState.INTRODUCED:
             self._end(NoPathFound())
+        else:
+            rang = self.state is SignalingState.RINGING
+            self.reject(ErrorCode.REFUSED, IntroductionEnded(ErrorCode.TIMEOUT, rang=rang))
 
     # Inside
 
+    def _take_first(self, body: Offer | AnswerBody) -> None:
+        """Take the candidates in the other side's offer or answer."""
+        self._received_candidates = list(body.candidates)
+        self._remote_complete = body.complete
+
     def _introduce(
-        self,
-        body: Offer | AnswerBody,
-        candidates: tuple[Candidate, ...],
-        answer_digest: bytes,
-        certificate_sha256: bytes | None,
-        now: float,
+        self, body: Offer | AnswerBody, answer_digest: bytes, certificate_sha256: bytes | None, now: float
     ) -> None:
-        """Both sides have each other's description. `body` and `candidates` are the other side's."""
+        """Both sides have each other's description. `body` is the other side's offer or answer."""
         remote = Description(
-            body.name, body.ufrag, body.password, body.pacing_ms / 1000, candidates, self._remote_complete
+            body.name,
+            body.ufrag,
+            body.password,
+            body.pacing_ms,
+            tuple(self._received_candidates),
+            self._remote_complete,
         )
         self.state = SignalingState.INTRODUCED
         self.answered = True
@@ -470,7 +448,7 @@ class Signaling:
         Only the callee does this. It is the last to learn that the link is proved, so the caller cannot take
         the message for a hang-up.
         """
-        if self.side is Side.CALLEE and self.complete and self._remote_complete and not self._released:
+        if self.role is LinkRole.CALLEE and self.complete and self._remote_complete and not self._released:
             self._cancel()
 
     def _take(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -484,7 +462,7 @@ class Signaling:
         if self.complete or not (taken or complete or challenge):
             return
         self.complete = complete
-        if self.side is Side.CALLER:
+        if self.role is LinkRole.CALLER:
             key = self.peer.x25519()
         else:
             key = X25519PublicKey.from_public_bytes(self.offer.reply_key)

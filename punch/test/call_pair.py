@@ -24,7 +24,7 @@ def candidate(number: int) -> Candidate:
 
 def description(name: str, *candidates: Candidate, complete: bool = False) -> Description:
     """What a side tells the other about its ICE agent."""
-    return Description(name, f"{name}Ufrag", PASSWORD, 0.02, candidates, complete)
+    return Description(name, f"{name}Ufrag", PASSWORD, 20, candidates, complete)
 
 
 class CallPair:

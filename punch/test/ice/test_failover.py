@@ -36,7 +36,7 @@ class TwoPathsTests(SynchronousTestCase):
         """The side whose data is unanswered probes the pair and leaves it within two seconds."""
         self.block()
         cut = self.network.now
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(3.0, lambda: self.alice.path.local_base != self.first)
         self.assertLess(self.network.now - cut, 2.0)
         self.network.run(0.5)
@@ -46,11 +46,11 @@ class TwoPathsTests(SynchronousTestCase):
     def test_the_controlled_side_may_be_first(self) -> None:
         """It moves at once, and goes on when the controlling side says so too."""
         self.block()
-        self.bob.agent.probe(self.network.now)
+        self.bob.agent.path.probe(self.network.now)
         self.network.run(2.0)
         self.assertNotEqual(self.bob.path.local_base.is_ipv6, self.first.is_ipv6)
         self.assertEqual(self.alice.path.local_base, self.first)
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(2.0)
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
@@ -64,13 +64,13 @@ class TwoPathsTests(SynchronousTestCase):
     def test_back_again(self) -> None:
         """A pair of the same kind isn't taken back for nothing, but counts as a spare again."""
         self.block()
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(3.0)
         second = self.alice.path.local_base
         self.network.blocked = lambda source, target: False
         self.network.run(5.0)
         self.network.blocked = lambda source, target: source.is_ipv6 == second.is_ipv6
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(3.0)
         self.assertEqual(self.alice.path.local_base, self.first)
 
@@ -85,7 +85,7 @@ class TwoPathsTests(SynchronousTestCase):
         """A question that gets lost is asked again."""
         since = self.network.now
         self.network.blocked = lambda source, target: self.network.now < since + 0.9
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(10.0)
         self.assertEqual(len(self.alice.of(Selected)), 1)
         self.assertEqual(len(self.alice.of(ChecksUnanswered)), 1)
@@ -105,7 +105,7 @@ class OnePathTests(SynchronousTestCase):
         """It is told, the pair stays, and is asked every other second until it answers."""
         self.network.blocked = lambda source, target: True
         cut = self.network.now
-        self.alice.agent.probe(cut)
+        self.alice.agent.path.probe(cut)
         self.network.run(10.0)
         self.assertEqual(len(self.alice.of(Disconnected)), 1)
         self.assertLess(self.alice.when(Disconnected) - cut, 1.6)
@@ -123,8 +123,8 @@ class OnePathTests(SynchronousTestCase):
         """One question."""
         self.network.run(2.0)
         sent = len(self.alice.sent)
-        self.alice.agent.probe(self.network.now)
-        self.alice.agent.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
+        self.alice.agent.path.probe(self.network.now)
         self.network.run(0.5)
         asked = [transmit for _, transmit in self.alice.sent[sent:]]
         asked = [each for each in asked if parse(each.data).message_class is MessageClass.REQUEST]

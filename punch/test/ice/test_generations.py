@@ -162,7 +162,7 @@ class GenerationsTests(SynchronousTestCase):
     def test_doubt_and_loss(self) -> None:
         """Whether there is a path depends on the session in use, not on the one on trial."""
         self.network.blocked = lambda source, target: True
-        self.generations.use.probe(self.network.now)
+        self.generations.use.path.probe(self.network.now)
         self.network.run(2.0)
         self.assertEqual(len(self.of(Disconnected)), 1)
         self.assertFalse(self.generations.working)

@@ -82,7 +82,7 @@ class SizeTests(SynchronousTestCase):
         network.run(2.0)
         self.assertEqual((one.path.path, other.path.path), ("host", "host"))
         self.small(network, "10.0.0.2")
-        one.agent.check_size(network.now)
+        one.agent.path.check_size(network.now)
         network.run(3.0)
         self.assertEqual(one.path.path, "relay")
         before = len(self.full(one))
@@ -146,7 +146,7 @@ class SizeTests(SynchronousTestCase):
             self.small(network, "10.0.0.")
             network.run(40.0)
             self.assertEqual((self.hosts(hosts[0])[0], len(self.full(hosts[0]))), ("10.0.0.1", before))
-            hosts[asking].agent.check_size(network.now)
+            hosts[asking].agent.path.check_size(network.now)
             network.run(2.5)
             self.assertTrue(self.hosts(hosts[asking])[0].startswith("10.1."))
 
@@ -160,8 +160,8 @@ class SizeTests(SynchronousTestCase):
             before = len(self.full(one))
             network.delay = delay
             if measured is not None:
-                one.agent.measured(measured)
-            one.agent.check_size(network.now)
+                one.agent.path.measured(measured)
+            one.agent.path.check_size(network.now)
             network.run(4.0)
             self.assertTrue(one.agent.path.working)
             self.assertEqual(one.of(Disconnected), [])
@@ -225,10 +225,10 @@ class SizeTests(SynchronousTestCase):
         path, since = self.hosts(one), network.now
         network.blocked = lambda source, target: True
         network.run(0.2)
-        self.assertFalse(one.agent.leave_blocked_pair(since, network.now))
+        self.assertFalse(one.agent.path.leave_blocked_pair(since, network.now))
         self.assertEqual(self.hosts(one), path)
         network.run(1.0)
-        self.assertFalse(one.agent.leave_blocked_pair(since, network.now))
+        self.assertFalse(one.agent.path.leave_blocked_pair(since, network.now))
         self.assertTrue(one.agent.path.working)
         network.run(1.0)
         self.assertFalse(one.agent.path.working)
@@ -241,14 +241,14 @@ class SizeTests(SynchronousTestCase):
         network.pair(one, other, gather=False)
         network.run(5.0)
         first, since = self.hosts(one), network.now
-        one.agent.probe(since)
+        one.agent.path.probe(since)
         network.run(0.2)
-        self.assertTrue(one.agent.leave_blocked_pair(since, network.now))
+        self.assertTrue(one.agent.path.leave_blocked_pair(since, network.now))
         network.run(1.0)
         dead, before = self.hosts(one)[0], one.of(Disconnected)
         self.assertNotEqual(dead, first[0])
         network.blocked = lambda source, target: source.host[3] != target.host[3] or dead[3] == source.host[3]
-        one.agent.probe(network.now)
+        one.agent.path.probe(network.now)
         network.run(2.0)
         self.assertEqual(self.hosts(one), first)
         self.assertTrue(one.agent.path.working)
@@ -261,9 +261,9 @@ class SizeTests(SynchronousTestCase):
         network.blocked = lambda source, target: network.now < 3.0
         network.pair(one, other, gather=False)
         network.run(4.0)
-        one.agent.measured(0.05)
+        one.agent.path.measured(0.05)
         network.blocked = lambda source, target: True
-        one.agent.probe(network.now)
+        one.agent.path.probe(network.now)
         network.run(1.6)
         self.assertFalse(one.agent.path.working)
 
@@ -277,9 +277,9 @@ class SizeTests(SynchronousTestCase):
         for _ in range(2 * len(one.agent.pairs)):
             paths.append(self.hosts(one))
             since = network.now
-            one.agent.probe(since)
+            one.agent.path.probe(since)
             network.run(0.1)
-            self.assertTrue(one.agent.leave_blocked_pair(since, network.now))
+            self.assertTrue(one.agent.path.leave_blocked_pair(since, network.now))
             network.run(0.4)
             self.assertTrue(one.agent.path.working)
             self.assertEqual(self.hosts(other), self.hosts(one)[::-1])

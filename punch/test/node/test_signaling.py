@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.link.events import LinkRole
+from punch.node.calls import glare
 from punch.node.causes import IntroductionEnded, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
 from punch.node.policy import Decision, decide
@@ -12,8 +14,6 @@ from punch.node.signaling import (
     CallEnded,
     Introduction,
     MoreCandidates,
-    Side,
-    glare,
 )
 from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, candidate, changed, description, events
 from punch.test.strategies import IDENTITIES
@@ -221,9 +221,9 @@ class RuleTests(SynchronousTestCase):
             for other in IDENTITIES:
                 if one is not other:
                     sides = {glare(one.peer_id, other.peer_id), glare(other.peer_id, one.peer_id)}
-                    self.assertEqual(sides, {Side.CALLER, Side.CALLEE})
+                    self.assertEqual(sides, {LinkRole.CALLER, LinkRole.CALLEE})
         smaller, larger = sorted((ALICE.peer_id, BOB.peer_id))
-        self.assertIs(glare(smaller, larger), Side.CALLER)
+        self.assertIs(glare(smaller, larger), LinkRole.CALLER)
 
     def test_policy(self) -> None:
         """Known peers may always call; `accept` decides on others."""

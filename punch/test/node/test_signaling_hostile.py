@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
+from punch.link.events import LinkRole
 from punch.node.causes import NoPathFound, SimpleCause
 from punch.node.signaling import (
     MAX_GAP,
@@ -17,7 +18,6 @@ from punch.node.signaling import (
     CallEnded,
     Introduction,
     MoreCandidates,
-    Side,
     Signaling,
     SignalingEvent,
 )
@@ -197,7 +197,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         """No order of messages, decisions and timers raises, or introduces or ends a call twice."""
         wire = CallPair()
         sent: list[Request] = [wire.establish]
-        told: dict[Side, list[SignalingEvent]] = {Side.CALLER: [], Side.CALLEE: []}
+        told: dict[LinkRole, list[SignalingEvent]] = {LinkRole.CALLER: [], LinkRole.CALLEE: []}
         for action, choice in steps:
             call = (wire.caller, wire.callee)[choice % 2]
             trickles = [each.envelope for each in sent if isinstance(each, Trickle)]
@@ -229,7 +229,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
                 call.repeat_answer()
             for each in (wire.caller, wire.callee):
                 sent += each.messages_to_send()
-                told[each.side] += events(each)
+                told[each.role] += events(each)
         for happened in told.values():
             kinds = [type(event) for event in happened]
             self.assertLessEqual(kinds.count(Introduction), 1)
