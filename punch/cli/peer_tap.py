@@ -24,7 +24,7 @@ from punch.cli.twistd import end_on_signals, fail, use_own_files
 from punch.identity import PeerID
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice

@@ -28,7 +28,7 @@ from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.node.events import CallFailed, Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress

@@ -14,7 +14,7 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
 from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.node.signaling import Signaling
 from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 

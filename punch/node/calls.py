@@ -6,6 +6,7 @@ peers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import Enum
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -27,7 +28,6 @@ from punch.node.events import (
     PathLost,
 )
 from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
-from punch.node.policy import Decision, decide
 from punch.node.signaling import Signaling
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
 from punch.wire.sealed import SealError
@@ -44,6 +44,28 @@ MAX_STRANGERS = 32
 """
 Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
 """
+
+
+class Decision(Enum):
+    """What policy says about one call."""
+
+    ACCEPT = "accept"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
+    """
+    Known peers are always accepted, blocked ones never; `accept` says what happens to strangers.
+
+    :param known: this side called or accepted that peer before.
+    :param blocked: the user does not want to hear of it: not even a bell rings.
+    """
+    if blocked:
+        return Decision.REFUSE
+    if known or accept is Accept.ANYONE:
+        return Decision.ACCEPT
+    return Decision.ASK if accept is Accept.ASK else Decision.REFUSE
 
 
 def glare(us: PeerID, peer: PeerID) -> LinkRole:

@@ -25,7 +25,7 @@ from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
 from punch.node.causes import IntroductionEnded
 from punch.node.ice_transport import IceTransport, new_agent
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.node.signaling import CallEnded, Description, Introduction, MoreCandidates, Signaling
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode

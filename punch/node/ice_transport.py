@@ -22,8 +22,7 @@ from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
-from punch.node.path import UnansweredData
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy, UnansweredData
 from punch.node.relay import RelayClient
 from punch.node.signaling import Description
 from punch.wire.address import Address

@@ -17,7 +17,7 @@ from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
 from punch.node.relay_pool import RelayPool
 from punch.node.router import Router

@@ -59,7 +59,7 @@ from punch.node.offer_freshness import (
     OfferTimes,
     milliseconds,
 )
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
 from punch.wire.control import (

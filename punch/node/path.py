@@ -1,12 +1,13 @@
 """
-The path of a link: its value for applications, when it is left because data of the link stays unanswered
-(`UnansweredData`), and which changes of it are announced.
+The path of a link: whether it may be relayed, its value for applications, when it is left because data of the
+link stays unanswered (`UnansweredData`), and which changes of it are announced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from punch.wire.address import Address
 
@@ -24,6 +25,17 @@ BURST = 0.05
 """Seconds within which everything that is sent counts as one burst."""
 HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
+
+
+class RelayPolicy(str, Enum):
+    """
+    AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,
+    ours or the other side's. ONLY: everything does, so that the other side never learns our addresses.
+    """
+
+    AUTO = "auto"
+    NEVER = "never"
+    ONLY = "only"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from punch.node.events import (
 )
 from punch.node.node import Node
 from punch.node.offer_freshness import OfferMemory
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet

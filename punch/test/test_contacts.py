@@ -20,7 +20,7 @@ from punch.contacts import (
     name_from,
 )
 from punch.files import try_lock
-from punch.node.policy import Decision, decide
+from punch.node.calls import Decision, decide
 from punch.test.chat_network import peer_id
 from punch.wire.control import Accept
 

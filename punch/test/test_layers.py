@@ -74,7 +74,6 @@ PURE = [
             "control.servers",
             "events",
             "path",
-            "policy",
             "router",
             "signaling",
         )

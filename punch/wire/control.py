@@ -1,9 +1,8 @@
 """
 The messages of the control channel, between a peer and its rendezvous: one JSON object a line.
 
-Each message is a frozen dataclass. The annotations of its fields say how they are read, and under which key
-they stand in the object if that is not their own name. A field with a default may be missing from the object.
-The order of the fields is their order on the wire. `docs/protocol.md` describes the whole protocol.
+Each message is a frozen dataclass that is declared as `punch.wire.message_shapes` says. `docs/protocol.md`
+describes the whole protocol.
 
 `encode` writes a line, `decode_request` reads what a service accepts, `decode_reply` what a peer accepts.
 Keys that a message does not declare are ignored.
@@ -11,18 +10,19 @@ Keys that a message does not declare are ignored.
 
 # Annotations are not postponed here: those of the messages are read when the classes are declared.
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, cast
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json
-from punch.wire.fields import FieldError, Reader, field, integer
+from punch.wire.fields import FieldError, field, integer
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.message_shapes import SHAPES, FieldSpec, MessageShape, json_message
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.sealed import Envelope
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
@@ -116,16 +116,6 @@ class Malformed(ControlError):
         super().__init__(code, text)
 
 
-T = TypeVar("T")
-
-
-class FieldSpec(NamedTuple):
-    """How a field is read, and its key if that is not the field's name."""
-
-    read: Reader[Any]
-    key: str | None = None
-
-
 _read_word = read.matching("[a-z][a-z0-9-]{0,31}", "a short word")
 _read_call = read.matching("[0-9a-f]{32}", "32 lower-case hexadecimal digits")
 _read_version = integer(1, 2**31 - 1)
@@ -165,49 +155,13 @@ _Transaction = Annotated[bytes, FieldSpec(read.binary(TRANSACTION_SIZE, TRANSACT
 # -- the messages --
 
 
-class MessageField(NamedTuple):
-    """A field: its attribute in Python, its key in JSON, and its default, `MISSING` if it is required."""
-
-    attribute: str
-    key: str
-    read: Reader[Any]
-    default: Any
-
-
-class MessageShape(NamedTuple):
-    """How one message is written: the value of `type`, and its fields in the order of the wire."""
-
-    message: type[Any]
-    type: str
-    fields: tuple[MessageField, ...]
-    versioned: bool
-    """Whether the object has the version of the protocol."""
-
-
 REQUESTS: dict[str, MessageShape] = {}
 """The messages of peers, by type."""
 REPLIES: dict[str, MessageShape] = {}
 """The messages of the service, by type."""
-_SHAPES: dict[type[Any], MessageShape] = {}
 
 
-def _message(
-    shapes: dict[str, MessageShape], type_: str, *, versioned: bool = False
-) -> Callable[[type[T]], type[T]]:
-    """A class decorator: the dataclass is the message `type_` in `shapes`."""
-
-    def declare(cls: type[T]) -> type[T]:
-        entries = []
-        for each in fields(cast(Any, cls)):
-            spec: FieldSpec = cast(Any, each.type).__metadata__[0]
-            entries.append(MessageField(each.name, spec.key or each.name, spec.read, each.default))
-        shapes[type_] = _SHAPES[cls] = MessageShape(cls, type_, tuple(entries), versioned)
-        return cls
-
-    return declare
-
-
-@_message(REQUESTS, "register", versioned=True)
+@json_message(REQUESTS, "register", versioned=True)
 @dataclass(frozen=True)
 class Register:
     """The first message of a peer. `invitation` is the token of an invitation to the service; empty: none."""
@@ -217,13 +171,13 @@ class Register:
     invitation: Annotated[str, FieldSpec(read.token)] = ""
 
 
-@_message(REQUESTS, "ping")
+@json_message(REQUESTS, "ping")
 @dataclass(frozen=True)
 class Ping:
     """Sent when nothing else was sent for a keepalive interval."""
 
 
-@_message(REQUESTS, "establish")
+@json_message(REQUESTS, "establish")
 @dataclass(frozen=True)
 class Establish:
     """
@@ -237,7 +191,7 @@ class Establish:
     notify: Annotated[bool, FieldSpec(read.boolean)] = False
 
 
-@_message(REQUESTS, "answer")
+@json_message(REQUESTS, "answer")
 @dataclass(frozen=True)
 class Answer:
     """The called peer accepts the call."""
@@ -247,7 +201,7 @@ class Answer:
     answer: _Sealed
 
 
-@_message(REQUESTS, "candidate")
+@json_message(REQUESTS, "candidate")
 @dataclass(frozen=True)
 class Trickle:
     """Either peer found more candidates."""
@@ -257,7 +211,7 @@ class Trickle:
     envelope: _Sealed
 
 
-@_message(REQUESTS, "reject")
+@json_message(REQUESTS, "reject")
 @dataclass(frozen=True)
 class Reject:
     """The called peer refuses the call: `code` is `REFUSED` or `BUSY`."""
@@ -267,7 +221,7 @@ class Reject:
     code: Annotated[ErrorCode, FieldSpec(read.one_of(ErrorCode.REFUSED, ErrorCode.BUSY))]
 
 
-@_message(REQUESTS, "cancel")
+@json_message(REQUESTS, "cancel")
 @dataclass(frozen=True)
 class Cancel:
     """The introduction is over for this peer: the caller gave up, or either no longer needs it."""
@@ -276,13 +230,13 @@ class Cancel:
     to: _Peer
 
 
-@_message(REQUESTS, "relay")
+@json_message(REQUESTS, "relay")
 @dataclass(frozen=True)
 class RenewRelays:
     """A request for new credentials for the relays, because the present ones expire soon."""
 
 
-@_message(REQUESTS, "probe")
+@json_message(REQUESTS, "probe")
 @dataclass(frozen=True)
 class Probe:
     """
@@ -304,7 +258,7 @@ class Probe:
 REVOCATION_LABEL = b"punch/1 revocation"
 
 
-@_message(REQUESTS, "revoke")
+@json_message(REQUESTS, "revoke")
 @dataclass(frozen=True)
 class Revoke:
     """The owner of this peer ID asks the service to refuse it for ever, and has signed that."""
@@ -321,7 +275,7 @@ class Revoke:
         return peer.verify(REVOCATION_LABEL, peer.key, self.signature)
 
 
-@_message(REPLIES, "welcome", versioned=True)
+@json_message(REPLIES, "welcome", versioned=True)
 @dataclass(frozen=True)
 class Welcome:
     """
@@ -345,7 +299,7 @@ class Welcome:
     """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
 
 
-@_message(REPLIES, "relay")
+@json_message(REPLIES, "relay")
 @dataclass(frozen=True)
 class Relays:
     """The answer to `RenewRelays`: the relays, with new credentials."""
@@ -353,7 +307,7 @@ class Relays:
     relays: _Relays
 
 
-@_message(REPLIES, "probed")
+@json_message(REPLIES, "probed")
 @dataclass(frozen=True)
 class Probed:
     """The answer to `Probe`."""
@@ -362,7 +316,7 @@ class Probed:
     outcome: Annotated[ProbeOutcome, FieldSpec(read.one_of(*ProbeOutcome))]
 
 
-@_message(REPLIES, "pong")
+@json_message(REPLIES, "pong")
 @dataclass(frozen=True)
 class Pong:
     """The answer to `Ping`. `retry` is the present value of `Welcome.retry`."""
@@ -370,7 +324,7 @@ class Pong:
     retry: _Seconds = 0
 
 
-@_message(REPLIES, "incoming")
+@json_message(REPLIES, "incoming")
 @dataclass(frozen=True)
 class Incoming:
     """Another peer calls. `name` is the name that it registered, which is not signed as that in the offer."""
@@ -381,7 +335,7 @@ class Incoming:
     offer: _Sealed
 
 
-@_message(REPLIES, "answered")
+@json_message(REPLIES, "answered")
 @dataclass(frozen=True)
 class Answered:
     """The called peer accepted the call."""
@@ -391,7 +345,7 @@ class Answered:
     answer: _Sealed
 
 
-@_message(REPLIES, "candidate")
+@json_message(REPLIES, "candidate")
 @dataclass(frozen=True)
 class Candidates:
     """The other peer found more candidates."""
@@ -401,7 +355,7 @@ class Candidates:
     envelope: _Sealed
 
 
-@_message(REPLIES, "ended")
+@json_message(REPLIES, "ended")
 @dataclass(frozen=True)
 class Ended:
     """The introduction ended before there was a link."""
@@ -414,7 +368,7 @@ class Ended:
     text: _Text
 
 
-@_message(REPLIES, "returned")
+@json_message(REPLIES, "returned")
 @dataclass(frozen=True)
 class Returned:
     """A peer is registered again that was away when this peer called it with `notify`."""
@@ -422,7 +376,7 @@ class Returned:
     sender: _Sender
 
 
-@_message(REPLIES, "error")
+@json_message(REPLIES, "error")
 @dataclass(frozen=True)
 class Error:
     """
@@ -458,14 +412,11 @@ def encode(message: Message) -> bytes:
 
     :raise ValueError: it would be longer than `MAX_LINE`.
     """
-    shape = _SHAPES[type(message)]
+    shape = SHAPES[type(message)]
     value: dict[str, Any] = {"type": shape.type}
     if shape.versioned:
         value["version"] = VERSION
-    for entry in shape.fields:
-        content = getattr(message, entry.attribute)
-        if content != entry.default:
-            value[entry.key] = _to_json(content)
+    value.update(shape.write(message))
     if "text" in value:
         value["text"] = read.clean(value["text"])
     line = strict_json.dumps(value)
@@ -496,20 +447,6 @@ def decode_reply(line: bytes) -> Reply:
     return cast(Reply, _decode(line, REPLIES))
 
 
-def _to_json(content: object) -> object:
-    if isinstance(content, PeerID):
-        return str(content)
-    if isinstance(content, (Envelope, RelayServer)):
-        return content.to_json()
-    if isinstance(content, Enum):
-        return content.value
-    if isinstance(content, bytes):
-        return read.to_base64(content)
-    if isinstance(content, tuple):
-        return [_to_json(entry) for entry in content]
-    return content
-
-
 def _decode(line: bytes, shapes: Mapping[str, MessageShape]) -> Message:
     if len(line) > MAX_LINE:
         raise Malformed(f"A line has more than {MAX_LINE} bytes.", ErrorCode.TOO_LONG)
@@ -525,24 +462,16 @@ def _decode(line: bytes, shapes: Mapping[str, MessageShape]) -> Message:
             call = field(value, "call", _read_call, None)
         raise UnknownType(f"The message type {type_[:32]!a} is not known.", call)
     try:
-        return _build(shape, value)
+        # In another version the other fields may have other meanings, so the version is checked first
+        if shape.versioned and (version := field(value, "version", _read_version)) != VERSION:
+            raise Malformed(
+                f"Protocol version {version} is not known here, only version {VERSION}.", ErrorCode.VERSION
+            )
+        content = shape.read(value)
+        # The service routes by `to`, and the recipient checks the signed one: they may not differ.
+        for envelope in vars(content).values():
+            if isinstance(envelope, Envelope) and envelope.to != getattr(content, "to", envelope.to):
+                raise FieldError("to is not the peer that the envelope is for")
     except FieldError as error:
         raise Malformed(f"A {shape.type} message is wrong: {error}.") from error
-
-
-def _build(shape: MessageShape, value: Mapping[str, Any]) -> Message:
-    # In another version the other fields may have other meanings, so the version is checked first
-    if shape.versioned and (version := field(value, "version", _read_version)) != VERSION:
-        raise Malformed(
-            f"Protocol version {version} is not known here, only version {VERSION}.", ErrorCode.VERSION
-        )
-    contents: dict[str, Any] = {
-        entry.attribute: field(value, entry.key, entry.read)
-        for entry in shape.fields
-        if entry.default is MISSING or entry.key in value
-    }
-    # The service routes by `to`, and the recipient checks the signed one: they may not differ.
-    for content in contents.values():
-        if isinstance(content, Envelope) and content.to != contents.get("to", content.to):
-            raise FieldError("to is not the peer that the envelope is for")
-    return cast(Message, shape.message(**contents))
+    return cast(Message, content)

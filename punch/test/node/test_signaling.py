@@ -5,10 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.events import LinkRole
-from punch.node.calls import glare
+from punch.node.calls import Decision, decide, glare
 from punch.node.causes import IntroductionEnded, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
-from punch.node.policy import Decision, decide
 from punch.node.signaling import (
     INTRODUCED_TIME,
     CallEnded,

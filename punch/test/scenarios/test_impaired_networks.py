@@ -13,7 +13,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.test.internet import Lan, LinkSpec, Seen
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, connect, introduce

@@ -21,7 +21,7 @@ from punch.node.events import (
     IncomingCall,
     Registered,
 )
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, Rendezvous, connect, introduce

@@ -7,7 +7,7 @@ import gc
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
 from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
 from punch.test.relayed import EASY, RelayTestCase

@@ -20,7 +20,7 @@ from punch.net.udp import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
-from punch.node.policy import RelayPolicy
+from punch.node.path import RelayPolicy
 from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.relay_pool import RelayPool
 from punch.rendezvous.reflector import Reflector
