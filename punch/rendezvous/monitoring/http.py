@@ -121,7 +121,9 @@ class _Pages(Resource):
             request.responseHeaders.removeHeader(name)
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
-        if self._local and not _is_local(request.getHeader("host") or ""):
+        # As bytes: if it were asked for as text, Twisted would fail at what is not UTF-8.
+        host = (request.getHeader(b"host") or b"").decode("latin-1")
+        if self._local and not _is_local(host):
             return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, "Ask for an IP address or localhost.")
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")

@@ -172,7 +172,7 @@ class _Page(Resource):
     def _answer(self, request: Request) -> bytes | int:
         for name in ("server", "date"):
             request.responseHeaders.removeHeader(name)
-        host = request.getHeader("host") or ""
+        host = _header(request, b"host")
         if host not in self._server.hosts:
             return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, self._wrong_host(host))
         for name, value in _HEADERS.items():
@@ -210,7 +210,7 @@ class _Page(Resource):
             if known:
                 return self._file(request, "index.html")
             return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
-        if request.method == b"HEAD" or request.getHeader("sec-purpose") or request.getHeader("purpose"):
+        if request.method == b"HEAD" or _header(request, b"sec-purpose") or _header(request, b"purpose"):
             # A preview or prefetch, which would use the ticket up.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "Open the page to see it.")
         tokens = request.args[b"token"]
@@ -226,7 +226,7 @@ class _Page(Resource):
         return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
 
     def _redirect(self, request: Request, target: str) -> bytes:
-        if request.getHeader("sec-fetch-site") == "cross-site":
+        if _header(request, b"sec-fetch-site") == "cross-site":
             request.setHeader("Content-Type", _TYPES["html"])
             return _REDIRECT.format(target=target).encode()
         request.setHeader("Location", target)
@@ -240,9 +240,9 @@ class _Page(Resource):
         if not self._server.connections.has_room:
             # Checked first: a page that got no WebSocket sends a plain request, to learn why.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
-        if request.method != b"GET" or (request.getHeader("upgrade") or "").lower() != "websocket":
+        if request.method != b"GET" or _header(request, b"upgrade").lower() != "websocket":
             return _plain(request, HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets.")
-        if request.getHeader("origin") != f"http://{host}":
+        if _header(request, b"origin") != f"http://{host}":
             return _plain(request, HTTPStatus.FORBIDDEN, "Another page may not use this one's WebSocket.")
         return self._socket.render_GET(request)
 
@@ -276,6 +276,16 @@ def _static_files() -> dict[str, bytes]:
 def _cookie(request: Request, name: str) -> str:
     value = request.getCookie(name.encode("ascii"))
     return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _header(request: Request, name: bytes) -> str:
+    """
+    The value of a header field, empty if it is missing.
+
+    It is asked for as bytes: Twisted decodes text as UTF-8, and fails if it is something else.
+    """
+    value = request.getHeader(name)
+    return "" if value is None else value.decode("latin-1")
 
 
 def _plain(request: Request, status: HTTPStatus, text: str) -> bytes:

@@ -101,7 +101,7 @@ class SiteTests(SynchronousTestCase):
         channel.makeConnection(transport)
         fields = {"Host": "127.0.0.1:9464"} | headers
         lines = [f"{request} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        channel.dataReceived("\r\n".join([*lines, "", ""]).encode())
+        channel.dataReceived("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
         head, _, body = transport.value().decode().partition("\r\n\r\n")
         status, *found = head.split("\r\n")
         return int(status.split()[1]), dict(line.split(": ", 1) for line in found), body
@@ -166,3 +166,6 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(self.ask("GET /healthz", local=False, Host="rendezvous:9464")[0], 200)
         for host in ("localhost:9464", "[::1]:9464", "192.0.2.1"):
             self.assertEqual(self.ask("GET /healthz", Host=host)[0], 200, host)
+
+    def test_a_host_that_is_no_text(self) -> None:
+        self.assertEqual(self.ask("GET /healthz", Host="\udcff")[0], 421)

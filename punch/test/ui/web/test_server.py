@@ -55,6 +55,19 @@ class AdmissionTests(ServerTestCase):
             answer = self.browser.get(f"/?token={token}")
             self.assertEqual((answer.status, answer.cookies), (403, []), token[:50])
 
+    def test_headers_that_are_no_text(self) -> None:
+        """They are like any other wrong value."""
+        host = self.browser.authority
+        for status, target, fields in (
+            (b"421", b"/", b"Host: \xff"),
+            (b"503", b"/?token=x", b"Host: %b\r\nSec-Purpose: \xff" % host.encode()),
+            (b"403", b"/ws", b"Host: %b\r\nOrigin: \xff\r\nUpgrade: \xff" % host.encode()),
+        ):
+            connection = self.browser.connect()
+            connection.write(b"GET %b HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % (target, fields))
+            self.net.run_until(lambda connection=connection: connection.lost is not None, 40.0, "an answer")
+            self.assertEqual(bytes(connection.received).split()[1], status, fields)
+
     def test_without_anything(self) -> None:
         answer = self.browser.get("/")
         self.assertEqual(answer.status, 403)
