@@ -99,9 +99,9 @@ def _records(answers: Sequence[Any]) -> list[ServiceRecord]:
 
 
 def _is_name(target: str) -> bool:
-    """Whether the target of a record is the name of a host, and no IP address."""
+    """Whether the target of a record is the name of a host, all of it, and no IP address."""
     try:
         host = RendezvousAddress.parse(f"{target}:1").host
     except RendezvousAddressError:
         return False
-    return ":" not in host and not isIPAddress(host)
+    return host == target.lower() and ":" not in host and not isIPAddress(host)

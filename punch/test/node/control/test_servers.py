@@ -128,9 +128,13 @@ class LookUpTests(InternetTestCase):
         self.assertEqual(self.dns.asked, ["_punch._tcp.example.org"])
 
     def test_what_others_may_not_name(self) -> None:
-        """IP addresses for names, and the ports of other protocols; a target of "." is kept."""
+        """
+        IP addresses for names, what only has a name in it, and the ports of other protocols; a target of "."
+        is kept.
+        """
+        odd = (b"\nb.example.org", b"punch://b.example.org", b"\xff.example.org")
         payloads = [
-            *(dns.Record_SRV(1, 0, 7001, host) for host in (b"127.0.0.1", b"[::1]", b"10", b"0x7f.1")),
+            *(dns.Record_SRV(1, 0, 7001, host) for host in (b"127.0.0.1", b"[::1]", b"10", b"0x7f.1", *odd)),
             *(dns.Record_SRV(1, 0, port, b"a.example.org") for port in (0, 22, 25, 443, 1023, 1024)),
             dns.Record_SRV(2, 0, 0, b""),
         ]
