@@ -145,11 +145,12 @@ class MemberDatabase:
             "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
         )
         digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
-        if not compare_digest(digest, invitation.digest):
-            return Redemption.UNKNOWN
-        if wall >= expires:
-            return Redemption.EXPIRED
-        return Redemption.USED if used >= uses else Redemption.ACCEPTED
+        with self._values():
+            if not compare_digest(digest, invitation.digest):
+                return Redemption.UNKNOWN
+            if wall >= expires:
+                return Redemption.EXPIRED
+            return Redemption.USED if used >= uses else Redemption.ACCEPTED
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
@@ -159,11 +160,13 @@ class MemberDatabase:
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
         found = self._rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
-        return AdmissionRefusal(found[0][0]) if found else None
+        with self._values():
+            return AdmissionRefusal(found[0][0]) if found else None
 
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
-        return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revoked"))
+        with self._values():
+            return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revoked"))
 
     def count_revoked(self) -> int:
         """How many there are."""
@@ -194,7 +197,8 @@ class MemberDatabase:
         rows = self._rows(
             "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
         )
-        return [(day, PeerID(key), used) for day, key, used in rows]
+        with self._values():
+            return [(day, PeerID(key), used) for day, key, used in rows]
 
     # -- for the operator --
 
@@ -246,11 +250,12 @@ class MemberDatabase:
               WHERE r.peer NOT IN (SELECT peer FROM members)
             """
         )
-        rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
-        return [
-            Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal))
-            for key, name, since, quota, refusal in rows
-        ]
+        with self._values():
+            rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
+            return [
+                Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal))
+                for key, name, since, quota, refusal in rows
+            ]
 
     # -- records --
 
@@ -411,10 +416,24 @@ class MemberDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            raise MemberStoreError(
-                f"The list of members {self._where} can't be used: {error}. Make room or make it writable; "
-                "if it is damaged, move it away with the files beside it that begin with its name."
-            ) from error
+            raise self._unusable(str(error)) from error
+        except UnicodeDecodeError as error:
+            # The message of SQLite's error quotes what is in the file.
+            raise self._unusable("its tables can't be read") from error
+
+    @contextmanager
+    def _values(self) -> Iterator[None]:
+        """Make values of what stands in the file. :raise MemberStoreError: it is not what was written."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self._unusable("an entry is not what was written") from error
+
+    def _unusable(self, cause: str) -> MemberStoreError:
+        return MemberStoreError(
+            f"The list of members {self._where} can't be used: {cause}. Make room or make it writable; "
+            "if it is damaged, move it away with the files beside it that begin with its name."
+        )
 
     def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
         with self._errors():

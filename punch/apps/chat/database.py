@@ -140,6 +140,23 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise StoreError(self._sentence(str(error), damaged=_is_damage(error))) from error
+        except UnicodeDecodeError as error:
+            # The message of SQLite's error quotes what is in the file.
+            raise StoreError(self._sentence("its tables can't be read", damaged=True)) from error
+
+    @contextmanager
+    def values(self) -> Iterator[None]:
+        """
+        Make values of what stands in the file.
+
+        :raise StoreError: it is not what was written there.
+        """
+        try:
+            yield
+        except StoreError:
+            raise
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise StoreError(self._sentence("an entry is not what was written", damaged=True)) from error
 
     def _sentence(self, cause: str, damaged: bool = False) -> str:
         if damaged:

@@ -76,6 +76,7 @@ class Store:
         self._rows = self.database.rows
         self._row = self.database.row
         self._transaction = self.database.transaction
+        self._values = self.database.values
 
     def close(self) -> None:
         """Close the file."""
@@ -285,7 +286,8 @@ class Store:
         rows = self._rows(
             f"SELECT c.peer, count(*), total(length(m.text)) {_FROM} WHERE m.state = 0 GROUP BY c.key"
         )
-        return {PeerID(peer): (count, int(size)) for peer, count, size in rows}
+        with self._values():
+            return {PeerID(peer): (count, int(size)) for peer, count, size in rows}
 
     def waiting_for(self, peer: PeerID) -> list[ChatMessage]:
         """Our messages that `peer` has not acknowledged, oldest first."""
@@ -305,7 +307,8 @@ class Store:
                 (waiting,) = self._row(
                     "SELECT count(*) FROM message WHERE conversation = ? AND state = 0", key
                 )
-                found.append(Overview(PeerID(owner), unread, waiting, last[0]))
+                with self._values():
+                    found.append(Overview(PeerID(owner), unread, waiting, last[0]))
         return found
 
     def history(
@@ -379,7 +382,8 @@ class Store:
             if now is None:
                 # The first call for this file: when its last message was written, it was at least that late.
                 [[newest]] = self._rows("SELECT max(time) FROM message")
-                now = wall if newest is None else float(newest)
+                with self._values():
+                    now = wall if newest is None else float(newest)
             believed = BelievedTime(now, self._setting("jumped")).look(wall)
             self._set("believed", believed.now)
             self._set("jumped", believed.jumped)
@@ -387,7 +391,8 @@ class Store:
 
     def _setting(self, name: str) -> float | None:
         rows = self._rows("SELECT value FROM setting WHERE name = ?", name)
-        return None if not rows or rows[0][0] is None else float(rows[0][0])
+        with self._values():
+            return None if not rows or rows[0][0] is None else float(rows[0][0])
 
     def _set(self, name: str, value: float | None) -> None:
         self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", name, value)
@@ -418,7 +423,8 @@ class Store:
         return rows[0][0] if rows else None
 
     def _messages(self, rest: str, *arguments: Any) -> list[ChatMessage]:
-        return [_message(row) for row in self._rows(f"SELECT {_COLUMNS} {_FROM} {rest}", *arguments)]
+        with self._values():
+            return [_message(row) for row in self._rows(f"SELECT {_COLUMNS} {_FROM} {rest}", *arguments)]
 
     def _insert(
         self,

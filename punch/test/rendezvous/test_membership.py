@@ -282,6 +282,29 @@ class DatabaseTests(SynchronousTestCase):
             else:
                 self.path.unlink()
 
+    def test_entries_that_nobody_wrote(self) -> None:
+        """A damaged file is named, whatever is wrong with it."""
+        database = self.open()
+        database.invite(token(), 1, WALL + DAY, None)
+        database.revoke(ALICE, AdmissionRefusal.REVOKED, WALL)
+        with sqlite3.connect(self.path) as connection:
+            connection.execute("UPDATE revocations SET refusal = 'x'")
+            connection.execute("UPDATE invitations SET digest = 5")
+        self.assertRaises(MemberStoreError, database.revocation, ALICE)
+        self.assertRaises(MemberStoreError, database.members)
+        self.assertRaises(MemberStoreError, database.redeem, token(), ALICE, "", WALL)
+        connection.execute("UPDATE revocations SET peer = 'x'")
+        connection.commit()
+        self.assertRaises(MemberStoreError, database.revoked)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        database.close()
+        content = self.path.read_bytes()
+        self.path.write_bytes(
+            content.replace(b"CREATE TABLE revocations", b"CREATE \xff\xfe\xfdLE revocations")
+        )
+        self.assertRaises(MemberStoreError, MemberDatabase, self.path)
+
 
 class _CountedReads(MemberDatabase):
     """

@@ -360,6 +360,30 @@ class FileTests(StoreTestCase):
         self.path.write_bytes(content[:5000])
         self.refused("damaged")
 
+    def test_table_of_no_text(self) -> None:
+        """What SQLite says of it quotes it."""
+        self.store.close()
+        content = self.path.read_bytes()
+        self.path.write_bytes(content.replace(b"CREATE TABLE message", b"CREATE \xff\xfe\xfdLE message"))
+        self.refused("damaged")
+
+    def test_entries_that_nobody_wrote(self) -> None:
+        """A peer that is no key, a state that there is not, a client's ID that is no JSON."""
+        message = self.say("hello")
+        for statement, value in (
+            ("UPDATE message SET client = ?", "{"),
+            ("UPDATE message SET state = ?", 99),
+            ("UPDATE conversation SET peer = ?", b"short"),
+        ):
+            before = self.store.history(None)
+            self.assertEqual(before, [message])
+            self.store.database.rows("SAVEPOINT damage")
+            self.store.database.rows(statement, value)
+            error = self.assertRaises(StoreError, self.store.history, None)
+            self.assertIn("damaged", str(error))
+            self.store.database.rows("ROLLBACK TO damage")
+            self.store.database.rows("RELEASE damage")
+
     def test_newer(self) -> None:
         self.store.close()
         with sqlite3.connect(self.path) as database:
