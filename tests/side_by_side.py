@@ -33,6 +33,7 @@ FILES = (
     "test_interrupts.py",
     "test_reflector_interop.py",
     "test_sdist.py",
+    "test_fuzz.py",
     "test_twins.py",
     "test_warnings.py",
     "test_state_processes.py",

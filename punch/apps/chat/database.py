@@ -180,7 +180,9 @@ class Database:
 
     def row(self, statement: str, *arguments: Any) -> tuple[Any, ...]:
         """The one row that a query finds."""
-        (row,) = self.rows(statement, *arguments)
+        rows = self.rows(statement, *arguments)
+        with self.values():
+            (row,) = rows
         return row
 
     def _prepare(self) -> None:

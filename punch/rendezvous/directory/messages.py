@@ -36,6 +36,7 @@ from punch.wire.control import (
     decode_request,
     encode,
 )
+from punch.wire.fields import name as read_name
 
 VERSION = 1
 NAME_SIZE = 16
@@ -196,7 +197,8 @@ def _from_json(text: bytes) -> Message:
         elif kind == "request":
             request = decode_request(line)
             if isinstance(request, (Establish, Answer, Trickle, Reject, Cancel)):
-                return PeerRequest(peer, value["name"], canonical(value["address"], 0).host, request)
+                address = canonical(value["address"], 0).host
+                return PeerRequest(peer, read_name(value["name"]), address, request)
     except (ControlError, PeerIDError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise MessageError(f"it can't be read ({error}): all processes run one version") from error
     raise MessageError(f"its kind is not known ({str(kind)[:20]}): all processes run one version")

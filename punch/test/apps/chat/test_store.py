@@ -384,6 +384,12 @@ class FileTests(StoreTestCase):
             self.store.database.rows("ROLLBACK TO damage")
             self.store.database.rows("RELEASE damage")
 
+    def test_a_row_that_is_not_found_again(self) -> None:
+        """As with a damaged index."""
+        message = "no such row"
+        with self.assertRaisesRegex(StoreError, "damaged"):
+            self.store.database.row("SELECT 1 FROM message WHERE text = ?", message)
+
     def test_newer(self) -> None:
         self.store.close()
         with sqlite3.connect(self.path) as database:

@@ -81,6 +81,12 @@ class SealerTests(SynchronousTestCase):
             self.assertRaises(MessageError, self.two.open, bytes(altered))
         self.two.open(data)
 
+    def test_a_name_that_no_peer_has(self) -> None:
+        """It would go on to the called peer, which takes no such line from its rendezvous."""
+        for name in (5, "", "\x1b[31mred"):
+            message = PeerRequest(PEER, name, "192.0.2.1", Cancel(CALL, OTHER))  # type: ignore[arg-type]
+            self.refused(self.two, self.one.seal(self.two.name, message), "can't be read")
+
     def test_newer_version(self) -> None:
         data = self.one.seal(self.two.name, MESSAGES[0])
         self.refused(self.two, b"\x02" + data[1:], "all processes run one version")

@@ -65,7 +65,7 @@ class AdmissionTests(ServerTestCase):
         ):
             connection = self.browser.connect()
             connection.write(b"GET %b HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % (target, fields))
-            self.net.run_until(lambda connection=connection: connection.lost is not None, 40.0, "an answer")
+            self.net.advance(40.0)
             self.assertEqual(bytes(connection.received).split()[1], status, fields)
 
     def test_without_anything(self) -> None:
