@@ -335,8 +335,9 @@ def held(lab: Lab, report: Report, server: Server, name: str, peers: int) -> dic
     )
     rows: list[tuple[float, Rate, Rate]] = []
     for step in steps:
-        load.register(step - registered - WINDOW)
-        rate = load.measure("register", WINDOW)
+        window = min(WINDOW, step - registered)
+        load.register(step - registered - window)
+        rate = load.measure("register", window)
         registered = step
         memory = (server.process.memory - empty) / step / 1024
         calls = load.measure("introduce", CALLS)
