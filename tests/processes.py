@@ -132,6 +132,12 @@ class JSONProcess:
         self._seen = len(self.events)
         return self.events
 
+    def forget(self) -> None:
+        """Forget all events so far, when they are many; `wait` will look at none of them."""
+        self.settle()
+        self.events.clear()
+        self._seen = 0
+
     def rewind(self) -> None:
         """Let `wait` look at all events again, from the first."""
         self._seen = 0
@@ -196,6 +202,11 @@ class Programs:
             [TWISTD, "-n", "punch-peer", "--json", "--state-dir", directory, "--name", name, *options],
             prefix=prefix,
         )
+
+    def end(self, process: JSONProcess) -> None:
+        """End one of them, and forget it."""
+        process.close()
+        self._running.remove(process)
 
     def close(self) -> None:
         """End them all."""

@@ -40,6 +40,7 @@ FILES = (
     "test_deny_process.py",
     "test_readme.py",
     "test_local_socket.py",
+    "test_service_day.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
 

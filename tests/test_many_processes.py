@@ -9,78 +9,16 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from punch.identity import Identity
-from tests.needs import need
-from tests.ports import free_port
 from tests.processes import PUNCH, JSONProcess, Programs, programs
+from tests.service_processes import Redis, RendezvousProcesses
 
-FREE = (
-    *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
-    *("--second-reflector-port", "none"),
-)
 PEER = ("--accept", "anyone", "--no-history")
-
-
-class Redis:
-    """Debian's redis-server on a port of 127.0.0.1."""
-
-    def __init__(self, directory: Path) -> None:
-        need("redis-server", "redis-cli")
-        self.port = free_port()
-        self._directory = directory
-        self.start()
-
-    def start(self) -> None:
-        """Start it, with nothing in it."""
-        with (self._directory / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
-                cwd=self._directory,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 10.0
-        while self.ask("PING") != "PONG":
-            assert time.monotonic() < deadline, "Redis does not start"
-            time.sleep(0.05)
-
-    def ask(self, *command: str) -> str:
-        """The answer to a command."""
-        line = ["redis-cli", "-p", str(self.port), *command]
-        return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
-
-    def stop(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
-
-
-class RendezvousProcesses:
-    """Rendezvous processes with one key, and a Redis."""
-
-    def __init__(
-        self, run: Programs, redis: Redis, count: int, login: str = "", options: Sequence[str] = ()
-    ) -> None:
-        self.redis = redis
-        directory = run.directory
-        key = Identity.generate().to_pem()
-        self.processes: list[JSONProcess] = []
-        for number in range(count):
-            state = directory / f"service-{number}" / "rendezvous"
-            state.mkdir(parents=True, mode=0o700)
-            state.parent.chmod(0o700)
-            (state / "identity.key").touch(mode=0o600)
-            (state / "identity.key").write_bytes(key)
-            registry = f"redis://{login}127.0.0.1:{self.redis.port}/3"
-            given = (*FREE, *options, "--registry", registry)
-            self.processes.append(run.rendezvous(*given, state=state.parent.name))
-        self.addresses = [str(process.wait("listening")["address"]) for process in self.processes]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ goes wrong with a real one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,7 @@ class SimulatedRedis:
         self.count = 0
         self.connections: list[_Connection] = []
         self.data: dict[bytes, tuple[bytes, float]] = {}
-        self.published: list[tuple[bytes, bytes]] = []
+        self.published: deque[tuple[bytes, bytes]] = deque(maxlen=1000)
         self._listening: Any = None
         self.start()
 
