@@ -89,4 +89,4 @@ class RendezvousProcesses:
             registry = f"redis://{login}127.0.0.1:{self.redis.port}/3"
             given = (*FREE, *options, "--registry", registry)
             self.processes.append(run.rendezvous(*given, state=state.name))
-        self.addresses = [str(process.wait("listening")["address"]) for process in self.processes]
+        self.addresses = [str(process.wait("listening", 90.0)["address"]) for process in self.processes]
