@@ -20,7 +20,7 @@ from typing import NoReturn, TypeVar
 from twisted.application.service import IService
 
 from punch.cli.options import CommandOptions as BaseOptions
-from punch.cli.twistd import end_on_signals, fail, use_own_files
+from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_own_files
 from punch.identity import PeerID
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
@@ -235,6 +235,7 @@ def makeService(options: Options) -> IService:
     from punch.cli.peer_service import PeerService
     from punch.net.reactor import install_resolver, use_monotonic_time
 
+    raise_descriptor_limit()
     use_monotonic_time(reactor)
     install_resolver(reactor)
     service = PeerService(options, reactor, lambda: time.monotonic() - _started)

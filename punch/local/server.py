@@ -18,7 +18,17 @@ from punch.local.protocol import CommandError
 from punch.local.socket_file import listening_path, may_attach, peer_uid
 
 MAX_CONNECTIONS = 1024
-"""Connections at once, streams among them."""
+"""Connections at once, streams among them; fewer if the process may open few files (`most_connections`)."""
+
+
+def most_connections() -> int:
+    """Return how many connections leave half of the files that this process may open for all else."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MAX_CONNECTIONS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
 class LocalServer(Factory):
@@ -27,7 +37,7 @@ class LocalServer(Factory):
 
     :param other: other commands, such as those of the chat. It fails with `CommandError`.
     :param admitted: whether the program at the other end of a connection is one of this user.
-    :param most: connections at once.
+    :param most: connections at once; None: `most_connections`.
     """
 
     noisy = False
@@ -38,13 +48,13 @@ class LocalServer(Factory):
         reactor: Any,
         other: OtherCommands | None = None,
         admitted: Callable[[Any], bool] | None = None,
-        most: int = MAX_CONNECTIONS,
+        most: int | None = None,
     ) -> None:
         self.node = node
         self.reactor = reactor
         self.other = other
         self.admitted = _is_own if admitted is None else admitted
-        self.most = most
+        self.most = most_connections() if most is None else most
         self.waiting: dict[int, WaitingStream] = {}
         """The streams of services that programs serve, until they are accepted."""
         self._connections: set[LocalConnection] = set()

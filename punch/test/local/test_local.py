@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from io import BytesIO
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from punch.local.access import Allow
 from punch.local.attached import AttachedNode
 from punch.local.own import OwnNode
 from punch.local.protocol import MAX_LINE, CommandError, FrameReader, Mark, frames
-from punch.local.server import LocalServer
+from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
 from punch.node.events import CallFailed
 from punch.node.node import Node
 from punch.test.node.test_services import NodeTestCase
@@ -383,3 +384,13 @@ class FrameTests(SynchronousTestCase):
             got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
             self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), b"abcd")
             self.assertEqual([part for part in got if isinstance(part, Mark)], [Mark.END, Mark.OVER])
+
+
+class LimitTests(SynchronousTestCase):
+    def test_half_of_the_files(self) -> None:
+        """Connections leave files for sockets of the node and for its disk."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertLessEqual(most_connections(), MAX_CONNECTIONS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        self.assertEqual(most_connections(), 128)
