@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ def serve(keys: str) -> Iterator[Callable[..., Served]]:
 
     def start(example: str, service: str, *arguments: str) -> Served:
         endpoint = f"punch:service={service}:allow=anyone{keys}alice"
-        running.append(Served(str(EXAMPLES / example), "serve", endpoint, *arguments))
+        running.append(Served(str(EXAMPLES / example), *arguments, endpoint))
         return running[-1]
 
     yield start
@@ -92,8 +93,13 @@ def run_example(example: str, *arguments: str) -> str:
 def test_programs_of_twisted_on_one_node(
     local: LocalPeers, keys: str, serve: Callable[..., Served], tmp_path: Path
 ) -> None:
-    """AMP, Perspective Broker and IRC, each a program of its own, on one identity, and so on one link."""
-    servers = [serve("amp.py", "sum"), serve("perspective.py", "notes"), serve("irc.py", "irc")]
+    """AMP, Perspective Broker, IRC and SSH, each a program of its own, on one identity and one link."""
+    servers = [
+        serve("amp.py", "sum", "serve"),
+        serve("perspective.py", "notes", "serve"),
+        serve("irc.py", "irc", "serve"),
+        serve("ssh_server.py", "ssh"),
+    ]
     (alice,) = {server.line() for server in servers}
     bob = local.running.peer("bob")
     bob.wait("registered")
@@ -108,6 +114,7 @@ def test_programs_of_twisted_on_one_node(
         "water the flowers",
     ]
     assert run_example("irc.py", "say", at("irc"), "bob", "hello") == "bob on #punch: hello\n"
+    assert re.fullmatch(r"[0-9.]+ s\n", run_example("ssh_client.py", at("ssh"), "times"))
     bob.command("status", request=1)
     assert [link["peer"] for link in bob.wait("result")["links"]] == [alice]
 

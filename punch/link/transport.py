@@ -198,6 +198,21 @@ class StreamTransport:
     def getHost(self) -> PunchAddress:
         return self.link.address(self.link.local, self.name)
 
+    # Of ITCPTransport, options of TCP, so that protocols for TCP can set them. They change nothing: what is
+    # written within a turn is sent at its end, and links have their own keepalives.
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Do nothing."""
+
+    def getTcpKeepAlive(self) -> bool:
+        return True
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Do nothing."""
+
     # IPushProducer: what the protocol does to reading
 
     def pauseProducing(self) -> None:
