@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -500,7 +501,10 @@ class FairnessTests(SynchronousTestCase):
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["register", "leave", "call", "answer", "trickle", "cancel", "reject", "kill", "wait"]
+            [
+                *("register", "leave", "call", "answer", "trickle", "cancel", "reject", "kill", "wait"),
+                *("directory away", "directory back"),
+            ]
         ),
         st.integers(0, 2),
         st.integers(0, 2),
@@ -511,14 +515,18 @@ STEPS = st.lists(
 
 
 class ModelTests(SynchronousTestCase):
-    """Any order of events, against a model: who is registered where, and that nothing is left at the end."""
+    """
+    Any order of events, against a model: who is registered where, that nobody else is told of calls, and that
+    nothing is left at the end. What the directory says is stale after a peer has left.
+    """
 
-    @SETTINGS
+    @settings(SETTINGS, max_examples=5000 if os.environ.get("PUNCH_SEEDS") == "all" else 50)
     @given(STEPS)
     def test_any_order(self, steps: list[tuple[str, int, int, int]]) -> None:
         net = Processes("0", "1", "2")
         peers = [ALICE, BOB, CAROL]
         at: dict[PeerID, tuple[str, int]] = {}
+        seen = 0
         for step, one, two, three in steps:
             peer, other, process = peers[one], peers[two], str(three)
             where, connection = at.get(peer, ("", 0))
@@ -532,6 +540,10 @@ class ModelTests(SynchronousTestCase):
                 net.kill(process)
             elif step == "wait":
                 net.advance(30.0)
+            elif step == "directory away":
+                net.holding = True
+            elif step == "directory back":
+                net.release_held()
             elif where and step == "leave":
                 net.exchanges[where].registry.disconnected(peer, connection, "closed")
                 del at[peer]
@@ -552,7 +564,7 @@ class ModelTests(SynchronousTestCase):
                 except IntroductionRefusal:
                     refused = True
                     net.run()
-                if step == "call" and other not in at and not refused:
+                if step == "call" and other not in at and not refused and not net.holding:
                     told = [(each, reply) for _, each, reply in net.got[before:]]
                     (answer,) = [reply for each, reply in told if each == connection]
                     assert isinstance(answer, Error)
@@ -561,6 +573,11 @@ class ModelTests(SynchronousTestCase):
                 self.assertIn(each, net.exchanges[place].registry)
             total = sum(len(exchange.registry) for exchange in net.exchanges.values())
             self.assertEqual(total, len(at))
+            for place, told_on, reply in net.got[seen:]:
+                if isinstance(reply, (Incoming, Answered, Candidates)):
+                    self.assertIn((place, told_on), at.values())
+            seen = len(net.got)
+        net.release_held()
         net.advance(70.0)
         net.advance(70.0)
         for exchange in net.exchanges.values():
