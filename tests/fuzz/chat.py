@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -83,7 +85,10 @@ def stream(data: bytes) -> None:
 
 @cache
 def _directory() -> Path:
-    return Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    path = Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir=place))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 @cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +27,9 @@ BOB, EVE = IDENTITIES[1].peer_id, IDENTITIES[2].peer_id
 @cache
 def _directory() -> Path:
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    return Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir=place))
+    path = Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir=place))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def _books() -> Iterator[bytes]:
