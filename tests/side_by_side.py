@@ -38,6 +38,7 @@ FILES = (
     "test_warnings.py",
     "test_state_processes.py",
     "test_deny_process.py",
+    "test_transfers.py",
     "test_readme.py",
     "test_local_socket.py",
     "test_service_day.py",

@@ -35,6 +35,8 @@ Commands:
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
+  send         send files and folders: send PATH... WHO
+  receive      receive what others send
   peers        the address book: list, name, block, unblock, grant, revoke, forget, add
   status       say what the node that runs here does: links, paths, services
   netcheck     say what this network does to links: NAT, UDP, relays
@@ -101,6 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.netcheck import main as netcheck
 
         return netcheck(rest)
+    if command == "send":
+        from punch.cli.send import main as send
+
+        return send(rest)
+    if command == "receive":
+        from punch.cli.receive import main as receive
+
+        return receive(rest)
     if command == "demo":
         from punch.cli.demo import main as demo
 

@@ -81,8 +81,10 @@ PURE = [
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
     "punch.local.protocol",
     "punch.local.rendezvous",
+    *(f"punch.apps.files.{name}" for name in ("final_names", "messages", "source", "target")),
     "punch.ui.text.causes",
     "punch.ui.text.sentences",
+    "punch.ui.text.transfers",
     *(
         f"punch.rendezvous.{name}"
         for name in (

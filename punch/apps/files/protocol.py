@@ -1,0 +1,459 @@
+"""
+Both ends of a transfer, as Twisted protocols on a stream of the service "files/1".
+
+The disk is read and written in threads, one call of a transfer at a time. A slow disk pauses the stream, and
+a slow stream pauses the reading, so a transfer needs a few megabytes of memory, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.apps.files.messages import (
+    MAX_MESSAGE,
+    FailureCode,
+    MessageError,
+    MessageType,
+    Offer,
+    TransferFailed,
+    decode_accept,
+    decode_failed,
+    decode_have,
+    decode_offer,
+    encode_accept,
+    encode_entries,
+    encode_failed,
+    encode_offer,
+    message_type,
+)
+from punch.apps.files.source import Reader, Source, check_have
+from punch.apps.files.target import Target
+
+T = TypeVar("T")
+
+MAX_QUEUED = 4 * 1024 * 1024
+"""Bytes that wait for the disk before the stream is paused."""
+OFFER_TIMEOUT = 30.0
+"""Seconds in which an opened stream has to bring its offer."""
+MAX_WAITING = 16
+"""Offers that wait for the user at the same time."""
+MAX_WAITING_OF_PEER = 4
+"""Of these, how many may be of one peer."""
+
+
+class Run(Protocol):
+    """Makes a call that waits for the disk, in a thread."""
+
+    def __call__(self, call: Callable[[], T], /) -> Deferred[T]:
+        """Fires with what the call returns or raises."""
+
+
+class TransferState(Enum):
+    """How far a transfer is."""
+
+    OFFERED = "offered"
+    """The receiving user has not answered yet."""
+    CHECKING = "checking"
+    """The receiving side looks at what it has of it."""
+    RUNNING = "running"
+    """Files are sent."""
+    OVER = "over"
+    """It is complete, or has failed."""
+
+
+class _TransferProtocol(Int32StringReceiver):
+    """
+    What both ends have in common.
+
+    :ivar state: how far the transfer is.
+    :ivar position: bytes of content that are there, or were read.
+    """
+
+    MAX_LENGTH = MAX_MESSAGE
+    transport: Any
+    """An `ITransport` that is a producer and a consumer, too."""
+    log = Logger()
+
+    def __init__(self, run: Run) -> None:
+        self.state = TransferState.OFFERED
+        self._result: list[Path] | Failure | None = None
+        self._waiting: list[Deferred[list[Path]]] = []
+        self._closed: list[Deferred[None]] = []
+        self._run = run
+
+    @property
+    def over(self) -> bool:
+        """Whether it is complete, or has failed."""
+        return self.state is TransferState.OVER
+
+    def when_finished(self) -> Deferred[list[Path]]:
+        """
+        Wait until the transfer is complete.
+
+        :return: fires with the final paths, for a receiver. It fails with `TransferFailed`, or with the
+            reason why the connection was lost.
+        """
+        done: Deferred[list[Path]] = Deferred()
+        self._waiting.append(done)
+        if self.over:
+            self._tell()
+        return done
+
+    def when_closed(self) -> Deferred[None]:
+        """
+        Wait until the connection is over, so that the other side has what was sent last.
+
+        :return: fires when it is; for a transfer that is not over yet.
+        """
+        closed: Deferred[None] = Deferred()
+        self._closed.append(closed)
+        return closed
+
+    def _finish(self, result: list[Path] | Failure) -> None:
+        self.state = TransferState.OVER
+        self._result = result
+        self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(self._result)  # type: ignore[arg-type]  # or a Failure, as for any Deferred
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+        self.sendString(message)  # type: ignore[no-untyped-call]  # Twisted has no types there
+
+    def cancel(self) -> None:
+        """End the transfer. What the receiving side has of it is kept, and continued the next time."""
+        self.fail(TransferFailed(FailureCode.CANCELLED))
+
+    def fail(self, failed: TransferFailed) -> None:
+        """End the transfer, and tell the other side why unless it said so."""
+        if self.over:
+            return
+        if not failed.by_peer:
+            self.send(encode_failed(failed))
+        self.transport.loseConnection()
+        self._finish(Failure(failed))  # type: ignore[no-untyped-call]
+
+    def complete(self, paths: list[Path]) -> None:
+        """The transfer is complete."""
+        if not self.over:
+            self.transport.loseConnection()
+            self._finish(paths)
+
+    def work(self, steps: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Do something that takes its time. If it fails, so does the transfer."""
+        Deferred.fromCoroutine(steps).addErrback(self._work_failed)
+
+    def _work_failed(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            # The transfer has ended while the user was asked.
+            return
+        if not isinstance(error, TransferFailed):
+            self.log.failure("A transfer ended by an error of this program.", failure)
+            error = TransferFailed(FailureCode.INTERNAL)
+        self.fail(error)
+
+    def stringReceived(self, string: bytes) -> None:
+        """Handle a message."""
+        if self.over:
+            return
+        try:
+            if message_type(string) is MessageType.FAILED:
+                self.fail(decode_failed(string))
+            else:
+                self.message_received(string)
+        except TransferFailed as failed:
+            self.fail(failed)
+
+    def message_received(self, message: bytes) -> None:
+        """Handle any message but FAILED."""
+        raise NotImplementedError
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        """End a transfer with a message that is too long."""
+        self.fail(MessageError(f"a message of {length:,} bytes"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End the transfer, if it was not complete."""
+        if not self.over:
+            self._finish(reason)
+        waiting, self._closed = self._closed, []
+        for closed in waiting:
+            closed.callback(None)
+
+
+@implementer(IPushProducer)
+class FileSender(_TransferProtocol):
+    """Offers files to the other side, and sends them when it accepts."""
+
+    def __init__(self, source: Source, run: Run) -> None:
+        super().__init__(run)
+        self._source = source
+        self._hash_name = ""
+        self._have: dict[int, bytes] = {}
+        self._reader: Reader | None = None
+        self._paused = False
+        self._resumed: Deferred[None] | None = None
+
+    @property
+    def position(self) -> int:
+        """Bytes that were read so far."""
+        return 0 if self._reader is None else self._reader.position
+
+    @property
+    def sent(self) -> int:
+        """Bytes of files that were sent so far; fewer than `position` if the other side had some."""
+        return 0 if self._reader is None else self._reader.sent
+
+    def connectionMade(self) -> None:
+        """Send the offer."""
+        self.transport.registerProducer(self, True)
+        self.send(encode_offer(self._source.offer))
+
+    def message_received(self, message: bytes) -> None:
+        """Handle an answer of the receiving side."""
+        kind = message_type(message)
+        if kind is MessageType.ACCEPT and not self._hash_name:
+            self._hash_name = decode_accept(message, self._source.offer.hashes)
+            self.state = TransferState.CHECKING
+            self.work(self._send_entries())
+        elif kind is MessageType.HAVE and self.state is TransferState.CHECKING:
+            index, blocks = decode_have(message, len(self._source.entries))
+            check_have(self._source, self._have, index, blocks)
+        elif kind is MessageType.HAVE_END and self.state is TransferState.CHECKING:
+            self.state = TransferState.RUNNING
+            self._reader = Reader(self._source, self._hash_name, self._have)
+            self.work(self._send_files(self._reader))
+        elif kind is MessageType.DONE and self.state is TransferState.RUNNING:
+            self.complete([])
+        else:
+            raise MessageError("a message out of order")
+
+    async def _send_entries(self) -> None:
+        for message in encode_entries(self._source.entries):
+            await self._writable()
+            if self.over:
+                return
+            self.send(message)
+
+    async def _send_files(self, reader: Reader) -> None:
+        try:
+            while True:
+                await self._writable()
+                if self.over:
+                    return
+                messages = await self._run(reader.batch)
+                if not messages or self.over:
+                    return
+                for message in messages:
+                    self.send(message)
+        finally:
+            reader.close()
+
+    async def _writable(self) -> None:
+        if self._paused and not self.over:
+            self._resumed = Deferred()
+            await self._resumed
+
+    # IPushProducer
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        self._paused = False
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is over."""
+        self.resumeProducing()
+
+    def fail(self, failed: TransferFailed) -> None:
+        """End the transfer."""
+        super().fail(failed)
+        self._release()
+
+    def complete(self, paths: list[Path]) -> None:
+        """The transfer is complete."""
+        super().complete(paths)
+        self._release()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End the transfer."""
+        super().connectionLost(reason)
+        self.resumeProducing()
+
+    def _release(self) -> None:
+        # A producer that is registered would keep the stream from ending.
+        self.transport.unregisterProducer()
+        self.resumeProducing()
+
+
+class Decide(Protocol):
+    """Asks the user, or an option, about an offer."""
+
+    def __call__(self, transfer: FileReceiver, offer: Offer, /) -> Deferred[Path]:
+        """Fires with the folder for the files, or fails with `TransferFailed`. It may be cancelled."""
+
+
+class FileReceiver(_TransferProtocol):
+    """
+    Takes files that the other side offers.
+
+    :ivar peer: the other side's ID.
+    :ivar offer: what it offers, once that is known.
+    :param decide: says where the files of an offer go, or refuses it.
+    """
+
+    def __init__(self, peer: str, decide: Decide, clock: IReactorTime, run: Run) -> None:
+        super().__init__(run)
+        self.offer: Offer | None = None
+        self.peer = peer
+        self._decide = decide
+        self._target: Target | None = None
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._read_paused = False
+        self._working = False
+        self._deciding: Deferred[Path] | None = None
+        self._clock = clock
+        self._timeout: IDelayedCall | None = None
+
+    @property
+    def position(self) -> int:
+        """Bytes that are there."""
+        return 0 if self._target is None else self._target.position
+
+    def connectionMade(self) -> None:
+        """Wait for the offer."""
+        self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, MessageError("no offer in time"))
+
+    def message_received(self, message: bytes) -> None:
+        """Handle a message of the sender."""
+        if self.offer is None:
+            if message_type(message) is not MessageType.OFFER:
+                raise MessageError("a message before the offer")
+            self.offer = decode_offer(message)
+            self._end_timeout()
+            self.work(self._answer(self.offer))
+        elif self._target is None:
+            raise MessageError("a message before the offer was answered")
+        else:
+            self._queue.append(message)
+            self._queued += len(message)
+            if self._queued > MAX_QUEUED and not self._read_paused:
+                self._read_paused = True
+                self.transport.pauseProducing()
+            if not self._working:
+                self._working = True
+                self.work(self._write(self._target))
+
+    async def _answer(self, offer: Offer) -> None:
+        self._deciding = self._decide(self, offer)
+        try:
+            folder = await self._deciding
+        finally:
+            self._deciding = None
+        if self.over:
+            return
+        target = await self._run(lambda: Target(folder, self.peer, offer))
+        if self.state is not TransferState.OFFERED:
+            await self._run(target.close)
+            return
+        self._target = target
+        self.state = TransferState.RUNNING
+        self.send(encode_accept(target.hash_name))
+
+    async def _write(self, target: Target) -> None:
+        try:
+            while self._queue and not self.over:
+                messages = list(self._queue)
+                self._queue.clear()
+                answers = await self._run(partial(target.receive_all, messages))
+                for answer in answers:
+                    self.send(answer)
+                if target.finals:
+                    self.complete(target.finals)
+                self._queued = sum(map(len, self._queue))
+                if self._read_paused and not self.over:
+                    self._read_paused = False
+                    self.transport.resumeProducing()
+        finally:
+            self._working = False
+            if self.over:
+                await self._run(target.close)
+
+    def fail(self, failed: TransferFailed) -> None:
+        """End the transfer."""
+        super().fail(failed)
+        self._stop()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End the transfer; what is there is kept."""
+        super().connectionLost(reason)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._end_timeout()
+        self._queue.clear()
+        if self._deciding is not None:
+            self._deciding.cancel()
+        if self._target is not None and not self._working:
+            self._run(self._target.close)
+
+    def _end_timeout(self) -> None:
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
+
+
+class FileService(ServerFactory):
+    """
+    Answers the streams of "files/1": makes a `FileReceiver` for each.
+
+    It bounds how many offers wait for the user at the same time.
+    """
+
+    def __init__(self, decide: Decide, clock: IReactorTime, run: Run) -> None:
+        self._ask = decide
+        self._clock = clock
+        self._run = run
+        self._waiting: Counter[str] = Counter()
+
+    def buildProtocol(self, addr: Any) -> FileReceiver:
+        """The receiving end of a stream; `addr` has the ID of its `peer`."""
+        peer = str(addr.peer)
+        return FileReceiver(peer, self._decide, self._clock, self._run)
+
+    def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+        peer = transfer.peer
+        if self._waiting[peer] >= MAX_WAITING_OF_PEER or self._waiting.total() >= MAX_WAITING:
+            return fail(TransferFailed(FailureCode.BUSY))
+        self._waiting[peer] += 1
+
+        def decided(result: T) -> T:
+            self._waiting[peer] -= 1
+            if not self._waiting[peer]:
+                del self._waiting[peer]
+            return result
+
+        return self._ask(transfer, offer).addBoth(decided)

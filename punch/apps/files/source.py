@@ -1,0 +1,338 @@
+"""
+What is sent: files, folders and pipes on this machine, and their content as messages.
+
+All functions wait for the disk, so they belong into a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from punch.apps.files.messages import (
+    BLOCK,
+    DIGEST,
+    MAX_ENTRIES,
+    MAX_ITEMS,
+    MAX_PATH,
+    MAX_SIZE,
+    PIECE,
+    UNKNOWN_SIZE,
+    Digest,
+    Entry,
+    EntryKind,
+    FailureCode,
+    Item,
+    MessageError,
+    Offer,
+    TransferFailed,
+    digests,
+    encode_data,
+    encode_file_end,
+    encode_zeros,
+    file_digest,
+    link_leads_outside,
+    shown,
+)
+
+PIPE = "-"
+"""The path that stands for standard input."""
+_ZEROS = bytes(PIECE)
+_PERMISSIONS = 0o777
+
+
+class SourceError(Exception):
+    """A path can't be sent; `str()` is a sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    What is sent.
+
+    :ivar paths: where each entry is on this machine; None: it is read from `pipe`.
+    :ivar skipped: what is in the folders and can't be sent, and why.
+    :ivar pipe: the descriptor of standard input.
+    """
+
+    items: tuple[Item, ...]
+    entries: tuple[Entry, ...]
+    paths: tuple[Path | None, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+    pipe: int = 0
+
+    @property
+    def offer(self) -> Offer:
+        """What the other side is told first."""
+        return Offer(self.items, len(self.entries), tuple(digests()))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be read a second time."""
+        return None not in self.paths
+
+
+@dataclass
+class _Scan:
+    entries: list[Entry] = field(default_factory=list)
+    paths: list[Path | None] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    def add(self, entry: Entry, path: Path | None) -> None:
+        if len(self.entries) >= MAX_ENTRIES:
+            raise SourceError(f"More than {MAX_ENTRIES:,} files at once: send them in parts, or an archive.")
+        self.entries.append(entry)
+        self.paths.append(path)
+
+
+def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -> Source:
+    """
+    Look at what is to be sent. A symbolic link that is named itself is followed.
+
+    :param paths: names of files and folders; "-" is standard input, `pipe`, which arrives as the file
+        `pipe_name`.
+    :raise SourceError: a path is not there, can't be read, or is neither a file nor a folder.
+    """
+    if not 1 <= len(paths) <= MAX_ITEMS:
+        raise SourceError(f"Name 1 to {MAX_ITEMS} files and folders.")
+    scan, items = _Scan(), []
+    for given in paths:
+        first = len(scan.entries)
+        if given == PIPE:
+            name = pipe_name
+            scan.add(Entry(EntryKind.FILE, os.fsencode(name), UNKNOWN_SIZE, 0o644), None)
+        else:
+            name = _scan_path(scan, given)
+        if any(entry.path == os.fsencode(name) for entry in scan.entries[:first]):
+            raise SourceError(f"Two of the paths are called {shown(name)!a}: send one after the other.")
+        items.append(_item(name, scan.entries[first:]))
+    if sum(item.size or 0 for item in items) > MAX_SIZE:
+        raise SourceError("More than 9 petabytes can't be sent at once.")
+    return Source(tuple(items), tuple(scan.entries), tuple(scan.paths), tuple(scan.skipped), pipe)
+
+
+def _item(name: str, entries: Sequence[Entry]) -> Item:
+    files = [entry for entry in entries if entry.kind is EntryKind.FILE]
+    unknown = any(entry.size == UNKNOWN_SIZE for entry in files)
+    return Item(
+        shown(name), entries[0].kind, None if unknown else sum(entry.size for entry in files), len(files)
+    )
+
+
+def _scan_path(scan: _Scan, given: str) -> str:
+    path = Path(given)
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SourceError(f"{shown(given)!a} can't be sent: {error.strerror}.") from error
+    except ValueError as error:
+        raise SourceError(f"{shown(given)!a} is not the name of a file.") from error
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    if not name:
+        raise SourceError(f"{shown(given)!a} has no name to send it by: name a folder below it.")
+    if stat.S_ISDIR(found.st_mode):
+        _scan_folder(scan, path, os.fsencode(name), found)
+    elif stat.S_ISREG(found.st_mode):
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"{shown(given)!a} can't be read: you have no permission.")
+        scan.add(_file(os.fsencode(name), found), path.resolve())
+    else:
+        raise SourceError(f"{shown(given)!a} is neither a file nor a folder. A pipe can be sent as -.")
+    return name
+
+
+def _file(path: bytes, found: os.stat_result) -> Entry:
+    return Entry(EntryKind.FILE, path, found.st_size, found.st_mode & _PERMISSIONS, found.st_mtime_ns)
+
+
+def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) -> None:
+    waiting = [(folder, name, found)]
+    while waiting:
+        folder, name, found = waiting.pop()
+        scan.add(Entry(EntryKind.FOLDER, name, 0, found.st_mode & _PERMISSIONS, found.st_mtime_ns), folder)
+        try:
+            children = sorted(os.scandir(folder), key=lambda child: child.name)
+        except OSError as error:
+            raise SourceError(
+                f"The folder {shown(str(folder))!a} can't be read: {error.strerror}."
+            ) from error
+        folders = []
+        for child in children:
+            path, inside = Path(child.path), name + b"/" + os.fsencode(child.name)
+            if len(inside) > MAX_PATH:
+                raise SourceError(f"{shown(child.path)!a} has a path that is too long.")
+            details = child.stat(follow_symlinks=False)
+            if stat.S_ISDIR(details.st_mode):
+                folders.append((path, inside, details))
+            elif stat.S_ISREG(details.st_mode):
+                if not os.access(path, os.R_OK):
+                    raise SourceError(f"{shown(child.path)!a} can't be read: you have no permission.")
+                scan.add(_file(inside, details), path)
+            elif stat.S_ISLNK(details.st_mode):
+                _scan_link(scan, path, inside)
+            else:
+                scan.skipped.append((path, "neither a file nor a folder"))
+        waiting += reversed(folders)
+
+
+def _scan_link(scan: _Scan, path: Path, inside: bytes) -> None:
+    target = os.fsencode(os.readlink(path))
+    if link_leads_outside(inside, target):
+        scan.skipped.append((path, "a link that leads out of the folder"))
+    else:
+        scan.add(Entry(EntryKind.LINK, inside, target=target), path)
+
+
+class Reader:
+    """
+    The content of a `Source`, as messages.
+
+    :param have: for each entry that the other side has a part of, the digests of its blocks.
+    :ivar position: bytes of content that were read so far.
+    :ivar sent: bytes of content that were sent so far; fewer, if the other side has some of them.
+    """
+
+    def __init__(self, source: Source, hash_name: str, have: Mapping[int, bytes]) -> None:
+        self.position = 0
+        self.sent = 0
+        self._source = source
+        self._new = digests()[hash_name]
+        self._have = have
+        self._messages = self._read()
+
+    def batch(self, size: int = BLOCK) -> list[bytes]:
+        """
+        The next messages, of about `size` bytes in all; none at the end.
+
+        :raise TransferFailed: a file can't be read, or is no longer what it was.
+        """
+        out: list[bytes] = []
+        for message in self._messages:
+            out.append(message)
+            size -= len(message)
+            if size <= 0:
+                break
+        return out
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._messages.close()
+
+    def _read(self) -> Generator[bytes, None, None]:
+        for index, entry in enumerate(self._source.entries):
+            if entry.kind is EntryKind.FILE:
+                path = self._source.paths[index]
+                if path is None:
+                    yield from self._read_pipe(index)
+                else:
+                    yield from self._read_file(index, entry, path)
+
+    def _read_file(self, index: int, entry: Entry, path: Path) -> Iterator[bytes]:
+        descriptor = self._open(path)
+        try:
+            self._check(path, entry, os.fstat(descriptor))
+            blocks = bytearray()
+            have = self._have.get(index, b"")
+            for offset in range(0, entry.size, BLOCK):
+                size = min(BLOCK, entry.size - offset)
+                pieces = self._block(descriptor, path, size)
+                digest = _digest(self._new, pieces)
+                known = have[len(blocks) : len(blocks) + DIGEST]
+                blocks += digest
+                self.position += size
+                if digest != known:
+                    yield from self._pieces(index, offset, pieces)
+            self._check(path, entry, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+        yield encode_file_end(index, entry.size, file_digest(self._new, entry.size, blocks))
+
+    def _read_pipe(self, index: int) -> Iterator[bytes]:
+        blocks, offset, ended = bytearray(), 0, False
+        path = Path("standard input")
+        while not ended:
+            pieces: list[bytes] = []
+            left = BLOCK
+            while left:
+                piece = self._read_some(self._source.pipe, path, min(left, PIECE))
+                if not piece:
+                    ended = True
+                    break
+                pieces.append(piece)
+                left -= len(piece)
+                # At once, and not when the block is full: what writes to the pipe may take its time.
+                yield from self._pieces(index, offset, [piece])
+                offset += len(piece)
+                self.position += len(piece)
+            if pieces:
+                blocks += _digest(self._new, pieces)
+        yield encode_file_end(index, offset, file_digest(self._new, offset, blocks))
+
+    def _pieces(self, index: int, offset: int, pieces: Sequence[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.sent += len(piece)
+            if len(piece) > 64 and piece == _ZEROS[: len(piece)]:
+                yield encode_zeros(index, offset, len(piece))
+            else:
+                yield encode_data(index, offset, piece)
+            offset += len(piece)
+
+    def _block(self, descriptor: int, path: Path, size: int) -> list[bytes]:
+        pieces = []
+        while size:
+            piece = self._read_some(descriptor, path, min(size, PIECE))
+            if not piece:
+                raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it has become shorter")
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces
+
+    def _read_some(self, descriptor: int, path: Path, size: int) -> bytes:
+        try:
+            return os.read(descriptor, size)
+        except OSError as error:
+            raise TransferFailed(
+                FailureCode.SOURCE_UNREADABLE, str(path), error.strerror or str(error)
+            ) from error
+
+    def _open(self, path: Path) -> int:
+        # What was a file may be a pipe or a link by now: neither waits for its other end, nor is followed.
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it is no longer there") from None
+        except OSError as error:
+            raise TransferFailed(
+                FailureCode.SOURCE_UNREADABLE, str(path), error.strerror or str(error)
+            ) from error
+
+    def _check(self, path: Path, entry: Entry, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it is no longer a file")
+        if found.st_size != entry.size or found.st_mtime_ns != entry.modified:
+            raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it was changed")
+
+
+def _digest(new: Callable[[], Digest], pieces: Sequence[bytes]) -> bytes:
+    digest = new()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def check_have(source: Source, have: dict[int, bytes], index: int, blocks: bytes) -> None:
+    """
+    Add what the other side says that it has of an entry.
+
+    :raise MessageError: it is no file, or there are more digests than blocks.
+    """
+    entry = source.entries[index]
+    if entry.kind is not EntryKind.FILE or source.paths[index] is None:
+        raise MessageError("a part of what is no file")
+    known = have.get(index, b"") + blocks
+    if len(known) // DIGEST > -(-entry.size // BLOCK):
+        raise MessageError("more blocks than the file has")
+    have[index] = known

@@ -1,0 +1,500 @@
+"""
+Where received files go: a folder of the transfer's own beside the final names, until everything is verified.
+
+All functions wait for the disk, so they belong into a thread. They write nowhere but into the target folder,
+and never over what is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from punch.apps.files.final_names import move, numbered, safe_name
+from punch.apps.files.messages import (
+    BLOCK,
+    DIGEST,
+    PIECE,
+    UNKNOWN_SIZE,
+    Digest,
+    Entry,
+    EntryKind,
+    FailureCode,
+    MessageError,
+    MessageType,
+    Offer,
+    TransferFailed,
+    decode_data,
+    decode_entries,
+    decode_file_end,
+    decode_zeros,
+    digests,
+    encode_done,
+    encode_have,
+    encode_have_end,
+    file_digest,
+    link_leads_outside,
+    message_type,
+    shown,
+)
+
+FREE = 16 * 1024 * 1024
+"""Bytes that stay free on the disk."""
+_ZEROS = bytes(PIECE)
+
+
+@dataclass
+class _OpenFile:
+    """The file that is being received."""
+
+    index: int
+    descriptor: int
+    known: bytes
+    """The digests of the blocks that were there before."""
+    blocks: bytearray = field(default_factory=bytearray)
+    """The digests of the blocks that are complete."""
+    offset: int = 0
+    """Bytes up to here are there."""
+    digest: Digest | None = None
+    """Of the block that is being received."""
+
+
+class Target:
+    """
+    One transfer, on the receiving side.
+
+    :param folder: the target folder; it exists.
+    :param sender: the sender's ID: only it can continue this transfer.
+    :ivar hash_name: the digest that both sides use.
+    :ivar position: bytes of content that are there.
+    :ivar finals: the final paths of the items, when the transfer is complete.
+    :raise TransferFailed: the disk is full, can't be written, or the same transfer runs already.
+    """
+
+    def __init__(self, folder: Path, sender: str, offer: Offer) -> None:
+        self._offer = offer
+        self._folder = folder
+        self._hashes = digests()
+        self.hash_name = next((name for name in self._hashes if name in offer.hashes), "")
+        if not self.hash_name:
+            raise MessageError("no digest that both sides know")
+        self._new = self._hashes[self.hash_name]
+        self.position = 0
+        self.finals: list[Path] = []
+        self._entries: list[Entry] = []
+        self._paths: list[Path] = []
+        self._kinds: dict[bytes, EntryKind] = {}
+        self._folders: dict[bytes, Path] = {}
+        self._names: set[Path] = set()
+        self._files_seen: set[tuple[int, int]] = set()
+        self._tops: list[bytes] = []
+        self._have: dict[int, bytes] = {}
+        self._ended: set[int] = set()
+        self._file: _OpenFile | None = None
+        key = hashlib.sha256("\0".join([sender, *sorted(item.name for item in offer.items)]).encode())
+        self._partial = folder / f".punch-{key.hexdigest()[:16]}.part"
+        self._resumed = False
+        self._umask = _umask()
+        self._lock = self._prepare()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all entries are known, and all files there and verified."""
+        return self.has_all_entries and len(self._ended) == self._offer.files
+
+    @property
+    def has_all_entries(self) -> bool:
+        """Whether all entries are known."""
+        return len(self._entries) == self._offer.entries
+
+    def _prepare(self) -> int:
+        try:
+            try:
+                self._partial.mkdir(0o700)
+            except FileExistsError:
+                self._resumed = True
+            lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise _disk(error, self._folder) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise TransferFailed(FailureCode.IN_PROGRESS) from None
+        try:
+            self._check_space()
+            # Links are made last. One that is there already must not be written through.
+            for parent, folders, files in os.walk(self._partial):
+                for name in folders + files:
+                    path = Path(parent, name)
+                    if path.is_symlink():
+                        path.unlink()
+        except OSError as error:
+            os.close(lock)
+            raise _disk(error, self._partial) from error
+        except TransferFailed:
+            os.close(lock)
+            raise
+        return lock
+
+    def _check_space(self) -> None:
+        wanted = self._offer.size
+        if wanted is None:
+            return
+        there = sum(path.lstat().st_blocks * 512 for path in self._partial.rglob("*"))
+        disk = os.statvfs(self._partial)
+        free = disk.f_bavail * disk.f_frsize
+        if wanted > there and wanted - there + FREE > free:
+            detail = f"{wanted - there:,} bytes are needed, and {max(free - FREE, 0):,} are free"
+            raise TransferFailed(FailureCode.NO_SPACE, detail=detail)
+
+    def _check_rest(self) -> None:
+        disk = os.statvfs(self._partial)
+        if disk.f_bavail * disk.f_frsize < FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def receive(self, message: bytes) -> list[bytes]:
+        """
+        Do what a message of the sender says.
+
+        :return: the messages that answer it. The last one of a transfer is DONE; everything has its final
+            name then, and `finals` says which.
+        :raise TransferFailed: it is not allowed, or the disk fails.
+        """
+        kind = message_type(message)
+        if kind is MessageType.ENTRIES:
+            self.add_entries(decode_entries(message))
+            if not self.has_all_entries:
+                return []
+            return [*self.have(), encode_have_end(), *self._finish_if_complete()]
+        if not self.has_all_entries:
+            raise MessageError("content of files, before all entries are known")
+        if kind is MessageType.DATA:
+            self.write(*decode_data(message))
+        elif kind is MessageType.ZEROS:
+            index, offset, size = decode_zeros(message)
+            self.write(index, offset, _ZEROS[:size])
+        elif kind is MessageType.FILE_END:
+            self.end_file(*decode_file_end(message))
+            return self._finish_if_complete()
+        else:
+            raise MessageError("a message that the sender does not send")
+        return []
+
+    def receive_all(self, messages: Iterable[bytes]) -> list[bytes]:
+        """The same for several messages."""
+        return [answer for message in messages for answer in self.receive(message)]
+
+    def _finish_if_complete(self) -> list[bytes]:
+        if not self.complete:
+            return []
+        self.finals = self.finish()
+        return [encode_done()]
+
+    # The parts of it
+
+    def add_entries(self, entries: Iterable[Entry]) -> None:
+        """
+        The next entries. Folders are made at once.
+
+        :raise TransferFailed: they are not what was offered, or can't be made.
+        """
+        for entry in entries:
+            if len(self._entries) >= self._offer.entries:
+                raise MessageError("more entries than were offered")
+            self._check(entry)
+            self._kinds[entry.path] = entry.kind
+            path = self._path(entry)
+            self._entries.append(entry)
+            self._paths.append(path)
+            try:
+                if entry.kind is EntryKind.FOLDER:
+                    _make_folder(path)
+                elif self._resumed and path.is_dir():
+                    # It was a folder at the earlier attempt.
+                    shutil.rmtree(path)
+            except OSError as error:
+                raise _disk(error, path) from error
+        if self.has_all_entries:
+            self._check_offer()
+
+    def _path(self, entry: Entry) -> Path:
+        """Where an entry is written to: under its own name, without what would act on a terminal."""
+        parent, _, name = entry.path.rpartition(b"/")
+        folder = self._folders[parent] if parent else self._partial
+        path = folder / safe_name(os.fsdecode(name))
+        if path in self._names:
+            path = folder / numbered(path.name, len(self._entries) + 1, entry.kind is EntryKind.FOLDER)
+        self._names.add(path)
+        if entry.kind is EntryKind.FOLDER:
+            self._folders[entry.path] = path
+        return path
+
+    def _check(self, entry: Entry) -> None:
+        if entry.path in self._kinds:
+            raise MessageError("two entries of one name")
+        parent, _, _ = entry.path.rpartition(b"/")
+        if not parent:
+            if entry.kind is EntryKind.LINK:
+                raise MessageError("a link that is not in a folder")
+            self._tops.append(entry.path)
+        elif self._kinds.get(parent) is not EntryKind.FOLDER:
+            raise MessageError("an entry whose folder was not sent")
+        if entry.kind is EntryKind.LINK and link_leads_outside(entry.path, entry.target):
+            raise MessageError("a link that leads out of its folder")
+
+    def _check_offer(self) -> None:
+        """What is sent is what the user said yes to."""
+        sizes: dict[bytes, int | None] = dict.fromkeys(self._tops, 0)
+        files = dict.fromkeys(self._tops, 0)
+        for entry in self._entries:
+            top = entry.path.partition(b"/")[0]
+            size = sizes[top]
+            if entry.kind is EntryKind.FILE:
+                files[top] += 1
+                unknown = size is None or entry.size == UNKNOWN_SIZE
+                sizes[top] = None if unknown or size is None else size + entry.size
+        found = [(shown(top), self._kinds[top], sizes[top], files[top]) for top in self._tops]
+        offered = [(item.name, item.kind, item.size, item.files) for item in self._offer.items]
+        if found != offered:
+            raise MessageError("files that were not offered")
+
+    def have(self) -> Iterator[bytes]:
+        """
+        Messages that say which parts of the files are there from an earlier attempt.
+
+        :raise TransferFailed: they can't be read.
+        """
+        for index, (entry, path) in enumerate(zip(self._entries, self._paths, strict=True)):
+            if entry.kind is not EntryKind.FILE or entry.size == UNKNOWN_SIZE:
+                continue
+            try:
+                blocks = self._blocks(path, entry.size)
+            except OSError as error:
+                raise _disk(error, path) from error
+            if blocks:
+                self._have[index] = blocks
+                yield from encode_have(index, blocks)
+
+    def _blocks(self, path: Path, size: int) -> bytes:
+        """The digests of all blocks that are there in full."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        blocks = bytearray()
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file", str(path))
+            for offset in range(0, size, BLOCK):
+                block = file.read(min(BLOCK, size - offset))
+                if len(block) < min(BLOCK, size - offset):
+                    break
+                digest = self._new()
+                digest.update(block)
+                blocks += digest.digest()
+        return bytes(blocks)
+
+    def write(self, index: int, offset: int, data: bytes) -> None:
+        """
+        A piece of a file. Pieces come in order; blocks that are here already may be left out.
+
+        :raise TransferFailed: it is out of order, or can't be written.
+        """
+        entry, file = self._entry(index), self._open(index)
+        if offset != file.offset:
+            self._keep(file, entry, offset)
+        end = offset + len(data)
+        if end > entry.size or offset // BLOCK != (end - 1) // BLOCK:
+            raise MessageError("a piece of a file that is too long")
+        if file.digest is None:
+            file.digest = self._new()
+        try:
+            if entry.size == UNKNOWN_SIZE and offset % BLOCK == 0:
+                self._check_rest()
+            written = 0
+            while written < len(data):
+                written += os.pwrite(file.descriptor, data[written:], offset + written)
+        except OSError as error:
+            raise _disk(error, self._paths[index]) from error
+        file.digest.update(data)
+        self._advance(file, end, end % BLOCK == 0)
+
+    def _advance(self, file: _OpenFile, offset: int, block_ends: bool) -> None:
+        self.position += offset - file.offset
+        file.offset = offset
+        if block_ends and file.digest is not None:
+            file.blocks += file.digest.digest()
+            file.digest = None
+
+    def _keep(self, file: _OpenFile, entry: Entry, end: int) -> None:
+        """Take the blocks up to `end` as they are here."""
+        if file.digest is not None or end < file.offset or end > entry.size:
+            raise MessageError("a piece of a file that is out of order")
+        if end % BLOCK and end != entry.size:
+            raise MessageError("a piece of a file that is not at the beginning of a block")
+        needed = -(-end // BLOCK) * DIGEST
+        if needed > len(file.known):
+            raise MessageError("a piece of a file is missing")
+        file.blocks += file.known[len(file.blocks) : needed]
+        self._advance(file, end, False)
+
+    def end_file(self, index: int, size: int, digest: bytes) -> None:
+        """
+        A file is complete.
+
+        :raise TransferFailed: it is not what the sender has.
+        """
+        entry, file = self._entry(index), self._open(index)
+        if entry.size not in (size, UNKNOWN_SIZE):
+            raise MessageError("a file of another size than was offered")
+        if file.digest is not None:
+            self._advance(file, file.offset, True)
+        if file.offset != size:
+            self._keep(file, entry, size)
+        if file_digest(self._new, size, file.blocks) != digest:
+            self._discard(file)
+            raise TransferFailed(FailureCode.CORRUPTED, shown(entry.path))
+        self._file = None
+        try:
+            os.ftruncate(file.descriptor, size)
+            if entry.modified:
+                os.utime(file.descriptor, ns=(entry.modified, entry.modified))
+            found = os.fstat(file.descriptor)
+        except (OSError, OverflowError) as error:
+            raise _disk(error, self._paths[index]) from error
+        finally:
+            os.close(file.descriptor)
+        if (found.st_dev, found.st_ino) in self._files_seen:
+            detail = "this file system takes its name for that of another file of the transfer"
+            raise TransferFailed(FailureCode.DISK, shown(entry.path), detail)
+        self._files_seen.add((found.st_dev, found.st_ino))
+        self._ended.add(index)
+
+    def _entry(self, index: int) -> Entry:
+        if index >= len(self._entries) or self._entries[index].kind is not EntryKind.FILE:
+            raise MessageError("a piece of what is no file")
+        return self._entries[index]
+
+    def _open(self, index: int) -> _OpenFile:
+        if self._file is not None:
+            if self._file.index != index:
+                raise MessageError("a file that begins before another ends")
+            return self._file
+        if index in self._ended:
+            raise MessageError("a file that was complete already")
+        path = self._paths[index]
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise _disk(error, path) from error
+        self._file = _OpenFile(index, descriptor, self._have.pop(index, b""))
+        return self._file
+
+    def _discard(self, file: _OpenFile) -> None:
+        self._file = None
+        os.close(file.descriptor)
+        self._paths[file.index].unlink(missing_ok=True)
+
+    # The end
+
+    def finish(self) -> list[Path]:
+        """
+        Give everything its final name. A name that is taken gets a number.
+
+        :return: the final paths of the items.
+        :raise TransferFailed: not everything is there, or it can't be moved.
+        """
+        if not self.complete:
+            raise MessageError("the end, before all files were there")
+        try:
+            for entry, path in zip(self._entries, self._paths, strict=True):
+                if entry.kind is EntryKind.LINK:
+                    path.symlink_to(os.fsdecode(entry.target))
+            self._remove_others()
+            for entry, path in reversed(list(zip(self._entries, self._paths, strict=True))):
+                if b"/" in entry.path and entry.kind is not EntryKind.LINK:
+                    self._set_mode(entry, path)
+            finals = []
+            for entry, path in zip(self._entries, self._paths, strict=True):
+                if b"/" not in entry.path:
+                    finals.append(move(path, self._folder))
+                    # Not earlier: a folder that its owner can't write to can't be moved.
+                    self._set_mode(entry, finals[-1])
+            shutil.rmtree(self._partial, ignore_errors=True)
+        except (OSError, OverflowError) as error:
+            raise _disk(error, self._folder) from error
+        finally:
+            self.close()
+        return finals
+
+    def _remove_others(self) -> None:
+        """Remove what an earlier attempt has left and this one did not send."""
+        if not self._resumed:
+            return
+        for parent, folders, files in os.walk(self._partial, topdown=False):
+            for name in folders + files:
+                path = Path(parent, name)
+                if path not in self._names:
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def _set_mode(self, entry: Entry, path: Path) -> None:
+        if entry.kind is EntryKind.FOLDER and entry.modified:
+            os.utime(path, ns=(entry.modified, entry.modified))
+        os.chmod(path, entry.mode & 0o777 & ~self._umask)
+
+    def close(self) -> None:
+        """Stop here. What is there is kept, and is continued when the same items come again."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file.descriptor)
+        if not self.complete:
+            for entry, path in zip(self._entries, self._paths, strict=True):
+                if entry.size == UNKNOWN_SIZE:
+                    # A pipe can't be read again.
+                    with suppress(OSError):
+                        path.unlink()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+            if not self._entries:
+                # Nothing was received: an empty folder would only be in the way.
+                with suppress(OSError):
+                    self._partial.rmdir()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            path.unlink()
+            path.mkdir(0o700)
+        else:
+            path.chmod(0o700)
+
+
+def _umask() -> int:
+    # It can only be read by setting it, which other threads would see.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+def _disk(error: OSError | OverflowError, path: Path) -> TransferFailed:
+    detail = getattr(error, "strerror", None) or str(error)
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return TransferFailed(FailureCode.NO_SPACE, shown(str(path)), detail)
+    return TransferFailed(FailureCode.DISK, shown(str(path)), detail)

@@ -1,0 +1,223 @@
+"""`punch receive`: files and folders that peers send."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.stdio import StandardIO
+from twisted.protocols.basic import LineReceiver
+
+from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
+from punch.apps.files.protocol import FileReceiver, FileService
+from punch.cli import twistd
+from punch.cli.exit_status import ExitStatus
+from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
+from punch.cli.usage import write_stderr
+from punch.identity import PeerID
+from punch.local.access import Allow, NodeAccess
+from punch.lookup import UnknownPeer, find_peer
+from punch.ui.text.transfers import failure_text, item_text, offer_lines
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds in which the sender has to end a stream on which everything has arrived."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Receive files and folders from peers.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    program = "punch receive"
+    parser = make_parser(
+        program,
+        "Receive files and folders that peers send with punch send, until you press Ctrl-C. You are asked "
+        "about each offer, but not of peers with the grant files/1 (punch peers grant WHO files/1).",
+    )
+    parser.add_argument(
+        "--output", default=".", metavar="DIR", help="the folder for the files [default: the current one]"
+    )
+    parser.add_argument(
+        "--from",
+        dest="senders",
+        action="append",
+        default=[],
+        metavar="WHO",
+        help="only from this peer; may be repeated",
+    )
+    parser.add_argument("--yes", action="store_true", help="accept every offer without asking")
+    parser.add_argument("--once", action="store_true", help="end after one transfer")
+    options = parser.parse(arguments)
+    from twisted.internet import reactor
+
+    command = TransferCommand(program, options, reactor)
+    folder = Path(options.output)
+    if not folder.is_dir():
+        twistd.fail(
+            program,
+            f"--output takes a folder that is there, not {options.output!a}.",
+            reason="bad-file",
+            as_json=options.json,
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        twistd.fail(
+            program, f"You may not write to {options.output!a}.", reason="bad-file", as_json=options.json
+        )
+    try:
+        peers = frozenset(find_peer(command.book, who) for who in options.senders)
+    except UnknownPeer as error:
+        twistd.fail(program, str(error), reason="bad-peer-id", as_json=options.json)
+    allow = Allow(peers, anyone=not peers)
+    return command.run(lambda node: _Receiving(command, folder.resolve()).run(node, allow))
+
+
+class _Receiving:
+    """One `punch receive`."""
+
+    def __init__(self, command: TransferCommand, folder: Path) -> None:
+        self._command = command
+        self._folder = folder
+        self._questions = None if command.options.yes else _Questions.open(command.reactor)
+        self._accepted: set[tuple[str, Offer]] = set()
+        self._ended: Deferred[None] = Deferred()
+        self._ending = False
+
+    async def run(self, node: NodeAccess, allow: Allow) -> None:
+        """Serve until the first transfer is over, or for ever."""
+        service = FileService(self._decide, self._command.reactor, self._command.in_thread)
+        await node.serve(SERVICE, service, allow)
+        self._command.tell(
+            f"Ready to receive into {str(self._folder)!a}. Your ID is {node.peer_id}.",
+            event="ready",
+            id=str(node.peer_id),
+        )
+        await self._ended
+
+    def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+        peer = PeerID.parse(transfer.peer)
+        who = self._command.called(peer)
+        self._command.tell(
+            "\n".join(offer_lines(offer, who)),
+            event="transfer-offered",
+            peer=transfer.peer,
+            size=offer.size,
+            items=[
+                {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
+                for item in offer.items
+            ],
+        )
+        self._command.book.refresh()
+        if (
+            self._command.options.yes
+            or self._command.book.granted(peer, SERVICE)
+            or (transfer.peer, offer) in self._accepted
+        ):
+            decided = succeed(True)
+        elif self._questions is None:
+            self._command.tell(
+                "Refused, as nobody can be asked: use --yes, or punch peers grant WHO files/1.",
+                event="transfer-refused",
+            )
+            decided = succeed(False)
+        else:
+            decided = self._questions.ask("Accept? [y/n] ")
+        return decided.addCallback(self._decided, transfer, offer, who)
+
+    def _decided(self, accepted: bool, transfer: FileReceiver, offer: Offer, who: str) -> Path:
+        if not accepted:
+            raise TransferFailed(FailureCode.REFUSED)
+        # When the connection is lost, the sender offers the same again.
+        self._accepted.add((transfer.peer, offer))
+        self._command.follow(transfer, who, offer)
+        closed = transfer.when_closed()
+        transfer.when_finished().addCallbacks(
+            lambda paths: self._complete(paths, offer, transfer.peer, who, closed),
+            lambda failure: self._incomplete(failure, who),
+        )
+        return self._folder
+
+    def _complete(self, paths: list[Path], offer: Offer, peer: str, who: str, closed: Deferred[None]) -> None:
+        self._accepted.discard((peer, offer))
+        for path, item in zip(paths, offer.items, strict=True):
+            name = item_text(item)
+            self._command.tell(
+                f"Received from {who}: {name}, as {str(path)!a}.",
+                event="transfer-done",
+                peer=peer,
+                name=item.name,
+                path=os.fsdecode(path).encode("utf-8", "replace").decode(),
+            )
+        if self._command.options.once and not self._ending:
+            # The sender has to hear that everything is there.
+            self._ending = True
+            closed.addTimeout(CLOSE_TIMEOUT, self._command.reactor)
+            closed.addBoth(lambda _: self._ended.callback(None))
+
+    def _incomplete(self, failure: Any, who: str) -> None:
+        error = failure.value
+        if isinstance(error, TransferFailed):
+            self._command.tell(failure_text(error, who), event="transfer-failed", reason=error.code.value)
+            if self._command.options.once and error.code is not FailureCode.CANCELLED and not self._ending:
+                self._ending = True
+                status = STATUSES.get(error.code, ExitStatus.FAILED)
+                self._ended.errback(CommandFailed("The transfer failed.", status, error.code.value))
+        else:
+            self._command.tell(
+                f"The connection to {who} was lost. The transfer continues when it is back.",
+                event="transfer-failed",
+                reason="lost",
+            )
+
+
+class _Questions(LineReceiver):
+    """Asks the user, one question at a time, on the terminal."""
+
+    delimiter = b"\n"
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, Deferred[bool]]] = deque()
+
+    @classmethod
+    def open(cls, reactor: Any) -> _Questions | None:
+        """None if there is no terminal."""
+        if sys.stdin is None or not sys.stdin.isatty():
+            return None
+        questions = cls()
+        StandardIO(questions, reactor=reactor)  # type: ignore[no-untyped-call]
+        return questions
+
+    def ask(self, question: str) -> Deferred[bool]:
+        """Fires with the answer; may be cancelled."""
+        asked: Deferred[bool] = Deferred(self._cancelled)
+        self._waiting.append((question, asked))
+        if len(self._waiting) == 1:
+            self._show()
+        return asked
+
+    def _cancelled(self, asked: Deferred[bool]) -> None:
+        first = bool(self._waiting) and self._waiting[0][1] is asked
+        self._waiting = deque(each for each in self._waiting if each[1] is not asked)
+        write_stderr("\nThe offer was withdrawn.")
+        if first:
+            self._show()
+
+    def _show(self) -> None:
+        if self._waiting:
+            sys.stderr.write(self._waiting[0][0])
+            sys.stderr.flush()
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take an answer."""
+        if not self._waiting:
+            return
+        answer = line.strip().lower()
+        if answer in (b"y", b"yes", b"n", b"no"):
+            _, asked = self._waiting.popleft()
+            asked.callback(answer.startswith(b"y"))
+        self._show()

@@ -1,0 +1,154 @@
+"""`punch send`: files and folders, to a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+
+from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
+from punch.apps.files.protocol import FileSender, TransferState
+from punch.apps.files.source import Source, SourceError, find_source
+from punch.cli import twistd
+from punch.cli.exit_status import ExitStatus, status_of
+from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
+from punch.cli.usage import write_stderr
+from punch.identity import PeerID
+from punch.local.access import NodeAccess
+from punch.local.protocol import CommandError
+from punch.lookup import UnknownPeer, find_peer
+from punch.ui.text.transfers import failure_text, size_text, time_text
+
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Send files and folders to a peer.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    program = "punch send"
+    parser = make_parser(
+        program,
+        "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
+        "where it was: run the same command again.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders; - is standard input")
+    parser.add_argument("who", metavar="WHO", help="the peer: a name of the address book, or an ID")
+    parser.add_argument(
+        "--as",
+        dest="pipe_name",
+        default="stdin",
+        metavar="NAME",
+        help="the name of what comes from standard input",
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for a peer who is not there yet [default: end with status 4]",
+    )
+    options = parser.parse(arguments)
+    from twisted.internet import reactor
+
+    command = TransferCommand(program, options, reactor)
+    try:
+        peer = find_peer(command.book, options.who)
+        if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
+            raise SourceError("--as takes the name of a file, without a folder.")
+        source = find_source(options.paths, 0, options.pipe_name)
+    except (UnknownPeer, SourceError) as error:
+        reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
+        twistd.fail(program, str(error), reason=reason, as_json=options.json)
+    for path, why in source.skipped:
+        write_stderr(f"{program}: {str(path)!a} is left out: it is {why}.")
+    return command.run(lambda node: _Sending(command, node, peer, source).run())
+
+
+class _Sending:
+    """One `punch send`: tries until the transfer is complete, or can't be."""
+
+    def __init__(self, command: TransferCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
+        self._command = command
+        self._node = node
+        self._peer = peer
+        self._source = source
+        self._who = command.called(peer)
+        self._began = False
+        self._delay = FIRST_RETRY
+
+    async def run(self) -> None:
+        while True:
+            sender = FileSender(self._source, self._command.in_thread)
+            try:
+                await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
+                self._command.tell(
+                    f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
+                )
+                self._command.follow(sender, self._who, self._source.offer)
+                started = self._command.reactor.seconds()
+                await sender.when_finished()
+            except CommandError as error:
+                await self._not_there(error)
+            except TransferFailed as error:
+                await self._failed(error, sender)
+            except (ConnectionDone, ConnectionLost):
+                await self._interrupted(sender)
+            else:
+                seconds = self._command.reactor.seconds() - started
+                self._command.tell(
+                    f"Sent to {self._who}: {size_text(sender.position)} in {time_text(seconds)}.",
+                    event="transfer-done",
+                    position=sender.position,
+                    sent=sender.sent,
+                )
+                return
+
+    async def _not_there(self, error: CommandError) -> None:
+        status = status_of(error.reason)
+        if status not in (ExitStatus.NOT_THERE, ExitStatus.NO_PATH) and error.reason != "busy":
+            raise error
+        if not self._began and not self._command.options.wait:
+            if error.reason == "no-service":
+                raise CommandFailed(
+                    f"{self._who} does not receive files now. Ask for punch receive there, or use --wait.",
+                    ExitStatus.NOT_THERE,
+                    error.reason,
+                )
+            raise error
+        await self._pause(f"{self._who} is not there now")
+
+    async def _failed(self, error: TransferFailed, sender: FileSender) -> None:
+        self._began = self._began or (sender.state is not TransferState.OFFERED and sender.position > 0)
+        if error.code is FailureCode.IN_PROGRESS and self._began:
+            # The other side has not noticed yet that the connection before was lost.
+            await self._pause(f"{self._who} is still busy with the attempt before")
+            return
+        status = STATUSES.get(error.code, ExitStatus.FAILED)
+        raise CommandFailed(failure_text(error, self._who), status, error.code.value)
+
+    async def _interrupted(self, sender: FileSender) -> None:
+        if sender.position:
+            self._began = True
+            self._delay = FIRST_RETRY
+        if not self._source.resumable and sender.position:
+            raise CommandFailed(
+                "The connection was lost, and standard input can't be read again.", ExitStatus.NO_PATH
+            )
+        if not self._began and not self._command.options.wait:
+            raise CommandFailed(
+                f"The connection to {self._who} was lost before the transfer began.",
+                ExitStatus.NO_PATH,
+                "lost",
+            )
+        await self._pause("The connection was lost")
+
+    async def _pause(self, why: str) -> None:
+        self._command.tell(
+            f"{why}: trying again in {time_text(self._delay)}.", event="transfer-waiting", text=why
+        )
+        await deferLater(self._command.reactor, self._delay, lambda: None)
+        self._delay = min(2 * self._delay, LAST_RETRY)

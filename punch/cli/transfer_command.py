@@ -1,0 +1,191 @@
+"""
+What `punch send` and `punch receive` have in common.
+
+A composition root: here reactor, node, disk and terminal meet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+
+from punch.apps.files.messages import FailureCode, Offer
+from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
+from punch.cli import twistd
+from punch.cli.exit_status import ExitStatus, status_of
+from punch.cli.usage import Parser, show, write_stderr
+from punch.identity import PeerID
+from punch.local.access import NodeAccess
+from punch.local.process import NodeOptions, attach_or_become
+from punch.local.protocol import CommandError
+from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.ui.text.causes import event_sentence
+from punch.ui.text.sentences import shown_name
+from punch.ui.transfer_progress import INTERVAL, Progress
+
+T = TypeVar("T")
+
+STATUSES = {
+    FailureCode.REFUSED: ExitStatus.REFUSED,
+    FailureCode.BUSY: ExitStatus.REFUSED,
+    FailureCode.NO_SPACE: ExitStatus.NO_SPACE,
+    FailureCode.DISK: ExitStatus.NO_SPACE,
+    FailureCode.SOURCE_CHANGED: ExitStatus.CHANGED,
+    FailureCode.SOURCE_UNREADABLE: ExitStatus.CHANGED,
+}
+
+
+class CommandFailed(Exception):
+    """The command ends with a sentence and a status."""
+
+    def __init__(self, sentence: str, status: ExitStatus = ExitStatus.FAILED, reason: str = "failed") -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.reason = reason
+
+
+class TransferCommand:
+    """What both commands have in common."""
+
+    def __init__(self, program: str, options: Any, reactor: Any) -> None:
+        self.program = program
+        self.options = options
+        self.reactor = reactor
+        self._ended = False
+        try:
+            self.state = StateDirectory(Path(options.state_dir))
+            self.book = self.state.peer(options.name).book
+        except StateError as error:
+            twistd.fail(program, str(error), reason="state", as_json=options.json)
+
+    def run(self, work: Callable[[NodeAccess], Coroutine[Deferred[Any], Any, None]]) -> int:
+        """Run the reactor until the work is done; return the exit status."""
+        use_monotonic_time(self.reactor)
+        install_resolver(self.reactor)
+        twistd.end_on_signals(self.reactor)
+        status = [ExitStatus.FAILED]
+
+        async def main() -> None:
+            try:
+                node = await attach_or_become(
+                    NodeOptions(self.state, self.options.name, self.options.rendezvous),
+                    self.reactor,
+                    os.environ,
+                    event_sentence,
+                )
+                node.when_lost().addCallback(lambda _: self._node_lost(status))
+                await work(node)
+                status[0] = ExitStatus.DONE
+            except CommandError as error:
+                status[0] = status_of(error.reason)
+                self.failed(str(error), error.reason)
+            except CommandFailed as error:
+                status[0] = error.status
+                self.failed(str(error), error.reason)
+            self._ended = True
+            twistd.end(self.reactor, status[0])
+
+        self.reactor.addSystemEventTrigger("before", "shutdown", self._end)
+        self.reactor.callWhenRunning(lambda: Deferred.fromCoroutine(main()).addErrback(self._broken))
+        self.reactor.run()
+        return status[0]
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _broken(self, failure: Any) -> None:
+        write_stderr(f"{self.program}: an error of this program: {failure.getTraceback()}")
+        twistd.end(self.reactor, 1)
+
+    def _node_lost(self, status: list[ExitStatus]) -> None:
+        if not self._ended:
+            status[0] = ExitStatus.NODE_LOST
+            self.failed(
+                "The process of the node, to which this command was attached, has ended. Run it again: the "
+                "transfer continues.",
+                "node-lost",
+            )
+            twistd.end(self.reactor, ExitStatus.NODE_LOST)
+
+    def in_thread(self, call: Callable[[], T], /) -> Deferred[T]:
+        """Make a call that waits for the disk."""
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
+
+    def tell(self, sentence: str, **fields: Any) -> None:
+        """A line for the user, or an event for a script."""
+        if self.options.json:
+            show(json.dumps({**fields, "time": round(time.time(), 3)}, separators=(",", ":")))
+        else:
+            write_stderr(sentence)
+
+    def failed(self, sentence: str, reason: str) -> None:
+        """Say why the command ends."""
+        if self.options.json:
+            self.tell(sentence, event="failed", reason=reason, text=sentence)
+        write_stderr(f"{self.program}: {sentence}")
+
+    def called(self, peer: PeerID) -> str:
+        """A peer's name for a sentence."""
+        return shown_name(self.book.name_of(peer) or "", peer)
+
+    def follow(self, transfer: FileSender | FileReceiver, who: str, offer: Offer) -> None:
+        """Show how far a transfer is, until it is over."""
+        terminal = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+        label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
+        quiet = self.options.json
+        progress = Progress(
+            label, offer.size, self.reactor.seconds(), write_stderr, None if quiet else terminal
+        )
+
+        def look() -> None:
+            if transfer.over:
+                loop.stop()
+                progress.close()
+            elif transfer.state is TransferState.RUNNING:
+                now = self.reactor.seconds()
+                if quiet:
+                    progress.rate(transfer.position, now)
+                    self.tell("", event="transfer-progress", position=transfer.position, size=offer.size)
+                else:
+                    progress.look(transfer.position, now)
+
+        loop = LoopingCall(look)
+        loop.clock = self.reactor
+        loop.start(INTERVAL)
+        transfer.when_finished().addBoth(lambda _: progress.close())
+
+
+def make_parser(program: str, description: str) -> Parser:
+    parser = Parser(program, description=description)
+    parser.add_argument(
+        "--json", action="store_true", help="events as JSON lines on stdout; see docs/json.md"
+    )
+    parser.add_argument(
+        "--rendezvous",
+        metavar="ADDRESS",
+        help="punch://host:port/PIN, if no node of yours runs "
+        "[default: PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this "
+        "machine]",
+    )
+    parser.add_argument(
+        "--name",
+        default=login_name(os.environ),
+        help="whose node: the identity of that name [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--state-dir",
+        default=str(own_state_dir(os.environ)),
+        metavar="DIR",
+        help="where it is kept [default: %(default)s]",
+    )
+    return parser

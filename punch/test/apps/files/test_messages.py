@@ -1,0 +1,214 @@
+"""The messages of a transfer: what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.files.messages import (
+    BLOCK,
+    DIGEST,
+    MAX_ENTRIES,
+    MAX_ITEMS,
+    MAX_MESSAGE,
+    MAX_SIZE,
+    PIECE,
+    UNKNOWN_SIZE,
+    Entry,
+    EntryKind,
+    FailureCode,
+    Item,
+    MessageError,
+    Offer,
+    TransferFailed,
+    decode_accept,
+    decode_data,
+    decode_entries,
+    decode_failed,
+    decode_file_end,
+    decode_have,
+    decode_offer,
+    decode_zeros,
+    encode_data,
+    encode_entries,
+    encode_failed,
+    encode_file_end,
+    encode_have,
+    encode_offer,
+    encode_zeros,
+    link_leads_outside,
+    message_type,
+    shown,
+)
+from punch.wire.strict_json import dumps
+
+FILE = Entry(EntryKind.FILE, b"a", 5, 0o644, 1_700_000_000_000_000_000)
+OFFER = Offer((Item("a", EntryKind.FILE, 5, 1), Item("b", EntryKind.FOLDER, None, 2)), 4, ("sha256",))
+
+
+def entry(path: bytes, **changes: object) -> bytes:
+    """A message with one entry, made without any check."""
+    values = {"kind": 1, "mode": 0o644, "size": 1, "modified": 0, "target": b"", **changes}
+    target = values["target"]
+    assert isinstance(target, bytes)
+    header = struct.pack(
+        ">BHQqHH", values["kind"], values["mode"], values["size"], values["modified"], len(path), len(target)
+    )
+    return b"\x03" + header + path + target
+
+
+class MessageTests(SynchronousTestCase):
+    def test_round_trips(self) -> None:
+        self.assertEqual(decode_offer(encode_offer(OFFER)), OFFER)
+        entries = [
+            FILE,
+            Entry(EntryKind.FOLDER, b"b", 0, 0o755, 1),
+            Entry(EntryKind.LINK, b"b/l", target=b"x"),
+            Entry(EntryKind.FILE, b"b/\xff", UNKNOWN_SIZE),
+        ]
+        (message,) = encode_entries(entries)
+        self.assertEqual(list(decode_entries(message)), entries)
+        self.assertEqual(decode_data(encode_data(3, 7, b"x")), (3, 7, b"x"))
+        self.assertEqual(decode_zeros(encode_zeros(3, 7, 9)), (3, 7, 9))
+        self.assertEqual(decode_file_end(encode_file_end(3, 7, b"d" * 32)), (3, 7, b"d" * 32))
+        failed = decode_failed(encode_failed(TransferFailed(FailureCode.DISK, "a", "b")))
+        self.assertEqual((failed.code, failed.subject, failed.detail), (FailureCode.DISK, "a", "b"))
+        self.assertTrue(failed.by_peer)
+
+    def test_long_lists_are_divided(self) -> None:
+        entries = [Entry(EntryKind.FILE, b"f/%d" % number) for number in range(10_000)]
+        messages = list(encode_entries(entries))
+        self.assertGreater(len(messages), 1)
+        self.assertLessEqual(max(map(len, messages)), MAX_MESSAGE)
+        self.assertEqual([one for message in messages for one in decode_entries(message)], entries)
+        blocks = bytes(DIGEST * 20_000)
+        have = [decode_have(message, 5) for message in encode_have(4, blocks)]
+        self.assertEqual(b"".join(part for _, part in have), blocks)
+
+    def test_the_largest_offer_fits_into_a_message(self) -> None:
+        items = tuple(Item("\x01" * 255, EntryKind.FILE, MAX_SIZE // 1000, 1) for _ in range(MAX_ITEMS))
+        self.assertLess(len(encode_offer(Offer(items, MAX_ENTRIES, ("blake3", "sha256")))), MAX_MESSAGE)
+
+    def test_paths_that_lead_elsewhere(self) -> None:
+        for path in (
+            b"",
+            b"/etc/passwd",
+            b"..",
+            b"../a",
+            b"a/../../b",
+            b"a/..",
+            b"a//b",
+            b"a/",
+            b"./a",
+            b"a/./b",
+            b"a\0b",
+            b"x" * 256,
+            b"a/" + b"x" * 256,
+            b"a/" * 2048 + b"a",
+        ):
+            with self.assertRaises(MessageError, msg=path):
+                list(decode_entries(entry(path)))
+        for path in (b"...", b"..a", b"a\\..\\b", b"CON", b"x" * 255, b"-rf"):
+            self.assertEqual([one.path for one in decode_entries(entry(path))], [path])
+
+    def test_entries_that_are_refused(self) -> None:
+        for message in (
+            entry(b"a")[:-1],
+            entry(b"a")[:9],
+            entry(b"a", kind=4),
+            entry(b"a", kind=0),
+            entry(b"a", size=MAX_SIZE + 1),
+        ):
+            with self.assertRaises(MessageError):
+                list(decode_entries(message))
+
+    def test_set_user_id_is_not_a_permission(self) -> None:
+        (one,) = decode_entries(entry(b"a", mode=0o177777))
+        self.assertLessEqual(one.mode, 0o7777)
+
+    def test_links(self) -> None:
+        for path, target in (
+            (b"a/l", b"/etc"),
+            (b"a/l", b".."),
+            (b"a/l", b"../b"),
+            (b"a/b/l", b"../../c"),
+            (b"a/l", b"b/../../.."),
+            (b"a/l", b""),
+            (b"a/l", b"x\0y"),
+        ):
+            self.assertTrue(link_leads_outside(path, target), (path, target))
+        for path, target in ((b"a/l", b"b"), (b"a/b/l", b"../c"), (b"a/b/l", b".."), (b"a/l", b"./b//c")):
+            self.assertFalse(link_leads_outside(path, target), (path, target))
+
+    def test_offers_that_are_refused(self) -> None:
+        good = {"name": "a", "kind": "file", "size": 1, "files": 1}
+        for content in (
+            {},
+            {"items": [], "entries": 0, "hashes": []},
+            {"items": [good], "entries": 0, "hashes": []},
+            {"items": [good], "entries": True, "hashes": []},
+            {"items": [good], "entries": 1, "hashes": "sha256"},
+            {"items": [good], "entries": 1, "hashes": [1]},
+            {"items": [good] * 101, "entries": 101, "hashes": []},
+            {"items": [{**good, "name": ""}], "entries": 1, "hashes": []},
+            {"items": [{**good, "name": "x" * 256}], "entries": 1, "hashes": []},
+            {"items": [{**good, "kind": "link"}], "entries": 1, "hashes": []},
+            {"items": [{**good, "kind": ["file"]}], "entries": 1, "hashes": []},
+            {"items": [{**good, "size": -1}], "entries": 1, "hashes": []},
+            {"items": [{**good, "size": 1.5}], "entries": 1, "hashes": []},
+            {"items": [{**good, "files": 2}], "entries": 1, "hashes": []},
+            {"items": [1], "entries": 1, "hashes": []},
+            {"items": [{**good, "size": MAX_SIZE}] * 2, "entries": 2, "hashes": []},
+        ):
+            with self.assertRaises(MessageError, msg=content):
+                decode_offer(b"\x01" + dumps(content))
+
+    def test_pieces_that_are_refused(self) -> None:
+        decoders: list[tuple[Callable[[bytes], object], bytes]] = [
+            (decode_data, encode_data(0, 0, b"")),
+            (decode_data, encode_data(0, 0, bytes(PIECE + 1))),
+            (decode_zeros, encode_zeros(0, 0, 0)),
+            (decode_zeros, encode_zeros(0, 0, BLOCK)),
+            (decode_zeros, encode_zeros(0, 0, 1) + b"x"),
+            (decode_file_end, encode_file_end(0, 0, b"d" * 32)[:-1]),
+            (lambda message: decode_have(message, 1), next(encode_have(1, bytes(32)))),
+            (lambda message: decode_have(message, 9), next(encode_have(1, bytes(31)))),
+            (lambda message: decode_accept(message, ["sha256"]), b"\x02md5"),
+            (lambda message: decode_accept(message, ["sha256"]), b"\x02\xff"),
+            (message_type, b""),
+            (message_type, b"\x00"),
+            (message_type, b"\xff"),
+        ]
+        for decode, message in decoders:
+            with self.assertRaises(MessageError):
+                decode(message)
+
+    def test_names_that_json_cannot_carry(self) -> None:
+        self.assertEqual(shown(b"a\xffb"), "a?b")
+        self.assertEqual(shown("a\udcffb"), "a?b")
+
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    @given(st.binary(max_size=200))
+    def test_garbage_raises_nothing_else(self, content: bytes) -> None:
+        for decode in (
+            message_type,
+            decode_offer,
+            lambda message: list(decode_entries(message)),
+            lambda message: decode_have(message, 5),
+            decode_data,
+            decode_zeros,
+            decode_file_end,
+            lambda message: decode_accept(message, ["sha256"]),
+        ):
+            try:
+                decode(content)
+            except MessageError as error:
+                self.assertIs(error.code, FailureCode.PROTOCOL)
+        try:
+            decode_failed(content)
+        except MessageError:
+            return

@@ -1,0 +1,232 @@
+"""Transfers between two nodes on the simulated internet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.python.failure import Failure
+
+from punch.apps.files.messages import (
+    SERVICE,
+    FailureCode,
+    MessageType,
+    Offer,
+    TransferFailed,
+    decode_failed,
+    encode_data,
+    encode_offer,
+    message_type,
+)
+from punch.apps.files.protocol import (
+    MAX_WAITING,
+    MAX_WAITING_OF_PEER,
+    OFFER_TIMEOUT,
+    FileReceiver,
+    FileSender,
+    FileService,
+    TransferState,
+)
+from punch.apps.files.source import find_source
+from punch.link.services import anyone
+from punch.link.transport import StreamTransport
+from punch.test.node.test_services import NodeTestCase
+
+T = TypeVar("T")
+MIB = 1024 * 1024
+
+
+def run(call: Callable[[], T]) -> Deferred[T]:
+    """At once: what waits for the disk here waits for nothing else."""
+    return maybeDeferred(call)
+
+
+class RecordingClient(Int32StringReceiver):
+    """A client of the service that sends what a test tells it to."""
+
+    MAX_LENGTH = 300_000
+    transport: StreamTransport
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.lost = False
+
+    def send(self, message: bytes) -> None:
+        self.sendString(message)
+
+    def stringReceived(self, string: bytes) -> None:
+        self.messages.append(string)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost = True
+
+
+class TransferTests(NodeTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        root = Path(self.mktemp()).resolve()
+        self.source, self.folder = root / "from", root / "to"
+        self.source.mkdir(parents=True)
+        self.folder.mkdir()
+        self.asked: list[tuple[str, Offer, Deferred[Path]]] = []
+        self.cancelled = 0
+        self.received: list[Any] = []
+        self.transfers: list[FileReceiver] = []
+        self.answer: Callable[[Deferred[Path]], None] = lambda asked: asked.callback(self.folder)
+        service = FileService(self.decide, self.net.host("a clock", "203.0.113.9").reactor, run)
+        self.bob.serve(SERVICE, service, anyone)
+
+    def decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+        def cancelled(_: Deferred[Path]) -> None:
+            self.cancelled += 1
+
+        asked: Deferred[Path] = Deferred(cancelled)
+        self.asked.append((transfer.peer, offer, asked))
+        self.transfers.append(transfer)
+        transfer.when_finished().addBoth(self.received.append)
+        self.answer(asked)
+        return asked
+
+    def open(self, protocol: Protocol) -> None:
+        link = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 5.0, "a link")
+        opened = link.connect(SERVICE, Factory.forProtocol(lambda: protocol))
+        self.net.wait(opened, 2.0, "a stream")
+
+    def send(self, *names: str) -> FileSender:
+        sender = FileSender(find_source([str(self.source / name) for name in names]), run)
+        self.results: list[Any] = []
+        sender.when_finished().addBoth(self.results.append)
+        self.open(sender)
+        return sender
+
+    def failure(self, sender: FileSender) -> TransferFailed:
+        self.run_until(lambda: bool(self.results), 5.0)
+        error = cast(Failure, self.results[0]).value
+        self.assertIsInstance(error, TransferFailed)
+        self.assertTrue(sender.over)
+        return cast(TransferFailed, error)
+
+    def file(self, name: str, content: bytes) -> None:
+        (self.source / name).write_bytes(content)
+
+    def test_two_files(self) -> None:
+        content = Random(1).randbytes(100_005)
+        self.file("a", content)
+        self.file("b", b"")
+        sender = self.send("a", "b")
+        self.run_until(lambda: bool(self.results), 20.0)
+        self.assertEqual(self.results, [[]])
+        self.assertEqual(self.received, [[self.folder / "a", self.folder / "b"]])
+        self.assertEqual((self.folder / "a").read_bytes(), content)
+        self.assertEqual((self.folder / "b").read_bytes(), b"")
+        self.assertEqual((sender.position, sender.sent), (100_005, 100_005))
+        peer, offer, _ = self.asked[0]
+        self.assertEqual(peer, str(self.alice.identity.peer_id))
+        self.assertEqual([(item.name, item.size) for item in offer.items], [("a", 100_005), ("b", 0)])
+
+    def test_the_user_says_no(self) -> None:
+        self.file("a", b"x")
+        self.answer = lambda asked: asked.errback(TransferFailed(FailureCode.REFUSED))
+        failed = self.failure(self.send("a"))
+        self.assertEqual((failed.code, failed.by_peer), (FailureCode.REFUSED, True))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_cancelled_while_the_user_is_asked(self) -> None:
+        self.file("a", b"x")
+        self.answer = lambda asked: None
+        sender = self.send("a")
+        self.run_until(lambda: bool(self.asked), 2.0)
+        self.assertIs(sender.state, TransferState.OFFERED)
+        sender.cancel()
+        self.assertIs(self.failure(sender).code, FailureCode.CANCELLED)
+        self.run_until(lambda: self.cancelled == 1, 2.0)
+
+    def test_the_link_is_lost_and_the_transfer_continued(self) -> None:
+        content = Random(2).randbytes(MIB + 400_000)
+        self.file("a", content)
+        self.send("a")
+        self.run_until(lambda: bool(self.transfers) and self.transfers[0].position >= MIB, 20.0)
+        self.alice.hangup(self.bob.identity.peer_id)
+        self.run_until(lambda: bool(self.results), 5.0)
+        self.assertTrue(cast(Failure, self.results[0]).check(ConnectionDone, ConnectionLost))
+        self.run_until(lambda: self.bob.link(self.alice.identity.peer_id) is None, 5.0)
+        self.assertFalse((self.folder / "a").exists())
+        again = self.send("a")
+        self.run_until(lambda: bool(self.results), 20.0)
+        self.assertEqual(self.results, [[]])
+        self.assertEqual((self.folder / "a").read_bytes(), content)
+        self.assertLess(again.sent, MIB)
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["a"])
+
+    def test_the_receiving_disk_fails(self) -> None:
+        self.file("a", b"x")
+        self.answer = lambda asked: asked.callback(self.folder / "gone")
+        failed = self.failure(self.send("a"))
+        self.assertEqual((failed.code, failed.by_peer), (FailureCode.DISK, True))
+
+    def test_the_source_changes(self) -> None:
+        self.file("a", Random(3).randbytes(2 * MIB))
+        sender = self.send("a")
+        self.run_until(lambda: sender.state is TransferState.RUNNING, 2.0)
+        (self.source / "a").write_bytes(b"short")
+        self.assertIs(self.failure(sender).code, FailureCode.SOURCE_CHANGED)
+        self.run_until(lambda: bool(self.received), 2.0)
+        self.assertIs(self.received[0].value.code, FailureCode.SOURCE_CHANGED)
+
+    def test_strangers_messages(self) -> None:
+        offer = encode_offer(find_source([str(self.source)]).offer)
+        for messages in (
+            [b""],
+            [b"\xff"],
+            [encode_data(0, 0, b"x")],
+            [b"\x01not JSON"],
+            [offer, offer],
+            [offer, encode_data(0, 0, b"x")],
+            [bytes([MessageType.FAILED]) + b"{"],
+        ):
+            client = RecordingClient()
+            self.answer = lambda asked: None
+            self.open(client)
+            for message in messages:
+                client.send(message)
+            self.run_until(lambda client=client: client.lost, 2.0)  # type: ignore[misc]
+            self.assertEqual([message_type(one) for one in client.messages], [MessageType.FAILED])
+            self.assertIs(decode_failed(client.messages[0]).code, FailureCode.PROTOCOL)
+
+    def test_a_message_that_is_too_long(self) -> None:
+        client = RecordingClient()
+        self.open(client)
+        client.transport.write(b"\xff\xff\xff\xff")
+        self.run_until(lambda: client.lost, 2.0)
+
+    def test_no_offer(self) -> None:
+        client = RecordingClient()
+        self.open(client)
+        self.net.advance(OFFER_TIMEOUT - 2)
+        self.assertFalse(client.lost)
+        self.net.advance(4)
+        self.assertTrue(client.lost)
+
+    def test_many_offers_wait(self) -> None:
+        self.answer = lambda asked: None
+        self.assertLess(MAX_WAITING_OF_PEER, MAX_WAITING)
+        offer = encode_offer(find_source([str(self.source)]).offer)
+        clients = [RecordingClient() for _ in range(MAX_WAITING_OF_PEER + 1)]
+        for client in clients:
+            self.open(client)
+            client.send(offer)
+        self.run_until(lambda: clients[-1].lost, 2.0)
+        self.assertIs(decode_failed(clients[-1].messages[0]).code, FailureCode.BUSY)
+        self.assertEqual(len(self.asked), MAX_WAITING_OF_PEER)
+        clients[0].transport.loseConnection()
+        self.run_until(lambda: self.cancelled == 1, 2.0)
+        client = RecordingClient()
+        self.open(client)
+        client.send(offer)
+        self.run_until(lambda: len(self.asked) == MAX_WAITING_OF_PEER + 1, 2.0)

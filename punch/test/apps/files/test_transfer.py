@@ -1,0 +1,408 @@
+"""What is read on one side and written on the other, without a network."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.files.messages import (
+    BLOCK,
+    Entry,
+    EntryKind,
+    FailureCode,
+    Item,
+    MessageError,
+    MessageType,
+    Offer,
+    TransferFailed,
+    decode_have,
+    encode_data,
+    encode_entries,
+    encode_file_end,
+    encode_zeros,
+    message_type,
+)
+from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source
+from punch.apps.files.target import Target
+
+
+def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[Target, Reader]:
+    """
+    Send `source` into `folder`.
+
+    :param stop_after: end after so many messages with content, as if the connection was lost.
+    """
+    target = Target(folder, "alice", source.offer)
+    have: dict[int, bytes] = {}
+    reader = Reader(source, target.hash_name, have)
+    try:
+        for message in encode_entries(source.entries):
+            for answer in target.receive(message):
+                if message_type(answer) is MessageType.HAVE:
+                    check_have(source, have, *decode_have(answer, len(source.entries)))
+        count = 0
+        while messages := reader.batch():
+            for message in messages:
+                target.receive(message)
+                count += 1
+                if count == stop_after:
+                    return target, reader
+    finally:
+        reader.close()
+        target.close()
+    return target, reader
+
+
+class TransferTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).resolve()
+        self.source = self.root / "from"
+        self.folder = self.root / "to"
+        self.source.mkdir(parents=True)
+        self.folder.mkdir()
+
+    def file(self, name: str, content: bytes) -> Path:
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def find(self, *names: str) -> Source:
+        return find_source([str(self.source / name) for name in names])
+
+    @property
+    def partial(self) -> Path:
+        (path,) = self.folder.glob(".punch-*.part")
+        return path
+
+
+class SendTests(TransferTestCase):
+    def test_a_folder(self) -> None:
+        self.file("d/a", b"hello")
+        self.file("d/empty", b"")
+        self.file("d/sub/big", Random(1).randbytes(2 * BLOCK + 5))
+        self.file("d/sub/zeros", bytes(BLOCK + 3))
+        (self.source / "d" / "nothing").mkdir()
+        (self.source / "d" / "link").symlink_to("sub/big")
+        for path, mode in (("d/a", 0o750), ("d/sub/big", 0o600), ("d/sub", 0o555), ("d", 0o555)):
+            (self.source / path).chmod(mode)
+        os.utime(self.source / "d/a", ns=(1, 1_600_000_000_123_456_789))
+        target, reader = send(self.find("d"), self.folder)
+        self.assertEqual(target.finals, [self.folder / "d"])
+        self.assertEqual(os.listdir(self.folder), ["d"])
+        for path in ("a", "empty", "sub/big", "sub/zeros", "nothing", "sub"):
+            sent, received = self.source / "d" / path, self.folder / "d" / path
+            self.assertEqual(stat.S_IMODE(sent.stat().st_mode), stat.S_IMODE(received.stat().st_mode), path)
+            self.assertEqual(sent.stat().st_mtime_ns, received.stat().st_mtime_ns, path)
+            if sent.is_file():
+                self.assertEqual(sent.read_bytes(), received.read_bytes())
+        self.assertEqual(os.readlink(self.folder / "d/link"), "sub/big")
+        self.assertEqual(stat.S_IMODE((self.folder / "d").stat().st_mode), 0o555)
+        self.assertEqual(reader.position, 3 * BLOCK + 13)
+
+    def test_names_that_are_taken_get_a_number(self) -> None:
+        self.file("a.tar.gz", b"new")
+        (self.source / "d").mkdir()
+        for name in ("a.tar.gz", "a.tar (1).gz"):
+            (self.folder / name).write_bytes(b"old")
+        (self.folder / "d").symlink_to(self.root / "elsewhere")
+        target, _ = send(self.find("a.tar.gz", "d"), self.folder)
+        self.assertEqual([path.name for path in target.finals], ["a.tar (2).gz", "d (1)"])
+        self.assertEqual((self.folder / "a.tar.gz").read_bytes(), b"old")
+        self.assertFalse((self.root / "elsewhere").exists())
+
+    def test_a_long_name_that_is_taken(self) -> None:
+        self.file("é" * 127, b"new")
+        (self.folder / ("é" * 127)).write_bytes(b"old")
+        target, _ = send(self.find("é" * 127), self.folder)
+        self.assertEqual(target.finals[0].read_bytes(), b"new")
+
+    def test_names_that_act_on_a_terminal(self) -> None:
+        self.file("d/a\x1b[2J\u202eb", b"one")
+        self.file("d/a_[2J_b", b"two")
+        self.file(os.fsdecode(b"d/\xff"), b"three")
+        self.file("d/COM1:", b"four")
+        send(self.find("d"), self.folder)
+        found = {path.name: path.read_bytes() for path in (self.folder / "d").iterdir()}
+        self.assertEqual(sorted(found.values()), [b"four", b"one", b"three", b"two"])
+        self.assertFalse([name for name in found if "\x1b" in name or "\u202e" in name])
+        self.assertEqual(found[os.fsdecode(b"\xff")], b"three")
+
+    def test_a_pipe(self) -> None:
+        for content in (b"", b"hello", Random(1).randbytes(BLOCK + 70_000)):
+            reading, writing = os.pipe()
+            if os.fork() == 0:  # pragma: no cover - another process
+                os.close(reading)
+                with os.fdopen(writing, "wb") as pipe:
+                    pipe.write(content)
+                os._exit(0)
+            os.close(writing)
+            source = find_source(["-"], reading, "text")
+            self.assertFalse(source.resumable)
+            self.assertIsNone(source.offer.size)
+            target, _ = send(source, self.folder)
+            os.close(reading)
+            self.assertEqual(target.finals[0].read_bytes(), content)
+            os.wait()
+
+    def test_what_cannot_be_sent(self) -> None:
+        os.mkfifo(self.source / "pipe")
+        self.file("a", b"")
+        for names, words in (
+            (["missing"], "No such file"),
+            (["pipe"], "neither a file nor a folder"),
+            (["a", "../from/a"], "Two of the paths"),
+            ([], "Name 1 to 100"),
+            (["/"], "has no name"),
+            (["a\0b"], "not the name of a file"),
+        ):
+            with self.assertRaises(SourceError) as caught:
+                self.find(*names)
+            self.assertIn(words, str(caught.exception))
+
+    def test_what_is_skipped_in_a_folder(self) -> None:
+        (self.source / "d").mkdir()
+        os.mkfifo(self.source / "d" / "pipe")
+        (self.source / "d" / "link").symlink_to("../../to")
+        source = self.find("d")
+        self.assertEqual([path.name for path, _ in source.skipped], ["link", "pipe"])
+        self.assertEqual(len(source.entries), 1)
+        send(source, self.folder)
+
+    def test_the_current_folder_has_a_name(self) -> None:
+        self.file("d/a", b"")
+        self.assertEqual(find_source([f"{self.source}/d/."]).items[0].name, "d")
+        self.assertEqual(find_source([f"{self.source}/d/.."]).items[0].name, "from")
+
+
+class ChangeTests(TransferTestCase):
+    """A source that changes while it is sent."""
+
+    def fails(self, source: Source, detail: str) -> None:
+        with self.assertRaises(TransferFailed) as caught:
+            send(source, self.folder)
+        self.assertIs(caught.exception.code, FailureCode.SOURCE_CHANGED)
+        self.assertIn(detail, caught.exception.detail)
+        self.assertEqual([path.name for path in self.folder.iterdir()], [self.partial.name])
+
+    def test_each_change(self) -> None:
+        path = self.file("a", b"hello")
+        source = self.find("a")
+        path.write_bytes(b"hello, world")
+        self.fails(source, "changed")
+        path.write_bytes(b"h")
+        self.fails(source, "changed")
+        path.unlink()
+        self.fails(source, "no longer there")
+        path.mkdir()
+        self.fails(source, "no longer a file")
+        path.rmdir()
+        os.mkfifo(path)
+        self.fails(source, "no longer a file")
+
+    def test_a_file_that_becomes_a_link(self) -> None:
+        path = self.file("a", b"hello")
+        source = self.find("a")
+        path.unlink()
+        path.symlink_to("/etc/passwd")
+        with self.assertRaises(TransferFailed) as caught:
+            send(source, self.folder)
+        self.assertIs(caught.exception.code, FailureCode.SOURCE_UNREADABLE)
+
+
+class ResumeTests(TransferTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.content = Random(1).randbytes(2 * BLOCK + 100)
+        self.path = self.file("d/big", self.content)
+        self.file("d/small", b"x")
+
+    def test_only_what_is_missing_is_sent(self) -> None:
+        send(self.find("d"), self.folder, stop_after=5)  # a block and a piece
+        target, reader = send(self.find("d"), self.folder)
+        self.assertEqual((self.folder / "d/big").read_bytes(), self.content)
+        self.assertEqual(reader.sent, BLOCK + 101)
+        self.assertEqual(target.position, 2 * BLOCK + 101)
+        self.assertEqual(os.listdir(self.folder), ["d"])
+
+    def test_blocks_that_differ_are_sent_again(self) -> None:
+        send(self.find("d"), self.folder, stop_after=5)
+        changed = bytearray(self.content)
+        changed[5] ^= 1
+        self.path.write_bytes(changed)
+        _, reader = send(self.find("d"), self.folder)
+        self.assertEqual((self.folder / "d/big").read_bytes(), changed)
+        self.assertEqual(reader.sent, 2 * BLOCK + 101)
+
+    def test_a_source_that_has_become_shorter(self) -> None:
+        send(self.find("d"), self.folder, stop_after=8)
+        self.path.write_bytes(self.content[: BLOCK + 5])
+        _, reader = send(self.find("d"), self.folder)
+        self.assertEqual((self.folder / "d/big").read_bytes(), self.content[: BLOCK + 5])
+        self.assertEqual(reader.sent, 1)  # The other block is there, as a part of a longer one.
+
+    def test_a_file_that_was_removed_does_not_arrive(self) -> None:
+        send(self.find("d"), self.folder, stop_after=10)
+        self.path.unlink()
+        send(self.find("d"), self.folder)
+        self.assertEqual(os.listdir(self.folder / "d"), ["small"])
+
+    def test_a_file_that_became_a_folder_and_the_reverse(self) -> None:
+        send(self.find("d"), self.folder, stop_after=10)
+        self.path.unlink()
+        self.file("d/big/inside", b"y")
+        send(self.find("d"), self.folder, stop_after=1)
+        (self.source / "d/big/inside").unlink()
+        self.path.rmdir()
+        self.path.write_bytes(b"z")
+        send(self.find("d"), self.folder)
+        self.assertEqual((self.folder / "d/big").read_bytes(), b"z")
+
+    def test_links_in_what_is_there_are_not_written_through(self) -> None:
+        send(self.find("d"), self.folder, stop_after=1)
+        victim = self.root / "victim"
+        victim.write_bytes(b"mine")
+        (self.partial / "d/big").unlink()
+        (self.partial / "d/big").symlink_to(victim)
+        send(self.find("d"), self.folder)
+        self.assertEqual(victim.read_bytes(), b"mine")
+        self.assertEqual((self.folder / "d/big").read_bytes(), self.content)
+
+    def test_the_same_transfer_twice_at_once(self) -> None:
+        source = self.find("d")
+        first = Target(self.folder, "alice", source.offer)
+        with self.assertRaises(TransferFailed) as caught:
+            Target(self.folder, "alice", source.offer)
+        self.assertIs(caught.exception.code, FailureCode.IN_PROGRESS)
+        other = Target(self.folder, "bob", source.offer)
+        first.close()
+        other.close()
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class HostileSenderTests(TransferTestCase):
+    """A sender that sends what it did not offer."""
+
+    def target(self, *entries: Entry, item: Item | None = None) -> Target:
+        if item is None:
+            item = Item("a", entries[0].kind, sum(entry.size for entry in entries), len(entries) - 1)
+        offer = Offer((item,), len(entries), ("sha256",))
+        target = Target(self.folder, "mallory", offer)
+        self.addCleanup(target.close)
+        for message in encode_entries(entries):
+            target.receive(message)
+        return target
+
+    def refused(self, *entries: Entry, item: Item | None = None) -> None:
+        with self.assertRaises(MessageError):
+            self.target(*entries, item=item)
+        self.doCleanups()
+
+    def test_entries(self) -> None:
+        folder = Entry(EntryKind.FOLDER, b"a", 0, 0o755)
+        file = Entry(EntryKind.FILE, b"a", 5)
+        self.refused(file, item=Item("b", EntryKind.FILE, 5, 1))
+        self.refused(file, item=Item("a", EntryKind.FILE, 4, 1))
+        self.refused(file, item=Item("a", EntryKind.FILE, None, 1))
+        self.refused(folder, item=Item("a", EntryKind.FILE, 0, 0))
+        self.refused(folder, folder)
+        self.refused(folder, Entry(EntryKind.FILE, b"b/c", 1))
+        self.refused(file, Entry(EntryKind.FILE, b"a/c", 1), item=Item("a", EntryKind.FILE, 6, 2))
+        self.refused(Entry(EntryKind.LINK, b"a", target=b"x"), item=Item("a", EntryKind.FILE, 0, 0))
+        self.refused(
+            folder, Entry(EntryKind.LINK, b"a/l", target=b"../.."), item=Item("a", EntryKind.FOLDER, 0, 0)
+        )
+        self.refused(
+            folder,
+            Entry(EntryKind.LINK, b"a/l", target=b"b"),
+            Entry(EntryKind.FILE, b"a/l/x", 1),
+            item=Item("a", EntryKind.FOLDER, 1, 1),
+        )
+
+    def test_content(self) -> None:
+        def file() -> Target:
+            self.doCleanups()
+            return self.target(
+                Entry(EntryKind.FOLDER, b"a"),
+                Entry(EntryKind.FILE, b"a/f", 5),
+                Entry(EntryKind.FILE, b"a/g", 2 * BLOCK),
+            )
+
+        for messages in (
+            [encode_data(0, 0, b"x")],
+            [encode_data(3, 0, b"x")],
+            [encode_data(1, 0, b"123456")],
+            [encode_data(1, 1, b"x")],
+            [encode_data(1, 2**63, b"x")],
+            [encode_data(1, 0, b"xy"), encode_data(1, 1, b"x")],
+            [encode_data(1, 0, b"xy"), encode_data(2, 0, b"x")],
+            [encode_zeros(2, BLOCK, 5)],
+            [encode_file_end(1, 4, bytes(32))],
+            [encode_file_end(1, 5, bytes(32))],
+            [encode_data(1, 0, b"x"), encode_file_end(1, 1, bytes(32))],
+            [bytes([MessageType.DONE])],
+            [bytes([MessageType.ENTRIES]) + b"x"],
+            list(encode_entries([Entry(EntryKind.FILE, b"a/h")])),
+        ):
+            target = file()
+            with self.assertRaises(MessageError, msg=messages):
+                target.receive_all(messages)
+
+    def test_a_wrong_digest(self) -> None:
+        target = self.target(Entry(EntryKind.FILE, b"a", 5), item=Item("a", EntryKind.FILE, 5, 1))
+        target.receive(encode_data(0, 0, b"hello"))
+        with self.assertRaises(TransferFailed) as caught:
+            target.receive(encode_file_end(0, 5, bytes(32)))
+        self.assertIs(caught.exception.code, FailureCode.CORRUPTED)
+        self.assertEqual(os.listdir(self.partial), [])
+        self.assertFalse((self.folder / "a").exists())
+
+    def test_more_than_the_disk_holds(self) -> None:
+        offer = Offer((Item("a", EntryKind.FILE, 2**52, 1),), 1, ("sha256",))
+        with self.assertRaises(TransferFailed) as caught:
+            Target(self.folder, "mallory", offer)
+        self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
+
+    def test_a_target_that_cannot_be_written(self) -> None:
+        offer = Offer((Item("a", EntryKind.FILE, 1, 1),), 1, ("sha256",))
+        with self.assertRaises(TransferFailed) as caught:
+            Target(Path("/proc"), "mallory", offer)
+        self.assertIs(caught.exception.code, FailureCode.DISK)
+
+    def test_no_common_digest(self) -> None:
+        offer = Offer((Item("a", EntryKind.FILE, 1, 1),), 1, ("md5",))
+        with self.assertRaises(MessageError):
+            Target(self.folder, "mallory", offer)
+
+    def test_a_time_that_no_file_has(self) -> None:
+        source = self.find(self.file("a", b"x").name)
+        entries = [replace(source.entries[0], modified=modified) for modified in (2**63 - 1, -(2**63))]
+        for entry in entries:
+            changed = replace(source, entries=(entry,))
+            target = Target(self.folder, "mallory", source.offer)
+            messages: Sequence[bytes] = list(encode_entries(changed.entries))
+            target.receive_all(messages)
+            digest = Reader(source, target.hash_name, {}).batch()
+            target.receive_all(digest)
+            self.assertEqual(target.finals[0].read_bytes(), b"x")
+
+    def test_a_receiver_that_claims_too_much(self) -> None:
+        source = self.find(self.file("a", b"x").name)
+        with self.assertRaises(MessageError):
+            check_have(source, {}, 0, bytes(64))
+        folder = replace(source, entries=(Entry(EntryKind.FOLDER, b"a"),))
+        with self.assertRaises(MessageError):
+            check_have(folder, {}, 0, bytes(32))
+        _, reader = send(source, self.folder)
+        self.assertEqual(reader.sent, 1)
+        # A digest that is not that of the block counts for nothing.
+        reader = Reader(source, "sha256", {0: struct.pack("32s", b"wrong")})
+        reader.batch()
+        self.assertEqual(reader.sent, 1)

@@ -1,0 +1,94 @@
+"""What a person reads of transfers."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.ui.text.transfers import (
+    Oddity,
+    failure_text,
+    name_text,
+    oddities,
+    offer_lines,
+    progress_text,
+    size_text,
+    time_text,
+)
+
+
+class TextTests(SynchronousTestCase):
+    def test_sizes(self) -> None:
+        for size, text in (
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_960, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.0 MB"),
+            (1_234_567_890, "1.2 GB"),
+            (10**18, "1000 PB"),
+        ):
+            self.assertEqual(size_text(size), text, size)
+
+    def test_times(self) -> None:
+        for seconds, text in (
+            (0.2, "0 s"),
+            (59.4, "59 s"),
+            (59.6, "1 min 0 s"),
+            (200, "3 min 20 s"),
+            (7500, "2 h 5 min"),
+        ):
+            self.assertEqual(time_text(seconds), text)
+
+    def test_an_offer(self) -> None:
+        file = Item("a.txt", EntryKind.FILE, 5, 1)
+        folder = Item("photos", EntryKind.FOLDER, 2_000_000, 1)
+        self.assertEqual(
+            offer_lines(Offer((file,), 1, ()), "bob"), ["bob wants to send you a.txt (5 bytes)."]
+        )
+        self.assertEqual(
+            offer_lines(Offer((file, folder), 3, ()), "bob"),
+            [
+                "bob wants to send you 2 items, 2.0 MB in all:",
+                "  a.txt (5 bytes)",
+                "  photos (a folder, 1 file, 2.0 MB)",
+            ],
+        )
+        pipe = Item("stdin", EntryKind.FILE, None, 1)
+        self.assertEqual(offer_lines(Offer((pipe, file), 2, ()), "bob")[0], "bob wants to send you 2 items:")
+
+    def test_names_are_harmless(self) -> None:
+        self.assertEqual(name_text("a\x1b[2J\nb"), "a\\x1b[2J\\nb")
+        self.assertLessEqual(len(name_text("x" * 255)), 101)
+
+    def test_odd_names(self) -> None:
+        for name, found in (
+            ("a.txt", []),
+            (".bashrc", [Oddity.HIDDEN]),
+            ("gnp\u202etxt.exe", [Oddity.CONTROL]),
+            ("a\nb", [Oddity.CONTROL]),
+            ("CON", [Oddity.WINDOWS]),
+            ("com1.txt", [Oddity.WINDOWS]),
+            ("console", []),
+            ("a:b", [Oddity.WINDOWS]),
+            ("a.", [Oddity.WINDOWS]),
+            (" a", [Oddity.SPACE]),
+        ):
+            self.assertEqual(oddities(name), found, name)
+
+    def test_progress(self) -> None:
+        self.assertEqual(progress_text(500, 1000, 100), "50 % of 1.0 kB, 100 bytes/s, 5 s left")
+        self.assertEqual(progress_text(0, 1000, 0), "0 % of 1.0 kB, 0 bytes/s")
+        self.assertEqual(progress_text(0, 0, 0), "100 % of 0 bytes, 0 bytes/s")
+        self.assertEqual(progress_text(500, None, 100), "500 bytes, 100 bytes/s")
+
+    def test_every_failure_has_a_sentence(self) -> None:
+        for code in FailureCode:
+            for by_peer in (False, True):
+                text = failure_text(TransferFailed(code, "a\x1bb", "x\ny", by_peer), "bob")
+                self.assertRegex(text, r"^[A-Zb].*\.$")
+                self.assertNotIn("\x1b", text)
+                self.assertNotIn("{", text)

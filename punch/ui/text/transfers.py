@@ -1,0 +1,148 @@
+"""What a person reads of files that are sent: sizes, offers, and why a transfer ended."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from enum import Enum
+
+from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.ui.text.sanitize import cut, sanitize
+
+MAX_SHOWN = 100
+"""Characters of a name that are shown."""
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+_WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+
+
+class Oddity(Enum):
+    """What is unusual about the name of a file; the value is shown behind it."""
+
+    CONTROL = "its name has characters that are not seen: they become _"
+    HIDDEN = "a hidden name"
+    WINDOWS = "Windows can't have this name"
+    SPACE = "its name begins or ends with a space"
+
+
+def oddities(name: str) -> list[Oddity]:
+    """What is unusual about a name."""
+    found = []
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") for character in name):
+        found.append(Oddity.CONTROL)
+    if name.startswith("."):
+        found.append(Oddity.HIDDEN)
+    if _WINDOWS.fullmatch(name) or re.search(r'[<>:"\\|?*]|[. ]$', name):
+        found.append(Oddity.WINDOWS)
+    if name != name.strip():
+        found.append(Oddity.SPACE)
+    return found
+
+
+def size_text(size: float) -> str:
+    """A number of bytes with a unit: "1 byte", "1.2 MB", "12 GB"."""
+    if size == 1:
+        return "1 byte"
+    unit = 0
+    while size >= 999.5 and unit < len(_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    digits = 1 if unit and size < 9.95 else 0
+    return f"{size:.{digits}f} {_UNITS[unit]}"
+
+
+def time_text(seconds: float) -> str:
+    """A time that is left: "5 s", "3 min 20 s", "2 h 5 min"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def name_text(name: str) -> str:
+    """A name of a file, in one line and harmless."""
+    return cut(sanitize(name).replace("\n", "\\n").replace("\t", "\\t"), MAX_SHOWN)
+
+
+def item_text(item: Item) -> str:
+    """One line for an item of an offer."""
+    size = "of unknown size" if item.size is None else size_text(item.size)
+    if item.kind is EntryKind.FOLDER:
+        size = f"a folder, {item.files:,} {'file' if item.files == 1 else 'files'}, {size}"
+    notes = "".join(f"; {oddity.value}" for oddity in oddities(item.name))
+    return f"{name_text(item.name)} ({size}{notes})"
+
+
+def offer_lines(offer: Offer, who: str) -> list[str]:
+    """What the user reads before saying yes: who, what, how much, and what is odd about it."""
+    if len(offer.items) == 1:
+        return [f"{who} wants to send you {item_text(offer.items[0])}."]
+    total = "" if offer.size is None else f", {size_text(offer.size)} in all"
+    return [
+        f"{who} wants to send you {len(offer.items)} items{total}:",
+        *(f"  {item_text(item)}" for item in offer.items),
+    ]
+
+
+def progress_text(position: int, size: int | None, rate: float) -> str:
+    """How far a transfer is, in one line; `rate` is in bytes a second."""
+    if size is None:
+        return f"{size_text(position)}, {size_text(rate)}/s"
+    percent = 100 if not size else int(100 * position / size)
+    left = f", {time_text((size - position) / rate)} left" if rate > 0 and position < size else ""
+    return f"{percent} % of {size_text(size)}, {size_text(rate)}/s{left}"
+
+
+_SENTENCES = {
+    FailureCode.REFUSED: ("{who} does not want it.", "You refused it."),
+    FailureCode.BUSY: (
+        "{who} has too many offers waiting: try again when some are answered.",
+        "Too many offers wait for your answer.",
+    ),
+    FailureCode.CANCELLED: (
+        "{who} ended the transfer. Send it again to continue.",
+        "The transfer was ended. The next attempt continues it.",
+    ),
+    FailureCode.IN_PROGRESS: (
+        "The same transfer to {who} is running already, in another process.",
+        "The same transfer is running already, in another process.",
+    ),
+    FailureCode.CORRUPTED: (
+        "What arrived of {subject} is not what was sent: it was discarded. Send it again.",
+        "What arrived of {subject} is not what was sent: it was discarded. Send it again.",
+    ),
+    FailureCode.INTERNAL: (
+        "The transfer ended by an error of {who}'s program; its log says more.",
+        "The transfer ended by an error of this program; its log says more.",
+    ),
+}
+_NO_SPACE = "{disk} has not enough free space{detail}. Free some, and send it again: it continues."
+_DISK = "{disk} can't be written{detail}."
+_CHANGED = "{subject} changed while it was sent{detail}. Send it again: it continues with what is new."
+_UNREADABLE = "{subject} can't be read{detail}."
+_PROTOCOL = "The other side's program does not keep to the protocol{detail}. It may be of another version."
+
+
+def failure_text(failed: TransferFailed, who: str) -> str:
+    """
+    A sentence that says why a transfer ended, and what to do.
+
+    :param who: the peer.
+    """
+    values = {
+        "who": who,
+        "subject": name_text(failed.subject) or "A file",
+        "detail": f": {name_text(failed.detail)}" if failed.detail else "",
+        "disk": f"{who}'s disk" if failed.by_peer else "This disk",
+    }
+    if failed.code in _SENTENCES:
+        return _SENTENCES[failed.code][0 if failed.by_peer else 1].format_map(values)
+    template = {
+        FailureCode.NO_SPACE: _NO_SPACE,
+        FailureCode.DISK: _DISK,
+        FailureCode.SOURCE_CHANGED: _CHANGED,
+        FailureCode.SOURCE_UNREADABLE: _UNREADABLE,
+        FailureCode.PROTOCOL: _PROTOCOL,
+    }[failed.code]
+    return template.format_map(values)

@@ -1,0 +1,263 @@
+"""Files that are sent and received by real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.consoles import terminal
+from tests.local_peers import LocalPeers
+from tests.needs import missing
+from tests.processes import PUNCH, JSONProcess, Programs, programs
+
+MB = 1_000_000
+
+
+class Peers:
+    """Alice sends and bob receives; they know each other."""
+
+    def __init__(self, service: LocalPeers, running: Programs) -> None:
+        self.running = running
+        self.state = service.directory / "state"
+        self.directory = running.directory
+        self.source = self.directory / "from"
+        self.folder = self.directory / "to"
+        self.source.mkdir()
+        self.folder.mkdir()
+        self.alice, self.bob = service.id_of("alice"), service.id_of("bob")
+
+    def know(self) -> None:
+        """Put each into the other's address book."""
+        self.punch("peers", "add", self.bob, "bob", name="alice")
+        self.punch("peers", "add", self.alice, "alice", name="bob")
+
+    def chat(self, name: str) -> JSONProcess:
+        """A chat that is registered."""
+        chat = self.running.peer(name, "--accept", "anyone", "--state-dir", str(self.state))
+        chat.wait("registered", 60.0)
+        return chat
+
+    def words(self, command: str, *words: str, name: str) -> list[str]:
+        return [PUNCH, command, "--state-dir", str(self.state), "--name", name, *words]
+
+    def punch(self, command: str, *words: str, name: str, status: int = 0) -> str:
+        """Run a command to its end; what it says on stderr."""
+        done = subprocess.run(
+            self.words(command, *words, name=name),
+            cwd=self.source,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def receive(self, *options: str) -> JSONProcess:
+        receiver = self.running.start(
+            self.words("receive", "--json", "--output", str(self.folder), *options, name="bob")
+        )
+        receiver.wait("ready", 60.0)
+        return receiver
+
+    def send(self, *words: str) -> JSONProcess:
+        *paths, who = words
+        found = [str(self.source / path) for path in paths]
+        return self.running.start(self.words("send", "--json", *found, who, name="alice"))
+
+    def file(self, name: str, size: int) -> bytes:
+        content = Random(name).randbytes(size)
+        (self.source / name).write_bytes(content)
+        return content
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPeers]:
+    with programs(tmp_path_factory.mktemp("service")) as running:
+        found = LocalPeers(running)
+        with programs(tmp_path_factory.mktemp("first")) as first:
+            Peers(found, first).know()
+        yield found
+
+
+@pytest.fixture
+def peers(service: LocalPeers, tmp_path: Path) -> Iterator[Peers]:
+    with programs(tmp_path) as running:
+        yield Peers(service, running)
+
+
+def test_a_file_and_a_folder(peers: Peers) -> None:
+    """They arrive under their names, beside what is there, and both sides say so."""
+    content = peers.file("photo.jpg", 3 * MB)
+    (peers.source / "notes").mkdir()
+    for number in range(200):
+        (peers.source / "notes" / str(number)).write_text(str(number))
+    (peers.folder / "photo.jpg").write_text("another one")
+    receiver = peers.receive("--yes", "--once", "--from", "alice")
+    said = peers.punch("send", "photo.jpg", "notes", "bob", name="alice")
+    assert "Sent to bob: 3.0 MB" in said
+    offered = receiver.wait("transfer-offered")
+    assert offered["peer"] == peers.alice
+    assert offered["items"] == [
+        {"name": "photo.jpg", "kind": "file", "size": 3 * MB, "files": 1},
+        {"name": "notes", "kind": "folder", "size": 490, "files": 200},
+    ]
+    assert receiver.wait("transfer-done")["path"] == str(peers.folder / "photo (1).jpg")
+    assert receiver.exit() == 0
+    assert (peers.folder / "photo (1).jpg").read_bytes() == content
+    assert (peers.folder / "photo.jpg").read_text() == "another one"
+    assert (peers.folder / "notes" / "199").read_text() == "199"
+    assert sorted(path.name for path in peers.folder.iterdir()) == ["notes", "photo (1).jpg", "photo.jpg"]
+
+
+def test_the_receiver_is_killed_twice(peers: Peers) -> None:
+    """The sender goes on by itself, and what arrived is not sent again."""
+    content = peers.file("big", 60 * MB)
+    receiver = peers.receive("--yes")
+    sender = peers.send("big", "bob")
+    reached = 0
+    for _ in range(2):
+        enough = reached + 8 * MB
+        reached = sender.wait("transfer-progress", 60.0, lambda event: event["position"] > enough)["position"]  # noqa: B023
+        receiver.kill()
+        receiver = peers.receive("--yes")
+        sender.wait("transfer-waiting", 60.0)
+        assert not (peers.folder / "big").exists()
+    done = sender.wait("transfer-done", 120.0)
+    assert sender.exit() == 0
+    assert done["position"] == 60 * MB
+    assert done["sent"] < 60 * MB
+    assert (peers.folder / "big").read_bytes() == content
+    assert [path.name for path in peers.folder.iterdir()] == ["big"]
+
+
+def test_standard_input(peers: Peers) -> None:
+    """A pipe is sent as it comes, under a name of its own."""
+    receiver = peers.receive("--yes", "--once")
+    done = subprocess.run(
+        peers.words("send", "--as", "note.txt", "-", "bob", name="alice"),
+        input=b"some text",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert receiver.exit() == 0
+    assert (peers.folder / "note.txt").read_bytes() == b"some text"
+
+
+def test_who_is_asked(peers: Peers) -> None:
+    """Without a terminal nobody can be asked: only peers with a grant may send."""
+    content = peers.file("a", 10)
+    peers.receive()
+    assert "bob does not want it." in peers.punch("send", "a", "bob", name="alice", status=5)
+    assert list(peers.folder.iterdir()) == []
+    peers.punch("peers", "grant", "alice", "files/1", name="bob")
+    try:
+        peers.punch("send", "a", "bob", name="alice")
+    finally:
+        peers.punch("peers", "revoke", "alice", "files/1", name="bob")
+    assert (peers.folder / "a").read_bytes() == content
+
+
+def test_a_terminal(peers: Peers) -> None:
+    """The user is asked, and may say no or yes."""
+    content = peers.file("a", 10)
+    words = peers.words("receive", "--output", str(peers.folder), name="bob")
+    with terminal(words, peers.directory) as screen:
+        screen.wait(re.escape("Ready to receive"), 60.0)
+        refused = peers.send("a", "bob")
+        screen.wait(re.escape("alice wants to send you a (10 bytes)."), 60.0)
+        screen.wait(re.escape("Accept? [y/n]"), 60.0)
+        screen.type("what\nn\n")
+        assert refused.exit() == 5
+        accepted = peers.send("a", "bob")
+        screen.wait(r"(?s)bytes\).*bytes\)\..*Accept\? \[y/n\] $", 60.0)
+        screen.type("y\n")
+        assert accepted.exit() == 0
+        screen.wait(re.escape("Received from alice: a (10 bytes)"), 60.0)
+    assert (peers.folder / "a").read_bytes() == content
+
+
+def test_what_goes_wrong(peers: Peers) -> None:
+    """Each has a sentence and a status of its own."""
+    peers.file("a", 10)
+    for words, status, sentence in (
+        (["a", "bob"], 4, "is not registered"),
+        (["a", "carol"], 1, "neither a name in the address book nor a peer ID"),
+        (["missing", "bob"], 1, "No such file"),
+        (["a"], 2, "WHO"),
+        (["--as", "../x", "-", "bob"], 1, "--as takes the name"),
+    ):
+        assert sentence in peers.punch("send", *words, name="alice", status=status), words
+    for words, status, sentence in (
+        (["--output", "missing"], 1, "a folder that is there"),
+        (["--from", "carol"], 1, "neither a name"),
+        (["--output"], 2, "needs a value"),
+    ):
+        assert sentence in peers.punch("receive", *words, name="bob", status=status), words
+    peers.chat("bob")
+    assert "does not receive files now" in peers.punch("send", "a", "bob", name="alice", status=4)
+
+
+def test_beside_a_chat(peers: Peers) -> None:
+    """The commands use the node of a chat that runs, and the chat goes on."""
+    content = peers.file("a", MB)
+    chats = [peers.chat(name) for name in ("alice", "bob")]
+    receiver = peers.receive("--yes", "--once")
+    peers.punch("send", "a", "bob", name="alice")
+    assert receiver.exit() == 0
+    assert (peers.folder / "a").read_bytes() == content
+    chats[0].command("send", peer=peers.bob, text="still here")
+    chats[1].wait("message", where=lambda event: event["text"] == "still here")
+    for chat in chats:
+        assert chat.process.poll() is None
+
+
+def test_the_node_is_killed(peers: Peers) -> None:
+    """An attached command says so, with a status of its own."""
+    peers.file("big", 60 * MB)
+    chat = peers.chat("alice")
+    peers.receive("--yes")
+    sender = peers.send("big", "bob")
+    sender.wait("transfer-progress", 60.0, lambda event: event["position"] > 0)
+    chat.kill()
+    assert sender.exit() == 9
+    assert "has ended" in sender.stderr
+
+
+@pytest.fixture
+def small_disk(peers: Peers) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        missing("mounting a small disk needs root")
+    folder = str(peers.folder)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], check=True)
+    try:
+        yield peers.folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk(peers: Peers, small_disk: Path) -> None:
+    """What does not fit is refused before it is sent; a pipe ends when the disk is full."""
+    peers.file("big", 30 * MB)
+    peers.receive("--yes")
+    said = peers.punch("send", "big", "bob", name="alice", status=8)
+    assert "bob's disk has not enough free space" in said
+    done = subprocess.run(
+        peers.words("send", "-", "bob", name="alice"),
+        input=bytes(1) * 50 * MB,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 8, done.stderr
+    assert sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file()) == 0
