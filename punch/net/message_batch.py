@@ -130,11 +130,15 @@ class MessageReceiver:
         )
         self._view = memoryview(self.contents)
 
-    def receive(self, descriptor: int) -> int:
-        """Receive what waits in a socket, and return how many messages that is: 0 if there are none."""
+    def receive(self, descriptor: int, most: int = SIZE) -> int:
+        """
+        Receive what waits in a socket, and return how many messages that is: 0 if there are none.
+
+        :param most: messages, at most `SIZE`.
+        """
         assert _recvmmsg is not None
         self._messages.headers[:] = self._messages.unused
-        return max(0, _recvmmsg(descriptor, self._messages.address, SIZE, _DONTWAIT, None))
+        return max(0, _recvmmsg(descriptor, self._messages.address, most, _DONTWAIT, None))
 
     def content(self, number: int) -> bytes:
         """A message."""

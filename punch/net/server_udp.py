@@ -50,6 +50,8 @@ from punch.wire.address import Address, canonical
 
 _DATAGRAMS = 256
 """Datagrams that are read before others get their turn. There may be more, as they are read together."""
+_FEW = 4
+"""Messages of one call as long as the kernel hands over up to 64 datagrams in each."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.
@@ -123,6 +125,7 @@ class PacketInfoPort:
         self._origins: dict[Address, Sequence[ControlMessage]] = {}
         self._reply_controls: dict[bytes, bytes] = {}
         self._receiver = shared_receiver()
+        self._most = SIZE
         self._answers = AnswerSender(IPV4_NAME_SIZE)
         self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -157,9 +160,15 @@ class PacketInfoPort:
     def doRead(self) -> None:
         """Read what waits, answer short requests, and hand over the rest by sender and local address."""
         read = 0
-        while read < _DATAGRAMS and (count := self._receiver.receive(self.socket.fileno())):
-            read += self._handle(count)
-            if count < SIZE or self.socket.fileno() < 0:
+        while read < _DATAGRAMS and self.socket.fileno() >= 0:
+            most = self._most
+            count = self._receiver.receive(self.socket.fileno(), most)
+            if not count:
+                break
+            datagrams = self._handle(count)
+            read += datagrams
+            self._most = _FEW if datagrams > 2 * count else SIZE
+            if count < most:
                 break
         self._server.turn_ended()
 
