@@ -89,6 +89,6 @@ class TextTests(SynchronousTestCase):
         for code in FailureCode:
             for by_peer in (False, True):
                 text = failure_text(TransferFailed(code, "a\x1bb", "x\ny", by_peer), "bob")
-                self.assertRegex(text, r"^[A-Zb].*\.$")
+                self.assertRegex(text, r"^[A-Zab].*\.$")
                 self.assertNotIn("\x1b", text)
                 self.assertNotIn("{", text)
