@@ -9,7 +9,8 @@ from pathlib import Path
 from cryptography import x509
 from twisted.logger import Logger
 
-from punch.rendezvous.service import RendezvousService, ServiceReport
+from punch.rendezvous.control_sessions import ServiceReport
+from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tls import CertificateProblem, load_certificate
 
 EARLY = timedelta(days=7)

@@ -15,11 +15,12 @@ from twisted.logger import Logger
 
 from punch.cli.amounts import number_of_bytes
 from punch.identity import Identity
+from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.list_file import ListFileError, read_text
 from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
 from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
-from punch.rendezvous.service import RendezvousService, ServiceReport
+from punch.rendezvous.service import RendezvousService
 from punch.turn.server.quotas import DAY
 from punch.wire.fields import FieldError, sentence
 from punch.wire.invitation import service_tag

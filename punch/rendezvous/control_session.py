@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Protocol
 
 from punch.identity import PeerID
+from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry import Introducing, IntroductionRefusal, Registry
+from punch.rendezvous.registry import Introducing, Registry
 from punch.wire.control import (
     MAX_LINE,
     ControlError,

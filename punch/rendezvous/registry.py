@@ -26,6 +26,15 @@ from punch.rendezvous.introduction import (
     introduce,
     introduction_key,
 )
+from punch.rendezvous.outputs import (
+    Deliver,
+    DeliverToProcess,
+    Disconnect,
+    LimitHit,
+    Output,
+    PeerRegistered,
+    PeerUnregistered,
+)
 from punch.rendezvous.return_notices import ReturnNotices
 from punch.wire.control import (
     Accept,
@@ -42,21 +51,6 @@ from punch.wire.control import (
     Trickle,
 )
 
-__all__ = [
-    "Deliver",
-    "DeliverToProcess",
-    "Disconnect",
-    "Introducing",
-    "IntroductionRefusal",
-    "LimitHit",
-    "OtherProcesses",
-    "Output",
-    "PeerRegistered",
-    "PeerUnregistered",
-    "Registration",
-    "Registry",
-]
-
 SETTLE_TIME = 3.0
 """Seconds after an answer in which the peers exchange nearly all of their candidates."""
 SHUTDOWN_TEXT = "The rendezvous is shutting down; come back later."
@@ -65,63 +59,6 @@ _REPLACED = Error(ErrorCode.REPLACED, "A newer connection with the same identity
 
 Introducing = Establish | Answer | Trickle | Reject | Cancel
 """The requests about an introduction."""
-
-
-@dataclass(frozen=True)
-class Deliver:
-    """Send `reply` on this connection."""
-
-    connection: int
-    reply: Reply
-
-
-@dataclass(frozen=True)
-class Disconnect:
-    """Send `error` on this connection and close it."""
-
-    connection: int
-    error: Error
-
-
-@dataclass(frozen=True)
-class PeerRegistered:
-    """A peer is registered; `again` if it was registered already, on another connection."""
-
-    peer: PeerID
-    name: str
-    again: bool
-
-
-@dataclass(frozen=True)
-class PeerUnregistered:
-    """A peer is no longer registered."""
-
-    peer: PeerID
-    reason: str
-
-
-@dataclass(frozen=True)
-class LimitHit:
-    """
-    A registration or a call of this peer ended to make room for one of another source, or its call from
-    another process was refused.
-    """
-
-    peer: PeerID
-    address: str
-    limit: str
-
-
-@dataclass(frozen=True)
-class DeliverToProcess:
-    """Send `reply` to a peer that is registered at another process of the service."""
-
-    process: str
-    peer: PeerID
-    reply: Reply
-
-
-Output = Deliver | DeliverToProcess | Disconnect | PeerRegistered | PeerUnregistered | LimitHit
 
 
 @dataclass

@@ -8,11 +8,10 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.application.service import Service
@@ -27,15 +26,12 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.identity import PeerID, RandomBytes
-from punch.net.driver import Driver, Timed
-from punch.net.fairness import SourceShares
-from punch.net.rate_limits import source_of
+from punch.identity import RandomBytes
 from punch.net.server_udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
-from punch.rendezvous.control_session import ControlSession
+from punch.rendezvous.control_sessions import ControlSessions, ServiceReport
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
@@ -54,23 +50,13 @@ from punch.rendezvous.protocol_sniffer import (
     Route,
 )
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.registry import (
-    SHUTDOWN_TEXT,
-    Deliver,
-    DeliverToProcess,
-    Disconnect,
-    LimitHit,
-    PeerRegistered,
-    PeerUnregistered,
-    Registry,
-)
+from punch.rendezvous.registry import Registry
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.relay.shared_quotas import SharedQuotas
 from punch.rendezvous.stopping import finish_introductions
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
-from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
@@ -79,12 +65,6 @@ _CLOSE_TIME = 1.0
 # A pinned key needs no dates: these keep a wrong clock harmless.
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _DAYS = 100 * 365
-
-
-class ServiceReport(Protocol):
-    """Called with each event of the service and its fields."""
-
-    def __call__(self, event: str, **fields: object) -> None: ...
 
 
 class RendezvousService(Service):
@@ -130,7 +110,6 @@ class RendezvousService(Service):
         self.clock: IReactorTime = reactor
         self.monotonic = monotonic
         self.random = random
-        self.unread_bytes = config.limits.unread_bytes
         self.address: RendezvousAddress | None = None
         self.local_address: RendezvousAddress | None = None
         self._directory: DirectoryLink | None = None
@@ -139,7 +118,9 @@ class RendezvousService(Service):
         else:
             exchange = Exchange(config.limits, lambda peer, address: self._access.denies(peer, address))
             self.registry = exchange.registry
-            self._directory = DirectoryLink(directory, exchange, monotonic, self.registry_changed)
+            self._directory = DirectoryLink(
+                directory, exchange, monotonic, lambda: self._sessions.registry_changed()
+            )
         self.reflector_port = 0
         self.health = Health()
         if directory is not None:
@@ -198,13 +179,19 @@ class RendezvousService(Service):
             cpu=cpu,
             limit_hit=self._operator_log.limit_hit,
         )
-        self._lines = SourceShares(
-            config.limits.address_rate, config.limits.address_burst, 4 * config.limits.registrations
+        self._sessions = ControlSessions(
+            self.registry,
+            config.limits,
+            clock=reactor,
+            monotonic=monotonic,
+            access=self._access,
+            relay=self._relay,
+            second_reflector=self._second,
+            directory=self._directory,
+            log=self._operator_log,
+            totals=self.totals,
+            report=report,
         )
-        self._controls: dict[int, ControlServerProtocol] = {}
-        self._last_connection = 0
-        # To send may end a connection, which may leave more to deliver.
-        self._driver = Driver(reactor, monotonic, self._deliver_all, self._cores)
         self._begun = False
         self._starting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
@@ -253,7 +240,7 @@ class RendezvousService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     def _control_route(self, address: IAddress, established: Established) -> ControlServerProtocol:
-        return ControlServerProtocol(self, established)
+        return ControlServerProtocol(self._sessions, established)
 
     def _reflector_limited(self, host: str) -> None:
         # A flood causes tens of thousands of these a second, so only one a second is passed on.
@@ -295,122 +282,8 @@ class RendezvousService(Service):
         return self.end_refused()
 
     def end_refused(self) -> int:
-        """
-        End the registrations, calls and allocations of peers that the deny list, the list of members or a
-        revocation refuses now.
-
-        :return: the number of peers whose connections were closed.
-        """
-        controls = [
-            (control, session)
-            for control in self._controls.values()
-            if (session := control.session) is not None and not session.closed
-        ]
-        # Those that have left may have credentials for the relay.
-        known = {session.peer for _, session in controls}.union(self._relay.peers)
-        gone = self._access.no_longer_admitted(known)
-        self._relay.deny(self._access.deny, self._access.revoked.union(gone))
-        ended = 0
-        for control, session in controls:
-            error = self.denied(session.peer, session.address) or gone.get(session.peer)
-            if error is not None:
-                session.close(error)
-                control.flush()
-                ended += 1
-        if self._directory is not None:
-            self._directory.exchange.end_denied()
-        self.registry_changed()
-        return ended
-
-    # -- ControlServerOwner --
-
-    def denied(self, peer: PeerID, address: str) -> Error | None:
-        """The error for a peer that the operator refuses; None for other peers."""
-        return self._access.denied(peer, address)
-
-    def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
-        """A peer has proved its key on a new connection. Return the session for it."""
-
-        def limit_hit(limit: str, code: ErrorCode) -> None:
-            if limit == "registrations":
-                self._operator_log.registration_refused(address, peer, code.value)
-            else:
-                self._operator_log.limit_hit(address, limit, peer)
-
-        self._last_connection += 1
-        self._controls[self._last_connection] = protocol
-        return ControlSession(
-            self.registry,
-            self._last_connection,
-            peer,
-            address,
-            reflector_port=self.reflector_port,
-            relays=self._relay.servers,
-            probing=self._second,
-            limits=self.config.limits,
-            admit=partial(self._access.not_admitted, peer, address),
-            revoke=partial(self._revoke, peer, address),
-            limit_hit=limit_hit,
-            now=self.monotonic(),
-        )
-
-    def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
-        error = self._access.revoke(peer, address, request)
-        if error.code is ErrorCode.DENIED:
-            self._relay.deny_also(peer)
-        return error
-
-    def line_came(self, session: ControlSession) -> float:
-        """A session got a line. Return the seconds for which it should read no other."""
-        source = source_of(session.address)
-        wait = self._lines.charge(source, session.connection, 1.0, self.monotonic())
-        if wait > 0.0:
-            self._operator_log.limit_hit(session.address, "lines", session.peer)
-        return wait
-
-    def registry_changed(self) -> None:
-        """Do what the registry asks for."""
-        self._driver.run()
-
-    def _cores(self) -> Sequence[Timed]:
-        if self._directory is None:
-            return (self.registry,)
-        return (self.registry, self._directory.exchange)
-
-    def _deliver_all(self, now: float) -> bool:
-        touched: dict[int, ControlServerProtocol] = {}
-        while (output := self.registry.next_output()) is not None:
-            if isinstance(output, PeerRegistered):
-                self.totals.registrations += 1
-                self._operator_log.registered(output.peer, output.name)
-                self._report("registered", peer=str(output.peer), name=output.name)
-            elif isinstance(output, PeerUnregistered):
-                self._operator_log.gone(output.peer, output.reason)
-                self._report("gone", peer=str(output.peer), reason=output.reason)
-            elif isinstance(output, LimitHit):
-                self._operator_log.limit_hit(output.address, output.limit, output.peer)
-            elif not isinstance(output, DeliverToProcess):
-                self._pass_on(output, touched)
-            if self._directory is not None:
-                self._directory.note(output)
-        for control in touched.values():
-            control.flush()
-        passed_on = self._directory is not None and self._directory.pass_on()
-        return bool(touched) or passed_on
-
-    def lost(self, session: ControlSession) -> None:
-        """The connection of a session is gone."""
-        self._controls.pop(session.connection, None)
-
-    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol]) -> None:
-        control = self._controls.get(output.connection)
-        if control is None or control.session is None:
-            return
-        touched[output.connection] = control
-        if isinstance(output, Deliver):
-            control.session.send(output.reply)
-        else:
-            control.session.close(output.error)
+        """As `ControlSessions.end_refused`."""
+        return self._sessions.end_refused()
 
     # -- starting and stopping --
 
@@ -425,7 +298,7 @@ class RendezvousService(Service):
             port = self.config.reflector_port
             self._failed(problem, f"UDP port {port}", "--reflector-port PORT")
             return
-        self.reflector_port = self._udp_ports[0].port
+        self.reflector_port = self._sessions.reflector_port = self._udp_ports[0].port
         try:
             self._second.listen(self._udp_ports, self._udp_server())
         except (OSError, CannotListenError) as problem:
@@ -516,7 +389,7 @@ class RendezvousService(Service):
         closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in ports]
         await finish_introductions(
             self.registry,
-            self._end_sessions,
+            self._sessions.end,
             clock=self.clock,
             monotonic=self.monotonic,
             time=self.config.limits.stop_time,
@@ -528,18 +401,9 @@ class RendezvousService(Service):
         if self._directory is not None:
             closing.append(self._directory.stop())
         await self._sniffer.close_connections(_CLOSE_TIME)
-        self._driver.stop()
+        self._sessions.stop()
         self._operator_log.close()
         await gatherResults(closing)
-
-    def _end_sessions(self, kept: Set[PeerID]) -> None:
-        """Tell all peers but those in `kept` that the service ends, and close their connections."""
-        for control in list(self._controls.values()):
-            session = control.session
-            if session is not None and not session.closed and session.peer not in kept:
-                session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT))
-                control.flush()
-        self.registry_changed()
 
     def _own_certificate(self) -> ServerCertificate:
         identity = self.config.identity

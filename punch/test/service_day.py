@@ -29,7 +29,7 @@ from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.link import DirectoryLink
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
-from punch.rendezvous.registry import Deliver, Disconnect
+from punch.rendezvous.outputs import Deliver, Disconnect
 from punch.test.internet import Internet
 from punch.test.simulated_redis import SimulatedRedis
 from punch.wire.control import (

@@ -103,6 +103,7 @@ PURE = [
             "monitoring.status",
             "probing",
             "reflector",
+            "outputs",
             "registry",
         )
     ),

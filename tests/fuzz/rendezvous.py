@@ -34,8 +34,9 @@ from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressE
 from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.membership import parse_members
 from punch.rendezvous.monitoring.service import figures_of
+from punch.rendezvous.outputs import Deliver, DeliverToProcess, Disconnect
 from punch.rendezvous.protocol_sniffer import Established, ProtocolSniffer, ProtocolSnifferFactory
-from punch.rendezvous.registry import Deliver, DeliverToProcess, Disconnect, Registry
+from punch.rendezvous.registry import Registry
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet import Internet
 from punch.test.rendezvous.test_control_session import Probes

@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from punch import __version__
+from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.monitoring.figures import Figures
 from punch.rendezvous.monitoring.health import full_tables
 from punch.rendezvous.monitoring.history import PERIOD, FiguresHistory
@@ -32,7 +33,7 @@ from punch.rendezvous.monitoring.listener import (
     socket_endpoint,
 )
 from punch.rendezvous.monitoring.status import Status
-from punch.rendezvous.service import RendezvousService, ServiceReport
+from punch.rendezvous.service import RendezvousService
 
 
 def figures_of(service: RendezvousService) -> Figures:

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control_session import ControlSession
-from punch.rendezvous.registry import Deliver, Disconnect, Registry
+from punch.rendezvous.outputs import Deliver, Disconnect
+from punch.rendezvous.registry import Registry
 from punch.test.rendezvous.test_registry import (
     ALICE,
     BOB,

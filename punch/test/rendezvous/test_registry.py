@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
+from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry import (
-    Deliver,
-    Disconnect,
-    Introducing,
-    IntroductionRefusal,
-    Output,
-    PeerRegistered,
-    PeerUnregistered,
-    Registry,
-)
+from punch.rendezvous.outputs import Deliver, Disconnect, Output, PeerRegistered, PeerUnregistered
+from punch.rendezvous.registry import Introducing, Registry
 from punch.wire.control import (
     Accept,
     Answer,

@@ -12,14 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.node.calls import MAX_RINGING
+from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry import (
-    Deliver,
-    Disconnect,
-    IntroductionRefusal,
-    Output,
-    Registry,
-)
+from punch.rendezvous.outputs import Deliver, Disconnect, Output
+from punch.rendezvous.registry import Registry
 from punch.wire.control import (
     Accept,
     Answer,

@@ -8,15 +8,10 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.rate_limits import address_key
+from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry import (
-    Disconnect,
-    IntroductionRefusal,
-    LimitHit,
-    PeerRegistered,
-    PeerUnregistered,
-    Registry,
-)
+from punch.rendezvous.outputs import Disconnect, LimitHit, PeerRegistered, PeerUnregistered
+from punch.rendezvous.registry import Registry
 from punch.test.rendezvous.test_registry import (
     ALICE,
     BOB,

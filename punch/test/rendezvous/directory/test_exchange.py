@@ -15,7 +15,8 @@ from punch.identity import PeerID
 from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import MAX_WAITING, AwaitReturn, Exchange, Locate
-from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverToProcess, Disconnect, LimitHit
+from punch.rendezvous.outputs import Deliver, DeliverToProcess, Disconnect, LimitHit
+from punch.rendezvous.registry import SETTLE_TIME
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
     Accept,
