@@ -26,7 +26,7 @@ def test_twins(local: LocalPeers) -> None:
     one = twin(local, "one")
     identity = one.wait("ready")["id"]
     one.wait("registered")
-    shutil.copytree(local.directory / "one", local.directory / "two")
+    shutil.copytree(local.directory / "one", local.directory / "two", ignore=shutil.ignore_patterns("*.sock"))
     two = twin(local, "two")
     assert two.wait("ready")["id"] == identity
     two.wait("registered")

@@ -58,11 +58,15 @@ class ProgramEnded(BaseException):
         self.number = number
 
 
-def _environment() -> dict[str, str]:
-    """For the programs: nothing of the user's own Punch, and this same Punch, also from a source tree."""
+def _environment(directory: Path) -> dict[str, str]:
+    """
+    For the programs: nothing of the user's own Punch, and this same Punch, also from a source tree. What they
+    write besides their state is in `directory`, too.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUNCH_")}
     here = str(Path(__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
+    environment["TMPDIR"] = environment["XDG_RUNTIME_DIR"] = str(directory)
     return environment
 
 
@@ -114,7 +118,7 @@ class Program:
                     str(directory / "state"),
                 ],
                 cwd=directory,
-                env=_environment(),
+                env=_environment(directory),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

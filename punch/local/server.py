@@ -9,13 +9,14 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 
 from punch.local.connection import LocalConnection, OtherCommands, WaitingStream
 from punch.local.own import OwnNode
 from punch.local.protocol import CommandError
-from punch.local.socket_file import listening_path, may_attach, peer_uid
+from punch.local.socket_file import listening_path, may_attach, peer_uid, remove_directory
 
 MAX_CONNECTIONS = 1024
 """Connections at once, streams among them; fewer if the process may open few files (`most_connections`)."""
@@ -60,6 +61,7 @@ class LocalServer(Factory):
         self._connections: set[LocalConnection] = set()
         self._streams = 0
         self._port: IListeningPort | None = None
+        self._path: Path | None = None
 
     @property
     def count(self) -> int:
@@ -74,17 +76,26 @@ class LocalServer(Factory):
         """
 
         async def listen() -> None:
-            path = listening_path(directory, environ)
-            endpoint = cast(Any, UNIXServerEndpoint)(self.reactor, os.fspath(path), mode=0o600)
-            self._port = await endpoint.listen(self)
+            try:
+                await self._listen(listening_path(directory, environ))
+            except CannotListenError:
+                # A process that ended meanwhile may have removed the directory.
+                await self._listen(listening_path(directory, environ))
 
         return Deferred.fromCoroutine(listen())
+
+    async def _listen(self, path: Path) -> None:
+        endpoint = cast(Any, UNIXServerEndpoint)(self.reactor, os.fspath(path), mode=0o600)
+        self._port = await endpoint.listen(self)
+        self._path = path
 
     async def stop(self) -> None:
         """Close the socket, and all connections."""
         port, self._port = self._port, None
         if port is not None:
             await cast("Deferred[None]", port.stopListening())
+            if self._path is not None:
+                remove_directory(self._path)
         for connection in list(self._connections):
             connection.end()
 

@@ -65,6 +65,13 @@ def listening_path(directory: Path, environ: Mapping[str, str]) -> Path:
     return path
 
 
+def remove_directory(path: Path) -> None:
+    """Remove the directory of a socket that is gone, if it was made for sockets and has no other in it."""
+    if path.parent == _temporary_directory():
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
 def attaching_path(directory: Path, environ: Mapping[str, str]) -> Path:
     """
     Return where the node of a state directory listens, if it does.
