@@ -401,3 +401,48 @@ def test_many_hosts_ask_at_once(loop: Loop) -> None:
             sock.close()
         for port in ports:
             port.close()
+
+
+class Handed:
+    """A server that keeps what a port hands over."""
+
+    short_request = b"\0" * 8
+    short_size = 20
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[list[bytes], Address]] = []
+
+    def answer(self, request: bytes, host: bytes, port: int) -> bytes | None:
+        raise AssertionError("nothing short was sent")
+
+    def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: object) -> None:
+        self.batches.append((list(datagrams), remote))
+
+    def turn_ended(self) -> None:
+        """Nothing to do."""
+
+
+def test_a_host_after_one_of_the_other_family(loop: Loop) -> None:
+    """What one host has sent is handed over together and in order, whoever sent something before."""
+    if not HAS_BATCHES:
+        missing("no recvmmsg")
+    if not has_ipv6():
+        missing("this machine has no IPv6 loopback address")
+    server = Handed()
+    ports = open_ports(loop.reactor, None, 0, server)
+    sent = [bytes([number]) * (50 + number) for number in range(9)]
+    try:
+        with (
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four,
+        ):
+            six.sendto(b"six", ("::1", ports[0].port))
+            assert loop.run_until(lambda: len(server.batches) == 1)
+            four.bind(("127.0.0.1", 0))
+            for data in sent:
+                four.sendto(data, ("127.0.0.1", ports[0].port))
+            assert loop.run_until(lambda: sum(len(each) for each, _ in server.batches) == 1 + len(sent))
+            assert server.batches[1:] == [(sent, Address(*four.getsockname()))]
+    finally:
+        for port in ports:
+            port.close()

@@ -145,9 +145,15 @@ class MessageReceiver:
         at = number * MAX_UDP
         return bytes(self._view[at : at + self.sizes[number]])
 
-    def name(self, number: int) -> bytes:
-        """The sender of a message, as `sockaddr_in` or `sockaddr_in6`."""
-        return bytes(self.names[number * NAME_SIZE : (number + 1) * NAME_SIZE])
+    def name(self, number: int, size: int) -> bytes:
+        """
+        The sender of a message, as `sockaddr_in` or `sockaddr_in6`.
+
+        :param size: the bytes of the addresses of this family. Behind a shorter one may be the end of a
+            longer one from a call before.
+        """
+        at = number * NAME_SIZE
+        return bytes(self.names[at : at + size])
 
     def control(self, number: int) -> bytes:
         """The control messages of a message."""

@@ -177,6 +177,7 @@ class PacketInfoPort:
         receiver, server, answers = self._receiver, self._server, self._answers
         sizes, contents, names = receiver.sizes, receiver.contents, receiver.names
         replies = self._reply_controls
+        name_size = NAME_SIZE if self._ipv6 else IPV4_NAME_SIZE
         # No message has -1 bytes.
         short_size = -1 if self._ipv6 else server.short_size
         short_request, short = server.short_request, struct.Struct(f"{server.short_size}s").unpack_from
@@ -193,7 +194,7 @@ class PacketInfoPort:
                         reply = self._reply_control(control)
                     answers.add(answer, names[at : at + NAME_SIZE], reply)
                 continue
-            name = receiver.name(number)
+            name = receiver.name(number, name_size)
             ancillary = control_messages(control)
             # The kernel's order: first the segment size, last the local address.
             information = ancillary[-1][2] if ancillary and self._informed else b""
