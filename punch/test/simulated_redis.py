@@ -18,7 +18,7 @@ from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 _ADD = ADD.encode()
-_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"DEL", b"RPUSH"}
+_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"SREM", b"DEL", b"RPUSH"}
 
 
 class RedisError(Exception):
@@ -163,9 +163,9 @@ class SimulatedRedis:
             b"GETSET": self._getset,
             b"DEL": lambda key: int(self.data.pop(key, None) is not None),
             b"SADD": self._sadd,
+            b"SREM": self._srem,
             b"SMEMBERS": lambda key: sorted(filter(None, (self.get(key) or b"").split(b" "))),
             b"RPUSH": self._rpush,
-            b"LINDEX": lambda key, index: next(iter(self._range(key, int(index), int(index))), None),
             b"LRANGE": lambda key, first, last: self._range(key, int(first), int(last)),
             b"EXISTS": lambda key: int(self.get(key) is not None),
             b"EXPIRE": self._expire,
@@ -208,6 +208,13 @@ class SimulatedRedis:
         members = set(filter(None, (self.get(key) or b"").split(b" ")))
         self._set(key, b" ".join(sorted({*members, member})))
         return int(member not in members)
+
+    def _srem(self, key: bytes, member: bytes) -> int:
+        value, expires = self.data.pop(key, (b"", 0.0))
+        members = set(value.split())
+        if members - {member}:
+            self.data[key] = b" ".join(sorted(members - {member})), expires
+        return int(member in members)
 
     def _expire(self, key: bytes, life: bytes) -> int:
         value = self.get(key)

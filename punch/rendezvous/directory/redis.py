@@ -73,7 +73,7 @@ MAX_CLOCK_ERROR = 60.0
 LAST_TIME = 0.5
 """Seconds that Redis has, when this process stops, to take what was said last."""
 _CHUNK = 100
-"""Entries that are written at once after Redis was away or flushed…"""
+"""Entries that are written or removed at once, for example after Redis was away or flushed…"""
 _PAUSE = 0.05
 """…and seconds until the next ones."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
@@ -137,6 +137,8 @@ class RedisDirectory:
         self._subscriber: RedisConnection | None = None
         self._entries: OrderedDict[PeerID, _LocalPeer] = OrderedDict()
         """The one that is to be refreshed next is the first."""
+        self._awaited: set[PeerID] = set()
+        """The peers in whose set of waiting processes this one may be."""
         self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._syncing: Deferred[None] | None = None
         self._turns = Turns(monotonic)
@@ -309,6 +311,7 @@ class RedisDirectory:
             self._write_all(commands)
         else:
             self._refresh_some(commands)
+        self._stop_awaiting(commands)
         missing = {other for other, lives in zip(others, alive, strict=True) if not lives}
         for other in missing & self._missing:
             self._process_lost(other)
@@ -399,6 +402,7 @@ class RedisDirectory:
                 await self._send(commands, str(name), PeerReturned(peer))
 
     async def _await_return(self, commands: RedisConnection, peer: PeerID) -> None:
+        self._awaited.add(peer)
         key = self._key_of(peer, "await")
         _, _, found = await self._turns.ask(
             commands,
@@ -410,6 +414,20 @@ class RedisDirectory:
         process, _ = _read_entry(found)
         if process not in (None, self.name):
             await self._send(commands, str(process), PeerAwaited(peer))
+
+    def _stop_awaiting(self, commands: RedisConnection) -> None:
+        """
+        Leave the sets of peers that nobody here waits for any more, else calls to ever new IDs would fill
+        Redis.
+        """
+        waiting = [] if self._user is None else self._user.awaited_peers()
+        if len(self._awaited) < 2 * len(waiting) + _CHUNK:
+            return
+        gone = self._awaited.difference(waiting)
+        self._awaited -= gone
+        leave = [("SREM", self._key_of(peer, "await"), self.name) for peer in gone]
+        for first in range(0, len(leave), _CHUNK):
+            self._in_background(self._turns.ask(commands, *leave[first : first + _CHUNK]))
 
     def _time_of(self, entry: _LocalPeer) -> int:
         """When a peer registered here, by the clock of Redis, in microseconds."""

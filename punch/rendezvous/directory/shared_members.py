@@ -3,8 +3,8 @@ Keeps the members of processes with different state directories in step.
 
 Each process has all records in its own database (`punch.rendezvous.member_records`), which is what it decides
 by; Redis has them in a list, to which each process adds its own. A process reads the list from where it read
-last. When the list is another one, since Redis was flushed for example, it reads it from the beginning, and
-adds what is not in it.
+last. When the list is another one, since Redis was flushed, or a replica that lacks the latest entries has
+taken over, it reads it from the beginning, and adds what is not in it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class SharedMembers:
     def __init__(self, store: RecordStore, *, secret: bytes, random: RandomBytes) -> None:
         self._store = store
         self._sealer = ValueSealer(secret, "members", random)
-        self._first: bytes | None = None
-        """The first entry of the list, by which it is told apart from others."""
         self._read = 0
-        """So many of its entries are read…"""
+        """So many entries of the list are read…"""
+        self._last = b""
+        """…and this was the last of them. No other entry is the same: another list has another one there."""
         self._written = 0
-        """…and the records up to this number are in it."""
+        """The records up to this number are in the list."""
         self._there: set[bytes] = set()
         """The digests of the records in it."""
         self._told: str | None = None
@@ -63,13 +63,13 @@ class SharedMembers:
     async def synchronize(self, ask: Ask, now: float) -> None:
         """Read what others have written, and then write what is only here."""
         for _ in range(_BATCHES):
-            first, entries = await ask(
-                ("LINDEX", KEY, 0), ("LRANGE", KEY, self._read, self._read + _BATCH - 1)
-            )
-            if first != self._first:
-                self._first, self._read, self._written = first, 0, 0
+            again = int(self._read > 0)
+            (entries,) = await ask(("LRANGE", KEY, self._read - again, self._read + _BATCH - 1))
+            if again and entries[:1] != [self._last]:
+                self._read = self._written = 0
                 self._there.clear()
                 continue
+            del entries[:again]
             try:
                 self._take(entries)
                 if len(entries) == _BATCH:
@@ -88,8 +88,10 @@ class SharedMembers:
                 if digest not in self._there
             ]
             if new:
+                # Then they are read: only what is there counts as written.
                 await ask(("RPUSH", KEY, *new))
-            self._written = own[-1][0]
+            else:
+                self._written = own[-1][0]
 
     def _take(self, entries: list[bytes]) -> None:
         """:raise MemberStoreError: they can't be stored, and will be read again."""
@@ -108,6 +110,7 @@ class SharedMembers:
             self._store.add_records(records)
         self._there |= digests
         self._read += len(entries)
+        self._last = entries[-1] if entries else self._last
 
     def _tell(self, text: str) -> None:
         if text != self._told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from punch.identity import PeerID
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.redis import LAST_TIME
@@ -189,6 +190,26 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(0.5)
         self.assertEqual((one.returned, two.returned), ([BOB, CAROL], [BOB]))
         self.assertEqual([key for key in self.redis.data if b"await" in key], [])
+
+    def test_peers_that_are_awaited_no_longer(self) -> None:
+        """Strangers call ever new IDs, and one wish makes room for the next: Redis has few of them."""
+        one, two = self.start(2)
+        one.await_return(BOB)
+        two.await_return(BOB)
+        for number in range(1000):
+            peer = PeerID(number.to_bytes(32, "big"))
+            one.await_return(peer)
+            one.awaited.remove(peer)
+            if number % 50 == 0:
+                two.await_return(peer)
+                self.net.advance(0.5)
+        self.net.advance(2.0)
+        awaited = [key for key in self.redis.data if b"await" in key]
+        self.assertLess(len(awaited), 1 + 20 + 2 + 100)
+        self.assertGreaterEqual(len(awaited), 1 + 20)
+        two.register(BOB)
+        self.net.advance(0.5)
+        self.assertEqual((one.returned, two.returned), ([BOB], []))
 
     def test_return_while_redis_is_away(self) -> None:
         """Flushed or away when the peer registers: it is told afterwards."""

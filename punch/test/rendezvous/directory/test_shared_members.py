@@ -211,6 +211,19 @@ class SharedMembersTests(InternetTestCase):
         self.net.advance(3.0)
         self.assertEqual(self.revoked(BOB), [False] * 4)
 
+    def test_a_replica_takes_over(self) -> None:
+        """It lacks the latest entries. Nothing is missing at any process, neither then nor afterwards."""
+        self.stores[0].revoke(ALICE, AdmissionRefusal.REVOKED, WALL)
+        self.net.advance(3.0)
+        before = self.redis.data[b"punch:members"]
+        self.stores[1].revoke(BOB, AdmissionRefusal.REVOKED, WALL)
+        self.net.advance(3.0)
+        self.redis.data[b"punch:members"] = before
+        self.stores[2].revoke(CAROL, AdmissionRefusal.REVOKED, WALL)
+        self.start(MemberDatabase(None))
+        self.net.advance(5.0)
+        self.assertEqual([self.revoked(peer) for peer in (ALICE, BOB, CAROL)], [[True] * 4] * 3)
+
     def test_many_records(self) -> None:
         """More than are read at once; afterwards nothing is written again."""
         for number in range(250):
@@ -229,7 +242,7 @@ class SharedMembersTests(InternetTestCase):
         self.start(MemberDatabase(None), b"another key")
         self.stores[3].revoke(BOB, AdmissionRefusal.REVOKED, WALL)
         self.net.advance(3.0)
-        first = self.redis.run(None, b"LINDEX", [b"punch:members", b"0"])
+        (first,) = self.redis.run(None, b"LRANGE", [b"punch:members", b"0", b"0"])
         self.stores[0].restore(ALICE, WALL)
         self.redis.run(None, b"RPUSH", [b"punch:members", b"", b"x" * 100, first])
         self.net.advance(3.0)
