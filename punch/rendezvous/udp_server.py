@@ -73,21 +73,25 @@ class UDPServer:
         self._failures = 0
 
     def answer(self, request: bytes, host: bytes, port: int) -> bytes | None:
-        """Answer a plain Binding request, which nearly all are."""
-        if self._refuses(inet_ntoa(host)):
+        """Answer a plain Binding request, which nearly all are. Raises nothing, as `received`."""
+        try:
+            if self._refuses(inet_ntoa(host)):
+                return None
+            number = int.from_bytes(host, "big")
+            answer = self._reflector.handle_plain(request, number, port, self._monotonic())
+            if answer is not None:
+                self._answered(1)
+        except Exception as failure:
+            self._failed(failure)
             return None
-        number = int.from_bytes(host, "big")
-        answer = self._reflector.handle_plain(request, number, port, self._monotonic())
-        if answer is not None:
-            self._answered(1)
         return answer
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         """Serve the datagrams of one sender. Raises nothing, whatever a stranger sends."""
-        if self._refuses(remote.host):
-            return
-        questions = [data for data in datagrams if data.startswith(_BINDING_REQUEST)]
         try:
+            if self._refuses(remote.host):
+                return
+            questions = [data for data in datagrams if data.startswith(_BINDING_REQUEST)]
             if questions:
                 self._reflect(questions, remote, local, port)
             if self._relay is not None and len(questions) < len(datagrams):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -369,6 +369,17 @@ class ServerTests(SynchronousTestCase):
         self.port.error = None
         self.receive(PLAIN)
         self.assertEqual(len(self.port.sent), 1)
+
+    def test_mistakes_outside_of_the_reflector(self) -> None:
+        """Not even these end the port, however a request comes."""
+
+        def fail(what: object) -> NoReturn:
+            raise RuntimeError(str(what))
+
+        for server in (UDPServer(refuses=fail), UDPServer(answered=fail)):
+            self.assertIsNone(server.answer(PLAIN, bytes((203, 0, 113, 77)), 1))
+            server.received([PLAIN], ALICE, HERE, self.port)
+        self.assertEqual([event["count"] for event in self.logged()], [1, 2, 1, 2])
 
     def test_nothing_is_logged(self) -> None:
         """No line is logged for requests or for datagrams that are no requests."""
