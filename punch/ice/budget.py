@@ -13,7 +13,8 @@ relay (`Way`). An answer to one of our own sockets opens all ways to the address
 
 Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
 has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
-permitted.
+permitted. The relay is at the address where it has answered us. It may say that it relays elsewhere, such as
+at its IPv4 address if we reach it over IPv6; that counts only for packets through the relay itself.
 
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
@@ -151,7 +152,8 @@ class Budget:
             return True
         address = way.remote
         size += _HEADERS[address.is_ipv6]
-        sent = self._to_our_relays if address.host in relays else self._sent
+        through_it = way.through is not None and way.through.host == address.host
+        sent = self._to_our_relays if through_it or address.host in relays else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
         if sent is self._to_our_relays:

@@ -202,6 +202,21 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(one.is_open(relay, 2.0))
         self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
 
+    def test_a_relay_of_ours_over_the_other_family(self) -> None:
+        """
+        We reach it over IPv6, and it relays at its IPv4 address, as is the default: through it, the same
+        holds; directly, it does not.
+        """
+        ours, theirs = Address("198.51.100.1", 2000), Address("198.51.100.1", 2001)
+        relays = {"2001:db8:2::1"}
+        budget = Budget()
+        self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+        self.assertFalse(budget.allows(Way(theirs), 96, PacketKind.RELAYED, 1.0, relays))
+        kind = PacketKind.RELAYED_TWICE
+        self.assertFalse(budget.allows(Way(address(1), ours), 96, kind, 1.0, relays))
+        sent = [budget.allows(Way(theirs, ours), 96, kind, 1.0, relays) for _ in range(9)]
+        self.assertEqual(sum(sent), OF_ONE_HEARD)
+
     def test_bounds(self) -> None:
         """The numbers of remembered addresses and of peers are bounded."""
         budget = Budget()
@@ -384,6 +399,7 @@ class LyingRelayTests(SynchronousTestCase):
         self.budget = Budget()
         self.random = Random(1)
         self.now = 0.0
+        self.through_it = {*self.RELAYED}
         self.sent: list[Transmit] = []
         self.answered = 0
 
@@ -409,7 +425,7 @@ class LyingRelayTests(SynchronousTestCase):
         while self.now < end:
             for transmit in agent.datagrams_to_send(self.now):
                 message = parse(transmit.data)
-                if transmit.local not in self.RELAYED:
+                if transmit.local not in self.through_it:
                     self.sent.append(transmit)
                 elif message.message_class is MessageClass.REQUEST:
                     mapped = (Attribute.XOR_MAPPED_ADDRESS, transmit.local)
@@ -469,6 +485,7 @@ class LyingRelayTests(SynchronousTestCase):
         relay, which have a limit for each minute.
         """
         victim = Address(self.VICTIMS[0], 50000)
+        self.through_it.add(victim)
         for call in range(9):
             agent = self.agent()
             agent.add_relayed(victim, None, "lying relay", host=self.RELAYED[0].host)
