@@ -219,7 +219,7 @@ class PeerState:
         :raise StateError: it can't be made, or something else has the name of a file.
         """
         others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
-        others += [self._offers_path, self._replacements_path]
+        others += [self._offers_path, self._replacements_path, self._last_web_port_path]
         _prepare(self.log_path, others)
 
     @property

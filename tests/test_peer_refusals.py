@@ -112,6 +112,15 @@ def test_something_that_is_no_file(tmp_path: Path) -> None:
         (service / name).unlink()
 
 
+def test_a_file_that_is_far_too_large(tmp_path: Path) -> None:
+    """It is read late, when the peer is about to register."""
+    state = tmp_path / "state" / "peers" / "alice"
+    state.mkdir(parents=True)
+    (state / "replaced").write_bytes(b"1" * 100_000)
+    command = peer(tmp_path, "alice", "--rendezvous", "punch://127.0.0.1:1")
+    one_sentence(run(command, tmp_path), str(state / "replaced"), "more than 65,536 bytes")
+
+
 def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     one_sentence(run(peer(tmp_path, "alice", "--rendezvous", "punch://127.0.0.1:1"), tmp_path), "--state-dir")

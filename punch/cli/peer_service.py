@@ -175,7 +175,11 @@ class PeerService(Service):
     def _start_web(self, web: WebView) -> str:
         """At the port of last time if none was chosen: a browser keeps drafts for a port."""
         port = self._options.web_port
-        last = self._state.last_web_port if port == 0 else None
+        last: int | None = None
+        try:
+            last = self._state.last_web_port if port == 0 else None
+        except StateError as error:
+            self._log.warn("{error}", error=error)
         try:
             url = web.start(port if last is None else last)
         except CannotListenError:
@@ -211,7 +215,10 @@ class PeerService(Service):
         if self._options.retention is not None:
             self._chat.history.set_retention(self._options.retention.days).addErrback(self._cannot_start)
         if self.running and self._console is not None:
-            self._replacements.start(waits=not self._console.front_end.view.watched)
+            try:
+                self._replacements.start(waits=not self._console.front_end.view.watched)
+            except StateError as error:
+                self._finish(1, str(error))
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)

@@ -106,6 +106,7 @@ class RegularFileTests(SynchronousTestCase):
         for file in sqlite_files(state.history_path):
             self.each(file, lambda: Store(state.history_path), Exception, "--no-history")
         names = ["peer.log", "twistd.pid", "typed-lines", "display-name", "last-rendezvous"]
+        names += ["offers.json", "replaced", "last-web-port"]
         for name in names:
             self.each(there / name, state.prepare, StateError, advice)
         # Without a history, what has its name is nobody's business.
