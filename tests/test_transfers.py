@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,20 @@ from random import Random
 
 import pytest
 
+from punch.apps.files.messages import (
+    BLOCK,
+    PIECE,
+    Entry,
+    EntryKind,
+    FailureCode,
+    Item,
+    Offer,
+    TransferFailed,
+    encode_entries,
+    encode_zeros,
+)
+from punch.apps.files.partial_folder import FREE
+from punch.apps.files.target import Target
 from tests.consoles import terminal
 from tests.local_peers import LocalPeers
 from tests.needs import missing
@@ -154,6 +169,36 @@ def test_standard_input(peers: Peers) -> None:
     assert (peers.folder / "note.txt").read_bytes() == b"some text"
 
 
+def test_a_pipe_that_brings_nothing_for_now(peers: Peers) -> None:
+    """What it has brought is sent at once, and who waits for more ends as soon as the transfer does."""
+    receiver = peers.receive("--yes")
+
+    def send() -> JSONProcess:
+        sender = peers.running.start(peers.words("send", "--json", "-", "bob", name="alice"))
+        assert sender.process.stdin is not None
+        sender.process.stdin.write(b"a line\n")
+        sender.process.stdin.flush()
+        receiver.wait("transfer-progress", 60.0, lambda event: event["position"] == 7)
+        return sender
+
+    sender = send()
+    sender.kill(signal.SIGINT)
+    assert sender.exit(10.0) == -signal.SIGINT
+    receiver.wait("transfer-failed")
+    sender = send()
+    receiver.kill(signal.SIGTERM)
+    assert sender.exit(10.0) == 6
+    assert "can't be read again" in sender.stderr
+
+
+def test_no_standard_input(peers: Peers) -> None:
+    """Its number belongs to another file then, which must not be sent."""
+    command = " ".join(peers.words("send", "-", "bob", name="alice")) + " <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "no standard input" in done.stderr
+
+
 def test_who_is_asked(peers: Peers) -> None:
     """Without a terminal nobody can be asked: only peers with a grant may send."""
     content = peers.file("a", 10)
@@ -185,6 +230,31 @@ def test_a_terminal(peers: Peers) -> None:
         assert accepted.exit() == 0
         screen.wait(re.escape("Received from alice: a (10 bytes)"), 60.0)
     assert (peers.folder / "a").read_bytes() == content
+
+
+def test_two_offers_at_a_terminal(peers: Peers) -> None:
+    """The second is shown when the first is answered, so that an answer is for what was read last."""
+    content = peers.file("a", 10)
+    peers.file("b", 20)
+    peers.chat("alice")
+    words = peers.words("receive", "--output", str(peers.folder), name="bob")
+    with terminal(words, peers.directory) as screen:
+        screen.wait(re.escape("Ready to receive"), 60.0)
+        first = peers.send("a", "bob")
+        screen.wait(re.escape("alice wants to send you a (10 bytes).\nAccept? [y/n]"), 60.0)
+        second = peers.send("b", "bob")
+        second.wait("transfer-offered", 60.0)
+        for _ in range(5):
+            screen.pump(0.2)
+        assert "b (20 bytes)" not in screen.text
+        screen.type("y\n")
+        assert first.exit() == 0
+        screen.wait(r"(?s)" + re.escape("alice wants to send you b (20 bytes).\nAccept? [y/n]"), 60.0)
+        # The end of the input is no.
+        screen.type("\x04")
+        assert second.exit() == 5
+    assert (peers.folder / "a").read_bytes() == content
+    assert not (peers.folder / "b").exists()
 
 
 def test_what_goes_wrong(peers: Peers) -> None:
@@ -261,3 +331,26 @@ def test_a_full_disk(peers: Peers, small_disk: Path) -> None:
     )
     assert done.returncode == 8, done.stderr
     assert sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file()) == 0
+
+
+def test_what_stays_free(small_disk: Path) -> None:
+    """Two transfers, each of which fits: neither writes when too little is left."""
+    size = 15 * BLOCK
+    targets = []
+    for name in ("a", "b"):
+        offer = Offer((Item(name, EntryKind.FILE, size, 1),), 1, ("sha256",))
+        targets.append(Target(small_disk, "alice", offer))
+        targets[-1].receive_all(encode_entries([Entry(EntryKind.FILE, name.encode(), size)]))
+
+    def write() -> None:
+        for offset in range(0, size, PIECE):
+            for target in targets:
+                target.receive(encode_zeros(0, offset, PIECE))
+
+    with pytest.raises(TransferFailed) as caught:
+        write()
+    assert caught.value.code is FailureCode.NO_SPACE
+    for target in targets:
+        target.close()
+    disk = os.statvfs(small_disk)
+    assert disk.f_bavail * disk.f_frsize > FREE - BLOCK - PIECE

@@ -1,4 +1,4 @@
-"""The exit statuses of the commands that do one thing with a peer, as docs/json.md lists them."""
+"""The exit statuses of the commands that do one thing with a peer, as docs/files.md lists them."""
 
 from __future__ import annotations
 

@@ -6,15 +6,19 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
 
 from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
-from punch.apps.files.protocol import FileReceiver, FileService
+from punch.apps.files.protocol import FileReceiver
+from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus
 from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
@@ -102,22 +106,24 @@ class _Receiving:
     def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
         who = self._command.called(peer)
+        text = "\n".join(offer_lines(offer, who))
+        self._command.book.refresh()
+        granted = self._command.options.yes or self._command.book.granted(peer, SERVICE)
+        granted = granted or (transfer.peer, offer) in self._accepted
+        asking = not granted and self._questions is not None
         self._command.tell(
-            "\n".join(offer_lines(offer, who)),
+            # A user who is asked reads it with the question, and not while another one waits for the answer.
+            "" if asking else text,
             event="transfer-offered",
             peer=transfer.peer,
             size=offer.size,
+            entries=offer.entries,
             items=[
                 {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
                 for item in offer.items
             ],
         )
-        self._command.book.refresh()
-        if (
-            self._command.options.yes
-            or self._command.book.granted(peer, SERVICE)
-            or (transfer.peer, offer) in self._accepted
-        ):
+        if granted:
             decided = succeed(True)
         elif self._questions is None:
             self._command.tell(
@@ -126,14 +132,18 @@ class _Receiving:
             )
             decided = succeed(False)
         else:
-            decided = self._questions.ask("Accept? [y/n] ")
+            decided = self._questions.ask(text).addCallback(self._answered, transfer.peer, offer)
         return decided.addCallback(self._decided, transfer, offer, who)
+
+    def _answered(self, accepted: bool, peer: str, offer: Offer) -> bool:
+        if accepted:
+            # When the connection is lost, the sender offers the same again.
+            self._accepted.add((peer, offer))
+        return accepted
 
     def _decided(self, accepted: bool, transfer: FileReceiver, offer: Offer, who: str) -> Path:
         if not accepted:
             raise TransferFailed(FailureCode.REFUSED)
-        # When the connection is lost, the sender offers the same again.
-        self._accepted.add((transfer.peer, offer))
         self._command.follow(transfer, who, offer)
         closed = transfer.when_closed()
         transfer.when_finished().addCallbacks(
@@ -176,12 +186,13 @@ class _Receiving:
 
 
 class _Questions(LineReceiver):
-    """Asks the user, one question at a time, on the terminal."""
+    """Asks the user about offers, one at a time, on the terminal."""
 
     delimiter = b"\n"
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, Deferred[bool]]] = deque()
+        self._ended = False
 
     @classmethod
     def open(cls, reactor: Any) -> _Questions | None:
@@ -192,10 +203,16 @@ class _Questions(LineReceiver):
         StandardIO(questions, reactor=reactor)  # type: ignore[no-untyped-call]
         return questions
 
-    def ask(self, question: str) -> Deferred[bool]:
-        """Fires with the answer; may be cancelled."""
+    def ask(self, offer: str) -> Deferred[bool]:
+        """
+        Ask whether to accept what `offer` describes, which is shown when no other question is open.
+
+        :return: fires with the answer, which is no if nobody answers any more. It may be cancelled.
+        """
+        if self._ended:
+            return succeed(False)
         asked: Deferred[bool] = Deferred(self._cancelled)
-        self._waiting.append((question, asked))
+        self._waiting.append((offer, asked))
         if len(self._waiting) == 1:
             self._show()
         return asked
@@ -203,13 +220,19 @@ class _Questions(LineReceiver):
     def _cancelled(self, asked: Deferred[bool]) -> None:
         first = bool(self._waiting) and self._waiting[0][1] is asked
         self._waiting = deque(each for each in self._waiting if each[1] is not asked)
-        write_stderr("\nThe offer was withdrawn.")
         if first:
+            write_stderr("\nThe offer was withdrawn.")
             self._show()
 
     def _show(self) -> None:
         if self._waiting:
-            sys.stderr.write(self._waiting[0][0])
+            write_stderr(self._waiting[0][0])
+            self._prompt("Accept? [y/n] ")
+
+    def _prompt(self, text: str) -> None:
+        # The terminal may take no more for now: the rest follows with what is written next.
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
             sys.stderr.flush()
 
     def lineReceived(self, line: bytes) -> None:
@@ -217,7 +240,16 @@ class _Questions(LineReceiver):
         if not self._waiting:
             return
         answer = line.strip().lower()
-        if answer in (b"y", b"yes", b"n", b"no"):
-            _, asked = self._waiting.popleft()
-            asked.callback(answer.startswith(b"y"))
+        if answer not in (b"y", b"yes", b"n", b"no"):
+            self._prompt("Type y or n: ")
+            return
+        _, asked = self._waiting.popleft()
+        asked.callback(answer.startswith(b"y"))
         self._show()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The user has ended the input, so nobody answers any more."""
+        self._ended = True
+        waiting, self._waiting = self._waiting, deque()
+        for _, asked in waiting:
+            asked.callback(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -9,8 +10,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
-from punch.apps.files.protocol import FileSender, TransferState
-from punch.apps.files.source import Source, SourceError, find_source
+from punch.apps.files.protocol import FileSender
+from punch.apps.files.source import PIPE, Source, SourceError, find_source
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         peer = find_peer(command.book, options.who)
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
             raise SourceError("--as takes the name of a file, without a folder.")
+        if PIPE in options.paths and sys.stdin is None:
+            # Its number belongs to another file by now.
+            raise SourceError("There is no standard input to send.")
         source = find_source(options.paths, 0, options.pipe_name)
     except (UnknownPeer, SourceError) as error:
         reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
@@ -122,7 +126,7 @@ class _Sending:
         await self._pause(f"{self._who} is not there now")
 
     async def _failed(self, error: TransferFailed, sender: FileSender) -> None:
-        self._began = self._began or (sender.state is not TransferState.OFFERED and sender.position > 0)
+        self._began = self._began or sender.accepted
         if error.code is FailureCode.IN_PROGRESS and self._began:
             # The other side has not noticed yet that the connection before was lost.
             await self._pause(f"{self._who} is still busy with the attempt before")
@@ -131,12 +135,12 @@ class _Sending:
         raise CommandFailed(failure_text(error, self._who), status, error.code.value)
 
     async def _interrupted(self, sender: FileSender) -> None:
+        self._began = self._began or sender.accepted
         if sender.position:
-            self._began = True
             self._delay = FIRST_RETRY
-        if not self._source.resumable and sender.position:
+        if not self._source.resumable and sender.reading:
             raise CommandFailed(
-                "The connection was lost, and standard input can't be read again.", ExitStatus.NO_PATH
+                "The connection was lost, and standard input can't be read again.", ExitStatus.NO_PATH, "lost"
             )
         if not self._began and not self._command.options.wait:
             raise CommandFailed(

@@ -125,7 +125,7 @@ class TransferCommand:
         """A line for the user, or an event for a script."""
         if self.options.json:
             show(json.dumps({**fields, "time": round(time.time(), 3)}, separators=(",", ":")))
-        else:
+        elif sentence:
             write_stderr(sentence)
 
     def failed(self, sentence: str, reason: str) -> None:
@@ -152,12 +152,10 @@ class TransferCommand:
                 loop.stop()
                 progress.close()
             elif transfer.state is TransferState.RUNNING:
-                now = self.reactor.seconds()
                 if quiet:
-                    progress.rate(transfer.position, now)
                     self.tell("", event="transfer-progress", position=transfer.position, size=offer.size)
                 else:
-                    progress.look(transfer.position, now)
+                    progress.look(transfer.position, self.reactor.seconds())
 
         loop = LoopingCall(look)
         loop.clock = self.reactor

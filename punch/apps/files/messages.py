@@ -2,7 +2,7 @@
 The messages of the service "files/1": bytes <-> values.
 
 Each message is one string of `twisted.protocols.basic.Int32StringReceiver`: its length in four bytes, then a
-type in one byte, then the content. docs/protocol.md, section 10, describes who sends which, and when.
+type in one byte, then the content. docs/protocol.md, section 11, describes who sends which, and when.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MAX_ITEMS: Final = 100
 """Paths that one transfer names."""
 MAX_PATH: Final = 4096
 """Bytes of a path, and of a symbolic link's target."""
+MAX_PATHS: Final = 256 * 1024 * 1024
+"""Bytes of all paths and targets of a transfer."""
 MAX_NAME: Final = 255
 """Bytes of one name in a path."""
 MAX_SIZE: Final = 2**53 - 1
@@ -88,7 +90,7 @@ class FailureCode(Enum):
     INTERNAL = "internal"
     """An error of the program on the side that says so."""
     BUSY = "busy"
-    """Too many offers wait for the user of the receiving side."""
+    """Too many offers wait for the user of the receiving side, or too many transfers run."""
 
 
 class TransferFailed(Exception):
@@ -279,7 +281,8 @@ def encode_done() -> bytes:
 def encode_failed(failed: TransferFailed) -> bytes:
     content = {
         "code": failed.code.value,
-        "subject": shown(failed.subject[:1000]),
+        # Not where it is: the other side need not know this machine's folders.
+        "subject": shown(os.path.basename(failed.subject)[:1000]),
         "detail": failed.detail[:1000],
     }
     return bytes([MessageType.FAILED]) + dumps(content)
@@ -353,6 +356,8 @@ def decode_entries(message: bytes) -> Iterator[Entry]:
     :raise MessageError: it is malformed, or a path is not allowed.
     """
     offset = 1
+    if len(message) == offset:
+        raise MessageError("no entries")
     while offset < len(message):
         try:
             kind, mode, size, modified, path_size, target_size = _ENTRY.unpack_from(message, offset)
@@ -368,6 +373,8 @@ def decode_entries(message: bytes) -> Iterator[Entry]:
             raise MessageError("an entry of no known kind")
         if size > MAX_SIZE and size != UNKNOWN_SIZE:
             raise MessageError("an entry that is too large")
+        if target and kind != EntryKind.LINK:
+            raise MessageError("a target of what is no link")
         check_path(path)
         yield Entry(EntryKind(kind), path, size, mode & 0o7777, modified, target)
 
@@ -386,25 +393,26 @@ def check_path(path: bytes) -> None:
 
 
 def link_leads_outside(path: bytes, target: bytes) -> bool:
-    """Whether a symbolic link at `path` leads out of the item that it is in, or is absolute."""
+    """
+    Whether a symbolic link at `path` may lead out of the item that it is in, or is absolute.
+
+    A ".." behind a name may: the name may be that of another link, and ".." is then above where that leads.
+    """
     if not target or target.startswith(b"/") or len(target) > MAX_PATH or b"\0" in target:
         return True
     depth = path.count(b"/") - 1  # folders below the item
-    for name in target.split(b"/"):
-        if name == b"..":
-            depth -= 1
-        elif name not in (b"", b"."):
-            depth += 1
-        if depth < 0:
-            return True
-    return False
+    names = [name for name in target.split(b"/") if name not in (b"", b".")]
+    while names and names[0] == b"..":
+        depth -= 1
+        del names[0]
+    return depth < 0 or b".." in names
 
 
 def decode_have(message: bytes, entries: int) -> tuple[int, bytes]:
     """
     :raise MessageError: it is malformed.
     """
-    if len(message) < 5 or (len(message) - 5) % DIGEST:
+    if len(message) <= 5 or (len(message) - 5) % DIGEST:
         raise MessageError("digests of the wrong length")
     (index,) = struct.unpack_from(">I", message, 1)
     if index >= entries:

@@ -7,16 +7,16 @@ a slow stream pauses the reading, so a transfer needs a few megabytes of memory,
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
@@ -48,10 +48,10 @@ MAX_QUEUED = 4 * 1024 * 1024
 """Bytes that wait for the disk before the stream is paused."""
 OFFER_TIMEOUT = 30.0
 """Seconds in which an opened stream has to bring its offer."""
-MAX_WAITING = 16
-"""Offers that wait for the user at the same time."""
-MAX_WAITING_OF_PEER = 4
-"""Of these, how many may be of one peer."""
+_BATCH = 64
+"""Messages that one call in a thread writes: what waits behind it, or ends it, need not wait for long."""
+_OVERHEAD = 64
+"""Bytes that a message takes in memory besides its own."""
 
 
 class Run(Protocol):
@@ -206,7 +206,7 @@ class FileSender(_TransferProtocol):
         super().__init__(run)
         self._source = source
         self._hash_name = ""
-        self._have: dict[int, bytes] = {}
+        self._have: dict[int, bytearray] = {}
         self._reader: Reader | None = None
         self._paused = False
         self._resumed: Deferred[None] | None = None
@@ -215,6 +215,16 @@ class FileSender(_TransferProtocol):
     def position(self) -> int:
         """Bytes that were read so far."""
         return 0 if self._reader is None else self._reader.position
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the other side has accepted the offer."""
+        return bool(self._hash_name)
+
+    @property
+    def reading(self) -> bool:
+        """Whether it has begun to read the files, or the pipe."""
+        return self._reader is not None
 
     @property
     def sent(self) -> int:
@@ -240,7 +250,9 @@ class FileSender(_TransferProtocol):
             self.state = TransferState.RUNNING
             self._reader = Reader(self._source, self._hash_name, self._have)
             self.work(self._send_files(self._reader))
-        elif kind is MessageType.DONE and self.state is TransferState.RUNNING:
+        elif kind is MessageType.DONE and self._reader is not None:
+            if self._reader.files < self._source.offer.files:
+                raise MessageError("the end, before all files were sent")
             self.complete([])
         else:
             raise MessageError("a message out of order")
@@ -301,11 +313,16 @@ class FileSender(_TransferProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the transfer."""
         super().connectionLost(reason)
-        self.resumeProducing()
+        self._stop()
 
     def _release(self) -> None:
         # A producer that is registered would keep the stream from ending.
         self.transport.unregisterProducer()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
         self.resumeProducing()
 
 
@@ -335,6 +352,7 @@ class FileReceiver(_TransferProtocol):
         self._queued = 0
         self._read_paused = False
         self._working = False
+        self._closing = False
         self._deciding: Deferred[Path] | None = None
         self._clock = clock
         self._timeout: IDelayedCall | None = None
@@ -360,7 +378,7 @@ class FileReceiver(_TransferProtocol):
             raise MessageError("a message before the offer was answered")
         else:
             self._queue.append(message)
-            self._queued += len(message)
+            self._queued += len(message) + _OVERHEAD
             if self._queued > MAX_QUEUED and not self._read_paused:
                 self._read_paused = True
                 self.transport.pauseProducing()
@@ -387,21 +405,20 @@ class FileReceiver(_TransferProtocol):
     async def _write(self, target: Target) -> None:
         try:
             while self._queue and not self.over:
-                messages = list(self._queue)
-                self._queue.clear()
+                messages = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
                 answers = await self._run(partial(target.receive_all, messages))
                 for answer in answers:
                     self.send(answer)
                 if target.finals:
                     self.complete(target.finals)
-                self._queued = sum(map(len, self._queue))
-                if self._read_paused and not self.over:
+                self._queued -= sum(len(message) + _OVERHEAD for message in messages)
+                if self._read_paused and self._queued <= MAX_QUEUED // 2 and not self.over:
                     self._read_paused = False
                     self.transport.resumeProducing()
         finally:
             self._working = False
             if self.over:
-                await self._run(target.close)
+                self._close(target)
 
     def fail(self, failed: TransferFailed) -> None:
         """End the transfer."""
@@ -418,42 +435,17 @@ class FileReceiver(_TransferProtocol):
         self._queue.clear()
         if self._deciding is not None:
             self._deciding.cancel()
-        if self._target is not None and not self._working:
-            self._run(self._target.close)
+        if self._target is not None:
+            self._target.stop()
+            if not self._working:
+                self._close(self._target)
+
+    def _close(self, target: Target) -> None:
+        # Once: two threads must not close the same file.
+        if not self._closing:
+            self._closing = True
+            self._run(target.close)
 
     def _end_timeout(self) -> None:
         if self._timeout is not None and self._timeout.active():
             self._timeout.cancel()
-
-
-class FileService(ServerFactory):
-    """
-    Answers the streams of "files/1": makes a `FileReceiver` for each.
-
-    It bounds how many offers wait for the user at the same time.
-    """
-
-    def __init__(self, decide: Decide, clock: IReactorTime, run: Run) -> None:
-        self._ask = decide
-        self._clock = clock
-        self._run = run
-        self._waiting: Counter[str] = Counter()
-
-    def buildProtocol(self, addr: Any) -> FileReceiver:
-        """The receiving end of a stream; `addr` has the ID of its `peer`."""
-        peer = str(addr.peer)
-        return FileReceiver(peer, self._decide, self._clock, self._run)
-
-    def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
-        peer = transfer.peer
-        if self._waiting[peer] >= MAX_WAITING_OF_PEER or self._waiting.total() >= MAX_WAITING:
-            return fail(TransferFailed(FailureCode.BUSY))
-        self._waiting[peer] += 1
-
-        def decided(result: T) -> T:
-            self._waiting[peer] -= 1
-            if not self._waiting[peer]:
-                del self._waiting[peer]
-            return result
-
-        return self._ask(transfer, offer).addBoth(decided)

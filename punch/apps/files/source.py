@@ -18,6 +18,7 @@ from punch.apps.files.messages import (
     MAX_ENTRIES,
     MAX_ITEMS,
     MAX_PATH,
+    MAX_PATHS,
     MAX_SIZE,
     PIECE,
     UNKNOWN_SIZE,
@@ -37,6 +38,7 @@ from punch.apps.files.messages import (
     link_leads_outside,
     shown,
 )
+from punch.apps.files.pipes import wait_for_pipe
 
 PIPE = "-"
 """The path that stands for standard input."""
@@ -80,10 +82,17 @@ class _Scan:
     entries: list[Entry] = field(default_factory=list)
     paths: list[Path | None] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    size: int = 0
+    """Bytes of all paths."""
 
     def add(self, entry: Entry, path: Path | None) -> None:
         if len(self.entries) >= MAX_ENTRIES:
             raise SourceError(f"More than {MAX_ENTRIES:,} files at once: send them in parts, or an archive.")
+        if len(entry.path) > MAX_PATH:
+            raise SourceError(f"{shown(entry.path)!a} is a path that is too long.")
+        self.size += len(entry.path) + len(entry.target)
+        if self.size > MAX_PATHS:
+            raise SourceError("So many files with paths so long can't be sent at once: send them in parts.")
         self.entries.append(entry)
         self.paths.append(path)
 
@@ -145,14 +154,19 @@ def _scan_path(scan: _Scan, given: str) -> str:
 
 
 def _file(path: bytes, found: os.stat_result) -> Entry:
-    return Entry(EntryKind.FILE, path, found.st_size, found.st_mode & _PERMISSIONS, found.st_mtime_ns)
+    return Entry(EntryKind.FILE, path, found.st_size, found.st_mode & _PERMISSIONS, _modified(found))
+
+
+def _modified(found: os.stat_result) -> int:
+    """The time of the last change, as an entry can hold it: until the year 2262."""
+    return max(-(2**63), min(found.st_mtime_ns, 2**63 - 1))
 
 
 def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) -> None:
     waiting = [(folder, name, found)]
     while waiting:
         folder, name, found = waiting.pop()
-        scan.add(Entry(EntryKind.FOLDER, name, 0, found.st_mode & _PERMISSIONS, found.st_mtime_ns), folder)
+        scan.add(Entry(EntryKind.FOLDER, name, 0, found.st_mode & _PERMISSIONS, _modified(found)), folder)
         try:
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
@@ -161,27 +175,36 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
             ) from error
         folders = []
         for child in children:
-            path, inside = Path(child.path), name + b"/" + os.fsencode(child.name)
-            if len(inside) > MAX_PATH:
-                raise SourceError(f"{shown(child.path)!a} has a path that is too long.")
-            details = child.stat(follow_symlinks=False)
-            if stat.S_ISDIR(details.st_mode):
-                folders.append((path, inside, details))
-            elif stat.S_ISREG(details.st_mode):
-                if not os.access(path, os.R_OK):
-                    raise SourceError(f"{shown(child.path)!a} can't be read: you have no permission.")
-                scan.add(_file(inside, details), path)
-            elif stat.S_ISLNK(details.st_mode):
-                _scan_link(scan, path, inside)
-            else:
-                scan.skipped.append((path, "neither a file nor a folder"))
+            inside = name + b"/" + os.fsencode(child.name)
+            try:
+                details = child.stat(follow_symlinks=False)
+                if stat.S_ISDIR(details.st_mode):
+                    folders.append((Path(child.path), inside, details))
+                else:
+                    _scan_child(scan, Path(child.path), inside, details)
+            except FileNotFoundError:
+                scan.skipped.append((Path(child.path), "no longer there"))
+            except OSError as error:
+                raise SourceError(f"{shown(child.path)!a} can't be read: {error.strerror}.") from error
         waiting += reversed(folders)
+
+
+def _scan_child(scan: _Scan, path: Path, inside: bytes, found: os.stat_result) -> None:
+    """Add what is in a folder and is none itself."""
+    if stat.S_ISREG(found.st_mode):
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"{shown(str(path))!a} can't be read: you have no permission.")
+        scan.add(_file(inside, found), path)
+    elif stat.S_ISLNK(found.st_mode):
+        _scan_link(scan, path, inside)
+    else:
+        scan.skipped.append((path, "neither a file nor a folder"))
 
 
 def _scan_link(scan: _Scan, path: Path, inside: bytes) -> None:
     target = os.fsencode(os.readlink(path))
     if link_leads_outside(inside, target):
-        scan.skipped.append((path, "a link that leads out of the folder"))
+        scan.skipped.append((path, "a link that leads, or could lead, out of the folder"))
     else:
         scan.add(Entry(EntryKind.LINK, inside, target=target), path)
 
@@ -193,11 +216,15 @@ class Reader:
     :param have: for each entry that the other side has a part of, the digests of its blocks.
     :ivar position: bytes of content that were read so far.
     :ivar sent: bytes of content that were sent so far; fewer, if the other side has some of them.
+    :ivar files: how many files were read to their end.
     """
 
-    def __init__(self, source: Source, hash_name: str, have: Mapping[int, bytes]) -> None:
+    def __init__(self, source: Source, hash_name: str, have: Mapping[int, bytes | bytearray]) -> None:
         self.position = 0
         self.sent = 0
+        self.files = 0
+        self._stopped = False
+        self._at_once = False
         self._source = source
         self._new = digests()[hash_name]
         self._have = have
@@ -205,7 +232,8 @@ class Reader:
 
     def batch(self, size: int = BLOCK) -> list[bytes]:
         """
-        The next messages, of about `size` bytes in all; none at the end.
+        The next messages, of about `size` bytes in all; none at the end. What comes from a pipe is returned
+        as it comes: what writes to it may take its time.
 
         :raise TransferFailed: a file can't be read, or is no longer what it was.
         """
@@ -213,9 +241,13 @@ class Reader:
         for message in self._messages:
             out.append(message)
             size -= len(message)
-            if size <= 0:
+            if size <= 0 or self._at_once:
                 break
         return out
+
+    def stop(self) -> None:
+        """Have a call of `batch` in another thread return soon: its result is no longer wanted."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -223,6 +255,8 @@ class Reader:
 
     def _read(self) -> Generator[bytes, None, None]:
         for index, entry in enumerate(self._source.entries):
+            if self._stopped:
+                return
             if entry.kind is EntryKind.FILE:
                 path = self._source.paths[index]
                 if path is None:
@@ -237,6 +271,8 @@ class Reader:
             blocks = bytearray()
             have = self._have.get(index, b"")
             for offset in range(0, entry.size, BLOCK):
+                if self._stopped:
+                    return
                 size = min(BLOCK, entry.size - offset)
                 pieces = self._block(descriptor, path, size)
                 digest = _digest(self._new, pieces)
@@ -248,27 +284,32 @@ class Reader:
             self._check(path, entry, os.fstat(descriptor))
         finally:
             os.close(descriptor)
+        self.files += 1
         yield encode_file_end(index, entry.size, file_digest(self._new, entry.size, blocks))
 
     def _read_pipe(self, index: int) -> Iterator[bytes]:
         blocks, offset, ended = bytearray(), 0, False
         path = Path("standard input")
+        self._at_once = True
         while not ended:
             pieces: list[bytes] = []
             left = BLOCK
             while left:
+                if not wait_for_pipe(self._source.pipe, lambda: not self._stopped):
+                    return
                 piece = self._read_some(self._source.pipe, path, min(left, PIECE))
                 if not piece:
                     ended = True
                     break
                 pieces.append(piece)
                 left -= len(piece)
-                # At once, and not when the block is full: what writes to the pipe may take its time.
+                self.position += len(piece)
                 yield from self._pieces(index, offset, [piece])
                 offset += len(piece)
-                self.position += len(piece)
             if pieces:
                 blocks += _digest(self._new, pieces)
+        self.files += 1
+        self._at_once = False
         yield encode_file_end(index, offset, file_digest(self._new, offset, blocks))
 
     def _pieces(self, index: int, offset: int, pieces: Sequence[bytes]) -> Iterator[bytes]:
@@ -312,7 +353,7 @@ class Reader:
     def _check(self, path: Path, entry: Entry, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it is no longer a file")
-        if found.st_size != entry.size or found.st_mtime_ns != entry.modified:
+        if found.st_size != entry.size or _modified(found) != entry.modified:
             raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it was changed")
 
 
@@ -323,7 +364,7 @@ def _digest(new: Callable[[], Digest], pieces: Sequence[bytes]) -> bytes:
     return digest.digest()
 
 
-def check_have(source: Source, have: dict[int, bytes], index: int, blocks: bytes) -> None:
+def check_have(source: Source, have: dict[int, bytearray], index: int, blocks: bytes) -> None:
     """
     Add what the other side says that it has of an entry.
 
@@ -332,7 +373,7 @@ def check_have(source: Source, have: dict[int, bytes], index: int, blocks: bytes
     entry = source.entries[index]
     if entry.kind is not EntryKind.FILE or source.paths[index] is None:
         raise MessageError("a part of what is no file")
-    known = have.get(index, b"") + blocks
+    known = have.setdefault(index, bytearray())
+    known += blocks
     if len(known) // DIGEST > -(-entry.size // BLOCK):
         raise MessageError("more blocks than the file has")
-    have[index] = known

@@ -8,7 +8,6 @@ and never over what is there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ from punch.apps.files.final_names import move, numbered, safe_name
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
+    MAX_PATHS,
     PIECE,
     UNKNOWN_SIZE,
     Digest,
@@ -45,9 +45,8 @@ from punch.apps.files.messages import (
     message_type,
     shown,
 )
+from punch.apps.files.partial_folder import PartialFolder, disk_failure
 
-FREE = 16 * 1024 * 1024
-"""Bytes that stay free on the disk."""
 _ZEROS = bytes(PIECE)
 
 
@@ -89,8 +88,10 @@ class Target:
         self._new = self._hashes[self.hash_name]
         self.position = 0
         self.finals: list[Path] = []
+        self._stopped = False
         self._entries: list[Entry] = []
         self._paths: list[Path] = []
+        self._paths_size = 0
         self._kinds: dict[bytes, EntryKind] = {}
         self._folders: dict[bytes, Path] = {}
         self._names: set[Path] = set()
@@ -100,10 +101,10 @@ class Target:
         self._ended: set[int] = set()
         self._file: _OpenFile | None = None
         key = hashlib.sha256("\0".join([sender, *sorted(item.name for item in offer.items)]).encode())
-        self._partial = folder / f".punch-{key.hexdigest()[:16]}.part"
-        self._resumed = False
         self._umask = _umask()
-        self._lock = self._prepare()
+        self._partial = PartialFolder(
+            folder / f".punch-{key.hexdigest()[:16]}.part", sum(item.size or 0 for item in offer.items)
+        )
 
     @property
     def complete(self) -> bool:
@@ -115,52 +116,6 @@ class Target:
         """Whether all entries are known."""
         return len(self._entries) == self._offer.entries
 
-    def _prepare(self) -> int:
-        try:
-            try:
-                self._partial.mkdir(0o700)
-            except FileExistsError:
-                self._resumed = True
-            lock = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise _disk(error, self._folder) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise TransferFailed(FailureCode.IN_PROGRESS) from None
-        try:
-            self._check_space()
-            # Links are made last. One that is there already must not be written through.
-            for parent, folders, files in os.walk(self._partial):
-                for name in folders + files:
-                    path = Path(parent, name)
-                    if path.is_symlink():
-                        path.unlink()
-        except OSError as error:
-            os.close(lock)
-            raise _disk(error, self._partial) from error
-        except TransferFailed:
-            os.close(lock)
-            raise
-        return lock
-
-    def _check_space(self) -> None:
-        wanted = self._offer.size
-        if wanted is None:
-            return
-        there = sum(path.lstat().st_blocks * 512 for path in self._partial.rglob("*"))
-        disk = os.statvfs(self._partial)
-        free = disk.f_bavail * disk.f_frsize
-        if wanted > there and wanted - there + FREE > free:
-            detail = f"{wanted - there:,} bytes are needed, and {max(free - FREE, 0):,} are free"
-            raise TransferFailed(FailureCode.NO_SPACE, detail=detail)
-
-    def _check_rest(self) -> None:
-        disk = os.statvfs(self._partial)
-        if disk.f_bavail * disk.f_frsize < FREE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def receive(self, message: bytes) -> list[bytes]:
         """
         Do what a message of the sender says.
@@ -171,6 +126,8 @@ class Target:
         """
         kind = message_type(message)
         if kind is MessageType.ENTRIES:
+            if self.has_all_entries:
+                raise MessageError("more entries than were offered")
             self.add_entries(decode_entries(message))
             if not self.has_all_entries:
                 return []
@@ -191,7 +148,19 @@ class Target:
 
     def receive_all(self, messages: Iterable[bytes]) -> list[bytes]:
         """The same for several messages."""
-        return [answer for message in messages for answer in self.receive(message)]
+        answers = []
+        for message in messages:
+            self._check_stopped()
+            answers += self.receive(message)
+        return answers
+
+    def stop(self) -> None:
+        """Have a call that runs in another thread fail soon: its result is no longer wanted."""
+        self._stopped = True
+
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise TransferFailed(FailureCode.CANCELLED)
 
     def _finish_if_complete(self) -> list[bytes]:
         if not self.complete:
@@ -211,25 +180,29 @@ class Target:
             if len(self._entries) >= self._offer.entries:
                 raise MessageError("more entries than were offered")
             self._check(entry)
+            self._paths_size += len(entry.path) + len(entry.target)
+            if self._paths_size > MAX_PATHS:
+                raise MessageError("paths that are too long in all")
             self._kinds[entry.path] = entry.kind
             path = self._path(entry)
             self._entries.append(entry)
             self._paths.append(path)
             try:
                 if entry.kind is EntryKind.FOLDER:
+                    self._partial.check_rest()
                     _make_folder(path)
-                elif self._resumed and path.is_dir():
+                elif self._partial.resumed and path.is_dir():
                     # It was a folder at the earlier attempt.
                     shutil.rmtree(path)
             except OSError as error:
-                raise _disk(error, path) from error
+                raise disk_failure(error, path) from error
         if self.has_all_entries:
             self._check_offer()
 
     def _path(self, entry: Entry) -> Path:
         """Where an entry is written to: under its own name, without what would act on a terminal."""
         parent, _, name = entry.path.rpartition(b"/")
-        folder = self._folders[parent] if parent else self._partial
+        folder = self._folders[parent] if parent else self._partial.path
         path = folder / safe_name(os.fsdecode(name))
         if path in self._names:
             path = folder / numbered(path.name, len(self._entries) + 1, entry.kind is EntryKind.FOLDER)
@@ -279,7 +252,7 @@ class Target:
             try:
                 blocks = self._blocks(path, entry.size)
             except OSError as error:
-                raise _disk(error, path) from error
+                raise disk_failure(error, path) from error
             if blocks:
                 self._have[index] = blocks
                 yield from encode_have(index, blocks)
@@ -295,6 +268,7 @@ class Target:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "it is not a file", str(path))
             for offset in range(0, size, BLOCK):
+                self._check_stopped()
                 block = file.read(min(BLOCK, size - offset))
                 if len(block) < min(BLOCK, size - offset):
                     break
@@ -318,13 +292,13 @@ class Target:
         if file.digest is None:
             file.digest = self._new()
         try:
-            if entry.size == UNKNOWN_SIZE and offset % BLOCK == 0:
-                self._check_rest()
+            if offset % BLOCK == 0:
+                self._partial.check_rest()
             written = 0
             while written < len(data):
                 written += os.pwrite(file.descriptor, data[written:], offset + written)
         except OSError as error:
-            raise _disk(error, self._paths[index]) from error
+            raise disk_failure(error, self._paths[index]) from error
         file.digest.update(data)
         self._advance(file, end, end % BLOCK == 0)
 
@@ -370,7 +344,7 @@ class Target:
                 os.utime(file.descriptor, ns=(entry.modified, entry.modified))
             found = os.fstat(file.descriptor)
         except (OSError, OverflowError) as error:
-            raise _disk(error, self._paths[index]) from error
+            raise disk_failure(error, self._paths[index]) from error
         finally:
             os.close(file.descriptor)
         if (found.st_dev, found.st_ino) in self._files_seen:
@@ -396,7 +370,7 @@ class Target:
         try:
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            raise _disk(error, path) from error
+            raise disk_failure(error, path) from error
         self._file = _OpenFile(index, descriptor, self._have.pop(index, b""))
         return self._file
 
@@ -430,18 +404,18 @@ class Target:
                     finals.append(move(path, self._folder))
                     # Not earlier: a folder that its owner can't write to can't be moved.
                     self._set_mode(entry, finals[-1])
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.remove()
         except (OSError, OverflowError) as error:
-            raise _disk(error, self._folder) from error
+            raise disk_failure(error, self._folder) from error
         finally:
             self.close()
         return finals
 
     def _remove_others(self) -> None:
         """Remove what an earlier attempt has left and this one did not send."""
-        if not self._resumed:
+        if not self._partial.resumed:
             return
-        for parent, folders, files in os.walk(self._partial, topdown=False):
+        for parent, folders, files in os.walk(self._partial.path, topdown=False):
             for name in folders + files:
                 path = Path(parent, name)
                 if path not in self._names:
@@ -463,13 +437,8 @@ class Target:
                     # A pipe can't be read again.
                     with suppress(OSError):
                         path.unlink()
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
-            if not self._entries:
-                # Nothing was received: an empty folder would only be in the way.
-                with suppress(OSError):
-                    self._partial.rmdir()
+        # If nothing was received, an empty folder would only be in the way.
+        self._partial.close(remove_empty=not self._entries)
 
 
 def _make_folder(path: Path) -> None:
@@ -484,17 +453,9 @@ def _make_folder(path: Path) -> None:
 
 
 def _umask() -> int:
-    # It can only be read by setting it, which other threads would see.
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+    # It can only be read by setting it, which other threads would see. Only Linux has this file.
+    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
     return 0o022
-
-
-def _disk(error: OSError | OverflowError, path: Path) -> TransferFailed:
-    detail = getattr(error, "strerror", None) or str(error)
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return TransferFailed(FailureCode.NO_SPACE, shown(str(path)), detail)
-    return TransferFailed(FailureCode.DISK, shown(str(path)), detail)

@@ -77,12 +77,20 @@ def item_text(item: Item) -> str:
 def offer_lines(offer: Offer, who: str) -> list[str]:
     """What the user reads before saying yes: who, what, how much, and what is odd about it."""
     if len(offer.items) == 1:
-        return [f"{who} wants to send you {item_text(offer.items[0])}."]
+        return [f"{who} wants to send you {item_text(offer.items[0])}{_others_text(offer, 'it')}."]
     total = "" if offer.size is None else f", {size_text(offer.size)} in all"
     return [
-        f"{who} wants to send you {len(offer.items)} items{total}:",
+        f"{who} wants to send you {len(offer.items)} items{total}{_others_text(offer, 'them')}:",
         *(f"  {item_text(item)}" for item in offer.items),
     ]
+
+
+def _others_text(offer: Offer, items: str) -> str:
+    """How many folders and links there are in the items: they take space, too."""
+    others = offer.entries - offer.files - sum(item.kind is EntryKind.FOLDER for item in offer.items)
+    if others <= 0:
+        return ""
+    return f", with {others:,} {'folder or link' if others == 1 else 'folders and links'} in {items}"
 
 
 def progress_text(position: int, size: int | None, rate: float) -> str:
@@ -97,8 +105,8 @@ def progress_text(position: int, size: int | None, rate: float) -> str:
 _SENTENCES = {
     FailureCode.REFUSED: ("{who} does not want it.", "You refused it."),
     FailureCode.BUSY: (
-        "{who} has too many offers waiting: try again when some are answered.",
-        "Too many offers wait for your answer.",
+        "{who} has too many offers and transfers at once: try again when some are over.",
+        "There are too many offers and transfers at once.",
     ),
     FailureCode.CANCELLED: (
         "{who} ended the transfer. Send it again to continue.",

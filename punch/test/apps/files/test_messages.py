@@ -122,9 +122,19 @@ class MessageTests(SynchronousTestCase):
             entry(b"a", kind=4),
             entry(b"a", kind=0),
             entry(b"a", size=MAX_SIZE + 1),
+            b"\x03",
         ):
             with self.assertRaises(MessageError):
                 list(decode_entries(message))
+
+    def test_only_links_have_targets(self) -> None:
+        for kind in (EntryKind.FILE, EntryKind.FOLDER):
+            with self.assertRaises(MessageError):
+                list(decode_entries(entry(b"a", kind=kind, target=b"x" * 60_000)))
+
+    def test_a_failure_tells_no_folder_of_this_machine(self) -> None:
+        failed = decode_failed(encode_failed(TransferFailed(FailureCode.DISK, "/home/bob/private/a", "b")))
+        self.assertEqual(failed.subject, "a")
 
     def test_set_user_id_is_not_a_permission(self) -> None:
         (one,) = decode_entries(entry(b"a", mode=0o177777))
@@ -137,11 +147,20 @@ class MessageTests(SynchronousTestCase):
             (b"a/l", b"../b"),
             (b"a/b/l", b"../../c"),
             (b"a/l", b"b/../../.."),
+            (b"a/l", b"b/../c"),
+            (b"a/b/l", b".././c/.."),
+            # If a/d/e/up leads to a, this leads to what a is in.
+            (b"a/l", b"d/e/up/.."),
             (b"a/l", b""),
             (b"a/l", b"x\0y"),
         ):
             self.assertTrue(link_leads_outside(path, target), (path, target))
-        for path, target in ((b"a/l", b"b"), (b"a/b/l", b"../c"), (b"a/b/l", b".."), (b"a/l", b"./b//c")):
+        for path, target in (
+            (b"a/l", b"b"),
+            (b"a/b/l", b"../c"),
+            (b"a/b/l", b".."),
+            (b"a/b/l", b"./.././c//d"),
+        ):
             self.assertFalse(link_leads_outside(path, target), (path, target))
 
     def test_offers_that_are_refused(self) -> None:
@@ -177,6 +196,7 @@ class MessageTests(SynchronousTestCase):
             (decode_file_end, encode_file_end(0, 0, b"d" * 32)[:-1]),
             (lambda message: decode_have(message, 1), next(encode_have(1, bytes(32)))),
             (lambda message: decode_have(message, 9), next(encode_have(1, bytes(31)))),
+            (lambda message: decode_have(message, 9), struct.pack(">BI", 4, 1)),
             (lambda message: decode_accept(message, ["sha256"]), b"\x02md5"),
             (lambda message: decode_accept(message, ["sha256"]), b"\x02\xff"),
             (message_type, b""),

@@ -15,23 +15,27 @@ from twisted.python.failure import Failure
 
 from punch.apps.files.messages import (
     SERVICE,
+    EntryKind,
     FailureCode,
+    Item,
     MessageType,
     Offer,
     TransferFailed,
     decode_failed,
+    encode_accept,
     encode_data,
+    encode_done,
+    encode_have_end,
     encode_offer,
     message_type,
 )
-from punch.apps.files.protocol import (
+from punch.apps.files.protocol import OFFER_TIMEOUT, FileReceiver, FileSender, TransferState
+from punch.apps.files.service import (
+    MAX_RUNNING,
+    MAX_RUNNING_OF_PEER,
     MAX_WAITING,
     MAX_WAITING_OF_PEER,
-    OFFER_TIMEOUT,
-    FileReceiver,
-    FileSender,
     FileService,
-    TransferState,
 )
 from punch.apps.files.source import find_source
 from punch.link.services import anyone
@@ -45,6 +49,11 @@ MIB = 1024 * 1024
 def run(call: Callable[[], T]) -> Deferred[T]:
     """At once: what waits for the disk here waits for nothing else."""
     return maybeDeferred(call)
+
+
+def never(call: Callable[[], T]) -> Deferred[T]:
+    """A disk that does not answer."""
+    return Deferred()
 
 
 class RecordingClient(Int32StringReceiver):
@@ -230,3 +239,58 @@ class TransferTests(NodeTestCase):
         self.open(client)
         client.send(offer)
         self.run_until(lambda: len(self.asked) == MAX_WAITING_OF_PEER + 1, 2.0)
+
+    def test_many_transfers_run(self) -> None:
+        self.assertLess(MAX_RUNNING_OF_PEER, MAX_RUNNING)
+        clients = [RecordingClient() for _ in range(MAX_RUNNING_OF_PEER + 1)]
+        for number, client in enumerate(clients):
+            self.open(client)
+            client.send(encode_offer(Offer((Item(str(number), EntryKind.FILE, 5, 1),), 1, ("sha256",))))
+            self.run_until(lambda client=client: bool(client.messages), 2.0)  # type: ignore[misc]
+        kinds = [message_type(client.messages[0]) for client in clients]
+        self.assertEqual(kinds, [MessageType.ACCEPT] * MAX_RUNNING_OF_PEER + [MessageType.FAILED])
+        self.assertIs(decode_failed(clients[-1].messages[0]).code, FailureCode.BUSY)
+        clients[0].transport.loseConnection()
+        self.run_until(lambda: len(self.received) == 1, 2.0)
+        client = RecordingClient()
+        self.open(client)
+        client.send(encode_offer(Offer((Item("x", EntryKind.FILE, 5, 1),), 1, ("sha256",))))
+        self.run_until(lambda: bool(client.messages), 2.0)
+        self.assertIs(message_type(client.messages[0]), MessageType.ACCEPT)
+
+
+class HostileReceiver(Int32StringReceiver):
+    """A service that answers each offer with messages that a test chose."""
+
+    MAX_LENGTH = 300_000
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers = answers
+
+    def stringReceived(self, string: bytes) -> None:
+        if message_type(string) is MessageType.OFFER:
+            for answer in self.answers:
+                self.sendString(answer)
+
+
+class HostileReceiverTests(NodeTestCase):
+    def fails(self, *answers: bytes) -> TransferFailed:
+        path = Path(self.mktemp()).resolve()
+        path.write_bytes(bytes(5))
+        stop = self.bob.serve(SERVICE, Factory.forProtocol(lambda: HostileReceiver(list(answers))), anyone)
+        self.addCleanup(stop)
+        sender = FileSender(find_source([str(path)]), never)
+        results: list[Any] = []
+        sender.when_finished().addBoth(results.append)
+        link = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 5.0, "a link")
+        self.net.wait(link.connect(SERVICE, Factory.forProtocol(lambda: sender)), 2.0, "a stream")
+        self.run_until(lambda: bool(results), 2.0)
+        self.assertTrue(sender.accepted)
+        error = cast(Failure, results[0]).value
+        self.assertIsInstance(error, TransferFailed)
+        return cast(TransferFailed, error)
+
+    def test_the_end_before_anything_was_sent(self) -> None:
+        """It does not count as sent."""
+        failed = self.fails(encode_accept("sha256"), encode_have_end(), encode_done())
+        self.assertEqual((failed.code, failed.by_peer), (FailureCode.PROTOCOL, False))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from tempfile import mkdtemp
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.messages import (
     BLOCK,
+    MAX_PATHS,
     Entry,
     EntryKind,
     FailureCode,
@@ -40,7 +44,7 @@ def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[T
     :param stop_after: end after so many messages with content, as if the connection was lost.
     """
     target = Target(folder, "alice", source.offer)
-    have: dict[int, bytes] = {}
+    have: dict[int, bytearray] = {}
     reader = Reader(source, target.hash_name, have)
     try:
         for message in encode_entries(source.entries):
@@ -167,6 +171,26 @@ class SendTests(TransferTestCase):
                 self.find(*names)
             self.assertIn(words, str(caught.exception))
 
+    def test_what_a_pipe_has_is_read_at_once(self) -> None:
+        reading, writing = os.pipe()
+        os.write(writing, b"a line")
+        reader = Reader(find_source(["-"], reading), "sha256", {})
+        self.assertEqual(reader.batch(), [encode_data(0, 0, b"a line")])
+        self.assertEqual((reader.position, reader.sent, reader.files), (6, 6, 0))
+        # With nothing more to read, it does not wait for ever.
+        reader.stop()
+        self.assertEqual(reader.batch(), [])
+        reader.close()
+        os.close(writing)
+        os.close(reading)
+
+    def test_a_reader_that_is_stopped(self) -> None:
+        self.file("a", bytes(2 * BLOCK))
+        reader = Reader(self.find("a"), "sha256", {})
+        reader.stop()
+        self.assertEqual(reader.batch(), [])
+        self.assertEqual(reader.position, 0)
+
     def test_what_is_skipped_in_a_folder(self) -> None:
         (self.source / "d").mkdir()
         os.mkfifo(self.source / "d" / "pipe")
@@ -180,6 +204,14 @@ class SendTests(TransferTestCase):
         self.file("d/a", b"")
         self.assertEqual(find_source([f"{self.source}/d/."]).items[0].name, "d")
         self.assertEqual(find_source([f"{self.source}/d/.."]).items[0].name, "from")
+
+
+class TimeTests(TransferTestCase):
+    def test_a_time_that_an_entry_cannot_hold(self) -> None:
+        path = self.file("a", b"x")
+        os.utime(path, (2**34, 2**34))  # the year 2514
+        target, _ = send(self.find("a"), self.folder)
+        self.assertEqual(target.finals[0].read_bytes(), b"x")
 
 
 class ChangeTests(TransferTestCase):
@@ -287,6 +319,71 @@ class ResumeTests(TransferTestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
 
+class OtherUserTests(SynchronousTestCase):
+    """What only the permissions of a user without privileges show."""
+
+    def setUp(self) -> None:
+        self.root = Path(mkdtemp()).resolve()
+        self.addCleanup(shutil.rmtree, self.root)
+        (self.root / "from").mkdir()
+        (self.root / "to").mkdir()
+        if os.geteuid() == 0:
+            for path in (self.root, *self.root.iterdir()):
+                os.chown(path, 65534, 65534)
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+
+    def test_an_attempt_that_ended_while_permissions_were_set(self) -> None:
+        """What is left of it can be written again."""
+        folder = self.root / "from" / "d"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"hello")
+        (folder / "sub" / "link").symlink_to("a")
+        source = find_source([str(folder)])
+        send(source, self.root / "to", stop_after=1)
+        (left,) = (self.root / "to").iterdir()
+        (left / "d" / "sub" / "link").symlink_to("a")
+        (left / "d" / "sub" / "a").chmod(0o400)
+        (left / "d" / "sub").chmod(0o555)
+        (left / "d").chmod(0o000)
+        target, reader = send(source, self.root / "to")
+        self.assertEqual(target.finals, [self.root / "to" / "d"])
+        self.assertEqual(reader.sent, 0)
+        self.assertEqual((self.root / "to/d/sub/link").read_bytes(), b"hello")
+
+    def test_the_folder_of_another_user(self) -> None:
+        """Somebody else who may write to the target folder must not have a hand in what is received."""
+        if os.geteuid() == os.getuid():
+            raise SkipTest("only root can make files of another user")
+        (self.root / "from" / "a").write_bytes(b"hello")
+        os.seteuid(0)
+        (self.root / "to").chmod(0o1777)
+        os.chown(self.root / "to", 0, 0)
+        os.seteuid(65534)
+        source = find_source([str(self.root / "from" / "a")])
+        send(source, self.root / "to", stop_after=1)
+        (left,) = (self.root / "to").iterdir()
+        os.seteuid(0)
+        os.chown(left, 65533, 65533)
+        left.chmod(0o777)
+        os.seteuid(65534)
+        with self.assertRaises(TransferFailed) as caught:
+            Target(self.root / "to", "alice", source.offer)
+        self.assertIs(caught.exception.code, FailureCode.DISK)
+        self.assertIn("another user", caught.exception.detail)
+
+    def test_what_cannot_be_read(self) -> None:
+        folder = self.root / "from" / "d"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"hello")
+        for mode in (0o444, 0o000):
+            (folder / "sub").chmod(mode)
+            with self.assertRaises(SourceError) as caught:
+                find_source([str(folder)])
+            self.assertIn("can't be read", str(caught.exception))
+        (folder / "sub").chmod(0o700)
+
+
 class HostileSenderTests(TransferTestCase):
     """A sender that sends what it did not offer."""
 
@@ -349,11 +446,44 @@ class HostileSenderTests(TransferTestCase):
             [encode_data(1, 0, b"x"), encode_file_end(1, 1, bytes(32))],
             [bytes([MessageType.DONE])],
             [bytes([MessageType.ENTRIES]) + b"x"],
+            [bytes([MessageType.ENTRIES])],
             list(encode_entries([Entry(EntryKind.FILE, b"a/h")])),
         ):
             target = file()
             with self.assertRaises(MessageError, msg=messages):
                 target.receive_all(messages)
+
+    def test_links_that_lead_out_through_another(self) -> None:
+        folders = [Entry(EntryKind.FOLDER, path, 0, 0o755) for path in (b"a", b"a/b", b"a/b/c")]
+        up = Entry(EntryKind.LINK, b"a/b/c/up", target=b"../..")
+        out = Entry(EntryKind.LINK, b"a/out", target=b"b/c/up/..")
+        self.refused(*folders, up, out, item=Item("a", EntryKind.FOLDER, 0, 0))
+        target = self.target(*folders, up, item=Item("a", EntryKind.FOLDER, 0, 0))
+        self.assertEqual((self.folder / "a/b/c/up").resolve(), self.folder / "a")
+        self.assertTrue(target.complete)
+
+    def test_long_paths(self) -> None:
+        """They are kept until the end, so there is a bound for all of them together."""
+        offer = Offer((Item("a", EntryKind.FOLDER, 0, 0),), 1_000_000, ("sha256",))
+        target = Target(self.folder, "mallory", offer)
+        self.addCleanup(target.close)
+        target.receive_all(encode_entries([Entry(EntryKind.FOLDER, b"a", 0, 0o755)]))
+        # One long text stands for the many short ones that messages can bring.
+        long = bytes(MAX_PATHS // 4)
+        for number in range(3):
+            target.add_entries([Entry(EntryKind.FILE, b"a/%d" % number, target=long)])
+        with self.assertRaises(MessageError) as caught:
+            target.add_entries([Entry(EntryKind.FILE, b"a/3", target=long)])
+        self.assertIn("too long", caught.exception.detail)
+
+    def test_a_target_that_is_stopped(self) -> None:
+        """A call in a thread ends soon when the transfer is over."""
+        target = self.target(Entry(EntryKind.FILE, b"a", 5), item=Item("a", EntryKind.FILE, 5, 1))
+        target.stop()
+        with self.assertRaises(TransferFailed) as caught:
+            target.receive_all([encode_data(0, 0, b"hello")])
+        self.assertIs(caught.exception.code, FailureCode.CANCELLED)
+        self.assertEqual(target.position, 0)
 
     def test_a_wrong_digest(self) -> None:
         target = self.target(Entry(EntryKind.FILE, b"a", 5), item=Item("a", EntryKind.FILE, 5, 1))
@@ -369,6 +499,12 @@ class HostileSenderTests(TransferTestCase):
         with self.assertRaises(TransferFailed) as caught:
             Target(self.folder, "mallory", offer)
         self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
+        # What is known counts, even if something else is not.
+        offer = Offer((*offer.items, Item("b", EntryKind.FILE, None, 1)), 2, ("sha256",))
+        with self.assertRaises(TransferFailed) as caught:
+            Target(self.folder, "mallory", offer)
+        self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
+        self.assertEqual(os.listdir(self.folder), [])
 
     def test_a_target_that_cannot_be_written(self) -> None:
         offer = Offer((Item("a", EntryKind.FILE, 1, 1),), 1, ("sha256",))
@@ -403,6 +539,6 @@ class HostileSenderTests(TransferTestCase):
         _, reader = send(source, self.folder)
         self.assertEqual(reader.sent, 1)
         # A digest that is not that of the block counts for nothing.
-        reader = Reader(source, "sha256", {0: struct.pack("32s", b"wrong")})
+        reader = Reader(source, "sha256", {0: bytearray(struct.pack("32s", b"wrong"))})
         reader.batch()
         self.assertEqual(reader.sent, 1)

@@ -57,6 +57,14 @@ class TextTests(SynchronousTestCase):
                 "  photos (a folder, 1 file, 2.0 MB)",
             ],
         )
+        self.assertEqual(
+            offer_lines(Offer((Item("d", EntryKind.FOLDER, 0, 0),), 1_000_000, ()), "bob"),
+            ["bob wants to send you d (a folder, 0 files, 0 bytes), with 999,999 folders and links in it."],
+        )
+        self.assertEqual(
+            offer_lines(Offer((file, folder), 4, ()), "bob")[0],
+            "bob wants to send you 2 items, 2.0 MB in all, with 1 folder or link in them:",
+        )
         pipe = Item("stdin", EntryKind.FILE, None, 1)
         self.assertEqual(offer_lines(Offer((pipe, file), 2, ()), "bob")[0], "bob wants to send you 2 items:")
 
