@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +252,64 @@ def test_a_peer_goes_on_without_a_socket(local: LocalPeers) -> None:
     refused = status(local.directory / "state", "alice")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "not a socket" in refused.stderr
+
+
+def test_a_node_that_sends_programs_away(local: LocalPeers) -> None:
+    """What it says is shown."""
+    path = socket_of(local, "alice")
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def send_away() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b'{"event":"failed","reason":"too-many","text":"Close some of them."}\n')
+
+        thread = threading.Thread(target=send_away, daemon=True)
+        thread.start()
+        refused = status(local.directory / "state", "alice")
+        thread.join(20)
+    assert refused.returncode == 1
+    assert "Close some of them." in refused.stderr
+
+
+def test_a_node_that_ends_before_it_greets(local: LocalPeers) -> None:
+    """Whoever attaches at that moment becomes the node."""
+    path = socket_of(local, "alice")
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=lambda: listening.accept()[0].close(), daemon=True)
+        thread.start()
+        with sharing(local.directory / "state", local.address) as process:
+            try:
+                assert says(process) == "OwnNode"
+            finally:
+                process.kill()
+        thread.join(20)
+
+
+def test_many_programs_at_once(local: LocalPeers) -> None:
+    """They wait in the socket's queue, as a connection that finds no place there would fail."""
+    alice = local.running.peer("alice")
+    alice.wait("registered")
+    alice.kill(signal.SIGSTOP)
+    connections = [socket.socket(socket.AF_UNIX) for _ in range(200)]
+    try:
+        for connection in connections:
+            connection.setblocking(False)
+            connection.connect(str(socket_of(local, "alice")))
+        alice.kill(signal.SIGCONT)
+        for connection in connections:
+            connection.settimeout(20)
+            assert json.loads(connection.makefile().readline())["event"] == "ready"
+    finally:
+        alice.kill(signal.SIGCONT)
+        for connection in connections:
+            connection.close()
 
 
 def test_a_process_that_hangs(local: LocalPeers) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def _ask(directory: Path) -> JSON:
                 raise foreign(path) from None
             if not may_attach(peer_uid(connection)):
                 raise foreign(path)
-            connection.sendall(line({"command": "status"}))
+            # It may have sent this program away already, and said why
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(line({"command": "status"}))
             with connection.makefile("rb") as file:
                 answers = [_event(file.readline(_MOST_BYTES)) for _ in range(2)]
     except (NotRunning, ConnectionRefusedError):
@@ -109,9 +112,6 @@ def _ask(directory: Path) -> JSON:
         ) from None
     except OSError as error:
         raise _Failed("socket", f"The socket of the node can't be used: {error.strerror or error}.") from None
-    for answer in answers:
-        if answer.get("event") not in ("ready", "result"):
-            raise _Failed(str(answer.get("reason")), str(answer.get("text")))
     return {key: value for key, value in answers[1].items() if key not in ("event", "time", "command")}
 
 
@@ -122,4 +122,6 @@ def _event(text: bytes) -> dict[str, Any]:
         event = None
     if not isinstance(event, dict):
         raise _Failed("malformed", "What listens at the socket is no node of Punch.")
+    if event.get("event") not in ("ready", "result"):
+        raise _Failed(str(event.get("reason")), str(event.get("text")))
     return event

@@ -79,6 +79,7 @@ class Link:
     A link to one peer. It is closed when for `IDLE_TIME` neither side has a stream or a lease on it.
 
     :param services: what answers the streams that the other side opens.
+    :param guest: whether the other side may open only services that take calls (`Services.answer`).
     :param clock: for timers; `monotonic` for the time, in seconds.
     :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
     """
@@ -93,6 +94,7 @@ class Link:
         monotonic: Callable[[], float],
         send: Callable[[Sequence[bytes]], None],
         services: Services | None = None,
+        guest: bool = False,
     ) -> None:
         self.core = core
         self.remote: PeerID = core.remote
@@ -112,6 +114,7 @@ class Link:
         self._send = send
         self._streams: dict[int, StreamTransport] = {}
         self._services = Services() if services is None else services
+        self._guest = guest
         self._proved = False
         self._service_wait = Timer(clock)
         self._leases: set[Lease] = set()
@@ -366,10 +369,10 @@ class Link:
     def _stream_opened(self, stream_id: int, name: str) -> None:
         stream = self._streams[stream_id] = StreamTransport(self, stream_id, name)
         self._check_idle()
-        if self._services.answer(stream):
+        if self._services.answer(stream, self._guest):
             return
         if self._service_wait.running:
-            self._services.wait(stream)
+            self._services.wait(stream, self._guest)
         else:
             stream.refuse(RefusalCode.NO_SERVICE)
 

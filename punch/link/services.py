@@ -30,7 +30,7 @@ class _Service(NamedTuple):
 
 
 def anyone(peer: PeerID) -> bool:
-    """Authorize every peer that there is a link with."""
+    """Authorize every peer that there is a link with (but see `Services.answer` about guests)."""
     return True
 
 
@@ -40,8 +40,8 @@ class Services:
     _log = Logger()
 
     def __init__(self) -> None:
-        # Streams whose service is not served yet, the oldest first
-        self._waiting: dict[StreamTransport, None] = {}
+        # Streams whose service is not served yet, the oldest first, and whether their peers are guests
+        self._waiting: dict[StreamTransport, bool] = {}
         leases = Factory.forProtocol(Protocol)
         leases.noisy = False
         self._services = {LEASE: _Service(leases, anyone)}
@@ -68,11 +68,11 @@ class Services:
         encode_name(name)
         if name in self._services:
             raise ValueError(f"the service {name!a} is served already: stop the other one first")
-        service = self._services[name] = _Service(factory, authorize, takes_calls)
         factory.doStart()
-        for stream in [stream for stream in self._waiting if stream.name == name]:
+        service = self._services[name] = _Service(factory, authorize, takes_calls)
+        for stream, guest in [waiting for waiting in self._waiting.items() if waiting[0].name == name]:
             self.forget(stream)
-            self.answer(stream)
+            self.answer(stream, guest)
 
         def stop() -> None:
             if self._services.get(name) is service:
@@ -94,10 +94,12 @@ class Services:
             self._log.failure("A service failed to say who may open it.")
             return False
 
-    def answer(self, stream: StreamTransport) -> bool:
+    def answer(self, stream: StreamTransport, guest: bool = False) -> bool:
         """
         Answer a stream that the other side opened: connect it to a protocol of its service, or refuse it.
 
+        :param guest: whether the peer's call was accepted for a service that takes calls, and by nobody.
+            Guests may open such services only: the others were told to trust those who have a link.
         :return: False if there is no such service; the stream is left as it is.
         """
         service = self._services.get(stream.name)
@@ -105,7 +107,8 @@ class Services:
             return False
         try:
             address = stream.getPeer()
-            allowed = service.authorize(address.peer)
+            invited = service.takes_calls or not guest or stream.name == LEASE
+            allowed = invited and service.authorize(address.peer)
             protocol = service.factory.buildProtocol(address) if allowed else None
         except Exception:  # of any kind, as both functions are the application's; the link goes on
             self._log.failure("The service {name!r} failed to answer a stream.", name=stream.name)
@@ -117,9 +120,9 @@ class Services:
             stream.accept(protocol)
         return True
 
-    def wait(self, stream: StreamTransport) -> None:
-        """Answer a stream as soon as its service is there."""
-        self._waiting[stream] = None
+    def wait(self, stream: StreamTransport, guest: bool = False) -> None:
+        """Answer a stream as soon as its service is there; `guest` as in `answer`."""
+        self._waiting[stream] = guest
 
     def forget(self, stream: StreamTransport) -> None:
         """A stream waits no longer."""

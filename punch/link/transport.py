@@ -41,7 +41,7 @@ def as_failure(error: BaseException | None = None) -> Failure:
 
 
 @implementer(IAddress)
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PunchAddress:
     """
     One end of a stream. Its path may change at any time and is not part of the address.
@@ -53,11 +53,20 @@ class PunchAddress:
     peer: PeerID
     service: str
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same end, whichever process has the link."""
+        if not isinstance(other, PunchAddress):
+            return NotImplemented
+        return (self.peer, self.service) == (other.peer, other.service)
+
+    def __hash__(self) -> int:
+        return hash((self.peer, self.service))
+
     def __str__(self) -> str:
         return str(self.peer)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinkAddress(PunchAddress):
     """
     One end of a stream of a link in this process.
@@ -65,7 +74,7 @@ class LinkAddress(PunchAddress):
     :ivar link: the link that the stream is on.
     """
 
-    link: Link = field(repr=False, compare=False)
+    link: Link = field(repr=False)
 
 
 class StreamCarrier(Protocol):

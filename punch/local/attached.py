@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IProtocol,
@@ -41,6 +41,8 @@ GREETING_TIME = 5.0
 """Seconds in which a node has to greet whoever connects to its socket."""
 WINDOW = 256 * 1024
 """Bytes of a stream that may have come and not been used."""
+Admitted = Callable[[Any], bool]
+"""Whether the process at the other end of a transport is one of this user."""
 MAX_ANSWER = 64 * 1024 * 1024
 """The longest line of a node in bytes: messages of the history are answered in one."""
 
@@ -63,13 +65,20 @@ class _Lines(LineReceiver):
     delimiter = b"\n"
     MAX_LENGTH = MAX_ANSWER
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, admitted: Admitted) -> None:
         self.greeted: Deferred[JSON] = Deferred()
         self._timeout = Timer(clock)
+        self._admitted = admitted
 
     def connectionMade(self) -> None:
         """Wait for the greeting."""
-        self._timeout.start(GREETING_TIME, self._silent)
+        if self._admitted(self.transport):
+            self._timeout.start(GREETING_TIME, self._silent)
+            return
+        self.channel.abortConnection()
+        self.greeted.errback(
+            CommandError("denied", "The process that listens there belongs to another user.")
+        )
 
     def lineReceived(self, line: bytes) -> None:
         """Take an event."""
@@ -136,12 +145,18 @@ class AttachedNode:
     _log = Logger()
 
     def __init__(
-        self, endpoint: IStreamClientEndpoint, clock: IReactorTime, control: Control, greeting: JSON
+        self,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        admitted: Admitted,
+        control: Control,
+        greeting: JSON,
     ) -> None:
         self.peer_id = PeerID.parse(str(greeting.get("id")))
         self.rendezvous = str(greeting.get("rendezvous"))
         self._endpoint = endpoint
         self._clock = clock
+        self._admitted = admitted
         self._control = control
         self._lost: list[Deferred[None]] = []
         self._gone = False
@@ -152,23 +167,20 @@ class AttachedNode:
         cls,
         endpoint: IStreamClientEndpoint,
         clock: IReactorTime,
-        admitted: Callable[[Any], bool] = lambda transport: True,
+        admitted: Admitted = lambda transport: True,
     ) -> AttachedNode:
         """
         Attach to the node that listens at an endpoint.
 
-        :param admitted: whether the process at the other end of a transport is one of this user.
+        :param admitted: asked about each connection.
         :raise ConnectError: nobody listens there.
         :raise CommandError: it does not take this program, or belongs to somebody else.
         """
-        control = Control(clock)
+        control = Control(clock, admitted)
         await endpoint.connect(_factory(control))
-        if not admitted(control.transport):
-            control.channel.abortConnection()
-            raise CommandError("denied", "The process that listens there belongs to another user.")
         greeting = await control.greeted
         try:
-            return cls(endpoint, clock, control, greeting)
+            return cls(endpoint, clock, admitted, control, greeting)
         except PeerIDError:
             control.channel.abortConnection()
             raise CommandError("malformed", "What listens at the socket is no node of Punch.") from None
@@ -204,8 +216,8 @@ class AttachedNode:
         self._control.channel.loseConnection()
 
     async def _serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Callable[[], None]:
-        program = Control(self._clock)
-        program.on_stream = lambda fields: self._stream_waits(fields, factory)
+        program = Control(self._clock, self._admitted)
+        program.on_stream = lambda fields: self._stream_waits(fields, factory, program)
         await self._dial(program)
         fields: JSON = {"command": "serve", "service": service}
         if allow.anyone:
@@ -214,18 +226,21 @@ class AttachedNode:
             fields["allow"] = sorted(map(str, allow.peers))
         try:
             await program.ask(fields)
-        except CommandError:
+            factory.doStart()
+        except Exception:  # of any kind, as the factory is the application's
             program.channel.loseConnection()
             raise
-        factory.doStart()
+        # Without the service, whoever waits for the loss of the node is to serve again
+        program.on_lost = self.detach
 
         def stop() -> None:
+            program.on_lost = lambda: None
             factory.doStop()
             program.channel.loseConnection()
 
         return stop
 
-    def _stream_waits(self, fields: JSON, factory: IProtocolFactory) -> None:
+    def _stream_waits(self, fields: JSON, factory: IProtocolFactory, program: Control) -> None:
         """A peer opens a stream to a service of ours."""
         try:
             peer, service, number = (
@@ -238,17 +253,20 @@ class AttachedNode:
             return
         command = {"command": "accept-stream", "stream": number, "framed": True}
         accepting = Deferred.fromCoroutine(self._connect(command, peer, service, factory))
-        accepting.addErrback(self._not_accepted)
+        accepting.addErrback(self._not_accepted, program, number)
 
-    def _not_accepted(self, failure: Failure) -> None:
-        if not isinstance(failure.value, (CommandError, ConnectionDone, ConnectionLost)):
+    def _not_accepted(self, failure: Failure, program: Control, number: int) -> None:
+        if not isinstance(failure.value, (CommandError, ConnectionAborted, ConnectionDone, ConnectionLost)):
             self._log.failure("A stream could not be accepted.", failure)
+        # The peer would wait for it else. An error says that the node does not wait any more.
+        refusing = program.ask({"command": "refuse-stream", "stream": number})
+        refusing.addErrback(lambda _: None)
 
     async def _connect(
         self, command: JSON, peer: PeerID, service: str, factory: IProtocolFactory
     ) -> IProtocol:
         """Make a connection that becomes a stream."""
-        carrier = _StreamConnection(self._clock, self.peer_id, peer, service, command)
+        carrier = _StreamConnection(self._clock, self._admitted, self.peer_id, peer, service, command)
         await self._dial(carrier)
         return await carrier.begin(factory)
 
@@ -273,8 +291,8 @@ class AttachedNode:
 class Control(_Lines):
     """The connection on which commands are given."""
 
-    def __init__(self, clock: IReactorTime) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: IReactorTime, admitted: Admitted) -> None:
+        super().__init__(clock, admitted)
         self._asked: dict[int, Deferred[JSON]] = {}
         self._requests = 0
         self._closed = False
@@ -322,9 +340,15 @@ class _StreamConnection(_Lines):
     """
 
     def __init__(
-        self, clock: IReactorTime, local: PeerID, remote: PeerID, service: str, command: JSON
+        self,
+        clock: IReactorTime,
+        admitted: Admitted,
+        local: PeerID,
+        remote: PeerID,
+        service: str,
+        command: JSON,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, admitted)
         self.local = local
         self.remote = remote
         self._clock = clock
@@ -334,7 +358,11 @@ class _StreamConnection(_Lines):
         self._unused = 0
         self._reading = True
         self._over = False
+        self._ended = False
+        """This side has ended its direction."""
+        self._peer_ended = False
         self._done = False
+        """The node has said that the stream ended in order."""
         self._stream = StreamTransport(self, 0, service)
 
     def begin(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -371,10 +399,13 @@ class _StreamConnection(_Lines):
                 self._unused += len(part)
                 self._stream.data_received(part, False)
             elif part is Mark.END:
+                self._peer_ended = True
                 self._stream.data_received(b"", True)
             else:
                 self._done = True
-                self._stream.lost(as_failure(ConnectionDone()))
+                # A stream both of whose directions have ended is over when its protocol has read all
+                if not (self._ended and self._peer_ended):
+                    self._stream.lost(as_failure(ConnectionDone()))
         self._check_reading()
 
     def readConnectionLost(self) -> None:
@@ -388,7 +419,8 @@ class _StreamConnection(_Lines):
         """The connection is over; that of the stream, too, unless a mark said so before."""
         self._over = True
         self.over()
-        self._stream.lost(as_failure(ConnectionLost("The stream, or the node's process, has ended.")))
+        if not self._done:
+            self._stream.lost(as_failure(ConnectionLost("The stream, or the node's process, has ended.")))
 
     # StreamOwner
 
@@ -419,6 +451,7 @@ class _StreamConnection(_Lines):
 
     def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
         """Send bytes, and with `fin` the mark."""
+        self._ended = self._ended or fin
         if not self._over:
             marks: Sequence[bytes] = [Mark.END.value] if fin else []
             self.channel.writeSequence([*frames(data), *marks])

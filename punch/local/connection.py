@@ -2,7 +2,8 @@
 A connection to the socket of a node: what an attached program is answered (docs/json.md).
 
 It has bounds, and nothing here waits for a program: a line that is too long ends the connection, as do events
-that it does not read; commands are not read while their answers are not.
+that it does not read; commands are not read while their answers are not. So does a command for a stream that
+fails: what follows it are bytes of the stream, which may look like commands.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from punch.link.transport import PunchAddress
 from punch.local.access import Allow
 from punch.local.join import Channel, Join, LocalEnd
 from punch.local.protocol import JSON, MAX_LINE, CommandError, line, read_fields, request_fields, too_long
+from punch.net.driver import Timer
 
 if TYPE_CHECKING:
     from punch.local.server import LocalServer
@@ -52,10 +54,11 @@ class WaitingStream(Join):
         self._server = server
         self._program = program
         self._number = 0
-        self._timeout = server.reactor.callLater(ACCEPT_TIME, self.refuse)
+        self._timeout = Timer(server.reactor)
 
     def connectionMade(self) -> None:
         """Tell the program."""
+        self._timeout.start(ACCEPT_TIME, self.refuse)
         self.stream.pauseProducing()
         self._number = self._server.wait(self)
         self._program.stream_waits(self._number, self)
@@ -76,8 +79,7 @@ class WaitingStream(Join):
         super().connectionLost(reason)
 
     def _over(self) -> None:
-        if self._timeout.active():
-            self._timeout.cancel()
+        self._timeout.cancel()
         self._server.waiting.pop(self._number, None)
         self._program.stream_over(self)
 
@@ -94,7 +96,7 @@ class _ServiceFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> WaitingStream | None:
         """A peer opens a stream; None: it is refused."""
         assert isinstance(addr, PunchAddress)
-        if self._program.waiting_count >= MAX_WAITING:
+        if self._program.waiting_count >= MAX_WAITING or self._server.crowded:
             return None
         return WaitingStream(self._server, self._program, addr)
 
@@ -119,6 +121,8 @@ class LocalConnection(LineReceiver):
         self._end: LocalEnd | None = None
         """This connection as one end of a stream."""
         self._opening: Deferred[Any] | None = None
+        self._ended = False
+        """The program gives no more commands; it may still read answers."""
         self._over = False
 
     @property
@@ -132,8 +136,7 @@ class LocalConnection(LineReceiver):
             self._server.add(self)
         except CommandError as error:
             self._tell({"event": "failed", "reason": error.reason, "text": str(error)})
-            self._over = True
-            self._transport.loseConnection()
+            self._close()
             return
         node = self._server.node
         self._transport.registerProducer(self, True)
@@ -157,6 +160,9 @@ class LocalConnection(LineReceiver):
 
     def end(self) -> None:
         """The node ends."""
+        if self._end is None:
+            # A producer that is paused would keep the connection open
+            self._transport.unregisterProducer()
         self._transport.loseConnection()
 
     # Commands
@@ -166,15 +172,19 @@ class LocalConnection(LineReceiver):
         if self._over or not line.strip():
             return
         fields: JSON = {}
+        for_stream = False
         try:
             fields = read_fields(line)
             name = fields.get("command")
-            if name in ("open", "accept-stream"):
+            for_stream = name in ("open", "accept-stream")
+            if for_stream:
                 self._become_stream(name, fields)
                 return
             answer = self._perform(name, fields)
         except CommandError as error:
             self._error(fields, error)
+            if for_stream:
+                self._close()
             return
         self._commands += 1
         if self._commands >= MAX_COMMANDS:
@@ -185,8 +195,7 @@ class LocalConnection(LineReceiver):
     def lineLengthExceeded(self, line: bytes) -> None:
         """End the connection: what follows can't be told from the rest of the line."""
         self._error({}, too_long())
-        self._over = True
-        self._transport.loseConnection()
+        self._close()
 
     def rawDataReceived(self, data: bytes) -> None:
         """Bytes of the stream."""
@@ -195,10 +204,11 @@ class LocalConnection(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """The program writes no more."""
+        self._ended = True
         if self._end is not None:
             self._end.read_ended()
-        else:
-            self._transport.loseConnection()
+        elif self._commands == 0:
+            self._close()
 
     def writeConnectionLost(self) -> None:
         """Nothing to do: this side has ended its direction."""
@@ -296,6 +306,8 @@ class LocalConnection(LineReceiver):
     def _done(self) -> None:
         self._commands -= 1
         self._read_lines(True)
+        if self._ended and self._commands == 0 and self._end is None:
+            self._close()
 
     def stream_waits(self, number: int, waiting: WaitingStream) -> None:
         """A peer has opened a stream to a service of this program."""
@@ -329,8 +341,9 @@ class LocalConnection(LineReceiver):
     # This connection as a producer of commands: the transport of its answers pauses it
 
     def pauseProducing(self) -> None:
-        """The program does not read: read no more commands."""
-        self._unread = 0
+        """The program does not read: read no more commands. This is called with each event meanwhile."""
+        if self._unread is None:
+            self._unread = 0
         self._read_lines(False)
 
     def resumeProducing(self) -> None:
@@ -351,7 +364,7 @@ class LocalConnection(LineReceiver):
 
     # Streams
 
-    def _become_stream(self, name: str, fields: JSON) -> None:
+    def _become_stream(self, name: object, fields: JSON) -> None:
         framed = fields.get("framed") is True
         if self._services:
             raise CommandError(
@@ -384,8 +397,14 @@ class LocalConnection(LineReceiver):
         self._end, self._opening = None, None
         if not self._over and not isinstance(failure.value, CancelledError):
             self._failed(failure, fields)
-            self._over = True
-            self._transport.loseConnection()
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection when all that was written is read."""
+        self._over = True
+        # A producer that is paused would keep the connection open
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
 
     @property
     def _transport(self) -> Channel:

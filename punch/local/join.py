@@ -64,6 +64,7 @@ class LocalEnd:
         self._result = result
         self._begun = False
         self._early: list[bytes] = []
+        self._early_size = 0
         self._stream: StreamTransport | None = None
         self._program_done = False
         self._over = False
@@ -157,7 +158,8 @@ class LocalEnd:
             self._stream.write(data)
         else:
             self._early.append(data)
-            if sum(map(len, self._early)) > MAX_EARLY:
+            self._early_size += len(data)
+            if self._early_size > MAX_EARLY:
                 self._transport.pauseProducing()
 
     def _end_writing(self) -> None:

@@ -17,12 +17,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from punch.local.access import NodeAccess
-from punch.local.attached import AttachedNode
+from punch.local.attached import AttachedNode, NodeGone
 from punch.local.own import OwnNode
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.local.server import LocalServer
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
+from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
@@ -31,7 +32,7 @@ from punch.node.offer_freshness import OfferMemory, read_offers
 from punch.node.path import RelayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
-from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
 ATTACH_TIME = 20.0
 """Seconds in which a process that has the lock has to open its socket, or to end."""
@@ -79,6 +80,8 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     endpoint = cast(Any, UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
     try:
         return await AttachedNode.attach(endpoint, reactor, _is_own)
+    except NodeGone as error:
+        raise NotRunning("The process of the node ends.") from error
     except ConnectError as error:
         if error.osError == errno.EACCES:
             raise foreign(path) from error
@@ -136,10 +139,14 @@ def check_rendezvous(node: NodeAccess, options: NodeOptions) -> NodeAccess:
     """
     Return a node that uses the rendezvous that the options name, if they name one.
 
-    :raise CommandError: it uses another one.
+    :raise CommandError: it uses another one, or the address is wrong.
     """
     if options.rendezvous is not None:
-        wanted = ",".join(map(str, RendezvousAddress.parse_all(options.rendezvous)))
+        try:
+            addresses = RendezvousAddress.parse_all(without_format(options.rendezvous))
+        except RendezvousAddressError as error:
+            raise CommandError("bad-address", f"--rendezvous: {error}") from None
+        wanted = ",".join(map(str, addresses))
         if wanted != node.rendezvous:
             raise CommandError(
                 "other-rendezvous",

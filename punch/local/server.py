@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from punch.local.socket_file import listening_path, may_attach, peer_uid, remove
 
 MAX_CONNECTIONS = 1024
 """Connections at once, streams among them; fewer if the process may open few files (`most_connections`)."""
+RESERVED = 16
+"""Connections that streams of peers never take, so that the user's own programs can attach."""
 
 
 def most_connections() -> int:
@@ -68,6 +71,11 @@ class LocalServer(Factory):
         """How many connections there are."""
         return len(self._connections)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no room for another stream of a peer."""
+        return len(self._connections) + len(self.waiting) >= self.most - min(RESERVED, self.most // 4)
+
     def listen(self, directory: Path, environ: Mapping[str, str]) -> Deferred[None]:
         """
         Listen on the socket of a state directory, whose lock this process holds.
@@ -85,7 +93,8 @@ class LocalServer(Factory):
         return Deferred.fromCoroutine(listen())
 
     async def _listen(self, path: Path) -> None:
-        endpoint = cast(Any, UNIXServerEndpoint)(self.reactor, os.fspath(path), mode=0o600)
+        # With the backlog full, connecting fails at once on a UNIX socket
+        endpoint = cast(Any, UNIXServerEndpoint)(self.reactor, os.fspath(path), backlog=self.most, mode=0o600)
         self._port = await endpoint.listen(self)
         self._path = path
 
@@ -93,7 +102,9 @@ class LocalServer(Factory):
         """Close the socket, and all connections."""
         port, self._port = self._port, None
         if port is not None:
-            await cast("Deferred[None]", port.stopListening())
+            # Somebody may have removed the file of the socket
+            with suppress(OSError):
+                await cast("Deferred[None]", port.stopListening())
             if self._path is not None:
                 remove_directory(self._path)
         for connection in list(self._connections):

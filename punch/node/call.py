@@ -72,6 +72,7 @@ class Call:
     :ivar restarts: finds new paths for the link; None until it is proved.
     :ivar link: the link; None until the introduction.
     :ivar pair: the selected pair, or the last one; None until there is one.
+    :ivar guest: accepted for a service that takes calls, and by nobody (`Services.answer`).
     """
 
     def __init__(self, signaling: Signaling, context: CallContext) -> None:
@@ -80,6 +81,7 @@ class Call:
         self.restarts: IceRestarts | None = None
         self.link: Link | None = None
         self.pair: Pair | None = None
+        self.guest = False
         self._context = context
         self._announced = False
         self._over = False
@@ -373,6 +375,7 @@ class Call:
             monotonic=context.monotonic,
             send=transport.send,
             services=context.services,
+            guest=self.guest,
         )
         transport.carry(link)
         link.on_connection_id = self._route

@@ -55,7 +55,7 @@ class INode(Interface):
         :param authorize: whether a peer may open it. None: the peers to which the address book grants the
             service. `punch.link.services.anyone`: every peer that there is a link with.
         :param takes_calls: whether a call of a stranger who may open the service is accepted when no listener
-            can have somebody decide about it.
+            can have somebody decide about it. On its link, such a peer may open only services of this kind.
         :return: call it to stop the service.
         :raise ValueError: as `Services.serve`.
         """

@@ -296,6 +296,7 @@ class Node(Service):
         if not any(listener.can_answer() for listener in self._listeners):
             for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
                 if self._context.services.expects(call.peer):
+                    call.guest = True
                     self._incoming.accept(call)
                 else:
                     self._tell(CallUnanswerable(call.peer))

@@ -54,6 +54,7 @@ class StringTests(SynchronousTestCase):
             ("punch:bob:web", "'web'"),
             ("punch:bob:service=web:allow=carol", "'allow'"),
             ("punch:bob:service=web:timeout=3", "'timeout'"),
+            ("punch:bob:service=web:reactor=3", "'reactor'"),
             ("punch:bob:service=web:identity=.hidden", ".hidden"),
             (f"punch:bob:service={'x' * 256}", "255"),
             ("punch:bob:service=web:rendezvous=http\\://example", "http"),
@@ -70,6 +71,7 @@ class StringTests(SynchronousTestCase):
             ("punch:service=web:allow=", "allow takes names"),
             ("punch:service=web:allow=bob,,carol", "allow takes names"),
             ("punch:service=web:backlog=3", "'backlog'"),
+            ("punch:service=web:self=3", "'self'"),
             ("punch:service=web:peer=bob", "'peer'"),
         ):
             error = self.assertRaises(ValueError, serverFromString, reactor, text)

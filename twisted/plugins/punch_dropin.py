@@ -31,14 +31,15 @@ class _PunchEndpoints:
 
     prefix = "punch"
 
-    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+    # A key of a string may have the name of an argument
+    def parseStreamClient(self, reactor: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """`punch:WHO:service=NAME`, a service of a peer."""
         from punch.endpoints import parse_client
         from punch.ui.text.causes import event_sentence
 
         return parse_client(reactor, args, kwargs, sentence=event_sentence)
 
-    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+    def parseStreamServer(self, reactor: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """`punch:service=NAME:allow=WHO`, a service for peers."""
         from punch.endpoints import parse_server
         from punch.ui.text.causes import event_sentence

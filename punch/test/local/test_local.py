@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 from io import BytesIO
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -14,20 +14,21 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from punch.link.link import SERVICE_WAIT
+from punch.link.events import RefusalCode, ServiceRefused
+from punch.link.link import IDLE_TIME, SERVICE_WAIT
 from punch.link.services import anyone
 from punch.link.transport import PunchAddress, StreamTransport
-from punch.local import connection
 from punch.local.access import Allow
 from punch.local.attached import AttachedNode
 from punch.local.own import OwnNode
-from punch.local.protocol import MAX_LINE, CommandError, FrameReader, Mark, frames
-from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
+from punch.local.process import NodeOptions, check_rendezvous
+from punch.local.protocol import CommandError
+from punch.local.server import LocalServer
 from punch.node.events import CallFailed
 from punch.node.node import Node
+from punch.state import StateDirectory
 from punch.test.node.test_services import NodeTestCase
 
 PORT = 4000
@@ -95,6 +96,20 @@ class Lines(Protocol):
     @property
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.received.splitlines()]
+
+
+class NoProtocol(Factory):
+    noisy = False
+
+    def buildProtocol(self, addr: Any) -> None:
+        """The peer is not wanted."""
+
+
+class CantStart(Factory):
+    noisy = False
+
+    def startFactory(self) -> None:
+        raise OSError("the log can't be opened")
 
 
 class LocalTestCase(NodeTestCase):
@@ -171,6 +186,21 @@ class StreamTests(LocalTestCase):
         self.assertEqual(near.calls, ["made", "write lost", "read lost", "lost"])
         self.net.advance(0.5)
         self.assertEqual([server.count for server in self.servers.values()], [1, 2])
+
+    def test_the_end_waits_for_a_protocol_that_has_paused(self) -> None:
+        """The stream and both connections are over by then; nothing of it is lost."""
+        near, far = self.pair()
+        near.transport.pauseProducing()
+        near.transport.loseWriteConnection()
+        far.transport.write(bytes(100_000))
+        far.transport.loseConnection()
+        self.net.advance(2.0)
+        self.assertEqual((far.calls[-1], near.calls, near.data), ("lost", ["made", "write lost"], b""))
+        near.transport.resumeProducing()
+        self.run_until(lambda: near.reason is not None, 2.0)
+        self.assertEqual(len(near.data), 100_000)
+        assert near.reason is not None
+        near.reason.trap(ConnectionDone)
 
     def test_an_abort_is_no_end(self) -> None:
         for giver, loser in ((0, 1), (1, 0)):
@@ -263,134 +293,82 @@ class StreamTests(LocalTestCase):
         self.net.advance(0.5)
         self.assertEqual(self.bob.status.services, ())
 
+    def test_a_guest_opens_nothing_else(self) -> None:
+        """What is for everybody with a link, as the chat is, is not for those whom only a service let in."""
+        carol = self.node("carol", "203.0.113.3")
+        self.bob.serve("chat/1", Recorders(), anyone)
+        self.net.wait(self.attach("bob").serve("web/1", Recorders(), Allow(anyone=True)), 2.0, "serving")
+        link = self.net.wait(carol.connect(self.bob_id), 20.0, "a link")
+        early = link.connect("late/1", Recorders())
+        self.net.advance(SERVICE_WAIT / 2)
+        self.bob.serve("late/1", Recorders(), anyone)
+        for refused in (early, link.connect("chat/1", Recorders())):
+            self.run_until(lambda opened=refused: opened.called, 2.0)  # type: ignore[misc]
+            code = self.failureResultOf(refused, ServiceRefused).value.code
+            self.assertIs(code, RefusalCode.NOT_ALLOWED)
+        self.net.wait(link.connect("web/1", Recorders()), 2.0, "a stream")
+        self.net.wait(self.attach("alice").open(self.bob_id, "chat/1", Recorders()), 20.0, "a chat")
 
-class SocketTests(LocalTestCase):
-    """Lines, as docs/json.md describes them."""
+    def test_a_guest_may_hold_its_link(self) -> None:
+        carol = self.node("carol", "203.0.113.3")
+        self.net.wait(self.attach("bob").serve("web/1", Recorders(), Allow(anyone=True)), 2.0, "serving")
+        link = self.net.wait(carol.connect(self.bob_id), 20.0, "a link")
+        link.hold()
+        self.net.advance(2 * IDLE_TIME)
+        self.assertIsNone(link.closed)
 
-    def test_a_connection_becomes_a_stream(self) -> None:
-        """Without frames, as any program can do it: what follows the command is in the stream at once."""
-        self.bob.serve("echo/1", served := Recorders(), anyone)
-        program = self.program("alice")
-        self.assertEqual(program.events[0]["event"], "ready")
-        program.say({"command": "open", "peer": str(self.bob_id), "service": "echo/1", "request": "r"})
-        assert program.transport is not None
-        program.transport.write(b"question")
-        self.run_until(lambda: bool(served.built and served.built[0].data == b"question"), 20.0)
-        served.built[0].transport.write(b"answer")
-        served.built[0].transport.loseConnection()
-        self.run_until(lambda: program.over, 5.0)
-        _, result, raw = program.received.split(b"\n")
-        fields = json.loads(result)
-        self.assertEqual((fields["event"], fields["request"], fields["service"]), ("result", "r", "echo/1"))
-        self.assertEqual(raw, b"answer")
-
-    def test_a_service_of_lines(self) -> None:
-        server = self.program("bob")
-        server.say({"command": "serve", "service": "mine/1", "allow": [str(self.alice_id)]})
-        self.run_until(lambda: len(server.events) == 2, 2.0)
-        link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        opened = [link.connect("mine/1", Factory.forProtocol(Recorder)) for _ in range(2)]
-        self.run_until(lambda: len(server.events) == 4, 5.0)
-        self.assertEqual([event["stream"] for event in server.events[2:]], [1, 2])
-        taker = self.program("bob")
-        taker.say({"command": "accept-stream", "stream": 1})
-        assert taker.transport is not None
-        taker.transport.write(b"hello")
-        server.say({"command": "refuse-stream", "stream": 2})
-        first, second = (cast(Recorder, self.successResultOf(each)) for each in opened)
-        self.run_until(lambda: bool(first.data and second.reason), 5.0)
-        self.assertEqual(bytes(first.data), b"hello")
-        server.say({"command": "accept-stream", "stream": 2})
-        self.run_until(lambda: len(server.events) == 6, 2.0)
-        self.assertEqual([server.events[4]["event"], server.events[5]["event"]], ["result", "error"])
-
-    def test_nobody_accepts(self) -> None:
-        server = self.program("bob")
-        server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
-        link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        stream = cast(Recorder, self.net.wait(link.connect("mine/1", Factory.forProtocol(Recorder)), 5.0))
-        self.net.advance(connection.ACCEPT_TIME + 1.0)
-        assert stream.reason is not None
+    def test_a_factory_that_builds_nothing(self) -> None:
+        """The peer hears of it at once."""
+        self.net.wait(self.attach("bob").serve("none/1", NoProtocol(), Allow(anyone=True)), 2.0, "serving")
+        opened = self.attach("alice").open(self.bob_id, "none/1", Recorders())
+        near = cast(Recorder, self.net.wait(opened, 20.0, "a stream"))
+        self.run_until(lambda: near.reason is not None, 2.0)
         self.assertEqual(self.servers["bob"].waiting, {})
 
-    def test_status(self) -> None:
-        self.net.wait(self.attach("alice").serve("mine/1", Recorders(), Allow()), 2.0, "serving")
-        program = self.program("alice")
-        program.say({"command": "connect", "peer": str(self.bob_id)}, {"command": "status", "request": 7})
-        self.run_until(lambda: len(program.events) == 3, 20.0)
-        answers = {event["command"]: event for event in program.events[1:]}
-        self.assertEqual(answers["connect"]["peer"], str(self.bob_id))
-        program.say({"command": "status"})
-        self.run_until(lambda: len(program.events) == 4, 2.0)
-        status = program.events[3]
-        self.assertEqual(status["id"], str(self.alice_id))
-        self.assertEqual(status["services"], [{"service": "mine/1", "allow": "granted"}])
-        (link,) = status["links"]
-        self.assertEqual((link["peer"], link["path"], link["dark"]), (str(self.bob_id), "host", False))
+    def test_a_factory_that_does_not_start(self) -> None:
+        """Its service is not served, in whichever process it is."""
+        serving = self.attach("bob").serve("web/1", CantStart(), Allow())
+        self.run_until(lambda: serving.called, 2.0)
+        self.failureResultOf(serving, OSError)
+        self.assertRaises(OSError, self.bob.serve, "own/1", CantStart())
+        self.net.advance(0.5)
+        self.assertEqual(self.bob.status.services, ())
 
-    def test_bad_commands(self) -> None:
-        program = self.program("alice")
-        for command, reason in (
-            ({"command": "nothing"}, "unknown-command"),
-            ({"command": 3}, "unknown-command"),
-            ({"command": "open", "peer": "nobody", "service": "x"}, "bad-peer-id"),
-            ({"command": "open", "peer": str(self.bob_id)}, "malformed"),
-            ({"command": "open", "peer": 3, "service": "x"}, "malformed"),
-            ({"command": "serve", "service": "x", "allow": []}, "malformed"),
-            ({"command": "serve", "service": "x", "allow": ["nobody"]}, "bad-peer-id"),
-            ({"command": "serve", "service": ""}, "bad-service"),
-            ({"command": "accept-stream", "stream": [1]}, "no-stream"),
-            ([], "malformed"),
-        ):
-            before = len(program.events)
-            program.say(cast(Any, command))
-            self.run_until(lambda n=before: len(program.events) > n, 2.0)  # type: ignore[misc]
-            self.assertEqual(program.events[-1]["reason"], reason)
-        assert program.transport is not None
-        program.transport.write(b"x" * (MAX_LINE + 10))
-        self.run_until(lambda: program.over, 2.0)
-        self.assertEqual(program.events[-1]["reason"], "too-long")
+    def test_each_connection_is_checked(self) -> None:
+        """Another process may have taken the place of the node's."""
+        own = [True, True, False]
+        attaching = AttachedNode.attach(
+            self.endpoint("alice"), self.hosts["alice"].reactor, lambda transport: own.pop(0)
+        )
+        alice = self.net.wait(Deferred.fromCoroutine(attaching), 2.0, "a program attaches")
+        self.net.wait(alice.serve("mine/1", Recorders(), Allow()), 2.0, "serving")
+        factory = Recorders()
+        self.assertEqual(self.refused(alice.open(self.bob_id, "any/1", factory)).reason, "denied")
+        self.assertEqual((factory.built, self.alice.status.calling), ([], ()))
 
-    def test_a_program_that_does_not_read(self) -> None:
-        """Neither its answers nor its events gather without bound, and others are served."""
-        program = self.program("bob")
-        program.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
-        self.run_until(lambda: len(program.events) == 2, 2.0)
-        assert program.transport is not None
-        cast(Any, program.transport).pauseProducing()
-        program.say(*[{"command": "status"}] * 5_000)
-        self.net.advance(1.0)
-        server = self.servers["bob"]
-        self.assertEqual(server.count, 1)
-        other = self.program("bob")
-        other.say({"command": "status"})
-        self.run_until(lambda: len(other.events) == 2, 2.0)
+    def test_a_service_without_its_connection(self) -> None:
+        """Who serves is told to serve again."""
+        dialed: list[Any] = []
+        endpoint = self.endpoint("bob")
 
-    def test_too_many_and_strangers(self) -> None:
-        server = self.servers["alice"]
-        server.most = 2
-        programs = [self.program("alice") for _ in range(3)]
-        self.assertEqual([p.events[0]["event"] for p in programs], ["ready", "ready", "failed"])
-        self.assertEqual(programs[2].events[0]["reason"], "too-many")
-        server.admitted = lambda transport: False
-        self.assertEqual(self.program("alice").events[0]["reason"], "denied")
+        class Dialing:
+            def connect(self, factory: Any) -> Deferred[Any]:
+                return endpoint.connect(factory).addCallback(lambda protocol: dialed.append(protocol))
 
+        attaching = AttachedNode.attach(cast(Any, Dialing()), self.hosts["bob"].reactor)
+        bob = self.net.wait(Deferred.fromCoroutine(attaching), 2.0, "a program attaches")
+        gone = bob.when_lost()
+        stop = self.net.wait(bob.serve("first/1", Recorders(), Allow()), 2.0, "serving")
+        self.net.wait(bob.serve("second/1", Recorders(), Allow()), 2.0, "serving")
+        stop()
+        self.net.advance(0.5)
+        self.assertNoResult(gone)
+        self.assertEqual(self.bob.status.services, ("second/1",))
+        dialed[-1].transport.abortConnection()
+        self.net.advance(0.5)
+        self.successResultOf(gone)
 
-class FrameTests(SynchronousTestCase):
-    def test_any_cut(self) -> None:
-        said = b"".join([*frames(b"abc"), Mark.END.value, Mark.OVER.value, *frames(b"d")])
-        for size in range(1, 6):
-            reader = FrameReader()
-            got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
-            self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), b"abcd")
-            self.assertEqual([part for part in got if isinstance(part, Mark)], [Mark.END, Mark.OVER])
-
-
-class LimitTests(SynchronousTestCase):
-    def test_half_of_the_files(self) -> None:
-        """Connections leave files for sockets of the node and for its disk."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        self.assertLessEqual(most_connections(), MAX_CONNECTIONS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        self.assertEqual(most_connections(), 128)
+    def test_a_rendezvous_that_is_none(self) -> None:
+        options = NodeOptions(StateDirectory(Path(self.mktemp())), "alice", "http://192.0.2.1")
+        error = self.assertRaises(CommandError, check_rendezvous, self.attach("alice"), options)
+        self.assertEqual(error.reason, "bad-address")

@@ -1,0 +1,259 @@
+"""Programs that speak the lines of a node's socket, as docs/json.md describes them."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.link.events import ServiceRefused
+from punch.link.services import anyone
+from punch.link.transport import PunchAddress
+from punch.local import connection
+from punch.local.access import Allow
+from punch.local.own import OwnNode
+from punch.local.protocol import MAX_LINE, FrameReader, Mark, frames
+from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
+from punch.test.local.test_local import LocalTestCase, Recorder, Recorders
+
+
+class UnreadTransport:
+    """The transport of a program that does not read: each write pauses its producer, as Twisted's do."""
+
+    def __init__(self) -> None:
+        self.unread = 0
+        self.aborted = False
+        self._producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+
+    def write(self, data: bytes) -> None:
+        self.unread += len(data)
+        if self.unread > 65_536:
+            self._producer.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """Nothing to do: nothing is sent to it."""
+
+    def getHandle(self) -> None:
+        """There is none."""
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class StillWaiting:
+    """A stream that waits to be accepted."""
+
+    def __init__(self, address: PunchAddress) -> None:
+        self.address = address
+
+    def refuse(self) -> None:
+        """Nothing to do: it has no peer."""
+
+
+class SocketTests(LocalTestCase):
+    """Lines, as docs/json.md describes them."""
+
+    def test_a_connection_becomes_a_stream(self) -> None:
+        """Without frames, as any program can do it: what follows the command is in the stream at once."""
+        self.bob.serve("echo/1", served := Recorders(), anyone)
+        program = self.program("alice")
+        self.assertEqual(program.events[0]["event"], "ready")
+        program.say({"command": "open", "peer": str(self.bob_id), "service": "echo/1", "request": "r"})
+        assert program.transport is not None
+        program.transport.write(b"question")
+        self.run_until(lambda: bool(served.built and served.built[0].data == b"question"), 20.0)
+        self.assertEqual(served.addresses, [PunchAddress(self.alice_id, "echo/1")])
+        served.built[0].transport.write(b"answer")
+        served.built[0].transport.loseConnection()
+        self.run_until(lambda: program.over, 5.0)
+        _, result, raw = program.received.split(b"\n")
+        fields = json.loads(result)
+        self.assertEqual((fields["event"], fields["request"], fields["service"]), ("result", "r", "echo/1"))
+        self.assertEqual(raw, b"answer")
+
+    def test_a_service_of_lines(self) -> None:
+        server = self.program("bob")
+        server.say({"command": "serve", "service": "mine/1", "allow": [str(self.alice_id)]})
+        self.run_until(lambda: len(server.events) == 2, 2.0)
+        link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
+        opened = [link.connect("mine/1", Factory.forProtocol(Recorder)) for _ in range(2)]
+        self.run_until(lambda: len(server.events) == 4, 5.0)
+        self.assertEqual([event["stream"] for event in server.events[2:]], [1, 2])
+        taker = self.program("bob")
+        taker.say({"command": "accept-stream", "stream": 1})
+        assert taker.transport is not None
+        taker.transport.write(b"hello")
+        server.say({"command": "refuse-stream", "stream": 2})
+        first, second = (cast(Recorder, self.successResultOf(each)) for each in opened)
+        self.run_until(lambda: bool(first.data and second.reason), 5.0)
+        self.assertEqual(bytes(first.data), b"hello")
+        server.say({"command": "accept-stream", "stream": 2})
+        self.run_until(lambda: len(server.events) == 6, 2.0)
+        self.assertEqual([server.events[4]["event"], server.events[5]["event"]], ["result", "error"])
+
+    def test_nobody_accepts(self) -> None:
+        server = self.program("bob")
+        server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
+        link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
+        stream = cast(Recorder, self.net.wait(link.connect("mine/1", Factory.forProtocol(Recorder)), 5.0))
+        self.net.advance(connection.ACCEPT_TIME + 1.0)
+        assert stream.reason is not None
+        self.assertEqual(self.servers["bob"].waiting, {})
+
+    def test_status(self) -> None:
+        self.net.wait(self.attach("alice").serve("mine/1", Recorders(), Allow()), 2.0, "serving")
+        program = self.program("alice")
+        program.say({"command": "connect", "peer": str(self.bob_id)}, {"command": "status", "request": 7})
+        self.run_until(lambda: len(program.events) == 3, 20.0)
+        answers = {event["command"]: event for event in program.events[1:]}
+        self.assertEqual(answers["connect"]["peer"], str(self.bob_id))
+        program.say({"command": "status"})
+        self.run_until(lambda: len(program.events) == 4, 2.0)
+        status = program.events[3]
+        self.assertEqual(status["id"], str(self.alice_id))
+        self.assertEqual(status["services"], [{"service": "mine/1", "allow": "granted"}])
+        (link,) = status["links"]
+        self.assertEqual((link["peer"], link["path"], link["dark"]), (str(self.bob_id), "host", False))
+
+    def test_bad_commands(self) -> None:
+        program = self.program("alice")
+        for command, reason in (
+            ({"command": "nothing"}, "unknown-command"),
+            ({"command": 3}, "unknown-command"),
+            ({"command": ["open"]}, "unknown-command"),
+            ({"command": "serve", "service": "x", "allow": []}, "malformed"),
+            ({"command": "serve", "service": "x", "allow": ["nobody"]}, "bad-peer-id"),
+            ({"command": "serve", "service": ""}, "bad-service"),
+            ({"command": "refuse-stream", "stream": [1]}, "no-stream"),
+            ([], "malformed"),
+        ):
+            before = len(program.events)
+            program.say(cast(Any, command))
+            self.run_until(lambda n=before: len(program.events) > n, 2.0)  # type: ignore[misc]
+            self.assertEqual(program.events[-1]["reason"], reason)
+        assert program.transport is not None
+        program.transport.write(b"x" * (MAX_LINE + 10))
+        self.run_until(lambda: program.over, 2.0)
+        self.assertEqual(program.events[-1]["reason"], "too-long")
+
+    def test_bytes_of_a_stream_are_no_commands(self) -> None:
+        """A command for a stream that fails ends the connection, and what follows it is not looked at."""
+        for command, reason in (
+            ({"command": "open", "peer": "nobody", "service": "x"}, "bad-peer-id"),
+            ({"command": "open", "peer": str(self.bob_id)}, "malformed"),
+            ({"command": "open", "peer": 3, "service": "x"}, "malformed"),
+            ({"command": "open", "peer": str(self.alice_id), "service": "x"}, "self"),
+            ({"command": "accept-stream", "stream": 1}, "no-stream"),
+            ({"command": "accept-stream", "stream": [1], "framed": True}, "no-stream"),
+        ):
+            program = self.program("alice")
+            program.say(command, {"command": "serve", "service": "stolen/1", "allow": "anyone"})
+            self.run_until(lambda one=program: one.over, 2.0)  # type: ignore[misc]
+            self.assertEqual([event.get("reason") for event in program.events], [None, reason])
+        self.assertEqual(self.alice.status.services, ())
+
+    def test_answers_after_the_last_command(self) -> None:
+        """As a shell has it that pipes commands into the socket."""
+        program = self.program("alice")
+        program.say({"command": "connect", "peer": str(self.bob_id)}, {"command": "status"})
+        cast(Any, program.transport).loseWriteConnection()
+        self.run_until(lambda: program.over, 20.0)
+        self.assertEqual({event["command"] for event in program.events[1:]}, {"connect", "status"})
+
+    def test_peers_leave_connections_for_programs(self) -> None:
+        self.servers["bob"].most = 4
+        server = self.program("bob")
+        server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
+        link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
+        opened = [link.connect("mine/1", Factory.forProtocol(Recorder)) for _ in range(3)]
+        self.run_until(lambda: opened[2].called, 5.0)
+        self.failureResultOf(opened[2], ServiceRefused)
+        for stream in (1, 2):
+            self.program("bob").say({"command": "accept-stream", "stream": stream})
+        self.assertEqual(self.program("bob").events[0]["event"], "ready")
+
+    def test_events_that_are_not_read(self) -> None:
+        """1 MiB of them ends the connection."""
+        transport = UnreadTransport()
+        program = self.servers["bob"].buildProtocol(None)
+        program.makeConnection(cast(Any, transport))
+        waiting = cast(connection.WaitingStream, StillWaiting(PunchAddress(self.alice_id, "mine/1")))
+        for number in range(20_000):
+            program.stream_waits(number, waiting)
+        self.assertTrue(transport.aborted)
+        self.assertLess(transport.unread, 3 * connection.MAX_UNREAD // 2)
+
+    def test_a_program_that_does_not_read(self) -> None:
+        """Neither its answers nor its events gather without bound, and others are served."""
+        program = self.program("bob")
+        program.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
+        self.run_until(lambda: len(program.events) == 2, 2.0)
+        assert program.transport is not None
+        cast(Any, program.transport).pauseProducing()
+        program.say(*[{"command": "status"}] * 5_000)
+        self.net.advance(1.0)
+        server = self.servers["bob"]
+        self.assertEqual(server.count, 1)
+        other = self.program("bob")
+        other.say({"command": "status"})
+        self.run_until(lambda: len(other.events) == 2, 2.0)
+
+    def test_too_many_and_strangers(self) -> None:
+        server = self.servers["alice"]
+        server.most = 2
+        programs = [self.program("alice") for _ in range(3)]
+        self.assertEqual([p.events[0]["event"] for p in programs], ["ready", "ready", "failed"])
+        self.assertEqual(programs[2].events[0]["reason"], "too-many")
+        server.admitted = lambda transport: False
+        self.assertEqual(self.program("alice").events[0]["reason"], "denied")
+
+
+class FrameTests(SynchronousTestCase):
+    def test_any_cut(self) -> None:
+        said = b"".join([*frames(b"abc"), Mark.END.value, Mark.OVER.value, *frames(b"d")])
+        for size in range(1, 6):
+            reader = FrameReader()
+            got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
+            self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), b"abcd")
+            self.assertEqual([part for part in got if isinstance(part, Mark)], [Mark.END, Mark.OVER])
+
+
+class RemovedPort:
+    """A port whose file somebody has removed."""
+
+    def stopListening(self) -> Deferred[None]:
+        return fail(FileNotFoundError("node.sock"))
+
+
+class RemovingReactor:
+    def listenUNIX(self, address: str, factory: Any, backlog: int, mode: int, wantPID: bool) -> RemovedPort:
+        self.backlog, self.mode = backlog, mode
+        return RemovedPort()
+
+
+class ListeningTests(SynchronousTestCase):
+    def test_a_socket_that_was_removed(self) -> None:
+        """The rest ends in good order all the same."""
+        reactor = RemovingReactor()
+        server = LocalServer(cast(OwnNode, None), reactor, most=300)
+        self.successResultOf(server.listen(Path(self.mktemp()), {}))
+        self.assertEqual((reactor.backlog, reactor.mode), (300, 0o600))
+        self.successResultOf(Deferred.fromCoroutine(server.stop()))
+
+
+class LimitTests(SynchronousTestCase):
+    def test_half_of_the_files(self) -> None:
+        """Connections leave files for sockets of the node and for its disk."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertLessEqual(most_connections(), MAX_CONNECTIONS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        self.assertEqual(most_connections(), 128)
