@@ -2,10 +2,11 @@
 The memory of a process with many connections: when the garbage collector runs, and when memory goes back to
 the system.
 
-**The collector.** Connections are freed by their reference counts when they end; the collector is only for
-the cycles that remain. By default it looks at every object of the process each time that their number has
-grown by a quarter: with 15,000 peers that takes most of a second, in which nobody is served. So it looks at
-all objects only after connections have ended, or after a long time.
+**The collector.** By default it looks at every object of the process each time that their number has grown by
+a quarter: with 15,000 peers that takes most of a second, in which nobody is served. But connections that end
+leave cycles, and what hangs on these is freed only by the collector. So it looks at all objects when as many
+connections have ended as there are, or after a long time: then at most half of the memory is theirs, and the
+work for each connection stays the same.
 
 **The system.** The C library keeps what was freed for later, except at the end of its heap. After a flood it
 would keep all of it. `malloc_trim` (glibc) gives it back.
@@ -57,10 +58,11 @@ def give_back() -> None:
 
 class MemoryReturn(Service):
     """
-    Sets the collector up. Gives memory back when at most half of the connections are left, and after a long
+    Sets the collector up. Gives memory back when as many connections have ended as are open, and after a long
     time.
 
     :param connections: returns how many connections are open.
+    :param ended: returns how many have ended since the start, also if others took their place.
     :param begin: called at the start.
     :param give_back: called when memory may be free.
     """
@@ -70,14 +72,16 @@ class MemoryReturn(Service):
         clock: IReactorTime,
         connections: Callable[[], int],
         *,
+        ended: Callable[[], int] = lambda: 0,
         begin: Callable[[], None] = tune_collector,
         give_back: Callable[[], None] = give_back,
     ) -> None:
         self._clock = clock
         self._connections = connections
+        self._ended = ended
         self._begin = begin
         self._give_back = give_back
-        self._most = 0
+        self._most = self._ended_before = 0
         self._last = 0.0
         self._timer = Timer(clock)
 
@@ -97,7 +101,8 @@ class MemoryReturn(Service):
         self._timer.start(PERIOD, self._look)
         now, count = self._clock.seconds(), self._connections()
         self._most = max(self._most, count)
-        ended = self._most - count
+        total = self._ended()
+        ended = max(self._most - count, total - self._ended_before)
         if (ended >= FEWEST and ended >= count) or now >= self._last + LONG:
-            self._most, self._last = count, now
+            self._most, self._ended_before, self._last = count, total, now
             self._give_back()

@@ -275,6 +275,7 @@ class ProtocolSnifferFactory(ServerFactory):
         self._use = SourceShares(limits.cpu_share_per_address, limits.cpu_burst_per_address, _SOURCES)
         self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
         self._open: dict[int, ProtocolSniffer] = {}
+        self._ended = 0
         self._driver = Driver(clock, monotonic, self._step, lambda: (self.limiter, self._queue))
         self._empty_waiters: list[Deferred[None]] = []
 
@@ -305,7 +306,7 @@ class ProtocolSnifferFactory(ServerFactory):
 
     def left(self, sniffer: ProtocolSniffer) -> None:
         """A connection is gone."""
-        self._open.pop(sniffer.number, None)
+        self._ended += self._open.pop(sniffer.number, None) is not None
         self._queue.remove(sniffer.number)
         self.limiter.closed(sniffer.number)
         self._check_empty()
@@ -387,6 +388,11 @@ class ProtocolSnifferFactory(ServerFactory):
     def open_count(self) -> int:
         """Connections that are open."""
         return len(self._open)
+
+    @property
+    def ended_count(self) -> int:
+        """Connections that have ended since the start."""
+        return self._ended
 
     # -- within --
 

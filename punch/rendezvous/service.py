@@ -213,6 +213,11 @@ class RendezvousService(Service):
         return self._sniffer.open_count
 
     @property
+    def ended_connections(self) -> int:
+        """TCP connections that have ended since the start."""
+        return self._sniffer.ended_count
+
+    @property
     def open_handshakes(self) -> int:
         """Of these, the connections that have not finished their TLS handshake."""
         return self._sniffer.limiter.waiting

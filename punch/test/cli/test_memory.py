@@ -11,11 +11,12 @@ from punch.cli.memory import FEWEST, LONG, PERIOD, MemoryReturn
 class MemoryReturnTests(TestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.connections = 0
+        self.connections = self.ended = 0
         self.returned: list[float] = []
         self.service = MemoryReturn(
             self.clock,
             lambda: self.connections,
+            ended=lambda: self.ended,
             begin=lambda: None,
             give_back=lambda: self.returned.append(self.clock.seconds()),
         )
@@ -40,6 +41,16 @@ class MemoryReturnTests(TestCase):
         """Not for a few connections."""
         self.has(FEWEST - 1)
         self.assertEqual(self.has(0), 0)
+
+    def test_others_took_their_place(self) -> None:
+        """As many as ever are open, but by now all are other ones: those that ended have left cycles."""
+        self.assertEqual(self.has(10 * FEWEST), 0)
+        self.ended = 10 * FEWEST - 1
+        self.assertEqual(self.has(10 * FEWEST), 0)
+        self.ended += 1
+        self.assertEqual(self.has(10 * FEWEST), 1)
+        self.ended += FEWEST
+        self.assertEqual(self.has(10 * FEWEST), 1)
 
     def test_cycles(self) -> None:
         """After a long time in any case: cycles may have been left by connections that came and went."""
