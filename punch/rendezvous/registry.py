@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from punch.identity import PeerID
@@ -151,11 +151,6 @@ class Registry:
     def __len__(self) -> int:
         """The number of registered peers."""
         return len(self._peers)
-
-    @property
-    def peers(self) -> list[PeerID]:
-        """The registered peers."""
-        return list(self._peers)
 
     @property
     def introduction_count(self) -> int:
@@ -311,16 +306,15 @@ class Registry:
         for caller in [each for each in self._away.values() if each.process == process]:
             self._leave(caller)
 
-    def end_away(self, refuses: Callable[[PeerID, str], bool], told: Ended) -> None:
+    def end_away(self, refuses: Callable[[PeerID, str], bool], code: ErrorCode, text: str) -> None:
         """
         End all introductions of those callers of other processes that are refused.
 
-        :param told: what such a caller is told, for each call.
+        :param text: a sentence for these callers.
         """
         for caller in [each for each in self._away.values() if refuses(each.peer, each.address)]:
-            for call, *peers in caller.calls:
-                callee = peers[peers[0] == caller.peer]
-                self._deliver(caller.peer, replace(told, call=call, sender=callee))
+            for core in [self._introductions[key].core for key in caller.calls]:
+                self._deliver(caller.peer, Ended(core.call, code, text, sender=core.callee))
             self._leave(caller)
 
     @property

@@ -75,9 +75,6 @@ class Process:
 
     # DirectoryUser
 
-    def local_peers(self) -> list[PeerID]:
-        return list(self.peers)
-
     def depends_on(self) -> set[str]:
         return self.needs
 

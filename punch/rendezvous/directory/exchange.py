@@ -242,7 +242,7 @@ class Exchange:
 
     def end_denied(self) -> None:
         """End the introductions of peers of other processes that are denied now."""
-        self.registry.end_away(self._denies, Ended("", ErrorCode.DENIED, _DENIED))
+        self.registry.end_away(self._denies, ErrorCode.DENIED, _DENIED)
         for key, call in list(self._calls.items()):
             callee = call.establish.to
             if not call.ended and self._denies(callee, ""):

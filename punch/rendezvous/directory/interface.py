@@ -18,9 +18,6 @@ class DirectoryUnavailable(Exception):
 class DirectoryUser(Protocol):
     """Is told what other processes say and do."""
 
-    def local_peers(self) -> list[PeerID]:
-        """The peers that are registered at this process now."""
-
     def depends_on(self) -> set[str]:
         """The other processes whose end has to be noticed."""
 

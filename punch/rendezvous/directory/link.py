@@ -74,10 +74,6 @@ class DirectoryLink:
 
     # -- DirectoryUser --
 
-    def local_peers(self) -> list[PeerID]:
-        """The peers that are registered at this process now."""
-        return self.exchange.registry.peers
-
     def depends_on(self) -> set[str]:
         """The other processes whose end has to be noticed."""
         return self.exchange.processes
