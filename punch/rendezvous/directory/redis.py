@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
+from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
@@ -54,7 +55,6 @@ from punch.rendezvous.directory.redis_client import (
     primary_of,
 )
 from punch.rendezvous.directory.shared import Shared, SharedParts
-from punch.rendezvous.directory.turns import Turns
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -141,7 +141,7 @@ class RedisDirectory:
         """The peers in whose set of waiting processes this one may be."""
         self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._syncing: Deferred[None] | None = None
-        self._turns = Turns(monotonic)
+        self._queue = CommandQueue(monotonic)
         self._shared = SharedParts(monotonic)
         self._missing: set[str] = set()
         self._offset = 0.0
@@ -196,9 +196,9 @@ class RedisDirectory:
         return said.addCallback(self._disconnect)
 
     async def _wait_until_said(self, commands: RedisConnection) -> None:
-        # Turns come in order, and so do the answers of Redis
+        # Commands are sent in order, and so are the answers of Redis
         with suppress(RedisProblem, CancelledError):
-            await self._turns.ask(commands, ("TIME",))
+            await self._queue.ask(commands, ("TIME",))
 
     def _disconnect(self, _: object) -> None:
         if self._running is not None:
@@ -220,7 +220,7 @@ class RedisDirectory:
         entry = self._entries.pop(peer, None)
         if entry is not None and entry.value is not None and self._commands is not None:
             command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
-            self._in_background(self._turns.ask(self._commands, command))
+            self._in_background(self._queue.ask(self._commands, command))
 
     def locate(self, peer: PeerID) -> Deferred[str | None]:
         """Return the other process at which a peer is."""
@@ -228,7 +228,7 @@ class RedisDirectory:
 
     def await_return(self, peer: PeerID) -> None:
         """Tell this process when a peer has registered at another one."""
-        if self._commands is not None and not self._turns.is_overloaded():
+        if self._commands is not None and not self._queue.is_overloaded():
             self._in_background(self._await_return(self._commands, peer))
 
     def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
@@ -236,7 +236,7 @@ class RedisDirectory:
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        if self._turns.is_overloaded():
+        if self._queue.is_overloaded():
             return
         self._in_background(self._send(self._commands, process, message))
 
@@ -316,7 +316,7 @@ class RedisDirectory:
         for other in missing & self._missing:
             self._process_lost(other)
         self._missing = missing
-        self._shared.synchronize(partial(self._turns.ask, commands), self._monotonic() + self._offset)
+        self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset)
 
     def _found(self, commands: RedisConnection) -> None:
         self._log.info("Redis works: {address}", address=self._address.location)
@@ -370,12 +370,12 @@ class RedisDirectory:
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
         """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
         key = self._key_of(peer)
-        (found,) = await self._turns.ask(commands, ("GET", key))
+        (found,) = await self._queue.ask(commands, ("GET", key))
         entry = self._entries.get(peer)
         if entry is None:
             return
         if found is not None and found == entry.value:
-            await self._turns.ask(commands, ("EXPIRE", key, ENTRY_LIFE))
+            await self._queue.ask(commands, ("EXPIRE", key, ENTRY_LIFE))
             return
         await self._write(commands, peer, entry)
 
@@ -386,7 +386,7 @@ class RedisDirectory:
         """
         key, since = self._key_of(peer), self._time_of(entry)
         entry.value = f"{self.name} {since}".encode()
-        before, _, waiting = await self._turns.ask(
+        before, _, waiting = await self._queue.ask(
             commands,
             ("GETSET", key, entry.value),
             ("EXPIRE", key, ENTRY_LIFE),
@@ -396,7 +396,7 @@ class RedisDirectory:
         if process not in (None, self.name):
             await self._send(commands, str(process), PeerClaimed(peer, since))
         if waiting:
-            await self._turns.ask(commands, ("DEL", self._key_of(peer, "await")))
+            await self._queue.ask(commands, ("DEL", self._key_of(peer, "await")))
         for name in map(_read_name, waiting):
             if name not in (None, self.name):
                 await self._send(commands, str(name), PeerReturned(peer))
@@ -404,7 +404,7 @@ class RedisDirectory:
     async def _await_return(self, commands: RedisConnection, peer: PeerID) -> None:
         self._awaited.add(peer)
         key = self._key_of(peer, "await")
-        _, _, found = await self._turns.ask(
+        _, _, found = await self._queue.ask(
             commands,
             ("SADD", key, self.name),
             ("EXPIRE", key, AWAIT_LIFE),
@@ -427,7 +427,7 @@ class RedisDirectory:
         self._awaited -= gone
         leave = [("SREM", self._key_of(peer, "await"), self.name) for peer in gone]
         for first in range(0, len(leave), _CHUNK):
-            self._in_background(self._turns.ask(commands, *leave[first : first + _CHUNK]))
+            self._in_background(self._queue.ask(commands, *leave[first : first + _CHUNK]))
 
     def _time_of(self, entry: _LocalPeer) -> int:
         """When a peer registered here, by the clock of Redis, in microseconds."""
@@ -438,10 +438,10 @@ class RedisDirectory:
     async def _locate(self, peer: PeerID) -> str | None:
         if self._commands is None or not self._commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
-        if self._turns.is_overloaded():
+        if self._queue.is_overloaded():
             raise DirectoryUnavailable("Redis answers more slowly than calls come.")
         try:
-            (found,) = await self._turns.ask(self._commands, ("GET", self._key_of(peer)))
+            (found,) = await self._queue.ask(self._commands, ("GET", self._key_of(peer)))
         except RedisProblem as problem:
             raise DirectoryUnavailable(str(problem)) from problem
         process, _ = _read_entry(found)
@@ -453,12 +453,12 @@ class RedisDirectory:
     # -- messages --
 
     async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
-        # A message gets its number when its turn has come.
+        # A message gets its number when it is sent.
         def publish() -> list[tuple[str, str, bytes]]:
             return [("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))]
 
         try:
-            (receivers,) = await self._turns.ask_for(commands, publish)
+            (receivers,) = await self._queue.ask_for(commands, publish)
         except RedisProblem:
             receivers = 0
         if not receivers:

@@ -1,4 +1,4 @@
-"""Questions to Redis take turns, so that each is answered soon even if many come."""
+"""Commands to Redis wait in a queue, so that each is answered soon after it was sent even if many come."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from twisted.logger import Logger
 from punch.rendezvous.directory.redis_client import RedisConnection, RedisProblem
 
 IN_FLIGHT = 64
-"""Questions at once. Others wait."""
+"""Calls of `ask` whose commands are sent and not answered yet. Others wait."""
 MOST_WAITING = 4096
-"""Questions and messages that wait for their turn; beyond, calls fail and messages are lost."""
+"""Calls that wait; beyond, calls between peers fail and messages are lost."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
 
 
-class Turns:
+class CommandQueue:
     """
-    The questions of one process.
+    The commands of one process.
 
     :param monotonic: monotonic seconds.
     """
@@ -30,12 +30,12 @@ class Turns:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._turns = DeferredSemaphore(IN_FLIGHT)
+        self._places = DeferredSemaphore(IN_FLIGHT)
         self._logged = -math.inf
 
     def is_overloaded(self) -> bool:
         """Whether so much waits for Redis that nothing may be added; the log tells it once a minute."""
-        if len(self._turns.waiting) < MOST_WAITING:
+        if len(self._places.waiting) < MOST_WAITING:
             return False
         now = self._monotonic()
         if now >= self._logged + _LOG_PAUSE:
@@ -43,29 +43,29 @@ class Turns:
             self._log.warn("Redis answers more slowly than calls come: some of them fail.")
         return True
 
-    async def ask(self, commands: RedisConnection, *questions: Sequence[str | bytes | int]) -> list[Any]:
+    async def ask(self, connection: RedisConnection, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """
-        Wait for a turn, send commands, all at once, and return their answers.
+        Wait for their turn, then send commands, all at once, and return their answers.
 
         :raise RedisProblem: one of them has failed, or the connection is lost.
         """
-        return await self.ask_for(commands, lambda: questions)
+        return await self.ask_for(connection, lambda: commands)
 
     async def ask_for(
         self,
-        commands: RedisConnection,
-        questions: Callable[[], Sequence[Sequence[str | bytes | int]]],
+        connection: RedisConnection,
+        commands: Callable[[], Sequence[Sequence[str | bytes | int]]],
     ) -> list[Any]:
-        """As `ask`, with commands that are made when their turn has come. Turns come in order."""
+        """As `ask`, with commands that are made when they are sent, which is in the order of the calls."""
         try:
-            await self._turns.acquire()
+            await self._places.acquire()
         except CancelledError as error:
             raise RedisProblem("its connection is lost") from error
         try:
-            return await commands.ask(*questions())
+            return await connection.ask(*commands())
         finally:
-            if not commands.open:
+            if not connection.open:
                 # All that wait fail now, and not each within the failure of the one before it.
-                for each in list(self._turns.waiting):
+                for each in list(self._places.waiting):
                     each.cancel()
-            self._turns.release()
+            self._places.release()
