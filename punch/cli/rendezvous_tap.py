@@ -451,7 +451,9 @@ def makeService(options: Options) -> IService:
         as_json=as_json,
         host_given=options["host"] is not None,
     )
-    shared = [members.shared(identity)]
+    directory = open_directory(options.registry, identity, reactor, announcer.registry)
+    if directory is not None:
+        directory.share(members.shared(identity))
     try:
         service = RendezvousService(
             config,
@@ -462,7 +464,7 @@ def makeService(options: Options) -> IService:
             wall=time.time,
             cpu=time.thread_time,
             membership=members.membership,
-            directory=open_directory(options.registry, identity, reactor, announcer.registry, shared),
+            directory=directory,
         )
     except EndpointError as problem:
         twistd.fail(options.command, str(problem), as_json=as_json)

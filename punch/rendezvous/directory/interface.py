@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
-from punch.rendezvous.directory.shared import Shared
+from punch.rendezvous.directory.shared_state import SharedState
 
 
 class DirectoryUnavailable(Exception):
@@ -46,7 +46,7 @@ class Directory(Protocol):
     def stop(self) -> Deferred[None]:
         """End, and take this process and its peers out of the directory."""
 
-    def share(self, part: Shared) -> None:
+    def share(self, state: SharedState) -> None:
         """Keep something in step with the other processes, beside what this interface is for."""
 
     def claim(self, peer: PeerID) -> None:

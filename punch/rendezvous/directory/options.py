@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 from punch.identity import Identity
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
-from punch.rendezvous.directory.shared import Shared
 
 
 class RegistryError(ValueError):
@@ -39,17 +38,15 @@ def open_directory(
     identity: Identity,
     reactor: Any,
     report: Callable[[str | None], None],
-    shared: Sequence[Shared] = (),
 ) -> RedisDirectory | None:
     """
     Return the directory of a process of the service with this key; None if there is no address.
 
     :param report: see `RedisDirectory`.
-    :param shared: what processes keep in step, beside the directory itself.
     """
     if address is None:
         return None
-    directory = RedisDirectory(
+    return RedisDirectory(
         address,
         secret=identity.private_key.private_bytes_raw(),
         reactor=reactor,
@@ -58,6 +55,3 @@ def open_directory(
         random=os.urandom,
         report=report,
     )
-    for part in shared:
-        directory.share(part)
-    return directory

@@ -6,6 +6,8 @@ The directory in Redis.
     punch:peer:HASH       the process at which a peer is, and since when
     punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
+    punch:members         see `punch.rendezvous.directory.shared_members`
+    punch:relayed:DAY     see `punch.rendezvous.relay.shared_quotas`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
 process that died do no harm, and expire later. Nothing here needs a wall clock: registrations are ordered by
@@ -54,7 +56,7 @@ from punch.rendezvous.directory.redis_client import (
     RedisProblem,
     primary_of,
 )
-from punch.rendezvous.directory.shared import Shared, SharedParts
+from punch.rendezvous.directory.shared_state import SharedState, SharedStates
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -142,7 +144,7 @@ class RedisDirectory:
         self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._syncing: Deferred[None] | None = None
         self._queue = CommandQueue(monotonic)
-        self._shared = SharedParts(monotonic)
+        self._shared = SharedStates(monotonic)
         self._missing: set[str] = set()
         self._offset = 0.0
         """Add it to monotonic seconds to get the time that Redis shows."""
@@ -204,9 +206,9 @@ class RedisDirectory:
         if self._running is not None:
             self._running.cancel()
 
-    def share(self, part: Shared) -> None:
+    def share(self, state: SharedState) -> None:
         """Keep something else in step with the other processes, too."""
-        self._shared.add(part)
+        self._shared.add(state)
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered here just now."""

@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
-from punch.rendezvous.directory.shared import Ask, ValueSealer
+from punch.rendezvous.directory.messages import derive
+from punch.rendezvous.directory.shared_state import Ask
 from punch.rendezvous.member_records import Record, RecordError, decode
 from punch.rendezvous.membership import MemberStoreError
 
@@ -25,6 +28,7 @@ _BATCH = 100
 """Records that are read or written at once…"""
 _BATCHES = 20
 """…and how often that is done in a second."""
+_NONCE_SIZE = 12
 
 
 class RecordStore(Protocol):
@@ -35,6 +39,32 @@ class RecordStore(Protocol):
 
     def add_records(self, records: Iterable[Record]) -> None:
         """Add records of other processes. Those that are there already change nothing."""
+
+
+class RecordSealer:
+    """
+    Encrypts and authenticates the entries of the list.
+
+    :param secret: the service's private key.
+    """
+
+    def __init__(self, secret: bytes, random: RandomBytes) -> None:
+        self._key = ChaCha20Poly1305(derive(secret, "value members"))
+        self._random = random
+
+    def seal(self, record: bytes) -> bytes:
+        """Return the entry for a record."""
+        nonce = self._random(_NONCE_SIZE)
+        return nonce + self._key.encrypt(nonce, record, b"")
+
+    def open(self, entry: bytes) -> bytes | None:
+        """Return the record in an entry; None if it was not made by a process of this service."""
+        if len(entry) < _NONCE_SIZE:
+            return None
+        try:
+            return self._key.decrypt(entry[:_NONCE_SIZE], entry[_NONCE_SIZE:], b"")
+        except InvalidTag:
+            return None
 
 
 class SharedMembers:
@@ -49,7 +79,7 @@ class SharedMembers:
 
     def __init__(self, store: RecordStore, *, secret: bytes, random: RandomBytes) -> None:
         self._store = store
-        self._sealer = ValueSealer(secret, "members", random)
+        self._sealer = RecordSealer(secret, random)
         self._read = 0
         """So many entries of the list are read…"""
         self._last = b""

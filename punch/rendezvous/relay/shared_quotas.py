@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 
 from punch.rendezvous.directory.messages import derive
-from punch.rendezvous.directory.shared import Ask
+from punch.rendezvous.directory.shared_state import Ask
 from punch.turn.server.quotas import Quotas
 
 KEY = "punch:relayed"

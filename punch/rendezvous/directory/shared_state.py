@@ -6,19 +6,14 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.identity import RandomBytes
-from punch.rendezvous.directory.messages import derive
 from punch.rendezvous.directory.redis_client import RedisProblem
 
 _LOG_PAUSE = 60.0
-"""Seconds between two lines of the log about one part."""
-_NONCE_SIZE = 12
+"""Seconds between two lines of the log about one state."""
 
 
 class Ask(Protocol):
@@ -28,7 +23,7 @@ class Ask(Protocol):
         """:raise RedisProblem: one of them has failed."""
 
 
-class Shared(Protocol):
+class SharedState(Protocol):
     """Something that processes keep in step."""
 
     what: str
@@ -44,7 +39,7 @@ class Shared(Protocol):
         """
 
 
-class SharedParts:
+class SharedStates:
     """
     All that is kept in step.
 
@@ -55,14 +50,14 @@ class SharedParts:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._parts: list[Shared] = []
+        self._states: list[SharedState] = []
         self._running: dict[int, Deferred[None]] = {}
         self._problems: dict[int, str] = {}
         self._logged: dict[int, float] = {}
 
-    def add(self, part: Shared) -> None:
+    def add(self, state: SharedState) -> None:
         """Keep one more in step."""
-        self._parts.append(part)
+        self._states.append(state)
 
     @property
     def problem(self) -> str | None:
@@ -70,10 +65,10 @@ class SharedParts:
         return next(iter(self._problems.values()), None)
 
     def synchronize(self, ask: Ask, now: float) -> None:
-        """Redis works now: bring all parts in step that are not at it already."""
-        for number, part in enumerate(self._parts):
+        """Redis works now: bring in step what is not being brought in step already."""
+        for number, state in enumerate(self._states):
             if number not in self._running:
-                running = Deferred.fromCoroutine(part.synchronize(ask, now))
+                running = Deferred.fromCoroutine(state.synchronize(ask, now))
                 self._running[number] = running
                 running.addCallback(self._done, number)
                 running.addErrback(self._failed, number)
@@ -90,45 +85,19 @@ class SharedParts:
     def _failed(self, failure: Failure, number: int) -> None:
         if failure.check(CancelledError):  # type: ignore[no-untyped-call]
             return
-        part, now = self._parts[number], self._monotonic()
+        what, now = self._states[number].what, self._monotonic()
         due = now >= self._logged.get(number, -math.inf) + _LOG_PAUSE
         if due:
             self._logged[number] = now
         if failure.check(RedisProblem):  # type: ignore[no-untyped-call]
-            self._problems[number] = f"{failure.value}; {part.what} are not in step"
+            self._problems[number] = f"{failure.value}; {what} are not in step"
             if due:
                 self._log.warn("Redis: {problem}.", problem=self._problems[number])
             return
-        self._problems[number] = f"{part.what} are not in step ({type(failure.value).__name__})"
+        # A mistake of ours: the service goes on without, and says so.
+        self._problems[number] = f"{what} are not in step ({type(failure.value).__name__})"
         if due:
             self._log.failure("What processes share is not in step.", failure)
 
     def _ended(self, _: None, number: int) -> None:
         self._running.pop(number, None)
-
-
-class ValueSealer:
-    """
-    Encrypts and authenticates what processes keep in Redis for each other.
-
-    :param secret: the service's private key.
-    :param label: what the values are for; a value with another label is refused.
-    """
-
-    def __init__(self, secret: bytes, label: str, random: RandomBytes) -> None:
-        self._key = ChaCha20Poly1305(derive(secret, f"value {label}"))
-        self._random = random
-
-    def seal(self, data: bytes) -> bytes:
-        """Return the bytes to keep in Redis."""
-        nonce = self._random(_NONCE_SIZE)
-        return nonce + self._key.encrypt(nonce, data, b"")
-
-    def open(self, value: bytes) -> bytes | None:
-        """What was sealed; None if it was not made by a process of this service."""
-        if len(value) < _NONCE_SIZE:
-            return None
-        try:
-            return self._key.decrypt(value[:_NONCE_SIZE], value[_NONCE_SIZE:], b"")
-        except InvalidTag:
-            return None
