@@ -169,7 +169,7 @@ class ServiceProcess:
             "introductions": registry.introduction_count,
             "calls to other processes": len(self.exchange),
             "other processes": len(self.exchange.processes),
-            "timers": [registry.get_timer(), self.exchange.get_timer()].count(None) - 2,
+            "timers": 2 - [registry.get_timer(), self.exchange.get_timer()].count(None),
         }
         return [f"process {self._number}: {count} {what}" for what, count in counts.items() if count]
 
