@@ -71,8 +71,8 @@ class MemoryReturn(Service):
         self,
         clock: IReactorTime,
         connections: Callable[[], int],
+        ended: Callable[[], int],
         *,
-        ended: Callable[[], int] = lambda: 0,
         begin: Callable[[], None] = tune_collector,
         give_back: Callable[[], None] = give_back,
     ) -> None:
@@ -81,7 +81,7 @@ class MemoryReturn(Service):
         self._ended = ended
         self._begin = begin
         self._give_back = give_back
-        self._most = self._ended_before = 0
+        self._ended_before = 0
         self._last = 0.0
         self._timer = Timer(clock)
 
@@ -99,10 +99,8 @@ class MemoryReturn(Service):
 
     def _look(self) -> None:
         self._timer.start(PERIOD, self._look)
-        now, count = self._clock.seconds(), self._connections()
-        self._most = max(self._most, count)
-        total = self._ended()
-        ended = max(self._most - count, total - self._ended_before)
-        if (ended >= FEWEST and ended >= count) or now >= self._last + LONG:
-            self._most, self._ended_before, self._last = count, total, now
+        now, total = self._clock.seconds(), self._ended()
+        ended = total - self._ended_before
+        if ended >= max(FEWEST, self._connections()) or now >= self._last + LONG:
+            self._ended_before, self._last = total, now
             self._give_back()

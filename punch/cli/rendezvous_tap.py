@@ -508,6 +508,6 @@ def makeService(options: Options) -> IService:
     process = MultiService()  # type: ignore[no-untyped-call]
     monitored.setServiceParent(process)  # type: ignore[no-untyped-call]
     members.watch(service).setServiceParent(process)  # type: ignore[no-untyped-call]
-    memory = MemoryReturn(reactor, lambda: service.open_connections, ended=lambda: service.ended_connections)
+    memory = MemoryReturn(reactor, lambda: service.open_connections, lambda: service.ended_connections)
     memory.setServiceParent(process)  # type: ignore[no-untyped-call]
     return process

@@ -16,7 +16,7 @@ class MemoryReturnTests(TestCase):
         self.service = MemoryReturn(
             self.clock,
             lambda: self.connections,
-            ended=lambda: self.ended,
+            lambda: self.ended,
             begin=lambda: None,
             give_back=lambda: self.returned.append(self.clock.seconds()),
         )
@@ -25,6 +25,7 @@ class MemoryReturnTests(TestCase):
 
     def has(self, connections: int) -> int:
         """So many connections are open for a while; return how often memory was given back until now."""
+        self.ended += max(0, self.connections - connections)
         self.connections = connections
         self.clock.pump([PERIOD] * 3)
         return len(self.returned)
