@@ -117,9 +117,8 @@ class Load:
         self.peers: list[Peer] = []
         self.fresh: deque[Peer] = deque()
         self.open: dict[int, Peer] = {}
-        self.by_id: dict[str, Peer] = {}
         self.poll = select.epoll()
-        self.made = 0
+        self.made = self.calls = 0
         self.context = SSL.Context(SSL.TLS_METHOD)
         self.context.set_min_proto_version(SSL.TLS1_3_VERSION)
         self.context.set_alpn_protos([b"punch/1"])
@@ -242,8 +241,8 @@ class Load:
         """A call of the peer that has not called for longest to a peer that changes from time to time."""
         peers = self.peers
         for _ in range(50):
-            number = self.made
-            self.made += 1
+            number = self.calls
+            self.calls += 1
             caller = peers[number % len(peers)]
             callee = peers[(number + 1 + number // len(peers) * 7) % len(peers)]
             if caller is callee or caller.call or not (caller.registered and callee.registered):
@@ -306,7 +305,6 @@ class Load:
         kind = message["type"]
         if kind == "welcome":
             peer.registered = True
-            self.by_id[peer.id] = peer
             self.peers.append(peer)
             peer.pinged = peer.spoke
             self.ping_order.append(peer)
@@ -366,7 +364,6 @@ class Load:
 
     def _close(self, peer: Peer) -> None:
         peer.registered = False
-        self.by_id.pop(peer.id, None)
         if peer.socket is not None:
             self.open.pop(peer.socket.fileno(), None)
             peer.socket.close()
