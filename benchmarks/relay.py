@@ -311,7 +311,7 @@ def reflector(server: Server, seconds: float) -> Rate:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        sender, receiver = AnswerSender(16), MessageReceiver()
+        sender, receiver = AnswerSender(), MessageReceiver()
         number = waiting = 0
         latest = time.monotonic()
 

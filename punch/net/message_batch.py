@@ -168,11 +168,10 @@ def shared_receiver() -> MessageReceiver:
 
 
 class AnswerSender:
-    """Sends answers, each to the sender of a message, in one call."""
+    """Sends answers, each to the IPv4 address that sent a message, in one call."""
 
-    def __init__(self, name_size: int) -> None:
-        """:param name_size: the bytes of the addresses of this family."""
-        self._messages = _Messages(ANSWER_SIZE, name_size)
+    def __init__(self) -> None:
+        self._messages = _Messages(ANSWER_SIZE, IPV4_NAME_SIZE)
         self._count = 0
         self._lengths = [0] * SIZE
         self._controls: list[bytes | None] = [None] * SIZE

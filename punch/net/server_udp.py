@@ -81,7 +81,7 @@ class UDPPort(Protocol):
 
 class DatagramServer(Protocol):
     """
-    Takes the datagrams of a port. Its methods raise nothing.
+    Takes the datagrams of a port. Its methods raise nothing, since the reactor closes a port that does.
 
     :ivar short_request: how requests begin that `answer` may be asked about,
     :ivar short_size: and how many bytes they have.
@@ -126,7 +126,7 @@ class PacketInfoPort:
         self._reply_controls: dict[bytes, bytes] = {}
         self._receiver = shared_receiver()
         self._most = SIZE
-        self._answers = AnswerSender(IPV4_NAME_SIZE)
+        self._answers = AnswerSender()
         self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self.socket.setblocking(False)
