@@ -16,6 +16,7 @@ from punch.wire.control import Error, ErrorCode, Register, Revoke
 _RETURNS = 3
 """How often a peer may return within `_RETURN_TIME` before it is told `VERSION`."""
 _RETURN_TIME = 600.0
+"""Seconds."""
 MAX_RETURNING = 4096
 """Refused peers whose returns are counted."""
 

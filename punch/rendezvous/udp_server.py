@@ -121,9 +121,10 @@ class UDPServer:
 
     def _failed(self, failure: Exception) -> None:
         """
-        Log an exception by its type and place; its text may contain the sender's address.
+        Log a mistake of ours, and go on: no datagram may close the port, which all peers need.
 
-        Only the first, second, fourth, eighth… are logged, so that repetition does not fill the log.
+        The exception is logged by its type and place; its text may contain the sender's address. Only the
+        first, second, fourth, eighth… are logged, so that repetition does not fill the log.
         """
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:
