@@ -264,7 +264,7 @@ class Agent:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
         self._remotes_ended = True
 
-    # What the machine knows about paths; what the link knows, it tells `path`
+    # What the machine knows about paths. (The link says to `path` what it knows.)
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""

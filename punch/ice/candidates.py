@@ -130,7 +130,7 @@ class LocalCandidates:
 
     @property
     def relay_hosts(self) -> set[str]:
-        """The hosts of our relays: those that have answered us, whatever they say where they relay."""
+        """The hosts of our relays: where they have answered us, and not where they say that they relay."""
         return set(self._relay_hosts.values())
 
     def seen_as(self, base: Address) -> Address | None:

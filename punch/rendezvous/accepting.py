@@ -31,8 +31,8 @@ class AcceptingSocket(Protocol):
 
 class CheckedAccepts:
     """
-    A listening socket whose `accept` returns no connection that is over or begins with another byte than
-    these. A connection that has sent nothing yet is returned.
+    A listening socket whose `accept` returns no connection that is over, or has sent something that does not
+    begin with one of `first_bytes`. A connection that has sent nothing yet is returned.
     """
 
     def __init__(self, listening: AcceptingSocket, first_bytes: Set[int]) -> None:
@@ -63,7 +63,7 @@ class CheckedAccepts:
 
 
 def check_accepts(port: IListeningPort, first_bytes: Set[int]) -> None:
-    """Have a port of Twisted's reactors drop such connections. Other ports stay as they are."""
+    """Use `CheckedAccepts` for a port of Twisted's reactors. Other ports stay as they are."""
     listening = getattr(port, "socket", None)
     if isinstance(listening, socket.socket) and hasattr(socket, "MSG_DONTWAIT"):
         port.socket = CheckedAccepts(listening, first_bytes)  # type: ignore[attr-defined]

@@ -30,15 +30,19 @@ first begin anew.
 """
 
 TOLD_FROM = 0.01
-"""The part of a limit from which on the other processes are told, so that they are told of few meters."""
+"""
+The other processes are told of a meter when it has counted this part of its limit since they were told last,
+so that they are told of few.
+"""
 
 
 class Meter:
     """
-    The bytes of one user, or of all clients at one address.
+    The bytes of one user, or of all clients at one address or in one network.
 
     :ivar used: how many it has had today.
-    :ivar stored: how many of these the operator's file contains already.
+    :ivar stored: how many of these need not be stored any more: the operator's file contains them, or another
+        process has carried them.
     :ivar told: how many of these all processes of the service know of.
     :ivar limit: how many it may have in a day; infinity: any number.
     """
@@ -54,17 +58,17 @@ class Meter:
         """Whether nothing more is relayed today."""
         return self.used >= self.limit
 
-    def learn(self, total: int, told: int) -> None:
+    def learn(self, total: int, known: int) -> None:
         """
-        All processes together have carried so much.
+        Count what other processes have carried.
 
-        :param total: with what this one had carried when it told that…
-        :param told: …which was so much.
+        :param total: what all processes together have carried.
+        :param known: how much of it this process knew of when it asked.
         """
-        elsewhere = max(0, total - told)
+        elsewhere = max(0, total - known)
         self.used += elsewhere
         self.stored += elsewhere
-        self.told = max(total, told)
+        self.told = max(total, known)
 
 
 class SourceMeter(Meter):
@@ -117,8 +121,10 @@ class Quotas:
 
     def to_tell(self, most: int) -> list[tuple[str, Meter]]:
         """
-        The meters with a limit of which the other processes do not know a part that matters, and names for
-        them; those that matter most first.
+        The meters of which the other processes are to be told (`TOLD_FROM`), and their names, which are the
+        same at all processes. Those with the largest such part come first.
+
+        :param most: how many.
         """
         kinds: list[tuple[str, Mapping[Any, Meter]]] = [
             ("user", self._users),
