@@ -39,7 +39,7 @@ class Router:
     def __init__(self, reflexive_addresses: ReflexiveAddressCache, unwrap: Unwrap) -> None:
         self._reflexive_addresses = reflexive_addresses
         self._unwrap = unwrap
-        self._calls: dict[str, IceTransport] = {}
+        self._transports: dict[str, IceTransport] = {}
         self._connection_ids: dict[bytes, IceTransport] = {}
 
     @property
@@ -47,23 +47,25 @@ class Router:
         """How many connection IDs lead to a call."""
         return len(self._connection_ids)
 
-    def listen(self, call: IceTransport, ufrags: Sequence[str]) -> None:
-        """From now on, checks to these user name fragments, and to no others, are for `call`."""
-        self._calls = {ufrag: other for ufrag, other in self._calls.items() if other is not call}
-        self._calls.update(dict.fromkeys(ufrags, call))
+    def listen(self, transport: IceTransport, ufrags: Sequence[str]) -> None:
+        """From now on, checks to these user name fragments, and to no others, are for `transport`."""
+        self._transports = {
+            ufrag: other for ufrag, other in self._transports.items() if other is not transport
+        }
+        self._transports.update(dict.fromkeys(ufrags, transport))
 
-    def route(self, connection_id: bytes, call: IceTransport, added: bool) -> None:
-        """The link of `call` uses a connection ID from now on, or (`added` is False) no longer."""
+    def route(self, connection_id: bytes, transport: IceTransport, added: bool) -> None:
+        """The link of `transport` uses a connection ID from now on, or (`added` is False) no longer."""
         if added:
-            self._connection_ids.setdefault(connection_id, call)
-        elif self._connection_ids.get(connection_id) is call:
+            self._connection_ids.setdefault(connection_id, transport)
+        elif self._connection_ids.get(connection_id) is transport:
             del self._connection_ids[connection_id]
 
-    def remove(self, call: IceTransport) -> None:
-        """Hand no datagram to this call any more."""
-        self.listen(call, ())
+    def remove(self, transport: IceTransport) -> None:
+        """Hand no datagram to this transport any more."""
+        self.listen(transport, ())
         self._connection_ids = {
-            key: other for key, other in self._connection_ids.items() if other is not call
+            key: other for key, other in self._connection_ids.items() if other is not transport
         }
 
     def receive_from_socket(
@@ -84,19 +86,19 @@ class Router:
                 self._receive_stun(data, remote, local)
             elif kind is not DatagramKind.UNKNOWN:
                 # What relays sent has been taken out already, so that 0x40 to 0x4F is QUIC too.
-                call = self._call_of(data, remote, local)
-                if call is not None:
-                    links.setdefault(call, []).append(data)
-        for call, received in links.items():
-            call.receive_link(received, remote, local)
+                transport = self._transport_of(data, remote, local)
+                if transport is not None:
+                    links.setdefault(transport, []).append(data)
+        for transport, received in links.items():
+            transport.receive_link(received, remote, local)
 
     def _receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
         if data[0] & 1:  # A response, success or error: by transaction.
             if self._reflexive_addresses.receive(data, remote, local):
                 return
-            for call in list(dict.fromkeys(self._calls.values())):
-                if call.wants(data):
-                    call.receive_stun(data, remote, local)
+            for transport in list(dict.fromkeys(self._transports.values())):
+                if transport.wants(data):
+                    transport.receive_stun(data, remote, local)
                     return
             return
         if len(data) > MAX_REQUEST:
@@ -107,11 +109,11 @@ class Router:
             return
         username = request.get(Attribute.USERNAME)
         if request.message_class is MessageClass.REQUEST and isinstance(username, str):
-            called = self._calls.get(username.partition(":")[0])
+            called = self._transports.get(username.partition(":")[0])
             if called is not None:
                 called.receive_stun(data, remote, local)
 
-    def _call_of(self, data: bytes, remote: Address, local: Address) -> IceTransport | None:
+    def _transport_of(self, data: bytes, remote: Address, local: Address) -> IceTransport | None:
         connection_id = destination_id(data)
         if connection_id is None:
             return None
@@ -120,7 +122,7 @@ class Router:
             return known
         if is_client_initial(data):
             # The newest first: an older call with this peer may linger.
-            for call in reversed(self._calls.values()):
-                if call.awaits_initial(local, remote):
-                    return call
+            for transport in reversed(self._transports.values()):
+                if transport.awaits_initial(local, remote):
+                    return transport
         return None
