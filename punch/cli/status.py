@@ -9,11 +9,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from punch.cli.usage import Parser, show, write_stderr
 from punch.identity import PeerID
-from punch.local.protocol import JSON, line
+from punch.local.protocol import JSON, CommandError, line
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.answers import lines
@@ -24,14 +23,6 @@ PROGRAM = "punch status"
 _TIMEOUT = 5.0
 _MOST_BYTES = 8 << 20
 """More than the status of any node has."""
-
-
-class _Failed(Exception):
-    """The node can't be asked; `str()` is a sentence."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         answer = _ask(directory)
     except StateError as error:
         return _fail("state", str(error), options.json)
-    except _Failed as error:
+    except CommandError as error:
         return _fail(error.reason, str(error), options.json)
     if options.json:
         show(json.dumps({**answer, "event": "status"}))
@@ -82,7 +73,7 @@ def _fail(reason: str, text: str, as_json: bool) -> int:
 
 
 def _ask(directory: Path) -> JSON:
-    """:raise _Failed: the node can't be asked."""
+    """:raise CommandError: the node can't be asked."""
     try:
         path = attaching_path(directory, os.environ)
         with socket.socket(socket.AF_UNIX) as connection:
@@ -99,29 +90,31 @@ def _ask(directory: Path) -> JSON:
             with connection.makefile("rb") as file:
                 answers = [_event(file.readline(_MOST_BYTES)) for _ in range(2)]
     except (NotRunning, ConnectionRefusedError):
-        raise _Failed(
+        raise CommandError(
             "not-running",
             f"No node runs with the identity in {directory}. Start one with punch chat or punch peer, or "
             "name the one that runs with --name and --state-dir.",
         ) from None
     except SocketError as error:
-        raise _Failed("denied", str(error)) from None
+        raise CommandError("denied", str(error)) from None
     except TimeoutError:
-        raise _Failed(
+        raise CommandError(
             "timeout", "The process of the node does not answer: it is stopped, or hangs."
         ) from None
     except OSError as error:
-        raise _Failed("socket", f"The socket of the node can't be used: {error.strerror or error}.") from None
+        raise CommandError(
+            "socket", f"The socket of the node can't be used: {error.strerror or error}."
+        ) from None
     return {key: value for key, value in answers[1].items() if key not in ("event", "time", "command")}
 
 
-def _event(text: bytes) -> dict[str, Any]:
+def _event(text: bytes) -> JSON:
     try:
         event = strict_json.loads(text)
     except strict_json.JSONError:
         event = None
     if not isinstance(event, dict):
-        raise _Failed("malformed", "What listens at the socket is no node of Punch.")
+        raise CommandError("malformed", "What listens at the socket is no node of Punch.")
     if event.get("event") not in ("ready", "result"):
-        raise _Failed(str(event.get("reason")), str(event.get("text")))
+        raise CommandError(str(event.get("reason")), str(event.get("text")))
     return event

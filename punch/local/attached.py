@@ -26,7 +26,6 @@ from punch.local.access import Allow
 from punch.local.join import Channel
 from punch.local.protocol import (
     JSON,
-    MAX_LINE,
     CommandError,
     FrameReader,
     Mark,
@@ -35,7 +34,6 @@ from punch.local.protocol import (
     read_fields,
 )
 from punch.net.driver import Timer
-from punch.wire import strict_json
 
 GREETING_TIME = 5.0
 """Seconds in which a node has to greet whoever connects to its socket."""
@@ -83,7 +81,7 @@ class _Lines(LineReceiver):
     def lineReceived(self, line: bytes) -> None:
         """Take an event."""
         try:
-            fields = read_fields(line) if len(line) <= MAX_LINE else _read_long(line)
+            fields = read_fields(line, MAX_ANSWER)
         except CommandError:
             self.channel.abortConnection()
             return
@@ -123,16 +121,6 @@ def _factory(protocol: _Lines) -> IProtocolFactory:
     factory = Factory.forProtocol(lambda: protocol)
     factory.noisy = False
     return factory
-
-
-def _read_long(text: bytes) -> JSON:
-    try:
-        value = strict_json.loads(text)
-    except strict_json.JSONError as error:
-        raise CommandError("malformed", str(error)) from None
-    if not isinstance(value, dict):
-        raise CommandError("malformed", "not an object")
-    return value
 
 
 class AttachedNode:

@@ -1,9 +1,9 @@
 """
 A connection to the socket of a node: what an attached program is answered (docs/json.md).
 
-It has bounds, and nothing here waits for a program: a line that is too long ends the connection, as do events
-that it does not read; commands are not read while their answers are not. So does a command for a stream that
-fails: what follows it are bytes of the stream, which may look like commands.
+Everything is bounded, and nothing here waits for a program. The connection ends if a line is too long, if too
+many events are not read, or if a command for a stream fails: what follows such a command are bytes of the
+stream, which may look like commands. No commands are read while answers are not.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class _ServiceFactory(Factory):
 
 @implementer(IHalfCloseableProtocol)
 class LocalConnection(LineReceiver):
-    """
-    A connection of an attached program: lines, until it becomes a stream.
-    """
+    """A connection of an attached program: lines, until it becomes a stream."""
 
     delimiter = b"\n"
     MAX_LENGTH = MAX_LINE

@@ -47,7 +47,7 @@ class _Reading:
         self._side.resumeProducing()
 
     def stopProducing(self) -> None:
-        """Nothing: the join decides how a side ends."""
+        """Do nothing: the join decides how a side ends."""
 
 
 class LocalEnd:

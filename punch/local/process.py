@@ -21,8 +21,8 @@ from punch.local.attached import AttachedNode, NodeGone
 from punch.local.own import OwnNode
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
-from punch.local.server import LocalServer
-from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
+from punch.local.server import LocalServer, is_own
+from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign
 from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import use_monotonic_time
@@ -79,17 +79,13 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     path = attaching_path(directory, environ)
     endpoint = cast(Any, UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
     try:
-        return await AttachedNode.attach(endpoint, reactor, _is_own)
+        return await AttachedNode.attach(endpoint, reactor, is_own)
     except NodeGone as error:
         raise NotRunning("The process of the node ends.") from error
     except ConnectError as error:
         if error.osError == errno.EACCES:
             raise foreign(path) from error
         raise NotRunning(f"Nobody listens at {path}.") from error
-
-
-def _is_own(transport: Any) -> bool:
-    return may_attach(peer_uid(transport.getHandle()))
 
 
 async def attach_or_become(
@@ -110,7 +106,7 @@ async def attach_or_become(
         try:
             node = await attach(state.directory, reactor, environ)
         except NotRunning:
-            pass
+            pass  # This process may become it
         except SocketError as error:
             raise CommandError("denied", str(error)) from None
         else:
@@ -198,10 +194,11 @@ async def become(
     state = options.peer
     try:
         rendezvous = choose_rendezvous(options.rendezvous, options.state, options.identity, environ)
+        identity, name = state.identity(), state.display_name
         node = Node(
             reactor=reactor,
-            identity=state.identity(),
-            name=state.display_name,
+            identity=identity,
+            name=name,
             accept=Accept.ASK,
             known=state.book,
             rendezvous=rendezvous,
@@ -211,7 +208,6 @@ async def become(
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,
         )
-        name = state.display_name
     except NoRendezvous as error:
         raise CommandError(error.reason, str(error)) from None
     except StateError as error:

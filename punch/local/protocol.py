@@ -5,8 +5,8 @@ sockets nor Twisted.
 A connection begins with lines. The commands `open` and `accept-stream` make a stream of it: from the `result`
 on (the program: from its command on) it carries the bytes of the stream, as they are or, with `framed`, in
 frames: a length (4 bytes, big-endian) and as many bytes. Two lengths are marks without bytes: `END`, the last
-byte of this direction has been sent, and `OVER`, the stream has ended in good order in both.
-A connection that closes without them has lost the stream.
+byte of this direction has been sent, and `OVER`, the stream has ended in good order in both. A connection
+that closes without them has lost the stream.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class CommandError(Exception):
         self.reason = reason
 
 
-def read_fields(line: bytes) -> JSON:
+def read_fields(line: bytes, longest: int = MAX_LINE) -> JSON:
     """
     Return the fields of a line.
 
+    :param longest: bytes of the longest line; the answers of a node may be longer than commands.
     :raise CommandError: it is too long, or not a JSON object.
     """
-    if len(line) > MAX_LINE:
+    if len(line) > longest:
         raise too_long()
     try:
         value = strict_json.loads(line)

@@ -25,6 +25,11 @@ RESERVED = 16
 """Connections that streams of peers never take, so that the user's own programs can attach."""
 
 
+def is_own(transport: Any) -> bool:
+    """Whether the process at the other end of a UNIX socket is one of this user, or of root."""
+    return may_attach(peer_uid(transport.getHandle()))
+
+
 def most_connections() -> int:
     """Return how many connections leave half of the files that this process may open for all else."""
     try:
@@ -57,7 +62,7 @@ class LocalServer(Factory):
         self.node = node
         self.reactor = reactor
         self.other = other
-        self.admitted = _is_own if admitted is None else admitted
+        self.admitted = is_own if admitted is None else admitted
         self.most = most_connections() if most is None else most
         self.waiting: dict[int, WaitingStream] = {}
         """The streams of services that programs serve, until they are accepted."""
@@ -137,7 +142,3 @@ class LocalServer(Factory):
         self._streams += 1
         self.waiting[self._streams] = waiting
         return self._streams
-
-
-def _is_own(transport: Any) -> bool:
-    return may_attach(peer_uid(transport.getHandle()))
