@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -200,12 +201,10 @@ class PunchClientEndpoint:
         sentence: Sentence = plain_sentence,
     ) -> None:
         encode_name(service)
-        self._reactor = reactor
         self._who = who
         self._service = service
         self._options = options
-        self._environ = environ
-        self._sentence = sentence
+        self._node = partial(shared_node, reactor, options, environ, sentence)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -221,7 +220,7 @@ class PunchClientEndpoint:
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         try:
             peer = _find(self._options, self._who)
-            node = await shared_node(self._reactor, self._options, self._environ, self._sentence)
+            node = await self._node()
             return await node.open(peer, self._service, factory)
         except CommandError as error:
             raise PunchConnectError(error.reason, str(error)) from None
@@ -254,8 +253,7 @@ class PunchServerEndpoint:
         self._service = service
         self._allow = allow
         self._options = options
-        self._environ = environ
-        self._sentence = sentence
+        self._node = partial(shared_node, reactor, options, environ, sentence)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
@@ -276,9 +274,6 @@ class PunchServerEndpoint:
         except CommandError as error:
             raise PunchListenError(self._service, error) from None
         return port
-
-    def _node(self) -> Deferred[NodeAccess]:
-        return shared_node(self._reactor, self._options, self._environ, self._sentence)
 
 
 @implementer(IListeningPort)
