@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import MAX_TEXT
@@ -30,6 +26,7 @@ from punch.apps.chat.protocol import (
 from punch.apps.chat.store import Store
 from punch.test.apps.chat.test_protocol import OURS, THEIRS, ack, frame, hello, knows, message, number
 from punch.test.apps.chat.test_store import BOB, EVE
+from tests.fuzz.files import directory, write_damaged
 from tests.fuzz.target import Reader, chunk, target
 
 
@@ -84,17 +81,9 @@ def stream(data: bytes) -> None:
 
 
 @cache
-def _directory() -> Path:
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    path = Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir=place))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
-@cache
 def _history() -> bytes:
     """A database with two peers."""
-    path = _directory() / "whole.sqlite"
+    path = directory() / "whole.sqlite"
     store = Store(path)
     store.database.rows("PRAGMA synchronous = OFF")
     for peer in (BOB, EVE):
@@ -119,16 +108,8 @@ def _damages() -> Iterator[bytes]:
 @target(_damages, longest=512)
 def history(data: bytes) -> None:
     """A history that something has damaged: it works or is refused with a sentence."""
-    content = bytearray(_history())
-    reader = Reader(data)
-    while reader.more:
-        at = (reader.byte() << 16 | reader.byte() << 8 | reader.byte()) % len(content)
-        piece = reader.chunk()[: len(content) - at]
-        content[at : at + len(piece)] = piece
-    path = _directory() / "history.sqlite"
-    for leftover in _directory().glob("history.sqlite*"):
-        leftover.unlink()
-    path.write_bytes(content)
+    path = directory() / "history.sqlite"
+    write_damaged(path, _history(), data)
     store = None
     try:
         store = Store(path)

@@ -163,10 +163,10 @@ def fuzz(name: str, options: argparse.Namespace) -> bool:
         if child == 0:
             try:
                 _fuzz(name, options, Path(directory), log)
-            except BaseException:
+            except BaseException:  # of any kind: what the parent shows is the log, where this is written
                 traceback.print_exc()
             finally:
-                # Nothing of what follows, which is the parent's
+                # What follows is for the parent alone
                 os._exit(1)
         _, status = os.waitpid(child, 0)
         text = log.read_text("utf-8", "replace")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.node.offer_freshness import KeptOffers
@@ -19,21 +15,14 @@ from punch.state import PeerState, RendezvousState, StateError
 from punch.test.strategies import IDENTITIES
 from punch.wire.fields import is_visible
 from punch.wire.invitation import Invitation
-from tests.fuzz.target import Reader, chunk, target
+from tests.fuzz.files import directory, write_damaged
+from tests.fuzz.target import chunk, target
 
 BOB, EVE = IDENTITIES[1].peer_id, IDENTITIES[2].peer_id
 
 
-@cache
-def _directory() -> Path:
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    path = Path(tempfile.mkdtemp(prefix="punch-fuzz-", dir=place))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
 def _books() -> Iterator[bytes]:
-    path = _directory() / "seed.json"
+    path = directory() / "seed.json"
     book = AddressBook(path)
     book.add(BOB, "Bob")
     book.grant(BOB, "echo/1")
@@ -50,7 +39,7 @@ def _books() -> Iterator[bytes]:
 @target(_books, longest=1024)
 def address_book(data: bytes) -> None:
     """`known.json`: read or refused with a sentence; what is read can be written and read again."""
-    path = _directory() / "known.json"
+    path = directory() / "known.json"
     path.write_bytes(data)
     os.utime(path, ns=(1, 1))
     try:
@@ -99,14 +88,14 @@ _NAMES = (
 def small_files(data: bytes) -> None:
     """The small files of peers and rendezvous: read, ignored, or refused with a sentence."""
     kind = data[0] % len(_NAMES) if data else 0
-    directory = _directory() / "state"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    for each in directory.iterdir():
+    root = directory() / "state"
+    root.mkdir(mode=0o700, exist_ok=True)
+    for each in root.iterdir():
         each.unlink()
-    path = directory / _NAMES[kind]
+    path = root / _NAMES[kind]
     path.write_bytes(data[1:])
     path.chmod(0o600)
-    state, service = PeerState(directory, "alice"), RendezvousState(directory)
+    state, service = PeerState(root, "alice"), RendezvousState(root)
 
     def unused(size: int) -> bytes:
         raise AssertionError("a key was made over another one")
@@ -132,7 +121,7 @@ def small_files(data: bytes) -> None:
 
 @cache
 def _members() -> bytes:
-    path = _directory() / "seed.sqlite"
+    path = directory() / "seed.sqlite"
     database = MemberDatabase(path)
     invitation = Invitation(bytes(4), bytes(6), bytes(16))
     database.invite(invitation, 3, 1e9, 1000)
@@ -152,16 +141,8 @@ def _damages() -> Iterator[bytes]:
 @target(_damages, longest=512)
 def member_database(data: bytes) -> None:
     """The members of a rendezvous, in a file that something has damaged."""
-    content = bytearray(_members())
-    reader = Reader(data)
-    while reader.more:
-        at = (reader.byte() << 16 | reader.byte() << 8 | reader.byte()) % len(content)
-        piece = reader.chunk()[: len(content) - at]
-        content[at : at + len(piece)] = piece
-    path = _directory() / "members.sqlite"
-    for leftover in _directory().glob("members.sqlite*"):
-        leftover.unlink()
-    path.write_bytes(content)
+    path = directory() / "members.sqlite"
+    write_damaged(path, _members(), data)
     path.chmod(0o600)
     try:
         database = MemberDatabase(path)
