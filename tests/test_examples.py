@@ -16,7 +16,7 @@ from .processes import TWISTD
 
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = DOCS / "examples"
-ECHO = DOCS / "examples" / "echo.py"
+ECHO = EXAMPLES / "echo.py"
 
 
 def test_the_page_has_the_program() -> None:
@@ -90,9 +90,7 @@ def run_example(example: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_programs_of_twisted_on_one_node(
-    local: LocalPeers, keys: str, serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_programs_of_twisted_on_one_node(local: LocalPeers, keys: str, serve: Callable[..., Served]) -> None:
     """AMP, Perspective Broker, IRC and SSH, each a program of its own, on one identity and one link."""
     servers = [
         serve("amp.py", "sum", "serve"),

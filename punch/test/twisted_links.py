@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,7 +33,7 @@ class RecordingProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.data += data
 
-    def connectionLost(self, reason: Failure = ConnectionDone) -> None:  # type: ignore[assignment]
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.calls.append("lost")
         self.reason = reason
 
@@ -53,6 +52,8 @@ class NoProtocol(Factory):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloser(RecordingProtocol):
+    """One that may end its direction and still be sent something."""
+
     def readConnectionLost(self) -> None:
         self.calls.append("read lost")
 

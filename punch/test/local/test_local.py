@@ -10,16 +10,14 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from punch.link.events import RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
 from punch.link.services import anyone
-from punch.link.transport import PunchAddress, StreamTransport
+from punch.link.transport import PunchAddress
 from punch.local.access import Allow
 from punch.local.attached import AttachedNode
 from punch.local.own import OwnNode
@@ -30,48 +28,23 @@ from punch.node.events import CallFailed
 from punch.node.node import Node
 from punch.state import StateDirectory
 from punch.test.node.test_services import NodeTestCase
+from punch.test.twisted_links import HalfCloser, NoProtocol
 
 PORT = 4000
 
 
-@implementer(IHalfCloseableProtocol)
-class Recorder(Protocol):
-    """Remembers what happens to it."""
-
-    transport: StreamTransport
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.calls: list[str] = []
-        self.reason: Failure | None = None
-
-    def connectionMade(self) -> None:
-        self.calls.append("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-    def readConnectionLost(self) -> None:
-        self.calls.append("read lost")
-
-    def writeConnectionLost(self) -> None:
-        self.calls.append("write lost")
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.calls.append("lost")
-        self.reason = reason
-
-
 class Recorders(Factory):
+    """Builds protocols that remember what happens to them."""
+
     noisy = False
 
     def __init__(self) -> None:
-        self.built: list[Recorder] = []
+        self.built: list[HalfCloser] = []
         self.addresses: list[PunchAddress] = []
 
-    def buildProtocol(self, addr: Any) -> Recorder:
+    def buildProtocol(self, addr: Any) -> HalfCloser:
         self.addresses.append(addr)
-        self.built.append(Recorder())
+        self.built.append(HalfCloser())
         return self.built[-1]
 
 
@@ -96,13 +69,6 @@ class Lines(Protocol):
     @property
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.received.splitlines()]
-
-
-class NoProtocol(Factory):
-    noisy = False
-
-    def buildProtocol(self, addr: Any) -> None:
-        """The peer is not wanted."""
 
 
 class CantStart(Factory):
@@ -158,12 +124,12 @@ class LocalTestCase(NodeTestCase):
 
 
 class StreamTests(LocalTestCase):
-    def pair(self, service: str = "files/1") -> tuple[Recorder, Recorder]:
+    def pair(self, service: str = "files/1") -> tuple[HalfCloser, HalfCloser]:
         """A stream between a program of alice and one of bob."""
         served = Recorders()
         self.net.wait(self.attach("bob").serve(service, served, Allow(anyone=True)), 2.0, "serving")
         opened = self.attach("alice").open(self.bob_id, service, factory := Recorders())
-        near = cast(Recorder, self.net.wait(opened, 20.0, "a stream"))
+        near = cast(HalfCloser, self.net.wait(opened, 20.0, "a stream"))
         self.run_until(lambda: bool(served.built), 2.0)
         self.assertEqual(factory.addresses, [PunchAddress(self.bob_id, service)])
         self.assertEqual(served.addresses, [PunchAddress(self.alice_id, service)])
@@ -321,7 +287,7 @@ class StreamTests(LocalTestCase):
         """The peer hears of it at once."""
         self.net.wait(self.attach("bob").serve("none/1", NoProtocol(), Allow(anyone=True)), 2.0, "serving")
         opened = self.attach("alice").open(self.bob_id, "none/1", Recorders())
-        near = cast(Recorder, self.net.wait(opened, 20.0, "a stream"))
+        near = cast(HalfCloser, self.net.wait(opened, 20.0, "a stream"))
         self.run_until(lambda: near.reason is not None, 2.0)
         self.assertEqual(self.servers["bob"].waiting, {})
 

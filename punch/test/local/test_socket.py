@@ -19,7 +19,8 @@ from punch.local.access import Allow
 from punch.local.own import OwnNode
 from punch.local.protocol import MAX_LINE, FrameReader, Mark, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
-from punch.test.local.test_local import LocalTestCase, Recorder, Recorders
+from punch.test.local.test_local import LocalTestCase, Recorders
+from punch.test.twisted_links import HalfCloser
 
 
 class UnreadTransport:
@@ -84,7 +85,7 @@ class SocketTests(LocalTestCase):
         server.say({"command": "serve", "service": "mine/1", "allow": [str(self.alice_id)]})
         self.run_until(lambda: len(server.events) == 2, 2.0)
         link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        opened = [link.connect("mine/1", Factory.forProtocol(Recorder)) for _ in range(2)]
+        opened = [link.connect("mine/1", Factory.forProtocol(HalfCloser)) for _ in range(2)]
         self.run_until(lambda: len(server.events) == 4, 5.0)
         self.assertEqual([event["stream"] for event in server.events[2:]], [1, 2])
         taker = self.program("bob")
@@ -92,7 +93,7 @@ class SocketTests(LocalTestCase):
         assert taker.transport is not None
         taker.transport.write(b"hello")
         server.say({"command": "refuse-stream", "stream": 2})
-        first, second = (cast(Recorder, self.successResultOf(each)) for each in opened)
+        first, second = (cast(HalfCloser, self.successResultOf(each)) for each in opened)
         self.run_until(lambda: bool(first.data and second.reason), 5.0)
         self.assertEqual(bytes(first.data), b"hello")
         server.say({"command": "accept-stream", "stream": 2})
@@ -103,7 +104,7 @@ class SocketTests(LocalTestCase):
         server = self.program("bob")
         server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
         link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        stream = cast(Recorder, self.net.wait(link.connect("mine/1", Factory.forProtocol(Recorder)), 5.0))
+        stream = cast(HalfCloser, self.net.wait(link.connect("mine/1", Factory.forProtocol(HalfCloser)), 5.0))
         self.net.advance(connection.ACCEPT_TIME + 1.0)
         assert stream.reason is not None
         self.assertEqual(self.servers["bob"].waiting, {})
@@ -173,7 +174,7 @@ class SocketTests(LocalTestCase):
         server = self.program("bob")
         server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
         link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        opened = [link.connect("mine/1", Factory.forProtocol(Recorder)) for _ in range(3)]
+        opened = [link.connect("mine/1", Factory.forProtocol(HalfCloser)) for _ in range(3)]
         self.run_until(lambda: opened[2].called, 5.0)
         self.failureResultOf(opened[2], ServiceRefused)
         for stream in (1, 2):
