@@ -87,7 +87,7 @@ class Flight(NamedTuple):
 
 
 class QuicSink(Protocol):
-    """What `QuicConnection.deliver` tells, in order: a `Connection`, whose module imports this one."""
+    """Is told, in order, what happened on a connection: a `Connection`, whose module imports this one."""
 
     def on_handshake(self, alpn: str | None, resumed: bool) -> None:
         """TLS is done. `resumed`: with a ticket or early data; such a connection proves nothing."""
@@ -137,7 +137,7 @@ _NO_FLIGHT = Flight(0, 0, 0, None)
 
 class QuicAdapter(Protocol):
     """
-    One connection of a library, and how that library is asked what the two are asked in different ways. The
+    One connection of a library, with a method for each thing that is done differently with the other one. The
     library's objects are `Any`, since one class can't be typed against both.
 
     :ivar library: the library's own connection.

@@ -61,7 +61,7 @@ class Services:
         :param factory: builds a protocol for each stream; its `buildProtocol` is given a `LinkAddress`. None
             in place of a protocol refuses the stream as not allowed.
         :param authorize: asked for each stream whether its peer may open the service.
-        :param takes_calls: whether who may open it may also call (`expects`).
+        :param takes_calls: whether peers that may open it may also call (`expects`).
         :return: call it to stop the service; streams that are open stay open.
         :raise ValueError: the name is empty, too long, or served already.
         """
@@ -98,8 +98,8 @@ class Services:
         """
         Answer a stream that the other side opened: connect it to a protocol of its service, or refuse it.
 
-        :param guest: whether the peer's call was accepted for a service that takes calls, and by nobody.
-            Guests may open such services only: the others were told to trust those who have a link.
+        :param guest: whether nobody was asked about the peer's call, and it was accepted because a service
+            takes calls. Guests may open such services only: others may be for everybody who has a link.
         :return: False if there is no such service; the stream is left as it is.
         """
         service = self._services.get(stream.name)

@@ -331,7 +331,7 @@ class StreamTransport:
             self.lost(as_failure(ConnectionLost(closed.reason or closed.code.name.lower())))
 
     def lost(self, failure: Failure) -> None:
-        """The stream is over for a reason of any other kind."""
+        """The stream is over; `failure` says why."""
         if self.connected:
             self.connected = False
             self._finish(failure)

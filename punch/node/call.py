@@ -72,7 +72,7 @@ class Call:
     :ivar restarts: finds new paths for the link; None until it is proved.
     :ivar link: the link; None until the introduction.
     :ivar pair: the selected pair, or the last one; None until there is one.
-    :ivar guest: accepted for a service that takes calls, and by nobody (`Services.answer`).
+    :ivar guest: whether nobody was asked, and the call was accepted for a service (`Services.answer`).
     """
 
     def __init__(self, signaling: Signaling, context: CallContext) -> None:

@@ -80,8 +80,8 @@ class INode(Interface):
 
     def reject_unanswerable() -> None:
         """
-        Refuse the calls that wait for an answer if no listener's `can_answer` is true any more, and no
-        service takes calls of this peer.
+        If no listener's `can_answer` is true any more, decide the calls that wait for an answer: accept those
+        of peers that a service takes calls of, and refuse the others.
         """
 
     def hangup(peer: PeerID) -> None:

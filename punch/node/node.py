@@ -289,10 +289,7 @@ class Node(Service):
         self._incoming.accept(call)
 
     def reject_unanswerable(self) -> None:
-        """
-        Decide the calls that wait for an answer if no listener can have them decided: accept those of peers
-        for whom a service is there, refuse the others.
-        """
+        """Implement `INode.reject_unanswerable`."""
         if not any(listener.can_answer() for listener in self._listeners):
             for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
                 if self._context.services.expects(call.peer):

@@ -31,11 +31,11 @@ WINDOW = 300.0
 CHALLENGE_TIME = 60.0
 """Seconds for which a challenge can be answered."""
 MAX_CHALLENGES = 64
-"""Strangers whose answers to a challenge are waited for at once, and so many known callers…"""
+"""Strangers whose answers to a challenge are waited for at once."""
 MAX_CALLERS = 512
 """
-…and of how many known callers, and strangers, the newest time is kept; who is forgotten for another one is
-asked at the next call.
+Known callers whose answers to a challenge are waited for at once. Also of how many known callers, and of how
+many strangers, the newest time is kept; who is forgotten for another one is asked at the next call.
 """
 RESERVE = 60.0
 """Seconds for which nothing is written for strangers after something was."""
@@ -130,7 +130,7 @@ class KeptOffers:
         """
         As it is kept in a file; at most 60 kB.
 
-        :param floor: another one, if it is above `floor`.
+        :param floor: is written in place of `self.floor` if it is greater.
         """
         return strict_json.dumps(
             {

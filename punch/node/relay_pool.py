@@ -74,7 +74,7 @@ _FAILURES = {
 
 
 class RelayUser(Protocol):
-    """The ICE transport of a call or link that needs a relay; it uses the relays, which don't import it."""
+    """What a relay is needed for: an `IceTransport`, whose module imports those of the relays."""
 
     def relay_found(self, relay: RelayClient) -> None:
         """There is a relayed address to use."""

@@ -174,7 +174,7 @@ class ControlClient:
 
     @property
     def resolver(self) -> Any:
-        """A reactor that looks up the host of `address`: a name in an SRV record may not lead anywhere."""
+        """A reactor that looks up the host of `address`, and checks where it leads if SRV records name it."""
         return VettedReactor(self.clock, _OF_DNS) if self._named_by_dns else self.clock
 
     @property

@@ -58,7 +58,7 @@ class HostPolicy:
     """
     Which hosts one rendezvous may name.
 
-    :param scope: addresses of this scope are allowed besides global ones, until it was reached.
+    :param scope: until the rendezvous was reached, addresses of this scope are allowed besides global ones.
     """
 
     def __init__(self, scope: Scope = Scope.GLOBAL) -> None:
