@@ -357,7 +357,7 @@ class QuicConnection:
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         """Queue bytes on a stream."""
         self._limits.sent(len(data))
-        self._try(self.adapter.send, stream_id, data, fin)
+        self._ask(None, self.adapter.send, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
         """Return how many bytes of a stream have not been sent for the first time."""
@@ -375,7 +375,7 @@ class QuicConnection:
     def send_datagram(self, data: bytes) -> None:
         """Queue an unreliable message."""
         self._limits.sent(len(data))
-        self._try(self.adapter.library.send_datagram_frame, data)
+        self._ask(None, self.adapter.library.send_datagram_frame, data)
 
     def ping(self) -> int:
         """Send a PING frame, which the other side has to acknowledge, and return its number."""
