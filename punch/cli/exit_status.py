@@ -13,6 +13,7 @@ class ExitStatus(IntEnum):
     """Anything that has no status of its own."""
     USAGE = 2
     """The command line is wrong."""
+    # 3 is that of a peer that another process has replaced (`punch.node.control.replacements`).
     NOT_THERE = 4
     """The peer is not registered, or does not serve what was asked for."""
     REFUSED = 5

@@ -55,7 +55,13 @@ class CommandFailed(Exception):
 
 
 class TransferCommand:
-    """What both commands have in common."""
+    """
+    A command that sends or receives: its state directory, its node, and its output.
+
+    It ends the process with a sentence if the state directory can't be used.
+
+    :ivar book: the address book of the identity.
+    """
 
     def __init__(self, program: str, options: Any, reactor: Any) -> None:
         self.program = program
@@ -122,7 +128,7 @@ class TransferCommand:
         return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
 
     def tell(self, sentence: str, **fields: Any) -> None:
-        """A line for the user, or an event for a script."""
+        """Print a sentence for the user on stderr, or with `--json` an event with `fields` on stdout."""
         if self.options.json:
             show(json.dumps({**fields, "time": round(time.time(), 3)}, separators=(",", ":")))
         elif sentence:
@@ -135,7 +141,7 @@ class TransferCommand:
         write_stderr(f"{self.program}: {sentence}")
 
     def called(self, peer: PeerID) -> str:
-        """A peer's name for a sentence."""
+        """Return the name of a peer for a sentence."""
         return shown_name(self.book.name_of(peer) or "", peer)
 
     def follow(self, transfer: FileSender | FileReceiver, who: str, offer: Offer) -> None:
@@ -164,9 +170,10 @@ class TransferCommand:
 
 
 def make_parser(program: str, description: str) -> Parser:
+    """Return a parser with the options that both commands have."""
     parser = Parser(program, description=description)
     parser.add_argument(
-        "--json", action="store_true", help="events as JSON lines on stdout; see docs/json.md"
+        "--json", action="store_true", help="events as JSON lines on stdout; see docs/files.md"
     )
     parser.add_argument(
         "--rendezvous",

@@ -81,7 +81,10 @@ PURE = [
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
     "punch.local.protocol",
     "punch.local.rendezvous",
-    *(f"punch.apps.files.{name}" for name in ("final_names", "messages", "source", "target")),
+    *(
+        f"punch.apps.files.{name}"
+        for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")
+    ),
     "punch.ui.text.causes",
     "punch.ui.text.sentences",
     "punch.ui.text.transfers",
@@ -109,7 +112,14 @@ PURE = [
     ),
 ]
 #: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
-ASKING = ["punch.files", "punch.contacts", "punch.identity", "punch.state", "punch.net.interfaces"]
+ASKING = [
+    "punch.files",
+    "punch.contacts",
+    "punch.identity",
+    "punch.state",
+    "punch.net.interfaces",
+    "punch.apps.files.pipes",
+]
 
 
 def is_root(name: str) -> bool:

@@ -19,7 +19,7 @@ LINE_INTERVAL = 10.0
 
 class Progress:
     """
-    One transfer.
+    How far one transfer is.
 
     :param label: stands before the bar.
     :param size: bytes of all files; None: it is not known.

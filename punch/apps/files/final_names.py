@@ -17,7 +17,12 @@ def safe_name(name: str) -> str:
 
 
 def move(path: Path, folder: Path) -> Path:
-    """Move a file or folder into `folder` under its own name, or under that with a number."""
+    """
+    Move a file or folder into `folder`, under its own name, or with a number if that is taken.
+
+    :return: its path there.
+    :raise OSError: it can't be moved.
+    """
     is_folder = path.is_dir()
     for number in count():
         final = folder / numbered(path.name, number, is_folder)

@@ -43,10 +43,11 @@ class PartialFolder:
         try:
             self._take()
             self._check_space(size, self._clean() if self.resumed else 0)
-        except BaseException as error:
+        except OSError as error:
             self.close(remove_empty=not self.resumed)
-            if isinstance(error, OSError):
-                raise disk_failure(error, path) from error
+            raise disk_failure(error, path) from error
+        except TransferFailed:
+            self.close(remove_empty=not self.resumed)
             raise
 
     def _take(self) -> None:
@@ -93,9 +94,9 @@ class PartialFolder:
 
     def check_rest(self) -> None:
         """
-        Look whether more may be written.
+        Check that the disk has more than `FREE` bytes left.
 
-        :raise OSError: it may not.
+        :raise OSError: it has not (ENOSPC), or does not say.
         """
         if self._free() < FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -119,7 +120,7 @@ class PartialFolder:
 
 
 def disk_failure(error: OSError | OverflowError, path: Path) -> TransferFailed:
-    """What the failure of a disk means for the transfer."""
+    """Return the failure of a transfer for an error of the disk."""
     detail = getattr(error, "strerror", None) or str(error)
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,4 @@
-"""Waiting for a pipe in a thread, for as long as somebody wants what it brings."""
+"""Waiting for a pipe in a thread, which can be ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import select
 from collections.abc import Callable
 
 INTERVAL = 200
-"""Milliseconds after which it is asked whether anybody does."""
+"""Milliseconds after which it is checked whether the wait goes on."""
 
 
 def wait_for_pipe(descriptor: int, wanted: Callable[[], bool]) -> bool:
-    """Wait until there is something to read, or the end; False: it is no longer wanted."""
+    """
+    Wait until a pipe has something to read, or its end.
+
+    :param wanted: whether to go on waiting; called every `INTERVAL`.
+    :return: False if the wait was ended by `wanted`.
+    """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     while wanted():

@@ -7,6 +7,7 @@ a slow stream pauses the reading, so a transfer needs a few megabytes of memory,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import Enum
@@ -49,7 +50,7 @@ MAX_QUEUED = 4 * 1024 * 1024
 OFFER_TIMEOUT = 30.0
 """Seconds in which an opened stream has to bring its offer."""
 _BATCH = 64
-"""Messages that one call in a thread writes: what waits behind it, or ends it, need not wait for long."""
+"""Messages that one call in a thread writes at most, so that the end of a transfer need not wait for long."""
 _OVERHEAD = 64
 """Bytes that a message takes in memory besides its own."""
 
@@ -74,12 +75,11 @@ class TransferState(Enum):
     """It is complete, or has failed."""
 
 
-class _TransferProtocol(Int32StringReceiver):
+class _TransferProtocol(Int32StringReceiver, ABC):
     """
-    What both ends have in common.
+    One end of a transfer: its messages, its state, and how it ends.
 
     :ivar state: how far the transfer is.
-    :ivar position: bytes of content that are there, or were read.
     """
 
     MAX_LENGTH = MAX_MESSAGE
@@ -114,9 +114,9 @@ class _TransferProtocol(Int32StringReceiver):
 
     def when_closed(self) -> Deferred[None]:
         """
-        Wait until the connection is over, so that the other side has what was sent last.
+        Wait until the connection has ended. If it ended in good order, the other side has what was sent last.
 
-        :return: fires when it is; for a transfer that is not over yet.
+        :return: fires when the connection ends; never, if it has ended before.
         """
         closed: Deferred[None] = Deferred()
         self._closed.append(closed)
@@ -155,11 +155,11 @@ class _TransferProtocol(Int32StringReceiver):
             self.transport.loseConnection()
             self._finish(paths)
 
-    def work(self, steps: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Do something that takes its time. If it fails, so does the transfer."""
-        Deferred.fromCoroutine(steps).addErrback(self._work_failed)
+    def run_steps(self, steps: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Run a coroutine. If it fails, so does the transfer."""
+        Deferred.fromCoroutine(steps).addErrback(self._steps_failed)
 
-    def _work_failed(self, failure: Failure) -> None:
+    def _steps_failed(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, CancelledError):
             # The transfer has ended while the user was asked.
@@ -181,9 +181,13 @@ class _TransferProtocol(Int32StringReceiver):
         except TransferFailed as failed:
             self.fail(failed)
 
+    @abstractmethod
     def message_received(self, message: bytes) -> None:
-        """Handle any message but FAILED."""
-        raise NotImplementedError
+        """
+        Handle any message but FAILED.
+
+        :raise TransferFailed: it ends the transfer.
+        """
 
     def lengthLimitExceeded(self, length: int) -> None:
         """End a transfer with a message that is too long."""
@@ -242,14 +246,14 @@ class FileSender(_TransferProtocol):
         if kind is MessageType.ACCEPT and not self._hash_name:
             self._hash_name = decode_accept(message, self._source.offer.hashes)
             self.state = TransferState.CHECKING
-            self.work(self._send_entries())
+            self.run_steps(self._send_entries())
         elif kind is MessageType.HAVE and self.state is TransferState.CHECKING:
             index, blocks = decode_have(message, len(self._source.entries))
             check_have(self._source, self._have, index, blocks)
         elif kind is MessageType.HAVE_END and self.state is TransferState.CHECKING:
             self.state = TransferState.RUNNING
             self._reader = Reader(self._source, self._hash_name, self._have)
-            self.work(self._send_files(self._reader))
+            self.run_steps(self._send_files(self._reader))
         elif kind is MessageType.DONE and self._reader is not None:
             if self._reader.files < self._source.offer.files:
                 raise MessageError("the end, before all files were sent")
@@ -286,7 +290,7 @@ class FileSender(_TransferProtocol):
     # IPushProducer
 
     def pauseProducing(self) -> None:
-        """Read no more for now."""
+        """Stop reading files until `resumeProducing`."""
         self._paused = True
 
     def resumeProducing(self) -> None:
@@ -373,7 +377,7 @@ class FileReceiver(_TransferProtocol):
                 raise MessageError("a message before the offer")
             self.offer = decode_offer(message)
             self._end_timeout()
-            self.work(self._answer(self.offer))
+            self.run_steps(self._answer(self.offer))
         elif self._target is None:
             raise MessageError("a message before the offer was answered")
         else:
@@ -384,7 +388,7 @@ class FileReceiver(_TransferProtocol):
                 self.transport.pauseProducing()
             if not self._working:
                 self._working = True
-                self.work(self._write(self._target))
+                self.run_steps(self._write(self._target))
 
     async def _answer(self, offer: Offer) -> None:
         self._deciding = self._decide(self, offer)

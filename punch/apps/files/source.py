@@ -366,7 +366,7 @@ def _digest(new: Callable[[], Digest], pieces: Sequence[bytes]) -> bytes:
 
 def check_have(source: Source, have: dict[int, bytearray], index: int, blocks: bytes) -> None:
     """
-    Add what the other side says that it has of an entry.
+    Add the digests of blocks of an entry that the other side says it has.
 
     :raise MessageError: it is no file, or there are more digests than blocks.
     """

@@ -118,7 +118,7 @@ class Target:
 
     def receive(self, message: bytes) -> list[bytes]:
         """
-        Do what a message of the sender says.
+        Handle a message of the sender.
 
         :return: the messages that answer it. The last one of a transfer is DONE; everything has its final
             name then, and `finals` says which.
@@ -147,7 +147,7 @@ class Target:
         return []
 
     def receive_all(self, messages: Iterable[bytes]) -> list[bytes]:
-        """The same for several messages."""
+        """Handle several messages, as `receive` does each."""
         answers = []
         for message in messages:
             self._check_stopped()
@@ -168,7 +168,7 @@ class Target:
         self.finals = self.finish()
         return [encode_done()]
 
-    # The parts of it
+    # What the messages say
 
     def add_entries(self, entries: Iterable[Entry]) -> None:
         """

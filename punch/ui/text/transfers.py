@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from enum import Enum
 
+from punch.apps.files.final_names import safe_name
 from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
 from punch.ui.text.sanitize import cut, sanitize
 
@@ -18,7 +18,7 @@ _WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*
 class Oddity(Enum):
     """What is unusual about the name of a file; the value is shown behind it."""
 
-    CONTROL = "its name has characters that are not seen: they become _"
+    CONTROL = "its name has control characters, which become _"
     HIDDEN = "a hidden name"
     WINDOWS = "Windows can't have this name"
     SPACE = "its name begins or ends with a space"
@@ -27,7 +27,7 @@ class Oddity(Enum):
 def oddities(name: str) -> list[Oddity]:
     """What is unusual about a name."""
     found = []
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") for character in name):
+    if safe_name(name) != name:
         found.append(Oddity.CONTROL)
     if name.startswith("."):
         found.append(Oddity.HIDDEN)
@@ -103,33 +103,35 @@ def progress_text(position: int, size: int | None, rate: float) -> str:
 
 
 _SENTENCES = {
-    FailureCode.REFUSED: ("{who} does not want it.", "You refused it."),
-    FailureCode.BUSY: (
-        "{who} has too many offers and transfers at once: try again when some are over.",
-        "There are too many offers and transfers at once.",
+    FailureCode.REFUSED: "{who} does not want it.",
+    FailureCode.BUSY: "{who} has too many offers and transfers at once: try again when some are over.",
+    FailureCode.CANCELLED: "{who} ended the transfer. Send it again to continue.",
+    FailureCode.IN_PROGRESS: "The same transfer to {who} is running already, in another process.",
+    FailureCode.INTERNAL: "The transfer ended by an error of {who}'s program; its log says more.",
+    FailureCode.NO_SPACE: (
+        "{disk} has not enough free space{detail}. Free some, and send it again: it continues."
     ),
-    FailureCode.CANCELLED: (
-        "{who} ended the transfer. Send it again to continue.",
-        "The transfer was ended. The next attempt continues it.",
-    ),
-    FailureCode.IN_PROGRESS: (
-        "The same transfer to {who} is running already, in another process.",
-        "The same transfer is running already, in another process.",
-    ),
+    FailureCode.DISK: "{disk} can't be written{detail}.",
     FailureCode.CORRUPTED: (
-        "What arrived of {subject} is not what was sent: it was discarded. Send it again.",
-        "What arrived of {subject} is not what was sent: it was discarded. Send it again.",
+        "What arrived of {subject} is not what was sent: it was discarded. Send it again."
     ),
-    FailureCode.INTERNAL: (
-        "The transfer ended by an error of {who}'s program; its log says more.",
-        "The transfer ended by an error of this program; its log says more.",
+    FailureCode.SOURCE_CHANGED: (
+        "{subject} changed while it was sent{detail}. Send it again: it continues with what is new."
+    ),
+    FailureCode.SOURCE_UNREADABLE: "{subject} can't be read{detail}.",
+    FailureCode.PROTOCOL: (
+        "The other side's program does not keep to the protocol{detail}. It may be of another version."
     ),
 }
-_NO_SPACE = "{disk} has not enough free space{detail}. Free some, and send it again: it continues."
-_DISK = "{disk} can't be written{detail}."
-_CHANGED = "{subject} changed while it was sent{detail}. Send it again: it continues with what is new."
-_UNREADABLE = "{subject} can't be read{detail}."
-_PROTOCOL = "The other side's program does not keep to the protocol{detail}. It may be of another version."
+"""Why a transfer ended."""
+_OWN_SENTENCES = {
+    FailureCode.REFUSED: "You refused it.",
+    FailureCode.BUSY: "There are too many offers and transfers at once.",
+    FailureCode.CANCELLED: "The transfer was ended. The next attempt continues it.",
+    FailureCode.IN_PROGRESS: "The same transfer is running already, in another process.",
+    FailureCode.INTERNAL: "The transfer ended by an error of this program; its log says more.",
+}
+"""The same, where it is worded differently if this side has ended it."""
 
 
 def failure_text(failed: TransferFailed, who: str) -> str:
@@ -144,13 +146,5 @@ def failure_text(failed: TransferFailed, who: str) -> str:
         "detail": f": {name_text(failed.detail)}" if failed.detail else "",
         "disk": f"{who}'s disk" if failed.by_peer else "This disk",
     }
-    if failed.code in _SENTENCES:
-        return _SENTENCES[failed.code][0 if failed.by_peer else 1].format_map(values)
-    template = {
-        FailureCode.NO_SPACE: _NO_SPACE,
-        FailureCode.DISK: _DISK,
-        FailureCode.SOURCE_CHANGED: _CHANGED,
-        FailureCode.SOURCE_UNREADABLE: _UNREADABLE,
-        FailureCode.PROTOCOL: _PROTOCOL,
-    }[failed.code]
-    return template.format_map(values)
+    sentences = _SENTENCES if failed.by_peer else {**_SENTENCES, **_OWN_SENTENCES}
+    return sentences[failed.code].format_map(values)
