@@ -140,6 +140,8 @@ def test_typing_while_messages_arrive_loses_and_breaks_nothing(local: LocalPeers
                 if piece:
                     bob.type(piece)
             bob.press("Enter")
+            # Nobody types the next line before this one has gone: several that come at once are a paste.
+            bob.wait(rf"^[0-9:]{{5}} you: line {number}\b")
         for text in lines:
             assert alice.wait("message")["text"] == text
         end = time.monotonic() + 30
