@@ -144,6 +144,7 @@ def test_status_and_streams(local: LocalPeers, bob: tuple[JSONProcess, str]) -> 
     assert (words.returncode, words.stderr) == (0, "")
     assert "Service upper/1 for anyone" in words.stdout
     assert "direct" in words.stdout
+    assert words.stdout.count(", post-quantum key exchange\n") == 2
     for each in (server, program, answering, other):
         each.close()
     alice.command("quit")

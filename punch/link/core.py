@@ -281,6 +281,11 @@ class LinkCore:
         return None if self._link is None else self._link.quic.rtt
 
     @property
+    def post_quantum(self) -> bool:
+        """Whether the link's keys were agreed with X25519MLKEM768; False before the link is proved."""
+        return self._link is not None and self._link.quic.post_quantum
+
+    @property
     def losses(self) -> int:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
         return 0 if self._link is None else self._link.quic.losses

@@ -250,6 +250,14 @@ class Link:
         self.schedule_flush()
 
     @property
+    def post_quantum(self) -> bool:
+        """
+        Whether the keys were agreed with X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem): what is recorded today
+        can't be read with a quantum computer later. False before the link is proved.
+        """
+        return self.core.post_quantum
+
+    @property
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds, once known."""
         return self.core.rtt

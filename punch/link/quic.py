@@ -176,6 +176,9 @@ class QuicAdapter(Protocol):
     def peer_certificate(self) -> bytes | None:
         """Return the other side's certificate (DER), None before the handshake."""
 
+    def post_quantum(self) -> bool:
+        """Return whether the key exchange was X25519MLKEM768 (`QuicConnection.post_quantum`)."""
+
     def rtt(self) -> float | None:
         """Return the smoothed round-trip time in seconds, once known."""
 
@@ -198,6 +201,8 @@ class QuicConnection:
     :param adapter: a new connection of a library, whose settings are `common_settings` and its own.
     :ivar connection_id: the first of our own connection IDs.
     :ivar configuration: the library's settings for it.
+    :ivar post_quantum: whether the keys were agreed with X25519MLKEM768, so that who records the packets
+        can't read them with a quantum computer later; False before the handshake is done.
     """
 
     key_update_after = KEY_UPDATE_AFTER
@@ -220,6 +225,7 @@ class QuicConnection:
             events.ConnectionIdRetired: lambda event, sink: sink.on_connection_id(event.connection_id, False),
             events.ConnectionTerminated: self._terminated,
         }
+        self.post_quantum = False
         self._uids = itertools.count(1)
         self._probes: set[int] = set()
         self._sent = 0
@@ -293,6 +299,7 @@ class QuicConnection:
         sink.on_stream_data(stream_id, data, last)
 
     def _handshake(self, event: Any, sink: QuicSink) -> None:
+        self.post_quantum = self.adapter.post_quantum()
         sink.on_handshake(event.alpn_protocol, bool(event.session_resumed or event.early_data_accepted))
 
     def _reset(self, event: Any, sink: QuicSink) -> None:

@@ -177,6 +177,10 @@ class AioquicAdapter:
         rtt = float(loss._rtt_latest) if loss._rtt_initialized else None
         return Flight(loss.bytes_in_flight, loss.congestion_window, unsent, rtt)
 
+    def post_quantum(self) -> bool:
+        # It offers and accepts no such group.
+        return False
+
     def peer_certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding
 

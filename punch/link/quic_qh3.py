@@ -31,6 +31,23 @@ def stopped() -> float:
     return 0.0
 
 
+class HybridKey:
+    """
+    A client's key for X25519MLKEM768, which notes that it was used: qh3 keeps to itself which of the groups
+    that it offered the server has chosen.
+    """
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+        self.used = False
+
+    def exchange(self, public_key: bytes) -> bytes:
+        """Return the shared key."""
+        shared: bytes = self._key.exchange(public_key)
+        self.used = True
+        return shared
+
+
 class Qh3Adapter:
     """
     A connection of qh3 (`QuicAdapter`).
@@ -134,6 +151,11 @@ class Qh3Adapter:
         certificate = self.library.get_peercert()
         return None if certificate is None else bytes(certificate.public_bytes())
 
+    def post_quantum(self) -> bool:
+        # A server makes the key of the group that it has chosen, and no other.
+        key = self.library.tls._x25519_kyber_768_private_key
+        return key.used if isinstance(key, HybridKey) else key is not None
+
     def rtt(self) -> float | None:
         # Not public in qh3 2.x, whose version is pinned below 3: the estimate of its recovery, which leaves
         # out the other side's delay before acknowledging, as a measurement from outside could not.
@@ -165,6 +187,8 @@ class Qh3Backend:
 
             library = Library(configuration=self.configuration(True))
             library.connect(LOGICAL_ADDRESS, now)
+            tls: Any = library.tls
+            tls._x25519_kyber_768_private_key = HybridKey(tls._x25519_kyber_768_private_key)
             return QuicConnection(Qh3Adapter(library, self._random, self._clock))
 
     def server(

@@ -114,6 +114,7 @@ class OwnNode:
                 "name": self.name(),
                 "registered": status.rendezvous is not None,
                 "rendezvous": status.rendezvous,
+                "post_quantum": status.post_quantum,
                 "links": [
                     {
                         "peer": str(link.peer),
@@ -122,6 +123,7 @@ class OwnNode:
                         **({} if link.path is None else path_fields(link.path)),
                         "dark": link.disconnected,
                         "streams": link.streams,
+                        "post_quantum": link.post_quantum,
                     }
                     for link in status.links
                 ],

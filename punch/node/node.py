@@ -351,7 +351,9 @@ class Node(Service):
         """The sockets, relays and table sizes as they are now."""
         rendezvous = str(self._control.address) if self._control.registered else None
         services = self._context.services
-        return node_status(self._network, self._channel, self._calls, services, rendezvous)
+        return node_status(
+            self._network, self._channel, self._calls, services, rendezvous, self._control.post_quantum
+        )
 
     def serve(
         self,

@@ -40,6 +40,7 @@ class LinkSummary:
     :ivar path: its path, or the last one that it had.
     :ivar disconnected: it has no path that answers now.
     :ivar streams: how many streams are open on it.
+    :ivar post_quantum: its keys were agreed with X25519MLKEM768.
     """
 
     peer: PeerID
@@ -47,6 +48,7 @@ class LinkSummary:
     path: Path | None
     disconnected: bool
     streams: int
+    post_quantum: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class NodeStatus:
     What a node has at one moment.
 
     :ivar rendezvous: the address of the rendezvous; None while the node is not registered.
+    :ivar post_quantum: the keys of the connection to the rendezvous were agreed with X25519MLKEM768.
     :ivar links: the links, the oldest first.
     :ivar calling: the peers with whom a call is under way that is no link yet.
     :ivar services: the names of the services that answer here.
@@ -69,6 +72,7 @@ class NodeStatus:
     """
 
     rendezvous: str | None
+    post_quantum: bool
     links: tuple[LinkSummary, ...]
     calling: tuple[PeerID, ...]
     services: tuple[str, ...]
@@ -87,10 +91,12 @@ def node_status(
     calls: Calls,
     services: Services,
     rendezvous: str | None,
+    post_quantum: bool,
 ) -> NodeStatus:
     """Return what a node has now."""
     return NodeStatus(
         rendezvous=rendezvous,
+        post_quantum=post_quantum,
         links=tuple(
             LinkSummary(
                 peer,
@@ -98,6 +104,7 @@ def node_status(
                 call.path,
                 call.state is CallState.DISCONNECTED,
                 0 if call.link is None else call.link.stream_count,
+                call.link is not None and call.link.post_quantum,
             )
             for peer, call in calls.links.items()
         ),

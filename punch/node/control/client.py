@@ -182,6 +182,11 @@ class ControlClient:
         """The local IP address of the connection, if there is one."""
         return None if self._protocol is None else self._protocol.local_host
 
+    @property
+    def post_quantum(self) -> bool:
+        """Whether the keys of the connection were agreed with X25519MLKEM768; False without one."""
+        return self._protocol is not None and self._protocol.post_quantum
+
     def start(self) -> None:
         """Connect, and stay connected."""
         self._service.startService()

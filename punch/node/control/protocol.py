@@ -99,6 +99,11 @@ class ControlClientProtocol(Protocol):
         """The local IP address of the connection."""
         return self._tls.getHost().host
 
+    @property
+    def post_quantum(self) -> bool:
+        """Whether the keys were agreed with X25519MLKEM768, as OpenSSL calls it."""
+        return self._connection is not None and self._connection.get_group_name() == "X25519MLKEM768"
+
     def send(self, request: Request) -> None:
         """Send one control message."""
         self._core.send(request)

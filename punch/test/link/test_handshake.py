@@ -1,4 +1,4 @@
-"""A link whose other side vanishes, or comes back with a ticket: neither gets anywhere."""
+"""How keys are agreed, and links whose other side vanishes, or comes back with a ticket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ from punch.link.events import CloseCode, LinkLimits, StreamData
 from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicBackend
 from punch.link.stream import encode_name
-from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller
+from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller, aioquic_backend
+
+
+class KeyExchangeTests(LinkTestCase):
+    """Both sides know whether the keys were agreed with X25519MLKEM768."""
+
+    def check(self, caller: QuicBackend, callee: QuicBackend, expected: bool) -> None:
+        sides = self.make_caller(backend=caller), self.make_callee(backend=callee)
+        pipe = Pipe(*sides)
+        for side in sides:
+            self.assertFalse(side.core.post_quantum)
+            side.core.start(0.0)
+        self.assertTrue(pipe.run(5.0, lambda: all(side.proved for side in sides)))
+        self.assertEqual([side.core.post_quantum for side in sides], [expected, expected])
+
+    def test_two_of_today(self) -> None:
+        self.check(self.backend, self.backend, True)
+
+    def test_one_that_has_no_such_group(self) -> None:
+        other = aioquic_backend()
+        if other is None:
+            self.skipTest("aioquic (the extra `aioquic`) is not installed")
+        self.check(other, self.backend, False)
+        self.check(self.backend, other, False)
 
 
 class VanishTests(LinkTestCase):

@@ -123,6 +123,7 @@ class SocketTests(LocalTestCase):
         self.assertEqual(status["services"], [{"service": "mine/1", "allow": "granted"}])
         (link,) = status["links"]
         self.assertEqual((link["peer"], link["path"], link["dark"]), (str(self.bob_id), "host", False))
+        self.assertEqual((status["post_quantum"], link["post_quantum"]), (True, True))
 
     def test_bad_commands(self) -> None:
         program = self.program("alice")

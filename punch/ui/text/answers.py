@@ -159,13 +159,15 @@ def link_in_words(link: Answer) -> str:
     """A link as `punch.ui.json.events.link_fields` gives it."""
     if link["dark"]:
         return "path lost, looking for another"
-    return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}"
+    keys = ", post-quantum key exchange" if link.get("post_quantum") else ""
+    return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}{keys}"
 
 
 def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"Your ID: {answer['id']} ({printable(answer['name'])})"
     where = answer.get("rendezvous")
-    yield f"Registered at {printable(where)}" if where else "Not registered: nobody can call"
+    keys = ", post-quantum key exchange" if answer.get("post_quantum") else ""
+    yield f"Registered at {printable(where)}{keys}" if where else "Not registered: nobody can call"
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
