@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from . import without_segmentation
+from . import system_call_filter
 from .needs import need_namespaces
 from .netns import Host, Namespaces
 from .processes import Programs, programs
@@ -112,7 +112,7 @@ def call(running: Programs, hosts: Sequence[Host], host: str, calling: str, kind
     service, *sites = hosts
     rendezvous = running.rendezvous("--host", host, prefix=service.prefix)
     address = rendezvous.wait("listening")["address"]
-    wrapper: Sequence[str] = without_segmentation.COMMAND if kind == "portable" else ()
+    wrapper: Sequence[str] = system_call_filter.WITHOUT_SEGMENTATION if kind == "portable" else ()
     peers = {}
     for name, site in zip(("alice", "bob"), sites, strict=True):
         options = ["--rendezvous", address, "--accept", "anyone"]

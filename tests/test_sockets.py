@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from punch.net.udp import (
 from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
+from tests import system_call_filter
 from tests.needs import has_ipv6, missing
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
@@ -446,3 +448,17 @@ def test_a_host_after_one_of_the_other_family(loop: Loop) -> None:
     finally:
         for port in ports:
             port.close()
+
+
+@pytest.mark.parametrize("code", ["EPERM", "ENOSYS"])
+def test_a_sandbox_refuses_the_calls_for_batches(code: str) -> None:
+    """Then they are not used: nothing is lost, and nothing is tried for ever."""
+    if not HAS_BATCHES:
+        missing("no recvmmsg")
+    tests = "many_hosts_ask or host_after_one"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+    run = subprocess.run(
+        [*system_call_filter.without_batches(code), *command], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stdout
+    assert "passed" in run.stdout

@@ -19,7 +19,7 @@ from typing import Any
 
 from punch.cli.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.usage import Parser, show, write_stderr
-from punch.files import read_regular
+from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
 from punch.rendezvous.membership import MemberStoreError
@@ -73,7 +73,7 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
     invitation = Invitation.new(service_tag(pin), os.urandom)
     expires = time.time() + options.expires
     database.invite(invitation, options.uses, expires, options.relay_quota)
-    address = _address(state, invitation)
+    address, problem = _address(state, invitation)
     until = datetime.fromtimestamp(expires, timezone.utc)
     if options.json:
         show(
@@ -93,17 +93,23 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
     show(f"An invitation for {whom}, good until {until:%Y-%m-%d %H:%M} UTC:\n")
     show(f"    {address or invitation}\n")
     if address is None:
-        show("The service has not run yet, so its address is not known: add ?token=… to it.")
+        show(f"{problem} Add ?token=… to the address of the service.")
     else:
         show(f"Whoever gets it starts once with: punch chat --rendezvous '{address}'")
 
 
-def _address(state: RendezvousState, invitation: Invitation) -> str | None:
+def _address(state: RendezvousState, invitation: Invitation) -> tuple[str | None, str]:
+    """The address with an invitation; if it is not known, None and a sentence that says why."""
+    path = state.directory / "public-address"
     try:
-        line = read_regular(state.directory / "public-address", 4096).decode("ascii")
-        return replace(RendezvousAddress.parse(line), invitation=invitation).with_invitation
-    except (OSError, UnicodeDecodeError, RendezvousAddressError):
-        return None
+        line = read_regular(path, 4096).decode("ascii")
+        return replace(RendezvousAddress.parse(line), invitation=invitation).with_invitation, ""
+    except FileNotFoundError:
+        return None, "The service has not run yet, so its address is not known."
+    except OSError as error:
+        return None, unusable(f"The file {path}", error, "start the service again, which writes it anew")
+    except (UnicodeDecodeError, RendezvousAddressError):
+        return None, f"The file {path} has no address; start the service again, which writes it anew."
 
 
 # -- peers --

@@ -3,11 +3,15 @@ Receiving and answering datagrams of many hosts in one system call: `recvmmsg` a
 
 Python's sockets don't have them, so they are called with ctypes. UDP_SEGMENT (`punch.net.segmentation`) is
 for many datagrams of one host; both work together, as one message of a batch may have several datagrams.
+
+A sandbox may refuse these calls (seccomp). Then `recvmsg` and `sendmsg` take their place, for one message at
+a time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 import sys
 from collections.abc import Callable
@@ -63,17 +67,26 @@ class _Message(ctypes.Structure):
     _fields_ = (("header", _Header), ("size", ctypes.c_uint))
 
 
-def _system_call(name: str, *more: Any) -> Callable[..., int] | None:
+_MESSAGE_SIZE: Final = ctypes.sizeof(_Message)
+
+
+def _system_call(name: str, *arguments: Any, result: Any = ctypes.c_int) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
-    found = getattr(ctypes.CDLL(None), name, None)
+    found = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if found is not None:
-        found.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, *more)
+        found.argtypes, found.restype = arguments, result
     return found
 
 
-_recvmmsg = _system_call("recvmmsg", ctypes.c_void_p)
-_sendmmsg = _system_call("sendmmsg")
+_BATCH = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+_ONE = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_recvmmsg = _system_call("recvmmsg", *_BATCH, ctypes.c_void_p)
+_sendmmsg = _system_call("sendmmsg", *_BATCH)
+_recvmsg = _system_call("recvmsg", *_ONE, result=ctypes.c_ssize_t)
+_sendmsg = _system_call("sendmsg", *_ONE, result=ctypes.c_ssize_t)
+_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
+"""What a sandbox may answer to a system call that it does not allow."""
 
 HAS_BATCHES: Final = _recvmmsg is not None and _sendmmsg is not None
 """Whether this system has both calls."""
@@ -103,7 +116,7 @@ class _Messages:
         self.address = ctypes.addressof(messages)
         self.headers = memoryview(messages).cast("B")
         self.unused = bytes(self.headers)
-        step = ctypes.sizeof(_Message)
+        step = _MESSAGE_SIZE
         numbers, words = self.headers.cast("I"), self.headers.cast("N")  # type: ignore[call-overload]
         self.sizes: memoryview[int] = numbers[_Message.size.offset // 4 :: step // 4]
         word = words.itemsize
@@ -129,6 +142,7 @@ class MessageReceiver:
             self._messages.sizes,
         )
         self._view = memoryview(self.contents)
+        self._refused = False
 
     def receive(self, descriptor: int, most: int = SIZE) -> int:
         """
@@ -138,7 +152,21 @@ class MessageReceiver:
         """
         assert _recvmmsg is not None
         self._messages.headers[:] = self._messages.unused
-        return max(0, _recvmmsg(descriptor, self._messages.address, most, _DONTWAIT, None))
+        if not self._refused:
+            count = _recvmmsg(descriptor, self._messages.address, most, _DONTWAIT, None)
+            if count >= 0:
+                return count
+            self._refused = ctypes.get_errno() in _REFUSED
+        return self._receive_each(descriptor, most) if self._refused else 0
+
+    def _receive_each(self, descriptor: int, most: int) -> int:
+        assert _recvmsg is not None
+        for number in range(most):
+            size = _recvmsg(descriptor, self._messages.address + number * _MESSAGE_SIZE, _DONTWAIT)
+            if size < 0:
+                return number
+            self.sizes[number] = size
+        return most
 
     def content(self, number: int) -> bytes:
         """A message."""
@@ -201,10 +229,14 @@ class AnswerSender:
     def send(self, descriptor: int) -> None:
         """Send what is queued. What the kernel does not take is lost."""
         assert _sendmmsg is not None
+        assert _sendmsg is not None
         first, self._count = 0, self._count
         while first < self._count:
-            start = self._messages.address + first * ctypes.sizeof(_Message)
+            start = self._messages.address + first * _MESSAGE_SIZE
             sent = _sendmmsg(descriptor, start, self._count - first, _DONTWAIT)
+            if sent < 0 and ctypes.get_errno() in _REFUSED:
+                # By a sandbox; or a packet filter has refused the first answer, and refuses it again
+                _sendmsg(descriptor, start, _DONTWAIT)
             # It stops at an answer that can't be sent, such as one to a forged broadcast address.
             first += max(1, sent)
         self._count = 0

@@ -335,6 +335,10 @@ class SourceTable(Generic[K]):
         last = self._path(source)[-1]
         return next(iter(last.entries)) if isinstance(last, _Leaf) else None
 
+    def newest(self, prefixes: Source) -> K:
+        """The newest entry of the largest source in the last of these prefixes, which has entries."""
+        return self._newest(self._path(prefixes)[-1])
+
     def _path(self, source: Source) -> list[_Branch[K] | _Leaf[K]]:
         """The nodes from the root to the narrowest prefix of `source` that has entries."""
         node: _Branch[K] | _Leaf[K] | None = self._root

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
 from punch.identity import PeerID
+from punch.net.rate_limits import Shares, source_of
+from punch.net.source_cache import SourceCache
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
@@ -18,7 +19,9 @@ _RETURNS = 3
 _RETURN_TIME = 600.0
 """Seconds."""
 MAX_RETURNING = 4096
-"""Refused peers whose returns are counted."""
+"""Refused peers whose returns are counted…"""
+_SHARED_BY = 16
+"""…and one address has at most one in so many of these places."""
 
 
 class ReturningPeers:
@@ -26,24 +29,26 @@ class ReturningPeers:
     Refused peers that return all the same. Pure.
 
     Peers of releases that don't know the code `DENIED` return for ever. They stop after `VERSION`, and say
-    that they should be updated; others go by the refusal beside the code. Beyond `most` peers, those that
-    have returned least recently are forgotten.
+    that they should be updated; others go by the refusal beside the code. The `most` places are shared
+    between the sources of the peers.
     """
 
     def __init__(self, most: int = MAX_RETURNING) -> None:
-        self._most = most
-        self._returns: OrderedDict[PeerID, tuple[float, int]] = OrderedDict()
+        share = max(1, most // _SHARED_BY)
+        self._returns: SourceCache[PeerID, tuple[float, int]] = SourceCache(most, Shares.growing(share))
 
-    def error_for(self, peer: PeerID, error: Error, now: float) -> Error:
-        """The error for a peer that is refused now; its code is `VERSION` if the peer has returned often."""
+    def error_for(self, peer: PeerID, address: str, error: Error, now: float) -> Error:
+        """
+        The error for a peer that is refused now; its code is `VERSION` if the peer has returned often.
+
+        :param address: where the peer is.
+        """
         if error.refusal is None:
             return error
-        since, times = self._returns.pop(peer, (now, 0))
+        since, times = self._returns.get(peer) or (now, 0)
         if now - since > _RETURN_TIME:
             since, times = now, 0
-        self._returns[peer] = since, times + 1
-        if len(self._returns) > self._most:
-            self._returns.popitem(last=False)
+        self._returns.put(source_of(address), peer, (since, times + 1))
         return error if times < _RETURNS else replace(error, code=ErrorCode.VERSION)
 
 
@@ -96,7 +101,7 @@ class AccessControl:
         if error is None:
             return None
         self._refused(error, "invitations", peer, address)
-        return self._returning.error_for(peer, error, now)
+        return self._returning.error_for(peer, address, error, now)
 
     def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         """Refuse a peer for ever whose owner asks for that. Return what it is told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from punch.identity import PeerID
+from punch.net.rate_limits import Source
 from punch.wire.control import Error, Reply
 
 
@@ -55,11 +56,18 @@ class LimitHit:
 
 @dataclass(frozen=True)
 class DeliverToProcess:
-    """Send `reply` to a peer that is registered at another process of the service."""
+    """
+    Send `reply` to a peer that is registered at another process of the service.
+
+    :ivar source: that of the peer.
+    :ivar address: where the called peer is, whose reply it is; empty if it is not here any more.
+    """
 
     process: str
     peer: PeerID
     reply: Reply
+    source: Source
+    address: str = ""
 
 
 Output = Deliver | DeliverToProcess | Disconnect | PeerRegistered | PeerUnregistered | LimitHit

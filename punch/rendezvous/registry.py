@@ -39,7 +39,9 @@ from punch.rendezvous.return_notices import ReturnNotices
 from punch.wire.control import (
     Accept,
     Answer,
+    Answered,
     Cancel,
+    Candidates,
     Ended,
     Error,
     ErrorCode,
@@ -491,4 +493,7 @@ class Registry:
         if peer in self._peers or away is None:
             self.deliver(peer, reply)
         elif away.process is not None:
-            self._outputs.append(DeliverToProcess(away.process, peer, reply))
+            sender = reply.sender if isinstance(reply, (Answered, Candidates, Ended)) else None
+            callee = None if sender is None else self._peers.get(sender)
+            address = "" if callee is None else callee.address
+            self._outputs.append(DeliverToProcess(away.process, peer, reply, away.source, address))

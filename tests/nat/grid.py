@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import without_segmentation
+from tests import system_call_filter
 from tests.processes import Event, JSONProcess, ProcessFailed, Programs
 
 from .kernel_network import (
@@ -221,7 +221,7 @@ def start_peer(programs: Programs, site: Site, address: str, options: Sequence[s
         site.name,
         *("--rendezvous", address, "--accept", "anyone", *options),
         state=f"state-{site.name}",
-        prefix=[*site.host.prefix, *(without_segmentation.COMMAND if site.side == RIGHT else [])],
+        prefix=[*site.host.prefix, *(system_call_filter.WITHOUT_SEGMENTATION if site.side == RIGHT else [])],
     )
 
 

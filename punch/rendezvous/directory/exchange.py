@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import NoRoom, Shares, SourceTable, source_of
+from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable, source_of
 from punch.rendezvous.admission import RESERVE, IntroductionRefusal, room_in
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.directory.interface import UNKNOWN
 from punch.rendezvous.directory.messages import (
     PeerLost,
     PeerReply,
@@ -66,6 +67,8 @@ class Locate:
 
     key: CallKey
     peer: PeerID
+    source: Source
+    """That of the caller, as in the other outputs."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Send:
 
     process: str
     message: PeerRequest | PeerReply | PeerLost
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class AwaitReturn:
     """Ask the directory to tell when a peer is back, then call `Registry.returned`."""
 
     peer: PeerID
+    source: Source
 
 
 Output = Locate | Send | AwaitReturn
@@ -92,7 +97,10 @@ class _Call:
     name: str
     address: str
     establish: Establish
+    source: Source
     process: str | None = None
+    callee_address: str = ""
+    """Where the called peer is; empty if that is not known yet."""
     answered_at: float | None = None
     ended: bool = False
     """The caller has ended it or is gone, and it is not located yet."""
@@ -163,10 +171,10 @@ class Exchange:
         if displaced is not None:
             self._displace(displaced)
         table.enter(caller.source, key)
-        self._calls[key] = _Call(caller.peer, caller.name, caller.address, request)
+        self._calls[key] = _Call(caller.peer, caller.name, caller.address, request, caller.source)
         self._of_caller.setdefault(caller.peer, set()).add(key)
         self._deadlines.set(key, now + self._limits.ring_time + _LATE)
-        self._outputs.append(Locate(key, request.to))
+        self._outputs.append(Locate(key, request.to, caller.source))
 
     def request(self, peer: PeerID, request: Answer | Trickle | Reject | Cancel) -> bool:
         """Pass on what a caller says."""
@@ -187,9 +195,10 @@ class Exchange:
     def lost(self, peer: PeerID) -> None:
         """Tell the processes of its calls that a peer is gone."""
         keys = self._of_caller.get(peer, set()).copy()
-        for process in {call.process for key in keys if (call := self._calls[key]).process is not None}:
+        sources = {call.process: call.source for key in keys if (call := self._calls[key])}
+        for process, source in sources.items():
             if process is not None:
-                self._outputs.append(Send(process, PeerLost(peer)))
+                self._outputs.append(Send(process, PeerLost(peer), source))
         for key in keys:
             self._end(key)
 
@@ -245,7 +254,7 @@ class Exchange:
         self.registry.end_away(self._denies, ErrorCode.DENIED, _DENIED)
         for key, call in list(self._calls.items()):
             callee = call.establish.to
-            if not call.ended and self._denies(callee, ""):
+            if not call.ended and self._denies(callee, call.callee_address):
                 if call.process is not None:
                     self._pass_on(call, call.process, Cancel(key[0], callee))
                 self._end(key)
@@ -256,10 +265,12 @@ class Exchange:
     def receive(self, process: str, message: PeerRequest | PeerReply | PeerLost, now: float) -> None:
         """Handle a message of another process."""
         if isinstance(message, PeerRequest):
+            source = source_of(message.address)
             if self._denies(message.peer, message.address):
                 if isinstance(message.request, Establish):
                     self.registry.limit_hit(message.peer, message.address, "deny")
-                    self.send(process, message.peer, Error(ErrorCode.DENIED, _DENIED, message.request.call))
+                    error = Error(ErrorCode.DENIED, _DENIED, message.request.call)
+                    self.send(process, message.peer, error, source)
                 return
             try:
                 self.registry.request_from(
@@ -268,16 +279,24 @@ class Exchange:
             except IntroductionRefusal as refusal:
                 if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
                     self.registry.limit_hit(message.peer, message.address, "calls")
-                self.send(process, message.peer, Error(refusal.code, refusal.text, message.request.call))
+                error = Error(refusal.code, refusal.text, message.request.call)
+                self.send(process, message.peer, error, source)
         elif isinstance(message, PeerLost):
             self.registry.lost_at(process, message.peer)
         else:
             self._receive_reply(process, message, now)
 
-    def send(self, process: str, peer: PeerID, reply: Reply) -> None:
-        """Send a reply to a peer that is registered at another process."""
+    def send(
+        self, process: str, peer: PeerID, reply: Reply, source: Source = UNKNOWN, address: str = ""
+    ) -> None:
+        """
+        Send a reply to a peer that is registered at another process.
+
+        :param source: that of the peer.
+        :param address: where the called peer is, whose reply it is; empty if that is not known.
+        """
         if isinstance(reply, (Answered, Candidates, Ended, Error)):
-            self._outputs.append(Send(process, PeerReply(peer, reply)))
+            self._outputs.append(Send(process, PeerReply(peer, reply, address), source))
 
     # -- time --
 
@@ -306,6 +325,12 @@ class Exchange:
         callee = call.establish.to
         if not isinstance(reply, Error) and reply.sender not in (callee, None):
             return
+        call.callee_address = message.address or call.callee_address
+        if self._denies(callee, call.callee_address):
+            self._pass_on(call, process, Cancel(key[0], callee))
+            self._forget(key)
+            self.registry.deliver(call.caller, Error(ErrorCode.NOT_REGISTERED, NOT_REGISTERED, key[0]))
+            return
         if isinstance(reply, Answered):
             if call.answered_at is None:
                 self.registry.admission.remember(source_of(call.address), call.caller, callee)
@@ -321,7 +346,7 @@ class Exchange:
     def _absent(self, call: _Call, text: str, now: float) -> None:
         """Tell a caller that the called peer is registered at no process."""
         if self.registry.absent(call.caller, call.establish, text, now):
-            self._outputs.append(AwaitReturn(call.establish.to))
+            self._outputs.append(AwaitReturn(call.establish.to, call.source))
 
     def _displace(self, key: CallKey) -> None:
         """End a call to make room for one of another source."""
@@ -337,7 +362,8 @@ class Exchange:
         self.registry.deliver(call.caller, Ended(key[0], code, DISPLACED, sender=callee))
 
     def _pass_on(self, call: _Call, process: str, request: Establish | Trickle | Cancel) -> None:
-        self._outputs.append(Send(process, PeerRequest(call.caller, call.name, call.address, request)))
+        message = PeerRequest(call.caller, call.name, call.address, request)
+        self._outputs.append(Send(process, message, call.source))
 
     def _end(self, key: CallKey) -> None:
         call = self._calls[key]

@@ -7,8 +7,12 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
+from punch.net.rate_limits import Source
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.shared_state import SharedState
+
+UNKNOWN: Source = ("",)
+"""The source of what is not known to be for a peer at some address."""
 
 
 class DirectoryUnavailable(Exception):
@@ -38,7 +42,11 @@ class DirectoryUser(Protocol):
 
 
 class Directory(Protocol):
-    """Which process of a service a peer is registered at. No method blocks, and none raises."""
+    """
+    Which process of a service a peer is registered at. No method blocks, and none raises.
+
+    `source` is always that of the peer for which something is asked or sent. Sources share what may wait.
+    """
 
     def start(self, user: DirectoryUser) -> None:
         """Begin, and tell `user` what happens from now on."""
@@ -55,18 +63,23 @@ class Directory(Protocol):
     def release(self, peer: PeerID) -> None:
         """A peer is no longer registered at this process."""
 
-    def locate(self, peer: PeerID) -> Deferred[str | None]:
+    def locate(self, peer: PeerID, source: Source = UNKNOWN) -> Deferred[str | None]:
         """
         Return the name of the other process at which a peer is; None if it is at none.
 
         :raise DirectoryUnavailable: through the Deferred.
         """
 
-    def await_return(self, peer: PeerID) -> None:
+    def await_return(self, peer: PeerID, source: Source = UNKNOWN) -> None:
         """Call `peer_returned` once if a peer registers at another process within the next hour."""
 
-    def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
-        """Send a message to another process, after those before it. `process_lost` follows if it is gone."""
+    def send(
+        self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
+    ) -> None:
+        """
+        Send a message to another process, after those before it. `process_lost` follows if it is gone. The
+        message is lost if too many wait.
+        """
 
     @property
     def problem(self) -> str | None:

@@ -54,7 +54,7 @@ class DirectoryLink:
         elif isinstance(output, PeerUnregistered):
             self.directory.release(output.peer)
         elif isinstance(output, DeliverToProcess):
-            self.exchange.send(output.process, output.peer, output.reply)
+            self.exchange.send(output.process, output.peer, output.reply, output.source, output.address)
 
     def pass_on(self) -> bool:
         """Give the directory what the exchange has for it. Returns whether there was anything."""
@@ -62,14 +62,14 @@ class DirectoryLink:
         while (output := self.exchange.next_output()) is not None:
             found = True
             if isinstance(output, Locate):
-                locating = self.directory.locate(output.peer)
+                locating = self.directory.locate(output.peer, output.source)
                 locating.addCallbacks(
                     partial(self._located, output.key), partial(self._not_located, output.key)
                 )
             elif isinstance(output, AwaitReturn):
-                self.directory.await_return(output.peer)
+                self.directory.await_return(output.peer, output.source)
             else:
-                self.directory.send(output.process, output.message)
+                self.directory.send(output.process, output.message, output.source)
         return found
 
     # -- DirectoryUser --

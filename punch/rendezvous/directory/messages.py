@@ -67,10 +67,15 @@ class PeerRequest:
 
 @dataclass(frozen=True)
 class PeerReply:
-    """What an introduction of the sending process has for a peer at the receiver."""
+    """
+    What an introduction of the sending process has for a peer at the receiver.
+
+    :ivar address: where the called peer is; empty if it is not registered any more.
+    """
 
     peer: PeerID
     reply: CallReply
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,8 @@ def _to_json(message: Message) -> dict[str, Any]:
         value["line"] = encode(message.request).decode()
     elif isinstance(message, PeerReply):
         value |= {"type": "reply", "line": encode(message.reply).decode()}
+        if message.address:
+            value["address"] = message.address
     elif isinstance(message, PeerClaimed):
         value |= {"type": "claimed", "since": message.since}
     else:
@@ -193,7 +200,8 @@ def _from_json(text: bytes) -> Message:
         if kind == "reply":
             reply = decode_reply(line)
             if isinstance(reply, (Answered, Candidates, Ended, Error)):
-                return PeerReply(peer, reply)
+                address = value.get("address", "")
+                return PeerReply(peer, reply, address and canonical(address, 0).host)
         elif kind == "request":
             request = decode_request(line)
             if isinstance(request, (Establish, Answer, Trickle, Reject, Cancel)):

@@ -35,8 +35,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
-from punch.rendezvous.directory.command_queue import CommandQueue
-from punch.rendezvous.directory.interface import DirectoryUnavailable, DirectoryUser
+from punch.net.rate_limits import Source
+from punch.rendezvous.directory.command_queue import CommandQueue, QueueFull
+from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
     MessageError,
@@ -224,23 +225,23 @@ class RedisDirectory:
             command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
             self._in_background(self._queue.ask(self._commands, command))
 
-    def locate(self, peer: PeerID) -> Deferred[str | None]:
+    def locate(self, peer: PeerID, source: Source = UNKNOWN) -> Deferred[str | None]:
         """Return the other process at which a peer is."""
-        return Deferred.fromCoroutine(self._locate(peer))
+        return Deferred.fromCoroutine(self._locate(peer, source))
 
-    def await_return(self, peer: PeerID) -> None:
+    def await_return(self, peer: PeerID, source: Source = UNKNOWN) -> None:
         """Tell this process when a peer has registered at another one."""
-        if self._commands is not None and not self._queue.is_overloaded():
-            self._in_background(self._await_return(self._commands, peer))
+        if self._commands is not None:
+            self._in_background(self._await_return(self._commands, peer, source))
 
-    def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
+    def send(
+        self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
+    ) -> None:
         """Send a message to another process."""
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        if self._queue.is_overloaded():
-            return
-        self._in_background(self._send(self._commands, process, message))
+        self._in_background(self._send(self._commands, process, message, source))
 
     # -- the connection --
 
@@ -403,7 +404,9 @@ class RedisDirectory:
             if name not in (None, self.name):
                 await self._send(commands, str(name), PeerReturned(peer))
 
-    async def _await_return(self, commands: RedisConnection, peer: PeerID) -> None:
+    async def _await_return(
+        self, commands: RedisConnection, peer: PeerID, source: Source | None = None
+    ) -> None:
         self._awaited.add(peer)
         key = self._key_of(peer, "await")
         _, _, found = await self._queue.ask(
@@ -411,6 +414,7 @@ class RedisDirectory:
             ("SADD", key, self.name),
             ("EXPIRE", key, AWAIT_LIFE),
             ("GET", self._key_of(peer)),
+            source=source,
         )
         # It may have registered meanwhile, which only the process that the entry names can say.
         process, _ = _read_entry(found)
@@ -437,13 +441,11 @@ class RedisDirectory:
             return _read_entry(entry.value)[1]
         return int((entry.since + self._offset) * 1e6)
 
-    async def _locate(self, peer: PeerID) -> str | None:
+    async def _locate(self, peer: PeerID, source: Source) -> str | None:
         if self._commands is None or not self._commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
-        if self._queue.is_overloaded():
-            raise DirectoryUnavailable("Redis answers more slowly than calls come.")
         try:
-            (found,) = await self._queue.ask(self._commands, ("GET", self._key_of(peer)))
+            (found,) = await self._queue.ask(self._commands, ("GET", self._key_of(peer)), source=source)
         except RedisProblem as problem:
             raise DirectoryUnavailable(str(problem)) from problem
         process, _ = _read_entry(found)
@@ -454,13 +456,17 @@ class RedisDirectory:
 
     # -- messages --
 
-    async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
+    async def _send(
+        self, commands: RedisConnection, process: str, message: Message, source: Source | None = None
+    ) -> None:
         # A message gets its number when it is sent.
         def publish() -> list[tuple[str, str, bytes]]:
             return [("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))]
 
         try:
-            (receivers,) = await self._queue.ask_for(commands, publish)
+            (receivers,) = await self._queue.ask_for(commands, publish, source)
+        except QueueFull:
+            return
         except RedisProblem:
             receivers = 0
         if not receivers:

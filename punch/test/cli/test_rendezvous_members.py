@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import time
 from pathlib import Path
+from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -53,6 +55,20 @@ class CommandTests(SynchronousTestCase):
         (self.state.directory / "public-address").write_text(f"{address}\n")
         _, out, _ = self.run_command("invite")
         self.assertIn(f"{address}?token=", out)
+
+    @skipUnless(hasattr(os, "mkfifo"), "needs named pipes")
+    def test_an_address_that_is_no_file(self) -> None:
+        """Nothing is read from a named pipe, which might have no other end; the invitation is printed."""
+        self.state.identity()
+        path = self.state.directory / "public-address"
+        os.mkfifo(path)
+        status, out, _ = self.run_command("invite")
+        self.assertEqual(status, 0)
+        self.assertIn("it is a named pipe", out)
+        self.assertIn("?token=", out)
+        path.unlink()
+        path.write_text("no address\n")
+        self.assertIn("has no address", self.run_command("invite")[1])
 
     def test_revoke_and_undo(self) -> None:
         self.state.identity()

@@ -62,7 +62,6 @@ class User:
 
     name: str
     bandwidth: TokenBucket
-    meter: Meter
     ports: int = 0
     """Allocations and reservations."""
 

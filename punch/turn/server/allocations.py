@@ -156,7 +156,7 @@ class Allocations:
         token = None
         if user_name in self.denied:
             raise AllocationRefusal(403, "The operator refuses this peer")
-        if self.quotas.of_user(user_name).spent:
+        if self.quotas.is_spent(user_name):
             raise AllocationRefusal(486, "Relay quota of the day reached", QUOTA)
         if self.quotas.spent_at(client.remote.host):
             raise AllocationRefusal(486, "Relay quota of the day reached at this address", QUOTA)
@@ -212,7 +212,7 @@ class Allocations:
             return
         host = allocation.client.remote.host
         try:
-            if allocation.user.meter.spent or self.quotas.spent_at(host):
+            if self.quotas.is_spent(allocation.user.name) or self.quotas.spent_at(host):
                 raise AllocationRefusal(486, "Relay quota of the day reached", QUOTA)
             place = self._take_place(source_of(host), [], now)
         except AllocationRefusal as full:
@@ -290,7 +290,7 @@ class Allocations:
         host = allocation.client.remote.host
         user, at_host = allocation.user, self.quotas.of_host(host, now)
         sources = at_host, *self.quotas.of_networks(host, now)
-        allocation.meters = (user.meter, *sources)
+        allocation.meters = (self.quotas.of_user(user.name, source_of(host)), *sources)
         allocation.buckets = (self.bandwidth, user.bandwidth, *(each.bandwidth for each in sources))
         self.events.append(AllocationMade(allocation.owner, allocation.relayed))
 
@@ -314,7 +314,7 @@ class Allocations:
         if user is None:
             rate = settings.rate_per_user
             bandwidth = TokenBucket(rate, rate * settings.burst_time, now)
-            user = self.users[name] = User(name, bandwidth, self.quotas.of_user(name))
+            user = self.users[name] = User(name, bandwidth)
         user.ports += ports
         return user
 

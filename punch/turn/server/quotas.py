@@ -9,25 +9,26 @@ times as much, so that one machine with many addresses has no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
-from punch.net.rate_limits import SITE_GROWTH, Shares, address_key, source_of, width
+from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, address_key, source_of, width
+from punch.net.source_cache import SourceCache
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
-
-K = TypeVar("K", bound=Hashable)
-M = TypeVar("M", bound="Meter")
 
 DAY = 86_400
 _GROWTH = Shares.growing(1)
 """How many times as much as an address a network may have."""
 MAX_METERS = 50_000
 """
-Users, and addresses and networks of each width, that are counted in a day. Beyond, those that were counted
-first begin anew.
+Users, and addresses and networks of each width, that are counted in a day. Sources share these places: who
+comes with ever new identities or addresses has only its own meters begin anew (`SourceCache`).
 """
+_SHARE = MAX_METERS // 64
+_IN_ONE = 256
+"""The addresses of an IPv4 /24, and the /56s of an IPv6 /48."""
 
 TOLD_FROM = 0.01
 """
@@ -96,13 +97,18 @@ class Quotas:
         self.own_limit: Callable[[str], int | None] = lambda user: None
         self._settings = settings
         self._day = 0
-        self._users: dict[str, Meter] = {}
-        self._addresses: dict[str, SourceMeter] = {}
+        self._users: SourceCache[str, Meter] = SourceCache(MAX_METERS, Shares.growing(_SHARE))
+        self._addresses: SourceCache[str, SourceMeter] = SourceCache(
+            MAX_METERS, Shares(1, _IN_ONE, NETWORK_GROWTH * _IN_ONE)
+        )
         # At the rate of the whole relay, no network has less than all.
         slow = SITE_GROWTH * settings.rate_per_address < settings.rate
         self._limits_networks = slow or settings.quota_per_address is not None
         # Networks of each width in a table of their own: whoever has all addresses of one can't fill it.
-        self._networks: dict[int, dict[Hashable, SourceMeter]] = {1: {}, 2: {}}
+        self._networks: dict[int, SourceCache[Hashable, SourceMeter]] = {
+            1: SourceCache(MAX_METERS, Shares(1, 1, _IN_ONE)),
+            2: SourceCache(MAX_METERS, Shares(1, 1, 1)),
+        }
 
     @property
     def day(self) -> int:
@@ -112,7 +118,7 @@ class Quotas:
     @property
     def not_stored(self) -> dict[str, Meter]:
         """The meters of the users that have more bytes than are stored, by the names of the users."""
-        return {user: meter for user, meter in self._users.items() if meter.used > meter.stored}
+        return {user: meter for user, meter in self._users if meter.used > meter.stored}
 
     @property
     def hosts(self) -> int:
@@ -126,7 +132,7 @@ class Quotas:
 
         :param most: how many.
         """
-        kinds: list[tuple[str, Mapping[Any, Meter]]] = [
+        kinds: list[tuple[str, SourceCache[Any, Any]]] = [
             ("user", self._users),
             ("address", self._addresses),
             *(("network", meters) for meters in self._networks.values()),
@@ -134,7 +140,7 @@ class Quotas:
         parts = [
             (part, f"{kind} {key}", meter)
             for kind, meters in kinds
-            for key, meter in meters.items()
+            for key, meter in meters
             if (part := (meter.used - meter.told) / meter.limit) >= TOLD_FROM
         ]
         parts.sort(key=lambda each: -each[0])
@@ -145,9 +151,10 @@ class Quotas:
         day = int(unix) // DAY
         if day != self._day:
             self._day = day
-            networks = (meter for meters in self._networks.values() for meter in meters.values())
-            for meter in (*self._users.values(), *self._addresses.values(), *networks):
-                meter.used = meter.stored = meter.told = 0
+            kinds: list[SourceCache[Any, Any]] = [self._users, self._addresses, *self._networks.values()]
+            for meters in kinds:
+                for _, meter in meters:
+                    meter.used = meter.stored = meter.told = 0
 
     def restore(self, user: str, used: int) -> None:
         """Take what was stored today, by an earlier process for example."""
@@ -162,26 +169,34 @@ class Quotas:
         if meter is not None:
             meter.limit = self._limit_of(name)
 
-    def of_user(self, name: str) -> Meter:
-        """The meter of a user."""
+    def of_user(self, name: str, source: Source | None = None) -> Meter:
+        """
+        The meter of a user.
+
+        :param source: where the user is, if that is known and there is no meter yet.
+        """
         meter = self._users.get(name)
-        if meter is None:
-            meter = _kept(self._users, name, Meter(self._limit_of(name)))
-        return meter
+        return meter or self._users.put(source or (name,), name, Meter(self._limit_of(name)))
+
+    def is_spent(self, user: str) -> bool:
+        """Whether a user has used up its bytes. Counts nothing."""
+        meter = self._users.get(user)
+        return meter is not None and meter.spent
 
     def of_host(self, host: str, now: float) -> SourceMeter:
         """The meter of the clients at the address of `host`."""
         key = address_key(host)
-        return self._addresses.get(key) or _kept(self._addresses, key, self._meter(1, now))
+        return self._addresses.get(key) or self._addresses.put(source_of(host), key, self._meter(1, now))
 
     def of_networks(self, host: str, now: float) -> tuple[SourceMeter, ...]:
         """The meters of the networks that `host` is in; empty if these have no limit."""
         if not self._limits_networks:
             return ()
         found = []
-        for prefix in source_of(host)[:-1]:
-            meters = self._networks[width(prefix)]
-            found.append(meters.get(prefix) or _kept(meters, prefix, self._meter(_GROWTH.of(prefix), now)))
+        source = source_of(host)
+        for depth, prefix in enumerate(source[:-1], 1):
+            meters, meter = self._networks[width(prefix)], self._meter(_GROWTH.of(prefix), now)
+            found.append(meters.get(prefix) or meters.put(source[:depth], prefix, meter))
         return tuple(found)
 
     def _meter(self, growth: int, now: float) -> SourceMeter:
@@ -199,10 +214,3 @@ class Quotas:
         own = self.own_limit(user)
         limit = self._settings.quota_per_user if own is None else own
         return inf if limit is None else limit
-
-
-def _kept(meters: dict[K, M], key: K, meter: M) -> M:
-    if len(meters) >= MAX_METERS:
-        del meters[next(iter(meters))]
-    meters[key] = meter
-    return meter

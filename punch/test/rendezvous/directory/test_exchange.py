@@ -131,7 +131,9 @@ class Processes:
                     elif isinstance(output, Disconnect):
                         self.got.append((name, output.connection, output.error))
                     elif isinstance(output, DeliverToProcess):
-                        exchange.send(output.process, output.peer, output.reply)
+                        exchange.send(
+                            output.process, output.peer, output.reply, output.source, output.address
+                        )
                     elif isinstance(output, LimitHit):
                         self.hits.append((name, output))
                 while (todo := exchange.next_output()) is not None:
@@ -310,8 +312,11 @@ class ExchangeTests(SynchronousTestCase):
 
     def denied(self, *peers: PeerID, address: str = "") -> None:
         """Process two denies these, and process one does not."""
-        self.net.denied["two"] = {*peers, address}
-        self.net.exchanges["two"].end_denied()
+        self.denied_at("two", *peers, address)
+
+    def denied_at(self, process: str, *denied: PeerID | str) -> None:
+        self.net.denied[process] = set(denied)
+        self.net.exchanges[process].end_denied()
         self.net.run()
 
     def test_denied_caller(self) -> None:
@@ -347,6 +352,24 @@ class ExchangeTests(SynchronousTestCase):
         refusal = self.assertRaises(IntroductionRefusal, self.net.request, "two", BOB, self.bob, call)
         self.assertEqual(refusal.code, ErrorCode.NOT_REGISTERED)
         self.assert_empty()
+
+    def test_network_of_a_denied_callee(self) -> None:
+        """The other process tells it with what the called peer says, which is not passed on then."""
+        address = "198.51.100.7"
+        for during in (False, True):
+            self.setUp()
+            bob = self.net.register("two", BOB, address)
+            self.call()
+            if not during:
+                self.denied_at("one", address)
+            self.net.request("two", BOB, bob, Answer(CALL, ALICE, envelope(ALICE)))
+            if during:
+                self.assertIsInstance(self.net.replies(self.alice)[-1], Answered)
+                self.denied_at("one", address)
+            code = ErrorCode.GONE if during else ErrorCode.NOT_REGISTERED
+            self.assertEqual([each.code for each in self.net.replies(self.alice)[during:]], [code])  # type: ignore[union-attr]
+            self.assertEqual(self.net.replies(bob)[-1].code, ErrorCode.CANCELLED)  # type: ignore[union-attr]
+            self.assert_empty()
 
     def test_silent_process(self) -> None:
         """A process that tells nothing more keeps no caller waiting for ever."""

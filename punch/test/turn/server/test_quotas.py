@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.net.rate_limits import source_of
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
@@ -102,6 +103,16 @@ class UserTests(QuotaCase):
         for number in range(MAX_METERS + 10):
             quotas.of_user(str(number)).used = 1
         self.assertEqual(len(quotas.not_stored), MAX_METERS)
+
+    def test_many_identities_of_others(self) -> None:
+        """Ever new users in one network do not have the meters of others begin anew."""
+        quotas = TurnServer().core.allocations.quotas
+        quotas.of_user("alice", source_of("198.51.100.1")).used = 5
+        quotas.restore("bob", 6)
+        for number in range(MAX_METERS + 10):
+            quotas.of_user(str(number), source_of(f"203.0.113.{number % 256}")).used = 1
+        self.assertEqual([quotas.of_user(name).used for name in ("alice", "bob")], [5, 6])
+        self.assertLess(len(quotas.not_stored), MAX_METERS // 10)
 
 
 class AddressTests(QuotaCase):
