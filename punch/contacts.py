@@ -32,6 +32,7 @@ from punch.files import (
     unusable,
 )
 from punch.identity import PeerID, PeerIDError
+from punch.sanitize import quoted
 
 #: Longest petname, in characters.
 MAX_NAME = 64
@@ -90,12 +91,13 @@ def check_name(name: str) -> str:
     if not _has_form(name):
         raise AddressBookError(
             "bad-name",
-            f"The name {name[:MAX_NAME]!a} can't be used: names have 1 to {MAX_NAME} letters, digits, dots, "
-            "dashes and underscores, and begin with a letter or a digit.",
+            f"The name {quoted(name, MAX_NAME)} can't be used: names have 1 to {MAX_NAME} letters, digits, "
+            "dots, dashes and underscores, and begin with a letter or a digit.",
         )
     if names.looks_like_an_id(name):
         raise AddressBookError(
-            "bad-name", f"The name {name!a} looks like a peer ID: choose one that can't be taken for one."
+            "bad-name",
+            f"The name {quoted(name)} looks like a peer ID: choose one that can't be taken for one.",
         )
     return name
 
@@ -109,7 +111,7 @@ def _new_name(name: str) -> str:
     name = check_name(name)
     if _key(name) in names.RESERVED:
         raise AddressBookError(
-            "bad-name", f"The name {name!a} means something else here: choose another one."
+            "bad-name", f"The name {quoted(name)} means something else here: choose another one."
         )
     return name
 
@@ -258,7 +260,7 @@ class AddressBook:
         if name is not None and self._by_name.get(_key(name), peer) != peer:
             other = self._by_name[_key(name)]
             raise AddressBookError(
-                "name-taken", f"The name {name!a} is {other.short}'s already: choose another one."
+                "name-taken", f"The name {quoted(name)} is {other.short}'s already: choose another one."
             )
         return name
 

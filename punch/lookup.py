@@ -9,6 +9,7 @@ from itertools import islice
 from punch import names
 from punch.contacts import AddressBook
 from punch.identity import TEXT_LENGTH, PeerID, PeerIDError
+from punch.sanitize import quoted
 
 #: Names that are looked at for one that is near, and how many of them are told.
 MAX_COMPARED, MAX_TOLD = 5000, 3
@@ -38,10 +39,9 @@ def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerI
         if not typed or "://" in typed or not _is_name(typed):
             raise UnknownPeer(str(error)) from None
     near = near_names(typed, [*islice(_names(book), MAX_COMPARED), *others])
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in typed)
     what = " or ".join(near)
     hint = f"Did you mean {what}?" if near else "punch peers, or /peers in a chat, lists the names."
-    raise UnknownPeer(f"'{shown}' is neither a name in the address book nor a peer ID. {hint}")
+    raise UnknownPeer(f"{quoted(typed)} is neither a name in the address book nor a peer ID. {hint}")
 
 
 def near_names(typed: str, known: Iterable[str]) -> list[str]:

@@ -34,6 +34,7 @@ from punch.files import (
 )
 from punch.identity import Identity, IdentityError, PeerID, RandomBytes, load_identity
 from punch.names import without_format, without_ignorable
+from punch.sanitize import quoted
 
 MAX_NAME = 64
 
@@ -118,7 +119,7 @@ class StateDirectory:
             or len(name.encode()) > 255
         ):
             raise StateError(
-                f"The name {name[:MAX_NAME]!a} can't be used: --name takes 1 to {MAX_NAME} letters, "
+                f"The name {quoted(name, MAX_NAME)} can't be used: --name takes 1 to {MAX_NAME} letters, "
                 "digits, dots, dashes and underscores, and does not begin with a dot."
             )
         return PeerState(self.root / "peers" / name, name)

@@ -51,6 +51,8 @@ def test_a_name_that_the_output_cannot_hold(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert b"Traceback" not in done.stderr
     assert "Ольга".encode() in run([PUNCH, "peers", *state], **UTF8).stdout
+    for wrong in (["peers", *state, "name", "Ольга", "Ольга/Б"], ["peers", "Ольга"], ["send", "x", "Ольга"]):
+        assert "Ольга".encode() in run([PUNCH, *wrong], **UTF8).stderr, wrong
 
 
 @pytest.mark.parametrize("extra", [UTF8, ASCII])

@@ -1,10 +1,10 @@
-"""Writes `punch/ui/web/static/shown.js`, the table of `punch.ui.text.sanitize` for the page."""
+"""Writes `punch/ui/web/static/shown.js`, the table of `punch.sanitize` for the page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from punch.ui.text import sanitize
+from punch import sanitize
 
 TARGET = Path(__file__).parent.parent / "punch" / "ui" / "web" / "static" / "shown.js"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from punch.sanitize import quoted
+
 _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 MAX_BYTES = 10**15
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -18,12 +20,12 @@ def number_of_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([kMGT]?)B?", text.strip())
     if found is None:
-        raise ValueError(f"takes a number of bytes, such as 500M or 10G, not {text[:40]!a}")
+        raise ValueError(f"takes a number of bytes, such as 500M or 10G, not {quoted(text, 40)}")
     scale = _BYTES[found[3]]
     fraction = found[2] or "0"
     number = int(found[1]) * scale + int(fraction.ljust(12, "0")) * scale // 10**12
     if not 1 <= number <= MAX_BYTES:
-        raise ValueError(f"takes from 1 to {MAX_BYTES // 10**12}T bytes, not {text[:40]!a}")
+        raise ValueError(f"takes from 1 to {MAX_BYTES // 10**12}T bytes, not {quoted(text, 40)}")
     return number
 
 
@@ -35,10 +37,10 @@ def seconds(text: str) -> int:
     """
     found = re.fullmatch(r"([0-9]{1,6})([mhdw])", text.strip())
     if found is None:
-        raise ValueError(f"takes a time such as 30m, 12h, 7d or 4w, not {text[:40]!a}")
+        raise ValueError(f"takes a time such as 30m, 12h, 7d or 4w, not {quoted(text, 40)}")
     number = int(found[1]) * _SECONDS[found[2]]
     if not 60 <= number <= MAX_DAYS * 86_400:
-        raise ValueError(f"takes from 1m to {MAX_DAYS}d, not {text[:40]!a}")
+        raise ValueError(f"takes from 1m to {MAX_DAYS}d, not {quoted(text, 40)}")
     return number
 
 

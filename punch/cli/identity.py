@@ -20,6 +20,7 @@ from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
+from punch.sanitize import quoted
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Revoke, Welcome
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         state = StateDirectory(Path(options.state_dir))
         peer = state.peer(options.name)
         if not (peer.directory / "identity.key").exists():
-            raise StateError(f"There is no identity {options.name!a} in {options.state_dir}.")
+            raise StateError(f"There is no identity {quoted(options.name)} in {options.state_dir}.")
         identity = peer.identity()
         rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
     except StateError as problem:

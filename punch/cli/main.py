@@ -22,6 +22,7 @@ from punch.cli.usage import (
     show,
     write_stderr,
 )
+from punch.sanitize import quoted
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.demo import main as demo
 
         return demo(rest)
-    write_stderr(f"punch: there is no command {command!a}; punch --help lists them.")
+    write_stderr(f"punch: there is no command {quoted(command)}; punch --help lists them.")
     return 2
 
 

@@ -21,6 +21,7 @@ from punch.rendezvous.list_file import ListFileError, read_text
 from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
 from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
 from punch.rendezvous.service import RendezvousService
+from punch.sanitize import quoted
 from punch.turn.server.quotas import DAY
 from punch.wire.fields import FieldError, sentence
 from punch.wire.invitation import service_tag
@@ -98,13 +99,13 @@ class MemberOptions:
             policy = AdmitPolicy(options["admit"])
         except ValueError:
             raise MemberOptionError(
-                f"--admit is open, invited or listed, not {options['admit'][:40]!a}."
+                f"--admit is open, invited or listed, not {quoted(options['admit'], 40)}."
             ) from None
         name, contact = options["members"], options["contact"].strip()
         if policy is AdmitPolicy.LISTED and name is None:
             raise MemberOptionError("--admit listed needs --members, the file with the peer IDs.")
         if options["relay-for"] not in ("all", "invited"):
-            raise MemberOptionError(f"--relay-for is all or invited, not {options['relay-for'][:40]!a}.")
+            raise MemberOptionError(f"--relay-for is all or invited, not {quoted(options['relay-for'], 40)}.")
         relay_for_invited = options["relay-for"] == "invited"
         if policy is AdmitPolicy.OPEN and name is not None and not relay_for_invited:
             raise MemberOptionError("--members needs --admit listed, --admit invited or --relay-for invited.")

@@ -8,6 +8,7 @@ long to load, `--help` does not need it, and an interrupt is quiet only since th
 from __future__ import annotations
 
 import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+from punch.sanitize import quoted
 
 # isort: split
 import os
@@ -175,7 +176,7 @@ else the one used last, else your own on this machine]"""
             return kind(self[option].strip().lower())
         except ValueError:
             *others, last = (member.value for member in kind)
-            self.fail("usage", f"--{option} takes {', '.join(others)} or {last}, not {self[option]!a}.")
+            self.fail("usage", f"--{option} takes {', '.join(others)} or {last}, not {quoted(self[option])}.")
 
     def _target(self) -> PeerID | None:
         if self["peer"] is None:
@@ -198,7 +199,7 @@ else the one used last, else your own on this machine]"""
         except ValueError:
             days = 0.0
         if not 0 < days < 1_000_000:
-            self.fail("usage", f"--retention takes a number of days, or off, not {text!a}.")
+            self.fail("usage", f"--retention takes a number of days, or off, not {quoted(text)}.")
         return Retention(days)
 
     def _web_port(self) -> int:
@@ -207,7 +208,7 @@ else the one used last, else your own on this machine]"""
         except ValueError:
             port = -1
         if not 0 <= port < 65536:
-            self.fail("usage", f"--web-port takes a port from 0 to 65535, not {self['web-port']!a}.")
+            self.fail("usage", f"--web-port takes a port from 0 to 65535, not {quoted(self['web-port'])}.")
         if self["web"]:
             try:
                 import punch.ui.web.view  # noqa: F401

@@ -26,6 +26,7 @@ from punch.cli.usage import write_stderr
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
+from punch.sanitize import quoted
 from punch.ui.text.transfers import failure_text, item_text, offer_lines
 
 CLOSE_TIMEOUT = 5.0
@@ -65,13 +66,16 @@ def main(arguments: Sequence[str]) -> int:
     if not folder.is_dir():
         twistd.fail(
             program,
-            f"--output takes a folder that is there, not {options.output!a}.",
+            f"--output takes a folder that is there, not {quoted(options.output)}.",
             reason="bad-file",
             as_json=options.json,
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         twistd.fail(
-            program, f"You may not write to {options.output!a}.", reason="bad-file", as_json=options.json
+            program,
+            f"You may not write to {quoted(options.output)}.",
+            reason="bad-file",
+            as_json=options.json,
         )
     try:
         peers = frozenset(find_peer(command.book, who) for who in options.senders)
@@ -97,7 +101,7 @@ class _Receiving:
         service = FileService(self._decide, self._command.reactor, self._command.in_thread)
         await node.serve(SERVICE, service, allow)
         self._command.tell(
-            f"Ready to receive into {str(self._folder)!a}. Your ID is {node.peer_id}.",
+            f"Ready to receive into {quoted(str(self._folder))}. Your ID is {node.peer_id}.",
             event="ready",
             id=str(node.peer_id),
         )
@@ -157,7 +161,7 @@ class _Receiving:
         for path, item in zip(paths, offer.items, strict=True):
             name = item_text(item)
             self._command.tell(
-                f"Received from {who}: {name}, as {str(path)!a}.",
+                f"Received from {who}: {name}, as {quoted(str(path))}.",
                 event="transfer-done",
                 peer=peer,
                 name=item.name,

@@ -23,6 +23,7 @@ from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
 from punch.rendezvous.membership import MemberStoreError
+from punch.sanitize import quoted
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.turn.server.quotas import DAY
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
@@ -214,13 +215,13 @@ def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
 
 def _uses(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_USES:
-        raise ValueError(f"takes a number from 1 to {MAX_USES}, not {text[:40]!a}")
+        raise ValueError(f"takes a number from 1 to {MAX_USES}, not {quoted(text, 40)}")
     return int(text)
 
 
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= USAGE_DAYS:
-        raise ValueError(f"takes a number from 1 to {USAGE_DAYS}, not {text[:40]!a}")
+        raise ValueError(f"takes a number from 1 to {USAGE_DAYS}, not {quoted(text, 40)}")
     return int(text)
 
 

@@ -17,6 +17,7 @@ from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
 from punch.rendezvous.monitoring.status import amount, count, duration
+from punch.sanitize import quoted
 from punch.state import StateDirectory, StateError, own_state_dir
 
 PROGRAM = "punch rendezvous status"
@@ -97,7 +98,7 @@ def _ask(url: str | None, state_dir: Path) -> dict[str, Any]:
                 raise ValueError
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT)
         except ValueError:
-            raise _Unreachable(f"--url {url[:100]!a} is no URL like http://127.0.0.1:9464.") from None
+            raise _Unreachable(f"--url {quoted(url, 100)} is no URL like http://127.0.0.1:9464.") from None
         where = url
     try:
         connection.request("GET", STATUS_PATH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import punch.cli.interrupt  # noqa: F401 (before the imports that take long)
+from punch.sanitize import quoted
 
 # isort: split
 import contextlib
@@ -303,12 +304,12 @@ the relay of this service, else beside it."""
 
     def _read_log_options(self) -> None:
         if self["log-format"] not in ("text", "json"):
-            self._fail(f"--log-format is text or json, not {self['log-format'][:40]!a}.")
+            self._fail(f"--log-format is text or json, not {quoted(self['log-format'], 40)}.")
         if self["log-peers"] is None:
             self["log-peers"] = "cut" if self["log-format"] == "json" else "full"
         for name in ("log-addresses", "log-peers"):
             if self[name] not in ("cut", "full"):
-                self._fail(f"--{name} is cut or full, not {self[name][:40]!a}.")
+                self._fail(f"--{name} is cut or full, not {quoted(self[name], 40)}.")
 
     def _reflector(self, text: str) -> tuple[str | None, int]:
         host, colon, port = text.rpartition(":")
@@ -318,8 +319,8 @@ the relay of this service, else beside it."""
             address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", int(port))
         except ValueError:
             self._fail(
-                f"--reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor an IP address and a "
-                "port; write something like 3478 or 192.0.2.1:3478."
+                f"--reflector-port {quoted(text, 100)} is neither a UDP port (0 to 65535) nor an IP address "
+                "and a port; write something like 3478 or 192.0.2.1:3478."
             )
         return (address.host if colon else None), address.port
 
@@ -328,8 +329,8 @@ the relay of this service, else beside it."""
             return text is None, None
         if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > 65535:
             self._fail(
-                f"--second-reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor none; write "
-                "something like 3479."
+                f"--second-reflector-port {quoted(text, 100)} is neither a UDP port (0 to 65535) nor none; "
+                "write something like 3479."
             )
         if int(text) == self.reflector[1] != 0:
             self._fail("--second-reflector-port is the port of --reflector-port; choose another.")
@@ -343,8 +344,8 @@ the relay of this service, else beside it."""
                 raise ValueError
         except ValueError:
             self._fail(
-                f"--alternate-address {text[:100]!a} is neither an IP address nor PUBLIC/OWN, two of one "
-                "family; write something like 192.0.2.2 or 192.0.2.2/10.0.0.2."
+                f"--alternate-address {quoted(text, 100)} is neither an IP address nor PUBLIC/OWN, two of "
+                "one family; write something like 192.0.2.2 or 192.0.2.2/10.0.0.2."
             )
         return pair
 

@@ -20,6 +20,7 @@ from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
+from punch.sanitize import quoted
 from punch.ui.text.transfers import failure_text, size_text, time_text
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
     for path, why in source.skipped:
-        write_stderr(f"{program}: {str(path)!a} is left out: it is {why}.")
+        write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
     return command.run(lambda node: _Sending(command, node, peer, source).run())
 
 

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from punch.sanitize import quoted
+
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
@@ -81,7 +83,7 @@ def usage_error_text(problem: str, command: str) -> str:
     :param command: what explains its options if `--help` follows.
     """
     # What was typed may hold anything, and goes to a terminal.
-    said = ascii(problem[:_SHOWN])[1:-1].replace("\\'", "'").rstrip(".")
+    said = quoted(problem, _SHOWN)[1:-1].rstrip(".")
     for pattern, words in _WORDS:
         if re.fullmatch(pattern, said):
             said = re.sub(pattern, words, said)

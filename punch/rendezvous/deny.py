@@ -66,7 +66,7 @@ class DenyList:
                     peers.append(PeerID.parse_unchecked(entry))
             except PeerIDError as problem:
                 why = str(problem).rstrip(".")
-                sentence = f"{entry[:80]!a} is no peer ID and no network ({why})"
+                sentence = f"{entry[:80]!r} is no peer ID and no network ({why})"
                 raise ListFileError.at(line, column, sentence) from problem
             except ValueError as problem:
                 raise ListFileError.at(line, column, str(problem)) from problem
@@ -105,8 +105,8 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         try:
             meant = ip_network(text, strict=False)
         except ValueError:
-            raise ValueError(f"{text[:80]!a} is no IP address or network") from problem
-        raise ValueError(f"{text[:80]!a} is an address within a network; write {meant}") from problem
+            raise ValueError(f"{text[:80]!r} is no IP address or network") from problem
+        raise ValueError(f"{text[:80]!r} is an address within a network; write {meant}") from problem
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
     return network

@@ -103,7 +103,7 @@ def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEn
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
         # Twisted's parsers raise whatever their arguments make them raise.
         raise EndpointError(
-            f"--control {description[:200]!a} is no Twisted server endpoint ({str(problem)[:200]}); "
+            f"--control {description[:200]!r} is no Twisted server endpoint ({str(problem)[:200]}); "
             "write something like tcp:7001, tcp:7001:interface=192.0.2.1 or "
             r"'tcp:7001:interface=2001\:db8\:\:1' (a colon within a part is written \:)."
         ) from problem

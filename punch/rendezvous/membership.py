@@ -273,5 +273,5 @@ def parse_members(text: str) -> frozenset[PeerID]:
             peers.add(PeerID.parse_unchecked(entry))
         except PeerIDError as problem:
             why = str(problem).rstrip(".")
-            raise ListFileError.at(line, column, f"{entry[:80]!a} is no peer ID ({why})") from problem
+            raise ListFileError.at(line, column, f"{entry[:80]!r} is no peer ID ({why})") from problem
     return frozenset(peers)

@@ -14,17 +14,29 @@ import punch
 ROOT = Path(punch.__file__).parent
 
 #: What each part may import besides itself. A part is a package or a module directly below `punch`.
-BASE = {"extras", "files", "names", "unicode_tables", "curve25519", "identity", "contacts", "lookup", "state"}
+BASE = {
+    "extras",
+    "files",
+    "names",
+    "sanitize",
+    "unicode_tables",
+    "curve25519",
+    "identity",
+    "contacts",
+    "lookup",
+    "state",
+}
 ALLOWED = {
     "files": set(),
     "extras": set(),
     "curve25519": set(),
     "unicode_tables": set(),
     "names": {"unicode_tables"},
+    "sanitize": {"names"},
     "identity": {"files", "curve25519"},
-    "contacts": {"identity", "files", "names"},
-    "lookup": {"contacts", "identity", "names"},
-    "state": {"contacts", "identity", "files", "names"},
+    "contacts": {"identity", "files", "names", "sanitize"},
+    "lookup": {"contacts", "identity", "names", "sanitize"},
+    "state": {"contacts", "identity", "files", "names", "sanitize"},
     "wire": {"identity"},
     "net": {"wire"},
     "ice": {"net", "wire", "identity"},

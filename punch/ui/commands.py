@@ -25,6 +25,7 @@ from punch.apps.chat import (
     ChatMessage,
 )
 from punch.identity import PeerID
+from punch.sanitize import quoted
 from punch.ui.export import export_to
 from punch.ui.json.events import (
     contact_fields,
@@ -125,7 +126,7 @@ def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[A
     command = COMMANDS.get(name)
     if command is None:
         known = ", ".join(COMMANDS)
-        raise ChatError("unknown-command", f"There is no command {name[:64]!a}: use one of {known}.")
+        raise ChatError("unknown-command", f"There is no command {quoted(name, 64)}: use one of {known}.")
     done = command.run(context, _checked(context.chat, command, fields))
     return done if isinstance(done, Deferred) else succeed(done)
 

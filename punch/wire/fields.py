@@ -96,7 +96,7 @@ def check_name(text: str) -> str:
     try:
         return name(text)
     except FieldError as error:
-        raise ValueError(f"The name {text[:MAX_NAME]!a} can't be used: it {error}.") from error
+        raise ValueError(f"The name {text[:MAX_NAME]!r} can't be used: it {error}.") from error
 
 
 def sentence(value: object) -> str:

@@ -116,7 +116,7 @@ class RendezvousAddress:
             scheme, rest = rest.split("://", 1)
             if scheme.lower() != SCHEME:
                 raise RendezvousAddressError(
-                    f"A rendezvous address begins with punch://, not with {scheme[:20]!a}."
+                    f"A rendezvous address begins with punch://, not with {scheme[:20]!r}."
                 )
         rest, question, query = rest.partition("?")
         location, slash, pin_text = rest.partition("/")
@@ -144,7 +144,7 @@ def _invitation(query: str, pin: bytes | None) -> Invitation:
     if name.strip().lower() != "token" or not equals:
         raise RendezvousAddressError(
             "After the ? of a rendezvous address comes an invitation, as in "
-            f"punch://host:port/PIN?token=TOKEN, not {query[:20]!a}."
+            f"punch://host:port/PIN?token=TOKEN, not {query[:20]!r}."
         )
     try:
         invitation = Invitation.parse(token)
@@ -162,15 +162,15 @@ def _split_port(location: str) -> tuple[str, int | None]:
     if location.startswith("["):
         host, bracket, port_text = location[1:].partition("]")
         if not bracket:
-            raise RendezvousAddressError(f"The ] after the IPv6 address is missing in {location[:60]!a}.")
+            raise RendezvousAddressError(f"The ] after the IPv6 address is missing in {location[:60]!r}.")
         if ":" not in host:
-            raise RendezvousAddressError(f"In brackets stands an IPv6 address, not {host[:60]!a}.")
+            raise RendezvousAddressError(f"In brackets stands an IPv6 address, not {host[:60]!r}.")
         if port_text and not port_text.startswith(":"):
-            raise RendezvousAddressError(f"After the ] comes a colon and a port, not {port_text[:20]!a}.")
+            raise RendezvousAddressError(f"After the ] comes a colon and a port, not {port_text[:20]!r}.")
         return host, _port(port_text[1:]) if port_text else None
     if location.count(":") > 1:
         raise RendezvousAddressError(
-            f"An IPv6 address stands in brackets, as in punch://[2001:db8::1]:7001, unlike {location[:60]!a}."
+            f"An IPv6 address stands in brackets, as in punch://[2001:db8::1]:7001, unlike {location[:60]!r}."
         )
     host, colon, port_text = location.partition(":")
     return host, _port(port_text) if colon else None
@@ -179,7 +179,7 @@ def _split_port(location: str) -> tuple[str, int | None]:
 def _port(text: str) -> int:
     if re.fullmatch("[0-9]{1,5}", text) is None or not 1 <= int(text) <= 65535:
         raise RendezvousAddressError(
-            f"The port of a rendezvous address is a number from 1 to 65535, not {text[:20]!a}."
+            f"The port of a rendezvous address is a number from 1 to 65535, not {text[:20]!r}."
         )
     return int(text)
 
@@ -197,7 +197,7 @@ def _host(text: str) -> str:
         try:
             address = ip_address(name)
         except ValueError as error:
-            raise RendezvousAddressError(f"{text[:60]!a} is no IP address.") from error
+            raise RendezvousAddressError(f"{text[:60]!r} is no IP address.") from error
         if address.is_unspecified or address.is_multicast:
             raise RendezvousAddressError(
                 f"{address} is not the address of one host: give the one that the rendezvous is reached at."
@@ -205,7 +205,7 @@ def _host(text: str) -> str:
         return str(address)
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise RendezvousAddressError(
-            f"{text[:60]!a} is no host name and no IP address. A rendezvous address is punch://host:port/PIN."
+            f"{text[:60]!r} is no host name and no IP address. A rendezvous address is punch://host:port/PIN."
         )
     if _is_peer_id(name):
         raise RendezvousAddressError(

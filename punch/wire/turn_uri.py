@@ -64,18 +64,18 @@ class TurnURI:
         """
         found = _URI.fullmatch(text.strip())
         if found is None:
-            raise TurnURIError(f"{text[:80]!a} is no TURN URI: {_FORM}")
+            raise TurnURIError(f"{text[:80]!r} is no TURN URI: {_FORM}")
         scheme, location, transport_text = found[1].lower(), found[2], (found[3] or "").lower()
         if scheme == "turns":
             if transport_text not in ("", "tcp"):
                 raise TurnURIError(
-                    f"turns: is TLS over TCP here, so {transport_text!a} can't be its transport."
+                    f"turns: is TLS over TCP here, so {transport_text!r} can't be its transport."
                 )
             transport = TurnTransport.TLS
         elif transport_text in ("", "udp", "tcp"):
             transport = TurnTransport(transport_text or "udp")
         else:
-            raise TurnURIError(f"The transport of a TURN URI is udp or tcp, not {transport_text!a}.")
+            raise TurnURIError(f"The transport of a TURN URI is udp or tcp, not {transport_text!r}.")
         host, port = _location(location, transport)
         return cls(host, port, transport)
 
@@ -98,22 +98,22 @@ def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
             raise TurnURIError(f"There is no {name} ({sign}) in a TURN URI: {_FORM}")
     if text.count(":") > 1 and "[" not in text:
         raise TurnURIError(
-            f"An IPv6 address stands in brackets, as in turn:[2001:db8::1]:3478, unlike {text[:60]!a}."
+            f"An IPv6 address stands in brackets, as in turn:[2001:db8::1]:3478, unlike {text[:60]!r}."
         )
     found = _LOCATION.fullmatch(text)
     if found is None:
-        raise TurnURIError(f"{text[:60]!a} is not the host and port of a TURN URI: {_FORM}")
+        raise TurnURIError(f"{text[:60]!r} is not the host and port of a TURN URI: {_FORM}")
     six, other, port = found[1], found[2], found[3]
     if not (six or other):
         raise TurnURIError(f"The host is missing in the TURN URI: {_FORM}")
     if port is None:
         port = str(_DEFAULT_PORTS[transport])
     if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
-        raise TurnURIError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!a}.")
+        raise TurnURIError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!r}.")
     try:
         host = RendezvousAddress.parse(f"[{six}]:1" if six else f"{other}:1").host
     except RendezvousAddressError as error:
-        raise TurnURIError(f"{(six or other)[:60]!a} is no DNS name and no address of one host.") from error
+        raise TurnURIError(f"{(six or other)[:60]!r} is no DNS name and no address of one host.") from error
     with suppress(ValueError):
         host = canonical(host, 1).host
     return host, int(port)

@@ -16,6 +16,7 @@ from punch.apps.chat import ChatError
 from punch.contacts import AddressBook, name_from
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.monitoring.http import MonitoringConnections, MonitoringSite, health_page
+from punch.sanitize import cut, flags, sanitize
 from punch.test.front_ends import BOB, EVE, FrontEndFixture, incoming
 from punch.test.internet import Host, Internet
 from punch.test.web_client import HTTPConnection
@@ -23,7 +24,6 @@ from punch.test.web_server import EchoOwner
 from punch.ui import slash
 from punch.ui.commands import COMMANDS, CommandContext, perform
 from punch.ui.json.commands import error_fields, read, request_fields
-from punch.ui.text.sanitize import cut, flags, sanitize
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket

@@ -48,6 +48,7 @@ from punch.link.services import anyone
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.interfaces import INode
+from punch.sanitize import quoted
 from punch.wire.fields import check_name
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ class Chat:
         except ValueError as error:
             raise ChatError("bad-name", str(error)) from error
         if not names.without_ignorable(name):
-            raise ChatError("bad-name", f"The name {name!a} can't be used: nothing of it is visible.")
+            raise ChatError("bad-name", f"The name {quoted(name)} can't be used: nothing of it is visible.")
         if name == self._name:
             return
         self._save_name(name)

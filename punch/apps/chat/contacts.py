@@ -18,6 +18,7 @@ from punch.link.services import LEASE
 from punch.link.stream import MAX_NAME
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.interfaces import INode
+from punch.sanitize import quoted
 
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
@@ -45,12 +46,13 @@ def grant(book: AddressBook, peer: PeerID, service: str) -> bool:
     if not (service.isprintable() and service == service.strip() and 1 <= len(service.encode()) <= MAX_NAME):
         raise AddressBookError(
             "bad-service",
-            f"{service[:64]!a} is no name of a service: such names, as echo/1, have 1 to {MAX_NAME} bytes of "
-            "printable characters.",
+            f"{quoted(service, 64)} is no name of a service: such names, as echo/1, have 1 to {MAX_NAME} "
+            "bytes of printable characters.",
         )
     if service in OPEN_SERVICES:
         raise AddressBookError(
-            "bad-service", f"The service {service!a} needs no grant: every peer with a link may open it."
+            "bad-service",
+            f"The service {quoted(service)} needs no grant: every peer with a link may open it.",
         )
     return book.grant(peer, service)
 
@@ -67,7 +69,8 @@ def revoke(book: AddressBook, peer: PeerID, service: str) -> bool:
     if not book.granted(peer, service):
         advice = "To keep a peer from opening it, block the peer." if service in OPEN_SERVICES else ""
         raise AddressBookError(
-            "not-granted", f"The service {service[:64]!a} is not granted to {peer.short}. {advice}".rstrip()
+            "not-granted",
+            f"The service {quoted(service, 64)} is not granted to {peer.short}. {advice}".rstrip(),
         )
     return book.grant(peer, service, False)
 

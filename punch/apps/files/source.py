@@ -39,6 +39,7 @@ from punch.apps.files.messages import (
     shown,
 )
 from punch.apps.files.pipes import wait_for_pipe
+from punch.sanitize import quoted
 
 PIPE = "-"
 """The path that stands for standard input."""
@@ -89,7 +90,7 @@ class _Scan:
         if len(self.entries) >= MAX_ENTRIES:
             raise SourceError(f"More than {MAX_ENTRIES:,} files at once: send them in parts, or an archive.")
         if len(entry.path) > MAX_PATH:
-            raise SourceError(f"{shown(entry.path)!a} is a path that is too long.")
+            raise SourceError(f"{quoted(shown(entry.path))} is a path that is too long.")
         self.size += len(entry.path) + len(entry.target)
         if self.size > MAX_PATHS:
             raise SourceError("So many files with paths so long can't be sent at once: send them in parts.")
@@ -116,7 +117,7 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
         else:
             name = _scan_path(scan, given)
         if any(entry.path == os.fsencode(name) for entry in scan.entries[:first]):
-            raise SourceError(f"Two of the paths are called {shown(name)!a}: send one after the other.")
+            raise SourceError(f"Two of the paths are called {quoted(name)}: send one after the other.")
         items.append(_item(name, scan.entries[first:]))
     if sum(item.size or 0 for item in items) > MAX_SIZE:
         raise SourceError("More than 9 petabytes can't be sent at once.")
@@ -136,20 +137,20 @@ def _scan_path(scan: _Scan, given: str) -> str:
     try:
         found = path.stat()
     except OSError as error:
-        raise SourceError(f"{shown(given)!a} can't be sent: {error.strerror}.") from error
+        raise SourceError(f"{quoted(given)} can't be sent: {error.strerror}.") from error
     except ValueError as error:
-        raise SourceError(f"{shown(given)!a} is not the name of a file.") from error
+        raise SourceError(f"{quoted(given)} is not the name of a file.") from error
     name = path.name if path.name not in ("", "..") else path.resolve().name
     if not name:
-        raise SourceError(f"{shown(given)!a} has no name to send it by: name a folder below it.")
+        raise SourceError(f"{quoted(given)} has no name to send it by: name a folder below it.")
     if stat.S_ISDIR(found.st_mode):
         _scan_folder(scan, path, os.fsencode(name), found)
     elif stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceError(f"{shown(given)!a} can't be read: you have no permission.")
+            raise SourceError(f"{quoted(given)} can't be read: you have no permission.")
         scan.add(_file(os.fsencode(name), found), path.resolve())
     else:
-        raise SourceError(f"{shown(given)!a} is neither a file nor a folder. A pipe can be sent as -.")
+        raise SourceError(f"{quoted(given)} is neither a file nor a folder. A pipe can be sent as -.")
     return name
 
 
@@ -170,9 +171,7 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
         try:
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
-            raise SourceError(
-                f"The folder {shown(str(folder))!a} can't be read: {error.strerror}."
-            ) from error
+            raise SourceError(f"The folder {quoted(str(folder))} can't be read: {error.strerror}.") from error
         folders = []
         for child in children:
             inside = name + b"/" + os.fsencode(child.name)
@@ -185,7 +184,7 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
             except FileNotFoundError:
                 scan.skipped.append((Path(child.path), "no longer there"))
             except OSError as error:
-                raise SourceError(f"{shown(child.path)!a} can't be read: {error.strerror}.") from error
+                raise SourceError(f"{quoted(child.path)} can't be read: {error.strerror}.") from error
         waiting += reversed(folders)
 
 
@@ -193,7 +192,7 @@ def _scan_child(scan: _Scan, path: Path, inside: bytes, found: os.stat_result) -
     """Add what is in a folder and is none itself."""
     if stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceError(f"{shown(str(path))!a} can't be read: you have no permission.")
+            raise SourceError(f"{quoted(str(path))} can't be read: you have no permission.")
         scan.add(_file(inside, found), path)
     elif stat.S_ISLNK(found.st_mode):
         _scan_link(scan, path, inside)

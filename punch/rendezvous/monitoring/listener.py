@@ -55,7 +55,7 @@ class MonitoringEndpoint:
         values = tcp_values(description)
         if kind not in _KINDS or (values and not _is_port(values.get("port", ""))):
             raise MonitoringEndpointError(
-                f"{OPTION} {text[:100]!a} is neither a TCP port nor a Twisted server endpoint; write "
+                f"{OPTION} {text[:100]!r} is neither a TCP port nor a Twisted server endpoint; write "
                 "something like 9464, which is tcp:9464:interface=127.0.0.1."
             )
         if kind != "tcp":
@@ -67,7 +67,7 @@ class MonitoringEndpoint:
             return cls(description, ip_address(interface).is_loopback)
         except ValueError:
             raise MonitoringEndpointError(
-                f"{OPTION}: {interface[:100]!a} is no IP address; write something like "
+                f"{OPTION}: {interface[:100]!r} is no IP address; write something like "
                 "tcp:9464:interface=127.0.0.1."
             ) from None
 
@@ -82,7 +82,7 @@ class MonitoringEndpoint:
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
             # Twisted's parsers raise whatever their arguments make them raise.
             raise MonitoringEndpointError(
-                f"{OPTION} {self.description[:200]!a} is no Twisted server endpoint "
+                f"{OPTION} {self.description[:200]!r} is no Twisted server endpoint "
                 f"({str(problem)[:200]}); write something like 9464 or tcp:9464:interface=127.0.0.1."
             ) from problem
 

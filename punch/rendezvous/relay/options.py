@@ -41,7 +41,7 @@ class RelayOptions:
         :raise RelayOptionError: an option is wrong, or two exclude each other.
         """
         if options["relay"] not in ("on", "off"):
-            raise RelayOptionError(f"--relay is on or off, not {options['relay'][:40]!a}.")
+            raise RelayOptionError(f"--relay is on or off, not {options['relay'][:40]!r}.")
         enabled = options["relay"] == "on"
         turn = tuple(_turn(text) for text in options["turn"])
         most = MAX_RELAYS - (_OWN_URLS if enabled else 0)
@@ -75,7 +75,7 @@ def _addresses(texts: Sequence[str]) -> tuple[str, ...]:
         try:
             host = canonical(text.removeprefix("[").removesuffix("]"), 0).host
         except ValueError as problem:
-            raise RelayOptionError(f"--relay-address {text[:80]!a} is no IP address.") from problem
+            raise RelayOptionError(f"--relay-address {text[:80]!r} is no IP address.") from problem
         if ip_address(host).is_unspecified:
             raise RelayOptionError(
                 f"--relay-address {host} is no address that peers could reach; give the public one."
@@ -91,7 +91,7 @@ def _network(text: str) -> IPNetwork:
         return ip_network(text)
     except ValueError as problem:
         raise RelayOptionError(
-            f"--relay-allow {text[:80]!a} is no network; write something like 10.0.0.0/8 or fd00::/8."
+            f"--relay-allow {text[:80]!r} is no network; write something like 10.0.0.0/8 or fd00::/8."
         ) from problem
 
 
@@ -102,7 +102,7 @@ def _ports(text: str) -> tuple[int, int]:
         if 1 <= low <= high <= 65535:
             return low, high
     raise RelayOptionError(
-        f"--relay-ports {text[:40]!a} is no range of ports; write something like 49152-65535."
+        f"--relay-ports {text[:40]!r} is no range of ports; write something like 49152-65535."
     )
 
 

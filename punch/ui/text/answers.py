@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from punch.identity import PeerID
-from punch.ui.text.sanitize import cut
+from punch.sanitize import cut
 from punch.ui.text.sentences import (
     count,
     milliseconds,

@@ -28,8 +28,8 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path
+from punch.sanitize import cut, flags, sanitize
 from punch.ui.text.causes import event_sentence
-from punch.ui.text.sanitize import cut, flags, sanitize
 
 #: How much of a message is shown beside its state, in characters.
 SHORT_LENGTH = 60
@@ -41,7 +41,7 @@ MAX_NAME = 40
 def printable(text: str, newline: str = "\\n") -> str:
     """
     `text` with all that could act on a terminal written out as escapes, by the table of
-    `punch.ui.text.sanitize`.
+    `punch.sanitize`.
 
     :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
     """

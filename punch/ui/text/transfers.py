@@ -7,7 +7,7 @@ from enum import Enum
 
 from punch.apps.files.final_names import safe_name
 from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
-from punch.ui.text.sanitize import cut, sanitize
+from punch.sanitize import cut, sanitize
 
 MAX_SHOWN = 100
 """Characters of a name that are shown."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from punch.names import is_ignorable
+
 #: Left out: directional marks (ALM, LRM, RLM).
 DROPPED = ((0x61C, 0x61C), (0x200E, 0x200F))
 
@@ -55,6 +57,9 @@ _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
 #: Characters that are drawn as one thing with the one before: the joiner, skin tones and tags. So are marks.
 _JOINER, _TONES, _TAGS = "\u200d", ("\U0001f3fb", "\U0001f3ff"), ("\U000e0020", "\U000e007f")
 
+#: What is not seen itself, and is a part of words (of Persian and Indian ones, for example) and emoji.
+_UNSEEN_PARTS = frozenset("\u200c\u200d\ufe0e\ufe0f")
+
 #: Two of these are the flag of a country.
 _REGIONAL = ("\U0001f1e6", "\U0001f1ff")
 
@@ -94,6 +99,27 @@ def escaped(character: str) -> str:
     """A character as Python writes it in ASCII: `\\x1b`, `\\u202e`, `\\U000e0041`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def quoted(text: str, length: int = 4096) -> str:
+    """
+    What the user typed, or the name of a file, in quotes for a sentence: in its own script, on one line.
+
+    What is not seen in it becomes an escape, as it may be what is wrong with it, unless it is a part of words
+    or emoji.
+
+    :param length: what is longer is cut.
+    """
+    text = cut(text, length)
+    in_flags = {index for first, end in flags(text) for index in range(first, end)}
+
+    def seen(index: int, character: str) -> str:
+        hidden = is_ignorable(character) and character not in _UNSEEN_PARTS and index not in in_flags
+        # What `sanitize` does not leave as it is, it treats with the characters around it.
+        return escaped(character) if hidden and sanitize(character) == character else character
+
+    shown = sanitize("".join(seen(index, character) for index, character in enumerate(text)))
+    return "'" + shown.replace("\n", "\\n").replace("\t", "\\t") + "'"
 
 
 def flags(text: str) -> list[tuple[int, int]]:

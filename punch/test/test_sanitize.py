@@ -9,8 +9,8 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import punch
+from punch.sanitize import cut, quoted, sanitize
 from punch.test.chat_network import peer_id
-from punch.ui.text.sanitize import cut, sanitize
 from punch.ui.text.sentences import SHORT_LENGTH, printable, shortened, shown_name
 
 ROOT = Path(punch.__file__).parent
@@ -48,6 +48,34 @@ class ShownTests(SynchronousTestCase):
             self.assertEqual(printable(f"a{chr(code)}b"), f"a{chr(code).encode('unicode-escape').decode()}b")
         self.assertEqual(printable("a\ud800b"), "a\\ud800b")
         self.assertEqual(printable("a\r\nb\rc"), "a\\nb\\x0dc")
+
+    def test_quoted(self) -> None:
+        """The user's own words and files: in their script, and what is not seen in them as escapes."""
+        for text in (
+            "Ольга",
+            "Отчёт.txt",
+            "می\u200cخواهم.txt",
+            "👩\u200d💻.jpg",
+            "❤\ufe0f",
+            flag("gbeng"),
+            "it's",
+        ):
+            self.assertEqual(quoted(text), f"'{text}'", ascii(text))
+        for text in (
+            "a\u200bb",
+            "\ufeffa",
+            "a\u00adb",
+            "\u2800",
+            "\u3164",
+            "a\x1b[2Jb",
+            "\u202egpj.exe",
+            "caf\udce9",
+        ):
+            shown = quoted(text)
+            self.assertEqual(shown, f"'{text.encode('unicode-escape').decode()}'")
+        self.assertEqual(quoted("a\nb\tc"), "'a\\nb\\tc'")
+        self.assertEqual(quoted("שלום\u200f.txt"), "'שלום.txt'")
+        self.assertEqual(quoted("x" * 9, 5), "'xxxx…'")
 
     def test_tags_that_make_no_flag(self) -> None:
         for text in (
