@@ -89,6 +89,17 @@ def test_an_output_that_takes_nothing(tmp_path: Path) -> None:
                 assert (done.returncode, done.stderr) == (0, b""), done
 
 
+def test_a_transfer_whose_output_takes_nothing(local: LocalPeers) -> None:
+    """It ends with a sentence, not only in the calls before the reactor runs."""
+    state = ["--json", "--state-dir", str(local.directory / "state")]
+    _, identity = local.bob("--accept", "anyone")
+    for command in (["receive", "--yes"], ["send", "--wait", PUNCH, identity]):
+        done = run([PUNCH, command[0], *state, "--name", "alice", *command[1:]], ">/dev/full")
+        assert done.returncode == 1, done
+        said = f"punch {command[0]}: The output can't be written: No space left on device.\n"
+        assert done.stderr.decode() == said, done
+
+
 def test_programs_that_run(local: LocalPeers) -> None:
     """A chat, its log, and who calls whom, in a locale of ASCII."""
     bob, identity = local.bob()

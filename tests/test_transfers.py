@@ -233,15 +233,25 @@ def test_a_terminal(peers: Peers) -> None:
 
 
 def test_two_offers_at_a_terminal(peers: Peers) -> None:
-    """The second is shown when the first is answered, so that an answer is for what was read last."""
+    """
+    The next is shown when the one before is answered or withdrawn, and an answer is for what was read last.
+    """
     content = peers.file("a", 10)
     peers.file("b", 20)
+    peers.file("c", 30)
     peers.chat("alice")
     words = peers.words("receive", "--output", str(peers.folder), name="bob")
     with terminal(words, peers.directory) as screen:
         screen.wait(re.escape("Ready to receive"), 60.0)
+        withdrawn = peers.send("c", "bob")
+        screen.wait(re.escape("alice wants to send you c (30 bytes).\nAccept? [y/n]"), 60.0)
         first = peers.send("a", "bob")
+        first.wait("transfer-offered", 60.0)
+        screen.type("y")
+        withdrawn.kill()
         screen.wait(re.escape("alice wants to send you a (10 bytes).\nAccept? [y/n]"), 60.0)
+        screen.type("\n")
+        screen.wait(re.escape("Type y or n"), 60.0)
         second = peers.send("b", "bob")
         second.wait("transfer-offered", 60.0)
         for _ in range(5):

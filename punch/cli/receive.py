@@ -27,6 +27,7 @@ from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
+from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, offer_lines
 
 CLOSE_TIMEOUT = 5.0
@@ -190,11 +191,15 @@ class _Receiving:
 
 
 class _Questions(LineReceiver):
-    """Asks the user about offers, one at a time, on the terminal."""
+    """
+    Asks the user about offers, one at a time, on the terminal. What was typed before a question was shown
+    does not answer it.
+    """
 
     delimiter = b"\n"
 
-    def __init__(self) -> None:
+    def __init__(self, modes: TerminalModes) -> None:
+        self._modes = modes
         self._waiting: deque[tuple[str, Deferred[bool]]] = deque()
         self._ended = False
 
@@ -203,7 +208,7 @@ class _Questions(LineReceiver):
         """None if there is no terminal."""
         if sys.stdin is None or not sys.stdin.isatty():
             return None
-        questions = cls()
+        questions = cls(TerminalModes(sys.stdin.fileno(), 1))
         StandardIO(questions, reactor=reactor)  # type: ignore[no-untyped-call]
         return questions
 
@@ -230,6 +235,8 @@ class _Questions(LineReceiver):
 
     def _show(self) -> None:
         if self._waiting:
+            self._modes.take_unfinished_line()
+            self.clearLineBuffer()  # type: ignore[no-untyped-call]
             write_stderr(self._waiting[0][0])
             self._prompt("Accept? [y/n] ")
 

@@ -68,6 +68,7 @@ class TransferCommand:
         self.options = options
         self.reactor = reactor
         self._ended = False
+        self._started = time.monotonic()
         try:
             self.state = StateDirectory(Path(options.state_dir))
             self.book = self.state.peer(options.name).book
@@ -130,7 +131,14 @@ class TransferCommand:
     def tell(self, sentence: str, **fields: Any) -> None:
         """Print a sentence for the user on stderr, or with `--json` an event with `fields` on stdout."""
         if self.options.json:
-            show(json.dumps({**fields, "time": round(time.time(), 3)}, separators=(",", ":")))
+            line = {**fields, "time": round(time.monotonic() - self._started, 6)}
+            try:
+                show(json.dumps(line, separators=(",", ":")), f"{self.program}: The output can't be written")
+            except SystemExit as problem:
+                # It would not get through the callbacks of a Deferred.
+                write_stderr(str(problem))
+                self._ended = True
+                twistd.end(self.reactor, ExitStatus.FAILED)
         elif sentence:
             write_stderr(sentence)
 
@@ -169,9 +177,9 @@ class TransferCommand:
         transfer.when_finished().addBoth(lambda _: progress.close())
 
 
-def make_parser(program: str, description: str) -> Parser:
+def make_parser(program: str, description: str, words_name_files: bool = False) -> Parser:
     """Return a parser with the options that both commands have."""
-    parser = Parser(program, description=description)
+    parser = Parser(program, description=description, words_name_files=words_name_files)
     parser.add_argument(
         "--json", action="store_true", help="events as JSON lines on stdout; see docs/files.md"
     )
