@@ -16,6 +16,7 @@ from punch.cli import twistd
 from punch.cli.usage import Parser, show, write_stderr
 from punch.identity import Identity
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous
+from punch.names import without_format
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.node.causes import ControlProblem
@@ -95,9 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     :return: the exit status.
     """
     words = list(arguments)
-    if words[:1] == ["revoke"]:
+    action = without_format(words[0]) if words else ""
+    if action == "revoke":
         words.pop(0)
-    elif words[:1] not in (["-h"], ["--help"]):
+    elif action not in ("-h", "--help"):
         write_stderr(
             "punch identity: the only command is punch identity revoke; see punch identity revoke --help"
         )

@@ -19,9 +19,11 @@ from punch.cli.interrupt import end_quietly_on_interrupt
 from punch.cli.usage import (
     Parser,
     escape_output,
+    seen_words,
     show,
     write_stderr,
 )
+from punch.names import without_format
 from punch.sanitize import quoted
 
 USAGE = f"""\
@@ -67,21 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         show(USAGE)
         return 0
-    from punch.names import without_format
-
     # What is not seen comes along when a command is pasted.
     command, rest = without_format(words[0]), words[1:]
+    action = without_format(rest[0]) if rest else ""
     if command in ("-V", "--version", "version"):
         show(f"Punch {__version__}")
         return 0
-    if command == "rendezvous" and rest[:1] == ["status"]:
+    if command == "rendezvous" and action == "status":
         from punch.cli.rendezvous_status import main as status
 
         return status(rest[1:])
-    if command == "rendezvous" and rest and rest[0] in ("invite", "peers", "usage", "revoke"):
+    if command == "rendezvous" and action in ("invite", "peers", "usage", "revoke"):
         from punch.cli.rendezvous_members import main as members
 
-        return members(rest[0], rest[1:])
+        return members(action, rest[1:])
     if command in PLUGINS:
         return _plugin(command, PLUGINS[command], rest)
     if command in CHATS:
@@ -128,7 +129,8 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
     known: Any = Options()
     try:
-        options, words = getopt.gnu_getopt(list(rest), known.shortOpt, known.longOpt)
+        seen = seen_words(rest, known.files)
+        options, words = getopt.gnu_getopt(seen, known.shortOpt, known.longOpt)
     except getopt.GetoptError:
         return rest  # The plugin says what is wrong with it.
     takes_value = {f"--{name[:-1]}" for name in known.longOpt if name.endswith("=")}

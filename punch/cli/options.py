@@ -11,8 +11,7 @@ from twisted.python import usage
 
 from punch import __version__
 from punch.cli import twistd
-from punch.cli.usage import escape_output, show, usage_error_text
-from punch.names import without_format
+from punch.cli.usage import escape_output, seen_words, show, usage_error_text
 
 commands: dict[str, str] = {}
 """What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
@@ -45,28 +44,11 @@ class CommandOptions(usage.Options):
         escape_output()
         given = list(sys.argv[1:] if options is None else options)
         try:
-            super().parseOptions(self._seen(given))  # type: ignore[no-untyped-call]
+            super().parseOptions(seen_words(given, self.files))  # type: ignore[no-untyped-call]
         except usage.UsageError as problem:
             # Not `self["json"]`: options after the wrong one were not read.
             as_json = "--json" in given
             twistd.fail(self.command, usage_error_text(str(problem), self.command), as_json=as_json)
-
-    def _seen(self, given: Sequence[str]) -> list[str]:
-        kept: list[str] = []
-        names_file = False
-        for word in given:
-            if names_file:
-                kept.append(word)
-                names_file = False
-                continue
-            option, equals, _ = without_format(word).partition("=")
-            # An option may be shortened.
-            if len(option) > 2 and any(f"--{name}".startswith(option) for name in self.files):
-                kept.append(option + equals + word.partition("=")[2])
-                names_file = not equals
-            else:
-                kept.append(without_format(word))
-        return kept
 
     def opt_help(self) -> NoReturn:
         """Display this help and exit."""

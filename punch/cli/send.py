@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         program,
         "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
         "where it was: run the same command again.",
+        words_name_files=True,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders; - is standard input")
     parser.add_argument("who", metavar="WHO", help="the peer: a name of the address book, or an ID")

@@ -13,9 +13,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from punch.names import without_format
 from punch.sanitize import quoted
 
 if TYPE_CHECKING:
@@ -91,15 +92,45 @@ def usage_error_text(problem: str, command: str) -> str:
     return f"{said}; see {command} --help"
 
 
+def seen_words(given: Sequence[str], files: Collection[str], words_name_files: bool = False) -> list[str]:
+    """
+    A command line without what is not seen in it (Unicode Cf), as it comes along when something is pasted.
+
+    :param files: the options whose values name files. These stay as they are.
+    :param words_name_files: so do the values that belong to no option.
+    """
+    kept: list[str] = []
+    names_file = False
+    for word in given:
+        if names_file:
+            kept.append(word)
+            names_file = False
+            continue
+        option, equals, _ = without_format(word).partition("=")
+        # An option may be shortened.
+        if len(option) > 2 and any(f"--{name}".startswith(option) for name in files):
+            kept.append(option + equals + word.partition("=")[2])
+            names_file = not equals
+        else:
+            kept.append(word if words_name_files and not option.startswith("-") else without_format(word))
+    return kept
+
+
 class Parser(argparse.ArgumentParser):
     """
     Says what is wrong in a sentence, with `--json` also as a `failed` event on stdout; the status is 2.
+
+    :param words_name_files: whether the values that belong to no option name files.
     """
 
-    def __init__(self, prog: str, *, description: str) -> None:
+    files = frozenset(("state-dir", "output", "as"))
+    """The options of all commands whose values name files."""
+
+    def __init__(self, prog: str, *, description: str, words_name_files: bool = False) -> None:
         super().__init__(prog, description=description)
         self.color = False  # Python 3.14 has a mind of its own about that
         self._json = False
+        self._words_name_files = words_name_files
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """
@@ -107,8 +138,9 @@ class Parser(argparse.ArgumentParser):
 
         :raise SystemExit: it is wrong, or asks for help.
         """
-        self._json = "--json" in arguments
-        return self.parse_args(list(arguments))
+        words = seen_words(arguments, self.files, self._words_name_files)
+        self._json = "--json" in words
+        return self.parse_args(words)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Explain everything."""

@@ -35,6 +35,27 @@ class CommandTests(SynchronousTestCase):
             for command in ("demo", "rendezvous", "peer", "netcheck", "id"):
                 self.assertIn(f"\n  {command} ", out)
 
+    def test_what_is_not_seen(self) -> None:
+        """It comes along when a command is pasted, and means nothing but in the names of files."""
+        there = f"{self.mktemp()}\u200b"
+        os.mkdir(there)
+        for words, said in (
+            (["peers", "\u200blist"], ""),
+            (["rendezvous", "us\u2060age", "--days", "3\u200b"], "No rendezvous has run"),
+            (
+                ["rendezvous", "\u200binvite", "--uses", "\u200b2", "--expires", "7\u00add"],
+                "No rendezvous has run",
+            ),
+        ):
+            for state in (["--state-dir", there], [f"--state-\u200bdir={there}"]):
+                name = ["--name", "ali\ufeffce"] if words[0] != "rendezvous" else []
+                status, _, err = self.run_command(*words, *name, *state)
+                self.assertNotEqual(status, 2, err)
+                self.assertIn(said, err)
+                self.assertIn(there if said else "", err)
+        status, _, err = self.run_command("send", "no\u200bne", "bob", "--state-dir", there)
+        self.assertNotIn("none", err)
+
     def test_version(self) -> None:
         self.assertEqual(self.run_command("--version"), (0, f"Punch {__version__}\n", ""))
 
