@@ -5,7 +5,7 @@ The link as Twisted programs use it: the shell around `LinkCore` that owns its t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
@@ -34,6 +34,7 @@ from punch.link.events import (
     StreamSendable,
 )
 from punch.link.services import LEASE, Services
+from punch.link.status import LinkStatus
 from punch.link.transport import LinkAddress, StreamTransport
 from punch.net.driver import Driver, Timer
 
@@ -81,6 +82,7 @@ class Link:
     :param services: what answers the streams that the other side opens.
     :param guest: whether the other side may open only services that take calls (`Services.answer`).
     :param clock: for timers; `monotonic` for the time, in seconds.
+    :param status: returns the state that the node told last; None until the link has been connected.
     :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
     """
 
@@ -95,6 +97,7 @@ class Link:
         send: Callable[[Sequence[bytes]], None],
         services: Services | None = None,
         guest: bool = False,
+        status: Callable[[], LinkStatus | None] = lambda: None,
     ) -> None:
         self.core = core
         self.remote: PeerID = core.remote
@@ -115,6 +118,7 @@ class Link:
         self._streams: dict[int, StreamTransport] = {}
         self._services = Services() if services is None else services
         self._guest = guest
+        self._status = status
         self._proved = False
         self._service_wait = Timer(clock)
         self._leases: set[Lease] = set()
@@ -256,6 +260,16 @@ class Link:
         can't be read with a quantum computer later. False before the link is proved.
         """
         return self.core.post_quantum
+
+    @property
+    def status(self) -> LinkStatus | None:
+        """
+        Its path, and whether it has one, as the events of the node told last; None until it is connected.
+        """
+        status, rtt = self._status(), self.rtt
+        if status is None or rtt is None:
+            return status
+        return replace(status, path=replace(status.path, rtt=rtt))
 
     @property
     def rtt(self) -> float | None:

@@ -14,11 +14,11 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkError, ServiceRefused, StreamLimitError
 from punch.link.link import Link
+from punch.link.status import Path
 from punch.local.access import Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.events import CallFailed
-from punch.node.path import Path
 from punch.wire.rendezvous_address import RendezvousAddress
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class OwnNode:
                         "peer": str(link.peer),
                         "petname": self._book.name_of(link.peer),
                         "name": link.name,
-                        **({} if link.path is None else path_fields(link.path)),
-                        "dark": link.disconnected,
+                        **path_fields(link.status.path),
+                        "dark": link.status.disconnected,
                         "streams": link.streams,
                         "post_quantum": link.post_quantum,
                     }

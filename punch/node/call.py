@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import Enum
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
@@ -22,13 +21,14 @@ from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkRole
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
+from punch.link.status import LinkStatus, Path
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, RelayFailure, SimpleCause, cause_of_close
-from punch.node.events import Checking, Connected, Event, Introduced, PathChanged, PathLost
+from punch.node.events import CallState, Checking, Connected, Event, Introduced, PathChanged, PathLost
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
-from punch.node.path import DebouncedPath, Path
+from punch.node.path import DebouncedPath
 from punch.node.signaling import (
     Challenged,
     Introduction,
@@ -44,23 +44,6 @@ from punch.wire.sealed import Envelope
 
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
-
-
-class CallState(Enum):
-    """The state of a call, or of the link that it has become."""
-
-    CALLING = "calling"
-    """Our offer is not answered yet. After `RING_TIME`, `Signaling.handle_timer` ends the call."""
-    RINGING = "ringing"
-    """The peer's offer waits for `Call.accept` or `Call.reject`, for `RING_TIME` as well."""
-    CHECKING = "checking"
-    """The call was accepted; its link is not proved, or has no path, yet."""
-    CONNECTED = "connected"
-    """The link is proved and has a path."""
-    DISCONNECTED = "disconnected"
-    """The link is proved; its path does not answer, and another one is looked for."""
-    CLOSED = "closed"
-    """The call or its link is over."""
 
 
 class Call:
@@ -83,7 +66,8 @@ class Call:
         self.pair: Pair | None = None
         self.guest = False
         self._context = context
-        self._announced = False
+        self._checking = False
+        self._status: LinkStatus | None = None
         self._over = False
         self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
@@ -132,23 +116,14 @@ class Call:
         """The state of the call or its link."""
         if self._over:
             return CallState.CLOSED
-        if self._announced:
+        if self._status is not None:
             disconnected = self.restarts is not None and self.restarts.disconnected is not None
             return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
         if self.signaling.role is LinkRole.CALLEE and self.transport is None:
             return CallState.RINGING
         if self.signaling.role is LinkRole.CALLER and self.link is None:
             return CallState.CALLING
-        return CallState.CHECKING
-
-    @property
-    def path(self) -> Path | None:
-        """The path of the link, or its last one; None until there is one."""
-        pair = self.pair
-        if pair is None:
-            return None
-        rtt = pair.rtt or (self.link.rtt if self.link is not None else None) or 0.0
-        return Path(pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt)
+        return CallState.CHECKING if self._checking else CallState.INTRODUCED
 
     @property
     def pairs(self) -> list[PairStatus]:
@@ -263,6 +238,15 @@ class Call:
 
     # Inside
 
+    @property
+    def _path(self) -> Path | None:
+        """The path of the link, or its last one; None until there is one."""
+        pair = self.pair
+        if pair is None:
+            return None
+        rtt = pair.rtt or (self.link.rtt if self.link is not None else None) or 0.0
+        return Path(pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt)
+
     def _start_transport(self, agent: Agent, now: float) -> None:
         self.transport = IceTransport(agent, self.peer, self._context, self.changed)
         self.transport.gather(now)
@@ -307,7 +291,8 @@ class Call:
         elif isinstance(event, ice.GatheringDone):
             self._gathered = True
         elif isinstance(event, ice.CheckingStarted):
-            if not self._announced:
+            if self._status is None:
+                self._checking = True
                 self._tell(Checking(self.peer, event.pairs))
         elif isinstance(event, (ice.Selected, ice.Recovered)):
             self._use_pair(event.pair, now)
@@ -376,6 +361,7 @@ class Call:
             send=transport.send,
             services=context.services,
             guest=self.guest,
+            status=lambda: self._status,
         )
         transport.carry(link)
         link.on_connection_id = self._route
@@ -401,7 +387,7 @@ class Call:
             restarts.path_found(now)
         if moved or back:
             link.path_changed()
-        path = self.path
+        path = self._path
         if path is not None and self.state is CallState.CONNECTED:
             self._debounced_path.changed(path, now)
 
@@ -448,19 +434,23 @@ class Call:
         self.changed()
 
     def _announce(self) -> None:
-        path, link = self.path, self.link
-        if self.restarts is not None and path is not None and link is not None and not self._announced:
-            self._announced = True
+        path, link = self._path, self.link
+        if self.restarts is not None and path is not None and link is not None and self._status is None:
+            self._status = LinkStatus(path, self._context.wall())
             self._debounced_path.announced(path)
             self._tell(Connected(self.peer, self.name or "", path, link))
 
     def _tell_path(self) -> None:
-        if self.path is not None:
-            self._tell(PathChanged(self.peer, self.path))
+        path = self._path
+        if path is not None and self._status is not None:
+            self._status = LinkStatus(path, self._status.since)
+            self._tell(PathChanged(self.peer, path))
 
     def _path_lost(self) -> None:
         """The link has had no path for a while."""
         self._debounced_path.lost()
+        if self._status is not None:
+            self._status = replace(self._status, disconnected=True)
         failure = self._context.network.relays.failure
         refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
         self._tell(PathLost(self.peer, self.name, refused))

@@ -124,6 +124,8 @@ class CallContext:
     """Returns the name that we sign in offers and answers."""
     clock: IReactorTime
     monotonic: Callable[[], float]
+    wall: Callable[[], float]
+    """Returns seconds since 1970."""
     random: RandomBytes
     pacing: float
     """ICE's Ta, in seconds."""

@@ -5,7 +5,7 @@ peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 from twisted.internet.interfaces import IDelayedCall
@@ -14,11 +14,12 @@ from twisted.logger import Logger
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID
 from punch.link.events import CloseCode, LinkRole
-from punch.node.call import Call, CallState
+from punch.node.call import Call
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, ControlProblem, SimpleCause
 from punch.node.events import (
     CallFailed,
+    CallState,
     Connected,
     Disconnected,
     Event,
@@ -188,7 +189,7 @@ class Calls:
         peer = call.peer
         if self.attempts.get(peer) is call:
             del self.attempts[peer]
-        older, self.links[peer] = self.links.get(peer), call
+        older, self.links[peer] = self.links.pop(peer, None), call
         self._replaced.pop(peer, None)
         if older is not None:
             older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
@@ -211,6 +212,11 @@ class OutgoingCalls:
     def __contains__(self, peer: PeerID) -> bool:
         """Return whether a call to this peer waits for the rendezvous."""
         return peer in self._queue
+
+    @property
+    def waiting(self) -> Iterable[PeerID]:
+        """The peers whose calls wait for the rendezvous."""
+        return self._queue
 
     def refusal(self) -> Cause | None:
         """Return why no call can be placed or queued now; None if one can."""
@@ -361,10 +367,11 @@ class IncomingCalls:
             return
         call = Call.incoming(signaling, self._context)
         rang = before is not None and before.state is CallState.RINGING
+        # In the place of the one before, so that `Node.calls` keeps its order
+        self._calls.begin(call)
         if before is not None:
             self._calls.withdraw(before)
         self._outgoing.withdraw(peer)
-        self._calls.begin(call)
         asked = decision is Decision.ASK
         if not wanted and not rang:
             self._on_event(IncomingCall(peer, call.name or "", peer in self._known, decided=not asked))

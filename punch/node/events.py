@@ -8,14 +8,34 @@ What a node tells whoever runs it: the stages of registration, of a call and of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
+from punch.link.status import Path
 from punch.node.causes import Cause, RelayFailure
-from punch.node.path import Path
 
 if TYPE_CHECKING:
     from punch.link.link import Link
+
+
+class CallState(Enum):
+    """The state of a call, or of the link that it has become."""
+
+    CALLING = "calling"
+    """Our offer is not answered yet, or waits for the rendezvous."""
+    RINGING = "ringing"
+    """The peer's offer waits for an answer here."""
+    INTRODUCED = "introduced"
+    """The call was accepted: each side has the other's candidates."""
+    CHECKING = "checking"
+    """Connectivity checks run; the link is not proved, or has no path, yet."""
+    CONNECTED = "connected"
+    """The link is proved and has a path."""
+    DISCONNECTED = "disconnected"
+    """The link is proved; its path does not answer, and another one is looked for."""
+    CLOSED = "closed"
+    """The call or its link is over."""
 
 
 class Event:

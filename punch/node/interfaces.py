@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import Interface
 
 from punch.identity import PeerID
-from punch.node.events import Event
+from punch.node.events import CallState, Event
 
 if TYPE_CHECKING:
     from punch.link.link import Link
@@ -89,6 +89,12 @@ class INode(Interface):
 
     def link(peer: PeerID) -> Link | None:
         """Return the live link to a peer, if there is one."""
+
+    def links() -> Sequence[Link]:
+        """Return the live links, the newest last."""
+
+    def calls() -> Mapping[PeerID, CallState]:
+        """Return the states of the calls that are under way and no links yet, the newest last."""
 
     def rename(name: str) -> None:
         """Use another name in calls from now on, and at the rendezvous from the next registration on."""

@@ -33,7 +33,7 @@ from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
 from punch.net.udp import open_socket as open_best_socket
-from punch.node.call import Call, CallState
+from punch.node.call import Call
 from punch.node.call_context import CallContext, SignalingChannel
 from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
 from punch.node.causes import ControlProblem, SimpleCause
@@ -42,6 +42,7 @@ from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
+    CallState,
     CallUnanswerable,
     Event,
     IncomingCall,
@@ -104,7 +105,7 @@ class Node(Service):
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
-    :param wall: seconds since 1970 by the wall clock, only to notice sleep and for the times of offers; all
+    :param wall: seconds since 1970 by the wall clock, to notice sleep, and for times of offers and links; all
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
@@ -193,6 +194,7 @@ class Node(Service):
             name=lambda: self._name,
             clock=reactor,
             monotonic=monotonic,
+            wall=wall,
             random=random,
             pacing=pacing,
             network=self._network,
@@ -337,6 +339,15 @@ class Node(Service):
         """The live link to `peer`, if there is one."""
         call = self._calls.links.get(peer)
         return None if call is None else call.link
+
+    def links(self) -> list[Link]:
+        """Implement `INode.links`."""
+        return [call.link for call in self._calls.links.values() if call.link is not None]
+
+    def calls(self) -> dict[PeerID, CallState]:
+        """Implement `INode.calls`."""
+        waiting = dict.fromkeys(self._outgoing.waiting, CallState.CALLING)
+        return waiting | {peer: call.state for peer, call in self._calls.attempts.items()}
 
     def pairs(self, peer: PeerID) -> list[PairStatus]:
         """

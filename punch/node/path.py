@@ -1,15 +1,14 @@
 """
-The path of a link: whether it may be relayed, its value for applications, when it is left because data of the
-link stays unanswered (`UnansweredData`), and which changes of it are announced.
+The path of a link: whether it may be relayed, when it is left because data of the link stays unanswered
+(`UnansweredData`), and which changes of it are announced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 
-from punch.wire.address import Address
+from punch.link.status import Path
 
 HANDSHAKE_WAIT = 1.5
 """Seconds that a handshake may stay unanswered: its first packet, and one repetition after a second."""
@@ -36,26 +35,6 @@ class RelayPolicy(str, Enum):
     AUTO = "auto"
     NEVER = "never"
     ONLY = "only"
-
-
-@dataclass(frozen=True)
-class Path:
-    """
-    The selected pair of a link as applications see it. Two paths are equal whatever their round-trip times
-    are.
-
-    :ivar kind: "host", "srflx", "prflx" or "relay", as `Pair.path`.
-    :ivar local: the address that the peer sees us as.
-    :ivar remote: the peer's address.
-    :ivar protocol: the transport protocol, "udp".
-    :ivar rtt: the round-trip time in seconds, 0 while it is unknown.
-    """
-
-    kind: str
-    local: Address
-    remote: Address
-    protocol: str
-    rtt: float = field(compare=False)
 
 
 class UnansweredData:

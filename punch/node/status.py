@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from punch.identity import PeerID
 from punch.link.services import Services
-from punch.node.call import CallState
+from punch.link.status import LinkStatus
 from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
-from punch.node.path import Path
 from punch.wire.address import Address
 from punch.wire.turn_uri import TurnTransport
 
@@ -37,16 +36,13 @@ class LinkSummary:
     A link to a peer.
 
     :ivar name: what the peer calls itself.
-    :ivar path: its path, or the last one that it had.
-    :ivar disconnected: it has no path that answers now.
     :ivar streams: how many streams are open on it.
     :ivar post_quantum: its keys were agreed with X25519MLKEM768.
     """
 
     peer: PeerID
     name: str
-    path: Path | None
-    disconnected: bool
+    status: LinkStatus
     streams: int
     post_quantum: bool
 
@@ -101,12 +97,12 @@ def node_status(
             LinkSummary(
                 peer,
                 call.name or "",
-                call.path,
-                call.state is CallState.DISCONNECTED,
-                0 if call.link is None else call.link.stream_count,
-                call.link is not None and call.link.post_quantum,
+                call.link.status,
+                call.link.stream_count,
+                call.link.post_quantum,
             )
             for peer, call in calls.links.items()
+            if call.link is not None and call.link.status is not None
         ),
         calling=tuple(calls.attempts),
         services=tuple(services.names),

@@ -13,7 +13,6 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
@@ -24,13 +23,11 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
-from punch.link.services import Authorize
+from punch.link.status import Path
 from punch.link.transport import LinkAddress
-from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
-from punch.node.interfaces import INode
-from punch.node.path import Path
+from punch.test.memory_node import LinkStandIn, MemoryNode
 from punch.wire.address import Address
 
 E = TypeVar("E", bound=Event)
@@ -92,10 +89,8 @@ class MemoryStream:
                 end.connectionLost(None)  # type: ignore[arg-type]
 
 
-class LinkEnd:
+class LinkEnd(LinkStandIn):
     """One end of a link."""
-
-    rtt = 0.01
 
     def __init__(self, network: ChatNetwork, local: ChatPeer, remote: ChatPeer, role: LinkRole) -> None:
         self.network = network
@@ -105,7 +100,7 @@ class LinkEnd:
         self.role = role
 
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        if self.local_side.links.get(self.remote) is not self:
+        if self.local_side.ends.get(self.remote) is not self:
             return fail(LinkError("The link is over."))
         near = factory.buildProtocol(self.address)
         far = self.remote_side.stream(service, self.local_side.id)
@@ -159,9 +154,9 @@ class ChatNetwork:
     def connect(self, caller: ChatPeer, callee: ChatPeer) -> None:
         """A link comes up."""
         for near, far, role in ((caller, callee, LinkRole.CALLER), (callee, caller, LinkRole.CALLEE)):
-            near.links[far.id] = LinkEnd(self, near, far, role)
+            near.ends[far.id] = LinkEnd(self, near, far, role)
         for near, far in ((callee, caller), (caller, callee)):
-            link = cast(Link, near.links[far.id])
+            link = cast(Link, near.ends[far.id])
             path = Path("host", Address("192.0.2.1", 4000), Address("192.0.2.2", 5000), "udp", 0.01)
             near.emit(node_events.Connected(far.id, far.chat.name, path, link))
 
@@ -170,7 +165,7 @@ class ChatNetwork:
         for stream in list(self.streams):
             stream.close()
         for near, far in ((one, other), (other, one)):
-            if near.links.pop(far.id, None) is not None:
+            if near.ends.pop(far.id, None) is not None:
                 near.emit(node_events.Disconnected(far.id, OtherCause(reason, "The link ended.")))
 
 
@@ -181,8 +176,7 @@ class DiskInMemory(ImmediateWorker):
         return succeed(None)
 
 
-@implementer(INode)
-class ChatPeer:
+class ChatPeer(MemoryNode):
     """
     One chat, the node that it believes to have, and a view that notes what it is told.
 
@@ -201,11 +195,10 @@ class ChatPeer:
         book: AddressBook | None = None,
         identity: PeerID | None = None,
     ) -> None:
+        super().__init__(lambda: 1_000_000.0 + network.clock.seconds())
         self.network = network
         self.id = identity or peer_id(seed)
-        self.links: dict[PeerID, LinkEnd] = {}
-        self.services: dict[str, IProtocolFactory] = {}
-        self.asked: list[tuple[str, PeerID]] = []
+        self.ends: dict[PeerID, LinkEnd] = {}
         self.events: list[Event] = []
         self.can_answer = True
         self.slow = False
@@ -214,7 +207,6 @@ class ChatPeer:
         self.saved: list[str] = []
         self.killed = False
         self._attempts: set[PeerID] = set()
-        self._listeners: list[Callable[[node_events.Event], object]] = []
         self.store = store or Store(None)
         self.book = AddressBook(None) if book is None else book
         # No two processes draw the same epoch, not even of the same seed.
@@ -227,7 +219,7 @@ class ChatPeer:
             book=self.book,
             worker=worker or DiskInMemory(self.store),
             clock=network.clock,
-            wall=lambda: 1_000_000.0 + network.clock.seconds(),
+            wall=self._wall,
             random=self._bytes,
             save_name=self.saved.append,
         )
@@ -247,7 +239,7 @@ class ChatPeer:
 
     def kill(self) -> None:
         """Its process ends, at once; the other sides find out."""
-        for connection in list(self.links.values()):
+        for connection in list(self.ends.values()):
             self.network.cut(self, connection.remote_side)
         self.network.up.pop(self.id, None)
         self.killed = True
@@ -259,11 +251,6 @@ class ChatPeer:
         return ChatPeer(
             self.network, seed, self.chat.name, store=store or self.store, book=self.book, identity=self.id
         )
-
-    def emit(self, event: node_events.Event) -> None:
-        """Tell an event of the node to all who have subscribed."""
-        for listener in list(self._listeners):
-            listener(event)
 
     # INode
 
@@ -283,7 +270,7 @@ class ChatPeer:
             return
         self._attempts.discard(peer)
         other = self.network.up.get(peer)
-        if peer in self.links:
+        if peer in self.ends:
             self.emit(node_events.AlreadyConnected(peer))
         elif other is None:
             self.emit(node_events.CallFailed(peer, OtherCause("not-registered", "They are not there.")))
@@ -292,46 +279,15 @@ class ChatPeer:
         else:
             self.network.connect(self, other)
 
-    def accept(self, peer: PeerID) -> None:
-        self.asked.append(("accept", peer))
-
-    def reject(self, peer: PeerID) -> None:
-        self.asked.append(("reject", peer))
-
     def hangup(self, peer: PeerID) -> None:
-        self.asked.append(("hangup", peer))
-        if peer in self.links:
-            other = self.links[peer].remote_side
+        super().hangup(peer)
+        if peer in self.ends:
+            other = self.ends[peer].remote_side
             self.network.later(lambda: self.network.cut(self, other, "bye"))
-
-    def serve(
-        self,
-        service: str,
-        factory: IProtocolFactory,
-        authorize: Authorize | None = None,
-        *,
-        takes_calls: bool = False,
-    ) -> Callable[[], None]:
-        self.services[service] = factory
-        return lambda: None
-
-    def when_registered(self) -> Deferred[None]:
-        return succeed(None)
-
-    def link(self, peer: PeerID) -> Link | None:
-        return None
-
-    def subscribe(
-        self,
-        listener: Callable[[node_events.Event], object],
-        can_answer: Callable[[], bool] = lambda: False,
-    ) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
 
     def stream(self, service: str, peer: PeerID) -> IProtocol:
         """What answers a stream that `peer` opens to a service."""
-        protocol = self.services[service].buildProtocol(self.links[peer].address)
+        protocol = self.services[service].buildProtocol(self.ends[peer].address)
         assert protocol is not None
         return protocol
 
@@ -341,12 +297,6 @@ class ChatPeer:
             self.answers.append(Deferred())
             return self.answers[-1]
         return Deferred() if self.deaf and isinstance(event, MessageChanged) else None
-
-    def rename(self, name: str) -> None:
-        self.asked.append(("rename", self.id))
-
-    def netcheck(self) -> Deferred[NetcheckReport]:
-        return succeed(NetcheckReport("rendezvous.example:7000"))
 
     # What it was told
 
@@ -365,7 +315,7 @@ class ChatPeer:
         ]
         return [str(e.message.state) for e in changes if e.message.number == number]
 
-    def calls(self, to: ChatPeer) -> int:
+    def call_count(self, to: ChatPeer) -> int:
         """How often it called."""
         return self.asked.count(("call", to.id))
 

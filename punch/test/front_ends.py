@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from zope.interface import implementer
 
 from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.database import StoreError
@@ -20,13 +19,10 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link
-from punch.link.services import Authorize
+from punch.link.status import Path
 from punch.link.transport import LinkAddress
-from punch.natcheck.report import NetcheckReport
-from punch.node.events import CallUnanswerable, Connected, IncomingCall, Ready
-from punch.node.events import Event as NodeEvent
-from punch.node.interfaces import INode
-from punch.node.path import Path
+from punch.node.events import Connected, IncomingCall, Ready
+from punch.test.memory_node import LinkStandIn, MemoryNode
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
 
@@ -86,79 +82,13 @@ class Screen:
         return data.decode()
 
 
-@implementer(INode)
-class RecordingNode:
-    """A node that records what it is told to do; its events are those that tests `emit`."""
-
-    def __init__(self) -> None:
-        self.chat: Chat | None = None
-        self.asked: list[tuple[str, PeerID]] = []
-        self.services: dict[str, IProtocolFactory] = {}
-        self.names: list[str] = []
-        self._listeners: list[tuple[Callable[[NodeEvent], object], Callable[[], bool]]] = []
-
-    def connect(self, peer: PeerID) -> Deferred[Link]:
-        self.asked.append(("call", peer))
-        return Deferred()
-
-    def reject_unanswerable(self) -> None:
-        assert self.chat is not None
-        if not any(can_answer() for _, can_answer in self._listeners):
-            for peer in list(self.chat.questions):
-                self.emit(CallUnanswerable(peer))
-                self.reject(peer)
-
-    def accept(self, peer: PeerID) -> None:
-        self.asked.append(("accept", peer))
-
-    def reject(self, peer: PeerID) -> None:
-        self.asked.append(("reject", peer))
-
-    def hangup(self, peer: PeerID) -> None:
-        self.asked.append(("hangup", peer))
-
-    def serve(
-        self,
-        service: str,
-        factory: IProtocolFactory,
-        authorize: Authorize | None = None,
-        *,
-        takes_calls: bool = False,
-    ) -> Callable[[], None]:
-        self.services[service] = factory
-        return lambda: None
-
-    def when_registered(self) -> Deferred[None]:
-        return succeed(None)
-
-    def link(self, peer: PeerID) -> Link | None:
-        return None
-
-    def subscribe(
-        self, listener: Callable[[NodeEvent], object], can_answer: Callable[[], bool] = lambda: False
-    ) -> Callable[[], None]:
-        self._listeners.append((listener, can_answer))
-        return lambda: self._listeners.remove((listener, can_answer))
-
-    def emit(self, event: NodeEvent) -> None:
-        """Tell an event to all who have subscribed."""
-        for listener, _ in list(self._listeners):
-            listener(event)
-
-    def rename(self, name: str) -> None:
-        self.names.append(name)
-
-    def netcheck(self) -> Deferred[NetcheckReport]:
-        return succeed(NetcheckReport("rendezvous.example:7000"))
-
-
 class RemoteChat:
     """The other side of a link: a chat as real as ours, and a view that hears."""
 
     can_answer = True
 
     def __init__(self, me: PeerID, clock: Clock) -> None:
-        self.node = RecordingNode()
+        self.node = MemoryNode(lambda: NOW + clock.seconds())
         self.heard: list[str] = []
         self.marks: list[int] = []
         self.chat = make_chat(me, "bob", self.node, clock, seed=7)
@@ -191,7 +121,7 @@ class Disk(ImmediateWorker):
         return super().run(call, *arguments, **named)
 
 
-class ChatLink:
+class ChatLink(LinkStandIn):
     """
     A link to a peer whose side of the chat is real as well; bytes cross when `run` is called.
     """
@@ -252,10 +182,10 @@ class _RemoteLink:
 
 
 def make_chat(
-    me: PeerID, name: str, node: RecordingNode, clock: Clock, seed: int = 5, worker: Worker | None = None
+    me: PeerID, name: str, node: MemoryNode, clock: Clock, seed: int = 5, worker: Worker | None = None
 ) -> Chat:
     """A chat that keeps everything in memory."""
-    node.chat = chat = Chat(
+    chat = Chat(
         me=me,
         name=name,
         node=node,
@@ -290,7 +220,7 @@ class FrontEndFixture:
     def __init__(self, target: PeerID | None = None, history: bool = True) -> None:
         self.clock = Clock()
         self.screen = Screen()
-        self.node = RecordingNode()
+        self.node = MemoryNode(lambda: NOW + self.clock.seconds())
         self.disk = Disk(Store(None))
         self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []

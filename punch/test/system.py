@@ -32,7 +32,7 @@ from punch.node.offer_freshness import OfferMemory
 from punch.node.path import RelayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
-from punch.test.internet import Host, Internet
+from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.turn_uri import TurnURI
@@ -291,6 +291,81 @@ def connect(caller: Peer, callee: Peer, timeout: float = 30.0) -> tuple[Connecte
     return here, there
 
 
+class SystemTestCase(InternetTestCase):
+    """A test with a rendezvous, and peers behind NATs of their own."""
+
+    link = LinkSpec(delay=0.05)
+    limits = RendezvousLimits()
+
+    def setUp(self) -> None:
+        self.net: Internet = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE), self.limits)
+        self.homes = 0
+        self.peers: list[Peer] = []
+
+    def tearDown(self) -> None:
+        """Check that every peer stops in time and leaves no timer or socket behind."""
+        for peer in self.peers:
+            if peer.node.running:
+                peer.stop()
+        self.rendezvous.stop()
+        self.net.advance(60.0)
+        for host in self.net.hosts.values():
+            self.assertEqual(host.reactor.getDelayedCalls(), [], host.name)
+
+    def host(self, name: str, link: LinkSpec | None = None) -> Host:
+        """A host alone behind its own NAT."""
+        self.homes += 1
+        nat = NAT(public=f"203.0.113.{self.homes}", filtering=Filtering.APDF)
+        lan = self.net.lan(f"home-{name}", f"192.168.{self.homes}.0/24", nat=nat, link=link or self.link)
+        return lan.host(name)
+
+    def peer(self, name: str, accept: Accept = Accept.ASK, **options: object) -> Peer:
+        """A peer that is not started, alone behind its own NAT."""
+        peer = Peer(self.net, self.host(name), self.rendezvous.address, accept=accept, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
+    def public(self, name: str) -> Peer:
+        """A peer that is not started, on a host that everybody reaches."""
+        host = self.net.host(name, "198.51.100.88", link=self.link)
+        peer = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
+    def pair(self) -> tuple[Peer, Peer]:
+        """Two registered peers."""
+        return self.peer("alice").register(), self.peer("bob").register()
+
+    def linked(self) -> tuple[Peer, Peer]:
+        """Two peers with a link, called by the first."""
+        alice, bob = self.pair()
+        connect(alice, bob)
+        return alice, bob
+
+    def reborn(self, peer: Peer, accept: Accept = Accept.ASK) -> Peer:
+        """Kill a peer, and register the same identity on another host, without the state of its links."""
+        peer.host.kill()
+        self.net.advance(1.0)
+        again = Peer(
+            self.net,
+            self.host(f"{peer.name}-2"),
+            self.rendezvous.address,
+            name=peer.name,
+            identity=peer.identity,
+            accept=accept,
+            salt="again",
+            pacing=0.02,
+        )
+        self.peers.remove(peer)
+        self.peers.append(again)
+        return again.register()
+
+    def kinds(self, peer: Peer) -> list[type[Event]]:
+        """The types of the events that a peer has had, in order."""
+        return [type(event) for _, event in peer.events]
+
+
 __all__ = [
     "SERVICE",
     "CallFailed",
@@ -300,6 +375,7 @@ __all__ = [
     "Peer",
     "Registered",
     "Rendezvous",
+    "SystemTestCase",
     "connect",
     "introduce",
 ]

@@ -93,7 +93,7 @@ def json_commands(data: bytes) -> None:
     fixture = FrontEndFixture()
     fixture.start()
     chat = fixture.chat
-    chat.handle(incoming(EVE))
+    fixture.node.emit(incoming(EVE))
     context = CommandContext(chat, lambda: None)
     fields = {}
     try:
@@ -144,7 +144,7 @@ def typed_commands(data: bytes) -> None:
 def _typing() -> FrontEndFixture:
     fixture = FrontEndFixture()
     fixture.start()
-    fixture.chat.handle(incoming(EVE))
+    fixture.node.emit(incoming(EVE))
     return fixture
 
 

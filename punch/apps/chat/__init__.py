@@ -14,9 +14,7 @@ from punch.apps.chat.model import (
     ChatStatus,
     ContactSummary,
     ConversationSummary,
-    LinkStatus,
     MessageState,
-    Stage,
     check_text,
 )
 
@@ -30,8 +28,6 @@ __all__ = [
     "ChatStatus",
     "ContactSummary",
     "ConversationSummary",
-    "LinkStatus",
     "MessageState",
-    "Stage",
     "check_text",
 ]

@@ -34,8 +34,6 @@ from punch.apps.chat.model import (
     ChatMessage,
     ChatStatus,
     ClientID,
-    LinkStatus,
-    Stage,
     check_text,
 )
 from punch.apps.chat.storage import Storage, Timers, Worker
@@ -45,6 +43,7 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused
 from punch.link.services import anyone
+from punch.link.status import LinkStatus
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.interfaces import INode
@@ -121,7 +120,7 @@ class Chat:
         self.conversations: Conversations
         self.storage = Storage(worker, self.views, self._timers, lambda: self.conversations.retry())
         self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
-        self.calls = ChatLinks(self.views, node, clock, wall, lambda: random(1)[0] / 255, self.waits)
+        self.calls = ChatLinks(self.views, node, clock, lambda: random(1)[0] / 255, self.waits)
         self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
         self.history = History(
             self.storage,
@@ -216,7 +215,8 @@ class Chat:
         Handle an event of the node, and tell the views.
 
         The end of a link is told after all that came over it, and events keep their order: so they are
-        delayed while the store still writes what came before a `Disconnected`.
+        delayed while the store still writes what came before a `Disconnected`. Meanwhile the links and calls
+        that the node has are newer than what the views were told.
         """
         if self._stopped:
             return
@@ -319,15 +319,14 @@ class Chat:
         peer = self.contacts.find(who)
         if peer not in self.questions:
             raise ChatError("no-call", f"No call of {peer.short} waits for an answer: wait for a call.")
-        self.calls.answered(peer)
         return peer
 
     def link_status(self, who: str | PeerID) -> LinkStatus | None:
         """The link to a peer, if there is one."""
         return self.calls.status(self.contacts.find(who))
 
-    def stage(self, who: str | PeerID) -> Stage | None:
-        """How far a call with a peer is, if there is one."""
+    def stage(self, who: str | PeerID) -> node_events.CallState | None:
+        """The state of the call with a peer, if one is under way."""
         return self.calls.stage(self.contacts.find(who))
 
     # -- this side --
@@ -364,7 +363,7 @@ class Chat:
             me=self.me,
             name=self.name,
             rendezvous=self.calls.rendezvous,
-            links=self.calls.statuses(),
+            links=self.calls.statuses,
             calling=list(self.calling),
             questions=self.questions,
             waiting={each.peer: each.undelivered for each in self.conversations if each.undelivered},

@@ -240,7 +240,6 @@ class Contacts:
 
     def _end_all(self, peer: PeerID) -> None:
         if peer in self._links.questions:
-            self._links.answered(peer)
             self._node.reject(peer)
         elif peer in self._links.links or self._links.stage(peer) is not None:
             self._node.hangup(peer)

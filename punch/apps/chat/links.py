@@ -1,34 +1,28 @@
 """
-The calls and links below the chat: whose call waits for an answer, which links are up, and whom to call again
-because messages wait.
+The calls and links below the chat: those that the node has, and whom to call again because messages wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from punch.apps.chat.events import PeerUnreachable, Views
-from punch.apps.chat.model import LinkStatus, Stage
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
+from punch.link.status import LinkStatus
 from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
-    CallUnanswerable,
-    Checking,
+    CallState,
     Connected,
     Disconnected,
     IncomingCall,
-    Introduced,
-    PathChanged,
-    PathLost,
     PeerReturned,
     Registered,
     Unregistered,
@@ -48,14 +42,11 @@ MAX_STRANGERS = 256
 
 class ChatLinks:
     """
-    The state of all calls and links, for the chat and its views.
-
-    It changes with the events that the chat hands on, and does not ask the node: the chat delays the end of a
-    link until all that came over it is stored, and meanwhile the node is ahead of what the views know.
+    All calls and links, for the chat and its views: asked of the node, which is ahead of the events while the
+    chat delays them. What the user and the chat itself want of peers is kept here.
 
     :param chance: returns a random number from 0 to 1.
     :param waits: returns whether messages wait for a peer, who is not blocked.
-    :ivar links: the links that are up, the newest last.
     :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
     :ivar unreachable: the peers that no call has reached since their last link ended, or at all.
     :ivar names: what peers call themselves, as far as they were met in this process.
@@ -69,11 +60,9 @@ class ChatLinks:
         views: Views,
         node: INode,
         clock: IReactorTime,
-        wall: Callable[[], float],
         chance: Callable[[], float],
         waits: Callable[[PeerID], bool],
     ) -> None:
-        self.links: dict[PeerID, Link] = {}
         self.calling: set[PeerID] = set()
         self.unreachable: dict[PeerID, None] = {}
         self.names: dict[PeerID, str] = {}
@@ -82,30 +71,31 @@ class ChatLinks:
         self._views = views
         self._node = node
         self._clock = clock
-        self._wall = wall
         self._waits = waits
-        self._status: dict[PeerID, LinkStatus] = {}
-        self._stages: dict[PeerID, Stage] = {}
         self._redial: RedialSchedule[PeerID] = RedialSchedule(chance)
         self._automatic: set[PeerID] = set()
         self._hung_up: set[PeerID] = set()
         self._timer: IDelayedCall | None = None
         self._stopped = False
 
-    def status(self, peer: PeerID) -> LinkStatus | None:
-        """The link to `peer`."""
-        status, link = self._status.get(peer), self.links.get(peer)
-        if status is None or link is None or link.rtt is None:
-            return status
-        return replace(status, path=replace(status.path, rtt=link.rtt))
+    @property
+    def links(self) -> dict[PeerID, Link]:
+        """The links that are up, the newest last."""
+        return {link.remote: link for link in self._node.links()}
 
+    @property
     def statuses(self) -> dict[PeerID, LinkStatus]:
-        """All links, the newest last."""
-        return {peer: status for peer in self.links if (status := self.status(peer)) is not None}
+        """The states of all links, the newest last."""
+        return {link.remote: status for link in self._node.links() if (status := link.status) is not None}
 
-    def stage(self, peer: PeerID) -> Stage | None:
-        """The call that is under way with `peer`."""
-        return self._stages.get(peer)
+    def status(self, peer: PeerID) -> LinkStatus | None:
+        """The state of the link to `peer`, if there is one."""
+        link = self._node.link(peer)
+        return None if link is None else link.status
+
+    def stage(self, peer: PeerID) -> CallState | None:
+        """The state of the call that is under way with `peer`, if there is one."""
+        return self._node.calls().get(peer)
 
     @property
     def rendezvous(self) -> str | None:
@@ -115,12 +105,12 @@ class ChatLinks:
     @property
     def questions(self) -> list[PeerID]:
         """The peers whose calls wait for an answer here, oldest first."""
-        return [peer for peer, stage in self._stages.items() if stage is Stage.RINGING]
+        return [peer for peer, state in self._node.calls().items() if state is CallState.RINGING]
 
     @property
     def everybody(self) -> set[PeerID]:
         """The peers with whom there is a link or a call."""
-        return {*self.links, *self._stages}
+        return {*self.links, *self._node.calls()}
 
     def call(self, peer: PeerID) -> None:
         """The user calls `peer`."""
@@ -134,14 +124,9 @@ class ChatLinks:
         self._connect(peer)
         self._set_timer(self._redial.next())
 
-    def answered(self, peer: PeerID) -> None:
-        """The call of a peer no longer waits for an answer."""
-        if self._stages.get(peer) is Stage.RINGING:
-            del self._stages[peer]
-
     def hung_up(self, peer: PeerID) -> None:
         """The user ends the link or call with `peer`: it is not called again unless the user asks for it."""
-        if peer in self.links or peer in self._stages:
+        if self._is_busy(peer):
             self._hung_up.add(peer)
 
     def stop(self) -> None:
@@ -158,10 +143,10 @@ class ChatLinks:
 
     def waiting(self, peer: PeerID) -> None:
         """A message waits for `peer`."""
-        if peer in self._hung_up and peer not in self.links:
+        if peer in self._hung_up and self._node.link(peer) is None:
             self._hung_up.discard(peer)
             self._redial.done(peer)
-        self._redial.want(peer, self._clock.seconds(), peer in self.links or peer in self._stages)
+        self._redial.want(peer, self._clock.seconds(), self._is_busy(peer))
         self._look()
 
     def delivered(self, peer: PeerID) -> None:
@@ -172,6 +157,9 @@ class ChatLinks:
             self._redial.done(peer)
         self._look()
 
+    def _is_busy(self, peer: PeerID) -> bool:
+        return self._node.link(peer) is not None or peer in self._node.calls()
+
     def _look(self) -> None:
         if self._stopped:
             return
@@ -181,7 +169,7 @@ class ChatLinks:
         self._set_timer(self._redial.next())
 
     def _call_again(self, peer: PeerID) -> None:
-        if peer in self.links or peer in self._stages:
+        if self._is_busy(peer):
             self._redial.called(peer)
         elif not self._waits(peer):
             self._redial.done(peer)
@@ -226,17 +214,14 @@ class ChatLinks:
             self.registration = event
             self._redial.unregistered()
         elif isinstance(event, Calling):
-            self._stages[event.peer] = Stage.CALLING
             if event.peer in self._automatic:
                 return False
             self.calling.add(event.peer)
             self._redial.called(event.peer)
         elif isinstance(event, AlreadyConnected):
-            self.calling.discard(event.peer)
-            self._stages.pop(event.peer, None)
-            self._redial.called(event.peer)
             automatic = event.peer in self._automatic
-            self._automatic.discard(event.peer)
+            self._over(event.peer)
+            self._redial.called(event.peer)
             return not automatic
         elif isinstance(event, PeerReturned):
             self._redial.returned(event.peer, self._clock.seconds())
@@ -244,27 +229,13 @@ class ChatLinks:
         elif isinstance(event, IncomingCall):
             self._hung_up.discard(event.peer)
             self._redial.called(event.peer)
-            if not event.decided:
-                if self._stages.get(event.peer) is not Stage.RINGING:
-                    self._stages.pop(event.peer, None)
-                self._stages[event.peer] = Stage.RINGING
-        elif isinstance(event, CallUnanswerable):
-            self.answered(event.peer)
-        elif isinstance(event, Introduced):
-            self._under_way(event.peer, Stage.INTRODUCED)
-        elif isinstance(event, Checking):
-            self._under_way(event.peer, Stage.CHECKING)
         elif isinstance(event, Connected):
-            self._connected(event)
-        elif isinstance(event, PathChanged):
-            self._set_path(event)
-        elif isinstance(event, PathLost):
-            if event.peer in self._status:
-                self._status[event.peer] = replace(self._status[event.peer], disconnected=True)
-        elif isinstance(event, Disconnected):
             self._over(event.peer)
-            self.links.pop(event.peer, None)
-            self._status.pop(event.peer, None)
+            self.unreachable.pop(event.peer, None)
+            self._redial.called(event.peer)
+        elif isinstance(event, Disconnected):
+            if event.peer not in self._node.calls():
+                self._over(event.peer)
             self._unreached(event.peer, event.reason)
         elif isinstance(event, CallFailed):
             return self._failed(event)
@@ -274,24 +245,8 @@ class ChatLinks:
         """Remember what `peer` calls itself."""
         self.names.pop(peer, None)
         self.names[peer] = name
-        _forget(self.names, lambda old: old in self.links or self._stages.get(old) is Stage.RINGING)
-
-    def _under_way(self, peer: PeerID, stage: Stage) -> None:
-        self._stages[peer] = stage
-
-    def _connected(self, event: Connected) -> None:
-        peer = event.peer
-        self._over(peer)
-        self.unreachable.pop(peer, None)
-        self.links.pop(peer, None)
-        self.links[peer] = event.link
-        self._status[peer] = LinkStatus(event.path, self._wall())
-        self._redial.called(peer)
-
-    def _set_path(self, event: PathChanged) -> None:
-        status = self._status.get(event.peer)
-        if status is not None:
-            self._status[event.peer] = LinkStatus(event.path, status.since)
+        needed = {*self.links, *self.questions}
+        _forget(self.names, needed.__contains__)
 
     def _failed(self, event: CallFailed) -> bool:
         peer = event.peer
@@ -300,7 +255,7 @@ class ChatLinks:
             return True
         automatic = peer in self._automatic
         self._over(peer)
-        if peer in self.links:
+        if self._node.link(peer) is not None:
             return not automatic
         retry_in = self._unreached(peer, event.reason)
         if automatic:
@@ -311,7 +266,6 @@ class ChatLinks:
         """A call has succeeded or failed."""
         self.calling.discard(peer)
         self._automatic.discard(peer)
-        self._stages.pop(peer, None)
 
     def _unreached(self, peer: PeerID, reason: str) -> float | None:
         self.unreachable.pop(peer, None)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.identity import PeerID
-from punch.node.path import Path
+from punch.link.status import LinkStatus
+from punch.node.events import CallState
 
 #: Longest text of a message, in bytes of UTF-8.
 MAX_TEXT = 16_384
@@ -92,34 +93,6 @@ class ContactSummary:
 
 
 @dataclass(frozen=True)
-class LinkStatus:
-    """
-    The link to a peer as it is now.
-
-    :ivar path: its path, or the last one.
-    :ivar since: when the link came up, in seconds since the epoch.
-    :ivar disconnected: the path is lost; the link waits for another one.
-    """
-
-    path: Path
-    since: float
-    disconnected: bool = False
-
-
-class Stage(str, Enum):
-    """How far a call has come that is no link yet."""
-
-    RINGING = "ringing"
-    """The peer calls, and waits for an answer here."""
-    CALLING = "calling"
-    INTRODUCED = "introduced"
-    CHECKING = "checking"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True)
 class ChatStatus:
     """
     A chat at one moment.
@@ -151,7 +124,7 @@ class ConversationSummary:
     :ivar unread: messages of the other side that nobody has seen here.
     :ivar waiting: messages of ours that the other side does not have.
     :ivar last: the newest message.
-    :ivar stage: the call that is under way.
+    :ivar stage: the state of the call that is under way.
     """
 
     contact: ContactSummary
@@ -159,7 +132,7 @@ class ConversationSummary:
     waiting: int = 0
     last: ChatMessage | None = None
     link: LinkStatus | None = None
-    stage: Stage | None = None
+    stage: CallState | None = None
 
 
 def check_text(text: str) -> bytes:

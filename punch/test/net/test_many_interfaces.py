@@ -19,8 +19,7 @@ from punch.net.interfaces import (
 from punch.node.events import Connected
 from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
 from punch.test.netcheck_network import NetcheckNetwork
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import Peer, Rendezvous, connect
+from punch.test.system import Peer, Rendezvous, SystemTestCase, connect
 from punch.wire.address import Address, preference_class
 
 NAMES = "service", "alice", "bob"

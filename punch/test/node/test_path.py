@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.path import HOLD, DebouncedPath, Path
+from punch.link.status import Path
+from punch.node.path import HOLD, DebouncedPath
 from punch.wire.address import Address
 
 

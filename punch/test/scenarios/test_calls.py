@@ -4,11 +4,13 @@ Calls and links of whole peers on the simulated internet: who gets through, what
 
 from __future__ import annotations
 
+from punch.identity import PeerID
 from punch.link.events import CloseCode
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
+    CallState,
     Checking,
     Connected,
     Disconnected,
@@ -21,88 +23,12 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.rendezvous.config import RendezvousLimits
-from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec, Seen
-from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
+from punch.test.internet import Seen
+from punch.test.system import SERVICE, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.control import Accept
 
 D = 0.1
-
-
-class SystemTestCase(InternetTestCase):
-    """A test with a rendezvous, and peers behind NATs of their own."""
-
-    link = LinkSpec(delay=D / 2)
-    limits = RendezvousLimits()
-
-    def setUp(self) -> None:
-        self.net: Internet = self.internet()
-        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE), self.limits)
-        self.homes = 0
-        self.peers: list[Peer] = []
-
-    def tearDown(self) -> None:
-        """Check that every peer stops in time and leaves no timer or socket behind."""
-        for peer in self.peers:
-            if peer.node.running:
-                peer.stop()
-        self.rendezvous.stop()
-        self.net.advance(60.0)
-        for host in self.net.hosts.values():
-            self.assertEqual(host.reactor.getDelayedCalls(), [], host.name)
-
-    def host(self, name: str, link: LinkSpec | None = None) -> Host:
-        """A host alone behind its own NAT."""
-        self.homes += 1
-        nat = NAT(public=f"203.0.113.{self.homes}", filtering=Filtering.APDF)
-        lan = self.net.lan(f"home-{name}", f"192.168.{self.homes}.0/24", nat=nat, link=link or self.link)
-        return lan.host(name)
-
-    def peer(self, name: str, accept: Accept = Accept.ASK, **options: object) -> Peer:
-        """A peer that is not started, alone behind its own NAT."""
-        peer = Peer(self.net, self.host(name), self.rendezvous.address, accept=accept, pacing=0.02)
-        self.peers.append(peer)
-        return peer
-
-    def public(self, name: str) -> Peer:
-        """A peer that is not started, on a host that everybody reaches."""
-        host = self.net.host(name, "198.51.100.88", link=self.link)
-        peer = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
-        self.peers.append(peer)
-        return peer
-
-    def pair(self) -> tuple[Peer, Peer]:
-        """Two registered peers."""
-        return self.peer("alice").register(), self.peer("bob").register()
-
-    def linked(self) -> tuple[Peer, Peer]:
-        """Two peers with a link, called by the first."""
-        alice, bob = self.pair()
-        connect(alice, bob)
-        return alice, bob
-
-    def reborn(self, peer: Peer, accept: Accept = Accept.ASK) -> Peer:
-        """Kill a peer, and register the same identity on another host, without the state of its links."""
-        peer.host.kill()
-        self.net.advance(1.0)
-        again = Peer(
-            self.net,
-            self.host(f"{peer.name}-2"),
-            self.rendezvous.address,
-            name=peer.name,
-            identity=peer.identity,
-            accept=accept,
-            salt="again",
-            pacing=0.02,
-        )
-        self.peers.remove(peer)
-        self.peers.append(again)
-        return again.register()
-
-    def kinds(self, peer: Peer) -> list[type[Event]]:
-        """The types of the events that a peer has had, in order."""
-        return [type(event) for _, event in peer.events]
 
 
 class EventTests(SystemTestCase):
@@ -120,6 +46,41 @@ class EventTests(SystemTestCase):
         self.assertAlmostEqual(here.path.rtt, 2 * D)
         self.assertEqual(alice.node.link(bob.id), here.link)
         self.assertTrue(bob.last(IncomingCall).decided)
+
+    def test_state_is_that_of_the_events(self) -> None:
+        """At each event, the node says the same of its calls and links when it is asked."""
+        alice, bob = self.peer("alice").register(), self.peer("bob", accept=Accept.ASK).register()
+        told: list[tuple[type[Event], dict[PeerID, CallState], list[bool]]] = []
+
+        def note(event: Event) -> None:
+            links = [link.status for link in bob.node.links()]
+            disconnected = [status.disconnected for status in links if status is not None]
+            told.append((type(event), bob.node.calls(), disconnected))
+
+        bob.node.subscribe(note, lambda: True)
+        alice.call(bob.id)
+        self.assertEqual(alice.node.calls(), {bob.id: CallState.CALLING})
+        bob.wait_for(IncomingCall, 5.0)
+        bob.node.accept(alice.id)
+        bob.wait_for(Connected, 5.0)
+        alice.host.down()
+        bob.wait_for(PathLost, 60.0)
+        alice.host.up()
+        bob.wait_for(PathChanged, 60.0)
+        alice.stop()
+        bob.wait_for(Disconnected, 5.0)
+        self.assertEqual(
+            told,
+            [
+                (IncomingCall, {alice.id: CallState.RINGING}, []),
+                (Introduced, {alice.id: CallState.INTRODUCED}, []),
+                (Checking, {alice.id: CallState.CHECKING}, []),
+                (Connected, {}, [False]),
+                (PathLost, {}, [True]),
+                (PathChanged, {}, [False]),
+                (Disconnected, {}, []),
+            ],
+        )
 
     def test_latency(self) -> None:
         """

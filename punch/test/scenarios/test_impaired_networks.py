@@ -15,8 +15,7 @@ from punch.node.events import (
 )
 from punch.node.path import RelayPolicy
 from punch.test.internet import Lan, LinkSpec, Seen
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import Peer, connect, introduce
+from punch.test.system import Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.rendezvous_address import RendezvousAddress
 

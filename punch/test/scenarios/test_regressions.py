@@ -23,8 +23,7 @@ from punch.node.events import (
 )
 from punch.node.path import RelayPolicy
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import Peer, Rendezvous, connect, introduce
+from punch.test.system import Peer, Rendezvous, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.address import Address
 from punch.wire.demux import DatagramKind, classify

@@ -14,8 +14,7 @@ from punch.apps.chat.redial import (
 )
 from punch.node.events import PeerReturned, Registered
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import Peer, introduce
+from punch.test.system import Peer, SystemTestCase, introduce
 from punch.wire.control import Accept
 
 SOON = 3.0

@@ -14,8 +14,7 @@ from punch.node.events import (
 from punch.node.ice_restart import RESTARTS_A_MINUTE
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import SERVICE, Peer, Rendezvous
+from punch.test.system import SERVICE, Peer, Rendezvous, SystemTestCase
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Incoming, new_call

@@ -70,7 +70,7 @@ class Case(SynchronousTestCase):
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
         chat_link = ChatLink(peer)
-        self.chat.handle(connected(chat_link, name))
+        self.fixture.node.emit(connected(chat_link, name))
         chat_link.run()
         return chat_link
 
@@ -84,8 +84,8 @@ class CommandTests(Case):
     def test_every_command_is_done(self) -> None:
         """One after the other, each with what it needs: the table has no dead line."""
         file = str(Path(self.mktemp()).absolute())
-        self.chat.handle(incoming(EVE))
-        self.chat.handle(Registered("punch://x:1"))
+        self.fixture.node.emit(incoming(EVE))
+        self.fixture.node.emit(Registered("punch://x:1"))
         chat_link = self.connect()
         chat_link.far.send("hello there")
         chat_link.run()
@@ -116,7 +116,7 @@ class CommandTests(Case):
             "quit": {},
         }
         found = {name: self.do(name, **fields) for name, fields in done.items()}
-        self.chat.handle(incoming(EVE))
+        self.fixture.node.emit(incoming(EVE))
         found["reject"] = self.do("reject", peer=str(EVE))
         self.assertEqual(found.keys(), COMMANDS.keys())
         for name, answer in found.items():

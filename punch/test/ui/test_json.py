@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.link.status import Path
 from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
@@ -22,7 +23,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.path import Path
 from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_TEXT
 from punch.apps.chat.chat import REOPEN_DELAY
 from punch.identity import PeerID
+from punch.link.status import Path
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
@@ -22,7 +23,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.path import Path
 from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, identity, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.front_end import MAX_PENDING

@@ -10,10 +10,10 @@ from punch.apps.chat import (
     ChatStatus,
     ContactSummary,
     ConversationSummary,
-    LinkStatus,
     MessageState,
 )
 from punch.apps.chat import events as chat_events
+from punch.link.status import LinkStatus
 from punch.local.own import path_fields
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
@@ -81,7 +81,7 @@ def conversation_fields(conversation: ConversationSummary) -> JSON:
         "waiting": conversation.waiting,
         "last": None if conversation.last is None else message_fields(conversation.last),
         "link": None if conversation.link is None else link_fields(conversation.link),
-        "stage": None if conversation.stage is None else str(conversation.stage),
+        "stage": None if conversation.stage is None else conversation.stage.value,
     }
 
 

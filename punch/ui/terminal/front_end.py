@@ -23,7 +23,6 @@ from punch.apps.chat import (
     ChatMessage,
     ConversationSummary,
     MessageState,
-    Stage,
 )
 from punch.apps.chat.events import (
     ContactChanged,
@@ -34,7 +33,7 @@ from punch.apps.chat.events import (
     MessageChanged,
 )
 from punch.identity import PeerID
-from punch.node.events import Connected, IncomingCall, Ready
+from punch.node.events import CallState, Connected, IncomingCall, Ready
 from punch.ui.command_line import CommandLine
 from punch.ui.front_end import FrontEndContext, ProcessView, Settings
 from punch.ui.json.events import message_fields
@@ -335,7 +334,7 @@ class TerminalFrontEnd:
         if link is not None:
             return "good", f"{name} {path_in_words(link.path.kind)}, {milliseconds(link.path.rtt)}"
         stage = self._chat.stage(peer)
-        if stage is Stage.RINGING:
+        if stage is CallState.RINGING:
             return "", f"{name} is calling"
         if stage is not None or peer in self._chat.calling:
             # This includes calls that the chat placed by itself.

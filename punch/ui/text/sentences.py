@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from punch.identity import PeerID
+from punch.link.status import Path
 from punch.names import REORDERING, is_ignorable
 from punch.node.events import (
     AlreadyConnected,
@@ -27,7 +28,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.path import Path
 from punch.sanitize import cut, flags, sanitize
 from punch.ui.text.causes import event_sentence
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from punch.apps.chat import MessageState, Stage
+from punch.apps.chat import MessageState
 from punch.apps.chat.age import DAY
 from punch.apps.chat.events import (
     HistoryErased,
     MessageChanged,
 )
 from punch.apps.chat.protocol import MessageReceived
+from punch.node.events import CallState
 from punch.test.apps.chat.test_protocol import THEIRS
 from punch.test.chat_network import ChatTestCase, peer_id, result
 
@@ -29,7 +30,7 @@ class HistoryTests(ChatTestCase):
             [(peer_id(9), 0, 1), (self.bob.id, 2, 0), (peer_id(8), 0, 0)],
         )
         self.assertIsNotNone(chats[1].link)
-        self.assertEqual((chats[0].stage, chats[2].last), (Stage.CALLING, None))
+        self.assertEqual((chats[0].stage, chats[2].last), (CallState.CALLING, None))
         result(self.alice.chat.history.read(self.bob.id, chats[1].last.number if chats[1].last else None))
         self.assertEqual(result(self.alice.chat.history.conversation(self.bob.id)).unread, 0)
 

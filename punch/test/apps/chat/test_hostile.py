@@ -36,11 +36,11 @@ class HostileTests(ChatTestCase):
             (self.alice, self.bob, LinkRole.CALLEE),
             (self.bob, self.alice, LinkRole.CALLER),
         ):
-            side.links[other.id] = LinkEnd(self.network, side, other, role)
-        self.link = cast(Link, self.alice.links[self.bob.id])
+            side.ends[other.id] = LinkEnd(self.network, side, other, role)
+        self.link = cast(Link, self.alice.ends[self.bob.id])
         self.transport = StringTransport()
         self.stream = self.alice.stream(STREAM_NAME, self.bob.id)
-        self.alice.chat.links[self.bob.id] = self.link
+        self.alice.linked[self.bob.id] = self.link
         self.stream.makeConnection(self.transport)
 
     def hear(self, data: bytes) -> None:

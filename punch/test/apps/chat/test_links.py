@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from punch.apps.chat import Stage
 from punch.apps.chat.chat import REOPEN_DELAY
 from punch.apps.chat.events import NetcheckDone, PeerUnreachable
 from punch.link.events import LinkRole
@@ -14,6 +13,7 @@ from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
     Calling,
+    CallState,
     CallUnanswerable,
     Connected,
     IncomingCall,
@@ -28,7 +28,7 @@ class CallTests(ChatTestCase):
     def test_called_again_until_it_is_there(self) -> None:
         self.say("waits")
         self.run_for(60.0)
-        calls = self.alice.calls(self.bob)
+        calls = self.alice.call_count(self.bob)
         self.assertGreaterEqual(calls, 4)
         self.assertLessEqual(calls, 12)
         self.assertEqual((self.alice.of(Calling), self.alice.of(CallFailed)), ([], []))
@@ -39,7 +39,7 @@ class CallTests(ChatTestCase):
         self.run_for(31.0)
         self.assertEqual(self.bob.heard(), ["waits"])
         self.run_for(600.0)
-        self.assertEqual(self.alice.calls(self.bob), calls + 1)
+        self.assertEqual(self.alice.call_count(self.bob), calls + 1)
 
     def test_nobody_is_called_when_nothing_waits(self) -> None:
         self.connect()
@@ -47,7 +47,7 @@ class CallTests(ChatTestCase):
         self.run_for()
         self.cut()
         self.run_for(600.0)
-        self.assertEqual(self.alice.calls(self.bob), 0)
+        self.assertEqual(self.alice.call_count(self.bob), 0)
 
     def test_the_users_own_call(self) -> None:
         self.alice.chat.call(self.bob.id)
@@ -56,7 +56,7 @@ class CallTests(ChatTestCase):
         self.assertEqual(len(self.alice.of(CallFailed)), 1)
         self.assertEqual(self.alice.chat.calling, set())
         self.run_for(600.0)
-        self.assertEqual(self.alice.calls(self.bob), 1)
+        self.assertEqual(self.alice.call_count(self.bob), 1)
 
     def test_a_call_of_the_chat_becomes_the_users(self) -> None:
         self.say("waits")
@@ -74,16 +74,16 @@ class CallTests(ChatTestCase):
         self.run_for()
         self.alice.chat.hangup(self.bob.id)
         self.run_for(600.0)
-        self.assertEqual(self.alice.calls(self.bob), 0)
+        self.assertEqual(self.alice.call_count(self.bob), 0)
         self.bob.slow = False
         self.say("please")
         self.run_for(1.0)
-        self.assertEqual(self.alice.calls(self.bob), 1)
+        self.assertEqual(self.alice.call_count(self.bob), 1)
 
     def test_questions(self) -> None:
         eve = peer_id(9)
         self.alice.emit(IncomingCall(eve, "eve", known=False))
-        self.assertEqual((self.alice.chat.questions, self.alice.chat.stage(eve)), ([eve], Stage.RINGING))
+        self.assertEqual((self.alice.chat.questions, self.alice.chat.stage(eve)), ([eve], CallState.RINGING))
         self.assertEqual(self.alice.chat.contacts.get(eve).claimed, "eve")
         self.alice.chat.accept(str(eve).upper())
         self.assertEqual(self.alice.asked, [("accept", eve)])
@@ -115,9 +115,9 @@ class CallTests(ChatTestCase):
     def test_a_link_whose_chat_is_yet_to_come(self) -> None:
         """The chat of the link before has ended; that of this one may take its time to arrive."""
         self.connect()
-        line, before = self.network.streams[0], self.bob.links[self.alice.id]
+        line, before = self.network.streams[0], self.bob.ends[self.alice.id]
         after = LinkEnd(self.network, self.bob, self.alice, LinkRole.CALLEE)
-        self.bob.links[self.alice.id] = after
+        self.bob.ends[self.alice.id] = after
         self.bob.emit(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
         self.assertIsNot(before, after)
         line.close()

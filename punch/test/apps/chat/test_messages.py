@@ -27,7 +27,7 @@ class MessageTests(ChatTestCase):
         said = self.say("hello")
         self.assertEqual((said.state, said.id), (MessageState.WAITING, 1))
         self.run_for(1.0)
-        self.assertEqual(self.alice.calls(self.bob), 1)
+        self.assertEqual(self.alice.call_count(self.bob), 1)
         self.bob.start()
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["hello"])
@@ -49,7 +49,7 @@ class MessageTests(ChatTestCase):
         self.assertEqual(said.state, MessageState.SENT)
         self.run_for()
         self.assertEqual(self.alice.states(said.number), ["sent", "delivered"])
-        self.assertEqual(self.alice.calls(self.bob), 0)
+        self.assertEqual(self.alice.call_count(self.bob), 0)
 
     def test_nothing_goes_out_before_it_is_safe(self) -> None:
         self.connect()

@@ -13,7 +13,7 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
-from punch.node.events import Disconnected
+from punch.node.events import CallFailed, CallState, Disconnected
 from punch.test.chat_faults import SlowDisk
 from punch.test.chat_network import ChatPeer, ChatTestCase, result
 
@@ -226,6 +226,20 @@ class SlowDiskTests(ChatTestCase):
         self.run_for(1.0)
         self.assertEqual(side.heard(), ["last words", "first words"])
         self.assertEqual(self.bob.states(said.number)[-1], "delivered")
+
+    def test_called_while_the_end_of_a_link_is_not_told_yet(self) -> None:
+        """The end is that of the link, and not of the new call."""
+        side = self.slow().start()
+        self.lose_two_links(side)
+        self.network.up.pop(self.bob.id)
+        self.assertEqual((side.of(Disconnected), side.chat.links), ([], {}))
+        side.chat.call(self.bob.id)
+        self.assertEqual(side.chat.stage(self.bob.id), CallState.CALLING)
+        while not side.of(Disconnected):
+            self.network.clock.advance(0.01)
+        self.assertEqual(side.chat.calling, {self.bob.id})
+        self.run_for(1.0)
+        self.assertEqual((len(side.of(CallFailed)), side.chat.calling), (1, set()))
 
     def test_stopped_while_such_a_link_is_not_told_yet(self) -> None:
         side = self.slow().start()

@@ -21,8 +21,7 @@ from punch.node.control.tcp import (
 )
 from punch.node.events import Registered
 from punch.test.internet import InternetTestCase, Packet
-from punch.test.scenarios.test_calls import SystemTestCase
-from punch.test.system import SERVICE
+from punch.test.system import SERVICE, SystemTestCase
 
 
 @implementer(IStreamClientEndpoint)

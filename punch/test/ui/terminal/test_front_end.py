@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import ChatMessage
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
+from punch.link.status import Path as LinkPath
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
@@ -25,7 +26,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.path import Path as LinkPath
 from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.command_line import MAX_UNSEEN
 from punch.ui.terminal.escapes import Style

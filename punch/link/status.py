@@ -1,0 +1,42 @@
+"""What applications see of a link: its path, and whether it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from punch.wire.address import Address
+
+
+@dataclass(frozen=True)
+class Path:
+    """
+    The selected pair of a link as applications see it. Two paths are equal whatever their round-trip times
+    are.
+
+    :ivar kind: "host", "srflx", "prflx" or "relay", as `Pair.path`.
+    :ivar local: the address that the peer sees us as.
+    :ivar remote: the peer's address.
+    :ivar protocol: the transport protocol, "udp".
+    :ivar rtt: the round-trip time in seconds, 0 while it is unknown.
+    """
+
+    kind: str
+    local: Address
+    remote: Address
+    protocol: str
+    rtt: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class LinkStatus:
+    """
+    The state of a link that has been connected. It changes with the events of the node about the link.
+
+    :ivar path: its path, or the last one.
+    :ivar since: when the link came up, in seconds since 1970.
+    :ivar disconnected: the path is lost; the link waits for another one.
+    """
+
+    path: Path
+    since: float
+    disconnected: bool = False
