@@ -38,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="try the deployment on a Debian of its own (minutes), installed into DIR if it is empty",
     )
     parser.addoption(
+        "--whole-transfer",
+        action="store_true",
+        help="send 1 GiB through kernel NATs instead of 60 MB, and let the sender sleep for a minute",
+    )
+    parser.addoption(
         "--screenshots",
         metavar="DIR",
         help="keep a picture of each state of the page there",
