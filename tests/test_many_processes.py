@@ -123,8 +123,9 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     assert names == ["punch:*", "punch:to:*"]
     allowed = [f"~{names[0]}", f"&{names[1]}", *commands]
     assert redis.ask("ACL", "SETUSER", "ann", "reset", "on", ">secret", *allowed) == "OK"
-    service = RendezvousProcesses(run, redis, 1, "ann:secret@")
-    service.processes[0].wait("registry")
+    service = RendezvousProcesses(run, redis, 2, "ann:secret@", ("--registrations-per-address", "1"))
+    for each in service.processes:
+        each.wait("registry")
     ((process, _),) = peers(run, alice=service.addresses[0]).values()
     keys = ["redis-cli", "-p", str(redis.port), "-n", "3", "KEYS", "punch:peer:*"]
     for here in (True, False):
@@ -133,7 +134,13 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
             assert time.monotonic() < deadline, f"the entry of the peer is {'not there' if here else 'left'}"
             time.sleep(0.05)
         if here:
+            # What alice has at one process counts at the other one, too.
+            time.sleep(2.5)
+            bob = run.peer("bob", *PEER, "--rendezvous", service.addresses[1], state="peer-bob")
+            assert bob.wait("unregistered")["reason"] == "too-many"
             process.kill(signal.SIGTERM)
+            bob.wait("registered", 20.0)
+            bob.kill(signal.SIGTERM)
     assert redis.ask("ACL", "LOG") == ""
     assert service.processes[0].stderr == ""
 

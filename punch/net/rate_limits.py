@@ -9,7 +9,7 @@ fixed size.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -230,6 +230,13 @@ class _Branch(Generic[K]):
             self._by_count = None
         return child
 
+    def larger(self, least: float) -> list[tuple[Hashable, _Branch[K] | _Leaf[K]]]:
+        """The children with at least so many entries."""
+        if self._by_count is None:
+            return [each for each in self.children.items() if each[1].count >= least]
+        counts = [keys for number, keys in self._by_count.items() if number >= least]
+        return [(key, self.children[key]) for keys in counts for key in keys]
+
     def largest_child(self) -> _Branch[K] | _Leaf[K]:
         """One of the children with the most entries."""
         if self._by_count is None:
@@ -248,7 +255,12 @@ class SourceTable(Generic[K]):
 
     The time of an operation does not depend on the number of entries.
 
+    There may be tables of the same kind elsewhere, at other processes of a service. Then a prefix has its
+    share of all of them together. Only the first entry here of an address, or of a narrower prefix, is not
+    refused for what its neighbours have elsewhere.
+
     :param capacity: entries in all.
+    :ivar elsewhere: how many entries prefixes have in other tables, as far as that is known.
     """
 
     def __init__(self, capacity: int, shares: Shares) -> None:
@@ -256,6 +268,7 @@ class SourceTable(Generic[K]):
             raise ValueError("a table has at least one place")
         self.capacity = capacity
         self.shares = shares
+        self.elsewhere: Mapping[Hashable, int] = {}
         self._root: _Branch[K] = _Branch()
         self._sources: dict[K, Source] = {}
 
@@ -280,6 +293,7 @@ class SourceTable(Generic[K]):
         :raise NoRoom: the source has used up its share, or has as many entries as the others.
         """
         path = self._path(source)
+        self._check_elsewhere(path, source)
         full = self._full(path, source)
         if full is None:
             return None
@@ -294,16 +308,20 @@ class SourceTable(Generic[K]):
                 break
         raise NoRoom(source, full)
 
-    def enter(self, source: Source, key: K) -> None:
+    def enter(self, source: Source, key: K, *, again: bool = False) -> None:
         """
         Add an entry.
 
+        :param again: whether it was here a moment ago, so that it does not matter what is elsewhere.
         :raise NoRoom: there is no room; nothing was added. The entry that `room` names has to leave first.
         :raise ValueError: the entry is there already.
         """
         if key in self._sources:
             raise ValueError("this entry is there already")
-        full = self._full(self._path(source), source)
+        path = self._path(source)
+        if not again:
+            self._check_elsewhere(path, source)
+        full = self._full(path, source)
         if full is not None:
             raise NoRoom(source, full)
         node: _Branch[K] | _Leaf[K] = self._root
@@ -348,6 +366,31 @@ class SourceTable(Generic[K]):
                 break
             path.append(node)
         return path
+
+    def large(self, part: float) -> dict[Hashable, int]:
+        """The prefixes that have at least this part of their share, and how many entries they have."""
+        found: dict[Hashable, int] = {}
+        least = part * self.shares.address
+        branches: list[_Branch[K]] = [self._root]
+        while branches:
+            for prefix, child in branches.pop().larger(least):
+                if child.count >= part * self.shares.of(prefix):
+                    found[prefix] = child.count
+                if isinstance(child, _Branch):
+                    branches.append(child)
+        return found
+
+    def _check_elsewhere(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> None:
+        """:raise NoRoom: a prefix has used up its share of all tables together."""
+        if not self.elsewhere:
+            return
+        for depth in range(len(source), 0, -1):
+            prefix = source[depth - 1]
+            there = self.elsewhere.get(prefix, 0)
+            here = path[depth].count if depth < len(path) else 0
+            first = depth < len(source) and depth + 1 >= len(path)
+            if there and not first and here + there >= self.shares.of(prefix):
+                raise NoRoom(source, depth)
 
     def _full(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> int | None:
         """The depth of the narrowest prefix of `source` that is full, 0 for the table."""

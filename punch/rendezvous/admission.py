@@ -252,6 +252,11 @@ class IntroductionAdmission:
         """Whether one of two peers has answered a call of the other."""
         return pair_key(one, other) in self._pairs
 
+    @property
+    def places(self) -> list[_Table]:
+        """The places of all introductions, and those reserved for acquainted peers."""
+        return [self._strangers] if self._acquainted is None else [self._strangers, self._acquainted]
+
     def remember(self, source: Source, caller: PeerID, callee: PeerID) -> None:
         """A peer has answered a call, which came from `source`."""
         self._pairs.add(source, pair_key(caller, callee))

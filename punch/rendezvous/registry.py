@@ -115,6 +115,7 @@ class Registry:
     The registrations and introductions of one rendezvous. All times are monotonic seconds.
 
     :ivar admission: which introductions may begin.
+    :ivar places: those of all registrations, and those reserved for peers that were registered before.
     :ivar introductions_begun: introductions that were delivered to the called peer, since the start.
     :ivar introductions_answered: those of them that it has accepted.
     """
@@ -132,10 +133,9 @@ class Registry:
         self._introductions: dict[IntroductionKey, _Introduction] = {}
         shares = Shares.growing(limits.registrations_per_address)
         reserve = limits.registrations // RESERVE
-        self._places = [SourceTable[PeerID](limits.registrations - reserve, shares)]
-        """The places of all peers, and those reserved for peers that were registered before."""
+        self.places = [SourceTable[PeerID](limits.registrations - reserve, shares)]
         if reserve:
-            self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
+            self.places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
         self.admission = IntroductionAdmission(limits, self._displace)
         self._return_notices = ReturnNotices(limits)
@@ -198,10 +198,13 @@ class Registry:
         old = self._peers.get(peer)
         table = self._leave_place(peer)
         try:
-            self._enter_place(source, peer)
+            if old is not None and table is not None and old.source == source:
+                table.enter(source, peer, again=True)
+            else:
+                self._enter_place(source, peer)
         except NoRoom as problem:
             if old is not None and table is not None:
-                table.enter(old.source, peer)
+                table.enter(old.source, peer, again=True)
             text = f"Too many peers are registered {problem.scope.value}; try again later."
             if problem.scope is not SourceScope.TABLE:
                 text += " The operator can raise --registrations-per-address."
@@ -418,7 +421,7 @@ class Registry:
 
         :raise NoRoom: no place is left for this peer.
         """
-        tables = self._places if peer in self._seen else self._places[:1]
+        tables = self.places if peer in self._seen else self.places[:1]
         for table in tables:
             try:
                 displaced = table.room(source)
@@ -437,7 +440,7 @@ class Registry:
 
     def _leave_place(self, peer: PeerID) -> SourceTable[PeerID] | None:
         """:return: the table that it was in."""
-        for table in self._places:
+        for table in self.places:
             if peer in table:
                 table.leave(peer)
                 return table

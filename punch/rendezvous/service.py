@@ -8,7 +8,7 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, cast
@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import RandomBytes
+from punch.net.rate_limits import SourceTable
 from punch.net.server_udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
@@ -36,6 +37,7 @@ from punch.rendezvous.deny import DenyList
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
 from punch.rendezvous.directory.link import DirectoryLink
+from punch.rendezvous.directory.shared_counts import SharedCounts
 from punch.rendezvous.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
@@ -158,9 +160,8 @@ class RendezvousService(Service):
             log=self._operator_log,
             membership=membership,
         )
-        if directory is not None and self._relay.relay is not None:
-            quotas = self._relay.relay.core.allocations.quotas
-            directory.share(SharedQuotas(quotas, config.identity.private_key.private_bytes_raw()))
+        if directory is not None:
+            self._share(directory)
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
             beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)
@@ -196,6 +197,24 @@ class RendezvousService(Service):
         self._starting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
         self._udp_ports: list[UDPPort] = []
+
+    def _share(self, directory: Directory) -> None:
+        """Have the limits count over all processes of the service."""
+        secret = self.config.identity.private_key.private_bytes_raw()
+        kinds: dict[str, Sequence[SourceTable[Any]]] = {
+            "registrations": self.registry.places,
+            "introductions": self.registry.admission.places,
+        }
+        if self._directory is not None:
+            kinds["calls"] = self._directory.exchange.places
+        if self._relay.relay is not None:
+            allocations = self._relay.relay.core.allocations
+            kinds["allocations"] = [allocations.places]
+            directory.share(SharedQuotas(allocations.quotas, secret))
+        tables = {
+            f"{kind} {number}": table for kind, each in kinds.items() for number, table in enumerate(each)
+        }
+        directory.share(SharedCounts(tables, secret=secret, random=self.random))
 
     @property
     def relay(self) -> Relay | None:

@@ -18,7 +18,7 @@ from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 _ADD = ADD.encode()
-_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"SREM", b"DEL", b"RPUSH"}
+_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"SREM", b"DEL", b"RPUSH", b"HSET", b"HDEL"}
 
 
 class RedisError(Exception):
@@ -167,6 +167,9 @@ class SimulatedRedis:
             b"SMEMBERS": lambda key: sorted(filter(None, (self.get(key) or b"").split(b" "))),
             b"RPUSH": self._rpush,
             b"LRANGE": lambda key, first, last: self._range(key, int(first), int(last)),
+            b"HSET": self._hset,
+            b"HDEL": self._hdel,
+            b"HGETALL": lambda key: [part for field in self._fields(key).items() for part in field],
             b"EXISTS": lambda key: int(self.get(key) is not None),
             b"EXPIRE": self._expire,
             b"EVAL": self._eval,
@@ -203,6 +206,24 @@ class SimulatedRedis:
         except ValueError:
             text = "WRONGTYPE Operation against a key holding the wrong kind of value"
             raise RedisError(text) from None
+
+    def _fields(self, key: bytes) -> dict[bytes, bytes]:
+        fields = (each.partition(b"=") for each in (self.get(key) or b"").split())
+        return {bytes.fromhex(field.decode()): bytes.fromhex(value.decode()) for field, _, value in fields}
+
+    def _set_fields(self, key: bytes, fields: dict[bytes, bytes]) -> None:
+        pairs = (f"{field.hex()}={value.hex()}".encode() for field, value in fields.items())
+        self.data[key] = b" ".join(pairs), self.data.get(key, (b"", float("inf")))[1]
+
+    def _hset(self, key: bytes, field: bytes, value: bytes) -> int:
+        fields = self._fields(key)
+        self._set_fields(key, fields | {field: value})
+        return int(field not in fields)
+
+    def _hdel(self, key: bytes, *gone: bytes) -> int:
+        fields = self._fields(key)
+        self._set_fields(key, {field: value for field, value in fields.items() if field not in gone})
+        return len(fields.keys() & set(gone))
 
     def _sadd(self, key: bytes, member: bytes) -> int:
         members = set(filter(None, (self.get(key) or b"").split(b" ")))

@@ -115,6 +115,7 @@ class Exchange:
 
     :param denies: returns whether the operator refuses a peer, or the address at which it is. Peers of other
         processes are asked about here, because a deny list is each process's own.
+    :ivar places: those of all calls, and those reserved for acquainted peers.
     """
 
     def __init__(
@@ -126,10 +127,9 @@ class Exchange:
         self._calls: dict[CallKey, _Call] = {}
         shares = Shares.growing(limits.introductions_per_address)
         reserve = limits.introductions // RESERVE
-        self._places = [SourceTable[CallKey](limits.introductions - reserve, shares)]
-        """The places of all calls, and those reserved for acquainted peers."""
+        self.places = [SourceTable[CallKey](limits.introductions - reserve, shares)]
         if reserve:
-            self._places.append(SourceTable(reserve, shares))
+            self.places.append(SourceTable(reserve, shares))
         self._of_caller: dict[PeerID, set[CallKey]] = {}
         self._deadlines: Deadlines[CallKey] = Deadlines()
         self._outputs: deque[Output] = deque()
@@ -164,7 +164,7 @@ class Exchange:
             )
         acquainted = self.registry.admission.acquainted(caller.peer, request.to)
         try:
-            table, displaced = room_in(self._places[::-1] if acquainted else self._places[:1], caller.source)
+            table, displaced = room_in(self.places[::-1] if acquainted else self.places[:1], caller.source)
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
@@ -376,7 +376,7 @@ class Exchange:
     def _forget(self, key: CallKey) -> None:
         if self._calls.pop(key, None) is None:
             return
-        for table in self._places:
+        for table in self.places:
             table.leave(key)
         self._deadlines.discard(key)
         own = self._of_caller[key[1]]

@@ -7,6 +7,7 @@ The directory in Redis.
     punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
     punch:members         see `punch.rendezvous.directory.shared_members`
+    punch:counts          see `punch.rendezvous.directory.shared_counts`
     punch:relayed:DAY     see `punch.rendezvous.relay.shared_quotas`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a

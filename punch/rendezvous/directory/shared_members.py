@@ -123,6 +123,9 @@ class SharedMembers:
             else:
                 self._written = own[-1][0]
 
+    def disconnected(self) -> None:
+        """The database has what others have written."""
+
     def _take(self, entries: list[bytes]) -> None:
         """:raise MemberStoreError: they can't be stored, and will be read again."""
         records, digests = [], set()

@@ -38,6 +38,9 @@ class SharedState(Protocol):
         :raise RedisProblem: Redis does not work. It is called again when it does.
         """
 
+    def disconnected(self) -> None:
+        """Redis can't be asked from now on, and what others say is not known."""
+
 
 class SharedStates:
     """
@@ -78,6 +81,8 @@ class SharedStates:
         """End what is under way."""
         for running in list(self._running.values()):
             running.cancel()
+        for state in self._states:
+            state.disconnected()
 
     def _done(self, _: None, number: int) -> None:
         self._problems.pop(number, None)

@@ -11,6 +11,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.net.rate_limits import source_of
 from punch.node.calls import MAX_RINGING
 from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
@@ -184,6 +185,19 @@ class RegistrationTests(FairnessCase):
             before = len(self.registry)
             self.flood(hosts, 20 if len(hosts) == 1 else 2)
             self.assertEqual(len(self.registry) - before, share)
+        self.assert_open()
+
+    def test_what_an_address_has_at_other_processes(self) -> None:
+        """It counts against the share of the address; who is here already may come again and move."""
+        here, there = "198.51.100.1", "198.51.101.1"
+        self.assertTrue(self.join(peer("first"), here))
+        for table in self.registry.places:
+            table.elsewhere = dict.fromkeys(source_of(here), 100)
+        self.assertFalse(self.join(peer("second"), here))
+        self.assertTrue(self.join(peer("first"), here))
+        self.assertTrue(self.join(peer("third"), there))
+        self.assertFalse(self.join(peer("third"), here))
+        self.assertEqual({peer("first") in self.registry, peer("third") in self.registry}, {True})
         self.assert_open()
 
     def test_from_sixty_addresses(self) -> None:
