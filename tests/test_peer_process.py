@@ -153,7 +153,7 @@ def test_delivered_means_shown(local: LocalPeers) -> None:
         output = os.fdopen(reader, "rb")
         wait_for_line(output, b'"registered"')
         alice = local.running.peer("alice", "--peer", local.id_of(name))
-        alice.wait("connected")
+        assert alice.wait("connected")["post_quantum"] is True
         for number in range(12):
             alice.command("send", text="z" * 16_000, id=number)
         time.sleep(1.5)

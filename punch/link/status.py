@@ -35,8 +35,10 @@ class LinkStatus:
     :ivar path: its path, or the last one.
     :ivar since: when the link came up, in seconds since 1970.
     :ivar disconnected: the path is lost; the link waits for another one.
+    :ivar post_quantum: its keys were agreed with X25519MLKEM768 (`Link.post_quantum`).
     """
 
     path: Path
     since: float
     disconnected: bool = False
+    post_quantum: bool = False

@@ -436,14 +436,14 @@ class Call:
     def _announce(self) -> None:
         path, link = self._path, self.link
         if self.restarts is not None and path is not None and link is not None and self._status is None:
-            self._status = LinkStatus(path, self._context.wall())
+            self._status = LinkStatus(path, self._context.wall(), post_quantum=link.post_quantum)
             self._debounced_path.announced(path)
             self._tell(Connected(self.peer, self.name or "", path, link))
 
     def _tell_path(self) -> None:
         path = self._path
         if path is not None and self._status is not None:
-            self._status = LinkStatus(path, self._status.since)
+            self._status = replace(self._status, path=path, disconnected=False)
             self._tell(PathChanged(self.peer, path))
 
     def _path_lost(self) -> None:

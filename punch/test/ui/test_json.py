@@ -132,6 +132,7 @@ class EventTests(JSONCase):
                 "remote": "192.0.2.2:5000",
                 "protocol": "udp",
                 "rtt": 0.0004,
+                "post_quantum": False,
             },
         )
         self.command("send", text="x")

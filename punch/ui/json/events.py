@@ -70,7 +70,12 @@ def contact_fields(contact: ContactSummary) -> JSON:
 
 def link_fields(link: LinkStatus) -> JSON:
     """A link as it is now."""
-    return {**path_fields(link.path), "since": link.since, "dark": link.disconnected}
+    return {
+        **path_fields(link.path),
+        "since": link.since,
+        "dark": link.disconnected,
+        "post_quantum": link.post_quantum,
+    }
 
 
 def conversation_fields(conversation: ConversationSummary) -> JSON:
@@ -216,6 +221,7 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
         "name": event.name,
         **_petname(event, chat),
         **path_fields(event.path),
+        "post_quantum": event.link.status is not None and event.link.status.post_quantum,
     },
     peer_events.PathChanged: lambda event, chat: {
         "event": "path",

@@ -51,7 +51,8 @@ export function caption(person, name) {
     return `Trying ${count(pairs.length, "pair")} of addresses${works ? `, ${works} work${works === 1 ? "s" : ""}` : ""}.`;
   }
   if (link?.dark) return "No path right now. Others are looked for, and what you write waits.";
-  if (link) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)} there and back.`;
+  const keys = link?.post_quantum ? " Post-quantum key exchange." : "";
+  if (link) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)} there and back.${keys}`;
   return "Not connected.";
 }
 

@@ -331,8 +331,8 @@ export class Store {
   on_connected(event) {
     this.#answered(event.peer);
     const person = this.#learn(event);
-    const { path, local, remote, protocol, rtt } = event;
-    person.link = { path, local, remote, protocol, rtt, since: now(), dark: false };
+    const { path, local, remote, protocol, rtt, post_quantum } = event;
+    person.link = { path, local, remote, protocol, rtt, post_quantum, since: now(), dark: false };
     Object.assign(person, { stage: null, away: null, known: true, listed: true, touched: now() });
     this.note(event.peer, `Connected. ${pathInWords(path)}, ${milliseconds(rtt)}`);
   }
