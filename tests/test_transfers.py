@@ -40,6 +40,7 @@ class Peers:
     def __init__(self, service: LocalPeers, running: Programs) -> None:
         self.running = running
         self.state = service.directory / "state"
+        self.address = service.address
         self.directory = running.directory
         self.source = self.directory / "from"
         self.folder = self.directory / "to"
@@ -229,6 +230,8 @@ def test_a_terminal(peers: Peers) -> None:
         screen.type("y\n")
         assert accepted.exit() == 0
         screen.wait(re.escape("Received from alice: a (10 bytes)"), 60.0)
+        screen.type("\x03")
+        screen.wait(re.escape("Stopped receiving."), 60.0)
     assert (peers.folder / "a").read_bytes() == content
 
 
@@ -265,6 +268,15 @@ def test_two_offers_at_a_terminal(peers: Peers) -> None:
         assert second.exit() == 5
     assert (peers.folder / "a").read_bytes() == content
     assert not (peers.folder / "b").exists()
+
+
+def test_a_rendezvous_that_is_away(peers: Peers) -> None:
+    """Who waits for files is told that none can come."""
+    address = re.sub(r":\d+/", ":1/", peers.address)
+    receiver = peers.running.start(
+        peers.words("receive", "--json", "--yes", "--rendezvous", address, name="carol")
+    )
+    assert receiver.wait("unregistered", 60.0)["rendezvous"] == address
 
 
 def test_what_goes_wrong(peers: Peers) -> None:

@@ -6,13 +6,13 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
+from twisted.internet.task import LoopingCall
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
@@ -22,14 +22,17 @@ from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus
 from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
-from punch.cli.usage import write_stderr
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
+from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
 from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, offer_lines
+from punch.ui.transfer_progress import Display
 
+LOOK_INTERVAL = 3.0
+"""Seconds after which it is looked at again whether peers can reach the node."""
 CLOSE_TIMEOUT = 5.0
 """Seconds in which the sender has to end a stream on which everything has arrived."""
 
@@ -62,7 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
-    command = TransferCommand(program, options, reactor)
+    command = TransferCommand(
+        program, options, reactor, "Stopped receiving. What is not complete continues when it is sent again."
+    )
     folder = Path(options.output)
     if not folder.is_dir():
         twistd.fail(
@@ -92,10 +97,11 @@ class _Receiving:
     def __init__(self, command: TransferCommand, folder: Path) -> None:
         self._command = command
         self._folder = folder
-        self._questions = None if command.options.yes else _Questions.open(command.reactor)
+        self._questions = None if command.options.yes else _Questions.open(command.reactor, command.display)
         self._accepted: set[tuple[str, Offer]] = set()
         self._ended: Deferred[None] = Deferred()
         self._ending = False
+        self._registered = True
 
     async def run(self, node: NodeAccess, allow: Allow) -> None:
         """Serve until the first transfer is over, or for ever."""
@@ -106,7 +112,32 @@ class _Receiving:
             event="ready",
             id=str(node.peer_id),
         )
+        looking = LoopingCall(lambda: Deferred.fromCoroutine(self._look(node)))
+        looking.clock = self._command.reactor
+        looking.start(LOOK_INTERVAL, now=False)
         await self._ended
+
+    async def _look(self, node: NodeAccess) -> None:
+        """Say when the rendezvous is away, and when it is back."""
+        try:
+            registered = (await node.status()).get("registered") is True
+        except CommandError:
+            # The process of the node ends, which is told elsewhere.
+            return
+        if registered is self._registered:
+            return
+        self._registered = registered
+        if registered:
+            self._command.tell(
+                f"Registered at {node.rendezvous}.", event="registered", rendezvous=node.rendezvous
+            )
+        else:
+            self._command.tell(
+                f"Not registered at {node.rendezvous}, which is tried again: until then, only peers who have "
+                "a link can send. punch netcheck says more.",
+                event="unregistered",
+                rendezvous=node.rendezvous,
+            )
 
     def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
@@ -198,17 +229,18 @@ class _Questions(LineReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, modes: TerminalModes) -> None:
+    def __init__(self, modes: TerminalModes, display: Display) -> None:
         self._modes = modes
+        self._display = display
         self._waiting: deque[tuple[str, Deferred[bool]]] = deque()
         self._ended = False
 
     @classmethod
-    def open(cls, reactor: Any) -> _Questions | None:
+    def open(cls, reactor: Any, display: Display) -> _Questions | None:
         """None if there is no terminal."""
         if sys.stdin is None or not sys.stdin.isatty():
             return None
-        questions = cls(TerminalModes(sys.stdin.fileno(), 1))
+        questions = cls(TerminalModes(sys.stdin.fileno(), 1), display)
         StandardIO(questions, reactor=reactor)  # type: ignore[no-untyped-call]
         return questions
 
@@ -230,21 +262,16 @@ class _Questions(LineReceiver):
         first = bool(self._waiting) and self._waiting[0][1] is asked
         self._waiting = deque(each for each in self._waiting if each[1] is not asked)
         if first:
-            write_stderr("\nThe offer was withdrawn.")
+            self._display.answered(entered=False)
+            self._display.line("The offer was withdrawn.")
             self._show()
 
     def _show(self) -> None:
         if self._waiting:
             self._modes.take_unfinished_line()
             self.clearLineBuffer()  # type: ignore[no-untyped-call]
-            write_stderr(self._waiting[0][0])
-            self._prompt("Accept? [y/n] ")
-
-    def _prompt(self, text: str) -> None:
-        # The terminal may take no more for now: the rest follows with what is written next.
-        with suppress(OSError, ValueError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            self._display.line(self._waiting[0][0])
+            self._display.ask("Accept? [y/n] ")
 
     def lineReceived(self, line: bytes) -> None:
         """Take an answer."""
@@ -252,15 +279,17 @@ class _Questions(LineReceiver):
             return
         answer = line.strip().lower()
         if answer not in (b"y", b"yes", b"n", b"no"):
-            self._prompt("Type y or n: ")
+            self._display.ask("Type y or n: ")
             return
         _, asked = self._waiting.popleft()
+        self._display.answered()
         asked.callback(answer.startswith(b"y"))
         self._show()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The user has ended the input, so nobody answers any more."""
         self._ended = True
+        self._display.answered(entered=False)
         waiting, self._waiting = self._waiting, deque()
         for _, asked in waiting:
             asked.callback(False)

@@ -57,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
-    command = TransferCommand(program, options, reactor)
+    command = TransferCommand(
+        program,
+        options,
+        reactor,
+        "Stopped. If the transfer had begun, the same command continues it.",
+    )
     try:
         peer = find_peer(command.book, options.who)
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:

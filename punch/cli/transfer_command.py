@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -29,9 +29,10 @@ from punch.local.process import NodeOptions, attach_or_become
 from punch.local.protocol import CommandError
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.sentences import shown_name
-from punch.ui.transfer_progress import INTERVAL, Progress
+from punch.ui.transfer_progress import INTERVAL, Display
 
 T = TypeVar("T")
 
@@ -60,26 +61,36 @@ class TransferCommand:
 
     It ends the process with a sentence if the state directory can't be used.
 
+    :param final_line: what is said in a terminal when a signal ends it.
     :ivar book: the address book of the identity.
+    :ivar display: what is shown to a user.
     """
 
-    def __init__(self, program: str, options: Any, reactor: Any) -> None:
+    def __init__(self, program: str, options: Any, reactor: Any, final_line: str) -> None:
         self.program = program
+        self.final_line = final_line
         self.options = options
         self.reactor = reactor
         self._ended = False
         self._started = time.monotonic()
+        self.display = Display(write_stderr, self._terminal())
         try:
             self.state = StateDirectory(Path(options.state_dir))
             self.book = self.state.peer(options.name).book
         except StateError as error:
             twistd.fail(program, str(error), reason="state", as_json=options.json)
 
+    def _terminal(self) -> TextIO | None:
+        """Where bars can be drawn."""
+        if self.options.json or sys.stderr is None or not sys.stderr.isatty():
+            return None
+        return sys.stderr if takes_escapes(os.environ) else None
+
     def run(self, work: Callable[[NodeAccess], Coroutine[Deferred[Any], Any, None]]) -> int:
         """Run the reactor until the work is done; return the exit status."""
         use_monotonic_time(self.reactor)
         install_resolver(self.reactor)
-        twistd.end_on_signals(self.reactor)
+        twistd.end_on_signals(self.reactor, final_line="" if self.options.json else self.final_line)
         status = [ExitStatus.FAILED]
 
         async def main() -> None:
@@ -95,10 +106,10 @@ class TransferCommand:
                 status[0] = ExitStatus.DONE
             except CommandError as error:
                 status[0] = status_of(error.reason)
-                self.failed(str(error), error.reason)
+                self._failed(str(error), error.reason)
             except CommandFailed as error:
                 status[0] = error.status
-                self.failed(str(error), error.reason)
+                self._failed(str(error), error.reason)
             self._ended = True
             twistd.end(self.reactor, status[0])
 
@@ -117,7 +128,7 @@ class TransferCommand:
     def _node_lost(self, status: list[ExitStatus]) -> None:
         if not self._ended:
             status[0] = ExitStatus.NODE_LOST
-            self.failed(
+            self._failed(
                 "The process of the node, to which this command was attached, has ended. Run it again: the "
                 "transfer continues.",
                 "node-lost",
@@ -139,14 +150,17 @@ class TransferCommand:
                 write_stderr(str(problem))
                 self._ended = True
                 twistd.end(self.reactor, ExitStatus.FAILED)
-        elif sentence:
-            write_stderr(sentence)
+        elif sentence and not self._ended:
+            # What ends with this command is no news.
+            self.display.line(sentence)
 
-    def failed(self, sentence: str, reason: str) -> None:
-        """Say why the command ends."""
+    def _failed(self, sentence: str, reason: str) -> None:
+        """Say why the command ends, unless it ends anyway."""
+        if self._ended:
+            return
         if self.options.json:
             self.tell(sentence, event="failed", reason=reason, text=sentence)
-        write_stderr(f"{self.program}: {sentence}")
+        self.display.line(f"{self.program}: {sentence}")
 
     def called(self, peer: PeerID) -> str:
         """Return the name of a peer for a sentence."""
@@ -154,19 +168,15 @@ class TransferCommand:
 
     def follow(self, transfer: FileSender | FileReceiver, who: str, offer: Offer) -> None:
         """Show how far a transfer is, until it is over."""
-        terminal = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
         label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
-        quiet = self.options.json
-        progress = Progress(
-            label, offer.size, self.reactor.seconds(), write_stderr, None if quiet else terminal
-        )
+        progress = self.display.follow(label, offer.size, self.reactor.seconds())
 
         def look() -> None:
             if transfer.over:
                 loop.stop()
                 progress.close()
             elif transfer.state is TransferState.RUNNING:
-                if quiet:
+                if self.options.json:
                     self.tell("", event="transfer-progress", position=transfer.position, size=offer.size)
                 else:
                     progress.look(transfer.position, self.reactor.seconds())

@@ -53,11 +53,11 @@ def escape_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def write_stderr(text: str) -> None:
+def write_stderr(text: str, end: str = "\n") -> None:
     """Write a line to stderr, if there is one that takes it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, end=end, flush=True)
 
 
 def show(text: str, problem: str = "punch: The output can't be written") -> None:
