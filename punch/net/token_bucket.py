@@ -42,6 +42,12 @@ class TokenBucket:
         """Take tokens."""
         self._tokens -= cost
 
+    def set_rate(self, rate: float, now: float) -> None:
+        """Gain so many tokens each second from now on. It holds as many as before."""
+        if rate != self._rate:
+            self.available(now)
+            self._rate = rate
+
     def full_at(self, now: float) -> float:
         """The time at which it is full again if nothing more is spent."""
         return now + (self._burst - self.available(now)) / self._rate

@@ -56,6 +56,7 @@ from punch.rendezvous.registry import Registry
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.relay.shared_quotas import SharedQuotas
+from punch.rendezvous.relay.shared_rates import SharedRates
 from punch.rendezvous.stopping import finish_introductions
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
@@ -211,6 +212,7 @@ class RendezvousService(Service):
             allocations = self._relay.relay.core.allocations
             kinds["allocations"] = [allocations.places]
             directory.share(SharedQuotas(allocations.quotas, secret))
+            directory.share(SharedRates(allocations, self.monotonic, secret=secret, random=self.random))
         tables = {
             f"{kind} {number}": table for kind, each in kinds.items() for number, table in enumerate(each)
         }

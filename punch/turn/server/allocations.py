@@ -10,6 +10,7 @@ few (`UNPROVED_PART`). A client that forges its address gets no more than that.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from punch.net.rate_limits import (
     Shares,
     Source,
     SourceTable,
+    address_key,
     source_of,
 )
 from punch.net.token_bucket import TokenBucket
@@ -37,7 +39,7 @@ from punch.turn.server.allocation import (
     RelayEvent,
     User,
 )
-from punch.turn.server.quotas import Quotas
+from punch.turn.server.quotas import GROWTH, Meter, Quotas
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address, parsed
 
@@ -73,6 +75,18 @@ class AllocateRequest(NamedTuple):
     reserve: bool = False
     """Whether to reserve the next higher port for a later request (EVEN-PORT)."""
     token: bytes | None = None
+
+
+class Limited(NamedTuple):
+    """
+    What limits the rate of a user, an address or a network.
+
+    :ivar rate: the bytes a second that it may have at all processes together.
+    """
+
+    meter: Meter
+    bandwidth: TokenBucket
+    rate: float
 
 
 class Allocations:
@@ -273,6 +287,27 @@ class Allocations:
         """All allocations, including the unproved ones."""
         return [*self.by_client.values(), *self.unproved.values()]
 
+    def limited(self) -> dict[str, Limited]:
+        """What limits the rates of allocations now, by names that are the same at all processes."""
+        settings, found = self._settings, {}
+        for allocation in self.by_client.values():
+            user, host = allocation.user, allocation.client.remote.host
+            prefixes = source_of(host)[:-1]
+            names = [
+                (f"user {user.name}", settings.rate_per_user),
+                (f"address {address_key(host)}", settings.rate_per_address),
+                *(
+                    (f"network {_hexadecimal(key)}", GROWTH.of(key) * settings.rate_per_address)
+                    for key in prefixes
+                ),
+            ]
+            # A network that has no limits has no meter
+            for (name, rate), meter, bucket in zip(
+                names, allocation.meters, allocation.buckets[1:], strict=False
+            ):
+                found[name] = Limited(meter, bucket, rate)
+        return found
+
     def close_all(self, now: float) -> None:
         """End all allocations and reservations."""
         for allocation in self.all():
@@ -447,3 +482,7 @@ class Allocations:
             raise AllocationRefusal(508, "No such reservation")
         self._deadlines.discard(token)
         return self.reservations.pop(token)
+
+
+def _hexadecimal(prefix: Hashable) -> str:
+    return prefix.hex() if isinstance(prefix, bytes) else str(prefix)

@@ -19,7 +19,7 @@ from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
 
 DAY = 86_400
-_GROWTH = Shares.growing(1)
+GROWTH = Shares.growing(1)
 """How many times as much as an address a network may have."""
 MAX_METERS = 50_000
 """
@@ -45,14 +45,19 @@ class Meter:
     :ivar stored: how many of these need not be stored any more: the operator's file contains them, or another
         process has carried them.
     :ivar told: how many of these all processes of the service know of.
+    :ivar elsewhere: how many of these were carried by other processes, or by an earlier one.
     :ivar limit: how many it may have in a day; infinity: any number.
     """
 
-    __slots__ = ("limit", "stored", "told", "used")
+    __slots__ = ("elsewhere", "limit", "stored", "told", "used")
 
     def __init__(self, limit: float) -> None:
-        self.used = self.stored = self.told = 0
+        self.clear()
         self.limit = limit
+
+    def clear(self) -> None:
+        """A day has begun."""
+        self.used = self.stored = self.told = self.elsewhere = 0
 
     @property
     def spent(self) -> bool:
@@ -66,10 +71,14 @@ class Meter:
         :param total: what all processes together have carried.
         :param known: how much of it this process knew of when it asked.
         """
-        elsewhere = max(0, total - known)
-        self.used += elsewhere
-        self.stored += elsewhere
+        self.add_elsewhere(max(0, total - known))
         self.told = max(total, known)
+
+    def add_elsewhere(self, size: int) -> None:
+        """Count what this process has not carried, and need not store."""
+        self.used += size
+        self.stored += size
+        self.elsewhere += size
 
 
 class SourceMeter(Meter):
@@ -154,13 +163,12 @@ class Quotas:
             kinds: list[SourceCache[Any, Any]] = [self._users, self._addresses, *self._networks.values()]
             for meters in kinds:
                 for _, meter in meters:
-                    meter.used = meter.stored = meter.told = 0
+                    meter.clear()
 
     def restore(self, user: str, used: int) -> None:
         """Take what was stored today, by an earlier process for example."""
         meter = self.of_user(user)
-        meter.used += used
-        meter.stored += used
+        meter.add_elsewhere(used)
         meter.told += used
 
     def update_limit(self, name: str) -> None:
@@ -195,7 +203,7 @@ class Quotas:
         found = []
         source = source_of(host)
         for depth, prefix in enumerate(source[:-1], 1):
-            meters, meter = self._networks[width(prefix)], self._meter(_GROWTH.of(prefix), now)
+            meters, meter = self._networks[width(prefix)], self._meter(GROWTH.of(prefix), now)
             found.append(meters.get(prefix) or meters.put(source[:depth], prefix, meter))
         return tuple(found)
 

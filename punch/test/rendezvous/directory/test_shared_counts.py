@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from punch.net.rate_limits import NoRoom, Shares, SourceScope, SourceTable, source_of
-from punch.rendezvous.directory.shared_counts import KEY, SharedCounts
+from punch.rendezvous.directory.shared_counts import SharedCounts
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis
 
 SHARE = 16
+KEY = "punch:counts"
 HOST, NEIGHBOUR, OTHER = "203.0.113.1", "203.0.113.2", "198.51.100.1"
 
 
