@@ -13,7 +13,7 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
-from punch.cli.amounts import number_of_bytes
+from punch.amounts import number_of_bytes
 from punch.identity import Identity
 from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers

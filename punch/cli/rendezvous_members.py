@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from punch.cli.amounts import format_bytes, number_of_bytes, seconds
+from punch.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.usage import Parser, show, write_stderr
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError

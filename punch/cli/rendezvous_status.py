@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from punch.amounts import format_bytes
 from punch.cli.usage import Parser, show, write_stderr
 from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
-from punch.rendezvous.monitoring.status import amount, count, duration
+from punch.rendezvous.monitoring.status import count, duration
 from punch.sanitize import quoted
 from punch.state import StateDirectory, StateError, own_state_dir
 
@@ -160,14 +161,14 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             "  calls",
             f"{count(figures['introductions_begun'])} ({count(figures['introductions_answered'])} answered)",
         ),
-        ("  relayed", amount(relayed)),
+        ("  relayed", format_bytes(relayed)),
         ("  reflector answers", count(figures["reflector_answers"])),
         ("  refusals", count(sum(figures["refusals"].values()))),
         *((f"    {cause}", count(number)) for cause, number in sorted(figures["refusals"].items())),
         ("in the last day", ""),
         ("  most peers", count(max([figures["peers"], *history["peers"]]))),
         ("  calls", count(sum(history["calls"]))),
-        ("  relayed", amount(sum(history["relayed_bytes"]))),
+        ("  relayed", format_bytes(sum(history["relayed_bytes"]))),
         ("  refusals", count(sum(history["refusals"]))),
     ]
     width = max(len(name) for name, _ in rows)

@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
+from punch.amounts import format_bytes
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source
@@ -21,7 +22,7 @@ from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
-from punch.ui.text.transfers import failure_text, size_text, time_text
+from punch.ui.text.transfers import failure_text, time_text
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
@@ -111,7 +112,7 @@ class _Sending:
             else:
                 seconds = self._command.reactor.seconds() - started
                 self._command.tell(
-                    f"Sent to {self._who}: {size_text(sender.position)} in {time_text(seconds)}.",
+                    f"Sent to {self._who}: {format_bytes(sender.position)} in {time_text(seconds)}.",
                     event="transfer-done",
                     position=sender.position,
                     sent=sender.sent,

@@ -15,6 +15,7 @@ ROOT = Path(punch.__file__).parent
 
 #: What each part may import besides itself. A part is a package or a module directly below `punch`.
 BASE = {
+    "amounts",
     "extras",
     "files",
     "names",
@@ -33,6 +34,7 @@ ALLOWED = {
     "unicode_tables": set(),
     "names": {"unicode_tables"},
     "sanitize": {"names"},
+    "amounts": {"sanitize"},
     "identity": {"files", "curve25519"},
     "contacts": {"identity", "files", "names", "sanitize"},
     "lookup": {"contacts", "identity", "names", "sanitize"},
@@ -48,7 +50,7 @@ ALLOWED = {
     "endpoints": {"local", "node", "link", "net", "wire"} | BASE,
     "apps": {"endpoints", "local", "node", "link", "natcheck", "net", "wire"} | BASE,
     "ui": {"apps", "endpoints", "local", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
-    "rendezvous": {"turn", "net", "wire", "files", "identity"},
+    "rendezvous": {"turn", "net", "wire", "amounts", "files", "identity"},
 }
 
 #: Composition roots: where a process is put together. They may import anything, and nothing imports them.

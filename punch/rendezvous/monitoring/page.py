@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from punch.amounts import format_bytes
 from punch.rendezvous.monitoring.history import CURVES, PERIOD, SAMPLES, Curve
-from punch.rendezvous.monitoring.status import Status, amount, count, duration
+from punch.rendezvous.monitoring.status import Status, count, duration
 
 STYLE = "/status.css"
 REFRESH = 60
@@ -58,7 +59,7 @@ def _page(status: Status) -> Iterator[str]:
             ("Calls", count(figures.introductions_begun)),
             ("Calls answered", count(figures.introductions_answered)),
             ("Allocations", count(figures.allocations_made)),
-            ("Relayed", amount(figures.relayed_bytes)),
+            ("Relayed", format_bytes(figures.relayed_bytes)),
             ("Reflector answers", count(figures.reflector_answers)),
             ("Refusals", count(figures.refused)),
         ],
@@ -78,7 +79,7 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 def _figure(curve: Curve, values: Sequence[float]) -> str:
     """A curve with its title and a caption that says the same in words."""
-    shown = amount if curve.key == "relayed_bytes" else count
+    shown = format_bytes if curve.key == "relayed_bytes" else count
     if not values:
         words = f"no value yet; the first comes {duration(PERIOD)} after the start"
     elif curve.is_sum:

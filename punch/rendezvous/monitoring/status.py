@@ -45,15 +45,6 @@ def duration(seconds: float) -> str:
     return f"{rest} min" if rest else f"{int(seconds)} s"
 
 
-def amount(number: float) -> str:
-    """A number of bytes for people, such as `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    raise AssertionError("the last unit takes any number")
-
-
 def count(number: float) -> str:
     """A number for people, such as `12,345`."""
     return f"{number:,.0f}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from punch.amounts import format_bytes
 from punch.apps.files.final_names import safe_name
 from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
 from punch.sanitize import cut, sanitize
 
 MAX_SHOWN = 100
 """Characters of a name that are shown."""
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
 
 
@@ -38,18 +38,6 @@ def oddities(name: str) -> list[Oddity]:
     return found
 
 
-def size_text(size: float) -> str:
-    """A number of bytes with a unit: "1 byte", "1.2 MB", "12 GB"."""
-    if size == 1:
-        return "1 byte"
-    unit = 0
-    while size >= 999.5 and unit < len(_UNITS) - 1:
-        size /= 1000
-        unit += 1
-    digits = 1 if unit and size < 9.95 else 0
-    return f"{size:.{digits}f} {_UNITS[unit]}"
-
-
 def time_text(seconds: float) -> str:
     """A time that is left: "5 s", "3 min 20 s", "2 h 5 min"."""
     whole = max(0, round(seconds))
@@ -67,7 +55,7 @@ def name_text(name: str) -> str:
 
 def item_text(item: Item) -> str:
     """One line for an item of an offer."""
-    size = "of unknown size" if item.size is None else size_text(item.size)
+    size = "of unknown size" if item.size is None else format_bytes(item.size)
     if item.kind is EntryKind.FOLDER:
         size = f"a folder, {item.files:,} {'file' if item.files == 1 else 'files'}, {size}"
     notes = "".join(f"; {oddity.value}" for oddity in oddities(item.name))
@@ -78,7 +66,7 @@ def offer_lines(offer: Offer, who: str) -> list[str]:
     """What the user reads before saying yes: who, what, how much, and what is odd about it."""
     if len(offer.items) == 1:
         return [f"{who} wants to send you {item_text(offer.items[0])}{_others_text(offer, 'it')}."]
-    total = "" if offer.size is None else f", {size_text(offer.size)} in all"
+    total = "" if offer.size is None else f", {format_bytes(offer.size)} in all"
     return [
         f"{who} wants to send you {len(offer.items)} items{total}{_others_text(offer, 'them')}:",
         *(f"  {item_text(item)}" for item in offer.items),
@@ -96,10 +84,10 @@ def _others_text(offer: Offer, items: str) -> str:
 def progress_text(position: int, size: int | None, rate: float) -> str:
     """How far a transfer is, in one line; `rate` is in bytes a second."""
     if size is None:
-        return f"{size_text(position)}, {size_text(rate)}/s"
+        return f"{format_bytes(position)}, {format_bytes(rate)}/s"
     percent = 100 if not size else int(100 * position / size)
     left = f", {time_text((size - position) / rate)} left" if rate > 0 and position < size else ""
-    return f"{percent} % of {size_text(size)}, {size_text(rate)}/s{left}"
+    return f"{percent} % of {format_bytes(size)}, {format_bytes(rate)}/s{left}"
 
 
 _SENTENCES = {

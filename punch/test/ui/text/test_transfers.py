@@ -12,27 +12,11 @@ from punch.ui.text.transfers import (
     oddities,
     offer_lines,
     progress_text,
-    size_text,
     time_text,
 )
 
 
 class TextTests(SynchronousTestCase):
-    def test_sizes(self) -> None:
-        for size, text in (
-            (0, "0 bytes"),
-            (1, "1 byte"),
-            (999, "999 bytes"),
-            (1000, "1.0 kB"),
-            (9_949, "9.9 kB"),
-            (9_960, "10 kB"),
-            (999_499, "999 kB"),
-            (999_500, "1.0 MB"),
-            (1_234_567_890, "1.2 GB"),
-            (10**18, "1000 PB"),
-        ):
-            self.assertEqual(size_text(size), text, size)
-
     def test_times(self) -> None:
         for seconds, text in (
             (0.2, "0 s"),

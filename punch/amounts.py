@@ -1,4 +1,4 @@
-"""Amounts in command lines: numbers of bytes, and times."""
+"""Amounts as people write and read them: numbers of bytes, and times."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from punch.sanitize import quoted
 
 _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 MAX_BYTES = 10**15
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 MAX_DAYS = 3660
 
@@ -44,11 +45,13 @@ def seconds(text: str) -> int:
     return number
 
 
-def format_bytes(number: int) -> str:
-    """A number of bytes with three digits: 1.50 GB."""
-    value, unit = float(number), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
+def format_bytes(number: float) -> str:
+    """A number of bytes for people, such as 1 byte, 1.5 MB or 262 GB: rounded, in powers of ten."""
+    if round(number) == 1:
+        return "1 byte"
+    unit = 0
+    while number >= 999.5 and unit < len(_UNITS) - 1:
+        number /= 1000
+        unit += 1
+    digits = 1 if unit and number < 9.95 else 0
+    return f"{number:.{digits}f} {_UNITS[unit]}"

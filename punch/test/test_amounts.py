@@ -1,10 +1,10 @@
-"""Amounts in command lines."""
+"""Amounts as people write and read them."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.amounts import MAX_BYTES, format_bytes, number_of_bytes, seconds
+from punch.amounts import MAX_BYTES, format_bytes, number_of_bytes, seconds
 
 
 class AmountTests(SynchronousTestCase):
@@ -41,5 +41,21 @@ class AmountTests(SynchronousTestCase):
             self.assertTrue(str(problem).startswith("takes "), problem)
 
     def test_shown(self) -> None:
-        for number, text in ((1, "1 B"), (999_700, "1 MB"), (1_500_000_000, "1.5 GB"), (10**15, "1 PB")):
+        for number, text in (
+            (0, "0 bytes"),
+            (0.4, "0 bytes"),
+            (1, "1 byte"),
+            (1.2, "1 byte"),
+            (999, "999 bytes"),
+            (999.6, "1.0 kB"),
+            (1000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_960, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.0 MB"),
+            (1_234_567_890, "1.2 GB"),
+            (262e9, "262 GB"),
+            (10**15, "1.0 PB"),
+            (10**18, "1000 PB"),
+        ):
             self.assertEqual(format_bytes(number), text)
