@@ -8,8 +8,8 @@ packet counts for `WINDOW` seconds, over all calls and ICE restarts with that pe
 the packets that were sent to it no longer count.
 
 A relay sees the checks that it passes on. So if it works together with a peer that we accepted, it can answer
-them in the name of any address. An answer that came through a relay therefore opens only the way through this
-relay (`Way`). An answer to one of our own sockets opens all ways to the address.
+them in the name of any address. So an answer that came through a relay validates only the route through this
+relay (`Route`). An answer to one of our own sockets validates all routes to the address.
 
 Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
 has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
@@ -57,7 +57,7 @@ OF_ONE = 4
 OF_ONE_RELAYED = 3
 """
 How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
-through our relays: where one of these ways is closed, the checks on it do not use up those on the other.
+through our relays: where one of these routes is blocked, the checks on it do not use up those on the other.
 """
 OF_ONE_HEARD = 4
 """
@@ -78,16 +78,16 @@ MAX_PEERS = 256
 _HEADERS = {False: 28, True: 48}
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """Where packets go, and through which relay."""
 
     remote: Address
-    through: Address | None = None
+    relayed: Address | None = None
     """The relayed address that they are sent from; None: one of our own sockets, whichever."""
 
-    def opens(self, other: Way) -> bool:
-        """Whether packets may be sent the other way if a check that was sent this way was answered."""
-        return self == other or (self.through is None and self.remote == other.remote)
+    def validates(self, other: Route) -> bool:
+        """Whether a check that was sent on this route and answered validates the other route."""
+        return self == other or (self.relayed is None and self.remote == other.remote)
 
 
 class PacketKind(Enum):
@@ -116,7 +116,7 @@ How many packets of all kinds may have been sent before one of this kind. Checks
 
 class _Sent(NamedTuple):
     time: float
-    way: Way
+    route: Route
     size: int
     kind: PacketKind
     later: bool
@@ -129,11 +129,11 @@ class Budget:
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
         self._to_our_relays: deque[_Sent] = deque()
-        self._answered: dict[Way, float] = {}
+        self._answered: dict[Route, float] = {}
 
     def allows(
         self,
-        way: Way,
+        route: Route,
         size: int,
         kind: PacketKind,
         now: float,
@@ -142,25 +142,25 @@ class Budget:
         relayed: bool = False,
     ) -> bool:
         """
-        Whether a datagram of `size` bytes may be sent this way now. If so, it is counted as sent.
+        Whether a datagram of `size` bytes may be sent on this route now. If so, it is counted as sent.
 
         :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
         """
         self._forget(now)
-        if self.is_open(way, now):
+        if self.is_validated(route, now):
             return True
-        address = way.remote
+        address = route.remote
         size += _HEADERS[address.is_ipv6]
-        through_it = way.through is not None and way.through.host == address.host
+        through_it = route.relayed is not None and route.relayed.host == address.host
         sent = self._to_our_relays if through_it or address.host in relays else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
         if sent is self._to_our_relays:
-            alike = sum(each.way.remote == address and each.kind is kind for each in sent)
+            alike = sum(each.route.remote == address and each.kind is kind for each in sent)
             if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
                 return False
-            sent.append(_Sent(now, way, size, kind, False, True))
+            sent.append(_Sent(now, route, size, kind, False, True))
             return True
         relayed = relayed or kind in _RELAYED
         kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
@@ -174,24 +174,24 @@ class Budget:
             later = kind is not PacketKind.UNLIKELY and self._allows_later(now)
             if not later:
                 return False
-        sent.append(_Sent(now, way, size, kind, later, relayed))
+        sent.append(_Sent(now, route, size, kind, later, relayed))
         return True
 
-    def answered(self, way: Way, now: float) -> None:
-        """A check that was sent this way was answered: what was sent on ways that this opens is forgotten."""
-        self._answered.pop(way, None)
-        self._answered[way] = now
+    def answered(self, route: Route, now: float) -> None:
+        """A check on this route was answered: forget what was sent on the routes that this validates."""
+        self._answered.pop(route, None)
+        self._answered[route] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
         for sent in (self._sent, self._to_our_relays):
-            if any(way.opens(each.way) for each in sent):
-                kept = [each for each in sent if not way.opens(each.way)]
+            if any(route.validates(each.route) for each in sent):
+                kept = [each for each in sent if not route.validates(each.route)]
                 sent.clear()
                 sent.extend(kept)
 
-    def is_open(self, way: Way, now: float) -> bool:
-        """Whether a check was answered that opens this way, so that everything may be sent this way."""
-        newest = max(self._answered.get(each, -WINDOW) for each in (way, Way(way.remote)))
+    def is_validated(self, route: Route, now: float) -> bool:
+        """Whether a check was answered that validates this route, so that everything may be sent on it."""
+        newest = max(self._answered.get(each, -WINDOW) for each in (route, Route(route.remote)))
         return now < newest + WINDOW
 
     def is_idle(self, now: float) -> bool:
@@ -202,13 +202,13 @@ class Budget:
     def _allows_heard(self, address: Address, kind: PacketKind) -> bool:
         """Whether an authenticated check from there may be answered or trigger a check."""
         sent = self._sent
-        alike = sum(each.way.remote == address and each.kind is kind for each in sent)
+        alike = sum(each.route.remote == address and each.kind is kind for each in sent)
         return len(sent) < _SHARES[kind] and alike < OF_ONE_HEARD
 
     def _allows_check(self, address: Address, kind: PacketKind) -> bool:
         sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]
         kinds = [each.kind for each in sent]
-        there = [each.kind for each in sent if each.way.remote == address]
+        there = [each.kind for each in sent if each.route.remote == address]
         if kind in _RELAYED:
             return there.count(kind) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
         if len(there) >= OF_ONE:
@@ -245,7 +245,7 @@ class Budgets:
         """Return the budget of a peer; made if there is none."""
         budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget()
         if len(self._budgets) >= MAX_PEERS:
-            idle = (other for other, account in self._budgets.items() if account.is_idle(now))
+            idle = (other for other, budget in self._budgets.items() if budget.is_idle(now))
             del self._budgets[next(idle, next(iter(self._budgets)))]
         self._budgets[peer] = self._in_use[peer] = budget
         return budget
@@ -285,12 +285,12 @@ class CallBudget:
         Whether full-size checks from `remote` to `local` may be answered, because a check of ours was
         answered.
         """
-        return self._budget is None or self._budget.is_open(self._way(remote, local), now)
+        return self._budget is None or self._budget.is_validated(self._route(remote, local), now)
 
     def answered(self, remote: Address, local: Address, now: float) -> None:
         """A check that was sent from `local` to `remote` was answered."""
         if self._budget is not None:
-            self._budget.answered(self._way(remote, local), now)
+            self._budget.answered(self._route(remote, local), now)
 
     def is_unlikely(self, pair: CandidatePair) -> bool:
         """Whether this pair is checked after all others, because it probably fails."""
@@ -301,10 +301,10 @@ class CallBudget:
             return True
         candidate = self._remotes.get(remote)
         relayed = candidate is not None and candidate.type is CandidateType.RELAY
-        way = self._way(remote, local)
-        return self._budget.allows(way, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
+        route = self._route(remote, local)
+        return self._budget.allows(route, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
 
-    def _way(self, remote: Address, local: Address) -> Way:
+    def _route(self, remote: Address, local: Address) -> Route:
         base = self._locals.base(local)
         direct = base is not None and base.type is not CandidateType.RELAY
-        return Way(remote, None if direct else local)
+        return Route(remote, None if direct else local)

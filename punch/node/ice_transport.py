@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
-from punch.ice.budget import Way
+from punch.ice.budget import Route
 from punch.ice.candidates import may_relay
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
@@ -328,7 +328,7 @@ class IceTransport:
             return
         local, remote = self.route
         now = self._context.monotonic()
-        if not self._is_open(local, remote, now):
+        if not self._is_validated(local, remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
             return
         sockets = self._context.network.sockets
@@ -376,7 +376,7 @@ class IceTransport:
 
     def flush(self, now: float) -> None:
         """Send what the agents have to send, and datagrams of the link whose address has answered by now."""
-        if self._held and self.route is not None and self._is_open(*self.route, now):
+        if self._held and self.route is not None and self._is_validated(*self.route, now):
             held, self._held = self._held, []
             self.send(held)
         for transmit in self.generations.datagrams_to_send(now):
@@ -435,10 +435,10 @@ class IceTransport:
         pair = self.generations.selected
         return None if pair is None else pair.rtt
 
-    def _is_open(self, local: Address, remote: Address, now: float) -> bool:
+    def _is_validated(self, local: Address, remote: Address, now: float) -> bool:
         """Return whether a check between these addresses was answered, so that data may be sent."""
         relayed = local in self._relayed
-        return self._budget.is_open(Way(remote, local if relayed else None), now)
+        return self._budget.is_validated(Route(remote, local if relayed else None), now)
 
     def _lost_some(self) -> bool:
         """Return whether the link has lost something since the last call."""

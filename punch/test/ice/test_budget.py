@@ -1,0 +1,228 @@
+"""What one peer may make us send to addresses that have not answered."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.budget import (
+    DIRECT,
+    MAX_ANSWERED,
+    MAX_BYTES,
+    MAX_PACKETS,
+    MAX_PEERS,
+    OF_ONE_HEARD,
+    OF_ONE_RELAYED,
+    RELAY_WINDOW,
+    RELAYED,
+    RESERVED,
+    UNLIKELY,
+    WINDOW,
+    Budget,
+    Budgets,
+    PacketKind,
+    Route,
+)
+from punch.identity import PeerID
+from punch.wire.address import Address
+
+
+def address(number: int) -> Address:
+    """One of many."""
+    return Address(f"203.0.113.{number % 250 + 1}", 1000 + number)
+
+
+def route(number: int) -> Route:
+    """From our own sockets to one of many addresses."""
+    return Route(address(number))
+
+
+class BudgetTests(SynchronousTestCase):
+    """The budget of one peer."""
+
+    def spend(
+        self, budget: Budget, kind: PacketKind, now: float = 0.0, size: int = 100, *, relayed: bool = False
+    ) -> int:
+        """How many of many packets may leave, each for another address."""
+        return sum(budget.allows(route(number), size, kind, now, relayed=relayed) for number in range(50))
+
+    def test_each_kind_has_a_share(self) -> None:
+        """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
+        budget = Budget()
+        self.assertEqual(self.spend(budget, PacketKind.UNLIKELY), UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT), DIRECT - UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED), RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - 1 - DIRECT - RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED), 1)
+        for kind in PacketKind:
+            self.assertEqual(self.spend(budget, kind, WINDOW - 0.001), 0)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW), MAX_PACKETS - RESERVED)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW, relayed=True), RESERVED)
+
+    def test_one_address_that_never_hears_us(self) -> None:
+        """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
+        for relayed in (False, True):
+            budget = Budget()
+            kinds = (PacketKind.TRIGGERED, PacketKind.ANSWER)
+            for kind in kinds * 20:
+                budget.allows(route(1), 100, kind, 0.0, relayed=relayed)
+            sent = [budget.allows(route(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
+            self.assertEqual(sent, [False, False])
+            left = MAX_PACKETS - 2 * OF_ONE_HEARD
+            direct = min(DIRECT, left if relayed else left - RESERVED)
+            self.assertEqual(self.spend(budget, PacketKind.DIRECT, 300.0), direct)
+            left -= direct
+            self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
+
+    def test_both_ways_to_a_relayed_address(self) -> None:
+        """At one relayed address, checks from our addresses and through our relay have separate limits."""
+        budget = Budget()
+        sent = [
+            sum(budget.allows(route(1), 100, kind, 0.0) for _ in range(RELAYED))
+            for kind in (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
+        ]
+        self.assertEqual(sent, [OF_ONE_RELAYED, OF_ONE_RELAYED])
+        left = self.spend(budget, PacketKind.RELAYED, 0.0)
+        self.assertEqual(left, RELAYED - 2 * OF_ONE_RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
+
+    def test_relayed_candidates_have_a_part(self) -> None:
+        """Relayed candidates are checked however many checks went to direct ones, in one call or several."""
+        budget = Budget()
+        for now in range(0, 590, 10):
+            for kind in (PacketKind.UNLIKELY, PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
+                self.spend(budget, kind, float(now))
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED, 595.0), RESERVED)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED, 595.0), 0)
+
+    def test_bytes(self) -> None:
+        """Headers count; IPv6 has larger ones."""
+        budget = Budget()
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1200), 2)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=516), 1)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1), 0)
+        six = Budget()
+        self.assertTrue(six.allows(Route(Address("2001:db8::1", 1)), MAX_BYTES - 48, PacketKind.DIRECT, 0.0))
+        self.assertFalse(
+            Budget().allows(Route(Address("2001:db8::1", 1)), MAX_BYTES - 47, PacketKind.DIRECT, 0.0)
+        )
+
+    def test_later(self) -> None:
+        """Further checks are spread over time, in case the first ones were lost."""
+        budget = Budget()
+        self.spend(budget, PacketKind.DIRECT)
+        times = [now for now in range(1, 600) if budget.allows(route(0), 100, PacketKind.DIRECT, float(now))]
+        self.assertEqual(times, [15, 45])
+        self.assertEqual(
+            self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - DIRECT - len(times)
+        )
+
+    def test_who_answers_costs_nothing(self) -> None:
+        """Packets to an address that answers no longer count, until it has been silent for long."""
+        budget = Budget()
+        for now in range(100):
+            self.assertTrue(budget.allows(route(1), 1200, PacketKind.TRIGGERED, float(now)))
+            self.assertEqual(budget.is_validated(route(1), now), now > 0)
+            budget.answered(route(1), float(now))
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT, 100.0), DIRECT + 1)
+        self.assertTrue(budget.is_validated(route(1), 99.0 + WINDOW - 0.1))
+        self.assertFalse(budget.is_validated(route(1), 99.0 + WINDOW))
+        self.assertFalse(budget.is_idle(99.0))
+        self.assertTrue(budget.is_idle(100.0 + WINDOW))
+
+    def test_which_routes_an_answer_validates(self) -> None:
+        """Through a relay: this one. To a socket of ours: all, and what was sent before counts no more."""
+        relays = Address("198.51.100.1", 50000), Address("198.51.100.2", 50000)
+        routes = [route(1), *(Route(address(1), relay) for relay in relays)]
+        for number, answered in enumerate(routes):
+            budget = Budget()
+            for each in routes:
+                self.assertTrue(budget.allows(each, 900, PacketKind.TRIGGERED, 0.0))
+            self.assertFalse(budget.allows(route(2), 900, PacketKind.TRIGGERED, 0.0))
+            budget.answered(answered, 1.0)
+            opened = [budget.is_validated(each, 2.0) for each in routes]
+            self.assertEqual(opened, [True] * 3 if number == 0 else [each == answered for each in routes])
+            self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, 2.0, size=900), 4 if number == 0 else 1)
+
+    def test_other_ports_of_a_host_that_answered(self) -> None:
+        """They count as any other address: others may be behind the same NAT as the peer."""
+        budget = Budget()
+        budget.answered(route(0), 0.0)
+        ports = [Route(address(0)._replace(port=port)) for port in range(2000, 2100)]
+        sent = [
+            budget.allows(port, 96, kind, 1.0, relayed=relayed)
+            for port in ports
+            for kind in PacketKind
+            for relayed in (False, True)
+        ]
+        self.assertEqual(sum(sent), MAX_PACKETS)
+        self.assertFalse(budget.allows(route(1), 96, PacketKind.TRIGGERED, 1.0))
+        self.assertTrue(budget.allows(route(0), 96, PacketKind.TRIGGERED, 1.0))
+
+    def test_a_relay_of_ours(self) -> None:
+        """
+        Where both sides use the same relay, there is a path whatever was used up before: what is sent there
+        has limits of its own, in packets and in bytes, and for each of its ports.
+        """
+        relay = Route(Address("198.51.100.1", 2000))
+        relays = {relay.remote.host}
+        for size, most in ((96, MAX_PACKETS), (1172, MAX_BYTES // 1200)):
+            budget = Budget()
+            self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+            self.assertFalse(budget.allows(relay, size, PacketKind.RELAYED, 1.0))
+            ports = [Route(relay.remote._replace(port=port)) for port in range(2000, 2300)]
+            sent = [budget.allows(port, size, PacketKind.RELAYED, 1.0, relays) for port in ports]
+            self.assertEqual(sum(sent), most)
+            later = 1.0 + RELAY_WINDOW
+            self.assertFalse(budget.allows(relay, size, PacketKind.TRIGGERED, later - 0.1, relays))
+            self.assertTrue(budget.allows(relay, size, PacketKind.TRIGGERED, later, relays))
+        one = Budget()
+        sent = [one.allows(relay, 96, PacketKind.RELAYED, 1.0, relays) for _ in range(MAX_PACKETS)]
+        self.assertEqual(sum(sent), OF_ONE_HEARD)
+        self.assertFalse(one.is_idle(RELAY_WINDOW))
+        one.answered(relay, 2.0)
+        self.assertTrue(one.is_validated(relay, 2.0))
+        self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
+
+    def test_a_relay_of_ours_over_the_other_family(self) -> None:
+        """
+        We reach it over IPv6, and it relays at its IPv4 address, as is the default: through it, the same
+        holds; directly, it does not.
+        """
+        ours, theirs = Address("198.51.100.1", 2000), Address("198.51.100.1", 2001)
+        relays = {"2001:db8:2::1"}
+        budget = Budget()
+        self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+        self.assertFalse(budget.allows(Route(theirs), 96, PacketKind.RELAYED, 1.0, relays))
+        kind = PacketKind.RELAYED_TWICE
+        self.assertFalse(budget.allows(Route(address(1), ours), 96, kind, 1.0, relays))
+        sent = [budget.allows(Route(theirs, ours), 96, kind, 1.0, relays) for _ in range(9)]
+        self.assertEqual(sum(sent), OF_ONE_HEARD)
+
+    def test_bounds(self) -> None:
+        """The numbers of remembered addresses and of peers are bounded."""
+        budget = Budget()
+        for number in range(3 * MAX_ANSWERED):
+            budget.answered(route(number), 0.0)
+        answered = [budget.is_validated(route(number), 1.0) for number in range(3 * MAX_ANSWERED)]
+        self.assertEqual(answered, [False] * 2 * MAX_ANSWERED + [True] * MAX_ANSWERED)
+        budgets = Budgets()
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS + 1)]
+        kept_budgets = [budgets.of(peer, 0.0) for peer in peers[:MAX_PEERS]]
+        for budget in (*kept_budgets[:9], *kept_budgets[10:]):
+            budget.answered(route(0), 0.0)
+        del budget, kept_budgets[9]
+        budgets.of(peers[MAX_PEERS], 1.0)
+        del peers[9]
+        kept = [budgets.of(peer, 1.0) is budget for peer, budget in zip(peers, kept_budgets, strict=False)]
+        self.assertEqual(kept, [True] * (MAX_PEERS - 1), "who has used nothing makes room")
+
+    def test_a_link_keeps_its_budget(self) -> None:
+        """However many others call: the restarts of a link count with it, and open addresses for it."""
+        budgets = Budgets()
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(2 * MAX_PEERS)]
+        link = budgets.of(peers[0], 0.0)
+        link.answered(route(0), 0.0)
+        for peer in peers[1:]:
+            budgets.of(peer, 1.0).answered(route(0), 1.0)
+        self.assertIs(budgets.of(peers[0], 2.0), link)
+        self.assertTrue(budgets.of(peers[0], 2.0).is_validated(route(0), 2.0))
