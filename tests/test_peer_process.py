@@ -1,22 +1,20 @@
-"""The peer as a process: every kind of stdin and stdout, every signal."""
+"""The peer as a process: every kind of stdin and stdout."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 import pytest
 
 from .consoles import environment, peer, run, terminal
 from .local_peers import LocalPeers
-from .processes import PUNCH, TWISTD, Event, JSONProcess, ProcessFailed, comes_to_rest
+from .processes import PUNCH, TWISTD, Event, JSONProcess, comes_to_rest
 from .tmux import screen
 
 # -- through pipes --
@@ -342,73 +340,6 @@ def test_colour_is_for_terminals_that_want_it(local: LocalPeers) -> None:
                 assert "line editing" not in bob.output
             bob.type("/quit\n")
             assert bob.exit() == 0
-
-
-# -- signals --
-
-
-def handles_signals(process: JSONProcess) -> bool:
-    """Whether it has read its options, and all signals are its own to handle."""
-    status = Path(f"/proc/{process.process.pid}/status").read_text()
-    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
-    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def interrupt_until_it_ends(process: JSONProcess) -> None:
-    """
-    As people do while a program loads. What looks for plugins in Twisted catches every exception, also an
-    interrupt, and goes on; and Python has a status of its own for one in its first moments. From where on it
-    is ours to decide, one is enough: `test_interrupts`.
-    """
-    for _ in range(10):
-        process.process.send_signal(signal.SIGINT)
-        with contextlib.suppress(ProcessFailed):
-            assert process.exit(2) in (-signal.SIGINT, 1)
-            return
-    raise AssertionError("ten interrupts did not end it")
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signals_at_every_stage(local: LocalPeers, name: str) -> None:
-    number = getattr(signal, name)
-    bob, identity = local.bob("--accept", "ask")
-
-    def ends_well(process: JSONProcess) -> None:
-        process.process.send_signal(number)
-        assert process.exit(10) == -number
-        assert process.stderr == ""
-
-    nobody = local.stranger("nobody")
-    for delay in (0.05, 0.2, 0.4):
-        starting = local.running.peer("alice", "--peer", nobody)
-        time.sleep(delay)
-        if name == "SIGINT" and not handles_signals(starting):
-            interrupt_until_it_ends(starting)
-        else:
-            ends_well(starting)
-    handling = local.running.peer("alice", "--peer", nobody)
-    while not handles_signals(handling):
-        time.sleep(0.001)
-    ends_well(handling)
-    ready = local.running.peer("alice")
-    ready.wait("ready")
-    ends_well(ready)
-    registered = local.running.peer("alice")
-    registered.wait("registered")
-    ends_well(registered)
-    ringing = local.running.peer("alice", "--peer", identity)
-    bob.wait("call")
-    ends_well(ringing)
-    bob.wait("failed", where=lambda event: event["reason"] == "cancelled")
-    for stage in ("introduced", "checking", "connected"):
-        going = local.running.peer("alice", "--peer", identity)
-        bob.command("accept", peer=bob.wait("call", where=lambda event: not event["known"])["peer"]) if (
-            stage == "introduced"
-        ) else None
-        going.wait(stage)
-        ends_well(going)
-        if stage == "connected":
-            assert bob.wait("disconnected")["reason"] == "bye"
 
 
 def test_nohup(local: LocalPeers) -> None:

@@ -12,14 +12,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from punch.identity import PIN_VERSION, PeerID, PeerIDError, key_from_text, key_to_text
 from punch.test.call_pair import ALICE, BOB, CallPair, candidate
-from punch.test.wire.test_stun import (
-    LONG_TERM_REQUEST,
-    PASSWORD,
-    SAMPLE_IPV4_RESPONSE,
-    SAMPLE_IPV6_RESPONSE,
-    SAMPLE_REQUEST,
-    USERHASH_REQUEST,
-)
+from punch.test.wire.stun_vectors import PASSWORD, VECTORS
 from punch.wire import strict_json
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate
@@ -94,15 +87,6 @@ from punch.wire.turn import (
 )
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI, TurnURIError
 from tests.fuzz.target import Reader, target
-
-VECTORS = (
-    SAMPLE_REQUEST,
-    SAMPLE_IPV4_RESPONSE,
-    SAMPLE_IPV6_RESPONSE,
-    LONG_TERM_REQUEST,
-    USERHASH_REQUEST,
-)
-"""Those of RFC 5769 and RFC 8489."""
 
 
 def stun_messages() -> Iterator[bytes]:

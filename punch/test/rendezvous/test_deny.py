@@ -12,7 +12,7 @@ from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.list_file import ListFileError
 from punch.test.control_client import connect_control, key_of
-from punch.test.rendezvous.relay.test_service import RelayServiceCase
+from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.rendezvous.test_registry import (
     ALICE,
     BOB,

@@ -18,7 +18,7 @@ from punch.rendezvous.deny import DenyList
 from punch.rendezvous.member_database import MemberDatabase
 from punch.rendezvous.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
-from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase
+from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
 from punch.test.strategies import IDENTITIES
 from punch.test.turn_server import code_of
 from punch.wire.address import Address

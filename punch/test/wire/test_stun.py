@@ -11,6 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.test.wire.stun_vectors import (
+    LONG_TERM_PASSWORD,
+    LONG_TERM_REQUEST,
+    LONG_TERM_USERNAME,
+    PASSWORD,
+    REALM,
+    SAMPLE_IPV4_RESPONSE,
+    SAMPLE_IPV6_RESPONSE,
+    SAMPLE_REQUEST,
+    USERHASH_REQUEST,
+    VECTORS,
+)
 from punch.wire.address import Address
 from punch.wire.stun import (
     HEADER_SIZE,
@@ -34,59 +46,6 @@ from punch.wire.stun_attributes import PasswordAlgorithmValue
 
 TRANSACTION = bytes(range(12))
 COOKIE = b"\x21\x12\xa4\x42"
-
-# RFC 5769, sections 2.1 to 2.3: short-term credentials.
-PASSWORD = b"VOkJxbRl1RmTxUk/WvJxBt"
-SAMPLE_REQUEST = bytes.fromhex(
-    "000100582112a442b7e7a701bc34d686fa87dfae"
-    "802200105354554e207465737420636c69656e74"
-    "002400046e0001ff"
-    "80290008932ff9b151263b36"
-    "000600096576746a3a68367659202020"
-    "000800149aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a2"
-    "80280004e57a3bcf"
-)
-SAMPLE_IPV4_RESPONSE = bytes.fromhex(
-    "0101003c2112a442b7e7a701bc34d686fa87dfae"
-    "8022000b7465737420766563746f7220"
-    "002000080001a147e112a643"
-    "000800142b91f599fd9e90c38c7489f92af9ba53f06be7d7"
-    "80280004c07d4c96"
-)
-SAMPLE_IPV6_RESPONSE = bytes.fromhex(
-    "010100482112a442b7e7a701bc34d686fa87dfae"
-    "8022000b7465737420766563746f7220"
-    "002000140002a1470113a9faa5d3f179bc25f4b5bed2b9d9"
-    "00080014a382954e4be67bf11784c97c8292c275bfe3ed41"
-    "80280004c8fb0b4c"
-)
-# RFC 5769, section 2.4: long-term credentials. The password as the RFC prepares it.
-LONG_TERM_USERNAME = "マトリックス"
-LONG_TERM_PASSWORD = "TheMatrIX"
-REALM = "example.org"
-LONG_TERM_REQUEST = bytes.fromhex(
-    "000100602112a44278ad3433c6ad72c029da412e"
-    "00060012e3839ee38388e383aae38383e382afe382b90000"
-    "0015001c662f2f3439396b39353464364f4c33346f4c39465354767936347341"
-    "0014000b6578616d706c652e6f726700"
-    "00080014f67024656dd64a3e02b8e0712e85c9a28ca89666"
-)
-# RFC 8489, appendix B.1, with erratum 6268.
-USERHASH_REQUEST = bytes.fromhex(
-    "000100902112a44278ad3433c6ad72c029da412e"
-    "001e00204a3cf38fef6992bda952c6780417da0f24819415569e60b205c46e41407f1704"
-    "001500296f624d61744a6f733241414143662f2f3439396b39353464364f4c33346f4c39465354767936347341000000"
-    "0014000b6578616d706c652e6f726700"
-    "001d000400020000"
-    "001c0020b5c7bf005b6c52a21c51c5e892f81924136296cb927c43149309278cc6518e65"
-)
-VECTORS = (
-    SAMPLE_REQUEST,
-    SAMPLE_IPV4_RESPONSE,
-    SAMPLE_IPV6_RESPONSE,
-    LONG_TERM_REQUEST,
-    USERHASH_REQUEST,
-)
 
 
 def raw_attribute(kind: int, value: bytes, padding: bytes = b"\x00") -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -14,12 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.directory.exchange import MAX_WAITING, AwaitReturn, Exchange, Locate
-from punch.rendezvous.outputs import Deliver, DeliverToProcess, Disconnect, LimitHit
+from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange
+from punch.rendezvous.outputs import LimitHit
 from punch.rendezvous.registry import SETTLE_TIME
+from punch.test.rendezvous.directory.processes import ALICE, BOB, CALL, CAROL, Processes, envelope
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
-    Accept,
     Answer,
     Answered,
     Cancel,
@@ -30,130 +29,9 @@ from punch.wire.control import (
     Establish,
     Incoming,
     Reject,
-    Reply,
     Returned,
     Trickle,
 )
-from punch.wire.sealed import Envelope
-
-ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
-CALL = "00" * 16
-
-
-def envelope(to: PeerID, number: int = 0) -> Envelope:
-    return Envelope(to, b"body %d" % number, bytes(64))
-
-
-class Processes:
-    """
-    Several processes, with a directory that is always right about who claimed last.
-
-    :ivar got: what each peer was told, with the process that told it.
-    :ivar hits: the limits that were hit, with the process.
-    """
-
-    def __init__(self, *names: str, limits: RendezvousLimits | None = None) -> None:
-        self.now = 0.0
-        self.limits = limits or RendezvousLimits()
-        self.hits: list[tuple[str, LimitHit]] = []
-        self.denied: dict[str, set[PeerID | str]] = {}
-        """The peers and addresses that each process denies."""
-        self.exchanges = {
-            name: Exchange(
-                self.limits,
-                lambda peer, address, name=name: not self.denied.get(name, set()).isdisjoint({peer, address}),  # type: ignore[misc]
-            )
-            for name in names
-        }
-        self.where: dict[PeerID, str] = {}
-        self.got: list[tuple[str, int, Reply]] = []
-        self.held: deque[tuple[str, Locate]] = deque()
-        self.holding = False
-        self.awaiting: list[tuple[str, PeerID]] = []
-        """The processes that want to be told when a peer is back."""
-        self._connections = 0
-
-    def register(self, process: str, peer: PeerID, address: str = "192.0.2.1") -> int:
-        """Register a peer; returns its connection."""
-        self._connections += 1
-        registry = self.exchanges[process].registry
-        registry.register(self._connections, peer, "name", Accept.ASK, address, self.now)
-        self.where[peer] = process
-        self.run()
-        for name, _ in [each for each in self.awaiting if each[1] == peer]:
-            self.exchanges[name].registry.returned(peer, self.now)
-        self.awaiting = [each for each in self.awaiting if each[1] != peer]
-        self.run()
-        return self._connections
-
-    def request(self, process: str, peer: PeerID, connection: int, request: object) -> None:
-        """A peer sends a request."""
-        registry = self.exchanges[process].registry
-        registry.request(peer, connection, request, self.now)  # type: ignore[arg-type]
-        self.run()
-
-    def replies(self, connection: int) -> list[Reply]:
-        """What was sent on a connection."""
-        return [reply for _, each, reply in self.got if each == connection]
-
-    def kill(self, process: str) -> None:
-        """A process dies, and the others notice."""
-        del self.exchanges[process]
-        for exchange in self.exchanges.values():
-            exchange.process_lost(process, self.now)
-        self.run()
-
-    def release_held(self) -> None:
-        """Answer the questions to the directory that were held."""
-        self.holding = False
-        while self.held:
-            self._locate(*self.held.popleft())
-        self.run()
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
-        for exchange in self.exchanges.values():
-            exchange.registry.handle_timer(self.now)
-            exchange.handle_timer(self.now)
-        self.run()
-
-    def run(self) -> None:
-        """Carry everything to where it belongs."""
-        busy = True
-        while busy:
-            busy = False
-            for name, exchange in list(self.exchanges.items()):
-                while (output := exchange.registry.next_output()) is not None:
-                    busy = True
-                    if isinstance(output, Deliver):
-                        self.got.append((name, output.connection, output.reply))
-                    elif isinstance(output, Disconnect):
-                        self.got.append((name, output.connection, output.error))
-                    elif isinstance(output, DeliverToProcess):
-                        exchange.send(
-                            output.process, output.peer, output.reply, output.source, output.address
-                        )
-                    elif isinstance(output, LimitHit):
-                        self.hits.append((name, output))
-                while (todo := exchange.next_output()) is not None:
-                    busy = True
-                    if isinstance(todo, Locate):
-                        if self.holding:
-                            self.held.append((name, todo))
-                        else:
-                            self._locate(name, todo)
-                    elif isinstance(todo, AwaitReturn):
-                        self.awaiting.append((name, todo.peer))
-                    elif todo.process not in self.exchanges:
-                        exchange.process_lost(todo.process, self.now)
-                    else:
-                        self.exchanges[todo.process].receive(name, todo.message, self.now)
-
-    def _locate(self, name: str, locate: Locate) -> None:
-        found = self.where.get(locate.peer)
-        if name in self.exchanges:
-            self.exchanges[name].located(locate.key, None if found == name else found, self.now)
 
 
 class ExchangeTests(SynchronousTestCase):

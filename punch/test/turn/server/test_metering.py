@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.rendezvous.relay.test_service import RelayServiceCase, TURNClient
+from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
 from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
