@@ -23,8 +23,6 @@ from punch.cli.usage import (
     show,
     write_stderr,
 )
-from punch.names import without_format
-from punch.sanitize import quoted
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -69,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         show(USAGE)
         return 0
+    from punch.names import without_format
+
     # What is not seen comes along when a command is pasted.
     command, rest = without_format(words[0]), words[1:]
     action = without_format(rest[0]) if rest else ""
@@ -117,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.demo import main as demo
 
         return demo(rest)
+    from punch.sanitize import quoted
+
     write_stderr(f"punch: there is no command {quoted(command)}; punch --help lists them.")
     return 2
 

@@ -16,9 +16,6 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from punch.names import without_format
-from punch.sanitize import quoted
-
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
@@ -83,6 +80,8 @@ def usage_error_text(problem: str, command: str) -> str:
     :param problem: as getopt, argparse or Twisted say it.
     :param command: what explains its options if `--help` follows.
     """
+    from punch.sanitize import quoted
+
     # What was typed may hold anything, and goes to a terminal.
     said = quoted(problem, _SHOWN)[1:-1].rstrip(".")
     for pattern, words in _WORDS:
@@ -99,6 +98,8 @@ def seen_words(given: Sequence[str], files: Collection[str], words_name_files: b
     :param files: the options whose values name files. These stay as they are.
     :param words_name_files: so do the values that belong to no option.
     """
+    from punch.names import without_format
+
     kept: list[str] = []
     names_file = False
     for word in given:
