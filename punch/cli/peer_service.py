@@ -22,11 +22,13 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
+from punch.cli.peer_tap import PortMappingPolicy
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
 from punch.local.own import OwnNode
 from punch.local.process import remembered_offers
 from punch.local.rendezvous import proxy_variable
 from punch.local.server import LocalServer
+from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
 from punch.node.causes import OtherCause, Reason
@@ -90,6 +92,7 @@ class PeerService(Service):
             rendezvous=options.rendezvous,
             offers=remembered_offers(self._state),
             source=source_address,
+            gateways=gateways_of_machine if options.port_mapping is PortMappingPolicy.AUTO else None,
             proxy=proxy_variable(os.environ),
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             look_up_service=ServiceResolver(reactor),

@@ -36,6 +36,13 @@ E = TypeVar("E", bound=Enum)
 _started = time.monotonic()
 
 
+class PortMappingPolicy(Enum):
+    """Whether routers are asked for ports."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
 class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
@@ -96,6 +103,13 @@ class Options(BaseOptions):
             "the other side does not learn your addresses).",
         ],
         [
+            "port-mapping",
+            None,
+            "auto",
+            "Whether your router is asked for a port that leads here, which makes more links direct: auto "
+            "(by PCP and NAT-PMP; the port is given back at the end), or never.",
+        ],
+        [
             "state-dir",
             None,
             None,
@@ -146,6 +160,7 @@ else the one used last, else your own on this machine]"""
             self.fail("state", str(error))
         self.accept = self._choice("accept", Accept)
         self.relay = self._choice("relay", RelayPolicy)
+        self.port_mapping = self._choice("port-mapping", PortMappingPolicy)
         self.notice = self._choice("notify", Notice)
         self.retention = self._retention()
         self.web_port = self._web_port()

@@ -35,6 +35,7 @@ from punch.ice.gathering import Gatherer
 from punch.ice.nomination import Nomination, Selector
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
+from punch.ice.port_mapping import mapped_addresses
 from punch.ice.selected_pair import SelectedPair
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
@@ -46,6 +47,7 @@ from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _BINDING_REQUEST = b"\x00\x01"
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
+_PORT_MAPPING = "port mapping"
 
 
 class Agent:
@@ -93,6 +95,7 @@ class Agent:
         )
         self._pacer = Pacer(self._checklist, self._checker, self._selector, call_budget.is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
+        self._mapped: dict[Address, Address] = {}
         self._events: deque[Event] = deque()
         self.path = SelectedPair(
             self._checker,
@@ -186,21 +189,45 @@ class Agent:
         self.path.drop([pair for pair in self._checklist if pair.base == base], now)
         self._locals.remove(base)
 
-    def gather(self, reflectors: Sequence[Address], now: float, *, relays: bool = False) -> None:
+    def gather(
+        self, reflectors: Sequence[Address], now: float, *, relays: bool = False, mappings: bool = False
+    ) -> None:
         """
         Request server-reflexive candidates from the reflectors. `GatheringDone` follows within 3.5 s.
 
         :param relays: relayed candidates may follow (`add_relayed`), until `end_of_relayed_candidates`.
+        :param mappings: mapped ports may follow (`add_mapped`), until `end_of_mapped_candidates`.
         """
         self._worked_at = None
         hosts = [base.address for base in self._locals.bases if base.type is not CandidateType.RELAY]
-        self._gatherer.start(hosts, reflectors, now, relays=relays)
+        self._gatherer.start(hosts, reflectors, now, relays=relays, mappings=mappings)
         self._take_gathering_done(now)
 
     def end_of_relayed_candidates(self, now: float) -> None:
         """No more relayed candidates follow."""
         self._gatherer.awaits_relayed = False
         self._take_gathering_done(now)
+
+    def end_of_mapped_candidates(self, now: float) -> None:
+        """No more mapped ports follow."""
+        if self._gatherer.awaits_mapped:
+            self._gatherer.awaits_mapped = False
+            self._take_gathering_done(now)
+
+    def add_mapped(self, base: Address, external: Address) -> None:
+        """
+        Add the candidates of a port that a router maps to `base`: they are server-reflexive, at the address
+        that the router names and at that which a reflector sees, since the router may be wrong, or behind
+        another NAT that passes on all ports.
+        """
+        self._mapped[base] = external
+        self._add_mapped_candidates(base)
+
+    def _add_mapped_candidates(self, base: Address) -> None:
+        external = self._mapped.get(base)
+        if external is not None:
+            for address in mapped_addresses(base, external, self._locals.reflexive_hosts_of(base)):
+                self.add_reflexive(base, address, _PORT_MAPPING)
 
     def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> bool:
         """
@@ -213,6 +240,8 @@ class Agent:
         if candidate is None:
             return False
         self._events.append(events.LocalCandidate(candidate))
+        if source != _PORT_MAPPING:
+            self._add_mapped_candidates(base)
         self.path.publish()
         return True
 

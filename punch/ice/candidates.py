@@ -137,6 +137,14 @@ class LocalCandidates:
         """The newest reflexive address of `base`; None if there is none."""
         return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)
 
+    def reflexive_hosts_of(self, base: Address) -> list[str]:
+        """The IP addresses of the server-reflexive candidates of `base`."""
+        return [
+            mapped.host
+            for (known, mapped), candidate in self._reflexive.items()
+            if known == base and candidate.type is CandidateType.SRFLX
+        ]
+
     def sees_family(self, ipv6: bool) -> bool:
         """Whether any of our addresses of this family has a reflexive address."""
         return any(base.is_ipv6 == ipv6 for base, _ in self._reflexive)

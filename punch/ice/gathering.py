@@ -45,6 +45,8 @@ class Gatherer:
     def __init__(self, random: RandomBytes, pacing: float) -> None:
         self.awaits_relayed = False
         """Whether relayed candidates, which are gathered elsewhere, may still follow."""
+        self.awaits_mapped = False
+        """Whether ports that a router maps, which are asked for elsewhere, may still follow."""
         self._reflected = False
         self._random = random
         self._pacing = pacing
@@ -57,14 +59,22 @@ class Gatherer:
         self._output: list[Transmit] = []
 
     def start(
-        self, bases: Iterable[Address], reflectors: Sequence[Address], now: float, *, relays: bool = False
+        self,
+        bases: Iterable[Address],
+        reflectors: Sequence[Address],
+        now: float,
+        *,
+        relays: bool = False,
+        mappings: bool = False,
     ) -> None:
         """
         Ask each reflector from every base of its family but loopback.
 
         :param relays: gathering is done only after `awaits_relayed` was set to False.
+        :param mappings: the same for `awaits_mapped`.
         """
         self.awaits_relayed = relays
+        self.awaits_mapped = mappings
         for reflector in reflectors:
             for base in bases:
                 question = (base, reflector)
@@ -103,7 +113,7 @@ class Gatherer:
     def take_done(self, now: float) -> bool:
         """Whether gathering has ended since the last call."""
         self._reflected |= self._end_reflection(now)
-        if not self._reflected or self.awaits_relayed:
+        if not self._reflected or self.awaits_relayed or self.awaits_mapped:
             return False
         self._reflected = False
         return True

@@ -24,6 +24,7 @@ from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variab
 from punch.local.server import LocalServer, is_own
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign
 from punch.names import without_format
+from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
@@ -204,6 +205,7 @@ async def become(
             rendezvous=rendezvous,
             offers=remembered_offers(state),
             source=source_address,
+            gateways=gateways_of_machine,
             proxy=proxy_variable(environ),
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,

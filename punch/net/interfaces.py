@@ -61,7 +61,7 @@ def local_addresses(include_loopback: bool | None = None) -> list[str]:
 
     :param include_loopback: True: loopback addresses too. False: never. None: only if there are no others.
     """
-    return usable_addresses(_interfaces(), include_loopback)
+    return usable_addresses(machine_interfaces(), include_loopback)
 
 
 def source_address(remote: str) -> str | None:
@@ -185,8 +185,11 @@ _IfAddrs._fields_ = [
 ]
 
 
-def _interfaces() -> list[Interface]:
-    """All addresses of interfaces that are up; without `getifaddrs`, those of the machine's name."""
+def machine_interfaces() -> list[Interface]:
+    """
+    Return all addresses of interfaces that are up; without `getifaddrs`, those of the machine's name, which
+    have no interface.
+    """
     try:
         found = list(_getifaddrs())
     except (OSError, AttributeError, TypeError):  # TypeError: Windows has no such library

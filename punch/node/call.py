@@ -202,6 +202,12 @@ class Call:
             self.restarts.network_changed(now)
         self.changed()
 
+    def port_mappings_changed(self) -> None:
+        """A router has mapped a port, or none that was asked will do so soon."""
+        if self.transport is not None and not self._over:
+            self.transport.port_mappings_changed(self._context.monotonic())
+            self.changed()
+
     def network_back(self) -> None:
         """The network, or the rendezvous, was away and is back."""
         if self.restarts is not None and not self._over:

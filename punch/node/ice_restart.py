@@ -188,7 +188,8 @@ class IceRestarts:
         for signaling in self._signalings:
             signaling.add_candidates(candidates, False)
             self._context.channel.flush(signaling)
-        if self._over_link and candidates:
+        # The link has a path already if a relay was faster
+        if candidates and (self._over_link or (self.working and not self._signalings)):
             late = LateCandidates(self._generations.number, tuple(candidates)[:MAX_CANDIDATES])
             self._send_frame(ControlFrameType.CANDIDATES, late.encode())
 

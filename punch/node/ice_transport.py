@@ -69,6 +69,9 @@ def new_agent(
     if context.relay_policy is not RelayPolicy.ONLY:
         for base in bases:
             agent.add_local_address(base)
+        # Before those that reflectors see: behind some NATs, only these work
+        for mapping in network.port_mappings.current:
+            agent.add_mapped(mapping.base, mapping.external)
         for base, mapped in network.reflexive_addresses.mappings():
             if base in bases:
                 agent.add_reflexive(base, mapped)
@@ -89,7 +92,7 @@ def describe(agent: Agent, context: CallContext) -> Description:
         credentials.password,
         round(context.pacing * 1000),
         tuple(agent.local_candidates),
-        complete=not any(_servers(context)),
+        complete=not any(_servers(context)) and not context.network.port_mappings.may_follow,
     )
 
 
@@ -154,7 +157,8 @@ class IceTransport:
         ufrags = [agent.credentials.ufrag for agent in self.generations.agents]
         self._context.network.router.listen(self, ufrags)
         reflectors, relays = _servers(self._context)
-        self.generations.newest.gather(reflectors, now, relays=relays)
+        mappings = self._context.network.port_mappings.may_follow
+        self.generations.newest.gather(reflectors, now, relays=relays, mappings=mappings)
         if relays:
             self.join_relays()
 
@@ -184,6 +188,14 @@ class IceTransport:
                 self._permit(relay)
         if complete:
             agent.end_of_remote_candidates()
+
+    def port_mappings_changed(self, now: float) -> None:
+        """A router has mapped a port, or none that was asked will do so soon."""
+        agent, mappings = self.generations.newest, self._context.network.port_mappings
+        for mapping in mappings.current:
+            agent.add_mapped(mapping.base, mapping.external)
+        if not mappings.may_follow:
+            agent.end_of_mapped_candidates(now)
 
     def bases_changed(self, bases: Sequence[Address], now: float) -> bool:
         """

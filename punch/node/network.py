@@ -18,6 +18,7 @@ from punch.net.socket_set import OpenSocket, SocketSet
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.path import RelayPolicy
+from punch.node.port_mappings import Gateways, PortMappings
 from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
 from punch.node.relay_pool import RelayPool
 from punch.node.router import Router
@@ -76,6 +77,11 @@ class NetworkChanges:
         for call in list(self._calls.links.values()):
             call.woke()
 
+    def port_mappings_changed(self) -> None:
+        """A router has mapped a port, or none that was asked will do so soon."""
+        for call in list(self._calls):
+            call.port_mappings_changed()
+
     def renew_relays(self) -> None:
         """The relays' credentials end soon."""
         self._control.send(RenewRelays())
@@ -86,6 +92,7 @@ class Network:
     The sockets, relays and reflectors that all calls of a node use.
 
     :ivar reflectors: the STUN servers to ask for server-reflexive addresses.
+    :ivar port_mappings: the ports of routers that lead to our sockets.
     :ivar reflexive_addresses: the server-reflexive addresses known now.
     :ivar router: hands datagrams to calls.
     :ivar sockets: the UDP sockets.
@@ -109,11 +116,13 @@ class Network:
         rendezvous: str,
         roots: Sequence[x509.Certificate] | None,
         source: Callable[[str], str | None],
+        gateways: Gateways | None,
     ) -> None:
         """
         :param changes: is told when the network changes, and knows which paths are in use.
         :param rendezvous: its host, as the user gave it.
         :param source: from which of our addresses an IP address is reached, None if that is not known.
+        :param gateways: returns the router of each of our addresses; None: no port of it is mapped.
         """
         self.reflectors: list[Address] = []
         self._changes = changes
@@ -151,6 +160,16 @@ class Network:
             received=self.router.receive,
             renew=changes.renew_relays,
         )
+        # A candidate of ours would tell the peer our address, which `ONLY` keeps secret
+        hidden = relay_policy is RelayPolicy.ONLY
+        self.port_mappings = PortMappings(
+            reactor,
+            monotonic,
+            random,
+            open_socket,
+            None if hidden else gateways,
+            changes.port_mappings_changed,
+        )
         self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
         self._watch = NetworkMonitor(reactor, monotonic, wall, addresses, self._changed, self._woke)
 
@@ -168,6 +187,7 @@ class Network:
     def close(self) -> None:
         """Close sockets and relays."""
         self._finder.stop()
+        self.port_mappings.close()
         self.reflexive_addresses.stop()
         self.relays.stop()
         self.sockets.close()
@@ -226,7 +246,8 @@ class Network:
 
     def refresh(self, *, anew: bool = False) -> list[Address]:
         """
-        Open the sockets that are missing, and ask reflectors for their server-reflexive addresses.
+        Open the sockets that are missing, ask reflectors for their server-reflexive addresses, and routers
+        for ports.
 
         :param anew: ask again for those that are known.
         :return: the local addresses to use.
@@ -237,6 +258,7 @@ class Network:
         bases = self.sockets.refresh({self.relays.base_of(local) or local for local in in_use})
         gather = self._relay_policy is not RelayPolicy.ONLY
         self.reflexive_addresses.keep(bases, self.reflectors, gather=gather, anew=anew)
+        self.port_mappings.keep(bases, anew=anew)
         return bases
 
     def _look_up_again(self) -> None:

@@ -61,6 +61,7 @@ from punch.node.offer_freshness import (
     milliseconds,
 )
 from punch.node.path import RelayPolicy
+from punch.node.port_mappings import Gateways
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
 from punch.wire.control import (
@@ -105,6 +106,8 @@ class Node(Service):
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
+    :param gateways: the router of each of our addresses, which is asked for a port that leads to this node
+        (`punch.net.gateway.gateways_of_machine`); None: none is asked.
     :param wall: seconds since 1970 by the wall clock, to notice sleep, and for times of offers and links; all
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
@@ -130,6 +133,7 @@ class Node(Service):
         known: AddressBook | None = None,
         addresses: Callable[[], list[str]] = local_addresses,
         source: Callable[[str], str | None] | None = None,
+        gateways: Gateways | None = None,
         open_socket: OpenSocket = open_best_socket,
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
@@ -185,6 +189,7 @@ class Node(Service):
             rendezvous=self._control.address.host,
             roots=roots,
             source=self._source_for,
+            gateways=gateways,
         )
         self._name = name
         self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)

@@ -8,7 +8,7 @@ seeded randomness, as every part takes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from punch.apps.chat import Chat, MessageState
@@ -137,6 +137,7 @@ class Peer:
         worker: Worker | None = None,
         wall: Callable[[], float] | None = None,
         offers: OfferMemory | None = None,
+        gateways: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -166,6 +167,7 @@ class Peer:
             waiting=lambda: self.chat.calls.await_rendezvous,
             pacing=pacing,
             relay=relay,
+            gateways=gateways,
         )
         self.chat = Chat(
             me=self.id,

@@ -63,7 +63,7 @@ PURE = [
     "punch.ice",
     "punch.turn",
     "punch.natcheck",
-    *(f"punch.net.{name}" for name in ("deadlines", "interfaces", "rate_limits", "token_bucket")),
+    *(f"punch.net.{name}" for name in ("deadlines", "gateway", "interfaces", "rate_limits", "token_bucket")),
     *(
         f"punch.link.{name}"
         for name in (
@@ -131,6 +131,7 @@ ASKING = [
     "punch.contacts",
     "punch.identity",
     "punch.state",
+    "punch.net.gateway",
     "punch.net.interfaces",
     "punch.apps.files.pipes",
 ]

@@ -163,6 +163,7 @@ class OptionsTests(OptionsCase):
             "--name=",
             "--accept=",
             "--relay=",
+            "--port-mapping=",
             "--state-dir=",
             "--json",
             "--no-history",
@@ -172,7 +173,7 @@ class OptionsTests(OptionsCase):
         ):
             after = text.split(option, 1)[1].split(" --", 1)[0]
             self.assertIn("[default: ", text.split(option, 1)[1][: len(after) + 200], option)
-        self.assertEqual(text.count("[default: "), 12)
+        self.assertEqual(text.count("[default: "), 13)
 
     def test_login_name(self) -> None:
         cases = {"alice": "alice", "DOMAIN\\bob": "DOMAIN-bob", "..x": "x", "//": "peer", "x" * 80: "x" * 64}

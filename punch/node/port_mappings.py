@@ -1,0 +1,120 @@
+"""
+The ports of routers that lead to the node's sockets, for as long as the node runs.
+
+Requests leave from sockets of their own, one for each IP address, so that the node's sockets carry nothing
+of this. They are open only while an answer is awaited.
+
+A mapping is kept while no call is likely, too. That takes 24 requests a day, and the next offer or answer
+contains the candidate at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+
+from punch.ice.port_mapping import Mapped, PortMapper, PortMapping
+from punch.identity import RandomBytes
+from punch.net.driver import Driver
+from punch.net.socket_set import OpenSocket
+from punch.net.udp import DatagramSocket
+from punch.wire.address import Address
+
+Gateways = Callable[[], Mapping[str, str]]
+"""Returns the default gateway of each local IP address that has one."""
+
+
+class PortMappings:
+    """
+    Asks the routers of this machine for ports.
+
+    :param open_socket: opens a socket at an IP address and a port (0: any).
+    :param gateways: None: no port is mapped.
+    :param changed: called when there is another mapping, or none is to be expected soon any more.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        open_socket: OpenSocket,
+        gateways: Gateways | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._gateways = gateways
+        self._changed = changed
+        self._core = PortMapper(random)
+        self._sockets: dict[str, DatagramSocket] = {}
+        self._may_follow = False
+        self._driver = Driver(reactor, monotonic, self._step, lambda: (self._core,))
+
+    @property
+    def current(self) -> list[PortMapping]:
+        """The mappings that there are now."""
+        return self._core.mappings
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether a first answer of a router may come soon."""
+        return self._core.may_follow
+
+    def keep(self, bases: Sequence[Address], *, anew: bool = False) -> None:
+        """
+        Map the ports of the sockets at these addresses, and of no others, from now on.
+
+        :param anew: ask all routers again, since the network may be another one.
+        """
+        if self._gateways is not None:
+            self._core.keep(bases, self._gateways(), self._driver.now(), anew=anew)
+            self._driver.run()
+
+    def close(self) -> None:
+        """Delete the mappings, and close the sockets."""
+        self._core.release()
+        self._send(self._driver.now())
+        self._driver.stop()
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+
+    def _step(self, now: float) -> None:
+        self._send(now)
+        self._close_idle()
+        before, self._may_follow = self._may_follow, self._core.may_follow
+        changed = before and not self._may_follow
+        while (event := self._core.next_event()) is not None:
+            changed = changed or isinstance(event, Mapped)
+        if changed:
+            self._changed()
+
+    def _send(self, now: float) -> None:
+        for data, remote, local in self._core.datagrams_to_send(now):
+            socket = self._socket(local.host)
+            if socket is not None:
+                socket.send([data], remote)
+
+    def _socket(self, host: str) -> DatagramSocket | None:
+        socket = self._sockets.get(host)
+        if socket is None:
+            try:
+                socket = self._open_socket(self._reactor, host, 0, self._received)
+            except (OSError, CannotListenError):
+                return None
+            self._sockets[host] = socket
+        return socket
+
+    def _received(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        now = self._driver.now()
+        for data in datagrams:
+            self._core.receive_datagram(data, remote, socket.local, now)
+        self._driver.run()
+
+    def _close_idle(self) -> None:
+        """Close the sockets that no answer is awaited at."""
+        for host in self._sockets.keys() - self._core.awaiting:
+            self._sockets.pop(host).close()

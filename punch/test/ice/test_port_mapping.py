@@ -1,0 +1,375 @@
+"""The core that asks routers for ports, against answers that a router, or somebody else, may send."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.port_mapping import (
+    CONFIRM,
+    LIFETIME,
+    RETRY,
+    TRIES,
+    Event,
+    Mapped,
+    Method,
+    PortMapper,
+    PortMapping,
+    Unmapped,
+    mapped_addresses,
+)
+from punch.wire.address import Address, Transmit
+
+GATEWAY = Address("192.168.1.1", 5351)
+BASE = Address("192.168.1.7", 40000)
+OTHER_BASE = Address("192.168.1.8", 40001)
+BASE6 = Address("2001:db8::7", 40000)
+EXTERNAL = Address("203.0.113.5", 41000)
+
+
+def is_pcp(transmit: Transmit) -> bool:
+    return transmit.data[0] == 2
+
+
+def pcp(
+    request: bytes,
+    external: Address = EXTERNAL,
+    *,
+    result: int = 0,
+    lifetime: int = LIFETIME,
+    epoch: int = 100,
+) -> bytes:
+    """PCP's answer to a request (RFC 6887, section 11.1)."""
+    ip = ip_address(external.host).packed
+    host = ip if len(ip) == 16 else bytes(10) + b"\xff\xff" + ip
+    head = struct.pack("!BBBBII12x", 2, 0x81, 0, result, lifetime, epoch)
+    return head + request[24:42] + struct.pack("!H16s", external.port, host)
+
+
+def nat_pmp(
+    request: bytes,
+    external: Address = EXTERNAL,
+    *,
+    result: int = 0,
+    lifetime: int = LIFETIME,
+    epoch: int = 100,
+) -> bytes:
+    """NAT-PMP's answer to a request; to one of PCP, the refusal of its version (RFC 6887, appendix A)."""
+    if request[0] == 2:
+        return struct.pack("!BBHI", 0, 0x81, 1, epoch)
+    if request[1] == 0:
+        return struct.pack("!BBHI4s", 0, 0x80, result, epoch, ip_address(external.host).packed)
+    (internal,) = struct.unpack_from("!H", request, 4)
+    return struct.pack("!BBHIHHI", 0, 0x81, result, epoch, internal, external.port, lifetime)
+
+
+class PortMapperTestCase(SynchronousTestCase):
+    """One socket at one gateway, unless a test says otherwise."""
+
+    def setUp(self) -> None:
+        self.core = PortMapper(Random(1).randbytes)
+        self.now = 1000.0
+
+    def keep(self, *bases: Address, anew: bool = False) -> list[Transmit]:
+        """A call needs the ports of these sockets; returns the requests that are sent."""
+        bases = bases or (BASE,)
+        self.core.keep(bases, {base.host: "192.168.1.1" for base in bases}, self.now, anew=anew)
+        return self.sent()
+
+    def sent(self) -> list[Transmit]:
+        return self.core.datagrams_to_send(self.now)
+
+    def advance(self, seconds: float, answer: Callable[[bytes], bytes] | None = None) -> list[Transmit]:
+        """Let time pass; all requests, which `answer` answers."""
+        end = self.now + seconds
+        sent = self.sent()
+        while (due := self.core.get_timer()) is not None and due <= end:
+            self.now = max(self.now, due)
+            more = self.sent()
+            sent += more
+            for transmit in more if answer is not None else ():
+                assert answer is not None
+                self.receive(answer(transmit.data), local=transmit.local)
+        self.now = end
+        return sent
+
+    def receive(self, data: bytes, remote: Address = GATEWAY, local: Address = BASE) -> None:
+        # It comes to another socket than that whose port is mapped
+        self.core.receive_datagram(data, remote, Address(local.host, 5), self.now)
+
+    def events(self) -> list[Event]:
+        found = []
+        while (event := self.core.next_event()) is not None:
+            found.append(event)
+        return found
+
+    def mapped(self, answer: Callable[[bytes], bytes] = pcp) -> PortMapping:
+        """Have a port mapped."""
+        pending = self.keep()
+        while pending:
+            for transmit in pending:
+                self.receive(answer(transmit.data))
+            pending = self.sent()
+        (mapping,) = self.core.mappings
+        self.assertEqual(self.events(), [Mapped(mapping)])
+        return mapping
+
+
+class AskingTests(PortMapperTestCase):
+    """How a port is asked for."""
+
+    def test_both_at_once(self) -> None:
+        """PCP for the mapping, NAT-PMP for the address only: one router makes one mapping."""
+        one, two = self.keep()
+        self.assertEqual((one.remote, one.local, two.remote), (GATEWAY, BASE, GATEWAY))
+        self.assertEqual((one.data[:2].hex(), two.data.hex()), ("0201", "0000"))
+        self.receive(nat_pmp(two.data))
+        self.receive(pcp(one.data))
+        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, Method.PCP))])
+        self.assertEqual(self.advance(60.0), [])
+
+    def test_nat_pmp_when_pcp_is_refused(self) -> None:
+        """In either order of the two answers."""
+        for first in (0, 1):
+            self.core = PortMapper(Random(1).randbytes)
+            requests = self.keep()
+            for transmit in (requests[first], requests[1 - first]):
+                self.receive(nat_pmp(transmit.data))
+            (request,) = self.sent()
+            self.assertEqual(request.data, bytes.fromhex("00010000 9c40 9c40 00001c20"))
+            self.receive(nat_pmp(request.data))
+            self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, Method.NAT_PMP))])
+
+    def test_nat_pmp_when_pcp_is_ignored(self) -> None:
+        """After two requests of PCP, in case one was lost."""
+        self.receive(nat_pmp(self.keep()[1].data))
+        sent = self.advance(0.75)
+        self.assertEqual([is_pcp(each) for each in sent], [True, False])
+        self.receive(nat_pmp(sent[1].data))
+        self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, Method.NAT_PMP)])
+
+    def test_silence(self) -> None:
+        """Most routers: five requests of each kind, and no more until a call ten minutes later."""
+        self.keep()
+        self.assertTrue(self.core.may_follow)
+        self.advance(1.8)
+        self.assertFalse(self.core.may_follow)
+        self.assertEqual(self.core.awaiting, {BASE.host})
+        self.assertEqual(len(self.advance(RETRY)), 2 * (TRIES - 4))
+        self.assertEqual((self.core.awaiting, self.core.get_timer()), (set(), None))
+        self.now -= 60.0
+        self.assertEqual(self.keep(), [])
+        self.now += 60.0 + RETRY
+        self.assertEqual(len(self.keep()), 2)
+
+    def test_ipv6_is_asked_by_pcp_only(self) -> None:
+        """It opens the firewall; the router is at a link-local address (RFC 6887, section 8.1)."""
+        self.core.keep([BASE6], {BASE6.host: "fe80::1%eth0"}, self.now)
+        (request,) = self.sent()
+        self.assertEqual(request.remote, Address("fe80::1%eth0", 5351))
+        self.assertEqual(request.data[8:24], ip_address(BASE6.host).packed)
+        self.receive(pcp(request.data, BASE6), Address("fe80::1", 5351), BASE6)
+        self.assertEqual(self.core.mappings, [PortMapping(BASE6, BASE6, Method.PCP)])
+
+    def test_no_gateway(self) -> None:
+        self.core.keep([BASE, BASE6], {}, self.now)
+        self.assertEqual((self.sent(), self.core.may_follow), ([], False))
+
+
+class KeepingTests(PortMapperTestCase):
+    """How a mapping is kept."""
+
+    def test_renewed_before_half_its_life(self) -> None:
+        for answer in (pcp, nat_pmp):
+            self.core = PortMapper(Random(1).randbytes)
+            before = self.mapped(answer)
+            begin = self.now
+            due = self.core.get_timer()
+            assert due is not None
+            self.assertTrue(0.43 * LIFETIME <= due - begin < 0.5 * LIFETIME)
+            sent = self.advance(10 * LIFETIME, answer)
+            self.assertLess(len(sent), 60)
+            self.assertEqual((self.core.mappings, self.events()), ([before], []))
+            # The same port is wished for
+            self.assertTrue(all(b"\xa0\x28" in each.data for each in sent if len(each.data) > 2))
+
+    def test_expires_when_it_is_not_renewed(self) -> None:
+        """The router is asked again at intervals that halve, and at the end the mapping is gone."""
+        mapping = self.mapped()
+        sent = self.advance(LIFETIME - 1)
+        self.assertEqual(self.core.mappings, [mapping])
+        self.assertTrue(3 * TRIES < len(sent) < 12 * TRIES, len(sent))
+        self.advance(2.0)
+        self.assertEqual((self.core.mappings, self.events()), ([], [Unmapped(mapping)]))
+        self.advance(RETRY)
+        self.assertIsNone(self.core.get_timer())
+
+    def test_short_and_long_lifetimes(self) -> None:
+        """Too short ones, 0 among them, are no mapping; no router is believed for more than a day."""
+        for lifetime in (0, 1, 19):
+            self.core = PortMapper(Random(1).randbytes)
+            for transmit in self.keep():
+                self.receive(pcp(transmit.data, lifetime=lifetime))
+            self.assertEqual((self.core.mappings, self.advance(RETRY)), ([], []))
+        self.core = PortMapper(Random(1).randbytes)
+        self.mapped(lambda request: pcp(request, lifetime=20))
+        self.assertLess(len(self.advance(100.0, lambda request: pcp(request, lifetime=20))), 15)
+        self.core = PortMapper(Random(1).randbytes)
+        self.mapped(lambda request: pcp(request, lifetime=2**32 - 1))
+        self.assertEqual(len(self.advance(86400 / 2, pcp)), 1)
+
+    def test_another_port(self) -> None:
+        """Another program has the one that we wish for, or took ours over while the router restarted."""
+        self.mapped()
+        self.now += CONFIRM
+        (request,) = self.keep()
+        taken = Address(EXTERNAL.host, 999)
+        self.receive(pcp(request.data, taken))
+        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, taken, Method.PCP))])
+
+    def test_a_call_confirms_an_old_mapping(self) -> None:
+        for answer, count in ((pcp, 1), (nat_pmp, 1)):
+            self.core = PortMapper(Random(1).randbytes)
+            self.mapped(answer)
+            self.now += CONFIRM - 1
+            self.assertEqual(self.keep(), [])
+            self.now += 1
+            self.assertEqual(len(self.keep()), count)
+
+    def test_a_restarted_router(self) -> None:
+        """Its epoch begins anew: the other mappings are asked for at once (RFC 6887, section 8.5)."""
+        for epoch, lost in ((100 + 45, False), (3, True), (10_000, True), (99, True)):
+            self.core = PortMapper(Random(1).randbytes)
+            for transmit in self.keep(BASE, OTHER_BASE):
+                if is_pcp(transmit):
+                    self.receive(pcp(transmit.data), local=transmit.local)
+            self.assertEqual(len(self.core.mappings), 2)
+            self.now += 45
+            first, second = self.keep(BASE, OTHER_BASE)
+            self.receive(pcp(second.data, epoch=145), local=second.local)
+            self.receive(pcp(first.data, epoch=epoch), local=first.local)
+            self.assertEqual([each.local for each in self.sent()], [OTHER_BASE] if lost else [], epoch)
+
+    def test_addresses_that_go_and_come(self) -> None:
+        """A missing route changes nothing; a socket that is gone, or a new router, ends the mapping."""
+        mapping = self.mapped()
+        self.core.keep([BASE], {}, self.now)
+        self.assertEqual((self.core.mappings, self.sent()), ([mapping], []))
+        self.core.keep([BASE], {BASE.host: "192.168.1.254"}, self.now)
+        self.assertEqual((self.core.mappings, self.events()), ([], [Unmapped(mapping)]))
+        self.assertEqual({each.remote.host for each in self.sent()}, {"192.168.1.254"})
+        self.core.keep([], {}, self.now)
+        self.assertEqual((self.sent(), self.core.get_timer()), ([], None))
+
+    def test_released(self) -> None:
+        """A request with lifetime 0, of the protocol that made the mapping."""
+        self.mapped()
+        self.core.release()
+        (request,) = self.sent()
+        self.assertEqual(
+            (request.data[:8].hex(), request.data[40:44].hex()), ("0201000000000000", "9c400000")
+        )
+        self.core = PortMapper(Random(1).randbytes)
+        self.mapped(nat_pmp)
+        self.core.release()
+        (request,) = self.sent()
+        self.assertEqual(request.data.hex(), "000100009c40000000000000")
+
+
+class HostileTests(PortMapperTestCase):
+    """Routers that refuse or lie, and neighbours that answer in their place."""
+
+    def test_refusals(self) -> None:
+        """Of each kind: no mapping, no request more than the other protocol, and none for ten minutes."""
+        for result in range(1, 14):
+            self.core = PortMapper(Random(1).randbytes)
+            requests = self.keep()
+            for transmit in requests:
+                answer = pcp if is_pcp(transmit) else nat_pmp
+                self.receive(answer(transmit.data, result=result))
+            self.assertEqual((self.core.mappings, self.advance(RETRY - 1)), ([], []))
+            self.assertEqual(self.keep(), [])
+            self.assertFalse(self.core.may_follow)
+
+    def test_a_refused_renewal(self) -> None:
+        """The mapping stays until it expires, and the router is asked again."""
+        mapping = self.mapped()
+        self.now += CONFIRM
+        (request,) = self.keep()
+        self.receive(pcp(request.data, result=2, lifetime=30))
+        self.assertEqual(self.core.mappings, [mapping])
+        self.advance(LIFETIME / 2 + 60, pcp)
+        self.assertEqual((self.core.mappings, self.events()), ([mapping], []))
+
+    def test_a_long_refusal_is_believed_for_a_day(self) -> None:
+        for transmit in self.keep():
+            answer = pcp if is_pcp(transmit) else nat_pmp
+            self.receive(answer(transmit.data, result=2, lifetime=2**32 - 1))
+        self.now += 86000
+        self.assertEqual(self.keep(), [])
+        self.now += 1000
+        self.assertEqual(len(self.keep()), 2)
+
+    def test_answers_of_others(self) -> None:
+        """10,000 from every wrong place, and before anything is asked."""
+        self.receive(pcp(bytes(60)))
+        request, address = self.keep()
+        wrong = [
+            (pcp(request.data), Address("192.168.1.99", 5351), BASE),
+            (pcp(request.data), Address("192.168.1.1", 5352), BASE),
+            (pcp(request.data), GATEWAY, OTHER_BASE),
+            (nat_pmp(address.data), Address("192.168.1.99", 5351), BASE),
+        ]
+        for number in range(10_000):
+            self.receive(*wrong[number % len(wrong)])
+        self.assertEqual((self.core.mappings, self.sent(), self.events()), ([], [], []))
+
+    def test_forged_answers_of_the_gateway(self) -> None:
+        """Without the nonce or for another port: nothing. What comes twice counts once."""
+        request, address = self.keep()
+        other = request.data[:24] + bytes(12) + request.data[36:]
+        for _ in range(10_000):
+            self.receive(pcp(other))
+        self.receive(pcp(request.data[:40] + b"\0\1" + request.data[42:]))
+        self.receive(struct.pack("!BBHIHHI", 0, 0x81, 0, 100, BASE.port, 1, LIFETIME))
+        self.assertEqual((self.core.mappings, self.sent()), ([], []))
+        self.receive(pcp(request.data))
+        for _ in range(10_000):
+            self.receive(pcp(request.data, Address("192.0.2.66", 1), epoch=1))
+            self.receive(nat_pmp(address.data, epoch=1))
+        (mapping,) = self.core.mappings
+        self.assertEqual((mapping.external, self.sent(), len(self.events())), (EXTERNAL, [], 1))
+
+    def test_no_mapping(self) -> None:
+        """Port 0, or an address of the other family."""
+        for external in (Address(EXTERNAL.host, 0), Address("2001:db8::1", 5)):
+            self.core = PortMapper(Random(1).randbytes)
+            self.receive(pcp(self.keep()[0].data, external))
+            self.assertEqual(self.core.mappings, [])
+
+
+class MappedAddressTests(SynchronousTestCase):
+    """Where a mapped port may be reached."""
+
+    def check(self, named: str, seen_at: Sequence[str], *expected: str) -> None:
+        found = mapped_addresses(BASE, Address(named, 7), seen_at)
+        self.assertEqual(found, [Address(host, 7) for host in expected])
+
+    def test_honest(self) -> None:
+        self.check("203.0.113.5", ["203.0.113.5"], "203.0.113.5")
+        self.check("203.0.113.5", [], "203.0.113.5")
+
+    def test_behind_another_nat(self) -> None:
+        """The middle network may hold the peer as well, or the other NAT may pass on all ports."""
+        self.check("100.64.0.9", ["203.0.113.5"], "100.64.0.9", "203.0.113.5")
+        self.check("192.168.0.2", [], "192.168.0.2")
+
+    def test_useless_and_wrong(self) -> None:
+        for named in ("127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1"):
+            self.check(named, ["203.0.113.5"], "203.0.113.5")
+            self.check(named, [])
+        self.check("192.0.2.66", ["203.0.113.5", "2001:db8::1"], "192.0.2.66", "203.0.113.5")

@@ -1,0 +1,124 @@
+"""A router on the simulated internet that maps ports when asked, by PCP and NAT-PMP (RFC 6887, RFC 6886)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+from twisted.internet.interfaces import IUDPTransport
+from twisted.internet.protocol import DatagramProtocol
+
+from punch.test.internet import Host, Lan
+
+
+class MappingRouter(DatagramProtocol):
+    """
+    Answers at the gateway of a LAN with a NAT, and forwards the ports that it maps.
+
+    It reads and writes messages by itself, as the RFCs draw them.
+
+    :param pcp: whether it has PCP; without, it refuses the version (RFC 6887, appendix A).
+    :param nat_pmp: whether it has NAT-PMP; without, it is silent.
+    :param external: the address that it names; None: the right one.
+    :param result: the result code of all answers.
+    :param lifetime: seconds of all mappings.
+    :param delay: seconds that it takes for an answer.
+    :ivar taken: external ports that other programs have.
+    :ivar asked: the time and bytes of each request.
+    :ivar mapped: the external port of each internal port.
+    """
+
+    transport: IUDPTransport
+    noisy = False
+
+    def __init__(
+        self,
+        lan: Lan,
+        *,
+        pcp: bool = True,
+        nat_pmp: bool = True,
+        external: str | None = None,
+        result: int = 0,
+        lifetime: int = 7200,
+        delay: float = 0.0,
+    ) -> None:
+        assert lan.nat is not None
+        assert lan.gateway is not None
+        self.nat = lan.nat
+        self.gateway = lan.gateway
+        self.pcp = pcp
+        self.nat_pmp = nat_pmp
+        self.external = external
+        self.result = result
+        self.lifetime = lifetime
+        self.delay = delay
+        self.taken: set[int] = set()
+        self.asked: list[tuple[float, bytes]] = []
+        self.mapped: dict[int, int] = {}
+        self._net = lan.net
+        self._began = self._net.now
+        self._host = lan.host(f"{lan.name} router", self.gateway)
+        self._host.reactor.listenUDP(5351, self, self.gateway)
+
+    def gateways(self, host: Host) -> Mapping[str, str]:
+        """What a host behind it knows about it."""
+        return {address: self.gateway for address in host.addresses if ":" not in address}
+
+    def restart(self) -> None:
+        """Lose all mappings."""
+        for port in self.mapped.values():
+            self.nat.unforward("udp", port)
+        self.mapped.clear()
+        self.nat.forget()
+        self._began = self._net.now
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self.asked.append((self._net.now, datagram))
+        self._host.reactor.callLater(self.delay, self._take, datagram, addr)
+
+    def _take(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        epoch = int(self._net.now - self._began)
+        if datagram[0] == 2 and not self.pcp:
+            if self.nat_pmp:
+                self.transport.write(struct.pack("!BBHI", 0, 129, 1, epoch), addr)
+        elif datagram[0] == 2:
+            self.transport.write(self._map_by_pcp(datagram, addr[0], epoch), addr)
+        elif self.nat_pmp and datagram[1] == 0:
+            address = ip_address(self._external).packed
+            self.transport.write(struct.pack("!BBHI4s", 0, 128, self.result, epoch, address), addr)
+        elif self.nat_pmp:
+            internal, wanted, lifetime = struct.unpack_from("!HHI", datagram, 4)
+            port = 0 if self.result else self._map(addr[0], internal, wanted, lifetime)
+            granted = self.lifetime if lifetime else 0
+            answer = struct.pack("!BBHIHHI", 0, 129, self.result, epoch, internal, port, granted)
+            self.transport.write(answer, addr)
+
+    @property
+    def _external(self) -> str:
+        return self.external or self.nat.public or ""
+
+    def _map_by_pcp(self, request: bytes, source: str, epoch: int) -> bytes:
+        (lifetime,) = struct.unpack_from("!I", request, 4)
+        result = self.result
+        if request[8:24] != bytes(10) + b"\xff\xff" + ip_address(source).packed:
+            result = 12
+        nonce, protocol, internal, wanted = struct.unpack_from("!12sB3xHH", request, 24)
+        port = 0 if result else self._map(source, internal, wanted, lifetime)
+        granted = self.lifetime if lifetime else 0
+        header = struct.pack("!BBBBII12x", 2, 129, 0, result, granted, epoch)
+        address = bytes(10) + b"\xff\xff" + ip_address(self._external).packed
+        return header + struct.pack("!12sB3xHH16s", nonce, protocol, internal, port, address)
+
+    def _map(self, host: str, internal: int, wanted: int, lifetime: int) -> int:
+        if not lifetime:
+            if internal in self.mapped:
+                self.nat.unforward("udp", self.mapped.pop(internal))
+            return 0
+        if internal not in self.mapped:
+            port = wanted or internal
+            while port in self.taken or port in self.mapped.values():
+                port += 1
+            self.mapped[internal] = port
+            self.nat.forward("udp", port, (host, internal))
+        return self.mapped[internal]

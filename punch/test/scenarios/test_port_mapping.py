@@ -1,0 +1,110 @@
+"""Links through ports that routers map, on the simulated internet."""
+
+from __future__ import annotations
+
+from punch.node.events import Connected
+from punch.node.path import RelayPolicy
+from punch.test.internet import InternetTestCase, Lan, LinkSpec
+from punch.test.mapping_router import MappingRouter
+from punch.test.nat_pairs import nat
+from punch.test.system import SERVICE, Peer, Rendezvous, introduce
+
+HARD = "APDM/APDF"
+"""The strictest NAT: two of them have no direct path by themselves."""
+
+
+class PortMappingTests(InternetTestCase):
+    """Two peers, each behind the strictest NAT."""
+
+    def setUp(self) -> None:
+        self.net = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.homes = 0
+
+    def lan(self, name: str, parent: Lan | None = None) -> Lan:
+        self.homes += 1
+        router = nat(HARD, f"203.0.113.{self.homes}" if parent is None else f"10.9.0.{self.homes}")
+        make = self.net.lan if parent is None else parent.lan
+        return make(name, f"192.168.{self.homes}.0/24", nat=router, link=LinkSpec(delay=0.02))
+
+    def peer(
+        self, lan: Lan, router: MappingRouter | None = None, relay: RelayPolicy = RelayPolicy.AUTO
+    ) -> Peer:
+        host = lan.host(f"peer of {lan.name}")
+        gateways = None if router is None else lambda: router.gateways(host)
+        return Peer(self.net, host, self.rendezvous.address, relay=relay, gateways=gateways).register()
+
+    def kind(self, peer: Peer) -> str:
+        """The kind of the path that its only link has."""
+        (link,) = peer.node.status.links
+        return link.status.path.kind
+
+    def call(self, caller: Peer, callee: Peer) -> tuple[str, str]:
+        """The kinds of the path that a call finds, two seconds later."""
+        introduce(caller, callee)
+        caller.call(callee.id)
+        caller.wait_for(Connected, 10.0)
+        self.net.advance(2.0)
+        return self.kind(caller), self.kind(callee)
+
+    def test_a_mapped_port_makes_the_link_direct(self) -> None:
+        """One side has a router with PCP. Its port is mapped at registration, and given back at the end."""
+        lan = self.lan("alice")
+        router = MappingRouter(lan)
+        alice, bob = self.peer(lan, router), self.peer(self.lan("bob"))
+        self.net.advance(1.0)
+        (internal,) = router.mapped
+        self.assertEqual(internal, alice.node.status.sockets[0].port)
+        before = len(router.asked)
+        self.assertNotIn("relay", self.call(bob, alice))
+        self.net.advance(60.0)
+        self.assertEqual(len(router.asked), before)
+        alice.stop()
+        self.net.advance(1.0)
+        self.assertEqual(router.mapped, {})
+        self.assertEqual(alice.host.reactor.open_ports, [])
+
+    def test_routers_that_do_not_know_their_address(self) -> None:
+        """The port is right, and the reflector knows the rest. With NAT-PMP only."""
+        for wrong in ("127.0.0.1", "203.0.113.99"):
+            lan = self.lan(f"alice {wrong}")
+            router = MappingRouter(lan, pcp=False, external=wrong)
+            alice, bob = self.peer(lan, router), self.peer(self.lan(f"bob {wrong}"))
+            self.assertNotIn("relay", self.call(alice, bob), wrong)
+
+    def test_two_homes_behind_a_carrier(self) -> None:
+        """The carrier's NAT maps no ports: strangers need the relay, and its other customers do not."""
+        carrier = self.net.lan("carrier", "10.9.0.0/24", nat=nat(HARD, "203.0.113.200"))
+        lans = [self.lan(name, carrier) for name in ("alice", "bob")]
+        alice, bob = (self.peer(lan, MappingRouter(lan)) for lan in lans)
+        carol = self.peer(self.lan("carol"))
+        self.assertEqual(self.call(alice, carol), ("relay", "relay"))
+        carol.stop()
+        self.net.advance(1.0)
+        self.assertNotIn("relay", self.call(alice, bob))
+
+    def test_a_slow_router_and_its_restart(self) -> None:
+        """The mapping follows while the link is up already, and again when the router has restarted."""
+        lan = self.lan("alice")
+        router = MappingRouter(lan, delay=1.2)
+        bob = self.peer(self.lan("bob"))
+        alice = self.peer(lan, router)
+        self.assertNotIn("relay", self.call(alice, bob))
+        self.assertEqual(alice.of(Connected)[0].path.kind, "relay")
+        self.net.advance(60.0)
+        router.restart()
+        router.taken = set(range(1024, 60000))
+        router.delay = 0.0
+        alice.chat.send(bob.id, "still here?")
+        self.net.run_until(lambda: bob.texts() == ["still here?"], 10.0, "the message")
+        self.net.advance(10.0)
+        self.assertNotIn("relay", (self.kind(alice), self.kind(bob)))
+        self.assertEqual(list(router.mapped.values()), [60000])
+
+    def test_not_asked(self) -> None:
+        """With `--port-mapping never`, and where no address may be shown, the router gets no datagram."""
+        lans = [self.lan(name) for name in ("alice", "bob")]
+        routers = [MappingRouter(lan) for lan in lans]
+        alice, bob = self.peer(lans[0]), self.peer(lans[1], routers[1], RelayPolicy.ONLY)
+        self.assertEqual(self.call(alice, bob), ("relay", "relay"))
+        self.assertEqual([router.asked for router in routers], [[], []])

@@ -1,0 +1,110 @@
+"""Messages of PCP and NAT-PMP, written out as the RFCs draw them."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.wire.address import Address
+from punch.wire.port_mapping import (
+    LONGEST,
+    AddressAnswer,
+    MappingAnswer,
+    PcpAnswer,
+    nat_pmp_address_request,
+    nat_pmp_map_request,
+    parse,
+    pcp_map_request,
+)
+
+NONCE = bytes(range(0xA0, 0xAC))
+
+#: RFC 6887, figures 2 and 9: version 2, opcode MAP, 7,200 s, the client's address 192.168.1.7; the nonce,
+#: protocol UDP, internal port 4660, suggested port 22136 and address 203.0.113.5.
+PCP_REQUEST = bytes.fromhex(
+    "02 01 0000 00001c20 00000000 00000000 0000ffff c0a80107"
+    "a0a1a2a3 a4a5a6a7 a8a9aaab 11 000000 1234 5678 00000000 00000000 0000ffff cb007105"
+)
+#: RFC 6887, figures 3 and 10: the R bit, result 0, 3,600 s, epoch 66,051; the assigned port is 22137.
+PCP_ANSWER = bytes.fromhex(
+    "02 81 00 00 00000e10 00010203 00000000 00000000 00000000"
+    "a0a1a2a3 a4a5a6a7 a8a9aaab 11 000000 1234 5679 00000000 00000000 0000ffff cb007105"
+)
+#: RFC 6886, section 3.2: opcode 128, success, epoch 66,051, 203.0.113.5.
+ADDRESS_ANSWER = bytes.fromhex("00 80 0000 00010203 cb007105")
+#: RFC 6886, section 3.3: opcode 129, success, epoch 66,051, ports 4660 and 22137, 3,600 s.
+MAPPING_ANSWER = bytes.fromhex("00 81 0000 00010203 1234 5679 00000e10")
+
+
+class RequestTests(SynchronousTestCase):
+    """What a host sends."""
+
+    def test_pcp(self) -> None:
+        suggested = Address("203.0.113.5", 0x5678)
+        self.assertEqual(pcp_map_request(NONCE, "192.168.1.7", 0x1234, suggested, 7200), PCP_REQUEST)
+
+    def test_pcp_without_a_wish(self) -> None:
+        """All zeros of the client's family (RFC 6887, section 11.1)."""
+        request = pcp_map_request(NONCE, "192.168.1.7", 0x1234, None, 0)
+        self.assertEqual(request[4:8] + request[42:], bytes(4 + 2 + 10) + b"\xff\xff" + bytes(4))
+        request = pcp_map_request(NONCE, "2001:db8::7", 0x1234, None, 0)
+        self.assertEqual(request[8:24].hex(), "20010db8000000000000000000000007")
+        self.assertEqual(request[42:], bytes(18))
+
+    def test_nat_pmp(self) -> None:
+        self.assertEqual(nat_pmp_address_request().hex(" "), "00 00")
+        request = nat_pmp_map_request(0x1234, 0x5678, 7200)
+        self.assertEqual(request, bytes.fromhex("00 01 0000 1234 5678 00001c20"))
+
+
+class AnswerTests(SynchronousTestCase):
+    """What a router answers."""
+
+    def test_pcp(self) -> None:
+        external = Address("203.0.113.5", 0x5679)
+        expected = PcpAnswer(2, 0, 3600, 66051, NONCE, 0x1234, external)
+        self.assertEqual(parse(PCP_ANSWER), expected)
+        # Options that nobody asked for
+        self.assertEqual(parse(PCP_ANSWER + bytes.fromhex("80000004 00000000")), expected)
+
+    def test_pcp_for_ipv6(self) -> None:
+        answer = parse(PCP_ANSWER[:44] + bytes.fromhex("20010db8000000000000000000000007"))
+        assert isinstance(answer, PcpAnswer)
+        self.assertEqual(answer.external, Address("2001:db8::7", 0x5679))
+
+    def test_pcp_errors(self) -> None:
+        """Whole, or no more than the header."""
+        refused = bytearray(PCP_ANSWER)
+        refused[3] = 2
+        for data in (bytes(refused), bytes(refused[:24])):
+            answer = parse(data)
+            assert isinstance(answer, PcpAnswer)
+            self.assertEqual((answer.result, answer.lifetime), (2, 3600))
+        self.assertIsNone(parse(PCP_ANSWER[:24]))
+
+    def test_other_versions_refuse_pcp(self) -> None:
+        """NAT-PMP's servers in 8 bytes (RFC 6887, appendix A), others in PCP's header."""
+        for data in ("00 81 0001 00010203", "01 81 00 01 00000000 00010203" + "00" * 12):
+            answer = parse(bytes.fromhex(data))
+            assert isinstance(answer, PcpAnswer)
+            self.assertEqual((answer.result, answer.epoch, answer.external), (1, 66051, None))
+        self.assertIsNone(parse(b"\x01" + PCP_ANSWER[1:]))
+
+    def test_nat_pmp(self) -> None:
+        self.assertEqual(parse(ADDRESS_ANSWER), AddressAnswer(0, 66051, "203.0.113.5"))
+        self.assertEqual(parse(MAPPING_ANSWER), MappingAnswer(0, 66051, 0x1234, 0x5679, 3600))
+
+    def test_nat_pmp_errors(self) -> None:
+        self.assertEqual(parse(bytes.fromhex("00 80 0003 00000001 00000000")), AddressAnswer(3, 1, None))
+        self.assertEqual(parse(bytes.fromhex("00 81 0002 00000001")), MappingAnswer(2, 1, 0, 0, 0))
+
+    def test_malformed(self) -> None:
+        """Requests, other opcodes and protocols, and each wrong length."""
+        for data in (PCP_REQUEST, b"\x02\x80" + PCP_ANSWER[2:], PCP_ANSWER[:36] + b"\x06" + PCP_ANSWER[37:]):
+            self.assertIsNone(parse(data))
+        for data in (b"\x00\x82" + MAPPING_ANSWER[2:], b"\x00\x01" + MAPPING_ANSWER[2:]):
+            self.assertIsNone(parse(data))
+        for answer in (PCP_ANSWER, ADDRESS_ANSWER, MAPPING_ANSWER):
+            for size in range(len(answer)):
+                self.assertIsNone(parse(answer[:size]), answer[:size])
+            self.assertIsNone(parse(answer + b"\0"))
+        self.assertIsNone(parse(PCP_ANSWER + bytes(LONGEST)))

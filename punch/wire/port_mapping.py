@@ -1,0 +1,173 @@
+"""
+The messages by which a host asks its router for a port: PCP (RFC 6887) and its predecessor NAT-PMP (RFC
+6886). Both are sent to UDP port 5351 of the default gateway.
+
+Only what this project uses is here: mappings of UDP ports, and NAT-PMP's request for the external address.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from punch.wire.address import Address, canonical
+
+SERVER_PORT = 5351
+"""Where the router listens (RFC 6887, section 19.1; RFC 6886, section 3.1)."""
+LONGEST = 1100
+"""The longest message of PCP, in bytes (RFC 6887, section 7)."""
+
+NAT_PMP = 0
+PCP = 2
+"""The versions in the first byte of each message."""
+
+SUCCESS = 0
+UNSUPPORTED_VERSION = 1
+NOT_AUTHORIZED = 2
+"""Result codes that both protocols have (RFC 6887, section 7.4; RFC 6886, section 3.5)."""
+
+_RESPONSE = 0x80
+_MAP = 1
+_ADDRESS = 0
+_MAP_UDP = 1
+_UDP = 17
+_HEADER = struct.Struct("!BBHI16s")
+_ANSWER_HEADER = struct.Struct("!BBBBII12s")
+_MAPPING = struct.Struct("!12sB3xHH16s")
+_NAT_PMP_MAPPING = struct.Struct("!BBHHHI")
+_NAT_PMP_HEADER = struct.Struct("!BBHI")
+
+
+@dataclass(frozen=True)
+class PcpAnswer:
+    """
+    The answer to a MAP request of PCP (RFC 6887, section 11.1), or a PCP server's refusal of its version.
+
+    :ivar version: the version that the answer has: `NAT_PMP` from a router that knows no PCP.
+    :ivar result: a result code; 0 for success.
+    :ivar lifetime: seconds: of the mapping, or for how long the same error is to be expected.
+    :ivar epoch: seconds since the server lost its mappings (section 8.5).
+    :ivar nonce: that of the request; empty if the answer is too short to have one.
+    :ivar internal_port: the port that is mapped.
+    :ivar external: the address that leads to it; None if the answer is too short to have one.
+    """
+
+    version: int
+    result: int
+    lifetime: int
+    epoch: int
+    nonce: bytes
+    internal_port: int
+    external: Address | None
+
+
+@dataclass(frozen=True)
+class AddressAnswer:
+    """
+    NAT-PMP's answer to a request for the external address (RFC 6886, section 3.2).
+
+    :ivar host: the address; None if the result is no success.
+    """
+
+    result: int
+    epoch: int
+    host: str | None
+
+
+@dataclass(frozen=True)
+class MappingAnswer:
+    """
+    NAT-PMP's answer to a request for a mapping (RFC 6886, section 3.3).
+
+    :ivar lifetime: seconds.
+    """
+
+    result: int
+    epoch: int
+    internal_port: int
+    external_port: int
+    lifetime: int
+
+
+Answer = PcpAnswer | AddressAnswer | MappingAnswer
+
+
+def pcp_map_request(nonce: bytes, client: str, port: int, suggested: Address | None, lifetime: int) -> bytes:
+    """
+    Return a request of PCP for a mapping of a UDP port (RFC 6887, sections 7.1 and 11.1).
+
+    :param nonce: 12 bytes that only the owner of the mapping knows.
+    :param client: the IP address that the request is sent from.
+    :param suggested: the external address that is wished for; None: no wish.
+    :param lifetime: seconds; 0 deletes the mapping.
+    """
+    if suggested is None:
+        suggested = Address("::" if ":" in client else "0.0.0.0", 0)
+    header = _HEADER.pack(PCP, _MAP, 0, lifetime, _packed(client))
+    return header + _MAPPING.pack(nonce, _UDP, port, suggested.port, _packed(suggested.host))
+
+
+def nat_pmp_address_request() -> bytes:
+    """Return NAT-PMP's request for the external address (RFC 6886, section 3.2)."""
+    return bytes((NAT_PMP, _ADDRESS))
+
+
+def nat_pmp_map_request(port: int, suggested: int, lifetime: int) -> bytes:
+    """
+    Return a request of NAT-PMP for a mapping of a UDP port (RFC 6886, section 3.3).
+
+    :param suggested: the external port that is wished for; 0: no wish.
+    :param lifetime: seconds; 0 deletes the mapping.
+    """
+    return _NAT_PMP_MAPPING.pack(NAT_PMP, _MAP_UDP, 0, port, suggested, lifetime)
+
+
+def parse(data: bytes) -> Answer | None:
+    """Read an answer of a router; None if it is malformed, or no answer of a kind that is known here."""
+    if not 8 <= len(data) <= LONGEST or not data[1] & _RESPONSE:
+        return None
+    opcode = data[1] & ~_RESPONSE
+    if data[0] == NAT_PMP:
+        return _parse_nat_pmp(data, opcode)
+    return _parse_pcp(data, opcode)
+
+
+def _parse_nat_pmp(data: bytes, opcode: int) -> Answer | None:
+    _, _, result, epoch = _NAT_PMP_HEADER.unpack_from(data)
+    if result == UNSUPPORTED_VERSION and opcode == _MAP:
+        # A router with NAT-PMP only refuses PCP's MAP so, whose number is that of MAP UDP here
+        # (RFC 6887, appendix A).
+        return PcpAnswer(NAT_PMP, result, 0, epoch, b"", 0, None)
+    if opcode == _ADDRESS:
+        if result != SUCCESS:
+            return AddressAnswer(result, epoch, None)
+        return AddressAnswer(result, epoch, str(IPv4Address(data[8:12]))) if len(data) == 12 else None
+    if opcode == _MAP_UDP:
+        if result != SUCCESS and len(data) < 16:
+            return MappingAnswer(result, epoch, 0, 0, 0)
+        if len(data) == 16:
+            return MappingAnswer(result, epoch, *struct.unpack_from("!HHI", data, 8))
+    return None
+
+
+def _parse_pcp(data: bytes, opcode: int) -> PcpAnswer | None:
+    if len(data) < _ANSWER_HEADER.size or len(data) % 4 or opcode != _MAP:
+        return None
+    version, _, _, result, lifetime, epoch, _ = _ANSWER_HEADER.unpack_from(data)
+    if version != PCP and result != UNSUPPORTED_VERSION:
+        return None
+    if len(data) < _ANSWER_HEADER.size + _MAPPING.size:
+        # Only an error may leave it out: what the server could not read, it can't repeat.
+        return PcpAnswer(version, result, lifetime, epoch, b"", 0, None) if result else None
+    nonce, protocol, internal, port, host = _MAPPING.unpack_from(data, _ANSWER_HEADER.size)
+    if result == SUCCESS and protocol != _UDP:
+        return None
+    external = canonical(str(IPv6Address(host)), port)
+    return PcpAnswer(version, result, lifetime, epoch, nonce, internal, external)
+
+
+def _packed(host: str) -> bytes:
+    """Return an address in 16 bytes, IPv4 as IPv4-mapped IPv6 (RFC 6887, section 5)."""
+    ip = ip_address(host)
+    return ip.packed if isinstance(ip, IPv6Address) else bytes(10) + b"\xff\xff" + ip.packed
