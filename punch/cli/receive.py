@@ -183,12 +183,15 @@ class _Receiving:
         self._command.follow(transfer, who, offer)
         closed = transfer.when_closed()
         transfer.when_finished().addCallbacks(
-            lambda paths: self._complete(paths, offer, transfer.peer, who, closed),
+            lambda paths: self._complete(paths, transfer, offer, who, closed),
             lambda failure: self._incomplete(failure, who),
         )
         return self._folder
 
-    def _complete(self, paths: list[Path], offer: Offer, peer: str, who: str, closed: Deferred[None]) -> None:
+    def _complete(
+        self, paths: list[Path], transfer: FileReceiver, offer: Offer, who: str, closed: Deferred[None]
+    ) -> None:
+        peer = transfer.peer
         self._accepted.discard((peer, offer))
         for path, item in zip(paths, offer.items, strict=True):
             name = item_text(item)
@@ -198,6 +201,13 @@ class _Receiving:
                 peer=peer,
                 name=item.name,
                 path=os.fsdecode(path).encode("utf-8", "replace").decode(),
+            )
+        for link in transfer.left_out:
+            self._command.tell(
+                f"The link {quoted(link)} is left out: this disk takes no symbolic links.",
+                event="link-left-out",
+                peer=peer,
+                name=link,
             )
         if self._command.options.once and not self._ending:
             # The sender has to hear that everything is there.

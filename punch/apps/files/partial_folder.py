@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from punch.apps.files.messages import FailureCode, TransferFailed, shown
+from punch.apps.files.messages import MAX_SIZE, FailureCode, TransferFailed, shown
 
 FREE = 16 * 1024 * 1024
 """Bytes that stay free on the disk."""
@@ -55,6 +55,9 @@ class PartialFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TransferFailed(FailureCode.IN_PROGRESS) from None
+        except OSError:
+            # Some file systems of networks can't lock a folder.
+            pass
         # Others who may write to the target folder could have made it, and could change what is in it.
         owners = (os.geteuid(), self.path.parent.stat().st_uid)
         if self.resumed and os.fstat(self._lock).st_uid not in owners:
@@ -90,6 +93,9 @@ class PartialFolder:
 
     def _free(self) -> int:
         disk = os.statvfs(self.path)
+        if not disk.f_blocks:
+            # This file system does not say how large it is.
+            return MAX_SIZE
         return disk.f_bavail * disk.f_frsize
 
     def check_rest(self) -> None:

@@ -366,6 +366,11 @@ class FileReceiver(_TransferProtocol):
         """Bytes that are there."""
         return 0 if self._target is None else self._target.position
 
+    @property
+    def left_out(self) -> list[str]:
+        """The links that the file system did not take, when the transfer is complete."""
+        return [] if self._target is None else self._target.left_out
+
     def connectionMade(self) -> None:
         """Wait for the offer."""
         self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, MessageError("no offer in time"))

@@ -75,6 +75,7 @@ class Target:
     :ivar hash_name: the digest that both sides use.
     :ivar position: bytes of content that are there.
     :ivar finals: the final paths of the items, when the transfer is complete.
+    :ivar left_out: the links that the file system does not take, when the transfer is complete.
     :raise TransferFailed: the disk is full, can't be written, or the same transfer runs already.
     """
 
@@ -88,6 +89,7 @@ class Target:
         self._new = self._hashes[self.hash_name]
         self.position = 0
         self.finals: list[Path] = []
+        self.left_out: list[str] = []
         self._stopped = False
         self._entries: list[Entry] = []
         self._paths: list[Path] = []
@@ -341,9 +343,10 @@ class Target:
         try:
             os.ftruncate(file.descriptor, size)
             if entry.modified:
-                os.utime(file.descriptor, ns=(entry.modified, entry.modified))
+                with suppress(OSError, OverflowError):
+                    os.utime(file.descriptor, ns=(entry.modified, entry.modified))
             found = os.fstat(file.descriptor)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise disk_failure(error, self._paths[index]) from error
         finally:
             os.close(file.descriptor)
@@ -393,7 +396,7 @@ class Target:
         try:
             for entry, path in zip(self._entries, self._paths, strict=True):
                 if entry.kind is EntryKind.LINK:
-                    path.symlink_to(os.fsdecode(entry.target))
+                    self._make_link(entry, path)
             self._remove_others()
             for entry, path in reversed(list(zip(self._entries, self._paths, strict=True))):
                 if b"/" in entry.path and entry.kind is not EntryKind.LINK:
@@ -405,7 +408,7 @@ class Target:
                     # Not earlier: a folder that its owner can't write to can't be moved.
                     self._set_mode(entry, finals[-1])
             self._partial.remove()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise disk_failure(error, self._folder) from error
         finally:
             self.close()
@@ -421,10 +424,21 @@ class Target:
                 if path not in self._names:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
+    def _make_link(self, entry: Entry, path: Path) -> None:
+        try:
+            path.symlink_to(os.fsdecode(entry.target))
+        except OSError as error:
+            if disk_failure(error, path).code is FailureCode.NO_SPACE:
+                raise
+            self.left_out.append(shown(entry.path))
+
     def _set_mode(self, entry: Entry, path: Path) -> None:
+        # Not every file system takes times and permissions.
         if entry.kind is EntryKind.FOLDER and entry.modified:
-            os.utime(path, ns=(entry.modified, entry.modified))
-        os.chmod(path, entry.mode & 0o777 & ~self._umask)
+            with suppress(OSError, OverflowError):
+                os.utime(path, ns=(entry.modified, entry.modified))
+        with suppress(OSError):
+            os.chmod(path, entry.mode & 0o777 & ~self._umask)
 
     def close(self) -> None:
         """Stop here. What is there is kept, and is continued when the same items come again."""

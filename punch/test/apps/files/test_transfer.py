@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -193,6 +195,46 @@ class SendTests(TransferTestCase):
         self.file("d/a", b"")
         self.assertEqual(find_source([f"{self.source}/d/."]).items[0].name, "d")
         self.assertEqual(find_source([f"{self.source}/d/.."]).items[0].name, "from")
+
+
+class PlainDiskTests(TransferTestCase):
+    """A file system, as of a camera's card or of a network, that takes files and nothing else."""
+
+    def refuse(self, code: int) -> None:
+        """From now on, what is optional is refused."""
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        for module, name in ((os, "chmod"), (os, "utime"), (os, "symlink"), (fcntl, "flock")):
+            self.patch(module, name, refused)
+
+    def test_what_it_does_not_take_is_left_out(self) -> None:
+        self.file("d/a", b"hello")
+        (self.source / "d" / "link").symlink_to("a")
+        source = self.find("d")
+        for code in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL):
+            self.refuse(code)
+            target, _ = send(source, self.folder)
+            self.assertEqual(target.left_out, ["d/link"])
+            (final,) = target.finals
+            self.assertEqual(os.listdir(final), ["a"])
+            self.assertEqual((final / "a").read_bytes(), b"hello")
+
+    def test_a_full_disk_is_no_such(self) -> None:
+        self.file("d/a", b"hello")
+        (self.source / "d" / "link").symlink_to("a")
+        self.refuse(errno.ENOSPC)
+        with self.assertRaises(TransferFailed) as caught:
+            send(self.find("d"), self.folder)
+        self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
+
+    def test_a_disk_that_does_not_say_how_large_it_is(self) -> None:
+        there = os.statvfs(self.folder)
+        self.patch(os, "statvfs", lambda _: os.statvfs_result((*there[:2], 0, 0, 0, *there[5:])))
+        self.file("a", b"hello")
+        target, _ = send(self.find("a"), self.folder)
+        self.assertEqual(target.finals[0].read_bytes(), b"hello")
 
 
 class TimeTests(TransferTestCase):
