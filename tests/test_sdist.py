@@ -121,6 +121,15 @@ def test_the_description_stands_alone(source: Path) -> None:
     assert all(target.startswith("https://") for target in targets), targets
 
 
+def test_a_package_index_takes_them(built: Path) -> None:
+    """Metadata and description are as it wants them."""
+    files = [str(path) for path in (built / "dist").iterdir()]
+    check = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == len(files) == 2, done.stdout
+
+
 def test_one_version(built: Path, source: Path, installed: Path) -> None:
     """That of `punch.__version__`: in the names of the files, and in their metadata."""
     version = punch.__version__
