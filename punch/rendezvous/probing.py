@@ -10,7 +10,7 @@ do not receive, and the datagram is shorter than the request.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,8 +34,9 @@ PERIOD = 600.0
 _CAPACITY = 4096
 """Buckets that are kept for peers, and for prefixes."""
 _MAX_LOCALS = 255
-"""Addresses of ours that have a number at the same time."""
+"""Addresses of ours that are remembered at the same time."""
 _KEY_SIZE = 32
+_LABEL = b"punch/1 probes"
 
 
 class ProbeSend(NamedTuple):
@@ -67,14 +68,25 @@ class Prober:
     """
     Makes proofs, and the datagrams for peers that present them.
 
+    :param secret: the service's private key. All processes that have it and are reached at the same address
+        take each other's proofs. None: only this prober takes its proofs.
+    :param wall: Unix seconds, by which processes agree about the period; None: the time that is given.
     :ivar vantages: where probes can be sent from; set when the service listens.
     """
 
-    def __init__(self, limits: RendezvousLimits, random: RandomBytes) -> None:
+    def __init__(
+        self,
+        limits: RendezvousLimits,
+        random: RandomBytes,
+        *,
+        secret: bytes | None = None,
+        wall: Callable[[], float] | None = None,
+    ) -> None:
         self.vantages = Vantages()
-        self._key = random(_KEY_SIZE)
-        # The addresses of ours that were asked: a proof contains the number of one.
+        self._key = hmac.digest(secret or random(_KEY_SIZE), _LABEL, "sha256")
+        self._wall = wall
         self._locals: dict[str, int] = {}
+        """The addresses of ours that were asked, and the first byte of their proofs."""
         self._by_peer = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
         # A network has no more than an address, because the requests choose the address.
         self._by_prefix = SourceBuckets(
@@ -87,27 +99,27 @@ class Prober:
 
         :param now: monotonic seconds.
         """
-        number = self._locals.get(local)
-        if number is None:
+        if local not in self._locals:
             if len(self._locals) >= _MAX_LOCALS:
-                # The numbers get a new meaning, so a new key invalidates the older proofs.
                 self._locals.clear()
-                self._key = hmac.digest(self._key, b"next", "sha256")
-            number = self._locals[local] = len(self._locals)
-        return self._proof(number, committed, remote, int(now // PERIOD))
+            self._locals[local] = hmac.digest(self._key, local.encode(), "sha256")[0]
+        return self._proof(local, committed, remote, self._period(now))
 
     def probe(self, peer: PeerID, request: Probe, now: float) -> tuple[ProbeOutcome, ProbeSend | None]:
         """The outcome of a registered peer's request, and the datagram to send, if any."""
         remote = Address(request.address, request.port)
-        number = request.proof[0]
-        committed = commitment(peer, request.nonce)
+        committed, period = commitment(peer, request.nonce), self._period(now)
+        asked = [host for host, first in self._locals.items() if first == request.proof[0]]
+        # The clock of another process may be a little ahead
         good = [
-            hmac.compare_digest(request.proof, self._proof(number, committed, remote, period))
-            for period in (int(now // PERIOD), int(now // PERIOD) - 1)
+            host
+            for host in asked
+            for each in (period, period - 1, period + 1)
+            if hmac.compare_digest(request.proof, self._proof(host, committed, remote, each))
         ]
-        local = next((host for host, known in self._locals.items() if known == number), None)
-        if local is None or not any(good):
+        if not good:
             return ProbeOutcome.REFUSED, None
+        local = good[0]
         origin = self._origin(local, request.vantage, remote)
         if origin is None:
             return ProbeOutcome.UNAVAILABLE, None
@@ -134,6 +146,9 @@ class Prober:
         others = (each for each in self.vantages.addresses if (":" in each) == remote.is_ipv6)
         return next((each for each in others if each != local), None)
 
-    def _proof(self, number: int, committed: bytes, remote: Address, period: int) -> bytes:
-        text = b"%b %d %d %s" % (committed, number, period, str(remote).encode("ascii"))
-        return bytes([number]) + hmac.digest(self._key, text, "sha256")[: PROOF_SIZE - 1]
+    def _period(self, now: float) -> int:
+        return int((now if self._wall is None else self._wall()) // PERIOD)
+
+    def _proof(self, local: str, committed: bytes, remote: Address, period: int) -> bytes:
+        text = b"%b %d %b %b" % (committed, period, local.encode(), str(remote).encode())
+        return bytes([self._locals[local]]) + hmac.digest(self._key, text, "sha256")[: PROOF_SIZE - 1]

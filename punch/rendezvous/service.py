@@ -135,7 +135,7 @@ class RendezvousService(Service):
         self._pin = pin_of(config.identity.private_key.public_key())
         shown = config.authority_certificate or config.certificate or self._own_certificate()
         self._shown_pin = pin_of(shown.chain[0].public_key())
-        self._second = SecondReflector(config, reactor=reactor, random=random)
+        self._second = SecondReflector(config, reactor=reactor, random=random, wall=wall)
         self._reflector_logged = -1.0
         self._operator_log = OperatorLog(
             clock=reactor,

@@ -150,8 +150,16 @@ class SecondReflector:
 
     _log = Logger()
 
-    def __init__(self, config: RendezvousConfig, *, reactor: Any, random: RandomBytes) -> None:
-        self.prober = Prober(config.limits, random)
+    def __init__(
+        self,
+        config: RendezvousConfig,
+        *,
+        reactor: Any,
+        random: RandomBytes,
+        wall: Callable[[], float] | None,
+    ) -> None:
+        secret = config.identity.private_key.private_bytes_raw()
+        self.prober = Prober(config.limits, random, secret=secret, wall=wall)
         self.port = 0
         self.addresses: tuple[str, ...] = ()
         self._config = config

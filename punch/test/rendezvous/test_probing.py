@@ -156,6 +156,23 @@ class ProberTests(SynchronousTestCase):
         self.prober = Prober(RendezvousLimits(), Random(2).randbytes)
         self.assert_refused(*self.ask(proof))
 
+    def test_another_process_of_the_service(self) -> None:
+        """It takes a proof of this one if it is asked at the same address; no other service does."""
+        begin = 1_700_000_400.0
+        for secret, ahead in ((b"secret", 0.5), (b"secret", -0.5), (b"other", 0.5)):
+            maker, taker = (
+                Prober(RendezvousLimits(), Random(1).randbytes, secret=key, wall=lambda unix=unix: unix)  # type: ignore[misc]
+                for key, unix in ((b"secret", begin - ahead), (secret, begin + ahead))
+            )
+            self.reflector, self.prober = Reflector(prove=maker.prove), taker
+            proof = self.reflect()
+            for local in (OTHER, OWN):
+                self.assert_refused(*self.ask(proof))
+                taker.prove(bytes(16), MAPPED, local, 7.0)
+            outcome = ProbeOutcome.SENT if secret == b"secret" else ProbeOutcome.REFUSED
+            self.assertIs(self.ask(proof)[0], outcome)
+            self.assert_refused(*self.ask(proof, peer=MALLORY))
+
     def test_many_own_addresses(self) -> None:
         """The table of our own addresses stays small; proofs from before it was cleared are refused."""
         proof = self.reflect()
