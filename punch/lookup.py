@@ -36,7 +36,7 @@ def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerI
     try:
         return PeerID.parse(typed)
     except PeerIDError as error:
-        if not typed or "://" in typed or not _is_name(typed):
+        if not typed or "://" in typed or not is_name(typed):
             raise UnknownPeer(str(error)) from None
     near = near_names(typed, [*islice(_names(book), MAX_COMPARED), *others])
     what = " or ".join(near)
@@ -58,7 +58,7 @@ def _names(book: AddressBook) -> Iterable[str]:
     return (name for peer in book if (name := book.name_of(peer)) is not None)
 
 
-def _is_name(typed: str) -> bool:
+def is_name(typed: str) -> bool:
     """Whether it was rather meant as a name than as an ID."""
     compact = "".join(typed.split())
     return len(compact) <= _MAX_NAME and len(compact) < TEXT_LENGTH and not names.looks_like_an_id(compact)

@@ -21,6 +21,7 @@ from punch.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.usage import Parser, show, write_stderr
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
+from punch.lookup import is_name
 from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
 from punch.rendezvous.membership import MemberStoreError
 from punch.sanitize import quoted
@@ -178,7 +179,14 @@ def _day(day: int) -> str:
 
 
 def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
-    peer = PeerID.parse(options.peer)
+    try:
+        peer = PeerID.parse(options.peer)
+    except PeerIDError:
+        if not is_name(options.peer):
+            raise
+        # Names are what members call themselves: two may have the same.
+        hint = "punch rendezvous peers lists those of the members"
+        raise PeerIDError(f"{quoted(options.peer)} is no peer ID: {hint}.") from None
     if not options.undo:
         database.revoke(peer, AdmissionRefusal.REVOKED, time.time())
         said = f"{peer.short}… is refused from now on; its connections end within a second."

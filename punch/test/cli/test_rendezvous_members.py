@@ -82,6 +82,10 @@ class CommandTests(SynchronousTestCase):
         database.revoke(ALICE, AdmissionRefusal.ID_REVOKED, 0.0)
         database.close()
         self.assertIn("can't be undone", self.run_command("revoke", "--undo", str(ALICE))[2])
+        status, _, error = self.run_command("revoke", "alice")
+        self.assertEqual(status, 2)
+        self.assertIn("'alice' is no peer ID", error)
+        self.assertNotIn("typo", error)
         for wrong in (str(ALICE)[:-1], "alice", ""):
             status, out, error = self.run_command("revoke", "--json", wrong)
             self.assertEqual((status, json.loads(out)["reason"]), (2, "usage"))
