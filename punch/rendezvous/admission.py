@@ -206,6 +206,7 @@ class IntroductionAdmission:
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
+        self._absent_rate = SourceBuckets(limits.absent_rate, limits.absent_burst, remembered)
         self._first = SourceBuckets(1 / _FIRST_PERIOD, 1, remembered, growth=_FIRST_GROWTH)
         self._incoming = {
             (acquainted, first): TokenBuckets(limits.incoming_rate, limits.incoming_burst, remembered)
@@ -247,6 +248,19 @@ class IntroductionAdmission:
         self._callers.enter(caller)
         in_all.enter(source, key)
         places.ring(at_callee, source, key)
+
+    def check_absent(self, source: Source, now: float) -> None:
+        """
+        A peer is called that is not registered here.
+
+        :param source: the source of the caller.
+        :raise IntroductionRefusal: too many such calls came from there just now.
+        """
+        if not self._absent_rate.allow(source, now):
+            raise IntroductionRefusal(
+                ErrorCode.RATE,
+                "Too many peers that are not here were called from your network; wait a minute.",
+            )
 
     def acquainted(self, one: PeerID, other: PeerID) -> bool:
         """Whether one of two peers has answered a call of the other."""

@@ -77,6 +77,10 @@ class RendezvousLimits:
     """…and calls a second from one address to one peer, for long…"""
     source_burst: float = 20.0
     """…and at once."""
+    absent_rate: float = 10.0
+    """Calls a second from one address to peers that are not registered here, for long…"""
+    absent_burst: float = 300.0
+    """…and at once, so that nobody can try all IDs that are derived from short numbers."""
     answered_per_callee: int = 24
     """Answered calls of one peer that are not over; beyond, older ones end for newer ones."""
     answered_per_source: int = 6

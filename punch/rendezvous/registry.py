@@ -388,6 +388,7 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         callee = self._peers.get(request.to)
         if callee is None:
+            self.admission.check_absent(caller.source, now)
             if caller.process is None and self._others is not None:
                 self._others.establish(caller, request, now)
                 return
