@@ -41,6 +41,7 @@ FILES = (
     "test_transfers.py",
     "test_readme.py",
     "test_local_socket.py",
+    "test_codes.py",
     "test_service_day.py",
 )
 """Files of tests that may run beside others; first those that take longest."""

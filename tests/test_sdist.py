@@ -149,6 +149,7 @@ def test_the_wheel(installed: Path) -> None:
         "punch/py.typed",
         "punch/ui/web/static/index.html",
         "punch/rendezvous/monitoring/static/status.css",
+        "punch/apps/codes/words.txt",
     ):
         assert (installed / name).is_file(), name
     for path in (ROOT / "punch").rglob("static/*"):
@@ -156,7 +157,7 @@ def test_the_wheel(installed: Path) -> None:
     assert not (installed / "twisted" / "__init__.py").exists()
     assert not (installed / "twisted" / "plugins" / "__init__.py").exists()
     (metadata,) = installed.glob("*.dist-info")
-    assert {path.name for path in metadata.rglob("LICENSE*")} == {"LICENSE", "LICENSE-UNICODE"}
+    assert {path.name for path in metadata.rglob("LICENSE*")} == {"LICENSE", "LICENSE-EFF", "LICENSE-UNICODE"}
     assert "punch = punch.cli.main:main" in (metadata / "entry_points.txt").read_text()
     assert {path.name for path in installed.iterdir()} == {"punch", "twisted", metadata.name}
 

@@ -36,6 +36,8 @@ Commands:
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
+  invite       get to know a peer: prints a code
+  join CODE    get to know the peer who printed it
   send         send files and folders: send PATH... WHO
   receive      receive what others send
   peers        the address book: list, name, block, unblock, grant, revoke, forget, add
@@ -113,6 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.receive import main as receive
 
         return receive(rest)
+    if command in ("invite", "join"):
+        from punch.cli.invite import invite, join
+
+        return invite(rest) if command == "invite" else join(rest)
     if command == "demo":
         from punch.cli.demo import main as demo
 

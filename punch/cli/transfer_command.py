@@ -72,6 +72,7 @@ class TransferCommand:
         self.options = options
         self.reactor = reactor
         self._ended = False
+        self._status = ExitStatus.FAILED
         self._started = time.monotonic()
         self.display = Display(write_stderr, self._terminal())
         try:
@@ -87,36 +88,43 @@ class TransferCommand:
         return sys.stderr if takes_escapes(os.environ) else None
 
     def run(self, work: Callable[[NodeAccess], Coroutine[Deferred[Any], Any, None]]) -> int:
+        """Run the reactor until the work is done with a node; return the exit status."""
+
+        async def with_node() -> None:
+            node = await attach_or_become(
+                NodeOptions(self.state, self.options.name, self.options.rendezvous),
+                self.reactor,
+                os.environ,
+                event_sentence,
+            )
+            node.when_lost().addCallback(lambda _: self._node_lost())
+            await work(node)
+
+        return self.run_without_node(with_node)
+
+    def run_without_node(self, work: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> int:
         """Run the reactor until the work is done; return the exit status."""
         use_monotonic_time(self.reactor)
         install_resolver(self.reactor)
         twistd.end_on_signals(self.reactor, final_line="" if self.options.json else self.final_line)
-        status = [ExitStatus.FAILED]
 
         async def main() -> None:
             try:
-                node = await attach_or_become(
-                    NodeOptions(self.state, self.options.name, self.options.rendezvous),
-                    self.reactor,
-                    os.environ,
-                    event_sentence,
-                )
-                node.when_lost().addCallback(lambda _: self._node_lost(status))
-                await work(node)
-                status[0] = ExitStatus.DONE
+                await work()
+                self._status = ExitStatus.DONE
             except CommandError as error:
-                status[0] = status_of(error.reason)
+                self._status = status_of(error.reason)
                 self._failed(str(error), error.reason)
             except CommandFailed as error:
-                status[0] = error.status
+                self._status = error.status
                 self._failed(str(error), error.reason)
             self._ended = True
-            twistd.end(self.reactor, status[0])
+            twistd.end(self.reactor, self._status)
 
         self.reactor.addSystemEventTrigger("before", "shutdown", self._end)
         self.reactor.callWhenRunning(lambda: Deferred.fromCoroutine(main()).addErrback(self._broken))
         self.reactor.run()
-        return status[0]
+        return self._status
 
     def _end(self) -> None:
         self._ended = True
@@ -125,9 +133,9 @@ class TransferCommand:
         write_stderr(f"{self.program}: an error of this program: {failure.getTraceback()}")
         twistd.end(self.reactor, 1)
 
-    def _node_lost(self, status: list[ExitStatus]) -> None:
+    def _node_lost(self) -> None:
         if not self._ended:
-            status[0] = ExitStatus.NODE_LOST
+            self._status = ExitStatus.NODE_LOST
             self._failed(
                 "The process of the node, to which this command was attached, has ended. Run it again: the "
                 "transfer continues.",

@@ -99,7 +99,9 @@ PURE = [
         f"punch.apps.files.{name}"
         for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")
     ),
+    *(f"punch.apps.codes.{name}" for name in ("code", "exchange", "outcomes")),
     "punch.ui.text.causes",
+    "punch.ui.text.codes",
     "punch.ui.text.sentences",
     "punch.ui.text.transfers",
     *(

@@ -19,7 +19,7 @@ from punch.test.internet import InternetTestCase
 from punch.test.no_reactor import BannedReactor, ReactorUsed, fresh_import, no_reactor, reactors_held
 
 # Libraries that a default install lacks; the modules that adapt them can't be imported without.
-_OPTIONAL = {"aioquic", "prompt_toolkit", "segno", "wsproto"}
+_OPTIONAL = {"aioquic", "prompt_toolkit", "segno", "spake2", "wsproto"}
 
 
 def production_modules() -> list[str]:

@@ -1,0 +1,127 @@
+"""One side of a code at the rendezvous: registers with a key of its own, and ends with the exchange."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.apps.codes.exchange import Issuer, Redeemer
+from punch.apps.codes.outcomes import Card, CodeFailed
+from punch.identity import Identity, RandomBytes
+from punch.net.driver import Driver
+from punch.net.srv import LookUpService
+from punch.node.causes import ControlProblem
+from punch.node.control.client import ControlClient
+from punch.wire.control import Accept, ErrorCode, Register, Reply, Welcome
+from punch.wire.rendezvous_address import RendezvousAddress
+
+REGISTERED_NAME = "code"
+"""What both sides call themselves at the rendezvous, which learns no other name."""
+
+
+class CodeClient:
+    """
+    Connects one side of an exchange with a rendezvous.
+
+    :param key: that of the code's number for an issuer, a new one for a redeemer.
+    :param on_registered: called once, when others can use the code.
+    :param proxy: as `ControlClient` takes it, like the parameters not described here.
+    """
+
+    def __init__(
+        self,
+        core: Issuer | Redeemer,
+        key: Identity,
+        *,
+        reactor: Any,
+        rendezvous: Sequence[RendezvousAddress],
+        on_registered: Callable[[], object] = lambda: None,
+        random: RandomBytes = os.urandom,
+        monotonic: Callable[[], float] = time.monotonic,
+        roots: Sequence[x509.Certificate] | None = None,
+        proxy: str | None = None,
+        look_up_service: LookUpService | None = None,
+    ) -> None:
+        self._core = core
+        self._on_registered = on_registered
+        self._was_registered = False
+        self._driver = Driver(reactor, monotonic, self._step, lambda: (core,))
+        self._done: Deferred[Card] = Deferred()
+        self._ended = False
+        self._control = ControlClient(
+            reactor=reactor,
+            address=rendezvous,
+            identity=key,
+            # An invitation to the rendezvous is for the user's own key
+            register=Register(REGISTERED_NAME, Accept.ANYONE),
+            handler=self,
+            random=random,
+            roots=roots,
+            proxy=proxy,
+            look_up_service=look_up_service,
+        )
+
+    def run(self) -> Deferred[Card]:
+        """
+        Register, and wait for the outcome.
+
+        :return: fires with the card of the other side when the connection is closed. It fails with
+            `CodeFailed`, or with `ControlProblem` if this side can't register.
+        """
+        self._control.start()
+        self._driver.run()
+        return self._done
+
+    # ControlHandler
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        """This side is registered."""
+        if not self._was_registered:
+            self._was_registered = True
+            self._on_registered()
+        self._driver.run()
+
+    def control_reply(self, reply: Reply) -> None:
+        """A message came."""
+        self._core.receive(reply, self._driver.now())
+        self._driver.run()
+
+    def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
+        """The registration failed, or is lost. Only an issuer that was registered goes on."""
+        if problem.error is ErrorCode.REPLACED:
+            self._core.replaced()
+        elif retry_in is None or not self._was_registered:
+            self._end(problem)
+        else:
+            self._core.lost(self._driver.now())
+        self._driver.run()
+
+    # Inside
+
+    def _step(self, now: float) -> None:
+        if self._control.registered:
+            for message in self._core.messages_to_send():
+                self._control.send(message)
+        outcome = self._core.outcome
+        if self._core.over and outcome is not None:
+            self._end(outcome)
+
+    def _end(self, outcome: Card | CodeFailed | ControlProblem) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._driver.stop()
+
+        def stopped(_: object) -> None:
+            if isinstance(outcome, Card):
+                self._done.callback(outcome)
+            else:
+                self._done.errback(Failure(outcome))  # type: ignore[no-untyped-call]
+
+        self._control.stop().addBoth(stopped)

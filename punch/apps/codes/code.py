@@ -1,0 +1,113 @@
+"""
+Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip.
+
+The number says where the other side waits: it is registered with the rendezvous under a key that is derived
+from the number. The words are secret, and never leave this machine: see `punch.apps.codes.exchange`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+
+from punch.identity import Identity, RandomBytes
+from punch.lookup import near_names
+from punch.names import without_format
+
+FIRST_NUMBER, LAST_NUMBER = 10_000, 99_999
+"""All numbers have five digits."""
+WORDS = 3
+"""Words of a code, each one of 1,295: 31 bits."""
+
+_LABEL = b"punch/1 code number\0"
+_SHOWN = 40
+
+
+class CodeError(ValueError):
+    """A text is no code; `str()` is a sentence that says what is wrong, without repeating the whole code."""
+
+
+@cache
+def words() -> tuple[str, ...]:
+    """
+    The words that codes are made of: those of the EFF's second short list that have no dash. No two begin
+    with the same three letters.
+    """
+    text = files("punch.apps.codes").joinpath("words.txt").read_text("ascii")
+    return tuple(word for word in text.split() if word.isalpha())
+
+
+@dataclass(frozen=True)
+class Code:
+    """A code. `str()` is what the user passes on."""
+
+    number: int
+    words: tuple[str, ...]
+
+    @classmethod
+    def generate(cls, random: RandomBytes = os.urandom) -> Code:
+        """Make a new code."""
+        number = FIRST_NUMBER + _below(LAST_NUMBER + 1 - FIRST_NUMBER, random)
+        return cls(number, tuple(words()[_below(len(words()), random)] for _ in range(WORDS)))
+
+    @classmethod
+    def parse(cls, text: str) -> Code:
+        """
+        Read a code that a person typed or pasted: in upper or lower case, with any dashes or spaces.
+
+        :raise CodeError: it is none.
+        """
+        number, *typed = re.split(r"[\s\-_.,\N{HYPHEN}-\N{EM DASH}]+", without_format(text).strip().lower())
+        if not number:
+            raise CodeError("The code is empty: type it as the other side shows it.")
+        if re.fullmatch(f"[1-9][0-9]{{{len(str(LAST_NUMBER)) - 1}}}", number) is None:
+            raise CodeError(
+                f"A code begins with a number of five digits, as in {FIRST_NUMBER}-{'-'.join(_EXAMPLE)}, not "
+                f"with {number[:_SHOWN]!a}. Compare it with what the other side shows."
+            )
+        typed = [word for word in typed if word]
+        for word in typed:
+            if word not in words():
+                near = near_names(word[:_SHOWN], words())
+                hint = f"Did you mean {near[0]}?" if near else "Compare it with what they show."
+                raise CodeError(f"{word[:_SHOWN]!a} is not a word of any code. {hint}")
+        if len(typed) != WORDS:
+            raise CodeError(
+                f"A code has {WORDS} words after its number, and this one has {len(typed)}. Compare it with "
+                "what the other side shows."
+            )
+        return cls(int(number), tuple(typed))
+
+    def __str__(self) -> str:
+        return "-".join((str(self.number), *self.words))
+
+    @property
+    def password(self) -> bytes:
+        """What both sides prove to know."""
+        return str(self).encode("ascii")
+
+    @property
+    def identity(self) -> Identity:
+        """
+        The key under which the side that made the code waits. Everybody can derive it from the number, so it
+        proves nothing.
+        """
+        seed = sha256(_LABEL + str(self.number).encode("ascii")).digest()
+        return Identity.generate(lambda size: seed[:size])
+
+
+_EXAMPLE = ("mayonnaise", "coyote", "tulip")
+
+
+def _below(limit: int, random: RandomBytes) -> int:
+    """A random number below `limit`, each with the same probability."""
+    size = 4
+    usable = (1 << 8 * size) // limit * limit
+    while True:
+        value = int.from_bytes(random(size), "big")
+        if value < usable:
+            return value % limit

@@ -1,0 +1,166 @@
+"""
+What the commands with codes have in common: reading and showing them, and the way to the rendezvous.
+
+A composition root, as `punch.cli.transfer_command`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from punch.apps.codes.code import Code, CodeError
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.cli import twistd
+from punch.cli.exit_status import ExitStatus, status_of
+from punch.cli.transfer_command import CommandFailed, TransferCommand
+from punch.cli.usage import show, write_stderr
+from punch.extras import install_command_here
+from punch.identity import Identity
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
+from punch.net.srv import ServiceResolver
+from punch.node.causes import ControlProblem
+from punch.state import StateError
+from punch.ui.text.causes import problem_sentence
+from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
+
+if TYPE_CHECKING:
+    from punch.apps.codes.exchange import Issuer, Redeemer
+
+_STATUSES = {
+    CodeFailure.WRONG: ExitStatus.REFUSED,
+    CodeFailure.EXPIRED: ExitStatus.NOT_THERE,
+    CodeFailure.NOBODY: ExitStatus.NOT_THERE,
+    CodeFailure.TOO_MANY: ExitStatus.REFUSED,
+    CodeFailure.BUSY: ExitStatus.REFUSED,
+    CodeFailure.LOST: ExitStatus.NO_PATH,
+}
+
+
+def parse_code(program: str, text: str, as_json: bool) -> Code:
+    """Read a code, or end the process with a sentence."""
+    try:
+        return Code.parse(text)
+    except CodeError as error:
+        twistd.fail(program, str(error), reason="bad-code", as_json=as_json)
+
+
+class CodeCommand:
+    """
+    The part of a command that makes or uses a code.
+
+    It ends the process with a sentence if no rendezvous is known, or the library for codes is not installed.
+
+    :param purpose: what the code is for.
+    :ivar rendezvous: its addresses.
+    """
+
+    def __init__(self, command: TransferCommand, purpose: Purpose) -> None:
+        self._command = command
+        self._purpose = purpose
+        program, options = command.program, command.options
+        try:
+            self.rendezvous = choose_rendezvous(options.rendezvous, command.state, options.name, os.environ)
+        except NoRendezvous as error:
+            twistd.fail(program, str(error), reason=error.reason, as_json=options.json)
+        try:
+            import spake2  # noqa: F401
+        except ModuleNotFoundError:
+            twistd.fail(
+                program,
+                f"Codes need a package that is not there, spake2: {install_command_here('codes')}",
+                as_json=options.json,
+            )
+
+    async def issue(self, identity: Identity, name: str) -> Card:
+        """
+        Make a code, show it, and wait until somebody uses it.
+
+        :param identity: who this side is.
+        :param name: what it calls itself.
+        :raise CommandFailed: nobody has used it, or it could not be used.
+        """
+        from punch.apps.codes.exchange import Issuer
+
+        code = Code.generate()
+        issuer = Issuer(code, identity, name, self._purpose, self._command.reactor.seconds())
+        try:
+            return await self._meet(issuer, code.identity, lambda: self._show(code))
+        except CodeFailed as failed:
+            raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
+
+    async def redeem(self, code: Code, identity: Identity, name: str) -> Card:
+        """
+        Use a code of the other side.
+
+        :raise CommandFailed: it can't be used.
+        """
+        from punch.apps.codes.exchange import Redeemer
+
+        caller, now = Identity.generate(), self._command.reactor.seconds()
+        redeemer = Redeemer(code, caller.peer_id, identity, name, self._purpose, now)
+        try:
+            return await self._meet(redeemer, caller, lambda: None)
+        except CodeFailed as failed:
+            where = ", ".join(address.location for address in self.rendezvous)
+            sentence = failure_sentence(failed, self._purpose, issuer=False, number=code.number, where=where)
+            raise self._failed(failed, sentence) from None
+
+    def remember_rendezvous(self) -> None:
+        """Use the same rendezvous next time."""
+        state = self._command.state.peer(self._command.options.name)
+        try:
+            state.remember_rendezvous(",".join(map(str, self.rendezvous)))
+        except StateError as error:
+            write_stderr(f"{self._command.program}: {error}")
+
+    async def _meet(self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], None]) -> Card:
+        from punch.apps.codes.client import CodeClient
+
+        reactor = self._command.reactor
+        client = CodeClient(
+            core,
+            key,
+            reactor=reactor,
+            rendezvous=self.rendezvous,
+            on_registered=on_registered,
+            monotonic=reactor.seconds,
+            proxy=proxy_variable(os.environ),
+            look_up_service=ServiceResolver(reactor),
+        )
+        try:
+            return await client.run()
+        except ControlProblem as problem:
+            if problem.refusal is None:
+                sentence = problem_sentence(problem)
+            else:
+                sentence = not_admitted_sentence(problem.address.location)
+            raise CommandFailed(sentence, status_of(problem.reason), problem.reason) from None
+
+    def _show(self, code: Code) -> None:
+        """The code goes to stdout, what to do with it to stderr."""
+        if self._command.options.json:
+            self._command.tell("", event="code", code=str(code), expires=LIFE)
+            return
+        write_stderr(code_lines(str(code), self._purpose))
+        if sys.stderr is not None and sys.stderr.isatty():
+            _show_qr_code(str(code))
+        if sys.stdout is not None and not sys.stdout.isatty():
+            show(str(code))
+
+    def _failed(self, failed: CodeFailed, sentence: str) -> CommandFailed:
+        status = _STATUSES.get(failed.failure, ExitStatus.FAILED)
+        return CommandFailed(sentence, status, failed.failure.value)
+
+
+def _show_qr_code(text: str) -> None:
+    try:
+        import segno
+    except ModuleNotFoundError:
+        return
+    # A terminal that takes no more, or no blocks, shows the code in letters
+    with suppress(OSError, ValueError):
+        segno.make_qr(text.upper(), error="l").terminal(out=sys.stderr, compact=True)

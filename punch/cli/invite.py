@@ -1,0 +1,116 @@
+"""`punch invite` and `punch join`: two peers get into each other's address book by a code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from punch.apps.codes.outcomes import Card, Purpose
+from punch.cli import twistd
+from punch.cli.codes import CodeCommand, parse_code
+from punch.cli.exit_status import ExitStatus
+from punch.cli.transfer_command import CommandFailed, TransferCommand, make_parser
+from punch.cli.usage import Parser
+from punch.contacts import AddressBookError, check_name
+from punch.state import StateError
+from punch.ui.text.sentences import shown_name
+
+
+def invite(arguments: Sequence[str]) -> int:
+    """
+    Make a code, and wait for whoever joins with it.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    program = "punch invite"
+    parser = make_parser(
+        program,
+        "Get to know a peer: prints a code, and waits until the other side types it (punch join CODE). Then "
+        "each is in the other's address book.",
+    )
+    options = _parse(parser, arguments)
+    return _run(program, options)
+
+
+def join(arguments: Sequence[str]) -> int:
+    """
+    Use a code that `punch invite` printed elsewhere.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    program = "punch join"
+    parser = make_parser(
+        program,
+        "Get to know the peer who ran punch invite, by the code that it printed. Then each is in the other's "
+        "address book.",
+    )
+    parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
+    options = _parse(parser, arguments)
+    return _run(program, options)
+
+
+def _parse(parser: Parser, arguments: Sequence[str]) -> Any:
+    parser.add_argument(
+        "--as", dest="petname", metavar="NAME", help="your name for them [default: what they call themselves]"
+    )
+    return parser.parse(arguments)
+
+
+def _run(program: str, options: Any) -> int:
+    code = parse_code(program, " ".join(options.code), options.json) if "code" in options else None
+    from twisted.internet import reactor
+
+    command = TransferCommand(program, options, reactor, "")
+    state = command.state.peer(options.name)
+    try:
+        if options.petname is not None:
+            options.petname = check_name(options.petname)
+        identity, name = state.identity(), state.display_name
+    except (AddressBookError, StateError) as error:
+        reason = error.code if isinstance(error, AddressBookError) else "state"
+        twistd.fail(program, str(error), reason=reason, as_json=options.json)
+    codes = CodeCommand(command, Purpose.CONTACT)
+
+    async def meet() -> None:
+        if code is None:
+            card = await codes.issue(identity, name)
+        else:
+            card = await codes.redeem(code, identity, name)
+        if card.peer == identity.peer_id:
+            raise CommandFailed(
+                "This is a code of your own: it is for another person, or for another identity (--name).",
+                ExitStatus.FAILED,
+                "self",
+            )
+        _remember(command, card)
+        codes.remember_rendezvous()
+
+    return command.run_without_node(meet)
+
+
+def _remember(command: TransferCommand, card: Card) -> None:
+    """
+    Put the other side into the address book.
+
+    :raise CommandFailed: it can't be written.
+    """
+    book, peer = command.book, card.peer
+    book.sleep = time.sleep
+    problem = ""
+    try:
+        book.add(peer, card.name)
+        if command.options.petname is not None:
+            book.rename(peer, command.options.petname)
+    except AddressBookError as error:
+        if error.code != "name-taken":
+            raise CommandFailed(str(error), ExitStatus.FAILED, error.code) from None
+        problem = f" {error}"
+    petname = book.name_of(peer)
+    who = shown_name(petname or card.name, peer)
+    sentence = f"You and {who} know each other now. Their ID is {peer}.{problem}"
+    if book.blocked(peer):
+        sentence += f" You have blocked them: punch peers unblock {petname or peer}."
+    else:
+        sentence += f" Try: punch chat {petname or peer}"
+    command.tell(sentence, event="contact", peer=str(peer), petname=petname, name=card.name)

@@ -1,0 +1,138 @@
+"""Codes on the simulated internet: both sides, the rendezvous between them, and strangers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twisted.internet.defer import Deferred
+
+from punch.apps.codes.client import CodeClient
+from punch.apps.codes.code import Code
+from punch.apps.codes.exchange import Issuer, Redeemer
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.identity import Identity
+from punch.node.causes import ControlProblem, ProblemCode
+from punch.rendezvous.config import RendezvousLimits
+from punch.test.internet import Host, InternetTestCase
+from punch.test.system import SERVICE, Rendezvous
+
+CODE = Code(48213, ("coyote", "tulip", "yogurt"))
+WRONG = replace(CODE, words=("coyote", "tulip", "yodel"))
+ALICE, BOB = (Identity.generate(lambda size, i=i: bytes([i]) * size) for i in (1, 2))  # type: ignore[misc]
+
+
+class ClientTestCase(InternetTestCase):
+    limits = RendezvousLimits()
+
+    def setUp(self) -> None:
+        self.net = self.internet(seed=1)
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE), self.limits)
+        self.address = self.rendezvous.address
+        self.alice = self.net.host("alice", "203.0.113.1")
+        self.bob = self.net.host("bob", "192.0.2.2")
+        self.clients = 0
+
+    def _client(self, core: Issuer | Redeemer, key: Identity, host: Host, wait: bool) -> Deferred[Card]:
+        self.clients += 1
+        ready: list[None] = []
+        client = CodeClient(
+            core,
+            key,
+            reactor=host.reactor,
+            rendezvous=[self.address],
+            on_registered=lambda: ready.append(None),
+            random=self.net.random_bytes(f"client {self.clients}"),
+            monotonic=host.monotonic,
+        )
+        running = client.run()
+        if wait:
+            self.net.run_until(lambda: ready, 5.0, "a side is registered")
+        return running
+
+    def issue(self, host: Host | None = None) -> Deferred[Card]:
+        host = host or self.alice
+        core = Issuer(
+            CODE, ALICE, "alice", Purpose.CONTACT, host.monotonic(), self.net.random_bytes("issuer")
+        )
+        return self._client(core, CODE.identity, host, wait=True)
+
+    def redeem(self, code: Code = CODE) -> Deferred[Card]:
+        random = self.net.random_bytes(f"redeemer {self.clients}")
+        caller = Identity.generate(random)
+        core = Redeemer(code, caller.peer_id, BOB, "bob", Purpose.CONTACT, self.bob.monotonic(), random)
+        return self._client(core, caller, self.bob, wait=False)
+
+    def failure(self, running: Deferred[Card], timeout: float = 10.0) -> CodeFailure:
+        ended: list[object] = []
+        running.addBoth(ended.append)
+        self.net.run_until(lambda: ended, timeout, "a side ends")
+        error = getattr(ended[0], "value", None)
+        assert isinstance(error, CodeFailed), ended
+        return error.failure
+
+
+class ClientTests(ClientTestCase):
+    def test_two_peers_meet(self) -> None:
+        """Both get the card of the other one, within two seconds, and leave the rendezvous."""
+        issuing = self.issue()
+        redeeming = self.redeem()
+        self.assertEqual(self.net.wait(redeeming, 2.0), Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.assertEqual(self.net.wait(issuing, 2.0), Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.net.advance(1.0)
+        registered = [fields["name"] for event, fields in self.rendezvous.reports if event == "registered"]
+        self.assertEqual(registered, ["code", "code"])
+        self.assertEqual(self.failure(self.redeem()), CodeFailure.NOBODY)
+
+    def test_wrong_words(self) -> None:
+        """Both are told, and the right code comes too late."""
+        issuing = self.issue()
+        self.assertEqual(self.failure(self.redeem(WRONG)), CodeFailure.WRONG)
+        self.assertEqual(self.failure(issuing), CodeFailure.WRONG)
+        self.assertEqual(self.failure(self.redeem()), CodeFailure.NOBODY)
+
+    def test_nobody_has_used_it(self) -> None:
+        issuing = self.issue()
+        self.net.advance(LIFE - 10.0)
+        self.assertNoResult(issuing)
+        self.assertEqual(self.failure(issuing, 20.0), CodeFailure.EXPIRED)
+        self.assertEqual(self.failure(self.redeem()), CodeFailure.NOBODY)
+
+    def test_the_number_is_taken(self) -> None:
+        """Of two sides with one number, the newer one has it, and the older one says so."""
+        older = self.issue()
+        self.issue(self.bob)
+        self.assertEqual(self.failure(older), CodeFailure.NUMBER_TAKEN)
+
+    def test_the_rendezvous_starts_again(self) -> None:
+        """The code is good afterwards."""
+        issuing = self.issue()
+        self.rendezvous.stop()
+        self.rendezvous.start()
+        self.net.advance(10.0)
+        self.net.wait(self.redeem(), 5.0)
+        self.assertEqual(self.net.wait(issuing, 5.0), Card(BOB.peer_id, "bob", Purpose.CONTACT))
+
+    def test_no_rendezvous(self) -> None:
+        self.rendezvous.stop()
+        ended: list[object] = []
+        self.redeem().addBoth(ended.append)
+        self.net.run_until(lambda: ended, 60.0, "it gives up")
+        problem = getattr(ended[0], "value", None)
+        assert isinstance(problem, ControlProblem), ended
+        self.assertIs(problem.code, ProblemCode.REFUSED)
+
+
+class GuessingTests(ClientTestCase):
+    """Whoever tries numbers is slowed down."""
+
+    limits = replace(RendezvousLimits(), absent_rate=0.5, absent_burst=3.0)
+
+    def test_many_numbers(self) -> None:
+        """Calls of numbers where nobody waits are bounded; those of codes that are there still work."""
+        found = [self.failure(self.redeem(replace(CODE, number=number))) for number in range(10_000, 10_006)]
+        self.assertEqual(found[:3], [CodeFailure.NOBODY] * 3)
+        self.assertIn(CodeFailure.BUSY, found)
+        self.issue()
+        self.assertEqual(self.net.wait(self.redeem(), 5.0), Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.net.advance(60.0)
+        self.assertEqual(self.failure(self.redeem(replace(CODE, number=10_007))), CodeFailure.NOBODY)

@@ -1,0 +1,420 @@
+"""What the two sides of a code tell each other, and what a stranger gets from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.codes.code import Code
+from punch.apps.codes.exchange import (
+    ANSWER_TIME,
+    BODY_SIZE,
+    FAREWELL_TIME,
+    MAX_ATTEMPTS,
+    Issuer,
+    Outcome,
+    Redeemer,
+)
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.identity import Identity, PeerID
+from punch.wire.control import (
+    Answer,
+    Answered,
+    Cancel,
+    Candidates,
+    Ended,
+    Error,
+    ErrorCode,
+    Establish,
+    Incoming,
+    Reject,
+    Reply,
+    Request,
+    Trickle,
+    encode,
+)
+from punch.wire.sealed import Envelope
+
+CODE = Code(48213, ("coyote", "tulip", "yogurt"))
+NUMBER = CODE.identity.peer_id
+KEYS = [Identity.generate(lambda size, i=i: bytes([i]) * size) for i in range(1, 6)]  # type: ignore[misc]
+ALICE, BOB, CALLER, OTHER, MALLORY = KEYS
+
+Change = Callable[[Request], Request]
+
+
+def forward(request: Request, sender: PeerID) -> Reply:
+    """What a rendezvous makes of a message for the peer that gets it."""
+    if isinstance(request, Establish):
+        return Incoming(request.call, sender, "code", request.offer)
+    if isinstance(request, Answer):
+        return Answered(request.call, sender, request.answer)
+    if isinstance(request, Trickle):
+        return Candidates(request.call, sender, request.envelope)
+    assert isinstance(request, (Cancel, Reject))
+    code = request.code if isinstance(request, Reject) else ErrorCode.CANCELLED
+    return Ended(request.call, code, "It is over.", sender=sender)
+
+
+class ExchangeTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 100.0
+        self.seen: list[Request] = []
+        self.random = Random(self.id()).randbytes
+        self.issuer = self.issue()
+
+    def issue(self, purpose: Purpose = Purpose.CONTACT) -> Issuer:
+        return Issuer(CODE, ALICE, "alice", purpose, self.now, self.random)
+
+    def redeem(
+        self, code: Code = CODE, caller: Identity = CALLER, purpose: Purpose = Purpose.CONTACT
+    ) -> Redeemer:
+        return Redeemer(code, caller.peer_id, BOB, "bob", purpose, self.now, self.random)
+
+    def carry(
+        self,
+        redeemer: Redeemer,
+        caller: Identity = CALLER,
+        change: Change = lambda request: request,
+        turns: int = 4,
+    ) -> None:
+        """Carry messages between both sides; `change` is the rendezvous'."""
+        for _ in range(turns):
+            for request in map(change, redeemer.messages_to_send()):
+                self.seen.append(request)
+                self.issuer.receive(forward(request, caller.peer_id), self.now)
+            for request in map(change, self.issuer.messages_to_send()):
+                self.seen.append(request)
+                redeemer.receive(forward(request, NUMBER), self.now)
+
+    def failed(self, outcome: Outcome | None, failure: CodeFailure) -> None:
+        assert isinstance(outcome, CodeFailed), outcome
+        self.assertIs(outcome.failure, failure)
+
+
+class ExchangeTests(ExchangeTestCase):
+    def test_the_right_code(self) -> None:
+        """Each side gets the card of the other one."""
+        redeemer = self.redeem()
+        self.carry(redeemer)
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertTrue(self.issuer.over and redeemer.over)
+
+    def test_the_rendezvous_sees_neither_code_nor_cards(self) -> None:
+        """All bodies have one size, and hold neither words, names nor IDs; every line is short enough."""
+        self.carry(self.redeem())
+        lines = b"".join(map(encode, self.seen))
+        bodies = b"".join(
+            envelope.body
+            for request in self.seen
+            for envelope in vars(request).values()
+            if isinstance(envelope, Envelope)
+        )
+        self.assertEqual(len(bodies), 4 * BODY_SIZE)
+        for secret in (*CODE.words, "alice", "bob", str(ALICE.peer_id), str(BOB.peer_id), "contact"):
+            self.assertNotIn(secret.encode(), lines + bodies)
+        self.assertNotIn(ALICE.peer_id.key, bodies)
+        self.assertLessEqual(max(len(encode(request)) for request in self.seen), 4096)
+
+    def test_the_longest_name(self) -> None:
+        name = "\N{PILE OF POO}" * 64
+        self.issuer = Issuer(CODE, ALICE, name, Purpose.CONTACT, self.now)
+        redeemer = self.redeem()
+        self.carry(redeemer)
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, name, Purpose.CONTACT))
+
+    def test_wrong_words(self) -> None:
+        """Both are told, and the code is void: the right words come too late."""
+        redeemer = self.redeem(Code(48213, ("coyote", "tulip", "yodel")))
+        self.carry(redeemer)
+        self.failed(redeemer.outcome, CodeFailure.WRONG)
+        self.failed(self.issuer.outcome, CodeFailure.WRONG)
+        late = self.redeem()
+        self.carry(late)
+        self.failed(late.outcome, CodeFailure.NOBODY)
+
+    def test_a_hundred_wrong_guesses(self) -> None:
+        """Only the first is answered; none of the others learns anything, the right one neither."""
+        guesses = [Code(48213, ("coyote", "tulip", "yodel")) for _ in range(99)]
+        outcomes = []
+        for guess in [*guesses, CODE]:
+            redeemer = self.redeem(guess)
+            self.carry(redeemer)
+            assert isinstance(redeemer.outcome, CodeFailed)
+            outcomes.append(redeemer.outcome.failure)
+        self.assertEqual(outcomes, [CodeFailure.WRONG] + [CodeFailure.NOBODY] * 99)
+        self.failed(self.issuer.outcome, CodeFailure.WRONG)
+        self.assertEqual(sum(isinstance(request, Answer) for request in self.seen), 1)
+
+    def test_used_twice(self) -> None:
+        self.carry(self.redeem())
+        second = self.redeem(caller=OTHER)
+        self.carry(second, OTHER)
+        self.failed(second.outcome, CodeFailure.NOBODY)
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+
+    def test_expired(self) -> None:
+        self.assertEqual(self.issuer.get_timer(), self.now + LIFE)
+        self.issuer.handle_timer(self.now + LIFE - 0.1)
+        self.assertIs(self.issuer.outcome, None)
+        self.issuer.handle_timer(self.now + LIFE)
+        self.failed(self.issuer.outcome, CodeFailure.EXPIRED)
+        self.assertTrue(self.issuer.over)
+        self.assertIs(self.issuer.get_timer(), None)
+        late = self.redeem()
+        self.carry(late)
+        self.failed(late.outcome, CodeFailure.NOBODY)
+
+    def test_begun_and_not_finished(self) -> None:
+        """Who begins and does not guess learns nothing; the next may use the code, but not for ever."""
+        for _ in range(MAX_ATTEMPTS - 1):
+            self.carry(self.redeem(), turns=1)
+        self.assertIs(self.issuer.outcome, None)
+        redeemer = self.redeem()
+        self.carry(redeemer)
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.issuer = self.issue()
+        for _ in range(MAX_ATTEMPTS + 1):
+            redeemer = self.redeem()
+            self.carry(redeemer, turns=1)
+        self.failed(redeemer.outcome, CodeFailure.NOBODY)
+        self.failed(self.issuer.outcome, CodeFailure.TOO_MANY)
+        self.assertTrue(self.issuer.over)
+
+    def test_the_newest_takes_the_place_of_one_before(self) -> None:
+        """The one before is told; what it says later is not looked at."""
+        first = self.redeem()
+        (offer,) = first.messages_to_send()
+        self.issuer.receive(forward(offer, CALLER.peer_id), self.now)
+        (answer,) = self.issuer.messages_to_send()
+        second = self.redeem(caller=OTHER)
+        (offer,) = second.messages_to_send()
+        self.issuer.receive(forward(offer, OTHER.peer_id), self.now)
+        cancel, _ = sent = self.issuer.messages_to_send()
+        assert isinstance(cancel, Cancel)
+        self.assertEqual(cancel.to, CALLER.peer_id)
+        first.receive(forward(answer, NUMBER), self.now)
+        first.receive(forward(cancel, NUMBER), self.now)
+        self.failed(first.outcome, CodeFailure.LOST)
+        (proof,) = first.messages_to_send()
+        self.issuer.receive(forward(proof, CALLER.peer_id), self.now)
+        self.assertIs(self.issuer.outcome, None)
+        second.receive(forward(sent[1], NUMBER), self.now)
+        self.carry(second, OTHER)
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+
+    def test_for_another_command(self) -> None:
+        """Both are told what the code is for."""
+        redeemer = self.redeem(purpose=Purpose.FILES)
+        self.carry(redeemer)
+        for outcome, theirs in ((redeemer.outcome, Purpose.CONTACT), (self.issuer.outcome, Purpose.FILES)):
+            self.failed(outcome, CodeFailure.OTHER_PURPOSE)
+            assert isinstance(outcome, CodeFailed)
+            assert outcome.card is not None
+            self.assertIs(outcome.card.purpose, theirs)
+
+    def test_another_version(self) -> None:
+        """The other side says which version it knows, and the guess is not lost."""
+
+        def later(request: Request) -> Request:
+            if isinstance(request, Establish):
+                body = request.offer.body.replace(b'"version":1', b'"version":2')
+                return replace(request, offer=replace(request.offer, body=body))
+            return request
+
+        redeemer = self.redeem()
+        self.carry(redeemer, change=later)
+        self.failed(redeemer.outcome, CodeFailure.OTHER_VERSION)
+        self.assertIs(self.issuer.outcome, None)
+        self.carry(again := self.redeem())
+        self.assertEqual(again.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+
+    def test_nobody_there(self) -> None:
+        """How the rendezvous refuses a call of a number, and how a call ends."""
+        for code, failure in (
+            (ErrorCode.NOT_REGISTERED, CodeFailure.NOBODY),
+            (ErrorCode.REFUSED, CodeFailure.NOBODY),
+            (ErrorCode.BUSY, CodeFailure.BUSY),
+            (ErrorCode.RATE, CodeFailure.BUSY),
+            (ErrorCode.GONE, CodeFailure.LOST),
+            (ErrorCode.OTHER, CodeFailure.LOST),
+        ):
+            redeemer = self.redeem()
+            (offer,) = redeemer.messages_to_send()
+            assert isinstance(offer, Establish)
+            redeemer.receive(Error(code, "No."), self.now)
+            self.assertFalse(redeemer.over)
+            redeemer.receive(Error(code, "No.", offer.call), self.now)
+            self.failed(redeemer.outcome, failure)
+
+    def test_silence(self) -> None:
+        """The redeemer gives up in time; the issuer does not wait for its goodbye for ever."""
+        redeemer = self.redeem()
+        self.assertEqual(redeemer.get_timer(), self.now + ANSWER_TIME)
+        redeemer.handle_timer(self.now + ANSWER_TIME)
+        self.failed(redeemer.outcome, CodeFailure.LOST)
+        self.assertIsInstance(redeemer.messages_to_send()[-1], Cancel)
+        redeemer = self.redeem()
+        self.carry(redeemer, turns=2, change=lambda each: each)
+        self.issuer = self.issue()
+        redeemer = self.redeem()
+        (offer,) = redeemer.messages_to_send()
+        self.issuer.receive(forward(offer, CALLER.peer_id), self.now)
+        redeemer.receive(forward(self.issuer.messages_to_send()[0], NUMBER), self.now)
+        self.issuer.receive(forward(redeemer.messages_to_send()[0], CALLER.peer_id), self.now)
+        self.assertFalse(self.issuer.over)
+        self.assertEqual(self.issuer.get_timer(), self.now + FAREWELL_TIME)
+        self.issuer.handle_timer(self.now + FAREWELL_TIME)
+        self.assertTrue(self.issuer.over)
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+
+    def test_connections_that_are_lost(self) -> None:
+        """An issuer waits on with the same code; a redeemer fails."""
+        redeemer = self.redeem()
+        self.carry(redeemer, turns=1)
+        self.issuer.lost(self.now)
+        self.assertFalse(self.issuer.over)
+        redeemer.lost(self.now)
+        self.failed(redeemer.outcome, CodeFailure.LOST)
+        self.carry(again := self.redeem())
+        self.assertIsInstance(again.outcome, Card)
+
+    def test_the_number_is_taken(self) -> None:
+        self.issuer.replaced()
+        self.failed(self.issuer.outcome, CodeFailure.NUMBER_TAKEN)
+        self.assertTrue(self.issuer.over)
+
+
+class HostileTests(ExchangeTestCase):
+    """What a dishonest rendezvous, or a stranger that knows the number, can do."""
+
+    def test_somebody_in_between_passes_messages_on(self) -> None:
+        """Both sides see other keys than those that are used: no guess is gained, and both fail."""
+        redeemer = self.redeem()
+        for request in redeemer.messages_to_send():
+            self.issuer.receive(forward(request, MALLORY.peer_id), self.now)
+        for request in self.issuer.messages_to_send():
+            redeemer.receive(forward(request, NUMBER), self.now)
+        for request in redeemer.messages_to_send():
+            self.issuer.receive(forward(request, MALLORY.peer_id), self.now)
+        for request in self.issuer.messages_to_send():
+            redeemer.receive(forward(request, NUMBER), self.now)
+        self.failed(self.issuer.outcome, CodeFailure.WRONG)
+        self.failed(redeemer.outcome, CodeFailure.WRONG)
+
+    def test_every_changed_message_is_noticed(self) -> None:
+        """A message that was changed gives nobody a card that is not the other side's."""
+        for place in range(4):
+            for bit in (0, 40, 100):
+                self.issuer, self.seen = self.issue(), []
+                count = 0
+
+                def change(request: Request, place: int = place, bit: int = bit) -> Request:
+                    nonlocal count
+                    for name in ("offer", "answer", "envelope"):
+                        envelope = getattr(request, name, None)
+                        if envelope is not None:
+                            count += 1
+                            if count == place + 1:
+                                body = bytearray(envelope.body)
+                                body[bit] ^= 1
+                                changed = replace(envelope, body=bytes(body))
+                                return replace(request, **{name: changed})
+                    return request
+
+                redeemer = self.redeem()
+                self.carry(redeemer, change=change)
+                redeemer.handle_timer(self.now + ANSWER_TIME)
+                for outcome, card in ((redeemer.outcome, ALICE), (self.issuer.outcome, BOB)):
+                    if isinstance(outcome, Card):
+                        self.assertEqual(outcome.peer, card.peer_id)
+                self.assertNotIsInstance(redeemer.outcome if place != 2 else None, Card)
+
+    def test_somebody_elses_id(self) -> None:
+        """A card has to be signed by the key that it names, for this exchange."""
+
+        class Liar(Identity):
+            def __init__(self) -> None:
+                super().__init__(MALLORY.private_key)
+                self.peer_id = OTHER.peer_id
+
+        redeemer = Redeemer(CODE, CALLER.peer_id, Liar(), "bob", Purpose.CONTACT, self.now)
+        self.carry(redeemer)
+        self.failed(self.issuer.outcome, CodeFailure.MALFORMED)
+        self.issuer = Issuer(CODE, Liar(), "alice", Purpose.CONTACT, self.now)
+        redeemer = self.redeem()
+        self.carry(redeemer)
+        self.failed(redeemer.outcome, CodeFailure.MALFORMED)
+
+    def test_garbage_for_the_issuer(self) -> None:
+        """It is refused, costs no guess, and takes no place."""
+        good = self.redeem()
+        (offer,) = good.messages_to_send()
+        assert isinstance(offer, Establish)
+        pake = offer.offer.body.split(b'"pake":"')[1].split(b'"')[0]
+        bodies = [
+            b"",
+            b"\xff" * BODY_SIZE,
+            b"[]",
+            b'{"version":1}',
+            b'{"version":1,"pake":7}',
+            b'{"version":true,"pake":"' + pake + b'"}',
+            b'{"pake":"' + pake + b'"}',
+            b'{"version":1,"pake":"' + pake[:-4] + b'"}',
+            b'{"version":1,"pake":"' + b"A" * 44 + b'"}',  # no side
+            b'{"version":1,"pake":"Qg' + pake[2:] + b'"}',  # the issuer's side
+            b'{"version":1,"pake":"QQ' + b"A" * 42 + b'"}',  # the neutral element, or no point
+            b'{"version":1,"pake":"QQ' + b"_" * 42 + b'"}',
+        ]
+        for body in bodies:
+            call = self.random(16).hex()
+            self.issuer.receive(
+                Incoming(call, MALLORY.peer_id, "x", Envelope(NUMBER, body, bytes(64))), self.now
+            )
+            (refusal,) = self.issuer.messages_to_send()
+            self.assertEqual(refusal, Reject(call, MALLORY.peer_id, ErrorCode.REFUSED), body)
+        self.issuer.receive(forward(offer, CALLER.peer_id), self.now)
+        self.assertIsInstance(self.issuer.messages_to_send()[0], Answer)
+
+    def test_messages_of_others(self) -> None:
+        """Only the two peers of an exchange take part in it."""
+        redeemer = self.redeem()
+        self.carry(redeemer, turns=1)
+        (offer, answer) = self.seen
+        assert isinstance(offer, Establish)
+        assert isinstance(answer, Answer)
+        wrong = Candidates(offer.call, MALLORY.peer_id, Envelope(NUMBER, b"{}".ljust(BODY_SIZE), bytes(64)))
+        self.issuer.receive(wrong, self.now)
+        self.issuer.receive(Ended(offer.call, ErrorCode.GONE, "", sender=MALLORY.peer_id), self.now)
+        redeemer.receive(wrong, self.now)
+        self.issuer.receive(replace(wrong, call="0" * 32, sender=CALLER.peer_id), self.now)
+        self.carry(redeemer)
+        self.assertIsInstance(redeemer.outcome, Card)
+        self.assertIsInstance(self.issuer.outcome, Card)
+
+    @settings(max_examples=12)
+    @given(st.binary(max_size=64), st.sampled_from(["offer", "answer", "proof", "card"]))
+    def test_nothing_raises(self, content: bytes, place: str) -> None:
+        """Whatever is in an envelope, both sides end with an outcome."""
+        self.now, self.random = 100.0, Random(7).randbytes
+        self.issuer, self.seen = self.issue(), []
+        places = iter(["offer", "answer", "proof", "card", "", "", "", ""])
+
+        def change(request: Request) -> Request:
+            for name in ("offer", "answer", "envelope"):
+                if hasattr(request, name) and next(places) == place:
+                    changed = Envelope(getattr(request, "to"), content, bytes(64))  # noqa: B009
+                    return replace(request, **{name: changed})  # type: ignore[arg-type]
+            return request
+
+        redeemer = self.redeem()
+        self.carry(redeemer, change=change)
+        self.issuer.handle_timer(self.now + LIFE)
+        redeemer.handle_timer(self.now + ANSWER_TIME)
+        self.assertTrue(self.issuer.over and redeemer.over)

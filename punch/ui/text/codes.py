@@ -1,0 +1,81 @@
+"""What a person reads of codes: how to use one, and why it came to nothing."""
+
+from __future__ import annotations
+
+from punch.apps.codes.outcomes import LIFE, CodeFailed, CodeFailure, Purpose
+
+COMMANDS = {
+    Purpose.CONTACT: ("punch invite", "punch join"),
+    Purpose.FILES: ("punch send", "punch receive"),
+}
+"""What makes a code for a purpose, and what takes it."""
+
+_MINUTES = f"{LIFE / 60:.0f} minutes"
+_AGAIN = "{make} makes a new code."
+
+_ISSUER = {
+    CodeFailure.WRONG: "Somebody used this number with other words, so the code is void. If it was a typing "
+    "error of the other side, run {make} again; if not, somebody tries to guess.",
+    CodeFailure.EXPIRED: f"Nobody has used the code within {_MINUTES}, so it is void. {_AGAIN}",
+    CodeFailure.NUMBER_TAKEN: f"Somebody else uses the number of this code, so it is void. {_AGAIN}",
+    CodeFailure.TOO_MANY: "Others began to use this code again and again and did not finish, so it is void: "
+    f"their connection is bad, or somebody tries to guess. {_AGAIN}",
+    CodeFailure.OTHER_PURPOSE: "The other side used this code with {their_take}, but it is for {take}. It is "
+    f"void now. {_AGAIN}",
+    CodeFailure.MALFORMED: "The other side knows the code, but what it says makes no sense; check that both "
+    "run the same version of Punch.",
+    CodeFailure.LOST: f"The code was given up. {_AGAIN}",
+}
+_REDEEMER = {
+    CodeFailure.WRONG: "This is not the code of the other side: check its words. It is void now, and the "
+    "other side is told; ask for a new one ({make}).",
+    CodeFailure.NOBODY: "Nobody waits for a code with the number {number} at {where}: it was typed wrongly, "
+    f"was used already, is older than {_MINUTES}, or is of another rendezvous (--rendezvous).",
+    CodeFailure.BUSY: "The rendezvous takes no more calls from here now; wait a minute, then type the code "
+    "again.",
+    CodeFailure.LOST: "The other side did not answer, or its connection was lost; type the code again, and "
+    "if that does not help, ask for a new one ({make}).",
+    CodeFailure.OTHER_PURPOSE: "This code is of {their_make}: use {their_take} with a new one, as this one "
+    "is void now.",
+    CodeFailure.OTHER_VERSION: "The other side's Punch knows another version of codes; update the older of "
+    "the two.",
+    CodeFailure.MALFORMED: "What the other side answered makes no sense; check that both run the same "
+    "version of Punch.",
+}
+
+
+def failure_sentence(
+    failed: CodeFailed, purpose: Purpose, *, issuer: bool, number: int = 0, where: str = ""
+) -> str:
+    """
+    Why a code came to nothing, and what the user can do.
+
+    :param purpose: what this side uses the code for.
+    :param issuer: whether this side made it.
+    :param number: that of the code.
+    :param where: the host and port of the rendezvous.
+    """
+    make, take = COMMANDS[purpose]
+    their_make, their_take = COMMANDS[failed.card.purpose] if failed.card is not None else ("", "")
+    table = _ISSUER if issuer else _REDEEMER
+    return table.get(failed.failure, "The code can't be used.").format(
+        make=make, take=take, their_make=their_make, their_take=their_take, number=number, where=where
+    )
+
+
+def not_admitted_sentence(where: str) -> str:
+    """
+    What to do where a rendezvous admits only peers that it knows.
+
+    :param where: its host and port.
+    """
+    return (
+        f"The rendezvous at {where} admits only peers that its operator knows, so codes don't work with it. "
+        "Exchange your IDs instead: punch id prints yours, and punch peers add ID NAME takes theirs."
+    )
+
+
+def code_lines(code: str, purpose: Purpose) -> str:
+    """What the user of the side that made a code has to do."""
+    _, take = COMMANDS[purpose]
+    return f"Have the other side run this within {_MINUTES}; it works once:\n\n    {take} {code}\n"

@@ -1,0 +1,74 @@
+"""Codes between real processes: two users of one machine, who have nothing but the rendezvous' address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.consoles import run
+from tests.local_peers import LocalPeers
+from tests.processes import PUNCH, JSONProcess, programs
+
+
+class Users:
+    """Alice makes codes and bob uses them; each has a state directory."""
+
+    def __init__(self, service: LocalPeers) -> None:
+        self.service = service
+        self.directory = service.directory
+
+    def words(self, name: str, command: str, *words: str) -> list[str]:
+        options = ["--state-dir", str(self.directory / name), "--name", name]
+        if command != "peers":
+            options += ["--rendezvous", self.service.address]
+        return [PUNCH, command, *options, *words]
+
+    def start(self, name: str, command: str, *words: str) -> JSONProcess:
+        return self.service.running.start(self.words(name, command, "--json", *words))
+
+    def run(self, name: str, command: str, *words: str) -> tuple[int, str, str]:
+        """Run a command to its end: its status, and what it printed on stdout and stderr."""
+        done = run(self.words(name, command, *words), self.directory)
+        assert "Traceback" not in done.stderr.decode()
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
+    with programs(tmp_path_factory.mktemp("codes")) as running:
+        yield Users(LocalPeers(running))
+
+
+def test_two_peers_meet(users: Users) -> None:
+    """Each is in the other's address book afterwards; the code works once."""
+    inviting = users.start("alice", "invite", "--as", "robert")
+    code = inviting.wait("code", 60.0)
+    assert code["expires"] == 600.0
+    status, out, err = users.run("bob", "join", *code["code"].upper().split("-"))
+    assert (status, out) == (0, ""), err
+    assert "You and alice know each other now." in err
+    met = inviting.wait("contact")
+    assert (met["petname"], met["name"]) == ("robert", "bob")
+    assert inviting.exit() == 0
+    _, book, _ = users.run("alice", "peers")
+    assert book.split()[:2] == ["robert", met["peer"]]
+    status, _, err = users.run("bob", "join", code["code"])
+    assert status == 4
+    assert "was used already" in err
+
+
+def test_a_wrong_code(users: Users) -> None:
+    """Both sides are told in a sentence; what can't be a code does not reach the rendezvous."""
+    inviting = users.start("alice", "invite")
+    code = inviting.wait("code", 60.0)["code"]
+    number = code.partition("-")[0]
+    status, out, err = users.run("bob", "join", f"{number}-coyot-tulip-yogurt")
+    assert (status, out) == (1, "")
+    assert err == "punch join: 'coyot' is not a word of any code. Did you mean coyote?\n"
+    status, _, err = users.run("bob", "join", f"{number}-coyote-tulip-yogurt")
+    assert status == 5
+    assert "This is not the code of the other side" in err
+    failed = inviting.wait("failed")
+    assert failed["reason"] == "wrong-code"
+    assert inviting.exit() == 5
