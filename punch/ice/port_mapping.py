@@ -235,14 +235,22 @@ class _Epoch:
 
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
+        self._quiet_until = float("-inf")
 
     def restarted(self, epoch: int, now: float) -> bool:
-        """Whether it has lost them since the last answer: its time and ours have not gone on alike."""
+        """
+        Whether it has lost them since the last answer: its time and ours have not gone on alike. That is said
+        at most every `CONFIRM` seconds: the time of some routers never goes on alike.
+        """
         last, self._last = self._last, (epoch, now)
         if last is None:
             return False
         theirs, ours = epoch - last[0], now - last[1]
-        return theirs < -1 or ours + 2 < theirs - theirs / 16 or theirs + 2 < ours - ours / 16
+        alike = theirs >= -1 and ours + 2 >= theirs - theirs / 16 and theirs + 2 >= ours - ours / 16
+        if alike or now < self._quiet_until:
+            return False
+        self._quiet_until = now + CONFIRM
+        return True
 
 
 class _Lease:

@@ -254,6 +254,21 @@ class KeepingTests(PortMapperTestCase):
             self.receive(pcp(first.data, epoch=epoch), local=first.local)
             self.assertEqual([each.local for each in self.sent()], [OTHER_BASE] if lost else [], epoch)
 
+    def test_a_router_with_an_erratic_epoch(self) -> None:
+        """Each answer reads as a restart: two sockets must not have each other ask for ever."""
+        epochs = Random(2)
+        waiting = self.keep(BASE, OTHER_BASE)
+        asked = 0
+        for _ in range(100):
+            asked += len(waiting)
+            self.now += 0.01
+            for transmit in waiting:
+                if is_pcp(transmit):
+                    self.receive(pcp(transmit.data, epoch=epochs.getrandbits(32)), local=transmit.local)
+            waiting = self.sent()
+        self.assertLess(asked, 8)
+        self.assertEqual(len(self.core.mappings), 2)
+
     def test_addresses_that_go_and_come(self) -> None:
         """A missing route changes nothing; a socket that is gone, or a new router, ends the mapping."""
         mapping = self.mapped()
