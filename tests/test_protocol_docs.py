@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from punch.apps.chat import protocol as chat
-from punch.apps.chat.chat import LEAVE_TIMEOUT
+from punch.apps.chat.conversations import LEAVE_TIMEOUT
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link

@@ -19,7 +19,7 @@ from punch import names
 from punch.apps.chat import protocol
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.conversations import Conversations
+from punch.apps.chat.conversations import Conversations, Farewells
 from punch.apps.chat.events import (
     ChatBroken,
     MessagesDelivered,
@@ -58,9 +58,6 @@ MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024
 
 #: Most messages that may wait for their acknowledgements, for all peers together.
 MAX_UNDELIVERED = 100_000
-
-#: Seconds that `Chat.leave` waits for the peers to confirm that they have all messages.
-LEAVE_TIMEOUT = 1.5
 
 #: Seconds after which the caller opens a chat stream again that has ended while its link stayed.
 REOPEN_DELAY = 5.0
@@ -110,16 +107,15 @@ class Chat:
         self._random = random
         self._save_name = save_name
         self._stopped = False
-        self._farewells: set[PeerID] = set()
         # The peers that have refused the chat on the link that there is
         self._refused: set[PeerID] = set()
-        self._leaving: Deferred[None] | None = None
         self._delayed: deque[node_events.Event] = deque()
         self._timers = Timers(clock)
         self.views = Views()
         self.conversations: Conversations
         self.storage = Storage(worker, self.views, self._timers, lambda: self.conversations.retry())
         self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
+        self._farewells = Farewells(self.conversations, self._timers)
         self.calls = ChatLinks(self.views, node, clock, lambda: random(1)[0] / 255, self.waits)
         self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
         self.history = History(
@@ -184,29 +180,9 @@ class Chat:
         """
         Say goodbye in all conversations, so that nothing that is under way is lost.
 
-        :return: fires when all peers have confirmed it, after `LEAVE_TIMEOUT` seconds at the latest.
+        :return: fires when all peers have confirmed it, as `Farewells.say` does.
         """
-        if self._leaving is not None:
-            return self._leaving
-        self._leaving = Deferred()
-        self._farewells = {peer for peer in self.links if self.conversations.streaming(peer)}
-        self._timers.later(LEAVE_TIMEOUT, self._left)
-        for peer in list(self._farewells):
-            self.conversations.open(peer).say_bye()
-        self._check_farewells()
-        return self._leaving
-
-    def _farewell(self, peer: PeerID) -> None:
-        self._farewells.discard(peer)
-        self._check_farewells()
-
-    def _check_farewells(self) -> None:
-        if self._leaving is not None and not self._farewells:
-            self._left()
-
-    def _left(self) -> None:
-        if self._leaving is not None and not self._leaving.called:
-            self._leaving.callback(None)
+        return self._farewells.say({peer for peer in self.links if self.conversations.streaming(peer)})
 
     # -- events of the node --
 
@@ -251,7 +227,7 @@ class Chat:
             if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
                 self._open_stream(event.link)
         elif isinstance(event, node_events.Disconnected):
-            self._farewell(event.peer)
+            self._farewells.done(event.peer)
             self._refused.discard(event.peer)
         if isinstance(event, (node_events.Introduced, node_events.IncomingCall)):
             self.contacts.tell(event.peer)
@@ -454,7 +430,7 @@ class Chat:
     ) -> None:
         """The peer sent something that is not about messages."""
         if isinstance(event, protocol.Farewell):
-            self._farewell(conversation.peer)
+            self._farewells.done(conversation.peer)
         else:
             self.contacts.claimed(conversation.peer, event.name)
 

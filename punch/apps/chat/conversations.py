@@ -1,14 +1,16 @@
-"""The conversations of a chat that are in memory."""
+"""The conversations of a chat that are in memory, and how they end with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
+
 from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.events import Views
 from punch.apps.chat.model import ChatMessage
-from punch.apps.chat.storage import Storage
+from punch.apps.chat.storage import Storage, Timers
 from punch.identity import PeerID
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Conversations that are kept in memory. Beyond that, those are dropped that the store has in full.
 MAX_CONVERSATIONS = 256
+
+#: Seconds in which the peers may confirm that they have all messages when the chat ends.
+LEAVE_TIMEOUT = 1.5
 
 
 class Conversations:
@@ -102,3 +107,41 @@ class Conversations:
         """Have all conversations try again to store what the store refused."""
         for conversation in self:
             conversation.retry()
+
+
+class Farewells:
+    """Says goodbye at the end of the chat, so that nothing that is under way is lost."""
+
+    def __init__(self, conversations: Conversations, timers: Timers) -> None:
+        self._conversations = conversations
+        self._timers = timers
+        self._expected: set[PeerID] = set()
+        self._said: Deferred[None] | None = None
+
+    def say(self, peers: set[PeerID]) -> Deferred[None]:
+        """
+        Say goodbye to peers on the streams of their conversations. A second call has no effect.
+
+        :return: fires when all have confirmed it, after `LEAVE_TIMEOUT` seconds at the latest.
+        """
+        if self._said is None:
+            self._said = Deferred()
+            self._expected = peers
+            self._timers.later(LEAVE_TIMEOUT, self._end)
+            for peer in list(peers):
+                self._conversations.open(peer).say_bye()
+            self._check()
+        return self._said
+
+    def done(self, peer: PeerID) -> None:
+        """A peer has confirmed it, or its link is over."""
+        self._expected.discard(peer)
+        self._check()
+
+    def _check(self) -> None:
+        if not self._expected:
+            self._end()
+
+    def _end(self) -> None:
+        if self._said is not None and not self._said.called:
+            self._said.callback(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.apps.chat.chat import LEAVE_TIMEOUT
+from punch.apps.chat.conversations import LEAVE_TIMEOUT
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
