@@ -40,9 +40,9 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic import Flight, QuicConnection, QuicStreamLimit
+from punch.link.quic import QuicConnection, QuicStreamLimit
 from punch.link.receive_limits import ReceiveAllowance
-from punch.link.send_window import SendWindow
+from punch.link.send_window import Flight, SendWindow
 from punch.link.stream import ReceiveWindow, SendAllowance, Stream, StreamError, WindowBudget, encode_name
 
 CONTROL_STREAM: Final = 0

@@ -21,10 +21,11 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.receive_limits import LimitExceeded, ReceiveLimits
+from punch.link.send_window import Flight
 from punch.wire.address import FULL_SIZE
 
 T = TypeVar("T")
@@ -71,19 +72,6 @@ class QuicError(Exception):
 
 class QuicStreamLimit(Exception):
     """The other side allows no more streams now."""
-
-
-class Flight(NamedTuple):
-    """What a connection has in flight, in bytes of whole packets, and what still waits in the library."""
-
-    in_flight: int
-    """Bytes sent that are neither acknowledged nor lost."""
-    window: int
-    """Bytes that the congestion controller allows in flight."""
-    unsent: int
-    """Bytes of all streams that have not been sent for the first time."""
-    rtt: float | None
-    """The latest round-trip time in seconds, once known."""
 
 
 class QuicSink(Protocol):

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
 from punch.link.proof import LinkCertificate
-from punch.link.quic import LOGICAL_ADDRESS, Flight, QuicConnection, common_settings, library_errors
+from punch.link.quic import LOGICAL_ADDRESS, QuicConnection, common_settings, library_errors
 from punch.link.receive_limits import ReceiveLimits
+from punch.link.send_window import Flight
 
 MOST_GAPS: Final = 4096
 """Gaps in streams: the library goes through all of them for each piece that arrives."""

@@ -9,8 +9,9 @@ from typing import Any, Final
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
 from punch.link.proof import LinkCertificate
-from punch.link.quic import LOGICAL_ADDRESS, Flight, QuicConnection, common_settings, library_errors
+from punch.link.quic import LOGICAL_ADDRESS, QuicConnection, common_settings, library_errors
 from punch.link.receive_limits import ReceiveLimits, Sampler
+from punch.link.send_window import Flight
 
 _ED25519: Final = 0x0807
 AT_ONCE: Final = 64

@@ -10,22 +10,35 @@ what keeps its own part of that queue short. The library's congestion control re
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
-from punch.link.quic import DATAGRAM_SIZE, Flight
+from punch.wire.address import FULL_SIZE
 
-AHEAD: Final = 2 * DATAGRAM_SIZE
+AHEAD: Final = 2 * FULL_SIZE
 """Bytes of streams handed to the QUIC library beyond what its congestion controller allows."""
-PAYLOAD: Final = DATAGRAM_SIZE - 60
+PAYLOAD: Final = FULL_SIZE - 60
 """Bytes of a stream that fit into a datagram beside headers and a small frame."""
 QUEUE: Final = 0.3
 """Seconds that a link's own bytes may wait on the path; as long as the path's round trip if that is more."""
-LEAST: Final = 4 * DATAGRAM_SIZE
+LEAST: Final = 4 * FULL_SIZE
 """Bytes that are always allowed: the loss of one datagram shows by three later ones (RFC 9002, 6.1.1)."""
-PROBE: Final = 2 * DATAGRAM_SIZE
+PROBE: Final = 2 * FULL_SIZE
 """Bytes that are allowed while the round trip of the path itself is measured again."""
 BASE_AGE: Final = 10.0
 """Seconds after which the path's own round trip is measured again before it is held against a longer one."""
+
+
+class Flight(NamedTuple):
+    """What a connection has in flight, in bytes of whole packets, and what still waits in the library."""
+
+    in_flight: int
+    """Bytes sent that are neither acknowledged nor lost."""
+    window: int
+    """Bytes that the congestion controller allows in flight."""
+    unsent: int
+    """Bytes of all streams that have not been sent for the first time."""
+    rtt: float | None
+    """The latest round-trip time in seconds, once known."""
 
 
 class SendWindow:
@@ -67,7 +80,7 @@ class SendWindow:
         room = flight.window + AHEAD - flight.in_flight - flight.unsent
         if self.limit is not None:
             # In whole datagrams, or many small ones would take the place of few.
-            datagrams = (self.limit - flight.in_flight) // DATAGRAM_SIZE
+            datagrams = (self.limit - flight.in_flight) // FULL_SIZE
             room = min(room, datagrams * PAYLOAD - flight.unsent)
         return room
 
@@ -123,7 +136,7 @@ class SendWindow:
             if now - self._base_at > BASE_AGE:
                 self._begin_probe(self._delivered / seconds)
         elif self.limit is not None:
-            if self._most > self.limit - DATAGRAM_SIZE:
+            if self._most > self.limit - FULL_SIZE:
                 self.limit = max(self.limit, min(2 * self.limit, in_time))
             if self.limit > window:
                 self.limit = None

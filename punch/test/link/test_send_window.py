@@ -6,8 +6,8 @@ from collections import deque
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.quic import DATAGRAM_SIZE, Flight
-from punch.link.send_window import LEAST, QUEUE, SendWindow
+from punch.link.quic import DATAGRAM_SIZE
+from punch.link.send_window import LEAST, QUEUE, Flight, SendWindow
 
 HUGE = 1 << 24
 

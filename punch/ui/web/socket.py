@@ -24,8 +24,8 @@ MAX_PENDING = 64
 #: Seconds between two pings. A page that has sent nothing since the last one is dropped.
 PING = 20.0
 
-#: The codes of RFC 6455, section 7.4.1, with which a connection is closed.
-UNSUPPORTED, TOO_MUCH = 1003, 1009
+#: The code of RFC 6455, section 7.4.1, with which a connection is closed that sent bytes.
+UNSUPPORTED = 1003
 
 JSON = dict[str, Any]
 
