@@ -23,17 +23,13 @@ again.
 from __future__ import annotations
 
 import math
-import re
-from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.rate_limits import Source
@@ -51,12 +47,16 @@ from punch.rendezvous.directory.messages import (
     Sealer,
     derive,
 )
+from punch.rendezvous.directory.peer_entries import PeerEntries
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     OLDEST,
     RedisConnection,
     RedisProblem,
+    ignore,
+    in_background,
     primary_of,
+    sleep,
 )
 from punch.rendezvous.directory.shared_state import SharedState, SharedStates
 
@@ -64,42 +64,16 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 LIFE = 3
 """Seconds for which one is good. Another process is taken for dead after two beats without one."""
-ENTRY_LIFE = 600
-"""Seconds for which the entry of a peer is kept without a refresh."""
-REFRESH = 200.0
-"""Seconds within which all entries are refreshed."""
-AWAIT_LIFE = 3600
-"""Seconds for which a process is told that a peer is back."""
 OWNER_LIFE = 10
 """Seconds after which a Redis that a service has left may be used by another one."""
 MAX_CLOCK_ERROR = 60.0
 """Seconds by which the wall clocks of this machine and of Redis may differ before the operator is told."""
 LAST_TIME = 0.5
 """Seconds that Redis has, when this process stops, to take what was said last."""
-_CHUNK = 100
-"""Entries that are written or removed at once, for example after Redis was away or flushed…"""
-_PAUSE = 0.05
-"""…and seconds until the next ones."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
 """Seconds between two lines of the log about messages that can't be read, and about reasons that change."""
-
-_RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
-"""The compare-and-delete of Redis' documentation (SET, patterns)."""
-
-
-@dataclass
-class _LocalPeer:
-    """
-    The registration of a peer at this process.
-
-    :ivar since: when it registered, in monotonic seconds.
-    :ivar value: what this process has written for it.
-    """
-
-    since: float
-    value: bytes | None = None
 
 
 class RedisDirectory:
@@ -133,19 +107,22 @@ class RedisDirectory:
         self._random = random
         self._sealer = Sealer(secret, random)
         self._owner = derive(secret, "owner").hex()[:32]
-        self._hash = derive(secret, "peers")
         self._user: DirectoryUser | None = None
         self._running: Deferred[None] | None = None
         self._stopped = False
         self._commands: RedisConnection | None = None
         self._subscriber: RedisConnection | None = None
-        self._entries: OrderedDict[PeerID, _LocalPeer] = OrderedDict()
-        """The one that is to be refreshed next is the first."""
-        self._awaited: set[PeerID] = set()
-        """The peers in whose set of waiting processes this one may be."""
-        self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
-        self._syncing: Deferred[None] | None = None
         self._queue = CommandQueue(monotonic)
+        self._entries = PeerEntries(
+            self.name,
+            derive(secret, "peers"),
+            self._queue,
+            reactor=reactor,
+            monotonic=monotonic,
+            offset=lambda: self._offset,
+            awaited=lambda: [] if self._user is None else self._user.awaited_peers(),
+            send=self._send,
+        )
         self._shared = SharedStates(monotonic)
         self._missing: set[str] = set()
         self._offset = 0.0
@@ -180,7 +157,7 @@ class RedisDirectory:
         """Connect, and stay connected."""
         self._user = user
         self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(_ignore, CancelledError)
+        self._running.addErrback(ignore, CancelledError)
         self._running.addErrback(lambda failure: self._log.failure("The directory has failed.", failure))
 
     def stop(self) -> Deferred[None]:
@@ -214,17 +191,11 @@ class RedisDirectory:
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered here just now."""
-        entry = self._entries[peer] = _LocalPeer(self._monotonic())
-        self._entries.move_to_end(peer)
-        if self._commands is not None:
-            self._in_background(self._write(self._commands, peer, entry))
+        self._entries.claim(peer, self._commands)
 
     def release(self, peer: PeerID) -> None:
         """A peer is no longer registered here."""
-        entry = self._entries.pop(peer, None)
-        if entry is not None and entry.value is not None and self._commands is not None:
-            command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
-            self._in_background(self._queue.ask(self._commands, command))
+        self._entries.release(peer, self._commands)
 
     def locate(self, peer: PeerID, source: Source = UNKNOWN) -> Deferred[str | None]:
         """Return the other process at which a peer is."""
@@ -233,7 +204,7 @@ class RedisDirectory:
     def await_return(self, peer: PeerID, source: Source = UNKNOWN) -> None:
         """Tell this process when a peer has registered at another one."""
         if self._commands is not None:
-            self._in_background(self._await_return(self._commands, peer, source))
+            in_background(self._entries.await_return(self._commands, peer, source))
 
     def send(
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
@@ -242,7 +213,7 @@ class RedisDirectory:
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        self._in_background(self._send(self._commands, process, message, source))
+        in_background(self._send(self._commands, process, message, source))
 
     # -- the connection --
 
@@ -254,7 +225,7 @@ class RedisDirectory:
                 await self._connect(commands, subscriber)
                 while True:
                     await self._beat(commands, subscriber)
-                    await self._sleep(BEAT)
+                    await sleep(self._reactor, BEAT)
             except RedisProblem as problem:
                 self._lost(str(problem))
             except (TypeError, ValueError, LookupError) as error:
@@ -262,15 +233,14 @@ class RedisDirectory:
             finally:
                 self._commands = self._subscriber = None
                 self._shared.stop()
-                if self._syncing is not None:
-                    self._syncing.cancel()
+                self._entries.stop()
                 commands.abort()
                 subscriber.abort()
             if self._stopped:
                 return
             self._failures += 1
             delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 10))
-            await self._sleep(delay * (0.5 + int.from_bytes(self._random(4), "big") / 2**32))
+            await sleep(self._reactor, delay * (0.5 + int.from_bytes(self._random(4), "big") / 2**32))
 
     async def _connect(self, commands: RedisConnection, subscriber: RedisConnection) -> None:
         host, port = await primary_of(self._reactor, self._address)
@@ -312,10 +282,10 @@ class RedisDirectory:
             self._found(commands)
         elif not lived:
             # It was flushed, or this process has slept: others may have its peers now.
-            self._write_all(commands)
+            self._entries.write_all(commands)
         else:
-            self._refresh_some(commands)
-        self._stop_awaiting(commands)
+            self._entries.refresh_some(commands, BEAT)
+        self._entries.stop_awaiting(commands)
         missing = {other for other, lives in zip(others, alive, strict=True) if not lives}
         for other in missing & self._missing:
             self._process_lost(other)
@@ -326,7 +296,7 @@ class RedisDirectory:
         self._log.info("Redis works: {address}", address=self._address.location)
         self._commands = commands
         self._reason, self._told, self._failures = None, "", 0
-        self._write_all(commands)
+        self._entries.write_all(commands)
         self._report(None)
 
     def _lost(self, reason: str) -> None:
@@ -340,120 +310,14 @@ class RedisDirectory:
         )
         self._report(self.problem)
 
-    def _sleep(self, seconds: float) -> Deferred[None]:
-        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self._reactor.callLater(seconds, waiting.callback, None)
-        return waiting
-
-    # -- the entries --
-
-    def _write_all(self, commands: RedisConnection) -> None:
-        awaited = [] if self._user is None else self._user.awaited_peers()
-        self._pending = deque(partial(self._synchronize, commands, peer) for peer in self._entries)
-        self._pending.extend(partial(self._await_return, commands, peer) for peer in awaited)
-        if self._syncing is None:
-            self._syncing = Deferred.fromCoroutine(self._write_pending())
-            self._syncing.addErrback(_ignore, CancelledError)
-            self._syncing.addBoth(self._written)
-
-    def _written(self, _: object) -> None:
-        self._syncing = None
-
-    async def _write_pending(self) -> None:
-        while self._pending:
-            for _ in range(min(_CHUNK, len(self._pending))):
-                self._in_background(self._pending.popleft()())
-            await self._sleep(_PAUSE)
-
-    def _refresh_some(self, commands: RedisConnection) -> None:
-        for _ in range(math.ceil(len(self._entries) * BEAT / REFRESH)):
-            peer = next(iter(self._entries))
-            self._entries.move_to_end(peer)
-            self._in_background(self._synchronize(commands, peer))
-
-    async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
-        """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
-        key = self._key_of(peer)
-        (found,) = await self._queue.ask(commands, ("GET", key))
-        entry = self._entries.get(peer)
-        if entry is None:
-            return
-        if found is not None and found == entry.value:
-            await self._queue.ask(commands, ("EXPIRE", key, ENTRY_LIFE))
-            return
-        await self._write(commands, peer, entry)
-
-    async def _write(self, commands: RedisConnection, peer: PeerID, entry: _LocalPeer) -> None:
-        """
-        Write the entry of a peer, and tell the process that stood there. Only that process can say that its
-        registration is newer, since others may write to Redis.
-        """
-        key, since = self._key_of(peer), self._time_of(entry)
-        entry.value = f"{self.name} {since}".encode()
-        before, _, waiting = await self._queue.ask(
-            commands,
-            ("GETSET", key, entry.value),
-            ("EXPIRE", key, ENTRY_LIFE),
-            ("SMEMBERS", self._key_of(peer, "await")),
-        )
-        process, _ = _read_entry(before)
-        if process not in (None, self.name):
-            await self._send(commands, str(process), PeerClaimed(peer, since))
-        if waiting:
-            await self._queue.ask(commands, ("DEL", self._key_of(peer, "await")))
-        for name in map(_read_name, waiting):
-            if name not in (None, self.name):
-                await self._send(commands, str(name), PeerReturned(peer))
-
-    async def _await_return(
-        self, commands: RedisConnection, peer: PeerID, source: Source | None = None
-    ) -> None:
-        self._awaited.add(peer)
-        key = self._key_of(peer, "await")
-        _, _, found = await self._queue.ask(
-            commands,
-            ("SADD", key, self.name),
-            ("EXPIRE", key, AWAIT_LIFE),
-            ("GET", self._key_of(peer)),
-            source=source,
-        )
-        # It may have registered meanwhile, which only the process that the entry names can say.
-        process, _ = _read_entry(found)
-        if process not in (None, self.name):
-            await self._send(commands, str(process), PeerAwaited(peer))
-
-    def _stop_awaiting(self, commands: RedisConnection) -> None:
-        """
-        Leave the sets of peers that nobody here waits for any more, else calls to ever new IDs would fill
-        Redis.
-        """
-        waiting = [] if self._user is None else self._user.awaited_peers()
-        if len(self._awaited) < 2 * len(waiting) + _CHUNK:
-            return
-        gone = self._awaited.difference(waiting)
-        self._awaited -= gone
-        leave = [("SREM", self._key_of(peer, "await"), self.name) for peer in gone]
-        for first in range(0, len(leave), _CHUNK):
-            self._in_background(self._queue.ask(commands, *leave[first : first + _CHUNK]))
-
-    def _time_of(self, entry: _LocalPeer) -> int:
-        """When a peer registered here, by the clock of Redis, in microseconds."""
-        if entry.value is not None:
-            return _read_entry(entry.value)[1]
-        return int((entry.since + self._offset) * 1e6)
-
     async def _locate(self, peer: PeerID, source: Source) -> str | None:
         if self._commands is None or not self._commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
         try:
-            (found,) = await self._queue.ask(self._commands, ("GET", self._key_of(peer)), source=source)
+            process = await self._entries.locate(self._commands, peer, source)
         except RedisProblem as problem:
             raise DirectoryUnavailable(str(problem)) from problem
-        process, _ = _read_entry(found)
         return None if process == self.name else process
-
-    def _key_of(self, peer: PeerID, kind: str = "peer") -> str:
-        return f"punch:{kind}:{derive(self._hash, str(peer)).hex()[:32]}"
 
     # -- messages --
 
@@ -487,49 +351,19 @@ class RedisDirectory:
                 self._unread_logged = self._monotonic()
                 self._log.warn("A message came through Redis that is ignored: {why}", why=str(problem))
             return
-        entry = self._entries.get(message.peer)
+        since = self._entries.registered_at(message.peer)
         if isinstance(message, PeerReturned):
             self._user.peer_returned(message.peer)
         elif not isinstance(message, (PeerAwaited, PeerClaimed)):
             self._user.message_received(sender, message)
-        elif entry is None:
+        elif since is None:
             return
         elif isinstance(message, PeerAwaited):
             if self._commands is not None:
-                self._in_background(self._send(self._commands, sender, PeerReturned(message.peer)))
-        else:
-            self._claimed(message, entry)
-
-    def _claimed(self, message: PeerClaimed, entry: _LocalPeer) -> None:
-        """A peer of this process has registered at another one, too."""
-        if self._user is None:
-            return
-        if self._time_of(entry) < message.since:
+                in_background(self._send(self._commands, sender, PeerReturned(message.peer)))
+        elif since < message.since:
+            # The peer has registered at another process, too
             self._user.peer_replaced(message.peer)
-        elif self._time_of(entry) > message.since and self._commands is not None:
-            # The sender has an older registration, and has written over the entry.
-            self._in_background(self._write(self._commands, message.peer, entry))
-
-    def _in_background(self, work: Any) -> None:
-        """Do what may fail when Redis goes away; then everything is written anew once it is back."""
-        doing: Deferred[Any] = Deferred.fromCoroutine(work)
-        doing.addErrback(_ignore, RedisProblem)
-
-
-def _ignore(failure: Failure, kind: type[Exception]) -> None:
-    failure.trap(kind)  # type: ignore[no-untyped-call]
-
-
-def _read_name(value: object) -> str | None:
-    """The name of a process, None for anything else."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
-    return text if re.fullmatch("[0-9a-f]{32}", text) is not None else None
-
-
-def _read_entry(value: bytes | None) -> tuple[str | None, int]:
-    """The process and the time of an entry; None and 0 for none, or one that is none of ours."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
-    if re.fullmatch("[0-9a-f]{32} [0-9]{1,18}", text) is None:
-        return None, 0
-    process, since = text.split()
-    return process, int(since)
+        elif since > message.since and self._commands is not None:
+            # The sender has an older registration, and has written over the entry
+            in_background(self._entries.write(self._commands, message.peer))

@@ -7,13 +7,13 @@ calls of its protocols, which get this reactor's `callLater` here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
@@ -233,6 +233,24 @@ def _fire(ready: Deferred[None]) -> None:
 def _endpoint(reactor: Any, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
     endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIME)
     return wrapClientTLS(optionsForClientTLS(host), endpoint, clock=reactor) if tls else endpoint
+
+
+def ignore(failure: Failure, kind: type[Exception]) -> None:
+    """Let a failure of one kind have no effect, as errback."""
+    failure.trap(kind)  # type: ignore[no-untyped-call]
+
+
+def in_background(work: Coroutine[Any, Any, object]) -> None:
+    """Do what may fail when Redis goes away; then everything is written anew once it is back."""
+    doing: Deferred[object] = Deferred.fromCoroutine(work)
+    doing.addErrback(ignore, RedisProblem)
+
+
+def sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
+    """Wait; may be cancelled."""
+    waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = reactor.callLater(seconds, waiting.callback, None)
+    return waiting
 
 
 async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:
