@@ -16,6 +16,8 @@ FREE = (
     *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
     *("--second-reflector-port", "none"),
 )
+_OPTIONS = ("--save", "", "--protected-mode", "no")
+"""Without a file, and open to the hosts of a network that has no others."""
 
 
 class Redis:
@@ -39,7 +41,7 @@ class Redis:
         """Start it, with nothing in it."""
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, "redis-server", "--port", str(self.port), "--bind", self.host, "--save", ""],
+                [*self._prefix, "redis-server", "--port", str(self.port), "--bind", self.host, *_OPTIONS],
                 cwd=self._directory,
                 stdout=log,
                 stderr=log,
