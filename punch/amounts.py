@@ -55,3 +55,19 @@ def format_bytes(number: float) -> str:
         unit += 1
     digits = 1 if unit and number < 9.95 else 0
     return f"{number:.{digits}f} {_UNITS[unit]}"
+
+
+def format_duration(seconds: float) -> str:
+    """A time for people, such as `3 d 4 h` or `5 min`."""
+    minutes = int(seconds) // 60
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {rest} min"
+    return f"{rest} min" if rest else f"{int(seconds)} s"
+
+
+def format_count(number: float) -> str:
+    """A number for people, such as `12,345`."""
+    return f"{number:,.0f}"

@@ -25,7 +25,7 @@ from punch.cli.memory import MemoryReturn
 from punch.cli.rendezvous_announcer import Announcer
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
-from punch.rendezvous.directory.options import open_directory
+from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.listen import EndpointError
 from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
@@ -100,8 +100,17 @@ def make_service(options: Options, reactor: Any) -> IService:
         as_json=as_json,
         host_given=options["host"] is not None,
     )
-    directory = open_directory(options.registry, identity, reactor, announcer.registry)
-    if directory is not None:
+    directory = None
+    if options.registry is not None:
+        directory = RedisDirectory(
+            options.registry,
+            secret=identity.private_key.private_bytes_raw(),
+            reactor=reactor,
+            monotonic=time.monotonic,
+            wall=time.time,
+            random=os.urandom,
+            report=announcer.registry,
+        )
         directory.share(members.shared(identity))
     try:
         service = RendezvousService(

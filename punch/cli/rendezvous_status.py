@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from punch.amounts import format_bytes
+from punch.amounts import format_bytes, format_count, format_duration
 from punch.cli.usage import Parser, show, write_stderr
 from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
-from punch.rendezvous.monitoring.status import count, duration
 from punch.sanitize import quoted
 from punch.state import StateDirectory, StateError, own_state_dir
 
@@ -147,29 +146,32 @@ def _text(found: dict[str, Any]) -> str:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     figures, history = found["figures"], found["history"]
-    yield f"Punch {found['version']}, running for {duration(found['uptime'])}: {found['status']}"
+    yield f"Punch {found['version']}, running for {format_duration(found['uptime'])}: {found['status']}"
     yield from (f"  {reason}" for reason in found["reasons"])
     relayed = figures["relayed_bytes_to_peers"] + figures["relayed_bytes_to_clients"]
     rows = [
-        ("registered peers", count(figures["peers"])),
-        ("calls being introduced", count(figures["introductions"])),
-        ("TCP connections", f"{count(figures['connections'])} ({count(figures['handshakes'])} in handshake)"),
-        ("relayed addresses", count(figures["allocations"])),
+        ("registered peers", format_count(figures["peers"])),
+        ("calls being introduced", format_count(figures["introductions"])),
+        (
+            "TCP connections",
+            f"{figures['connections']:,} ({figures['handshakes']:,} in handshake)",
+        ),
+        ("relayed addresses", format_count(figures["allocations"])),
         ("since the start", ""),
-        ("  registrations", count(figures["registrations"])),
+        ("  registrations", format_count(figures["registrations"])),
         (
             "  calls",
-            f"{count(figures['introductions_begun'])} ({count(figures['introductions_answered'])} answered)",
+            f"{figures['introductions_begun']:,} ({figures['introductions_answered']:,} answered)",
         ),
         ("  relayed", format_bytes(relayed)),
-        ("  reflector answers", count(figures["reflector_answers"])),
-        ("  refusals", count(sum(figures["refusals"].values()))),
-        *((f"    {cause}", count(number)) for cause, number in sorted(figures["refusals"].items())),
+        ("  reflector answers", format_count(figures["reflector_answers"])),
+        ("  refusals", format_count(sum(figures["refusals"].values()))),
+        *((f"    {cause}", format_count(number)) for cause, number in sorted(figures["refusals"].items())),
         ("in the last day", ""),
-        ("  most peers", count(max([figures["peers"], *history["peers"]]))),
-        ("  calls", count(sum(history["calls"]))),
+        ("  most peers", format_count(max([figures["peers"], *history["peers"]]))),
+        ("  calls", format_count(sum(history["calls"]))),
         ("  relayed", format_bytes(sum(history["relayed_bytes"]))),
-        ("  refusals", count(sum(history["refusals"]))),
+        ("  refusals", format_count(sum(history["refusals"]))),
     ]
     width = max(len(name) for name, _ in rows)
     yield from (f"{name:{width}}  {value}".rstrip() for name, value in rows)

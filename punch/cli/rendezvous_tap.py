@@ -37,8 +37,7 @@ from punch.rendezvous.config import (
 )
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.deny import read as read_deny_list
-from punch.rendezvous.directory.options import RegistryError, read_registry
-from punch.rendezvous.directory.redis_address import RedisAddress
+from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
 from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.monitoring.json_log import json_log
@@ -257,9 +256,12 @@ the relay of this service, else beside it."""
             given = os.environ.get("PUNCH_REGISTRY") or None
         if given is not None:
             try:
-                self.registry = read_registry(given, lambda: install_command_here("redis"))
-            except RegistryError as problem:
-                self._fail(str(problem))
+                self.registry = RedisAddress.parse(given)
+            except RedisAddressError as problem:
+                self._fail(f"--registry: {problem}")
+            if find_spec("txredisapi") is None:
+                command = install_command_here("redis")
+                self._fail(f"--registry needs the package txredisapi; install it with {command}.")
         if self["deny"] is not None:
             # A daemon has another working directory.
             self["deny"] = os.path.abspath(self["deny"])

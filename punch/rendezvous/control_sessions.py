@@ -1,4 +1,4 @@
-"""The connections of registered peers, and what the registry has for them."""
+"""The connections of registered peers, what the registry has for them, and how they end with the service."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from punch.identity import PeerID
 from punch.net.driver import Driver, Timed
@@ -31,6 +32,9 @@ from punch.rendezvous.registry import SHUTDOWN_TEXT, Registry
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.udp_server import SecondReflector
 from punch.wire.control import Error, ErrorCode, Revoke
+
+_STEP = 0.1
+"""Seconds between two looks at the introductions when the service ends."""
 
 
 class ServiceReport(Protocol):
@@ -214,3 +218,29 @@ class ControlSessions:
     def stop(self) -> None:
         """Deliver nothing more."""
         self._driver.stop()
+
+
+async def finish_introductions(
+    registry: Registry,
+    end_sessions: Callable[[Set[PeerID]], None],
+    *,
+    clock: IReactorTime,
+    monotonic: Callable[[], float],
+    time: float,
+) -> None:
+    """
+    Refuse new registrations and calls, end the sessions of peers without an introduction at once, and the
+    others when their introductions are finished.
+
+    :param end_sessions: tells all peers but these that the service ends, and closes their connections.
+    :param time: seconds that this may take at most.
+    """
+    registry.stop()
+    end = monotonic() + time
+    while True:
+        now = monotonic()
+        unfinished = registry.unfinished(now) if now < end else set()
+        end_sessions(unfinished)
+        if not unfinished:
+            return
+        await deferLater(clock, min(_STEP, end - now), lambda: None)

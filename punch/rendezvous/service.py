@@ -32,7 +32,7 @@ from punch.net.server_udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
-from punch.rendezvous.control_sessions import ControlSessions, ServiceReport
+from punch.rendezvous.control_sessions import ControlSessions, ServiceReport, finish_introductions
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
@@ -57,7 +57,6 @@ from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.relay.shared_quotas import SharedQuotas
 from punch.rendezvous.relay.shared_rates import SharedRates
-from punch.rendezvous.stopping import finish_introductions
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.amounts import MAX_BYTES, format_bytes, number_of_bytes, seconds
+from punch.amounts import MAX_BYTES, format_bytes, format_count, format_duration, number_of_bytes, seconds
 
 
 class AmountTests(SynchronousTestCase):
@@ -59,3 +59,10 @@ class AmountTests(SynchronousTestCase):
             (10**18, "1000 PB"),
         ):
             self.assertEqual(format_bytes(number), text)
+
+    def test_durations(self) -> None:
+        for number, text in ((5, "5 s"), (300, "5 min"), (3700, "1 h 1 min"), (190_000, "2 d 4 h")):
+            self.assertEqual(format_duration(number), text)
+
+    def test_counts(self) -> None:
+        self.assertEqual(format_count(1234567), "1,234,567")

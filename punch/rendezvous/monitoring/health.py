@@ -1,4 +1,4 @@
-"""Whether a service works as it should, and if not, why. Pure."""
+"""Whether a service works as it should, and if not, why; and all that its operator is told. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.rendezvous.monitoring.figures import Figures
+from punch.rendezvous.monitoring.figures import Figures, FiguresHistory
 
 Check = Callable[[], str | None]
 """Returns a sentence that says what is wrong; None if nothing is."""
@@ -91,3 +91,28 @@ def full_tables(figures: Callable[[], Figures]) -> Check:
         return f"There is little room left: {'; '.join(full)}." if full else None
 
     return check
+
+
+@dataclass(frozen=True)
+class Status:
+    """
+    The status of a service.
+
+    :ivar uptime: seconds since its start.
+    """
+
+    version: str
+    uptime: float
+    health: HealthReport
+    figures: Figures
+    history: FiguresHistory
+
+    def as_json(self) -> dict[str, object]:
+        """The status as JSON values."""
+        return {
+            "version": self.version,
+            "uptime": round(self.uptime),
+            **self.health.as_json(),
+            "figures": self.figures.as_json(),
+            "history": self.history.as_json(),
+        }

@@ -25,9 +25,8 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from punch.rendezvous.monitoring.health import HealthReport
+from punch.rendezvous.monitoring.health import HealthReport, Status
 from punch.rendezvous.monitoring.page import STYLE, page
-from punch.rendezvous.monitoring.status import Status
 
 IDLE = 15.0
 """Seconds that an idle connection is kept."""

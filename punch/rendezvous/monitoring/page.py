@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from punch.amounts import format_bytes
-from punch.rendezvous.monitoring.history import CURVES, PERIOD, SAMPLES, Curve
-from punch.rendezvous.monitoring.status import Status, count, duration
+from punch.amounts import format_bytes, format_count, format_duration
+from punch.rendezvous.monitoring.figures import CURVES, PERIOD, SAMPLES, Curve
+from punch.rendezvous.monitoring.health import Status
 
 STYLE = "/status.css"
 REFRESH = 60
@@ -35,7 +35,8 @@ def _page(status: Status) -> Iterator[str]:
         f'<link rel="stylesheet" href="{STYLE}">\n</head>\n<body>\n<header>'
     )
     yield f'<h1>Punch rendezvous</h1>\n<p class="status {health.status.value}">{health.status.value}</p>'
-    yield f"<p>Punch {escape(status.version)}, running for {duration(status.uptime)}</p>\n</header>\n<main>"
+    uptime = format_duration(status.uptime)
+    yield f"<p>Punch {escape(status.version)}, running for {uptime}</p>\n</header>\n<main>"
     if health.reasons:
         yield '<ul class="reasons">'
         yield from (f"<li>{escape(reason)}</li>" for reason in health.reasons)
@@ -47,7 +48,7 @@ def _page(status: Status) -> Iterator[str]:
         ("TCP connections", figures.connections),
         ("Relayed addresses", figures.allocations),
     ):
-        yield f"<div><dt>{name}</dt><dd>{count(value)}</dd></div>"
+        yield f"<div><dt>{name}</dt><dd>{format_count(value)}</dd></div>"
     yield '</dl>\n</section>\n<section>\n<h2>Last day</h2>\n<div class="curves">'
     for curve in CURVES:
         yield _figure(curve, status.history.curve(curve.key))
@@ -55,17 +56,17 @@ def _page(status: Status) -> Iterator[str]:
     yield from _table(
         "Since the start",
         [
-            ("Registrations", count(figures.registrations)),
-            ("Calls", count(figures.introductions_begun)),
-            ("Calls answered", count(figures.introductions_answered)),
-            ("Allocations", count(figures.allocations_made)),
+            ("Registrations", format_count(figures.registrations)),
+            ("Calls", format_count(figures.introductions_begun)),
+            ("Calls answered", format_count(figures.introductions_answered)),
+            ("Allocations", format_count(figures.allocations_made)),
             ("Relayed", format_bytes(figures.relayed_bytes)),
-            ("Reflector answers", count(figures.reflector_answers)),
-            ("Refusals", count(figures.refused)),
+            ("Reflector answers", format_count(figures.reflector_answers)),
+            ("Refusals", format_count(figures.refused)),
         ],
     )
     by_number = sorted(figures.refusals.items(), key=lambda each: (-each[1], each[0]))
-    refusals = [(cause, count(number)) for cause, number in by_number]
+    refusals = [(cause, format_count(number)) for cause, number in by_number]
     yield from _table("Refusals by cause", refusals or [("none", "0")])
     yield "</div>\n</main>\n</body>\n</html>"
 
@@ -79,11 +80,11 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 def _figure(curve: Curve, values: Sequence[float]) -> str:
     """A curve with its title and a caption that says the same in words."""
-    shown = format_bytes if curve.key == "relayed_bytes" else count
+    shown = format_bytes if curve.key == "relayed_bytes" else format_count
     if not values:
-        words = f"no value yet; the first comes {duration(PERIOD)} after the start"
+        words = f"no value yet; the first comes {format_duration(PERIOD)} after the start"
     elif curve.is_sum:
-        words = f"{shown(sum(values))} in all, at most {shown(max(values))} in {duration(PERIOD)}"
+        words = f"{shown(sum(values))} in all, at most {shown(max(values))} in {format_duration(PERIOD)}"
     else:
         words = f"{shown(values[-1])} at the last moment, at most {shown(max(values))}"
     return (

@@ -15,9 +15,8 @@ from twisted.logger import Logger
 
 from punch import __version__
 from punch.rendezvous.control_sessions import ServiceReport
-from punch.rendezvous.monitoring.figures import Figures
-from punch.rendezvous.monitoring.health import full_tables
-from punch.rendezvous.monitoring.history import PERIOD, FiguresHistory
+from punch.rendezvous.monitoring.figures import PERIOD, Figures, FiguresHistory
+from punch.rendezvous.monitoring.health import Status, full_tables
 from punch.rendezvous.monitoring.http import (
     MonitoringConnections,
     MonitoringSite,
@@ -32,7 +31,6 @@ from punch.rendezvous.monitoring.listener import (
     MonitoringListener,
     socket_endpoint,
 )
-from punch.rendezvous.monitoring.status import Status
 from punch.rendezvous.service import RendezvousService
 
 

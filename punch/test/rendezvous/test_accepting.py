@@ -6,7 +6,7 @@ from collections import deque
 
 from twisted.trial.unittest import TestCase
 
-from punch.rendezvous.accepting import CheckedAccepts
+from punch.rendezvous.listen import CheckedAccepts
 
 
 class Accepted:

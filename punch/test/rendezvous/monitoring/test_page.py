@@ -10,11 +10,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.monitoring.health import HealthReport, HealthStatus
-from punch.rendezvous.monitoring.history import CURVES, PERIOD, SAMPLES, FiguresHistory
+from punch.rendezvous.monitoring.figures import CURVES, PERIOD, SAMPLES, FiguresHistory
+from punch.rendezvous.monitoring.health import HealthReport, HealthStatus, Status
 from punch.rendezvous.monitoring.http import MonitoringSite, status_pages
 from punch.rendezvous.monitoring.page import page
-from punch.rendezvous.monitoring.status import Status, count, duration
 from punch.test.rendezvous.monitoring.test_figures import figures
 
 
@@ -129,12 +128,3 @@ class PageTests(SynchronousTestCase):
             self.assertTrue(answer.startswith("HTTP/1.1 200 "), answer[:100])
             self.assertIn(f"Content-Type: {kind}", answer)
             self.assertIn("default-src 'none'; style-src 'self'", answer)
-
-
-class WordsTests(SynchronousTestCase):
-    def test_durations(self) -> None:
-        for seconds, text in ((5, "5 s"), (300, "5 min"), (3700, "1 h 1 min"), (190_000, "2 d 4 h")):
-            self.assertEqual(duration(seconds), text)
-
-    def test_numbers(self) -> None:
-        self.assertEqual(count(1234567), "1,234,567")
