@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.consoles import run
+from tests.consoles import run, terminal
 from tests.local_peers import LocalPeers
 from tests.processes import PUNCH, JSONProcess, programs
 
@@ -72,3 +73,25 @@ def test_a_wrong_code(users: Users) -> None:
     failed = inviting.wait("failed")
     assert failed["reason"] == "wrong-code"
     assert inviting.exit() == 5
+
+
+def test_an_end_by_the_user_and_by_a_full_disk(users: Users) -> None:
+    """Both get one sentence."""
+    with terminal(users.words("alice", "invite"), users.directory) as screen:
+        screen.wait("punch join [0-9]{5}-", 60.0)
+        screen.type("\x03")
+        screen.wait(re.escape("Stopped. The code can't be used any more."))
+    done = run(users.words("alice", "invite"), users.directory, redirect=">/dev/full")
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert said.endswith("punch invite: The output can't be written: No space left on device.\n")
+    assert "Traceback" not in said
+
+
+def test_a_terminal_that_has_no_blocks(users: Users) -> None:
+    """It shows no QR code instead of escapes."""
+    extra = {"PYTHONIOENCODING": "iso-8859-1"}
+    with terminal(users.words("alice", "invite"), users.directory, extra=extra) as screen:
+        screen.wait("punch join [0-9]{5}-", 60.0)
+        screen.pump(0.5)
+        assert "\\u" not in screen.text

@@ -17,7 +17,7 @@ from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpo
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.transfer_command import CommandFailed, TransferCommand
-from punch.cli.usage import show, write_stderr
+from punch.cli.usage import write_stderr
 from punch.extras import install_command_here
 from punch.identity import Identity
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
@@ -149,7 +149,7 @@ class CodeCommand:
         if sys.stderr is not None and sys.stderr.isatty():
             _show_qr_code(str(code))
         if sys.stdout is not None and not sys.stdout.isatty():
-            show(str(code))
+            self._command.show(str(code))
 
     def _failed(self, failed: CodeFailed, sentence: str) -> CommandFailed:
         status = _STATUSES.get(failed.failure, ExitStatus.FAILED)
@@ -159,7 +159,9 @@ class CodeCommand:
 def _show_qr_code(text: str) -> None:
     try:
         import segno
-    except ModuleNotFoundError:
+
+        "\N{FULL BLOCK}".encode(sys.stderr.encoding)
+    except (ModuleNotFoundError, UnicodeEncodeError):
         return
     # A terminal that takes no more, or no blocks, shows the code in letters
     with suppress(OSError, ValueError):

@@ -30,7 +30,7 @@ def invite(arguments: Sequence[str]) -> int:
         "each is in the other's address book.",
     )
     options = _parse(parser, arguments)
-    return _run(program, options)
+    return _run(program, options, "Stopped. The code can't be used any more.")
 
 
 def join(arguments: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ def join(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
     options = _parse(parser, arguments)
-    return _run(program, options)
+    return _run(program, options, "Stopped.")
 
 
 def _parse(parser: Parser, arguments: Sequence[str]) -> Any:
@@ -57,11 +57,11 @@ def _parse(parser: Parser, arguments: Sequence[str]) -> Any:
     return parser.parse(arguments)
 
 
-def _run(program: str, options: Any) -> int:
+def _run(program: str, options: Any, final_line: str) -> int:
     code = parse_code(program, " ".join(options.code), options.json) if "code" in options else None
     from twisted.internet import reactor
 
-    command = TransferCommand(program, options, reactor, "")
+    command = TransferCommand(program, options, reactor, final_line)
     state = command.state.peer(options.name)
     try:
         if options.petname is not None:

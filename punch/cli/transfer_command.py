@@ -151,16 +151,20 @@ class TransferCommand:
         """Print a sentence for the user on stderr, or with `--json` an event with `fields` on stdout."""
         if self.options.json:
             line = {**fields, "time": round(time.monotonic() - self._started, 6)}
-            try:
-                show(json.dumps(line, separators=(",", ":")), f"{self.program}: The output can't be written")
-            except SystemExit as problem:
-                # It would not get through the callbacks of a Deferred.
-                write_stderr(str(problem))
-                self._ended = True
-                twistd.end(self.reactor, ExitStatus.FAILED)
+            self.show(json.dumps(line, separators=(",", ":")))
         elif sentence and not self._ended:
             # What ends with this command is no news.
             self.display.line(sentence)
+
+    def show(self, text: str) -> None:
+        """Print on stdout. The command ends if that can't be written, as on a full disk."""
+        try:
+            show(text, f"{self.program}: The output can't be written")
+        except SystemExit as problem:
+            # It would not get through the callbacks of a Deferred.
+            write_stderr(str(problem))
+            self._ended = True
+            twistd.end(self.reactor, ExitStatus.FAILED)
 
     def _failed(self, sentence: str, reason: str) -> None:
         """Say why the command ends, unless it ends anyway."""

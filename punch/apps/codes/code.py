@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,6 +18,7 @@ from importlib.resources import files
 from punch.identity import Identity, RandomBytes
 from punch.lookup import near_names
 from punch.names import without_format
+from punch.sanitize import quoted
 
 FIRST_NUMBER, LAST_NUMBER = 10_000, 99_999
 """All numbers have five digits."""
@@ -58,23 +60,24 @@ class Code:
     def parse(cls, text: str) -> Code:
         """
         Read a code that a person typed or pasted: in upper or lower case, with any dashes or spaces.
+        Letters and digits of an input method (full width) are those that they stand for.
 
         :raise CodeError: it is none.
         """
-        number, *typed = re.split(r"[\s\-_.,\N{HYPHEN}-\N{EM DASH}]+", without_format(text).strip().lower())
+        plain = unicodedata.normalize("NFKC", without_format(text)).lower()
+        number, *typed = [part for part in re.split(r"[\W_]+", plain) if part] or [plain.strip(" -")]
         if not number:
             raise CodeError("The code is empty: type it as the other side shows it.")
         if re.fullmatch(f"[1-9][0-9]{{{len(str(LAST_NUMBER)) - 1}}}", number) is None:
             raise CodeError(
                 f"A code begins with a number of five digits, as in {FIRST_NUMBER}-{'-'.join(_EXAMPLE)}, not "
-                f"with {number[:_SHOWN]!a}. Compare it with what the other side shows."
+                f"with {quoted(number, _SHOWN)}. Compare it with what the other side shows."
             )
-        typed = [word for word in typed if word]
         for word in typed:
             if word not in words():
                 near = near_names(word[:_SHOWN], words())
                 hint = f"Did you mean {near[0]}?" if near else "Compare it with what they show."
-                raise CodeError(f"{word[:_SHOWN]!a} is not a word of any code. {hint}")
+                raise CodeError(f"{quoted(word, _SHOWN)} is not a word of any code. {hint}")
         if len(typed) != WORDS:
             raise CodeError(
                 f"A code has {WORDS} words after its number, and this one has {len(typed)}. Compare it with "
