@@ -24,6 +24,7 @@ PACKAGES = {
     "gcore": "gdb",
     "chromium": "chromium",
     "firefox-esr": "firefox-esr",
+    "miniupnpd": "miniupnpd-nftables",
     "npm": "npm",
     "tayga": "tayga",
     "redis-server": "redis-server",

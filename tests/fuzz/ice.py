@@ -1,4 +1,7 @@
-"""The ICE agent: whole sequences of datagrams, by strangers and by a peer that keeps to no rule."""
+"""
+The ICE agent, netcheck and port mapping: whole sequences of datagrams, by strangers and by a peer, reflectors
+and routers that keep to no rule.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from random import Random
 
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.events import AgentState
+from punch.ice.port_mapping import TRIES, PortMapper, mapped_addresses
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import NetcheckReport
 from punch.test.ice.test_hostile import STRANGER, Situation
@@ -14,8 +18,8 @@ from punch.test.ice_network import REFLECTOR
 from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text
-from punch.wire import strict_json
-from punch.wire.address import Address, Transmit
+from punch.wire import port_mapping, strict_json
+from punch.wire.address import Address, Transmit, canonical
 from punch.wire.candidate import Candidate
 from punch.wire.control import Probe, Probed
 from punch.wire.probing import ProbeOutcome
@@ -186,3 +190,88 @@ def netcheck(data: bytes) -> None:
     assert text(report)
     conclusions(report)
     strict_json.dumps(netcheck_fields(report))
+
+
+_PCP = bytes.fromhex("0281000000001c2000000064") + bytes(12)
+_MAPPED = bytes.fromhex("9c409c40 00000000 00000000 0000ffff cb007105")
+_NAT_PMP = bytes.fromhex("0080000000000064cb007105"), bytes.fromhex("00810000000000649c409c4000001c20")
+
+
+def _router_answers() -> Iterator[bytes]:
+    yield _PCP + bytes(12) + b"\x11\0\0\0" + _MAPPED
+    yield from _NAT_PMP
+    yield bytes.fromhex("0081000100000064")
+
+
+@target(_router_answers, longest=1200)
+def port_mapping_answers(data: bytes) -> None:
+    """Answers of PCP and NAT-PMP: what is read is in range."""
+    answer = port_mapping.parse(data)
+    if isinstance(answer, port_mapping.PcpAnswer):
+        assert len(answer.nonce) in (0, 12)
+        assert (answer.external is None) == (not answer.nonce)
+        assert answer.result or answer.external is not None
+        if answer.external is not None:
+            assert canonical(*answer.external) == answer.external
+    elif isinstance(answer, port_mapping.AddressAnswer):
+        assert (answer.host is None) == (answer.result != 0)
+
+
+def _router_runs() -> Iterator[bytes]:
+    whole = _PCP[2:] + _MAPPED
+    yield b"\0" + chunk(whole) + b"\4\xff" * 8
+    yield b"\0" + chunk(b"\0\2" + whole[2:]) + b"\1" + chunk(_NAT_PMP[0]) + b"\1" + chunk(_NAT_PMP[1])
+    yield (b"\4\1\1" + chunk(_NAT_PMP[0]) + b"\1" + chunk(_NAT_PMP[1]) + b"\4\xff\2\3") * 3
+
+
+@target(_router_runs, longest=1024)
+def port_mapping_router(data: bytes) -> None:
+    """A router, or somebody in its place, that answers as it likes: few requests, and timers that rest."""
+    base, gateway = Address("192.168.1.7", 40000), Address("192.168.1.1", 5351)
+    core = PortMapper(Random(1).randbytes)
+    reader, now, sent, asked = Reader(data), 100.0, 0, b""
+
+    def keep(anew: bool) -> None:
+        core.keep([base], {base.host: gateway.host}, now, anew=anew)
+
+    def send() -> None:
+        nonlocal sent, asked
+        for transmit in core.datagrams_to_send(now):
+            sent += 1
+            assert (transmit.remote, transmit.local) == (gateway, base)
+            asked = transmit.data if transmit.data[0] == 2 else asked
+
+    keep(False)
+    calls = 1
+    while reader.more:
+        send()
+        kind = reader.byte() % 5
+        if kind == 0:
+            # With the right nonce and protocol
+            body = reader.chunk()
+            answer = b"\x02\x81" + body[:22] + asked[24:40] + body[22:]
+            core.receive_datagram(answer, gateway, base, now)
+        elif kind == 1:
+            core.receive_datagram(reader.chunk(), gateway, base, now)
+        elif kind == 2:
+            calls += 1
+            keep(bool(reader.byte() & 1))
+        elif kind == 3:
+            core.receive_datagram(reader.chunk(), Address("192.168.1.9", 5351), base, now)
+        else:
+            now += reader.byte() ** 2
+        while core.next_event() is not None:
+            pass
+        for mapping in core.mappings:
+            assert mapping.external.port
+            assert not mapping.external.is_ipv6
+            mapped_addresses(base, mapping.external, ["203.0.113.1"])
+    for _ in range(500):
+        send()
+        timer = core.get_timer()
+        if timer is None:
+            break
+        now = max(now, timer)
+    assert core.get_timer() is None, "it does not come to rest"
+    # Of each question at most `TRIES`, for each call and each renewal that nobody answers
+    assert sent <= 3 * TRIES * (calls + len(data) + 20), sent

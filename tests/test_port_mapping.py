@@ -1,0 +1,126 @@
+"""Ports that a real daemon (Debian's miniupnpd) maps, where the NAT gives each destination another port."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .needs import need, need_namespaces
+from .netns import Host, Namespaces
+from .processes import Programs, programs
+from .test_namespaces import RendezvousAndPeers
+
+# miniupnpd maps no ports behind an address that is private or reserved for documentation
+SERVICE, ALICE, BOB = "11.0.0.1", "11.0.0.11", "11.0.0.12"
+
+NAT = """
+table ip nat {
+    chain post { type nat hook postrouting priority 100; oifname "wan" masquerade fully-random; }
+}
+table inet filter {
+    chain input {
+        type filter hook input priority 0;
+        iifname "wan" ct state established,related accept
+        iifname "wan" drop
+    }
+    chain forward {
+        type filter hook forward priority 0;
+        jump miniupnpd
+        iifname "wan" ct state new drop
+    }
+    chain miniupnpd {}
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain prerouting_miniupnpd {}
+    chain postrouting { type nat hook postrouting priority 99; jump postrouting_miniupnpd; }
+    chain postrouting_miniupnpd {}
+}
+"""
+
+CONFIGURATION = """
+ext_ifname=wan
+listening_ip=lan
+enable_natpmp=yes
+enable_upnp=no
+secure_mode=yes
+uuid=00000000-0000-0000-0000-000000000001
+allow 1024-65535 10.1.0.0/24 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+"""
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    need_namespaces()
+    need("miniupnpd")
+    with Namespaces() as namespaces:
+        yield namespaces
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as running:
+        yield running
+
+
+def home(namespaces: Namespaces, public: Host, name: str, address: str, network: str) -> tuple[Host, Host]:
+    """A router with the strictest NAT, and a host behind it."""
+    router, host = namespaces.host(f"{name}-router"), namespaces.host(name)
+    namespaces.plug(router, public, "wan", f"{address}/24")
+    namespaces.join(router, "lan", host, "eth0")
+    router.run("ip", "address", "add", f"{network}.1/24", "dev", "lan")
+    host.run("ip", "address", "add", f"{network}.2/24", "dev", "eth0")
+    host.route(f"{network}.1")
+    router.sysctl("net.ipv4.ip_forward=1")
+    router.nft(NAT)
+    return router, host
+
+
+def mapped(router: Host) -> list[str]:
+    """The mappings that the daemon has made."""
+    rules = router.run("nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd")
+    return [line.strip() for line in rules.splitlines() if "dnat" in line]
+
+
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    """Wait at most 20 s; `log` is shown if it takes longer."""
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
+    """One router maps a port. It is given back when the peer ends."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    configuration = tmp_path / "miniupnpd.conf"
+    configuration.write_text(CONFIGURATION)
+    log = tmp_path / "miniupnpd.log"
+    with log.open("w") as output:
+        daemon = subprocess.Popen(
+            [*router.prefix, "miniupnpd", "-d", "-f", configuration, "-P", tmp_path / "miniupnpd.pid"],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for(lambda: "Listening for NAT-PMP/PCP" in log.read_text(), log)
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        at_alice, at_bob = meeting.call("srflx", "prflx")
+        (rule,) = mapped(router)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        assert at_alice["local"] == at_bob["remote"]
+        meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)
+    finally:
+        daemon.kill()
+        daemon.wait()
