@@ -39,7 +39,7 @@ from punch.local.process import NodeOptions, attach_or_become, check_rendezvous
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
-from punch.node.events import CallFailed
+from punch.node.events import CallFailed, Unregistered
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -55,8 +55,8 @@ __all__ = [
 RETRY = 1.0
 """Seconds after which a service is announced again whose node has ended."""
 
-Sentence = Callable[[CallFailed], str]
-"""Says to the user why a call failed."""
+Sentence = Callable[[CallFailed | Unregistered], str]
+"""Says to the user why a call, or the registration, failed."""
 
 
 class PunchConnectError(ConnectError):
@@ -87,8 +87,10 @@ class PunchListenError(CannotListenError):
         return str(self.socketError)
 
 
-def plain_sentence(failed: CallFailed) -> str:
-    """Return a sentence for a failed call that has only its code."""
+def plain_sentence(failed: CallFailed | Unregistered) -> str:
+    """Return a sentence, for a failed call or registration, that has only its code."""
+    if isinstance(failed, Unregistered):
+        return f"The registration failed: {failed.reason}."
     who = "The node" if failed.peer is None else f"The call to {failed.peer.short}"
     return f"{who} failed: {failed.reason}."
 

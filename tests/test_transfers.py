@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -276,7 +277,24 @@ def test_a_rendezvous_that_is_away(peers: Peers) -> None:
     receiver = peers.running.start(
         peers.words("receive", "--json", "--yes", "--rendezvous", address, name="carol")
     )
-    assert receiver.wait("unregistered", 60.0)["rendezvous"] == address
+    said = receiver.wait("unregistered", 60.0)
+    assert (said["rendezvous"], said["reason"]) == (address, "rendezvous-unreachable")
+    assert "Nothing listens" in said["text"]
+
+
+def test_another_process_takes_the_place_of_the_receiver(peers: Peers) -> None:
+    """It is not registered again, so it ends and says why."""
+    receiver = peers.receive("--yes")
+    there = peers.state / "peers" / "bob" / "identity.key"
+    copied = peers.directory / "copied" / "peers" / "bob" / "identity.key"
+    copied.parent.mkdir(parents=True, mode=0o700)
+    shutil.copy(there, copied)
+    away = ["--state-dir", str(peers.directory / "copied"), "--rendezvous", peers.address, "--json"]
+    peers.running.start([PUNCH, "receive", "--name", "bob", *away]).wait("ready", 60.0)
+    failed = receiver.wait("failed", 60.0)
+    assert failed["reason"] == "replaced"
+    assert "identity" in failed["text"]
+    assert receiver.exit() == 1
 
 
 def test_what_goes_wrong(peers: Peers) -> None:

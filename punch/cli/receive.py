@@ -20,7 +20,7 @@ from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFaile
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
-from punch.cli.exit_status import ExitStatus
+from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
@@ -120,10 +120,15 @@ class _Receiving:
     async def _look(self, node: NodeAccess) -> None:
         """Say when the rendezvous is away, and when it is back."""
         try:
-            registered = (await node.status()).get("registered") is True
+            status = await node.status()
         except CommandError:
             # The process of the node ends, which is told elsewhere.
             return
+        registered, problem = status.get("registered") is True, status.get("problem") or {}
+        if not registered and problem.get("final") and not self._ending:
+            self._ending = True
+            reason = str(problem["reason"])
+            self._ended.errback(CommandFailed(str(problem["text"]), status_of(reason), reason))
         if registered is self._registered:
             return
         self._registered = registered
@@ -132,11 +137,13 @@ class _Receiving:
                 f"Registered at {node.rendezvous}.", event="registered", rendezvous=node.rendezvous
             )
         else:
+            why = problem.get("text") or f"Not registered at {node.rendezvous} yet."
             self._command.tell(
-                f"Not registered at {node.rendezvous}, which is tried again: until then, only peers who have "
-                "a link can send. punch netcheck says more.",
+                f"{why} It is tried again; until then, only peers who have a link can send.",
                 event="unregistered",
                 rendezvous=node.rendezvous,
+                reason=problem.get("reason"),
+                text=why,
             )
 
     def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:

@@ -18,7 +18,7 @@ from punch.link.status import Path
 from punch.local.access import Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.lookup import UnknownPeer, find_peer
-from punch.node.events import CallFailed
+from punch.node.events import CallFailed, Event, Registered, Unregistered
 from punch.wire.rendezvous_address import RendezvousAddress
 
 if TYPE_CHECKING:
@@ -42,12 +42,15 @@ def path_fields(path: Path) -> JSON:
     }
 
 
+Sentence = Callable[[CallFailed | Unregistered], str]
+
+
 class OwnNode:
     """
     The node of this process: `NodeAccess` for programs in it, and what the commands of attached ones do.
 
     :param name: what the node calls itself now.
-    :param sentence: says to the user why a call failed.
+    :param sentence: says to the user why a call, or the registration, failed.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class OwnNode:
         clock: IReactorTime,
         rendezvous: Sequence[RendezvousAddress],
         name: Callable[[], str],
-        sentence: Callable[[CallFailed], str],
+        sentence: Sentence,
     ) -> None:
         self.peer_id = node.identity.peer_id
         self.rendezvous = ",".join(map(str, rendezvous))
@@ -69,6 +72,8 @@ class OwnNode:
         self._sentence = sentence
         self._allowed: dict[str, Allow] = {}
         self._lost: list[Deferred[None]] = []
+        self._unregistered: Unregistered | None = None
+        node.subscribe(self._note)
 
     def find(self, who: str) -> PeerID:
         """
@@ -114,6 +119,7 @@ class OwnNode:
                 "name": self.name(),
                 "registered": status.rendezvous is not None,
                 "rendezvous": status.rendezvous,
+                "problem": self._problem(),
                 "post_quantum": status.post_quantum,
                 "links": [
                     {
@@ -145,6 +151,23 @@ class OwnNode:
         lost, self._lost = self._lost, []
         for waiter in lost:
             waiter.callback(None)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Unregistered):
+            self._unregistered = event
+        elif isinstance(event, Registered):
+            self._unregistered = None
+
+    def _problem(self) -> JSON | None:
+        """Why the node is not registered, once that is known."""
+        event = self._unregistered
+        if event is None:
+            return None
+        return {
+            "reason": event.reason,
+            "text": self._sentence(event),
+            "final": event.retry_in is None,
+        }
 
     def _allow_field(self, service: str) -> str | list[str] | None:
         allow = self._allowed.get(service)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from punch.local.access import NodeAccess
 from punch.local.attached import AttachedNode, NodeGone
-from punch.local.own import OwnNode
+from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.local.server import LocalServer, is_own
@@ -28,7 +28,7 @@ from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
-from punch.node.events import CallFailed, Event, Registered
+from punch.node.events import Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
 from punch.node.path import RelayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
@@ -90,7 +90,7 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
 
 
 async def attach_or_become(
-    options: NodeOptions, reactor: Any, environ: Mapping[str, str], sentence: Callable[[CallFailed], str]
+    options: NodeOptions, reactor: Any, environ: Mapping[str, str], sentence: Sentence
 ) -> NodeAccess:
     """
     Return the node of an identity: that of the process that has it, or else one in this process.
@@ -181,7 +181,7 @@ async def become(
     lock: Lock,
     reactor: Any,
     environ: Mapping[str, str],
-    sentence: Callable[[CallFailed], str],
+    sentence: Sentence,
 ) -> OwnNode:
     """
     Make the node, and open its socket. Both end with the reactor.

@@ -213,6 +213,18 @@ class StreamTests(LocalTestCase):
             self.successResultOf(gone)
             self.assertEqual(self.refused(attached.status()).reason, "node-lost")
 
+    def test_why_it_is_not_registered(self) -> None:
+        attached = self.attach("alice")
+
+        def problem() -> Any:
+            return self.net.wait(attached.status(), 2.0, "the status")["problem"]
+
+        self.assertIsNone(problem())
+        self.rendezvous.stop()
+        self.run_until(lambda: problem() is not None, 30.0)
+        self.assertEqual(sorted(problem()), ["final", "reason", "text"])
+        self.assertIs(problem()["final"], False)
+
     def test_refusals_are_told_apart(self) -> None:
         alice = self.attach("alice")
         bob = self.attach("bob")

@@ -163,11 +163,17 @@ def link_in_words(link: Answer) -> str:
     return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}{keys}"
 
 
+def _unregistered(answer: Answer) -> str:
+    problem = answer.get("problem")
+    why = "" if problem is None else f" {printable(problem['text'])}"
+    return f"Not registered: nobody can call.{why}" if why else "Not registered: nobody can call"
+
+
 def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"Your ID: {answer['id']} ({printable(answer['name'])})"
     where = answer.get("rendezvous")
     keys = ", post-quantum key exchange" if answer.get("post_quantum") else ""
-    yield f"Registered at {printable(where)}{keys}" if where else "Not registered: nobody can call"
+    yield f"Registered at {printable(where)}{keys}" if where else _unregistered(answer)
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
