@@ -19,6 +19,7 @@ from punch.cli import twistd
 from punch.cli.usage import Parser, show, write_stderr
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.natcheck.report import NetcheckReport
+from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
@@ -117,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         monotonic=time.monotonic,
         lifetime=options.lifetime,
         look_up_service=ServiceResolver(reactor),
+        gateways=gateways_of_machine,
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():

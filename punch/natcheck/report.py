@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from punch.ice.port_mapping import PortMapping
 from punch.natcheck.behaviour import (
     ANY_MAPPING,
     Filtering,
@@ -62,6 +63,24 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
+class RouterReport:
+    """
+    What the router of the examined address does when it is asked for a port (RFC 6887, RFC 6886).
+
+    :ivar mapping: the port that it mapped; None if it maps none.
+    """
+
+    mapping: PortMapping | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object (docs/json.md)."""
+        mapping = self.mapping
+        if mapping is None:
+            return {"method": None, "external_address": None}
+        return {"method": mapping.method.value, "external_address": mapping.external.host}
+
+
+@dataclass(frozen=True)
 class FamilyReport:
     """
     The results for one address family.
@@ -76,6 +95,7 @@ class FamilyReport:
     :ivar mapping: the possible mapping behaviours; empty without a NAT.
     :ivar filtering: the possible filtering behaviours of a NAT or a firewall.
     :ivar latency: the round-trip time to the service in seconds.
+    :ivar router: what the router says to a request for a port; None if none was asked.
     """
 
     udp: bool | None = False
@@ -89,6 +109,13 @@ class FamilyReport:
     ports: PortAssignment | None = None
     lifetime: Lifetime | None = None
     latency: float | None = None
+    router: RouterReport | None = None
+
+    @property
+    def maps_ports(self) -> bool:
+        """Whether the router maps ports at an address that reflectors see: everybody can send there."""
+        mapping = None if self.router is None else self.router.mapping
+        return mapping is not None and mapping.external.host in self.public_addresses
 
     @property
     def nat64(self) -> bool:
@@ -104,7 +131,11 @@ class FamilyReport:
         """With which peers direct links are possible over this family."""
         if self.udp is False:
             return Direct.NONE
-        if self.udp is None or self.near or (self.translated and self.mapping == ANY_MAPPING):
+        if self.udp is None or self.near:
+            return Direct.UNKNOWN
+        if self.maps_ports:
+            return Direct.ALL
+        if self.translated and self.mapping == ANY_MAPPING:
             return Direct.UNKNOWN
         if self.translated and Mapping.ENDPOINT_INDEPENDENT not in self.mapping:
             return Direct.SOME
@@ -117,6 +148,8 @@ class FamilyReport:
         """Whether everything that `direct` depends on is known."""
         if self.direct is Direct.UNKNOWN or not self.udp:
             return self.udp is False
+        if self.maps_ports:
+            return True
         if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
             return Mapping.ENDPOINT_INDEPENDENT not in self.mapping
         return bool(self.filtering) and (
@@ -142,6 +175,7 @@ class FamilyReport:
             if lifetime is None
             else {"at_least": _rounded(lifetime.at_least), "below": _rounded(lifetime.below)},
             "latency": _rounded(self.latency),
+            "port_mapping": None if self.router is None else self.router.to_json(),
         }
 
 

@@ -7,7 +7,7 @@ registration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,9 +17,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 
+from punch.ice.port_mapping import PortMapping
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
-from punch.natcheck.report import FamilyReport, NetcheckReport, Transport
+from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport, Transport
 from punch.net.driver import Driver
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
@@ -33,6 +34,7 @@ from punch.node.control.hosts import (
     VettedReactor,
     is_name,
 )
+from punch.node.port_mappings import Gateways, PortMappingTrial
 from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client_events import AllocationProblem
@@ -76,6 +78,7 @@ class NetcheckRun:
         roots: Sequence[x509.Certificate] | None = None,
         proxy: str | None = None,
         look_up_service: LookUpService | None = None,
+        gateways: Gateways | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
@@ -83,6 +86,7 @@ class NetcheckRun:
         :param source: from which of them an IP address is reached; None: as the control connection.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         :param proxy: the variable of the environment that names a proxy; only error texts use it.
+        :param gateways: the router of each of our addresses, which is asked for a port; None: none is asked.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
@@ -93,6 +97,9 @@ class NetcheckRun:
         self._monotonic = monotonic
         self._lifetime = lifetime
         self._roots = roots
+        self._gateways = gateways
+        self._routers: Mapping[str, str] = {}
+        self._mapped: list[PortMapping] = []
         self._policy = HostPolicy()
         identity = Identity.generate(random)
         self._core = Netcheck(peer=identity.peer_id, random=random, bind=self._bind, now=monotonic())
@@ -208,6 +215,7 @@ class NetcheckRun:
         return select(self._addresses(), preferred=[host for host in sources if host is not None])
 
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
+        self._try_routers(hosts)
         self._core.handle_timer(self._monotonic())
         self._core.start(hosts, services, port, second, self._lifetime)
         self._driver.run()
@@ -274,6 +282,25 @@ class NetcheckRun:
         else:
             self._look_up(self._reactor, server.url.host, lambda found: begin(self._policy.allowed(found)))
 
+    # The routers
+
+    def _try_routers(self, hosts: list[str]) -> None:
+        if self._gateways is None:
+            return
+        self._routers = self._gateways()
+        tried: Deferred[None] = Deferred()
+        self._trials.append(tried)
+
+        def end(mapped: list[PortMapping]) -> None:
+            self._mapped = mapped
+            tried.callback(None)
+
+        trial = PortMappingTrial(
+            self._reactor, self._monotonic, self._random, self._open_socket, lambda: self._routers
+        )
+        trial.result.addCallback(end)
+        trial.start([host for host in hosts if host in self._routers])
+
     # The end
 
     def _await_trials(self, _: None) -> Deferred[Any]:
@@ -301,9 +328,13 @@ class NetcheckRun:
 
     def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
         """No answer has no known cause where the rendezvous could not say that it has a reflector."""
-        if family is None or family.udp or self._problem is None or not family.local_addresses:
+        if family is None or not family.local_addresses:
             return family
-        return replace(family, udp=None)
+        host = family.local_addresses[0]
+        if host in self._routers:
+            mapping = next((each for each in self._mapped if each.base.host == host), None)
+            family = replace(family, router=RouterReport(mapping))
+        return family if family.udp or self._problem is None else replace(family, udp=None)
 
 
 class RelayTrial:

@@ -155,6 +155,7 @@ class Node(Service):
         self._addresses = addresses
         self._open_socket = open_socket
         self._source = source
+        self._gateways = gateways
         self._roots = roots
         self._control = ControlClient(
             reactor=reactor,
@@ -337,6 +338,7 @@ class Node(Service):
             random=self._context.random,
             monotonic=self._context.monotonic,
             roots=self._roots,
+            gateways=self._gateways,
         )
         return run.start()
 

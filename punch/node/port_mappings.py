@@ -11,8 +11,10 @@ contains the candidate at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from punch.ice.port_mapping import Mapped, PortMapper, PortMapping
@@ -118,3 +120,45 @@ class PortMappings:
         """Close the sockets that no answer is awaited at."""
         for host in self._sockets.keys() - self._core.awaiting:
             self._sockets.pop(host).close()
+
+
+class PortMappingTrial:
+    """
+    Finds out which ports routers map: has one mapped for each of these local IP addresses, and deletes it.
+
+    :ivar result: fires with the mappings, soon if there are none either.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        open_socket: OpenSocket,
+        gateways: Gateways,
+    ) -> None:
+        self.result: Deferred[list[PortMapping]] = Deferred()
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._sockets: list[DatagramSocket] = []
+        self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, self._changed)
+
+    def start(self, hosts: Sequence[str]) -> None:
+        """Ask the routers of these addresses."""
+        for host in hosts:
+            with suppress(OSError, CannotListenError):
+                self._sockets.append(self._open_socket(self._reactor, host, 0, _ignore))
+        self._mappings.keep([socket.local for socket in self._sockets])
+        self._changed()
+
+    def _changed(self) -> None:
+        if not self._mappings.may_follow and not self.result.called:
+            found = self._mappings.current
+            self._mappings.close()
+            for socket in self._sockets:
+                socket.close()
+            self.result.callback(found)
+
+
+def _ignore(datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+    """Nobody has a reason to send to this socket."""

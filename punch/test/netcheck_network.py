@@ -10,6 +10,7 @@ from punch.identity import Identity
 from punch.natcheck.report import NetcheckReport
 from punch.net.udp import open_portable
 from punch.node.netcheck import NetcheckRun
+from punch.node.port_mappings import Gateways
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet
@@ -68,7 +69,12 @@ class NetcheckNetwork:
         return self.service.address
 
     def begin(
-        self, host: Host, *, lifetime: float | None = None, rendezvous: RendezvousAddress | None = None
+        self,
+        host: Host,
+        *,
+        lifetime: float | None = None,
+        rendezvous: RendezvousAddress | None = None,
+        gateways: Gateways | None = None,
     ) -> Deferred[NetcheckReport]:
         """Start netcheck on a host."""
         return NetcheckRun(
@@ -79,6 +85,7 @@ class NetcheckNetwork:
             random=self.net.random_bytes(f"netcheck {host.name}"),
             monotonic=self.net.monotonic,
             lifetime=lifetime,
+            gateways=gateways,
         ).start()
 
     def run(
@@ -87,11 +94,12 @@ class NetcheckNetwork:
         *,
         lifetime: float | None = None,
         rendezvous: RendezvousAddress | None = None,
+        gateways: Gateways | None = None,
         timeout: float = 30.0,
     ) -> NetcheckReport:
         """Run netcheck on a host, and check that it leaves no port open."""
         report = self.net.wait(
-            self.begin(host, lifetime=lifetime, rendezvous=rendezvous),
+            self.begin(host, lifetime=lifetime, rendezvous=rendezvous, gateways=gateways),
             timeout + (lifetime or 0.0),
             f"{host.name}: a report",
         )

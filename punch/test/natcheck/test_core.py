@@ -370,6 +370,7 @@ class WordTests(SynchronousTestCase):
                 "port_allocation": "preserving",
                 "mapping_lifetime": None,
                 "latency": 0.0123,
+                "port_mapping": None,
             },
         )
         self.assertEqual(set(value["ipv6"]), set(value["ipv4"]))

@@ -32,7 +32,9 @@ from punch.test.internet import (
 from punch.test.internet import Filtering as F
 from punch.test.internet import Mapping as M
 from punch.test.internet import Ports as P
+from punch.test.mapping_router import MappingRouter
 from punch.test.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
+from punch.ui.text.netcheck import text
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAPPING = {
@@ -114,6 +116,48 @@ class EveryNATTests(InternetTestCase):
                 self.assertEqual(family.mapping, {MAPPING[mapping]}, nat)
                 self.assertEqual(family.filtering, {FILTERING[filtering]}, nat)
                 self.assertEqual(family.ports, PortAssignment.SEQUENTIAL)
+
+
+class RouterTests(InternetTestCase):
+    """Routers that map ports, and others, in front of the strictest NAT."""
+
+    def examine(
+        self, external: str | None = None, result: int = 0, nat_pmp: bool = True
+    ) -> tuple[NetcheckReport, MappingRouter]:
+        net = self.internet()
+        network = NetcheckNetwork(net)
+        nat = NAT("203.0.113.7", M.APDM, F.APDF, Hairpin.NONE, P.RANDOM)
+        lan = net.lan("home", "192.168.1.0/24", nat=nat)
+        router = MappingRouter(lan, external=external, result=result, pcp=nat_pmp, nat_pmp=nat_pmp)
+        host = lan.host("host")
+        return network.run(host, gateways=lambda: router.gateways(host)), router
+
+    def test_maps_ports(self) -> None:
+        """Everybody can be reached directly, and the port is given back."""
+        report, router = self.examine()
+        self.assertTrue(ipv4(report).maps_ports)
+        self.assertEqual((report.direct, report.certain), (Direct.ALL, True))
+        expected = {"method": "pcp", "external_address": "203.0.113.7"}
+        self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
+        self.assertIn("router      maps ports (PCP): everybody reaches them", text(report))
+        self.assertEqual(router.mapped, {})
+        self.assertGreater(len(router.asked), 1)
+
+    def test_elsewhere(self) -> None:
+        """What the rendezvous does not see promises nothing."""
+        report, _ = self.examine(external="192.168.0.2")
+        self.assertEqual(report.direct, Direct.SOME)
+        self.assertIn("maps ports (PCP) at 192.168.0.2, which the rendezvous does not see", text(report))
+
+    def test_maps_none(self) -> None:
+        """It refuses, or does not answer."""
+        for options in ({"result": 2}, {"nat_pmp": False}):
+            report, router = self.examine(**options)
+            self.assertEqual(report.direct, Direct.SOME)
+            expected = {"method": None, "external_address": None}
+            self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
+            self.assertIn("router      maps no ports", text(report))
+            self.assertGreater(len(router.asked), 1)
 
 
 class LittleHelpTests(InternetTestCase):

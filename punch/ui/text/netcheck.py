@@ -7,6 +7,7 @@ from enum import Enum
 from math import ceil, floor
 from typing import TypeVar
 
+from punch.ice.port_mapping import Method, PortMapping
 from punch.natcheck.behaviour import (
     Filtering,
     Hairpinning,
@@ -52,6 +53,7 @@ _DIRECT = {
     Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
     "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
 }
+_METHODS = {Method.PCP: "PCP", Method.NAT_PMP: "NAT-PMP"}
 _WIDTH = 14
 
 B = TypeVar("B", bound=Enum)
@@ -191,9 +193,21 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         least = f"at least {floor(lived)} s" if lived else ""
         most = "" if below is None else f"less than {ceil(below)} s"
         lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
+    if family.router is not None:
+        lines.append(_item("router", _router(family, family.router.mapping)))
     if family.latency is not None:
         lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
     return lines
+
+
+def _router(family: FamilyReport, mapping: PortMapping | None) -> str:
+    """What came of the request for a port."""
+    if mapping is None:
+        return "maps no ports"
+    maps = f"maps ports ({_METHODS[mapping.method]})"
+    if family.maps_ports:
+        return f"{maps}: everybody reaches them"
+    return f"{maps} at {mapping.external.host}, which the rendezvous does not see"
 
 
 def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:
