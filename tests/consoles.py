@@ -16,15 +16,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .environment import plain_environment
 from .processes import TWISTD
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, without the user's own Punch."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PUNCH_")}
-    return kept | {"TERM": "xterm"} | extra
+    """The environment of a program in a terminal."""
+    return plain_environment(TERM="xterm") | extra
 
 
 class Terminal:

@@ -27,6 +27,8 @@ PACKAGES = {
     "miniupnpd": "miniupnpd-nftables",
     "npm": "npm",
     "tayga": "tayga",
+    "tinyproxy": "tinyproxy-bin",
+    "microsocks": "microsocks",
     "redis-server": "redis-server",
     "redis-cli": "redis-tools",
     "systemd-analyze": "systemd",

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .environment import plain_environment
+
 Event = dict[str, Any]
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
@@ -59,12 +61,11 @@ class JSONProcess:
         self.arguments = [*prefix, *arguments]
         self.events: list[Event] = []
         self._stderr_path = cwd / f"stderr-{time.monotonic_ns()}.log"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PUNCH_")} | (env or {})
         with self._stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
                 self.arguments,
                 cwd=cwd,
-                env=environment,
+                env=plain_environment() | (env or {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

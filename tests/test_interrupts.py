@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.consoles import terminal
+from tests.environment import plain_environment
 from tests.local_peers import LocalPeers
 from tests.processes import PUNCH, TWISTD, JSONProcess, ProcessFailed
 
@@ -48,7 +49,7 @@ def interrupted(arguments: list[str], directory: Path, later: int) -> tuple[int,
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", *arguments],
         cwd=directory,
-        env={key: value for key, value in os.environ.items() if not key.startswith("PUNCH_")},
+        env=plain_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import plain_environment
 from tests.processes import PUNCH, JSONProcess, Programs, programs
 
 
@@ -35,7 +36,7 @@ def netcheck(directory: Path, *options: str, timeout: float = 60) -> subprocess.
     """Run it to its end."""
     return subprocess.run(
         [PUNCH, "netcheck", "--state-dir", str(directory / "state"), *options],
-        env={key: value for key, value in os.environ.items() if not key.startswith("PUNCH_")},
+        env=plain_environment(),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -20,7 +20,7 @@ from punch.cli.transfer_command import CommandFailed, TransferCommand
 from punch.cli.usage import write_stderr
 from punch.extras import install_command_here
 from punch.identity import Identity
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
+from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.state import StateError
@@ -64,8 +64,11 @@ class CodeCommand:
         program, options = command.program, command.options
         try:
             self.rendezvous = choose_rendezvous(options.rendezvous, command.state, options.name, os.environ)
+            self._proxy = choose_proxy(options.proxy, os.environ)
         except NoRendezvous as error:
             twistd.fail(program, str(error), reason=error.reason, as_json=options.json)
+        except BadProxy as error:
+            twistd.fail(program, str(error), reason="bad-proxy", as_json=options.json)
         try:
             import spake2  # noqa: F401
         except ModuleNotFoundError:
@@ -128,7 +131,7 @@ class CodeCommand:
             rendezvous=self.rendezvous,
             on_registered=on_registered,
             monotonic=reactor.seconds,
-            proxy=proxy_variable(os.environ),
+            proxy=self._proxy,
             look_up_service=ServiceResolver(reactor),
         )
         try:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from punch.cli import twistd
 from punch.cli.usage import Parser, show, write_stderr
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
+from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.natcheck.report import NetcheckReport
 from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import local_addresses, source_address
@@ -68,6 +68,12 @@ def _parser(root: Path, login: str) -> Parser:
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
     )
     parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
+        "the environment says, and directly where that fails]",
+    )
+    parser.add_argument(
         "--lifetime",
         type=_seconds,
         nargs="?",
@@ -91,10 +97,13 @@ def main(arguments: Sequence[str]) -> int:
         state = StateDirectory(Path(options.state_dir))
         given = ",".join(options.rendezvous) if options.rendezvous else None
         rendezvous = choose_rendezvous(given, state, options.name, os.environ)
+        proxy = choose_proxy(options.proxy, os.environ)
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
         twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+    except BadProxy as problem:
+        twistd.fail(PROGRAM, str(problem), reason="bad-proxy", as_json=options.json)
 
     from twisted.internet import reactor
 
@@ -112,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         rendezvous=rendezvous,
         addresses=local_addresses,
         source=source_address,
-        proxy=proxy_variable(os.environ),
+        proxy=proxy,
         open_socket=open_socket,
         random=os.urandom,
         monotonic=time.monotonic,

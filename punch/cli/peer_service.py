@@ -26,7 +26,6 @@ from punch.cli.peer_tap import PortMappingPolicy
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
 from punch.local.own import OwnNode
 from punch.local.process import remembered_offers
-from punch.local.rendezvous import proxy_variable
 from punch.local.server import LocalServer
 from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
@@ -93,7 +92,7 @@ class PeerService(Service):
             offers=remembered_offers(self._state),
             source=source_address,
             gateways=gateways_of_machine if options.port_mapping is PortMappingPolicy.AUTO else None,
-            proxy=proxy_variable(os.environ),
+            proxy=options.proxy,
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             look_up_service=ServiceResolver(reactor),
             relay=options.relay,

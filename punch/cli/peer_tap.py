@@ -23,7 +23,7 @@ from twisted.application.service import IService
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_own_files
 from punch.identity import PeerID
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous
+from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.path import RelayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
@@ -110,6 +110,14 @@ class Options(BaseOptions):
             "(by PCP and NAT-PMP; the port is given back at the end), or never.",
         ],
         [
+            "proxy",
+            None,
+            None,
+            "HTTP or SOCKS5 proxy for TCP connections, such as http://proxy:3128 or socks5://proxy:1080, "
+            "or none. UDP goes past it. [default: what https_proxy or all_proxy of the environment says, and "
+            "directly where that fails]",
+        ],
+        [
             "state-dir",
             None,
             None,
@@ -173,6 +181,10 @@ else the one used last, else your own on this machine]"""
             self.rendezvous = choose_rendezvous(self["rendezvous"], self.state, self["name"], os.environ)
         except NoRendezvous as error:
             self.fail(error.reason, str(error))
+        try:
+            self.proxy = choose_proxy(self["proxy"], os.environ)
+        except BadProxy as error:
+            self.fail("bad-proxy", str(error))
         try:
             self.peer.prepare()
         except StateError as error:

@@ -92,7 +92,7 @@ class TransferCommand:
 
         async def with_node() -> None:
             node = await attach_or_become(
-                NodeOptions(self.state, self.options.name, self.options.rendezvous),
+                NodeOptions(self.state, self.options.name, self.options.rendezvous, self.options.proxy),
                 self.reactor,
                 os.environ,
                 event_sentence,
@@ -211,6 +211,11 @@ def make_parser(program: str, description: str, words_name_files: bool = False) 
         help="punch://host:port/PIN, if no node of yours runs "
         "[default: PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this "
         "machine]",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help="HTTP or SOCKS5 proxy, or none, if no node of yours runs [default: that of the environment]",
     )
     parser.add_argument(
         "--name",

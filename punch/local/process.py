@@ -20,7 +20,7 @@ from punch.local.access import NodeAccess
 from punch.local.attached import AttachedNode, NodeGone
 from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import CommandError
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous, proxy_variable
+from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.local.server import LocalServer, is_own
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign
 from punch.names import without_format
@@ -49,11 +49,13 @@ class NodeOptions:
 
     :ivar state: the state directory; `identity` is the name of an identity in it.
     :ivar rendezvous: the addresses of the rendezvous; None: as `choose_rendezvous` says.
+    :ivar proxy: the proxy to connect through; None: as `choose_proxy` says.
     """
 
     state: StateDirectory
     identity: str
     rendezvous: str | None = None
+    proxy: str | None = None
 
     @property
     def peer(self) -> PeerState:
@@ -206,12 +208,14 @@ async def become(
             offers=remembered_offers(state),
             source=source_address,
             gateways=gateways_of_machine,
-            proxy=proxy_variable(environ),
+            proxy=choose_proxy(options.proxy, environ),
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,
         )
     except NoRendezvous as error:
         raise CommandError(error.reason, str(error)) from None
+    except BadProxy as error:
+        raise CommandError("bad-proxy", str(error)) from None
     except StateError as error:
         raise CommandError("state", str(error)) from None
 

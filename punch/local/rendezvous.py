@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 from punch.names import without_format
 from punch.state import StateDirectory, StateError
+from punch.wire.proxy import ProxyAddress, ProxySettings, proxy_of_environment
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
-
-PROXY_VARIABLES = "https_proxy", "http_proxy", "all_proxy", "socks_proxy"
-"""Variables of the environment that name proxies to other programs, in lower or upper case."""
 
 
 class NoRendezvous(Exception):
@@ -53,7 +51,25 @@ def choose_rendezvous(
         raise NoRendezvous("bad-address", f"{source}: {error}") from error
 
 
-def proxy_variable(environ: Mapping[str, str]) -> str | None:
-    """Return the variable of the environment that names a proxy, if there is one."""
-    names = (each for name in PROXY_VARIABLES for each in (name, name.upper()))
-    return next((name for name in names if environ.get(name, "").strip()), None)
+class BadProxy(Exception):
+    """A proxy that is named can't be used; `str()` is a sentence."""
+
+
+def choose_proxy(given: str | None, environ: Mapping[str, str]) -> ProxySettings | None:
+    """
+    Return the proxy for TCP connections: that of the command line, which is then required, or else one that
+    the environment names.
+
+    :param given: what `--proxy` says: a URL, or `none`; None: it was not given.
+    :raise BadProxy: it can't be used.
+    """
+    try:
+        if given is None:
+            return proxy_of_environment(environ)
+        if given.strip().lower() in ("", "none"):
+            return None
+        return ProxySettings(ProxyAddress.parse(given), "--proxy", required=True)
+    except ValueError as error:
+        if given is None:
+            raise BadProxy(f"{error}; correct it, or give --proxy none.") from None
+        raise BadProxy(f"--proxy: {error}.") from None

@@ -14,6 +14,7 @@ from punch.ice.failure import CheckingFailure
 from punch.link.events import CloseCode
 from punch.wire.control import ErrorCode
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.proxy import ProxyError, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 
@@ -177,6 +178,8 @@ class ProblemCode(Enum):
     """Nothing answers at its address."""
     UNREACHABLE = "unreachable"
     """The TCP connection failed for another reason."""
+    PROXY = "proxy"
+    """The proxy does not connect to it."""
     CLOSED = "closed"
     """It closed the connection before the `welcome`."""
     NO_WELCOME = "no welcome"
@@ -217,6 +220,14 @@ _PROBLEM_REASONS = {
 }
 
 
+@dataclass(frozen=True)
+class ProxyProblem:
+    """A proxy, and why there is no connection through it."""
+
+    settings: ProxySettings
+    error: ProxyError
+
+
 @dataclass(eq=False)
 class ControlProblem(Exception):
     """
@@ -226,7 +237,7 @@ class ControlProblem(Exception):
     :ivar error: the code of its error message, if `code` is `ERROR`.
     :ivar detail: the text of its error message; what was wrong with its message; the day in question, or the
         names, of its certificate.
-    :ivar proxy: the environment variable that names a proxy, which is not used.
+    :ivar proxy: the proxy and what it said, if `code` is `PROXY`.
     :ivar refusal: why it does not admit this peer, if that is the cause…
     :ivar contact: …and whom to ask about it, in the operator's words; may be empty.
     """
@@ -235,7 +246,7 @@ class ControlProblem(Exception):
     address: RendezvousAddress
     error: ErrorCode | None = None
     detail: str = ""
-    proxy: str | None = None
+    proxy: ProxyProblem | None = None
     refusal: AdmissionRefusal | None = None
     contact: str = ""
 

@@ -41,6 +41,7 @@ from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import usable_port
 from punch.wire.turn_uri import RelayServer, TurnTransport
@@ -76,7 +77,7 @@ class NetcheckRun:
         monotonic: Callable[[], float],
         lifetime: float | None = None,
         roots: Sequence[x509.Certificate] | None = None,
-        proxy: str | None = None,
+        proxy: ProxySettings | None = None,
         look_up_service: LookUpService | None = None,
         gateways: Gateways | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class NetcheckRun:
         :param addresses: tells this machine's IP addresses.
         :param source: from which of them an IP address is reached; None: as the control connection.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
-        :param proxy: the variable of the environment that names a proxy; only error texts use it.
+        :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
         :param gateways: the router of each of our addresses, which is asked for a port; None: none is asked.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
@@ -268,6 +269,8 @@ class NetcheckRun:
                 random=self._random,
                 monotonic=self._monotonic,
                 roots=self._roots,
+                proxy=self._control.proxy,
+                clock=self._reactor,
             )
             trial.result.addCallback(end)
             trial.start()
@@ -357,12 +360,15 @@ class RelayTrial:
         random: RandomBytes,
         monotonic: Callable[[], float],
         roots: Sequence[x509.Certificate] | None,
+        proxy: ProxySettings | None,
+        clock: Any,
     ) -> None:
         """
         :param name: the host of the rendezvous, where its own relay is.
         :param addresses: IP addresses of the relay.
         :param hosts: our own.
         :param roots: the authorities for relays without a pin; None for the platform's.
+        :param proxy: the proxy to reach it through over TCP, if there is one, with the reactor `clock`.
         """
         self.server = server
         self.result: Deferred[bool] = Deferred()
@@ -372,6 +378,8 @@ class RelayTrial:
         self._hosts = hosts
         self._open_socket = open_socket
         self._roots = roots
+        self._proxy = proxy
+        self._clock = clock
         self._context = RelayContext(self, _nothing, reactor, monotonic, random)
         self._relays: list[RelayClient] = []
         self._trying: list[RelayClient] = []
@@ -431,7 +439,9 @@ class RelayTrial:
         return relays
 
     def _stream_relay(self) -> StreamRelayClient:
-        endpoint = relay_endpoint(self._reactor, self.server, self._name, self._roots)
+        endpoint = relay_endpoint(
+            self._reactor, self.server, self._name, self._roots, self._proxy, self._clock
+        )
         return StreamRelayClient(self.server, self._context, endpoint)
 
     def _send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:

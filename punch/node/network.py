@@ -24,6 +24,7 @@ from punch.node.relay_pool import RelayPool
 from punch.node.router import Router
 from punch.wire.address import Address, Transmit
 from punch.wire.control import RenewRelays, Welcome
+from punch.wire.proxy import ProxySettings
 from punch.wire.turn_uri import RelayServer
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Network:
         relay_policy: RelayPolicy,
         rendezvous: str,
         roots: Sequence[x509.Certificate] | None,
+        proxy: ProxySettings | None,
         source: Callable[[str], str | None],
         gateways: Gateways | None,
     ) -> None:
@@ -153,6 +155,7 @@ class Network:
             monotonic=monotonic,
             random=random,
             roots=roots,
+            proxy=proxy,
             name=rendezvous,
             policy=self._policy,
             bases=lambda: self.sockets.bases,

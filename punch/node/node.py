@@ -77,6 +77,7 @@ from punch.wire.control import (
     Returned,
     Welcome,
 )
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
 
 EXPECTED_TIME = 600.0
@@ -113,7 +114,7 @@ class Node(Service):
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
-    :param proxy: the variable of the environment that names a proxy; only error texts use it.
+    :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
@@ -143,7 +144,7 @@ class Node(Service):
         relay: RelayPolicy = RelayPolicy.AUTO,
         roots: Sequence[x509.Certificate] | None = None,
         control_endpoint: IStreamClientEndpoint | None = None,
-        proxy: str | None = None,
+        proxy: ProxySettings | None = None,
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
     ) -> None:
@@ -189,6 +190,7 @@ class Node(Service):
             relay_policy=relay,
             rendezvous=self._control.address.host,
             roots=roots,
+            proxy=proxy,
             source=self._source_for,
             gateways=gateways,
         )
@@ -339,6 +341,7 @@ class Node(Service):
             monotonic=self._context.monotonic,
             roots=self._roots,
             gateways=self._gateways,
+            proxy=self._control.proxy,
         )
         return run.start()
 

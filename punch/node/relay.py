@@ -40,6 +40,7 @@ from punch.turn.client_events import (
     RelayCredentials,
 )
 from punch.wire.address import Address, canonical
+from punch.wire.proxy import ProxySettings
 from punch.wire.turn import FramingError, StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
@@ -448,17 +449,23 @@ def credentials_of(server: RelayServer) -> RelayCredentials:
 
 
 def relay_endpoint(
-    reactor: Any, server: RelayServer, name: str, roots: Sequence[x509.Certificate] | None
+    reactor: Any,
+    server: RelayServer,
+    name: str,
+    roots: Sequence[x509.Certificate] | None,
+    proxy: ProxySettings | None,
+    clock: Any,
 ) -> IStreamClientEndpoint:
     """
     Return the endpoint of a relay over TCP or TLS.
 
     :param name: the host of the rendezvous, for its own relay.
     :param roots: the authorities for relays without a pin; None for the platform's.
+    :param proxy: the proxy to connect through, if there is one, and the reactor `clock` to connect to it.
     """
     url = server.url
     host = url.host or name
-    tcp = tcp_endpoint(reactor, host, url.port)
+    tcp = tcp_endpoint(reactor, host, url.port, proxy, clock)
     if url.transport is TurnTransport.TCP:
         return tcp
     return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)

@@ -35,6 +35,7 @@ from punch.node.relay_addresses import RelayAddresses
 from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
+from punch.wire.proxy import ProxySettings
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 HEAD_START = 0.2
@@ -104,6 +105,7 @@ class RelayPool:
         received: Received,
         renew: Callable[[], object],
         policy: HostPolicy | None = None,
+        proxy: ProxySettings | None = None,
     ) -> None:
         """
         :param reactor: the clock; connects TCP and resolves names.
@@ -114,10 +116,12 @@ class RelayPool:
         :param received: takes what relays hand over.
         :param renew: requests new credentials from the rendezvous.
         :param policy: which hosts the rendezvous may make this node use; None: a new policy.
+        :param proxy: the proxy through which relays are reached over TCP and TLS, if there is one.
         """
         self._context = RelayContext(self, received, reactor, monotonic, random)
         self._monotonic = monotonic
         self._roots = roots
+        self._proxy = proxy
         self._name = name
         self._bases = bases
         self._send = send
@@ -405,13 +409,31 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
-            reactor = self._addresses.reactor_for(server.url)
-            endpoint = relay_endpoint(reactor, server, self._name, self._roots)
+            proxy = self._proxy
+            if proxy is not None and not self._through_proxy(server.url):
+                if proxy.required:
+                    continue
+                proxy = None
+            endpoint = relay_endpoint(
+                self._addresses.reactor_for(server.url),
+                server,
+                self._name,
+                self._roots,
+                proxy,
+                self._context.clock,
+            )
             self._attempts.append(StreamRelayClient(server, self._context, endpoint))
         for attempt in list(self._attempts):
             if isinstance(attempt, StreamRelayClient) and attempt in self._attempts:
                 attempt.start()
         self._finish()
+
+    def _through_proxy(self, url: TurnURI) -> bool:
+        """
+        Whether a proxy may be told to connect to a relay: the rendezvous's own one, or another one whose
+        addresses are known here and allowed. A proxy looks names up itself, in its own network.
+        """
+        return url.host in (None, self._name) or bool(self._addresses.of(url))
 
     def _finish(self) -> None:
         """

@@ -34,6 +34,7 @@ from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec
 from punch.wire.control import Accept
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.turn_uri import TurnURI
 
@@ -138,6 +139,7 @@ class Peer:
         wall: Callable[[], float] | None = None,
         offers: OfferMemory | None = None,
         gateways: Callable[[], Mapping[str, str]] | None = None,
+        proxy: ProxySettings | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -168,6 +170,7 @@ class Peer:
             pacing=pacing,
             relay=relay,
             gateways=gateways,
+            proxy=proxy,
         )
         self.chat = Chat(
             me=self.id,

@@ -19,6 +19,7 @@ from punch.net.srv import LookUpService
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.wire.control import Accept, ErrorCode, Register, Reply, Welcome
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 REGISTERED_NAME = "code"
@@ -45,7 +46,7 @@ class CodeClient:
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
         roots: Sequence[x509.Certificate] | None = None,
-        proxy: str | None = None,
+        proxy: ProxySettings | None = None,
         look_up_service: LookUpService | None = None,
     ) -> None:
         self._core = core

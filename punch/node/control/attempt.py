@@ -18,10 +18,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.net.driver import Timer
-from punch.node.causes import ControlProblem, ProblemCode
+from punch.node.causes import ControlProblem, ProblemCode, ProxyProblem
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.servers import Server
 from punch.wire.control import Reply, Welcome
+from punch.wire.proxy import ProxyError, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 if TYPE_CHECKING:
@@ -36,19 +37,23 @@ _EXPECTED = (
     error.DNSLookupError,
     CancelledError,
     OSError,
+    ProxyError,
 )
 
 
 def problem_of_failure(
-    address: RendezvousAddress, failure: Failure, proxy: str | None = None
+    address: RendezvousAddress, failure: Failure, proxy: ProxySettings | None = None
 ) -> ControlProblem:
     """
     Return the problem for a TCP connection that could not be made.
 
-    :param proxy: the variable of the environment that names a proxy, if there is one.
+    :param proxy: the proxy that may have been used.
     """
-    if isinstance(failure.value, ControlProblem):
-        return failure.value
+    reason = failure.value
+    if isinstance(reason, ControlProblem):
+        return reason
+    if isinstance(reason, ProxyError) and proxy is not None:
+        return ControlProblem(ProblemCode.PROXY, address, proxy=ProxyProblem(proxy, reason))
     if isinstance(failure.value, (error.DNSLookupError, ValueError)):
         code = ProblemCode.NAME_UNKNOWN
     elif isinstance(failure.value, error.ConnectionRefusedError):
@@ -57,7 +62,7 @@ def problem_of_failure(
         code = ProblemCode.TIMEOUT
     else:
         code = ProblemCode.UNREACHABLE
-    return ControlProblem(code, address, proxy=proxy)
+    return ControlProblem(code, address)
 
 
 def _failure(problem: ControlProblem) -> Failure:

@@ -37,6 +37,7 @@ from punch.wire.control import (
     Request,
     Welcome,
 )
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import Scope
 
@@ -116,7 +117,7 @@ class ControlClient:
         random: RandomBytes,
         roots: Sequence[x509.Certificate] | None = None,
         endpoint: IStreamClientEndpoint | None = None,
-        proxy: str | None = None,
+        proxy: ProxySettings | None = None,
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
     ) -> None:
@@ -125,7 +126,7 @@ class ControlClient:
         :param look_up_service: looks up the servers of addresses without a port; without it the name is used.
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
-        :param proxy: the environment variable that names a proxy, which error texts mention; it is not used.
+        :param proxy: the proxy to connect through, if there is one.
         :param waiting: returns whether a call or a message waits for the rendezvous, so that it is tried
         often.
         :param endpoint: connects instead of the host and port of the address; TLS is added.
@@ -266,7 +267,8 @@ class ControlClient:
         """How to connect to a server, and what checks its certificate."""
         self.address = server.address
         self._named_by_dns = server.address.host != server.proves.host
-        tcp = self._endpoint or tcp_endpoint(self.resolver, server.address.host, server.address.port)
+        host, port = server.address.host, server.address.port
+        tcp = self._endpoint or tcp_endpoint(self.resolver, host, port, self.proxy, self.clock)
         creator = self._creators[server.proves]
         return wrapClientTLS(creator, tcp, clock=self.clock), creator
 

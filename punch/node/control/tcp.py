@@ -37,7 +37,9 @@ from zope.interface import implementer
 
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
+from punch.node.control.proxy import PreferredEndpoint, ProxyEndpoint
 from punch.wire.address import parsed
+from punch.wire.proxy import ProxySettings
 
 DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
@@ -177,10 +179,25 @@ class IPv4Endpoint:
         return found.addTimeout(DISCOVERY_TIME, self._reactor, onTimeoutCancel=lambda result, timeout: [])
 
 
-def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
+def tcp_endpoint(
+    reactor: Any, host: str, port: int, proxy: ProxySettings | None = None, clock: Any = None
+) -> IStreamClientEndpoint:
     """
     Return an endpoint for TCP to a host, by name or address.
 
+    :param proxy: is used if it leads to the host.
+    :param clock: the reactor for the connection to the proxy; None: `reactor`.
+    """
+    direct = _direct(reactor, host, port)
+    if proxy is None or not proxy.leads_to(host):
+        return direct
+    to_proxy = _direct(reactor if clock is None else clock, proxy.proxy.host, proxy.proxy.port)
+    through = ProxyEndpoint(reactor, to_proxy, proxy, host, port)
+    return through if proxy.required else PreferredEndpoint(through, direct, reactor)
+
+
+def _direct(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
+    """
     Twisted's `HostnameEndpoint` is not used for IP addresses: while a connection is being made, it wakes
     three times a second to try the next address, even if there is only one.
     """

@@ -23,6 +23,7 @@ from punch.node.causes import (
 from punch.node.events import CallFailed, Disconnected, PathLost, Unregistered
 from punch.wire.control import RING_TIME, ErrorCode
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.proxy import ProxyRefusal
 from punch.wire.special_addresses import Scope, scope_of
 
 _SIMPLE = {
@@ -91,6 +92,7 @@ _PROBLEMS = {
     "is online.",
     ProblemCode.UNREACHABLE: "The rendezvous at {where} cannot be reached; check the address and that this "
     "machine is online.",
+    ProblemCode.PROXY: "The rendezvous at {where} can't be reached through the proxy{detail}.",
     ProblemCode.CLOSED: "The rendezvous at {where} closed the connection at once; "
     "check that the address is right, or wait: it may be too busy.",
     ProblemCode.NO_WELCOME: "What answers at {where} did not greet this peer; check the address of the "
@@ -147,9 +149,20 @@ _REFUSALS = {
 }
 _NO_CONNECTION = {
     ProblemCode.NAME_UNKNOWN,
-    ProblemCode.REFUSED,
     ProblemCode.TIMEOUT,
     ProblemCode.UNREACHABLE,
+}
+_PROXY_REFUSALS = {
+    ProxyRefusal.AUTHENTICATION: "it wants a user name and a password: give them as "
+    "http://user:password@host:port",
+    ProxyRefusal.FORBIDDEN: "it does not connect to that port or host: ask whoever runs the proxy, or use a "
+    "rendezvous on port 443",
+    ProxyRefusal.UNREACHABLE: "it can't reach the rendezvous; check the address",
+    ProxyRefusal.FAILED: "its answer was {detail}",
+    ProxyRefusal.NOT_A_PROXY: "what answers there is no such proxy; check its address and kind",
+    ProxyRefusal.CLOSED: "it closed the connection",
+    ProxyRefusal.SILENT: "it does not answer",
+    ProxyRefusal.NO_CONNECTION: "nothing can be reached at its address; check it",
 }
 
 
@@ -196,17 +209,13 @@ def problem_sentence(problem: ControlProblem) -> str:
         sentence, detail = _ERRORS.get(problem.error, other), problem.detail.rstrip(".")
     address = problem.address
     sentence = sentence.replace("{where}", address.location).replace("{host}", address.host)
-    sentence = sentence.replace("{detail}", detail)
-    if problem.code in _NO_CONNECTION and not _is_this_machine(address.host):
-        if problem.proxy is not None:
-            sentence += (
-                f" The environment names a proxy ({problem.proxy}), but Punch uses none: it needs a TCP "
-                "connection of its own to the rendezvous, so use a network where that is allowed, or have it "
-                "allowed in this one."
-            )
-        elif problem.code is not ProblemCode.REFUSED:
-            sentence += " Punch uses no proxy: where only a proxy leads out, the rendezvous can't be reached."
-    return sentence
+    if problem.proxy is not None:
+        settings, error = problem.proxy.settings, problem.proxy.error
+        why = _PROXY_REFUSALS[error.refusal].replace("{detail}", error.detail)
+        detail = f" {settings.proxy.location} ({settings.source}): {why}"
+    elif problem.code in _NO_CONNECTION and not _is_this_machine(address.host):
+        sentence += " Where only a proxy leads out, name it with --proxy or in https_proxy."
+    return sentence.replace("{detail}", detail)
 
 
 def _who(peer: PeerID, name: str | None) -> str:

@@ -51,7 +51,7 @@ class ProblemTests(SynchronousTestCase):
     """Why the rendezvous can't be reached."""
 
     def test_codes(self) -> None:
-        """Each failure has its code, and names the proxy."""
+        """Each failure has its code."""
         address = RendezvousAddress("rendezvous.example.org", 7001, None)
         for each, code in (
             (error.DNSLookupError(), ProblemCode.NAME_UNKNOWN),
@@ -60,8 +60,8 @@ class ProblemTests(SynchronousTestCase):
             (error.NoRouteError(), ProblemCode.UNREACHABLE),
             (error.ConnectError(), ProblemCode.UNREACHABLE),
         ):
-            problem = problem_of_failure(address, Failure(each), "HTTPS_PROXY")
-            self.assertEqual((problem.code, problem.proxy), (code, "HTTPS_PROXY"))
+            problem = problem_of_failure(address, Failure(each))
+            self.assertEqual((problem.code, problem.proxy), (code, None))
             self.assertEqual((problem.reason, problem.fatal), ("rendezvous-unreachable", False))
 
 

@@ -13,6 +13,7 @@ from punch.node.causes import (
     NoPathFound,
     OtherCause,
     ProblemCode,
+    ProxyProblem,
     RelayFailure,
     SimpleCause,
 )
@@ -20,6 +21,7 @@ from punch.node.events import CallFailed, PathLost, Unregistered
 from punch.ui.text.causes import cause_sentence, event_sentence, problem_sentence
 from punch.wire.control import ErrorCode
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.proxy import ProxyAddress, ProxyError, ProxyRefusal, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 BOB = Identity.generate().peer_id
@@ -104,23 +106,27 @@ class ProblemTests(SynchronousTestCase):
     """The connection to the rendezvous."""
 
     def test_proxies(self) -> None:
-        """Proxies are not used, which has to be known where only they lead out."""
-        for code in (
-            ProblemCode.NAME_UNKNOWN,
-            ProblemCode.REFUSED,
-            ProblemCode.TIMEOUT,
-            ProblemCode.UNREACHABLE,
-        ):
-            without = problem_sentence(ControlProblem(code, ADDRESS))
-            self.assertEqual("Punch uses no proxy" in without, code is not ProblemCode.REFUSED, without)
-            named = problem_sentence(ControlProblem(code, ADDRESS, proxy="HTTPS_PROXY"))
-            self.assertIn("(HTTPS_PROXY), but Punch uses none", named)
-            self.assertIn("rendezvous", named)
+        """What to do where only a proxy leads out, and what the proxy said if there is one."""
+        for code in (ProblemCode.NAME_UNKNOWN, ProblemCode.TIMEOUT, ProblemCode.UNREACHABLE):
+            self.assertIn("name it with --proxy", problem_sentence(ControlProblem(code, ADDRESS)))
+        self.assertNotIn("proxy", problem_sentence(ControlProblem(ProblemCode.REFUSED, ADDRESS)))
+        settings = ProxySettings(ProxyAddress.parse("http://me:secret@proxy:3128"), "HTTPS_PROXY")
+        sentences = set()
+        for refusal in ProxyRefusal:
+            problem = ProxyProblem(settings, ProxyError(refusal, "HTTP 429"))
+            sentence = problem_sentence(ControlProblem(ProblemCode.PROXY, ADDRESS, proxy=problem))
+            self.assertIn(
+                "rendezvous.example.org:7001 can't be reached through the proxy proxy:3128", sentence
+            )
+            self.assertNotIn("{", sentence)
+            self.assertNotIn("secret", sentence)
+            sentences.add(sentence)
+        self.assertEqual(len(sentences), len(ProxyRefusal))
 
     def test_this_machine(self) -> None:
         """No proxy leads to it."""
         for host in ("127.0.0.1", "::1", "localhost"):
-            problem = ControlProblem(ProblemCode.TIMEOUT, RendezvousAddress(host), proxy="HTTPS_PROXY")
+            problem = ControlProblem(ProblemCode.TIMEOUT, RendezvousAddress(host))
             self.assertNotIn("proxy", problem_sentence(problem))
 
     def test_error_of_the_rendezvous(self) -> None:
