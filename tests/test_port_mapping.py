@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from .test_namespaces import RendezvousAndPeers
 
 # miniupnpd maps no ports behind an address that is private or reserved for documentation
 SERVICE, ALICE, BOB = "11.0.0.1", "11.0.0.11", "11.0.0.12"
+ALICE6 = "2001:db8:1::2"
 
 NAT = """
 table ip nat {
@@ -43,6 +45,7 @@ table inet filter {
 
 CONFIGURATION = """
 ext_ifname=wan
+ext_ifname6=wan
 listening_ip=lan
 enable_natpmp=yes
 enable_upnp=no
@@ -80,10 +83,20 @@ def home(namespaces: Namespaces, public: Host, name: str, address: str, network:
     return router, host
 
 
+def rules(router: Host, chain: str, word: str) -> list[str]:
+    """The rules with this word that the daemon has made."""
+    lines = router.run("nft", "list", "chain", "inet", "filter", chain).splitlines()
+    return [line.strip() for line in lines if word in line]
+
+
 def mapped(router: Host) -> list[str]:
-    """The mappings that the daemon has made."""
-    rules = router.run("nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd")
-    return [line.strip() for line in rules.splitlines() if "dnat" in line]
+    """Which ports lead where."""
+    return rules(router, "prerouting_miniupnpd", "dnat")
+
+
+def opened(router: Host) -> list[str]:
+    """What is let through, of both families."""
+    return rules(router, "miniupnpd", "accept")
 
 
 def wait_for(condition: Callable[[], bool], log: Path) -> None:
@@ -95,11 +108,20 @@ def wait_for(condition: Callable[[], bool], log: Path) -> None:
 
 
 def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
-    """One router maps a port. It is given back when the peer ends."""
+    """One router maps a port, and opens one for IPv6. Both are given back when the peer ends."""
     public = namespaces.switch("public")
     service = namespaces.host("service")
     namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
     router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    # Its IPv6 router is at a link-local address, as usual
+    router.run("ip", "address", "add", "fe80::1/64", "dev", "lan", "nodad")
+    router.run("ip", "address", "add", "2001:db8:1::1/64", "dev", "lan", "nodad")
+    router.run("ip", "address", "add", "2001:db8::11/64", "dev", "wan", "nodad")
+    router.sysctl("net.ipv6.conf.all.forwarding=1")
+    alice.run("ip", "address", "add", f"{ALICE6}/64", "dev", "eth0", "nodad")
+    alice.run("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+    router.settle()
+    alice.settle()
     _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
     configuration = tmp_path / "miniupnpd.conf"
     configuration.write_text(CONFIGURATION)
@@ -115,12 +137,15 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         at_alice, at_bob = meeting.call("srflx", "prflx")
         (rule,) = mapped(router)
+        wait_for(lambda: len(opened(router)) == 2, log)
+        address = ipaddress.ip_address(ALICE6).packed.hex()
+        assert any(f"0x{address}" in line for line in opened(router)), opened(router)
         port = at_bob["remote"].removeprefix(f"{ALICE}:")
         assert f"dport {port} " in rule
         assert at_alice["local"] == at_bob["remote"]
         meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
         meeting.alice.kill(signal.SIGTERM)
-        wait_for(lambda: not mapped(router), log)
+        wait_for(lambda: not mapped(router) and not opened(router), log)
     finally:
         daemon.kill()
         daemon.wait()
