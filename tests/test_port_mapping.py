@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from .needs import need, need_namespaces
-from .netns import Host, Namespaces
-from .processes import Programs, programs
+from .netns import Host, Namespaces, run
+from .processes import PUNCH, Programs, programs
 from .test_namespaces import RendezvousAndPeers
 
 # miniupnpd maps no ports behind an address that is private or reserved for documentation
@@ -143,6 +143,8 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
         port = at_bob["remote"].removeprefix(f"{ALICE}:")
         assert f"dport {port} " in rule
         assert at_alice["local"] == at_bob["remote"]
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
         meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router) and not opened(router), log)

@@ -133,6 +133,10 @@ class OwnNode:
                     }
                     for link in status.links
                 ],
+                "port_mappings": [
+                    {"local": str(each.base), "external": str(each.external), "method": each.method.value}
+                    for each in status.port_mappings
+                ],
                 "calling": [str(peer) for peer in status.calling],
                 "services": [
                     {"service": service, "allow": self._allow_field(service)} for service in status.services

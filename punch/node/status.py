@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from punch.ice.port_mapping import PortMapping
 from punch.identity import PeerID
 from punch.link.services import Services
 from punch.link.status import LinkStatus
@@ -61,6 +62,7 @@ class NodeStatus:
     :ivar reflectors: the STUN servers that are asked for server-reflexive addresses.
     :ivar relays: the relays with an allocation.
     :ivar relay_attempts: how many relays are being asked for an allocation.
+    :ivar port_mappings: the ports of routers that lead to the sockets.
     :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
     :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
     :ivar generations: for each peer with a link, the number of the newest ICE generation; 0 before the first
@@ -76,6 +78,7 @@ class NodeStatus:
     reflectors: tuple[Address, ...]
     relays: tuple[RelayStatus, ...]
     relay_attempts: int
+    port_mappings: tuple[PortMapping, ...]
     signaling: int
     connection_ids: int
     generations: Mapping[PeerID, int]
@@ -113,6 +116,7 @@ def node_status(
             for relay in network.relays.current
         ),
         relay_attempts=network.relays.attempt_count,
+        port_mappings=tuple(network.port_mappings.current),
         signaling=len(channel),
         connection_ids=network.router.connection_id_count,
         generations={

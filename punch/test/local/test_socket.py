@@ -124,6 +124,7 @@ class SocketTests(LocalTestCase):
         (link,) = status["links"]
         self.assertEqual((link["peer"], link["path"], link["dark"]), (str(self.bob_id), "host", False))
         self.assertEqual((status["post_quantum"], link["post_quantum"]), (True, True))
+        self.assertEqual(status["port_mappings"], [])
 
     def test_bad_commands(self) -> None:
         program = self.program("alice")

@@ -54,7 +54,8 @@ class PortMappingTests(InternetTestCase):
         alice, bob = self.peer(lan, router), self.peer(self.lan("bob"))
         self.net.advance(1.0)
         (internal,) = router.mapped
-        self.assertEqual(internal, alice.node.status.sockets[0].port)
+        (mapping,) = alice.node.status.port_mappings
+        self.assertEqual((mapping.base, mapping.base.port), (alice.node.status.sockets[0], internal))
         before = len(router.asked)
         self.assertNotIn("relay", self.call(bob, alice))
         self.net.advance(60.0)

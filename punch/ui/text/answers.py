@@ -177,6 +177,9 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
+    for mapping in answer.get("port_mappings", ()):
+        external, local = printable(mapping["external"]), printable(mapping["local"])
+        yield f"The router passes {external} on to {local} ({printable(mapping['method'])})"
     for text in answer.get("calling", ()):
         yield f"Calling {name(PeerID.parse(text))}"
     for service in answer.get("services", ()):
