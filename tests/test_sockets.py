@@ -450,7 +450,7 @@ def test_a_host_after_one_of_the_other_family(loop: Loop) -> None:
             port.close()
 
 
-@pytest.mark.parametrize("code", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("code", ["EPERM", "ENOSYS", "EOPNOTSUPP", "EINVAL"])
 def test_a_sandbox_refuses_the_calls_for_batches(code: str) -> None:
     """Then they are not used: nothing is lost, and nothing is tried for ever."""
     if not HAS_BATCHES:

@@ -85,8 +85,9 @@ _recvmmsg = _system_call("recvmmsg", *_BATCH, ctypes.c_void_p)
 _sendmmsg = _system_call("sendmmsg", *_BATCH)
 _recvmsg = _system_call("recvmsg", *_ONE, result=ctypes.c_ssize_t)
 _sendmsg = _system_call("sendmsg", *_ONE, result=ctypes.c_ssize_t)
-_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
-"""What a sandbox may answer to a system call that it does not allow."""
+_WOULD_BLOCK = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
+_REFUSALS = 3
+"""How often in a row the kernel, or a sandbox, refuses a call before it is made no more."""
 
 HAS_BATCHES: Final = _recvmmsg is not None and _sendmmsg is not None
 """Whether this system has both calls."""
@@ -142,7 +143,7 @@ class MessageReceiver:
             self._messages.sizes,
         )
         self._view = memoryview(self.contents)
-        self._refused = False
+        self._refused = 0
 
     def receive(self, descriptor: int, most: int = SIZE) -> int:
         """
@@ -152,12 +153,18 @@ class MessageReceiver:
         """
         assert _recvmmsg is not None
         self._messages.headers[:] = self._messages.unused
-        if not self._refused:
+        if self._refused < _REFUSALS:
             count = _recvmmsg(descriptor, self._messages.address, most, _DONTWAIT, None)
             if count >= 0:
+                self._refused = 0
                 return count
-            self._refused = ctypes.get_errno() in _REFUSED
-        return self._receive_each(descriptor, most) if self._refused else 0
+            if ctypes.get_errno() in _WOULD_BLOCK:
+                return 0
+        count = self._receive_each(descriptor, most)
+        if count and self._refused < _REFUSALS:
+            # With whatever error it failed, it was not for want of messages
+            self._refused += 1
+        return count
 
     def _receive_each(self, descriptor: int, most: int) -> int:
         assert _recvmsg is not None
@@ -234,8 +241,8 @@ class AnswerSender:
         while first < self._count:
             start = self._messages.address + first * _MESSAGE_SIZE
             sent = _sendmmsg(descriptor, start, self._count - first, _DONTWAIT)
-            if sent < 0 and ctypes.get_errno() in _REFUSED:
-                # By a sandbox; or a packet filter has refused the first answer, and refuses it again
+            if sent < 0 and ctypes.get_errno() not in _WOULD_BLOCK:
+                # A sandbox has refused the call; or the first answer can't be sent, and can't be now
                 _sendmsg(descriptor, start, _DONTWAIT)
             # It stops at an answer that can't be sent, such as one to a forged broadcast address.
             first += max(1, sent)
