@@ -58,6 +58,12 @@ class StreamLimitError(LinkError):
     """Too many streams are open on this link at once."""
 
 
+FIRST_APPLICATION_CODE = 256
+"""
+The first of the codes with which applications may give up streams. Each protocol on streams has its own.
+"""
+
+
 class RefusalCode(IntEnum):
     """Why a stream was refused; the number is what goes over the wire, as the code of its reset."""
 

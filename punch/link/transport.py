@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID
-from punch.link.events import CloseCode, RefusalCode, ServiceRefused
+from punch.link.events import FIRST_APPLICATION_CODE, CloseCode, RefusalCode, ServiceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,22 @@ if TYPE_CHECKING:
     from punch.link.link import Link, LinkClosed
 
 ABORTED = 2
-"""The code with which an application gives up a stream; refusals have other codes (`RefusalCode`)."""
+"""
+The code with which an application gives up a stream without a reason; refusals have other codes
+(`RefusalCode`).
+"""
+
+
+class StreamAborted(ConnectionLost):
+    """
+    The other side gave up the stream.
+
+    :ivar code: why. From `FIRST_APPLICATION_CODE` on, it is the application's.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__("The other side gave up the stream.")  # type: ignore[no-untyped-call]
+        self.code = code
 
 
 def as_failure(error: BaseException | None = None) -> Failure:
@@ -201,6 +216,16 @@ class StreamTransport:
         if self.connected:
             self._abort(as_failure(ConnectionAborted()), ABORTED)
 
+    def abort_with(self, code: int) -> None:
+        """
+        As `abortConnection`, and tell the other side why, whose protocol gets `StreamAborted`.
+
+        :param code: a code of the application, `FIRST_APPLICATION_CODE` or more.
+        """
+        if not FIRST_APPLICATION_CODE <= code < 2**32:
+            raise ValueError(f"an application has codes from {FIRST_APPLICATION_CODE} on, not {code}")
+        self._abort(as_failure(ConnectionAborted()), code)
+
     def getPeer(self) -> PunchAddress:
         return self.link.address(self.link.remote, self.name)
 
@@ -321,7 +346,7 @@ class StreamTransport:
         if self._opening is not None and code in RefusalCode.__members__.values():
             self.lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
         else:
-            self.lost(as_failure(ConnectionLost("The other side gave up the stream.")))
+            self.lost(as_failure(StreamAborted(code)))
 
     def link_closed(self, closed: LinkClosed) -> None:
         """The link has ended."""

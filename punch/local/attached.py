@@ -21,11 +21,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID, PeerIDError
+from punch.link.events import FIRST_APPLICATION_CODE
 from punch.link.transport import PunchAddress, StreamTransport, as_failure
 from punch.local.access import Allow
 from punch.local.join import Channel
 from punch.local.protocol import (
     JSON,
+    Abort,
     CommandError,
     FrameReader,
     Mark,
@@ -389,6 +391,9 @@ class _StreamConnection(_Lines):
             elif part is Mark.END:
                 self._peer_ended = True
                 self._stream.data_received(b"", True)
+            elif isinstance(part, Abort):
+                self._done = True
+                self._stream.stream_reset(part.code)
             else:
                 self._done = True
                 # A stream both of whose directions have ended is over when its protocol has read all
@@ -457,9 +462,14 @@ class _StreamConnection(_Lines):
         """Nothing to do: the command has accepted it."""
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Give the stream up."""
+        """Give the stream up. A code of the application goes behind what was written before."""
         self._over = True
-        self.channel.abortConnection()
+        if code < FIRST_APPLICATION_CODE:
+            self.channel.abortConnection()
+            return
+        self.channel.unregisterProducer()
+        self.channel.write(Abort(code).encode())
+        self.channel.loseConnection()
 
     # What the transport of the connection does to its producer, the stream
 

@@ -12,8 +12,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.link.transport import StreamTransport
-from punch.local.protocol import FrameReader, Mark, frames
+from punch.link.events import FIRST_APPLICATION_CODE
+from punch.link.transport import StreamAborted, StreamTransport
+from punch.local.protocol import Abort, FrameReader, Mark, frames
 
 MAX_EARLY = 64 * 1024
 """Bytes that a program may send before its stream is open; it is not read from beyond them."""
@@ -87,6 +88,8 @@ class LocalEnd:
                 self._write(part)
             elif part is Mark.END:
                 self._end_writing()
+            elif isinstance(part, Abort):
+                self._abort(part.code)
 
     def read_ended(self) -> None:
         """The program has closed its direction of the connection."""
@@ -142,10 +145,13 @@ class LocalEnd:
         if not self._begun:
             return
         self._over = True
-        if not isinstance(reason.value, ConnectionDone):
+        error = reason.value
+        if isinstance(error, StreamAborted) and self._reader is not None:
+            self._transport.write(Abort(error.code).encode())
+        elif not isinstance(error, ConnectionDone):
             self._transport.abortConnection()
             return
-        if self._reader is not None:
+        elif self._reader is not None:
             self._transport.write(Mark.OVER.value)
         self._transport.loseConnection()
 
@@ -161,6 +167,15 @@ class LocalEnd:
             self._early_size += len(data)
             if self._early_size > MAX_EARLY:
                 self._transport.pauseProducing()
+
+    def _abort(self, code: int) -> None:
+        stream, self._stream, self._over = self._stream, None, True
+        self._transport.unregisterProducer()
+        self._transport.abortConnection()
+        if stream is not None and code >= FIRST_APPLICATION_CODE:
+            stream.abort_with(code)
+        elif stream is not None:
+            stream.abortConnection()
 
     def _end_writing(self) -> None:
         if not self._program_done:

@@ -5,14 +5,16 @@ sockets nor Twisted.
 A connection begins with lines. The commands `open` and `accept-stream` make a stream of it: from the `result`
 on (the program: from its command on) it carries the bytes of the stream, as they are or, with `framed`, in
 frames: a length (4 bytes, big-endian) and as many bytes. Two lengths are marks without bytes: `END`, the last
-byte of this direction has been sent, and `OVER`, the stream has ended in good order in both. A connection
-that closes without them has lost the stream.
+byte of this direction has been sent, and `OVER`, the stream has ended in good order in both. A third one,
+before a code of 4 bytes, says that the stream was given up with this code (`Abort`). A connection that closes
+without them has lost the stream.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -29,7 +31,7 @@ MAX_FRAME = 1 << 20
 """How many bytes one frame is given by this side."""
 
 _LENGTH = struct.Struct(">I")
-_END, _OVER = 0, 0xFFFFFFFF
+_END, _ABORT, _OVER = 0, 0xFFFFFFFE, 0xFFFFFFFF
 
 REFUSALS = {
     RefusalCode.NO_SERVICE: "no-service",
@@ -98,6 +100,21 @@ class Mark(Enum):
     """The stream has ended in good order."""
 
 
+@dataclass(frozen=True)
+class Abort:
+    """
+    A frame that says that the stream was given up.
+
+    :ivar code: with which code (`punch.link.events`).
+    """
+
+    code: int
+
+    def encode(self) -> bytes:
+        """Return the frame. Codes of QUIC may be larger than it holds; nobody gives them a meaning."""
+        return _LENGTH.pack(_ABORT) + _LENGTH.pack(min(self.code, 2**32 - 1))
+
+
 def frames(data: bytes) -> Iterator[bytes]:
     """Return bytes in frames."""
     for start in range(0, len(data), MAX_FRAME):
@@ -106,14 +123,14 @@ def frames(data: bytes) -> Iterator[bytes]:
 
 
 class FrameReader:
-    """Reads frames. It keeps at most three bytes: the bytes of a frame are handed on as they come."""
+    """Reads frames. It keeps at most seven bytes: the bytes of a frame are handed on as they come."""
 
     def __init__(self) -> None:
         self._head = b""
         self._left = 0
 
-    def receive(self, data: bytes) -> Iterator[bytes | Mark]:
-        """Return the bytes and the marks in the next bytes of the connection."""
+    def receive(self, data: bytes) -> Iterator[bytes | Mark | Abort]:
+        """Return the bytes and what else is in the next bytes of the connection."""
         at = 0
         while at < len(data):
             if self._left:
@@ -122,15 +139,20 @@ class FrameReader:
                 self._left -= len(part)
                 yield part
                 continue
-            missing = _LENGTH.size - len(self._head)
+            missing = -len(self._head) % _LENGTH.size or _LENGTH.size
             self._head += data[at : at + missing]
             at += missing
-            if len(self._head) == _LENGTH.size:
-                (length,) = _LENGTH.unpack(self._head)
-                self._head = b""
-                if length == _END:
-                    yield Mark.END
-                elif length == _OVER:
-                    yield Mark.OVER
-                else:
-                    self._left = length
+            if len(self._head) % _LENGTH.size:
+                continue
+            length, *code = struct.unpack(f">{len(self._head) // _LENGTH.size}I", self._head)
+            if length == _ABORT and not code:
+                continue
+            self._head = b""
+            if length == _ABORT:
+                yield Abort(code[0])
+            elif length == _END:
+                yield Mark.END
+            elif length == _OVER:
+                yield Mark.OVER
+            else:
+                self._left = length

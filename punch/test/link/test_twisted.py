@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
@@ -10,10 +11,10 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.basic import FileSender, LineReceiver
 from zope.interface.verify import verifyObject
 
-from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError
+from punch.link.events import FIRST_APPLICATION_CODE, INITIAL_CREDIT, CloseCode, LinkError
 from punch.link.frames import ControlFrameType
 from punch.link.link import LinkClosed, LinkClosedError
-from punch.link.transport import LinkAddress
+from punch.link.transport import LinkAddress, StreamAborted
 from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, open_stream
 from punch.test.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
 
@@ -138,6 +139,20 @@ class TwistedTests(TwistedCase):
         near.reason.trap(ConnectionAborted)
         far.reason.trap(ConnectionLost)
         self.assertIsNone(self.caller.closed)
+
+    def test_the_reason_of_an_abort(self) -> None:
+        """Its code crosses; those below the application's own are not for applications."""
+        self.secure()
+        near, far = self.open()
+        for code in (4, 2**32):
+            self.assertRaises(ValueError, near.transport.abort_with, code)
+        near.transport.abort_with(FIRST_APPLICATION_CODE + 7)
+        self.advance(0.1)
+        assert near.reason is not None
+        assert far.reason is not None
+        near.reason.trap(ConnectionAborted)
+        far.reason.trap(StreamAborted)
+        self.assertEqual(cast(StreamAborted, far.reason.value).code, FIRST_APPLICATION_CODE + 7)
 
     def test_whether_the_other_side_answers(self) -> None:
         self.secure()

@@ -14,10 +14,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
-from punch.link.events import RefusalCode, ServiceRefused
+from punch.link.events import FIRST_APPLICATION_CODE, RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
 from punch.link.services import anyone
-from punch.link.transport import PunchAddress
+from punch.link.transport import PunchAddress, StreamAborted
 from punch.local.access import Allow
 from punch.local.attached import AttachedNode
 from punch.local.own import OwnNode
@@ -179,6 +179,19 @@ class StreamTests(LocalTestCase):
             assert reason is not None
             reason.trap(ConnectionLost)
             self.assertNotIn("read lost", ends[loser].calls)
+
+    def test_the_reason_of_an_abort(self) -> None:
+        """It crosses between programs, behind what was written before to the node."""
+        for giver, loser in ((0, 1), (1, 0)):
+            ends = self.pair(f"service/{giver}")
+            ends[giver].transport.abort_with(FIRST_APPLICATION_CODE + giver)
+            self.run_until(lambda end=ends[loser]: end.reason is not None, 2.0)  # type: ignore[misc]
+            reason = ends[loser].reason
+            assert reason is not None
+            reason.trap(StreamAborted)
+            self.assertEqual(cast(StreamAborted, reason.value).code, FIRST_APPLICATION_CODE + giver)
+            self.run_until(lambda end=ends[giver]: end.reason is not None, 2.0)  # type: ignore[misc]
+        self.run_until(lambda: [server.count for server in self.servers.values()] == [2, 4], 2.0)
 
     def test_back_pressure_and_a_pull_producer(self) -> None:
         """What the far program does not read stays with the sender; then all of it comes."""

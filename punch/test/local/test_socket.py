@@ -17,7 +17,7 @@ from punch.link.transport import PunchAddress
 from punch.local import connection
 from punch.local.access import Allow
 from punch.local.own import OwnNode
-from punch.local.protocol import MAX_LINE, FrameReader, Mark, frames
+from punch.local.protocol import MAX_LINE, Abort, FrameReader, Mark, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
 from punch.test.local.test_local import LocalTestCase, Recorders
 from punch.test.twisted_links import HalfCloser
@@ -221,12 +221,15 @@ class SocketTests(LocalTestCase):
 
 class FrameTests(SynchronousTestCase):
     def test_any_cut(self) -> None:
-        said = b"".join([*frames(b"abc"), Mark.END.value, Mark.OVER.value, *frames(b"d")])
+        aborts = [Abort(0), Abort(2**32 - 2), Abort(2**62)]
+        marks = [Mark.END.value, Mark.OVER.value, *(abort.encode() for abort in aborts)]
+        said = b"".join([*frames(b"abc"), *marks, *frames(b"d")])
         for size in range(1, 6):
             reader = FrameReader()
             got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
             self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), b"abcd")
-            self.assertEqual([part for part in got if isinstance(part, Mark)], [Mark.END, Mark.OVER])
+            found = [part for part in got if not isinstance(part, bytes)]
+            self.assertEqual(found, [Mark.END, Mark.OVER, *aborts[:2], Abort(2**32 - 1)])
 
 
 class RemovedPort:
