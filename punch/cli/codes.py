@@ -1,7 +1,7 @@
 """
 What the commands with codes have in common: reading and showing them, and the way to the rendezvous.
 
-A composition root, as `punch.cli.transfer_command`.
+A composition root, as `punch.cli.node_command`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from punch.apps.codes.code import Code, CodeError
 from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.transfer_command import CommandFailed, TransferCommand
+from punch.cli.node_command import CommandFailed, NodeCommand
 from punch.cli.usage import write_stderr
 from punch.extras import install_command_here
 from punch.identity import Identity
@@ -58,7 +58,7 @@ class CodeCommand:
     :ivar rendezvous: its addresses.
     """
 
-    def __init__(self, command: TransferCommand, purpose: Purpose) -> None:
+    def __init__(self, command: NodeCommand, purpose: Purpose) -> None:
         self._command = command
         self._purpose = purpose
         program, options = command.program, command.options

@@ -10,7 +10,8 @@ from punch.apps.codes.outcomes import Card, Purpose
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
-from punch.cli.transfer_command import CommandFailed, TransferCommand, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.transfers import EVENTS
 from punch.cli.usage import Parser
 from punch.contacts import AddressBookError, check_name
 from punch.state import StateError
@@ -28,6 +29,7 @@ def invite(arguments: Sequence[str]) -> int:
         program,
         "Get to know a peer: prints a code, and waits until the other side types it (punch join CODE). Then "
         "each is in the other's address book.",
+        EVENTS,
     )
     options = _parse(parser, arguments)
     return _run(program, options, "Stopped. The code can't be used any more.")
@@ -44,6 +46,7 @@ def join(arguments: Sequence[str]) -> int:
         program,
         "Get to know the peer who ran punch invite, by the code that it printed. Then each is in the other's "
         "address book.",
+        EVENTS,
     )
     parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
     options = _parse(parser, arguments)
@@ -61,7 +64,7 @@ def _run(program: str, options: Any, final_line: str) -> int:
     code = parse_code(program, " ".join(options.code), options.json) if "code" in options else None
     from twisted.internet import reactor
 
-    command = TransferCommand(program, options, reactor, final_line)
+    command = NodeCommand(program, options, reactor, final_line)
     state = command.state.peer(options.name)
     try:
         if options.petname is not None:
@@ -89,7 +92,7 @@ def _run(program: str, options: Any, final_line: str) -> int:
     return command.run_without_node(meet)
 
 
-def _remember(command: TransferCommand, card: Card) -> None:
+def _remember(command: NodeCommand, card: Card) -> None:
     """
     Put the other side into the address book.
 

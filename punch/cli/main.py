@@ -40,6 +40,9 @@ Commands:
   join CODE    get to know the peer who printed it
   send         send files and folders: send PATH... WHO
   receive      receive what others send
+  forward      reach a port that a peer exposes: forward 8080 WHO:localhost:80
+  expose       let peers reach a port of this machine: expose localhost:22 --to WHO
+  pipe         join stdin and stdout with a peer's, or with a service: pipe WHO [SERVICE]
   peers        the address book: list, name, block, unblock, grant, revoke, forget, add
   status       say what the node that runs here does: links, paths, services
   netcheck     say what this network does to links: NAT, UDP, relays
@@ -119,6 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.invite import invite, join
 
         return invite(rest) if command == "invite" else join(rest)
+    if command == "forward":
+        from punch.cli.forward import main as forward
+
+        return forward(rest)
+    if command == "expose":
+        from punch.cli.expose import main as expose
+
+        return expose(rest)
+    if command == "pipe":
+        from punch.cli.pipe import main as pipe
+
+        return pipe(rest)
     if command == "demo":
         from punch.cli.demo import main as demo
 

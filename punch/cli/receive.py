@@ -21,7 +21,8 @@ from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         program,
         "Receive files and folders that peers send with punch send, until you press Ctrl-C. You are asked "
         "about each offer, but not of peers with the grant files/1 (punch peers grant WHO files/1).",
+        EVENTS,
     )
     parser.add_argument(
         "--output", default=".", metavar="DIR", help="the folder for the files [default: the current one]"
@@ -65,8 +67,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
-    command = TransferCommand(
-        program, options, reactor, "Stopped receiving. What is not complete continues when it is sent again."
+    command = NodeCommand(
+        program,
+        options,
+        reactor,
+        "Stopped receiving. What is not complete continues when it is sent again.",
+        again=AGAIN,
     )
     folder = Path(options.output)
     if not folder.is_dir():
@@ -94,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 class _Receiving:
     """One `punch receive`."""
 
-    def __init__(self, command: TransferCommand, folder: Path) -> None:
+    def __init__(self, command: NodeCommand, folder: Path) -> None:
         self._command = command
         self._folder = folder
         self._questions = None if command.options.yes else _Questions.open(command.reactor, command.display)
@@ -187,7 +193,7 @@ class _Receiving:
     def _decided(self, accepted: bool, transfer: FileReceiver, offer: Offer, who: str) -> Path:
         if not accepted:
             raise TransferFailed(FailureCode.REFUSED)
-        self._command.follow(transfer, who, offer)
+        follow(self._command, transfer, who, offer)
         closed = transfer.when_closed()
         transfer.when_finished().addCallbacks(
             lambda paths: self._complete(paths, transfer, offer, who, closed),

@@ -15,7 +15,8 @@ from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.transfer_command import STATUSES, CommandFailed, TransferCommand, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
 from punch.cli.usage import write_stderr
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         program,
         "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
         "where it was: run the same command again.",
+        EVENTS,
         words_name_files=True,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders; - is standard input")
@@ -58,11 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
-    command = TransferCommand(
+    command = NodeCommand(
         program,
         options,
         reactor,
         "Stopped. If the transfer had begun, the same command continues it.",
+        again=AGAIN,
     )
     try:
         peer = find_peer(command.book, options.who)
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 class _Sending:
     """One `punch send`: tries until the transfer is complete, or can't be."""
 
-    def __init__(self, command: TransferCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
+    def __init__(self, command: NodeCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
         self._command = command
         self._node = node
         self._peer = peer
@@ -100,7 +103,7 @@ class _Sending:
                 self._command.tell(
                     f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
                 )
-                self._command.follow(sender, self._who, self._source.offer)
+                follow(self._command, sender, self._who, self._source.offer)
                 started = self._command.reactor.seconds()
                 await sender.when_finished()
             except CommandError as error:

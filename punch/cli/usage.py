@@ -122,16 +122,20 @@ class Parser(argparse.ArgumentParser):
     Says what is wrong in a sentence, with `--json` also as a `failed` event on stdout; the status is 2.
 
     :param words_name_files: whether the values that belong to no option name files.
+    :param own_stdout: False: stdout is for the data of the command, and the event goes to stderr.
     """
 
     files = frozenset(("state-dir", "output", "as"))
     """The options of all commands whose values name files."""
 
-    def __init__(self, prog: str, *, description: str, words_name_files: bool = False) -> None:
+    def __init__(
+        self, prog: str, *, description: str, words_name_files: bool = False, own_stdout: bool = True
+    ) -> None:
         super().__init__(prog, description=description)
         self.color = False  # Python 3.14 has a mind of its own about that
         self._json = False
         self._words_name_files = words_name_files
+        self._own_stdout = own_stdout
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """
@@ -158,6 +162,7 @@ class Parser(argparse.ArgumentParser):
         """End with a sentence."""
         text = usage_error_text(message, self.prog)
         if self._json:
-            show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
+            say = show if self._own_stdout else write_stderr
+            say(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
         write_stderr(f"{self.prog}: {text}")
         raise SystemExit(2)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -171,6 +172,8 @@ class StandardStreams:
         self.on_input = on_input
         self._on_input_end: Callable[[], None] | None = on_input_end
         self._on_output_lost: Callable[[], None] | None = on_output_lost
+        self._output_end: Deferred[None] | None = None
+        """Fires when stdout, which this side closes, is closed."""
         self._flags = _flags(streams)
         self._writes = _WriteMonitor()
         connect: Any = StandardIO  # untyped, and another class on Windows
@@ -194,6 +197,29 @@ class StandardStreams:
         else:
             done.callback(None)
         return done
+
+    def end_output(self) -> Deferred[None]:
+        """
+        Close stdout when all is written, so that whoever reads it sees the end. The null device takes its
+        place.
+
+        :return: fires then; never if stdout was lost.
+        """
+        return self.written().addCallback(lambda _: self._close_output())
+
+    def _close_output(self) -> Deferred[None]:
+        self._on_output_lost = None
+        closed = self._output_end = Deferred[None]()
+        descriptor = self.streams.stdout
+        if fcntl is not None:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, self._flags.pop(descriptor))
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            # It may be stdin as well, which stays open.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                connection.shutdown(socket.SHUT_WR)
+        self._io.unregisterProducer()
+        self._io.loseWriteConnection()
+        return closed
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -225,6 +251,12 @@ class StandardStreams:
         self._writes.waiting = []
         if told is not None:
             told()
+        closed, self._output_end = self._output_end, None
+        if closed is not None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.streams.stdout)
+            os.close(null)
+            closed.callback(None)
 
 
 def _flags(streams: StreamDescriptors) -> dict[int, int]:

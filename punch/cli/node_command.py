@@ -1,5 +1,5 @@
 """
-What `punch send` and `punch receive` have in common.
+What the commands have in common that use a node of this machine, or become one, for as long as they run.
 
 A composition root: here reactor, node, disk and terminal meet.
 """
@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 
-from punch.apps.files.messages import FailureCode, Offer
-from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.usage import Parser, show, write_stderr
@@ -32,54 +29,58 @@ from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.sentences import shown_name
-from punch.ui.transfer_progress import INTERVAL, Display
+from punch.ui.transfer_progress import Display
 
 T = TypeVar("T")
 
-STATUSES = {
-    FailureCode.REFUSED: ExitStatus.REFUSED,
-    FailureCode.BUSY: ExitStatus.REFUSED,
-    FailureCode.NO_SPACE: ExitStatus.NO_SPACE,
-    FailureCode.DISK: ExitStatus.NO_SPACE,
-    FailureCode.SOURCE_CHANGED: ExitStatus.CHANGED,
-    FailureCode.SOURCE_UNREADABLE: ExitStatus.CHANGED,
-}
-
 
 class CommandFailed(Exception):
-    """The command ends with a sentence and a status."""
+    """The command ends with a sentence and a status, an `ExitStatus` or that of the other side."""
 
-    def __init__(self, sentence: str, status: ExitStatus = ExitStatus.FAILED, reason: str = "failed") -> None:
+    def __init__(self, sentence: str, status: int = ExitStatus.FAILED, reason: str = "failed") -> None:
         super().__init__(sentence)
         self.status = status
         self.reason = reason
 
 
-class TransferCommand:
+class NodeCommand:
     """
-    A command that sends or receives: its state directory, its node, and its output.
+    A command: its state directory, its node, and its output.
 
     It ends the process with a sentence if the state directory can't be used.
 
     :param final_line: what is said in a terminal when a signal ends it.
+    :param again: what comes of it if the command is run again after the node was lost.
+    :param own_stdout: False: stdout is for data, and events go to stderr.
     :ivar book: the address book of the identity.
     :ivar display: what is shown to a user.
     """
 
-    def __init__(self, program: str, options: Any, reactor: Any, final_line: str) -> None:
+    def __init__(
+        self,
+        program: str,
+        options: Any,
+        reactor: Any,
+        final_line: str = "",
+        *,
+        again: str = "",
+        own_stdout: bool = True,
+    ) -> None:
         self.program = program
         self.final_line = final_line
         self.options = options
         self.reactor = reactor
+        self._again = f": {again}" if again else ""
+        self._own_stdout = own_stdout
         self._ended = False
-        self._status = ExitStatus.FAILED
+        self._status: int = ExitStatus.FAILED
         self._started = time.monotonic()
         self.display = Display(write_stderr, self._terminal())
         try:
             self.state = StateDirectory(Path(options.state_dir))
             self.book = self.state.peer(options.name).book
         except StateError as error:
-            twistd.fail(program, str(error), reason="state", as_json=options.json)
+            twistd.fail(program, str(error), reason="state", as_json=options.json and own_stdout)
 
     def _terminal(self) -> TextIO | None:
         """Where bars can be drawn."""
@@ -137,8 +138,8 @@ class TransferCommand:
         if not self._ended:
             self._status = ExitStatus.NODE_LOST
             self._failed(
-                "The process of the node, to which this command was attached, has ended. Run it again: the "
-                "transfer continues.",
+                "The process of the node, to which this command was attached, has ended. Run it "
+                f"again{self._again}.",
                 "node-lost",
             )
             twistd.end(self.reactor, ExitStatus.NODE_LOST)
@@ -148,10 +149,14 @@ class TransferCommand:
         return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
 
     def tell(self, sentence: str, **fields: Any) -> None:
-        """Print a sentence for the user on stderr, or with `--json` an event with `fields` on stdout."""
+        """Print a sentence for the user on stderr, or with `--json` an event with `fields`."""
         if self.options.json:
-            line = {**fields, "time": round(time.monotonic() - self._started, 6)}
-            self.show(json.dumps(line, separators=(",", ":")))
+            told = {**fields, "time": round(time.monotonic() - self._started, 6)}
+            line = json.dumps(told, separators=(",", ":"))
+            if self._own_stdout:
+                self.show(line)
+            else:
+                write_stderr(line)
         elif sentence and not self._ended:
             # What ends with this command is no news.
             self.display.line(sentence)
@@ -172,39 +177,32 @@ class TransferCommand:
             return
         if self.options.json:
             self.tell(sentence, event="failed", reason=reason, text=sentence)
-        self.display.line(f"{self.program}: {sentence}")
+        if self._own_stdout or not self.options.json:
+            self.display.line(f"{self.program}: {sentence}")
 
     def called(self, peer: PeerID) -> str:
         """Return the name of a peer for a sentence."""
         return shown_name(self.book.name_of(peer) or "", peer)
 
-    def follow(self, transfer: FileSender | FileReceiver, who: str, offer: Offer) -> None:
-        """Show how far a transfer is, until it is over."""
-        label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
-        progress = self.display.follow(label, offer.size, self.reactor.seconds())
 
-        def look() -> None:
-            if transfer.over:
-                loop.stop()
-                progress.close()
-            elif transfer.state is TransferState.RUNNING:
-                if self.options.json:
-                    self.tell("", event="transfer-progress", position=transfer.position, size=offer.size)
-                else:
-                    progress.look(transfer.position, self.reactor.seconds())
+def make_parser(
+    program: str,
+    description: str,
+    events: str,
+    *,
+    words_name_files: bool = False,
+    own_stdout: bool = True,
+) -> Parser:
+    """
+    Return a parser with the options that all these commands have.
 
-        loop = LoopingCall(look)
-        loop.clock = self.reactor
-        loop.start(INTERVAL)
-        transfer.when_finished().addBoth(lambda _: progress.close())
-
-
-def make_parser(program: str, description: str, words_name_files: bool = False) -> Parser:
-    """Return a parser with the options that both commands have."""
-    parser = Parser(program, description=description, words_name_files=words_name_files)
-    parser.add_argument(
-        "--json", action="store_true", help="events as JSON lines on stdout; see docs/files.md"
+    :param events: explains `--json`.
+    :param own_stdout: as of `NodeCommand`.
+    """
+    parser = Parser(
+        program, description=description, words_name_files=words_name_files, own_stdout=own_stdout
     )
+    parser.add_argument("--json", action="store_true", help=events)
     parser.add_argument(
         "--rendezvous",
         metavar="ADDRESS",

@@ -1,0 +1,165 @@
+"""
+Addresses of ports and sockets, as they are typed, and the services that stand for them. Pure.
+
+    localhost:22    127.0.0.1:80    [::1]:80    8080 (on localhost)    /run/app.sock    unix:app.sock
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+
+MAX_SERVICE = 255
+"""Bytes of the longest name of a service."""
+_MAX_SHOWN = 60
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
+
+
+class AddressError(ValueError):
+    """It is no address; `str()` is a sentence for the user."""
+
+
+class Protocol(Enum):
+    """What an address is of."""
+
+    TCP = "tcp"
+    UNIX = "unix"
+
+
+@dataclass(frozen=True)
+class Address:
+    """
+    A port of a host, or the path of a Unix socket.
+
+    :ivar host: a name in lower case, or an IP address; "" for a path.
+    :ivar path: "" for a port.
+    """
+
+    protocol: Protocol
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.protocol is Protocol.UNIX:
+            return self.path
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def service(self) -> str:
+        """The name of the service that stands for it."""
+        return f"{self.protocol.value}/{self}"
+
+
+def parse_address(text: str, *, listening: bool = False) -> Address:
+    """
+    Read an address.
+
+    :param listening: whether it is one to listen at: then its port may be 0, which stands for any.
+    :raise AddressError: it is none.
+    """
+    if listening and re.search("(?:^|:)0$", text):
+        found = parse_address(text[:-1] + "1")
+        return replace(found, port=0)
+    if is_path(text):
+        return _path(text.removeprefix("unix:"))
+    host, port = _split(text)
+    return Address(Protocol.TCP, host, port)
+
+
+def is_path(text: str) -> bool:
+    """Whether the path of a Unix socket is meant."""
+    return text.startswith("unix:") or "/" in text
+
+
+def service_of(text: str) -> str:
+    """
+    Return the name of the service that is meant by an address, or by the name itself.
+
+    :raise AddressError: it is neither.
+    """
+    if is_path(text) and not text.startswith(("unix:", "/")):
+        return check_service(text)  # as "echo/1"
+    if ":" in text or is_path(text) or (text.isascii() and text.isdigit()):
+        return parse_address(text).service
+    return check_service(text)
+
+
+def check_service(name: str) -> str:
+    """
+    Return the name of a service.
+
+    :raise AddressError: it can't be one.
+    """
+    if not name or not name.isprintable() or len(name.encode("utf-8", "replace")) > MAX_SERVICE:
+        raise AddressError(
+            f"A service has a name of 1 to {MAX_SERVICE} bytes of printable characters, not {_shown(name)}."
+        )
+    return name
+
+
+def split_target(text: str) -> tuple[str, str]:
+    """
+    Return the peer and the rest of "bob:localhost:80".
+
+    :raise AddressError: it has not this form.
+    """
+    who, colon, rest = text.partition(":")
+    if not who or not colon or not rest:
+        raise AddressError(
+            f"A peer and what it exposes are written as bob:localhost:80, or bob:NAME, not {_shown(text)}."
+        )
+    return who, rest
+
+
+def _path(path: str) -> Address:
+    if not path or "\0" in path or not path.isprintable():
+        raise AddressError(f"The path of a Unix socket can't be {_shown(path)}.")
+    address = Address(Protocol.UNIX, path=path)
+    if len(address.service.encode("utf-8", "replace")) > MAX_SERVICE:
+        raise AddressError(f"The path of a Unix socket can't be that long: {_shown(path)}.")
+    return address
+
+
+def _split(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if "[" in host or "]" in host:
+        literal = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]", host)
+        if literal is None:
+            raise _no_address(text)
+        host = literal[1]
+    elif ":" in host:
+        raise AddressError(f"An IPv6 address stands in brackets, as [::1]:80, unlike in {_shown(text)}.")
+    return _host(host or "localhost", text) if ":" in text else "localhost", _port(port, text)
+
+
+def _host(host: str, text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if ":" in host or len(host) > 253 or _HOST.fullmatch(host) is None:
+        raise _no_address(text)
+    return host.lower().removesuffix(".")
+
+
+def _port(port: str, text: str) -> int:
+    if re.fullmatch("[0-9]{1,5}", port, re.ASCII) is None:
+        raise _no_address(text)
+    if not 1 <= int(port) <= 65535:
+        raise AddressError(f"A port is a number from 1 to 65535, unlike in {_shown(text)}.")
+    return int(port)
+
+
+def _no_address(text: str) -> AddressError:
+    return AddressError(
+        f"An address is written as localhost:80, 127.0.0.1:80, [::1]:80, 80, or /path/of/a/socket, not "
+        f"{_shown(text)}."
+    )
+
+
+def _shown(text: str) -> str:
+    return ascii(text[:_MAX_SHOWN])

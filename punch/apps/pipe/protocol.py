@@ -1,0 +1,332 @@
+"""Pipes as Twisted protocols: a stream that is joined with the program's input and output."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.apps.pipe.messages import (
+    HELLO,
+    End,
+    PipeError,
+    PipeReader,
+    Status,
+    encode_end,
+    encode_piece,
+    encode_status,
+)
+from punch.net.driver import Timer
+
+CLOSE_TIME = 5.0
+"""Seconds in which the other side has to end the stream when it was told that this side failed."""
+
+
+class OutputLost(Exception):
+    """Nobody reads the output of this side any more, or it can't be written."""
+
+
+class OtherSideFailed(Exception):
+    """
+    The other side ended with a status other than 0.
+
+    :ivar status: that status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class StandardInputOutput(Interface):
+    """What a pipe uses of the program's input and output."""
+
+    def write(self, data: bytes, /) -> None:
+        """Write to the output, in order, without blocking."""
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was written has left this process."""
+
+    def end_output(self) -> Deferred[None]:
+        """Close the output when all is written; fires then."""
+
+    def pause(self) -> None:
+        """Read no more for now."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+class _Joined:
+    """
+    A stream that is joined with an input and an output, and what slows each of them down for the other.
+
+    Nothing is read from the stream before `start`.
+
+    :ivar finished: fires when the stream is over; fails with `OutputLost`, `OtherSideFailed`, `PipeError`, or
+        with the reason why the connection was lost.
+    :ivar failure: why it fails, from when that is known.
+    """
+
+    def __init__(self) -> None:
+        self.finished: Deferred[None] = Deferred()
+        self.failure: Failure | None = None
+        self.local: StandardInputOutput | None = None
+        self._stream: Any = None
+        self._writing = False
+        self._lost: tuple[Failure, bool] | None = None
+
+    def connected(self, stream: Any) -> None:
+        """The stream is there."""
+        self._stream = stream
+        stream.pauseProducing()
+
+    def start(self, local: StandardInputOutput) -> None:
+        """Join the stream with an input and an output."""
+        self.local = local
+        if self._lost is not None:
+            self._finish(*self._lost)
+            return
+        self._stream.registerProducer(_Input(local), True)
+        self._stream.resumeProducing()
+
+    def write(self, data: bytes) -> None:
+        """Write to the output, and read no more from the stream until it has left."""
+        assert self.local is not None
+        self.local.write(data)
+        if self._writing:
+            return
+        written = self.local.written()
+        if not written.called:
+            self._writing = True
+            self._stream.pauseProducing()
+            written.addCallback(lambda _: self._written())
+
+    def end_output(self) -> Deferred[None]:
+        """Close the output when all is written; fires then."""
+        assert self.local is not None
+        return self.local.end_output()
+
+    def fail(self, error: Exception) -> None:
+        """Note why it fails; what is noted later does not count."""
+        if self.failure is None:
+            self.failure = Failure(error)  # type: ignore[no-untyped-call]
+
+    def lost(self, reason: Failure, complete: bool) -> None:
+        """The stream is over; `complete`: all was sent and received."""
+        self._lost = (reason, complete)
+        if self.local is not None and not self.finished.called:
+            self._finish(reason, complete)
+
+    def _written(self) -> None:
+        self._writing = False
+        self._stream.resumeProducing()
+
+    def _finish(self, reason: Failure, complete: bool) -> None:
+        if self.failure is None and not complete:
+            self.failure = reason
+        self.finished.callback(self.failure)
+
+
+@implementer(IPushProducer)
+class _Input:
+    """The input, as what is paused and resumed by the stream."""
+
+    def __init__(self, local: StandardInputOutput) -> None:
+        self._local = local
+
+    def pauseProducing(self) -> None:
+        """The stream takes no more for now."""
+        self._local.pause()
+
+    def resumeProducing(self) -> None:
+        """The stream takes more."""
+        self._local.resume()
+
+    def stopProducing(self) -> None:
+        """The stream is over; its protocol is told so."""
+
+
+class PipeEnd(Interface):
+    """One end of a pipe, as the program's input and output see it."""
+
+    @property
+    def joined(self) -> _Joined:
+        """The stream, and what it is joined with."""
+
+    def input_received(self, data: bytes) -> None:
+        """Send bytes of the input."""
+
+    def input_ended(self) -> None:
+        """The input has ended."""
+
+    def output_lost(self) -> None:
+        """Nobody reads the output any more."""
+
+
+@implementer(IHalfCloseableProtocol)
+class ServicePipe(Protocol):
+    """A stream to any service: its bytes are those of the input and of the output."""
+
+    transport: Any
+    """An `ITransport` that is a producer and a consumer, too."""
+
+    def __init__(self) -> None:
+        self.joined = _Joined()
+        self._input_ended = False
+        self._output_ended: Deferred[None] | None = None
+        self._lost: Failure | None = None
+
+    def connectionMade(self) -> None:
+        """Wait for the input and the output."""
+        self.joined.connected(self.transport)
+
+    def input_received(self, data: bytes) -> None:
+        """Send bytes of the input."""
+        self.transport.write(data)
+
+    def input_ended(self) -> None:
+        """End this direction."""
+        self._input_ended = True
+        self.transport.loseWriteConnection()
+
+    def output_lost(self) -> None:
+        """Give the stream up."""
+        self.joined.fail(OutputLost())
+        if self._lost is None:
+            self.transport.abortConnection()
+        else:
+            self.joined.lost(self._lost, False)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Write bytes of the service to the output."""
+        self.joined.write(data)
+
+    def readConnectionLost(self) -> None:
+        """The service has ended its direction: so does the output."""
+        self._output_ended = self.joined.end_output()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing to do: the input has ended."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The stream is over. A link that is closed in order may have cut it off."""
+        self._lost = reason
+        if self.joined.failure is None and self._input_ended and self._output_ended is not None:
+            self._output_ended.addCallback(lambda _: self.joined.lost(reason, True))
+        else:
+            self.joined.lost(reason, False)
+
+
+class Pipe(Protocol):
+    """
+    One end of a pipe between two peers.
+
+    Each side sends its input, its end, and at last its status, when all that it was sent is written. A status
+    other than 0 ends the pipe at once. A side that has sent its status and has that of the other side ends
+    the stream.
+
+    :ivar ready: fires when the other side is there; fails with the reason why the stream was lost before.
+    """
+
+    transport: Any
+    """An `ITransport` that is a producer and a consumer, too."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.joined = _Joined()
+        self.ready: Deferred[None] = Deferred()
+        self._reader = PipeReader()
+        self._input_ended = False
+        self._output_ended = False
+        self._status: int | None = None
+        self._other_status: int | None = None
+        self._timeout = Timer(clock)
+
+    def connectionMade(self) -> None:
+        """Greet the other side."""
+        self.transport.write(HELLO)
+
+    def input_received(self, data: bytes) -> None:
+        """Send bytes of the input."""
+        if self._status is None:
+            self.transport.writeSequence(encode_piece(data))
+
+    def input_ended(self) -> None:
+        """Send the end of the input."""
+        if self._status is None:
+            self._input_ended = True
+            self.transport.write(encode_end())
+            self._check()
+
+    def output_lost(self) -> None:
+        """End the pipe."""
+        self._fail(OutputLost())
+
+    def dataReceived(self, data: bytes) -> None:
+        """Do what the other side says."""
+        if not self.ready.called:
+            if not data.startswith(HELLO):
+                self.transport.abortConnection()
+                return
+            data = data[1:]
+            self.joined.connected(self.transport)
+            self.ready.callback(None)
+        try:
+            for message in self._reader.receive(data):
+                self._received(message)
+        except PipeError as error:
+            self._fail(error)
+
+    def _received(self, message: bytes | End | Status) -> None:
+        if isinstance(message, Status):
+            self._other_status = message.code
+            if message.code:
+                self.joined.fail(OtherSideFailed(message.code))
+                self._send_status(message.code)
+            elif not self._input_ended:
+                raise PipeError("it ends before it has everything")
+            self._check()
+        elif self._status is not None:
+            pass  # This side ends, and takes no more
+        elif isinstance(message, End):
+            self.joined.end_output().addCallback(lambda _: self._has_ended_output())
+        else:
+            self.joined.write(message)
+
+    def _has_ended_output(self) -> None:
+        self._output_ended = True
+        self._check()
+
+    def _check(self) -> None:
+        if self._input_ended and self._output_ended:
+            self._send_status(0)
+        if self._status is not None and self._other_status is not None:
+            self.transport.loseConnection()
+            self._timeout.start(CLOSE_TIME, self.transport.abortConnection)
+
+    def _fail(self, error: Exception) -> None:
+        self.joined.fail(error)
+        if self._status is None:
+            self._timeout.start(CLOSE_TIME, self.transport.abortConnection)
+            self._send_status(1)
+            self._check()
+
+    def _send_status(self, code: int) -> None:
+        if self._status is None:
+            self._status = code
+            self.transport.unregisterProducer()
+            self.transport.write(encode_status(code))
+            # What the other side has sent meanwhile is dropped, until its status comes
+            self.transport.resumeProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The stream is over."""
+        self._timeout.cancel()
+        if not self.ready.called:
+            self.ready.errback(reason)
+        self.joined.lost(reason, self._status is not None and self._other_status is not None)

@@ -1,0 +1,116 @@
+"""`punch forward`: a port or socket of this machine that leads to one that a peer exposes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+
+from punch.apps.forward.addresses import (
+    Address,
+    AddressError,
+    Protocol,
+    parse_address,
+    service_of,
+    split_target,
+)
+from punch.apps.forward.failures import failure_of
+from punch.apps.forward.listening import Forwarder
+from punch.cli import twistd
+from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.notices import Notices
+from punch.identity import PeerID
+from punch.local.access import NodeAccess
+from punch.local.protocol import CommandError
+from punch.lookup import UnknownPeer, find_peer
+from punch.ui.text.forwards import failure_text, open_failure_text
+
+PROGRAM = "punch forward"
+EVENTS = "events as JSON lines on stdout; see docs/forward.md"
+"""Explains `--json`."""
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Forward connections until a signal comes.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    parser = make_parser(
+        PROGRAM,
+        "Listen on a port or a Unix socket of this machine, and forward each connection to what a peer "
+        "exposes with punch expose, until you press Ctrl-C.",
+        EVENTS,
+    )
+    parser.add_argument(
+        "local",
+        metavar="LOCAL",
+        help="where to listen: a port of this machine, as 8080 (0: any), or with an address, as "
+        "0.0.0.0:8080, or the path of a Unix socket",
+    )
+    parser.add_argument(
+        "target",
+        metavar="WHO:ADDRESS",
+        help="the peer, by name or ID, and what it exposes, as bob:localhost:80, bob:80 or bob:NAME",
+    )
+    options = parser.parse(arguments)
+    from twisted.internet import reactor
+
+    twistd.raise_descriptor_limit()
+    command = NodeCommand(PROGRAM, options, reactor)
+    try:
+        local = parse_address(options.local, listening=True)
+        who, what = split_target(options.target)
+        service = service_of(what)
+        peer = find_peer(command.book, who)
+    except (UnknownPeer, AddressError) as error:
+        reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address"
+        twistd.fail(PROGRAM, str(error), reason=reason, as_json=options.json)
+    return command.run(lambda node: _forward(command, node, local, peer, service, what))
+
+
+async def _forward(
+    command: NodeCommand, node: NodeAccess, local: Address, peer: PeerID, service: str, what: str
+) -> None:
+    who = command.called(peer)
+    notices = Notices(command)
+
+    def failed(error: Exception) -> None:
+        failure = failure_of(error)
+        if failure is not None:
+            notices.tell(failure_text(failure, who, what), reason=failure.reason)
+        elif isinstance(error, CommandError):
+            notices.tell(open_failure_text(error.reason, str(error), who, what), reason=error.reason)
+        else:
+            notices.tell(f"A connection to {who} was lost, or given up there.", reason="lost")
+
+    address = _listen(command.reactor, local, Forwarder(node, peer, service, command.reactor, failed))
+    command.tell(
+        f"Connections to {address} go to {what} of {who}.",
+        event="listening",
+        address=address,
+        peer=str(peer),
+        service=service,
+    )
+    await Deferred()
+
+
+def _listen(reactor: Any, local: Address, forwarder: Forwarder) -> str:
+    """Return where it listens."""
+    try:
+        if local.protocol is Protocol.UNIX:
+            # A socket that a dead process has left is replaced
+            reactor.listenUNIX(local.path, forwarder, backlog=BACKLOG, mode=0o600, wantPID=True)
+            return local.path
+        host = "127.0.0.1" if local.host == "localhost" else local.host
+        port = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host).getHost().port
+    except CannotListenError as error:
+        cause = error.socketError
+        text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
+        raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
+    return str(Address(local.protocol, host, port))

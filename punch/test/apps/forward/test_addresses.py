@@ -1,0 +1,73 @@
+"""Addresses as they are typed."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.forward.addresses import (
+    AddressError,
+    check_service,
+    parse_address,
+    service_of,
+    split_target,
+)
+
+
+class AddressTests(SynchronousTestCase):
+    def test_addresses(self) -> None:
+        for text, service in (
+            ("localhost:22", "tcp/localhost:22"),
+            ("LocalHost.:022", "tcp/localhost:22"),
+            ("22", "tcp/localhost:22"),
+            (":22", "tcp/localhost:22"),
+            ("127.0.0.1:80", "tcp/127.0.0.1:80"),
+            ("[::1]:80", "tcp/[::1]:80"),
+            ("[0:0::1]:80", "tcp/[::1]:80"),
+            ("db-1.example.com:65535", "tcp/db-1.example.com:65535"),
+            ("/run/app.sock", "unix//run/app.sock"),
+            ("unix:app.sock", "unix/app.sock"),
+        ):
+            self.assertEqual(parse_address(text).service, service)
+            self.assertEqual(service_of(text), service)
+        self.assertEqual(service_of("ssh"), "ssh")
+        self.assertEqual(service_of("echo/1"), "echo/1")
+
+    def test_a_port_to_listen_at(self) -> None:
+        for text, shown in (("0", "localhost:0"), ("[::]:0", "[::]:0"), ("0.0.0.0:8080", "0.0.0.0:8080")):
+            self.assertEqual(str(parse_address(text, listening=True)), shown)
+
+    def test_what_is_none(self) -> None:
+        for text, words in (
+            ("", "is written as"),
+            ("localhost:", "is written as"),
+            ("localhost:http", "is written as"),
+            ("localhost:0", "from 1 to 65535"),
+            ("localhost:65536", "from 1 to 65535"),
+            ("0", "from 1 to 65535"),
+            ("::1:80", "in brackets"),
+            ("[::1:80", "is written as"),
+            ("[localhost]:80", "is written as"),
+            ("-x:80", "is written as"),
+            ("a b:80", "is written as"),
+            ("a\u202e:80", "is written as"),
+            ("ä:80", "is written as"),
+            ("localhost:٨٠", "is written as"),
+            ("x" * 300 + ":80", "is written as"),
+            ("unix:", "can't be"),
+            ("/a\0b", "can't be"),
+            ("/" + "x" * 300, "can't be that long"),
+        ):
+            with self.assertRaisesRegex(AddressError, words):
+                parse_address(text)
+
+    def test_names_of_services(self) -> None:
+        for name in ("", "a\nb", "x" * 256, "\u202e"):
+            with self.assertRaises(AddressError):
+                check_service(name)
+
+    def test_targets(self) -> None:
+        self.assertEqual(split_target("bob:localhost:80"), ("bob", "localhost:80"))
+        self.assertEqual(split_target("bob:/run/app.sock"), ("bob", "/run/app.sock"))
+        for text in ("bob", "bob:", ":80", ""):
+            with self.assertRaisesRegex(AddressError, "bob:localhost:80"):
+                split_target(text)

@@ -1,0 +1,194 @@
+"""Ports of bob's machine, reached from alice's, on the simulated internet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.forward.exposed import MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PEER, Exposed
+from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.listening import Forwarder
+from punch.identity import Identity, PeerID
+from punch.local.access import Allow, NodeAccess
+from punch.local.protocol import CommandError
+from punch.test.local.test_local import LocalTestCase, Recorders
+from punch.test.twisted_links import HalfCloser
+
+SERVED, LOCAL = 80, 8080
+SERVICE = "tcp/localhost:80"
+
+
+class ForwardTestCase(LocalTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.books["alice"].add(self.bob_id, "bob")
+        self.web = Recorders()
+        self.errors: list[Exception] = []
+        self.exposed_errors: list[tuple[PeerID, ForwardFailure]] = []
+
+    def serve(self) -> None:
+        """A server of bob's machine."""
+        self.hosts["bob"].reactor.listenTCP(SERVED, self.web, interface="127.0.0.1")
+
+    def expose(self, node: NodeAccess | None = None, allow: Allow | None = None) -> None:
+        endpoint = HostnameEndpoint(self.hosts["bob"].reactor, "127.0.0.1", SERVED)
+        exposed = Exposed(endpoint, lambda peer, code, error: self.exposed_errors.append((peer, code)))
+        node = self.owned["bob"] if node is None else node
+        allow = Allow(frozenset([self.alice_id])) if allow is None else allow
+        self.net.wait(node.serve(SERVICE, exposed, allow), 2.0, "exposing")
+
+    def forward(self, node: NodeAccess | None = None) -> None:
+        reactor = self.hosts["alice"].reactor
+        node = self.owned["alice"] if node is None else node
+        forwarder = Forwarder(node, self.bob_id, SERVICE, reactor, self.errors.append)
+        reactor.listenTCP(LOCAL, forwarder, interface="127.0.0.1")
+
+    def client(self) -> HalfCloser:
+        endpoint = HostnameEndpoint(self.hosts["alice"].reactor, "127.0.0.1", LOCAL)
+        client = HalfCloser()
+        self.net.wait(endpoint.connect(Factory.forProtocol(lambda: client)), 2.0, "a client")
+        return client
+
+    def both(self) -> tuple[HalfCloser, HalfCloser]:
+        """A client, and the connection of the server that it reaches."""
+        before = len(self.web.built)
+        client = self.client()
+        self.run_until(lambda: len(self.web.built) > before, 20.0)
+        return client, self.web.built[before]
+
+    def ends(self, protocol: HalfCloser, kind: type[Exception]) -> None:
+        self.run_until(lambda: protocol.reason is not None, 5.0)
+        assert protocol.reason is not None
+        self.assertIsInstance(protocol.reason.value, kind)
+
+
+class ForwardTests(ForwardTestCase):
+    def question_and_answer(self) -> None:
+        client, server = self.both()
+        client.transport.write(bytes(300_000))
+        client.transport.loseWriteConnection()
+        self.run_until(lambda: "read lost" in server.calls, 10.0)
+        self.assertEqual(len(server.data), 300_000)
+        server.transport.write(b"answer" * 50_000)
+        server.transport.loseConnection()
+        self.ends(server, ConnectionDone)
+        self.run_until(lambda: "read lost" in client.calls, 10.0)
+        self.assertEqual(bytes(client.data), b"answer" * 50_000)
+        client.transport.loseConnection()
+        self.ends(client, ConnectionDone)
+        self.assertEqual(self.errors, [])
+
+    def test_each_direction_ends_by_itself(self) -> None:
+        """Through nodes of the same process, and of others."""
+        self.serve()
+        self.expose()
+        self.forward()
+        self.question_and_answer()
+
+    def test_between_attached_programs(self) -> None:
+        self.serve()
+        self.expose(self.attach("bob"))
+        self.forward(self.attach("alice"))
+        self.question_and_answer()
+        client, server = self.both()
+        client.transport.abortConnection()
+        self.ends(server, ConnectionLost)
+        self.assertEqual(self.errors, [])
+
+    def test_a_reset_crosses(self) -> None:
+        self.serve()
+        self.expose()
+        self.forward()
+        client, server = self.both()
+        server.transport.abortConnection()
+        self.ends(client, ConnectionLost)
+        client, server = self.both()
+        client.transport.abortConnection()
+        self.ends(server, ConnectionLost)
+        self.assertEqual(self.errors, [])
+
+    def test_a_server_that_does_not_read(self) -> None:
+        """The client is slowed down; nothing piles up in between."""
+        self.serve()
+        self.expose()
+        self.forward()
+        client, server = self.both()
+        server.transport.pauseProducing()
+        client.transport.write(bytes(30 << 20))
+        self.net.advance(5.0)
+        self.assertEqual(len(server.data), 0)
+        self.assertEqual(self.alice.link(self.bob_id).stream_count, 1)  # type: ignore[union-attr]
+        server.transport.resumeProducing()
+        self.run_until(lambda: len(server.data) > 0, 5.0)
+
+    def test_nobody_listens(self) -> None:
+        """It is said on both sides, and the client is refused."""
+        self.forward()
+        self.expose()
+        self.refused_there()
+
+    def test_nobody_listens_at_an_attached_program(self) -> None:
+        self.forward(self.attach("alice"))
+        self.expose(self.attach("bob"))
+        self.refused_there()
+
+    def refused_there(self) -> None:
+        self.ends(self.client(), ConnectionLost)
+        self.assertEqual([failure_of(error) for error in self.errors], [ForwardFailure.CONNECTION_REFUSED])
+        self.assertEqual(self.exposed_errors, [(self.alice_id, ForwardFailure.CONNECTION_REFUSED)])
+
+    def reason(self) -> str:
+        """Why a connection can't be forwarded."""
+        self.ends(self.client(), ConnectionLost)
+        (error,) = self.errors
+        assert isinstance(error, CommandError)
+        self.errors.clear()
+        return error.reason
+
+    def test_nothing_is_reachable_without_a_grant(self) -> None:
+        """What is not exposed, and what is exposed to somebody else, is not there."""
+        self.serve()
+        self.forward()
+        self.assertEqual(self.reason(), "no-service")
+        self.expose(allow=Allow(frozenset([self.bob_id])))
+        self.assertEqual(self.reason(), "not-allowed")
+        self.assertEqual(self.web.built, [])
+
+    def test_more_connections_than_streams(self) -> None:
+        """Those that a link does not take wait, unread, until others end."""
+        self.serve()
+        self.expose()
+        self.forward()
+        clients = [self.client() for _ in range(120)]
+        for client in clients:
+            client.transport.write(b"question")
+        self.run_until(lambda: len(self.web.built) > 50, 20.0)
+        self.net.advance(2.0)
+        first = len(self.web.built)
+        self.assertLess(first, 120)
+        for client, server in zip(clients, list(self.web.built), strict=False):
+            client.transport.loseConnection()
+            server.transport.loseConnection()
+        self.run_until(lambda: len(self.web.built) == 120, 20.0)
+        self.net.advance(1.0)
+        self.assertEqual({bytes(server.data) for server in self.web.built}, {b"question"})
+        self.assertEqual(self.errors, [])
+
+
+class BoundTests(SynchronousTestCase):
+    def test_connections_of_peers(self) -> None:
+        """One peer can't take all places."""
+        nowhere: Any = None
+        exposed = Exposed(nowhere, lambda peer, code, error: None)
+        peers = [Identity.generate().peer_id for _ in range(5)]
+        for peer in peers[:4]:
+            self.assertTrue(all(exposed.take(peer) for _ in range(MAX_CONNECTIONS_OF_PEER)))
+            self.assertFalse(exposed.take(peer))
+        self.assertEqual(4 * MAX_CONNECTIONS_OF_PEER, MAX_CONNECTIONS)
+        self.assertFalse(exposed.take(peers[4]))
+        exposed.give_back(peers[0])
+        self.assertTrue(exposed.take(peers[4]))

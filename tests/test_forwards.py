@@ -1,0 +1,243 @@
+"""`punch forward`, `punch expose` and `punch pipe` between real processes."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from urllib.request import urlopen
+
+import pytest
+
+from tests.forward_peers import ForwardPeers
+from tests.local_peers import LocalPeers
+from tests.processes import programs
+
+CONTENT = Random("page").randbytes(3_000_000)
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Some megabytes at any path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    """The port of a web server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def digests() -> Iterator[int]:
+    """The port of a server that answers with the digest of what it was sent, when that has ended."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
+
+        def answer(connection: socket.socket) -> None:
+            with connection, connection.makefile("rb") as file:
+                digest = sha256()
+                while data := file.read1():
+                    digest.update(data)
+                connection.sendall(digest.hexdigest().encode())
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPeers]:
+    with programs(tmp_path_factory.mktemp("service")) as running:
+        found = LocalPeers(running)
+        with programs(tmp_path_factory.mktemp("first")) as first:
+            ForwardPeers(found, first).know()
+        yield found
+
+
+@pytest.fixture
+def peers(service: LocalPeers, tmp_path: Path) -> Iterator[ForwardPeers]:
+    with programs(tmp_path) as running:
+        yield ForwardPeers(service, running)
+
+
+def port_of(event: dict[str, str]) -> int:
+    return int(event["address"].rpartition(":")[2])
+
+
+def test_a_page(peers: ForwardPeers, web: int) -> None:
+    """A page of bob's web server, and what is said when the server is gone, or never was exposed."""
+    exposed = peers.start("expose", f"127.0.0.1:{web}", "--to", "alice", name="bob")
+    assert exposed.wait("exposed", 60.0)["service"] == f"tcp/127.0.0.1:{web}"
+    forwards = peers.start("forward", "0", f"bob:127.0.0.1:{web}", name="alice")
+    port = port_of(forwards.wait("listening", 60.0))
+    with urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+        assert page.read() == CONTENT
+    nothing = peers.start("forward", "0", "bob:localhost:1", name="alice")
+    address = ("127.0.0.1", port_of(nothing.wait("listening", 60.0)))
+    with socket.create_connection(address, 60) as client, pytest.raises(ConnectionResetError):
+        client.recv(1)
+    failed = nothing.wait("connection-failed", 60.0)
+    assert failed["reason"] == "no-service"
+    assert "bob exposes no localhost:1 now" in failed["text"]
+
+
+def test_half_close_and_many(peers: ForwardPeers, digests: int) -> None:
+    """By a name, through a pipe and a port: some MB with their digest, and 300 connections at once."""
+    peers.chat("bob")
+    exposed = peers.start("expose", str(digests), "--to", "alice", "--as", "digest", name="bob")
+    exposed.wait("exposed", 60.0)
+    done = peers.run("pipe", "bob", "digest", name="alice", text=CONTENT)
+    assert (done.returncode, done.stdout.decode()) == (0, sha256(CONTENT).hexdigest()), done.stderr
+    forwards = peers.start("forward", str(peers.directory / "socket"), "bob:digest", name="alice")
+    path = forwards.wait("listening", 60.0)["address"]
+    with ExitStack() as stack:
+        clients = []
+        for number in range(300):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(60)
+            client.connect(path)
+            client.sendall(b"%d" % number)
+            clients.append(client)
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+        for number, client in enumerate(clients):
+            with client.makefile("rb") as file:
+                assert file.read().decode() == sha256(b"%d" % number).hexdigest(), forwards.said()
+    exposed.kill()
+    done = peers.run("pipe", "bob", "digest", name="alice")
+    assert done.returncode == 4
+    assert b"no service" in done.stderr
+
+
+def test_nobody_listens(peers: ForwardPeers) -> None:
+    """Both sides say so; the pipe has a status of its own."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        exposed = peers.start("expose", f"127.0.0.1:{port}", "--to", "alice", name="bob")
+        exposed.wait("exposed", 60.0)
+        done = peers.run("pipe", "bob", f"127.0.0.1:{port}", name="alice")
+        assert (done.returncode, done.stdout) == (4, b"")
+        assert re.search(rb"Nobody listens at .* of bob", done.stderr)
+        assert exposed.wait("connection-failed")["reason"] == "connection-refused"
+
+
+def test_what_goes_wrong(peers: ForwardPeers) -> None:
+    """Each has a sentence and a status of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for command, words, status, sentence in (
+            ("forward", [str(port), "bob:80"], 1, "Address already in use"),
+            ("forward", ["8080", "carol:80"], 1, "neither a name"),
+            ("forward", ["8080", "bob"], 1, "bob:localhost:80"),
+            ("expose", ["localhost:22"], 2, "--to"),
+            ("expose", ["localhost:22", "--to", "bob", "--as", "a\nb"], 1, "printable"),
+        ):
+            done = peers.run(command, *words, name="alice")
+            assert done.returncode == status, (words, done)
+            assert sentence in done.stderr.decode(), (words, done.stderr)
+
+
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def test_both_directions(peers: ForwardPeers) -> None:
+    """Some megabytes each way, as files; each direction ends by itself, and all of both arrives."""
+    sources = {}
+    for name, size in (("alice", 6_000_000), ("bob", 10)):
+        sources[name] = peers.directory / name
+        sources[name].write_bytes(Random(name).randbytes(size))
+    received = {name: peers.directory / f"at-{name}" for name in sources}
+    with (
+        peers.pipe("alice", "bob", input=sources["alice"], output=received["alice"]) as alice,
+        peers.pipe("bob", "alice", input=sources["bob"], output=received["bob"]) as bob,
+    ):
+        assert (alice.wait(60), bob.wait(60)) == (0, 0), (peers.said("alice"), peers.said("bob"))
+    assert digest(received["bob"]) == digest(sources["alice"])
+    assert digest(received["alice"]) == digest(sources["bob"])
+
+
+def test_an_end_and_an_answer(peers: ForwardPeers) -> None:
+    """Who has ended its input still gets output; the other one sees the end of the output at once."""
+    peers.chat("alice")
+    with peers.pipe("bob", "alice") as bob, peers.pipe("alice", "bob") as alice:
+        assert alice.stdin
+        assert bob.stdin
+        assert alice.stdout
+        assert bob.stdout
+        alice.stdin.write(b"question")
+        alice.stdin.close()
+        assert bob.stdout.read() == b"question"
+        bob.stdin.write(b"answer")
+        bob.stdin.close()
+        assert alice.stdout.read() == b"answer"
+        assert (alice.wait(30), bob.wait(30)) == (0, 0), (peers.said("alice"), peers.said("bob"))
+
+
+def test_how_the_other_side_ends(peers: ForwardPeers) -> None:
+    """An output that nobody reads, and a process that is killed, are no end of the input."""
+    with peers.pipe("bob", "alice") as bob, peers.pipe("alice", "bob") as alice:
+        assert alice.stdin
+        assert bob.stdout
+        alice.stdin.write(b"a line\n")
+        alice.stdin.flush()
+        assert bob.stdout.readline() == b"a line\n"
+        bob.stdout.close()
+        assert (bob.wait(30), alice.wait(30)) == (1, 1)
+    assert "Nobody reads the output" in peers.said("bob")
+    assert "ended with status 1" in peers.said("alice")
+    with peers.pipe("bob", "alice") as bob, peers.pipe("alice", "bob") as alice:
+        assert alice.stdin
+        assert bob.stdout
+        alice.stdin.write(b"a line\n")
+        alice.stdin.flush()
+        assert bob.stdout.readline() == b"a line\n"
+        alice.send_signal(signal.SIGTERM)
+        assert (alice.wait(30), bob.wait(30)) == (-signal.SIGTERM, 6)
+        assert bob.stdout.read() == b""
+    assert "was lost" in peers.said("bob")
+
+
+def test_what_goes_wrong_with_pipes(peers: ForwardPeers) -> None:
+    """Each has a sentence and a status of its own, and nothing on stdout."""
+    for words, status, sentence in (
+        (["carol"], 1, "neither a name in the address book nor a peer ID"),
+        (["bob", "ssh"], 4, "is not registered"),
+        (["bob", "localhost:70000"], 1, "from 1 to 65535"),
+        (["--json", "bob", "ssh", "more"], 2, "unexpected argument"),
+    ):
+        done = peers.run("pipe", *words, name="alice")
+        assert (done.returncode, done.stdout) == (status, b""), done
+        assert sentence in done.stderr.decode(), words
+    peers.chat("bob")
+    done = peers.run("pipe", "bob", "ssh", name="alice")
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert b"no service 'ssh'" in done.stderr
