@@ -39,6 +39,7 @@ FILES = (
     "test_state_processes.py",
     "test_deny_process.py",
     "test_transfers.py",
+    "test_forwards.py",
     "test_readme.py",
     "test_local_socket.py",
     "test_codes.py",

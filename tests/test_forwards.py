@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,8 +22,10 @@ import pytest
 
 from tests.forward_peers import ForwardPeers
 from tests.local_peers import LocalPeers
+from tests.needs import missing
 from tests.processes import programs
 
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 CONTENT = Random("page").randbytes(3_000_000)
 
 
@@ -147,6 +153,39 @@ def test_nobody_listens(peers: ForwardPeers) -> None:
         assert (done.returncode, done.stdout) == (4, b"")
         assert re.search(rb"Nobody listens at .* of bob", done.stderr)
         assert exposed.wait("connection-failed")["reason"] == "connection-refused"
+
+
+def test_ssh(service: LocalPeers, peers: ForwardPeers) -> None:
+    """OpenSSH's client reaches a server of Conch with the line of the page."""
+    ssh = shutil.which("ssh") or missing("ssh")
+    server = subprocess.Popen(
+        [
+            *(sys.executable, str(EXAMPLES / "ssh_server.py")),
+            f"punch:service=ssh:allow=alice:state-dir={peers.state}:identity=bob:"
+            f"rendezvous={service.address.replace(':', chr(92) + ':')}",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    password = peers.directory / "password"
+    password.write_text("#!/bin/sh\necho any\n")
+    password.chmod(0o700)
+    proxy = " ".join(peers.words("pipe", "bob", "ssh", name="alice"))
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", f"ProxyCommand={proxy}"]
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline()
+        done = subprocess.run(
+            [ssh, "-F", "none", *(f"-o{option}" for option in options), "any@bob", "times"],
+            env={**os.environ, "SSH_ASKPASS": str(password), "SSH_ASKPASS_REQUIRE": "force"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert re.fullmatch(rb"[0-9.]+ s\n", done.stdout), done.stderr
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
 
 
 def test_what_goes_wrong(peers: ForwardPeers) -> None:

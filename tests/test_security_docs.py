@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from punch.apps.chat.model import MAX_TEXT
+from punch.apps.forward import exposed
 from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
@@ -86,6 +87,9 @@ SECURITY_NUMBERS = [
     f"{local_connection.MAX_COMMANDS} commands at a time on each, "
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
     f"and {local_connection.MAX_WAITING} streams that wait",
+    f"at most {exposed.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
+    f"and all peers have {exposed.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
+    f"has {exposed.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",
     (

@@ -46,7 +46,7 @@ class StreamAborted(ConnectionLost):
     """
 
     def __init__(self, code: int) -> None:
-        super().__init__("The other side gave up the stream.")  # type: ignore[no-untyped-call]
+        super().__init__("The other side gave up the stream.")
         self.code = code
 
 

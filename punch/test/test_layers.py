@@ -100,6 +100,8 @@ PURE = [
         for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")
     ),
     *(f"punch.apps.codes.{name}" for name in ("code", "exchange", "outcomes")),
+    "punch.apps.forward.addresses",
+    "punch.apps.pipe.messages",
     "punch.ui.text.causes",
     "punch.ui.text.codes",
     "punch.ui.text.sentences",

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from punch.sanitize import quoted
+
 MAX_SERVICE = 255
 """Bytes of the longest name of a service."""
 _MAX_SHOWN = 60
@@ -162,4 +164,4 @@ def _no_address(text: str) -> AddressError:
 
 
 def _shown(text: str) -> str:
-    return ascii(text[:_MAX_SHOWN])
+    return quoted(text, _MAX_SHOWN)

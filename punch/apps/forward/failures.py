@@ -18,15 +18,13 @@ class ForwardFailure(IntEnum):
     NO_HOST = FIRST_APPLICATION_CODE + 3
     """There is no host of this name."""
     NOT_PERMITTED = FIRST_APPLICATION_CODE + 4
-    """The exposing user may not connect to it, or listen on it."""
+    """The exposing user may not connect to it."""
     BUSY = FIRST_APPLICATION_CODE + 5
     """Too many connections are open."""
     FAILED = FIRST_APPLICATION_CODE + 6
     """Anything else."""
     RESET = FIRST_APPLICATION_CODE + 7
     """The connection was there, and was reset."""
-    IN_USE = FIRST_APPLICATION_CODE + 8
-    """The address to listen on is in use."""
 
     @property
     def reason(self) -> str:

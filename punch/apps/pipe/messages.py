@@ -1,5 +1,5 @@
 """
-What is said on a stream of the service "pipe/1" (docs/protocol.md, section 12): bytes in pieces, their end,
+What is said on a stream of the service "pipe/1" (docs/protocol.md, section 13): bytes in pieces, their end,
 and the exit status of the side that sends it. Each side says first that it is there. It knows
 neither Twisted nor files.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.apps.forward.failures import ForwardFailure
-from punch.ui.text.sanitize import cut, sanitize
+from punch.sanitize import cut, sanitize
 
 _SENTENCES = {
     ForwardFailure.CONNECTION_REFUSED: "Nobody listens at {what} of {who}: start it there.",
@@ -13,7 +13,6 @@ _SENTENCES = {
     ForwardFailure.BUSY: "{who} has too many connections open to {what}: close some, or try again later.",
     ForwardFailure.FAILED: "{who} can't connect to {what}; the output of punch expose there says why.",
     ForwardFailure.RESET: "{what} of {who} reset the connection.",
-    ForwardFailure.IN_USE: "{what} of {who} is in use by another program.",
 }
 
 
