@@ -10,7 +10,6 @@ system tells to which address a datagram was sent (IP_PKTINFO, IPV6_PKTINFO; RFC
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -338,11 +337,10 @@ def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Datagr
                     number = opened[0].port if opened else port
                     opened.append(PacketInfoPort(watching, wildcard, number, server))
                 except OSError as problem:
-                    if problem.errno not in NO_FAMILY:
+                    last = wildcard == "0.0.0.0" and not opened
+                    if last or of_each_family(problem.errno, port):
                         raise
-            if opened:
-                return opened
-            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            return opened
         except OSError as problem:
             for each in opened:
                 each.close()
@@ -358,21 +356,29 @@ def _open_plain(reactor: IReactorUDP, port: int, server: DatagramServer) -> list
         opened.append(PlainPort(reactor, "::", port, server))
         port = opened[0].port
     except CannotListenError as problem:
-        if errno_of(problem) not in NO_FAMILY:
+        if of_each_family(errno_of(problem), port):
             raise
     try:
         opened.append(PlainPort(reactor, "0.0.0.0", port, server))
     except CannotListenError as problem:
         # Many systems give an IPv6 wildcard the IPv4 addresses too.
-        if not opened or errno_of(problem) != errno.EADDRINUSE:
+        number = errno_of(problem)
+        if not opened or (number != errno.EADDRINUSE and of_each_family(number, port)):
+            for each in opened:
+                each.close()
             raise
     return opened
 
 
-NO_FAMILY = frozenset(
-    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, getattr(errno, "EPFNOSUPPORT", -1)}
-)
-"""Error numbers of a system that lacks an address family."""
+_OF_EACH_FAMILY = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+def of_each_family(number: int | None, port: int) -> bool:
+    """
+    Whether an error of listening is about the port, or this process. With any other, the system lacks an
+    address family, or a sandbox refuses it.
+    """
+    return number in _OF_EACH_FAMILY or (number == errno.EACCES and 0 < port < 1024)
 
 
 def errno_of(problem: Exception) -> int | None:

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
-from punch.net.server_udp import NO_FAMILY, errno_of
+from punch.net.server_udp import errno_of, of_each_family
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 511
@@ -237,16 +237,17 @@ def _listen_once(
         opened.append(_listen_ipv6(reactor, port, factory, backlog))
         port = opened[0].getHost().port  # type: ignore[attr-defined]
     except CannotListenError as problem:
-        if errno_of(problem) not in NO_FAMILY:
+        if of_each_family(errno_of(problem), port):
             raise
-    absent = set(NO_FAMILY)
-    if opened and not IReactorSocket.providedBy(reactor):
-        # On most systems, the IPv6 port is bound to the IPv4 addresses as well.
-        absent.add(errno.EADDRINUSE)
+    # On most systems, the IPv6 port is bound to the IPv4 addresses as well.
+    has_both = bool(opened) and not IReactorSocket.providedBy(reactor)
     try:
         opened.append(reactor.listenTCP(port, factory, backlog, "0.0.0.0"))
     except CannotListenError as problem:
-        if not opened or errno_of(problem) not in absent:
+        number = errno_of(problem)
+        if has_both and number == errno.EADDRINUSE:
+            return opened
+        if not opened or of_each_family(number, port):
             for each in opened:
                 each.stopListening()
             raise

@@ -119,7 +119,7 @@ class FamilyTests(SynchronousTestCase):
             self.assertEqual(self.hosts(reactor), ["::", "0.0.0.0"])
 
     def test_no_ipv6(self) -> None:
-        for number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+        for number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES, errno.ENOSYS):
             for reactor in self.open(7001, refuse("::", number)):
                 self.assertEqual(self.hosts(reactor), ["0.0.0.0"])
 
@@ -134,6 +134,19 @@ class FamilyTests(SynchronousTestCase):
     def test_port_not_allowed(self) -> None:
         self.refused(80, refuse("::", errno.EACCES))
         self.refused(80, refuse("0.0.0.0", errno.EACCES))
+
+    def test_no_ipv4(self) -> None:
+        for number in (errno.EAFNOSUPPORT, errno.EPERM):
+            for reactor in self.open(7001, refuse("0.0.0.0", number)):
+                self.assertEqual(self.hosts(reactor), ["::"])
+
+    def test_neither(self) -> None:
+        self.refused(7001, refuse("::", errno.EPERM) | refuse("0.0.0.0", errno.EAFNOSUPPORT))
+
+    def test_a_process_without_descriptors(self) -> None:
+        """It does not go on with half of its ports."""
+        self.refused(7001, refuse("::", errno.EMFILE))
+        self.refused(7001, refuse("0.0.0.0", errno.EMFILE))
 
     def test_free_port_is_the_same_in_both(self) -> None:
         for reactor in self.open(0, {}):
