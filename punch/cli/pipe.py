@@ -104,6 +104,9 @@ class _Piping:
             ) from None
         except (ConnectionDone, ConnectionLost) as error:
             raise self._lost(error, service) from None
+        if service is not None:
+            # Of a service nobody says that all has arrived
+            await self._node.when_delivered(self._peer)
         self._command.tell("", event="pipe-done")
 
     def _lost(self, error: Exception, service: str | None) -> CommandFailed:

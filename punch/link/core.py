@@ -325,6 +325,10 @@ class LinkCore:
         """How many bytes of a stream wait to be sent for the first time."""
         return 0 if self._streams is None else self._streams.queued(stream_id)
 
+    def delivered(self) -> bool:
+        """Whether the other side has acknowledged all that was written."""
+        return self._streams is None or self._streams.delivered()
+
     def reset(self, stream_id: int, code: int) -> None:
         """Abort a stream in both directions."""
         if self._streams is not None:

@@ -127,6 +127,7 @@ class Link:
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
         self._answer_waiters: list[Deferred[bool]] = []
+        self._delivery_waiters: list[Deferred[None]] = []
         self._flush_scheduled = False
         self._soon: list[Callable[[], None]] = []
 
@@ -185,6 +186,20 @@ class Link:
         return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False).addBoth(
             self._waited, waiter
         )
+
+    def when_delivered(self, seconds: float) -> Deferred[None]:
+        """
+        Wait until the other side has acknowledged all that was written on streams.
+
+        :return: fires then, when the link is over, or after so many seconds. It never fails.
+        """
+        waiter: Deferred[None] = Deferred()
+        if self.closed is not None:
+            waiter.callback(None)
+            return waiter
+        self._delivery_waiters.append(waiter)
+        self.schedule_flush()
+        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: None)
 
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -327,6 +342,8 @@ class Link:
         """Deliver events and send."""
         self._deliver()
         self._transmit(now)
+        if self._delivery_waiters and self.core.delivered():
+            self._tell_delivered()
         # Sending makes room: producers that were paused go on, and what they write goes out in the next turn
         self._deliver()
         return False
@@ -435,6 +452,12 @@ class Link:
         for waiter in waiters:
             waiter.callback(answered)
 
+    def _tell_delivered(self) -> None:
+        waiters, self._delivery_waiters = self._delivery_waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+
     def _guard(self, call: Callable[..., object], *args: object) -> None:
         """Call the application's code. Exceptions of any kind are logged, and the link goes on."""
         try:
@@ -457,3 +480,4 @@ class Link:
         for waiting in done:
             waiting.callback(closed)
         self._tell_waiters(False)
+        self._tell_delivered()

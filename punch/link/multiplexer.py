@@ -176,6 +176,11 @@ class StreamMultiplexer:
         stream = self._streams.get(stream_id)
         return 0 if stream is None else stream.out.queued + self._quic.unsent(stream_id)
 
+    def delivered(self) -> bool:
+        """Whether the other side has acknowledged all that was written."""
+        flight = self._quic.flight()
+        return not (flight.in_flight or flight.unsent or any(s.out.queued for s in self._streams.values()))
+
     def consumed(self, stream_id: int, size: int) -> None:
         """The application has used so many bytes, and the other side may send as many again."""
         stream = self._streams.get(stream_id)

@@ -58,6 +58,14 @@ class NodeAccess(Protocol):
         :return: fires with what ends the service; fails with `CommandError`.
         """
 
+    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+        """
+        Wait until a peer has all that was written on streams to it, so that this process may end. It does not
+        wait for ever.
+
+        :return: fires at once if the node is in another process, which goes on. It never fails.
+        """
+
     def status(self) -> Deferred[JSON]:
         """Return what the node has now, as docs/json.md describes it."""
 

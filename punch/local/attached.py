@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
@@ -182,6 +182,10 @@ class AttachedNode:
     def status(self) -> Deferred[JSON]:
         """Implement `NodeAccess.status`."""
         return self.ask("status")
+
+    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+        """Implement `NodeAccess.when_delivered`."""
+        return succeed(None)
 
     def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Implement `NodeAccess.open`."""

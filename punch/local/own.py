@@ -29,6 +29,8 @@ ANSWER_TIME = 3.0
 Seconds after which a link is asked whether it still answers, if a stream that was opened on it is not
 accepted.
 """
+DELIVERY_TIME = 60.0
+"""Seconds that a process which ends waits for acknowledgements of what it has written."""
 
 
 def path_fields(path: Path) -> JSON:
@@ -109,6 +111,11 @@ class OwnNode:
             stop()
 
         return succeed(end)
+
+    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+        """Implement `NodeAccess.when_delivered`."""
+        link = self._node.link(peer)
+        return succeed(None) if link is None else link.when_delivered(DELIVERY_TIME)
 
     def status(self) -> Deferred[JSON]:
         """Implement `NodeAccess.status`."""

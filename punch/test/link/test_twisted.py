@@ -140,6 +140,27 @@ class TwistedTests(TwistedCase):
         far.reason.trap(ConnectionLost)
         self.assertIsNone(self.caller.closed)
 
+    def test_all_is_delivered(self) -> None:
+        """What was written before is there, although the application that reads it is slow."""
+        self.secure()
+        near, far = self.open()
+        far.transport.pauseProducing()
+        near.transport.write(bytes(3 * MIB))
+        near.transport.loseWriteConnection()
+        delivered, given_up = self.caller.when_delivered(60.0), self.caller.when_delivered(0.5)
+        self.advance(1.0)
+        self.assertNoResult(delivered)
+        self.assertIsNone(self.successResultOf(given_up))
+        far.transport.resumeProducing()
+        while not delivered.called:
+            self.advance(0.01)
+        self.assertEqual(len(far.data) + far.transport.unread, 3 * MIB)
+        waiting = self.caller.when_delivered(60.0)
+        self.caller.close()
+        self.advance(0.1)
+        self.assertIsNone(self.successResultOf(waiting))
+        self.assertIsNone(self.successResultOf(self.caller.when_delivered(60.0)))
+
     def test_the_reason_of_an_abort(self) -> None:
         """Its code crosses; those below the application's own are not for applications."""
         self.secure()

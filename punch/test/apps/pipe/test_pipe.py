@@ -199,6 +199,19 @@ class ServicePipeTests(PipeTestCase):
         self.assertEqual((bytes(service.data), local.output, local.ended), (b"question", b"answer", True))
         self.assertIsNone(self.successResultOf(pipe.joined.finished))
 
+    def test_a_service_that_ends_first(self) -> None:
+        """It has all when the process of the pipe may end, although it ended its own direction before."""
+        pipe, _, service = self.pipe()
+        service.transport.loseWriteConnection()
+        self.net.advance(0.5)
+        pipe.input_received(bytes(2 << 20))
+        pipe.input_ended()
+        self.run_until(lambda: pipe.joined.finished.called, 5.0)
+        self.assertLess(len(service.data), 2 << 20)
+        self.net.wait(self.owned["alice"].when_delivered(self.bob_id), 20.0, "delivery")
+        self.assertEqual(len(service.data), 2 << 20)
+        self.net.wait(self.attach("alice").when_delivered(self.bob_id), 2.0, "nothing")
+
     def test_the_output_is_lost_while_it_ends(self) -> None:
         pipe, local, service = self.pipe()
         local.stuck = Deferred()
