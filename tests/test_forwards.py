@@ -20,6 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.consoles import terminal
 from tests.forward_peers import ForwardPeers
 from tests.local_peers import LocalPeers
 from tests.needs import missing
@@ -202,6 +203,19 @@ def test_what_goes_wrong(peers: ForwardPeers) -> None:
             done = peers.run(command, *words, name="alice")
             assert done.returncode == status, (words, done)
             assert sentence in done.stderr.decode(), (words, done.stderr)
+
+
+def test_a_rendezvous_that_is_away(peers: ForwardPeers, service: LocalPeers) -> None:
+    """Who exposes something is told that it can't be reached, and that it ends with Ctrl-C."""
+    address = re.sub(r":\d+/", ":1/", service.address)
+    words = ["localhost:22", "--to", "alice", "--rendezvous", address]
+    exposing = peers.start("expose", *words, name="bob")
+    assert exposing.wait("unregistered", 60.0)["rendezvous"] == address
+    exposing.close()
+    with terminal(peers.words("expose", *words, name="bob"), peers.directory) as screen:
+        screen.wait("can reach localhost:22 now", 60.0)
+        screen.type("\x03")
+        screen.wait("Stopped: nothing is exposed any more.", 60.0)
 
 
 def digest(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     from twisted.internet import reactor
 
     twistd.raise_descriptor_limit()
-    command = NodeCommand(PROGRAM, options, reactor)
+    command = NodeCommand(PROGRAM, options, reactor, "Stopped: nothing is exposed any more.")
     try:
         address = parse_address(options.address)
         service = address.service if options.service is None else check_service(options.service)
@@ -92,7 +91,7 @@ async def _expose(
         service=service,
         id=str(node.peer_id),
     )
-    await Deferred()
+    await command.stay_registered(node)
 
 
 def _endpoint(reactor: Any, address: Address) -> IStreamClientEndpoint:

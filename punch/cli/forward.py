@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     from twisted.internet import reactor
 
     twistd.raise_descriptor_limit()
-    command = NodeCommand(PROGRAM, options, reactor)
+    command = NodeCommand(PROGRAM, options, reactor, "Stopped: nothing is forwarded any more.")
     try:
         local = parse_address(options.local, listening=True)
         who, what = split_target(options.target)

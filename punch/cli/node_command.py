@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
 from punch.cli import twistd
@@ -32,6 +33,9 @@ from punch.ui.text.sentences import shown_name
 from punch.ui.transfer_progress import Display
 
 T = TypeVar("T")
+
+LOOK_INTERVAL = 3.0
+"""Seconds after which it is looked at again whether peers can reach the node."""
 
 
 class CommandFailed(Exception):
@@ -179,6 +183,41 @@ class NodeCommand:
             self.tell(sentence, event="failed", reason=reason, text=sentence)
         if self._own_stdout or not self.options.json:
             self.display.line(f"{self.program}: {sentence}")
+
+    async def stay_registered(self, node: NodeAccess) -> None:
+        """
+        Say when the rendezvous is away, and when it is back. It does not return.
+
+        :raise CommandFailed: the node will not be registered again.
+        """
+        before = True
+        while True:
+            await deferLater(self.reactor, LOOK_INTERVAL, lambda: None)
+            try:
+                status = await node.status()
+            except CommandError:
+                # The process of the node ends, which is told elsewhere.
+                await Deferred()
+            registered, problem = status.get("registered") is True, status.get("problem") or {}
+            if not registered and problem.get("final"):
+                reason = str(problem["reason"])
+                raise CommandFailed(str(problem["text"]), status_of(reason), reason)
+            if registered is not before:
+                self._tell_registration(node.rendezvous, registered, problem)
+            before = registered
+
+    def _tell_registration(self, rendezvous: str, registered: bool, problem: dict[str, Any]) -> None:
+        if registered:
+            self.tell(f"Registered at {rendezvous}.", event="registered", rendezvous=rendezvous)
+            return
+        why = problem.get("text") or f"Not registered at {rendezvous} yet."
+        self.tell(
+            f"{why} It is tried again; until then, only peers who have a link can reach you.",
+            event="unregistered",
+            rendezvous=rendezvous,
+            reason=problem.get("reason"),
+            text=why,
+        )
 
     def called(self, peer: PeerID) -> str:
         """Return the name of a peer for a sentence."""

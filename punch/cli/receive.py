@@ -12,7 +12,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
-from twisted.internet.task import LoopingCall
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
@@ -20,20 +19,17 @@ from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFaile
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
-from punch.cli.exit_status import ExitStatus, status_of
+from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
 from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
-from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
 from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, offer_lines
 from punch.ui.transfer_progress import Display
 
-LOOK_INTERVAL = 3.0
-"""Seconds after which it is looked at again whether peers can reach the node."""
 CLOSE_TIMEOUT = 5.0
 """Seconds in which the sender has to end a stream on which everything has arrived."""
 
@@ -107,7 +103,6 @@ class _Receiving:
         self._accepted: set[tuple[str, Offer]] = set()
         self._ended: Deferred[None] = Deferred()
         self._ending = False
-        self._registered = True
 
     async def run(self, node: NodeAccess, allow: Allow) -> None:
         """Serve until the first transfer is over, or for ever."""
@@ -118,39 +113,14 @@ class _Receiving:
             event="ready",
             id=str(node.peer_id),
         )
-        looking = LoopingCall(lambda: Deferred.fromCoroutine(self._look(node)))
-        looking.clock = self._command.reactor
-        looking.start(LOOK_INTERVAL, now=False)
+        looking = Deferred.fromCoroutine(self._command.stay_registered(node))
+        looking.addErrback(self._not_registered)
         await self._ended
 
-    async def _look(self, node: NodeAccess) -> None:
-        """Say when the rendezvous is away, and when it is back."""
-        try:
-            status = await node.status()
-        except CommandError:
-            # The process of the node ends, which is told elsewhere.
-            return
-        registered, problem = status.get("registered") is True, status.get("problem") or {}
-        if not registered and problem.get("final") and not self._ending:
+    def _not_registered(self, failure: Failure) -> None:
+        if not self._ending:
             self._ending = True
-            reason = str(problem["reason"])
-            self._ended.errback(CommandFailed(str(problem["text"]), status_of(reason), reason))
-        if registered is self._registered:
-            return
-        self._registered = registered
-        if registered:
-            self._command.tell(
-                f"Registered at {node.rendezvous}.", event="registered", rendezvous=node.rendezvous
-            )
-        else:
-            why = problem.get("text") or f"Not registered at {node.rendezvous} yet."
-            self._command.tell(
-                f"{why} It is tried again; until then, only peers who have a link can send.",
-                event="unregistered",
-                rendezvous=node.rendezvous,
-                reason=problem.get("reason"),
-                text=why,
-            )
+            self._ended.errback(failure)
 
     def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
