@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -95,3 +96,21 @@ def test_a_terminal_that_has_no_blocks(users: Users) -> None:
         screen.wait("punch join [0-9]{5}-", 60.0)
         screen.pump(0.5)
         assert "\\u" not in screen.text
+
+
+def test_a_file_for_somebody_unknown(users: Users) -> None:
+    """It arrives by the code alone; neither side keeps an identity or a contact."""
+    content = Random(1).randbytes(3_000_000)
+    source, folder = users.directory / "photo.jpg", users.directory / "received"
+    source.write_bytes(content)
+    folder.mkdir()
+    sending = users.start("carol", "send", str(source))
+    code = sending.wait("code", 60.0)["code"]
+    status, _, err = users.run("dave", "receive", "--yes", "--output", str(folder), code)
+    assert status == 0, err
+    assert "Received from carol: photo.jpg" in err
+    assert sending.wait("transfer-done")["position"] == len(content)
+    assert sending.exit() == 0
+    assert (folder / "photo.jpg").read_bytes() == content
+    assert not (users.directory / "carol" / "peers" / "carol" / "identity.key").exists()
+    assert not (users.directory / "carol" / "peers" / "carol" / "known.json").exists()

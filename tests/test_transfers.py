@@ -304,7 +304,8 @@ def test_what_goes_wrong(peers: Peers) -> None:
         (["a", "bob"], 4, "is not registered"),
         (["a", "carol"], 1, "neither a name in the address book nor a peer ID"),
         (["missing", "bob"], 1, "No such file"),
-        (["a"], 2, "WHO"),
+        ([], 2, "PATH... WHO"),
+        (["a", "a"], 1, "punch send --code"),
         (["--as", "../x", "-", "bob"], 1, "--as takes the name"),
     ):
         assert sentence in peers.punch("send", *words, name="alice", status=status), words

@@ -13,18 +13,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from punch.apps.codes.code import Code, CodeError
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, REGISTERED_NAME, Card, CodeFailed, CodeFailure, Purpose
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand
 from punch.cli.usage import write_stderr
+from punch.contacts import AddressBook
 from punch.extras import install_command_here
 from punch.identity import Identity
+from punch.local.own import OwnNode
+from punch.local.process import temporary_node
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.state import StateError
-from punch.ui.text.causes import problem_sentence
+from punch.ui.text.causes import event_sentence, problem_sentence
 from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class CodeCommand:
 
     :param purpose: what the code is for.
     :ivar rendezvous: its addresses.
+    :ivar own_name: what the user calls itself, for the other side.
     """
 
     def __init__(self, command: NodeCommand, purpose: Purpose) -> None:
@@ -65,6 +69,9 @@ class CodeCommand:
         try:
             self.rendezvous = choose_rendezvous(options.rendezvous, command.state, options.name, os.environ)
             self._proxy = choose_proxy(options.proxy, os.environ)
+            self.own_name = command.state.peer(options.name).display_name
+        except StateError as error:
+            twistd.fail(program, str(error), reason="state", as_json=options.json)
         except NoRendezvous as error:
             twistd.fail(program, str(error), reason=error.reason, as_json=options.json)
         except BadProxy as error:
@@ -77,6 +84,19 @@ class CodeCommand:
                 f"Codes need a package that is not there, spake2: {install_command_here('codes')}",
                 as_json=options.json,
             )
+
+    def node(self, identity: Identity) -> OwnNode:
+        """Make a node of which nothing is kept. From now on the command's address book is the node's own."""
+        self._command.book = AddressBook(None)
+        return temporary_node(
+            identity,
+            REGISTERED_NAME,
+            self._command.book,
+            self.rendezvous,
+            self._command.reactor,
+            self._proxy,
+            event_sentence,
+        )
 
     async def issue(self, identity: Identity, name: str) -> Card:
         """

@@ -69,7 +69,7 @@ def _run(program: str, options: Any, final_line: str) -> int:
     try:
         if options.petname is not None:
             options.petname = check_name(options.petname)
-        identity, name = state.identity(), state.display_name
+        identity = state.identity()
     except (AddressBookError, StateError) as error:
         reason = error.code if isinstance(error, AddressBookError) else "state"
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
@@ -77,9 +77,9 @@ def _run(program: str, options: Any, final_line: str) -> int:
 
     async def meet() -> None:
         if code is None:
-            card = await codes.issue(identity, name)
+            card = await codes.issue(identity, codes.own_name)
         else:
-            card = await codes.redeem(code, identity, name)
+            card = await codes.redeem(code, identity, codes.own_name)
         if card.peer == identity.peer_id:
             raise CommandFailed(
                 "This is a code of your own: it is for another person, or for another identity (--name).",

@@ -38,8 +38,8 @@ Commands:
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
   invite       get to know a peer: prints a code
   join CODE    get to know the peer who printed it
-  send         send files and folders: send PATH... WHO
-  receive      receive what others send
+  send         send files and folders: send PATH... WHO; without WHO, by a code
+  receive      receive what others send, or what a code is for
   forward      reach a port that a peer exposes: forward 8080 WHO:localhost:80
   expose       let peers reach a port of this machine: expose localhost:22 --to WHO
   pipe         join stdin and stdout with a peer's, or with a service: pipe WHO [SERVICE]

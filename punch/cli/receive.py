@@ -15,14 +15,17 @@ from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
+from punch.apps.codes.code import Code
+from punch.apps.codes.outcomes import Purpose
 from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
+from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
 from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
-from punch.identity import PeerID
+from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
@@ -58,9 +61,18 @@ def main(arguments: Sequence[str]) -> int:
         metavar="WHO",
         help="only from this peer; may be repeated",
     )
+    parser.add_argument(
+        "code",
+        nargs="*",
+        metavar="CODE",
+        help="what punch send printed elsewhere: receive that, from whoever it is, and end",
+    )
     parser.add_argument("--yes", action="store_true", help="accept every offer without asking")
     parser.add_argument("--once", action="store_true", help="end after one transfer")
     options = parser.parse(arguments)
+    if options.code and options.senders:
+        parser.error("--from is not for a code, which says whom to receive from")
+    code = parse_code(program, " ".join(options.code), options.json) if options.code else None
     from twisted.internet import reactor
 
     command = NodeCommand(
@@ -89,8 +101,25 @@ def main(arguments: Sequence[str]) -> int:
         peers = frozenset(find_peer(command.book, who) for who in options.senders)
     except UnknownPeer as error:
         twistd.fail(program, str(error), reason="bad-peer-id", as_json=options.json)
+    if code is not None:
+        return _receive_by_code(command, code, folder.resolve())
     allow = Allow(peers, anyone=not peers)
     return command.run(lambda node: _Receiving(command, folder.resolve()).run(node, allow))
+
+
+def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
+    """Receive once, as an identity of which nothing is kept."""
+    codes = CodeCommand(command, Purpose.FILES)
+    command.options.once = True
+
+    async def receive() -> None:
+        identity = Identity.generate()
+        node = codes.node(identity)
+        card = await codes.redeem(code, identity, codes.own_name)
+        command.book.add(card.peer, card.name)
+        await _Receiving(command, folder).run(node, Allow(frozenset((card.peer,))), card.peer)
+
+    return command.run_without_node(receive)
 
 
 class _Receiving:
@@ -104,12 +133,19 @@ class _Receiving:
         self._ended: Deferred[None] = Deferred()
         self._ending = False
 
-    async def run(self, node: NodeAccess, allow: Allow) -> None:
-        """Serve until the first transfer is over, or for ever."""
+    async def run(self, node: NodeAccess, allow: Allow, sender: PeerID | None = None) -> None:
+        """
+        Serve until the first transfer is over, or for ever.
+
+        :param sender: the only one there is, if it is known that it will send.
+        """
         service = FileService(self._decide, self._command.reactor, self._command.in_thread)
         await node.serve(SERVICE, service, allow)
         self._command.tell(
-            f"Ready to receive into {quoted(str(self._folder))}. Your ID is {node.peer_id}.",
+            f"Ready to receive into {quoted(str(self._folder))}. Your ID is {node.peer_id}."
+            if sender is None
+            else f"The code is right. {self._command.called(sender)} can send into "
+            f"{quoted(str(self._folder))}.",
             event="ready",
             id=str(node.peer_id),
         )

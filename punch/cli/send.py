@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,15 +11,17 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from punch.amounts import format_bytes
+from punch.apps.codes.outcomes import Purpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source
 from punch.cli import twistd
+from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
 from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
 from punch.cli.usage import write_stderr
-from punch.identity import PeerID
+from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
@@ -27,6 +30,8 @@ from punch.ui.text.transfers import failure_text, time_text
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
+GONE_TIME = 120.0
+"""Seconds after which a peer that used a code, and is not there, is not waited for any longer."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,12 +44,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser(
         program,
         "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
-        "where it was: run the same command again.",
+        "where it was: run the same command again (without a code).",
         EVENTS,
         words_name_files=True,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders; - is standard input")
-    parser.add_argument("who", metavar="WHO", help="the peer: a name of the address book, or an ID")
+    parser.usage = "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH..."
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="PATH... WHO",
+        help="files and folders (- is standard input), and the peer: a name of the address book, or an ID. "
+        "With one path alone, or with --code, a code is printed that the other side gives to punch receive",
+    )
+    parser.add_argument(
+        "--code", action="store_true", help="print a code in place of sending to somebody you know"
+    )
     parser.add_argument(
         "--as",
         dest="pipe_name",
@@ -67,32 +81,69 @@ def main(arguments: Sequence[str]) -> int:
         "Stopped. If the transfer had begun, the same command continues it.",
         again=AGAIN,
     )
+    by_code = options.code or len(options.words) == 1
+    paths = options.words if by_code else options.words[:-1]
     try:
-        peer = find_peer(command.book, options.who)
+        peer = None if by_code else _find_peer(command, options.words[-1])
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
             raise SourceError("--as takes the name of a file, without a folder.")
-        if PIPE in options.paths and sys.stdin is None:
+        if PIPE in paths and sys.stdin is None:
             # Its number belongs to another file by now.
             raise SourceError("There is no standard input to send.")
-        source = find_source(options.paths, 0, options.pipe_name)
+        source = find_source(paths, 0, options.pipe_name)
     except (UnknownPeer, SourceError) as error:
         reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
     for path, why in source.skipped:
         write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
-    return command.run(lambda node: _Sending(command, node, peer, source).run())
+    if peer is not None:
+        return command.run(lambda node: _Sending(command, node, peer, source).run())
+    codes = CodeCommand(command, Purpose.FILES)
+
+    async def send_by_code() -> None:
+        identity = Identity.generate()
+        card = await codes.issue(identity, codes.own_name)
+        node = codes.node(identity)
+        command.book.add(card.peer, card.name)
+        await _Sending(command, node, card.peer, source, by_code=True).run()
+
+    return command.run_without_node(send_by_code)
+
+
+def _find_peer(command: NodeCommand, who: str) -> PeerID:
+    try:
+        return find_peer(command.book, who)
+    except UnknownPeer as error:
+        if not os.path.lexists(who):
+            raise
+        raise UnknownPeer(f"{error} To send all of these files to somebody new: punch send --code.") from None
 
 
 class _Sending:
-    """One `punch send`: tries until the transfer is complete, or can't be."""
+    """
+    One `punch send`: tries until the transfer is complete, or can't be.
 
-    def __init__(self, command: NodeCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
+    :param by_code: the other side has used a code of this one. It may not be ready yet, and when it has ended
+        it does not come back.
+    """
+
+    def __init__(
+        self,
+        command: NodeCommand,
+        node: NodeAccess,
+        peer: PeerID,
+        source: Source,
+        *,
+        by_code: bool = False,
+    ) -> None:
         self._command = command
         self._node = node
         self._peer = peer
         self._source = source
         self._who = command.called(peer)
         self._began = False
+        self._waits = command.options.wait or by_code
+        self._gone_at = command.reactor.seconds() + GONE_TIME if by_code else None
         self._delay = FIRST_RETRY
 
     async def run(self) -> None:
@@ -100,6 +151,8 @@ class _Sending:
             sender = FileSender(self._source, self._command.in_thread)
             try:
                 await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
+                if self._gone_at is not None:
+                    self._gone_at = self._command.reactor.seconds() + GONE_TIME
                 self._command.tell(
                     f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
                 )
@@ -124,9 +177,17 @@ class _Sending:
 
     async def _not_there(self, error: CommandError) -> None:
         status = status_of(error.reason)
-        if status not in (ExitStatus.NOT_THERE, ExitStatus.NO_PATH) and error.reason != "busy":
+        away = status in (ExitStatus.NOT_THERE, ExitStatus.NO_PATH) or error.reason == "busy"
+        # Who used a code refuses calls until it has heard that the code is right
+        if not away and (self._gone_at is None or status is not ExitStatus.REFUSED):
             raise error
-        if not self._began and not self._command.options.wait:
+        if self._gone_at is not None and self._command.reactor.seconds() > self._gone_at:
+            raise CommandFailed(
+                f"{self._who} is gone, and a code works once: run punch send again for a new one.",
+                ExitStatus.NOT_THERE,
+                error.reason,
+            )
+        if not self._began and not self._waits:
             if error.reason == "no-service":
                 raise CommandFailed(
                     f"{self._who} does not receive files now. Ask for punch receive there, or use --wait.",
@@ -153,7 +214,7 @@ class _Sending:
             raise CommandFailed(
                 "The connection was lost, and standard input can't be read again.", ExitStatus.NO_PATH, "lost"
             )
-        if not self._began and not self._command.options.wait:
+        if not self._began and not self._waits:
             raise CommandFailed(
                 f"The connection to {self._who} was lost before the transfer began.",
                 ExitStatus.NO_PATH,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,8 @@ from twisted.internet.error import CannotListenError, ConnectError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from punch.contacts import AddressBook
+from punch.identity import Identity
 from punch.local.access import NodeAccess
 from punch.local.attached import AttachedNode, NodeGone
 from punch.local.own import OwnNode, Sentence
@@ -33,6 +35,7 @@ from punch.node.offer_freshness import OfferMemory, read_offers
 from punch.node.path import RelayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
 ATTACH_TIME = 20.0
@@ -176,6 +179,48 @@ def remembered_offers(state: PeerState) -> OfferMemory:
     if content is None:
         save(kept.encode())
     return OfferMemory(kept, os.urandom, save)
+
+
+def temporary_node(
+    identity: Identity,
+    name: str,
+    book: AddressBook,
+    rendezvous: Sequence[RendezvousAddress],
+    reactor: Any,
+    proxy: ProxySettings | None,
+    sentence: Sentence,
+) -> OwnNode:
+    """
+    Make and start a node of which nothing is kept. It ends with the reactor.
+
+    :param name: what it calls itself.
+    :param book: the peers that it knows; calls of others are refused.
+    """
+    from punch.node.node import Node
+
+    node = Node(
+        reactor=reactor,
+        identity=identity,
+        name=name,
+        accept=Accept.KNOWN,
+        known=book,
+        # An invitation is for the user's own identity
+        rendezvous=[replace(address, invitation=None) for address in rendezvous],
+        source=source_address,
+        gateways=gateways_of_machine,
+        proxy=proxy,
+        look_up_service=ServiceResolver(reactor),
+        relay=RelayPolicy.AUTO,
+    )
+    own = OwnNode(node, book=book, clock=reactor, rendezvous=rendezvous, name=lambda: name, sentence=sentence)
+
+    async def stop() -> None:
+        own.stop()
+        await node.stopService()
+
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(stop()))
+    node.startService()
+    return own
 
 
 async def become(

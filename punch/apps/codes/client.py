@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import Card, CodeFailed
+from punch.apps.codes.outcomes import REGISTERED_NAME, Card, CodeFailed
 from punch.identity import Identity, RandomBytes
 from punch.net.driver import Driver
 from punch.net.srv import LookUpService
@@ -21,9 +21,6 @@ from punch.node.control.client import ControlClient
 from punch.wire.control import Accept, ErrorCode, Register, Reply, Welcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
-
-REGISTERED_NAME = "code"
-"""What both sides call themselves at the rendezvous, which learns no other name."""
 
 
 class CodeClient:

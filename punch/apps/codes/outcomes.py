@@ -9,6 +9,8 @@ from punch.identity import PeerID
 
 LIFE = 600.0
 """Seconds for which a code is good."""
+REGISTERED_NAME = "code"
+"""What both sides call themselves at the rendezvous, which learns no other name."""
 
 
 class Purpose(str, Enum):
