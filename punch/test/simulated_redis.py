@@ -31,6 +31,7 @@ class _Connection(Protocol):
         self.channels: set[bytes] = set()
         self.admitted = redis.password is None
         self._buffer = b""
+        self._free_at = 0.0
 
     def connectionMade(self) -> None:
         self.redis.connections.append(self)
@@ -42,8 +43,11 @@ class _Connection(Protocol):
         self._buffer += data
         while (command := self._next()) is not None:
             self.redis.count += 1
-            if self.redis.delay:
-                self.redis.host.reactor.callLater(self.redis.delay, self._answer, command)
+            # In the order of the commands, also when it has become faster
+            now = self.redis.net.now
+            self._free_at = max(self._free_at, now + self.redis.delay)
+            if self._free_at > now:
+                self.redis.host.reactor.callLater(self._free_at - now, self._answer, command)
             else:
                 self._answer(command)
 
