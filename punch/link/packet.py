@@ -45,6 +45,11 @@ def destination_id(data: bytes) -> bytes | None:
     return data[6 : 6 + length] if length <= 20 and len(data) > 6 + length else None
 
 
+def is_short(data: bytes) -> bool:
+    """Whether a packet has a short header, and is none of STUN."""
+    return data[0] & (_LONG | _FIXED) == _FIXED
+
+
 def is_long(data: bytes) -> bool:
     """Whether a packet has a long header: the handshake, Retry or version negotiation."""
     return bool(data) and bool(data[0] & _LONG)

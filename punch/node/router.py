@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from punch.link.packet import destination_id, is_client_initial
+from punch.link.packet import CONNECTION_ID_LENGTH, destination_id, is_client_initial, is_short
 from punch.wire.address import Address
 from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, parse
@@ -80,7 +80,13 @@ class Router:
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Take datagrams that came from `remote` to our address `local`, relayed or not."""
         links: dict[IceTransport, list[bytes]] = {}
+        # Nearly all datagrams of a batch are for the same connection as the one before.
+        before: bytes | None = None
+        same: list[bytes] = []
         for data in datagrams:
+            if data[1 : 1 + CONNECTION_ID_LENGTH] == before and is_short(data):
+                same.append(data)
+                continue
             kind = classify(data)
             if kind is DatagramKind.STUN:
                 self._receive_stun(data, remote, local)
@@ -88,7 +94,9 @@ class Router:
                 # What relays sent has been taken out already, so that 0x40 to 0x4F is QUIC too.
                 transport = self._transport_of(data, remote, local)
                 if transport is not None:
-                    links.setdefault(transport, []).append(data)
+                    same = links.setdefault(transport, [])
+                    same.append(data)
+                    before = destination_id(data) if is_short(data) else None
         for transport, received in links.items():
             transport.receive_link(received, remote, local)
 
