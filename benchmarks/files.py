@@ -149,6 +149,10 @@ class Punch:
         for name, other in (PEERS, PEERS[::-1]):
             self._run("peers", "add", *self._who(name), ids[other], other)
 
+    def options(self, name: str) -> list[str]:
+        """Return the options of commands that use the node of an identity."""
+        return [*self._who(name), "--rendezvous", self._address]
+
     def _who(self, name: str) -> list[str]:
         return ["--state-dir", str(self._directory / "state"), "--name", name]
 
@@ -156,11 +160,11 @@ class Punch:
         return subprocess.run([PUNCH, *words], check=True, capture_output=True, text=True).stdout
 
     def send(self, source: Path, target: Path) -> Sample:
-        common = ["--json", "--rendezvous", self._address]
-        receive = [PUNCH, "receive", "--once", "--yes", "--output", str(target), *common, *self._who("bob")]
+        receive = [PUNCH, "receive", "--json", "--once", "--yes", "--output", str(target)]
+        receive += self.options("bob")
         receiver = Command(receive, ready='"ready"', directory=self._directory)
         began = time.monotonic()
-        send = [PUNCH, "send", "--wait", *common, *self._who("alice"), str(source), "bob"]
+        send = [PUNCH, "send", "--json", "--wait", *self.options("alice"), str(source), "bob"]
         sent = Command(send, directory=self._directory).end()
         received = receiver.end()
         return Sample(time.monotonic() - began, sent.cpu + received.cpu, sent.memory, received.memory)

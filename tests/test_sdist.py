@@ -143,7 +143,7 @@ def test_one_version(built: Path, source: Path, installed: Path) -> None:
 
 
 def test_the_wheel(installed: Path) -> None:
-    """Plugin, pages, type marker and licences, and no file of another package."""
+    """Plugin, pages, type marker, licences, completions and manual, and no file of another package."""
     for name in (
         "twisted/plugins/punch_dropin.py",
         "punch/py.typed",
@@ -159,7 +159,10 @@ def test_the_wheel(installed: Path) -> None:
     (metadata,) = installed.glob("*.dist-info")
     assert {path.name for path in metadata.rglob("LICENSE*")} == {"LICENSE", "LICENSE-EFF", "LICENSE-UNICODE"}
     assert "punch = punch.cli.main:main" in (metadata / "entry_points.txt").read_text()
-    assert {path.name for path in installed.iterdir()} == {"punch", "twisted", metadata.name}
+    (shared,) = installed.glob("*.data")
+    assert {path.name for path in installed.iterdir()} == {"punch", "twisted", metadata.name, shared.name}
+    found = {path.relative_to(shared / "data") for path in shared.rglob("*") if path.is_file()}
+    assert found == {path.relative_to(ROOT) for path in (ROOT / "share").rglob("*") if path.is_file()}
 
 
 def test_the_wheel_runs(installed: Path, dependencies: Path) -> None:

@@ -1,0 +1,338 @@
+"""
+Make the completions for bash, zsh and fish, and the manual pages, from what each command says of itself.
+
+    python tools/make_shell_files.py           # writes share/
+    python tools/make_shell_files.py --check   # the status is 1 if share/ is not what would be written
+
+The source of all of them is `punch --help` and `punch COMMAND --help`, as for GNU help2man.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHARE = Path(__file__).resolve().parent.parent / "share"
+PUNCH = Path(sys.executable).with_name("punch")
+HOME = "/home/you"
+ENVIRONMENT = {
+    "PATH": os.defpath,
+    "HOME": HOME,
+    "LOGNAME": "you",
+    "USER": "you",
+    "COLUMNS": "80",
+    "LC_ALL": "C.UTF-8",
+}
+"""What help says of this environment is replaced by what it means."""
+ACTIONS = {
+    "rendezvous": ("status", "invite", "peers", "usage", "revoke"),
+    "peers": (),
+    "identity": (),
+}
+"""The commands whose first word may be an action. Those of the others' own are in their help."""
+NAME = "direct, private links between machines behind NATs"
+
+
+@dataclass
+class Item:
+    """An option, an argument or an action, and what it is for."""
+
+    words: str
+    text: str = ""
+
+    @property
+    def option(self) -> str:
+        """The long option, without its value; empty for others."""
+        found = re.search(r"--[\w-]+", self.words)
+        return found[0] if found else ""
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a value follows the option."""
+        return self.words.endswith("=") or " " in self.words.removeprefix("-h, ")
+
+    @property
+    def first(self) -> str:
+        """The first sentence, or what comes before a default."""
+        text = re.split(r"(?<=[a-z0-9)])[.;:] |\s*\[default", self.text)[0]
+        return text.rstrip(".").strip()
+
+
+@dataclass
+class Help:
+    """What a command says of itself."""
+
+    name: str
+    short: str = ""
+    usage: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+
+    @property
+    def options(self) -> list[Item]:
+        return [item for item in self.items if item.option]
+
+    @property
+    def actions(self) -> list[Item]:
+        return [item for item in self.items if re.fullmatch(r"[a-z]+", item.words)]
+
+
+def said(*words: str) -> str:
+    """What `punch` prints with these words."""
+    done = subprocess.run([PUNCH, *words], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    text = done.stdout.replace("[default: you]", "[default: your login name]")
+    return re.sub(r",\s+you\]", "]", text).replace(HOME, "~")
+
+
+def parsed(name: str, short: str, text: str) -> Help:
+    """The parts of a help text of argparse or of Twisted."""
+    found = Help(name, short)
+    paragraph: list[str] = []
+    indent = 0
+
+    def end_paragraph() -> None:
+        if paragraph:
+            found.text.append(" ".join(paragraph))
+            paragraph.clear()
+
+    lines = text.splitlines()
+    in_usage = in_actions = False
+    for line in lines:
+        stripped = line.strip()
+        depth = len(line) - len(line.lstrip())
+        if re.match(r"[Uu]sage: ", line) or (in_usage and depth > 0 and stripped):
+            in_usage = True
+            found.usage.append(re.sub(r"^[Uu]sage: ", "", stripped))
+        elif not stripped or re.fullmatch(r"[A-Za-z ]+:", line):
+            in_usage = False
+            end_paragraph()
+            indent = 0
+        elif depth == 0:
+            in_usage = False
+            indent = 0
+            paragraph.append(stripped)
+        elif in_actions and re.match(r" {4}[a-z]+ {2,}\S", line):
+            indent = depth
+            words, _, rest = stripped.partition("  ")
+            found.items.append(Item(words, rest.strip()))
+        elif found.items and indent and depth > indent:
+            found.items[-1].text = f"{found.items[-1].text} {stripped}".strip()
+        else:
+            indent = depth
+            if stripped == "action":
+                in_actions = True
+                continue
+            words, _, rest = stripped.partition("  ")
+            found.items.append(Item(words, rest.strip()))
+    end_paragraph()
+    return found
+
+
+def collect() -> tuple[Help, list[Help]]:
+    """The help of `punch`, and of each command, with actions that have help of their own."""
+    text = said("--help")
+    commands = {}
+    for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines():
+        if match := re.match(r"  ([a-z]+)( [A-Z\[\]]+)?  +(.*)", line):
+            commands[match[1]] = match[3]
+    names = [(name,) for name in commands]
+    names += [(name, action) for name, actions in ACTIONS.items() for action in actions]
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda words: said(*words, "--help"), names))
+    found = []
+    for words, each in zip(names, texts, strict=True):
+        short = re.sub(r"[:;(].*", "", commands[words[0]]).strip() if len(words) == 1 else ""
+        help_ = parsed(" ".join(words), short, each)
+        if not short and help_.text:
+            help_.short = re.split(r"\. ", help_.text[0])[0].rstrip(".")
+        found.append(help_)
+    top = Help("punch", NAME, ["punch COMMAND [options]"])
+    return top, found
+
+
+# -- the shells --
+
+
+def bash(helps: list[Help]) -> str:
+    cases = []
+    for each in helps:
+        words = [item.option for item in each.options] + [item.words for item in each.actions]
+        if each.name in ACTIONS:
+            words += ACTIONS[each.name]
+        cases.append(f'        "{each.name}") words="{" ".join(words)}" ;;')
+    commands = " ".join(each.name for each in helps if " " not in each.name)
+    pairs = "|".join(f'"{each.name}"' for each in helps if " " in each.name)
+    return f"""# Completion of punch for bash. Made by tools/make_shell_files.py.
+_punch() {{
+    local current=${{COMP_WORDS[COMP_CWORD]}} command=${{COMP_WORDS[1]-}} words=
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "{commands} --help --version" -- "$current"))
+        return
+    fi
+    case "$command ${{COMP_WORDS[2]-}}" in
+        {pairs}) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" ;;
+    esac
+    case $command in
+{chr(10).join(cases)}
+    esac
+    case $current in
+        -*) COMPREPLY=($(compgen -W "$words" -- "$current")) ;;
+        *) COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "$current")) ;;
+    esac
+}}
+complete -o filenames -F _punch punch
+"""
+
+
+def _zsh_quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def zsh(helps: list[Help]) -> str:
+    commands = [_zsh_quoted(f"{each.name}:{each.short}") for each in helps if " " not in each.name]
+    cases = []
+    for each in helps:
+        items = [(item.option, item) for item in each.options] + [(item.words, item) for item in each.actions]
+        described = [_zsh_quoted(f"{word}:{item.first}".replace("\\", "\\\\")) for word, item in items]
+        described += [
+            _zsh_quoted(f"{other.name.split()[1]}:{other.short}")
+            for other in helps
+            if other.name.startswith(f"{each.name} ")
+        ]
+        lines = "\n        ".join(described)
+        cases.append(f'    ("{each.name}") choices=(\n        {lines}\n    ) ;;')
+    pairs = "|".join(f'"{each.name}"' for each in helps if " " in each.name)
+    listed = "\n    ".join(commands)
+    return f"""#compdef punch
+# Completion of punch for zsh. Made by tools/make_shell_files.py.
+local command=$words[2]
+local -a commands choices
+commands=(
+    {listed}
+)
+if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+fi
+case "$command $words[3]" in
+    ({pairs}) (( CURRENT > 3 )) && command="$command $words[3]" ;;
+esac
+case $command in
+{chr(10).join(cases)}
+esac
+_describe choice choices
+_files
+"""
+
+
+def fish(helps: list[Help]) -> str:
+    lines = ["# Completion of punch for fish. Made by tools/make_shell_files.py."]
+
+    def quoted(text: str) -> str:
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    lines += [
+        f"complete -c punch -n __fish_use_subcommand -f -a {each.name} -d {quoted(each.short)}"
+        for each in helps
+        if " " not in each.name
+    ]
+    for each in helps:
+        seen = [f"__fish_seen_subcommand_from {word}" for word in each.name.split()]
+        condition = quoted("; and ".join(seen))
+        for item in each.options:
+            value = " -r" if item.takes_value else ""
+            lines.append(
+                f"complete -c punch -n {condition} -l {item.option[2:]}{value} -d {quoted(item.first)}"
+            )
+        for item in each.actions:
+            lines.append(f"complete -c punch -n {condition} -f -a {item.words} -d {quoted(item.first)}")
+        for other in helps:
+            if other.name.startswith(f"{each.name} "):
+                action = other.name.split()[1]
+                lines.append(f"complete -c punch -n {condition} -f -a {action} -d {quoted(other.short)}")
+    return "\n".join(lines) + "\n"
+
+
+# -- manual pages --
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return re.sub(r"^([.'])", r"\\&\1", escaped, flags=re.MULTILINE)
+
+
+def page(each: Help, helps: list[Help], version: str) -> str:
+    """A manual page (man(7))."""
+    title = each.name if each.name == "punch" else f"punch {each.name}"
+    lines = [
+        f'.TH "{title.replace(" ", "-").upper()}" 1 "" "Punch {version}" "Punch"',
+        ".SH NAME",
+        f"{_roff(title.replace(' ', '-'))} \\- {_roff(each.short)}",
+        ".SH SYNOPSIS",
+    ]
+    for number, usage in enumerate(each.usage):
+        lines += [*([".br"] if number else []), _roff(usage)]
+    if each.text:
+        lines.append(".SH DESCRIPTION")
+        for number, text in enumerate(each.text):
+            lines += [*([".PP"] if number else []), _roff(text)]
+    if each.name == "punch":
+        lines.append(".SH COMMANDS")
+        for other in helps:
+            name = f"punch-{other.name.replace(' ', '-')}"
+            lines += [".TP", f".BR {_roff(name)} (1)", _roff(other.short) + "."]
+    if each.items:
+        lines.append(".SH OPTIONS" if each.options else ".SH ARGUMENTS")
+        for item in each.items:
+            lines += [".TP", f"\\fB{_roff(item.words)}\\fR", _roff(item.text)]
+    see = "punch (1)" if each.name != "punch" else "twistd (1)"
+    lines += [".SH SEE ALSO", f".BR {see}"]
+    return "\n".join(lines) + "\n"
+
+
+def files() -> dict[str, str]:
+    """All files, by their path below `share/`."""
+    from punch import __version__
+
+    top, helps = collect()
+    found = {
+        "bash-completion/completions/punch": bash(helps),
+        "zsh/site-functions/_punch": zsh(helps),
+        "fish/vendor_completions.d/punch.fish": fish(helps),
+    }
+    for each in (top, *helps):
+        name = "punch" if each is top else f"punch-{each.name.replace(' ', '-')}"
+        found[f"man/man1/{name}.1"] = page(each, helps, __version__)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make the files for shells and the manual pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    wanted = files()
+    found = {str(path.relative_to(SHARE)): path.read_text() for path in SHARE.rglob("*") if path.is_file()}
+    if check:
+        differing = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
+        if differing:
+            print(f"Run tools/make_shell_files.py, as these have changed: {', '.join(differing)}.")
+        return 1 if differing else 0
+    for name in found.keys() - wanted.keys():
+        (SHARE / name).unlink()
+    for name, text in wanted.items():
+        path = SHARE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
