@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol
@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 VARIABLES: Final = "https_proxy", "http_proxy", "all_proxy", "socks_proxy"
 """Variables of the environment that name proxies, in lower or upper case, the best first."""
 MAX_HEAD: Final = 16_384
-"""Bytes of the longest answer to CONNECT, headers included."""
+"""Bytes of the longest answer to CONNECT, with all headers and all interim answers."""
 _PORTS: Final = {"http": 3128, "https": 443, "socks5": 1080, "socks5h": 1080, "socks": 1080}
 _NAME_BYTES: Final = 255
 
@@ -77,7 +77,7 @@ class ProxyAddress:
     host: str
     port: int
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, text: str) -> ProxyAddress:
@@ -196,8 +196,10 @@ class HttpConnect:
     def __init__(self, proxy: ProxyAddress, host: str, port: int) -> None:
         self.rest: bytes | None = None
         self._proxy = proxy
+        host = host.partition("%")[0]  # A zone means nothing elsewhere
         self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._head = b""
+        self._left = MAX_HEAD
 
     def begin(self) -> bytes:
         lines = [f"CONNECT {self._target} HTTP/1.1", f"Host: {self._target}"]
@@ -208,26 +210,30 @@ class HttpConnect:
 
     def receive(self, data: bytes) -> bytes:
         self._head += data
+        while self.rest is None and (answer := self._answer()) is not None:
+            code, self._head = answer
+            if 200 <= code < 300:
+                self.rest = self._head
+            elif code >= 200:
+                raise ProxyError(_HTTP_REFUSALS.get(code, ProxyRefusal.FAILED), f"HTTP {code}")
+            # Else an interim answer (RFC 9110, section 15.2): the final one follows.
+        return b""
+
+    def _answer(self) -> tuple[int, bytes] | None:
+        """Return the status of an answer, and what follows it; None if it is not complete."""
         begins = b"HTTP/1."
         if self._head[: len(begins)] != begins[: len(self._head)]:
             raise ProxyError(ProxyRefusal.NOT_A_PROXY)
         head, end, rest = self._head.partition(b"\r\n\r\n")
+        if len(head) > self._left:
+            raise ProxyError(ProxyRefusal.NOT_A_PROXY)
         if not end:
-            if len(self._head) > MAX_HEAD:
-                raise ProxyError(ProxyRefusal.NOT_A_PROXY)
-            return b""
+            return None
+        self._left -= len(head) + len(end)
         status = re.match(rb"HTTP/1\.\d ([1-5]\d\d)(?:[ \r]|$)", head)
         if status is None:
             raise ProxyError(ProxyRefusal.NOT_A_PROXY)
-        code = int(status[1])
-        if 100 <= code < 200:
-            # An interim answer (RFC 9110, section 15.2); the final one follows.
-            self._head = b""
-            return self.receive(rest) if rest else b""
-        if not 200 <= code < 300:
-            raise ProxyError(_HTTP_REFUSALS.get(code, ProxyRefusal.FAILED), f"HTTP {code}")
-        self.rest = rest
-        return b""
+        return int(status[1]), rest
 
 
 _HTTP_REFUSALS: Final = {

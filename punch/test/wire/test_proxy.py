@@ -38,6 +38,7 @@ class AddressTests(SynchronousTestCase):
         ):
             self.assertEqual(ProxyAddress.parse(text), expected, text)
         self.assertEqual(ProxyAddress.parse("http://[::1]:1").location, "[::1]:1")
+        self.assertNotIn("sesame", repr(NAMED))
 
     def test_bad_urls(self) -> None:
         """The sentence never shows the password."""
@@ -108,6 +109,10 @@ class HttpTests(SynchronousTestCase):
             handshake(PLAIN, "rv.example", 7001).begin(),
             b"CONNECT rv.example:7001 HTTP/1.1\r\nHost: rv.example:7001\r\n\r\n",
         )
+        self.assertEqual(
+            handshake(PLAIN, "fe80::1%x\r\nX: y", 1).begin(),
+            b"CONNECT [fe80::1]:1 HTTP/1.1\r\nHost: [fe80::1]:1\r\n\r\n",
+        )
 
     def test_through(self) -> None:
         answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 Connection established\r\nVia: x\r\n\r\n"
@@ -140,6 +145,7 @@ class HttpTests(SynchronousTestCase):
             b"HTTP/1.1 2000 OK\r\n\r\n",
             b"HTTP/1.1 \r\n\r\n",
             b"HTTP/1.1 200 OK\r\n" + b"x" * MAX_HEAD,
+            b"HTTP/1.1 100\r\n\r\n" * (MAX_HEAD // 16 + 2),
         ):
             self.assertEqual(self.refusal(answer), (ProxyRefusal.NOT_A_PROXY, ""))
 
