@@ -177,8 +177,11 @@ def one_of(*members: E) -> Reader[E]:
 
 
 def ip(value: object) -> str:
-    """An IP address, which is returned in its canonical form."""
+    """An IP address without a zone, which is returned in its canonical form."""
     text = string(value)
+    if "%" in text:
+        # A zone may have any characters, and means nothing to others
+        raise FieldError("must be an IP address")
     try:
         ip_address(text)
     except ValueError as error:

@@ -34,6 +34,7 @@ MAX_ADDRESSES = 8
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 """The last label of what many systems take for an IPv4 address: 127.1, 0x7f000001."""
+_VISIBLE = re.compile("[!-~]+")
 
 
 class RendezvousAddressError(ValueError):
@@ -198,6 +199,9 @@ def _host(text: str) -> str:
             address = ip_address(name)
         except ValueError as error:
             raise RendezvousAddressError(f"{text[:60]!r} is no IP address.") from error
+        if not _VISIBLE.fullmatch(name):
+            # Python takes any text for the zone of an IPv6 address
+            raise RendezvousAddressError(f"{text[:60]!r} is no IP address.")
         if address.is_unspecified or address.is_multicast:
             raise RendezvousAddressError(
                 f"{address} is not the address of one host: give the one that the rendezvous is reached at."

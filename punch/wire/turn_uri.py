@@ -191,6 +191,9 @@ def _transport(value: object) -> TurnTransport:
 
 def _host(value: object) -> str:
     text = string(value)
+    if "%" in text:
+        # A zone may have any characters, and means nothing to others
+        raise FieldError("must be an IP address or a DNS name")
     try:
         return RendezvousAddress.parse(f"[{text}]:1" if ":" in text else f"{text}:1").host
     except RendezvousAddressError as error:

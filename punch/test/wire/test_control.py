@@ -316,7 +316,7 @@ class RefusedTests(SynchronousTestCase):
             decode_reply(line({**WELCOME, "address": "2001:DB8::0:1"})),
             Welcome(ALICE, "2001:db8::1", 3478, 20.0),
         )
-        for wrong in ("example.org", "192.0.2.1:5", "", "1.2.3"):
+        for wrong in ("example.org", "192.0.2.1:5", "", "1.2.3", "fe80::1%eth0", "2001:db8::1%\x1b[2J"):
             self.field(WELCOME, "address", wrong, "must be an IP address")
         for port in (-1, 65536, 3478.0, "3478", True):
             self.field(WELCOME, "reflector", port, "must be")

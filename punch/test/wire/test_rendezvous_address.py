@@ -51,6 +51,7 @@ class RendezvousAddressTests(SynchronousTestCase):
         self.reads("  punch://192.0.2.1:1\n", "192.0.2.1", 1)
         self.reads("punch://[2001:DB8::0:1]:65535", "2001:db8::1", 65535)
         self.reads("[::1]", "::1")
+        self.reads("[fe80::1%eth0]", "fe80::1%eth0")
         self.reads(f"punch://[::1]:7001/{PIN_TEXT.upper()}", "::1", pin=PIN)
         self.reads("localhost", "localhost")
         self.reads("my_host-1", "my_host-1")
@@ -123,6 +124,8 @@ class RendezvousAddressTests(SynchronousTestCase):
         self.refused("[2001:db8::1]7001", "After the ]")
         self.refused("[192.0.2.1]:7001", "an IPv6 address, not")
         self.refused("[2001:db8::g]", "is no IP address")
+        for zone in ("\r\nX: y", "a b", "\x1b[2J", "\u202e"):
+            self.refused(f"[fe80::1%{zone}]", "is no IP address")
         self.refused("192.0.2", "is no IP address")
         for number in ("127.1", "127.1.", "2130706433", "0177.0.0.1", "0x7f000001", "127.0x1", "0x7F.1."):
             self.refused(number, "is no IP address")

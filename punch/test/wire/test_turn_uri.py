@@ -107,6 +107,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(RelayServer.from_json(replace(OTHER, pin=None).to_json()).pin, None)
         bad: list[tuple[str, object]] = [
             ("host", ""), ("host", "a/b"), ("host", 7), ("port", 0), ("port", 65536), ("port", "443"),
+            ("host", "2001:db8::1%\r\nX: y"), ("host", "fe80::1%eth0"),
             ("transport", "sctp"), ("username", ""), ("username", "ä"), ("username", "x" * 513),
             ("password", "\x00"), ("realm", "x" * 128), ("nonce", "\n"), ("lifetime", 0), ("lifetime", 1e30),
             ("pin", "x"), ("pin", str(Identity.generate(lambda size: bytes(size)).peer_id)),
