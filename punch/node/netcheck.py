@@ -365,7 +365,7 @@ class RelayTrial:
     ) -> None:
         """
         :param name: the host of the rendezvous, where its own relay is.
-        :param addresses: IP addresses of the relay.
+        :param addresses: IP addresses of the relay, as far as the rendezvous may name them.
         :param hosts: our own.
         :param roots: the authorities for relays without a pin; None for the platform's.
         :param proxy: the proxy to reach it through over TCP, if there is one, with the reactor `clock`.
@@ -394,7 +394,7 @@ class RelayTrial:
         if self.server.url.transport is TurnTransport.UDP:
             attempts = self._datagram_relays()
         else:
-            attempts = [self._stream_relay()]
+            attempts = self._stream_relays()
         self._relays = list(attempts)
         self._trying = list(attempts)
         for each in attempts:
@@ -438,11 +438,17 @@ class RelayTrial:
             relays.append(relay)
         return relays
 
-    def _stream_relay(self) -> StreamRelayClient:
+    def _stream_relays(self) -> list[StreamRelayClient]:
         endpoint = relay_endpoint(
-            self._reactor, self.server, self._name, self._roots, self._proxy, self._clock
+            self._reactor,
+            self.server,
+            self._name,
+            self._roots,
+            self._proxy,
+            self._clock,
+            vetted=bool(self._addresses),
         )
-        return StreamRelayClient(self.server, self._context, endpoint)
+        return [] if endpoint is None else [StreamRelayClient(self.server, self._context, endpoint)]
 
     def _send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         self._sockets[local].send(datagrams, remote)

@@ -455,16 +455,24 @@ def relay_endpoint(
     roots: Sequence[x509.Certificate] | None,
     proxy: ProxySettings | None,
     clock: Any,
-) -> IStreamClientEndpoint:
+    *,
+    vetted: bool,
+) -> IStreamClientEndpoint | None:
     """
-    Return the endpoint of a relay over TCP or TLS.
+    Return the endpoint of a relay over TCP or TLS; None if it may not be reached.
 
     :param name: the host of the rendezvous, for its own relay.
     :param roots: the authorities for relays without a pin; None for the platform's.
     :param proxy: the proxy to connect through, if there is one, and the reactor `clock` to connect to it.
+    :param vetted: whether addresses of the relay are known here, and allowed. A proxy looks names up itself,
+        in its own network, so it is told of no other relays but the rendezvous' own.
     """
     url = server.url
     host = url.host or name
+    if proxy is not None and not vetted and host != name:
+        if proxy.required:
+            return None
+        proxy = None
     tcp = tcp_endpoint(reactor, host, url.port, proxy, clock)
     if url.transport is TurnTransport.TCP:
         return tcp

@@ -409,31 +409,21 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
-            proxy = self._proxy
-            if proxy is not None and not self._through_proxy(server.url):
-                if proxy.required:
-                    continue
-                proxy = None
             endpoint = relay_endpoint(
                 self._addresses.reactor_for(server.url),
                 server,
                 self._name,
                 self._roots,
-                proxy,
+                self._proxy,
                 self._context.clock,
+                vetted=bool(self._addresses.of(server.url)),
             )
-            self._attempts.append(StreamRelayClient(server, self._context, endpoint))
+            if endpoint is not None:
+                self._attempts.append(StreamRelayClient(server, self._context, endpoint))
         for attempt in list(self._attempts):
             if isinstance(attempt, StreamRelayClient) and attempt in self._attempts:
                 attempt.start()
         self._finish()
-
-    def _through_proxy(self, url: TurnURI) -> bool:
-        """
-        Whether a proxy may be told to connect to a relay: the rendezvous's own one, or another one whose
-        addresses are known here and allowed. A proxy looks names up itself, in its own network.
-        """
-        return url.host in (None, self._name) or bool(self._addresses.of(url))
 
     def _finish(self) -> None:
         """

@@ -27,11 +27,13 @@ from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
+from punch.test.simulated_proxy import SimulatedProxy
 from punch.test.system import Peer
 from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible
+from punch.wire.proxy import ProxyAddress, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.service_records import ServiceRecord
 from punch.wire.stun import Attribute, encode, long_term_key, parse, success
@@ -324,7 +326,9 @@ class NetcheckTests(HostPolicyTestCase):
         else:
             self.service.obliging(connection, request)
 
-    def reached(self, look_up_service: LookUpService | None = None) -> set[tuple[str, str]]:
+    def reached(
+        self, look_up_service: LookUpService | None = None, proxy: ProxySettings | None = None
+    ) -> set[tuple[str, str]]:
         """Where netcheck connects."""
         run = NetcheckRun(
             reactor=self.machine.reactor,
@@ -335,6 +339,7 @@ class NetcheckTests(HostPolicyTestCase):
             monotonic=self.net.monotonic,
             roots=(),
             look_up_service=look_up_service,
+            proxy=proxy,
         )
         self.net.wait(run.start(), 60.0, "a report")
         self.net.advance(1.0)
@@ -374,6 +379,18 @@ class NetcheckTests(HostPolicyTestCase):
                 self.net.dns[names[-1]] = [address]
             self.relays = tuple(each for host in names for each in servers(host, [transport]))
             self.assertEqual(self.reached(), {(kind, GLOBAL)}, transport)
+
+    def test_relays_through_a_proxy(self) -> None:
+        """A proxy looks names up in its own network: it is told only of those known and allowed here."""
+        proxy = SimulatedProxy(self.net.host("proxy", "203.0.113.200"), "http")
+        address = ProxyAddress.parse("http://203.0.113.200:3128")
+        self.net.dns[NAME] = [GLOBAL]
+        self.net.dns["inside.example.org"] = ["192.168.7.7"]
+        names = NAME, "inside.example.org", "unknown.example.org"
+        self.relays = tuple(each for name in names for each in servers(name, [TurnTransport.TCP]))
+        for required in (True, False):
+            self.reached(proxy=ProxySettings(address, "--proxy", required))
+            self.assertEqual(set(proxy.targets), {(SERVICE, 7001), (NAME, PORT)})
 
 
 class NodeTests(HostPolicyTestCase):
