@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
 from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocol,
@@ -25,6 +26,7 @@ from punch.net.driver import Timer
 from punch.net.reactor import look_up
 from punch.wire.address import parsed
 from punch.wire.proxy import Handshake, ProxyError, ProxyKind, ProxyRefusal, ProxySettings, handshake
+from punch.wire.special_addresses import Scope, scope_of
 
 HANDSHAKE_TIME = 10.0
 """Seconds in which a proxy has to connect, from the TCP connection to it on."""
@@ -40,8 +42,9 @@ Stands for the IP address of a host of which only the proxy knows it: nothing is
 @implementer(IStreamClientEndpoint)
 class ProxyEndpoint:
     """
-    TCP to a host through a proxy. The transport's peer is the host, with `DUMMY_ADDRESS` if its name is not
-    known to this machine's name servers.
+    TCP to a host through a proxy. The transport's peer is the host, with `DUMMY_ADDRESS` if this machine's
+    name servers know no global address of its name. Nothing proves that the proxy connects to such an
+    address, so one of a private network or of this machine counts only if it was given instead of a name.
 
     :param reactor: resolves names, and is the clock.
     :param to_proxy: connects to the proxy.
@@ -54,10 +57,6 @@ class ProxyEndpoint:
         self._settings = settings
         self._host = host
         self._port = port
-        proxy = settings.proxy
-        if proxy.kind is ProxyKind.HTTPS:
-            options = cast(Any, optionsForClientTLS)(proxy.host)
-            to_proxy = wrapClientTLS(options, to_proxy, clock=reactor)
         self._to_proxy = to_proxy
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -72,14 +71,14 @@ class ProxyEndpoint:
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         peer: list[IAddress] = []
         if parsed_or_none(self._host) is None:
-            look_up(self._reactor, self._host, lambda hosts: peer.extend(map(self._address, hosts[:1])))
+            look_up(self._reactor, self._host, lambda hosts: peer.extend(map(self._address, _global(hosts))))
         else:
             peer.append(self._address(self._host))
         said = handshake(self._settings.proxy, self._host, self._port)
 
         tunnels = _Tunnels(factory, said, lambda: peer[0] if peer else self._address(DUMMY_ADDRESS))
         try:
-            tunnel = await self._to_proxy.connect(tunnels)
+            tunnel = await self._endpoint().connect(tunnels)
         except CancelledError:
             raise
         except Exception as error:
@@ -88,6 +87,14 @@ class ProxyEndpoint:
         assert isinstance(tunnel, _Tunnel)
         tunnel.limit(Timer(self._reactor))
         return await tunnel.through
+
+    def _endpoint(self) -> IStreamClientEndpoint:
+        """:raise ValueError: the proxy's certificate can't be for its name, as with an underscore."""
+        proxy = self._settings.proxy
+        if proxy.kind is not ProxyKind.HTTPS:
+            return self._to_proxy
+        options = cast(Any, optionsForClientTLS)(proxy.host)
+        return wrapClientTLS(options, self._to_proxy, clock=self._reactor)
 
     def _address(self, host: str) -> IAddress:
         kind = IPv6Address if ":" in host else IPv4Address
@@ -101,6 +108,10 @@ def parsed_or_none(host: str) -> object | None:
         return parsed(host.partition("%")[0])
     except ValueError:
         return None
+
+
+def _global(hosts: Iterable[str]) -> list[str]:
+    return [host for host in hosts if scope_of(host) is Scope.GLOBAL]
 
 
 class _Tunnels(WrappingFactory[Any]):
@@ -172,7 +183,9 @@ class _Tunnel(ProtocolWrapper):
         """The connection is over."""
         if self.wrappedProtocol is None:
             self.factory.unregisterProtocol(self)
-            self._fail(ProxyError(ProxyRefusal.CLOSED))
+            closed = isinstance(reason.value, ConnectionClosed)
+            # Otherwise TLS has failed
+            self._fail(ProxyError(ProxyRefusal.CLOSED if closed else ProxyRefusal.NOT_A_PROXY))
         else:
             cast(Any, super()).connectionLost(reason)
 

@@ -159,7 +159,8 @@ _PROXY_REFUSALS = {
     "rendezvous on port 443",
     ProxyRefusal.UNREACHABLE: "it can't reach the rendezvous; check the address",
     ProxyRefusal.FAILED: "its answer was {detail}",
-    ProxyRefusal.NOT_A_PROXY: "what answers there is no such proxy; check its address and kind",
+    ProxyRefusal.NOT_A_PROXY: "what answers there is no such proxy; check its address and kind, "
+    "and with https:// its certificate",
     ProxyRefusal.CLOSED: "it closed the connection",
     ProxyRefusal.SILENT: "it does not answer",
     ProxyRefusal.NO_CONNECTION: "nothing can be reached at its address; check it",

@@ -97,6 +97,20 @@ class EndpointTests(InternetTestCase):
         protocol: Any = self.net.wait(connecting, 2.0)
         self.assertEqual(protocol.transport.getPeer().host, DUMMY_ADDRESS)
 
+    def test_names_that_lead_inside(self) -> None:
+        """
+        What name servers say of a host that the proxy connects to proves nothing: by an address of this
+        machine or its network, a rendezvous could name relays there.
+        """
+        SimulatedProxy(self.proxy_host, "http")
+        for addresses, expected in ((["127.0.0.1"], DUMMY_ADDRESS), (["192.168.7.7", SERVICE], SERVICE)):
+            self.net.dns["inside.example"] = addresses
+            connecting = self.connect(settings(), "inside.example")
+            self.net.advance(0.02)
+            self.net.dns["inside.example"] = [SERVICE]
+            protocol: Any = self.net.wait(connecting, 2.0)
+            self.assertEqual(protocol.transport.getPeer().host, expected)
+
     def test_refusals(self) -> None:
         self.proxy = SimulatedProxy(self.proxy_host, "http")
         for answer, refusal in (
@@ -106,6 +120,7 @@ class EndpointTests(InternetTestCase):
             (b"", ProxyRefusal.CLOSED),
         ):
             self.assertEqual(self.refusal(answer), refusal)
+        self.assertEqual(self.refusal(b"HTTP/1.1 400 No\r\n\r\n", "https"), ProxyRefusal.NOT_A_PROXY)
         self.assertEqual(self.ports(), {PROXY})
 
     def test_unreachable(self) -> None:
@@ -120,6 +135,10 @@ class EndpointTests(InternetTestCase):
         self.assertEqual(
             self.failureResultOf(connecting, ProxyError).value.refusal, ProxyRefusal.NO_CONNECTION
         )
+        # A name that no certificate can be for
+        unnamed = ProxySettings(ProxyAddress.parse("https://my_proxy:1"), "--proxy", required=True)
+        refusal = self.failureResultOf(self.connect(unnamed), ProxyError).value.refusal
+        self.assertEqual(refusal, ProxyRefusal.NO_CONNECTION)
 
     def test_silent(self) -> None:
         """It ends after a while, or when it is cancelled, and closes the connection."""
