@@ -8,6 +8,7 @@ The directory in Redis.
     punch:to:NAME         a channel: messages to a process
     punch:members         see `punch.rendezvous.directory.shared_members`
     punch:counts          see `punch.rendezvous.directory.shared_counts`
+    punch:rates           see `punch.rendezvous.relay.shared_rates`
     punch:relayed:DAY     see `punch.rendezvous.relay.shared_quotas`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
@@ -228,7 +229,7 @@ class RedisDirectory:
                     await sleep(self._reactor, BEAT)
             except RedisProblem as problem:
                 self._lost(str(problem))
-            except (TypeError, ValueError, LookupError) as error:
+            except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
                 self._lost(f"it answers as Redis does not ({error})"[:150])
             finally:
                 self._commands = self._subscriber = None

@@ -425,13 +425,20 @@ class BadRedisTests(RedisTestCase):
         self.problem("its version is 4.0, and 5.0 is the oldest that works")
 
     def test_not_redis(self) -> None:
-        """Something else answers on that port."""
-        for answer in ("x", 7, ["x"], None, b"\xff"):
+        """Something else answers on that port. When Redis is back, all is well."""
+        run = self.redis.run
+        for answer in ("x", 7, ["x"], None, b"\xff", 10**15):
             self.redis.run = lambda *_, answer=answer: answer  # type: ignore[method-assign]
             if not self.processes:
                 self.start()
             self.net.advance(8.0)
             self.problem("Redis at")
+        time = [b"9" * 400, b"0"]
+        self.redis.run = lambda *asked: time if asked[1] == b"TIME" else run(*asked)  # type: ignore[method-assign]
+        self.net.advance(8.0)
+        self.problem("answers as Redis does not")
+        self.redis.run = run  # type: ignore[method-assign]
+        self.well()
 
     def test_messages_of_strangers(self) -> None:
         """Messages that others write to Redis are not believed, and end nothing."""
