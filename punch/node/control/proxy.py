@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
@@ -30,8 +30,6 @@ from punch.wire.special_addresses import Scope, scope_of
 
 HANDSHAKE_TIME = 10.0
 """Seconds in which a proxy has to connect, from the TCP connection to it on."""
-DIRECT_AFTER = 1.5
-"""Seconds after which a host is tried directly too, unless the proxy is required."""
 DUMMY_ADDRESS = "192.0.0.8"
 """
 Stands for the IP address of a host of which only the proxy knows it: nothing is at it (RFC 7600, section
@@ -212,52 +210,3 @@ class _Tunnel(ProtocolWrapper):
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-@implementer(IStreamClientEndpoint)
-class PreferredEndpoint:
-    """
-    An endpoint beside which another one is tried: when it fails, or has no result for `DIRECT_AFTER`. The
-    first connection counts; if both fail, so does the first.
-
-    :param reactor: is the clock.
-    """
-
-    def __init__(self, first: IStreamClientEndpoint, second: IStreamClientEndpoint, reactor: Any) -> None:
-        self._first = first
-        self._second = second
-        self._reactor = reactor
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect. The Deferred can be cancelled."""
-        return Deferred.fromCoroutine(self._connect(protocolFactory))
-
-    def __repr__(self) -> str:
-        return f"<{self._first!r}, else {self._second!r}>"
-
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        doubt: Deferred[None] = Deferred()
-        late = Timer(self._reactor)
-        late.start(DIRECT_AFTER, doubt.callback, None)
-
-        def failed(failure: Failure) -> Failure:
-            if late.running:
-                late.cancel()
-                if isinstance(failure.value, CancelledError):
-                    doubt.errback(failure)
-                else:
-                    doubt.callback(None)
-            return failure
-
-        first = self._first.connect(factory).addErrback(failed)
-        try:
-            _, protocol = await race([first, Deferred.fromCoroutine(self._connect_second(factory, doubt))])
-        except FailureGroup as group:
-            raise cast(BaseException, group.failures[0].value) from None
-        finally:
-            late.cancel()
-        return protocol
-
-    async def _connect_second(self, factory: IProtocolFactory, doubt: Deferred[None]) -> IProtocol:
-        await doubt
-        return await self._second.connect(factory)

@@ -13,12 +13,12 @@ IPv4 addresses are well known (RFC 7050), and puts it before the address (RFC 60
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, cast
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred, FailureGroup, race
+from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import (
     ConnectError,
@@ -37,7 +37,7 @@ from zope.interface import implementer
 
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
-from punch.node.control.proxy import PreferredEndpoint, ProxyEndpoint
+from punch.node.control.proxy import ProxyEndpoint
 from punch.wire.address import parsed
 from punch.wire.proxy import ProxySettings
 
@@ -46,6 +46,8 @@ DISCOVERY_TIME = 1.0
 """Seconds that the discovery may take while a connection waits for it."""
 NAT64_DELAY = 0.4
 """Seconds after which a connection that has not been made is tried through a NAT64 too."""
+DIRECT_AFTER = 1.5
+"""Seconds after which a host is tried without its proxy too, unless that is required."""
 
 AFTER = 0.5
 """Seconds until another connection is started."""
@@ -134,31 +136,15 @@ class IPv4Endpoint:
         return f"<IPv4 endpoint {self._host}:{self._port}>"
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        direct = self._connect_to(TCP4ClientEndpoint, self._host, factory)
-        doubt: Deferred[None] = Deferred()
-        late = Timer(self._reactor)
-        late.start(NAT64_DELAY, doubt.callback, None)
+        return await _one_of_two(
+            self._reactor,
+            self._connect_to(TCP4ClientEndpoint, self._host, factory),
+            lambda: self._connect_through(factory),
+            NAT64_DELAY,
+            final=(ConnectionRefusedError, ConnectingCancelledError),
+        )
 
-        def failed(failure: Failure) -> Failure:
-            if late.running:
-                late.cancel()
-                if isinstance(failure.value, (ConnectionRefusedError, ConnectingCancelledError)):
-                    doubt.errback(failure)
-                else:
-                    doubt.callback(None)
-            return failure
-
-        direct.addErrback(failed)
-        try:
-            _, protocol = await race([direct, Deferred.fromCoroutine(self._connect_through(factory, doubt))])
-        except FailureGroup as group:
-            raise cast(BaseException, group.failures[0].value) from None
-        finally:
-            late.cancel()
-        return protocol
-
-    async def _connect_through(self, factory: IProtocolFactory, doubt: Deferred[None]) -> IProtocol:
-        await doubt
+    async def _connect_through(self, factory: IProtocolFactory) -> IProtocol:
         error: ConnectError = NoRouteError(string="no NAT64 is known")  # type: ignore[no-untyped-call]
         for host in translated([self._host], await self._discover()):
             try:
@@ -177,6 +163,47 @@ class IPv4Endpoint:
         found: Deferred[list[str]] = Deferred()
         look_up(self._reactor, DISCOVERY_NAME, lambda hosts: None if found.called else found.callback(hosts))
         return found.addTimeout(DISCOVERY_TIME, self._reactor, onTimeoutCancel=lambda result, timeout: [])
+
+
+async def _one_of_two(
+    clock: IReactorTime,
+    first: Deferred[IProtocol],
+    second: Callable[[], Awaitable[IProtocol]],
+    after: float,
+    *,
+    final: tuple[type[Exception], ...],
+) -> IProtocol:
+    """
+    Begin a second connection when the first one fails, or has no result after so many seconds. Return the
+    first that is made; if both fail, so does the first.
+
+    :param final: after these errors of the first one there is no second.
+    """
+    doubt: Deferred[None] = Deferred()
+    late = Timer(clock)
+    late.start(after, doubt.callback, None)
+
+    def failed(failure: Failure) -> Failure:
+        if late.running:
+            late.cancel()
+            if isinstance(failure.value, final):
+                doubt.errback(failure)
+            else:
+                doubt.callback(None)
+        return failure
+
+    async def begin_second() -> IProtocol:
+        await doubt
+        return await second()
+
+    first.addErrback(failed)
+    try:
+        _, protocol = await race([first, Deferred.fromCoroutine(begin_second())])
+    except FailureGroup as group:
+        raise cast(BaseException, group.failures[0].value) from None
+    finally:
+        late.cancel()
+    return protocol
 
 
 def tcp_endpoint(
@@ -207,6 +234,37 @@ def _direct(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
     elif isIPv6Address(host):
         kind = TCP6ClientEndpoint
     return StaggeredEndpoint(kind(reactor, host, port, timeout=CONNECT_TIME), reactor)
+
+
+@implementer(IStreamClientEndpoint)
+class PreferredEndpoint:
+    """
+    An endpoint beside which another one is tried: when it fails, or has no result for `DIRECT_AFTER`. The
+    first connection counts; if both fail, so does the first.
+
+    :param reactor: is the clock.
+    """
+
+    def __init__(self, first: IStreamClientEndpoint, second: IStreamClientEndpoint, reactor: Any) -> None:
+        self._first = first
+        self._second = second
+        self._reactor = reactor
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect. The Deferred can be cancelled."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    def __repr__(self) -> str:
+        return f"<{self._first!r}, else {self._second!r}>"
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        return await _one_of_two(
+            self._reactor,
+            self._first.connect(factory),
+            lambda: self._second.connect(factory),
+            DIRECT_AFTER,
+            final=(CancelledError,),
+        )
 
 
 @implementer(IStreamClientEndpoint)
