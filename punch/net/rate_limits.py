@@ -442,6 +442,11 @@ class SourceBuckets:
             buckets.allow(key, now, cost)
         return not lacking
 
+    def give_back(self, source: Source, cost: float = 1.0, *, about: Hashable = None) -> None:
+        """Put back what `allow` has taken."""
+        for prefix in source:
+            self._buckets[width(prefix)].give_back((prefix, about), cost)
+
 
 def prefix_key(host: str) -> str:
     """

@@ -111,6 +111,11 @@ class TokenBuckets:
         table[key] = after
         return True
 
+    def give_back(self, key: Hashable, cost: float = 1.0) -> None:
+        """Put back tokens that were taken from the bucket of `key`."""
+        if key in self._full_at:
+            self._full_at[key] -= cost / self.rate
+
     def has(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
         """Whether the bucket of `key` has `cost` tokens. Nothing is taken."""
         return self._in_time(max(now, self._full_at.get(key, now)) + cost / self.rate, now)

@@ -262,6 +262,10 @@ class IntroductionAdmission:
                 "Too many peers that are not here were called from your network; wait a minute.",
             )
 
+    def found_elsewhere(self, source: Source) -> None:
+        """A peer for which `check_absent` was called is registered at another process: that costs nothing."""
+        self._absent_rate.give_back(source)
+
     def acquainted(self, one: PeerID, other: PeerID) -> bool:
         """Whether one of two peers has answered a call of the other."""
         return pair_key(one, other) in self._pairs

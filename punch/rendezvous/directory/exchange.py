@@ -222,6 +222,8 @@ class Exchange:
         call = self._calls.get(key)
         if call is None:
             return
+        if process is not None:
+            self.registry.admission.found_elsewhere(call.source)
         if call.ended:
             self._forget(key)
             return
