@@ -154,7 +154,7 @@ _NO_CONNECTION = {
 }
 _PROXY_REFUSALS = {
     ProxyRefusal.AUTHENTICATION: "it wants a user name and a password: give them as "
-    "http://user:password@host:port",
+    "{scheme}://user:password@host:port",
     ProxyRefusal.FORBIDDEN: "it does not connect to that port or host: ask whoever runs the proxy, or use a "
     "rendezvous on port 443",
     ProxyRefusal.UNREACHABLE: "it can't reach the rendezvous; check the address",
@@ -213,6 +213,7 @@ def problem_sentence(problem: ControlProblem) -> str:
     if problem.proxy is not None:
         settings, error = problem.proxy.settings, problem.proxy.error
         why = _PROXY_REFUSALS[error.refusal].replace("{detail}", error.detail)
+        why = why.replace("{scheme}", settings.proxy.kind.value)
         detail = f" {settings.proxy.location} ({settings.source}): {why}"
     elif problem.code in _NO_CONNECTION and not _is_this_machine(address.host):
         sentence += " Where only a proxy leads out, name it with --proxy or in https_proxy."

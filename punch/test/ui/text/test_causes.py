@@ -122,6 +122,10 @@ class ProblemTests(SynchronousTestCase):
             self.assertNotIn("secret", sentence)
             sentences.add(sentence)
         self.assertEqual(len(sentences), len(ProxyRefusal))
+        socks = ProxySettings(ProxyAddress.parse("socks5://proxy"), "ALL_PROXY")
+        problem = ProxyProblem(socks, ProxyError(ProxyRefusal.AUTHENTICATION))
+        sentence = problem_sentence(ControlProblem(ProblemCode.PROXY, ADDRESS, proxy=problem))
+        self.assertIn("socks5://user:password@host:port", sentence)
 
     def test_this_machine(self) -> None:
         """No proxy leads to it."""
