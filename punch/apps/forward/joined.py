@@ -19,7 +19,7 @@ class Joined(Protocol):
     """
     One of two connections. It reads nothing before it is joined with the other.
 
-    Each direction ends by itself. A connection that is lost otherwise resets the other one.
+    Each direction ends by itself. A connection that is lost before both have ended resets the other one.
 
     :param stream: whether it is a stream of a link; else it is a connection of this machine.
     :param on_lost: is told why the connection ended.
@@ -32,7 +32,7 @@ class Joined(Protocol):
         self._is_stream = stream
         self._on_lost = on_lost
         self._other: Joined | None = None
-        self._lost: Failure | None = None
+        self._lost = False
         self._read_ended = False
         self._write_ended = False
 
@@ -44,8 +44,8 @@ class Joined(Protocol):
         """Join two connections, each of which is there, or is lost already."""
         self._other, other._other = other, self
         for one, another in ((self, other), (other, self)):
-            if one._lost is not None:
-                another.other_lost(one._lost)
+            if one._lost:
+                another.other_lost(complete=False)
                 return
         for one, another in ((self, other), (other, self)):
             one.transport.registerProducer(another, True)
@@ -80,19 +80,21 @@ class Joined(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Hand on how the connection ended."""
-        self._lost = reason
+        self._lost = True
         self._on_lost(reason)
         other, self._other = self._other, None
         if other is not None:
-            other.other_lost(reason)
+            # A link that is closed in order cuts its streams off, and says ConnectionDone, too
+            ended = self._read_ended and self._write_ended
+            other.other_lost(complete=ended and isinstance(reason.value, ConnectionDone))
 
-    def other_lost(self, reason: Failure) -> None:
-        """The other connection is over."""
+    def other_lost(self, *, complete: bool) -> None:
+        """The other connection is over; `complete`: both of its directions had ended."""
         self._other = None
-        if self._lost is not None:
+        if self._lost:
             return
         self.transport.unregisterProducer()
-        if isinstance(reason.value, ConnectionDone):
+        if complete:
             self.transport.loseConnection()
         elif self._is_stream:
             self.transport.abort_with(ForwardFailure.RESET)

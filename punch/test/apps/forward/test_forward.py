@@ -41,22 +41,22 @@ class ForwardTestCase(LocalTestCase):
         allow = Allow(frozenset([self.alice_id])) if allow is None else allow
         self.net.wait(node.serve(SERVICE, exposed, allow), 2.0, "exposing")
 
-    def forward(self, node: NodeAccess | None = None) -> None:
+    def forward(self, node: NodeAccess | None = None, port: int = LOCAL) -> None:
         reactor = self.hosts["alice"].reactor
         node = self.owned["alice"] if node is None else node
         forwarder = Forwarder(node, self.bob_id, SERVICE, reactor, self.errors.append)
-        reactor.listenTCP(LOCAL, forwarder, interface="127.0.0.1")
+        reactor.listenTCP(port, forwarder, interface="127.0.0.1")
 
-    def client(self) -> HalfCloser:
-        endpoint = HostnameEndpoint(self.hosts["alice"].reactor, "127.0.0.1", LOCAL)
+    def client(self, port: int = LOCAL) -> HalfCloser:
+        endpoint = HostnameEndpoint(self.hosts["alice"].reactor, "127.0.0.1", port)
         client = HalfCloser()
         self.net.wait(endpoint.connect(Factory.forProtocol(lambda: client)), 2.0, "a client")
         return client
 
-    def both(self) -> tuple[HalfCloser, HalfCloser]:
+    def both(self, port: int = LOCAL) -> tuple[HalfCloser, HalfCloser]:
         """A client, and the connection of the server that it reaches."""
         before = len(self.web.built)
-        client = self.client()
+        client = self.client(port)
         self.run_until(lambda: len(self.web.built) > before, 20.0)
         return client, self.web.built[before]
 
@@ -110,6 +110,30 @@ class ForwardTests(ForwardTestCase):
         client.transport.abortConnection()
         self.ends(server, ConnectionLost)
         self.assertEqual(self.errors, [])
+
+    def test_a_link_that_is_closed_in_order(self) -> None:
+        """It is no end of what the server sends or was sent, at nodes as at attached programs."""
+        self.serve()
+        self.expose()
+        self.forward()
+        self.cut_off()
+        self.forward(self.attach("alice"), LOCAL + 1)
+        self.cut_off(LOCAL + 1)
+
+    def cut_off(self, port: int = LOCAL) -> None:
+        client, server = self.both(port)
+        server.transport.write(b"half of it")
+        self.run_until(lambda: bytes(client.data) == b"half of it", 2.0)
+        self.bob.hangup(self.alice_id)
+        self.ends(client, ConnectionLost)
+        self.ends(server, ConnectionLost)
+        self.assertNotIn("read lost", client.calls + server.calls)
+        client, server = self.both(port)
+        server.transport.loseWriteConnection()
+        self.run_until(lambda: "read lost" in client.calls, 2.0)
+        self.bob.hangup(self.alice_id)
+        self.ends(server, ConnectionLost)
+        self.assertNotIn("read lost", server.calls)
 
     def test_a_server_that_does_not_read(self) -> None:
         """The client is slowed down; nothing piles up in between."""
