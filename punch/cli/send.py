@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     for path, why in source.skipped:
         write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
     if peer is not None:
-        return command.run(lambda node: _Sending(command, node, peer, source).run())
+        return command.run(lambda node: Sending(command, node, peer, source).run())
     codes = CodeCommand(command, Purpose.FILES)
 
     async def send_by_code() -> None:
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         card = await codes.issue(identity, codes.own_name)
         node = codes.node(identity)
         command.book.add(card.peer, card.name)
-        await _Sending(command, node, card.peer, source, by_code=True).run()
+        await Sending(command, node, card.peer, source, by_code=True).run()
 
     return command.run_without_node(send_by_code)
 
@@ -119,7 +119,7 @@ def _find_peer(command: NodeCommand, who: str) -> PeerID:
         raise UnknownPeer(f"{error} To send all of these files to somebody new: punch send --code.") from None
 
 
-class _Sending:
+class Sending:
     """
     One `punch send`: tries until the transfer is complete, or can't be.
 
@@ -143,16 +143,21 @@ class _Sending:
         self._who = command.called(peer)
         self._began = False
         self._waits = command.options.wait or by_code
-        self._gone_at = command.reactor.seconds() + GONE_TIME if by_code else None
+        self._by_code = by_code
+        self._last_there = command.reactor.seconds()
         self._delay = FIRST_RETRY
 
     async def run(self) -> None:
+        """
+        Send all.
+
+        :raise CommandFailed: it can't be sent. So does `CommandError`.
+        """
         while True:
             sender = FileSender(self._source, self._command.in_thread)
             try:
                 await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
-                if self._gone_at is not None:
-                    self._gone_at = self._command.reactor.seconds() + GONE_TIME
+                self._last_there = self._command.reactor.seconds()
                 self._command.tell(
                     f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
                 )
@@ -179,9 +184,9 @@ class _Sending:
         status = status_of(error.reason)
         away = status in (ExitStatus.NOT_THERE, ExitStatus.NO_PATH) or error.reason == "busy"
         # Who used a code refuses calls until it has heard that the code is right
-        if not away and (self._gone_at is None or status is not ExitStatus.REFUSED):
+        if not away and not (self._by_code and status is ExitStatus.REFUSED):
             raise error
-        if self._gone_at is not None and self._command.reactor.seconds() > self._gone_at:
+        if self._by_code and self._command.reactor.seconds() > self._last_there + GONE_TIME:
             raise CommandFailed(
                 f"{self._who} is gone, and a code works once: run punch send again for a new one.",
                 ExitStatus.NOT_THERE,
@@ -208,6 +213,7 @@ class _Sending:
 
     async def _interrupted(self, sender: FileSender) -> None:
         self._began = self._began or sender.accepted
+        self._last_there = self._command.reactor.seconds()
         if sender.position:
             self._delay = FIRST_RETRY
         if not self._source.resumable and sender.reading:

@@ -1,0 +1,78 @@
+"""How long `punch send` waits for a peer that is away."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.files.source import find_source
+from punch.cli.exit_status import ExitStatus
+from punch.cli.node_command import CommandFailed, NodeCommand
+from punch.cli.send import GONE_TIME, LAST_RETRY, Sending
+from punch.identity import Identity, PeerID
+from punch.local.protocol import CommandError
+from punch.ui.transfer_progress import Display
+
+PEER = Identity.generate().peer_id
+
+
+class Node:
+    """A node whose peer may be away."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.streams: list[Any] = []
+
+    def open(self, peer: PeerID, service: str, factory: Any) -> Deferred[Any]:
+        if not self.there:
+            return fail(CommandError("not-registered", "The peer is not registered."))
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        self.streams.append(protocol)
+        return succeed(protocol)
+
+
+class CodeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.node: Any = Node()
+        file = Path(self.mktemp())
+        file.write_bytes(b"content")
+        options = Namespace(state_dir=self.mktemp(), name="alice", json=False, wait=False)
+        command = NodeCommand("punch send", options, self.clock)
+        command.display = Display(lambda text, end="": None, None)
+        sending = Sending(command, self.node, PEER, find_source([str(file)]), by_code=True)
+        self.ended = Deferred.fromCoroutine(sending.run())
+
+    def interrupt(self) -> None:
+        self.node.there = False
+        self.node.streams[-1].connectionLost(Failure(ConnectionLost()))
+
+    def wait(self, seconds: float) -> None:
+        self.clock.pump([1.0] * int(seconds))
+
+    def test_a_peer_that_is_away_after_a_long_time(self) -> None:
+        """The time counts from when it was there last, not from when the transfer began."""
+        self.wait(10 * GONE_TIME)
+        self.interrupt()
+        self.wait(GONE_TIME - LAST_RETRY)
+        self.node.there = True
+        self.wait(LAST_RETRY)
+        self.assertEqual(len(self.node.streams), 2)
+        self.assertNoResult(self.ended)
+
+    def test_a_peer_that_does_not_come_back(self) -> None:
+        self.interrupt()
+        self.wait(GONE_TIME)
+        self.assertNoResult(self.ended)
+        self.wait(LAST_RETRY)
+        failed = self.failureResultOf(self.ended, CommandFailed).value
+        self.assertEqual(failed.status, ExitStatus.NOT_THERE)
