@@ -104,9 +104,13 @@ class _Piping:
             ) from None
         except (ConnectionDone, ConnectionLost) as error:
             raise self._lost(error, service) from None
-        if service is not None:
-            # Of a service nobody says that all has arrived
-            await self._node.when_delivered(self._peer)
+        # Of a service nobody says that all has arrived
+        if service is not None and not await self._node.when_delivered(self._peer):
+            raise CommandFailed(
+                f"The connection to {self._who} was lost before all that was sent had arrived.",
+                ExitStatus.NO_PATH,
+                "lost",
+            )
         self._command.tell("", event="pipe-done")
 
     def _lost(self, error: Exception, service: str | None) -> CommandFailed:

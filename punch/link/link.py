@@ -127,7 +127,7 @@ class Link:
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
         self._answer_waiters: list[Deferred[bool]] = []
-        self._delivery_waiters: list[Deferred[None]] = []
+        self._delivery_waiters: list[Deferred[bool]] = []
         self._flush_scheduled = False
         self._soon: list[Callable[[], None]] = []
 
@@ -187,19 +187,19 @@ class Link:
             self._waited, waiter
         )
 
-    def when_delivered(self, seconds: float) -> Deferred[None]:
+    def when_delivered(self, seconds: float) -> Deferred[bool]:
         """
         Wait until the other side has acknowledged all that was written on streams.
 
-        :return: fires then, when the link is over, or after so many seconds. It never fails.
+        :return: fires with True then, with False when the link is over or after so many seconds. It never
+            fails.
         """
-        waiter: Deferred[None] = Deferred()
         if self.closed is not None:
-            waiter.callback(None)
-            return waiter
+            return succeed(False)
+        waiter: Deferred[bool] = Deferred()
         self._delivery_waiters.append(waiter)
         self.schedule_flush()
-        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: None)
+        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False)
 
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -343,7 +343,7 @@ class Link:
         self._deliver()
         self._transmit(now)
         if self._delivery_waiters and self.core.delivered():
-            self._tell_delivered()
+            self._tell_delivered(True)
         # Sending makes room: producers that were paused go on, and what they write goes out in the next turn
         self._deliver()
         return False
@@ -452,11 +452,11 @@ class Link:
         for waiter in waiters:
             waiter.callback(answered)
 
-    def _tell_delivered(self) -> None:
+    def _tell_delivered(self, delivered: bool) -> None:
         waiters, self._delivery_waiters = self._delivery_waiters, []
         for waiter in waiters:
             if not waiter.called:
-                waiter.callback(None)
+                waiter.callback(delivered)
 
     def _guard(self, call: Callable[..., object], *args: object) -> None:
         """Call the application's code. Exceptions of any kind are logged, and the link goes on."""
@@ -480,4 +480,4 @@ class Link:
         for waiting in done:
             waiting.callback(closed)
         self._tell_waiters(False)
-        self._tell_delivered()
+        self._tell_delivered(False)

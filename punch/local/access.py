@@ -13,6 +13,9 @@ from punch.identity import PeerID
 from punch.link.services import Authorize, anyone
 from punch.local.protocol import JSON
 
+DELIVERY_TIME = 60.0
+"""Seconds that a process which ends waits until what it has written has arrived."""
+
 
 @dataclass(frozen=True)
 class Allow:
@@ -58,12 +61,13 @@ class NodeAccess(Protocol):
         :return: fires with what ends the service; fails with `CommandError`.
         """
 
-    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+    def when_delivered(self, peer: PeerID) -> Deferred[bool]:
         """
-        Wait until a peer has all that was written on streams to it, so that this process may end. It does not
+        Wait until a peer has all that was written on streams to it that have ended, so that this process may
+        end. If the node is in another process, which goes on, it is enough that this one has all. It does not
         wait for ever.
 
-        :return: fires at once if the node is in another process, which goes on. It never fails.
+        :return: fires with False if that can't be said. It never fails.
         """
 
     def status(self) -> Deferred[JSON]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
@@ -23,7 +23,7 @@ from zope.interface import implementer
 from punch.identity import PeerID, PeerIDError
 from punch.link.events import FIRST_APPLICATION_CODE
 from punch.link.transport import PunchAddress, StreamTransport, as_failure
-from punch.local.access import Allow
+from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.join import Channel
 from punch.local.protocol import (
     JSON,
@@ -149,6 +149,8 @@ class AttachedNode:
         self._admitted = admitted
         self._control = control
         self._lost: list[Deferred[None]] = []
+        self._ending: set[_StreamConnection] = set()
+        """Streams that are over, and whose last bytes the node has not taken yet."""
         self._gone = False
         control.on_lost = self._control_lost
 
@@ -183,9 +185,10 @@ class AttachedNode:
         """Implement `NodeAccess.status`."""
         return self.ask("status")
 
-    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+    def when_delivered(self, peer: PeerID) -> Deferred[bool]:
         """Implement `NodeAccess.when_delivered`."""
-        return succeed(None)
+        taken = gatherResults([each.when_taken() for each in self._ending if each.remote == peer])
+        return taken.addCallback(all)
 
     def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Implement `NodeAccess.open`."""
@@ -260,7 +263,9 @@ class AttachedNode:
         self, command: JSON, peer: PeerID, service: str, factory: IProtocolFactory
     ) -> IProtocol:
         """Make a connection that becomes a stream."""
-        carrier = _StreamConnection(self._clock, self._admitted, self.peer_id, peer, service, command)
+        carrier = _StreamConnection(
+            self._clock, self._admitted, self.peer_id, peer, service, command, self._ending
+        )
         await self._dial(carrier)
         return await carrier.begin(factory)
 
@@ -341,12 +346,15 @@ class _StreamConnection(_Lines):
         remote: PeerID,
         service: str,
         command: JSON,
+        ending: set[_StreamConnection],
     ) -> None:
         super().__init__(clock, admitted)
         self.local = local
         self.remote = remote
         self._clock = clock
         self._command = command
+        self._ending = ending
+        self._taken: list[Deferred[bool]] = []
         self._reader = FrameReader()
         self._full = False
         self._unused = 0
@@ -416,8 +424,19 @@ class _StreamConnection(_Lines):
         """The connection is over; that of the stream, too, unless a mark said so before."""
         self._over = True
         self.over()
+        self._ending.discard(self)
+        taken, self._taken = self._taken, []
+        for waiter in taken:
+            if not waiter.called:
+                waiter.callback(reason.check(ConnectionDone) is not None)
         if not self._done:
             self._stream.lost(as_failure(ConnectionLost("The stream, or the node's process, has ended.")))
+
+    def when_taken(self) -> Deferred[bool]:
+        """Fires when the connection is closed: with whether the node had taken all before, or can't say."""
+        waiter: Deferred[bool] = Deferred()
+        self._taken.append(waiter)
+        return waiter.addTimeout(DELIVERY_TIME, self._clock, onTimeoutCancel=lambda result, timeout: False)
 
     # StreamOwner
 
@@ -441,6 +460,7 @@ class _StreamConnection(_Lines):
         """The stream has ended."""
         if not self._over:
             self._over = True
+            self._ending.add(self)
             self.channel.unregisterProducer()
             self.channel.loseConnection()
 

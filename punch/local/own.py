@@ -15,7 +15,7 @@ from punch.identity import PeerID
 from punch.link.events import LinkError, ServiceRefused, StreamLimitError
 from punch.link.link import Link
 from punch.link.status import Path
-from punch.local.access import Allow
+from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
@@ -29,8 +29,6 @@ ANSWER_TIME = 3.0
 Seconds after which a link is asked whether it still answers, if a stream that was opened on it is not
 accepted.
 """
-DELIVERY_TIME = 60.0
-"""Seconds that a process which ends waits for acknowledgements of what it has written."""
 
 
 def path_fields(path: Path) -> JSON:
@@ -112,10 +110,10 @@ class OwnNode:
 
         return succeed(end)
 
-    def when_delivered(self, peer: PeerID) -> Deferred[None]:
+    def when_delivered(self, peer: PeerID) -> Deferred[bool]:
         """Implement `NodeAccess.when_delivered`."""
         link = self._node.link(peer)
-        return succeed(None) if link is None else link.when_delivered(DELIVERY_TIME)
+        return succeed(False) if link is None else link.when_delivered(DELIVERY_TIME)
 
     def status(self) -> Deferred[JSON]:
         """Implement `NodeAccess.status`."""

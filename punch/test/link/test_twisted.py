@@ -150,16 +150,19 @@ class TwistedTests(TwistedCase):
         delivered, given_up = self.caller.when_delivered(60.0), self.caller.when_delivered(0.5)
         self.advance(1.0)
         self.assertNoResult(delivered)
-        self.assertIsNone(self.successResultOf(given_up))
+        self.assertFalse(self.successResultOf(given_up))
         far.transport.resumeProducing()
         while not delivered.called:
             self.advance(0.01)
+        self.assertTrue(self.successResultOf(delivered))
         self.assertEqual(len(far.data) + far.transport.unread, 3 * MIB)
+        near, far = self.open()
+        near.transport.write(b"more")
         waiting = self.caller.when_delivered(60.0)
         self.caller.close()
         self.advance(0.1)
-        self.assertIsNone(self.successResultOf(waiting))
-        self.assertIsNone(self.successResultOf(self.caller.when_delivered(60.0)))
+        self.assertFalse(self.successResultOf(waiting))
+        self.assertFalse(self.successResultOf(self.caller.when_delivered(60.0)))
 
     def test_the_reason_of_an_abort(self) -> None:
         """Its code crosses; those below the application's own are not for applications."""

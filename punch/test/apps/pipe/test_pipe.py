@@ -179,11 +179,12 @@ class EndTests(PipeTestCase):
 
 
 class ServicePipeTests(PipeTestCase):
-    def pipe(self) -> tuple[ServicePipe, Local, HalfCloser]:
+    def pipe(self, node: NodeAccess | None = None) -> tuple[ServicePipe, Local, HalfCloser]:
         served = Recorders()
         self.net.wait(self.owned["bob"].serve("any/1", served, Allow(anyone=True)), 2.0, "serving")
         pipe = ServicePipe()
-        opening = self.owned["alice"].open(self.bob_id, "any/1", Factory.forProtocol(lambda: pipe))
+        node = self.owned["alice"] if node is None else node
+        opening = node.open(self.bob_id, "any/1", Factory.forProtocol(lambda: pipe))
         self.net.wait(opening, 20.0, "a stream")
         pipe.joined.start(local := Local())
         return pipe, local, served.built[0]
@@ -201,16 +202,31 @@ class ServicePipeTests(PipeTestCase):
 
     def test_a_service_that_ends_first(self) -> None:
         """It has all when the process of the pipe may end, although it ended its own direction before."""
-        pipe, _, service = self.pipe()
+        service = self.ended_first(self.owned["alice"])
+        self.assertEqual(len(service.data), 2 << 20)
+        self.assertTrue(
+            self.net.wait(self.attach("alice").when_delivered(self.bob_id), 2.0, "nothing to wait for")
+        )
+
+    def test_a_service_that_ends_first_through_an_attached_program(self) -> None:
+        """The node, which goes on, has all when the process of the pipe may end."""
+        attached = self.attach("alice")
+        service = self.ended_first(attached)
+        attached.detach()
+        self.run_until(lambda: len(service.data) == 2 << 20, 20.0)
+
+    def ended_first(self, node: NodeAccess) -> HalfCloser:
+        pipe, _, service = self.pipe(node)
         service.transport.loseWriteConnection()
         self.net.advance(0.5)
         pipe.input_received(bytes(2 << 20))
         pipe.input_ended()
         self.run_until(lambda: pipe.joined.finished.called, 5.0)
         self.assertLess(len(service.data), 2 << 20)
-        self.net.wait(self.owned["alice"].when_delivered(self.bob_id), 20.0, "delivery")
-        self.assertEqual(len(service.data), 2 << 20)
-        self.net.wait(self.attach("alice").when_delivered(self.bob_id), 2.0, "nothing")
+        delivered = node.when_delivered(self.bob_id)
+        self.assertNoResult(delivered)
+        self.assertTrue(self.net.wait(delivered, 20.0, "delivery"))
+        return service
 
     def test_the_output_is_lost_while_it_ends(self) -> None:
         pipe, local, service = self.pipe()
