@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 
 from punch.apps.forward.addresses import (
     Address,
@@ -33,6 +34,7 @@ EVENTS = "events as JSON lines on stdout; see docs/forward.md"
 """Explains `--json`."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+_IN_USE = "another process listens there"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,7 +91,7 @@ async def _forward(
         else:
             notices.tell(f"A connection to {who} was lost, or given up there.", reason="lost")
 
-    address = _listen(command.reactor, local, Forwarder(node, peer, service, command.reactor, failed))
+    address = listen(command.reactor, local, Forwarder(node, peer, service, command.reactor, failed))
     command.tell(
         f"Connections to {address} go to {what} of {who}.",
         event="listening",
@@ -100,17 +102,41 @@ async def _forward(
     await Deferred()
 
 
-def _listen(reactor: Any, local: Address, forwarder: Forwarder) -> str:
-    """Return where it listens."""
+def listen(reactor: Any, local: Address, forwarder: Factory) -> str:
+    """
+    Listen, and return where.
+
+    :raise CommandFailed: it is not possible.
+    """
     try:
         if local.protocol is Protocol.UNIX:
+            if _is_in_use(local.path):
+                raise CommandFailed(f"{local} can't be listened on: {_IN_USE}.", reason="listen")
             # A socket that a dead process has left is replaced
             reactor.listenUNIX(local.path, forwarder, backlog=BACKLOG, mode=0o600, wantPID=True)
             return local.path
         host = "127.0.0.1" if local.host == "localhost" else local.host
         port = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host).getHost().port
-    except CannotListenError as error:
-        cause = error.socketError
-        text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
+    except (CannotListenError, OSError) as error:
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        # It is no error of the system if another process has the lock beside a Unix socket
+        text = cause.strerror if isinstance(cause, OSError) else _IN_USE
         raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
     return str(Address(local.protocol, host, port))
+
+
+def _is_in_use(path: str) -> bool:
+    """
+    Whether a process listens at a Unix socket.
+
+    Twisted can't tell whose socket it finds beside a lock that was left, and removes it.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            pass  # Too many wait to be accepted
+        except OSError:
+            return False
+    return True

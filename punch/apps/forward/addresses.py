@@ -63,11 +63,11 @@ def parse_address(text: str, *, listening: bool = False) -> Address:
     :param listening: whether it is one to listen at: then its port may be 0, which stands for any.
     :raise AddressError: it is none.
     """
+    if is_path(text):
+        return _path(text.removeprefix("unix:"))
     if listening and re.search("(?:^|:)0$", text):
         found = parse_address(text[:-1] + "1")
         return replace(found, port=0)
-    if is_path(text):
-        return _path(text.removeprefix("unix:"))
     host, port = _split(text)
     return Address(Protocol.TCP, host, port)
 

@@ -33,7 +33,13 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(service_of("echo/1"), "echo/1")
 
     def test_a_port_to_listen_at(self) -> None:
-        for text, shown in (("0", "localhost:0"), ("[::]:0", "[::]:0"), ("0.0.0.0:8080", "0.0.0.0:8080")):
+        for text, shown in (
+            ("0", "localhost:0"),
+            ("[::]:0", "[::]:0"),
+            ("0.0.0.0:8080", "0.0.0.0:8080"),
+            ("unix:0", "0"),
+            ("/run/display:0", "/run/display:0"),
+        ):
             self.assertEqual(str(parse_address(text, listening=True)), shown)
 
     def test_what_is_none(self) -> None:
