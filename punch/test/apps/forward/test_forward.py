@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.exposed import MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PEER, Exposed
 from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.listening import MAX_CONNECTIONS as LISTENED
 from punch.apps.forward.listening import Forwarder
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
@@ -203,7 +207,39 @@ class ForwardTests(ForwardTestCase):
         self.assertEqual(self.errors, [])
 
 
+class Refusing:
+    """A node that answers later, or at once."""
+
+    def __init__(self) -> None:
+        self.opening: list[Deferred[Any]] = []
+        self.error: Exception | None = None
+
+    def open(self, peer: PeerID, service: str, factory: Factory) -> Deferred[Any]:
+        if self.error is not None:
+            return fail(self.error)
+        self.opening.append(Deferred())
+        return self.opening[-1]
+
+
 class BoundTests(SynchronousTestCase):
+    def test_many_that_fail_at_once(self) -> None:
+        """As when the node was replaced, while all wait for a place on the link."""
+        node: Any = Refusing()
+        errors: list[Exception] = []
+        peer = Identity.generate().peer_id
+        forwarder = Forwarder(node, peer, SERVICE, Clock(), errors.append)
+        transports = [StringTransport() for _ in range(LISTENED)]
+        for transport in transports:
+            protocol: Any = forwarder.buildProtocol(None)
+            protocol.makeConnection(transport)
+        self.assertIsNone(forwarder.buildProtocol(None))
+        self.assertLess(len(node.opening), LISTENED)
+        node.error = CommandError("replaced", "Another process has registered.")
+        for opening in node.opening:
+            opening.errback(node.error)
+        self.assertEqual(len(errors), LISTENED)
+        self.assertTrue(all(transport.disconnected for transport in transports))
+
     def test_connections_of_peers(self) -> None:
         """One peer can't take all places."""
         nowhere: Any = None
