@@ -65,8 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
     except (UnknownPeer, AddressError) as error:
-        reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address"
-        twistd.fail(PROGRAM, str(error), reason=reason, as_json=options.json)
+        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     return command.run(lambda node: _expose(command, node, address, service, Allow(peers, anyone)))
 
 

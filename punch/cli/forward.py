@@ -71,8 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         service = service_of(what)
         peer = find_peer(command.book, who)
     except (UnknownPeer, AddressError) as error:
-        reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address"
-        twistd.fail(PROGRAM, str(error), reason=reason, as_json=options.json)
+        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     return command.run(lambda node: _forward(command, node, local, peer, service, what))
 
 

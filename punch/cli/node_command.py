@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -84,7 +84,13 @@ class NodeCommand:
             self.state = StateDirectory(Path(options.state_dir))
             self.book = self.state.peer(options.name).book
         except StateError as error:
-            twistd.fail(program, str(error), reason="state", as_json=options.json and own_stdout)
+            self.fail(str(error), "state")
+
+    def fail(self, sentence: str, reason: str) -> NoReturn:
+        """End the process before the reactor runs."""
+        twistd.fail(
+            self.program, sentence, reason=reason, as_json=self.options.json, own_stdout=self._own_stdout
+        )
 
     def _terminal(self) -> TextIO | None:
         """Where bars can be drawn."""

@@ -12,7 +12,6 @@ from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.pipe.meeting import Meeting
 from punch.apps.pipe.messages import PipeError
 from punch.apps.pipe.protocol import OtherSideFailed, OutputLost, Pipe, ServicePipe
-from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
 from punch.identity import PeerID
@@ -23,6 +22,7 @@ from punch.ui.standard_streams import StandardStreams, StreamDescriptors
 from punch.ui.text.forwards import failure_text
 
 PROGRAM = "punch pipe"
+_STATUSES = {ForwardFailure.BUSY: ExitStatus.REFUSED, ForwardFailure.RESET: ExitStatus.NO_PATH}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         peer = find_peer(command.book, options.who)
         service = None if options.service is None else service_of(options.service)
     except (UnknownPeer, AddressError) as error:
-        twistd.fail(PROGRAM, str(error), reason="bad-peer-id")
+        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     descriptors = StreamDescriptors.of_this_process()
     return command.run(lambda node: _Piping(command, node, peer, descriptors).run(service))
 
@@ -119,7 +119,7 @@ class _Piping:
             return CommandFailed(
                 f"The connection to {self._who} was lost, or given up there.", ExitStatus.NO_PATH, "lost"
             )
-        status = ExitStatus.REFUSED if failure is ForwardFailure.BUSY else ExitStatus.NOT_THERE
+        status = _STATUSES.get(failure, ExitStatus.NOT_THERE)
         return CommandFailed(failure_text(failure, self._who, service or ""), status, failure.reason)
 
     def _waits(self, error: CommandError) -> bool:

@@ -101,13 +101,19 @@ def _stop(reactor: Reactor) -> None:
         reactor.stop()
 
 
-def fail(program: str, sentence: str, *, reason: str = "usage", as_json: bool = False) -> NoReturn:
+def fail(
+    program: str, sentence: str, *, reason: str = "usage", as_json: bool = False, own_stdout: bool = True
+) -> NoReturn:
     """
     End before the reactor runs (in `postOptions` or `makeService`): `sentence` on stderr, with `as_json` also
-    as a `failed` event on stdout, and status 1.
+    as a `failed` event on stdout, and status 1. Without `own_stdout` stdout is for data: the event is alone
+    on stderr.
     """
     if as_json:
-        OutputWriter(1).event({"event": "failed", "time": 0.0, "reason": reason, "text": sentence})
+        event = {"event": "failed", "time": 0.0, "reason": reason, "text": sentence}
+        if not own_stdout:
+            raise SystemExit(json.dumps(event))
+        OutputWriter(1).event(event)
     raise SystemExit(f"{program}: {sentence}")
 
 

@@ -119,10 +119,11 @@ def seen_words(given: Sequence[str], files: Collection[str], words_name_files: b
 
 class Parser(argparse.ArgumentParser):
     """
-    Says what is wrong in a sentence, with `--json` also as a `failed` event on stdout; the status is 2.
+    Says what is wrong in a sentence on stderr, with `--json` also as a `failed` event on stdout; the status
+    is 2.
 
     :param words_name_files: whether the values that belong to no option name files.
-    :param own_stdout: False: stdout is for the data of the command, and the event goes to stderr.
+    :param own_stdout: False: stdout is for the data of the command, and the event is alone on stderr.
     """
 
     files = frozenset(("state-dir", "output", "as"))
@@ -164,5 +165,6 @@ class Parser(argparse.ArgumentParser):
         if self._json:
             say = show if self._own_stdout else write_stderr
             say(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
-        write_stderr(f"{self.prog}: {text}")
+        if self._own_stdout or not self._json:
+            write_stderr(f"{self.prog}: {text}")
         raise SystemExit(2)

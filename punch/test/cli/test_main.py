@@ -107,6 +107,18 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual((status, event["event"], event["reason"]), (2, "failed", "usage"))
         self.assertEqual(err, f"punch netcheck: {event['text']}\n")
 
+    def test_a_pipe_leaves_stdout_to_its_data(self) -> None:
+        """With `--json`, what goes wrong is an event on stderr, where nothing else is."""
+        options = ["--json", "--state-dir", self.mktemp()]
+        status, out, err = self.run_command("pipe", "--dance", *options)
+        self.assertEqual((status, out, json.loads(err)["reason"]), (2, "", "usage"))
+        me = PeerID.parse(self.run_command("id", *options[1:])[1].strip())
+        for words, reason in ((["nobody"], "bad-peer-id"), ([str(me), "localhost:0"], "bad-address")):
+            with self.assertRaises(SystemExit) as ended:
+                main.main(["pipe", *words, *options])
+            event = json.loads(str(ended.exception.code))
+            self.assertEqual((event["event"], event["reason"]), ("failed", reason))
+
     def test_a_wrong_command_line_of_a_plugin(self) -> None:
         """It names the command that was typed."""
         self.addCleanup(options.commands.clear)
