@@ -106,8 +106,12 @@ def _has_form(name: str) -> bool:
     return 1 <= len(name) <= MAX_NAME and all(map(_allowed, name)) and name[0].isalnum()
 
 
-def _new_name(name: str) -> str:
-    """`check_name` for a new name, which may not be a word of the interface."""
+def check_new_name(name: str) -> str:
+    """
+    Return a new petname in its normal form, as `check_name`. It may not be a word of the interface.
+
+    :raise AddressBookError: it can't be a petname.
+    """
     name = check_name(name)
     if _key(name) in names.RESERVED:
         raise AddressBookError(
@@ -127,7 +131,7 @@ def name_from(claimed: str) -> str | None:
         return None
     kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_NAME].strip("-")
     try:
-        name = _new_name(kept)
+        name = check_new_name(kept)
     except AddressBookError:
         return None
     return None if names.is_misleading(name) else name
@@ -213,7 +217,7 @@ class AddressBook:
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give a peer a petname, or remove it (None)."""
         if name is not None:
-            name = _new_name(name)
+            name = check_new_name(name)
         return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:

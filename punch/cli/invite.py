@@ -13,7 +13,7 @@ from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
 from punch.cli.transfers import EVENTS
 from punch.cli.usage import Parser
-from punch.contacts import AddressBookError, check_name
+from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
 from punch.ui.text.sentences import shown_name
 
@@ -68,7 +68,7 @@ def _run(program: str, options: Any, final_line: str) -> int:
     state = command.state.peer(options.name)
     try:
         if options.petname is not None:
-            options.petname = check_name(options.petname)
+            options.petname = check_new_name(options.petname)
         identity = state.identity()
     except (AddressBookError, StateError) as error:
         reason = error.code if isinstance(error, AddressBookError) else "state"

@@ -107,6 +107,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual((status, event["event"], event["reason"]), (2, "failed", "usage"))
         self.assertEqual(err, f"punch netcheck: {event['text']}\n")
 
+    def test_a_name_that_can_not_be_given(self) -> None:
+        """It is said before a code is made or used."""
+        for name in ("anyone", "a b", "-"):
+            words = ["invite", "--state-dir", self.mktemp(), "--as", name]
+            with self.assertRaises(SystemExit) as ended:
+                main.main(words)
+            self.assertIn(f"punch invite: The name '{name}' ", str(ended.exception.code))
+
     def test_a_pipe_leaves_stdout_to_its_data(self) -> None:
         """With `--json`, what goes wrong is an event on stderr, where nothing else is."""
         options = ["--json", "--state-dir", self.mktemp()]
