@@ -64,8 +64,8 @@ FAREWELL_TIME = 5.0
 """Seconds in which the redeemer should say that it got the last message."""
 MAX_ATTEMPTS = 20
 """How many exchanges an issuer begins; each takes 20 ms, and tells a stranger nothing before it guesses."""
-BODY_SIZE = 1024
-"""All envelopes have bodies of so many bytes."""
+BODY_SIZE = 1536
+"""All envelopes have bodies of so many bytes: the card of the longest name has room."""
 
 _LABEL = b"punch/1 code"
 _CARD_LABEL = b"punch/1 code card"

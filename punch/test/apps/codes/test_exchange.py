@@ -110,24 +110,26 @@ class ExchangeTests(ExchangeTestCase):
         """All bodies have one size, and hold neither words, names nor IDs; every line is short enough."""
         self.carry(self.redeem())
         lines = b"".join(map(encode, self.seen))
-        bodies = b"".join(
-            envelope.body
-            for request in self.seen
-            for envelope in vars(request).values()
-            if isinstance(envelope, Envelope)
-        )
+        bodies = b"".join(self.bodies())
         self.assertEqual(len(bodies), 4 * BODY_SIZE)
         for secret in (*CODE.words, "alice", "bob", str(ALICE.peer_id), str(BOB.peer_id), "contact"):
             self.assertNotIn(secret.encode(), lines + bodies)
         self.assertNotIn(ALICE.peer_id.key, bodies)
         self.assertLessEqual(max(len(encode(request)) for request in self.seen), 4096)
 
+    def bodies(self) -> list[bytes]:
+        """What was in the envelopes."""
+        values = (value for request in self.seen for value in vars(request).values())
+        return [value.body for value in values if isinstance(value, Envelope)]
+
     def test_the_longest_name(self) -> None:
+        """It arrives, and the size of its card says nothing of it."""
         name = "\N{PILE OF POO}" * 64
         self.issuer = Issuer(CODE, ALICE, name, Purpose.CONTACT, self.now)
         redeemer = self.redeem()
         self.carry(redeemer)
         self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, name, Purpose.CONTACT))
+        self.assertEqual([len(body) for body in self.bodies()], [BODY_SIZE] * 4)
 
     def test_wrong_words(self) -> None:
         """Both are told, and the code is void: the right words come too late."""
