@@ -20,8 +20,6 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.ui.text.forwards import exposed_failure_text
 
 PROGRAM = "punch expose"
-EVENTS = "events as JSON lines on stdout; see docs/forward.md"
-"""Explains `--json`."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         PROGRAM,
         "Let peers reach a port or a Unix socket from here, with punch forward and punch pipe, until you "
         "press Ctrl-C. Nothing else becomes reachable.",
-        EVENTS,
+        "docs/forward.md",
     )
     parser.add_argument(
         "address", metavar="ADDRESS", help="as localhost:22, 22 (on localhost), or the path of a Unix socket"

@@ -30,8 +30,6 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.ui.text.forwards import failure_text, open_failure_text
 
 PROGRAM = "punch forward"
-EVENTS = "events as JSON lines on stdout; see docs/forward.md"
-"""Explains `--json`."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 _IN_USE = "another process listens there"
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         PROGRAM,
         "Listen on a port or a Unix socket of this machine, and forward each connection to what a peer "
         "exposes with punch expose, until you press Ctrl-C.",
-        EVENTS,
+        "docs/forward.md",
     )
     parser.add_argument(
         "local",

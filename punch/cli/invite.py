@@ -11,7 +11,6 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
-from punch.cli.transfers import EVENTS
 from punch.cli.usage import Parser
 from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
@@ -29,7 +28,7 @@ def invite(arguments: Sequence[str]) -> int:
         program,
         "Get to know a peer: prints a code, and waits until the other side types it (punch join CODE). Then "
         "each is in the other's address book.",
-        EVENTS,
+        "docs/codes.md",
     )
     options = _parse(parser, arguments)
     return _run(program, options, "Stopped. The code can't be used any more.")
@@ -46,7 +45,7 @@ def join(arguments: Sequence[str]) -> int:
         program,
         "Get to know the peer who ran punch invite, by the code that it printed. Then each is in the other's "
         "address book.",
-        EVENTS,
+        "docs/codes.md",
     )
     parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
     options = _parse(parser, arguments)

@@ -233,7 +233,7 @@ class NodeCommand:
 def make_parser(
     program: str,
     description: str,
-    events: str,
+    page: str,
     *,
     words_name_files: bool = False,
     own_stdout: bool = True,
@@ -241,13 +241,14 @@ def make_parser(
     """
     Return a parser with the options that all these commands have.
 
-    :param events: explains `--json`.
+    :param page: describes the events of `--json`.
     :param own_stdout: as of `NodeCommand`.
     """
     parser = Parser(
         program, description=description, words_name_files=words_name_files, own_stdout=own_stdout
     )
-    parser.add_argument("--json", action="store_true", help=events)
+    where = "stdout" if own_stdout else "stderr"
+    parser.add_argument("--json", action="store_true", help=f"events as JSON lines on {where}; see {page}")
     parser.add_argument(
         "--rendezvous",
         metavar="ADDRESS",

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         "Join standard input and output with those of a peer, who runs punch pipe with you: what one side "
         "reads, the other writes. With SERVICE, join them with a service of the peer, such as a port that it "
         "exposes.",
-        "events as JSON lines on stderr; see docs/forward.md",
+        "docs/forward.md",
         own_stdout=False,
     )
     parser.add_argument("who", metavar="WHO", help="the peer: a name of the address book, or an ID")

@@ -24,7 +24,7 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
-from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
+from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         program,
         "Receive files and folders that peers send with punch send, until you press Ctrl-C. You are asked "
         "about each offer, but not of peers with the grant files/1 (punch peers grant WHO files/1).",
-        EVENTS,
+        "docs/files.md",
     )
     parser.add_argument(
         "--output", default=".", metavar="DIR", help="the folder for the files [default: the current one]"

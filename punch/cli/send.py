@@ -19,7 +19,7 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
-from punch.cli.transfers import AGAIN, EVENTS, STATUSES, follow
+from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.cli.usage import write_stderr
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         program,
         "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
         "where it was: run the same command again (without a code).",
-        EVENTS,
+        "docs/files.md",
         words_name_files=True,
     )
     parser.usage = "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH..."

@@ -12,8 +12,6 @@ from punch.ui.transfer_progress import INTERVAL
 
 AGAIN = "the transfer continues"
 """What comes of a command that is run again."""
-EVENTS = "events as JSON lines on stdout; see docs/files.md"
-"""Explains `--json`."""
 
 STATUSES = {
     FailureCode.REFUSED: ExitStatus.REFUSED,

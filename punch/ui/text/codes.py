@@ -24,7 +24,6 @@ _ISSUER = {
     f"void now. {_AGAIN}",
     CodeFailure.MALFORMED: "The other side knows the code, but what it says makes no sense; check that both "
     "run the same version of Punch.",
-    CodeFailure.LOST: f"The code was given up. {_AGAIN}",
 }
 _REDEEMER = {
     CodeFailure.WRONG: "This is not the code of the other side: check its words. It is void now, and the "
