@@ -20,6 +20,18 @@ from punch.net.driver import Timer
 
 RETRY = 2.0
 """Seconds after which a peer is asked again that has the service, but not for this side now."""
+LATE_RETRY = 30.0
+"""
+Seconds after which one is asked again that is not there: it may have asked while this side could not be
+reached, as when the rendezvous starts again.
+"""
+_RETRIES = {
+    "not-allowed": RETRY,
+    "no-service": LATE_RETRY,
+    "not-registered": LATE_RETRY,
+    "gone": LATE_RETRY,
+}
+"""By the reason why a peer could not be asked. Those whose user said no, or did not answer, are not."""
 
 
 class Meeting(Factory):
@@ -67,6 +79,7 @@ class Meeting(Factory):
             return None
         pipe = Pipe(self._clock)
         self._chosen = True
+        self._retry.cancel()
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
@@ -100,15 +113,16 @@ class Meeting(Factory):
             return
         self._opening = None
         error = failure.value
+        retry: float | None = RETRY
         if isinstance(error, CommandError):
-            again, waits = error.reason == "not-allowed", self._waits(error)
+            retry, waits = _RETRIES.get(error.reason), self._waits(error)
         else:
             # A program that is attached to its node refuses a stream only after the node has accepted it
-            again = waits = isinstance(error, (ConnectionDone, ConnectionLost))
+            waits = isinstance(error, (ConnectionDone, ConnectionLost))
         if not waits:
             self._met.errback(failure)
-        elif again:
-            self._retry.start(RETRY, self._open)
+        elif retry is not None:
+            self._retry.start(retry, self._open)
 
     def _not_ready(self, failure: Failure) -> None:
         """The stream that the peer opened was lost before it was used."""

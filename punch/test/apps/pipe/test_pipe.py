@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from punch.apps.pipe.meeting import RETRY, Meeting
+from punch.apps.pipe.meeting import LATE_RETRY, RETRY, Meeting
 from punch.apps.pipe.messages import HELLO, SERVICE, PipeError, encode_end, encode_piece, encode_status
 from punch.apps.pipe.protocol import CLOSE_TIME, OtherSideFailed, OutputLost, Pipe, ServicePipe
 from punch.local.access import Allow, NodeAccess
@@ -105,6 +105,15 @@ class MeetingTests(PipeTestCase):
         self.run_until(lambda: self.told == ["not-allowed"], 20.0)
         end()
         self.carries(*self.joined([waiting, self.meet("bob")]))
+
+    def test_both_have_tried_and_wait(self) -> None:
+        """Bob is there, and does not ask again; he is found nevertheless."""
+        waiting = self.meet("alice")
+        self.run_until(lambda: self.told == ["no-service"], 20.0)
+        reactor = self.hosts["bob"].reactor
+        bob = Factory.forProtocol(lambda: Pipe(reactor))
+        self.net.wait(self.owned["bob"].serve(SERVICE, bob, Allow(anyone=True)), 2.0, "serving")
+        self.net.wait(waiting, LATE_RETRY + 5.0, "the pipe")
 
     def test_what_is_not_waited_for(self) -> None:
         self.net.wait(self.owned["alice"].serve(SERVICE, Recorders(), Allow(anyone=True)), 2.0, "serving")
