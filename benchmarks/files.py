@@ -1,7 +1,7 @@
 """
 How fast files are sent over loopback, and what it costs: `punch send` beside what people use.
 
-    python benchmarks/files.py [--rounds 3] [--size 1024] [--files 10000] [--only punch,scp]
+    python -m benchmarks.files [--rounds 3] [--size 1024] [--files 10000] [--only punch,scp]
 
 Two loads: one file of `--size` MiB of random bytes, and a folder with `--files` files of 1 KiB. Each program
 sends them, in turn, from one folder of this machine to another, as a user would: the time is that from the

@@ -1,7 +1,7 @@
 """
 How fast a forwarded port is over loopback, and what it adds to a request: `punch forward` beside `ssh -L`.
 
-    python benchmarks/forward.py [--rounds 3] [--seconds 3] [--requests 200]
+    python -m benchmarks.forward [--rounds 3] [--seconds 3] [--requests 200]
 
 Both forward a port of 127.0.0.1 to another one of this machine, with a process on each side. Throughput is
 what iperf3 receives through one connection, to the exposed side and back. The latency is the median of how
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from files import PUNCH, NotInstalled, OpenSSH, Punch, free_port, running, versions
+from benchmarks.files import PUNCH, NotInstalled, OpenSSH, Punch, free_port, running, versions
 
 AIM_OF_SSH = 0.7
 AIM_LATENCY = 0.001

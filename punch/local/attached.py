@@ -428,7 +428,7 @@ class _StreamConnection(_Lines):
         taken, self._taken = self._taken, []
         for waiter in taken:
             if not waiter.called:
-                waiter.callback(reason.check(ConnectionDone) is not None)
+                waiter.callback(isinstance(reason.value, ConnectionDone))
         if not self._done:
             self._stream.lost(as_failure(ConnectionLost("The stream, or the node's process, has ended.")))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
@@ -49,7 +49,7 @@ class CodeTests(SynchronousTestCase):
         options = Namespace(state_dir=self.mktemp(), name="alice", json=False, wait=False)
         command = NodeCommand("punch send", options, self.clock)
         command.display = Display(lambda text, end="": None, None)
-        sending = Sending(command, self.node, PEER, find_source([str(file)]), by_code=True)
+        sending = Sending(command, cast(Any, self.node), PEER, find_source([str(file)]), by_code=True)
         self.ended = Deferred.fromCoroutine(sending.run())
 
     def interrupt(self) -> None:
