@@ -71,25 +71,30 @@ class PunchForward(Punch):
     def port(self, target: int, directory: Path) -> Iterator[int]:
         """As that of `Forward`."""
         local, address = free_port(), f"127.0.0.1:{target}"
-        expose = [PUNCH, "expose", address, "--to", "alice", *self.options("bob")]
-        forward = [PUNCH, "forward", str(local), f"bob:{address}", *self.options("alice")]
-        # Whether it is registered shows when something comes through.
-        with running(expose, target, directory), running(forward, local, directory):
-            end = time.monotonic() + 30.0
-            while time.monotonic() < end:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", local), 5.0) as one:
-                    one.sendall(b"?" * SIZE)
-                    if one.recv(SIZE):
-                        break
-                time.sleep(0.2)
+        expose = [PUNCH, "expose", "--json", address, "--to", "alice", *self.options("bob")]
+        forward = [PUNCH, "forward", "--json", str(local), f"bob:{address}", *self.options("alice")]
+        with when_ready(expose, directory), when_ready(forward, directory):
             yield local
+
+
+@contextlib.contextmanager
+def when_ready(words: list[str], directory: Path) -> Iterator[None]:
+    """A command that has said that it is ready, for as long as the context lasts."""
+    with subprocess.Popen(words, cwd=directory, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            if not any('"exposed"' in line or '"listening"' in line for line in process.stdout):
+                raise SystemExit(f"{' '.join(words)} has ended.")
+            yield
+        finally:
+            process.terminate()
 
 
 def echo(listener: socket.socket) -> None:
     """Answer each request with itself, for as long as there are connections."""
 
     def serve(connection: socket.socket) -> None:
-        with connection:
+        with contextlib.suppress(OSError), connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while data := connection.recv(SIZE):
                 connection.sendall(data)
