@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -237,9 +238,13 @@ class OpenSSH:
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"),
         ]
 
+
+class SentOverSSH(OpenSSH, ABC):
+    """A program that sends through it."""
+
+    @abstractmethod
     def words(self, source: Path, target: Path) -> list[str]:
         """Return the command that sends."""
-        raise NotImplementedError
 
     def send(self, source: Path, target: Path) -> Sample:
         before = self._server_cpu()
@@ -256,21 +261,21 @@ class OpenSSH:
         return sum(map(int, fields[11:15])) / TICKS
 
 
-class Scp(OpenSSH):
+class Scp(SentOverSSH):
     title = program = "scp"
 
     def words(self, source: Path, target: Path) -> list[str]:
         return ["scp", "-q", "-r", *self.options, str(source), f"{self.host}:{target}"]
 
 
-class Rsync(OpenSSH):
+class Rsync(SentOverSSH):
     title = program = "rsync"
 
     def words(self, source: Path, target: Path) -> list[str]:
         return ["rsync", "-a", "-e", " ".join(["ssh", *self.options]), str(source), f"{self.host}:{target}/"]
 
 
-class Tar(OpenSSH):
+class Tar(SentOverSSH):
     title = "tar \\| ssh"
     program = "tar"
 
@@ -279,7 +284,7 @@ class Tar(OpenSSH):
         return ["sh", "-c", f"tar cf - {source.name} | {ssh} tar xf - -C {target}"]
 
 
-PROGRAMS: dict[str, Callable[[Path, contextlib.ExitStack], Punch | Wormhole | OpenSSH]] = {
+PROGRAMS: dict[str, Callable[[Path, contextlib.ExitStack], Punch | Wormhole | SentOverSSH]] = {
     "punch": Punch,
     "wormhole": Wormhole,
     "scp": Scp,

@@ -8,7 +8,7 @@ from typing import Any, cast
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.error import ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocol,
@@ -24,7 +24,7 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
-from punch.wire.address import parsed
+from punch.node.control.hosts import is_name
 from punch.wire.proxy import Handshake, ProxyError, ProxyKind, ProxyRefusal, ProxySettings, handshake
 from punch.wire.special_addresses import Scope, scope_of
 
@@ -58,9 +58,7 @@ class ProxyEndpoint:
         self._to_proxy = to_proxy
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect. It fails with a `ProxyError`. The Deferred can be cancelled.
-        """
+        """Connect. It fails with a `ProxyError`. The Deferred can be cancelled."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     def __repr__(self) -> str:
@@ -68,7 +66,7 @@ class ProxyEndpoint:
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         peer: list[IAddress] = []
-        if parsed_or_none(self._host) is None:
+        if is_name(self._host.partition("%")[0]):
             look_up(self._reactor, self._host, lambda hosts: peer.extend(map(self._address, _global(hosts))))
         else:
             peer.append(self._address(self._host))
@@ -77,10 +75,7 @@ class ProxyEndpoint:
         tunnels = _Tunnels(factory, said, lambda: peer[0] if peer else self._address(DUMMY_ADDRESS))
         try:
             tunnel = await self._endpoint().connect(tunnels)
-        except CancelledError:
-            raise
-        except Exception as error:
-            # Of whatever kind: the proxy can't be reached, which the user hears.
+        except (ConnectError, OSError, ValueError) as error:
             raise ProxyError(ProxyRefusal.NO_CONNECTION, str(error)) from error
         assert isinstance(tunnel, _Tunnel)
         tunnel.limit(Timer(self._reactor))
@@ -98,14 +93,6 @@ class ProxyEndpoint:
         kind = IPv6Address if ":" in host else IPv4Address
         address: IAddress = kind("TCP", host, self._port)
         return address
-
-
-def parsed_or_none(host: str) -> object | None:
-    """Return an IP address, or None for a name."""
-    try:
-        return parsed(host.partition("%")[0])
-    except ValueError:
-        return None
 
 
 def _global(hosts: Iterable[str]) -> list[str]:
