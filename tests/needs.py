@@ -30,6 +30,7 @@ PACKAGES = {
     "zsh": "zsh",
     "fish": "fish",
     "groff": "groff-base",
+    "ssh": "openssh-client",
     "tinyproxy": "tinyproxy-bin",
     "microsocks": "microsocks",
     "redis-server": "redis-server",

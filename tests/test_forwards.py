@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ import pytest
 from tests.consoles import terminal
 from tests.forward_peers import ForwardPeers
 from tests.local_peers import LocalPeers
-from tests.needs import missing
+from tests.needs import need
 from tests.processes import programs
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -158,7 +157,7 @@ def test_nobody_listens(peers: ForwardPeers) -> None:
 
 def test_ssh(service: LocalPeers, peers: ForwardPeers) -> None:
     """OpenSSH's client reaches a server of Conch with the line of the page."""
-    ssh = shutil.which("ssh") or missing("ssh")
+    need("ssh")
     server = subprocess.Popen(
         [
             *(sys.executable, str(EXAMPLES / "ssh_server.py")),
@@ -176,7 +175,7 @@ def test_ssh(service: LocalPeers, peers: ForwardPeers) -> None:
         assert server.stdout is not None
         assert server.stdout.readline()
         done = subprocess.run(
-            [ssh, "-F", "none", *(f"-o{option}" for option in options), "any@bob", "times"],
+            ["ssh", "-F", "none", *(f"-o{option}" for option in options), "any@bob", "times"],
             env={**os.environ, "SSH_ASKPASS": str(password), "SSH_ASKPASS_REQUIRE": "force"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
