@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -153,6 +153,53 @@ def test_nobody_listens(peers: ForwardPeers) -> None:
         assert (done.returncode, done.stdout) == (4, b"")
         assert re.search(rb"Nobody listens at .* of bob", done.stderr)
         assert exposed.wait("connection-failed")["reason"] == "connection-refused"
+
+
+def ask(client: socket.socket, question: bytes) -> bytes:
+    """The answer of a server of UDP, which is asked again as long as there is none."""
+    client.settimeout(1.0)
+    for _ in range(60):
+        client.send(question)
+        with suppress(TimeoutError):
+            return client.recv(65536)
+    raise AssertionError(f"no answer to {question!r}")
+
+
+def test_datagrams(peers: ForwardPeers) -> None:
+    """A server of UDP answers, some long ones too; both sides say when it is gone, and it may come back."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*server.getsockname())
+
+        def answer(server: socket.socket) -> None:
+            while (found := server.recvfrom(65536))[0] != b"end":
+                server.sendto(found[0][::-1], found[1])
+            server.close()
+
+        thread = threading.Thread(target=answer, args=(server,), daemon=True)
+        thread.start()
+        exposed = peers.start("expose", "--udp", address, "--to", "alice", name="bob")
+        assert exposed.wait("exposed", 60.0)["service"] == f"udp/{address}"
+        forwards = peers.start("forward", "--udp", "0", f"bob:{address}", name="alice")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(("127.0.0.1", port_of(forwards.wait("listening", 60.0))))
+            assert ask(client, b"question") == b"noitseuq"
+            client.settimeout(20.0)
+            for size in (0, 1400, 40_000):
+                client.send(bytes(size))
+                assert len(client.recv(65536)) == size
+            client.send(b"end")
+            thread.join(20.0)
+            client.send(b"nobody")
+            client.send(b"listens")
+            assert forwards.wait("connection-failed", 20.0)["reason"] == "connection-refused"
+            assert exposed.wait("connection-failed", 20.0)["reason"] == "connection-refused"
+            host, port = address.split(":")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+                again.bind((host, int(port)))
+                threading.Thread(target=answer, args=(again,), daemon=True).start()
+                assert ask(client, b"again") == b"niaga"
+                client.send(b"end")
 
 
 def test_ssh(service: LocalPeers, peers: ForwardPeers) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from punch.apps.chat.model import MAX_TEXT
-from punch.apps.forward import exposed
+from punch.apps.forward import datagrams, exposed, flows
 from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
@@ -89,6 +89,8 @@ SECURITY_NUMBERS = [
     f"and {local_connection.MAX_WAITING} streams that wait",
     f"at most {exposed.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
     f"and all peers have {exposed.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
+    f"at most {flows.MAX_FLOWS} flows, each of which is a socket, "
+    f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"has {exposed.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",

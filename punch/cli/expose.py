@@ -8,7 +8,8 @@ from typing import Any, cast
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from punch.apps.forward.addresses import Address, AddressError, Protocol, check_service, parse_address
+from punch.apps.forward.addresses import Address, AddressError, Protocol, named_service, parse_address
+from punch.apps.forward.datagrams import ExposedDatagrams
 from punch.apps.forward.exposed import CONNECT_TIME, Exposed
 from punch.apps.forward.failures import ForwardFailure
 from punch.cli import twistd
@@ -52,23 +53,29 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help="the name that peers give instead of the address [default: the address]",
     )
+    parser.add_argument(
+        "--udp", action="store_true", help="the port is one of UDP, which punch forward --udp reaches"
+    )
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
     twistd.raise_descriptor_limit()
     command = NodeCommand(PROGRAM, options, reactor, "Stopped: nothing is exposed any more.")
     try:
-        address = parse_address(options.address)
-        service = address.service if options.service is None else check_service(options.service)
+        address = parse_address(options.address, udp=options.udp)
+        service = (
+            address.service if options.service is None else named_service(options.service, udp=options.udp)
+        )
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
     except (UnknownPeer, AddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
-    return command.run(lambda node: _expose(command, node, address, service, Allow(peers, anyone)))
+    name = str(address) if options.service is None else options.service
+    return command.run(lambda node: _expose(command, node, address, name, service, Allow(peers, anyone)))
 
 
 async def _expose(
-    command: NodeCommand, node: NodeAccess, address: Address, service: str, allow: Allow
+    command: NodeCommand, node: NodeAccess, address: Address, name: str, service: str, allow: Allow
 ) -> None:
     notices = Notices(command)
 
@@ -78,11 +85,18 @@ async def _expose(
             exposed_failure_text(failure, who, str(address), error), peer=str(peer), reason=failure.reason
         )
 
-    await node.serve(service, Exposed(_endpoint(command.reactor, address), failed), allow)
+    udp = address.protocol is Protocol.UDP
+    exposed = (
+        ExposedDatagrams(command.reactor, address, failed)
+        if udp
+        else Exposed(_endpoint(command.reactor, address), failed)
+    )
+    await node.serve(service, exposed, allow)
     who = "Anyone" if allow.anyone else ", ".join(sorted(command.called(peer) for peer in allow.peers))
-    name = str(address) if service == address.service else service
+    option = "--udp " if udp else ""
     command.tell(
-        f"{who} can reach {address} now, as in punch forward 8080 YOU:{name}. Your ID is {node.peer_id}.",
+        f"{who} can reach {address} now, as in punch forward {option}8080 YOU:{name}. "
+        f"Your ID is {node.peer_id}.",
         event="exposed",
         address=str(address),
         service=service,

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import DatagramProtocol, Factory
 
 from punch.apps.forward.addresses import (
     Address,
@@ -18,7 +18,9 @@ from punch.apps.forward.addresses import (
     service_of,
     split_target,
 )
+from punch.apps.forward.datagrams import DatagramForwarder
 from punch.apps.forward.failures import failure_of
+from punch.apps.forward.flows import MAX_DATAGRAM
 from punch.apps.forward.listening import Forwarder
 from punch.cli import twistd
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
@@ -58,15 +60,20 @@ def main(arguments: Sequence[str]) -> int:
         metavar="WHO:ADDRESS",
         help="the peer, by name or ID, and what it exposes, as bob:localhost:80, bob:80 or bob:NAME",
     )
+    parser.add_argument(
+        "--udp",
+        action="store_true",
+        help="forward datagrams of UDP, not connections; the peer exposes its port with --udp, too",
+    )
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
     twistd.raise_descriptor_limit()
     command = NodeCommand(PROGRAM, options, reactor, "Stopped: nothing is forwarded any more.")
     try:
-        local = parse_address(options.local, listening=True)
+        local = parse_address(options.local, listening=True, udp=options.udp)
         who, what = split_target(options.target)
-        service = service_of(what)
+        service = service_of(what, udp=options.udp)
         peer = find_peer(command.book, who)
     except (UnknownPeer, AddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
@@ -84,13 +91,16 @@ async def _forward(
         if failure is not None:
             notices.tell(failure_text(failure, who, what), reason=failure.reason)
         elif isinstance(error, CommandError):
-            notices.tell(open_failure_text(error.reason, str(error), who, what), reason=error.reason)
+            exposed = f"--udp {what}" if udp else what
+            notices.tell(open_failure_text(error.reason, str(error), who, exposed), reason=error.reason)
         else:
             notices.tell(f"A connection to {who} was lost, or given up there.", reason="lost")
 
-    address = listen(command.reactor, local, Forwarder(node, peer, service, command.reactor, failed))
+    udp = local.protocol is Protocol.UDP
+    kind = DatagramForwarder if udp else Forwarder
+    address = listen(command.reactor, local, kind(node, peer, service, command.reactor, failed))
     command.tell(
-        f"Connections to {address} go to {what} of {who}.",
+        f"{'Datagrams' if udp else 'Connections'} to {address} go to {what} of {who}.",
         event="listening",
         address=address,
         peer=str(peer),
@@ -99,20 +109,24 @@ async def _forward(
     await Deferred()
 
 
-def listen(reactor: Any, local: Address, forwarder: Factory) -> str:
+def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) -> str:
     """
     Listen, and return where.
 
+    :param forwarder: a `DatagramProtocol` for UDP.
     :raise CommandFailed: it is not possible.
     """
+    host = "127.0.0.1" if local.host == "localhost" else local.host
     try:
+        if local.protocol is Protocol.UDP:
+            opened = reactor.listenUDP(local.port, forwarder, interface=host, maxPacketSize=MAX_DATAGRAM)
+            return str(Address(local.protocol, host, opened.getHost().port))
         if local.protocol is Protocol.UNIX:
             if _is_in_use(local.path):
                 raise CommandFailed(f"{local} can't be listened on: {_IN_USE}.", reason="listen")
             # A socket that a dead process has left is replaced
             reactor.listenUNIX(local.path, forwarder, backlog=BACKLOG, mode=0o600, wantPID=True)
             return local.path
-        host = "127.0.0.1" if local.host == "localhost" else local.host
         port = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host).getHost().port
     except (CannotListenError, OSError) as error:
         cause = error.socketError if isinstance(error, CannotListenError) else error

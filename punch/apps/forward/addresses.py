@@ -27,6 +27,7 @@ class Protocol(Enum):
     """What an address is of."""
 
     TCP = "tcp"
+    UDP = "udp"
     UNIX = "unix"
 
 
@@ -56,20 +57,23 @@ class Address:
         return f"{self.protocol.value}/{self}"
 
 
-def parse_address(text: str, *, listening: bool = False) -> Address:
+def parse_address(text: str, *, listening: bool = False, udp: bool = False) -> Address:
     """
     Read an address.
 
     :param listening: whether it is one to listen at: then its port may be 0, which stands for any.
+    :param udp: whether it is a port of UDP; those of TCP are others.
     :raise AddressError: it is none.
     """
     if is_path(text):
+        if udp:
+            raise AddressError(f"UDP has ports, such as localhost:53; {_shown(text)} is a Unix socket.")
         return _path(text.removeprefix("unix:"))
     if listening and re.search("(?:^|:)0$", text):
-        found = parse_address(text[:-1] + "1")
+        found = parse_address(text[:-1] + "1", udp=udp)
         return replace(found, port=0)
     host, port = _split(text)
-    return Address(Protocol.TCP, host, port)
+    return Address(Protocol.UDP if udp else Protocol.TCP, host, port)
 
 
 def is_path(text: str) -> bool:
@@ -77,17 +81,27 @@ def is_path(text: str) -> bool:
     return text.startswith("unix:") or "/" in text
 
 
-def service_of(text: str) -> str:
+def service_of(text: str, *, udp: bool = False) -> str:
     """
     Return the name of the service that is meant by an address, or by the name itself.
 
+    :param udp: whether it takes datagrams.
     :raise AddressError: it is neither.
     """
     if is_path(text) and not text.startswith(("unix:", "/")):
-        return check_service(text)  # as "echo/1"
+        return named_service(text, udp=udp)  # as "echo/1"
     if ":" in text or is_path(text) or (text.isascii() and text.isdigit()):
-        return parse_address(text).service
-    return check_service(text)
+        return parse_address(text, udp=udp).service
+    return named_service(text, udp=udp)
+
+
+def named_service(name: str, *, udp: bool = False) -> str:
+    """
+    Return the name of the service that a user calls so. One that takes datagrams can't be taken for another.
+
+    :raise AddressError: it can't be one.
+    """
+    return check_service(f"{Protocol.UDP.value}/{name}" if udp and name else name)
 
 
 def check_service(name: str) -> str:

@@ -42,6 +42,19 @@ class AddressTests(SynchronousTestCase):
         ):
             self.assertEqual(str(parse_address(text, listening=True)), shown)
 
+    def test_ports_of_udp(self) -> None:
+        """They are other services than those of TCP, also under a name."""
+        self.assertEqual(parse_address("53", udp=True).service, "udp/localhost:53")
+        self.assertEqual(str(parse_address("[::]:0", listening=True, udp=True)), "[::]:0")
+        for text, service in (("[::1]:053", "udp/[::1]:53"), ("dns", "udp/dns"), ("dns/1", "udp/dns/1")):
+            self.assertEqual(service_of(text, udp=True), service)
+        for text in ("/run/socket", "unix:a"):
+            with self.assertRaisesRegex(AddressError, "is a Unix socket"):
+                parse_address(text, udp=True)
+        for name in ("", "x" * 252, "a\n"):
+            with self.assertRaises(AddressError):
+                service_of(name, udp=True)
+
     def test_what_is_none(self) -> None:
         for text, words in (
             ("", "is written as"),
