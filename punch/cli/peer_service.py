@@ -19,11 +19,14 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
+from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
+from punch.apps.codes.outcomes import Card
 from punch.cli.peer_tap import PortMappingPolicy
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
+from punch.identity import Identity
 from punch.local.own import OwnNode
 from punch.local.process import remembered_offers
 from punch.local.server import LocalServer
@@ -35,13 +38,14 @@ from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
 from punch.node.node import Node
 from punch.state import Lock, PeerState, StateError
-from punch.ui.commands import CommandContext
+from punch.ui.command import Applications
 from punch.ui.console import Console, StartOptions, open_console
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.json.commands import perform_for_program
 from punch.ui.text.causes import event_sentence
 
 if TYPE_CHECKING:
+    from punch.apps.codes.exchange import Issuer, Redeemer
     from punch.cli.peer_tap import Options
     from punch.ui.web.view import WebView
 
@@ -64,6 +68,7 @@ class PeerService(Service):
         self._sentence: str | None = None
         self._console: Console | None = None
         self._chat: Chat | None = None
+        self._codes: ContactCodes | None = None
         self._web: WebView | None = None
         self._url: str | None = None
         self._history = not options["no-history"]
@@ -116,7 +121,9 @@ class PeerService(Service):
             self._reactor,
             StartOptions(
                 Settings(self._identity.peer_id, self._name, options.target, self._history, options.notice),
-                FrontEndContext(self._reactor, self._finish),
+                FrontEndContext(
+                    self._reactor, self._finish, applications=Applications(self._make_codes(chat))
+                ),
                 os.environ,
                 self._uptime,
                 bool(options["json"]),
@@ -146,6 +153,35 @@ class PeerService(Service):
             keeps_history=self._history,
         )
 
+    def _make_codes(self, chat: Chat) -> ContactCodes:
+        codes = self._codes = ContactCodes(
+            identity=self._identity,
+            own_name=lambda: chat.name,
+            contacts=chat.contacts,
+            views=chat.views,
+            meet=self._meet,
+            where=", ".join(address.location for address in self._rendezvous),
+            now=self._reactor.seconds,
+            random=os.urandom,
+        )
+        return codes
+
+    def _meet(
+        self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
+    ) -> Deferred[Card]:
+        from punch.apps.codes.client import CodeClient
+
+        return CodeClient(
+            core,
+            key,
+            reactor=self._reactor,
+            rendezvous=self._rendezvous,
+            on_registered=on_registered,
+            monotonic=self._reactor.seconds,
+            proxy=self._options.proxy,
+            look_up_service=ServiceResolver(self._reactor),
+        ).run()
+
     def _save_name(self, name: str) -> None:
         try:
             self._state.remember_display_name(name)
@@ -159,7 +195,7 @@ class PeerService(Service):
             chat,
             reactor=self._reactor,
             pairs=self.node.pairs,
-            quit=console.front_end.view.exit.leave,
+            commands=console.front_end.view.commands,
             random=os.urandom,
             wall=time.time,
         )
@@ -204,8 +240,8 @@ class PeerService(Service):
             name=lambda: chat.name,
             sentence=event_sentence,
         )
-        commands = CommandContext(chat, console.front_end.view.exit.leave)
-        self._local = LocalServer(own, self._reactor, partial(perform_for_program, commands))
+        commands = partial(perform_for_program, console.front_end.view.commands)
+        self._local = LocalServer(own, self._reactor, commands)
         self._local.listen(self._state.directory, os.environ).addErrback(self._no_socket)
 
     def _no_socket(self, failure: Any) -> None:
@@ -238,6 +274,7 @@ class PeerService(Service):
             # First of all the terminal: a second signal ends the process at once.
             *([] if console is None else [console.close]),
             *([] if self._local is None else [self._local.stop]),
+            *([] if self._codes is None else [self._codes.stop]),
             self.node.stopService,
             *([] if web is None else [web.stop]),
             *([] if chat is None else [chat.stop]),

@@ -19,7 +19,7 @@ from punch.apps.chat import MAX_TEXT, ChatError, ChatMessage
 from punch.identity import PeerID
 from punch.names import without_format, without_leading_format
 from punch.ui import slash
-from punch.ui.commands import Answer, CommandContext, perform, why
+from punch.ui.commands import Answer, perform, why
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.questions import Question, Questions
@@ -85,7 +85,7 @@ class CommandLine:
         self._style = style
         self._chat = view.chat
         self._exit = view.exit
-        self._commands = CommandContext(view.chat, view.exit.leave)
+        self._commands = view.commands
         self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
         self._told: set[str] = set()
 

@@ -8,9 +8,7 @@ dictionary that can be written as JSON; `None` if nothing is to be said but that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,8 @@ from punch.apps.chat import (
 )
 from punch.identity import PeerID
 from punch.sanitize import quoted
+from punch.ui import code_commands
+from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
 from punch.ui.export import export_to
 from punch.ui.json.events import (
     contact_fields,
@@ -38,79 +38,21 @@ from punch.ui.json.events import (
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
 
+__all__ = [
+    "COMMANDS",
+    "Answer",
+    "Command",
+    "CommandContext",
+    "Field",
+    "FieldKind",
+    "Fields",
+    "is_client_id",
+    "perform",
+    "why",
+]
+
 #: Messages of an answer when nothing else is asked for.
 LIMIT = 50
-
-Fields = Mapping[str, Any]
-Answer = dict[str, Any]
-
-Result = Answer | None | Deferred[Any]
-"""What running a command gives, at once or later. None: it is done, and there is nothing to say."""
-
-
-class FieldKind(Enum):
-    """What a field holds."""
-
-    PEER = "an ID or a name from the address book"
-    TEXT = "text"
-    NAME = "a name"
-    SERVICE = "the name of a service"
-    CLIENT_ID = f"an integer, or text of at most {MAX_CLIENT_ID} characters"
-    NUMBER = "a message's number"
-    LIMIT = f"how many, 1 to {MAX_LIMIT}"
-    DAYS = "a number of days, or null for ever"
-    FILE = "a path"
-    FLAG = "true or false"
-
-
-@dataclass(frozen=True)
-class Field:
-    """
-    One field of a command.
-
-    :ivar nullable: whether null is a value of its own, and not the same as leaving the field out.
-    """
-
-    name: str
-    kind: FieldKind
-    required: bool = False
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class CommandContext:
-    """
-    Where a command is given: the chat, from one of its views.
-
-    :ivar quit: ends the process, in order.
-    """
-
-    chat: Chat
-    quit: Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Command:
-    """
-    One line of the table.
-
-    :ivar typed: its fields in the order in which a person types them; `text` takes the rest of the line.
-    :ivar help: what it does, for a person.
-    :ivar asks: it answers something (else it just is done).
-    :ivar current: a person who names no peer means the one the chat is with.
-    """
-
-    name: str
-    fields: tuple[Field, ...]
-    run: Callable[[CommandContext, Fields], Result]
-    help: str
-    typed: tuple[str, ...] = ()
-    asks: bool = False
-    current: bool = False
-
-    def field(self, name: str) -> Field:
-        """The field of that name."""
-        return next(field for field in self.fields if field.name == name)
 
 
 def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[Answer | None]:
@@ -454,6 +396,7 @@ _TABLE = (
     Command("netcheck", (), _netcheck, "what this network does to links", asks=True),
     Command("conversations", (), _conversations, "all chats, with what is unread and waiting", asks=True),
     Command("web", (), _web, "an address that lets one more browser in, once", asks=True),
+    *code_commands.TABLE,
 )
 
 #: Every command by its name.

@@ -21,6 +21,7 @@ from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.identity import PeerID
 from punch.node.causes import OtherCause
 from punch.node.events import CallFailed, Disconnected, Ready
+from punch.ui.command import NO_APPLICATIONS, Applications, CommandContext
 from punch.ui.exit_policy import ExitPolicy
 from punch.ui.send_queue import SendQueue
 from punch.ui.standard_streams import InputKind
@@ -73,6 +74,8 @@ class FrontEndContext:
     """Ends the process with a status and, if not None, a sentence on stderr."""
     wall: Callable[[], float] = time.time
     """Seconds since the epoch."""
+    applications: Applications = NO_APPLICATIONS
+    """What the process has beside the chat."""
 
 
 class FrontEnd(Protocol):
@@ -111,6 +114,7 @@ class ProcessView:
     :param watched: whether a person looks at it, who can wait and decide.
     :param answers: whether calls can be answered here until stdin ends.
     :ivar exit: when the process ends.
+    :ivar commands: where commands are given.
     :ivar sending: messages of this side that are not delivered yet.
     """
 
@@ -141,6 +145,7 @@ class ProcessView:
             report=self.handle,
             stopped=self._stopped,
         )
+        self.commands = CommandContext(chat, self.exit.leave, context.applications)
         self.sending = SendQueue(chat, context.clock, self._moved, front_end.show_held)
         self._front_end = front_end
         self._output = output

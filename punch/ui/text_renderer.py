@@ -15,6 +15,8 @@ from twisted.internet.defer import Deferred
 from punch.apps.chat import ChatError, ChatMessage, MessageState
 from punch.apps.chat.events import (
     ChatBroken,
+    CodeUsed,
+    CodeVoid,
     Event,
     MessageAdded,
     MessageChanged,
@@ -41,10 +43,12 @@ from punch.node.events import (
 )
 from punch.ui.command_line import CommandLine, TextScreen
 from punch.ui.front_end import ProcessView
+from punch.ui.json.events import contact_fields
 from punch.ui.questions import Question
 from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence
+from punch.ui.text.codes import ended_sentence
 from punch.ui.text.sentences import count, describe, printable, shortened
 
 #: Reasons of a failed call that say no more than that it failed.
@@ -293,5 +297,9 @@ class TextRenderer:
             )
         elif isinstance(event, ChatBroken):
             self.show_error(printable(event.text))
+        elif isinstance(event, CodeUsed):
+            self._screen.show(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
+        elif isinstance(event, CodeVoid):
+            self.show_error(printable(ended_sentence(event.why)))
         elif isinstance(event, PageServed):
             self._screen.show(f"Open this in a browser on this machine, it works once: {event.url}")

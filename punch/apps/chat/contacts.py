@@ -178,6 +178,20 @@ class Contacts:
         peer = self._other(who)
         return self._change(peer, lambda: self._address_book.rename(peer, name))
 
+    def meet(self, peer: PeerID, claimed: str, name: str | None) -> None:
+        """
+        A peer has proved who it is by a code: it is known from now on.
+
+        :param claimed: what it calls itself.
+        :param name: this side's name for it; None: what it calls itself, if that can be a name.
+        :raise ChatError: it is this side itself (`self`); it can't be called that, and has another name or
+            none (`name-taken`); the address book can't be written.
+        """
+        self._other(peer)
+        self._change(peer, lambda: self._address_book.add(peer, claimed))
+        if name is not None:
+            self.name(peer, name)
+
     def block(self, who: str | PeerID) -> ContactSummary:
         """Refuse the calls of somebody from now on, and end the link or call with them."""
         peer = self._other(who)

@@ -130,6 +130,37 @@ class NetcheckDone(ChatEvent):
     report: NetcheckReport
 
 
+@dataclass(frozen=True)
+class CodeMade(ChatEvent):
+    """A code of this side can be used, once, within so many seconds (docs/codes.md)."""
+
+    code: str
+    expires: float
+
+
+@dataclass(frozen=True)
+class CodeUsed(ChatEvent):
+    """
+    The other side has used the code of this one.
+
+    :ivar problem: a sentence that says what is wrong with its name, or "".
+    """
+
+    contact: ContactSummary
+    problem: str
+
+
+@dataclass(frozen=True)
+class CodeVoid(ChatEvent):
+    """
+    The code of this side can't be used any more, and nobody has used it.
+
+    :ivar why: `CodeFailed`, `ControlProblem`, or `CancelledError` if the user has withdrawn it.
+    """
+
+    why: BaseException
+
+
 #: All that `View.handle` may be given.
 Event = ChatEvent | node_events.Event
 

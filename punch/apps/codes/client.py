@@ -50,7 +50,7 @@ class CodeClient:
         self._on_registered = on_registered
         self._was_registered = False
         self._driver = Driver(reactor, monotonic, self._step, lambda: (core,))
-        self._done: Deferred[Card] = Deferred()
+        self._done: Deferred[Card] = Deferred(lambda _: self._end(None))
         self._ended = False
         self._control = ControlClient(
             reactor=reactor,
@@ -70,7 +70,8 @@ class CodeClient:
         Register, and wait for the outcome.
 
         :return: fires with the card of the other side when the connection is closed. It fails with
-            `CodeFailed`, or with `ControlProblem` if this side can't register.
+            `CodeFailed`, or with `ControlProblem` if this side can't register. If it is cancelled, the code
+            is void.
         """
         self._control.start()
         self._driver.run()
@@ -110,7 +111,7 @@ class CodeClient:
         if self._core.over and outcome is not None:
             self._end(outcome)
 
-    def _end(self, outcome: Card | CodeFailed | ControlProblem) -> None:
+    def _end(self, outcome: Card | CodeFailed | ControlProblem | None) -> None:
         if self._ended:
             return
         self._ended = True
@@ -119,7 +120,7 @@ class CodeClient:
         def stopped(_: object) -> None:
             if isinstance(outcome, Card):
                 self._done.callback(outcome)
-            else:
+            elif outcome is not None:
                 self._done.errback(Failure(outcome))  # type: ignore[no-untyped-call]
 
         self._control.stop().addBoth(stopped)

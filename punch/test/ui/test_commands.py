@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
-from punch.identity import PeerID
+from punch.apps.codes.exchange import Issuer, Redeemer
+from punch.apps.codes.outcomes import Card, Purpose
+from punch.identity import Identity, PeerID
 from punch.names import is_reserved
 from punch.node.events import Registered
 from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
 from punch.test.strategies import SETTINGS
 from punch.ui import slash
+from punch.ui.command import Applications
 from punch.ui.commands import (
     COMMANDS,
     Answer,
@@ -38,6 +43,14 @@ def result(done: Deferred[Answer | None]) -> Any:
     return results[0]
 
 
+def meet_at_once(
+    core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
+) -> Deferred[Card]:
+    """Codes wait until they are withdrawn, and those of others lead to Eve."""
+    on_registered()
+    return Deferred() if isinstance(core, Issuer) else succeed(Card(EVE, "eve", Purpose.CONTACT))
+
+
 class AnsweringView:
     """A view that somebody looks at."""
 
@@ -54,7 +67,17 @@ class Case(SynchronousTestCase):
         self.fixture.start()
         self.chat = self.fixture.chat
         self.quits = 0
-        self.context = CommandContext(self.chat, self.quit)
+        codes = ContactCodes(
+            identity=Identity.generate(lambda size: bytes(size)),
+            own_name=lambda: self.chat.name,
+            contacts=self.chat.contacts,
+            views=self.chat.views,
+            meet=meet_at_once,
+            where="rendezvous.example:7001",
+            now=lambda: 0.0,
+            random=lambda size: bytes(range(size)),
+        )
+        self.context = CommandContext(self.chat, self.quit, Applications(codes))
 
     def quit(self) -> None:
         self.quits += 1
@@ -110,6 +133,9 @@ class CommandTests(Case):
             "netcheck": {},
             "conversations": {},
             "web": {},
+            "invite": {"name": "carol"},
+            "uninvite": {},
+            "join": {"code": "48213-coyote-tulip-yogurt"},
             "hangup": {"peer": "robert"},
             "erase": {"all": True},
             "forget": {"peer": "ROBERT"},

@@ -18,6 +18,7 @@ from punch.local.own import path_fields
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
 from punch.ui.text.causes import event_sentence
+from punch.ui.text.codes import ended_reason, ended_sentence
 from punch.ui.text.netcheck import conclusions, problem_of
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ def netcheck_fields(report: NetcheckReport) -> JSON:
         "problem": problem_of(report),
         "conclusions": conclusions(report),
     }
+
+
+def code_fields(made: chat_events.CodeMade) -> JSON:
+    """A code of this side that can be used."""
+    return {"code": made.code, "expires": round(made.expires, 3)}
 
 
 def _petname(event: Any, chat: Chat) -> JSON:
@@ -267,4 +273,15 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     },
     chat_events.StoreFailed: lambda event, chat: {"event": "history-failed", "text": event.text},
     chat_events.NetcheckDone: lambda event, chat: netcheck_fields(event.report),
+    chat_events.CodeMade: lambda event, chat: {"event": "code", **code_fields(event)},
+    chat_events.CodeUsed: lambda event, chat: {
+        "event": "code-used",
+        **contact_fields(event.contact),
+        "problem": event.problem,
+    },
+    chat_events.CodeVoid: lambda event, chat: {
+        "event": "code-void",
+        "reason": ended_reason(event.why),
+        "text": ended_sentence(event.why),
+    },
 }

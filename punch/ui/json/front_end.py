@@ -23,7 +23,7 @@ from punch.apps.chat.events import (
     PageServed,
 )
 from punch.node.events import CallFailed, Connected, Disconnected, Ready
-from punch.ui.commands import COMMANDS, Answer, CommandContext, perform, why
+from punch.ui.commands import COMMANDS, Answer, perform, why
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.json.commands import (
     MAX_COMMAND,
@@ -71,7 +71,7 @@ class JSONFrontEnd:
         self._has_input = input_kind is not InputKind.NOTHING
         self._exit = self.view.exit
         self._elapsed = elapsed
-        self._commands = CommandContext(chat, self._exit.leave)
+        self._commands = self.view.commands
         self._buffer = bytearray()
         self._skipping = False
         self._sending: deque[str] = deque()

@@ -82,6 +82,24 @@ def _search(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     yield count(found, "message") + " found" if found else "Nothing was found."
 
 
+def _invite(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    minutes = max(1, round(answer["expires"] / 60))
+    yield (
+        f"The code is {answer['code']}. Have the other side use it within {count(minutes, 'minute')}, with "
+        "punch join, /join or its page; it works once."
+    )
+
+
+def _join(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield met_line(answer)
+
+
+def met_line(answer: Answer) -> str:
+    """Two peers have got to know each other by a code: as the events `code-used` and the answer of `join`."""
+    problem = f" {printable(answer['problem'])}" if answer["problem"] else ""
+    return f"You know each other now: {contact_line(answer)}.{problem}"
+
+
 def _web(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"Open this in a browser on this machine, it works once: {answer['url']}"
 
@@ -210,6 +228,8 @@ def _netcheck(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iter
 
 
 _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterator[str]]] = {
+    "invite": _invite,
+    "join": _join,
     "history": _history,
     "search": _search,
     "export": _export,

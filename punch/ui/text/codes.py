@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from punch.apps.codes.outcomes import LIFE, CodeFailed, CodeFailure, Purpose
+from punch.node.causes import ControlProblem
+from punch.ui.text.causes import problem_sentence
 
 COMMANDS = {
     Purpose.CONTACT: ("punch invite", "punch join"),
@@ -11,11 +13,11 @@ COMMANDS = {
 """What makes a code for a purpose, and what takes it."""
 
 _MINUTES = f"{LIFE / 60:.0f} minutes"
-_AGAIN = "{make} makes a new code."
+_AGAIN = "Make a new one{by_make}."
 
 _ISSUER = {
     CodeFailure.WRONG: "Somebody used this number with other words, so the code is void. If it was a typing "
-    "error of the other side, run {make} again; if not, somebody tries to guess.",
+    "error of the other side, make a new one{by_make}; if not, somebody tries to guess.",
     CodeFailure.EXPIRED: f"Nobody has used the code within {_MINUTES}, so it is void. {_AGAIN}",
     CodeFailure.NUMBER_TAKEN: f"Somebody else uses the number of this code, so it is void. {_AGAIN}",
     CodeFailure.TOO_MANY: "Others began to use this code again and again and did not finish, so it is void: "
@@ -27,13 +29,13 @@ _ISSUER = {
 }
 _REDEEMER = {
     CodeFailure.WRONG: "This is not the code of the other side: check its words. It is void now, and the "
-    "other side is told; ask for a new one ({make}).",
+    "other side is told; ask for a new one{by_make}.",
     CodeFailure.NOBODY: "Nobody waits for a code with the number {number} at {where}: it was typed wrongly, "
-    f"was used already, is older than {_MINUTES}, or is of another rendezvous (--rendezvous).",
+    f"was used already, is older than {_MINUTES}, or is of another rendezvous{{by_option}}.",
     CodeFailure.BUSY: "The rendezvous takes no more calls from here now; wait a minute, then type the code "
     "again.",
     CodeFailure.LOST: "The other side did not answer, or its connection was lost; type the code again, and "
-    "if that does not help, ask for a new one ({make}).",
+    "if that does not help, ask for a new one{by_make}.",
     CodeFailure.OTHER_PURPOSE: "This code is of {their_make}: use {their_take} with a new one, as this one "
     "is void now.",
     CodeFailure.OTHER_VERSION: "The other side's Punch knows another version of codes; update the older of "
@@ -44,7 +46,13 @@ _REDEEMER = {
 
 
 def failure_sentence(
-    failed: CodeFailed, purpose: Purpose, *, issuer: bool, number: int = 0, where: str = ""
+    failed: CodeFailed,
+    purpose: Purpose,
+    *,
+    issuer: bool,
+    number: int = 0,
+    where: str = "",
+    commands: bool = True,
 ) -> str:
     """
     Why a code came to nothing, and what the user can do.
@@ -53,12 +61,19 @@ def failure_sentence(
     :param issuer: whether this side made it.
     :param number: that of the code.
     :param where: the host and port of the rendezvous.
+    :param commands: whether the user runs commands; False: it uses a page or a chat.
     """
     make, take = COMMANDS[purpose]
     their_make, their_take = COMMANDS[failed.card.purpose] if failed.card is not None else ("", "")
     table = _ISSUER if issuer else _REDEEMER
     return table.get(failed.failure, "The code can't be used.").format(
-        make=make, take=take, their_make=their_make, their_take=their_take, number=number, where=where
+        take=take,
+        their_make=their_make,
+        their_take=their_take,
+        number=number,
+        where=where,
+        by_make=f" ({make})" if commands else "",
+        by_option=" (--rendezvous)" if commands else "",
     )
 
 
@@ -78,3 +93,23 @@ def code_lines(code: str, purpose: Purpose) -> str:
     """What the user of the side that made a code has to do."""
     _, take = COMMANDS[purpose]
     return f"Have the other side run this within {_MINUTES}; it works once:\n\n    {take} {code}\n"
+
+
+def ended_sentence(why: BaseException) -> str:
+    """
+    Why a code of this side, for the address book, came to nothing.
+
+    :param why: what `CodeVoid` has.
+    """
+    if isinstance(why, CodeFailed):
+        return failure_sentence(why, Purpose.CONTACT, issuer=True, commands=False)
+    if isinstance(why, ControlProblem):
+        return problem_sentence(why) if why.refusal is None else not_admitted_sentence(why.address.location)
+    return "The code was withdrawn, and can't be used any more."
+
+
+def ended_reason(why: BaseException) -> str:
+    """The same as a code for programs."""
+    if isinstance(why, CodeFailed):
+        return why.failure.value
+    return why.reason if isinstance(why, ControlProblem) else "withdrawn"

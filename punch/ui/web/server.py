@@ -35,6 +35,7 @@ _TYPES = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
 }
 
 _HEADERS = {
@@ -268,9 +269,10 @@ class _SocketFactory:
 
 def _static_files() -> dict[str, bytes]:
     directory = files("punch.ui.web") / "static"
-    return {
-        each.name: each.read_bytes() for each in directory.iterdir() if each.name.rpartition(".")[2] in _TYPES
-    }
+    found = [each for each in directory.iterdir() if each.name.rpartition(".")[2] in _TYPES]
+    # What the page completes while a code is typed
+    found.append(files("punch.apps.codes") / "words.txt")
+    return {each.name: each.read_bytes() for each in found}
 
 
 def _cookie(request: Request, name: str) -> str:

@@ -24,7 +24,7 @@ from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
 from punch.node import events as peer_events
 from punch.ui.commands import CommandContext, perform
-from punch.ui.json.events import contact_fields, conversation_fields, render, status_fields
+from punch.ui.json.events import code_fields, contact_fields, conversation_fields, render, status_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.server import WebServer
@@ -50,7 +50,7 @@ class WebView:
     All open pages.
 
     :param pairs: `Node.pairs`.
-    :param quit: ends the process, in order.
+    :param commands: where the pages' commands are given.
     :param random: a source of random bytes, for tickets.
     :param wall: seconds since 1970.
     """
@@ -63,7 +63,7 @@ class WebView:
         *,
         reactor: Any,
         pairs: Callable[[PeerID], Sequence[PairStatus]],
-        quit: Callable[[], None],
+        commands: CommandContext,
         random: Callable[[int], bytes],
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -71,7 +71,7 @@ class WebView:
         self._clock: IReactorTime = reactor
         self._pairs = pairs
         self._wall = wall
-        self._context = CommandContext(chat, quit)
+        self._commands = commands
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
         self._pairs_timer: IDelayedCall | None = None
@@ -108,7 +108,7 @@ class WebView:
         return PageSocket(
             connection,
             self._clock,
-            perform=partial(perform, self._context),
+            perform=partial(perform, self._commands),
             joined=self._joined,
             left=self._page_left,
         )
@@ -135,6 +135,8 @@ class WebView:
             return None
         if isinstance(event, chat_events.HistoryErased) and event.before is None:
             self._remember_erased(event.peer)
+        if isinstance(event, chat_events.CodeMade):
+            event_fields["qr"] = qr_code(event.code)
         self._tell_all(event_fields)
         peer = getattr(event, "peer", None)
         if peer in self._watched and isinstance(event, peer_events.Event):
@@ -163,7 +165,7 @@ class WebView:
             self._left_at = self._clock.seconds()
 
     async def _start(self, page: PageSocket) -> None:
-        chat = self._chat
+        chat, codes = self._chat, self._commands.applications.codes
         retention = await chat.history.retention()
         conversations = await chat.history.conversations()
         # All that follows is read at once, after the store's last answer: the snapshot lacks nothing, and
@@ -174,7 +176,7 @@ class WebView:
                 "id": str(chat.me),
                 "name": chat.name,
                 "version": __version__,
-                "qr": qr_code(chat.me),
+                "qr": qr_code(str(chat.me)),
                 "longest": MAX_TEXT,
                 "status": status_fields(chat.status()),
                 "registration": render(chat.registration, chat),
@@ -186,6 +188,7 @@ class WebView:
                 "history_failed": chat.storage.trouble,
                 "keeps_history": chat.keeps_history,
                 "erased": self._erased,
+                "code": _waiting_code(None if codes is None else codes.made),
             }
         )
 
@@ -232,14 +235,19 @@ def _pair_fields(pair: PairStatus) -> JSON:
     }
 
 
-def qr_code(peer: PeerID) -> dict[str, Any]:
-    """
-    Make the QR code of an ID, for a page to draw.
+def _waiting_code(made: chat_events.CodeMade | None) -> JSON | None:
+    return None if made is None else {**code_fields(made), "qr": qr_code(made.code)}
 
-    :return: `size`, modules along each side without the quiet zone; `path`, the dark ones as an SVG path. The
-        ID is in upper case, which makes a smaller code and is read like the other.
+
+def qr_code(text: str) -> JSON:
     """
-    rows = [bytes(row) for row in segno.make_qr(str(peer).upper(), error="m").matrix]
+    Make a QR code, for a page to draw.
+
+    :param text: an ID, or a code. It is written in upper case, which makes a smaller QR code, and is read
+        like the other.
+    :return: `size`, modules along each side without the quiet zone; `path`, the dark ones as an SVG path.
+    """
+    rows = [bytes(row) for row in segno.make_qr(text.upper(), error="m").matrix]
     path = []
     for y, row in enumerate(rows):
         x = 0

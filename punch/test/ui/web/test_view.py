@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
-from punch.identity import PeerID
+from punch.apps.codes.client import CodeClient
+from punch.apps.codes.exchange import Issuer, Redeemer
+from punch.apps.codes.outcomes import Card
+from punch.identity import Identity
 from punch.node.events import Connected, Registered
 from punch.test.chat_faults import SlowDisk
 from punch.test.chat_network import ChatNetwork, ChatPeer
@@ -23,7 +28,8 @@ from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import SimulatedBrowser, WebSocketClient
-from punch.ui.commands import COMMANDS
+from punch.ui.command import Applications
+from punch.ui.commands import COMMANDS, CommandContext
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.view import RELOAD, WebView, qr_code
 
@@ -47,11 +53,12 @@ class ViewTestCase(InternetTestCase):
             link=LinkSpec(delay=0.02),
         )
         peer = Peer(self.net, home.host(name), self.rendezvous.address)
+        applications = Applications(self.codes(peer))
         view = WebView(
             peer.chat,
             reactor=peer.host.reactor,
             pairs=peer.node.pairs,
-            quit=lambda: self.quits.append(name),
+            commands=CommandContext(peer.chat, lambda: self.quits.append(name), applications),
             random=self.net.random_bytes(f"tickets {name}"),
         )
         view.start(8080)
@@ -59,6 +66,36 @@ class ViewTestCase(InternetTestCase):
         peer.start()
         peer.wait_for(Registered, 5.0)
         return peer, view
+
+    def codes(self, peer: Peer) -> ContactCodes:
+        """Codes that go over the simulated rendezvous."""
+        random = self.net.random_bytes(f"codes {peer.name}")
+
+        def meet(
+            core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
+        ) -> Deferred[Card]:
+            return CodeClient(
+                core,
+                key,
+                reactor=peer.host.reactor,
+                rendezvous=[self.rendezvous.address],
+                on_registered=on_registered,
+                random=random,
+                monotonic=peer.host.monotonic,
+            ).run()
+
+        codes = ContactCodes(
+            identity=peer.identity,
+            own_name=lambda: peer.chat.name,
+            contacts=peer.chat.contacts,
+            views=peer.chat.views,
+            meet=meet,
+            where="rendezvous:7001",
+            now=peer.host.monotonic,
+            random=random,
+        )
+        self.addCleanup(codes.stop)
+        return codes
 
     def page(self, peer: Peer, view: WebView) -> WebSocketClient:
         """An open page."""
@@ -151,7 +188,7 @@ class TalkTests(ViewTestCase):
         self.assertEqual((conversation["unread"], conversation["last"]["text"]), (1, "Are you there?"))
         self.assertEqual(conversation["link"]["path"], "srflx")
         self.assertEqual(snapshot["peers"][0]["peer"], str(self.alice.id))
-        self.assertEqual(snapshot["qr"], qr_code(self.bob.id))
+        self.assertEqual(snapshot["qr"], qr_code(str(self.bob.id)))
 
     def test_all_pages_hear_the_same(self) -> None:
         one, two = (self.page(self.alice, self.alice_view) for _ in range(2))
@@ -168,6 +205,29 @@ class TalkTests(ViewTestCase):
             self.assertEqual(answer["command"], command)
             self.assertNotEqual(answer.get("reason"), "unknown-command")
         self.assertEqual(self.quits, ["alice"])
+
+    def test_a_code(self) -> None:
+        """A page that is opened later shows it, too; both sides hear of a wrong one, and of the right one."""
+        alice, bob = self.page(self.alice, self.alice_view), self.page(self.bob, self.bob_view)
+        made = self.ask(alice, "invite", name="robert")
+        (event,) = alice.of("code")
+        self.assertEqual((event["code"], event["qr"]), (made["code"], qr_code(made["code"])))
+        (later,) = self.page(self.alice, self.alice_view).of("snapshot")
+        self.assertEqual((later["code"]["code"], later["code"]["qr"]), (made["code"], event["qr"]))
+        number, *words = made["code"].split("-")
+        refused = self.ask(bob, "join", code="-".join([number, *words[:2], "zzz"]))
+        self.assertEqual((refused["event"], refused["reason"]), ("error", "bad-code"))
+        guess = "aardvark" if words[2] != "aardvark" else "abdomen"
+        refused = self.ask(bob, "join", code="-".join([number, *words[:2], guess]))
+        self.assertEqual((refused["event"], refused["reason"]), ("error", "wrong-code"))
+        void = self.wait(alice, "code-void")
+        self.assertEqual((void["reason"], "guess" in void["text"]), ("wrong-code", True))
+
+        made = self.ask(alice, "invite", name="robert")
+        met = self.ask(bob, "join", code=made["code"].upper().replace("-", " "))
+        self.assertEqual((met["peer"], met["petname"]), (str(self.alice.id), "alice"))
+        used = self.wait(alice, "code-used")
+        self.assertEqual((used["peer"], used["petname"], used["known"]), (str(self.bob.id), "robert", True))
 
     def test_a_new_address(self) -> None:
         page = self.page(self.alice, self.alice_view)
@@ -189,7 +249,7 @@ class TalkTests(ViewTestCase):
 
     def test_the_code_is_the_id(self) -> None:
         """The QR code has the size for the ID, and each dark module is drawn once."""
-        code = qr_code(PeerID(self.alice.id.key))
+        code = qr_code(str(self.alice.id))
         size = code["size"]
         drawn: set[tuple[int, int]] = set()
         for part in code["path"].split("M")[1:]:
@@ -202,7 +262,7 @@ class TalkTests(ViewTestCase):
         for corner in ((0, 0), (size - 7, 0), (0, size - 7)):
             for x in range(7):
                 self.assertIn((corner[0] + x, corner[1]), drawn)
-        self.assertNotEqual(code, qr_code(self.bob.id))
+        self.assertNotEqual(code, qr_code(str(self.bob.id)))
 
 
 class RecordingWebSocket:
@@ -237,7 +297,7 @@ class DiskTests(SynchronousTestCase):
             side.chat,
             reactor=side.network.clock,
             pairs=lambda peer: [],
-            quit=lambda: None,
+            commands=CommandContext(side.chat, lambda: None),
             random=lambda count: bytes(count),
         )
         side.chat.views.attach(view)

@@ -139,6 +139,10 @@ class App {
       notice(plain(event.text));
       return;
     }
+    if (event.event === "code-used" || event.event === "code-void") {
+      if (this.route.page !== "you" && event.reason !== "withdrawn" && this.tabs.speaks) notice(event.text ? plain(event.text) : `You and ${name} know each other now`);
+      return;
+    }
     if (!["call", "message", "failed", "connected"].includes(event.event) || !this.tabs.speaks) return;
     const unseen = !here && !this.tabs.showElsewhere(event.peer);
     if (event.event === "call" && !event.decided) {

@@ -1,5 +1,6 @@
 // The other pages: you and your ID, the network check, the settings.
 
+import { CodesCard } from "./codes.js";
 import { h, icon, iconButton, replace } from "./dom.js";
 import { setTheme, themeNow, THEMES } from "./sidebar.js";
 import { asId, count, grouped, milliseconds, notAnId, plain, visible } from "./text.js";
@@ -58,12 +59,19 @@ function lineForm({ id, label, value = "", placeholder = "", action, hint = "", 
 export class YouPage extends Page {
   constructor(app) {
     super(app);
+    this.codes = new CodesCard(app);
     this.build();
+  }
+
+  close() {
+    super.close();
+    this.codes.close();
   }
 
   changed(event) {
     if (event.event === "renamed" && document.activeElement?.id !== "my-name") this.build();
     if (event.event === "snapshot") this.build();
+    this.codes.changed(event);
     if (event.event === "registered" || event.event === "unregistered") this.showTrouble();
   }
 
@@ -109,6 +117,7 @@ export class YouPage extends Page {
       fresh && h("p", { class: "lead" }, "Talk directly, from this machine to theirs, with nobody in between. It takes a name, and one of you who calls the other."),
       this.trouble,
       h("div", { class: "card" }, name),
+      this.codes.element,
       h(
         "div",
         { class: "card identity" },
@@ -120,7 +129,7 @@ export class YouPage extends Page {
           h("span", { class: "id", id: "my-id" }, grouped(me.id)),
           h("button", { type: "button", class: "button main", onclick: () => copy(me.id, "Your ID was") }, icon("copy"), "Copy the ID"),
         ),
-        qrCode(me.qr),
+        qrCode(me.qr, "Your ID as a QR code"),
       ),
       h("div", { class: "card" }, call),
     );

@@ -66,6 +66,10 @@ export class Store {
     this.logs = new Map();
     this.drafts = new Drafts();
     this.retention = null;
+    /** The code of this side that waits, whom the last one led to, or why it came to nothing. */
+    this.code = null;
+    this.met = null;
+    this.codeTrouble = "";
     this.watchers = new Set();
   }
 
@@ -216,6 +220,7 @@ export class Store {
     this.retention = event.retention;
     this.historyTrouble = event.history_failed;
     this.questions = event.questions;
+    this.code = event.code && { ...event.code, until: now() + event.code.expires };
     const before = this.people;
     this.people = new Map();
     for (const fields of event.peers) Object.assign(this.person(fields.peer), fields, { listed: true });
@@ -227,6 +232,30 @@ export class Store {
     }
     for (const log of this.logs.values()) log.loaded = false;
     this.connected = true;
+  }
+
+  on_code(event) {
+    this.code = { code: event.code, qr: event.qr, until: now() + event.expires };
+    this.met = null;
+    this.codeTrouble = "";
+  }
+
+  on_code_used(event) {
+    this.code = null;
+    this.knows(event);
+  }
+
+  on_code_void(event) {
+    this.code = null;
+    this.codeTrouble = event.reason === "withdrawn" ? "" : event.text;
+  }
+
+  /** A code was used, here or by the other side. */
+  knows(contact) {
+    const { event: _, request: __, command: ___, problem, ...fields } = contact;
+    Object.assign(this.person(contact.peer), fields, { listed: true });
+    this.met = { peer: contact.peer, blocked: contact.blocked, problem };
+    this.codeTrouble = "";
   }
 
   on_registered(event) {

@@ -30,10 +30,10 @@ export function avatar(peer, name, dot = null) {
 
 export const nameElement = (text, tag = "span") => h(tag, { class: "name", dir: "auto" }, visible(text));
 
-export function qrCode({ size, path }) {
+export function qrCode({ size, path }, label) {
   return s(
     "svg",
-    { class: "qr", viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "Your ID as a QR code", "shape-rendering": "crispEdges" },
+    { class: "qr", viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": label, "shape-rendering": "crispEdges" },
     s("path", { d: path }),
   );
 }
