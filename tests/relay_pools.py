@@ -29,6 +29,7 @@ from punch.net.udp import open_socket
 from punch.node.relay import RelayClient
 from punch.node.relay_pool import RelayPool
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer
 
 QUIC_LIKE = b"\x41"
@@ -86,6 +87,9 @@ class PoolUser:
         """As a session is told."""
         self.relay = None
         tell("lost", who=self.name, local=str(local))
+
+    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
+        """As a link is told."""
 
     def relays_done(self) -> None:
         """As a session is told."""

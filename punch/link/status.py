@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class LinkStatus:
     :ivar path: its path, or the last one.
     :ivar since: when the link came up, in seconds since 1970.
     :ivar disconnected: the path is lost; the link waits for another one.
+    :ivar slowed: the limit because of which a relay of ours drops datagrams of it now; None: none does.
     :ivar post_quantum: its keys were agreed with X25519MLKEM768 (`Link.post_quantum`).
     """
 
@@ -42,3 +44,4 @@ class LinkStatus:
     since: float
     disconnected: bool = False
     post_quantum: bool = False
+    slowed: RelayLimit | None = None

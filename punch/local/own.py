@@ -14,7 +14,7 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkError, ServiceRefused, StreamLimitError
 from punch.link.link import Link
-from punch.link.status import Path
+from punch.link.status import LinkStatus, Path
 from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.lookup import UnknownPeer, find_peer
@@ -40,6 +40,11 @@ def path_fields(path: Path) -> JSON:
         "protocol": path.protocol,
         "rtt": path.rtt,
     }
+
+
+def slowed_field(link: LinkStatus) -> str | None:
+    """Return the limit of a relay that slows a link down now, in lists of links (docs/json.md)."""
+    return None if link.slowed is None else link.slowed.name.lower()
 
 
 Sentence = Callable[[CallFailed | Unregistered], str]
@@ -133,6 +138,7 @@ class OwnNode:
                         "name": link.name,
                         **path_fields(link.status.path),
                         "dark": link.status.disconnected,
+                        "slowed": slowed_field(link.status),
                         "streams": link.streams,
                         "post_quantum": link.post_quantum,
                     }

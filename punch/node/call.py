@@ -25,7 +25,16 @@ from punch.link.status import LinkStatus, Path
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, RelayFailure, SimpleCause, cause_of_close
-from punch.node.events import CallState, Checking, Connected, Event, Introduced, PathChanged, PathLost
+from punch.node.events import (
+    CallState,
+    Checking,
+    Connected,
+    Event,
+    Introduced,
+    PathChanged,
+    PathLost,
+    PathSlowed,
+)
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath
@@ -41,6 +50,7 @@ from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.ice_restart import RestartError
 from punch.wire.sealed import Envelope
+from punch.wire.stun_attributes import RelayLimit
 
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
@@ -254,7 +264,7 @@ class Call:
         return Path(pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt)
 
     def _start_transport(self, agent: Agent, now: float) -> None:
-        self.transport = IceTransport(agent, self.peer, self._context, self.changed)
+        self.transport = IceTransport(agent, self.peer, self._context, self.changed, self._slowed)
         self.transport.gather(now)
         self.changed()
 
@@ -367,7 +377,7 @@ class Call:
             send=transport.send,
             services=context.services,
             guest=self.guest,
-            status=lambda: self._status,
+            status=self._link_status,
         )
         transport.carry(link)
         link.on_connection_id = self._route
@@ -460,6 +470,16 @@ class Call:
         failure = self._context.network.relays.failure
         refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
         self._tell(PathLost(self.peer, self.name, refused))
+
+    def _slowed(self, limit: RelayLimit) -> None:
+        """A relay has begun to drop datagrams of the path."""
+        if self._status is not None:
+            self._tell(PathSlowed(self.peer, limit, self.name))
+
+    def _link_status(self) -> LinkStatus | None:
+        if self._status is None or self.transport is None:
+            return self._status
+        return replace(self._status, slowed=self.transport.limit(self._context.monotonic()))
 
     def _tell(self, event: Event) -> None:
         self._context.calls.call_event(self, event)

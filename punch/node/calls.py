@@ -27,6 +27,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
 )
 from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.signaling import Signaling
@@ -152,7 +153,7 @@ class Calls:
             self.remember(peer, event.name)
         elif isinstance(event, Connected):
             self._connected(call)
-        elif isinstance(event, (PathChanged, PathLost)) and self.links.get(peer) is not call:
+        elif isinstance(event, (PathChanged, PathLost, PathSlowed)) and self.links.get(peer) is not call:
             return
         self._tell(event)
 

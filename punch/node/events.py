@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from punch.identity import PeerID
 from punch.link.status import Path
 from punch.node.causes import Cause, RelayFailure
+from punch.wire.stun_attributes import RelayLimit
 
 if TYPE_CHECKING:
     from punch.link.link import Link
@@ -160,6 +161,18 @@ class PathLost(Event):
     peer: PeerID
     name: str | None = None
     relay: RelayFailure | None = None
+
+
+@dataclass(frozen=True)
+class PathSlowed(Event):
+    """
+    A relay drops datagrams of the link, because more come than this limit allows. It is told again only after
+    half a minute without (`LinkStatus.slowed`).
+    """
+
+    peer: PeerID
+    limit: RelayLimit
+    name: str | None = None
 
 
 @dataclass(frozen=True)

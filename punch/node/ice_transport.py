@@ -22,11 +22,12 @@ from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
-from punch.node.path import RelayPolicy, UnansweredData
+from punch.node.path import RelayPolicy, SlowedPath, UnansweredData
 from punch.node.relay import RelayClient
 from punch.node.signaling import Description
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.stun_attributes import RelayLimit
 
 STABLE = 20.0
 """Seconds of a direct path after which the call gives its relays back."""
@@ -117,6 +118,7 @@ class IceTransport:
     The ICE agents of one call, and the address pair that its link's datagrams take.
 
     :param changed: called when there is something to send, or an event, outside of a call of the owner.
+    :param slowed: called when a relay of ours begins to drop datagrams of the path because of this limit.
     :ivar generations: the agents: that of the call, and those of ICE restarts.
     :ivar route: the local and remote address that datagrams are sent between now, or None.
     """
@@ -127,12 +129,15 @@ class IceTransport:
         peer: PeerID,
         context: CallContext,
         changed: Callable[[], None],
+        slowed: Callable[[RelayLimit], None],
     ) -> None:
         self.generations = Generations(agent)
         self.route: tuple[Address, Address] | None = None
         self._context = context
         self._relays = context.network.relays
         self._changed = changed
+        self._slowed = slowed
+        self._slowed_path = SlowedPath()
         self._budget = context.budgets.of(peer, context.monotonic())
         self._unanswered_data = UnansweredData()
         self._left_blocked = False
@@ -256,6 +261,16 @@ class IceTransport:
         """No more relayed addresses will come."""
         self.generations.newest.end_of_relayed_candidates(self._context.monotonic())
         self._changed()
+
+    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
+        """A relay drops datagrams because of a limit: of the path, if this relayed address is part of it."""
+        uses = self.route is not None and self.route[0] == local
+        if uses and self._slowed_path.learn(limit, local, self._context.monotonic()):
+            self._slowed(limit)
+
+    def limit(self, now: float) -> RelayLimit | None:
+        """Which limit of a relay of ours slows the path down now, if one does."""
+        return None if self.route is None else self._slowed_path.limit(self.route[0], now)
 
     def _permit(self, relay: RelayClient) -> None:
         """Have the relay accept datagrams of those addresses of the peer that it can reach."""

@@ -44,6 +44,7 @@ from punch.wire.probing import ProbeOutcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import usable_port
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478
@@ -414,6 +415,9 @@ class RelayTrial:
             self._trying.remove(relay)
         if not self._trying:
             self._end(False)
+
+    def relay_limited(self, relay: RelayClient, limit: RelayLimit) -> None:
+        """It has allocated an address, which is all that is tried."""
 
     # The inside
 

@@ -1,6 +1,6 @@
 """
 The path of a link: whether it may be relayed, when it is left because data of the link stays unanswered
-(`UnansweredData`), and which changes of it are announced.
+(`UnansweredData`), whether a relay slows it down (`SlowedPath`), and which changes of it are announced.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from punch.link.status import Path
+from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 HANDSHAKE_WAIT = 1.5
 """Seconds that a handshake may stay unanswered: its first packet, and one repetition after a second."""
@@ -22,6 +24,8 @@ POSTPONED = 0.5
 """Seconds after which it is decided again about a path that has not answered a check in the meantime."""
 BURST = 0.05
 """Seconds within which everything that is sent counts as one burst."""
+SLOWED = 30.0
+"""Seconds for which a path counts as slowed down after its relay has said so: three times its longest gap."""
 HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
 
@@ -93,6 +97,32 @@ class UnansweredData:
             return None
         wait = LINK_WAIT if self.proved else HANDSHAKE_WAIT
         return max(self._postponed, self._since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
+
+
+class SlowedPath:
+    """
+    Whether a relay of ours drops datagrams of the path, because more come than it allows. It says so every
+    few seconds while it does.
+    """
+
+    def __init__(self) -> None:
+        self._limit: RelayLimit | None = None
+        self._relayed: Address | None = None
+        self._until = 0.0
+
+    def learn(self, limit: RelayLimit, relayed: Address, now: float) -> bool:
+        """
+        The relay of the address `relayed`, which the path uses, drops datagrams.
+
+        :return: whether it is the first time since it was silent for `SLOWED`.
+        """
+        first = self.limit(relayed, now) is None
+        self._limit, self._relayed, self._until = limit, relayed, now + SLOWED
+        return first
+
+    def limit(self, local: Address | None, now: float) -> RelayLimit | None:
+        """The limit that was exceeded in the last `SLOWED` seconds on a path with this local address."""
+        return self._limit if local == self._relayed and now < self._until else None
 
 
 class DebouncedPath:

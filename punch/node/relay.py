@@ -37,10 +37,12 @@ from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
     AllocationProblem,
+    RateLimited,
     RelayCredentials,
 )
 from punch.wire.address import Address, canonical
 from punch.wire.proxy import ProxySettings
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn import FramingError, StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
@@ -57,12 +59,14 @@ Received = Callable[[Sequence[bytes], Address, Address], None]
 class RelayClientOwner(TypingProtocol):
     """
     Is told what becomes of an allocation: the relays of a node, or the trial of a relay in netcheck. Each
-    method is called at most once, `relay_failed` possibly after `relay_allocated`.
+    method but `relay_limited` is called at most once, `relay_failed` possibly after `relay_allocated`.
     """
 
     def relay_allocated(self, relay: RelayClient) -> None: ...
 
     def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None: ...
+
+    def relay_limited(self, relay: RelayClient, limit: RelayLimit) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ class RelayClient(ABC):
             self._owner.relay_allocated(self)
         elif isinstance(event, AllocationFailed):
             self._owner.relay_failed(self, event.problem, event.text)
+        elif isinstance(event, RateLimited):
+            self._owner.relay_limited(self, event.limit)
         elif event is not None:
             # The relay refused a permission: the peer's candidate is wrong, or the relay allows too little.
             self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))

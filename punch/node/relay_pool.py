@@ -36,6 +36,7 @@ from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 HEAD_START = 0.2
@@ -85,6 +86,9 @@ class RelayUser(Protocol):
 
     def relays_done(self) -> None:
         """No more relays are to be expected for now."""
+
+    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
+        """The relay of this relayed address drops datagrams, since more come than a limit allows."""
 
 
 class RelayPool:
@@ -337,6 +341,13 @@ class RelayPool:
             for user in list(self._users):
                 user.relay_lost(relay.local)
             self._seek()
+
+    def relay_limited(self, relay: RelayClient, limit: RelayLimit) -> None:
+        """A relay drops datagrams, since more come than it allows."""
+        if relay in self._relays.values():
+            self._log.debug("{source} drops datagrams: {limit}", source=relay.source, limit=limit.name)
+            for user in list(self._users):
+                user.relay_limited(relay.local, limit)
 
     # Internals
 

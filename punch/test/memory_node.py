@@ -27,6 +27,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
 )
 from punch.node.interfaces import INode
 
@@ -96,6 +97,10 @@ class MemoryNode:
             link = self.linked[event.peer]
             assert link.status is not None
             self._set_status(link, replace(link.status, disconnected=True))
+        elif isinstance(event, PathSlowed) and event.peer in self.linked:
+            link = self.linked[event.peer]
+            assert link.status is not None
+            self._set_status(link, replace(link.status, slowed=event.limit))
         elif isinstance(event, Disconnected):
             self.linked.pop(event.peer, None)
         elif isinstance(event, (CallFailed, CallUnanswerable)) and event.peer is not None:

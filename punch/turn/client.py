@@ -33,6 +33,7 @@ from punch.turn.client_events import (
     AllocationProblem,
     Data,
     Event,
+    RateLimited,
     RelayCredentials,
 )
 from punch.turn.client_permissions import (
@@ -131,6 +132,7 @@ class TurnClient:
         self._timer: float | None = None
         self._timer_changes = -1
         self._tried_anew = False
+        self._dropped = 0
         self._output: list[bytes] = []
         self._events: deque[Event] = deque()
 
@@ -461,6 +463,9 @@ class TurnClient:
         self._output.append(encode(message, fingerprint=False))
 
     def _receive_indication(self, message: StunMessage) -> Data | None:
+        if message.method == Method.REFRESH:
+            self._take_limit(message)
+            return None
         if message.method != Method.DATA or self.relayed is None or message.unknown_required():
             return None
         peer, data = message.get(Attribute.XOR_PEER_ADDRESS), message.get(Attribute.DATA)
@@ -468,3 +473,12 @@ class TurnClient:
             return None
         # The server relays only from permitted peers, but that is not relied on (section 11.3).
         return Data(data, peer) if self._peers.permission(peer) is not None else None
+
+    def _take_limit(self, message: StunMessage) -> None:
+        """Take a notice of the server that a rate is exceeded. A copy of an earlier one says nothing new."""
+        value = message.get(Attribute.RELAY_LIMIT)
+        if self.relayed is None or value is None or value.dropped <= self._dropped:
+            return
+        if self._requests.check(message):
+            self._dropped = value.dropped
+            self._events.append(RateLimited(value.limit))

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,14 @@ class AllocationFailed:
     text: str = ""
 
 
-Event = Allocated | AllocationDenied | AllocationFailed
+@dataclass(frozen=True)
+class RateLimited:
+    """The server drops datagrams of the allocation, because more come than this limit allows."""
+
+    limit: RelayLimit
+
+
+Event = Allocated | AllocationDenied | AllocationFailed | RateLimited
 
 
 class Data(NamedTuple):

@@ -162,6 +162,11 @@ class ClientRequests:
             code, text = 420, "unknown attributes in the answer"
         return ClientResponse(request, code, text, message)
 
+    def check(self, indication: StunMessage) -> bool:
+        """Whether the key of the credentials in use, or of those before, protects an indication."""
+        used = (self._credentials, self._previous)
+        return any(each is not None and indication.check_integrity(_key(each)) for each in used)
+
     def expire(self, now: float) -> list[ClientRequest]:
         """Repeat the requests that are due, and return those that were never answered."""
         unanswered = []

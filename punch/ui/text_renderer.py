@@ -37,6 +37,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
     Ready,
     Registered,
     Unregistered,
@@ -54,7 +55,7 @@ from punch.ui.text.sentences import count, describe, printable, shortened
 #: Reasons of a failed call that say no more than that it failed.
 _NOT_THERE = ("not-registered", "gone", "timeout")
 
-Progress = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost
+Progress = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost | PathSlowed
 
 
 class TextRenderer:

@@ -72,6 +72,8 @@ class Attribute(IntEnum):
     NOMINATION = 0xC001
     # Ours (docs/protocol.md, section 7): a commitment in a Binding request, a proof in its answer
     PROBE = 0xC0BE
+    # Ours (docs/protocol.md, section 7.2): the relay drops datagrams because of a rate
+    RELAY_LIMIT = 0xC0BF
     # RFC 8656
     CHANNEL_NUMBER = 0x000C
     LIFETIME = 0x000D
@@ -117,6 +119,27 @@ class AddressError(NamedTuple):
     family: int
     code: int
     reason: str = ""
+
+
+class RelayLimit(IntEnum):
+    """A rate of a relay: that of all clients, of one peer, or of all at an address or in a network."""
+
+    RELAY = 0
+    PEER = 1
+    ADDRESS = 2
+    NETWORK = 3
+
+
+class RelayLimitValue(NamedTuple):
+    """
+    The value of RELAY-LIMIT (docs/protocol.md, section 7.2).
+
+    :ivar limit: the rate that is exceeded.
+    :ivar dropped: how many bytes of the allocation have been dropped so far because of such limits.
+    """
+
+    limit: RelayLimit
+    dropped: int
 
 
 class Codec(NamedTuple):
@@ -365,6 +388,16 @@ def _encode_icmp(value: ICMPError, _mask: bytes) -> bytes:
     return _UINT32.pack(value.icmp_type << 9 | value.icmp_code) + _UINT32.pack(value.data)
 
 
+def _decode_relay_limit(value: bytes, _mask: bytes) -> RelayLimitValue:
+    if len(value) != 8 or value[0] not in RelayLimit.__members__.values():
+        raise STUNError("RELAY-LIMIT has a length other than 8, or names no limit")
+    return RelayLimitValue(RelayLimit(value[0]), int.from_bytes(value[1:], "big"))
+
+
+def _encode_relay_limit(value: RelayLimitValue, _mask: bytes) -> bytes:
+    return bytes((value.limit,)) + value.dropped.to_bytes(7, "big")
+
+
 def _decode_algorithms(value: bytes, _mask: bytes) -> tuple[PasswordAlgorithmValue, ...]:
     algorithms = []
     position = 0
@@ -427,6 +460,7 @@ CODECS: dict[int, Codec] = {
     Attribute.ICE_CONTROLLING: _NUMBER64,
     Attribute.NOMINATION: _NUMBER32,
     Attribute.PROBE: _octets(16),
+    Attribute.RELAY_LIMIT: Codec(_decode_relay_limit, _encode_relay_limit),
     Attribute.CHANNEL_NUMBER: _leading(2, 0xFFFF),
     Attribute.LIFETIME: _NUMBER32,
     Attribute.XOR_PEER_ADDRESS: _XOR_ADDRESS,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.status import Path
-from punch.node.path import HOLD, DebouncedPath
+from punch.node.path import HOLD, SLOWED, DebouncedPath, SlowedPath
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 
 def path(port: int, rtt: float = 0.0) -> Path:
@@ -60,3 +61,31 @@ class DebouncedPathTests(SynchronousTestCase):
         self.path.changed(path(1), 20.0)
         self.path.handle_timer(20.0 + HOLD)
         self.assertEqual(self.count, 1)
+
+
+class SlowedPathTests(SynchronousTestCase):
+    """When a relay's notices are told."""
+
+    def test_once_while_they_come(self) -> None:
+        """However many notices come, and whatever rates they name, one is told until there is silence."""
+        path, here = SlowedPath(), Address("192.0.2.1", 1)
+        told = [
+            path.learn(RelayLimit(number % 4), here, now)
+            for number, now in enumerate((0.0, 0.1, 0.1, 10.0, 39.9, 69.8, 99.9, 130.0))
+        ]
+        self.assertEqual(told, [True, False, False, False, False, False, True, True])
+
+    def test_how_long_it_lasts(self) -> None:
+        path, here = SlowedPath(), Address("192.0.2.1", 1)
+        self.assertIsNone(path.limit(here, 0.0))
+        path.learn(RelayLimit.PEER, here, 5.0)
+        self.assertEqual(path.limit(here, 5.0 + SLOWED - 0.1), RelayLimit.PEER)
+        self.assertIsNone(path.limit(here, 5.0 + SLOWED))
+
+    def test_another_path(self) -> None:
+        """A notice is about the relay that it comes from."""
+        path, here, there = SlowedPath(), Address("192.0.2.1", 1), Address("192.0.2.1", 2)
+        path.learn(RelayLimit.PEER, here, 5.0)
+        self.assertIsNone(path.limit(there, 5.0))
+        self.assertTrue(path.learn(RelayLimit.PEER, there, 6.0))
+        self.assertEqual(path.limit(there, 7.0), RelayLimit.PEER)

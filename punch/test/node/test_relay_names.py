@@ -13,6 +13,7 @@ from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn.server.test_forged import OTHER_SERVICE, TwoServicesCase
 from punch.turn.server.authentication import issue
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 NAME = "relay.example"
@@ -30,6 +31,9 @@ class RecordingRelayUser:
 
     def relay_lost(self, local: Address) -> None:
         self.lost += 1
+
+    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
+        """As a link is told."""
 
     def relays_done(self) -> None:
         """Nothing to do."""

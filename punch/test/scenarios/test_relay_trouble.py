@@ -6,7 +6,7 @@ import gc
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
-from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost
+from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost, PathSlowed
 from punch.node.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
@@ -22,6 +22,7 @@ from punch.wire.stun import (
     encode,
     parse,
 )
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn import encode_channel_data, is_turn, parse_channel_data
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
@@ -213,6 +214,38 @@ class FailureTests(RelayTestCase):
         self.net.run_until(lambda: alice.of(PathChanged) and bob.of(PathChanged), 120.0, "a path")
         self.chat(alice, bob)
         self.assertIs(alice.link_to(bob), link)
+
+
+class RateTests(RelayTestCase):
+    """The relay carries less than the link would."""
+
+    def slowed(self, peer: Peer, other: Peer) -> RelayLimit | None:
+        """What the status of a link says."""
+        status = peer.link_to(other).status
+        assert status is not None
+        return status.slowed
+
+    def test_the_link_says_so(self) -> None:
+        """
+        The peer whose relay drops what the link sends is told once, and its status says so while it lasts.
+        """
+        self.start(RendezvousLimits(relay_rate_per_peer=40_000.0))
+        alice, bob = self.pair()
+        connect(alice, bob)
+        self.net.advance(5.0)
+        self.assertEqual(alice.of(PathSlowed) + bob.of(PathSlowed), [])
+        for number in range(100):
+            alice.chat.send(bob.id, f"{number}" * 1000)
+        self.net.run_until(lambda: len(bob.messages) == 100, 60.0, "the messages")
+        told = [(peer, event) for peer in (alice, bob) for event in peer.of(PathSlowed)]
+        ((peer, event),) = told
+        self.assertEqual(event.limit, RelayLimit.PEER)
+        other = bob if peer is alice else alice
+        self.assertEqual(event.peer, other.id)
+        self.assertEqual((self.slowed(peer, other), self.slowed(other, peer)), (RelayLimit.PEER, None))
+        self.net.advance(31.0)
+        self.assertIsNone(self.slowed(peer, other))
+        self.chat(alice, bob)
 
 
 class RestartTests(RelayTestCase):

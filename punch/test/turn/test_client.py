@@ -10,6 +10,7 @@ from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
     AllocationProblem,
+    RateLimited,
     RelayCredentials,
 )
 from punch.wire.address import Address
@@ -23,6 +24,7 @@ from punch.wire.stun import (
     long_term_key,
     success,
 )
+from punch.wire.stun_attributes import RelayLimit, RelayLimitValue
 
 
 class AllocationTests(SynchronousTestCase):
@@ -270,3 +272,63 @@ class AllocationTests(SynchronousTestCase):
         server.client.disconnected()
         self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.DISCONNECTED)])
         self.assertEqual(server.client.state, ClientState.OVER)
+
+
+class RateLimitTests(SynchronousTestCase):
+    """Notices of the server that it drops datagrams (docs/protocol.md, section 7.2)."""
+
+    def notice(self, dropped: int, limit: RelayLimit = RelayLimit.PEER) -> StunMessage:
+        attributes = ((Attribute.RELAY_LIMIT, RelayLimitValue(limit, dropped)),)
+        return StunMessage(Method.REFRESH, MessageClass.INDICATION, bytes(12), attributes)
+
+    def test_told(self) -> None:
+        server = ScriptedServer().allocated()
+        server.give(self.notice(1000))
+        server.give(self.notice(2000, RelayLimit.RELAY))
+        self.assertEqual(server.events(), [RateLimited(RelayLimit.PEER), RateLimited(RelayLimit.RELAY)])
+
+    def test_copies_and_forgeries(self) -> None:
+        """What is older, unprotected or protected with another key says nothing; nor one without a value."""
+        server = ScriptedServer().allocated()
+        server.give(self.notice(1000))
+        server.events()
+        for message, key in (
+            (self.notice(1000), KEY),
+            (self.notice(999), KEY),
+            (self.notice(2000), None),
+            (self.notice(2000), KEY[::-1]),
+            (StunMessage(Method.REFRESH, MessageClass.INDICATION, bytes(12)), KEY),
+        ):
+            server.give(message, key)
+        self.assertEqual(server.events(), [])
+        self.assertEqual(server.client.state, ClientState.ALLOCATED)
+
+    def test_malformed(self) -> None:
+        """Another length, or a limit that is not known: the message is dropped."""
+        server = ScriptedServer().allocated()
+        for value in (b"", bytes(7), bytes(9), b"\x04" + bytes(7), b"\xff" * 8):
+            whole = encode(self.notice(5), KEY, fingerprint=False)
+            header, protected = whole[:20], whole[32:]
+            body = bytes.fromhex("c0bf") + len(value).to_bytes(2, "big") + value + bytes(-len(value) % 4)
+            size = (len(body) + len(protected)).to_bytes(2, "big")
+            server.client.receive(header[:2] + size + header[4:] + body + protected, server.now)
+        self.assertEqual(server.events(), [])
+
+    def test_without_an_allocation(self) -> None:
+        server = ScriptedServer().allocated()
+        server.client.close(server.now)
+        server.give(self.notice(1000))
+        self.assertEqual(server.events(), [])
+
+    def test_after_new_credentials(self) -> None:
+        """Until the server has seen the new ones, its notices are protected with those before."""
+        server = ScriptedServer().allocated()
+        fresh = RelayCredentials("1900009999:alice", "secret", "punch", "nonce-1")
+        server.client.renew(fresh)
+        server.lifetime = 200
+        server.client.probe(server.now)
+        (request,) = server.requests()
+        server.answer(request)
+        server.give(self.notice(1000))
+        server.give(self.notice(2000), long_term_key(fresh.username, fresh.realm, fresh.password))
+        self.assertEqual(server.events(), [RateLimited(RelayLimit.PEER)] * 2)

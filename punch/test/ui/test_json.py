@@ -20,6 +20,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
     Registered,
     Unregistered,
 )
@@ -29,6 +30,7 @@ from punch.ui.json.commands import MAX_COMMAND
 from punch.ui.json.front_end import JSONFrontEnd
 from punch.ui.standard_streams import InputKind
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 Fields = dict[str, Any]
 
@@ -73,6 +75,10 @@ class JSONCase(SynchronousTestCase):
 
 
 LOST = f"The path to bob ({BOB.short}…) was lost; trying again, and what you send waits."
+SLOWED = (
+    f"The link to bob ({BOB.short}…) is slow now, since your address uses all of the rate that the relay "
+    "allows it; nothing is lost, it only takes longer."
+)
 
 
 class EventTests(JSONCase):
@@ -108,6 +114,10 @@ class EventTests(JSONCase):
                 {"event": "path", "peer": str(BOB), **there, "rtt": 0.5},
             ),
             (PathLost(BOB, "bob"), {"event": "path-lost", "peer": str(BOB), "text": LOST}),
+            (
+                PathSlowed(BOB, RelayLimit.ADDRESS, "bob"),
+                {"event": "path-slowed", "peer": str(BOB), "limit": "address", "text": SLOWED},
+            ),
             (
                 CallFailed(BOB, OtherCause("refused", "They said no.")),
                 {"event": "failed", "peer": str(BOB), "reason": "refused", "text": "They said no."},

@@ -20,6 +20,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
     Registered,
     Unregistered,
 )
@@ -29,6 +30,7 @@ from punch.ui.front_end import MAX_PENDING
 from punch.ui.standard_streams import InputKind
 from punch.ui.stdio import StdioFrontEnd
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 
 class StdioCase(SynchronousTestCase):
@@ -80,6 +82,7 @@ class PipeTests(StdioCase):
         self.emit(
             PathChanged(BOB, Path("prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
+        self.emit(PathSlowed(BOB, RelayLimit.PEER, "bob"))
         self.emit(PathLost(BOB, "bob"))
         shown = self.shown()
         self.assertEqual(self.fixture.node.asked, [("call", BOB)])
@@ -89,6 +92,7 @@ class PipeTests(StdioCase):
             f"Calling {BOB}",
             "Introduced to bob",
             "Checking 4 pairs",
+            "is slow now, since this peer uses all of the rate that the relay allows it; nothing is lost",
             "was lost; trying again",
             "host path 192.0.2.1:4000 → 192.0.2.2:5000 over UDP",
             "round trip 0.4 ms",

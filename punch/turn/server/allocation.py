@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple, Protocol
 
 from punch.net.rate_limits import Source
@@ -109,7 +110,7 @@ class Allocation:
     place: Place | None
     """Its place in the table; None until its client has proved that it receives at its address."""
     key: bytes
-    """The long-term key of the user (RFC 8489, section 9.2.2)."""
+    """The long-term key of the user (RFC 8489, section 9.2.2), as in its last request."""
     transaction: bytes
     port: RelayedPort
     bound: Address
@@ -136,6 +137,16 @@ class Allocation:
     """When it began to relay, in monotonic seconds."""
     bytes_to_peers: int = 0
     bytes_to_client: int = 0
+    bytes_dropped: int = 0
+    """Bytes of datagrams, in both directions, that were dropped because a bucket had too few tokens."""
+    dropped_at: float = -inf
+    """When such a datagram was dropped last…"""
+    dropped_since: float = -inf
+    """…and since when some have been, again and again; both in monotonic seconds."""
+    bytes_told: int = 0
+    """How many of these its client has been told of…"""
+    told_at: float = -inf
+    """…and when, in monotonic seconds."""
 
     def __post_init__(self) -> None:
         self.to_client = Flow(self, None)

@@ -9,6 +9,9 @@ datagram is one look-up and one `append`; everything else was checked when its c
 Messages of TURN itself are not relayed in either direction. So a relayed address cannot become the client of
 another relay, which takes a message received there and one sent from there, and relays cannot be arranged in
 a ring in which datagrams would circulate for ever.
+
+A client whose datagrams are dropped because of a rate, and not only at one moment, is told so
+(docs/protocol.md, section 7.2): at most once in `LIMIT_NOTICE_GAP` and with no more bytes than were dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import NamedTuple
 from punch.identity import RandomBytes
 from punch.net.rate_limits import SourceBuckets, source_of
 from punch.net.token_bucket import admit
-from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort
+from punch.turn.server.allocation import Allocation, FiveTuple, Flow, LimitHit, PortPool, RelayedPort
 from punch.turn.server.allocations import Allocations
 from punch.turn.server.authentication import CREDENTIALS, Authenticator, Login, Metering
 from punch.turn.server.destinations import Destinations
@@ -39,7 +42,7 @@ from punch.wire.stun import (
     header,
     parse,
 )
-from punch.wire.stun_attributes import CODECS, REQUIRED_BELOW
+from punch.wire.stun_attributes import CODECS, REQUIRED_BELOW, RelayLimit, RelayLimitValue
 from punch.wire.turn import MAX_REQUEST, TURN_BEGIN, TURN_END, is_turn
 
 UNAUTHENTICATED_RATE = 100.0
@@ -54,6 +57,15 @@ UNAUTHENTICATED_CAPACITY = 16_384
 AMPLIFICATION = 3
 """No answer to an unauthenticated request is longer than this many times the request."""
 
+LIMIT_NOTICE_AFTER = 1.0
+"""Seconds for which a rate is exceeded before its client is told: a short burst is not worth it."""
+LIMIT_NOTICE_GAP = 10.0
+"""
+Seconds between two notices to one client that a rate is exceeded. It is exceeded anew if nothing was dropped
+for so long.
+"""
+
+_LIMIT_NOTICE_SIZE = 56
 _HIGHEST_STUN = 3
 _SEND_INDICATION = b"\x00\x16"
 _DATA = int(Attribute.DATA)
@@ -197,6 +209,7 @@ class RelayCore:
         to_peers: list[ToPeer] = []
         flows = self._flows
         spent: dict[Allocation, None] = {}
+        limited: dict[Allocation, None] = {}
         self.allocations.quotas.begin_day(now + self.epoch)
         # Datagrams for another allocation are appended to the queue meanwhile.
         while flows:
@@ -206,6 +219,9 @@ class RelayCore:
             if allocation.sends:
                 allocation.sends.clear()
             datagrams, size = admit(waiting, allocation.buckets, now)
+            if len(datagrams) < len(waiting):
+                allocation.bytes_dropped += sum(map(len, waiting)) - size
+                limited[allocation] = None
             if not datagrams or allocation.port.allocation is not allocation:
                 continue
             for meter in allocation.meters:
@@ -227,6 +243,9 @@ class RelayCore:
                 self.receive_from_peers(inner, datagrams, allocation.relayed)
         for allocation in spent:
             self.allocations.end_spent(allocation, now)
+        for allocation in limited:
+            if (notice := self._limit_notice(allocation, now)) is not None:
+                to_clients.append(ToClient(allocation.client, (notice,)))
         return to_clients, to_peers
 
     def disconnected(self, client: FiveTuple, now: float) -> None:
@@ -321,6 +340,29 @@ class RelayCore:
             flow = allocation.sends[peer] = Flow(allocation, peer)
             self._flows.append(flow)
         flow.waiting.append(data)
+
+    def _limit_notice(self, allocation: Allocation, now: float) -> bytes | None:
+        """Datagrams were dropped: an indication that says so, if it is time and enough was dropped."""
+        if now >= allocation.dropped_at + LIMIT_NOTICE_GAP:
+            allocation.dropped_since = now
+        allocation.dropped_at = now
+        unknown = allocation.bytes_dropped - allocation.bytes_told
+        if (
+            now < max(allocation.dropped_since + LIMIT_NOTICE_AFTER, allocation.told_at + LIMIT_NOTICE_GAP)
+            or unknown < _LIMIT_NOTICE_SIZE
+            or allocation.port.allocation is not allocation
+        ):
+            return None
+        allocation.told_at, allocation.bytes_told = now, allocation.bytes_dropped
+        fullest = min(range(len(allocation.buckets)), key=lambda at: allocation.buckets[at].available(now))
+        limit = RelayLimit(min(fullest, RelayLimit.NETWORK))
+        owner = allocation.owner
+        self.allocations.events.append(LimitHit(owner.client.host, "relay-rate", owner.user))
+        value = RelayLimitValue(limit, allocation.bytes_dropped)
+        message = StunMessage(
+            Method.REFRESH, MessageClass.INDICATION, self._random(12), ((Attribute.RELAY_LIMIT, value),)
+        )
+        return encode(message, allocation.key, fingerprint=False)
 
     def _data_indication(self, data: bytes, peer: Address) -> bytes:
         attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data))

@@ -82,6 +82,8 @@ class RequestHandler:
             return error(request, 441, "Wrong credentials")
         if self._authenticator.is_copy(request, login.user, allocation):
             return AuthenticationRefused(438)
+        if allocation is not None:
+            allocation.key = login.key
         unknown = request.unknown_required()
         if Attribute.DONT_FRAGMENT in request:
             # The system fragments what is relayed, so DONT-FRAGMENT is not supported (RFC 8656, section 7.2).

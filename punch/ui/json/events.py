@@ -14,7 +14,7 @@ from punch.apps.chat import (
 )
 from punch.apps.chat import events as chat_events
 from punch.link.status import LinkStatus
-from punch.local.own import path_fields
+from punch.local.own import path_fields, slowed_field
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
 from punch.ui.text.causes import event_sentence
@@ -75,6 +75,7 @@ def link_fields(link: LinkStatus) -> JSON:
         **path_fields(link.path),
         "since": link.since,
         "dark": link.disconnected,
+        "slowed": slowed_field(link),
         "post_quantum": link.post_quantum,
     }
 
@@ -237,6 +238,12 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     peer_events.PathLost: lambda event, chat: {
         "event": "path-lost",
         "peer": str(event.peer),
+        "text": event_sentence(event),
+    },
+    peer_events.PathSlowed: lambda event, chat: {
+        "event": "path-slowed",
+        "peer": str(event.peer),
+        "limit": event.limit.name.lower(),
         "text": event_sentence(event),
     },
     peer_events.Disconnected: lambda event, chat: {

@@ -332,7 +332,8 @@ class TerminalFrontEnd:
         if link is not None and link.disconnected:
             return "bad", f"{name}: path lost, looking for another"
         if link is not None:
-            return "good", f"{name} {path_in_words(link.path.kind)}, {milliseconds(link.path.rtt)}"
+            slowed = "" if link.slowed is None else ", slowed down by it"
+            return "good", f"{name} {path_in_words(link.path.kind)}{slowed}, {milliseconds(link.path.rtt)}"
         stage = self._chat.stage(peer)
         if stage is CallState.RINGING:
             return "", f"{name} is calling"

@@ -178,7 +178,8 @@ def link_in_words(link: Answer) -> str:
     if link["dark"]:
         return "path lost, looking for another"
     keys = ", post-quantum key exchange" if link.get("post_quantum") else ""
-    return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}{keys}"
+    slowed = ", slowed down by it" if link.get("slowed") else ""
+    return f"{path_in_words(link['path'])}{slowed}, round trip {milliseconds(link['rtt'])}{keys}"
 
 
 def _unregistered(answer: Answer) -> str:

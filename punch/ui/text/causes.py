@@ -20,11 +20,12 @@ from punch.node.causes import (
     RelayFailure,
     SimpleCause,
 )
-from punch.node.events import CallFailed, Disconnected, PathLost, Unregistered
+from punch.node.events import CallFailed, Disconnected, PathLost, PathSlowed, Unregistered
 from punch.wire.control import RING_TIME, ErrorCode
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.proxy import ProxyRefusal
 from punch.wire.special_addresses import Scope, scope_of
+from punch.wire.stun_attributes import RelayLimit
 
 _SIMPLE = {
     SimpleCause.OWN_ID: "That is this peer's own ID; call the ID that the other side's Punch prints.",
@@ -81,6 +82,13 @@ _RELAY = {
     RelayFailure.SILENT: "the relay does not answer",
     RelayFailure.UNREACHABLE: "the relay can't be reached from here",
     RelayFailure.REFUSED: "the relay refused to help",
+}
+
+_LIMITS = {
+    RelayLimit.RELAY: "the relay that it goes through carries as much as it can",
+    RelayLimit.PEER: "this peer uses all of the rate that the relay allows it",
+    RelayLimit.ADDRESS: "your address uses all of the rate that the relay allows it",
+    RelayLimit.NETWORK: "your network uses all of the rate that the relay allows it",
 }
 
 _PROBLEMS = {
@@ -167,8 +175,13 @@ _PROXY_REFUSALS = {
 }
 
 
-def event_sentence(event: CallFailed | Disconnected | PathLost | Unregistered) -> str:
-    """Return the sentence for an event that says why something ended."""
+def event_sentence(event: CallFailed | Disconnected | PathLost | PathSlowed | Unregistered) -> str:
+    """Return the sentence for an event that says why something ended, or became slow."""
+    if isinstance(event, PathSlowed):
+        return (
+            f"The link to {_who(event.peer, event.name)} is slow now, since {_LIMITS[event.limit]}; "
+            "nothing is lost, it only takes longer."
+        )
     if isinstance(event, PathLost):
         why = "" if event.relay is None else f", and {_RELAY[event.relay]}"
         return _PATH_LOST.replace("{why}", why).replace("{who}", _who(event.peer, event.name))

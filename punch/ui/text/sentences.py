@@ -24,6 +24,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
     Ready,
     Registered,
     Unregistered,
@@ -132,7 +133,7 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
         return f"Connected to {name} {_path(event.path)}, encrypted to {to or event.peer}"
     if isinstance(event, PathChanged):
         return f"The path to {name} changed: {_path(event.path)}"
-    if isinstance(event, (PathLost, Disconnected, CallFailed)):
+    if isinstance(event, (PathLost, PathSlowed, Disconnected, CallFailed)):
         return printable(event_sentence(event))
     return type(event).__name__
 

@@ -37,6 +37,7 @@ from punch.wire.proxy import ProxyAddress, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.service_records import ServiceRecord
 from punch.wire.stun import Attribute, encode, long_term_key, parse, success
+from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 SERVICE, SERVICE6 = "198.51.100.1", "2001:db8::1"
@@ -134,6 +135,9 @@ class _User:
 
     def relay_lost(self, local: Address) -> None:
         raise AssertionError("a forbidden host relays nothing")
+
+    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
+        """As a link is told."""
 
     def relays_done(self) -> None:
         pass

@@ -22,6 +22,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PathSlowed,
     Ready,
     Registered,
     Unregistered,
@@ -33,6 +34,7 @@ from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
 from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 
 class RecordingPrompt:
@@ -354,6 +356,11 @@ class StatusTests(TerminalCase):
             PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
         self.assertEqual(self.prompt.status, "bob through a relay, 12 ms")
+        self.emit(PathSlowed(BOB, RelayLimit.PEER, "bob"))
+        self.assertEqual(self.prompt.status, "bob through a relay, slowed down by it, 12 ms")
+        self.emit(
+            PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        )
         self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.assertEqual(self.prompt.status, "bob through a relay, 12 ms · rendezvous not reached")
         self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))

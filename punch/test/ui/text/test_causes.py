@@ -17,12 +17,13 @@ from punch.node.causes import (
     RelayFailure,
     SimpleCause,
 )
-from punch.node.events import CallFailed, PathLost, Unregistered
+from punch.node.events import CallFailed, PathLost, PathSlowed, Unregistered
 from punch.ui.text.causes import cause_sentence, event_sentence, problem_sentence
 from punch.wire.control import ErrorCode
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.proxy import ProxyAddress, ProxyError, ProxyRefusal, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.stun_attributes import RelayLimit
 
 BOB = Identity.generate().peer_id
 ADDRESS = RendezvousAddress("rendezvous.example.org", 7001)
@@ -65,6 +66,14 @@ class CauseTests(SynchronousTestCase):
             f"The path to bob ({BOB.short}…) was lost, and this peer has used up what the relay grants it "
             "for now; trying again, and what you send waits.",
         )
+
+    def test_each_limit_of_a_relay(self) -> None:
+        """One sentence for each, without placeholders."""
+        sentences = {event_sentence(PathSlowed(BOB, limit, "bob")) for limit in RelayLimit}
+        self.assertEqual(len(sentences), len(RelayLimit))
+        for sentence in sentences:
+            self.assertTrue(sentence.startswith(f"The link to bob ({BOB.short}…) is slow now, since "))
+            self.assertNotIn("{", sentence)
 
     def test_each_side_is_told_its_own_part(self) -> None:
         """Caller and callee are told different sentences when nobody answered."""

@@ -381,6 +381,11 @@ export class Store {
     this.note(event.peer, "The path is lost. What you write waits, and goes when there is one again.");
   }
 
+  on_path_slowed(event) {
+    this.#learn(event);
+    this.note(event.peer, plain(event.text));
+  }
+
   on_disconnected(event) {
     const person = this.#learn(event);
     person.link = null;
