@@ -202,6 +202,30 @@ def test_datagrams(peers: ForwardPeers) -> None:
                 client.send(b"end")
 
 
+def test_reverse(peers: ForwardPeers, web: int) -> None:
+    """A port of bob's leads to alice's web server, as long as both commands run, and only if bob gives it."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    peers.chat("bob")
+    words = ["--reverse", f"localhost:{web}", f"bob:{port}"]
+    refused = peers.run("forward", *words, name="alice")
+    assert refused.returncode == 4, refused
+    assert f"ask for punch expose --reverse {port} --to YOUR-ID".encode() in refused.stderr
+    granted = peers.start("expose", "--reverse", str(port), "--to", "alice", name="bob")
+    assert granted.wait("exposed", 60.0)["service"] == f"listen/tcp/localhost:{port}"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 10)
+    forwards = peers.start("forward", *words, name="alice")
+    forwards.wait("listening", 60.0)
+    with urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+        assert page.read() == CONTENT
+    forwards.close()
+    granted.wait("reverse-closed", 20.0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 10)
+
+
 def test_ssh(service: LocalPeers, peers: ForwardPeers) -> None:
     """OpenSSH's client reaches a server of Conch with the line of the page."""
     need("ssh")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
-
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IStreamClientEndpoint
 
 from punch.apps.forward.addresses import Address, AddressError, Protocol, named_service, parse_address
-from punch.apps.forward.datagrams import ExposedDatagrams
-from punch.apps.forward.exposed import CONNECT_TIME, Exposed
 from punch.apps.forward.failures import ForwardFailure
+from punch.apps.forward.reverse import reverse_service
 from punch.cli import twistd
 from punch.cli.node_command import NodeCommand, make_parser
 from punch.cli.notices import Notices
+from punch.cli.ports import exposed_at
+from punch.cli.reverse import grant_port
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
@@ -56,7 +53,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--udp", action="store_true", help="the port is one of UDP, which punch forward --udp reaches"
     )
+    parser.add_argument(
+        "--reverse",
+        action="store_true",
+        help="the other way: the peers may have connections to this port go to them, with punch forward "
+        "--reverse",
+    )
     options = parser.parse(arguments)
+    if options.reverse and "anyone" in options.peers:
+        parser.error("--reverse needs the names or IDs of peers, not anyone")
     from twisted.internet import reactor
 
     twistd.raise_descriptor_limit()
@@ -66,46 +71,61 @@ def main(arguments: Sequence[str]) -> int:
         service = (
             address.service if options.service is None else named_service(options.service, udp=options.udp)
         )
+        if options.reverse:
+            service = reverse_service(service)
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
     except (UnknownPeer, AddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     name = str(address) if options.service is None else options.service
-    return command.run(lambda node: _expose(command, node, address, name, service, Allow(peers, anyone)))
+    exposing = _Exposing(command, address, name, service, Allow(peers, anyone))
+    return command.run(exposing.reverse if options.reverse else exposing.run)
 
 
-async def _expose(
-    command: NodeCommand, node: NodeAccess, address: Address, name: str, service: str, allow: Allow
-) -> None:
-    notices = Notices(command)
+class _Exposing:
+    """
+    One `punch expose`.
 
-    def failed(peer: PeerID, failure: ForwardFailure, error: Exception) -> None:
-        who = command.called(peer)
-        notices.tell(
-            exposed_failure_text(failure, who, str(address), error), peer=str(peer), reason=failure.reason
+    :param name: what peers call the address.
+    :param service: what the link calls it.
+    """
+
+    def __init__(self, command: NodeCommand, address: Address, name: str, service: str, allow: Allow) -> None:
+        self._command = command
+        self._address = address
+        self._name = name
+        self._service = service
+        self._allow = allow
+        self._who = ", ".join(sorted(command.called(peer) for peer in allow.peers))
+        self._option = "--udp " if address.protocol is Protocol.UDP else ""
+
+    async def run(self, node: NodeAccess) -> None:
+        """Let the peers reach the address."""
+        notices = Notices(self._command)
+
+        def failed(peer: PeerID, failure: ForwardFailure, error: Exception) -> None:
+            text = exposed_failure_text(failure, self._command.called(peer), str(self._address), error)
+            notices.tell(text, peer=str(peer), reason=failure.reason)
+
+        exposed = exposed_at(self._command.reactor, self._address, failed)
+        await node.serve(self._service, exposed, self._allow)
+        who = "Anyone" if self._allow.anyone else self._who
+        example = f"punch forward {self._option}8080 YOU:{self._name}"
+        self._tell(node, f"{who} can reach {self._address} now, as in {example}.")
+        await self._command.stay_registered(node)
+
+    async def reverse(self, node: NodeAccess) -> None:
+        """Let the peers have the address lead to them."""
+        await grant_port(self._command, node, self._address, self._service, self._allow.peers)
+        example = f"punch forward --reverse {self._option}3000 YOU:{self._name}"
+        self._tell(node, f"{self._who} can have {self._address} lead to a port there now, as in {example}.")
+        await self._command.stay_registered(node)
+
+    def _tell(self, node: NodeAccess, sentence: str) -> None:
+        self._command.tell(
+            f"{sentence} Your ID is {node.peer_id}.",
+            event="exposed",
+            address=str(self._address),
+            service=self._service,
+            id=str(node.peer_id),
         )
-
-    udp = address.protocol is Protocol.UDP
-    exposed = (
-        ExposedDatagrams(command.reactor, address, failed)
-        if udp
-        else Exposed(_endpoint(command.reactor, address), failed)
-    )
-    await node.serve(service, exposed, allow)
-    who = "Anyone" if allow.anyone else ", ".join(sorted(command.called(peer) for peer in allow.peers))
-    option = "--udp " if udp else ""
-    command.tell(
-        f"{who} can reach {address} now, as in punch forward {option}8080 YOU:{name}. "
-        f"Your ID is {node.peer_id}.",
-        event="exposed",
-        address=str(address),
-        service=service,
-        id=str(node.peer_id),
-    )
-    await command.stay_registered(node)
-
-
-def _endpoint(reactor: Any, address: Address) -> IStreamClientEndpoint:
-    if address.protocol is Protocol.UNIX:
-        return cast(IStreamClientEndpoint, cast(Any, UNIXClientEndpoint)(reactor, address.path, CONNECT_TIME))
-    return HostnameEndpoint(reactor, address.host, address.port, CONNECT_TIME)

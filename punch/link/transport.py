@@ -345,8 +345,11 @@ class StreamTransport:
         """The other side has reset the stream, or refused it."""
         if self._opening is not None and code in RefusalCode.__members__.values():
             self.lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
-        else:
-            self.lost(as_failure(StreamAborted(code)))
+            return
+        if code >= FIRST_APPLICATION_CODE:
+            # Only a service that has accepted the stream has such codes: the protocol is told
+            self.accepted()
+        self.lost(as_failure(StreamAborted(code)))
 
     def link_closed(self, closed: LinkClosed) -> None:
         """The link has ended."""

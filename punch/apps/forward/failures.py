@@ -25,6 +25,8 @@ class ForwardFailure(IntEnum):
     """Anything else."""
     RESET = FIRST_APPLICATION_CODE + 7
     """The connection was there, and was reset."""
+    NOT_LISTENING = FIRST_APPLICATION_CODE + 8
+    """The port that was asked for can't be listened at."""
 
     @property
     def reason(self) -> str:

@@ -13,6 +13,7 @@ _SENTENCES = {
     ForwardFailure.BUSY: "{who} has too many connections open to {what}: close some, or try again later.",
     ForwardFailure.FAILED: "{who} can't connect to {what}; the output of punch expose there says why.",
     ForwardFailure.RESET: "{what} of {who} reset the connection.",
+    ForwardFailure.NOT_LISTENING: "{who} can't listen at {what}; the output of punch expose there says why.",
 }
 
 
@@ -43,6 +44,23 @@ def open_failure_text(reason: str, text: str, who: str, what: str) -> str:
     if reason == "not-allowed":
         return f"{who} does not expose {shown} to you: ask for punch expose {shown} --to YOUR-ID there."
     return text
+
+
+def reversed_failure_text(failure: ForwardFailure | None, error: Exception, address: str, who: str) -> str:
+    """
+    A sentence for the user whose port `address` leads to `who`, where a connection to it did not arrive.
+
+    :param failure: what `who` said, if it said something.
+    """
+    reason = failure.reason.replace("-", " ") if failure is not None else str(error).rstrip(".")
+    return f"A connection to {address} did not get through to {who}: {cut(sanitize(reason), 200)}."
+
+
+def unlistened_text(failure: ForwardFailure, who: str, what: str) -> str:
+    """A sentence that says why a port of `who` does not lead here."""
+    if failure is ForwardFailure.BUSY:
+        return f"{cut(sanitize(what), 100)} of {who} leads to somebody else now: try again later."
+    return failure_text(failure, who, what)
 
 
 def failure_text(failure: ForwardFailure, who: str, what: str) -> str:

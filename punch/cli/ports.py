@@ -1,0 +1,80 @@
+"""The ports of this machine that the commands listen at, and those that they connect to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import DatagramProtocol, Factory
+
+from punch.apps.forward.addresses import Address, Protocol
+from punch.apps.forward.datagrams import ExposedDatagrams
+from punch.apps.forward.exposed import CONNECT_TIME, Exposed
+from punch.apps.forward.failures import ForwardFailure
+from punch.apps.forward.flows import MAX_DATAGRAM
+from punch.cli.node_command import CommandFailed
+from punch.identity import PeerID
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+_IN_USE = "another process listens there"
+
+
+def exposed_at(
+    reactor: Any, address: Address, failed: Callable[[PeerID, ForwardFailure, Exception], object]
+) -> Factory:
+    """Return what answers the streams of a service with a port or socket of this machine."""
+    if address.protocol is Protocol.UDP:
+        return ExposedDatagrams(reactor, address, failed)
+    if address.protocol is Protocol.UNIX:
+        path: Any = cast(Any, UNIXClientEndpoint)(reactor, address.path, CONNECT_TIME)
+        return Exposed(cast(IStreamClientEndpoint, path), failed)
+    return Exposed(HostnameEndpoint(reactor, address.host, address.port, CONNECT_TIME), failed)
+
+
+def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) -> tuple[str, Any]:
+    """
+    Listen, and return where, and the port, an `IListeningPort`.
+
+    :param forwarder: a `DatagramProtocol` for UDP.
+    :raise CommandFailed: it is not possible.
+    """
+    host = "127.0.0.1" if local.host == "localhost" else local.host
+    try:
+        if local.protocol is Protocol.UDP:
+            opened = reactor.listenUDP(local.port, forwarder, interface=host, maxPacketSize=MAX_DATAGRAM)
+            return str(Address(local.protocol, host, opened.getHost().port)), opened
+        if local.protocol is Protocol.UNIX:
+            if _is_in_use(local.path):
+                raise CommandFailed(f"{local} can't be listened on: {_IN_USE}.", reason="listen")
+            # A socket that a dead process has left is replaced
+            opened = reactor.listenUNIX(local.path, forwarder, backlog=BACKLOG, mode=0o600, wantPID=True)
+            return local.path, opened
+        opened = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host)
+    except (CannotListenError, OSError) as error:
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        # It is no error of the system if another process has the lock beside a Unix socket
+        text = cause.strerror if isinstance(cause, OSError) else _IN_USE
+        raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
+    return str(Address(local.protocol, host, opened.getHost().port)), opened
+
+
+def _is_in_use(path: str) -> bool:
+    """
+    Whether a process listens at a Unix socket.
+
+    Twisted can't tell whose socket it finds beside a lock that was left, and removes it.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            pass  # Too many wait to be accepted
+        except OSError:
+            return False
+    return True

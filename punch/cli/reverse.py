@@ -1,0 +1,162 @@
+"""
+Ports of one side that lead to the other one that asked for them: `punch forward --reverse`, and
+`punch expose --reverse`, which grants it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import DatagramProtocol, Factory
+from twisted.internet.task import deferLater
+
+from punch.apps.forward.addresses import Address, Protocol
+from punch.apps.forward.datagrams import DatagramForwarder
+from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.listening import Forwarder
+from punch.apps.forward.reverse import (
+    TOKEN_SIZE,
+    ListenFailed,
+    ListeningPort,
+    PortRequest,
+    ReversePort,
+    back_service,
+)
+from punch.cli.exit_status import ExitStatus, status_of
+from punch.cli.node_command import CommandFailed, NodeCommand
+from punch.cli.notices import Notices
+from punch.cli.ports import exposed_at, listen
+from punch.identity import PeerID
+from punch.local.access import Allow, NodeAccess
+from punch.local.protocol import CommandError
+from punch.ui.text.forwards import (
+    exposed_failure_text,
+    open_failure_text,
+    reversed_failure_text,
+    unlistened_text,
+)
+
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds after which a port that was lost is asked for again, and the longest such time."""
+
+
+async def grant_port(
+    command: NodeCommand, node: NodeAccess, local: Address, service: str, peers: frozenset[PeerID]
+) -> None:
+    """Let peers have a port of this machine lead to one of theirs, until the command ends."""
+    notices = Notices(command)
+
+    def listening(answers: Factory | DatagramProtocol) -> ListeningPort:
+        try:
+            _, port = listen(command.reactor, local, answers)
+        except CommandFailed as error:
+            raise ListenFailed(str(error)) from None
+        found: ListeningPort = port
+        return found
+
+    def not_carried(peer: PeerID, error: Exception) -> None:
+        failure = failure_of(error)
+        reason = failure.reason if failure else error.reason if isinstance(error, CommandError) else "lost"
+        text = reversed_failure_text(failure, error, str(local), command.called(peer))
+        notices.tell(text, peer=str(peer), reason=reason)
+
+    def forwarder(peer: PeerID, back: str) -> Factory | DatagramProtocol:
+        kind = DatagramForwarder if local.protocol is Protocol.UDP else Forwarder
+        return kind(node, peer, back, command.reactor, partial(not_carried, peer))
+
+    def changed(peer: PeerID | None) -> None:
+        command.tell(
+            f"{local} leads to {command.called(peer)} now." if peer else f"{local} is closed again.",
+            event="reverse-listening" if peer else "reverse-closed",
+            address=str(local),
+            **({"peer": str(peer)} if peer else {}),
+        )
+
+    def not_listening(peer: PeerID, error: ListenFailed) -> None:
+        notices.tell(f"{command.called(peer)}: {error}", peer=str(peer), reason="not-listening")
+
+    await node.serve(service, ReversePort(listening, forwarder, changed, not_listening), Allow(peers))
+
+
+class ReverseForward:
+    """
+    Has a port of a peer lead to one of this machine.
+
+    :param service: by which the port is asked for (`reverse_service`).
+    :param what: how the user calls it.
+    """
+
+    def __init__(
+        self, command: NodeCommand, node: NodeAccess, local: Address, peer: PeerID, service: str, what: str
+    ) -> None:
+        self._command = command
+        self._node = node
+        self._local = local
+        self._peer = peer
+        self._service = service
+        self._what = what
+        self._who = command.called(peer)
+        self._notices = Notices(command)
+
+    async def run(self) -> None:
+        """
+        Keep the port until the command ends: if it is lost, ask for it again.
+
+        :raise CommandFailed: the peer does not give it.
+        """
+        token = secrets.token_hex(TOKEN_SIZE // 2)
+        exposed = exposed_at(self._command.reactor, self._local, self._not_connected)
+        await self._node.serve(back_service(token), exposed, Allow(frozenset([self._peer])))
+        had, delay = False, FIRST_RETRY
+        while True:
+            request = PortRequest(token)
+            try:
+                await request.ask(self._node, self._peer, self._service)
+            except (CommandError, ConnectionLost) as error:
+                failed = self._failure(error)
+                if not had:
+                    raise failed from None
+                self._notices.tell(f"{failed} It is tried again.", reason=failed.reason)
+            else:
+                had, delay = True, FIRST_RETRY
+                self._tell_listening()
+                await request.lost
+                self._command.tell(
+                    f"{self._what} of {self._who} is closed: the link was lost, or it was closed there. "
+                    "It is asked for again.",
+                    event="reverse-closed",
+                    address=str(self._local),
+                    peer=str(self._peer),
+                )
+            await deferLater(self._command.reactor, delay, lambda: None)
+            delay = min(2 * delay, LAST_RETRY)
+
+    def _tell_listening(self) -> None:
+        udp = self._local.protocol is Protocol.UDP
+        self._command.tell(
+            f"{'Datagrams' if udp else 'Connections'} to {self._what} of {self._who} go to {self._local}.",
+            event="listening",
+            address=str(self._local),
+            peer=str(self._peer),
+            service=self._service,
+        )
+
+    def _not_connected(self, peer: PeerID, failure: ForwardFailure, error: Exception) -> None:
+        text = exposed_failure_text(failure, self._who, str(self._local), error)
+        self._notices.tell(text, peer=str(peer), reason=failure.reason)
+
+    def _failure(self, error: Exception) -> CommandFailed:
+        if isinstance(error, CommandError):
+            udp = "--udp " if self._local.protocol is Protocol.UDP else ""
+            granted = f"--reverse {udp}{self._what}"
+            text = open_failure_text(error.reason, str(error), self._who, granted)
+            return CommandFailed(text, status_of(error.reason), error.reason)
+        failure = failure_of(error)
+        if failure is None:
+            return CommandFailed(
+                f"The connection to {self._who} was lost, or given up there.", ExitStatus.NO_PATH, "lost"
+            )
+        status = ExitStatus.REFUSED if failure is ForwardFailure.BUSY else ExitStatus.FAILED
+        return CommandFailed(unlistened_text(failure, self._who, self._what), status, failure.reason)
