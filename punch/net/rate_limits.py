@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import parsed
@@ -411,6 +411,9 @@ class SourceBuckets:
     """
     Token buckets for sources: each prefix of a source has one, and a wider one fills faster.
 
+    There may be buckets of the same kind elsewhere, at other processes of a service. Then the buckets of a
+    prefix are one bucket together: what is missing from any of them is missing from all.
+
     :param rate: tokens that an address gains each second; a /56 gains twice as many, a /24 or a /48 four
         times as many.
     :param burst: tokens that an address holds at most; wider prefixes hold more in the same proportion.
@@ -426,6 +429,7 @@ class SourceBuckets:
         growth: tuple[int, int, int] = (1, SITE_GROWTH, NETWORK_GROWTH),
     ) -> None:
         self._buckets = [TokenBuckets(times * rate, times * burst, capacity) for times in growth]
+        self._elsewhere: Mapping[Any, float] = {}
 
     def allow(self, source: Source, now: float, cost: float = 1.0, *, about: Hashable = None) -> bool:
         """
@@ -435,17 +439,45 @@ class SourceBuckets:
         :param about: a second part of the key, for buckets of a source and something else together.
         :return: whether they had them. If not, nothing is taken.
         """
-        wanted = [(self._buckets[width(prefix)], (prefix, about)) for prefix in source]
-        lacking = [each for each in wanted if not each[0].has(each[1], now, cost)]
+        wanted = [
+            (self._buckets[width(prefix)], (prefix, about), cost + self._elsewhere.get(prefix, 0.0))
+            for prefix in source
+        ]
+        lacking = [each for each in wanted if not each[0].has(each[1], now, each[2])]
         # Buckets that lack tokens are asked too, because one that refuses is not the next to be forgotten.
-        for buckets, key in lacking or wanted:
-            buckets.allow(key, now, cost)
+        for buckets, key, needed in lacking:
+            buckets.allow(key, now, needed)
+        if not lacking:
+            for buckets, key, _ in wanted:
+                buckets.allow(key, now, cost)
         return not lacking
 
     def give_back(self, source: Source, cost: float = 1.0, *, about: Hashable = None) -> None:
         """Put back what `allow` has taken."""
         for prefix in source:
             self._buckets[width(prefix)].give_back((prefix, about), cost)
+
+    def missing(self, part: float, now: float) -> dict[Hashable, float]:
+        """The prefixes from whose buckets at least this part of all tokens is missing, and how many are."""
+        return {
+            key[0]: tokens
+            for buckets in self._buckets
+            for key, tokens in buckets.missing(part * buckets.burst, now).items()
+            if isinstance(key, tuple) and key[1] is None
+        }
+
+    def set_elsewhere(self, missing: Mapping[Any, float], seconds: float, now: float) -> None:
+        """
+        Learn how many tokens are missing from the buckets of prefixes elsewhere.
+
+        :param seconds: since the last call, in which each bucket has gained as much as all should together.
+        """
+        for prefix, there in missing.items():
+            buckets, key = self._buckets[width(prefix)], (prefix, None)
+            here = buckets.missing_from(key, now)
+            if here > 0:
+                buckets.take(key, seconds * buckets.rate * there / (here + there), now)
+        self._elsewhere = missing
 
 
 def prefix_key(host: str) -> str:

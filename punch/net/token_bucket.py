@@ -120,6 +120,20 @@ class TokenBuckets:
         """Whether the bucket of `key` has `cost` tokens. Nothing is taken."""
         return self._in_time(max(now, self._full_at.get(key, now)) + cost / self.rate, now)
 
+    def missing(self, least: float, now: float) -> dict[Hashable, float]:
+        """The buckets from which at least so many tokens are missing, and how many."""
+        after = now + least / self.rate
+        return {key: (at - now) * self.rate for key, at in self._full_at.items() if at >= after}
+
+    def missing_from(self, key: Hashable, now: float) -> float:
+        """How many tokens are missing from the bucket of `key`."""
+        return max(0.0, self._full_at.get(key, now) - now) * self.rate
+
+    def take(self, key: Hashable, cost: float, now: float) -> None:
+        """Take tokens from the bucket of `key`, if there is one: more than it has, if need be."""
+        if key in self._full_at:
+            self._full_at[key] = max(self._full_at[key], now) + cost / self.rate
+
     def _in_time(self, full_at: float, now: float) -> bool:
         # A bucket of `burst` tokens is empty when it takes burst / rate seconds to be full again. Tiny errors
         # of binary fractions must not cost a token.

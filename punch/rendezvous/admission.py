@@ -191,6 +191,7 @@ class IntroductionAdmission:
     The places of introductions, and the rates of calls.
 
     :param end: ends an introduction to make room for another one, and calls `leave`.
+    :ivar absent_calls: the rate of calls to peers that are not registered.
     """
 
     def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey], None]) -> None:
@@ -206,7 +207,7 @@ class IntroductionAdmission:
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
-        self._absent_rate = SourceBuckets(limits.absent_rate, limits.absent_burst, remembered)
+        self.absent_calls = SourceBuckets(limits.absent_rate, limits.absent_burst, remembered)
         self._first = SourceBuckets(1 / _FIRST_PERIOD, 1, remembered, growth=_FIRST_GROWTH)
         self._incoming = {
             (acquainted, first): TokenBuckets(limits.incoming_rate, limits.incoming_burst, remembered)
@@ -256,7 +257,7 @@ class IntroductionAdmission:
         :param source: the source of the caller.
         :raise IntroductionRefusal: too many such calls came from there just now.
         """
-        if not self._absent_rate.allow(source, now):
+        if not self.absent_calls.allow(source, now):
             raise IntroductionRefusal(
                 ErrorCode.RATE,
                 "Too many peers that are not here were called from your network; wait a minute.",
@@ -264,7 +265,7 @@ class IntroductionAdmission:
 
     def found_elsewhere(self, source: Source) -> None:
         """A peer for which `check_absent` was called is registered at another process: that costs nothing."""
-        self._absent_rate.give_back(source)
+        self.absent_calls.give_back(source)
 
     def acquainted(self, one: PeerID, other: PeerID) -> bool:
         """Whether one of two peers has answered a call of the other."""

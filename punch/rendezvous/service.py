@@ -215,7 +215,8 @@ class RendezvousService(Service):
         tables = {
             f"{kind} {number}": table for kind, each in kinds.items() for number, table in enumerate(each)
         }
-        directory.share(SharedCounts(tables, secret=secret, random=self.random))
+        buckets = {"absent": self.registry.admission.absent_calls}
+        directory.share(SharedCounts(tables, buckets, self.monotonic, secret=secret, random=self.random))
 
     @property
     def relay(self) -> Relay | None:

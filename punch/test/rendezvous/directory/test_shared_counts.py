@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from punch.net.rate_limits import NoRoom, Shares, SourceScope, SourceTable, source_of
+from punch.net.rate_limits import NoRoom, Shares, SourceBuckets, SourceScope, SourceTable, source_of
 from punch.rendezvous.directory.shared_counts import SharedCounts
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis
 
 SHARE = 16
+RATE, BURST = 10.0, 60.0
+"""Calls that an address may place in a second, and at once."""
 KEY = "punch:counts"
 HOST, NEIGHBOUR, OTHER = "203.0.113.1", "203.0.113.2", "198.51.100.1"
 
@@ -19,6 +21,7 @@ class SharedCountsTests(InternetTestCase):
         self.redis = SimulatedRedis(self.net, self.net.host("redis", REDIS))
         self.processes: list[Process] = []
         self.tables: list[SourceTable[int]] = []
+        self.buckets: list[SourceBuckets] = []
         for _ in range(3):
             self.start()
         self.net.advance(2.0)
@@ -29,9 +32,17 @@ class SharedCountsTests(InternetTestCase):
         table = SourceTable[int](1000, Shares.growing(SHARE))
         process = Process(self.net, number)
         random = self.net.random_bytes(f"counts {number}")
-        process.directory.share(SharedCounts({"table": table}, secret=b"key", random=random))
+        buckets = SourceBuckets(RATE, BURST, 1000)
+        process.directory.share(
+            SharedCounts({"table": table}, {"calls": buckets}, self.clock, secret=b"key", random=random)
+        )
         self.processes.append(process)
         self.tables.append(table)
+        self.buckets.append(buckets)
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+        return self.net.now
 
     def tearDown(self) -> None:
         for process in self.processes:
@@ -125,3 +136,36 @@ class SharedCountsTests(InternetTestCase):
         self.assertIsNone(self.processes[1].directory.problem)
         self.assertEqual(len(self.redis.run(None, b"HGETALL", [KEY.encode()])), 6)
         self.assertNotIn(bytes([203, 0, 113, 1]).hex().encode(), b"".join(fields))
+
+    # Buckets
+
+    def calls(self, process: int, host: str = HOST, most: int = 10_000) -> int:
+        """How many calls from a host a process lets through at once."""
+        source = source_of(host)
+        return next((n for n in range(most) if not self.buckets[process].allow(source, self.net.now)), most)
+
+    def test_one_burst_for_all(self) -> None:
+        self.assertEqual(self.calls(0), BURST)
+        self.net.advance(2.5)
+        # What each bucket has gained since
+        self.assertLess(self.calls(1) + self.calls(2), 2 * 2.5 * RATE)
+        self.assertEqual(self.calls(1, OTHER), BURST)
+
+    def test_one_rate_for_all(self) -> None:
+        """Who calls at all processes for long gets the rate of one, beside what was too much at first."""
+        passed = sum(self.calls(process) for process in range(3))
+        for _ in range(180):
+            self.net.advance(0.5)
+            passed += sum(self.calls(process) for process in range(3))
+        self.assertLess(abs(passed - BURST - 90 * RATE), 0.15 * 90 * RATE, passed)
+
+    def test_a_burst_with_redis_away(self) -> None:
+        """Each process goes by its own, and by all when it is back."""
+        self.redis.stop()
+        self.net.advance(4.0)
+        self.assertEqual([self.calls(process) for process in range(3)], [BURST] * 3)
+        self.redis.start()
+        self.net.advance(6.0)
+        self.assertEqual([self.calls(process) for process in range(3)], [0] * 3)
+        self.net.advance(3 * BURST / RATE)
+        self.assertGreaterEqual(self.calls(1), 0.9 * BURST)
