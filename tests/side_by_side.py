@@ -43,6 +43,7 @@ FILES = (
     "test_readme.py",
     "test_local_socket.py",
     "test_codes.py",
+    "test_upnp.py",
     "test_service_day.py",
 )
 """Files of tests that may run beside others; first those that take longest."""

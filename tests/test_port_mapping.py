@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,6 @@ CONFIGURATION = """
 ext_ifname=wan
 ext_ifname6=wan
 listening_ip=lan
-enable_natpmp=yes
-enable_upnp=no
 secure_mode=yes
 uuid=00000000-0000-0000-0000-000000000001
 allow 1024-65535 10.1.0.0/24 1024-65535
@@ -107,6 +106,26 @@ def wait_for(condition: Callable[[], bool], log: Path) -> None:
         time.sleep(0.05)
 
 
+@contextmanager
+def miniupnpd(router: Host, directory: Path, options: str, ready: str) -> Iterator[Path]:
+    """The daemon at a router; its log. `ready` is what it says when it answers."""
+    configuration = directory / "miniupnpd.conf"
+    configuration.write_text(CONFIGURATION + options)
+    log = directory / "miniupnpd.log"
+    with log.open("w") as output:
+        daemon = subprocess.Popen(
+            [*router.prefix, "miniupnpd", "-d", "-f", configuration, "-P", directory / "miniupnpd.pid"],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for(lambda: ready in log.read_text(), log)
+        yield log
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
 def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
     """One router maps a port, and opens one for IPv6. Both are given back when the peer ends."""
     public = namespaces.switch("public")
@@ -123,17 +142,8 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
     router.settle()
     alice.settle()
     _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
-    configuration = tmp_path / "miniupnpd.conf"
-    configuration.write_text(CONFIGURATION)
-    log = tmp_path / "miniupnpd.log"
-    with log.open("w") as output:
-        daemon = subprocess.Popen(
-            [*router.prefix, "miniupnpd", "-d", "-f", configuration, "-P", tmp_path / "miniupnpd.pid"],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_for(lambda: "Listening for NAT-PMP/PCP" in log.read_text(), log)
+    options = "enable_natpmp=yes\nenable_upnp=no\n"
+    with miniupnpd(router, tmp_path, options, "Listening for NAT-PMP/PCP") as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         at_alice, at_bob = meeting.call("srflx", "prflx")
         (rule,) = mapped(router)
@@ -148,6 +158,25 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
         meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router) and not opened(router), log)
-    finally:
-        daemon.kill()
-        daemon.wait()
+
+
+def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
+    """The router has UPnP and nothing else. The port is given back when the peer ends."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    with miniupnpd(router, tmp_path, "enable_natpmp=no\nenable_upnp=yes\n", "HTTP listening") as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        wait_for(lambda: bool(mapped(router)), log)
+        at_alice, at_bob = meeting.call("srflx", "prflx")
+        (rule,) = mapped(router)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        assert at_alice["local"] == at_bob["remote"]
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
+        assert "(upnp)" in said
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)

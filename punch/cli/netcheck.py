@@ -24,6 +24,7 @@ from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.net.udp import open_socket
+from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import netcheck_fields
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         lifetime=options.lifetime,
         look_up_service=ServiceResolver(reactor),
         gateways=gateways_of_machine,
+        upnp=upnp_of_machine(reactor),
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():

@@ -33,6 +33,7 @@ from punch.local.server import LocalServer
 from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
+from punch.net.upnp import upnp_of_machine
 from punch.node.causes import OtherCause, Reason
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
@@ -97,6 +98,7 @@ class PeerService(Service):
             offers=remembered_offers(self._state),
             source=source_address,
             gateways=gateways_of_machine if options.port_mapping is PortMappingPolicy.AUTO else None,
+            upnp=upnp_of_machine(reactor),
             proxy=options.proxy,
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             look_up_service=ServiceResolver(reactor),

@@ -107,7 +107,7 @@ class Options(BaseOptions):
             None,
             "auto",
             "Whether your router is asked for a port that leads here, which makes more links direct: auto "
-            "(by PCP and NAT-PMP; the port is given back at the end), or never.",
+            "(by PCP, NAT-PMP and UPnP; the port is given back at the end), or never.",
         ],
         [
             "proxy",

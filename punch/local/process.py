@@ -30,6 +30,7 @@ from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
+from punch.net.upnp import upnp_of_machine
 from punch.node.events import Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
 from punch.node.path import RelayPolicy
@@ -208,6 +209,7 @@ def temporary_node(
         rendezvous=[replace(address, invitation=None) for address in rendezvous],
         source=source_address,
         gateways=gateways_of_machine,
+        upnp=upnp_of_machine(reactor),
         proxy=proxy,
         look_up_service=ServiceResolver(reactor),
         relay=RelayPolicy.AUTO,
@@ -253,6 +255,7 @@ async def become(
             offers=remembered_offers(state),
             source=source_address,
             gateways=gateways_of_machine,
+            upnp=upnp_of_machine(reactor),
             proxy=choose_proxy(options.proxy, environ),
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,

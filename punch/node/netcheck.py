@@ -27,6 +27,7 @@ from punch.net.reactor import look_up
 from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
 from punch.net.udp import DatagramSocket
+from punch.net.upnp import Upnp
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.node.control.hosts import (
@@ -81,6 +82,7 @@ class NetcheckRun:
         proxy: ProxySettings | None = None,
         look_up_service: LookUpService | None = None,
         gateways: Gateways | None = None,
+        upnp: Upnp | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
@@ -89,6 +91,7 @@ class NetcheckRun:
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
         :param gateways: the router of each of our addresses, which is asked for a port; None: none is asked.
+        :param upnp: asks these routers by UPnP too; None: not by that.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
@@ -100,6 +103,7 @@ class NetcheckRun:
         self._lifetime = lifetime
         self._roots = roots
         self._gateways = gateways
+        self._upnp = upnp
         self._routers: Mapping[str, str] = {}
         self._mapped: list[PortMapping] = []
         self._policy = HostPolicy()
@@ -300,7 +304,12 @@ class NetcheckRun:
             tried.callback(None)
 
         trial = PortMappingTrial(
-            self._reactor, self._monotonic, self._random, self._open_socket, lambda: self._routers
+            self._reactor,
+            self._monotonic,
+            self._random,
+            self._open_socket,
+            lambda: self._routers,
+            self._upnp,
         )
         trial.result.addCallback(end)
         trial.start([host for host in hosts if host in self._routers])

@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from punch.ice.failure import CheckingFailure
 from punch.identity import RandomBytes
 from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
+from punch.net.upnp import Upnp
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.path import RelayPolicy
@@ -119,12 +121,14 @@ class Network:
         proxy: ProxySettings | None,
         source: Callable[[str], str | None],
         gateways: Gateways | None,
+        upnp: Upnp | None,
     ) -> None:
         """
         :param changes: is told when the network changes, and knows which paths are in use.
         :param rendezvous: its host, as the user gave it.
         :param source: from which of our addresses an IP address is reached, None if that is not known.
         :param gateways: returns the router of each of our addresses; None: no port of it is mapped.
+        :param upnp: asks a router by UPnP, if that is possible.
         """
         self.reflectors: list[Address] = []
         self._changes = changes
@@ -171,6 +175,7 @@ class Network:
             random,
             open_socket,
             None if hidden else gateways,
+            upnp,
             changes.port_mappings_changed,
         )
         self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
@@ -187,13 +192,18 @@ class Network:
         self._watch.stop()
         self.reflexive_addresses.listen(False)
 
-    def close(self) -> None:
-        """Close sockets and relays."""
+    def close(self) -> Deferred[None]:
+        """
+        Close sockets and relays.
+
+        :return: fires when the ports of routers are given back.
+        """
         self._finder.stop()
-        self.port_mappings.close()
+        closed = self.port_mappings.close()
         self.reflexive_addresses.stop()
         self.relays.stop()
         self.sockets.close()
+        return closed
 
     def watch_for_return(self, wanted: bool, relays: bool) -> None:
         """

@@ -33,6 +33,7 @@ from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
 from punch.net.udp import open_socket as open_best_socket
+from punch.net.upnp import Upnp
 from punch.node.call import Call
 from punch.node.call_context import CallContext, SignalingChannel
 from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
@@ -109,6 +110,7 @@ class Node(Service):
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
     :param gateways: the router of each of our addresses, which is asked for a port that leads to this node
         (`punch.net.gateway.gateways_of_machine`); None: none is asked.
+    :param upnp: asks these routers by UPnP too (`punch.net.upnp.upnp_of_machine`); None: not by that.
     :param wall: seconds since 1970 by the wall clock, to notice sleep, and for times of offers and links; all
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
@@ -135,6 +137,7 @@ class Node(Service):
         addresses: Callable[[], list[str]] = local_addresses,
         source: Callable[[str], str | None] | None = None,
         gateways: Gateways | None = None,
+        upnp: Upnp | None = None,
         open_socket: OpenSocket = open_best_socket,
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
@@ -157,6 +160,7 @@ class Node(Service):
         self._open_socket = open_socket
         self._source = source
         self._gateways = gateways
+        self._upnp = upnp
         self._roots = roots
         self._control = ControlClient(
             reactor=reactor,
@@ -193,6 +197,7 @@ class Node(Service):
             proxy=proxy,
             source=self._source_for,
             gateways=gateways,
+            upnp=upnp,
         )
         self._name = name
         self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)
@@ -237,7 +242,7 @@ class Node(Service):
         """
         Say goodbye on every link and to the rendezvous, then close the sockets.
 
-        :return: fires when all is closed, within about a second.
+        :return: fires when all is closed, within about a second; two, if a router takes a port back by UPnP.
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
@@ -253,7 +258,11 @@ class Node(Service):
         closing.append(self._control.stop())
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
-        return done.addCallback(lambda _: self._network.close())
+        return done.addCallback(lambda _: self._close_network())
+
+    def _close_network(self) -> Deferred[None]:
+        closed = self._network.close()
+        return closed.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
 
     def when_registered(self) -> Deferred[None]:
         """Implement `INode.when_registered`."""
@@ -341,6 +350,7 @@ class Node(Service):
             monotonic=self._context.monotonic,
             roots=self._roots,
             gateways=self._gateways,
+            upnp=self._upnp,
             proxy=self._control.proxy,
         )
         return run.start()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
 from punch.ice.port_mapping import Mapped, PortMapper, PortMapping
@@ -22,7 +22,9 @@ from punch.identity import RandomBytes
 from punch.net.driver import Driver
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import DatagramSocket
+from punch.net.upnp import Upnp
 from punch.wire.address import Address
+from punch.wire.upnp import UpnpGrant, UpnpRequest
 
 Gateways = Callable[[], Mapping[str, str]]
 """Returns the default gateway of each local IP address that has one."""
@@ -34,6 +36,7 @@ class PortMappings:
 
     :param open_socket: opens a socket at an IP address and a port (0: any).
     :param gateways: None: no port is mapped.
+    :param upnp: asks a router by UPnP; None: that is not possible.
     :param changed: called when there is another mapping, or none is to be expected soon any more.
     """
 
@@ -44,13 +47,17 @@ class PortMappings:
         random: RandomBytes,
         open_socket: OpenSocket,
         gateways: Gateways | None,
+        upnp: Upnp | None,
         changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._open_socket = open_socket
         self._gateways = gateways
+        self._upnp = upnp
         self._changed = changed
-        self._core = PortMapper(random)
+        self._core = PortMapper(random, upnp=upnp is not None)
+        self._performing = 0
+        self._closed: Deferred[None] | None = None
         self._sockets: dict[str, DatagramSocket] = {}
         self._may_follow = False
         self._driver = Driver(reactor, monotonic, self._step, lambda: (self._core,))
@@ -75,17 +82,27 @@ class PortMappings:
             self._core.keep(bases, self._gateways(), self._driver.now(), anew=anew)
             self._driver.run()
 
-    def close(self) -> None:
-        """Delete the mappings, and close the sockets."""
+    def close(self) -> Deferred[None]:
+        """
+        Delete the mappings, and close the sockets.
+
+        :return: fires at once, or when UPnP, which takes some time, has done it.
+        """
         self._core.release()
         self._send(self._driver.now())
         self._driver.stop()
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()
+        self._perform()
+        if self._performing == 0:
+            return succeed(None)
+        self._closed = Deferred()
+        return self._closed
 
     def _step(self, now: float) -> None:
         self._send(now)
+        self._perform()
         self._close_idle()
         before, self._may_follow = self._may_follow, self._core.may_follow
         changed = before and not self._may_follow
@@ -99,6 +116,23 @@ class PortMappings:
             socket = self._socket(local.host)
             if socket is not None:
                 socket.send([data], remote)
+
+    def _perform(self) -> None:
+        """Ask routers by UPnP."""
+        for request in self._core.upnp_requests():
+            if self._upnp is not None:
+                self._performing += 1
+                self._upnp(request).addCallback(self._performed, request)
+
+    def _performed(self, grant: UpnpGrant | None, request: UpnpRequest) -> None:
+        self._performing -= 1
+        self._core.receive_upnp(request, grant, self._driver.now())
+        if self._closed is None:
+            self._driver.run()
+            return
+        self._perform()
+        if self._performing == 0 and not self._closed.called:
+            self._closed.callback(None)
 
     def _socket(self, host: str) -> DatagramSocket | None:
         socket = self._sockets.get(host)
@@ -136,12 +170,14 @@ class PortMappingTrial:
         random: RandomBytes,
         open_socket: OpenSocket,
         gateways: Gateways,
+        upnp: Upnp | None,
     ) -> None:
         self.result: Deferred[list[PortMapping]] = Deferred()
         self._reactor = reactor
         self._open_socket = open_socket
         self._sockets: list[DatagramSocket] = []
-        self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, self._changed)
+        self._ended = False
+        self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, upnp, self._changed)
 
     def start(self, hosts: Sequence[str]) -> None:
         """Ask the routers of these addresses."""
@@ -152,12 +188,13 @@ class PortMappingTrial:
         self._changed()
 
     def _changed(self) -> None:
-        if not self._mappings.may_follow and not self.result.called:
+        if not self._mappings.may_follow and not self._ended:
+            self._ended = True
             found = self._mappings.current
-            self._mappings.close()
+            closed = self._mappings.close()
             for socket in self._sockets:
                 socket.close()
-            self.result.callback(found)
+            closed.addCallback(lambda _: self.result.callback(found))
 
 
 def _ignore(datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:

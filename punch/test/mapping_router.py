@@ -1,4 +1,4 @@
-"""A router on the simulated internet that maps ports when asked, by PCP and NAT-PMP (RFC 6887, RFC 6886)."""
+"""A router on the simulated internet that maps ports when asked, by PCP, NAT-PMP or UPnP."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import struct
 from collections.abc import Mapping
 from ipaddress import ip_address
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 
 from punch.test.internet import Host, Lan
+from punch.wire.address import Address
+from punch.wire.upnp import UpnpGrant, UpnpRequest
 
 
 class MappingRouter(DatagramProtocol):
@@ -60,10 +63,24 @@ class MappingRouter(DatagramProtocol):
         self._began = self._net.now
         self._host = lan.host(f"{lan.name} router", self.gateway)
         self._host.reactor.listenUDP(5351, self, self.gateway)
+        self._host.reactor.listenUDP(1900, _Ssdp(self.gateway), self.gateway)
 
     def gateways(self, host: Host) -> Mapping[str, str]:
         """What a host behind it knows about it."""
         return {address: self.gateway for address in host.addresses if ":" not in address}
+
+    def upnp(self, request: UpnpRequest) -> Deferred[UpnpGrant | None]:
+        """What UPnP has at this router, for a host of its LAN (`punch.net.upnp.Upnp`)."""
+        result: Deferred[UpnpGrant | None] = Deferred()
+
+        def perform() -> None:
+            internal = request.internal
+            port = self._map(internal.host, internal.port, request.port, request.lifetime)
+            grant = UpnpGrant(Address(self._external, port), 0) if request.lifetime else None
+            result.callback(grant)
+
+        self._host.reactor.callLater(0.1, perform)
+        return result
 
     def restart(self) -> None:
         """Lose all mappings."""
@@ -122,3 +139,17 @@ class MappingRouter(DatagramProtocol):
             self.mapped[internal] = port
             self.nat.forward("udp", port, (host, internal))
         return self.mapped[internal]
+
+
+class _Ssdp(DatagramProtocol):
+    """Answers searches for UPnP."""
+
+    transport: IUDPTransport
+    noisy = False
+
+    def __init__(self, gateway: str) -> None:
+        self._answer = f"HTTP/1.1 200 OK\r\nLOCATION: http://{gateway}:5000/x.xml\r\n\r\n".encode()
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        if datagram.startswith(b"M-SEARCH * HTTP/1.1\r\n"):
+            self.transport.write(self._answer, addr)

@@ -19,6 +19,7 @@ from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
+from punch.net.upnp import Upnp
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -139,6 +140,7 @@ class Peer:
         wall: Callable[[], float] | None = None,
         offers: OfferMemory | None = None,
         gateways: Callable[[], Mapping[str, str]] | None = None,
+        upnp: Upnp | None = None,
         proxy: ProxySettings | None = None,
     ) -> None:
         self.net = net
@@ -170,6 +172,7 @@ class Peer:
             pacing=pacing,
             relay=relay,
             gateways=gateways,
+            upnp=upnp,
             proxy=proxy,
         )
         self.chat = Chat(

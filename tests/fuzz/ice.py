@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
+from urllib.parse import urlsplit
 
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.events import AgentState
@@ -24,6 +25,7 @@ from punch.wire.candidate import Candidate
 from punch.wire.control import Probe, Probed
 from punch.wire.probing import ProbeOutcome
 from punch.wire.stun import Attribute
+from punch.wire.upnp import parse_search_answer
 from tests.fuzz.target import Reader, chunk, target
 from tests.fuzz.turn import attributes_of, signed
 from tests.fuzz.wire import stun_messages
@@ -215,6 +217,20 @@ def port_mapping_answers(data: bytes) -> None:
             assert canonical(*answer.external) == answer.external
     elif isinstance(answer, port_mapping.AddressAnswer):
         assert (answer.host is None) == (answer.result != 0)
+
+
+def _searches() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1:5000/rootDesc.xml\r\n\r\n"
+    yield b"HTTP/1.0 200 OK\nlocation:http://192.168.1.1/\n"
+
+
+@target(_searches, longest=1600)
+def upnp_search_answers(data: bytes) -> None:
+    """Answers to a search for UPnP: no URL of another host, and none that is no URL."""
+    url = parse_search_answer(data, "192.168.1.1")
+    if url is not None:
+        parts = urlsplit(url)
+        assert (parts.scheme, parts.hostname, parts.username) == ("http", "192.168.1.1", None)
 
 
 def _router_runs() -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from punch.net.upnp import Upnp
 from punch.node.events import Connected
 from punch.node.path import RelayPolicy
 from punch.test.internet import InternetTestCase, Lan, LinkSpec
@@ -28,11 +29,16 @@ class PortMappingTests(InternetTestCase):
         return make(name, f"192.168.{self.homes}.0/24", nat=router, link=LinkSpec(delay=0.02))
 
     def peer(
-        self, lan: Lan, router: MappingRouter | None = None, relay: RelayPolicy = RelayPolicy.AUTO
+        self,
+        lan: Lan,
+        router: MappingRouter | None = None,
+        relay: RelayPolicy = RelayPolicy.AUTO,
+        upnp: Upnp | None = None,
     ) -> Peer:
         host = lan.host(f"peer of {lan.name}")
         gateways = None if router is None else lambda: router.gateways(host)
-        return Peer(self.net, host, self.rendezvous.address, relay=relay, gateways=gateways).register()
+        peer = Peer(self.net, host, self.rendezvous.address, relay=relay, gateways=gateways, upnp=upnp)
+        return peer.register()
 
     def kind(self, peer: Peer) -> str:
         """The kind of the path that its only link has."""
@@ -64,6 +70,18 @@ class PortMappingTests(InternetTestCase):
         self.net.advance(1.0)
         self.assertEqual(router.mapped, {})
         self.assertEqual(alice.host.reactor.open_ports, [])
+
+    def test_a_port_that_upnp_maps(self) -> None:
+        """A router with UPnP alone, and mappings without lifetime. The port is given back at the end."""
+        lan = self.lan("alice")
+        router = MappingRouter(lan, pcp=False, nat_pmp=False)
+        alice, bob = self.peer(lan, router, upnp=router.upnp), self.peer(self.lan("bob"))
+        self.net.advance(1.0)
+        self.assertEqual([each.method.value for each in alice.node.status.port_mappings], ["upnp"])
+        self.assertNotIn("relay", self.call(bob, alice))
+        self.assertEqual(len(router.mapped), 1)
+        alice.stop()
+        self.assertEqual(router.mapped, {})
 
     def test_routers_that_do_not_know_their_address(self) -> None:
         """The port is right, and the reflector knows the rest. With NAT-PMP only."""

@@ -53,7 +53,7 @@ _DIRECT = {
     Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
     "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
 }
-_METHODS = {Method.PCP: "PCP", Method.NAT_PMP: "NAT-PMP"}
+_METHODS = {Method.PCP: "PCP", Method.NAT_PMP: "NAT-PMP", Method.UPNP: "UPnP"}
 _WIDTH = 14
 
 B = TypeVar("B", bound=Enum)
