@@ -171,6 +171,29 @@ def test_standard_input(peers: Peers) -> None:
     assert (peers.folder / "note.txt").read_bytes() == b"some text"
 
 
+def test_a_text(peers: Peers) -> None:
+    """It is shown, without what would act on a terminal; what can't be one has a sentence."""
+    text = "Two lines,\nthe second \x1b[2J with an escape \u202e."
+    receiving = peers.words("receive", "--yes", "--once", "--output", str(peers.folder), name="bob")
+    with subprocess.Popen(receiving, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stderr is not None
+        receiver.stderr.readline()
+        said = peers.punch("send", "--text", text, "bob", name="alice")
+        out, err = receiver.communicate(timeout=60)
+    assert (out, receiver.returncode) == (
+        "Two lines,\nthe second \\x1b[2J with an escape \\u202e.\n",
+        0,
+    )
+    assert "Text from alice:" in err
+    assert "Sent to bob: the text." in said
+    assert list(peers.folder.iterdir()) == []
+    for words, status, sentence in (
+        (["--text", os.fsdecode(b"\xff"), "bob"], 1, "no UTF-8"),
+        (["--text", "x", "a", "bob"], 2, "sent alone"),
+    ):
+        assert sentence in peers.punch("send", *words, name="alice", status=status)
+
+
 def test_a_pipe_that_brings_nothing_for_now(peers: Peers) -> None:
     """What it has brought is sent at once, and who waits for more ends as soon as the transfer does."""
     receiver = peers.receive("--yes")

@@ -28,7 +28,7 @@ from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
-from punch.sanitize import quoted
+from punch.sanitize import quoted, sanitize
 from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, offer_lines
 from punch.ui.transfer_progress import Display
@@ -139,7 +139,7 @@ class _Receiving:
 
         :param sender: the only one there is, if it is known that it will send.
         """
-        service = FileService(self._decide, self._command.reactor, self._command.in_thread)
+        service = FileService(self._decide, self._command.reactor, self._command.in_thread, shows_texts=True)
         await node.serve(SERVICE, service, allow)
         self._command.tell(
             f"Ready to receive into {quoted(str(self._folder))}. Your ID is {node.peer_id}."
@@ -177,6 +177,7 @@ class _Receiving:
                 {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
                 for item in offer.items
             ],
+            is_text=offer.text is not None,
         )
         if granted:
             decided = succeed(True)
@@ -212,7 +213,11 @@ class _Receiving:
     ) -> None:
         peer = transfer.peer
         self._accepted.discard((peer, offer))
-        for path, item in zip(paths, offer.items, strict=True):
+        if offer.text is not None:
+            self._command.tell(f"Text from {who}:", event="text-received", peer=peer, text=offer.text)
+            if not self._command.options.json:
+                self._command.show(sanitize(offer.text))
+        for path, item in zip(paths, () if offer.text is not None else offer.items, strict=True):
             name = item_text(item)
             self._command.tell(
                 f"Received from {who}: {name}, as {quoted(str(path))}.",

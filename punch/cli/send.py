@@ -14,7 +14,7 @@ from punch.amounts import format_bytes
 from punch.apps.codes.outcomes import Purpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
-from punch.apps.files.source import PIPE, Source, SourceError, find_source
+from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
@@ -48,10 +48,13 @@ def main(arguments: Sequence[str]) -> int:
         "docs/files.md",
         words_name_files=True,
     )
-    parser.usage = "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH..."
+    parser.usage = (
+        "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH...\n"
+        "       punch send [options] --text TEXT [WHO]"
+    )
     parser.add_argument(
         "words",
-        nargs="+",
+        nargs="*",
         metavar="PATH... WHO",
         help="files and folders (- is standard input), and the peer: a name of the address book, or an ID. "
         "With one path alone, or with --code, a code is printed that the other side gives to punch receive",
@@ -67,11 +70,18 @@ def main(arguments: Sequence[str]) -> int:
         help="the name of what comes from standard input",
     )
     parser.add_argument(
+        "--text", metavar="TEXT", help="send this text, which is shown there, in place of files"
+    )
+    parser.add_argument(
         "--wait",
         action="store_true",
         help="wait for a peer who is not there yet [default: end with status 4]",
     )
     options = parser.parse(arguments)
+    if options.text is None and not options.words:
+        parser.error("name what to send: files and folders, and whom to send them to")
+    if options.text is not None and len(options.words) + options.code > 1:
+        parser.error("--text is sent alone, to one peer or with a code: punch send --text TEXT WHO")
     from twisted.internet import reactor
 
     command = NodeCommand(
@@ -81,16 +91,19 @@ def main(arguments: Sequence[str]) -> int:
         "Stopped. If the transfer had begun, the same command continues it.",
         again=AGAIN,
     )
-    by_code = options.code or len(options.words) == 1
+    by_code = options.code or len(options.words) == (1 if options.text is None else 0)
     paths = options.words if by_code else options.words[:-1]
     try:
         peer = None if by_code else _find_peer(command, options.words[-1])
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
             raise SourceError("--as takes the name of a file, without a folder.")
-        if PIPE in paths and sys.stdin is None:
+        if options.text is None and PIPE in paths and sys.stdin is None:
             # Its number belongs to another file by now.
             raise SourceError("There is no standard input to send.")
-        source = find_source(paths, 0, options.pipe_name)
+        if options.text is None:
+            source = find_source(paths, 0, options.pipe_name)
+        else:
+            source = text_source(options.text)
     except (UnknownPeer, SourceError) as error:
         reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
@@ -172,8 +185,9 @@ class Sending:
                 await self._interrupted(sender)
             else:
                 seconds = self._command.reactor.seconds() - started
+                what = f"{format_bytes(sender.position)} in {time_text(seconds)}"
                 self._command.tell(
-                    f"Sent to {self._who}: {format_bytes(sender.position)} in {time_text(seconds)}.",
+                    f"Sent to {self._who}: {what if self._source.text is None else 'the text'}.",
                     event="transfer-done",
                     position=sender.position,
                     sent=sender.sent,
@@ -218,7 +232,9 @@ class Sending:
             self._delay = FIRST_RETRY
         if not self._source.resumable and sender.reading:
             raise CommandFailed(
-                "The connection was lost, and standard input can't be read again.", ExitStatus.NO_PATH, "lost"
+                "The connection was lost, and what comes from a pipe can't be read again.",
+                ExitStatus.NO_PATH,
+                "lost",
             )
         if not self._began and not self._waits:
             raise CommandFailed(

@@ -37,6 +37,8 @@ MAX_NAME: Final = 255
 """Bytes of one name in a path."""
 MAX_SIZE: Final = 2**53 - 1
 """Bytes of all files of a transfer."""
+MAX_TEXT: Final = 32 * 1024
+"""Bytes of a text that is shown, in UTF-8. However it is escaped, it fits into a message."""
 UNKNOWN_SIZE: Final = 2**64 - 1
 """The size of a file that is read from a pipe."""
 DIGEST: Final = 32
@@ -140,11 +142,13 @@ class Offer:
 
     :ivar entries: how many entries follow when it is accepted.
     :ivar hashes: the digests that the sender can compute, the fastest first.
+    :ivar text: what the one file of the offer holds, if it is a text to be shown; None: it is not.
     """
 
     items: tuple[Item, ...]
     entries: int
     hashes: tuple[str, ...]
+    text: str | None = None
 
     @property
     def size(self) -> int | None:
@@ -210,7 +214,7 @@ def file_digest(new: Callable[[], Digest], size: int, blocks: bytes | bytearray)
 
 
 def encode_offer(offer: Offer) -> bytes:
-    content = {
+    content: dict[str, Any] = {
         "items": [
             {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
             for item in offer.items
@@ -218,6 +222,8 @@ def encode_offer(offer: Offer) -> bytes:
         "entries": offer.entries,
         "hashes": list(offer.hashes),
     }
+    if offer.text is not None:
+        content["text"] = offer.text
     return bytes([MessageType.OFFER]) + dumps(content)
 
 
@@ -320,10 +326,21 @@ def decode_offer(message: bytes) -> Offer:
         raise MessageError(f"an offer without items, or with more than {MAX_ITEMS}")
     if not isinstance(hashes, list) or not all(isinstance(name, str) for name in hashes) or len(hashes) > 16:
         raise MessageError("an offer whose hashes are not a list of names")
-    offer = Offer(tuple(map(_item, items)), entries, tuple(hashes))
+    offer = Offer(tuple(map(_item, items)), entries, tuple(hashes), _text(content))
     if offer.entries < len(offer.items) or offer.files > offer.entries or (offer.size or 0) > MAX_SIZE:
         raise MessageError("an offer whose numbers contradict each other")
+    if offer.text is not None and (len(offer.items), offer.files, offer.entries) != (1, 1, 1):
+        raise MessageError("a text in an offer of something else")
     return offer
+
+
+def _text(content: dict[str, Any]) -> str | None:
+    text = content.get("text")
+    if text is None:
+        return None
+    if not isinstance(text, str) or not 1 <= len(text.encode()) <= MAX_TEXT:
+        raise MessageError(f"a text that has not 1 to {MAX_TEXT} bytes")
+    return text
 
 
 def _item(value: Any) -> Item:

@@ -35,6 +35,7 @@ from punch.apps.files.messages import (
     decode_have,
     decode_offer,
     encode_accept,
+    encode_done,
     encode_entries,
     encode_failed,
     encode_offer,
@@ -254,6 +255,10 @@ class FileSender(_TransferProtocol):
             self.state = TransferState.RUNNING
             self._reader = Reader(self._source, self._hash_name, self._have)
             self.run_steps(self._send_files(self._reader))
+        elif (
+            kind is MessageType.DONE and self.state is TransferState.OFFERED and self._source.text is not None
+        ):
+            self.complete([])
         elif kind is MessageType.DONE and self._reader is not None:
             if self._reader.files < self._source.offer.files:
                 raise MessageError("the end, before all files were sent")
@@ -344,13 +349,17 @@ class FileReceiver(_TransferProtocol):
     :ivar peer: the other side's ID.
     :ivar offer: what it offers, once that is known.
     :param decide: says where the files of an offer go, or refuses it.
+    :param shows_texts: whether who decides shows the text of an offer that has one, and then needs no file.
     """
 
-    def __init__(self, peer: str, decide: Decide, clock: IReactorTime, run: Run) -> None:
+    def __init__(
+        self, peer: str, decide: Decide, clock: IReactorTime, run: Run, *, shows_texts: bool = False
+    ) -> None:
         super().__init__(run)
         self.offer: Offer | None = None
         self.peer = peer
         self._decide = decide
+        self._shows_texts = shows_texts
         self._target: Target | None = None
         self._queue: deque[bytes] = deque()
         self._queued = 0
@@ -402,6 +411,10 @@ class FileReceiver(_TransferProtocol):
         finally:
             self._deciding = None
         if self.over:
+            return
+        if offer.text is not None and self._shows_texts:
+            self.send(encode_done())
+            self.complete([])
             return
         target = await self._run(lambda: Target(folder, self.peer, offer))
         if self.state is not TransferState.OFFERED:

@@ -30,19 +30,22 @@ class FileService(ServerFactory):
     Answers the streams of "files/1": makes a `FileReceiver` for each.
 
     It bounds how many offers wait for the user, and how many transfers run, at the same time.
+
+    :param shows_texts: as of `FileReceiver`.
     """
 
-    def __init__(self, decide: Decide, clock: IReactorTime, run: Run) -> None:
+    def __init__(self, decide: Decide, clock: IReactorTime, run: Run, *, shows_texts: bool = False) -> None:
         self._ask = decide
         self._clock = clock
         self._run = run
+        self._shows_texts = shows_texts
         self._waiting = _Places(MAX_WAITING, MAX_WAITING_OF_PEER)
         self._running = _Places(MAX_RUNNING, MAX_RUNNING_OF_PEER)
 
     def buildProtocol(self, addr: Any) -> FileReceiver:
         """The receiving end of a stream; `addr` has the ID of its `peer`."""
         peer = str(addr.peer)
-        return FileReceiver(peer, self._decide, self._clock, self._run)
+        return FileReceiver(peer, self._decide, self._clock, self._run, shows_texts=self._shows_texts)
 
     def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
         peer = transfer.peer

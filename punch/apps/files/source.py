@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from punch.apps.files.messages import (
@@ -20,6 +20,7 @@ from punch.apps.files.messages import (
     MAX_PATH,
     MAX_PATHS,
     MAX_SIZE,
+    MAX_TEXT,
     PIECE,
     UNKNOWN_SIZE,
     Digest,
@@ -43,6 +44,8 @@ from punch.sanitize import quoted
 
 PIPE = "-"
 """The path that stands for standard input."""
+TEXT_NAME = "text.txt"
+"""The file that a text becomes where texts are not shown."""
 _ZEROS = bytes(PIECE)
 _PERMISSIONS = 0o777
 
@@ -59,6 +62,7 @@ class Source:
     :ivar paths: where each entry is on this machine; None: it is read from `pipe`.
     :ivar skipped: what is in the folders and can't be sent, and why.
     :ivar pipe: the descriptor of standard input.
+    :ivar text: what is in the only file, if it is a text that the other side is to be shown.
     """
 
     items: tuple[Item, ...]
@@ -66,11 +70,12 @@ class Source:
     paths: tuple[Path | None, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
     pipe: int = 0
+    text: str | None = None
 
     @property
     def offer(self) -> Offer:
         """What the other side is told first."""
-        return Offer(self.items, len(self.entries), tuple(digests()))
+        return Offer(self.items, len(self.entries), tuple(digests()), self.text)
 
     @property
     def resumable(self) -> bool:
@@ -122,6 +127,29 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
     if sum(item.size or 0 for item in items) > MAX_SIZE:
         raise SourceError("More than 9 petabytes can't be sent at once.")
     return Source(tuple(items), tuple(scan.entries), tuple(scan.paths), tuple(scan.skipped), pipe)
+
+
+def text_source(text: str) -> Source:
+    """
+    Return a text as what is sent. For receivers that show none it is a file, read from a pipe.
+
+    :raise SourceError: it is empty, too long, or no text.
+    """
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise SourceError("The text has bytes that are no UTF-8: send it as a file.") from None
+    if not encoded:
+        raise SourceError("The text is empty.")
+    if len(encoded) > MAX_TEXT:
+        raise SourceError(
+            f"The text has {len(encoded):,} bytes, and can have {MAX_TEXT:,}: send it as a file, or as "
+            "standard input (-)."
+        )
+    pipe, writing = os.pipe()
+    os.write(writing, encoded)  # A pipe holds more than that
+    os.close(writing)
+    return replace(find_source([PIPE], pipe, TEXT_NAME), text=text)
 
 
 def _item(name: str, entries: Sequence[Entry]) -> Item:

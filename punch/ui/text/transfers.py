@@ -64,6 +64,8 @@ def item_text(item: Item) -> str:
 
 def offer_lines(offer: Offer, who: str) -> list[str]:
     """What the user reads before saying yes: who, what, how much, and what is odd about it."""
+    if offer.text is not None:
+        return [f"{who} wants to send you a text of {len(offer.text):,} characters."]
     if len(offer.items) == 1:
         return [f"{who} wants to send you {item_text(offer.items[0])}{_others_text(offer, 'it')}."]
     total = "" if offer.size is None else f", {format_bytes(offer.size)} in all"

@@ -147,6 +147,7 @@ complete -c punch -n '__fish_seen_subcommand_from send' -l name -r -d 'whose nod
 complete -c punch -n '__fish_seen_subcommand_from send' -l state-dir -r -d 'where it is kept'
 complete -c punch -n '__fish_seen_subcommand_from send' -l code -d 'print a code in place of sending to somebody you know'
 complete -c punch -n '__fish_seen_subcommand_from send' -l as -r -d 'the name of what comes from standard input'
+complete -c punch -n '__fish_seen_subcommand_from send' -l text -r -d 'send this text, which is shown there, in place of files'
 complete -c punch -n '__fish_seen_subcommand_from send' -l wait -d 'wait for a peer who is not there yet'
 complete -c punch -n '__fish_seen_subcommand_from receive' -l help -d 'show this help message and exit'
 complete -c punch -n '__fish_seen_subcommand_from receive' -l json -d 'events as JSON lines on stdout'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from punch.apps.files.messages import (
     MAX_ITEMS,
     MAX_MESSAGE,
     MAX_SIZE,
+    MAX_TEXT,
     PIECE,
     UNKNOWN_SIZE,
     Entry,
@@ -181,10 +183,23 @@ class MessageTests(SynchronousTestCase):
             {"items": [{**good, "size": 1.5}], "entries": 1, "hashes": []},
             {"items": [{**good, "files": 2}], "entries": 1, "hashes": []},
             {"items": [1], "entries": 1, "hashes": []},
+            {"items": [good], "entries": 1, "hashes": [], "text": ""},
+            {"items": [good], "entries": 1, "hashes": [], "text": 1},
+            {"items": [good], "entries": 1, "hashes": [], "text": "ä" * (MAX_TEXT // 2 + 1)},
+            {"items": [good] * 2, "entries": 2, "hashes": [], "text": "a"},
+            {"items": [{**good, "kind": "folder", "files": 0}], "entries": 1, "hashes": [], "text": "a"},
             {"items": [{**good, "size": MAX_SIZE}] * 2, "entries": 2, "hashes": []},
         ):
             with self.assertRaises(MessageError, msg=content):
                 decode_offer(b"\x01" + dumps(content))
+
+    def test_a_text(self) -> None:
+        """The longest one fits into a message, whatever is in it."""
+        for text in ("a", "\0" * MAX_TEXT, "\U0001f600" * (MAX_TEXT // 4)):
+            offer = replace(OFFER, items=OFFER.items[:1], entries=1, text=text)
+            encoded = encode_offer(offer)
+            self.assertLess(len(encoded), MAX_MESSAGE)
+            self.assertEqual(decode_offer(encoded), offer)
 
     def test_pieces_that_are_refused(self) -> None:
         decoders: list[tuple[Callable[[bytes], object], bytes]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -37,7 +38,7 @@ from punch.apps.files.service import (
     MAX_WAITING_OF_PEER,
     FileService,
 )
-from punch.apps.files.source import find_source
+from punch.apps.files.source import find_source, text_source
 from punch.link.services import anyone
 from punch.link.transport import StreamTransport
 from punch.test.node.test_services import NodeTestCase
@@ -89,7 +90,7 @@ class TransferTests(NodeTestCase):
         self.transfers: list[FileReceiver] = []
         self.answer: Callable[[Deferred[Path]], None] = lambda asked: asked.callback(self.folder)
         service = FileService(self.decide, self.net.host("a clock", "203.0.113.9").reactor, run)
-        self.bob.serve(SERVICE, service, anyone)
+        self.stop = self.bob.serve(SERVICE, service, anyone)
 
     def decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
         def cancelled(_: Deferred[Path]) -> None:
@@ -138,6 +139,37 @@ class TransferTests(NodeTestCase):
         peer, offer, _ = self.asked[0]
         self.assertEqual(peer, str(self.alice.identity.peer_id))
         self.assertEqual([(item.name, item.size) for item in offer.items], [("a", 100_005), ("b", 0)])
+
+    def send_text(self, text: str) -> FileSender:
+        source = text_source(text)
+        self.addCleanup(os.close, source.pipe)
+        sender = FileSender(source, run)
+        self.results = []
+        sender.when_finished().addBoth(self.results.append)
+        self.open(sender)
+        return sender
+
+    def test_a_text_for_who_shows_it(self) -> None:
+        """It is there with the offer, and no file is made of it."""
+        service = FileService(
+            self.decide, self.net.host("another clock", "203.0.113.8").reactor, run, shows_texts=True
+        )
+        self.stop()
+        self.bob.serve(SERVICE, service, anyone)
+        self.send_text("a\nb")
+        self.run_until(lambda: bool(self.results), 20.0)
+        self.assertEqual((self.results, self.received), ([[]], [[]]))
+        self.assertEqual(self.asked[0][1].text, "a\nb")
+        self.assertEqual(list(self.folder.iterdir()), [])
+        self.answer = lambda asked: asked.errback(TransferFailed(FailureCode.REFUSED))
+        self.assertIs(self.failure(self.send_text("c")).code, FailureCode.REFUSED)
+
+    def test_a_text_for_who_shows_none(self) -> None:
+        """As a receiver of an older release: it becomes a file."""
+        self.send_text("a\nb")
+        self.run_until(lambda: bool(self.results), 20.0)
+        self.assertEqual((self.results, self.received), ([[]], [[self.folder / "text.txt"]]))
+        self.assertEqual((self.folder / "text.txt").read_bytes(), b"a\nb")
 
     def test_the_user_says_no(self) -> None:
         self.file("a", b"x")
@@ -285,7 +317,7 @@ class HostileReceiverTests(NodeTestCase):
         link = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 5.0, "a link")
         self.net.wait(link.connect(SERVICE, Factory.forProtocol(lambda: sender)), 2.0, "a stream")
         self.run_until(lambda: bool(results), 2.0)
-        self.assertTrue(sender.accepted)
+        self.assertIs(sender.accepted, message_type(answers[0]) is MessageType.ACCEPT)
         error = cast(Failure, results[0]).value
         self.assertIsInstance(error, TransferFailed)
         return cast(TransferFailed, error)
@@ -293,4 +325,9 @@ class HostileReceiverTests(NodeTestCase):
     def test_the_end_before_anything_was_sent(self) -> None:
         """It does not count as sent."""
         failed = self.fails(encode_accept("sha256"), encode_have_end(), encode_done())
+        self.assertEqual((failed.code, failed.by_peer), (FailureCode.PROTOCOL, False))
+
+    def test_files_are_not_shown_as_a_text_is(self) -> None:
+        """The end in place of an answer does not count as sent either."""
+        failed = self.fails(encode_done())
         self.assertEqual((failed.code, failed.by_peer), (FailureCode.PROTOCOL, False))

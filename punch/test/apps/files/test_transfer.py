@@ -24,7 +24,7 @@ from punch.apps.files.messages import (
     encode_entries,
     message_type,
 )
-from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source
+from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source, text_source
 from punch.apps.files.target import Target
 
 
@@ -76,6 +76,14 @@ class TransferTestCase(SynchronousTestCase):
     def partial(self) -> Path:
         (path,) = self.folder.glob(".punch-*.part")
         return path
+
+
+class TextTests(SynchronousTestCase):
+    def test_what_is_no_text(self) -> None:
+        """Each has a sentence."""
+        for text, words in (("", "is empty"), ("x" * 40_000, "40,000 bytes"), ("a\udcff", "no UTF-8")):
+            with self.assertRaisesRegex(SourceError, words):
+                text_source(text)
 
 
 class SendTests(TransferTestCase):

@@ -27,7 +27,7 @@ class DatagramTests(SynchronousTestCase):
         data = b"".join(encode_datagram(*each) for each in sent)
         for size in (1, 5, 6, 7, 4096, len(data)):
             reader = DatagramReader()
-            found = []
+            found: list[tuple[int, bytes]] = []
             for start in range(0, len(data), size):
                 found += reader.receive(data[start : start + size])
             self.assertEqual(found, sent)

@@ -52,6 +52,11 @@ class TextTests(SynchronousTestCase):
         pipe = Item("stdin", EntryKind.FILE, None, 1)
         self.assertEqual(offer_lines(Offer((pipe, file), 2, ()), "bob")[0], "bob wants to send you 2 items:")
 
+    def test_a_text(self) -> None:
+        """It is not shown before the user wants to see it."""
+        offer = Offer((Item("text.txt", EntryKind.FILE, None, 1),), 1, (), "\x1b[2J" * 300)
+        self.assertEqual(offer_lines(offer, "bob"), ["bob wants to send you a text of 1,200 characters."])
+
     def test_names_are_harmless(self) -> None:
         self.assertEqual(name_text("a\x1b[2J\nb"), "a\\x1b[2J\\nb")
         self.assertLessEqual(len(name_text("x" * 255)), 101)
