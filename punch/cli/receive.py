@@ -24,6 +24,7 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.partner import watch_partner
 from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     if code is not None:
         return _receive_by_code(command, code, folder.resolve())
     allow = Allow(peers, anyone=not peers)
-    return command.run(lambda node: _Receiving(command, folder.resolve()).run(node, allow))
+    return command.run(lambda node: Receiving(command, folder.resolve()).run(node, allow))
 
 
 def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
@@ -117,12 +118,12 @@ def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
         node = codes.node(identity)
         card = await codes.redeem(code, identity, codes.own_name)
         command.book.add(card.peer, card.name)
-        await _Receiving(command, folder).run(node, Allow(frozenset((card.peer,))), card.peer)
+        await Receiving(command, folder).run(node, Allow(frozenset((card.peer,))), card.peer)
 
     return command.run_without_node(receive)
 
 
-class _Receiving:
+class Receiving:
     """One `punch receive`."""
 
     def __init__(self, command: NodeCommand, folder: Path) -> None:
@@ -150,10 +151,13 @@ class _Receiving:
             id=str(node.peer_id),
         )
         looking = Deferred.fromCoroutine(self._command.stay_registered(node))
-        looking.addErrback(self._not_registered)
+        looking.addErrback(self._give_up)
+        if sender is not None:
+            watching = watch_partner(self._command, node, sender, "ask for a new one, of punch send there")
+            Deferred.fromCoroutine(watching).addErrback(self._give_up)
         await self._ended
 
-    def _not_registered(self, failure: Failure) -> None:
+    def _give_up(self, failure: Failure) -> None:
         if not self._ending:
             self._ending = True
             self._ended.errback(failure)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -19,6 +20,7 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.partner import watch_partner
 from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.cli.usage import write_stderr
 from punch.identity import Identity, PeerID
@@ -30,6 +32,8 @@ from punch.ui.text.transfers import failure_text, time_text
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
+AGAIN_BY_CODE = "run punch send again for a new one"
+"""What can be done when the other side of a code is gone."""
 GONE_TIME = 120.0
 """Seconds after which a peer that used a code, and is not there, is not waited for any longer."""
 
@@ -118,7 +122,17 @@ def main(arguments: Sequence[str]) -> int:
         card = await codes.issue(identity, codes.own_name)
         node = codes.node(identity)
         command.book.add(card.peer, card.name)
-        await Sending(command, node, card.peer, source, by_code=True).run()
+        sending = Sending(command, node, card.peer, source, by_code=True).run()
+        watching = watch_partner(command, node, card.peer, AGAIN_BY_CODE)
+        try:
+            await DeferredList(
+                [Deferred.fromCoroutine(sending), Deferred.fromCoroutine(watching)],
+                fireOnOneCallback=True,
+                fireOnOneErrback=True,
+                consumeErrors=True,
+            )
+        except FirstError as error:
+            error.subFailure.raiseException()
 
     return command.run_without_node(send_by_code)
 
@@ -202,7 +216,7 @@ class Sending:
             raise error
         if self._by_code and self._command.reactor.seconds() > self._last_there + GONE_TIME:
             raise CommandFailed(
-                f"{self._who} is gone, and a code works once: run punch send again for a new one.",
+                f"{self._who} is gone, and a code works once: {AGAIN_BY_CODE}.",
                 ExitStatus.NOT_THERE,
                 error.reason,
             )

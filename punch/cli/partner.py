@@ -1,0 +1,64 @@
+"""The other side of a code: when it is given up, as it can't come back once its command has ended."""
+
+from __future__ import annotations
+
+from twisted.internet.task import deferLater
+
+from punch.cli.exit_status import ExitStatus
+from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, NodeCommand
+from punch.identity import PeerID
+from punch.local.access import NodeAccess
+from punch.local.protocol import JSON
+
+AWAY_TIME = 180.0
+"""Seconds without a link, after which the other side is given up."""
+DARK_TIME = 3600.0
+"""The same while there is a link that has no path, as while a machine sleeps."""
+
+
+class Absence:
+    """For how long the other side has been away. Pure."""
+
+    def __init__(self, now: float) -> None:
+        self._looked = now
+        self._away = 0.0
+        self._dark = 0.0
+
+    def look(self, now: float, *, linked: bool, dark: bool) -> bool:
+        """
+        Note whether there is a link, and whether it has no path. Call it every `LOOK_INTERVAL` seconds.
+
+        :return: whether it has been so for too long.
+        """
+        # Time in which this machine slept does not count: nobody could come back in it
+        passed = min(now - self._looked, 2 * LOOK_INTERVAL)
+        self._looked = now
+        self._away = 0.0 if linked else self._away + passed
+        self._dark = self._dark + passed if linked and dark else 0.0
+        return self._away > AWAY_TIME or self._dark > DARK_TIME
+
+
+async def watch_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, what_next: str) -> None:
+    """
+    Look whether the peer is there. It does not return.
+
+    :param what_next: what the user can do when it is gone.
+    :raise CommandFailed: it has been away for too long.
+    """
+    absence = Absence(command.reactor.seconds())
+    while True:
+        await deferLater(command.reactor, LOOK_INTERVAL, lambda: None)
+        link = _link(await node.status(), peer)
+        gone = absence.look(
+            command.reactor.seconds(), linked=link is not None, dark=link is not None and link["dark"] is True
+        )
+        if gone:
+            raise CommandFailed(
+                f"{command.called(peer)} is gone, and a code works once: {what_next}.",
+                ExitStatus.NOT_THERE,
+                "gone",
+            )
+
+
+def _link(status: JSON, peer: PeerID) -> JSON | None:
+    return next((link for link in status["links"] if link["peer"] == str(peer)), None)
