@@ -40,6 +40,7 @@ from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Unregistered
+from punch.node.path import PortMappingPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -101,6 +102,7 @@ def node_options(
     identity: str | None = None,
     state_dir: str | None = None,
     rendezvous: str | None = None,
+    port_mapping: str = PortMappingPolicy.AUTO.value,
 ) -> NodeOptions:
     """
     Return which node an endpoint uses.
@@ -109,6 +111,8 @@ def node_options(
     :param state_dir: the state directory; None: the user's own.
     :param rendezvous: the address of the rendezvous; None: that of PUNCH_RENDEZVOUS, the one used last, or
         the one on this machine.
+    :param port_mapping: whether routers are asked for ports, if this process becomes the node: `auto` or
+        `never`.
     :raise ValueError: one of them can't be used.
     """
     try:
@@ -118,7 +122,9 @@ def node_options(
             RendezvousAddress.parse_all(rendezvous)
     except (StateError, RendezvousAddressError) as error:
         raise ValueError(str(error)) from None
-    return NodeOptions(state, name, rendezvous)
+    if port_mapping not in [policy.value for policy in PortMappingPolicy]:
+        raise ValueError(f"port-mapping is auto or never, not {port_mapping!a}.")
+    return NodeOptions(state, name, rendezvous, port_mapping=PortMappingPolicy(port_mapping))
 
 
 @dataclass
@@ -365,7 +371,7 @@ class PunchPort:
 
 # Endpoint strings
 
-_NODE_KEYS = ("identity", "state-dir", "rendezvous")
+_NODE_KEYS = ("identity", "state-dir", "rendezvous", "port-mapping")
 
 
 def _options(keys: dict[str, str], environ: Mapping[str, str]) -> NodeOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import signal
 import subprocess
 import time
@@ -180,3 +181,30 @@ def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -
         assert "(upnp)" in said
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router), log)
+        assert_switched_off(running, router, alice, meeting.address, tmp_path)
+
+
+def assert_switched_off(running: Programs, router: Host, alice: Host, address: str, tmp_path: Path) -> None:
+    """With `--port-mapping never`, a command that has the node itself asks the router nothing."""
+    router.nft(
+        "table ip counted { chain input { type filter hook input priority -10; "
+        'iifname "lan" udp dport { 1900, 5351 } counter\n}\n}\n'
+    )
+
+    def asked() -> bool:
+        return "packets 0 " not in router.run("nft", "list", "table", "ip", "counted")
+
+    where = ["--rendezvous", address, "--state-dir", str(tmp_path / "state-carol"), "--name", "carol"]
+    for options in (["--port-mapping", "never"], []):
+        receiving = running.start(
+            [PUNCH, "receive", "--json", "--output", str(tmp_path), *where, *options], prefix=alice.prefix
+        )
+        receiving.wait("ready")
+        if options:
+            arguments = [PUNCH, "netcheck", "--json", *where, *options]
+            report = json.loads(alice.run(*arguments))
+            assert report["ipv4"]["port_mapping"] is None
+            assert not asked()
+        else:
+            wait_for(asked, tmp_path / "miniupnpd.log")
+        running.end(receiving)

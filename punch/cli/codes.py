@@ -26,6 +26,7 @@ from punch.local.process import temporary_node
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
+from punch.node.path import PortMappingPolicy
 from punch.state import StateError
 from punch.ui.text.causes import event_sentence, problem_sentence
 from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
@@ -95,6 +96,7 @@ class CodeCommand:
             self.rendezvous,
             self._command.reactor,
             self._proxy,
+            PortMappingPolicy(self._command.options.port_mapping),
             event_sentence,
         )
 

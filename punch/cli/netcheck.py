@@ -17,15 +17,16 @@ from twisted.python.failure import Failure
 
 from punch.cli import twistd
 from punch.cli.usage import Parser, show, write_stderr
+from punch.local.process import gateways_by
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.natcheck.report import NetcheckReport
-from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.net.udp import open_socket
 from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
+from punch.node.path import PortMappingPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import problem_of, text
@@ -73,6 +74,12 @@ def _parser(root: Path, login: str) -> Parser:
         metavar="URL",
         help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
         "the environment says, and directly where that fails]",
+    )
+    parser.add_argument(
+        "--port-mapping",
+        choices=[policy.value for policy in PortMappingPolicy],
+        default=PortMappingPolicy.AUTO.value,
+        help="whether your router is asked for a port, which is given back at once [default: %(default)s]",
     )
     parser.add_argument(
         "--lifetime",
@@ -128,7 +135,7 @@ def main(arguments: Sequence[str]) -> int:
         monotonic=time.monotonic,
         lifetime=options.lifetime,
         look_up_service=ServiceResolver(reactor),
-        gateways=gateways_of_machine,
+        gateways=gateways_by(PortMappingPolicy(options.port_mapping)),
         upnp=upnp_of_machine(reactor),
     )
     twistd.end_on_signals(reactor)

@@ -26,6 +26,7 @@ from punch.local.access import NodeAccess
 from punch.local.process import NodeOptions, attach_or_become
 from punch.local.protocol import CommandError
 from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.node.path import PortMappingPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence
@@ -103,7 +104,13 @@ class NodeCommand:
 
         async def with_node() -> None:
             node = await attach_or_become(
-                NodeOptions(self.state, self.options.name, self.options.rendezvous, self.options.proxy),
+                NodeOptions(
+                    self.state,
+                    self.options.name,
+                    self.options.rendezvous,
+                    self.options.proxy,
+                    PortMappingPolicy(self.options.port_mapping),
+                ),
                 self.reactor,
                 os.environ,
                 event_sentence,
@@ -260,6 +267,13 @@ def make_parser(
         "--proxy",
         metavar="URL",
         help="HTTP or SOCKS5 proxy, or none, if no node of yours runs [default: that of the environment]",
+    )
+    parser.add_argument(
+        "--port-mapping",
+        choices=[policy.value for policy in PortMappingPolicy],
+        default=PortMappingPolicy.AUTO.value,
+        help="whether your router is asked for a port that leads here, if no node of yours runs "
+        "[default: %(default)s]",
     )
     parser.add_argument(
         "--name",

@@ -24,13 +24,11 @@ from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
 from punch.apps.codes.outcomes import Card
-from punch.cli.peer_tap import PortMappingPolicy
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
 from punch.identity import Identity
 from punch.local.own import OwnNode
-from punch.local.process import remembered_offers
+from punch.local.process import gateways_by, remembered_offers
 from punch.local.server import LocalServer
-from punch.net.gateway import gateways_of_machine
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine
@@ -97,7 +95,7 @@ class PeerService(Service):
             rendezvous=options.rendezvous,
             offers=remembered_offers(self._state),
             source=source_address,
-            gateways=gateways_of_machine if options.port_mapping is PortMappingPolicy.AUTO else None,
+            gateways=gateways_by(options.port_mapping),
             upnp=upnp_of_machine(reactor),
             proxy=options.proxy,
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,

@@ -33,7 +33,8 @@ from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine
 from punch.node.events import Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
-from punch.node.path import RelayPolicy
+from punch.node.path import PortMappingPolicy, RelayPolicy
+from punch.node.port_mappings import Gateways
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings
@@ -54,12 +55,14 @@ class NodeOptions:
     :ivar state: the state directory; `identity` is the name of an identity in it.
     :ivar rendezvous: the addresses of the rendezvous; None: as `choose_rendezvous` says.
     :ivar proxy: the proxy to connect through; None: as `choose_proxy` says.
+    :ivar port_mapping: whether routers are asked for ports.
     """
 
     state: StateDirectory
     identity: str
     rendezvous: str | None = None
     proxy: str | None = None
+    port_mapping: PortMappingPolicy = PortMappingPolicy.AUTO
 
     @property
     def peer(self) -> PeerState:
@@ -182,6 +185,11 @@ def remembered_offers(state: PeerState) -> OfferMemory:
     return OfferMemory(kept, os.urandom, save)
 
 
+def gateways_by(policy: PortMappingPolicy) -> Gateways | None:
+    """Return what finds the routers that are asked for ports; None if none is to be asked."""
+    return gateways_of_machine if policy is PortMappingPolicy.AUTO else None
+
+
 def temporary_node(
     identity: Identity,
     name: str,
@@ -189,6 +197,7 @@ def temporary_node(
     rendezvous: Sequence[RendezvousAddress],
     reactor: Any,
     proxy: ProxySettings | None,
+    port_mapping: PortMappingPolicy,
     sentence: Sentence,
 ) -> OwnNode:
     """
@@ -208,7 +217,7 @@ def temporary_node(
         # An invitation is for the user's own identity
         rendezvous=[replace(address, invitation=None) for address in rendezvous],
         source=source_address,
-        gateways=gateways_of_machine,
+        gateways=gateways_by(port_mapping),
         upnp=upnp_of_machine(reactor),
         proxy=proxy,
         look_up_service=ServiceResolver(reactor),
@@ -254,7 +263,7 @@ async def become(
             rendezvous=rendezvous,
             offers=remembered_offers(state),
             source=source_address,
-            gateways=gateways_of_machine,
+            gateways=gateways_by(options.port_mapping),
             upnp=upnp_of_machine(reactor),
             proxy=choose_proxy(options.proxy, environ),
             look_up_service=ServiceResolver(reactor),

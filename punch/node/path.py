@@ -30,6 +30,13 @@ HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
 
 
+class PortMappingPolicy(Enum):
+    """Whether routers are asked for ports."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
 class RelayPolicy(str, Enum):
     """
     AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,

@@ -60,6 +60,7 @@ class StringTests(SynchronousTestCase):
             ("punch:bob:service=web:rendezvous=http\\://example", "http"),
             (f"punch:bob:service=web:{RENDEZVOUS}", "pin"),
             ("punch:bob:service=web:state-dir=~nobody-there/x", "nobody-there"),
+            ("punch:bob:service=web:port-mapping=sometimes", "auto or never"),
         ):
             with self.assertRaises(ValueError, msg=text) as caught:
                 clientFromString(reactor, text)
