@@ -21,6 +21,7 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, sealed, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.nat_profile import NatProfile
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 from punch.wire.sealed import (
     AnswerBody,
@@ -73,21 +74,23 @@ def test_address() -> None:
     assert RendezvousAddress.parse(expected["text"]) == address
 
 
-def test_offer() -> None:
-    expected = VECTORS["offer"]
-    opened = sealed.open_offer(BOB, ALICE.peer_id, envelope("offer"))
+@pytest.mark.parametrize("name", ["offer", "offer_with_nats"])
+def test_offer(name: str) -> None:
+    expected = VECTORS[name]
+    opened = sealed.open_offer(BOB, ALICE.peer_id, envelope(name))
     assert opened == Offer(
         expected["name"],
         expected["ufrag"],
         expected["password"],
-        candidates("offer"),
+        candidates(name),
         bytes.fromhex(expected["reply_key"]),
         expected["pacing"],
         expected["generation"],
         expected["complete"],
+        nats=tuple(map(NatProfile.from_json, expected.get("nats", ()))),
     )
     assert opened.reply_key == REPLY_PRIVATE.public_key().public_bytes_raw()
-    assert envelope("offer").digest().hex() == expected["digest"]
+    assert envelope(name).digest().hex() == expected["digest"]
 
 
 def test_answer() -> None:

@@ -148,6 +148,7 @@ class OwnNode:
                     {"local": str(each.base), "external": str(each.external), "method": each.method.value}
                     for each in status.port_mappings
                 ],
+                "nats": [each.to_json() for each in status.nats],
                 "calling": [str(peer) for peer in status.calling],
                 "services": [
                     {"service": service, "allow": self._allow_field(service)} for service in status.services

@@ -12,14 +12,8 @@ from enum import Enum
 from itertools import pairwise
 
 from punch.wire.address import Address
-
-
-class Mapping(str, Enum):
-    """For which remote endpoints a mapping is reused (RFC 4787, section 4.1)."""
-
-    ENDPOINT_INDEPENDENT = "endpoint-independent"
-    ADDRESS_DEPENDENT = "address-dependent"
-    ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
+from punch.wire.nat_profile import Mapping as Mapping
+from punch.wire.nat_profile import PortAssignment as PortAssignment
 
 
 class Filtering(str, Enum):
@@ -28,15 +22,6 @@ class Filtering(str, Enum):
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
     ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
-
-
-class PortAssignment(str, Enum):
-    """How external ports are chosen (RFC 4787, section 4.2)."""
-
-    PRESERVING = "preserving"
-    SEQUENTIAL = "sequential"
-    RANDOM = "random"
-    UNKNOWN = "unknown"
 
 
 class Hairpinning(str, Enum):

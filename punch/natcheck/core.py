@@ -8,7 +8,6 @@ answers, and after any input sends `datagrams_to_send()` and `probes_to_send()`,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from punch.ice.candidates import is_local
@@ -19,6 +18,7 @@ from punch.natcheck.behaviour import (
     mapping_of,
     ports_of,
 )
+from punch.natcheck.profile import observe, profile_of
 from punch.natcheck.report import FamilyReport, Lifetime
 from punch.natcheck.transactions import (
     PROBE_TRIES,
@@ -26,6 +26,7 @@ from punch.natcheck.transactions import (
     Bind,
     Later,
     ObservedAddress,
+    ReflectorAddresses,
     Transactions,
 )
 from punch.wire.address import Address, Transmit
@@ -55,32 +56,6 @@ OVERHEAD = SETTLING + PROBE_TRIES * (PROBE_WAIT + 0.3)
 """Seconds that a sample takes in addition to the time for which its mapping is unused."""
 
 
-@dataclass(frozen=True)
-class ReflectorAddresses:
-    """The addresses of the reflectors of one address family; None for those that do not exist."""
-
-    first: Address
-    second: Address | None = None
-    third: Address | None = None
-    fourth: Address | None = None
-
-    @classmethod
-    def of(cls, hosts: Sequence[str], port: int, second: int) -> ReflectorAddresses:
-        """
-        :param hosts: the service's addresses, of one family; the first is the main one.
-        :param port: the reflector's port.
-        :param second: the reflector's second port, 0 if there is none.
-        """
-        main = hosts[0]
-        other = next((host for host in hosts if host != main), None)
-        return cls(
-            Address(main, port),
-            Address(main, second) if second else None,
-            None if other is None else Address(other, port),
-            Address(other, second) if other is not None and second else None,
-        )
-
-
 async def examine(
     transactions: Transactions, reflectors: ReflectorAddresses, hosts: Sequence[str], lifetime: float | None
 ) -> FamilyReport:
@@ -98,6 +73,7 @@ async def examine(
     mapping = transactions.spawn(_see_elsewhere(transactions, home, reflectors))
     filtering = transactions.spawn(_probe(transactions, host, reflectors))
     others = transactions.spawn(_open_more(transactions, host, reflectors.first)) if translated else None
+    observed = transactions.spawn(observe(transactions, host, reflectors)) if not home.local.is_ipv6 else None
     crossing = transactions.spawn(_cross(transactions, host, reflectors.first)) if translated else None
     second, third, fourth = await mapping
     port, address = await filtering
@@ -114,6 +90,7 @@ async def examine(
     if crossing is not None:
         crossed = await crossing
         hairpinning = None if crossed is None else hairpinning_of(crossed, mappings, filterings)
+    observation = None if observed is None else await observed
     lived = None
     if lifetime is not None and (translated or address is not True):
         lived = await measure_lifetime(transactions, host, reflectors.first, lifetime)
@@ -130,6 +107,7 @@ async def examine(
         ports=ports_of([(each.local, each.mapped) for each in seen]) if translated else None,
         lifetime=lived,
         latency=median(rtts) if rtts else None,
+        profile=None if observation is None else profile_of(observation),
     )
 
 

@@ -17,6 +17,7 @@ from punch.natcheck.behaviour import (
     Mappings,
     PortAssignment,
 )
+from punch.wire.nat_profile import NatProfile
 
 UNKNOWN = "unknown"
 
@@ -96,6 +97,7 @@ class FamilyReport:
     :ivar filtering: the possible filtering behaviours of a NAT or a firewall.
     :ivar latency: the round-trip time to the service in seconds.
     :ivar router: what the router says to a request for a port; None if none was asked.
+    :ivar profile: what calls know about the NAT; None if there is none that is known.
     """
 
     udp: bool | None = False
@@ -110,6 +112,7 @@ class FamilyReport:
     lifetime: Lifetime | None = None
     latency: float | None = None
     router: RouterReport | None = None
+    profile: NatProfile | None = None
 
     @property
     def maps_ports(self) -> bool:
@@ -175,6 +178,7 @@ class FamilyReport:
             if lifetime is None
             else {"at_least": _rounded(lifetime.at_least), "below": _rounded(lifetime.below)},
             "latency": _rounded(self.latency),
+            "profile": None if self.profile is None else self.profile.to_json(),
             "port_mapping": None if self.router is None else self.router.to_json(),
         }
 

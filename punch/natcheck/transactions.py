@@ -123,6 +123,32 @@ class Scheduler:
             cast("Later[Any]", awaited).then(lambda: self._step(coroutine, finished))
 
 
+@dataclass(frozen=True)
+class ReflectorAddresses:
+    """The addresses of the reflectors of one address family; None for those that do not exist."""
+
+    first: Address
+    second: Address | None = None
+    third: Address | None = None
+    fourth: Address | None = None
+
+    @classmethod
+    def of(cls, hosts: Sequence[str], port: int, second: int) -> ReflectorAddresses:
+        """
+        :param hosts: the service's addresses, of one family; the first is the main one.
+        :param port: the reflector's port.
+        :param second: the reflector's second port, 0 if there is none.
+        """
+        main = hosts[0]
+        other = next((host for host in hosts if host != main), None)
+        return cls(
+            Address(main, port),
+            Address(main, second) if second else None,
+            None if other is None else Address(other, port),
+            Address(other, second) if other is not None and second else None,
+        )
+
+
 WAITS = (0.5, 0.5, 0.5, 0.5, 1.0)
 """
 Seconds to wait for an answer after each transmission of a request. With the doubled waits of RFC 8489,
@@ -161,10 +187,11 @@ class Transactions(Scheduler):
     """
     Sends requests and receives answers.
 
+    :param peer: our peer ID, which proofs for probe requests are made out to; None: none is wanted.
     :ivar rtts: all measured round-trip times: reflector and seconds.
     """
 
-    def __init__(self, peer: PeerID, random: RandomBytes, bind: Bind, now: float) -> None:
+    def __init__(self, peer: PeerID | None, random: RandomBytes, bind: Bind, now: float) -> None:
         super().__init__(now)
         self.bind = bind
         self.rtts: list[tuple[Address, float]] = []
@@ -181,12 +208,11 @@ class Transactions(Scheduler):
         """Ask a reflector for the mapped address of a socket; None if it does not answer."""
         nonce = self._random(NONCE_SIZE)
         transaction = self._random(TRANSACTION_SIZE)
-        request = StunMessage(
-            Method.BINDING,
-            MessageClass.REQUEST,
-            transaction,
-            ((Attribute.PROBE, commitment(self._peer, nonce)),),
-        )
+        peer = self._peer
+        proof: tuple[tuple[int, object], ...] = ()
+        if peer is not None:
+            proof = ((Attribute.PROBE, commitment(peer, nonce)),)
+        request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction, proof)
         data = encode(request, fingerprint=False)
         answer = self._expect(local, transaction, remote)
         for number, wait in enumerate(WAITS):

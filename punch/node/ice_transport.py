@@ -94,6 +94,7 @@ def describe(agent: Agent, context: CallContext) -> Description:
         round(context.pacing * 1000),
         tuple(agent.local_candidates),
         complete=not any(_servers(context)) and not context.network.port_mappings.may_follow,
+        nats=tuple(context.network.nat_observer.current),
     )
 
 

@@ -14,11 +14,13 @@ from twisted.logger import Logger
 
 from punch.ice.failure import CheckingFailure
 from punch.identity import RandomBytes
+from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
 from punch.net.upnp import Upnp
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
+from punch.node.nat_profiles import NatObserver
 from punch.node.path import RelayPolicy
 from punch.node.port_mappings import Gateways, PortMappings
 from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
@@ -27,6 +29,7 @@ from punch.node.router import Router
 from punch.wire.address import Address, Transmit
 from punch.wire.control import RenewRelays, Welcome
 from punch.wire.proxy import ProxySettings
+from punch.wire.special_addresses import usable_port
 from punch.wire.turn_uri import RelayServer
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class Network:
     The sockets, relays and reflectors that all calls of a node use.
 
     :ivar reflectors: the STUN servers to ask for server-reflexive addresses.
+    :ivar nat_observer: what is known about the NATs in front of our addresses.
     :ivar port_mappings: the ports of routers that lead to our sockets.
     :ivar reflexive_addresses: the server-reflexive addresses known now.
     :ivar router: hands datagrams to calls.
@@ -142,6 +146,7 @@ class Network:
         self._refused: set[str] = set()
         self._source = source
         self._remotes: list[str] = []
+        self._welcome: Welcome | None = None
         self.reflexive_addresses = ReflexiveAddressCache(
             reactor, monotonic, random, pacing, self._send, self._back
         )
@@ -178,6 +183,7 @@ class Network:
             upnp,
             changes.port_mappings_changed,
         )
+        self.nat_observer = NatObserver(reactor, monotonic, random, open_socket)
         self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
         self._watch = NetworkMonitor(reactor, monotonic, wall, addresses, self._changed, self._woke)
 
@@ -200,6 +206,7 @@ class Network:
         """
         self._finder.stop()
         closed = self.port_mappings.close()
+        self.nat_observer.close()
         self.reflexive_addresses.stop()
         self.relays.stop()
         self.sockets.close()
@@ -219,6 +226,8 @@ class Network:
         self._policy.reached(host)
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
+        self._welcome = welcome
+        self.nat_observer.doubt()
         self._finder.find(host, welcome.reflector)
         self.offered(welcome.relays, host)
 
@@ -272,6 +281,8 @@ class Network:
         gather = self._relay_policy is not RelayPolicy.ONLY
         self.reflexive_addresses.keep(bases, self.reflectors, gather=gather, anew=anew)
         self.port_mappings.keep(bases, anew=anew)
+        if gather:
+            self.nat_observer.keep(bases, anew=anew)
         return bases
 
     def _look_up_again(self) -> None:
@@ -289,8 +300,20 @@ class Network:
         sources = (self._source(remote) for remote in remotes)
         return list(dict.fromkeys(source for source in sources if source is not None))
 
+    def _all_reflectors(self) -> ReflectorAddresses | None:
+        """Return the rendezvous's IPv4 addresses and ports with reflectors; None if there are none."""
+        welcome = self._welcome
+        hosts = [reflector.host for reflector in self.reflectors if not reflector.is_ipv6]
+        if welcome is None or not hosts:
+            return None
+        ports = [port for port in (welcome.reflector, welcome.second_reflector) if port]
+        further = welcome.reflector_addresses if all(map(usable_port, ports)) else ()
+        hosts += [host for host in self._policy.allowed(further) if ":" not in host]
+        return ReflectorAddresses.of(hosts, welcome.reflector, welcome.second_reflector)
+
     def _found(self, reflectors: list[Address]) -> None:
         self.reflectors[:] = reflectors
+        self.nat_observer.use(self._all_reflectors())
         if self._running:
             self.refresh()
 

@@ -37,6 +37,7 @@ from punch.wire.control import (
     Trickle,
     new_call,
 )
+from punch.wire.nat_profile import NatProfile
 from punch.wire.sealed import (
     MAX_CANDIDATES,
     AnswerBody,
@@ -80,8 +81,8 @@ class Description:
     """
     What one side tells the other about its ICE agent. `pacing_ms` is its Ta, in milliseconds.
 
-    A `generation` above 0 restarts the live link whose offer had the digest `link`. `time` and `challenge`
-    are those of `Offer`.
+    A `generation` above 0 restarts the live link whose offer had the digest `link`. `time`, `challenge` and
+    `nats` are those of `Offer`.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Description:
     link: bytes = b""
     time: int | None = None
     challenge: bytes = b""
+    nats: tuple[NatProfile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Signaling:
             description.link,
             description.time,
             description.challenge,
+            description.nats,
         )
         envelope = seal_offer(identity, peer, offer)
         signaling.offer_digest = envelope.digest()
@@ -258,6 +261,7 @@ class Signaling:
             certificate_sha256,
             description.pacing_ms,
             description.complete,
+            description.nats,
         )
         envelope = seal_answer(self._identity, self.peer, self.offer.reply_key, self.offer_digest, answer)
         self.complete = description.complete
@@ -419,6 +423,7 @@ class Signaling:
             body.pacing_ms,
             tuple(self._received_candidates),
             self._remote_complete,
+            nats=body.nats,
         )
         self.state = SignalingState.INTRODUCED
         self.answered = True

@@ -13,6 +13,7 @@ from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
 from punch.wire.address import Address
+from punch.wire.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport
 
 
@@ -63,6 +64,7 @@ class NodeStatus:
     :ivar relays: the relays with an allocation.
     :ivar relay_attempts: how many relays are being asked for an allocation.
     :ivar port_mappings: the ports of routers that lead to the sockets.
+    :ivar nats: what is known about the NATs in front of the sockets.
     :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
     :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
     :ivar generations: for each peer with a link, the number of the newest ICE generation; 0 before the first
@@ -79,6 +81,7 @@ class NodeStatus:
     relays: tuple[RelayStatus, ...]
     relay_attempts: int
     port_mappings: tuple[PortMapping, ...]
+    nats: tuple[NatProfile, ...]
     signaling: int
     connection_ids: int
     generations: Mapping[PeerID, int]
@@ -117,6 +120,7 @@ def node_status(
         ),
         relay_attempts=network.relays.attempt_count,
         port_mappings=tuple(network.port_mappings.current),
+        nats=tuple(network.nat_observer.current),
         signaling=len(channel),
         connection_ids=network.router.connection_id_count,
         generations={

@@ -10,6 +10,7 @@ from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Answer, Establish, Trickle
+from punch.wire.nat_profile import NatProfile
 from punch.wire.sealed import Envelope
 
 ALICE, BOB, MALLORY = IDENTITIES[:3]
@@ -24,7 +25,8 @@ def candidate(number: int) -> Candidate:
 
 def description(name: str, *candidates: Candidate, complete: bool = False) -> Description:
     """What a side tells the other about its ICE agent."""
-    return Description(name, f"{name}Ufrag", PASSWORD, 20, candidates, complete)
+    nats = (NatProfile(f"203.0.113.{len(name)}"),)
+    return Description(name, f"{name}Ufrag", PASSWORD, 20, candidates, complete, nats=nats)
 
 
 class CallPair:

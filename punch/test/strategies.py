@@ -39,6 +39,7 @@ from punch.wire.control import (
 )
 from punch.wire.fields import is_visible
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
 from punch.wire.probing import ProbeOutcome, Vantage
 from punch.wire.sealed import MAX_BODY, Envelope
 from punch.wire.turn_uri import (
@@ -89,6 +90,21 @@ candidates = st.builds(
     foundation=st.from_regex(r"[A-Za-z0-9+/]{1,32}", fullmatch=True),
     related=st.none() | st.builds(canonical, hosts, st.integers(0, 65535)),
     component=st.integers(1, 256),
+)
+
+nat_profiles = st.builds(
+    NatProfile,
+    addresses.map(lambda address: address.host),
+    st.frozensets(st.sampled_from(Mapping)),
+    st.sampled_from([each for each in PortAssignment if each is not PortAssignment.SEQUENTIAL]),
+    agreeing=st.integers(0, MAX_OBSERVED),
+    observed=st.integers(0, MAX_OBSERVED),
+    age=st.integers(0, MAX_AGE),
+) | st.builds(
+    NatProfile,
+    addresses.map(lambda address: address.host),
+    ports=st.just(PortAssignment.SEQUENTIAL),
+    step=st.integers(1, MAX_STEP) | st.integers(-MAX_STEP, -1),
 )
 
 

@@ -36,6 +36,7 @@ from punch.wire.fields import (
     string,
     to_base64,
 )
+from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
 
 MAX_CANDIDATES = 32
 """How many candidates one offer, answer or trickled message may have."""
@@ -120,6 +121,8 @@ class Offer:
 
     `time`: when it was made by the caller's clock, in milliseconds since 1970; None in offers of old
     releases. `challenge`: what the callee asked for, because it could not tell an earlier offer from a copy.
+
+    `nats`: what the caller knows about its NATs; empty in offers of old releases.
     """
 
     name: str
@@ -133,11 +136,15 @@ class Offer:
     link: bytes = b""
     time: int | None = None
     challenge: bytes = b""
+    nats: tuple[NatProfile, ...] = ()
 
 
 @dataclass(frozen=True)
 class AnswerBody:
-    """The called peer's answer. `certificate_sha256` is the hash of its link certificate in DER form."""
+    """
+    The called peer's answer. `certificate_sha256` is the hash of its link certificate in DER form, and `nats`
+    is as in an offer.
+    """
 
     name: str
     ufrag: str
@@ -146,6 +153,7 @@ class AnswerBody:
     certificate_sha256: bytes
     pacing_ms: int = 50
     complete: bool = False
+    nats: tuple[NatProfile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,7 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
             link=field(fields, "link", binary(_LINK_SIZE, _LINK_SIZE), b""),
             time=field(fields, "time", read_time, None),
             challenge=field(fields, "challenge", read_challenge, b""),
+            nats=field(fields, "nats", read_profiles, ()),
         )
     except FieldError as error:
         raise SealError(f"The offer makes no sense: {error}.") from error
@@ -240,6 +249,7 @@ def open_answer(
             certificate_sha256=field(fields, "certificate", binary(32, 32)),
             pacing_ms=field(fields, "pacing", read_pacing, 50),
             complete=field(fields, "complete", boolean, False),
+            nats=field(fields, "nats", read_profiles, ()),
         )
     except FieldError as error:
         raise SealError(f"The answer makes no sense: {error}.") from error
@@ -357,7 +367,7 @@ def _common_to_json(value: Offer | AnswerBody) -> dict[str, Any]:
         check_name(value.name)
     except ValueError as error:
         raise SealError(str(error)) from error
-    return {
+    common: dict[str, Any] = {
         "name": value.name,
         "ufrag": value.ufrag,
         "password": value.password,
@@ -365,6 +375,9 @@ def _common_to_json(value: Offer | AnswerBody) -> dict[str, Any]:
         "pacing": value.pacing_ms,
         "complete": value.complete,
     }
+    if value.nats:
+        common["nats"] = write_profiles(value.nats)
+    return common
 
 
 def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:

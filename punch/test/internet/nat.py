@@ -139,12 +139,18 @@ class NAT:
     overload: bool = False
     """Whether mappings to different remotes may share a port (RFC 4787 §4.2.1); not with EIM."""
     port_range: tuple[int, int] = (1024, 65535)
+    step: int = 1
+    """From one port to the next, if ports are sequential; negative: downwards."""
+    others: float = 0.0
+    """How many ports other hosts behind this NAT take in a second, on average, if ports are sequential."""
     block_udp: bool = False
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
     _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
     _forwarded: dict[tuple[str, Endpoint], int] = field(default_factory=dict, repr=False)
     _next_port: int = field(default=0, repr=False)
+    _taken_at: float = field(default=0.0, repr=False)
+    """Until when `others` were considered."""
     _readdress: Callable[[str, str], None] | None = field(default=None, repr=False)
     _random: Random = field(default_factory=lambda: Random(0), repr=False)
 
@@ -287,9 +293,10 @@ class NAT:
             start = internal[1] if low <= internal[1] <= high else self._random.randint(low, high)
             return self._next_free(start, is_free)
         if self.ports is Ports.SEQUENTIAL:
-            port = self._next_free(self._next_port or low, is_free)
+            self._let_others_take(now)
+            port = self._next_free(self._next_port or low, is_free, self.step)
             if port is not None:
-                self._next_port = port + 1 if port < high else low
+                self._next_port = self._stepped(port)
             return port
         for _ in range(64):
             port = self._random.randint(low, high)
@@ -297,11 +304,26 @@ class NAT:
                 return port
         return self._next_free(self._random.randint(low, high), is_free)
 
-    def _next_free(self, start: int, is_free: Callable[[int], bool]) -> int | None:
+    def _let_others_take(self, now: float) -> None:
+        """Skip the ports that other hosts have taken since the last time (a Poisson process)."""
+        while self.others:
+            self._taken_at += self._random.expovariate(self.others)
+            if self._taken_at >= now:
+                # The next one has no memory of the wait so far
+                self._taken_at = now
+                return
+            self._next_port = self._stepped(self._next_port)
+
+    def _stepped(self, port: int) -> int:
+        """The port after this one, around the ends of the range."""
+        low, high = self.port_range
+        return low + (port - low + self.step) % (high - low + 1)
+
+    def _next_free(self, start: int, is_free: Callable[[int], bool], step: int = 1) -> int | None:
         low, high = self.port_range
         size = high - low + 1
-        for step in range(size):
-            port = low + (start - low + step) % size
+        for number in range(size):
+            port = low + (start - low + number * step) % size
             if is_free(port):
                 return port
         return None

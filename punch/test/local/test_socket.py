@@ -125,6 +125,8 @@ class SocketTests(LocalTestCase):
         self.assertEqual((link["peer"], link["path"], link["dark"]), (str(self.bob_id), "host", False))
         self.assertEqual((status["post_quantum"], link["post_quantum"]), (True, True))
         self.assertEqual(status["port_mappings"], [])
+        (nat,) = status["nats"]
+        self.assertEqual((nat["host"], nat["mapping"]), ("203.0.113.1", []))
 
     def test_bad_commands(self) -> None:
         program = self.program("alice")

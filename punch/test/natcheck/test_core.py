@@ -370,6 +370,7 @@ class WordTests(SynchronousTestCase):
                 "port_allocation": "preserving",
                 "mapping_lifetime": None,
                 "latency": 0.0123,
+                "profile": None,
                 "port_mapping": None,
             },
         )

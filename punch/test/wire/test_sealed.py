@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
-from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names
+from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names, nat_profiles
 from punch.wire import control, strict_json
 from punch.wire.candidate import Candidate
+from punch.wire.nat_profile import MAX_PROFILES
 from punch.wire.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
@@ -59,6 +60,7 @@ LONGEST = Candidate.parse(
     "raddr 2001:db8:1234:5678:9abc:def0:1234:5679 rport 65535"
 )
 candidate_lists = st.lists(candidates, max_size=5).map(tuple) | st.just((LONGEST,) * MAX_CANDIDATES)
+nat_lists = st.lists(nat_profiles, max_size=MAX_PROFILES).map(tuple)
 offers = st.builds(
     Offer,
     names,
@@ -69,6 +71,7 @@ offers = st.builds(
     st.integers(5, 1000),
     st.integers(0, 9),
     st.booleans(),
+    nats=nat_lists,
 )
 answers = st.builds(
     AnswerBody,
@@ -79,6 +82,7 @@ answers = st.builds(
     st.binary(min_size=32, max_size=32),
     st.integers(5, 1000),
     st.booleans(),
+    nat_lists,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from punch.identity import PeerID
 from punch.sanitize import cut
+from punch.ui.text.nat import nat_in_words
 from punch.ui.text.sentences import (
     count,
     milliseconds,
@@ -15,6 +16,7 @@ from punch.ui.text.sentences import (
     printable,
     shown_name,
 )
+from punch.wire.nat_profile import NatProfile
 
 Answer = Mapping[str, Any]
 
@@ -199,6 +201,8 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     for mapping in answer.get("port_mappings", ()):
         external, local = printable(mapping["external"]), printable(mapping["local"])
         yield f"The router passes {external} on to {local} ({printable(mapping['method'])})"
+    for nat in answer.get("nats", ()):
+        yield nat_in_words(NatProfile.from_json(nat))
     for text in answer.get("calling", ()):
         yield f"Calling {name(PeerID.parse(text))}"
     for service in answer.get("services", ()):

@@ -11,7 +11,6 @@ from punch.ice.port_mapping import Method, PortMapping
 from punch.natcheck.behaviour import (
     Filtering,
     Hairpinning,
-    Mapping,
     PortAssignment,
 )
 from punch.natcheck.report import (
@@ -22,12 +21,8 @@ from punch.natcheck.report import (
 )
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
+from punch.ui.text.nat import MAPPING, ports_in_words
 
-_MAPPING = {
-    Mapping.ENDPOINT_INDEPENDENT: "one port for all destinations",
-    Mapping.ADDRESS_DEPENDENT: "another port for each destination address",
-    Mapping.ADDRESS_AND_PORT_DEPENDENT: "another port for each destination",
-}
 _FILTERING = {
     Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",
     Filtering.ADDRESS_DEPENDENT: "lets in addresses that were sent to",
@@ -182,12 +177,12 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
     else:
         kind = "NAT64, which makes IPv4 of it" if family.nat64 else "behind a NAT"
         lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: {kind}")]
-        lines.append(_item("mapping", _behaviour(family.mapping, _MAPPING)))
+        lines.append(_item("mapping", _behaviour(family.mapping, MAPPING)))
     lines.append(_item("filtering", _behaviour(family.filtering, _FILTERING)))
     if family.translated:
         hairpinning = family.hairpinning or Hairpinning.UNKNOWN
         lines.append(_item("hairpinning", hairpinning.value))
-        lines.append(_item("ports", _PORTS[family.ports or PortAssignment.UNKNOWN]))
+        lines.append(_item("ports", _ports(family)))
     if family.lifetime is not None:
         lived, below = family.lifetime.at_least, family.lifetime.below
         least = f"at least {floor(lived)} s" if lived else ""
@@ -198,6 +193,13 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
     if family.latency is not None:
         lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
     return lines
+
+
+def _ports(family: FamilyReport) -> str:
+    """How ports are allocated, with the step if that is known."""
+    if family.profile is not None and family.profile.step:
+        return ports_in_words(family.profile)
+    return _PORTS[family.ports or PortAssignment.UNKNOWN]
 
 
 def _router(family: FamilyReport, mapping: PortMapping | None) -> str:

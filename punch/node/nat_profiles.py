@@ -1,0 +1,173 @@
+"""
+The NAT profiles of a node, kept fresh: they are observed when the node registers, when a call begins and
+when the network changes, beside whatever goes on. No call waits for that.
+
+Requests leave from sockets of their own, which are closed when the answers are there: a new mapping shows
+which port the NAT allocates next, and mappings of the node's own sockets are no new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+
+from punch.identity import RandomBytes
+from punch.natcheck.profile import NatProfiles, Observation, observe
+from punch.natcheck.transactions import Later, ReflectorAddresses, Transactions
+from punch.net.driver import Driver
+from punch.net.socket_set import OpenSocket
+from punch.net.udp import DatagramSocket
+from punch.wire.address import Address
+from punch.wire.nat_profile import MAX_PROFILES, NatProfile
+
+FRESH = 120.0
+"""Seconds for which a profile is not observed again while the network stays the same."""
+
+
+class TransactionSockets:
+    """
+    The sockets of a few STUN transactions (`Transactions`), open until `close`.
+
+    :param open_socket: opens a socket at an IP address and a port (0: any).
+    :param received: called after each datagram.
+    :ivar transactions: the transactions.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        open_socket: OpenSocket,
+        random: RandomBytes,
+        now: Callable[[], float],
+        received: Callable[[], None],
+    ) -> None:
+        self.transactions = Transactions(None, random, self._bind, now())
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._now = now
+        self._received = received
+        self._sockets: dict[Address, DatagramSocket] = {}
+
+    def send(self) -> None:
+        """Send what the transactions have to send."""
+        for data, remote, local in self.transactions.datagrams_to_send():
+            self._sockets[local].send([data], remote)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+
+    def _bind(self, host: str) -> Address | None:
+        try:
+            socket = self._open_socket(self._reactor, host, 0, self._take)
+        except (OSError, CannotListenError):
+            return None
+        self._sockets[socket.local] = socket
+        return socket.local
+
+    def _take(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        for data in datagrams:
+            self.transactions.receive_datagram(data, remote, socket.local, self._now())
+        self._received()
+
+
+@dataclass(frozen=True)
+class _Run:
+    sockets: TransactionSockets
+    seen: Later[Observation | None]
+
+
+class NatObserver:
+    """
+    Observes the NATs in front of this machine's IPv4 addresses.
+
+    :param open_socket: opens a socket at an IP address and a port (0: any).
+    :ivar profiles: what was observed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        open_socket: OpenSocket,
+    ) -> None:
+        self.profiles = NatProfiles()
+        self._reactor = reactor
+        self._random = random
+        self._open_socket = open_socket
+        self._reflectors: ReflectorAddresses | None = None
+        self._doubted_at = float("-inf")
+        self._running: dict[str, _Run] = {}
+        self._driver = Driver(reactor, monotonic, self._step, self._cores)
+
+    @property
+    def current(self) -> list[NatProfile]:
+        """The profiles as they are now, that of the most preferred address first."""
+        return self.profiles.current(self._driver.now())
+
+    def use(self, reflectors: ReflectorAddresses | None) -> None:
+        """Ask these reflectors, of one rendezvous, from now on."""
+        if reflectors != self._reflectors:
+            self._reflectors = reflectors
+            self._stop()
+
+    def doubt(self) -> None:
+        """Observe again at the next `keep`: the node registers, perhaps from another network."""
+        self._doubted_at = self._driver.now()
+
+    def keep(self, bases: Sequence[Address], *, anew: bool = False) -> None:
+        """
+        Have profiles of these local addresses, and of no others.
+
+        :param anew: forget what is known, since the network may be another one.
+        """
+        hosts = list(dict.fromkeys(base.host for base in bases if not base.is_ipv6))[:MAX_PROFILES]
+        if anew:
+            self._stop()
+            self.profiles.forget()
+        self.profiles.keep(hosts)
+        now = self._driver.now()
+        if self._reflectors is None:
+            return
+        for host in hosts:
+            age = self.profiles.age(host, now)
+            stale = age is None or age >= FRESH or now - age < self._doubted_at
+            if host not in self._running and stale:
+                self._running[host] = self._start(host, self._reflectors)
+        self._driver.run()
+
+    def close(self) -> None:
+        """Observe nothing any more."""
+        self._reflectors = None
+        self._stop()
+        self._driver.stop()
+
+    def _start(self, host: str, reflectors: ReflectorAddresses) -> _Run:
+        sockets = TransactionSockets(
+            self._reactor, self._open_socket, self._random, self._driver.now, lambda: self._driver.run()
+        )
+        transactions = sockets.transactions
+        return _Run(sockets, transactions.spawn(observe(transactions, host, reflectors)))
+
+    def _stop(self) -> None:
+        for run in self._running.values():
+            run.sockets.close()
+        self._running.clear()
+
+    def _cores(self) -> Sequence[Transactions]:
+        return [run.sockets.transactions for run in self._running.values()]
+
+    def _step(self, now: float) -> None:
+        for host, run in list(self._running.items()):
+            run.sockets.send()
+            if run.seen.done:
+                del self._running[host]
+                run.sockets.close()
+                if run.seen.value is not None:
+                    self.profiles.add(host, run.seen.value, now)

@@ -1,0 +1,209 @@
+"""What nodes find out about their NATs, and when."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.natcheck.behaviour import ANY_MAPPING
+from punch.natcheck.profile import NatProfiles, Observation, difference, step_of
+from punch.natcheck.transactions import ReflectorAddresses
+from punch.net.udp import open_portable
+from punch.node.nat_profiles import FRESH, NatObserver
+from punch.test.internet import NAT, Host, InternetTestCase, Ports
+from punch.test.internet import Mapping as Maps
+from punch.test.netcheck_network import SECOND, SERVICE, NetcheckNetwork
+from punch.wire.address import Address
+from punch.wire.nat_profile import MAX_OBSERVED, Mapping, NatProfile, PortAssignment
+
+DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
+ONE_ADDRESS = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})
+
+
+class StepTests(SynchronousTestCase):
+    """`step_of` and `difference`."""
+
+    def test_table(self) -> None:
+        """The step of ports that were seen one after the other."""
+        for ports, expected in (
+            ([4000, 4001, 4002], 1),
+            ([4000, 3999, 3998, 3997], -1),
+            ([4000, 4002, 4004], 2),
+            ([4000, 4004, 4006, 4012], 2),  # Others took some in between
+            ([4000, 4003, 4005, 4006], 1),
+            ([65534, 65535, 0, 1], 1),  # The range wraps around
+            ([65534, 65535, 1024, 1025, 1026], 1),  # One jump in four
+            ([1, 0, 65535], -1),
+            ([4000, 4001], 0),  # A single difference is too little
+            ([4000, 4001, 3990, 4011, 3999], 0),  # Up and down
+            ([4000, 51234, 17777, 40001], 0),
+            ([4000, 4500, 5000], 0),  # Too far apart
+            ([4000, 4000, 4000], 0),
+            ([], 0),
+        ):
+            differences = [difference(*pair) for pair in zip(ports, ports[1:], strict=False)]
+            self.assertEqual(step_of(differences), expected, ports)
+
+
+def seen(*ports: int, host: str = "203.0.113.7", kept: int = 0) -> Observation:
+    """An observation of a NAT whose mapping depends on the destination."""
+    return Observation(host, True, DEPENDENT, kept, 3, ports)
+
+
+class NatProfilesTests(SynchronousTestCase):
+    """What is remembered."""
+
+    def test_how_sure_and_how_old(self) -> None:
+        """Observations add up."""
+        profiles = NatProfiles()
+        profiles.add("10.0.0.2", seen(4000, 4002, 4004), 5.0)
+        profiles.add_ports("10.0.0.2", [4100, 4101, 4103], 20.0)
+        self.assertEqual(
+            profiles.current(33.0),
+            [NatProfile("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, 1, 1, 4, 13)],
+        )
+        self.assertEqual(profiles.age("10.0.0.2", 33.0), 13.0)
+        for number in range(100):
+            profiles.add_ports("10.0.0.2", [number, number + 1], 40.0)
+        (profile,) = profiles.current(40.0)
+        self.assertEqual((profile.agreeing, profile.observed), (MAX_OBSERVED, MAX_OBSERVED))
+
+    def test_another_network(self) -> None:
+        """Another public address is another NAT; addresses that are gone are forgotten."""
+        profiles = NatProfiles()
+        profiles.add("10.0.0.2", seen(4000, 4001, 4002), 5.0)
+        profiles.add("10.0.0.2", seen(9000, 20000, 40000, host="203.0.113.8"), 6.0)
+        (profile,) = profiles.current(6.0)
+        self.assertEqual((profile.host, profile.ports), ("203.0.113.8", PortAssignment.RANDOM))
+        profiles.keep(["10.9.9.9"])
+        self.assertEqual(profiles.current(7.0), [])
+        profiles.add_ports("10.0.0.2", [1, 2, 3], 8.0)
+        self.assertIsNone(profiles.of("10.0.0.2", 8.0))
+
+    def test_order_and_number(self) -> None:
+        """The most preferred address comes first; two addresses behind one NAT are one profile."""
+        profiles = NatProfiles()
+        for local, host in (
+            ("10.0.0.2", "203.0.113.7"),
+            ("10.1.0.2", "203.0.113.8"),
+            ("10.2.0.2", "203.0.113.7"),
+        ):
+            profiles.add(local, seen(1, 2, 3, host=host), 0.0)
+        self.assertEqual([each.host for each in profiles.current(0.0)], ["203.0.113.7", "203.0.113.8"])
+
+    def test_no_nat(self) -> None:
+        """Nothing is mapped, and there is no step."""
+        profiles = NatProfiles()
+        profiles.add("198.51.100.9", Observation("198.51.100.9", False, ANY_MAPPING, 3, 3, (1, 2, 3)), 0.0)
+        self.assertEqual(
+            profiles.current(0.0),
+            [NatProfile("198.51.100.9", frozenset(), PortAssignment.PRESERVING, observed=2)],
+        )
+
+
+class ObserverTests(InternetTestCase):
+    """`NatObserver`, behind simulated NATs."""
+
+    def observer(self, host: Host, second: bool = True, other: bool = True) -> NatObserver:
+        """An observer on a host that asks as many reflectors as it may."""
+        observer = NatObserver(host.reactor, self.net.monotonic, self.net.random_bytes("nat"), open_portable)
+        hosts = [SERVICE, SECOND] if other else [SERVICE]
+        observer.use(ReflectorAddresses.of(hosts, 3478, 3479 if second else 0))
+        return observer
+
+    def profile(self, nat: NAT | None, *, second: bool = True, other: bool = True) -> NatProfile:
+        """What an observer finds out."""
+        self.net = self.internet()
+        self.network = NetcheckNetwork(self.net)
+        host = self.host = (
+            self.net.lan("home", "10.0.0.0/24", nat=nat).host("alice")
+            if nat
+            else self.net.host("alice", "198.51.100.77")
+        )
+        observer = self.observer(host, second, other)
+        observer.keep([Address(host.addresses[0], 5000)])
+        self.assertEqual(observer.current, [])
+        self.net.run_until(lambda: bool(observer.current), 4.0, "a profile")
+        (found,) = observer.current
+        observer.close()
+        self.net.advance(0.1)
+        self.assertEqual(host.reactor.getDelayedCalls(), [])
+        return found
+
+    def test_allocation_in_sequence(self) -> None:
+        """Any step, up and down, also while other hosts take ports."""
+        for step, others in ((1, 0.0), (-1, 0.0), (2, 0.0), (2, 10.0), (-3, 10.0)):
+            nat = NAT("203.0.113.7", Maps.APDM, ports=Ports.SEQUENTIAL, step=step, others=others)
+            found = self.profile(nat)
+            self.assertEqual(
+                (found.host, found.mapping, found.ports, found.step),
+                ("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, step),
+                (step, others),
+            )
+            self.assertEqual((found.observed, found.age), (5, 0))
+
+    def test_mapping(self) -> None:
+        """What the number of reflectors lets be known."""
+        for mapping, second, other, expected in (
+            (Maps.EIM, True, True, {Mapping.ENDPOINT_INDEPENDENT}),
+            (Maps.EIM, True, False, ONE_ADDRESS),
+            (Maps.EIM, False, False, ANY_MAPPING),
+            (Maps.ADM, True, True, {Mapping.ADDRESS_DEPENDENT}),
+            (Maps.APDM, True, False, DEPENDENT),
+        ):
+            found = self.profile(NAT("203.0.113.7", mapping, ports=Ports.RANDOM), second=second, other=other)
+            self.assertEqual(found.mapping, frozenset(expected), (mapping, second, other))
+            self.assertEqual((found.ports, found.step), (PortAssignment.RANDOM, 0))
+
+    def test_preserving(self) -> None:
+        """New sockets keep their ports."""
+        found = self.profile(NAT("203.0.113.7", Maps.EIM, ports=Ports.PRESERVING))
+        self.assertEqual(found.ports, PortAssignment.PRESERVING)
+
+    def test_no_nat(self) -> None:
+        """On the open internet."""
+        found = self.profile(None)
+        self.assertEqual((found.host, found.mapping), ("198.51.100.77", frozenset()))
+
+    def test_when(self) -> None:
+        """A profile is observed again when it is old, when the node registers, when the network changed."""
+        self.profile(NAT("203.0.113.7", Maps.APDM, ports=Ports.SEQUENTIAL))
+        observer = self.observer(self.host)
+        base = [Address(self.host.addresses[0], 5000)]
+        asked: list[int] = []
+
+        def packets() -> int:
+            """How many requests the last `keep` caused."""
+            self.net.trace = []
+            observer.keep(base)
+            self.net.advance(1.0)
+            assert isinstance(self.net.trace, list)
+            asked.append(sum(each.destination[0] in (SERVICE, SECOND) for each in self.net.trace))
+            return asked[-1]
+
+        self.assertGreater(packets(), 0)
+        self.assertEqual(packets(), 0)
+        self.net.advance(FRESH)
+        self.assertGreater(packets(), 0)
+        self.assertEqual(packets(), 0)
+        observer.doubt()
+        self.assertGreater(packets(), 0)
+        observer.keep(base, anew=True)
+        self.assertEqual(observer.current, [])
+        self.net.advance(1.0)
+        self.assertEqual(observer.current[0].step, 1)
+        observer.use(None)
+        observer.keep(base, anew=True)
+        self.net.advance(1.0)
+        self.assertEqual(observer.current, [])
+        observer.close()
+
+    def test_silence(self) -> None:
+        """Without an answer there is no profile, and all sockets are closed in the end."""
+        self.net = self.internet()
+        host = self.net.host("alice", "198.51.100.77")
+        observer = self.observer(host)
+        observer.keep([Address("198.51.100.77", 5000)])
+        self.net.advance(10.0)
+        self.assertEqual(observer.current, [])
+        self.assertEqual(host.reactor.getDelayedCalls(), [])
+        observer.close()
