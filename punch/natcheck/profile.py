@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import gcd
 
 from punch.ice.candidates import is_local
@@ -161,7 +162,7 @@ class NatProfiles:
         known = self._known.get(local)
         if known is not None:
             known.at = now
-            known.differences.extend(difference(*pair) for pair in zip(ports, ports[1:], strict=False))
+            known.differences.extend(difference(*pair) for pair in pairwise(ports))
 
     def keep(self, locals_: Sequence[str]) -> None:
         """Forget all local addresses but these."""

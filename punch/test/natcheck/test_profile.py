@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.natcheck.behaviour import ANY_MAPPING
@@ -40,7 +42,7 @@ class StepTests(SynchronousTestCase):
             ([4000, 4000, 4000], 0),
             ([], 0),
         ):
-            differences = [difference(*pair) for pair in zip(ports, ports[1:], strict=False)]
+            differences = [difference(*pair) for pair in pairwise(ports)]
             self.assertEqual(step_of(differences), expected, ports)
 
 

@@ -1,0 +1,37 @@
+"""NAT profiles in words."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ui.text.nat import nat_in_words
+from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
+
+DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
+MAYBE = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})
+
+
+class NatTests(SynchronousTestCase):
+    """`nat_in_words`."""
+
+    def test_lines(self) -> None:
+        """One line for each kind of NAT."""
+        for profile, line in (
+            (NatProfile("203.0.113.7"), "No NAT: seen as 203.0.113.7"),
+            (
+                NatProfile("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, 1, 4, 5, 12),
+                "NAT at 203.0.113.7: another port for each destination; "
+                "ports sequential, each 1 above the one before (4 of 5 observed); seen 12 s ago",
+            ),
+            (
+                NatProfile("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, -2, 5, 5, 180),
+                "NAT at 203.0.113.7: another port for each destination; "
+                "ports sequential, each 2 below the one before (5 of 5 observed); seen 3 min ago",
+            ),
+            (
+                NatProfile("203.0.113.7", MAYBE, PortAssignment.PRESERVING),
+                "NAT at 203.0.113.7: one port for all destinations or another port for each destination "
+                "address; ports preserving; seen 0 s ago",
+            ),
+        ):
+            self.assertEqual(nat_in_words(profile), line)
