@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID
-from punch.link.events import FIRST_APPLICATION_CODE, CloseCode, RefusalCode, ServiceRefused
+from punch.link.events import FIRST_APPLICATION_CODE, RefusalCode, ServiceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -352,8 +352,8 @@ class StreamTransport:
         self.lost(as_failure(StreamAborted(code)))
 
     def link_closed(self, closed: LinkClosed) -> None:
-        """The link has ended."""
-        if closed.code is CloseCode.OK:
+        """The link has ended, in whatever order: a stream that has not is cut off."""
+        if self._peer_done and self._write_closed and not self._unread:
             self.lost(as_failure(ConnectionDone()))
         else:
             self.lost(as_failure(ConnectionLost(closed.reason or closed.code.name.lower())))

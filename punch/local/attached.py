@@ -408,9 +408,10 @@ class _StreamConnection(_Lines):
                 self._stream.stream_reset(part.code)
             else:
                 self._done = True
-                # A stream both of whose directions have ended is over when its protocol has read all
+                # A stream both of whose directions have ended is over when its protocol has read all. Nodes
+                # of older releases also say so of one that was cut off
                 if not (self._ended and self._peer_ended):
-                    self._stream.lost(as_failure(ConnectionDone()))
+                    self._stream.lost(as_failure(ConnectionLost("The link was closed.")))
         self._check_reading()
 
     def readConnectionLost(self) -> None:

@@ -84,7 +84,6 @@ class Joined(Protocol):
         self._on_lost(reason)
         other, self._other = self._other, None
         if other is not None:
-            # A link that is closed in order cuts its streams off, and says ConnectionDone, too
             ended = self._read_ended and self._write_ended
             other.other_lost(complete=ended and isinstance(reason.value, ConnectionDone))
 

@@ -215,7 +215,7 @@ class ServicePipe(Protocol):
         """Nothing to do: the input has ended."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is over. A link that is closed in order may have cut it off."""
+        """The stream is over."""
         self._lost = reason
         if self.joined.failure is None and self._input_ended and self._output_ended is not None:
             self._output_ended.addCallback(lambda _: self.joined.lost(reason, True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 
 from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
@@ -97,7 +97,7 @@ class ServiceTests(TwistedCase):
         self.advance(0.05)
         self.callee.close()
         self.advance(0.1)
-        self.failureResultOf(cut, ConnectionDone)
+        self.failureResultOf(cut, ConnectionLost)
 
     def test_an_idle_link_is_closed(self) -> None:
         self.secure()

@@ -331,8 +331,37 @@ class TwistedTests(TwistedCase):
         self.advance(0.5)
         self.assertEqual((near.calls, far.calls), (["made", "lost"], ["made", "lost"]))
 
+    def test_a_link_that_is_closed_in_order_ends_no_stream(self) -> None:
+        """Neither one that is half closed, by either side, nor one whose end was not read."""
+        for index in range(4):
+            self.setUp()
+            self.secure()
+            self.services.serve("half/1", self.accept(HalfCloser))
+            near = HalfCloser()
+            open_stream(self.caller, "half/1", near)
+            self.advance(0.05)
+            far = self.accepted[-1]
+            near.transport.write(b"half of it")
+            if index in (1, 3):
+                near.transport.loseWriteConnection()
+            if index == 2:
+                far.transport.loseWriteConnection()
+            if index == 3:
+                near.transport.pauseProducing()
+                far.transport.write(b"not read")
+                far.transport.loseWriteConnection()
+            self.advance(0.1)
+            self.assertEqual(far.data, b"half of it")
+            self.callee.close()
+            self.advance(0.1)
+            assert near.reason is not None
+            near.reason.trap(ConnectionLost)
+            assert far.reason is not None
+            # Whose both directions have ended, and who has read all, has lost nothing
+            far.reason.trap(ConnectionDone if index == 3 else ConnectionLost)
+
     def test_close_reaches_streams_and_waiters(self) -> None:
-        for code, error in ((CloseCode.OK, ConnectionDone), (CloseCode.SHUTDOWN, ConnectionLost)):
+        for code in (CloseCode.OK, CloseCode.SHUTDOWN):
             self.setUp()
             self.secure()
             near, far = self.open()
@@ -344,7 +373,7 @@ class TwistedTests(TwistedCase):
             self.assertEqual(self.successResultOf(self.caller.when_closed()).code, code)
             for protocol in (near, far):
                 assert protocol.reason is not None
-                protocol.reason.trap(error)
+                protocol.reason.trap(ConnectionLost)
             self.assertEqual(near.calls, ["made", "lost"])
             self.advance(10.0)
             self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -180,6 +180,18 @@ class StreamTests(LocalTestCase):
             reason.trap(ConnectionLost)
             self.assertNotIn("read lost", ends[loser].calls)
 
+    def test_a_link_that_is_closed_in_order(self) -> None:
+        """It ends no stream: both programs learn that theirs was cut off."""
+        ends = self.pair()
+        ends[0].transport.write(b"half of it")
+        ends[1].transport.loseWriteConnection()
+        self.net.advance(0.3)
+        self.bob.hangup(self.alice_id)
+        self.run_until(lambda: all(end.reason is not None for end in ends), 2.0)
+        for end in ends:
+            assert end.reason is not None
+            end.reason.trap(ConnectionLost)
+
     def test_the_reason_of_an_abort(self) -> None:
         """It crosses between programs, behind what was written before to the node."""
         for giver, loser in ((0, 1), (1, 0)):
