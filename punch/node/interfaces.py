@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import Interface
 
 from punch.identity import PeerID
-from punch.node.events import CallState, Event
+from punch.node.events import CallState, Event, Registered, Unregistered
 
 if TYPE_CHECKING:
     from punch.link.link import Link
@@ -28,6 +28,12 @@ class INode(Interface):
         :return: fires at once if it is registered now, and else with the next registration. It fails with
             `CallFailed` if no further attempt is made to register, or if the node stops.
         """
+
+    def registration() -> Registered | Unregistered | None:
+        """Return how the last attempt to register ended, or how the registration did; None before that."""
+
+    def was_registered() -> bool:
+        """Return whether this node was registered at some time since it started."""
 
     def connect(peer: PeerID) -> Deferred[Link]:
         """

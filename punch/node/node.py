@@ -226,6 +226,7 @@ class Node(Service):
             wall,
             self._tell,
         )
+        self._registration: Registered | Unregistered | None = None
         # Calls were under way when the rendezvous went away
         self._expected_until = float("-inf")
 
@@ -271,6 +272,14 @@ class Node(Service):
         if self._outgoing.final is not None:
             return fail(CallFailed(None, self._outgoing.final))
         return self._waiters.wait_for_registration()
+
+    def registration(self) -> Registered | Unregistered | None:
+        """Implement `INode.registration`."""
+        return self._registration
+
+    def was_registered(self) -> bool:
+        """Implement `INode.was_registered`."""
+        return self._control.was_registered
 
     def subscribe(
         self, listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
@@ -409,7 +418,8 @@ class Node(Service):
         self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
         self._watch_for_return()
-        self._tell(Registered(str(self._control.address)))
+        self._registration = Registered(str(self._control.address))
+        self._tell(self._registration)
         self._channel.connected()
         self._outgoing.registered()
         for call in list(self._calls.links.values()):
@@ -422,7 +432,8 @@ class Node(Service):
         """
         if self._calls.attempts:
             self._expected_until = self._context.monotonic() + EXPECTED_TIME
-        self._tell(Unregistered(problem, retry_in))
+        self._registration = Unregistered(problem, retry_in)
+        self._tell(self._registration)
         self._outgoing.unregistered(problem)
         self._watch_for_return()
         if retry_in is None:

@@ -28,6 +28,8 @@ from punch.node.events import (
     PathChanged,
     PathLost,
     PathSlowed,
+    Registered,
+    Unregistered,
 )
 from punch.node.interfaces import INode
 
@@ -65,6 +67,7 @@ class MemoryNode:
         self.linked: dict[PeerID, Link] = {}
         self._wall = wall
         self._calls: dict[PeerID, CallState] = {}
+        self._registrations: list[Registered | Unregistered] = []
         self._listeners: list[tuple[Callable[[Event], object], Callable[[], bool]]] = []
 
     def emit(self, event: Event) -> None:
@@ -76,7 +79,9 @@ class MemoryNode:
             self._calls[event.peer] = CallState.CHECKING
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Calling):
+        if isinstance(event, (Registered, Unregistered)):
+            self._registrations.append(event)
+        elif isinstance(event, Calling):
             self._calls[event.peer] = CallState.CALLING
         elif isinstance(event, IncomingCall):
             self._calls[event.peer] = CallState.RINGING
@@ -114,6 +119,12 @@ class MemoryNode:
 
     def when_registered(self) -> Deferred[None]:
         return succeed(None)
+
+    def registration(self) -> Registered | Unregistered | None:
+        return self._registrations[-1] if self._registrations else None
+
+    def was_registered(self) -> bool:
+        return any(isinstance(event, Registered) for event in self._registrations)
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         self.asked.append(("call", peer))

@@ -114,7 +114,7 @@ class TextRenderer:
         elif isinstance(event, CallFailed):
             self._show_failed(event)
         elif isinstance(event, Progress):
-            if isinstance(event, Calling) and not self._chat.calls.was_registered:
+            if isinstance(event, Calling) and not self._chat.was_registered:
                 self._delayed = event
             else:
                 self._show_progress(event)

@@ -46,6 +46,7 @@ from punch.link.services import anyone
 from punch.link.status import LinkStatus
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
+from punch.node.causes import OtherCause
 from punch.node.interfaces import INode
 from punch.sanitize import quoted
 from punch.wire.fields import check_name
@@ -236,8 +237,13 @@ class Chat:
 
     @property
     def registration(self) -> node_events.Registered | node_events.Unregistered:
-        """What the node said last about the rendezvous."""
-        return self.calls.registration
+        """How the last attempt to register ended; `Unregistered` without a reason before that."""
+        return self._node.registration() or node_events.Unregistered(OtherCause("", ""), None)
+
+    @property
+    def was_registered(self) -> bool:
+        """Whether the rendezvous has known this side at some time."""
+        return self._node.was_registered()
 
     @property
     def registered(self) -> bool:

@@ -14,7 +14,6 @@ from punch.apps.chat.events import PeerUnreachable, Views
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
 from punch.link.status import LinkStatus
-from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -50,9 +49,6 @@ class ChatLinks:
     :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
     :ivar unreachable: the peers that no call has reached since their last link ended, or at all.
     :ivar names: what peers call themselves, as far as they were met in this process.
-    :ivar registration: what the node said last about the rendezvous; `Unregistered` without a reason before
-        the first try.
-    :ivar was_registered: the rendezvous has known this side at some time.
     """
 
     def __init__(
@@ -66,8 +62,6 @@ class ChatLinks:
         self.calling: set[PeerID] = set()
         self.unreachable: dict[PeerID, None] = {}
         self.names: dict[PeerID, str] = {}
-        self.registration: Registered | Unregistered = Unregistered(OtherCause("", ""), None)
-        self.was_registered = False
         self._views = views
         self._node = node
         self._clock = clock
@@ -100,7 +94,8 @@ class ChatLinks:
     @property
     def rendezvous(self) -> str | None:
         """Where this side is registered; None: nowhere now."""
-        return self.registration.rendezvous if isinstance(self.registration, Registered) else None
+        registration = self._node.registration()
+        return registration.rendezvous if isinstance(registration, Registered) else None
 
     @property
     def questions(self) -> list[PeerID]:
@@ -207,11 +202,8 @@ class ChatLinks:
         if isinstance(name, str) and peer is not None:
             self.learn(peer, name)
         if isinstance(event, Registered):
-            self.registration = event
-            self.was_registered = True
             self._redial.registered(self._clock.seconds())
         elif isinstance(event, Unregistered):
-            self.registration = event
             self._redial.unregistered()
         elif isinstance(event, Calling):
             if event.peer in self._automatic:

@@ -174,6 +174,11 @@ class ControlClient:
         return self._protocol is not None
 
     @property
+    def was_registered(self) -> bool:
+        """Whether the peer was registered at some time."""
+        return self._was_registered
+
+    @property
     def resolver(self) -> Any:
         """A reactor that looks up the host of `address`, and checks where it leads if SRV records name it."""
         return VettedReactor(self.clock, _OF_DNS) if self._named_by_dns else self.clock

@@ -27,6 +27,7 @@ from punch.node.events import (
     Event,
     IncomingCall,
     Registered,
+    Unregistered,
 )
 from punch.node.node import Node
 from punch.test.internet.testcase import InternetTestCase
@@ -170,14 +171,22 @@ class ServiceTests(NodeTestCase):
         node = start(self.rendezvous.address)
         waiting = node.when_registered()
         self.assertNoResult(waiting)
+        self.assertIsNone(node.registration())
+        self.assertFalse(node.was_registered())
         self.net.wait(waiting, 5.0, "the registration")
         self.successResultOf(node.when_registered())
+        self.assertEqual(node.registration(), Registered(str(self.rendezvous.address)))
+        self.assertTrue(node.was_registered())
         self.net.wait(node.stopService(), 3.0, "a node stops")
         node = start(replace(self.rendezvous.address, pin=bytes(32)))
         waiting = node.when_registered()
         self.net.advance(5.0)
         for failed in (waiting, node.when_registered()):
             self.assertEqual(self.failureResultOf(failed, CallFailed).value.reason, Reason.BAD_PIN.value)
+        ended = node.registration()
+        assert isinstance(ended, Unregistered)
+        self.assertEqual((ended.reason, ended.retry_in), (Reason.BAD_PIN.value, None))
+        self.assertFalse(node.was_registered())
         self.net.wait(node.stopService(), 3.0, "a node stops")
         node = start(self.rendezvous.address)
         waiting = node.when_registered()

@@ -237,7 +237,7 @@ class JSONFrontEnd:
         ):
             return
         called = self.view.sending.peers - chat.calls.unreachable.keys()
-        if called and (chat.registered or not chat.calls.was_registered):
+        if called and (chat.registered or not chat.was_registered):
             return
         # What waits for peers that are away is kept, but was not delivered.
         self._exit.leave(1 if self._something_failed or self.view.sending.undelivered else 0)
