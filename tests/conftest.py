@@ -11,7 +11,9 @@ from xdist.remote import Producer
 
 from . import side_by_side
 from .local_peers import LocalPeers
-from .processes import programs
+from .needs import need_namespaces
+from .netns import Namespaces
+from .processes import Programs, programs
 from .workers import Workers
 
 
@@ -64,9 +66,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalPeers]:
+def running(tmp_path: Path) -> Iterator[Programs]:
+    """What a test starts is ended with it."""
     with programs(tmp_path) as running:
-        yield LocalPeers(running)
+        yield running
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """Network namespaces, which end with the test."""
+    need_namespaces()
+    with Namespaces() as namespaces:
+        yield namespaces
+
+
+@pytest.fixture
+def local(running: Programs) -> LocalPeers:
+    return LocalPeers(running)
 
 
 @pytest.fixture(scope="module")

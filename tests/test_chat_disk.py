@@ -14,7 +14,7 @@ import pytest
 from tests.consoles import peer
 from tests.local_peers import LocalPeers
 from tests.needs import missing
-from tests.processes import JSONProcess, Programs, programs
+from tests.processes import JSONProcess, Programs
 
 RENDEZVOUS = (
     *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
@@ -22,12 +22,6 @@ RENDEZVOUS = (
 )
 SIZE = 4 * 2**20
 """Bytes of the small disk."""
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -46,13 +40,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(mounted)], check=True, capture_output=True)
 
 
-def pair(run: Programs) -> tuple[JSONProcess, JSONProcess, str]:
+def pair(running: Programs) -> tuple[JSONProcess, JSONProcess, str]:
     """Alice, whose state is on the small disk, connected to bob; and bob's ID."""
-    address = run.rendezvous(*RENDEZVOUS).wait("listening")["address"]
-    bob = run.peer("bob", "--rendezvous", address, "--accept", "anyone", state="bob")
+    address = running.rendezvous(*RENDEZVOUS).wait("listening")["address"]
+    bob = running.peer("bob", "--rendezvous", address, "--accept", "anyone", state="bob")
     other = bob.wait("ready")["id"]
     bob.wait("registered")
-    alice = run.peer("alice", "--rendezvous", address, "--accept", "anyone", state="disk")
+    alice = running.peer("alice", "--rendezvous", address, "--accept", "anyone", state="disk")
     alice.wait("registered")
     alice.command("call", peer=other)
     alice.wait("connected")
@@ -73,9 +67,9 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_full(run: Programs, disk: Path) -> None:
+def test_full(running: Programs, disk: Path) -> None:
     """Nothing is lost silently: what is typed is refused, what comes waits at its sender."""
-    alice, bob, other = pair(run)
+    alice, bob, other = pair(running)
     me = str(alice.events[0]["id"])
     alice.command("send", peer=other, text="fits", id="a1")
     assert alice.wait("delivered")["id"] == "a1"
@@ -125,13 +119,13 @@ def test_locked(local: LocalPeers) -> None:
         assert alice.wait(20.0) == 0
 
 
-def test_read_only(run: Programs, disk: Path) -> None:
+def test_read_only(running: Programs, disk: Path) -> None:
     """A peer whose directory can't be written says so, and leaves it as it is."""
-    alice, _, _ = pair(run)
+    alice, _, _ = pair(running)
     alice.command("quit")
     assert alice.exit() == 0
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, capture_output=True)
-    again = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1", state="disk")
+    again = running.peer("alice", "--rendezvous", "punch://127.0.0.1:1", state="disk")
     failed = again.wait("failed")
     assert failed["reason"] == "state"
     assert "read-only" in failed["text"].lower()
@@ -139,9 +133,9 @@ def test_read_only(run: Programs, disk: Path) -> None:
 
 
 @pytest.mark.parametrize("history", [True, False])
-def test_damaged(run: Programs, tmp_path: Path, history: bool) -> None:
+def test_damaged(running: Programs, tmp_path: Path, history: bool) -> None:
     """A damaged history is named and left alone; without history it doesn't matter."""
-    first = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1")
+    first = running.peer("alice", "--rendezvous", "punch://127.0.0.1:1")
     first.wait("ready")
     first.kill()
     first.exit()
@@ -149,7 +143,9 @@ def test_damaged(run: Programs, tmp_path: Path, history: bool) -> None:
     for beside in path.parent.glob("history.sqlite-*"):
         beside.unlink()
     path.write_bytes(b"damage" * 1000)
-    again = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1", *(() if history else ("--no-history",)))
+    again = running.peer(
+        "alice", "--rendezvous", "punch://127.0.0.1:1", *(() if history else ("--no-history",))
+    )
     if history:
         failed = again.wait("failed")
         assert failed["reason"] == "state"
@@ -160,13 +156,13 @@ def test_damaged(run: Programs, tmp_path: Path, history: bool) -> None:
     assert path.read_bytes() == b"damage" * 1000
 
 
-def test_no_history(run: Programs, tmp_path: Path) -> None:
+def test_no_history(running: Programs, tmp_path: Path) -> None:
     """What is said with --no-history is in no file."""
-    address = run.rendezvous(*RENDEZVOUS).wait("listening")["address"]
-    bob = run.peer("bob", "--rendezvous", address, "--accept", "anyone", "--no-history")
+    address = running.rendezvous(*RENDEZVOUS).wait("listening")["address"]
+    bob = running.peer("bob", "--rendezvous", address, "--accept", "anyone", "--no-history")
     other = bob.wait("ready")["id"]
     bob.wait("registered")
-    alice = run.peer("alice", "--rendezvous", address, "--no-history")
+    alice = running.peer("alice", "--rendezvous", address, "--no-history")
     alice.wait("registered")
     alice.command("send", peer=other, text="whisper-4711")
     alice.wait("delivered")

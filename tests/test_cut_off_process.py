@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from punch.identity import Identity
 
-from .needs import need_namespaces
 from .netns import Namespaces
-from .processes import JSONProcess, Programs, programs
+from .processes import JSONProcess, Programs
 from .service_processes import Redis, with_key
 from .test_namespaces import two_homes
 
 REDIS = "10.9.0.9"
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    need_namespaces()
-    with Namespaces() as namespaces:
-        yield namespaces
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 def said(sender: JSONProcess, receiver: JSONProcess, peer: str, text: str, seconds: float = 10.0) -> float:

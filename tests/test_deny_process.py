@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from punch.identity import Identity
 from punch.test.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
-from tests.processes import Programs, programs
+from tests.processes import Programs
 from tests.test_rendezvous_process import FREE, ControlConnection, listening, register, run
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as all_programs:
-        yield all_programs
 
 
 def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import punch
 from .machine import Machine, install
 from .needs import need, need_namespaces
 from .netns import Host, Namespaces
-from .processes import PUNCH, JSONProcess, Programs, programs
+from .processes import PUNCH, JSONProcess, Programs
 from .test_deploy import shell_blocks
 from .test_namespaces import SERVICE, two_homes
 
@@ -71,18 +71,6 @@ def debian(request: pytest.FixtureRequest) -> Path:
     need_namespaces()
     install(Path(directory))
     return Path(directory)
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    with Namespaces() as namespaces:
-        yield namespaces
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 class Walk:

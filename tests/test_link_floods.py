@@ -12,14 +12,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .needs import need_namespaces
 from .netns import Namespaces
-from .processes import JSONProcess, Programs, cpu_seconds, programs
+from .processes import JSONProcess, Programs, cpu_seconds
 
 FLOODER = str(Path(__file__).with_name("link_flooder.py"))
 SECONDS = float(os.environ.get("PUNCH_FLOOD_SECONDS", "1.5"))
@@ -97,12 +94,6 @@ class Memory:
     def _watch(self) -> None:
         while not self._over.wait(0.05):
             self.peak = max(self.peak, self.now())
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 def test_every_kind_of_frame(running: Programs) -> None:

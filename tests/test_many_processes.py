@@ -15,16 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PUNCH, JSONProcess, Programs, programs
+from tests.processes import PUNCH, JSONProcess, Programs
 from tests.service_processes import Redis, RendezvousProcesses
 
 PEER = ("--accept", "anyone", "--no-history")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -37,14 +31,14 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def service(run: Programs, redis: Redis) -> RendezvousProcesses:
-    return RendezvousProcesses(run, redis, 3)
+def service(running: Programs, redis: Redis) -> RendezvousProcesses:
+    return RendezvousProcesses(running, redis, 3)
 
 
-def peers(run: Programs, **addresses: str) -> dict[str, tuple[JSONProcess, str]]:
+def peers(running: Programs, **addresses: str) -> dict[str, tuple[JSONProcess, str]]:
     """Peers that are registered at these addresses, with their IDs."""
     started = {
-        name: run.peer(name, *PEER, "--rendezvous", address, state=f"peer-{name}")
+        name: running.peer(name, *PEER, "--rendezvous", address, state=f"peer-{name}")
         for name, address in addresses.items()
     }
     found = {name: (process, str(process.wait("ready")["id"])) for name, process in started.items()}
@@ -59,13 +53,13 @@ def say(sender: JSONProcess, receiver: tuple[JSONProcess, str], text: str, secon
     receiver[0].wait("message", seconds, lambda event: event["text"] == text)
 
 
-def test_one_service(run: Programs, service: RendezvousProcesses) -> None:
+def test_one_service(running: Programs, service: RendezvousProcesses) -> None:
     """
     Peers of different processes reach each other; when a process is killed, and when Redis is flushed,
     stopped and started. A live link notices nothing.
     """
     one, two, three = service.addresses
-    all_peers = peers(run, alice=one, bob=f"{two},{three}", carol=one, dave=three, erin=one)
+    all_peers = peers(running, alice=one, bob=f"{two},{three}", carol=one, dave=three, erin=one)
     alice, bob, carol, dave, erin = all_peers.values()
     say(alice[0], bob, "through Redis", 15.0)
 
@@ -99,22 +93,22 @@ def test_one_service(run: Programs, service: RendezvousProcesses) -> None:
 
 
 def test_a_waiting_message_leaves_when_its_receiver_is_back_elsewhere(
-    run: Programs, service: RendezvousProcesses
+    running: Programs, service: RendezvousProcesses
 ) -> None:
     """The caller's process is told by the one that the peer comes back to."""
     one, two, three = service.addresses
-    found = peers(run, alice=one, bob=two)
+    found = peers(running, alice=one, bob=two)
     (alice, _), (bob, identity) = found.values()
     bob.close()
     alice.command("send", peer=identity, text="when you are back")
     for _ in range(2):
         alice.wait("away")  # It calls again after 5 s, and then after 8 s.
-    again = run.peer("bob", *PEER, "--rendezvous", three, state="peer-bob")
+    again = running.peer("bob", *PEER, "--rendezvous", three, state="peer-bob")
     again.wait("registered")
     again.wait("message", 4.0, lambda event: event["text"] == "when you are back")
 
 
-def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
+def test_the_documented_permissions(running: Programs, redis: Redis) -> None:
     """The commands, keys and channels of docs/deployment.md are all that a user of Redis needs."""
     text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
     sentence = text[text.index("A process needs the commands") :].partition(". ")[0]
@@ -123,10 +117,10 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     assert names == ["punch:*", "punch:to:*"]
     allowed = [f"~{names[0]}", f"&{names[1]}", *commands]
     assert redis.ask("ACL", "SETUSER", "ann", "reset", "on", ">secret", *allowed) == "OK"
-    service = RendezvousProcesses(run, redis, 2, "ann:secret@", ("--registrations-per-address", "1"))
+    service = RendezvousProcesses(running, redis, 2, "ann:secret@", ("--registrations-per-address", "1"))
     for each in service.processes:
         each.wait("registry")
-    ((process, _),) = peers(run, alice=service.addresses[0]).values()
+    ((process, _),) = peers(running, alice=service.addresses[0]).values()
     keys = ["redis-cli", "-p", str(redis.port), "-n", "3", "KEYS", "punch:peer:*"]
     for here in (True, False):
         deadline = time.monotonic() + 5.0
@@ -136,7 +130,7 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
         if here:
             # What alice has at one process counts at the other one, too.
             time.sleep(2.5)
-            bob = run.peer("bob", *PEER, "--rendezvous", service.addresses[1], state="peer-bob")
+            bob = running.peer("bob", *PEER, "--rendezvous", service.addresses[1], state="peer-bob")
             assert bob.wait("unregistered")["reason"] == "too-many"
             process.kill(signal.SIGTERM)
             bob.wait("registered", 20.0)
@@ -145,12 +139,12 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     assert service.processes[0].stderr == ""
 
 
-def test_members_of_all_processes(run: Programs, redis: Redis) -> None:
+def test_members_of_all_processes(running: Programs, redis: Redis) -> None:
     """What an operator and peers do at one process counts at all: invitations, redemptions, revocations."""
-    service = RendezvousProcesses(run, redis, 3, options=("--admit", "invited"))
+    service = RendezvousProcesses(running, redis, 3, options=("--admit", "invited"))
 
     def operator(number: int, command: str, *options: str) -> dict[str, object]:
-        directory = str(run.directory / f"service-{number}")
+        directory = str(running.directory / f"service-{number}")
         line = [PUNCH, "rendezvous", command, "--json", "--state-dir", directory, *options]
         found: dict[str, object] = json.loads(subprocess.run(line, capture_output=True, check=True).stdout)
         return found
@@ -159,7 +153,7 @@ def test_members_of_all_processes(run: Programs, redis: Redis) -> None:
         """Until all processes have so many records."""
         deadline = time.monotonic() + 15.0
         for number in range(3):
-            path = run.directory / f"service-{number}" / "rendezvous" / "members.sqlite"
+            path = running.directory / f"service-{number}" / "rendezvous" / "members.sqlite"
             with closing(sqlite3.connect(path)) as database:
                 while database.execute("SELECT count(*) FROM journal").fetchone() != (records,):
                     assert time.monotonic() < deadline
@@ -168,31 +162,33 @@ def test_members_of_all_processes(run: Programs, redis: Redis) -> None:
     made = operator(0, "invite", "--uses", "2")
     wait_for(1)
     addresses = [f"{address}?token={made['token']}" for address in service.addresses]
-    found = peers(run, alice=addresses[1], bob=addresses[2])
+    found = peers(running, alice=addresses[1], bob=addresses[2])
     (alice, identity), _ = found.values()
     wait_for(3)
-    late = run.peer("late", *PEER, "--rendezvous", addresses[0], state="peer-late")
+    late = running.peer("late", *PEER, "--rendezvous", addresses[0], state="peer-late")
     assert late.wait("failed")["reason"] == "invitation-used"
     # They redeem it at the same time, so either may be the first.
     members = [{each["peer"] for each in operator(number, "peers")["peers"]} for number in range(3)]  # type: ignore[attr-defined]
     assert members == [{peer for _, peer in found.values()}] * 3
     operator(2, "revoke", identity)
     assert alice.wait("failed", 10.0)["reason"] == "revoked"
-    state = ("--state-dir", str(run.directory / "peer-bob"), "--name", "bob")
+    state = ("--state-dir", str(running.directory / "peer-bob"), "--name", "bob")
     owner = [PUNCH, "identity", "revoke", "--yes", *state, "--rendezvous", service.addresses[0]]
     subprocess.run(owner, check=True, capture_output=True)
     wait_for(5)
-    again = run.peer("bob", *PEER, "--rendezvous", service.addresses[2], state="peer-bob")
+    again = running.peer("bob", *PEER, "--rendezvous", service.addresses[2], state="peer-bob")
     assert again.wait("failed")["reason"] == "id-revoked"
 
 
-def test_newer_registration_at_another_process(run: Programs, service: RendezvousProcesses) -> None:
+def test_newer_registration_at_another_process(running: Programs, service: RendezvousProcesses) -> None:
     """The older one is told that it is replaced."""
-    found = peers(run, alice=service.addresses[0], bob=service.addresses[2])
+    found = peers(running, alice=service.addresses[0], bob=service.addresses[2])
     (first, identity), (caller, _) = found.values()
-    state = run.directory / "peer-alice"
-    shutil.copytree(state, run.directory / "peer-again", ignore=shutil.ignore_patterns("*lock*", "*.sock"))
-    second = run.peer("alice", *PEER, "--rendezvous", service.addresses[1], state="peer-again")
+    state = running.directory / "peer-alice"
+    shutil.copytree(
+        state, running.directory / "peer-again", ignore=shutil.ignore_patterns("*lock*", "*.sock")
+    )
+    second = running.peer("alice", *PEER, "--rendezvous", service.addresses[1], state="peer-again")
     second.wait("registered")
     assert first.exit(10.0) == 3
     say(caller, (second, identity), "to the newer one", 10.0)

@@ -6,28 +6,19 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from punch.state import StateDirectory
 
 from .consoles import peer, run
 from .local_peers import one_sentence
-from .processes import PUNCH, Programs, programs
+from .processes import PUNCH, Programs
 
 FREE = (
     *("--control", "tcp:0:interface=127.0.0.1"),
     *("--reflector-port", "127.0.0.1:0"),
     *("--host", "127.0.0.1"),
 )
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as all_programs:
-        yield all_programs
 
 
 def operator(directory: Path, command: str, *options: str) -> subprocess.CompletedProcess[bytes]:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -28,14 +27,8 @@ from punch.test.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.ports import free_port
-from tests.processes import PUNCH, Programs, programs
+from tests.processes import PUNCH, Programs
 from tests.test_rendezvous_process import FREE, ControlConnection, listening
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as all_programs:
-        yield all_programs
 
 
 def get(url: str) -> str:

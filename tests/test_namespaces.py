@@ -10,32 +10,16 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from punch.identity import PeerID
 
 from .needs import need, need_namespaces
 from .netns import Capture, Host, Namespaces
-from .processes import Event, JSONProcess, Programs, programs
+from .processes import Event, JSONProcess, Programs
 
 SERVICE = "198.51.100.1"
 SECOND = "198.51.100.2"
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    need_namespaces()
-    with Namespaces() as namespaces:
-        yield namespaces
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 class RendezvousAndPeers:

@@ -6,19 +6,12 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.environment import plain_environment
-from tests.processes import PUNCH, JSONProcess, Programs, programs
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
+from tests.processes import PUNCH, JSONProcess, Programs
 
 
 def start(running: Programs) -> JSONProcess:

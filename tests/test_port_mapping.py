@@ -15,7 +15,7 @@ import pytest
 
 from .needs import need, need_namespaces
 from .netns import Host, Namespaces, run
-from .processes import PUNCH, Programs, programs
+from .processes import PUNCH, Programs
 from .test_namespaces import RendezvousAndPeers
 
 # miniupnpd maps no ports behind an address that is private or reserved for documentation
@@ -62,12 +62,6 @@ def namespaces() -> Iterator[Namespaces]:
     need("miniupnpd")
     with Namespaces() as namespaces:
         yield namespaces
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 def home(namespaces: Namespaces, public: Host, name: str, address: str, network: str) -> tuple[Host, Host]:

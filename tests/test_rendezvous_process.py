@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,9 @@ from punch.wire.stun import StunMessage as STUNMessage
 from punch.wire.stun import encode as encode_stun
 from punch.wire.stun_attributes import Attribute
 from tests.needs import has_ipv6, missing
-from tests.processes import TWISTD, JSONProcess, Programs, comes_to_rest, programs
+from tests.processes import TWISTD, JSONProcess, Programs, comes_to_rest
 
 FREE = ("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "0")
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as all_programs:
-        yield all_programs
 
 
 class ControlConnection:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import replaying_rendezvous as replaying
 from tests.ports import free_port
-from tests.processes import JSONProcess, Programs, programs
+from tests.processes import JSONProcess, Programs
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 70.0
@@ -64,12 +63,6 @@ class RestartedRendezvous:
         for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
             here.command("send", peer=self.ids[there], text="hello")
             assert there.wait("message", where=lambda event: event["text"] == "hello")
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as started:
-        yield started
 
 
 def registered_again(peer: JSONProcess) -> None:

@@ -5,33 +5,18 @@ told by the routers (MSS), so the relay over TCP works. One of 1,280 bytes is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from . import system_call_filter
-from .needs import need_namespaces
 from .netns import Host, Namespaces
-from .processes import Programs, programs
+from .processes import Programs
 
 SERVICE = "198.51.100.1"
 MTU = 1220
 SERVICE_IPV6 = "2001:db8:1::1"
 MTU_IPV6 = 1280
-
-
-@pytest.fixture
-def namespaces() -> Iterator[Namespaces]:
-    need_namespaces()
-    with Namespaces() as namespaces:
-        yield namespaces
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as running:
-        yield running
 
 
 def small_line(namespaces: Namespaces) -> tuple[Host, Host, Host]:

@@ -16,7 +16,7 @@ from .homes import Homes
 from .local_peers import LocalPeers
 from .needs import need_namespaces
 from .netns import Namespaces
-from .processes import PUNCH, programs
+from .processes import PUNCH, JSONProcess, programs
 from .tmux import Screen, screen
 
 
@@ -123,15 +123,21 @@ def test_a_chat_from_name_to_return(pair: TerminalPair, tmp_path: Path) -> None:
                 assert one.exit() == 0
 
 
+def caller_of(bob: Screen, local: LocalPeers) -> JSONProcess:
+    """Another peer, which has called the one in the terminal and was let in."""
+    alice = local.running.peer("alice")
+    alice.wait("registered")
+    alice.command("call", peer=identity(bob))
+    bob.wait(r"\[y/n\]")
+    bob.line("y")
+    alice.wait("connected")
+    bob.wait("^Connected")
+    return alice
+
+
 def test_typing_while_messages_arrive_loses_and_breaks_nothing(local: LocalPeers) -> None:
     with screen(local.peer("bob"), local.directory) as bob:
-        alice = local.running.peer("alice")
-        alice.wait("registered")
-        alice.command("call", peer=identity(bob))
-        bob.wait(r"\[y/n\]")
-        bob.line("y")
-        alice.wait("connected")
-        bob.wait("^Connected")
+        alice = caller_of(bob, local)
         lines = [f"line {number} " + "wörd 日本 " * (number % 9) for number in range(40)]
         for number, text in enumerate(lines):
             for piece in (text[:7], text[7:]):
@@ -194,13 +200,7 @@ def test_what_a_peer_sends_cannot_act_on_the_terminal(local: LocalPeers) -> None
 
 def test_long_pastes(local: LocalPeers) -> None:
     with screen(local.peer("bob"), local.directory) as bob:
-        alice = local.running.peer("alice")
-        alice.wait("registered")
-        alice.command("call", peer=identity(bob))
-        bob.wait(r"\[y/n\]")
-        bob.line("y")
-        alice.wait("connected")
-        bob.wait("^Connected")
+        alice = caller_of(bob, local)
         bob.paste("two\nlines")
         bob.wait("two\n +lines")
         bob.press("Enter")

@@ -235,3 +235,10 @@ class FrontEndFixture:
         """As the service does."""
         self.chat.start()
         self.node.emit(Ready(ME))
+
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
+        """Have a link to a peer with a chat on it."""
+        chat_link = ChatLink(peer)
+        self.node.emit(connected(chat_link, name))
+        chat_link.run()
+        return chat_link

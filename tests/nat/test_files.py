@@ -11,14 +11,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from tests.needs import need, need_namespaces
-from tests.processes import PUNCH, JSONProcess, Programs, programs
+from tests.processes import PUNCH, JSONProcess, Programs
 
 from .events import flush, renumber
 from .grid import start_rendezvous
@@ -71,12 +70,6 @@ class TransferEnd:
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         if found is not None:
             self.memory = max(self.memory, int(found[1]) * 1024)
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Programs]:
-    with programs(tmp_path) as found:
-        yield found
 
 
 def test_a_file_through_whatever_happens(

@@ -20,7 +20,7 @@ from punch.apps.codes.outcomes import Card, Purpose
 from punch.identity import Identity, PeerID
 from punch.names import is_reserved
 from punch.node.events import Registered
-from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, incoming
 from punch.test.strategies import SETTINGS
 from punch.ui import slash
 from punch.ui.command import Applications
@@ -92,10 +92,7 @@ class Case(SynchronousTestCase):
         return str(caught.exception.code)
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
-        chat_link = ChatLink(peer)
-        self.fixture.node.emit(connected(chat_link, name))
-        chat_link.run()
-        return chat_link
+        return self.fixture.connect(peer, name)
 
 
 class CommandTests(Case):

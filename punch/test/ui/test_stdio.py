@@ -65,10 +65,7 @@ class StdioCase(SynchronousTestCase):
         self.front_end.input_received(text.encode())
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
-        chat_link = ChatLink(peer)
-        self.emit(connected(chat_link, name))
-        chat_link.run()
-        return chat_link
+        return self.fixture.connect(peer, name)
 
 
 class PipeTests(StdioCase):

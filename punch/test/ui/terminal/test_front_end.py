@@ -27,7 +27,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, incoming
 from punch.ui.command_line import MAX_UNSEEN
 from punch.ui.terminal.escapes import Style
 from punch.ui.terminal.front_end import TerminalFrontEnd
@@ -136,10 +136,7 @@ class TerminalCase(SynchronousTestCase):
         self.front_end.entered(text, len(self.prompt.shown) if seen is None else seen)
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
-        chat_link = ChatLink(peer)
-        self.emit(connected(chat_link, name))
-        chat_link.run()
-        return chat_link
+        return self.fixture.connect(peer, name)
 
 
 class SayingTests(TerminalCase):
