@@ -80,6 +80,15 @@ def sanitize(text: str) -> str:
     return _ACTING.sub(replace, text)
 
 
+def printable(text: str, newline: str = "\\n") -> str:
+    """
+    `text` with all that could act on a terminal written out as escapes.
+
+    :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
+    """
+    return sanitize(text.replace("\r\n", "\n")).replace("\n", newline)
+
+
 def _without_isolates(text: str) -> str:
     """Without those that begin and end in one line."""
     open_ones: list[int] = []

@@ -25,12 +25,12 @@ from types import FrameType
 from typing import Any
 
 from punch.cli.usage import Parser, write_stderr
+from punch.sanitize import printable
 from punch.ui.terminal.escapes import Style
 from punch.ui.text.sentences import (
     count,
     milliseconds,
     path_in_words,
-    printable,
 )
 
 #: Seconds that one step may take on a slow machine.

@@ -9,9 +9,9 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import punch
-from punch.sanitize import cut, quoted, sanitize
+from punch.sanitize import cut, printable, quoted, sanitize
 from punch.test.chat_network import peer_id
-from punch.ui.text.sentences import SHORT_LENGTH, printable, shortened, shown_name
+from punch.ui.text.sentences import SHORT_LENGTH, shortened, shown_name
 
 ROOT = Path(punch.__file__).parent
 

@@ -25,9 +25,9 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.sanitize import printable
 from punch.ui.standard_streams import InputKind
 from punch.ui.text.causes import event_sentence
-from punch.ui.text.sentences import printable
 
 #: Seconds from the start after which a peer that nobody watches gives up if it is not registered.
 REGISTRATION_TIMEOUT = 10.0

@@ -42,6 +42,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.sanitize import printable
 from punch.ui.command_line import CommandLine, TextScreen
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields
@@ -50,7 +51,7 @@ from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_sentence
-from punch.ui.text.sentences import count, describe, printable, shortened
+from punch.ui.text.sentences import count, describe, shortened
 
 #: Reasons of a failed call that say no more than that it failed.
 _NOT_THERE = ("not-registered", "gone", "timeout")

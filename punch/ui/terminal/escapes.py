@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.ui.text.sentences import printable
+from punch.sanitize import printable
 
 #: Longest text of a notice, in characters.
 MAX_NOTICE = 100

@@ -34,6 +34,7 @@ from punch.apps.chat.events import (
 )
 from punch.identity import PeerID
 from punch.node.events import CallState, Connected, IncomingCall, Ready
+from punch.sanitize import printable
 from punch.ui.command_line import CommandLine
 from punch.ui.front_end import FrontEndContext, ProcessView, Settings
 from punch.ui.json.events import message_fields
@@ -42,7 +43,7 @@ from punch.ui.terminal.escapes import Style, sequence
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
 from punch.ui.text import answers
-from punch.ui.text.sentences import count, milliseconds, path_in_words, printable, shortened
+from punch.ui.text.sentences import count, milliseconds, path_in_words, shortened
 from punch.ui.text_renderer import TextRenderer
 
 #: Seconds between two updates of the round-trip time in the status line.

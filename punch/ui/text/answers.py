@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from punch.identity import PeerID
-from punch.sanitize import cut
+from punch.sanitize import cut, printable
 from punch.ui.text.nat import nat_in_words
 from punch.ui.text.sentences import (
     count,
     milliseconds,
     path_in_words,
-    printable,
     shown_name,
 )
 from punch.wire.nat_profile import NatProfile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.amounts import format_duration
-from punch.ui.text.sentences import printable
+from punch.sanitize import printable
 from punch.wire.nat_profile import Mapping, NatProfile
 
 MAPPING = {

@@ -29,7 +29,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.sanitize import cut, flags, sanitize
+from punch.sanitize import cut, flags, printable
 from punch.ui.text.causes import event_sentence
 
 #: How much of a message is shown beside its state, in characters.
@@ -37,16 +37,6 @@ SHORT_LENGTH = 60
 
 #: Longest name that is shown, in characters.
 MAX_NAME = 40
-
-
-def printable(text: str, newline: str = "\\n") -> str:
-    """
-    `text` with all that could act on a terminal written out as escapes, by the table of
-    `punch.sanitize`.
-
-    :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
-    """
-    return sanitize(text.replace("\r\n", "\n")).replace("\n", newline)
 
 
 def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
