@@ -55,8 +55,8 @@ def say(sender: JSONProcess, receiver: tuple[JSONProcess, str], text: str, secon
 
 def test_one_service(running: Programs, service: RendezvousProcesses) -> None:
     """
-    Peers of different processes reach each other; when a process is killed, and when Redis is flushed,
-    stopped and started. A live link notices nothing.
+    Peers of different processes reach each other; when a process is killed, and when Redis is flushed, has
+    keys of a wrong type, is stopped and started. A live link notices nothing.
     """
     one, two, three = service.addresses
     all_peers = peers(running, alice=one, bob=f"{two},{three}", carol=one, dave=three, erin=one)
@@ -73,9 +73,19 @@ def test_one_service(running: Programs, service: RendezvousProcesses) -> None:
     service.redis.ask("FLUSHALL")
     say(dave[0], carol, "after a flush", 10.0)
 
-    # Away: peers of one process meet; those of others do after it is back.
+    # Something else writes to its keys: that is said, and all is well when they are gone.
     first = service.processes[0]
     first.wait("registry")
+    keys = service.redis.ask("-n", "3", "KEYS", "punch:peer:*").split()
+    service.redis.ask("-n", "3", "DEL", *keys)
+    for key in keys:
+        service.redis.ask("-n", "3", "LPUSH", key, "x")
+    assert "something else has written to its keys" in first.wait("registry-failed", 10.0)["text"]
+    service.redis.ask("-n", "3", "DEL", *keys)
+    first.wait("registry", 10.0)
+    say(dave[0], carol, "after strange keys", 10.0)
+
+    # Away: peers of one process meet; those of others do after it is back.
     service.redis.stop()
     problem = first.wait("registry-failed", 10.0)["text"]
     assert "Only peers of this server can call each other" in problem

@@ -80,7 +80,7 @@ class _Connection(Protocol):
             answer = encode(self.redis.run(self, command[0].upper(), command[1:]))
         except RedisError as error:
             answer = b"-%b\r\n" % str(error).encode()
-        self.write(answer)
+        self.write(self.redis.spoil(command[0].upper(), answer))
 
     def write(self, data: bytes) -> None:
         """Send an answer or a message."""
@@ -107,6 +107,7 @@ class SimulatedRedis:
     :ivar delay: seconds that each answer takes.
     :ivar primary: what it tells as a Sentinel; None if it knows no primary.
     :ivar broken: the error of every command that writes; None if they work.
+    :ivar spoil: takes a command and its answer as bytes, and returns the bytes that are sent instead.
     """
 
     def __init__(self, net: Internet, host: Host, port: int = 6379, password: str | None = None) -> None:
@@ -118,6 +119,7 @@ class SimulatedRedis:
         self.delay = 0.0
         self.clock_error = 0.0
         self.broken: str | None = None
+        self.spoil: Callable[[bytes, bytes], bytes] = lambda command, answer: answer
         self.primary: tuple[str, int] | None = None
         self.count = 0
         self.connections: list[_Connection] = []

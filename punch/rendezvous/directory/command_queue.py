@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable
-from punch.rendezvous.directory.redis_client import RedisConnection, RedisProblem
+from punch.rendezvous.directory.redis_client import QueueFull, RedisConnection, RedisProblem
 
 IN_FLIGHT = 64
 """Calls of `ask` whose commands are sent and not answered yet. Others wait."""
@@ -24,10 +24,6 @@ _SHARE = MOST_WAITING // 2
 """Of these, those for one address."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
-
-
-class QueueFull(RedisProblem):
-    """A command was not sent, because too many wait for its source."""
 
 
 class CommandQueue:

@@ -99,13 +99,15 @@ class PeerEntries:
         self._entries[peer] = _LocalPeer(self._monotonic())
         self._entries.move_to_end(peer)
         if commands is not None:
-            in_background(self.write(commands, peer))
+            in_background(commands, self.write(commands, peer))
 
     def release(self, peer: PeerID, commands: RedisConnection | None) -> None:
         """A peer is no longer registered here."""
         entry = self._entries.pop(peer, None)
         if entry is not None and entry.value is not None and commands is not None:
-            in_background(self._queue.ask(commands, ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)))
+            in_background(
+                commands, self._queue.ask(commands, ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value))
+            )
 
     def registered_at(self, peer: PeerID) -> int | None:
         """When a peer registered here, by the clock of Redis, in microseconds; None if it is not here."""
@@ -117,7 +119,7 @@ class PeerEntries:
         self._pending = deque(partial(self._synchronize, commands, peer) for peer in self._entries)
         self._pending.extend(partial(self.await_return, commands, peer) for peer in self._wanted())
         if self._syncing is None:
-            self._syncing = Deferred.fromCoroutine(self._write_pending())
+            self._syncing = Deferred.fromCoroutine(self._write_pending(commands))
             self._syncing.addErrback(ignore, CancelledError)
             self._syncing.addBoth(self._written)
 
@@ -129,10 +131,10 @@ class PeerEntries:
     def _written(self, _: object) -> None:
         self._syncing = None
 
-    async def _write_pending(self) -> None:
+    async def _write_pending(self, commands: RedisConnection) -> None:
         while self._pending:
             for _ in range(min(_CHUNK, len(self._pending))):
-                in_background(self._pending.popleft()())
+                in_background(commands, self._pending.popleft()())
             await sleep(self._reactor, _PAUSE)
 
     def refresh_some(self, commands: RedisConnection, interval: float) -> None:
@@ -144,7 +146,7 @@ class PeerEntries:
         for _ in range(math.ceil(len(self._entries) * interval / REFRESH)):
             peer = next(iter(self._entries))
             self._entries.move_to_end(peer)
-            in_background(self._synchronize(commands, peer))
+            in_background(commands, self._synchronize(commands, peer))
 
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
         """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
@@ -211,7 +213,7 @@ class PeerEntries:
         self._awaited -= gone
         leave = [("SREM", self._key_of(peer, "await"), self._name) for peer in gone]
         for first in range(0, len(leave), _CHUNK):
-            in_background(self._queue.ask(commands, *leave[first : first + _CHUNK]))
+            in_background(commands, self._queue.ask(commands, *leave[first : first + _CHUNK]))
 
     async def locate(self, commands: RedisConnection, peer: PeerID, source: Source) -> str | None:
         """

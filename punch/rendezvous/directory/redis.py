@@ -34,7 +34,7 @@ from twisted.logger import Logger
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.rate_limits import Source
-from punch.rendezvous.directory.command_queue import CommandQueue, QueueFull
+from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
@@ -52,6 +52,7 @@ from punch.rendezvous.directory.peer_entries import PeerEntries
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     OLDEST,
+    QueueFull,
     RedisConnection,
     RedisProblem,
     ignore,
@@ -71,6 +72,8 @@ MAX_CLOCK_ERROR = 60.0
 """Seconds by which the wall clocks of this machine and of Redis may differ before the operator is told."""
 LAST_TIME = 0.5
 """Seconds that Redis has, when this process stops, to take what was said last."""
+STEADY = 1.5
+"""Seconds after which Redis is said to work that failed a moment after it had begun to the last time."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -130,6 +133,12 @@ class RedisDirectory:
         """Add it to monotonic seconds to get the time that Redis shows."""
         self._clock_error = 0.0
         self._failures = 0
+        self._found_at = -math.inf
+        self._unsteady = False
+        """Whether it failed last within a moment after it had begun to work…"""
+        self._repeated = False
+        """…or because of an answer, as it had done within the last minute."""
+        self._refused, self._refused_until = "", -math.inf
         self._reason: str | None = "it is being connected to"
         self._told, self._told_at = "", 0.0
         self._unread_logged = -math.inf
@@ -205,7 +214,7 @@ class RedisDirectory:
     def await_return(self, peer: PeerID, source: Source = UNKNOWN) -> None:
         """Tell this process when a peer has registered at another one."""
         if self._commands is not None:
-            in_background(self._entries.await_return(self._commands, peer, source))
+            in_background(self._commands, self._entries.await_return(self._commands, peer, source))
 
     def send(
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
@@ -214,7 +223,7 @@ class RedisDirectory:
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        in_background(self._send(self._commands, process, message, source))
+        in_background(self._commands, self._send(self._commands, process, message, source))
 
     # -- the connection --
 
@@ -279,6 +288,8 @@ class RedisDirectory:
         there = int(time[0]) + int(time[1]) / 1e6
         self._offset = there - (asked_at + answered_at) / 2
         self._clock_error = self._wall() - there
+        if self._commands is not None and self._unsteady and answered_at >= self._found_at + STEADY:
+            self._works()
         if self._commands is None:
             self._found(commands)
         elif not lived:
@@ -294,16 +305,31 @@ class RedisDirectory:
         self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset)
 
     def _found(self, commands: RedisConnection) -> None:
-        self._log.info("Redis works: {address}", address=self._address.location)
         self._commands = commands
-        self._reason, self._told, self._failures = None, "", 0
+        self._found_at = self._monotonic()
         self._entries.write_all(commands)
-        self._report(None)
+        if not self._unsteady:
+            self._works()
+
+    def _works(self) -> None:
+        """All is well, and stays so for longer than a moment if it did not before."""
+        self._unsteady = False
+        self._reason, self._told, self._failures = None, "", 0
+        if not self._repeated:
+            self._log.info("Redis works: {address}", address=self._address.location)
+            self._report(None)
 
     def _lost(self, reason: str) -> None:
+        now, commands = self._monotonic(), self._commands
+        if commands is not None:
+            # If it fails in the same way each time, after a moment, that is one failure.
+            self._unsteady = now < self._found_at + STEADY
+            # So it is if it refuses the same now and then.
+            self._repeated = commands.given_up and reason == self._refused and now < self._refused_until
+            if commands.given_up and not self._repeated:
+                self._refused, self._refused_until = reason, now + _LOG_PAUSE
         self._reason = reason
-        now = self._monotonic()
-        if reason == self._told or (self._failures and now < self._told_at + _LOG_PAUSE):
+        if self._repeated or reason == self._told or (self._failures and now < self._told_at + _LOG_PAUSE):
             return
         self._told, self._told_at = reason, now
         self._log.warn(
@@ -312,11 +338,14 @@ class RedisDirectory:
         self._report(self.problem)
 
     async def _locate(self, peer: PeerID, source: Source) -> str | None:
-        if self._commands is None or not self._commands.open:
+        commands = self._commands
+        if commands is None or not commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
         try:
-            process = await self._entries.locate(self._commands, peer, source)
+            process = await self._entries.locate(commands, peer, source)
         except RedisProblem as problem:
+            if not isinstance(problem, QueueFull):
+                commands.give_up(problem)
             raise DirectoryUnavailable(str(problem)) from problem
         return None if process == self.name else process
 
@@ -333,7 +362,8 @@ class RedisDirectory:
             (receivers,) = await self._queue.ask_for(commands, publish, source)
         except QueueFull:
             return
-        except RedisProblem:
+        except RedisProblem as problem:
+            commands.give_up(problem)
             receivers = 0
         if not receivers:
             self._process_lost(process)
@@ -361,10 +391,10 @@ class RedisDirectory:
             return
         elif isinstance(message, PeerAwaited):
             if self._commands is not None:
-                in_background(self._send(self._commands, sender, PeerReturned(message.peer)))
+                in_background(self._commands, self._send(self._commands, sender, PeerReturned(message.peer)))
         elif since < message.since:
             # The peer has registered at another process, too
             self._user.peer_replaced(message.peer)
         elif since > message.since and self._commands is not None:
             # The sender has an older registration, and has written over the entry
-            in_background(self._entries.write(self._commands, message.peer))
+            in_background(self._commands, self._entries.write(self._commands, message.peer))

@@ -19,6 +19,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
 from punch.rendezvous.directory.redis_address import RedisAddress
+from punch.rendezvous.directory.redis_answers import MOST_BYTES, is_answer
 
 REPLY_TIME = 3.0
 """Seconds within which Redis has to answer, or its connection is closed."""
@@ -34,6 +35,7 @@ _ADVICE = {
     "MISCONF": "it refuses writes because it can't save to its disk; see its log, and the space on its disk",
     "OOM": "it refuses writes because its memory is full; raise its maxmemory",
     "NOPERM": "its user may not do what is needed; see docs/deployment.md for the commands",
+    "WRONGTYPE": "something else has written to its keys punch:*; remove them, or choose another database",
     "LOADING": "it is still loading its data",
     "MASTERDOWN": "it has lost its primary",
 }
@@ -41,6 +43,10 @@ _ADVICE = {
 
 class RedisProblem(Exception):
     """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
+
+
+class QueueFull(RedisProblem):
+    """A command was not sent, because too many wait for its source."""
 
 
 class RedisRefusal(Exception):
@@ -59,6 +65,8 @@ def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> 
     if isinstance(error, RedisProblem):
         return error
     text = str(error) or type(error).__name__
+    if type(error).__name__ == "InvalidResponse":  # of the library, which is not imported before it is needed
+        return RedisProblem(f"it answers as Redis does not ({text[:100]})")
     if "without any password configured" in text:
         return RedisProblem("it has no password, and --registry gives one; leave it out")
     for code, advice in _ADVICE.items():
@@ -116,11 +124,17 @@ class RedisConnection:
         self._messages = messages
         self._protocol: Any = None
         self._lost = self._answered = False
+        self._problem: RedisProblem | None = None
 
     @property
     def open(self) -> bool:
         """Whether the connection can be used."""
         return self._protocol is not None and not self._lost
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was closed because of what came on it (`give_up`)."""
+        return self._problem is not None
 
     async def connect(self, host: str, port: int) -> None:
         """:raise RedisProblem: it can't be made, or Redis refuses us."""
@@ -142,20 +156,35 @@ class RedisConnection:
 
         :raise RedisProblem: one of them has failed.
         """
+        if self._problem is not None:
+            raise self._problem
         try:
             answers = [self._protocol.execute_command(*command) for command in commands]
             found: list[Any] = await gatherResults(answers, consumeErrors=True)
         except Exception as error:  # the library's errors have no common base beside Exception
-            raise problem_of(error, self._address.tls, not self._answered) from error
+            raise self._problem or problem_of(error, self._address.tls, not self._answered) from error
         self._answered = True
+        for command, answer in zip(commands, found, strict=True):
+            if not is_answer(command, answer):
+                problem = RedisProblem(f"it answers as Redis does not (to {command[0]!s})")
+                self.give_up(problem)
+                raise problem
         return found
+
+    def give_up(self, problem: RedisProblem) -> None:
+        """Close the connection because of what came on it; what is asked from now on fails with this."""
+        if self._problem is None:
+            self._problem = problem
+        self.abort()
 
     async def subscribe(self, channel: str) -> None:
         """:raise RedisProblem: it has failed."""
         try:
-            await self._protocol.subscribe(channel).addTimeout(REPLY_TIME, self._reactor)
+            answer = await self._protocol.subscribe(channel).addTimeout(REPLY_TIME, self._reactor)
         except Exception as error:  # as above
             raise problem_of(error) from error
+        if not is_answer(("SUBSCRIBE",), answer):
+            raise RedisProblem("it answers as Redis does not (to SUBSCRIBE)")
 
     async def version(self) -> tuple[int, ...] | None:
         """The version of Redis; None if it does not tell."""
@@ -189,7 +218,7 @@ class RedisConnection:
         # The module can't be imported before there is a reactor, and only with --registry is it needed.
         import txredisapi
 
-        messages, clock = self._messages, self._reactor
+        messages, clock, give_up = self._messages, self._reactor, self.give_up
         base: Any = txredisapi.RedisProtocol if messages is None else txredisapi.SubscriberProtocol
 
         class _Protocol(base):  # type: ignore[misc]
@@ -199,14 +228,41 @@ class RedisConnection:
                 super().__init__(*arguments, **options)
                 self.closed: Deferred[BaseException] = Deferred()
 
+                self._unfinished = 0
+
             def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+                if not unpause:
+                    self._unfinished += len(data)
                 try:
                     super().dataReceived(data, unpause)
                 except Exception:  # this is not Redis, and the library raises whatever comes
-                    self.transport.abortConnection()
+                    give_up(RedisProblem("it answers as Redis does not"))
+                if self._unfinished > MOST_BYTES:
+                    give_up(RedisProblem(f"an answer of it has more than {MOST_BYTES >> 20} MiB"))
 
-            def messageReceived(self, pattern: object, channel: object, message: bytes) -> None:
-                if messages is not None:
+            def rawDataReceived(self, data: bytes) -> None:
+                # What the library does not check: else any bytes become the text of an answer.
+                rest = self.bulk_length
+                if rest < 2 and not self.bulk_buffer:
+                    raise ValueError("a text of a negative length")
+                end = bytes(self.bulk_buffer[-1:]) + data[:rest]
+                if rest <= len(data) and not end.endswith(b"\r\n"):
+                    raise ValueError("a text without an end")
+                super().rawDataReceived(data)
+
+            def lineLengthExceeded(self, line: bytes) -> None:
+                give_up(RedisProblem("it answers as Redis does not"))
+
+            def replyReceived(self, reply: object) -> None:
+                self._unfinished = 0
+                if messages is None and not self.replyQueue.waiting:
+                    # It would be taken for the answer to the next command
+                    give_up(RedisProblem("it answers what was not asked"))
+                else:
+                    super().replyReceived(reply)
+
+            def messageReceived(self, pattern: object, channel: object, message: object) -> None:
+                if messages is not None and isinstance(message, bytes):
                     messages(message)
 
             def connectionLost(self, why: Failure) -> None:
@@ -240,10 +296,20 @@ def ignore(failure: Failure, kind: type[Exception]) -> None:
     failure.trap(kind)  # type: ignore[no-untyped-call]
 
 
-def in_background(work: Coroutine[Any, Any, object]) -> None:
-    """Do what may fail when Redis goes away; then everything is written anew once it is back."""
+def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object]) -> None:
+    """
+    Do what may fail when Redis goes away; then everything is written anew once it is back.
+
+    :param connection: it is given up if Redis refuses something, so that this is not missing unnoticed.
+    """
     doing: Deferred[object] = Deferred.fromCoroutine(work)
-    doing.addErrback(ignore, RedisProblem)
+    doing.addErrback(_refused, connection)
+
+
+def _refused(failure: Failure, connection: RedisConnection) -> None:
+    failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
+    if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
+        connection.give_up(failure.value)
 
 
 def sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
