@@ -10,7 +10,7 @@ from punch.apps.codes.outcomes import Card, Purpose
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
 from punch.cli.usage import Parser
 from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
@@ -29,6 +29,7 @@ def invite(arguments: Sequence[str]) -> int:
         "Get to know a peer: prints a code, and waits until the other side types it (punch join CODE). Then "
         "each is in the other's address book.",
         "docs/codes.md",
+        registers=NodeUse.ALWAYS,
     )
     options = _parse(parser, arguments)
     return _run(program, options, "Stopped. The code can't be used any more.")
@@ -46,6 +47,7 @@ def join(arguments: Sequence[str]) -> int:
         "Get to know the peer who ran punch invite, by the code that it printed. Then each is in the other's "
         "address book.",
         "docs/codes.md",
+        registers=NodeUse.ALWAYS,
     )
     parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
     options = _parse(parser, arguments)

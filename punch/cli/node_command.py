@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -237,6 +238,15 @@ class NodeCommand:
         return shown_name(self.book.name_of(peer) or "", peer)
 
 
+class NodeUse(Enum):
+    """When a command registers itself; the value follows what its options are for."""
+
+    WITHOUT_NODE = ", if no node of yours runs"
+    FOR_A_CODE = ", for a code, or if no node of yours runs"
+    ALWAYS = ""
+    """It uses no node, and makes no link."""
+
+
 def make_parser(
     program: str,
     description: str,
@@ -244,6 +254,7 @@ def make_parser(
     *,
     words_name_files: bool = False,
     own_stdout: bool = True,
+    registers: NodeUse = NodeUse.WITHOUT_NODE,
 ) -> Parser:
     """
     Return a parser with the options that all these commands have.
@@ -255,30 +266,32 @@ def make_parser(
         program, description=description, words_name_files=words_name_files, own_stdout=own_stdout
     )
     where = "stdout" if own_stdout else "stderr"
+    when = registers.value
     parser.add_argument("--json", action="store_true", help=f"events as JSON lines on {where}; see {page}")
     parser.add_argument(
         "--rendezvous",
         metavar="ADDRESS",
-        help="punch://host:port/PIN, if no node of yours runs "
+        help=f"punch://host:port/PIN{when} "
         "[default: PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this "
         "machine]",
     )
     parser.add_argument(
         "--proxy",
         metavar="URL",
-        help="HTTP or SOCKS5 proxy, or none, if no node of yours runs [default: that of the environment]",
+        help=f"HTTP or SOCKS5 proxy, or none{when} [default: that of the environment]",
     )
-    parser.add_argument(
-        "--port-mapping",
-        choices=[policy.value for policy in PortMappingPolicy],
-        default=PortMappingPolicy.AUTO.value,
-        help="whether your router is asked for a port that leads here, if no node of yours runs "
-        "[default: %(default)s]",
-    )
+    if registers is not NodeUse.ALWAYS:
+        parser.add_argument(
+            "--port-mapping",
+            choices=[policy.value for policy in PortMappingPolicy],
+            default=PortMappingPolicy.AUTO.value,
+            help=f"whether your router is asked for a port that leads here{when} [default: %(default)s]",
+        )
     parser.add_argument(
         "--name",
         default=login_name(os.environ),
-        help="whose node: the identity of that name [default: %(default)s]",
+        help=f"whose {'address book' if registers is NodeUse.ALWAYS else 'node'}: the identity of that name "
+        "[default: %(default)s]",
     )
     parser.add_argument(
         "--state-dir",

@@ -19,7 +19,7 @@ from punch.apps.files.source import PIPE, Source, SourceError, find_source, text
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.node_command import CommandFailed, NodeCommand, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
 from punch.cli.partner import watch_partner
 from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.cli.usage import write_stderr
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         "where it was: run the same command again (without a code).",
         "docs/files.md",
         words_name_files=True,
+        registers=NodeUse.FOR_A_CODE,
     )
     parser.usage = (
         "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH...\n"
