@@ -16,6 +16,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +42,10 @@ MAX_NAME = 64
 
 class StateError(Exception):
     """Something kept can't be read or written; `str()` is a sentence for the user."""
+
+
+_MAX_PROGRAM = 100
+"""Bytes that are read of who has a lock."""
 
 
 class IdentityInUse(StateError):
@@ -244,10 +249,11 @@ class PeerState:
         """
         _write(self._offers_path, content)
 
-    def lock(self) -> Lock:
+    def lock(self, program: str = "") -> Lock:
         """
         Keep other processes from running with this identity, until released or until this process ends.
 
+        :param program: what this process is, if it is one that could use the node of another process as well.
         :raise IdentityInUse: another process has it.
         :raise StateError: the file can't be locked.
         """
@@ -259,14 +265,29 @@ class PeerState:
             with _sentences(path):
                 locked = try_lock(descriptor)
             if not locked:
-                raise IdentityInUse(
-                    f"Another process already runs with the identity {self.name!r}. "
-                    "End that one, or give this one an identity of its own with --name."
-                )
+                raise IdentityInUse(self._in_use_text(descriptor))
+            with suppress(OSError):  # As of a full disk: it is only for a sentence
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, program.encode())
         except StateError:
             os.close(descriptor)
             raise
         return Lock(descriptor)
+
+    def _in_use_text(self, descriptor: int) -> str:
+        holder = ""
+        with suppress(OSError):  # Some systems let nobody read what is locked
+            holder = os.read(descriptor, _MAX_PROGRAM).decode("utf-8", "replace")
+        if not holder or not holder.isprintable():
+            return (
+                f"Another process already runs with the identity {self.name!r}. "
+                "End that one, or give this one an identity of its own with --name."
+            )
+        return (
+            f"{holder} already runs with the identity {self.name!r}. End it, start this first, and then "
+            "the other one again, which will use the node of this one. Or give this one an identity of its "
+            "own with --name."
+        )
 
     @property
     def book(self) -> AddressBook:

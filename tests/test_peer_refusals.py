@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .consoles import peer, run, terminal
 from .local_peers import LocalPeers, one_sentence
-from .processes import TWISTD
+from .processes import PUNCH, TWISTD, programs
 
 
 def test_bad_ids(local: LocalPeers) -> None:
@@ -87,6 +87,11 @@ def test_one_identity_one_process(local: LocalPeers) -> None:
     one_sentence(again, "already runs", "--name")
     bob.command("quit")
     assert bob.exit() == 0
+    receiving = [PUNCH, "receive", "--json", "--name", "bob", "--state-dir", str(local.directory / "state")]
+    with programs(local.directory) as running:
+        running.start(receiving).wait("ready", 60.0)
+        again = run(peer(local.directory, "bob"), local.directory)
+        one_sentence(again, "punch receive already runs", "start this first")
     again_json = run(peer(local.directory, "bob", "--json", "--peer", "zzz"), local.directory)
     assert b'"event": "failed"' in again_json.stdout or b'"event":"failed"' in again_json.stdout
     one_sentence(again_json)

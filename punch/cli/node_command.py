@@ -111,6 +111,7 @@ class NodeCommand:
                     self.options.rendezvous,
                     self.options.proxy,
                     PortMappingPolicy(self.options.port_mapping),
+                    self.program,
                 ),
                 self.reactor,
                 os.environ,

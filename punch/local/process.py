@@ -56,6 +56,7 @@ class NodeOptions:
     :ivar rendezvous: the addresses of the rendezvous; None: as `choose_rendezvous` says.
     :ivar proxy: the proxy to connect through; None: as `choose_proxy` says.
     :ivar port_mapping: whether routers are asked for ports.
+    :ivar program: what this process is, for those who find that it has the node.
     """
 
     state: StateDirectory
@@ -63,6 +64,7 @@ class NodeOptions:
     rendezvous: str | None = None
     proxy: str | None = None
     port_mapping: PortMappingPolicy = PortMappingPolicy.AUTO
+    program: str = "A program"
 
     @property
     def peer(self) -> PeerState:
@@ -126,7 +128,7 @@ async def attach_or_become(
                 node.detach()
                 raise
         try:
-            lock = state.lock()
+            lock = state.lock(options.program)
         except IdentityInUse as error:
             if reactor.seconds() >= deadline:
                 raise CommandError("in-use", f"{error} It takes no other programs.") from None

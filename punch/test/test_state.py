@@ -171,6 +171,24 @@ class LockTests(StateTestCase):
         self.state.peer("alice").lock().release()
         self.assert_private()
 
+    def test_a_program_that_could_use_another_node(self) -> None:
+        """The sentence names it, and says in which order both can run; the next one's name counts."""
+        peer = self.state.peer("alice")
+        lock = peer.lock("punch receive, which has a long name")
+        lock.release()
+        lock = peer.lock("punch receive")
+        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        self.assertTrue(message.startswith("punch receive already runs with the identity 'alice'."), message)
+        self.assertIn("start this first", message)
+        lock.release()
+        lock = peer.lock()
+        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        self.assertTrue(message.startswith("Another process already runs"), message)
+        lock.release()
+        lock = peer.lock("a\x1b[2J")
+        self.assertIn("Another process", str(self.assertRaises(StateError, self.state.peer("alice").lock)))
+        lock.release()
+
     def test_left_behind(self) -> None:
         """A lock file of a process that is no more blocks nobody, whatever is in it."""
         path = self.root / "peers" / "alice" / ".lock"
