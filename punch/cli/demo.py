@@ -24,7 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from punch.cli.usage import Parser, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import write_stderr
 from punch.sanitize import printable
 from punch.ui.terminal.escapes import Style
 from punch.ui.text.sentences import (

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from punch.cli import twistd
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.identity import Identity
 from punch.local.rendezvous import NoRendezvous, choose_rendezvous
 from punch.names import without_format

@@ -11,7 +11,7 @@ from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
-from punch.cli.usage import Parser
+from punch.cli.parser import Parser
 from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
 from punch.ui.text.sentences import shown_name

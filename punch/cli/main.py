@@ -17,7 +17,6 @@ from typing import Any
 from punch import __version__
 from punch.cli.interrupt import end_quietly_on_interrupt
 from punch.cli.usage import (
-    Parser,
     escape_output,
     seen_words,
     show,
@@ -179,6 +178,7 @@ def _id(rest: Sequence[str]) -> int:
     import os
     from pathlib import Path
 
+    from punch.cli.parser import Parser
     from punch.state import StateDirectory, StateError, login_name, own_state_dir
 
     login = login_name(os.environ)

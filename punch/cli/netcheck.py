@@ -16,7 +16,8 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from punch.cli import twistd
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.local.process import gateways_by
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.natcheck.report import NetcheckReport

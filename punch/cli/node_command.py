@@ -21,7 +21,8 @@ from twisted.internet.threads import deferToThreadPool
 
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.process import NodeOptions, attach_or_become

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from punch import names
 from punch.apps.chat import ContactSummary
 from punch.apps.chat.contacts import grant, revoke
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import UnknownPeer, find_peer

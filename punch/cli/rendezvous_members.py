@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from punch.amounts import format_bytes, number_of_bytes, seconds
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import is_name

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from punch.amounts import format_bytes, format_count, format_duration
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from punch.cli.usage import Parser, show, write_stderr
+from punch.cli.parser import Parser
+from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
 from punch.local.protocol import JSON, CommandError, line
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
