@@ -390,6 +390,9 @@ class Agent:
             self._take_role(role, now, refused=False)
         if check is not None:
             self._take_check(check, now)
+            outcome = self._checker.receive_received(check, now)
+            if outcome is not None:
+                self._take_outcome(outcome, now)
 
     def _take_check(self, check: Check, now: float) -> None:
         candidate = self._remotes.learn(check.remote, check.priority)

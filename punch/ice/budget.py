@@ -19,7 +19,8 @@ at its IPv4 address if we reach it over IPv6; that counts only for packets throu
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
 peers without a path find one as soon as there is one. On networks with heavy loss, no single address may use
-all of the limit, and direct addresses may not use the part of the relayed ones.
+all of the limit, direct addresses may not use the part of the relayed ones, and what goes to a direct address
+through our relays, or from addresses of ours that probably can't reach it, does not use up its direct checks.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ UNLIKELY = 3
 RELAYED = 7
 """How many checks may go to relayed candidates, which work wherever both sides reach a relay."""
 OF_ONE = 4
-"""How many of the checks of direct candidates may go to one address."""
+"""How many of the checks of direct candidates may go to one address from addresses of our own."""
+OF_ONE_THROUGH_RELAY = 2
+"""How many packets of each kind may go to one direct address through our relays."""
 OF_ONE_RELAYED = 3
 """
 How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
@@ -61,9 +64,13 @@ through our relays: where one of these routes is blocked, the checks on it do no
 """
 OF_ONE_HEARD = 4
 """
-How many triggered checks may go to one address, and how many answers; at a relay that we use, how many
-packets of any kind.
+How many triggered checks may go to one address from addresses of our own, and how many answers; at a relay
+that we use, how many packets of any kind.
 """
+SPACED = 2
+"""How many further triggered checks may go there, each `SPACED_GAP` after the one before."""
+SPACED_GAP = 1.0
+"""Seconds."""
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
@@ -112,6 +119,10 @@ _SHARES = {PacketKind.ANSWER: MAX_PACKETS - 1, PacketKind.TRIGGERED: MAX_PACKETS
 """
 How many packets of all kinds may have been sent before one of this kind. Checks have limits of their own.
 """
+
+
+_LATER = (*_RELAYED, PacketKind.DIRECT, PacketKind.TRIGGERED)
+"""The kinds of which `LATER` further packets may be sent."""
 
 
 class _Sent(NamedTuple):
@@ -166,14 +177,9 @@ class Budget:
         kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
         if len(sent) + kept >= MAX_PACKETS:
             return False
-        later = False
-        if kind in _SHARES:
-            if not self._allows_heard(address, kind):
-                return False
-        elif not self._allows_check(address, kind):
-            later = kind is not PacketKind.UNLIKELY and self._allows_later(now)
-            if not later:
-                return False
+        later = not self._allows_first(route, kind, now, relayed)
+        if later and not (kind in _LATER and self._allows_later(now)):
+            return False
         sent.append(_Sent(now, route, size, kind, later, relayed))
         return True
 
@@ -199,28 +205,28 @@ class Budget:
         self._forget(now)
         return not self._sent and not self._to_our_relays and not self._answered
 
-    def _allows_heard(self, address: Address, kind: PacketKind) -> bool:
-        """Whether an authenticated check from there may be answered or trigger a check."""
-        sent = self._sent
-        alike = sum(each.route.remote == address and each.kind is kind for each in sent)
-        return len(sent) < _SHARES[kind] and alike < OF_ONE_HEARD
-
-    def _allows_check(self, address: Address, kind: PacketKind) -> bool:
-        sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]
+    def _allows_first(self, route: Route, kind: PacketKind, now: float, relayed: bool) -> bool:
+        """Whether a packet is within the limits of its kind, and of its kind at its address."""
+        sent = [each for each in self._sent if not each.later]
         kinds = [each.kind for each in sent]
-        there = [each.kind for each in sent if each.route.remote == address]
+        times = [each.time for each in sent if each.kind is kind and _share_limits(each.route, route)]
+        through_relay = route.relayed is not None and not relayed
         if kind in _RELAYED:
-            return there.count(kind) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
-        if len(there) >= OF_ONE:
-            return False
+            return len(times) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
+        if kind in _SHARES:
+            limit = OF_ONE_THROUGH_RELAY if through_relay else OF_ONE_HEARD
+            if kind is PacketKind.TRIGGERED and times and now >= times[-1] + SPACED_GAP:
+                limit += SPACED
+            return len(times) < limit and len(self._sent) < _SHARES[kind]
         if kind is PacketKind.UNLIKELY and kinds.count(kind) >= UNLIKELY:
             return False
-        return kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY) < DIRECT
+        checks = kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY)
+        return len(times) < (OF_ONE_THROUGH_RELAY if through_relay else OF_ONE) and checks < DIRECT
 
     def _allows_later(self, now: float) -> bool:
-        checks = [each for each in self._sent if each.kind not in _SHARES]
-        later = sum(each.later for each in checks)
-        return later < LATER and now >= checks[-1].time + GAP * 2**later
+        later = sum(each.later for each in self._sent)
+        newest = max((each.time for each in self._sent if each.kind in _LATER), default=-WINDOW)
+        return later < LATER and now >= newest + GAP * 2**later
 
     def _forget(self, now: float) -> None:
         for sent, window in ((self._sent, WINDOW), (self._to_our_relays, RELAY_WINDOW)):
@@ -231,6 +237,11 @@ class Budget:
             if now < self._answered[oldest] + WINDOW:
                 break
             del self._answered[oldest]
+
+
+def _share_limits(one: Route, other: Route) -> bool:
+    """Whether packets on these routes count together: both to one address, both through relays or neither."""
+    return one.remote == other.remote and (one.relayed is None) == (other.relayed is None)
 
 
 class Budgets:

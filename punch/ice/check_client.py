@@ -8,7 +8,7 @@ from math import inf
 
 from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates, usable
-from punch.ice.checks import IceCredentials, IceRole, build_check
+from punch.ice.checks import Check, IceCredentials, IceRole, ReceivedCheck, build_check
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import LAST_WAIT, REQUESTS, RTO, Purpose, Transaction
 from punch.identity import RandomBytes
@@ -203,6 +203,26 @@ class CheckClient:
             return None
         return CheckOutcome(pair, transaction, verdict, mapped)
 
+    def receive_received(self, check: Check, now: float) -> CheckOutcome | None:
+        """
+        Process what an authenticated check says about a check of ours that reached the peer, since its answer
+        may have been lost; returns None if that is not, or no longer, being waited for on the same pair.
+        """
+        received = check.received
+        known = None if received is None else self._transactions.get(received.transaction_id)
+        if received is None or known is None or not usable(received.source):
+            return None
+        transaction, pair = known
+        symmetric = (check.remote, check.local) == (transaction.remote, transaction.local)
+        if transaction.purpose is not Purpose.CHECK or not symmetric:
+            return None
+        self._drop(transaction, pair)
+        self._budget.answered(check.remote, check.local, now)
+        pair.answered_at = now
+        pair.asked_at = max(pair.asked_at, transaction.started)
+        self._finish(pair)
+        return CheckOutcome(pair, transaction, CheckVerdict.SUCCEEDED, received.source)
+
     def expire(self, now: float) -> list[TimedOut]:
         """Retransmit what is due; returns the checks that failed without an answer."""
         unanswered = []
@@ -239,6 +259,11 @@ class CheckClient:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
         transaction_id = self._random(12)
+        received = None
+        # The consent checks of a selected pair leave it out: both sides use it
+        settled = purpose is Purpose.CONSENT and pair.used and nomination is None
+        if pair.valid and pair.received_check is not None and purpose is not Purpose.SIZE and not settled:
+            received = ReceivedCheck(pair.received_check, pair.remote.address)
         request = build_check(
             transaction_id,
             self._ours,
@@ -247,6 +272,7 @@ class CheckClient:
             self.tiebreaker,
             self._candidates.check_priority(pair.base),
             nomination,
+            received=received,
             size=FULL_SIZE if purpose is Purpose.SIZE else 0,
         )
         transaction = Transaction(

@@ -85,6 +85,18 @@ class IceRole(Enum):
 
 
 @dataclass(frozen=True)
+class ReceivedCheck:
+    """
+    The newest check that one side received on a valid pair, as its own checks there repeat it.
+
+    :ivar source: the address that the check came from.
+    """
+
+    transaction_id: bytes
+    source: Address
+
+
+@dataclass(frozen=True)
 class Check:
     """An authenticated check from the peer."""
 
@@ -95,6 +107,8 @@ class Check:
     priority: int
     nomination: int | None
     """None: the check does not nominate. 0: regular nomination. Otherwise: the value of NOMINATION."""
+    received: ReceivedCheck | None = None
+    """The check of ours that the peer has received."""
 
 
 def build_check(
@@ -106,12 +120,14 @@ def build_check(
     priority: int,
     nomination: int | None = None,
     *,
+    received: ReceivedCheck | None = None,
     size: int = 0,
 ) -> bytes:
     """
     Encode a Binding request to the peer (RFC 8445, section 7.2.2).
 
     :param nomination: nominate the pair; a value above 0 is also sent as the NOMINATION attribute.
+    :param received: the newest check that came on the same pair.
     :param size: the least number of bytes of the request; PADDING (RFC 5780, section 7.6) is added if needed.
     """
     attributes: list[tuple[int, object]] = [
@@ -123,6 +139,9 @@ def build_check(
         attributes.append((Attribute.USE_CANDIDATE, True))
         if nomination > 0:
             attributes.append((Attribute.NOMINATION, nomination))
+    if received is not None:
+        attributes.append((Attribute.RECEIVED_CHECK, received.transaction_id))
+        attributes.append((Attribute.XOR_MAPPED_ADDRESS, received.source))
     request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id, tuple(attributes))
     return encode_padded(request, theirs.key, size)
 
@@ -133,7 +152,9 @@ def _read_check(request: StunMessage, remote: Address, local: Address) -> Check:
     if Attribute.USE_CANDIDATE in request:
         nomination = request.get(Attribute.NOMINATION) or 0
     username, priority = request.get(Attribute.USERNAME) or "", request.get(Attribute.PRIORITY) or 0
-    return Check(request.transaction_id, remote, local, username, priority, nomination)
+    transaction_id, source = request.get(Attribute.RECEIVED_CHECK), request.get(Attribute.XOR_MAPPED_ADDRESS)
+    received = ReceivedCheck(transaction_id, source) if transaction_id and source else None
+    return Check(request.transaction_id, remote, local, username, priority, nomination, received)
 
 
 UNAUTHENTICATED = frozenset((Attribute.USERNAME,))

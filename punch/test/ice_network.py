@@ -127,6 +127,8 @@ class IceNetwork:
         self.now = 100.0
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
+        self.loses: Callable[[Transmit], bool] = lambda transmit: False
+        """Which datagrams get lost besides."""
         self.largest: Callable[[Address, Address], int] = lambda source, target: 65535
         """Bytes of the largest datagram that gets from one address to another."""
         self.detour: Callable[[Address, Address], float] = lambda source, target: 0.0
@@ -236,7 +238,7 @@ class IceNetwork:
         host.sent.append((self.now, transmit))
         if self.random.random() < self.loss or self.blocked(transmit.local, transmit.remote):
             return
-        if len(transmit.data) > self.largest(transmit.local, transmit.remote):
+        if self.loses(transmit) or len(transmit.data) > self.largest(transmit.local, transmit.remote):
             return
         data, target, source = transmit
         delay = self.delay + self.detour(source, target)

@@ -74,6 +74,8 @@ class Attribute(IntEnum):
     PROBE = 0xC0BE
     # Ours (docs/protocol.md, section 7.2): the relay drops datagrams because of a rate
     RELAY_LIMIT = 0xC0BF
+    # Ours (docs/protocol.md, section 7): the transaction ID of the peer's newest check, in a check
+    RECEIVED_CHECK = 0xC0C0
     # RFC 8656
     CHANNEL_NUMBER = 0x000C
     LIFETIME = 0x000D
@@ -461,6 +463,7 @@ CODECS: dict[int, Codec] = {
     Attribute.NOMINATION: _NUMBER32,
     Attribute.PROBE: _octets(16),
     Attribute.RELAY_LIMIT: Codec(_decode_relay_limit, _encode_relay_limit),
+    Attribute.RECEIVED_CHECK: _octets(12),
     Attribute.CHANNEL_NUMBER: _leading(2, 0xFFFF),
     Attribute.LIFETIME: _NUMBER32,
     Attribute.XOR_PEER_ADDRESS: _XOR_ADDRESS,

@@ -201,6 +201,21 @@ class ConnectTests(SynchronousTestCase):
             times.append(network.now - began)
         self.assertLess(max(times), 2.5)
 
+    def test_one_side_whose_checks_are_never_answered(self) -> None:
+        """They arrive, and the answers get lost: the other side's checks say that they arrived."""
+        network = IceNetwork(budgets=True)
+        alice, bob = behind_nats(network, NAT("203.0.113.1"), NAT("203.0.113.2"))
+        network.loses = lambda transmit: (
+            transmit.local in alice.bases
+            and transmit.remote != REFLECTOR
+            and parse(transmit.data).message_class is MessageClass.SUCCESS
+        )
+        network.pair(alice, bob)
+        began = network.now
+        network.run(5, network.connected)
+        self.assertTrue(network.connected())
+        self.assertLess(network.now - began, 1.0)
+
     def test_agents_are_deterministic(self) -> None:
         def trace() -> list[tuple[float, bytes]]:
             network = IceNetwork(5, loss=0.2)

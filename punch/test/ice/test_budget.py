@@ -10,8 +10,10 @@ from punch.ice.budget import (
     MAX_BYTES,
     MAX_PACKETS,
     MAX_PEERS,
+    OF_ONE,
     OF_ONE_HEARD,
     OF_ONE_RELAYED,
+    OF_ONE_THROUGH_RELAY,
     RELAY_WINDOW,
     RELAYED,
     RESERVED,
@@ -65,13 +67,30 @@ class BudgetTests(SynchronousTestCase):
             kinds = (PacketKind.TRIGGERED, PacketKind.ANSWER)
             for kind in kinds * 20:
                 budget.allows(route(1), 100, kind, 0.0, relayed=relayed)
-            sent = [budget.allows(route(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
-            self.assertEqual(sent, [False, False])
-            left = MAX_PACKETS - 2 * OF_ONE_HEARD
+            later = [
+                now
+                for now in range(1, 200)
+                if budget.allows(route(1), 100, PacketKind.TRIGGERED, now, relayed=relayed)
+            ]
+            self.assertEqual(later, [1, 2, 17, 47], "further ones are spread over time")
+            self.assertFalse(budget.allows(route(1), 100, PacketKind.ANSWER, 200.0, relayed=relayed))
+            left = MAX_PACKETS - 2 * OF_ONE_HEARD - len(later)
             direct = min(DIRECT, left if relayed else left - RESERVED)
             self.assertEqual(self.spend(budget, PacketKind.DIRECT, 300.0), direct)
             left -= direct
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
+
+    def test_what_may_not_use_up_the_direct_checks_of_an_address(self) -> None:
+        """Packets through our relay, and checks from addresses of ours that probably can't reach it."""
+        there, relay = address(1), Address("198.51.100.1", 50000)
+        through = Route(there, relay)
+        budget = Budget()
+        for kind in (PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
+            sent = sum(budget.allows(through, 96, kind, 0.0) for _ in range(9))
+            self.assertEqual(sent, OF_ONE_THROUGH_RELAY, kind)
+        self.assertTrue(budget.allows(Route(there), 96, PacketKind.UNLIKELY, 0.0))
+        for kind, most in ((PacketKind.DIRECT, OF_ONE), (PacketKind.TRIGGERED, OF_ONE_HEARD)):
+            self.assertEqual(sum(budget.allows(Route(there), 96, kind, 0.0) for _ in range(9)), most, kind)
 
     def test_both_ways_to_a_relayed_address(self) -> None:
         """At one relayed address, checks from our addresses and through our relay have separate limits."""

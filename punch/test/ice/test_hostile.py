@@ -235,6 +235,25 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(len(self.it.alice.agent.pairs), 2)
         self.assertTrue(self.it.alice.agent.validated(self.it.alice.bases[0], STRANGER))
 
+    def told(self, transaction_id: bytes, source: Address) -> None:
+        """A check from `source` says that a check of ours arrived."""
+        here = self.it.alice.bases[0]
+        more = (Attribute.RECEIVED_CHECK, transaction_id), (Attribute.XOR_MAPPED_ADDRESS, here)
+        self.it.inject(encode(self.it.request(*more), self.it.ours.key), source)
+
+    def valid(self) -> list[Address]:
+        """The remote addresses of valid pairs."""
+        return [pair.remote for pair in self.it.alice.agent.pairs if pair.state == "succeeded"]
+
+    def test_a_check_that_arrived(self) -> None:
+        """Only the ID of our check, from where that went, validates a pair: it proves that it arrived."""
+        there, asked = self.it.bob.bases[0], parse(self.it.check.data).transaction_id
+        for transaction_id, source in ((ID, there), (asked[:-1] + b"!", there), (asked, STRANGER)):
+            self.told(transaction_id, source)
+            self.assertEqual(self.valid(), [])
+        self.told(asked, there)
+        self.assertEqual(self.valid(), [there])
+
     def test_unknown_attributes_that_must_be_understood(self) -> None:
         """RFC 8489, section 6.3.1."""
         before = self.it.state

@@ -63,6 +63,7 @@ VALUES: dict[Attribute, st.SearchStrategy[Any]] = {
     Attribute.NOMINATION: st.integers(0, 2**32 - 1),
     Attribute.PROBE: st.binary(min_size=16, max_size=16),
     Attribute.RELAY_LIMIT: st.builds(RelayLimitValue, st.sampled_from(RelayLimit), st.integers(0, 2**56 - 1)),
+    Attribute.RECEIVED_CHECK: st.binary(min_size=12, max_size=12),
     Attribute.CHANNEL_NUMBER: st.integers(0, 65535),
     Attribute.LIFETIME: st.integers(0, 2**32 - 1),
     Attribute.XOR_PEER_ADDRESS: ADDRESSES,
