@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -16,10 +17,11 @@ def safe_name(name: str) -> str:
     return _UNSAFE.sub("_", name)
 
 
-def move(path: Path, folder: Path) -> Path:
+def move(path: Path, folder: Path, moving: Callable[[Path], object] = lambda final: None) -> Path:
     """
     Move a file or folder into `folder`, under its own name, or with a number if that is taken.
 
+    :param moving: is called with its path there before it is moved.
     :return: its path there.
     :raise OSError: it can't be moved.
     """
@@ -35,6 +37,7 @@ def move(path: Path, folder: Path) -> Path:
             continue
         # It replaces an empty file or folder, which was made here for that.
         try:
+            moving(final)
             os.replace(path, final)
         except OSError:
             final.rmdir() if is_folder else final.unlink()

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from punch.apps.files.final_names import move, numbered, safe_name
@@ -45,6 +46,7 @@ from punch.apps.files.messages import (
     message_type,
     shown,
 )
+from punch.apps.files.moved import MovedItems
 from punch.apps.files.partial_folder import PartialFolder, disk_failure
 
 _ZEROS = bytes(PIECE)
@@ -104,9 +106,10 @@ class Target:
         self._file: _OpenFile | None = None
         key = hashlib.sha256("\0".join([sender, *sorted(item.name for item in offer.items)]).encode())
         self._umask = _umask()
-        self._partial = PartialFolder(
-            folder / f".punch-{key.hexdigest()[:16]}.part", sum(item.size or 0 for item in offer.items)
-        )
+        name = f".punch-{key.hexdigest()[:16]}"
+        self._partial = PartialFolder(folder / f"{name}.part", sum(item.size or 0 for item in offer.items))
+        self._moved = MovedItems(folder / f"{name}.moved")
+        self._in_place: dict[int, Path] = {}
 
     @property
     def complete(self) -> bool:
@@ -200,6 +203,16 @@ class Target:
                 raise disk_failure(error, path) from error
         if self.has_all_entries:
             self._check_offer()
+            self._find_moved()
+
+    def _find_moved(self) -> None:
+        """Leave items where they are that an earlier attempt has moved."""
+        self._in_place = self._moved.in_place(self._entries, self._paths)
+        for index, path in self._in_place.items():
+            if b"/" not in self._entries[index].path:
+                # Folders that were made a moment ago
+                shutil.rmtree(self._paths[index], ignore_errors=True)
+            self._paths[index] = path
 
     def _path(self, entry: Entry) -> Path:
         """Where an entry is written to: under its own name, without what would act on a terminal."""
@@ -286,6 +299,10 @@ class Target:
         :raise TransferFailed: it is out of order, or can't be written.
         """
         entry, file = self._entry(index), self._open(index)
+        if index in self._in_place:
+            # It has its final name, and is not what is sent: the next attempt takes another name
+            self._moved.forget()
+            raise TransferFailed(FailureCode.SOURCE_CHANGED, shown(entry.path))
         if offset != file.offset:
             self._keep(file, entry, offset)
         end = offset + len(data)
@@ -341,8 +358,9 @@ class Target:
             raise TransferFailed(FailureCode.CORRUPTED, shown(entry.path))
         self._file = None
         try:
-            os.ftruncate(file.descriptor, size)
-            if entry.modified:
+            if index not in self._in_place:
+                os.ftruncate(file.descriptor, size)
+            if entry.modified and index not in self._in_place:
                 with suppress(OSError, OverflowError):
                     os.utime(file.descriptor, ns=(entry.modified, entry.modified))
             found = os.fstat(file.descriptor)
@@ -369,7 +387,8 @@ class Target:
         if index in self._ended:
             raise MessageError("a file that was complete already")
         path = self._paths[index]
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        access = os.O_RDONLY if index in self._in_place else os.O_RDWR | os.O_CREAT
+        flags = access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
@@ -380,7 +399,10 @@ class Target:
     def _discard(self, file: _OpenFile) -> None:
         self._file = None
         os.close(file.descriptor)
-        self._paths[file.index].unlink(missing_ok=True)
+        if file.index in self._in_place:
+            self._moved.forget()
+        else:
+            self._paths[file.index].unlink(missing_ok=True)
 
     # The end
 
@@ -393,21 +415,29 @@ class Target:
         """
         if not self.complete:
             raise MessageError("the end, before all files were there")
+        waiting = [
+            (entry, path)
+            for index, (entry, path) in enumerate(zip(self._entries, self._paths, strict=True))
+            if index not in self._in_place
+        ]
         try:
-            for entry, path in zip(self._entries, self._paths, strict=True):
+            for entry, path in waiting:
                 if entry.kind is EntryKind.LINK:
                     self._make_link(entry, path)
             self._remove_others()
-            for entry, path in reversed(list(zip(self._entries, self._paths, strict=True))):
+            for entry, path in reversed(waiting):
                 if b"/" in entry.path and entry.kind is not EntryKind.LINK:
                     self._set_mode(entry, path)
             finals = []
-            for entry, path in zip(self._entries, self._paths, strict=True):
-                if b"/" not in entry.path:
-                    finals.append(move(path, self._folder))
-                    # Not earlier: a folder that its owner can't write to can't be moved.
-                    self._set_mode(entry, finals[-1])
+            for index, (entry, path) in enumerate(zip(self._entries, self._paths, strict=True)):
+                if b"/" in entry.path:
+                    continue
+                moving = partial(self._moved.add, entry.path, source=path)
+                finals.append(path if index in self._in_place else move(path, self._folder, moving))
+                # Not earlier: a folder that its owner can't write to can't be moved.
+                self._set_mode(entry, finals[-1])
             self._partial.remove()
+            self._moved.forget()
         except OSError as error:
             raise disk_failure(error, self._folder) from error
         finally:

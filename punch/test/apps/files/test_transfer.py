@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -356,6 +357,93 @@ class ResumeTests(TransferTestCase):
         first.close()
         other.close()
         self.assertEqual(os.listdir(self.folder), [])
+
+
+class Killed(BaseException):
+    """As a kill of the process: nothing is tidied up."""
+
+
+class MovedTests(TransferTestCase):
+    """An interruption between the moves of several items."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.file("a/in", b"first")
+        (self.source / "a" / "link").symlink_to("in")
+        self.file("b", b"second")
+        self.file("c", b"third")
+
+    def kill_at(self, name: str) -> None:
+        """Receive, and be killed right before the item of this name is moved, with the lock given back."""
+        replace = os.replace
+
+        def killing(source: Path, final: Path) -> None:
+            if final.name == name:
+                final.unlink()
+                raise Killed
+            replace(source, final)
+
+        self.patch(os, "replace", killing)
+        with self.assertRaises(Killed):
+            send(self.find("a", "b", "c"), self.folder)
+        self.patch(os, "replace", replace)
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.folder))
+
+    def test_what_was_moved_stays_where_it_is(self) -> None:
+        """It is not sent again, and has no second name."""
+        self.kill_at("c")
+        self.assertEqual([name for name in self.names() if name[0] != "."], ["a", "b"])
+        target, reader = send(self.find("a", "b", "c"), self.folder)
+        self.assertEqual(target.finals, [self.folder / name for name in "abc"])
+        self.assertEqual(self.names(), ["a", "b", "c"])
+        self.assertEqual((self.folder / "c").read_bytes(), b"third")
+        self.assertEqual(reader.sent, 0)
+        send(self.find("a", "b", "c"), self.folder)
+        self.assertEqual(self.names(), ["a", "a (1)", "b", "b (1)", "c", "c (1)"])
+
+    def test_what_the_user_has_changed_since(self) -> None:
+        """It stays as it is, and what is sent gets another name; so does what was moved away."""
+        self.kill_at("c")
+        (self.folder / "a" / "in").write_bytes(b"mine")
+        (self.folder / "b").rename(self.folder / "mine")
+        target, _ = send(self.find("a", "b", "c"), self.folder)
+        self.assertEqual(target.finals, [self.folder / name for name in ("a (1)", "b", "c")])
+        self.assertEqual((self.folder / "a" / "in").read_bytes(), b"mine")
+        self.assertEqual((self.folder / "a (1)" / "in").read_bytes(), b"first")
+        self.assertEqual(self.names(), ["a", "a (1)", "b", "c", "mine"])
+
+    def test_a_change_that_only_the_digest_shows(self) -> None:
+        """Nothing is written over: the attempt fails, and the next one takes another name."""
+        self.kill_at("c")
+        path = self.folder / "b"
+        status = path.stat()
+        path.write_bytes(b"SECOND")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with self.assertRaises(TransferFailed) as caught:
+            send(self.find("a", "b", "c"), self.folder)
+        self.assertIs(caught.exception.code, FailureCode.SOURCE_CHANGED)
+        self.assertEqual(path.read_bytes(), b"SECOND")
+        target, _ = send(self.find("a", "b", "c"), self.folder)
+        self.assertEqual(target.finals[1], self.folder / "b (1)")
+        self.assertEqual(path.read_bytes(), b"SECOND")
+
+    def test_a_record_that_says_anything(self) -> None:
+        """What is no record is none, and a name in it leads nowhere else."""
+        target = Target(self.folder, "alice", self.find("a", "b", "c").offer)
+        (partial,) = self.folder.glob(".punch-*.part")
+        target.close()
+        victim = self.file("victim", b"mine")
+        status = victim.stat()
+        for name, device in ((f"../from/{victim.name}", status.st_dev), ("..", 1), (5, 1), ("victim", "x")):
+            record = {"item": b"b".hex(), "final": name, "device": device, "inode": status.st_ino}
+            lines = [b"", b"[]", b"\xff", b"{", json.dumps(record).encode(), b"cut off"]
+            partial.with_suffix(".moved").write_bytes(b"\n".join(lines))
+            shutil.rmtree(self.folder / "b", ignore_errors=True)
+            target, _ = send(self.find("a", "b", "c"), self.folder)
+            self.assertNotIn(victim, target.finals)
+        self.assertEqual(victim.read_bytes(), b"mine")
 
 
 class OtherUserTests(SynchronousTestCase):
