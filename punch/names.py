@@ -15,7 +15,7 @@ _WORDS = """
     no to help chats list nick clear msg whois who id q exit
     call accept reject send hangup quit read history search export erase retention peers name block unblock
     grant revoke forget rename status netcheck conversations web
-    invite uninvite join
+    invite uninvite join transfers send-files accept-files refuse-files stop-files dismiss-files open-folder
 """
 
 #: Words that the interface uses for something else, and its commands: nobody is called so automatically.

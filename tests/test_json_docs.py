@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from punch.apps.chat import MessageState
+from punch.apps.files.events import Stage
 from punch.local import connection, server, socket_file
 from punch.ui.commands import COMMANDS
-from punch.ui.json import events, front_end
+from punch.ui.json import events, front_end, transfers
 
 PAGE = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
 EVENTS, COMMANDS_SECTION = PAGE.split("## Events of the peer")[1].split("## Commands of the peer")
@@ -17,7 +18,7 @@ SOCKET = PAGE.split("## The socket of a node")[1].split("\n## ")[0]
 
 def test_every_command_with_every_field() -> None:
     for name, command in COMMANDS.items():
-        found = re.search(rf"^\| `{name}` \|.*$", COMMANDS_SECTION, re.MULTILINE)
+        found = re.search(rf"^\| (`[a-z-]+`, )*`{name}`(, `[a-z-]+`)* \|.*$", COMMANDS_SECTION, re.MULTILINE)
         assert found is not None, f"docs/json.md does not describe {name}"
         for field in command.fields:
             assert f"`{field.name}`" in found[0], (name, field.name)
@@ -30,8 +31,12 @@ def test_every_event() -> None:
         for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', Path(str(module.__file__)).read_text())
     }
     assert len(told) > 20
+    told |= {f"transfer-{stage.value}" for stage in Stage} | set(
+        re.findall(r'"(transfer-[a-z]+)"', Path(transfers.__file__).read_text())
+    )
     for name in told | {str(state) for state in MessageState} - {"unread"}:
-        assert re.search(rf"^\| `{name}` \|", EVENTS, re.MULTILINE), f"docs/json.md does not describe {name}"
+        found = re.search(rf"^\| (`[a-z-]+`, )*`{name}`(, `[a-z-]+`)* \|", EVENTS, re.MULTILINE)
+        assert found, f"docs/json.md does not describe {name}"
 
 
 def test_the_socket() -> None:

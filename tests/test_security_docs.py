@@ -30,7 +30,7 @@ from punch.test.link.test_limits import MOST_PACKETS
 from punch.turn.server import core as relay
 from punch.turn.server.allocations import UNPROVED_PART
 from punch.ui.web import admission as web
-from punch.ui.web import connections
+from punch.ui.web import connections, uploads
 from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
@@ -91,6 +91,9 @@ SECURITY_NUMBERS = [
     f"and all peers have {exposed.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
     f"at most {flows.MAX_FLOWS} flows, each of which is a socket, "
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
+    f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
+    f"{uploads.MAX_FILES:,} files each wait to be sent",
+    f"for {uploads.UNUSED:.0f} s if no page goes on",
     f"has {exposed.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",
@@ -137,6 +140,7 @@ SECURITY_NUMBERS = [
 ]
 
 WEB_NUMBERS = [
+    f"{connections.MAX_UPLOADING} files of pages at a time",
     f"({8 * web.SECRET_BYTES} bits",
     f"at most {web.MAX_TICKETS} wait",
     f"{connections.MAX_PLAIN} plain connections",

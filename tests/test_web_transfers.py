@@ -1,4 +1,4 @@
-"""Two people who do not know each other, in their browsers: a code."""
+"""Two people who do not know each other, in their browsers: a code, then files in both directions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from .browsers import Visitor, chromium_in, playing
-from .processes import programs
+from .processes import Programs, programs
 from .web_pages import PagePeer
 from .web_pair import PageInspector, inspector
 
@@ -35,10 +35,13 @@ class Strangers:
         )
         address = rendezvous.wait("listening")["address"]
         self.browser = chromium_in(playwright, [], directory)
-        self.alice = self.visitor(PagePeer(running, "alice", address))
-        self.bob = self.visitor(PagePeer(running, "bob", address))
+        self.folders = {name: directory / f"received by {name}" for name in ("alice", "bob")}
+        self.alice, self.bob = (self.visitor(running, name, address) for name in ("alice", "bob"))
 
-    def visitor(self, peer: PagePeer) -> Visitor:
+    def visitor(self, running: Programs, name: str, address: str) -> Visitor:
+        """Somebody at a page."""
+        self.folders[name].mkdir()
+        peer = PagePeer(running, name, address, "--downloads", str(self.folders[name]))
         visitor = Visitor(self.browser, peer.url)
         visitor.sees("Can be called")
         return visitor
@@ -48,6 +51,25 @@ class Strangers:
 def strangers(tmp_path: Path) -> Iterator[Strangers]:
     with ExitStack() as stack:
         yield Strangers(stack, tmp_path)
+
+
+PHOTO = bytes(range(250)) * 12_000
+
+
+def drop(page: Page, name: str) -> None:
+    """Drop a file onto the chat."""
+    page.evaluate(
+        """name => {
+            const data = new DataTransfer();
+            data.items.add(new File([name.repeat(1000)], name));
+            const target = document.querySelector(".chat");
+            const options = {dataTransfer: data, bubbles: true, cancelable: true};
+            for (const type of ["dragenter", "dragover", "drop"]) {
+                target.dispatchEvent(new DragEvent(type, options));
+            }
+        }""",
+        name,
+    )
 
 
 def code_field(page: Page) -> Locator:
@@ -87,6 +109,50 @@ def test_the_whole_story(strangers: Strangers, inspector: PageInspector) -> None
     strangers.alice.sees("You and bob know each other now.")
     alice.get_by_role("link", name="Write to bob, or call", exact=True).click()
     alice.locator("#write").wait_for()
+
+    # Files, chosen in a dialog: what is odd about them is said before they are accepted.
+    files: list[FilePayload] = [
+        {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": PHOTO},
+        {"name": "aux.txt", "mimeType": "text/plain", "buffer": b""},
+    ]
+    with alice.expect_file_chooser() as choosing:
+        alice.get_by_role("button", name="Send files", exact=True).click()
+    choosing.value.set_files(files)
+    offer = bob.get_by_role("region", name="Files from alicia", exact=True)
+    expect(offer).to_contain_text("photo.jpg")
+    expect(offer).to_contain_text("Windows can't have this name")
+    expect(offer).to_contain_text(str(strangers.folders["bob"]))
+    strangers.alice.sees(re.compile("Waits until they accept"))
+    inspector.look("offer", strangers.bob)
+    offer.get_by_role("button", name="Accept", exact=True).click()
+    strangers.alice.sees(re.compile("Sent · 3.0 MB"))
+    strangers.bob.sees(re.compile("Received · 3.0 MB"))
+    assert (strangers.folders["bob"] / "photo.jpg").read_bytes() == PHOTO
+    assert (strangers.folders["bob"] / "aux.txt").read_bytes() == b""
+    inspector.look("received", strangers.bob)
+    bob.get_by_role("button", name="Where it is: photo.jpg and 1 more", exact=True).click()
+    expect(bob.get_by_role("dialog")).to_contain_text(str(strangers.folders["bob"] / "photo.jpg"))
+    bob.keyboard.press("Escape")
+    bob.get_by_role("button", name="Take photo.jpg and 1 more off the list", exact=True).click()
+    expect(bob.locator(".transfer")).to_have_count(0)
+
+    # Dropped onto the chat, two at once, in the other direction: one is refused, by the keyboard.
+    for name in ("one.bin", "two.bin"):
+        drop(bob, name)
+    offers = alice.get_by_role("region", name="Files from bob", exact=True)
+    expect(offers).to_have_count(2)
+    alice.locator("#main").focus()
+    alice.keyboard.press("Alt+n")
+    expect(offers).to_have_count(1)
+    strangers.bob.sees(re.compile("does not want it"))
+    alice.keyboard.press("Alt+y")
+    strangers.bob.sees(re.compile("^Sent"))
+    (received,) = strangers.folders["alice"].iterdir()
+    assert received.read_bytes() == received.name.encode() * 1000
+    strangers.alice.go("#/activity")
+    strangers.alice.sees("files/1")
+    expect(alice.locator(".transfer")).to_have_count(3)
+    inspector.look("activity", strangers.alice)
 
     assert inspector.problems == []
     # What failed was asked for by the user

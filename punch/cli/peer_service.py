@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
@@ -24,8 +25,11 @@ from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
 from punch.apps.codes.outcomes import Card
+from punch.apps.files.messages import SERVICE as FILES
+from punch.apps.files.transfers import Transfers
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status
 from punch.identity import Identity
+from punch.link.services import anyone
 from punch.local.own import OwnNode
 from punch.local.process import gateways_by, remembered_offers
 from punch.local.server import LocalServer
@@ -39,6 +43,7 @@ from punch.node.node import Node
 from punch.state import Lock, PeerState, StateError
 from punch.ui.command import Applications
 from punch.ui.console import Console, StartOptions, open_console
+from punch.ui.desktop import download_folder, folder_opener
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.json.commands import perform_for_program
 from punch.ui.text.causes import event_sentence
@@ -47,6 +52,9 @@ if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
     from punch.cli.peer_tap import Options
     from punch.ui.web.view import WebView
+
+
+T = TypeVar("T")
 
 
 class PeerService(Service):
@@ -68,6 +76,7 @@ class PeerService(Service):
         self._console: Console | None = None
         self._chat: Chat | None = None
         self._codes: ContactCodes | None = None
+        self._transfers: Transfers | None = None
         self._web: WebView | None = None
         self._url: str | None = None
         self._history = not options["no-history"]
@@ -114,6 +123,7 @@ class PeerService(Service):
         options = self._options
         try:
             chat = self._chat = self._make_chat()
+            own = self._make_own_node(chat)
         except ChatError as error:
             self._finish(1, str(error))
             return
@@ -121,9 +131,7 @@ class PeerService(Service):
             self._reactor,
             StartOptions(
                 Settings(self._identity.peer_id, self._name, options.target, self._history, options.notice),
-                FrontEndContext(
-                    self._reactor, self._finish, applications=Applications(self._make_codes(chat))
-                ),
+                FrontEndContext(self._reactor, self._finish, applications=self._make_applications(chat, own)),
                 os.environ,
                 self._uptime,
                 bool(options["json"]),
@@ -134,7 +142,7 @@ class PeerService(Service):
         on_second_signal(console.restore)
         if options["web"] and not self._open_web(chat, console):
             return
-        self._open_socket(chat, console)
+        self._open_socket(own, console)
         chat.start().addCallbacks(self._started, self._cannot_start)
 
     def _make_chat(self) -> Chat:
@@ -152,6 +160,35 @@ class PeerService(Service):
             save_name=self._save_name,
             keeps_history=self._history,
         )
+
+    def _make_own_node(self, chat: Chat) -> OwnNode:
+        return OwnNode(
+            self.node,
+            book=self._book,
+            clock=self._reactor,
+            rendezvous=self._rendezvous,
+            name=lambda: chat.name,
+            sentence=event_sentence,
+        )
+
+    def _make_applications(self, chat: Chat, own: OwnNode) -> Applications:
+        transfers = self._transfers = Transfers(
+            own,
+            granted=lambda peer: self._book.granted(peer, FILES),
+            folder=self._options.downloads or download_folder(os.environ),
+            run=self._in_thread,
+            clock=self._reactor,
+            tell=chat.views.tell,
+        )
+        if self._options["web"]:
+            # Unless punch receive does
+            own.serve_by_default(FILES, transfers.service, anyone)
+        return Applications(
+            self._make_codes(chat), transfers, folder_opener(self._reactor, os.environ), own.status
+        )
+
+    def _in_thread(self, call: Callable[[], T], /) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
 
     def _make_codes(self, chat: Chat) -> ContactCodes:
         codes = self._codes = ContactCodes(
@@ -189,6 +226,7 @@ class PeerService(Service):
             raise ChatError("state", str(error)) from error
 
     def _open_web(self, chat: Chat, console: Console) -> bool:
+        from punch.ui.web.uploads import Uploads
         from punch.ui.web.view import WebView
 
         self._web = web = WebView(
@@ -196,6 +234,7 @@ class PeerService(Service):
             reactor=self._reactor,
             pairs=self.node.pairs,
             commands=console.front_end.view.commands,
+            uploads=Uploads(self._state.directory / "uploads", self._in_thread, self._reactor, os.urandom),
             random=os.urandom,
             wall=time.time,
         )
@@ -230,16 +269,8 @@ class PeerService(Service):
             self._log.warn("{error}", error=error)
         return url
 
-    def _open_socket(self, chat: Chat, console: Console) -> None:
+    def _open_socket(self, own: OwnNode, console: Console) -> None:
         """Let other programs of the user share the node."""
-        own = OwnNode(
-            self.node,
-            book=self._book,
-            clock=self._reactor,
-            rendezvous=self._rendezvous,
-            name=lambda: chat.name,
-            sentence=event_sentence,
-        )
         commands = partial(perform_for_program, console.front_end.view.commands)
         self._local = LocalServer(own, self._reactor, commands)
         self._local.listen(self._state.directory, os.environ).addErrback(self._no_socket)
@@ -275,6 +306,7 @@ class PeerService(Service):
             *([] if console is None else [console.close]),
             *([] if self._local is None else [self._local.stop]),
             *([] if self._codes is None else [self._codes.stop]),
+            *([] if self._transfers is None else [self._transfers.stop]),
             self.node.stopService,
             *([] if web is None else [web.stop]),
             *([] if chat is None else [chat.stop]),

@@ -40,7 +40,7 @@ class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
     plugin = "punch-peer"
-    files = frozenset(("state-dir",))
+    files = frozenset(("state-dir", "downloads"))
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
         "between, and chats: every line of stdin is a message. Prints its own ID, which others call."
@@ -131,6 +131,12 @@ class Options(BaseOptions):
             "focus: bell, a notice by osc9 or osc777, whichever yours knows, or off.",
         ],
         [
+            "downloads",
+            None,
+            None,
+            "Folder for files that are accepted in the page. [default: your folder for downloads]",
+        ],
+        [
             "web-port",
             None,
             "0",
@@ -165,6 +171,7 @@ else the one used last, else your own on this machine]"""
         self.notice = self._choice("notify", Notice)
         self.retention = self._retention()
         self.web_port = self._web_port()
+        self.downloads = self._downloads()
         try:
             self.peer = self.state.peer(self["name"])
         except StateError as error:
@@ -221,6 +228,16 @@ else the one used last, else your own on this machine]"""
         if not 0 < days < 1_000_000:
             self.fail("usage", f"--retention takes a number of days, or off, not {quoted(text)}.")
         return Retention(days)
+
+    def _downloads(self) -> Path | None:
+        if self["downloads"] is None:
+            return None
+        folder = Path(self["downloads"])
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            self.fail(
+                "usage", f"--downloads takes a folder that you may write to, not {quoted(self['downloads'])}."
+            )
+        return folder.resolve()
 
     def _web_port(self) -> int:
         try:

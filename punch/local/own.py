@@ -14,6 +14,7 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkError, ServiceRefused, StreamLimitError
 from punch.link.link import Link
+from punch.link.services import Authorize
 from punch.link.status import LinkStatus, Path
 from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
@@ -76,6 +77,8 @@ class OwnNode:
         self._clock = clock
         self._sentence = sentence
         self._allowed: dict[str, Allow] = {}
+        self._defaults: dict[str, tuple[IProtocolFactory, Authorize]] = {}
+        self._serving_default: dict[str, Callable[[], None]] = {}
         self._lost: list[Deferred[None]] = []
         self._unregistered: Unregistered | None = None
         node.subscribe(self._note)
@@ -101,6 +104,8 @@ class OwnNode:
 
     def serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Deferred[Callable[[], None]]:
         """Implement `NodeAccess.serve`."""
+        if service in self._serving_default:
+            self._serving_default.pop(service)()
         try:
             stop = self._node.serve(service, factory, allow.authorize, takes_calls=True)
         except ValueError as error:
@@ -112,8 +117,22 @@ class OwnNode:
             if self._allowed.get(service) is allow:
                 del self._allowed[service]
             stop()
+            self._serve_default(service)
 
         return succeed(end)
+
+    def serve_by_default(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> None:
+        """
+        Answer streams to a service while no program serves it with `serve`, until the node stops.
+
+        :raise ValueError: as `INode.serve`.
+        """
+        self._defaults[service] = factory, authorize
+        self._serve_default(service)
+
+    def _serve_default(self, service: str) -> None:
+        if service in self._defaults and service not in self._node.status.services:
+            self._serving_default[service] = self._node.serve(service, *self._defaults[service])
 
     def when_delivered(self, peer: PeerID) -> Deferred[bool]:
         """Implement `NodeAccess.when_delivered`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
     from punch.apps.chat.codes import ContactCodes
+    from punch.apps.files.transfers import Transfers
 
 Fields = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -34,6 +36,8 @@ class FieldKind(Enum):
     LIMIT = f"how many, 1 to {MAX_LIMIT}"
     DAYS = "a number of days, or null for ever"
     FILE = "a path"
+    FILES = "an array of 1 to 100 paths"
+    TRANSFER = "the number of a transfer"
     FLAG = "true or false"
 
 
@@ -57,9 +61,15 @@ class Applications:
     What a process has beside the chat.
 
     :ivar codes: makes and uses codes; None: that is not possible here.
+    :ivar transfers: the files that are sent and received; None: neither is possible here.
+    :ivar open_folder: opens a folder of this machine on its desktop; None: there is no desktop.
+    :ivar node_status: `NodeAccess.status`; None: only the chat's is known.
     """
 
     codes: ContactCodes | None = None
+    transfers: Transfers | None = None
+    open_folder: Callable[[Path], object] | None = None
+    node_status: Callable[[], Deferred[dict[str, Any]]] | None = None
 
 
 NO_APPLICATIONS = Applications()

@@ -9,6 +9,7 @@ dictionary that can be written as JSON; `None` if nothing is to be said but that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from punch.apps.chat import (
     ChatError,
     ChatMessage,
 )
+from punch.apps.files.messages import MAX_ITEMS
 from punch.identity import PeerID
 from punch.sanitize import quoted
-from punch.ui import code_commands
+from punch.ui import code_commands, file_commands
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
 from punch.ui.export import export_to
 from punch.ui.json.events import (
@@ -32,8 +34,10 @@ from punch.ui.json.events import (
     conversation_fields,
     message_fields,
     netcheck_fields,
+    peer_called,
     status_fields,
 )
+from punch.ui.json.transfers import transfer_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -111,7 +115,11 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
         FieldKind.TEXT: isinstance(value, str),
         FieldKind.NAME: isinstance(value, str),
         FieldKind.SERVICE: isinstance(value, str),
-        FieldKind.FILE: isinstance(value, str) and "\0" not in str(value) and value != "",
+        FieldKind.FILE: _is_file(value),
+        FieldKind.FILES: isinstance(value, list)
+        and 1 <= len(value) <= MAX_ITEMS
+        and all(map(_is_file, value)),
+        FieldKind.TRANSFER: number and isinstance(value, int),
         FieldKind.CLIENT_ID: is_client_id(value),
         FieldKind.NUMBER: number and isinstance(value, int) and 0 <= value < 2**63,
         FieldKind.LIMIT: number and isinstance(value, int) and 1 <= value <= MAX_LIMIT,
@@ -121,6 +129,10 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
     if not good:
         raise ChatError("malformed", f'The field "{field.name}" must be {field.kind.value}.')
     return chat.contacts.find(value) if field.kind is FieldKind.PEER else value
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value and value != ""
 
 
 # -- what they do --
@@ -252,8 +264,24 @@ def _rename(context: CommandContext, fields: Fields) -> Answer:
     return {"name": context.chat.name}
 
 
-def _status(context: CommandContext, fields: Fields) -> Answer:
-    return status_fields(context.chat.status())
+def _status(context: CommandContext, fields: Fields) -> Result:
+    chat, applications = context.chat, context.applications
+    transfers = applications.transfers
+    status: Answer = {
+        **status_fields(chat.status()),
+        "transfers": []
+        if transfers is None
+        else [transfer_fields(each, peer_called(chat, each.peer)) for each in transfers.all],
+    }
+    if applications.node_status is None:
+        return status
+    return applications.node_status().addCallback(partial(_joined_status, status))
+
+
+def _joined_status(status: Answer, node: Answer) -> Answer:
+    links = {link["peer"]: link for link in status["links"]}
+    joined = [{**links.get(link["peer"], {}), **link} for link in node["links"]]
+    return {**node, **status, "links": joined}
 
 
 def _netcheck(context: CommandContext, fields: Fields) -> Result:
@@ -397,6 +425,7 @@ _TABLE = (
     Command("conversations", (), _conversations, "all chats, with what is unread and waiting", asks=True),
     Command("web", (), _web, "an address that lets one more browser in, once", asks=True),
     *code_commands.TABLE,
+    *file_commands.TABLE,
 )
 
 #: Every command by its name.

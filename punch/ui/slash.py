@@ -65,6 +65,8 @@ _SHOWN = {
     FieldKind.LIMIT: "COUNT",
     FieldKind.DAYS: "DAYS",
     FieldKind.FILE: "FILE",
+    FieldKind.FILES: "FILE",
+    FieldKind.TRANSFER: "NUMBER",
 }
 
 
@@ -191,7 +193,9 @@ def _take(
     find_peer: Callable[[str], PeerID],
     current: PeerID | None,
 ) -> tuple[dict[str, Any], str]:
-    if field.kind is FieldKind.TEXT or (field.kind in (FieldKind.FILE, FieldKind.PEER) and not later):
+    if field.kind is FieldKind.TEXT or (
+        field.kind in (FieldKind.FILE, FieldKind.FILES, FieldKind.PEER) and not later
+    ):
         # IDs may be written in groups, files may have spaces.
         word, after = rest, ""
     else:
@@ -228,12 +232,13 @@ def _typed_value(command: Command, field: Field, word: str) -> Any:
             return float(word)
         except ValueError:
             raise ChatError("malformed", f"Say how many days, or off: {usage(command)}.") from None
-    if field.kind is FieldKind.LIMIT:
+    if field.kind in (FieldKind.LIMIT, FieldKind.TRANSFER):
         try:
             return int(word)
         except ValueError:
-            raise ChatError("malformed", f"Say how many: {usage(command)}.") from None
-    return word
+            what = "how many" if field.kind is FieldKind.LIMIT else "which, by its number"
+            raise ChatError("malformed", f"Say {what}: {usage(command)}.") from None
+    return [word] if field.kind is FieldKind.FILES else word
 
 
 def usage(command: Command) -> str:

@@ -24,6 +24,7 @@ from punch.apps.chat.events import (
     PeerUnreachable,
     StoreFailed,
 )
+from punch.apps.files.events import Stage, Transfer, TransferChanged
 from punch.identity import PeerID
 from punch.node.events import (
     AlreadyConnected,
@@ -46,12 +47,14 @@ from punch.sanitize import printable
 from punch.ui.command_line import CommandLine, TextScreen
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields
+from punch.ui.json.transfers import transfer_fields
 from punch.ui.questions import Question
 from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_sentence
 from punch.ui.text.sentences import count, describe, shortened
+from punch.ui.text.transfers import offer_lines
 
 #: Reasons of a failed call that say no more than that it failed.
 _NOT_THERE = ("not-registered", "gone", "timeout")
@@ -279,6 +282,16 @@ class TextRenderer:
 
     # -- what else the chat reports --
 
+    def _show_transfer(self, transfer: Transfer) -> None:
+        who, number = self._view.name_of(transfer.peer), transfer.number
+        if transfer.stage is Stage.OFFERED and not transfer.outgoing:
+            self._screen.show("\n".join(offer_lines(transfer.offer, who)))
+            self._screen.show(f"Answer in the page, or with /accept-files {number} or /refuse-files {number}")
+        elif transfer.stage is not Stage.OFFERED:
+            self.show_dim(answers.transfer_line(transfer_fields(transfer, who), who))
+            if transfer.stage is Stage.DONE and transfer.offer.text is not None:
+                self._screen.show(printable(transfer.offer.text, "\n"))
+
     def _show_other(self, event: Event) -> None:
         if isinstance(event, CallUnanswerable):
             self._screen.show(
@@ -299,6 +312,8 @@ class TextRenderer:
             )
         elif isinstance(event, ChatBroken):
             self.show_error(printable(event.text))
+        elif isinstance(event, TransferChanged):
+            self._show_transfer(event.transfer)
         elif isinstance(event, CodeUsed):
             self._screen.show(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
         elif isinstance(event, CodeVoid):

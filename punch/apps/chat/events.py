@@ -1,7 +1,8 @@
 """
 The events that the chat reports to its views, and the views.
 
-The views also get every `punch.node.events.Event` of the node, with one exception: a call that the chat
+The views also get every `punch.apps.files.events.TransferEvent` of the process, and every
+`punch.node.events.Event` of the node, with one exception: a call that the chat
 places by itself, because messages wait, is not reported as `Calling`, and its failure not as `CallFailed` but
 as `PeerUnreachable`.
 """
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
+from punch.apps.files.events import TransferEvent
 from punch.identity import PeerID
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
@@ -162,7 +164,7 @@ class CodeVoid(ChatEvent):
 
 
 #: All that `View.handle` may be given.
-Event = ChatEvent | node_events.Event
+Event = ChatEvent | TransferEvent | node_events.Event
 
 
 class View(Protocol):

@@ -215,6 +215,13 @@ class FileSender(_TransferProtocol):
         self._reader: Reader | None = None
         self._paused = False
         self._resumed: Deferred[None] | None = None
+        self._accepting: list[Deferred[None]] = []
+
+    def when_accepted(self) -> Deferred[None]:
+        """Fires when the other side accepts the offer; never, if it does not."""
+        accepted: Deferred[None] = Deferred()
+        self._accepting.append(accepted)
+        return accepted
 
     @property
     def position(self) -> int:
@@ -247,6 +254,8 @@ class FileSender(_TransferProtocol):
         if kind is MessageType.ACCEPT and not self._hash_name:
             self._hash_name = decode_accept(message, self._source.offer.hashes)
             self.state = TransferState.CHECKING
+            for accepted in self._accepting:
+                accepted.callback(None)
             self.run_steps(self._send_entries())
         elif kind is MessageType.HAVE and self.state is TransferState.CHECKING:
             index, blocks = decode_have(message, len(self._source.entries))

@@ -173,7 +173,7 @@ class OptionsTests(OptionsCase):
         ):
             after = text.split(option, 1)[1].split(" --", 1)[0]
             self.assertIn("[default: ", text.split(option, 1)[1][: len(after) + 200], option)
-        self.assertEqual(text.count("[default: "), 14)
+        self.assertEqual(text.count("[default: "), 15)
 
     def test_login_name(self) -> None:
         cases = {"alice": "alice", "DOMAIN\\bob": "DOMAIN-bob", "..x": "x", "//": "peer", "x" * 80: "x" * 64}

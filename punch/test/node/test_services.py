@@ -30,7 +30,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.node import Node
-from punch.test.internet.testcase import InternetTestCase
+from punch.test.internet import Host, InternetTestCase, LinkSpec
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire.control import Accept, ErrorCode
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -68,10 +68,13 @@ class RecordingProtocol(Protocol):
 class NodeTestCase(InternetTestCase):
     """Two nodes, alice and bob; bob knows alice."""
 
+    link: LinkSpec | None = None
+
     def setUp(self) -> None:
         super().setUp()
         self.net = self.internet()
         self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.hosts: dict[str, Host] = {}
         self.events: dict[str, list[Event]] = {}
         self.books: dict[str, AddressBook] = {}
         self.alice = self.node("alice", "203.0.113.1")
@@ -79,7 +82,7 @@ class NodeTestCase(InternetTestCase):
         self.books["bob"].add(self.alice.identity.peer_id, "alice")
 
     def node(self, name: str, address: str) -> Node:
-        host = self.net.host(name, address)
+        host = self.hosts[name] = self.net.host(name, address, link=self.link)
         book = self.books[name] = AddressBook(None)
         node = Node(
             reactor=host.reactor,

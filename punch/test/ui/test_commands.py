@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_LIMIT, ChatError
@@ -17,6 +22,8 @@ from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
 from punch.apps.codes.exchange import Issuer, Redeemer
 from punch.apps.codes.outcomes import Card, Purpose
+from punch.apps.files.messages import EntryKind, Item, Offer, encode_offer
+from punch.apps.files.transfers import Transfers
 from punch.identity import Identity, PeerID
 from punch.names import is_reserved
 from punch.node.events import Registered
@@ -51,6 +58,16 @@ def meet_at_once(
     return Deferred() if isinstance(core, Issuer) else succeed(Card(EVE, "eve", Purpose.CONTACT))
 
 
+class RecordingNode:
+    """Every peer takes every stream, and says nothing on it."""
+
+    def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        assert protocol is not None
+        protocol.makeConnection(StringTransport())
+        return succeed(protocol)
+
+
 class AnsweringView:
     """A view that somebody looks at."""
 
@@ -77,7 +94,25 @@ class Case(SynchronousTestCase):
             now=lambda: 0.0,
             random=lambda size: bytes(range(size)),
         )
-        self.context = CommandContext(self.chat, self.quit, Applications(codes))
+        self.opened: list[Path] = []
+        self.transfers = Transfers(
+            RecordingNode(),
+            granted=lambda peer: False,
+            folder=Path(self.mktemp()),
+            run=maybeDeferred,
+            clock=Clock(),
+            tell=self.chat.views.tell,
+        )
+        self.addCleanup(self.transfers.stop)
+        applications = Applications(codes, self.transfers, self.opened.append)
+        self.context = CommandContext(self.chat, self.quit, applications)
+
+    def offer(self) -> None:
+        """Bob offers a file."""
+        receiver = self.transfers.service.buildProtocol(SimpleNamespace(peer=BOB))
+        receiver.makeConnection(StringTransport())
+        offer = encode_offer(Offer((Item("photo.jpg", EntryKind.FILE, 5, 1),), 1, ("sha256",)))
+        receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)
 
     def quit(self) -> None:
         self.quits += 1
@@ -133,12 +168,28 @@ class CommandTests(Case):
             "invite": {"name": "carol"},
             "uninvite": {},
             "join": {"code": "48213-coyote-tulip-yogurt"},
+            "send-files": {"peer": str(BOB), "paths": [file]},
+            "transfers": {},
+            "stop-files": {"transfer": 1},
+            "dismiss-files": {"transfer": 1},
+            "accept-files": {"transfer": 2},
+            "open-folder": {"transfer": 2},
+            "refuse-files": {"transfer": 3},
             "hangup": {"peer": "robert"},
             "erase": {"all": True},
             "forget": {"peer": "ROBERT"},
             "quit": {},
         }
-        found = {name: self.do(name, **fields) for name, fields in done.items()}
+        Path(file).write_bytes(b"content")
+        found = {}
+        for name, fields in done.items():
+            if name == "accept-files":
+                self.offer()
+                self.offer()
+            if name == "export":
+                Path(file).unlink()
+            found[name] = self.do(name, **fields)
+        self.assertEqual(self.opened, [self.transfers.folder])
         self.fixture.node.emit(incoming(EVE))
         found["reject"] = self.do("reject", peer=str(EVE))
         self.assertEqual(found.keys(), COMMANDS.keys())
@@ -167,6 +218,8 @@ class CommandTests(Case):
                 FieldKind.LIMIT: "5",
                 FieldKind.DAYS: "7",
                 FieldKind.FILE: "/tmp/file",
+                FieldKind.FILES: "/tmp/a file",
+                FieldKind.TRANSFER: "3",
             }
             words = " ".join(fields[command.field(each).kind] for each in command.typed)
             typed = slash.parse(f"{name} {words}", self.chat, None, None)

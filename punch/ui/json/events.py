@@ -13,13 +13,17 @@ from punch.apps.chat import (
     MessageState,
 )
 from punch.apps.chat import events as chat_events
+from punch.apps.files.events import TransferEvent
+from punch.identity import PeerID
 from punch.link.status import LinkStatus
 from punch.local.own import path_fields, slowed_field
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
+from punch.ui.json.transfers import transfer_event
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_reason, ended_sentence
 from punch.ui.text.netcheck import conclusions, problem_of
+from punch.ui.text.sentences import shown_name
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -34,8 +38,16 @@ def render(event: chat_events.Event, chat: Chat) -> JSON | None:
     :param chat: the chat that the event is of.
     :return: None if there is no object for this kind of event.
     """
+    if isinstance(event, TransferEvent):
+        return transfer_event(event, peer_called(chat, event.transfer.peer))
     renderer = _RENDERERS.get(type(event))
     return None if renderer is None else renderer(event, chat)
+
+
+def peer_called(chat: Chat, peer: PeerID) -> str:
+    """What a peer is called in a sentence."""
+    contact = chat.contacts.get(peer)
+    return shown_name(contact.name or contact.claimed, peer, contact.alike)
 
 
 def message_fields(message: ChatMessage) -> JSON:

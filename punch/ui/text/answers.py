@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from punch.amounts import format_bytes
 from punch.identity import PeerID
 from punch.sanitize import cut, printable
 from punch.ui.text.nat import nat_in_words
@@ -15,6 +16,7 @@ from punch.ui.text.sentences import (
     path_in_words,
     shown_name,
 )
+from punch.ui.text.transfers import name_text, progress_text
 from punch.wire.nat_profile import NatProfile
 
 Answer = Mapping[str, Any]
@@ -99,6 +101,35 @@ def met_line(answer: Answer) -> str:
     """Two peers have got to know each other by a code: as the events `code-used` and the answer of `join`."""
     problem = f" {printable(answer['problem'])}" if answer["problem"] else ""
     return f"You know each other now: {contact_line(answer)}.{problem}"
+
+
+def transfer_line(answer: Answer, who: str) -> str:
+    """A transfer, as `punch.ui.json.transfers.transfer_fields` gives it."""
+    items = answer["items"]
+    if answer["is_text"]:
+        items = [{"name": "a text"}]
+    what = name_text(items[0]["name"]) if len(items) == 1 else f"{len(items)} items"
+    size = answer["size"]
+    state = {
+        "offered": "waits for an answer",
+        "running": progress_text(answer["position"], size, 0.0),
+        "done": "complete",
+    }.get(answer["stage"], printable(answer["text"] or answer["stage"]))
+    where = f", in {printable(answer['folder'])}" if answer["folder"] else ""
+    size_text = "" if size is None else f" ({format_bytes(size)})"
+    way = "to" if answer["outgoing"] else "from"
+    return f"{answer['transfer']}: {what}{size_text} {way} {who}: {state}{where}"
+
+
+def _transfer(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield transfer_line(answer, name(PeerID.parse(answer["peer"])))
+
+
+def _transfer_list(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    for transfer in answer["transfers"]:
+        yield from _transfer(transfer, name, now)
+    if not answer["transfers"]:
+        yield "No files are sent or received."
 
 
 def _web(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
@@ -206,6 +237,8 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
         yield f"Calling {name(PeerID.parse(text))}"
     for service in answer.get("services", ()):
         yield f"Service {printable(service['service'])}{_allowed(service['allow'], name)}"
+    for transfer in answer.get("transfers", ()):
+        yield f"Transfer {transfer_line(transfer, name(PeerID.parse(transfer['peer'])))}"
     if answer.get("connections"):
         yield f"{count(answer['connections'], 'connection')} of programs that share this node"
     for text in answer.get("questions", ()):
@@ -233,6 +266,13 @@ def _netcheck(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iter
 
 _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterator[str]]] = {
     "invite": _invite,
+    "transfers": _transfer_list,
+    "send-files": _transfer,
+    "accept-files": _transfer,
+    "refuse-files": _transfer,
+    "stop-files": _transfer,
+    "dismiss-files": _transfer,
+    "open-folder": _transfer,
     "join": _join,
     "history": _history,
     "search": _search,

@@ -8,6 +8,7 @@ from enum import Enum
 from punch.amounts import format_bytes
 from punch.apps.files.final_names import safe_name
 from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.local.protocol import CommandError
 from punch.sanitize import cut, sanitize
 
 MAX_SHOWN = 100
@@ -90,6 +91,34 @@ def progress_text(position: int, size: int | None, rate: float) -> str:
     percent = 100 if not size else int(100 * position / size)
     left = f", {time_text((size - position) / rate)} left" if rate > 0 and position < size else ""
     return f"{percent} % of {format_bytes(size)}, {format_bytes(rate)}/s{left}"
+
+
+def waiting_text(problem: TransferFailed | CommandError | None, who: str, outgoing: bool) -> str:
+    """
+    Why a transfer waits, and when it continues.
+
+    :param problem: what a `Transfer` has.
+    """
+    if not outgoing and problem is not None:
+        return f"It begins when other files of {who} with the same names are there."
+    if not outgoing:
+        return f"The connection to {who} was lost. The transfer continues when it is back."
+    if isinstance(problem, CommandError):
+        if problem.reason == "no-service":
+            return f"{who} does not receive files now. It is tried again."
+        return f"{who} is not there now. It is tried again."
+    if problem is not None:
+        return f"{who} still receives the attempt before, or files of the same names. It is tried again."
+    return f"The connection to {who} was lost. It is tried again."
+
+
+def problem_text(problem: TransferFailed | CommandError, who: str) -> str:
+    """
+    A sentence that says why a transfer of a process has failed.
+
+    :param problem: what a `Transfer` has.
+    """
+    return failure_text(problem, who) if isinstance(problem, TransferFailed) else str(problem)
 
 
 _SENTENCES = {

@@ -1,9 +1,10 @@
 """
 The connections to the server of the page, and their limits: every user of this machine can open some.
 
-A connection is a plain one until its request has become a WebSocket. Plain connections last a short time and
-send little. When there are too many, the oldest is closed, so that a stranger who opens many does not lock
-the user out. Only browsers that were admitted have WebSockets; their limits are against mistakes.
+A connection is a plain one unless its request has become a WebSocket, or brings a file of a page. Plain
+connections last a short time and send little. When there are too many, the oldest is closed, so that a
+stranger who opens many does not lock the user out. Only browsers that were admitted have the others; their
+limits are against mistakes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ MAX_PLAIN = 64
 #: Seconds that a plain connection may last, and bytes that it may send.
 PLAIN_TIME = 30.0
 PLAIN_BYTES = 128 * 1024
+
+#: Files of pages that come at a time. Each lasts as long as it needs, and has the size that is announced.
+MAX_UPLOADING = 16
 
 #: WebSockets at a time: tabs, of all browsers.
 MAX_SOCKETS = 32
@@ -48,6 +52,7 @@ class PageConnection(ProtocolWrapper):
     def __init__(self, factory: PageConnections, wrapped: IProtocol) -> None:
         super().__init__(factory, wrapped)
         self.is_socket = False
+        self._limit = PLAIN_BYTES
         self._received = 0
         self._unread = 0
         self._congested = False
@@ -62,11 +67,41 @@ class PageConnection(ProtocolWrapper):
         """The request was accepted as one for a WebSocket."""
         self.factory.take_socket(self)
         self.is_socket = True
+        self._limit = MAX_MESSAGE
         self._received = 0
         self._stop_timer()
         # Until now the HTTP server was the producer, to hold back its responses. It has written its last one.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
+
+    def begin_upload(self, size: int) -> bool:
+        """
+        The request is one of a page, and brings a file.
+
+        :param size: its bytes.
+        :return: False if too many come already.
+        """
+        if not self.factory.take_upload(self):
+            return False
+        self._limit = size + PLAIN_BYTES
+        self._received = 0
+        self._stop_timer()
+        return True
+
+    def end_upload(self) -> None:
+        """The file has come. Further requests on this connection are plain."""
+        self._limit = PLAIN_BYTES
+        self._received = 0
+        self._deadline = self.factory.clock.callLater(PLAIN_TIME, self.drop)
+        self.factory.return_upload(self)
+
+    def pause_reading(self) -> None:
+        """Read nothing for a while: the disk is slower than the page."""
+        self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self.transport.resumeProducing()
 
     def message_complete(self) -> None:
         """All that was received until now belongs to complete messages."""
@@ -74,7 +109,7 @@ class PageConnection(ProtocolWrapper):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > (MAX_MESSAGE if self.is_socket else PLAIN_BYTES):
+        if self._received > self._limit:
             self.drop()
             return
         try:
@@ -137,6 +172,7 @@ class PageConnections(WrappingFactory[PageConnection]):
         self.clock = clock
         self._plain: dict[PageConnection, None] = {}
         self.sockets: set[PageConnection] = set()
+        self._uploading: set[PageConnection] = set()
 
     def buildProtocol(self, address: IAddress | None) -> PageConnection:
         connection = super().buildProtocol(address)
@@ -160,8 +196,22 @@ class PageConnections(WrappingFactory[PageConnection]):
         self._plain.pop(connection, None)
         self.sockets.add(connection)
 
+    def take_upload(self, connection: PageConnection) -> bool:
+        """A file comes on a plain connection; whether there is room for it."""
+        if len(self._uploading) >= MAX_UPLOADING:
+            return False
+        self._plain.pop(connection, None)
+        self._uploading.add(connection)
+        return True
+
+    def return_upload(self, connection: PageConnection) -> None:
+        """The file has come: the connection is a plain one again."""
+        self._uploading.discard(connection)
+        self._plain[connection] = None
+
     def unregisterProtocol(self, connection: Any) -> None:
         super().unregisterProtocol(connection)
+        self._uploading.discard(connection)
         self._plain.pop(connection, None)
         self.sockets.discard(connection)
 

@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
+from urllib.parse import unquote
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted.web.websocket import WebSocketProtocol, WebSocketResource
 
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection, PageConnections
+from punch.ui.web.uploads import UploadedFile, UploadError, Uploads
 
 LOOPBACK = "127.0.0.1"
 
@@ -71,6 +76,7 @@ class WebServer:
 
     :param admission: which browsers may open the page.
     :param make_socket: makes the protocol of a WebSocket.
+    :param uploads: takes files of pages; None: no file is taken.
     :ivar files: the files of the page, by name.
     """
 
@@ -79,12 +85,14 @@ class WebServer:
         reactor: Any,
         admission: BrowserAdmission,
         make_socket: Callable[[PageConnection], WebSocketProtocol],
+        uploads: Uploads | None = None,
     ) -> None:
+        self._uploads = uploads
         self._listening: IListeningPort | None = None
         self._reactor: IReactorTCP = reactor
         self.admission = admission
         self.files = _static_files()
-        site = _Site(_Page(self, make_socket), reactor)
+        site = _Site(_Page(self, make_socket), reactor, self._begin_upload)
         self.connections = PageConnections(site, reactor)
 
     def listen(self, port: int) -> None:
@@ -118,23 +126,86 @@ class WebServer:
         """Return an address that admits one browser, once."""
         return f"http://{LOOPBACK}:{self.port}/?token={self.admission.ticket()}"
 
+    def may_command(self, request: Request, key: str) -> bool:
+        """Whether a request is one of a page of this server, in a browser that was admitted."""
+        host = _header(request, b"host")
+        return (
+            host in self.hosts
+            and _header(request, b"origin") == f"http://{host}"
+            and self.admission.trusts(_cookie(request, self.cookie_name), key)
+        )
+
+    def _begin_upload(self, request: Request, size: int) -> UploadedFile | None:
+        """
+        Take the file in the body of a request, which has only its header so far.
+
+        Everything about it is in the header: other sites can't send such fields without being asked first
+        (CORS), which is refused.
+        """
+        if self._uploads is None or not self.may_command(request, _header(request, b"x-punch-key")):
+            return None
+        name, _, path = _header(request, b"x-punch-upload").partition("/")
+        modified = _header(request, b"x-punch-modified")
+        seconds = int(modified) / 1000 if modified.isascii() and modified.isdigit() else 0.0
+        connection = request.channel.transport
+        assert isinstance(connection, PageConnection)
+        if not connection.begin_upload(size):
+            return None
+        channel = request.channel
+
+        def pause() -> None:
+            # It is not the page that is slow
+            channel.setTimeout(None)
+            connection.pause_reading()
+
+        def resume() -> None:
+            channel.setTimeout(IDLE)
+            connection.resume_reading()
+
+        file = self._uploads.receive(name, unquote(path), seconds, size, pause, resume)
+        file.finished.addBoth(lambda outcome: (connection.end_upload(), outcome)[1])
+        return file
+
     def stop(self) -> Any:
         """Close the port and all connections; the Deferred fires when the port is free."""
         self.connections.drop_all()
         return None if self._listening is None else self._listening.stopListening()
 
 
+BeginUpload = Callable[[Request, int], "UploadedFile | None"]
+
+
 class _Request(Request):
-    """A request without a body. One that announces a body is dropped with its connection, unread."""
+    """
+    A request without a body, or with a file of a page. Any other one that announces a body is dropped with
+    its connection, unread.
+
+    :ivar upload: the file.
+    """
+
+    def __init__(self, begin_upload: BeginUpload, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._begin_upload = begin_upload
+        self.upload: UploadedFile | None = None
 
     def gotLength(self, length: int | None) -> None:
-        if length == 0:
-            super().gotLength(length)
-            return
-        connection = self.channel.transport
-        assert isinstance(connection, PageConnection)
         super().gotLength(0)
-        connection.drop()
+        if length is not None and self.getHeader(b"x-punch-upload") is not None:
+            self.upload = self._begin_upload(self, length)
+        if length != 0 and self.upload is None:
+            connection = self.channel.transport
+            assert isinstance(connection, PageConnection)
+            connection.drop()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.upload is not None:
+            self.upload.write(data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self.upload is not None:
+            self.upload.finished.addErrback(lambda _: None)
+            self.upload.abort()
+        super().connectionLost(reason)
 
 
 class _Site(Site):
@@ -143,8 +214,9 @@ class _Site(Site):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: Resource, reactor: IReactorTime) -> None:
-        super().__init__(resource, requestFactory=_Request, timeout=IDLE, reactor=reactor)
+    def __init__(self, resource: Resource, reactor: IReactorTime, begin_upload: BeginUpload) -> None:
+        make_request = partial(_Request, begin_upload)
+        super().__init__(resource, requestFactory=make_request, timeout=IDLE, reactor=reactor)
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""
@@ -154,6 +226,7 @@ class _Page(Resource):
     """Answers all requests."""
 
     isLeaf = True
+    _log = Logger()
 
     def __init__(self, server: WebServer, make_socket: Callable[[PageConnection], WebSocketProtocol]) -> None:
         super().__init__()
@@ -179,6 +252,8 @@ class _Page(Resource):
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         request.setHeader("Content-Security-Policy", _POLICY.format(host=host))
+        if isinstance(request, _Request) and request.upload is not None:
+            return self._finish_upload(request, request.upload)
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return _plain(request, HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.")
@@ -191,6 +266,33 @@ class _Page(Resource):
         if name in self._files and not name.endswith(".html"):
             return self._file(request, name)
         return _plain(request, HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _finish_upload(self, request: Request, upload: UploadedFile) -> bytes | int:
+        if request.method != b"POST" or request.path != b"/upload":
+            upload.finished.addErrback(lambda _: None)
+            upload.abort()
+            return _plain(request, HTTPStatus.NOT_FOUND, "Files are sent to /upload.")
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def answer(status: HTTPStatus, text: str) -> None:
+            if not gone:
+                body = _plain(request, status, text)
+                request.setHeader("Content-Length", str(len(body)))
+                request.write(body)
+                request.finish()
+
+        def failed(failure: Failure) -> None:
+            error = failure.value
+            if isinstance(error, UploadError):
+                answer(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+            else:
+                self._log.failure("A file of a page could not be taken.", failure)
+                answer(HTTPStatus.INTERNAL_SERVER_ERROR, "The file could not be taken; the log says more.")
+
+        upload.finished.addCallbacks(lambda _: answer(HTTPStatus.OK, ""), failed)
+        upload.end()
+        return NOT_DONE_YET
 
     def _wrong_host(self, host: str) -> str:
         """The text for a request to another `Host`; it helps users who have forwarded a port."""

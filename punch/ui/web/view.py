@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import segno
@@ -23,12 +22,22 @@ from punch.apps.chat import events as chat_events
 from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
 from punch.node import events as peer_events
-from punch.ui.commands import CommandContext, perform
-from punch.ui.json.events import code_fields, contact_fields, conversation_fields, render, status_fields
+from punch.ui.command import CommandContext
+from punch.ui.json.events import (
+    code_fields,
+    contact_fields,
+    conversation_fields,
+    peer_called,
+    render,
+    status_fields,
+)
+from punch.ui.json.transfers import path_text, transfer_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection
+from punch.ui.web.page_commands import PageCommands
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
+from punch.ui.web.uploads import Uploads
 
 #: Seconds between two updates of the candidate pairs, while a page is open.
 PAIRS_INTERVAL = 0.25
@@ -51,6 +60,7 @@ class WebView:
 
     :param pairs: `Node.pairs`.
     :param commands: where the pages' commands are given.
+    :param uploads: takes the files that pages send.
     :param random: a source of random bytes, for tickets.
     :param wall: seconds since 1970.
     """
@@ -64,6 +74,7 @@ class WebView:
         reactor: Any,
         pairs: Callable[[PeerID], Sequence[PairStatus]],
         commands: CommandContext,
+        uploads: Uploads | None = None,
         random: Callable[[int], bytes],
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -71,13 +82,15 @@ class WebView:
         self._clock: IReactorTime = reactor
         self._pairs = pairs
         self._wall = wall
-        self._commands = commands
+        self._applications = commands.applications
+        self._commands = PageCommands(commands, uploads)
+        self._uploads = uploads
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
         self._pairs_timer: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
         self._erased: dict[str, float] = {}
-        self.server = WebServer(reactor, BrowserAdmission(random), self.page)
+        self.server = WebServer(reactor, BrowserAdmission(random), self.page, uploads)
 
     # -- start and stop --
 
@@ -101,6 +114,8 @@ class WebView:
         if self._pairs_timer is not None:
             self._pairs_timer.cancel()
             self._pairs_timer = None
+        if self._uploads is not None:
+            self._uploads.stop()
         return self.server.stop()
 
     def page(self, connection: PageConnection) -> PageSocket:
@@ -108,7 +123,7 @@ class WebView:
         return PageSocket(
             connection,
             self._clock,
-            perform=partial(perform, self._commands),
+            perform=self._commands.perform,
             joined=self._joined,
             left=self._page_left,
         )
@@ -165,7 +180,8 @@ class WebView:
             self._left_at = self._clock.seconds()
 
     async def _start(self, page: PageSocket) -> None:
-        chat, codes = self._chat, self._commands.applications.codes
+        chat, applications = self._chat, self._applications
+        codes, transfers = applications.codes, applications.transfers
         retention = await chat.history.retention()
         conversations = await chat.history.conversations()
         # All that follows is read at once, after the store's last answer: the snapshot lacks nothing, and
@@ -188,6 +204,12 @@ class WebView:
                 "history_failed": chat.storage.trouble,
                 "keeps_history": chat.keeps_history,
                 "erased": self._erased,
+                "transfers": [
+                    transfer_fields(each, peer_called(chat, each.peer))
+                    for each in ([] if transfers is None else transfers.all)
+                ],
+                "downloads": None if transfers is None else path_text(transfers.folder),
+                "opens_folders": applications.open_folder is not None,
                 "code": _waiting_code(None if codes is None else codes.made),
             }
         )

@@ -6,7 +6,9 @@ import { Messages } from "./messages.js";
 import { Picture } from "./picture.js";
 import { stateOf } from "./store.js";
 import { grouped, plain, visible } from "./text.js";
-import { avatar, confirm, copy, menuButton, tell } from "./widgets.js";
+import { TransferList } from "./transfers.js";
+import { dropped } from "./uploads.js";
+import { avatar, confirm, copy, menuButton, notice, tell } from "./widgets.js";
 
 export class ChatView {
   constructor(app, peer, at) {
@@ -15,6 +17,7 @@ export class ChatView {
     this.peer = peer;
     this.messages = new Messages(app, peer, at, () => this.composer.makeSure());
     this.composer = new Composer(app, peer, () => this.messages.writing());
+    this.transfers = new TransferList(app, peer);
     this.build();
     this.stop = this.store.watch((event) => this.changed(event));
     this.show();
@@ -51,9 +54,47 @@ export class ChatView {
       ),
       this.picture.element,
       this.messages.element,
+      this.transfers.element,
       this.composer.element,
+      (this.drop = h("div", { class: "drop", hidden: true }, icon("upload"), (this.dropText = h("p")))),
     );
+    this.takeDrops();
     this.showPicture();
+  }
+
+  /** Files that are dropped onto the chat are sent. */
+  takeDrops() {
+    const { element, drop } = this;
+    const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+    // Entering a child comes before leaving its parent.
+    let depth = 0;
+    element.addEventListener("dragenter", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      depth += 1;
+      drop.hidden = false;
+    });
+    element.addEventListener("dragover", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      event.dataTransfer.dropEffect = "copy";
+    });
+    element.addEventListener("dragleave", (event) => {
+      if (hasFiles(event) && (depth -= 1) <= 0) drop.hidden = true;
+    });
+    element.addEventListener("drop", async (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      depth = 0;
+      drop.hidden = true;
+      if (this.composer.attach.disabled) return;
+      try {
+        await this.app.uploads.start(this.peer, await dropped(event.dataTransfer));
+      } catch (error) {
+        if (!(error instanceof DOMException)) throw error;
+        notice("The browser could not read what was dropped.");
+      }
+    });
   }
 
   focus() {
@@ -75,7 +116,12 @@ export class ChatView {
   }
 
   changed(event) {
+    if (event.event === "upload" || event.event.startsWith("transfer-")) {
+      if (event.peer === this.peer) this.transfers.changed(event);
+      return;
+    }
     if (event.event === "snapshot") {
+      this.transfers.changed(event);
       this.show();
       this.messages.load();
       return;
@@ -135,6 +181,7 @@ export class ChatView {
     replace(this.face, avatar(this.peer, name));
     replace(this.state, h("span", { class: `dot ${state.kind}` }), h("span", {}, state.text));
     this.messages.named(name);
+    this.dropText.textContent = `Drop files to send them to ${name}`;
     this.composer.named(name);
     const label = busy ? (person.link ? "Hang up" : "Give up") : "Call";
     replace(this.main, icon(busy ? "hangup" : "call"), h("span", {}, label));

@@ -3,6 +3,7 @@
 import { joined, without } from "./drafts.js";
 import { h, iconButton, replace } from "./dom.js";
 import { onKeys } from "./keys.js";
+import { chosen } from "./uploads.js";
 import { bytesOf, count, inParts, plain } from "./text.js";
 
 const HUGE = 300_000;
@@ -28,9 +29,17 @@ export class Composer {
     this.sendButton = iconButton("send", "Send", () => this.send(), { class: "icon-button send" });
     this.hint = h("div", { class: "hint", id: "hint", role: "status" });
     // Beside the box there is room for other things to send.
-    this.tools = h("div", { class: "tools", hidden: true });
+    this.chooser = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files to send", onchange: () => this.chosen() });
+    this.attach = iconButton("attach", "Send files", () => this.chooser.click());
+    this.tools = h("div", { class: "tools" }, this.attach, this.chooser);
     const form = h("form", { onsubmit: (event) => (event.preventDefault(), this.send()) }, this.tools, this.box, this.sendButton);
     this.element = h("div", { class: "composer" }, this.hint, form);
+  }
+
+  chosen() {
+    const files = chosen(this.chooser.files);
+    this.chooser.value = "";
+    if (files.length) this.app.uploads.start(this.peer, files);
   }
 
   get person() {
@@ -98,6 +107,7 @@ export class Composer {
       replace(this.hint);
     }
     this.hint.classList.toggle("bad", bad);
+    this.attach.disabled = !online || this.person.blocked;
     this.sendButton.disabled = !online || bytes > longest || !text.trim() || this.person.blocked;
   }
 

@@ -1,6 +1,9 @@
 // The WebSocket: JSON commands out, JSON events in; it comes back by itself.
 
 const KEY = "punch-key";
+/** The secret of this page, which its requests need. */
+export const keyOf = () => localStorage.getItem(KEY) ?? "";
+
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 5000;
 const MAX_ASKED = 64;
@@ -54,8 +57,7 @@ export class Connection {
   connect() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    const key = localStorage.getItem(KEY) ?? "";
-    const socket = new WebSocket(`ws://${location.host}/ws?key=${encodeURIComponent(key)}`);
+    const socket = new WebSocket(`ws://${location.host}/ws?key=${encodeURIComponent(keyOf())}`);
     this.#socket = socket;
     let opened = false;
     socket.addEventListener("open", () => {
@@ -110,8 +112,7 @@ export class Connection {
   /** The HTTP status with which the WebSocket is refused: browsers don't tell a page. */
   async #refused() {
     try {
-      const key = localStorage.getItem(KEY) ?? "";
-      return (await fetch(`/ws?key=${encodeURIComponent(key)}`)).status;
+      return (await fetch(`/ws?key=${encodeURIComponent(keyOf())}`)).status;
     } catch {
       return null; // nobody answers: Punch does not run
     }

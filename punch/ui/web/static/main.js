@@ -1,5 +1,6 @@
 // The page as a whole: what is shown when, calls that come in, and the keyboard.
 
+import { ActivityPage } from "./activity.js";
 import { ChatView } from "./chat.js";
 import { CommandError, Connection, keepKey, watchKey } from "./connection.js";
 import { h, icon, replace } from "./dom.js";
@@ -10,9 +11,11 @@ import { Store } from "./store.js";
 import { Tabs } from "./tabs.js";
 import { grouped, plain } from "./text.js";
 import { timeOf, watchDays } from "./times.js";
+import { offerCard, pathList, titleOf } from "./transfers.js";
+import { Uploads } from "./uploads.js";
 import { announce, arrange, avatar, confirm, notice, prompt, tell } from "./widgets.js";
 
-const PAGES = { you: YouPage, network: NetworkPage, settings: SettingsPage };
+const PAGES = { you: YouPage, activity: ActivityPage, network: NetworkPage, settings: SettingsPage };
 
 class App {
   constructor() {
@@ -29,6 +32,7 @@ class App {
       (state) => this.state(state),
     );
     this.store = new Store(this.connection);
+    this.uploads = new Uploads(this.store);
     this.store.watch((event) => event.event === "recounted" && this.title());
     this.tabs = new Tabs();
     watchDays(() => this.store.me && this.store.tell({ event: "day" }));
@@ -124,9 +128,9 @@ class App {
   }
 
   title() {
-    const { unread, questions } = this.store;
+    const { unread, questions, offers } = this.store;
     const here = this.route.page === "chat" ? `${this.store.nameOf(this.route.peer)} · ` : "";
-    document.title = `${questions.length ? "Call! " : ""}${unread ? `(${unread}) ` : ""}${here}Punch`;
+    document.title = `${questions.length ? "Call! " : offers.length ? "Files! " : ""}${unread ? `(${unread}) ` : ""}${here}Punch`;
   }
 
   // Notifications
@@ -137,6 +141,10 @@ class App {
     // This tab shows the answers to its own commands. All tabs get other events, and one of them shows those.
     if (event.event === "error") {
       notice(plain(event.text));
+      return;
+    }
+    if (event.event.startsWith("transfer-")) {
+      if (this.tabs.speaks) this.tellOfTransfer(event, name, here);
       return;
     }
     if (event.event === "code-used" || event.event === "code-void") {
@@ -156,6 +164,25 @@ class App {
     } else if (event.event === "connected" && unseen) {
       notice(`Connected to ${name}`);
     }
+  }
+
+  tellOfTransfer(transfer, name, here) {
+    if (transfer.event === "transfer-offered" && !transfer.outgoing) {
+      announce(`${name} wants to send you ${titleOf(transfer)}. Alt Y accepts, Alt N refuses.`);
+      this.notify(`${name} wants to send you files`, titleOf(transfer));
+    } else if (transfer.event === "transfer-done") {
+      const sentence = transfer.outgoing ? `${titleOf(transfer)} was sent to ${name}` : `${titleOf(transfer)} was received from ${name}`;
+      if (here) announce(sentence);
+      else notice(sentence);
+      this.notify(name, sentence);
+    } else if (transfer.event === "transfer-failed" && !["refused", "cancelled"].includes(transfer.reason)) {
+      notice(plain(transfer.text));
+    }
+  }
+
+  /** Where received files are, where the folder can't be opened from here. */
+  showPaths(transfer) {
+    return tell(titleOf(transfer), pathList(transfer));
   }
 
   notify(title, body) {
@@ -226,15 +253,18 @@ class App {
   // Calls
 
   showCalls() {
-    const { questions } = this.store;
-    for (const [peer, card] of this.cards) {
-      if (!questions.includes(peer)) {
+    // Calls have the ID of a peer as their key, offers of files the number of a transfer.
+    const { questions, offers } = this.store;
+    const wanted = new Set([...questions, ...offers.map((offer) => offer.transfer)]);
+    for (const [key, card] of this.cards) {
+      if (!wanted.has(key)) {
         const had = card.contains(document.activeElement);
-        this.cards.delete(peer);
+        this.cards.delete(key);
         if (had) this.main.focus();
       }
     }
     for (const peer of questions) if (!this.cards.has(peer)) this.cards.set(peer, this.card(peer));
+    for (const offer of offers) if (!this.cards.has(offer.transfer)) this.cards.set(offer.transfer, offerCard(this, offer));
     arrange(this.calls, [...this.cards.values()]);
   }
 
@@ -349,7 +379,7 @@ class App {
     const keys = [
       ["Ctrl K", "Find or call somebody, search messages"],
       ["Alt ↓  Alt ↑", "Next chat, previous chat"],
-      ["Alt Y  Alt N", "Accept a call, refuse it"],
+      ["Alt Y  Alt N", "Accept a call or files, refuse them"],
       ["Alt P", "Show or hide how you are connected"],
       ["Enter", "Send; with Shift, a new line"],
       ["Escape", "Close, go back"],

@@ -7,7 +7,7 @@ import { asId, count, grouped, milliseconds, notAnId, plain, visible } from "./t
 import { timeOf } from "./times.js";
 import { avatar, confirm, copy, nameElement, notice, qrCode } from "./widgets.js";
 
-class Page {
+export class Page {
   constructor(app) {
     this.app = app;
     this.store = app.store;

@@ -67,8 +67,8 @@ export class Side {
     onKeys(this.found, (event) => this.moved(event));
     this.list = h("ul", { "aria-label": "Chats" });
     this.theme = iconButton("auto", "", () => this.nextTheme());
-    this.links = ["network", "settings"].map((page) =>
-      h("a", { href: `#/${page}`, "aria-label": page === "network" ? "Network check" : "Settings", title: page === "network" ? "Network check" : "Settings" }, icon(page)),
+    this.links = Object.entries({ activity: "Files and services", network: "Network check", settings: "Settings" }).map(([page, label]) =>
+      h("a", { href: `#/${page}`, "aria-label": label, title: label }, icon(page)),
     );
     replace(
       app.side,

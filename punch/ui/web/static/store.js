@@ -7,6 +7,9 @@ import { milliseconds, pathInWords, plain, shortId, shortPath, MAX_NAME } from "
 const PAGE = 50;
 const MANY = 400;
 
+/** Seconds over which the rate of a transfer is taken. */
+const RATE_TIME = 5;
+
 const now = () => Date.now() / 1000;
 
 const isUnderWay = (message) => message.outgoing && (message.state === "waiting" || message.state === "sent");
@@ -70,6 +73,11 @@ export class Store {
     this.code = null;
     this.met = null;
     this.codeTrouble = "";
+    /** Files that are sent and received, by number, and how far each was in the last seconds. */
+    this.transfers = new Map();
+    this.samples = new Map();
+    this.downloads = null;
+    this.opensFolders = false;
     this.watchers = new Set();
   }
 
@@ -220,6 +228,10 @@ export class Store {
     this.retention = event.retention;
     this.historyTrouble = event.history_failed;
     this.questions = event.questions;
+    this.transfers = new Map(event.transfers.map((each) => [each.transfer, each]));
+    this.samples.clear();
+    this.downloads = event.downloads;
+    this.opensFolders = event.opens_folders;
     this.code = event.code && { ...event.code, until: now() + event.code.expires };
     const before = this.people;
     this.people = new Map();
@@ -232,6 +244,62 @@ export class Store {
     }
     for (const log of this.logs.values()) log.loaded = false;
     this.connected = true;
+  }
+
+  // Files
+
+  /** Files that somebody offers, and that wait for an answer here. */
+  get offers() {
+    return [...this.transfers.values()].filter(({ outgoing, stage }) => !outgoing && stage === "offered");
+  }
+
+  #transferred({ event: _, ...transfer }) {
+    this.transfers.set(transfer.transfer, transfer);
+    if (transfer.stage !== "running") this.samples.delete(transfer.transfer);
+  }
+
+  on_transfer_offered(event) {
+    this.#transferred(event);
+  }
+
+  on_transfer_running(event) {
+    this.#transferred(event);
+  }
+
+  on_transfer_waiting(event) {
+    this.#transferred(event);
+  }
+
+  on_transfer_done(event) {
+    this.#transferred(event);
+  }
+
+  on_transfer_failed(event) {
+    this.#transferred(event);
+  }
+
+  on_transfer_dismissed(event) {
+    this.transfers.delete(event.transfer);
+    this.samples.delete(event.transfer);
+  }
+
+  on_transfer_progress(event) {
+    const transfer = this.transfers.get(event.transfer);
+    if (!transfer) return;
+    transfer.position = event.position;
+    const samples = this.samples.get(event.transfer) ?? [];
+    samples.push([now(), event.position]);
+    while (samples.length > 2 && samples[0][0] < now() - RATE_TIME) samples.shift();
+    this.samples.set(event.transfer, samples);
+  }
+
+  /** Bytes a second in the last seconds; 0 if that is not known. */
+  rate(number) {
+    const samples = this.samples.get(number) ?? [];
+    if (samples.length < 2) return 0;
+    const [since, first] = samples[0];
+    const [until, last] = samples.at(-1);
+    return until > since ? Math.max(0, last - first) / (until - since) : 0;
   }
 
   on_code(event) {

@@ -122,6 +122,28 @@ export function milliseconds(seconds) {
   return value < 10 ? `${value.toFixed(1)} ms` : `${Math.round(value)} ms`;
 }
 
+const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+
+/** A number of bytes, in powers of ten. */
+export function bytesText(bytes) {
+  if (Math.round(bytes) === 1) return "1 byte";
+  let unit = 0;
+  let number = bytes;
+  while (number >= 999.5 && unit < UNITS.length - 1) {
+    number /= 1000;
+    unit += 1;
+  }
+  return `${number.toFixed(unit && number < 9.95 ? 1 : 0)} ${UNITS[unit]}`;
+}
+
+/** A time that is left: "5 s", "3 min 20 s", "2 h 5 min". */
+export function timeText(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
 const PATHS = {
   host: "Direct, on the same network",
   srflx: "Direct, through the NATs",

@@ -1,0 +1,80 @@
+"""What is told of the transfers of a process, and a transfer as its user sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from punch.apps.files.messages import Offer, TransferFailed
+from punch.identity import PeerID
+from punch.local.protocol import CommandError
+
+
+class Stage(str, Enum):
+    """How far a transfer is, for its user."""
+
+    OFFERED = "offered"
+    """The receiving user has not answered yet."""
+    RUNNING = "running"
+    """Files are sent."""
+    WAITING = "waiting"
+    """It was interrupted, or the peer is not there. It continues by itself; one that is received, when it is
+    offered again."""
+    DONE = "done"
+    """Everything has arrived."""
+    FAILED = "failed"
+    """It has ended before that."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (Stage.DONE, Stage.FAILED)
+
+
+@dataclass
+class Transfer:
+    """
+    A transfer of this process.
+
+    :ivar number: its name for commands, unique in this process.
+    :ivar outgoing: whether this side sends.
+    :ivar position: bytes that are there.
+    :ivar problem: why it waits or has failed; None: not known, or the connection was lost.
+    :ivar folder: where received files go, once it is accepted.
+    :ivar finals: where they are, when all has arrived.
+    :ivar left_out: links that the file system did not take.
+    """
+
+    number: int
+    peer: PeerID
+    outgoing: bool
+    offer: Offer
+    stage: Stage = Stage.OFFERED
+    position: int = 0
+    problem: TransferFailed | CommandError | None = None
+    folder: Path | None = None
+    finals: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TransferEvent:
+    """Anything that is told of a transfer."""
+
+    transfer: Transfer
+
+
+@dataclass(frozen=True)
+class TransferChanged(TransferEvent):
+    """A transfer is there, or has reached another stage."""
+
+
+@dataclass(frozen=True)
+class TransferProgress(TransferEvent):
+    """More of a transfer has arrived."""
+
+
+@dataclass(frozen=True)
+class TransferDismissed(TransferEvent):
+    """A transfer that is over is no longer listed."""

@@ -1,0 +1,427 @@
+"""
+The transfers of one process with a user interface: what is sent to peers, and what they offer.
+
+`punch send` and `punch receive` are one transfer each, with the same protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.apps.files.events import (
+    Stage,
+    Transfer,
+    TransferChanged,
+    TransferDismissed,
+    TransferEvent,
+    TransferProgress,
+)
+from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
+from punch.apps.files.partial_folder import disk_failure
+from punch.apps.files.protocol import FileReceiver, FileSender, Run
+from punch.apps.files.service import FileService
+from punch.apps.files.source import Source, find_source
+from punch.identity import PeerID
+from punch.local.protocol import CommandError
+
+MAX_SENDING = 32
+"""Transfers to peers that are not over, at the same time."""
+MAX_LISTED = 50
+"""Transfers that are over, or wait for their sender, and are still listed. The oldest goes first."""
+INTERVAL = 0.25
+"""Seconds between two looks at how far transfers are."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
+_AWAY = frozenset(
+    (
+        "not-registered",
+        "gone",
+        "timeout",
+        "no-service",
+        "busy",
+        "unreachable",
+        "rendezvous-unreachable",
+        "lost",
+    )
+)
+"""Why a stream to a peer can't be opened now, and may be later."""
+
+
+class UnknownTransfer(Exception):
+    """No transfer has this number, or what was asked for is not possible with it; `str()` is a sentence."""
+
+
+class TooManyTransfers(Exception):
+    """As many transfers to peers are under way as may be."""
+
+
+class Opener(Protocol):
+    """The part of `NodeAccess` that sends."""
+
+    def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Open a stream to a service of a peer."""
+
+
+class Transfers:
+    """
+    All transfers of this process, until they are dismissed.
+
+    :param node: opens the streams on which files are sent.
+    :param granted: whether offers of a peer are accepted without asking.
+    :param folder: where accepted files go; it is made if it is not there.
+    :param run: makes a call that waits for the disk.
+    :param tell: is told what happens.
+    :ivar service: answers offers of peers.
+    :ivar all: the transfers, the oldest first.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        node: Opener,
+        *,
+        granted: Callable[[PeerID], bool],
+        folder: Path,
+        run: Run,
+        clock: IReactorTime,
+        tell: Callable[[TransferEvent], object],
+    ) -> None:
+        self.folder = folder
+        self.service = FileService(self._offered, clock, run, shows_texts=True)
+        self._node = node
+        self._granted = granted
+        self._run = run
+        self._clock = clock
+        self._tell = tell
+        self._numbers = count(1)
+        self._transfers: dict[int, Transfer] = {}
+        self._outgoing: dict[int, _Outgoing] = {}
+        self._asked: dict[int, Deferred[Path]] = {}
+        self._receivers: dict[int, FileReceiver] = {}
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+
+    @property
+    def all(self) -> list[Transfer]:
+        """The transfers, the oldest first."""
+        return list(self._transfers.values())
+
+    def get(self, number: int) -> Transfer:
+        """
+        The transfer with a number.
+
+        :raise UnknownTransfer: there is none.
+        """
+        try:
+            return self._transfers[number]
+        except KeyError:
+            raise UnknownTransfer(f"There is no transfer {number}.") from None
+
+    def stop(self) -> None:
+        """
+        End what is sent. To be called before the node stops, which ends what is received: that continues when
+        it is offered again.
+        """
+        for number in list(self._outgoing):
+            self.cancel(number)
+        if self._looking.running:
+            self._looking.stop()
+
+    # -- sending --
+
+    def send(
+        self, peer: PeerID, paths: Sequence[Path], done: Callable[[], object] = lambda: None
+    ) -> Deferred[Transfer]:
+        """
+        Send files and folders to a peer. It is tried until everything has arrived, the other side refuses it,
+        or it is cancelled.
+
+        :param done: called when the paths are no longer needed, in any case.
+        :return: fires with the transfer when it is known what is sent. It fails with `SourceError` or
+            `TooManyTransfers`.
+        """
+        sending = Deferred.fromCoroutine(self._send(peer, paths, done))
+
+        def failed(failure: Failure) -> Failure:
+            done()
+            return failure
+
+        return sending.addErrback(failed)
+
+    async def _send(self, peer: PeerID, paths: Sequence[Path], done: Callable[[], object]) -> Transfer:
+        source = await self._run(partial(find_source, [str(path) for path in paths]))
+        if len(self._outgoing) >= MAX_SENDING:
+            raise TooManyTransfers(
+                f"{MAX_SENDING} transfers to others are under way: wait until one is over, or cancel one."
+            )
+        transfer = self._add(Transfer(next(self._numbers), peer, True, source.offer))
+        outgoing = self._outgoing[transfer.number] = _Outgoing(self, transfer, source)
+
+        def over(_: object) -> None:
+            del self._outgoing[transfer.number]
+            done()
+
+        running = Deferred.fromCoroutine(outgoing.run(self._node, self._run, self._clock))
+        running.addErrback(self._broke, transfer).addBoth(over)
+        return transfer
+
+    def _broke(self, failure: Failure, transfer: Transfer) -> None:
+        self._log.failure("A transfer ended by an error of this program.", failure)
+        self.failed(transfer, TransferFailed(FailureCode.INTERNAL))
+
+    # -- receiving --
+
+    def _offered(self, receiver: FileReceiver, offer: Offer) -> Deferred[Path]:
+        peer = PeerID.parse(receiver.peer)
+        again = self._offered_again(peer, offer)
+        if again is not None and again.stage is Stage.RUNNING:
+            # This side has not noticed yet that the connection before was lost.
+            return fail(TransferFailed(FailureCode.IN_PROGRESS))
+        transfer = again or self._add(Transfer(next(self._numbers), peer, False, offer))
+        if again is not None or self._granted(peer):
+            return self._accept(transfer, receiver)
+        asked: Deferred[Path] = Deferred()
+        self._asked[transfer.number] = asked
+        self._receivers[transfer.number] = receiver
+        return asked.addErrback(self._not_accepted, transfer)
+
+    def _offered_again(self, peer: PeerID, offer: Offer) -> Transfer | None:
+        """The transfer that was accepted before, when the connection was lost and the sender comes back."""
+        for transfer in self._transfers.values():
+            same = not transfer.outgoing and transfer.peer == peer and transfer.offer == offer
+            if same and transfer.stage in (Stage.RUNNING, Stage.WAITING):
+                return transfer
+        return None
+
+    def _not_accepted(self, failure: Failure, transfer: Transfer) -> Failure:
+        self._asked.pop(transfer.number, None)
+        self._receivers.pop(transfer.number, None)
+        if not transfer.stage.over:
+            error = failure.value
+            withdrawn = TransferFailed(FailureCode.CANCELLED, by_peer=True)
+            self.failed(transfer, error if isinstance(error, TransferFailed) else withdrawn)
+        return failure
+
+    def _accept(self, transfer: Transfer, receiver: FileReceiver) -> Deferred[Path]:
+        transfer.folder = None if transfer.offer.text is not None else self.folder
+        self._receivers[transfer.number] = receiver
+        receiver.when_finished().addCallbacks(
+            partial(self._received, transfer, receiver), partial(self._interrupted, transfer)
+        )
+        self.changed(transfer, Stage.RUNNING)
+        return succeed(self.folder) if transfer.offer.text is not None else self._run(self._make_folder)
+
+    def _make_folder(self) -> Path:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_failure(error, self.folder) from error
+        return self.folder
+
+    def _received(self, transfer: Transfer, receiver: FileReceiver, finals: list[Path]) -> None:
+        transfer.finals = finals
+        transfer.left_out = receiver.left_out
+        transfer.position = receiver.position
+        self._receivers.pop(transfer.number, None)
+        self.changed(transfer, Stage.DONE)
+
+    def _interrupted(self, transfer: Transfer, failure: Failure) -> None:
+        self._receivers.pop(transfer.number, None)
+        if transfer.stage.over:
+            return
+        error = failure.value
+        if not isinstance(error, TransferFailed):
+            self.changed(transfer, Stage.WAITING)
+        elif error.code is FailureCode.IN_PROGRESS:
+            # Files of the same names are being received: the sender comes back.
+            self.changed(transfer, Stage.WAITING, error)
+        else:
+            self.failed(transfer, error)
+
+    def accept(self, number: int) -> Transfer:
+        """
+        Receive what a peer offers.
+
+        :raise UnknownTransfer: no offer with this number waits.
+        """
+        transfer, asked, receiver = self._take_question(number)
+        self._accept(transfer, receiver).addCallbacks(asked.callback, asked.errback)
+        return transfer
+
+    def refuse(self, number: int) -> Transfer:
+        """
+        Refuse what a peer offers.
+
+        :raise UnknownTransfer: no offer with this number waits.
+        """
+        transfer, asked, _ = self._take_question(number)
+        asked.errback(TransferFailed(FailureCode.REFUSED))
+        return transfer
+
+    def _take_question(self, number: int) -> tuple[Transfer, Deferred[Path], FileReceiver]:
+        transfer = self.get(number)
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            raise UnknownTransfer(f"Transfer {number} does not wait for an answer.")
+        return transfer, asked, self._receivers[number]
+
+    # -- both --
+
+    def cancel(self, number: int) -> Transfer:
+        """
+        End a transfer. What the receiving side has of it is kept, and continued the next time.
+
+        :raise UnknownTransfer: no transfer with this number is under way.
+        """
+        transfer = self.get(number)
+        if transfer.stage.over:
+            raise UnknownTransfer(f"Transfer {number} is over.")
+        if number in self._asked:
+            return self.refuse(number)
+        self.failed(transfer, TransferFailed(FailureCode.CANCELLED))
+        outgoing, receiver = self._outgoing.get(number), self._receivers.get(number)
+        if outgoing is not None:
+            outgoing.cancel()
+        if receiver is not None:
+            receiver.cancel()
+        return transfer
+
+    def dismiss(self, number: int) -> Transfer:
+        """
+        Take a transfer that is over out of the list.
+
+        :raise UnknownTransfer: it is under way, or not there.
+        """
+        transfer = self.get(number)
+        if not transfer.stage.over:
+            raise UnknownTransfer(f"Transfer {number} is not over: cancel it first.")
+        self._dismiss(transfer)
+        return transfer
+
+    def _dismiss(self, transfer: Transfer) -> None:
+        del self._transfers[transfer.number]
+        self._tell(TransferDismissed(transfer))
+
+    def _add(self, transfer: Transfer) -> Transfer:
+        idle = [
+            each
+            for each in self._transfers.values()
+            if each.stage.over or (not each.outgoing and each.stage is Stage.WAITING)
+        ]
+        for each in idle[: max(0, len(idle) - MAX_LISTED + 1)]:
+            self._dismiss(each)
+        self._transfers[transfer.number] = transfer
+        self._tell(TransferChanged(transfer))
+        return transfer
+
+    def changed(
+        self, transfer: Transfer, stage: Stage, problem: TransferFailed | CommandError | None = None
+    ) -> None:
+        """A transfer has reached another stage."""
+        transfer.stage, transfer.problem = stage, problem
+        self._tell(TransferChanged(transfer))
+        if stage is Stage.RUNNING and not self._looking.running:
+            self._looking.start(INTERVAL, now=False)
+
+    def accepted(self, transfer: Transfer) -> None:
+        """The other side wants what is sent."""
+        if not transfer.stage.over:
+            self.changed(transfer, Stage.RUNNING)
+
+    def failed(self, transfer: Transfer, problem: TransferFailed | CommandError) -> None:
+        """A transfer has ended before everything has arrived."""
+        if not transfer.stage.over:
+            self.changed(transfer, Stage.FAILED, problem)
+
+    def _look(self) -> None:
+        running = [each for each in self._transfers.values() if each.stage is Stage.RUNNING]
+        for transfer in running:
+            outgoing = self._outgoing.get(transfer.number)
+            end = self._receivers.get(transfer.number) if outgoing is None else outgoing.sender
+            if end is not None and end.position != transfer.position:
+                transfer.position = end.position
+                self._tell(TransferProgress(transfer))
+        if not running:
+            self._looking.stop()
+
+
+class _Outgoing:
+    """
+    A transfer to a peer: tries until it is complete, or can't be.
+
+    :ivar sender: this side of the stream that there is now.
+    """
+
+    def __init__(self, transfers: Transfers, transfer: Transfer, source: Source) -> None:
+        self.sender: FileSender | None = None
+        self._transfers = transfers
+        self._transfer = transfer
+        self._source = source
+        self._delay = FIRST_RETRY
+        self._waiting: Deferred[None] | None = None
+
+    async def run(self, node: Opener, run: Run, clock: IReactorTime) -> None:
+        """Send all, or fail."""
+        transfer = self._transfer
+        while not transfer.stage.over:
+            why = await self._attempt(node, run)
+            if transfer.stage.over:
+                return
+            self._transfers.changed(transfer, Stage.WAITING, why)
+            self._waiting = deferLater(clock, self._delay, lambda: None)
+            self._delay = min(2 * self._delay, LAST_RETRY)
+            try:
+                await self._waiting
+            except CancelledError:
+                return
+            self._transfers.changed(transfer, Stage.OFFERED)
+
+    async def _attempt(self, node: Opener, run: Run) -> CommandError | TransferFailed | None:
+        """Return why it has to be tried again, if it is not over."""
+        transfers, transfer = self._transfers, self._transfer
+        sender = self.sender = FileSender(self._source, run)
+        sender.when_accepted().addCallback(lambda _: transfers.accepted(transfer))
+        try:
+            await node.open(transfer.peer, SERVICE, Factory.forProtocol(lambda: sender))
+            if transfer.stage.over:
+                sender.cancel()
+            await sender.when_finished()
+        except CommandError as error:
+            if error.reason in _AWAY:
+                return error
+            transfers.failed(transfer, error)
+        except TransferFailed as error:
+            if error.code is FailureCode.IN_PROGRESS:
+                # The other side has not noticed yet that the connection before was lost, or it receives
+                # other files of these names.
+                return error
+            transfers.failed(transfer, error)
+        except (ConnectionDone, ConnectionLost):
+            return None
+        else:
+            transfer.position = sender.position
+            transfers.changed(transfer, Stage.DONE)
+        finally:
+            if sender.position:
+                self._delay = FIRST_RETRY
+        return None
+
+    def cancel(self) -> None:
+        """Try no longer. The transfer is over already."""
+        if self.sender is not None and self.sender.transport is not None:
+            self.sender.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()

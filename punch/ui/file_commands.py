@@ -1,0 +1,117 @@
+"""Commands about files that are sent and received (docs/files.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.apps.chat import ChatError
+from punch.apps.files.events import Transfer
+from punch.apps.files.source import SourceError
+from punch.apps.files.transfers import TooManyTransfers, Transfers, UnknownTransfer
+from punch.identity import PeerID
+from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
+from punch.ui.json.events import peer_called
+from punch.ui.json.transfers import transfer_fields
+
+
+def _transfers(context: CommandContext) -> Transfers:
+    transfers = context.applications.transfers
+    if transfers is None:
+        raise ChatError("no-transfers", "Files can't be sent here: run punch send, or punch receive.")
+    return transfers
+
+
+def _answer(context: CommandContext, transfer: Transfer) -> Answer:
+    return transfer_fields(transfer, peer_called(context.chat, transfer.peer))
+
+
+def _send_files(context: CommandContext, fields: Fields) -> Result:
+    return send(context, fields["peer"], [Path(path) for path in fields["paths"]])
+
+
+def send(
+    context: CommandContext, who: str | PeerID, paths: list[Path], done: Callable[[], object] = lambda: None
+) -> Deferred[Answer]:
+    """
+    Send files to somebody.
+
+    :param done: as `Transfers.send` takes it.
+    :return: what the command `send-files` answers. It fails with `ChatError`.
+    :raise ChatError: as well.
+    """
+    transfers = _transfers(context)
+    peer = context.chat.contacts.find_reachable(who)
+    return transfers.send(peer, paths, done).addCallbacks(partial(_answer, context), _not_sent)
+
+
+def _not_sent(failure: Failure) -> NoReturn:
+    error = failure.value
+    if isinstance(error, SourceError):
+        raise ChatError("bad-file", str(error))
+    if isinstance(error, TooManyTransfers):
+        raise ChatError("too-many", str(error))
+    failure.raiseException()
+
+
+def _one(run: Callable[[Transfers, int], Transfer]) -> Callable[[CommandContext, Fields], Answer]:
+    """A command about one transfer."""
+
+    def done(context: CommandContext, fields: Fields) -> Answer:
+        try:
+            return _answer(context, run(_transfers(context), fields["transfer"]))
+        except UnknownTransfer as error:
+            raise ChatError("no-transfer", str(error)) from None
+
+    return done
+
+
+def _open_folder(context: CommandContext, fields: Fields) -> Answer:
+    open_folder = context.applications.open_folder
+    if open_folder is None:
+        raise ChatError("no-desktop", "There is no desktop here on which a folder can be opened.")
+
+    def opened(transfers: Transfers, number: int) -> Transfer:
+        transfer = transfers.get(number)
+        if transfer.folder is None:
+            raise UnknownTransfer(f"Transfer {number} has no folder on this machine.")
+        open_folder(transfer.folder)
+        return transfer
+
+    return _one(opened)(context, fields)
+
+
+def _list(context: CommandContext, fields: Fields) -> Answer:
+    return {"transfers": [_answer(context, transfer) for transfer in _transfers(context).all]}
+
+
+_TRANSFER = Field("transfer", FieldKind.TRANSFER, required=True)
+
+
+def _about_one(name: str, run: Callable[[CommandContext, Fields], Answer], text: str) -> Command:
+    return Command(name, (_TRANSFER,), run, text, ("transfer",), asks=True)
+
+
+TABLE = (
+    Command(
+        "send-files",
+        (Field("peer", FieldKind.PEER, required=True), Field("paths", FieldKind.FILES, required=True)),
+        _send_files,
+        "send a file or folder to somebody, who may be away",
+        ("peer", "paths"),
+        asks=True,
+        current=True,
+    ),
+    _about_one("accept-files", _one(Transfers.accept), "receive what is offered"),
+    _about_one("refuse-files", _one(Transfers.refuse), "refuse what is offered"),
+    _about_one("stop-files", _one(Transfers.cancel), "end a transfer"),
+    _about_one("dismiss-files", _one(Transfers.dismiss), "take a transfer that is over out of the list"),
+    _about_one("open-folder", _open_folder, "open the folder of what was received"),
+    Command("transfers", (), _list, "files that are sent and received", asks=True),
+)
+"""The commands, as lines of `punch.ui.commands.COMMANDS`."""

@@ -1,0 +1,323 @@
+"""
+Files that pages send to this process, to be sent to a peer.
+
+A page asks for an upload, sends its files one after the other, and then says to whom they go (`send-files`).
+Until the transfer is over they are in a folder of the state directory that only this user can read. They are
+written in threads, and the connection is paused while the disk is slow, so that memory does not grow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from punch.apps.files.messages import TransferFailed, check_path
+from punch.apps.files.partial_folder import FREE, disk_failure
+from punch.apps.files.protocol import Run
+
+MAX_UPLOADS = 16
+"""Uploads at a time that are not sent yet."""
+MAX_FILES = 10_000
+"""Files of one upload."""
+UNUSED = 120.0
+"""Seconds after which an upload is removed that no page goes on with."""
+MAX_QUEUED = 1024 * 1024
+"""Bytes of a file that wait for the disk before its connection is paused."""
+
+
+class UploadError(Exception):
+    """Files can't be taken: `reason` is a code, `str()` a sentence."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass
+class _Batch:
+    """The files of one upload."""
+
+    folder: Path
+    size: int
+    files: int = 0
+    """How many are still to come."""
+    received: int = 0
+    writing: int = 0
+    spoiled: bool = False
+    """Whether one of them has not come, or can't be kept."""
+    tops: dict[str, None] = field(default_factory=dict)
+    timer: IDelayedCall | None = None
+
+
+class UploadedFile:
+    """
+    One file of an upload, while it comes.
+
+    :ivar finished: fires when the file is on the disk; fails with `UploadError`.
+    :param pause: called when the disk is slower than the page, and `resume` when it is no longer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        modified: float,
+        run: Run,
+        pause: Callable[[], object],
+        resume: Callable[[], object],
+        problem: UploadError | None = None,
+    ) -> None:
+        self.finished: Deferred[None] = Deferred()
+        self._path = path
+        self._modified = modified
+        self._run = run
+        self._pause = pause
+        self._resume = resume
+        self._problem = problem
+        self._descriptor: int | None = None
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._paused = False
+        self._working = False
+        self._complete = False
+        self._aborted = False
+
+    def write(self, data: bytes) -> None:
+        """Take more of the file. After an error, what follows is dropped."""
+        if self._problem is not None or self._aborted:
+            return
+        self._queue.append(data)
+        self._queued += len(data)
+        if self._queued > MAX_QUEUED and not self._paused:
+            self._paused = True
+            self._pause()
+        self._work()
+
+    def end(self) -> None:
+        """All of the file has come."""
+        self._complete = True
+        self._work()
+
+    def abort(self) -> None:
+        """The rest will not come."""
+        self._aborted = True
+        self._queue.clear()
+        self._work()
+
+    def _work(self) -> None:
+        if not self._working:
+            self._working = True
+            Deferred.fromCoroutine(self._write()).addErrback(self._failed)
+
+    async def _write(self) -> None:
+        try:
+            while self._queue and self._problem is None:
+                data = b"".join(self._queue)
+                self._queue.clear()
+                await self._run(partial(self._append, data))
+                self._queued -= len(data)
+                if self._paused and self._queued <= MAX_QUEUED // 2:
+                    self._paused = False
+                    self._resume()
+            if self._complete or self._aborted:
+                await self._run(self._close)
+        except OSError as error:
+            full = disk_failure(error, self._path).code.value
+            self._problem = UploadError(
+                full, f"The disk of this machine can't take the file: {error.strerror}."
+            )
+            await self._run(self._close)
+        finally:
+            self._working = False
+        if self._paused:
+            self._paused = False
+            self._resume()
+        if self._complete or self._aborted:
+            self._finish()
+
+    def _append(self, data: bytes) -> None:
+        if self._descriptor is None:
+            self._open()
+        assert self._descriptor is not None
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+
+    def _close(self) -> None:
+        if self._descriptor is None and self._problem is None and not self._aborted:
+            self._open()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError, OverflowError, ValueError):
+                os.utime(descriptor, (self._modified, self._modified))
+            # As other files of the user: the receiving side gets the permissions, too
+            os.fchmod(descriptor, 0o644)
+            os.close(descriptor)
+
+    def _finish(self) -> None:
+        if self.finished.called:
+            return
+        problem = self._problem
+        if problem is None and self._aborted:
+            problem = UploadError("lost", "The page went away before the file had come.")
+        if problem is None:
+            self.finished.callback(None)
+        else:
+            self.finished.errback(problem)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self.finished.called:
+            self.finished.errback(failure)
+
+
+class Uploads:
+    """
+    The uploads of all pages.
+
+    :param folder: where they are kept; everything in it is removed at the start.
+    :param run: makes a call that waits for the disk.
+    :param random: random bytes.
+    """
+
+    def __init__(self, folder: Path, run: Run, clock: IReactorTime, random: Callable[[int], bytes]) -> None:
+        self._folder = folder
+        self._run = run
+        self._clock = clock
+        self._random = random
+        self._batches: dict[str, _Batch] = {}
+        # What a process has left that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def begin(self, size: int, files: int) -> str:
+        """
+        Make place for an upload.
+
+        :param size: bytes of all files.
+        :return: its name.
+        :raise UploadError: there are too many (`too-many`), it does not fit on the disk (`no-space`), or the
+            disk can't be written (`disk`).
+        """
+        if len(self._batches) >= MAX_UPLOADS:
+            raise UploadError("too-many", f"{MAX_UPLOADS} uploads are under way: wait until one is over.")
+        if not 1 <= files <= MAX_FILES:
+            raise UploadError("too-many", f"Send 1 to {MAX_FILES:,} files at once from a browser.")
+        name = self._random(16).hex()
+        folder = self._folder / name
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+            disk = os.statvfs(folder)
+        except OSError as error:
+            raise UploadError("disk", f"{folder} can't be made: {error.strerror}.") from error
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and size + FREE > free:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UploadError(
+                "no-space",
+                f"The files have {size:,} bytes, and the disk with {self._folder} has "
+                f"{max(free - FREE, 0):,} free: files from a browser are kept there until they are sent. "
+                "Free some space, or use punch send, which needs none.",
+            )
+        self._batches[name] = _Batch(folder, size, files)
+        self._used(name)
+        return name
+
+    def receive(
+        self,
+        name: str,
+        path: str,
+        modified: float,
+        size: int,
+        pause: Callable[[], object],
+        resume: Callable[[], object],
+    ) -> UploadedFile:
+        """
+        A file comes.
+
+        :param path: its name, or names of folders and its own, joined with slashes.
+        :param modified: the time of its last change, in seconds since 1970.
+        :param size: its bytes.
+        :return: takes it. If it can't be kept, it is read all the same, so that the page hears the reason.
+        """
+        batch = self._batches.get(name)
+        if batch is None:
+            gone = UploadError("no-upload", "The upload is over, or was not used for too long: try again.")
+            return UploadedFile(self._folder, modified, self._run, pause, resume, gone)
+        problem = None
+        try:
+            check_path(path.encode("utf-8", "surrogatepass"))
+            path.encode()
+        except (TransferFailed, UnicodeError):
+            problem = UploadError("bad-file", "The name of a file can't be used.")
+        batch.files -= 1
+        if batch.received + size > batch.size or batch.files < 0:
+            problem = UploadError("bad-file", "There is more than was announced: try again.")
+        batch.received += size
+        batch.writing += 1
+        if problem is None:
+            batch.tops[path.split("/")[0]] = None
+        self._used(name)
+        place = batch.folder / path if problem is None else batch.folder
+        file = UploadedFile(place, modified, self._run, pause, resume, problem)
+
+        def over(outcome: object) -> object:
+            batch.writing -= 1
+            batch.spoiled = batch.spoiled or isinstance(outcome, Failure)
+            self._used(name)
+            return outcome
+
+        file.finished.addBoth(over)
+        return file
+
+    def take(self, name: str) -> list[Path]:
+        """
+        The files and folders of an upload, to be sent. They are there until `remove` is called with its name.
+
+        :raise UploadError: there is no such upload, or it is not complete (`no-upload`).
+        """
+        batch = self._batches.get(name)
+        if batch is None or batch.writing or batch.files or batch.spoiled:
+            raise UploadError("no-upload", "The files have not come completely: send them again.")
+        del self._batches[name]
+        self._stop_timer(batch)
+        return [batch.folder / top for top in batch.tops]
+
+    def remove(self, name: str) -> None:
+        """Remove an upload, if it is there."""
+        batch = self._batches.pop(name, None)
+        if batch is not None:
+            self._stop_timer(batch)
+        self._run(partial(shutil.rmtree, self._folder / name, ignore_errors=True))
+
+    def stop(self) -> None:
+        """Remove all: the process ends."""
+        for batch in self._batches.values():
+            self._stop_timer(batch)
+        self._batches.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _used(self, name: str) -> None:
+        batch = self._batches.get(name)
+        if batch is None:
+            return
+        self._stop_timer(batch)
+        if not batch.writing:
+            batch.timer = self._clock.callLater(UNUSED, self.remove, name)
+
+    def _stop_timer(self, batch: _Batch) -> None:
+        timer, batch.timer = batch.timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
