@@ -197,10 +197,11 @@ class Opening:
 class BoundTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.node: Any = Opening()
+        self.node = Opening()
+        node: Any = self.node
         self.errors: list[Exception] = []
         peer = Identity.generate().peer_id
-        self.forwarder = DatagramForwarder(self.node, peer, SERVICE, self.clock, self.errors.append)
+        self.forwarder = DatagramForwarder(node, peer, SERVICE, self.clock, self.errors.append)
 
     def send(self, count: int = 1) -> None:
         for number in range(count):

@@ -197,7 +197,7 @@ class PortTests(SynchronousTestCase):
         protocol = self.port.buildProtocol(address)
         reason: Any = None
         transport = Transport(partial(protocol.connectionLost, reason))
-        protocol.makeConnection(transport)  # type: ignore[arg-type]
+        protocol.makeConnection(transport)
         for byte in data:
             protocol.dataReceived(bytes([byte]))
         return transport
@@ -227,7 +227,7 @@ class PortTests(SynchronousTestCase):
         for answer in (b"\2", b"\1\1"):
             request = PortRequest(TOKEN)
             transport = StringTransport()
-            request.makeConnection(transport)  # type: ignore[arg-type]
+            request.makeConnection(transport)
             self.assertEqual(transport.value(), TOKEN.encode())
             request.dataReceived(answer)
             self.assertTrue(transport.disconnected or transport.disconnecting)
