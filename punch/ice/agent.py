@@ -214,20 +214,23 @@ class Agent:
             self._gatherer.awaits_mapped = False
             self._take_gathering_done(now)
 
-    def add_mapped(self, base: Address, external: Address) -> None:
+    def add_mapped(self, base: Address, external: Address) -> bool:
         """
         Add the candidates of a port that a router maps to `base`: they are server-reflexive, at the address
         that the router names and at that which a reflector sees, since the router may be wrong, or behind
         another NAT that passes on all ports.
+
+        :return: whether one of them was new.
         """
         self._mapped[base] = external
-        self._add_mapped_candidates(base)
+        return self._add_mapped_candidates(base)
 
-    def _add_mapped_candidates(self, base: Address) -> None:
+    def _add_mapped_candidates(self, base: Address) -> bool:
         external = self._mapped.get(base)
-        if external is not None:
-            for address in mapped_addresses(base, external, self._locals.reflexive_hosts_of(base)):
-                self.add_reflexive(base, address, _PORT_MAPPING)
+        if external is None:
+            return False
+        addresses = mapped_addresses(base, external, self._locals.reflexive_hosts_of(base))
+        return sum(self.add_reflexive(base, address, _PORT_MAPPING) for address in addresses) > 0
 
     def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> bool:
         """

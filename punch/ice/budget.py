@@ -71,6 +71,12 @@ SPACED = 2
 """How many further triggered checks may go there, each `SPACED_GAP` after the one before."""
 SPACED_GAP = 1.0
 """Seconds."""
+OF_ONE_HEARD_THROUGH = 2
+"""
+How many checks may go from our own sockets to one address as triggered ones, because an authenticated check
+came from there through our relay. It may be the port that a router has mapped, too late for the rest of the
+limit.
+"""
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
@@ -275,6 +281,8 @@ class CallBudget:
         self._budget = budget
         self._locals = local_candidates
         self._remotes = remote_candidates
+        # How many further checks may go to an address of which an authenticated check came through a relay
+        self._heard: dict[Address, int] = {}
 
     def may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
         """Whether a check on this pair may be sent now."""
@@ -285,10 +293,19 @@ class CallBudget:
             kind = PacketKind.RELAYED_TWICE if twice else PacketKind.RELAYED
         else:
             kind = PacketKind.UNLIKELY if self.is_unlikely(pair) else PacketKind.DIRECT
-        return self._may_send(pair.remote.address, pair.base, request, kind, now)
+        remote = pair.remote.address
+        if self._may_send(remote, pair.base, request, kind, now):
+            return True
+        left = self._heard.get(remote, 0)
+        if not left or kind is not PacketKind.DIRECT:
+            return False
+        self._heard[remote] = left - 1
+        return self._may_send(remote, pair.base, request, PacketKind.TRIGGERED, now)
 
     def may_answer(self, remote: Address, local: Address, answer: bytes, now: float) -> bool:
-        """Whether a check that came from `remote` to `local` may be answered."""
+        """Whether an authenticated check that came from `remote` to `local` may be answered."""
+        if self._route(remote, local).relayed is not None and len(self._heard) < MAX_ANSWERED:
+            self._heard.setdefault(remote, OF_ONE_HEARD_THROUGH)
         return self._may_send(remote, local, answer, PacketKind.ANSWER, now)
 
     def may_be_large(self, remote: Address, local: Address, now: float) -> bool:

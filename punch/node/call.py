@@ -214,9 +214,15 @@ class Call:
 
     def port_mappings_changed(self) -> None:
         """A router has mapped a port, or none that was asked will do so soon."""
-        if self.transport is not None and not self._over:
-            self.transport.port_mappings_changed(self._context.monotonic())
-            self.changed()
+        transport = self.transport
+        if transport is None or self._over:
+            return
+        now = self._context.monotonic()
+        added, restarts = transport.port_mappings_changed(now), self.restarts
+        if added and restarts is not None and self.signaling.released and not transport.generations.number:
+            # Too late for the call, whose candidates were complete
+            restarts.address_found(now)
+        self.changed()
 
     def network_back(self) -> None:
         """The network, or the rendezvous, was away and is back."""

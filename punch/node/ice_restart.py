@@ -161,6 +161,12 @@ class IceRestarts:
         else:
             self.restart(now)
 
+    def address_found(self, now: float) -> None:
+        """There is a new address of ours, which may make a relayed path direct."""
+        pair = self._generations.selected
+        if pair is not None and pair.path == "relay":
+            self.network_changed(now)
+
     def network_back(self, now: float) -> None:
         """The network, or the rendezvous, is back: look for a path at once if there is none."""
         if self.working:

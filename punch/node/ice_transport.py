@@ -195,13 +195,17 @@ class IceTransport:
         if complete:
             agent.end_of_remote_candidates()
 
-    def port_mappings_changed(self, now: float) -> None:
-        """A router has mapped a port, or none that was asked will do so soon."""
+    def port_mappings_changed(self, now: float) -> bool:
+        """
+        A router has mapped a port, or none that was asked will do so soon.
+
+        :return: whether there is a new candidate.
+        """
         agent, mappings = self.generations.newest, self._context.network.port_mappings
-        for mapping in mappings.current:
-            agent.add_mapped(mapping.base, mapping.external)
+        added = sum(agent.add_mapped(mapping.base, mapping.external) for mapping in mappings.current)
         if not mappings.may_follow:
             agent.end_of_mapped_candidates(now)
+        return added > 0
 
     def bases_changed(self, bases: Sequence[Address], now: float) -> bool:
         """

@@ -295,6 +295,14 @@ class Signaling:
         if self.state is SignalingState.INTRODUCED:
             self._end(cause)
 
+    @property
+    def released(self) -> bool:
+        """Whether the rendezvous forwards nothing more, since both sides have said that this was all."""
+        if self.state is SignalingState.LINKED:
+            # The callee releases it when the link is proved; the caller is not told
+            return self._released or (self.complete and self._remote_complete)
+        return self.state is SignalingState.OVER
+
     def add_candidates(self, candidates: Sequence[Candidate], complete: bool) -> None:
         """Trickle candidates of ours (RFC 8838); those beyond 32 of one generation are not sent."""
         if self.state in (SignalingState.CALLING, SignalingState.INTRODUCED):

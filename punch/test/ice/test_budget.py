@@ -12,6 +12,7 @@ from punch.ice.budget import (
     MAX_PEERS,
     OF_ONE,
     OF_ONE_HEARD,
+    OF_ONE_HEARD_THROUGH,
     OF_ONE_RELAYED,
     OF_ONE_THROUGH_RELAY,
     RELAY_WINDOW,
@@ -21,11 +22,15 @@ from punch.ice.budget import (
     WINDOW,
     Budget,
     Budgets,
+    CallBudget,
     PacketKind,
     Route,
 )
+from punch.ice.candidates import LocalCandidates, RemoteCandidates
+from punch.ice.pairs import CandidatePair
 from punch.identity import PeerID
 from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
 
 
 def address(number: int) -> Address:
@@ -91,6 +96,20 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(budget.allows(Route(there), 96, PacketKind.UNLIKELY, 0.0))
         for kind, most in ((PacketKind.DIRECT, OF_ONE), (PacketKind.TRIGGERED, OF_ONE_HEARD)):
             self.assertEqual(sum(budget.allows(Route(there), 96, kind, 0.0) for _ in range(9)), most, kind)
+
+    def test_heard_through_a_relay(self) -> None:
+        """An authenticated check from there came through our relay: it has the part of triggered checks."""
+        budget, base, relayed = Budget(), Address("192.168.1.2", 5000), Address("198.51.100.1", 50000)
+        ours, theirs = LocalCandidates(), RemoteCandidates()
+        host = ours.add_host(base)
+        assert host is not None
+        pair = CandidatePair(host, Candidate(CandidateType.PRFLX, address(60), 1000, "1"))
+        session = CallBudget(budget, ours, theirs)
+        self.spend(budget, PacketKind.DIRECT)
+        self.assertFalse(session.may_check(pair, bytes(100), 1.0))
+        self.assertTrue(session.may_answer(pair.remote.address, relayed, bytes(60), 2.0))
+        sent = [session.may_check(pair, bytes(100), 3.0) for _ in range(MAX_PACKETS)]
+        self.assertEqual(sum(sent), OF_ONE_HEARD_THROUGH)
 
     def test_both_ways_to_a_relayed_address(self) -> None:
         """At one relayed address, checks from our addresses and through our relay have separate limits."""
