@@ -27,7 +27,7 @@ from punch.apps.files.messages import (
 )
 from punch.apps.files.partial_folder import FREE
 from punch.apps.files.target import Target
-from tests.consoles import terminal
+from tests.consoles import peer, terminal
 from tests.local_peers import LocalPeers
 from tests.needs import missing
 from tests.processes import PUNCH, JSONProcess, Programs, programs
@@ -192,6 +192,24 @@ def test_a_text(peers: Peers) -> None:
         (["--text", "x", "a", "bob"], 2, "sent alone"),
     ):
         assert sentence in peers.punch("send", *words, name="alice", status=status)
+
+
+def test_between_chats(peers: Peers, service: LocalPeers) -> None:
+    """Typed in a terminal, shown and answered in another one: the file goes to the folder for downloads."""
+    content = peers.file("photo.jpg", MB)
+    waits = ["--accept", "anyone", "--downloads", str(peers.folder)]
+    with terminal(peer(service.directory, "bob", *waits), peers.folder) as bob:
+        bob.wait("Registered", 60.0)
+        with terminal(peer(service.directory, "alice", "--peer", "bob"), peers.source) as alice:
+            alice.wait("Connected", 60.0)
+            alice.type("/send photo.jpg\n")
+            number = bob.wait(r"alice wants to send you photo\.jpg.*\n.*/accept-files (\d+)", 60.0)[1]
+            bob.type(f"/accept-files {number}\n")
+            alice.wait(r"photo\.jpg \(1\.0 MB\) to bob: complete", 60.0)
+            bob.wait(r"photo\.jpg \(1\.0 MB\) from alice: complete", 60.0)
+            alice.type("/send nothing.jpg\n")
+            alice.wait("neither a name in the address book", 20.0)
+    assert (peers.folder / "photo.jpg").read_bytes() == content
 
 
 def test_a_pipe_that_brings_nothing_for_now(peers: Peers) -> None:

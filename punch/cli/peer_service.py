@@ -140,6 +140,9 @@ class PeerService(Service):
             chat,
         )
         on_second_signal(console.restore)
+        if self._transfers is not None and (options["web"] or console.front_end.view.watched):
+            # Somebody can be asked about offers. punch receive takes them in place of this process
+            own.serve_by_default(FILES, self._transfers.service, anyone)
         if options["web"] and not self._open_web(chat, console):
             return
         self._open_socket(own, console)
@@ -180,9 +183,6 @@ class PeerService(Service):
             clock=self._reactor,
             tell=chat.views.tell,
         )
-        if self._options["web"]:
-            # Unless punch receive does
-            own.serve_by_default(FILES, transfers.service, anyone)
         return Applications(
             self._make_codes(chat), transfers, folder_opener(self._reactor, os.environ), own.status
         )

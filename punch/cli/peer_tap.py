@@ -134,7 +134,7 @@ class Options(BaseOptions):
             "downloads",
             None,
             None,
-            "Folder for files that are accepted in the page. [default: your folder for downloads]",
+            "Folder for files that are accepted in page and terminal. [default: your folder for downloads]",
         ],
         [
             "web-port",

@@ -7,6 +7,7 @@ What a person may type differs from what a script writes in little: fields come 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +119,8 @@ def parse(
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
+    if word == "send" and current is not None and os.path.lexists(path := os.path.expanduser(rest)):
+        return TypedCommand("send-files", {"peer": str(current), "paths": [path]})
     word = SHORT.get(word, word) or "help"
     if word == "history" and rest:
         sub, _, after = rest.partition(" ")
@@ -281,6 +284,7 @@ def help_lines(about: str) -> Iterator[str]:
             + ", ".join(f"/{short} for /{name}" for short, name in SHORT.items())
             + "."
         )
+        yield "/send FILE, of a file or folder that is there, is /send-files FILE."
         yield "A line that begins with // is sent with one slash. Ctrl-R searches what you typed before."
 
 

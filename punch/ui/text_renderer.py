@@ -24,7 +24,7 @@ from punch.apps.chat.events import (
     PeerUnreachable,
     StoreFailed,
 )
-from punch.apps.files.events import Stage, Transfer, TransferChanged
+from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferProgress
 from punch.identity import PeerID
 from punch.node.events import (
     AlreadyConnected,
@@ -55,6 +55,7 @@ from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_sentence
 from punch.ui.text.sentences import count, describe, shortened
 from punch.ui.text.transfers import offer_lines
+from punch.ui.transfer_progress import LINE_INTERVAL
 
 #: Reasons of a failed call that say no more than that it failed.
 _NOT_THERE = ("not-registered", "gone", "timeout")
@@ -90,6 +91,8 @@ class TextRenderer:
         self._delayed: Calling | None = None
         #: How those are named whom this side calls, until the call has succeeded or failed.
         self._called: dict[PeerID, str] = {}
+        #: When it was shown last how far a transfer is, by its number.
+        self._progress_shown: dict[int, float] = {}
 
     def show_event(self, event: Event) -> Deferred[None] | None:
         """Show an event. Returns when a message or its state has been shown; None: at once."""
@@ -282,11 +285,23 @@ class TextRenderer:
 
     # -- what else the chat reports --
 
+    def _show_transfer_progress(self, transfer: Transfer) -> None:
+        """Show how far a transfer is, not too often."""
+        now = self._view.clock.seconds()
+        if now - self._progress_shown.get(transfer.number, now) >= LINE_INTERVAL:
+            self._progress_shown[transfer.number] = now
+            who = self._view.name_of(transfer.peer)
+            self.show_dim(answers.transfer_line(transfer_fields(transfer, who), who))
+
     def _show_transfer(self, transfer: Transfer) -> None:
         who, number = self._view.name_of(transfer.peer), transfer.number
+        if transfer.stage is Stage.RUNNING:
+            self._progress_shown[number] = self._view.clock.seconds()
+        else:
+            self._progress_shown.pop(number, None)
         if transfer.stage is Stage.OFFERED and not transfer.outgoing:
             self._screen.show("\n".join(offer_lines(transfer.offer, who)))
-            self._screen.show(f"Answer in the page, or with /accept-files {number} or /refuse-files {number}")
+            self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
         elif transfer.stage is not Stage.OFFERED:
             self.show_dim(answers.transfer_line(transfer_fields(transfer, who), who))
             if transfer.stage is Stage.DONE and transfer.offer.text is not None:
@@ -314,6 +329,8 @@ class TextRenderer:
             self.show_error(printable(event.text))
         elif isinstance(event, TransferChanged):
             self._show_transfer(event.transfer)
+        elif isinstance(event, TransferProgress):
+            self._show_transfer_progress(event.transfer)
         elif isinstance(event, CodeUsed):
             self._screen.show(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
         elif isinstance(event, CodeVoid):

@@ -357,6 +357,23 @@ class TypedTests(Case):
         self.assertEqual(slash.parse("help /call", self.chat, None, None), slash.Help("call"))
         self.assertEqual(slash.parse("", self.chat, None, None), slash.Help(""))
 
+    def test_a_file_that_is_there_is_sent(self) -> None:
+        """To the current peer; what is no file is a message, as is anything else behind a name."""
+        self.do("name", peer=str(EVE), name="eve")
+        file = self.mktemp()
+        bob = str(BOB)
+        with self.assertRaises(ChatError):
+            self.parse(f"send {file}")
+        Path(file).touch()
+        self.assertEqual(self.parse(f"send  {file} "), ("send-files", {"peer": bob, "paths": [file]}))
+        self.assertEqual(self.parse("send ~"), ("send-files", {"peer": bob, "paths": [str(Path.home())]}))
+        for line in (f"send eve {file}", f"msg eve {file}"):
+            self.assertEqual(self.parse(line), ("send", {"peer": str(EVE), "text": file}))
+        with self.assertRaises(ChatError):
+            slash.parse(f"send {file}", self.chat, None, None)
+        with self.assertRaises(ChatError):
+            self.parse("send a\0b")
+
     def test_who_is_here_is_found_by_what_he_calls_himself(self) -> None:
         self.connect(EVE, "Mallory")
         self.assertEqual(self.parse("hangup mallory"), ("hangup", {"peer": str(EVE)}))

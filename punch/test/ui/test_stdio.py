@@ -8,6 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_TEXT
 from punch.apps.chat.chat import REOPEN_DELAY
+from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferProgress
+from punch.apps.files.messages import EntryKind, Item, Offer
 from punch.identity import PeerID
 from punch.link.status import Path
 from punch.node.causes import OtherCause
@@ -69,6 +71,26 @@ class StdioCase(SynchronousTestCase):
 
 
 class PipeTests(StdioCase):
+    def test_a_transfer(self) -> None:
+        """An offer is shown with how to answer it, and how far it is every 10 s."""
+        self.begin()
+        self.emit(Registered("punch://192.0.2.7:7001/abc"))
+        offer = Offer((Item("a\x1b.txt", EntryKind.FILE, 1000, 1),), 1, ())
+        transfer = Transfer(7, BOB, False, offer)
+        tell = self.fixture.chat.views.tell
+        tell(TransferChanged(transfer))
+        self.assertIn("Type /accept-files 7 or /refuse-files 7", self.shown())
+        transfer.stage = Stage.RUNNING
+        tell(TransferChanged(transfer))
+        for _ in range(50):
+            self.fixture.clock.advance(0.5)
+            transfer.position += 10
+            tell(TransferProgress(transfer))
+        shown = self.shown()
+        for percent, times in ((0, 1), (20, 1), (40, 1), (50, 0)):
+            self.assertEqual(shown.count(f": {percent} % of 1.0 kB"), times, shown)
+        self.assertNotIn("\x1b", shown)
+
     def test_stages_are_shown(self) -> None:
         self.begin(target=BOB)
         self.emit(Registered("punch://192.0.2.7:7001/abc"))
