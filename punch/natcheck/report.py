@@ -193,6 +193,8 @@ class NetcheckReport:
     :ivar reflector: whether the service has a reflector. Without one nothing is known about UDP.
     :ivar control_latency: the round-trip time over the control channel in seconds.
     :ivar transports: whether each transport reaches the service; None if the service does not offer it.
+    :ivar captive_portal: whether the network answers web requests itself, until somebody signs in; None if it
+        is not known.
     """
 
     rendezvous: str
@@ -202,6 +204,7 @@ class NetcheckReport:
     reflector: bool = True
     control_latency: float | None = None
     transports: dict[Transport, bool | None] = field(default_factory=dict)
+    captive_portal: bool | None = None
 
     @property
     def families(self) -> list[FamilyReport]:
@@ -249,6 +252,7 @@ class NetcheckReport:
             "ipv6": None if self.ipv6 is None else self.ipv6.to_json(),
             "transports": {each.value: self.transports.get(each) for each in Transport},
             "control_latency": _rounded(self.control_latency),
+            "captive_portal": self.captive_portal,
             "direct": self.direct.value,
             "certain": self.certain,
         }

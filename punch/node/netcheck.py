@@ -28,6 +28,7 @@ from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
 from punch.net.udp import DatagramSocket
 from punch.net.upnp import Upnp
+from punch.node.captive_portal import answers_as_portal
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.node.control.hosts import (
@@ -127,6 +128,7 @@ class NetcheckRun:
         self._problem: ControlProblem | None = None
         self._begun = False
         self._reflector = True
+        self._captive_portal: bool | None = None
         self._asked_at = 0.0
         self._round_trips: list[float] = []
         self._examined: Deferred[None] = Deferred()
@@ -150,6 +152,7 @@ class NetcheckRun:
         if self._begun:
             return
         self._transports[Transport.CONTROL] = True
+        self._captive_portal = False
         self._ask()
         self._begin(partial(self._examine_with, welcome, host))
 
@@ -211,6 +214,7 @@ class NetcheckRun:
             self._examined.callback(None)
 
     def _examine_alone(self, found: list[str]) -> None:
+        self._try_portal(found)
         self._examine(found, self._hosts(found), USUAL_REFLECTOR, 0)
 
     def _hosts(self, services: list[str]) -> list[str]:
@@ -314,6 +318,18 @@ class NetcheckRun:
         trial.result.addCallback(end)
         trial.start([host for host in hosts if host in self._routers])
 
+    # A captive portal
+
+    def _try_portal(self, found: list[str]) -> None:
+        if not found or self._control.proxy is not None:
+            return
+        trial = answers_as_portal(self._reactor, self._control.address.host, found[0])
+
+        def end(portal: bool) -> None:
+            self._captive_portal = True if portal else None
+
+        self._trials.append(trial.addCallback(end))
+
     # The end
 
     def _await_trials(self, _: None) -> Deferred[Any]:
@@ -335,6 +351,7 @@ class NetcheckRun:
             reflector=self._reflector,
             control_latency=min(self._round_trips, default=None),
             transports=self._transports,
+            captive_portal=self._captive_portal,
         )
         self._transports[Transport.UDP] = report.udp
         return report

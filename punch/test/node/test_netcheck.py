@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
+from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 
 from punch.natcheck.behaviour import (
     ANY_FILTERING,
@@ -73,6 +76,21 @@ def expected_direct(nat: NAT) -> Direct:
     if nat.mapping is not M.EIM:
         return Direct.SOME
     return Direct.MOST if nat.filtering is F.APDF else Direct.ALL
+
+
+PORTAL = b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/login\r\n\r\n"
+
+
+class Answering(Protocol):
+    """A web server with one answer, or none."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        if data.endswith(b"\r\n\r\n") and self._answer:
+            self.transport.write(self._answer)
 
 
 class EveryNATTests(InternetTestCase):
@@ -148,6 +166,7 @@ class RouterTests(InternetTestCase):
         report, _ = self.examine(external="192.168.0.2")
         self.assertEqual(report.direct, Direct.SOME)
         self.assertIn("maps ports (PCP) at 192.168.0.2, which the rendezvous does not see", text(report))
+        self.assertIn("so there is another NAT beyond", text(report))
 
     def test_maps_none(self) -> None:
         """It refuses, or does not answer."""
@@ -386,6 +405,20 @@ class PlaceTests(InternetTestCase):
         network.run(host)
         network.run(host)
         self.assertEqual(network.reports, ["listening", "registered", "gone", "registered", "gone"])
+
+    def test_captive_portal(self) -> None:
+        """Something answers web requests in place of the rendezvous. A silent one is not waited for."""
+        for answer, expected in ((PORTAL, True), (b"", None), (b"HTTP/1.1 200 OK\r\n\r\n", None)):
+            net = self.internet()
+            hotel = net.host("hotel", "198.51.100.77")
+            factory: Any = Factory.forProtocol(partial(Answering, answer))
+            hotel.reactor.listenTCP(80, factory, interface="198.51.100.77")
+            network = NetcheckNetwork(net, alternates=())
+            elsewhere = RendezvousAddress("198.51.100.77", 7999, network.address.pin)
+            report = network.run(net.host("alice", "203.0.113.9"), rendezvous=elsewhere)
+            self.assertIs(report.captive_portal, expected)
+            self.assertEqual("captive portal" in text(report), bool(expected))
+        self.assertIs(network.run(net.host("bob", "203.0.113.10")).captive_portal, False)
 
     def test_service_gone(self) -> None:
         """Without the control channel there are no probes, but UDP is examined."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from ipaddress import ip_address
 from math import ceil, floor
 from typing import TypeVar
 
@@ -63,6 +64,11 @@ def conclusions(report: NetcheckReport) -> list[str]:
     """What the report means for links, in sentences."""
     unreachable = problem_of(report)
     found = [] if unreachable is None else [unreachable]
+    if report.captive_portal:
+        found.append(
+            "A captive portal answers web requests: open any web page in a browser, and sign in to this "
+            "network."
+        )
     if report.udp is None:
         found.append(_nothing_of_udp(report))
     elif not report.udp:
@@ -209,7 +215,11 @@ def _router(family: FamilyReport, mapping: PortMapping | None) -> str:
     maps = f"maps ports ({_METHODS[mapping.method]})"
     if family.maps_ports:
         return f"{maps}: everybody reaches them"
-    return f"{maps} at {mapping.external.host}, which the rendezvous does not see"
+    ip = ip_address(mapping.external.host)
+    if ip.is_unspecified:
+        return f"{maps}, and does not say at which address"
+    beyond = "" if ip.is_global else ", so there is another NAT beyond"
+    return f"{maps} at {ip}, which the rendezvous does not see{beyond}"
 
 
 def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:

@@ -243,7 +243,7 @@ export class NetworkPage extends Page {
     if (family.nat) fact("Port outside", WORDS[family.mapping] ?? "Not known");
     if (family.filtering) fact("Lets in", LETS_IN[family.filtering] ?? "Not known");
     if (family.nat) fact("Port number", WORDS[family.port_allocation] ?? "Not known");
-    if (family.port_mapping) fact("Router", family.port_mapping.method ? "Maps ports" : "Maps no ports");
+    if (family.port_mapping) fact("Router", family.port_mapping.method ? `Maps ports (${family.port_mapping.method.toUpperCase()})` : "Maps no ports");
     if (family.latency !== null) fact("There and back", milliseconds(family.latency));
     return h("div", { class: "card" }, h("h2", {}, name), h("dl", { class: "facts" }, facts));
   }

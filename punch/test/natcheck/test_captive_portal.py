@@ -1,0 +1,46 @@
+"""Which answers to a web request are those of a captive portal."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.natcheck.captive_portal import LONGEST, is_portal, portal_request
+
+HOST = "rendezvous.example.org"
+
+
+class CaptivePortalTests(SynchronousTestCase):
+    def test_request(self) -> None:
+        self.assertEqual(
+            portal_request(HOST),
+            b"GET / HTTP/1.1\r\nHost: rendezvous.example.org\r\nConnection: close\r\n\r\n",
+        )
+        self.assertIn(b"Host: [2001:db8::1]\r\n", portal_request("2001:db8::1"))
+
+    def test_portals(self) -> None:
+        """They say so (RFC 6585), or send the browser elsewhere."""
+        for answer in (
+            b"HTTP/1.1 511 Network Authentication Required\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/login\r\n\r\n",
+            b"HTTP/1.0 307 x\r\nServer: y\r\nlocation:https://login.hotel.example/?u=1\r\n\r\nhello",
+        ):
+            self.assertTrue(is_portal(answer, HOST), answer)
+
+    def test_others(self) -> None:
+        """Web servers of the host itself, and what is no answer."""
+        for answer in (
+            b"",
+            b"HTTP/1.1 200 OK\r\n\r\nWelcome",
+            b"HTTP/1.1 404 Not Found\r\n\r\n",
+            b"HTTP/1.1 301 x\r\nLocation: https://rendezvous.example.org/\r\n\r\n",
+            b"HTTP/1.1 301 x\r\nLocation: https://Rendezvous.Example.ORG/\r\n\r\n",
+            b"HTTP/1.1 302 x\r\nLocation: /login\r\n\r\n",
+            b"HTTP/1.1 302 x\r\n\r\n",
+            b"HTTP/1.1 302 x\r\nLocation: http://[::1/\r\n\r\n",
+            b"HTTP/1.1 302 x\r\nLocation: http://\xff/\r\n\r\n",
+            b"HTTP/1.1 abc\r\nLocation: http://10.0.0.1/\r\n\r\n",
+            b"SSH-2.0-x\r\n",
+            b"HTTP/1.1 302 x\r\n" + b"x" * LONGEST + b"\r\nLocation: http://10.0.0.1/\r\n\r\n",
+            b"HTTP/1.1",
+        ):
+            self.assertFalse(is_portal(answer, HOST), answer)
