@@ -128,6 +128,7 @@ export class ChatView {
     }
     if (event.peer !== undefined && event.peer !== this.peer && event.peer !== null) return;
     if (event.event !== "loaded" && event.event !== "more") this.show();
+    this.transfers.changed(event);
     this.messages.changed(event);
   }
 

@@ -296,7 +296,7 @@ export class Store {
   /** Bytes a second in the last seconds; 0 if that is not known. */
   rate(number) {
     const samples = this.samples.get(number) ?? [];
-    if (samples.length < 2) return 0;
+    if (samples.length < 2 || samples.at(-1)[0] < now() - RATE_TIME) return 0;
     const [since, first] = samples[0];
     const [until, last] = samples.at(-1);
     return until > since ? Math.max(0, last - first) / (until - since) : 0;

@@ -66,18 +66,21 @@ export function offerCard(app, transfer) {
   return card;
 }
 
-/** How far a transfer is, in one line. */
-export function stateText(transfer, rate) {
-  const { stage, outgoing, position, size, items, text } = transfer;
+/** Events after which a link may have no path, or one again. */
+const PATHS = new Set(["path-lost", "path", "connected", "disconnected"]);
+
+/** How far a transfer is, in one line; `dark`: the link has no path now. */
+export function stateText(transfer, rate, dark = false) {
+  const { stage, outgoing, position, size, text } = transfer;
   if (stage === "offered" && transfer.is_text) return outgoing ? "Waits until they accept" : "Waits for your answer";
   if (stage === "offered") return outgoing ? `Waits until they accept · ${sizeText(size)}` : `Waits for your answer · ${sizeText(size)}`;
   if (stage === "done" && transfer.is_text) return outgoing ? "Sent" : "Received";
   if (stage === "done") return `${outgoing ? "Sent" : "Received"} · ${sizeText(size ?? position)}`;
   if (stage !== "running") return plain(text ?? "It has ended.");
   const facts = [size === null ? bytesText(position) : `${percent(position, size)} % of ${bytesText(size)}`];
-  if (rate > 0) facts.push(`${bytesText(rate)}/s`);
-  if (rate > 0 && size !== null && size > position) facts.push(`${timeText((size - position) / rate)} left`);
-  if (items.length === 0) return "";
+  if (dark) facts.push("no path right now, it continues when there is one");
+  else if (rate > 0) facts.push(`${bytesText(rate)}/s`);
+  if (!dark && rate > 0 && size !== null && size > position) facts.push(`${timeText((size - position) / rate)} left`);
   return facts.join(" · ");
 }
 
@@ -125,7 +128,7 @@ export class TransferList {
   }
 
   changed(event) {
-    if (event.event === "snapshot" || event.event === "upload" || event.event.startsWith("transfer-")) this.render();
+    if (event.event === "snapshot" || event.event === "upload" || event.event.startsWith("transfer-") || PATHS.has(event.event)) this.render();
   }
 
   render() {
@@ -161,7 +164,7 @@ export class TransferList {
     const running = stage === "running" || stage === "waiting";
     row.element.dataset.stage = stage;
     if (!row.mark.firstChild) row.mark.append(icon(outgoing ? "upload" : "download"));
-    row.show(`${whom}${stateText(transfer, store.rate(transfer.transfer))}`, transfer.position, running && transfer.size ? transfer.size : undefined, () => this.buttons(transfer, app), stage);
+    row.show(`${whom}${stateText(transfer, store.rate(transfer.transfer), store.person(transfer.peer).link?.dark)}`, transfer.position, running && transfer.size ? transfer.size : undefined, () => this.buttons(transfer, app), stage);
     return row;
   }
 
