@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from itertools import islice
 
 from punch import names
@@ -46,6 +45,9 @@ def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerI
 
 def near_names(typed: str, known: Iterable[str]) -> list[str]:
     """Names that are written nearly so, or look so, the nearest first."""
+    # Only a name that is unknown needs it, and each start would pay for it.
+    from difflib import get_close_matches
+
     folded = {name.casefold(): name for name in known}
     alike = [name for key, name in folded.items() if names.alike(name, typed)]
     close = get_close_matches(typed.casefold(), folded, MAX_TOLD)

@@ -53,7 +53,6 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.interfaces import INode
-from punch.node.netcheck import NetcheckRun
 from punch.node.network import Network, NetworkChanges
 from punch.node.offer_freshness import (
     KeptOffers,
@@ -349,6 +348,9 @@ class Node(Service):
 
     def netcheck(self) -> Deferred[NetcheckReport]:
         """Find out what the network does; takes some seconds."""
+        # Few nodes are asked for it, and each start would pay for it.
+        from punch.node.netcheck import NetcheckRun
+
         run = NetcheckRun(
             reactor=self._clock,
             rendezvous=self._control.address,
