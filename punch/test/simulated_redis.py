@@ -82,6 +82,10 @@ class _Connection(Protocol):
             answer = b"-%b\r\n" % str(error).encode()
         self.write(self.redis.spoil(command[0].upper(), answer))
 
+    def end(self) -> None:
+        """Close the connection at once."""
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
     def write(self, data: bytes) -> None:
         """Send an answer or a message."""
         assert self.transport is not None
@@ -137,8 +141,14 @@ class SimulatedRedis:
         """End, and forget everything."""
         self.net.wait(self._listening.stopListening(), 1)
         for connection in list(self.connections):
-            connection.transport.abortConnection()  # type: ignore[union-attr]
+            connection.end()
         self.data.clear()
+
+    def age(self, prefix: bytes, seconds: float) -> None:
+        """Let keys that begin so expire sooner, as if time had passed for them."""
+        for key, (value, expires) in self.data.items():
+            if key.startswith(prefix):
+                self.data[key] = value, expires - seconds
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key that has not expired."""

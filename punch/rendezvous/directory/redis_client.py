@@ -45,6 +45,10 @@ class RedisProblem(Exception):
     """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
 
 
+class NoAnswer(RedisProblem):
+    """Redis has not answered in time, which closes the connection."""
+
+
 class QueueFull(RedisProblem):
     """A command was not sent, because too many wait for its source."""
 
@@ -72,6 +76,8 @@ def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> 
     for code, advice in _ADVICE.items():
         if code in text:
             return RedisProblem(f"{advice} ({text[:100]})")
+    if type(error).__name__ == "TimeoutError" and not first:
+        return NoAnswer(text[:150])
     if tls and first:
         return RedisProblem(
             f"TLS has failed ({text[:100]}); if this port has no TLS, write redis:// in place of rediss://, "
@@ -162,7 +168,10 @@ class RedisConnection:
             answers = [self._protocol.execute_command(*command) for command in commands]
             found: list[Any] = await gatherResults(answers, consumeErrors=True)
         except Exception as error:  # the library's errors have no common base beside Exception
-            raise self._problem or problem_of(error, self._address.tls, not self._answered) from error
+            problem = self._problem or problem_of(error, self._address.tls, not self._answered)
+            if isinstance(problem, NoAnswer):
+                self.give_up(problem)
+            raise problem from error
         self._answered = True
         for command, answer in zip(commands, found, strict=True):
             if not is_answer(command, answer):

@@ -226,6 +226,25 @@ class RegistryMachine(RuleBasedStateMachine):
         self.registry.handle_timer(self.now)
         self.check()
 
+    @rule(
+        pair=two_peers,
+        seconds=st.sampled_from([1.0, LIMITS.return_notice_time - 1.0, LIMITS.return_notice_time]),
+    )
+    def return_later(self, pair: tuple[PeerID, PeerID], seconds: float) -> None:
+        """A peer is called that is not there, and registers after a while."""
+        caller, callee = pair
+        if callee in self.at:
+            self.disconnect(callee, False)
+        self.establish(caller, callee, CALLS[0], True)
+        self.wait(seconds)
+        self.register(callee)
+
+    @invariant()
+    def those_that_are_waited_for(self) -> None:
+        """What is told to other processes of the service, up to those whose hour has just ended."""
+        waited_for = {callee for (callee, _), end in self.waiting.items() if end > self.now}
+        assert waited_for <= set(self.registry.awaited_peers) <= {callee for callee, _ in self.waiting}
+
     @invariant()
     def nothing_else_is_kept(self) -> None:
         assert {peer for peer in PEERS if peer in self.registry} == set(self.at)

@@ -9,6 +9,7 @@ from punch.net.rate_limits import source_of
 from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
+from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
 from punch.rendezvous.directory.redis import LAST_TIME
 from punch.test.directory_processes import REDIS, Process, run_seed
 from punch.test.internet.testcase import InternetTestCase
@@ -206,6 +207,20 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(0.5)
         self.assertEqual((one.returned, two.returned), ([BOB, CAROL], [BOB]))
         self.assertEqual([key for key in self.redis.data if b"await" in key], [])
+
+    def test_how_long_a_return_is_told(self) -> None:
+        """For an hour since it was asked for last, whoever else has asked meanwhile."""
+        one, two = self.start(2)
+        for seconds, told in ((0.9 * AWAIT_LIFE, [CAROL]), (AWAIT_LIFE + 1.0, [])):
+            one.await_return(CAROL)
+            self.net.advance(0.5)
+            self.redis.age(b"punch:await:", seconds)
+            one.awaited.clear()
+            two.register(CAROL)
+            self.net.advance(0.5)
+            self.assertEqual(one.returned, told)
+            two.leave(CAROL)
+            one.returned.clear()
 
     def test_peers_that_are_awaited_no_longer(self) -> None:
         """Strangers call ever new IDs, and one wish makes room for the next: Redis has few of them."""
