@@ -246,12 +246,12 @@ class SimulatedRedis:
         self._set(key, b" ".join(sorted({*members, member})))
         return int(member not in members)
 
-    def _srem(self, key: bytes, member: bytes) -> int:
+    def _srem(self, key: bytes, *gone: bytes) -> int:
         value, expires = self.data.pop(key, (b"", 0.0))
         members = set(value.split())
-        if members - {member}:
-            self.data[key] = b" ".join(sorted(members - {member})), expires
-        return int(member in members)
+        if members.difference(gone):
+            self.data[key] = b" ".join(sorted(members.difference(gone))), expires
+        return len(members.intersection(gone))
 
     def _expire(self, key: bytes, life: bytes) -> int:
         value = self.get(key)

@@ -178,7 +178,8 @@ class PeerEntries:
         if process not in (None, self._name):
             await self._send(commands, str(process), PeerClaimed(peer, since))
         if waiting:
-            await self._queue.ask(commands, ("DEL", self._key_of(peer, "await")))
+            # Not all that is there now: another process may have begun to wait meanwhile
+            await self._queue.ask(commands, ("SREM", self._key_of(peer, "await"), *waiting))
         for name in map(_read_name, waiting):
             if name not in (None, self._name):
                 await self._send(commands, str(name), PeerReturned(peer))

@@ -73,9 +73,7 @@ _ANSWERS: dict[str, Callable[[Any], bool]] = {
     "TIME": _time,
     "SENTINEL": _host_and_port,
     "SUBSCRIBE": _subscribed,
-    **dict.fromkeys(
-        ("DEL", "EVAL", "EXISTS", "EXPIRE", "HDEL", "HSET", "PUBLISH", "RPUSH", "SADD", "SREM"), _count
-    ),
+    **dict.fromkeys(("EVAL", "EXISTS", "EXPIRE", "HDEL", "HSET", "PUBLISH", "RPUSH", "SADD", "SREM"), _count),
 }
 
 

@@ -43,7 +43,7 @@ MALFORMED: dict[str, bytes] = {
     "nothing at all": b"",
 }
 USED = (
-    *(b"GET", b"SET", b"EXISTS", b"EXPIRE", b"GETSET", b"SMEMBERS", b"EVAL", b"SADD", b"DEL"),
+    *(b"GET", b"SET", b"EXISTS", b"EXPIRE", b"GETSET", b"SMEMBERS", b"EVAL", b"SADD", b"SREM"),
     *(b"PUBLISH", b"TIME", b"INFO", b"SUBSCRIBE", b"HSET", b"HGETALL"),
 )
 """The commands that a process sends below."""

@@ -208,6 +208,19 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual((one.returned, two.returned), ([BOB, CAROL], [BOB]))
         self.assertEqual([key for key in self.redis.data if b"await" in key], [])
 
+    def test_awaited_while_others_are_told(self) -> None:
+        """Who begins to wait at the moment when a peer returns and leaves is told of its next return."""
+        one, two = self.start(2)
+        one.await_return(CAROL)
+        self.net.advance(0.5)
+        two.register(CAROL)
+        two.leave(CAROL)
+        two.await_return(CAROL)
+        self.net.advance(0.5)
+        one.register(CAROL)
+        self.net.advance(0.5)
+        self.assertEqual((one.returned, two.returned), ([CAROL], [CAROL]))
+
     def test_how_long_a_return_is_told(self) -> None:
         """For an hour since it was asked for last, whoever else has asked meanwhile."""
         one, two = self.start(2)
