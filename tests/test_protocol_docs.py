@@ -172,7 +172,7 @@ def test_every_label_is_written_down() -> None:
 def test_frames_and_close_codes() -> None:
     written = dict(re.findall(r"^\| (0x[0-9a-f]{2}) \| ([A-Z]+) \|", section("8.3"), re.M))
     assert {int(number, 16): name for number, name in written.items()} == {
-        frame.value: frame.name for frame in frames.ControlFrameType
+        frame.value: frame.name for frame in (*frames.ControlFrameType, *frames.OptionalFrameType)
     }
     assert [int(code) for code in first_cells(section("8.5"))] == [code.value for code in link.CloseCode]
     assert f"0x{APPLICATION_CODES:04x}" in section("8.5")

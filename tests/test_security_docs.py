@@ -136,6 +136,8 @@ SECURITY_NUMBERS = [
     f"{LIMITS.answered_per_source} of one address",
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes (with headers) in ten minutes",
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes in a minute",
+    f"at most {budget.MAX_OPENINGS} packets and {budget.MAX_OPENING_BYTES:,} bytes (with headers) in ten "
+    "minutes to one peer",
     f"counts for {budget.MAX_PEERS} peers",
 ]
 

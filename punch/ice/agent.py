@@ -25,7 +25,7 @@ from typing import Literal
 
 from punch.ice import events
 from punch.ice.budget import Budget, CallBudget
-from punch.ice.candidates import LocalCandidates, RemoteCandidates
+from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair
 from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
@@ -291,6 +291,62 @@ class Agent:
         self._remotes.refuse(address)
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
+
+    # Openings (`punch.ice.prediction`)
+
+    def add_opening(self, base: Address, mapped: Address | None = None) -> None:
+        """
+        Take checks that arrive at another socket, which is not signalled and sends none of its own accord.
+
+        :param mapped: its address as a reflector sees it, if that is known.
+        """
+        self._locals.add_opening(base, mapped)
+
+    def opening(self, base: Address, remote: Address) -> Transmit | None:
+        """Return a check from a socket of `add_opening` that opens our NAT for `remote`; None: impossible."""
+        if self.state in _ENDED or self._theirs is None or base not in self._locals:
+            return None
+        return None if not may_pair(base, remote) else self._checker.opening(base, remote)
+
+    @property
+    def openings(self) -> list[Address]:
+        """The sockets of `add_opening`."""
+        return self._locals.openings
+
+    def heard_at(self, base: Address) -> bool:
+        """Whether an authenticated check has arrived at this socket."""
+        return any(pair.base == base and pair.received_check is not None for pair in self._checklist)
+
+    @property
+    def proven_hosts(self) -> set[str]:
+        """
+        The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
+        those of relays: others use them as well.
+        """
+        proven = {
+            pair.remote.address.host
+            for pair in self._checklist
+            if pair.valid and pair.remote.type is not CandidateType.RELAY
+        }
+        return proven - self._locals.relay_hosts - self._remotes.relay_hosts
+
+    def prove(self) -> bool:
+        """
+        Check the peer's relayed candidates from our own sockets, so that the peer sees at which address we
+        receive; returns False if that is done.
+        """
+        pairs = [
+            pair
+            for pair in self._checklist
+            if pair.local.type is not CandidateType.RELAY
+            and pair.remote.type is CandidateType.RELAY
+            and not (pair.valid or pair.revoked)
+        ]
+        for pair in pairs:
+            if pair.state is not PairState.IN_PROGRESS:
+                self._worked_at = None
+                self._checklist.trigger(pair)
+        return bool(pairs)
 
     def end_of_remote_candidates(self) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""

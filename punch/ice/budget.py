@@ -83,6 +83,10 @@ LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
 """Seconds before the first of these further checks; the wait doubles for each next one."""
+MAX_OPENINGS = 60
+"""How many packets may go to ports that a peer says will be its own, in `WINDOW`."""
+MAX_OPENING_BYTES = 9_000
+"""How many bytes they may have, with IP and UDP headers."""
 MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
@@ -140,10 +144,48 @@ class _Sent(NamedTuple):
     relayed: bool
 
 
-class Budget:
-    """The budget of one peer, over all calls and ICE restarts with it."""
+class OpeningBudget:
+    """
+    What may be sent to ports that a peer says will be its own (`punch.ice.prediction`), over all calls.
+
+    It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
+    answered checks, over a link that works, and each port gets few of them. Checks and answers that follow
+    at the same sockets count, too.
+
+    :ivar packets: how many were sent in all.
+    :ivar bytes: how many bytes they had, with IP and UDP headers.
+    """
 
     def __init__(self) -> None:
+        self.packets = self.bytes = 0
+        self._sent: deque[tuple[float, int]] = deque()
+
+    def left(self, now: float) -> int:
+        """Return how many packets may be sent now, as far as their number is concerned."""
+        while self._sent and now >= self._sent[0][0] + WINDOW:
+            self._sent.popleft()
+        return MAX_OPENINGS - len(self._sent)
+
+    def allows(self, remote: Address, size: int, now: float) -> bool:
+        """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
+        size += _HEADERS[remote.is_ipv6]
+        if self.left(now) <= 0 or sum(each for _, each in self._sent) + size > MAX_OPENING_BYTES:
+            return False
+        self._sent.append((now, size))
+        self.packets += 1
+        self.bytes += size
+        return True
+
+
+class Budget:
+    """
+    The budget of one peer, over all calls and ICE restarts with it.
+
+    :ivar openings: what may be sent to predicted ports.
+    """
+
+    def __init__(self) -> None:
+        self.openings = OpeningBudget()
         self._sent: deque[_Sent] = deque()
         self._to_our_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
@@ -157,17 +199,21 @@ class Budget:
         relays: Container[str] = (),
         *,
         relayed: bool = False,
+        opening: bool = False,
     ) -> bool:
         """
         Whether a datagram of `size` bytes may be sent on this route now. If so, it is counted as sent.
 
         :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
+        :param opening: it is sent from a socket that was opened for predicted ports.
         """
         self._forget(now)
         if self.is_validated(route, now):
             return True
         address = route.remote
+        if opening and any(answered.remote.host == address.host for answered in self._answered):
+            return self.openings.allows(address, size, now)
         size += _HEADERS[address.is_ipv6]
         through_it = route.relayed is not None and route.relayed.host == address.host
         sent = self._to_our_relays if through_it or address.host in relays else self._sent
@@ -209,7 +255,8 @@ class Budget:
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
         self._forget(now)
-        return not self._sent and not self._to_our_relays and not self._answered
+        counted = self._sent or self._to_our_relays or self._answered
+        return not counted and self.openings.left(now) == MAX_OPENINGS
 
     def _allows_first(self, route: Route, kind: PacketKind, now: float, relayed: bool) -> bool:
         """Whether a packet is within the limits of its kind, and of its kind at its address."""
@@ -330,7 +377,8 @@ class CallBudget:
         candidate = self._remotes.get(remote)
         relayed = candidate is not None and candidate.type is CandidateType.RELAY
         route = self._route(remote, local)
-        return self._budget.allows(route, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
+        relays, opening = self._locals.relay_hosts, self._locals.is_opening(local)
+        return self._budget.allows(route, len(data), kind, now, relays, relayed=relayed, opening=opening)
 
     def _route(self, remote: Address, local: Address) -> Route:
         base = self._locals.base(local)

@@ -108,16 +108,36 @@ class LocalCandidates:
         self._reflexive: dict[tuple[Address, Address], Candidate] = {}
         self._foundations: dict[tuple[CandidateType, str, str], str] = {}
         self._relay_hosts: dict[Address, str] = {}
+        self._openings: set[Address] = set()
 
     @property
     def bases(self) -> list[Candidate]:
-        """The candidates that are their own base, in the order in which they were added."""
-        return [base.candidate for base in self._bases.values()]
+        """
+        The candidates that are their own base, in the order in which they were added, without those of
+        `add_opening`.
+        """
+        return [known.candidate for base, known in self._bases.items() if base not in self._openings]
+
+    @property
+    def openings(self) -> list[Address]:
+        """The bases that were added with `add_opening`."""
+        return list(self._openings)
+
+    def is_opening(self, base: Address) -> bool:
+        """Whether a base was added with `add_opening`."""
+        return base in self._openings
 
     @property
     def signalled(self) -> list[Candidate]:
-        """The candidates to signal: all but peer-reflexive ones, which the peer learns from checks."""
-        reflexive = (known for known in self._reflexive.values() if known.type is not CandidateType.PRFLX)
+        """
+        The candidates to signal: all but those that the peer learns from checks, which are peer-reflexive
+        ones and those of `add_opening`.
+        """
+        reflexive = (
+            known
+            for (base, _), known in self._reflexive.items()
+            if known.type is not CandidateType.PRFLX and base not in self._openings
+        )
         return [*self.bases, *reflexive]
 
     def __contains__(self, base: Address) -> bool:
@@ -174,6 +194,18 @@ class LocalCandidates:
         self._bases[base] = _Base(candidate, preference)
         return candidate
 
+    def add_opening(self, base: Address, mapped: Address | None) -> None:
+        """
+        Add a socket that is neither signalled nor paired with candidates: checks that arrive form pairs.
+
+        :param mapped: its address as a reflector sees it, if that is known.
+        :raise ValueError: the address can't be a candidate.
+        """
+        self.add_host(base)
+        self._openings.add(base)
+        if mapped is not None:
+            self.add_reflexive(base, mapped)
+
     def add_relayed(
         self,
         relayed: Address,
@@ -209,6 +241,7 @@ class LocalCandidates:
     def remove(self, base: Address) -> None:
         """Remove a base and its reflexive candidates."""
         self._bases.pop(base, None)
+        self._openings.discard(base)
         self._relay_hosts.pop(base, None)
         for known in [known for known in self._reflexive if known[0] == base]:
             del self._reflexive[known]
@@ -289,6 +322,12 @@ class RemoteCandidates:
             self._refused.add(address)
         self._candidates.pop(address, None)
         self._learned.pop(address, None)
+
+    @property
+    def relay_hosts(self) -> set[str]:
+        """The IP addresses of the peer's relayed candidates."""
+        candidates = self._candidates.values()
+        return {known.address.host for known in candidates if known.type is CandidateType.RELAY}
 
     def refuses(self, address: Address) -> bool:
         """Whether `refuse` was called for this address."""

@@ -153,6 +153,19 @@ class CheckClient:
             pair, Purpose.SIZE, now, rto, requests=requests, last_wait=2 * wait / rto, longest_wait=2 * rto
         )
 
+    def opening(self, base: Address, remote: Address) -> Transmit:
+        """
+        Return a check that opens our NAT for `remote`. Its answer does not count: if it arrives, the peer
+        checks the pair itself.
+        """
+        if self._theirs is None:
+            raise RuntimeError("no check can be made before the peer's credentials are known")
+        priority = self._candidates.check_priority(base)
+        request = build_check(
+            self._random(12), self._ours, self._theirs, self.role, self.tiebreaker, priority
+        )
+        return Transmit(request, remote, base)
+
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Stop retransmitting the check of this pair. Its answer still counts."""
         if pair.transaction is None:

@@ -14,6 +14,9 @@ type name       payload
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
 0x10 CANDIDATES for the layer above (`punch.wire.ice_restart`): candidates found after an ICE restart
 0x11 RESTART    for the layer above: an ICE restart
+0x90 NATS       for the layer above (`punch.wire.punching`): what the sender knows about its NATs
+0x91 TARGETS    for the layer above: where the sender will be seen
+0x92 OPENED     for the layer above: where the sender may be reached
 ==== ========== ======================================================================================
 """
 
@@ -45,6 +48,14 @@ class ControlFrameType(IntEnum):
     CLOSE = 0x03
     CANDIDATES = 0x10
     RESTART = 0x11
+
+
+class OptionalFrameType(IntEnum):
+    """The types of frames that a receiver skips if it does not know them."""
+
+    NATS = 0x90
+    TARGETS = 0x91
+    OPENED = 0x92
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:

@@ -160,6 +160,12 @@ class OwnNode:
                         "slowed": slowed_field(link.status),
                         "streams": link.streams,
                         "post_quantum": link.post_quantum,
+                        "punching": {
+                            "technique": link.punching.technique.value,
+                            "attempts": link.punching.attempts,
+                            "packets": link.punching.packets,
+                            "bytes": link.punching.bytes,
+                        },
                     }
                     for link in status.links
                 ],

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from punch.ice.port_mapping import PortMapping
+from punch.ice.techniques import nat_class, techniques_with_all
 from punch.natcheck.behaviour import (
     ANY_MAPPING,
     Filtering,
@@ -141,7 +142,7 @@ class FamilyReport:
         if self.translated and self.mapping == ANY_MAPPING:
             return Direct.UNKNOWN
         if self.translated and Mapping.ENDPOINT_INDEPENDENT not in self.mapping:
-            return Direct.SOME
+            return Direct.MOST if nat_class(self.profile).predictable else Direct.SOME
         if self.filtering and Filtering.ADDRESS_AND_PORT_DEPENDENT not in self.filtering:
             return Direct.ALL
         return Direct.MOST
@@ -179,6 +180,9 @@ class FamilyReport:
             else {"at_least": _rounded(lifetime.at_least), "below": _rounded(lifetime.below)},
             "latency": _rounded(self.latency),
             "profile": None if self.profile is None else self.profile.to_json(),
+            "techniques": None
+            if self.profile is None
+            else {other.value: each.value for other, each in techniques_with_all(self.profile).items()},
             "port_mapping": None if self.router is None else self.router.to_json(),
         }
 

@@ -280,7 +280,7 @@ class Transactions(Scheduler):
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Process a datagram that came to one of our sockets. Unexpected ones are ignored."""
         self.now = now
-        if (local, data[8:20]) not in self._expected:
+        if not self.expects(data, local):
             return
         try:
             message = parse(data)
@@ -298,6 +298,14 @@ class Transactions(Scheduler):
         outcome = self._outcomes.get(reply.transaction)
         if outcome is not None:
             outcome.set(reply.outcome)
+
+    def expects(self, data: bytes, local: Address) -> bool:
+        """Whether a datagram that came to one of our sockets answers a request, by its transaction ID."""
+        return (local, data[8:20]) in self._expected
+
+    def send(self, transmit: Transmit) -> None:
+        """Send another datagram, in order with the requests."""
+        self._datagrams.append(transmit)
 
     def datagrams_to_send(self) -> list[Transmit]:
         """Return the datagrams to send now."""

@@ -48,6 +48,7 @@ class SocketSet:
         self._receive = receive
         self._hosts: list[str] = []
         self._sockets: dict[Address, DatagramSocket] = {}
+        self._extra: dict[Address, DatagramSocket] = {}
 
     @property
     def bases(self) -> list[Address]:
@@ -79,12 +80,30 @@ class SocketSet:
             by_host[host] = socket.local
         return [by_host[host] for host in hosts if host in by_host]
 
+    def open_extra(self, host: str, receive: Receiver) -> Address | None:
+        """
+        Open one more socket at a local IP address, beside those of `bases`; None if that is not possible. It
+        stays open until `close_extra`.
+        """
+        try:
+            socket = self._open_socket(self._reactor, host, 0, receive)
+        except (OSError, CannotListenError):
+            return None
+        self._extra[socket.local] = socket
+        return socket.local
+
+    def close_extra(self, local: Address) -> None:
+        """Close a socket of `open_extra`."""
+        socket = self._extra.pop(local, None)
+        if socket is not None:
+            socket.close()
+
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """
         Send datagrams from the socket of `local`, or through the relay that has this address. They are lost
         if neither exists.
         """
-        socket = self._sockets.get(local)
+        socket = self._sockets.get(local) or self._extra.get(local)
         if socket is not None:
             socket.send(datagrams, remote)
         else:
@@ -92,6 +111,7 @@ class SocketSet:
 
     def close(self) -> None:
         """Close all sockets."""
-        for socket in self._sockets.values():
+        for socket in (*self._sockets.values(), *self._extra.values()):
             socket.close()
         self._sockets.clear()
+        self._extra.clear()

@@ -38,6 +38,7 @@ from punch.node.events import (
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath
+from punch.node.punching import Punching
 from punch.node.signaling import (
     Challenged,
     Introduction,
@@ -49,6 +50,8 @@ from punch.wire.address import Address
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.ice_restart import RestartError
+from punch.wire.nat_profile import NatProfile
+from punch.wire.punching import PunchingError
 from punch.wire.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 
@@ -63,6 +66,7 @@ class Call:
     :ivar signaling: its signaling.
     :ivar transport: its ICE transport; None while an incoming call rings.
     :ivar restarts: finds new paths for the link; None until it is proved.
+    :ivar punching: finds a direct path while there is a relayed one; None until the link is proved.
     :ivar link: the link; None until the introduction.
     :ivar pair: the selected pair, or the last one; None until there is one.
     :ivar guest: whether nobody was asked, and the call was accepted for a service (`Services.answer`).
@@ -72,6 +76,7 @@ class Call:
         self.signaling = signaling
         self.transport: IceTransport | None = None
         self.restarts: IceRestarts | None = None
+        self.punching: Punching | None = None
         self.link: Link | None = None
         self.pair: Pair | None = None
         self.guest = False
@@ -81,6 +86,7 @@ class Call:
         self._over = False
         self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
+        self._nats: tuple[NatProfile, ...] = ()
         self._found: list[Candidate] = []
         self._gathered = False
         self._asker: Callable[[Call, bool], None] | None = None
@@ -211,6 +217,11 @@ class Call:
         if self.transport.bases_changed(bases, now) and self.restarts is not None:
             self.restarts.network_changed(now)
         self.changed()
+
+    def nat_observed(self) -> None:
+        """There is a new observation of the NAT in front of this machine."""
+        if self.punching is not None and not self._over:
+            self.punching.nat_observed(self._context.monotonic())
 
     def port_mappings_changed(self) -> None:
         """A router has mapped a port, or none that was asked will do so soon."""
@@ -376,6 +387,7 @@ class Call:
         digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256
         assert digest is not None
         self._terms = LinkTerms(event.offer_digest, digest)
+        self._nats = remote.nats
         self.link = link = Link(
             core,
             clock=context.clock,
@@ -407,6 +419,8 @@ class Call:
         back = self.state is CallState.DISCONNECTED
         if restarts is not None:
             restarts.path_found(now)
+        if self.punching is not None:
+            self.punching.path_changed(now)
         if moved or back:
             link.path_changed()
         path = self._path
@@ -424,11 +438,13 @@ class Call:
             self._context.network.router.route(connection_id, self.transport, added)
 
     def _receive_frame(self, frame_type: int, payload: bytes) -> None:
-        if self.restarts is None or self.link is None or self._over:
+        if self.restarts is None or self.punching is None or self.link is None or self._over:
             return
+        now = self._context.monotonic()
         try:
-            self.restarts.receive_frame(frame_type, payload, self._context.monotonic())
-        except RestartError as error:
+            self.restarts.receive_frame(frame_type, payload, now)
+            self.punching.receive_frame(frame_type, payload, now)
+        except (RestartError, PunchingError) as error:
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
             self.changed()
@@ -451,6 +467,10 @@ class Call:
             path_lost=self._path_lost,
         )
         self.restarts.path_found(now)
+        self.punching = Punching(
+            self.peer, self.link, self.transport, self._context, self._nats, self.changed
+        )
+        self.punching.path_changed(now)
         self.signaling.link_proved()
         self._announce()
         self.changed()
@@ -519,5 +539,7 @@ class Call:
         self._driver.stop()
         if self.restarts is not None:
             self.restarts.close()
+        if self.punching is not None:
+            self.punching.close()
         if self.transport is not None:
             self.transport.close()

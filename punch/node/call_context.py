@@ -113,6 +113,24 @@ class SignalingChannel:
         return True
 
 
+class PunchingSlot:
+    """The one attempt that a node makes at a time."""
+
+    def __init__(self) -> None:
+        self._owner: object | None = None
+
+    def take(self, owner: object) -> bool:
+        """Take the slot, unless somebody else has it."""
+        if self._owner is None:
+            self._owner = owner
+        return self._owner is owner
+
+    def release(self, owner: object) -> None:
+        """Give it back."""
+        if self._owner is owner:
+            self._owner = None
+
+
 @dataclass(frozen=True)
 class CallContext:
     """What the calls of one node share. None of them changes it."""
@@ -136,5 +154,7 @@ class CallContext:
     """The times that our offers carry."""
     budgets: Budgets = field(default_factory=Budgets)
     """What each peer may make us send to addresses that have not answered."""
+    punching_slot: PunchingSlot = field(default_factory=PunchingSlot)
+    """Who makes the one attempt at a direct path that this node makes at a time."""
     services: Services = field(default_factory=Services)
     """What answers the streams of links."""

@@ -20,7 +20,7 @@ from punch.natcheck.transactions import Later, ReflectorAddresses, Transactions
 from punch.net.driver import Driver
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import DatagramSocket
-from punch.wire.address import Address
+from punch.wire.address import Address, Transmit
 from punch.wire.nat_profile import MAX_PROFILES, NatProfile
 
 FRESH = 120.0
@@ -33,6 +33,7 @@ class TransactionSockets:
 
     :param open_socket: opens a socket at an IP address and a port (0: any).
     :param received: called after each datagram.
+    :param send_elsewhere: sends a datagram of the transactions that has another local address.
     :ivar transactions: the transactions.
     """
 
@@ -43,18 +44,24 @@ class TransactionSockets:
         random: RandomBytes,
         now: Callable[[], float],
         received: Callable[[], None],
+        send_elsewhere: Callable[[Transmit], None],
     ) -> None:
         self.transactions = Transactions(None, random, self._bind, now())
         self._reactor = reactor
         self._open_socket = open_socket
         self._now = now
         self._received = received
+        self._send_elsewhere = send_elsewhere
         self._sockets: dict[Address, DatagramSocket] = {}
 
     def send(self) -> None:
         """Send what the transactions have to send."""
-        for data, remote, local in self.transactions.datagrams_to_send():
-            self._sockets[local].send([data], remote)
+        for transmit in self.transactions.datagrams_to_send():
+            socket = self._sockets.get(transmit.local)
+            if socket is None:
+                self._send_elsewhere(transmit)
+            else:
+                socket.send([transmit.data], transmit.remote)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -87,6 +94,7 @@ class NatObserver:
     Observes the NATs in front of this machine's IPv4 addresses.
 
     :param open_socket: opens a socket at an IP address and a port (0: any).
+    :param changed: called when there is a new observation.
     :ivar profiles: what was observed.
     """
 
@@ -96,13 +104,16 @@ class NatObserver:
         monotonic: Callable[[], float],
         random: RandomBytes,
         open_socket: OpenSocket,
+        changed: Callable[[], None],
     ) -> None:
         self.profiles = NatProfiles()
         self._reactor = reactor
         self._random = random
         self._open_socket = open_socket
+        self._changed = changed
         self._reflectors: ReflectorAddresses | None = None
         self._doubted_at = float("-inf")
+        self._hosts: list[str] = []
         self._running: dict[str, _Run] = {}
         self._driver = Driver(reactor, monotonic, self._step, self._cores)
 
@@ -127,7 +138,8 @@ class NatObserver:
 
         :param anew: forget what is known, since the network may be another one.
         """
-        hosts = list(dict.fromkeys(base.host for base in bases if not base.is_ipv6))[:MAX_PROFILES]
+        hosts = self._hosts = list(dict.fromkeys(base.host for base in bases if not base.is_ipv6))
+        del hosts[MAX_PROFILES:]
         if anew:
             self._stop()
             self.profiles.forget()
@@ -142,6 +154,25 @@ class NatObserver:
                 self._running[host] = self._start(host, self._reflectors)
         self._driver.run()
 
+    @property
+    def vantage(self) -> tuple[str, Address] | None:
+        """The local IP address of the first profile, and a reflector; None if nothing is known."""
+        now = self._driver.now()
+        known = next((host for host in self._hosts if self.profiles.of(host, now) is not None), None)
+        return None if known is None or self._reflectors is None else (known, self._reflectors.first)
+
+    def add_ports(self, local: str, ports: Sequence[int]) -> None:
+        """Take the external ports of mappings that were made one after the other, for other reasons."""
+        self.profiles.add_ports(local, ports, self._driver.now())
+
+    def open_sockets(
+        self, received: Callable[[], None], send_elsewhere: Callable[[Transmit], None]
+    ) -> TransactionSockets:
+        """Return sockets for other observations; for the parameters see `TransactionSockets`."""
+        return TransactionSockets(
+            self._reactor, self._open_socket, self._random, self._driver.now, received, send_elsewhere
+        )
+
     def close(self) -> None:
         """Observe nothing any more."""
         self._reflectors = None
@@ -149,9 +180,7 @@ class NatObserver:
         self._driver.stop()
 
     def _start(self, host: str, reflectors: ReflectorAddresses) -> _Run:
-        sockets = TransactionSockets(
-            self._reactor, self._open_socket, self._random, self._driver.now, lambda: self._driver.run()
-        )
+        sockets = self.open_sockets(lambda: self._driver.run(), lambda transmit: None)
         transactions = sockets.transactions
         return _Run(sockets, transactions.spawn(observe(transactions, host, reflectors)))
 
@@ -171,3 +200,5 @@ class NatObserver:
                 run.sockets.close()
                 if run.seen.value is not None:
                     self.profiles.add(host, run.seen.value, now)
+                    self.profiles.keep(self._hosts)
+                    self._changed()

@@ -88,6 +88,11 @@ class NetworkChanges:
         for call in list(self._calls):
             call.port_mappings_changed()
 
+    def nat_observed(self) -> None:
+        """There is a new observation of a NAT."""
+        for call in list(self._calls.links.values()):
+            call.nat_observed()
+
     def renew_relays(self) -> None:
         """The relays' credentials end soon."""
         self._control.send(RenewRelays())
@@ -183,7 +188,7 @@ class Network:
             upnp,
             changes.port_mappings_changed,
         )
-        self.nat_observer = NatObserver(reactor, monotonic, random, open_socket)
+        self.nat_observer = NatObserver(reactor, monotonic, random, open_socket, changes.nat_observed)
         self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
         self._watch = NetworkMonitor(reactor, monotonic, wall, addresses, self._changed, self._woke)
 

@@ -12,6 +12,7 @@ from punch.link.status import LinkStatus
 from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
+from punch.node.punching import PunchingStatus
 from punch.wire.address import Address
 from punch.wire.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport
@@ -40,6 +41,7 @@ class LinkSummary:
     :ivar name: what the peer calls itself.
     :ivar streams: how many streams are open on it.
     :ivar post_quantum: its keys were agreed with X25519MLKEM768.
+    :ivar punching: what is tried for a direct path, and what that has cost.
     """
 
     peer: PeerID
@@ -47,6 +49,7 @@ class LinkSummary:
     status: LinkStatus
     streams: int
     post_quantum: bool
+    punching: PunchingStatus
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,10 @@ def node_status(
                 call.link.status,
                 call.link.stream_count,
                 call.link.post_quantum,
+                call.punching.status,
             )
             for peer, call in calls.links.items()
-            if call.link is not None and call.link.status is not None
+            if call.link is not None and call.link.status is not None and call.punching is not None
         ),
         calling=tuple(calls.attempts),
         services=tuple(services.names),

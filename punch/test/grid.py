@@ -226,7 +226,8 @@ class TwoSidedGrid(GridInternet):
             return self.net.host(label, public, link=self.link)
         if name == FIREWALL:
             firewall = Firewall(filtering=Filtering.APDF)
-            subnet = f"198.18.{subnet.split('.')[1]}.0/24"
+            # A relay must reach it (198.18.0.0/15 is special)
+            subnet = f"203.9.{subnet.split('.')[1]}.0/24"
             return self.net.lan(label, subnet, firewall=firewall, link=self.link).host(label)
         nat = NAT(public=public, ports=self._ports)
         if name == CARRIER:

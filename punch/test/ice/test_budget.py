@@ -8,6 +8,8 @@ from punch.ice.budget import (
     DIRECT,
     MAX_ANSWERED,
     MAX_BYTES,
+    MAX_OPENING_BYTES,
+    MAX_OPENINGS,
     MAX_PACKETS,
     MAX_PEERS,
     OF_ONE,
@@ -23,6 +25,7 @@ from punch.ice.budget import (
     Budget,
     Budgets,
     CallBudget,
+    OpeningBudget,
     PacketKind,
     Route,
 )
@@ -264,3 +267,43 @@ class BudgetTests(SynchronousTestCase):
             budgets.of(peer, 1.0).answered(route(0), 1.0)
         self.assertIs(budgets.of(peers[0], 2.0), link)
         self.assertTrue(budgets.of(peers[0], 2.0).is_validated(route(0), 2.0))
+
+
+class OpeningTests(SynchronousTestCase):
+    """What may go to predicted ports: separate from checks, and limited as well."""
+
+    def test_limits(self) -> None:
+        """Packets, bytes and time."""
+        openings = OpeningBudget()
+        sent = sum(openings.allows(address(number), 100, 0.0) for number in range(200))
+        self.assertEqual(sent, MAX_OPENINGS)
+        self.assertEqual((openings.packets, openings.bytes), (sent, 128 * sent))
+        self.assertEqual(openings.left(0.0), 0)
+        self.assertFalse(openings.allows(address(1), 100, WINDOW - 1.0))
+        self.assertTrue(openings.allows(address(1), 100, WINDOW))
+        self.assertEqual((openings.packets, openings.left(WINDOW)), (sent + 1, MAX_OPENINGS - 1))
+        large = OpeningBudget()
+        sent = sum(large.allows(address(number), 1172, 0.0) for number in range(200))
+        self.assertEqual(sent, MAX_OPENING_BYTES // 1200)
+
+    def test_separate(self) -> None:
+        """What follows at such a socket counts there, if the peer has answered at this IP address."""
+        budget = Budget()
+        there, same_host = route(1), Route(Address(address(1).host, 7))
+        for number in range(50):
+            budget.allows(route(number), 100, PacketKind.ANSWER, 0.0)
+        self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
+        budget.answered(Route(there.remote, address(9)), 0.0)
+        self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0))
+        self.assertTrue(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
+        self.assertEqual(budget.openings.packets, 1)
+        sent = sum(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True) for _ in range(200))
+        self.assertEqual(sent + 1, MAX_OPENINGS)
+
+    def test_kept(self) -> None:
+        """A budget with openings that count is not idle."""
+        budget = Budget()
+        self.assertTrue(budget.is_idle(0.0))
+        budget.openings.allows(address(1), 100, 0.0)
+        self.assertFalse(budget.is_idle(1.0))
+        self.assertTrue(budget.is_idle(WINDOW))

@@ -145,7 +145,7 @@ class VictimTests(MiddlemanTestCase):
         """Eve knows Bob's credentials, and sends checks and a handshake that seem to come from a victim."""
         bobs = self.call(())
         (base,) = self.bob.host.addresses
-        (port,) = {seen.source[1] for seen in self.seen if seen.source[0] == base and seen.protocol == "udp"}
+        (port,) = {socket.port for socket in self.bob.node.status.sockets}
         sockets = [bind(self.victims[0], each) for each in PORTS]
         eves = IceCredentials(UFRAG, PASSWORD)
         for number in range(20):

@@ -371,6 +371,7 @@ class WordTests(SynchronousTestCase):
                 "mapping_lifetime": None,
                 "latency": 0.0123,
                 "profile": None,
+                "techniques": None,
                 "port_mapping": None,
             },
         )

@@ -107,7 +107,9 @@ class ObserverTests(InternetTestCase):
 
     def observer(self, host: Host, second: bool = True, other: bool = True) -> NatObserver:
         """An observer on a host that asks as many reflectors as it may."""
-        observer = NatObserver(host.reactor, self.net.monotonic, self.net.random_bytes("nat"), open_portable)
+        observer = NatObserver(
+            host.reactor, self.net.monotonic, self.net.random_bytes("nat"), open_portable, lambda: None
+        )
         hosts = [SERVICE, SECOND] if other else [SERVICE]
         observer.use(ReflectorAddresses.of(hosts, 3478, 3479 if second else 0))
         return observer

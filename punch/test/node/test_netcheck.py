@@ -74,7 +74,8 @@ def expected_hairpinning(nat: NAT) -> Hairpinning:
 def expected_direct(nat: NAT) -> Direct:
     """What follows, by the table in `nat_pairs`."""
     if nat.mapping is not M.EIM:
-        return Direct.SOME
+        # Ports that can be predicted lead to most peers
+        return Direct.SOME if nat.ports is P.RANDOM else Direct.MOST
     return Direct.MOST if nat.filtering is F.APDF else Direct.ALL
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from punch.amounts import format_bytes
 from punch.identity import PeerID
 from punch.sanitize import cut, printable
-from punch.ui.text.nat import nat_in_words
+from punch.ui.text.nat import nat_in_words, punching_in_words
 from punch.ui.text.sentences import (
     count,
     milliseconds,
@@ -228,6 +228,9 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
+        tried = punching_in_words(link["punching"]) if "punching" in link else ""
+        if tried:
+            yield f"{name(peer)}: {tried}"
     for mapping in answer.get("port_mappings", ()):
         external, local = printable(mapping["external"]), printable(mapping["local"])
         yield f"The router passes {external} on to {local} ({printable(mapping['method'])})"

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from punch.amounts import format_duration
+from punch.ice.techniques import NatClass, Technique, techniques_with_all
 from punch.sanitize import printable
-from punch.wire.nat_profile import Mapping, NatProfile
+from punch.ui.text.sentences import count
+from punch.wire.nat_profile import Mapping as Mappings
+from punch.wire.nat_profile import NatProfile
 
 MAPPING = {
-    Mapping.ENDPOINT_INDEPENDENT: "one port for all destinations",
-    Mapping.ADDRESS_DEPENDENT: "another port for each destination address",
-    Mapping.ADDRESS_AND_PORT_DEPENDENT: "another port for each destination",
+    Mappings.ENDPOINT_INDEPENDENT: "one port for all destinations",
+    Mappings.ADDRESS_DEPENDENT: "another port for each destination address",
+    Mappings.ADDRESS_AND_PORT_DEPENDENT: "another port for each destination",
+}
+
+_TECHNIQUES = {
+    Technique.ICE: "ICE with",
+    Technique.PREDICTION: "prediction of ports with",
+    Technique.RELAY: "a relay with",
+}
+_BY = {Technique.ICE: "ICE", Technique.PREDICTION: "prediction of ports", Technique.RELAY: "no technique"}
+_OTHERS = {
+    NatClass.INDEPENDENT: "one port for all",
+    NatClass.PRESERVING: "preserved ports",
+    NatClass.SEQUENTIAL: "sequential ports",
+    NatClass.RANDOM: "random ports",
 }
 
 
@@ -20,6 +39,27 @@ def ports_in_words(profile: NatProfile) -> str:
     where = "above" if profile.step > 0 else "below"
     sure = f"{profile.agreeing} of {profile.observed} observed"
     return f"{profile.ports.value}, each {abs(profile.step)} {where} the one before ({sure})"
+
+
+def techniques_in_words(profile: NatProfile) -> str:
+    """Return which techniques get a direct path through a NAT, and with which NATs of the other side."""
+    found: dict[Technique, list[str]] = {}
+    for other, technique in techniques_with_all(profile).items():
+        if other is not NatClass.UNKNOWN:
+            found.setdefault(technique, []).append(_OTHERS[other])
+    parts = [f"{_TECHNIQUES[each]} {', '.join(others)}" for each, others in found.items()]
+    return "; ".join(parts)
+
+
+def punching_in_words(punching: Mapping[str, Any]) -> str:
+    """Return what a link tried to leave the relay, from the answer to `status`; nothing if it did not."""
+    attempts, packets = punching["attempts"], punching["packets"]
+    if not attempts:
+        return ""
+    technique = _BY[Technique(punching["technique"])]
+    return (
+        f"{technique}: {count(attempts, 'attempt')}, {count(packets, 'packet')}, {punching['bytes']:,} bytes"
+    )
 
 
 def nat_in_words(profile: NatProfile) -> str:

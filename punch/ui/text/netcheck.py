@@ -22,7 +22,7 @@ from punch.natcheck.report import (
 )
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
-from punch.ui.text.nat import MAPPING, ports_in_words
+from punch.ui.text.nat import MAPPING, ports_in_words, techniques_in_words
 
 _FILTERING = {
     Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",
@@ -45,7 +45,7 @@ _TRANSPORTS = {
 _DIRECT = {
     Direct.ALL: "direct links to all peers whose network lets UDP through.",
     Direct.MOST: "direct links to most peers; a relay is needed with those whose NAT has another port for "
-    "each destination, or whose network lets no UDP through.",
+    "each destination, at random, or whose network lets no UDP through.",
     Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
     "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
 }
@@ -189,6 +189,8 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         hairpinning = family.hairpinning or Hairpinning.UNKNOWN
         lines.append(_item("hairpinning", hairpinning.value))
         lines.append(_item("ports", _ports(family)))
+    if family.profile is not None:
+        lines.append(_item("techniques", techniques_in_words(family.profile)))
     if family.lifetime is not None:
         lived, below = family.lifetime.at_least, family.lifetime.below
         least = f"at least {floor(lived)} s" if lived else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ui.text.nat import nat_in_words
+from punch.ui.text.nat import nat_in_words, punching_in_words, techniques_in_words
 from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
@@ -35,3 +35,25 @@ class NatTests(SynchronousTestCase):
             ),
         ):
             self.assertEqual(nat_in_words(profile), line)
+
+    def test_techniques(self) -> None:
+        """What helps with which NATs of the other side."""
+        sequential = NatProfile("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, 1, 4, 5, 12)
+        random = NatProfile("203.0.113.7", DEPENDENT, PortAssignment.RANDOM)
+        for profile, line in (
+            (
+                sequential,
+                "prediction of ports with one port for all, preserved ports, sequential ports; "
+                "a relay with random ports",
+            ),
+            (random, "a relay with one port for all, preserved ports, sequential ports, random ports"),
+        ):
+            self.assertEqual(techniques_in_words(profile), line)
+
+    def test_attempts(self) -> None:
+        """What a link has tried."""
+        tried = {"technique": "prediction", "attempts": 2, "packets": 1100, "bytes": 12345}
+        self.assertEqual(
+            punching_in_words(tried), "prediction of ports: 2 attempts, 1,100 packets, 12,345 bytes"
+        )
+        self.assertEqual(punching_in_words({**tried, "attempts": 0, "packets": 0}), "")

@@ -1,0 +1,140 @@
+"""
+Prediction of ports: which ports a NAT gives to the next mappings, if it allocates them in sequence.
+
+One side *aims*, the other one *opens* (`techniques.opens`). The side that aims says at which ports it will be
+seen next (`targets`). The side that opens sends to all of them, with a new mapping just before and one just
+after, so it knows afterwards which ports its own mappings have (`opened`). The side that aims makes a new
+mapping too, to see how many ports other hosts have taken meanwhile, and sends to those ports (`aims`). A path
+comes up if one of its packets leaves from a port to which the other side has sent, towards the port from
+which it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from punch.ice.techniques import NatClass, nat_class
+from punch.wire.nat_profile import Mapping, NatProfile
+from punch.wire.punching import MAX_ALTERNATIVES
+
+TARGETS: Final = 8
+"""How many ports are predicted in one attempt."""
+MAX_AIMS: Final = 10
+"""How many packets the side that aims sends in one attempt."""
+MAX_LEAD: Final = 64
+"""How many ports other hosts may take between two messages, at most, for another attempt to make sense."""
+_SHIFTS: Final = (0, 1, 0, 2, 1, 0, 3, 1, 2, 0)
+"""
+How many ports other hosts take before each packet of the side that aims, by assumption, if the mappings of
+both sides depend on the port: each assumption is made several times, at different places.
+"""
+_LOWEST, _HIGHEST = 1024, 65535
+
+
+def moved(port: int, steps: int, step: int) -> int:
+    """Return the port that a NAT allocates `steps` after another one."""
+    size = _HIGHEST - _LOWEST + 1
+    return _LOWEST + (port + steps * step - _LOWEST) % size
+
+
+def depends_on_port(profile: NatProfile) -> bool:
+    """Whether it is certain that each destination port gets another mapping."""
+    return profile.mapping == {Mapping.ADDRESS_AND_PORT_DEPENDENT}
+
+
+def step_of(profile: NatProfile) -> int:
+    """Return from which port of a new socket's mapping the next one is how far away; 0 if it stays."""
+    chosen = nat_class(profile)
+    if chosen is NatClass.PRESERVING:
+        return 1
+    return profile.step if chosen is NatClass.SEQUENTIAL else 0
+
+
+def needs_second_look(profile: NatProfile) -> bool:
+    """Whether the side that aims has to make a new mapping once more, just before it sends."""
+    return depends_on_port(profile) and nat_class(profile) is NatClass.SEQUENTIAL
+
+
+def targets(profile: NatProfile, port: int, lead: int) -> list[int]:
+    """
+    Return the ports from which the next packets to the other side will leave.
+
+    :param port: the external port of the socket, as a reflector has just seen it.
+    :param lead: how many mappings other hosts, and our second look, make before that.
+    """
+    step = step_of(profile)
+    if not step:
+        return [port]
+    stays = not depends_on_port(profile)
+    if nat_class(profile) is NatClass.PRESERVING:
+        # The socket's own port is used again, or the next free one
+        return [moved(port, steps, step) for steps in range(TARGETS)]
+    first = lead + 1 if needs_second_look(profile) else 1
+    following = [moved(port, first + steps, step) for steps in range(TARGETS - stays)]
+    return [port, *following] if stays else following
+
+
+def opened(profile: NatProfile, first: int, last: int | None, sent: int) -> list[list[int]]:
+    """
+    Return for each of `sent` packets to different ports which external ports it may have.
+
+    :param first: the external port of the mapping that the same socket made before.
+    :param last: that of the mapping that another socket made afterwards; None if it is not known.
+    """
+    step = step_of(profile)
+    if not step:
+        return [[first]] * sent
+    between = sent
+    if last is not None:
+        between = next((steps - 1 for steps in range(1, MAX_LEAD) if moved(first, steps, step) == last), sent)
+    if depends_on_port(profile):
+        others = min(max(between - sent, 0), MAX_ALTERNATIVES - 1)
+        return [
+            [moved(first, number + 1 + other, step) for other in range(others + 1)] for number in range(sent)
+        ]
+    # One mapping for all of them: the one before, or one of those in between
+    number = min(max(between, 1), MAX_ALTERNATIVES - 1)
+    return [[first, *(moved(first, steps, step) for steps in range(1, number + 1))]] * sent
+
+
+def aims(
+    profile: NatProfile, ours: Sequence[int], theirs: Sequence[Sequence[int]], port: int | None
+) -> list[int]:
+    """
+    Return the ports to send to, in this order, each once.
+
+    :param ours: the ports that we have named as targets.
+    :param theirs: what is open for each of them.
+    :param port: the external port of the newest mapping of ours, if that was looked up again.
+    """
+    rows = [row for row in theirs if row]
+    if not depends_on_port(profile) or all(list(row) == list(rows[0]) for row in rows):
+        # Every packet leaves from the same port, or every one may go to the same
+        columns = (row[number] for number in range(MAX_ALTERNATIVES) for row in rows if number < len(row))
+        return list(dict.fromkeys(columns))[:MAX_AIMS]
+    step = step_of(profile)
+    if port is None:
+        # A port that is preserved: that of the socket has gone to the reflector
+        start = 1
+    else:
+        following = moved(port, 1, step)
+        if following not in ours:
+            return []
+        start = list(ours).index(following)
+    chosen: list[int] = []
+    used = [0] * len(theirs)
+    for shift in _SHIFTS:
+        place = start + len(chosen) + shift
+        if place < len(theirs) and theirs[place]:
+            aim = theirs[place][used[place] % len(theirs[place])]
+            used[place] += 1
+            if aim not in chosen:
+                chosen.append(aim)
+    return chosen[:MAX_AIMS]
+
+
+def lead_between(profile: NatProfile, first: int, last: int) -> int | None:
+    """Return how many steps there are from one port to a later one; None if it is none of the next."""
+    step = step_of(profile)
+    return next((steps for steps in range(1, MAX_LEAD) if moved(first, steps, step) == last), None)

@@ -1,0 +1,346 @@
+"""Direct paths between NATs whose ports can be predicted, and who can't start or aim the packets for them."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+
+from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
+from punch.ice.prediction import MAX_AIMS, TARGETS
+from punch.ice.techniques import Technique
+from punch.link.frames import OptionalFrameType
+from punch.node.path import RelayPolicy
+from punch.node.punching import PunchingStatus
+from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
+from punch.test.system import SERVICE, Connected, Peer, Rendezvous
+from punch.wire.control import Accept
+from punch.wire.nat_profile import Mapping as Maps
+from punch.wire.nat_profile import NatProfile, PortAssignment
+from punch.wire.punching import Nats, Opened, Targets
+
+WITHIN = 5.0
+"""Seconds after the call within which the path must be direct."""
+VICTIM = "198.51.100.200"
+ALL = os.environ.get("PUNCH_SEEDS") == "all"
+
+
+def nat(
+    mapping: Mapping, ports: Ports, step: int = 1, others: float = 0.0, filtering: Filtering = Filtering.APDF
+) -> NAT:
+    """A NAT that filters by port."""
+    return NAT(mapping=mapping, filtering=filtering, ports=ports, step=step, others=others)
+
+
+def sequential(step: int = 1, others: float = 0.0, mapping: Mapping = Mapping.APDM) -> NAT:
+    """A NAT that gives each destination the next port."""
+    return nat(mapping, Ports.SEQUENTIAL, step, others)
+
+
+class PredictionTestCase(InternetTestCase):
+    """Two peers behind NATs of their own."""
+
+    def place(self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None) -> None:
+        """Register two peers. None: a public address behind a firewall."""
+        self.net = self.internet(seed)
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.net.host("victim", VICTIM)
+        link = link or LinkSpec(delay=0.025)
+        self.peers = []
+        for number, (name, each) in enumerate((("alice", left), ("bob", right)), 1):
+            if each is None:
+                firewall = Firewall(filtering=Filtering.APDF)
+                lan = self.net.lan(name, f"203.0.{115 + number}.0/24", firewall=firewall, link=link)
+            else:
+                each.public = f"203.0.113.{number}"
+                lan = self.net.lan(name, f"192.168.{number}.0/24", nat=each, link=link)
+            peer = Peer(self.net, lan.host(name), self.rendezvous.address, accept=Accept.ANYONE)
+            self.peers.append(peer.register())
+        self.net.advance(1.0)
+        self.alice, self.bob = self.peers
+
+    def call(self) -> float:
+        """Have alice call bob; returns when that was."""
+        began = self.net.now
+        self.alice.call(self.bob.id)
+        for peer in self.peers:
+            peer.wait_for(Connected, 15.0)
+        return began
+
+    @property
+    def paths(self) -> set[str]:
+        """The kinds of path that the two sides use."""
+        return {
+            status.path.kind
+            for here, there in ((self.alice, self.bob), (self.bob, self.alice))
+            if (status := here.link_to(there).status) is not None
+        }
+
+    def status(self, peer: Peer) -> PunchingStatus:
+        """What a peer tried on its one link."""
+        (link,) = peer.node.status.links
+        return link.punching
+
+    def seconds_to_direct(self, timeout: float) -> float | None:
+        """Call, and wait for a direct path; None if there is none in time."""
+        began = self.call()
+        while self.net.now < began + timeout:
+            if "relay" not in self.paths:
+                return self.net.now - began
+            self.net.advance(0.1)
+        return None
+
+    def stop(self) -> None:
+        """Stop the peers and check that nothing is left of them."""
+        for peer in self.peers:
+            peer.stop()
+        self.net.advance(10.0)
+        for peer in self.peers:
+            self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)
+
+
+class DirectTests(PredictionTestCase):
+    """Sequential ports on one side or both, and anything but random ones on the other."""
+
+    def check(self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None) -> None:
+        """The path is direct in time, after few packets."""
+        self.place(left, right, seed, link)
+        seconds = self.seconds_to_direct(WITHIN if link is None else 25.0)
+        case = (left, right, seed)
+        assert seconds is not None, case
+        for peer in self.peers:
+            tried = self.status(peer)
+            self.assertIs(tried.technique, Technique.PREDICTION)
+            # Checks and their answers follow at the port that was right
+            self.assertLessEqual(tried.packets, tried.attempts * (max(MAX_AIMS, TARGETS) + 12), case)
+            self.assertLessEqual(tried.bytes, 130 * tried.packets, case)
+        self.net.advance(2.0)
+        self.assertNotIn("relay", self.paths, case)
+        self.stop()
+
+    def test_one_side(self) -> None:
+        """The other side has one port for all destinations, at random; whoever calls."""
+        self.check(nat(Mapping.EIM, Ports.RANDOM), sequential())
+        self.check(sequential(-1, others=3.0), nat(Mapping.EIM, Ports.RANDOM))
+
+    def test_a_firewall(self) -> None:
+        """The other side has a public address behind a firewall."""
+        self.check(sequential(2), None)
+
+    def test_both_sides(self) -> None:
+        """In different steps and directions, while other hosts take ports."""
+        self.check(sequential(2, others=3.0), sequential(-1, others=3.0))
+
+    def test_preserved_ports(self) -> None:
+        """A NAT that keeps ports where it can."""
+        self.check(nat(Mapping.APDM, Ports.PRESERVING), sequential())
+
+    def test_by_address(self) -> None:
+        """A mapping for each address, which one reflector can't tell from one for all."""
+        self.check(sequential(mapping=Mapping.ADM), sequential(2))
+
+    def test_all(self) -> None:
+        """All pairs, with many seeds, also with loss (PUNCH_SEEDS=all)."""
+        if not ALL:
+            return
+        kinds: list[tuple[Mapping, Ports, int, float]] = [
+            (Mapping.EIM, Ports.RANDOM, 1, 0.0),
+            (Mapping.APDM, Ports.SEQUENTIAL, 1, 0.0),
+            (Mapping.APDM, Ports.SEQUENTIAL, 2, 5.0),
+            (Mapping.APDM, Ports.SEQUENTIAL, -1, 5.0),
+            (Mapping.ADM, Ports.SEQUENTIAL, 1, 5.0),
+            (Mapping.APDM, Ports.PRESERVING, 1, 0.0),
+        ]
+        for left, right in product(kinds, repeat=2):
+            if left[0] is right[0] is Mapping.EIM:
+                continue
+            for seed in (1, 2, 3):
+                self.check(nat(*left), nat(*right), seed)
+            self.check(nat(*left), nat(*right), 4, LinkSpec(delay=0.025, loss=0.05))
+
+
+class RelayTests(PredictionTestCase):
+    """Where nothing is sent."""
+
+    def test_random_ports(self) -> None:
+        """The link stays on the relay, as the table says."""
+        self.place(sequential(), nat(Mapping.APDM, Ports.RANDOM))
+        self.assertIsNone(self.seconds_to_direct(4.0))
+        for peer in self.peers:
+            self.assertEqual(self.status(peer), PunchingStatus(Technique.RELAY, 0, 0, 0))
+        self.stop()
+
+    def test_relay_only(self) -> None:
+        """A peer that hides its addresses neither observes its NAT nor says anything about it."""
+        self.place(sequential(), sequential())
+        hidden = Peer(
+            self.net,
+            self.net.lan("carol", "192.168.3.0/24", nat=NAT("203.0.113.3")).host("carol"),
+            self.rendezvous.address,
+            accept=Accept.ANYONE,
+            relay=RelayPolicy.ONLY,
+        ).register()
+        self.peers = [self.alice, hidden]
+        self.bob = hidden
+        self.assertIsNone(self.seconds_to_direct(4.0))
+        self.assertEqual(hidden.node.status.nats, ())
+        self.assertEqual(self.status(self.alice), PunchingStatus(Technique.ICE, 0, 0, 0))
+
+    def test_the_limit(self) -> None:
+        """
+        If prediction fails again and again, the number of packets stays within the limit, and their rate
+        within what docs/nat.md says.
+        """
+        self.place(sequential(), sequential())
+        # What arrives at new sockets from the other side's address is lost
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.net.trace = []
+        self.call()
+        self.net.advance(120.0)
+        tries = [self.status(peer) for peer in self.peers]
+        for tried in tries:
+            self.assertGreaterEqual(tried.attempts, 5)
+            self.assertLessEqual(tried.packets, min(MAX_OPENINGS, tried.attempts * MAX_AIMS))
+            self.assertLessEqual(tried.bytes, MAX_OPENING_BYTES)
+        self.assertEqual(self.paths, {"relay"})
+        times = sorted(
+            each.time
+            for each in self.net.trace
+            if each.source[0] == homes[0] and each.destination[0] == homes[1] and each.time > 5.0
+        )
+        for first, later in zip(times, times[MAX_AIMS + 8 :], strict=False):
+            self.assertGreater(later - first, 0.9)
+        self.stop()
+
+
+class HostileTests(PredictionTestCase):
+    """A peer on a link says what it should not; `on_control` is what the link calls with a frame of its."""
+
+    def setUp(self) -> None:
+        """Two peers on a relay, one of which opens; nothing goes directly between the two."""
+        self.place(sequential(), sequential())
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.call()
+        self.net.advance(6.0)
+        self.assertEqual(self.paths, {"relay"})
+        self.attempt = 1000
+
+    def say(self, to: Peer, frame_type: OptionalFrameType, payload: bytes) -> None:
+        """Have a peer receive a frame of the other one."""
+        other = self.bob if to is self.alice else self.alice
+        on_control = to.link_to(other).on_control
+        assert on_control is not None
+        on_control(frame_type, payload)
+
+    def targets(self, host: str = "203.0.113.1", *ports: int, technique: str = "prediction") -> Targets:
+        """What bob, who opens, is told as alice's targets."""
+        self.attempt += 1
+        return Targets(self.attempt, technique, host, ports or tuple(range(9500, 9508)))
+
+    def sent(self, hosts: set[str] | None, seconds: float = 4.0) -> int:
+        """Let time pass; returns how many packets go to ports of these hosts that were named."""
+        self.net.trace = []
+        self.net.advance(seconds)
+        assert isinstance(self.net.trace, list)
+        return sum(
+            (hosts is None or each.destination[0] in hosts) and 9500 <= each.destination[1] < 9600
+            for each in self.net.trace
+        )
+
+    def test_what_is_right(self) -> None:
+        """The other tests send to nobody; this one shows that they would."""
+        self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+        self.assertGreater(self.sent({"203.0.113.1"}), 0)
+
+    def test_targets_elsewhere(self) -> None:
+        """A victim, the service, the relay, the own addresses, and what is no address of one host."""
+        for host in (
+            VICTIM,
+            SERVICE,
+            "203.0.113.2",
+            "203.0.113.9",
+            "192.168.1.2",
+            "192.168.2.2",
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "100.64.0.1",
+            "2001:db8::1",
+            "::ffff:198.51.100.200",
+        ):
+            before = self.status(self.bob).packets
+            self.say(self.bob, OptionalFrameType.TARGETS, self.targets(host).encode())
+            self.assertEqual(self.sent(None, 0.5), 0, host)
+            self.assertEqual(self.status(self.bob).packets, before, host)
+
+    def test_a_nat_elsewhere(self) -> None:
+        """A profile with a victim's address makes nobody send there: it was not proved to be received at."""
+        lie = NatProfile(VICTIM, frozenset({Maps.ENDPOINT_INDEPENDENT}), PortAssignment.RANDOM)
+        for peer in self.peers:
+            self.say(peer, OptionalFrameType.NATS, Nats((lie,)).encode())
+        self.say(self.bob, OptionalFrameType.TARGETS, self.targets(VICTIM).encode())
+        self.net.trace = []
+        self.net.advance(30.0)
+        self.assertEqual([each for each in self.net.trace if each.destination[0] == VICTIM], [])
+
+    def test_other_techniques(self) -> None:
+        """A technique that the table does not choose is refused, and so is one that nobody knows."""
+        for technique in ("ice", "relay", "spraying", "PREDICTION"):
+            self.say(self.bob, OptionalFrameType.TARGETS, self.targets(technique=technique).encode())
+            self.assertEqual(self.sent(None, 0.5), 0, technique)
+        lie = NatProfile("203.0.113.1", frozenset({Maps.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.RANDOM)
+        self.say(self.bob, OptionalFrameType.NATS, Nats((lie,)).encode())
+        self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+        self.assertEqual(self.sent(None, 0.5), 0)
+
+    def test_old_attempts_and_none(self) -> None:
+        """An attempt counts once, and one without ports is none."""
+        targets = self.targets()
+        self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
+        self.assertGreater(self.sent(None), 0)
+        self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
+        self.assertEqual(self.sent(None), 0)
+        self.attempt += 1
+        nothing = Targets(self.attempt, "prediction", "203.0.113.1", ())
+        self.say(self.bob, OptionalFrameType.TARGETS, nothing.encode())
+        self.assertEqual(self.sent(None), 0)
+
+    def test_the_wrong_side(self) -> None:
+        """The side that aims opens nothing."""
+        self.say(self.alice, OptionalFrameType.TARGETS, self.targets("203.0.113.2").encode())
+        self.assertEqual(self.sent(None), 0)
+
+    def test_open_without_targets(self) -> None:
+        """OPENED that answers no attempt of ours is ignored, and so is one for another address."""
+        for attempt in (1, 2, 3, 2**31 - 1):
+            for host in (VICTIM, "203.0.113.2"):
+                opened = Opened(attempt, host, ((9500, 9501), (9502,)))
+                self.say(self.alice, OptionalFrameType.OPENED, opened.encode())
+                self.assertEqual(self.sent(None, 0.2), 0, (attempt, host))
+
+    def test_opened_elsewhere(self) -> None:
+        """During an attempt of ours, too."""
+        attempts = self.status(self.alice).attempts
+        self.net.run_until(lambda: self.status(self.alice).attempts > attempts, 300.0, "another attempt")
+        for _ in range(20):
+            opened = Opened(attempts + 1, VICTIM, ((9500, 9501), (9502,)))
+            self.say(self.alice, OptionalFrameType.OPENED, opened.encode())
+            self.assertEqual(self.sent({VICTIM}, 0.02), 0)
+
+    def test_again_and_again(self) -> None:
+        """However often a peer asks, the limit for ten minutes holds."""
+        self.net.trace = []
+        for _ in range(60):
+            self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+            self.net.advance(0.3)
+        self.assertLessEqual(self.status(self.bob).packets, MAX_OPENINGS)
+        self.assertLessEqual(self.status(self.bob).bytes, MAX_OPENING_BYTES)
+        self.assertEqual(self.sent(None), 0)
+
+    def test_malformed(self) -> None:
+        """A payload that is wrong ends the link, as with other frames."""
+        self.say(self.bob, OptionalFrameType.TARGETS, b'{"attempt": 1}')
+        self.net.advance(1.0)
+        self.assertIsNone(self.bob.node.link(self.alice.id))

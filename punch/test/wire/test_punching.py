@@ -1,0 +1,68 @@
+"""The payloads by which two peers coordinate an attempt."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.test.strategies import SETTINGS, nat_profiles
+from punch.wire.nat_profile import MAX_PROFILES, NatProfile
+from punch.wire.punching import MAX_ALTERNATIVES, MAX_TARGETS, Nats, Opened, PunchingError, Targets
+
+TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
+OPENED = Opened(3, "203.0.113.8", ((50000,), (50001, 50002)))
+
+
+class PunchingTests(SynchronousTestCase):
+    """`Nats`, `Targets` and `Opened`."""
+
+    @SETTINGS
+    @given(st.lists(nat_profiles, max_size=MAX_PROFILES).map(tuple))
+    def test_profiles(self, profiles: tuple[NatProfile, ...]) -> None:
+        """Whatever is written is read as the same."""
+        nats = Nats(profiles)
+        self.assertEqual(Nats.decode(nats.encode()), nats)
+
+    def test_round_trips(self) -> None:
+        """The forms of docs/protocol.md."""
+        self.assertEqual(Targets.decode(TARGETS.encode()), TARGETS)
+        self.assertEqual(Opened.decode(OPENED.encode()), OPENED)
+        self.assertEqual(
+            json.loads(TARGETS.encode()),
+            {"attempt": 3, "technique": "prediction", "host": "203.0.113.7", "ports": [40000, 40001]},
+        )
+        self.assertEqual(
+            json.loads(OPENED.encode()),
+            {"attempt": 3, "host": "203.0.113.8", "ports": [[50000], [50001, 50002]]},
+        )
+
+    def test_malformed(self) -> None:
+        """Wrong values, too many ports, what is no address, and no JSON."""
+        targets, opened = json.loads(TARGETS.encode()), json.loads(OPENED.encode())
+        wrong: list[dict[str, object]] = [
+            {"attempt": 0},
+            {"attempt": 2**31},
+            {"attempt": "1"},
+            {"host": "example.org"},
+            {"host": "203.0.113.7%eth0"},
+            {"host": 7},
+            {"ports": None},
+            {"ports": [0]},
+            {"ports": [65536]},
+            {"ports": ["1"]},
+            {"ports": [1] * (MAX_TARGETS + 1)},
+        ]
+        names: list[dict[str, object]] = [{"technique": 3}, {"technique": "\u202e"}]
+        for change in wrong + names:
+            data = json.dumps({**targets, **change}).encode()
+            self.assertRaises(PunchingError, Targets.decode, data)
+        ports: list[dict[str, object]] = [{"ports": [[1] * (MAX_ALTERNATIVES + 1)]}, {"ports": [[0]]}]
+        for change in wrong + ports:
+            data = json.dumps({**opened, **change}).encode()
+            self.assertRaises(PunchingError, Opened.decode, data)
+        for kind in (Nats, Targets, Opened):
+            for data in (b"", b"[]", b"{}", b"\xff", b"{" * 5000, b'{"attempt": 1, "attempt": 2}'):
+                self.assertRaises(PunchingError, kind.decode, data)

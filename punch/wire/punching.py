@@ -1,0 +1,138 @@
+"""
+What two peers say to each other over a link to open a direct path (docs/protocol.md, section 7.4): the
+payloads of the optional control frames NATS, TARGETS and OPENED, which are JSON objects.
+
+The link is encrypted and authenticated, so they are neither sealed nor signed. A technique that needs other
+numbers than prediction uses the same two messages: who aims says where it is to be expected, and who opens
+says where it may be reached then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from punch.wire import strict_json
+from punch.wire.fields import field, integer, ip, mapping, sequence, token
+from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
+
+MAX_TARGETS: Final = 10
+"""How many ports TARGETS may name, and for how many OPENED may say something."""
+MAX_ALTERNATIVES: Final = 4
+"""How many ports OPENED may name for each of these."""
+
+_attempt = integer(1, 2**31 - 1)
+_port = integer(1, 65535)
+
+
+class PunchingError(Exception):
+    """A payload is malformed; `str()` says why."""
+
+
+@dataclass(frozen=True)
+class Nats:
+    """What the sender knows about its NATs now. It replaces what the offer or answer said."""
+
+    profiles: tuple[NatProfile, ...]
+
+    def encode(self) -> bytes:
+        """Encode the payload of a NATS frame."""
+        return strict_json.dumps({"nats": write_profiles(self.profiles)})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Nats:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        try:
+            return cls(field(_object(payload), "nats", read_profiles))
+        except ValueError as error:
+            raise PunchingError(f"a NATS frame is wrong: {error}") from error
+
+
+@dataclass(frozen=True)
+class Targets:
+    """
+    The sender wants to try a technique, and will send from one of these ports of `host`.
+
+    :ivar attempt: a number that is greater than in any attempt of the sender before, on this link.
+    :ivar technique: its name; a receiver that does not know it, or would choose another one, refuses.
+    """
+
+    attempt: int
+    technique: str
+    host: str
+    ports: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        """Encode the payload of a TARGETS frame."""
+        return strict_json.dumps(
+            {
+                "attempt": self.attempt,
+                "technique": self.technique,
+                "host": self.host,
+                "ports": list(self.ports),
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Targets:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        try:
+            fields = _object(payload)
+            return cls(
+                field(fields, "attempt", _attempt),
+                field(fields, "technique", token),
+                field(fields, "host", ip),
+                field(fields, "ports", sequence(_port, MAX_TARGETS)),
+            )
+        except ValueError as error:
+            raise PunchingError(f"a TARGETS frame is wrong: {error}") from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """
+    The sender has sent to all targets of an attempt, each of which lets it be reached at one of some ports.
+
+    :ivar ports: for each target in order, the ports of `host` that may be open for it; empty: the attempt is
+        refused.
+    """
+
+    attempt: int
+    host: str
+    ports: tuple[tuple[int, ...], ...]
+
+    def encode(self) -> bytes:
+        """Encode the payload of an OPENED frame."""
+        return strict_json.dumps(
+            {"attempt": self.attempt, "host": self.host, "ports": [list(each) for each in self.ports]}
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Opened:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        try:
+            fields = _object(payload)
+            return cls(
+                field(fields, "attempt", _attempt),
+                field(fields, "host", ip),
+                field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
+            )
+        except ValueError as error:
+            raise PunchingError(f"an OPENED frame is wrong: {error}") from error
+
+
+def _object(payload: bytes) -> Mapping[str, Any]:
+    return mapping(strict_json.loads(payload))
