@@ -89,6 +89,19 @@ def test_an_end_by_the_user_and_by_a_full_disk(users: Users) -> None:
     assert "Traceback" not in said
 
 
+def test_the_question_for_a_code(users: Users) -> None:
+    """The Tab key completes a word; what is no code is said as ever, and there is no question for a pipe."""
+    with terminal(users.words("bob", "join"), users.directory) as screen:
+        screen.wait("Code:", 60.0)
+        screen.type("48213-may\t")
+        screen.wait("mayonnaise", 20.0)
+        screen.type("-x\r")
+        screen.wait("'x' is not a word of any code", 20.0)
+    status, _, err = users.run("bob", "join")
+    assert status == 2
+    assert "needs the code" in err
+
+
 def test_a_terminal_that_has_no_blocks(users: Users) -> None:
     """It shows no QR code instead of escapes."""
     extra = {"PYTHONIOENCODING": "iso-8859-1"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from punch.apps.codes.outcomes import Card, Purpose
 from punch.cli import twistd
+from punch.cli.code_prompt import ask_code, can_ask
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
@@ -49,8 +50,18 @@ def join(arguments: Sequence[str]) -> int:
         "docs/codes.md",
         registers=NodeUse.ALWAYS,
     )
-    parser.add_argument("code", metavar="CODE", nargs="+", help="as in 48213-mayonnaise-coyote-tulip")
+    parser.add_argument(
+        "code",
+        metavar="CODE",
+        nargs="*",
+        help="as in 48213-mayonnaise-coyote-tulip; without it, you are "
+        "asked in a terminal, where the Tab key completes words",
+    )
     options = _parse(parser, arguments)
+    if not options.code:
+        if options.json or not can_ask():
+            parser.error("it needs the code: punch join CODE")
+        options.code = [ask_code()]
     return _run(program, options, "Stopped.")
 
 

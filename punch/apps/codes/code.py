@@ -103,6 +103,17 @@ class Code:
         return Identity.generate(lambda size: seed[:size])
 
 
+def completions(text: str) -> tuple[str, list[str]]:
+    """
+    Return the part of a word with which a code that is being typed ends, and the words that begin so; none
+    before the number is there, and none behind the last word.
+    """
+    number, *typed = re.split(r"[\W_]+", text.lstrip().lower())
+    if not number.isdecimal() or not 1 <= len(typed) <= WORDS or not typed[-1]:
+        return "", []
+    return typed[-1], [word for word in words() if word.startswith(typed[-1])]
+
+
 _EXAMPLE = ("mayonnaise", "coyote", "tulip")
 
 

@@ -6,7 +6,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.codes.code import FIRST_NUMBER, LAST_NUMBER, WORDS, Code, CodeError, words
+from punch.apps.codes.code import FIRST_NUMBER, LAST_NUMBER, WORDS, Code, CodeError, completions, words
 
 
 class CodeTests(SynchronousTestCase):
@@ -92,6 +92,15 @@ class CodeTests(SynchronousTestCase):
             self.assertIn(f"Did you mean {near}?", sentence)
         sentence = str(self.assertRaises(CodeError, Code.parse, "48213-qqqqqqq-tulip-yogurt"))
         self.assertNotIn("Did you mean", sentence)
+
+    def test_words_are_completed(self) -> None:
+        """Three letters are enough for each word of the three."""
+        for word in words():
+            self.assertEqual(completions(f"48213-{word[:3]}"), (word[:3], [word]))
+        self.assertEqual(completions(" 48213 coyote-Tulip_may"), ("may", ["mayonnaise"]))
+        self.assertIn("coyote", completions("48213-c")[1])
+        for text in ("", "48213", "48213-", "may", "x-may", "48213-coyote-tulip-may-c", "48213-qqq"):
+            self.assertEqual(completions(text)[1], [], text)
 
     def test_the_key_of_a_number(self) -> None:
         """It depends on the number alone, and never changes: later releases have to find it."""
