@@ -4,7 +4,7 @@ Log lines for the operator about refusals, limits and allocations.
 Each line is one event of `twisted.logger` whose fields are named as in the line, so that an observer that
 writes JSON has them as well. Addresses are cut to the /24 (IPv6: /48) unless full addresses are configured.
 Nobody can flood the log: events that repeat are counted and logged once a minute, and the others have a rate
-limit.
+limit. Only the line of an allocation that may relay has none, because it may be the answer to a complaint.
 """
 
 from __future__ import annotations
@@ -153,18 +153,24 @@ class OperatorLog:
         self._totals.refused("members-unusable")
         self._count("members-unusable", {"problem": problem}, {})
 
-    def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
-        """An allocation relays from now on."""
+    def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> bool:
+        """An allocation relays from now on. Return whether there is a line; if not, it is counted."""
         self._totals.allocations += 1
-        fields: Fields = {"relayed": relayed, "address": self._cut(host)} | self._peer(user)
-        fields["transport"] = transport
-        self._trace("allocation-made", host, fields)
+        return self._trace("allocation-made", host, self._allocation(host, user, relayed, transport))
+
+    def allocation_permitted(self, host: str, user: str, relayed: str, transport: str) -> None:
+        """
+        An allocation whose line was not written when it was made has its first permission, so that it may
+        relay. The line is written now, whatever the rate: others could use that up to hide it. A client needs
+        two requests for each such allocation, which have a limit of their own.
+        """
+        self._write("allocation-made", self._allocation(host, user, relayed, transport))
 
     def allocation_ended(
         self, host: str, user: str, relayed: str, *, seconds: float, to_peers: int, to_client: int
     ) -> None:
         """An allocation ended. Bytes to the client include the headers of TURN."""
-        fields: Fields = {"relayed": relayed, "address": self._cut(host)} | self._peer(user)
+        fields = self._allocation(host, user, relayed)
         fields |= {"seconds": round(seconds), "to_peers": to_peers, "to_client": to_client}
         self._trace("allocation-ended", host, fields)
 
@@ -188,6 +194,10 @@ class OperatorLog:
             return {}
         return {"peer": peer if self._full_peers else str(peer)[:_SHORT]}
 
+    def _allocation(self, host: str, user: str, relayed: str, transport: str | None = None) -> Fields:
+        fields: Fields = {"relayed": relayed, "address": self._cut(host)} | self._peer(user)
+        return fields if transport is None else fields | {"transport": transport}
+
     def _cut(self, host: str) -> str:
         return (host or "unknown") if self._full else network_of(host)
 
@@ -196,7 +206,8 @@ class OperatorLog:
             self._write(event, kind | more)
         self._schedule()
 
-    def _trace(self, event: str, host: str, fields: Fields) -> None:
+    def _trace(self, event: str, host: str, fields: Fields) -> bool:
+        """Write a line about an allocation if the rates allow it, else count it. Return whether they did."""
         now = self._monotonic()
         try:
             network = prefix_key(host)
@@ -204,8 +215,9 @@ class OperatorLog:
             network = host
         if self._network_rate.allow(network, now) and self._rate.allow("allocations", now):
             self._write(event, fields)
-        else:
-            self._count(f"{event}-not-logged", {"address": self._cut(host)}, {})
+            return True
+        self._count(f"{event}-not-logged", {"address": self._cut(host)}, {})
+        return False
 
     def _write(self, event: str, fields: Fields) -> None:
         # Formatted here, so that no field is taken for a format string.

@@ -267,7 +267,8 @@ class Relay:
     :param wall: Unix seconds, by which credentials expire.
     :param reflector: answers Binding requests that come on streams.
     :param idle_time: seconds that a connection without an allocation stays.
-    :param happened: called when an allocation is made, refused or ended.
+    :param happened: called when an allocation is made, refused or ended, and before anything is relayed for
+        it.
     """
 
     def __init__(
@@ -367,6 +368,10 @@ class Relay:
 
     def _step(self, now: float) -> None:
         to_clients, to_peers = self.core.outputs(now)
+        # Before anything is sent, so that the log has the line of each relayed address that sends.
+        events = self.core.allocations.events
+        while events:
+            self._happened(events.popleft())
         for port, datagrams, peer in to_peers:
             port.send(datagrams, peer)
         for (remote, local, connection), messages in to_clients:
@@ -376,9 +381,6 @@ class Relay:
                     stream.send(messages)
             else:
                 self._ports[local.is_ipv6].send(messages, remote, local)
-        events = self.core.allocations.events
-        while events:
-            self._happened(events.popleft())
 
     def deny(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
         """

@@ -22,12 +22,19 @@ from punch.rendezvous.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.relay import Relay
-from punch.turn.server.allocation import AllocationMade, AllocationRefused, LimitHit, RelayEvent
+from punch.turn.server.allocation import (
+    AllocationMade,
+    AllocationOwner,
+    AllocationRefused,
+    FirstPermission,
+    LimitHit,
+    RelayEvent,
+)
 from punch.turn.server.authentication import Nonces, issue, user_of
 from punch.turn.server.destinations import Destinations
 from punch.turn.server.quotas import Meter
 from punch.turn.server.settings import RelaySettings
-from punch.wire.address import canonical
+from punch.wire.address import Address, canonical
 from punch.wire.turn_uri import (
     MAX_RELAYS,
     RelayServer,
@@ -134,6 +141,8 @@ class RelayService:
     ) -> None:
         limits = config.limits
         self._log = log
+        self._not_logged: set[Address] = set()
+        """The relayed addresses of allocations that have no line in the log yet."""
         self._membership = membership
         self._peers: OrderedDict[str, PeerID] = OrderedDict()
         """The peers behind the names of users, of those that got credentials last."""
@@ -273,9 +282,14 @@ class RelayService:
             else:
                 self._log.limit_hit(host, event.limit or _LIMITS[event.code], peer)
         elif isinstance(event, AllocationMade):
-            transport = "stream" if owner.is_stream else "udp"
-            self._log.allocation_made(host, peer, str(event.relayed), transport)
+            if not self._log.allocation_made(host, peer, str(event.relayed), _transport(owner)):
+                self._not_logged.add(event.relayed)
+        elif isinstance(event, FirstPermission):
+            if event.relayed in self._not_logged:
+                self._not_logged.discard(event.relayed)
+                self._log.allocation_permitted(host, peer, str(event.relayed), _transport(owner))
         else:
+            self._not_logged.discard(event.relayed)
             self._log.allocation_ended(
                 host,
                 peer,
@@ -333,6 +347,10 @@ def own_addresses(config: RendezvousConfig) -> frozenset[str]:
     ):
         found.update(_addresses(host))
     return frozenset(found)
+
+
+def _transport(owner: AllocationOwner) -> str:
+    return "stream" if owner.is_stream else "udp"
 
 
 def _addresses(*hosts: str | None) -> tuple[str, ...]:

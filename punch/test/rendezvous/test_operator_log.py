@@ -19,8 +19,10 @@ from punch.rendezvous.member_database import MemberDatabase
 from punch.rendezvous.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
+from punch.test.rendezvous.test_service import SERVICE
 from punch.test.strategies import IDENTITIES
 from punch.test.turn_server import code_of
+from punch.turn.server.allocation import AllocationEnded, AllocationMade, AllocationOwner
 from punch.wire.address import Address
 from punch.wire.control import Accept, Register, Revoke
 from punch.wire.invitation import Invitation
@@ -192,6 +194,39 @@ class ServiceTests(RelayServiceCase):
         self.assertEqual((ended["to_peers"], ended["to_client"]), (300, 54))
         self.assertGreaterEqual(ended["seconds"], 10)
         self.assertIn(f"relayed={relayed} address=203.0.113.0/24", made["line"])
+
+    def test_lines_of_others_hide_no_relayed_port(self) -> None:
+        """An allocation that is used has its line, also while others use up the rate of lines."""
+        client = self.client(TurnTransport.UDP)
+        peer = Datagrams(self.office, self.office.addresses[0])
+        own = Address("203.0.113.9", 4000)
+        for number in range(1_000):
+            relayed = Address(SERVICE, 20_000 + number)
+            owner = AllocationOwner("attacker", own, is_stream=False)
+            self.relay.core.allocations.events += [
+                AllocationMade(owner, relayed),
+                AllocationEnded(owner, relayed, 0.0, 0, 0),
+            ]
+        self.relay.flush()
+        self.assertLess(len(self.collector.events), 210)
+        relayed = client.allocate()
+
+        def lines() -> list[dict[str, Any]]:
+            return [each for each in self.collector.of("allocation-made") if each["relayed"] == str(relayed)]
+
+        self.assertEqual(lines(), [])
+        client.bind(peer.address)
+        self.assertEqual(len(lines()), 1)
+        client.relay(b"unwanted")
+        self.net.advance(0.2)
+        client.relay(b"unwanted")
+        self.net.advance(0.2)
+        self.assertEqual(len(peer.received), 2)
+        [line] = lines()
+        self.assertEqual(
+            line["line"],
+            f"relayed={relayed} address=203.0.113.0/24 peer={self.alice.peer_id} transport=udp",
+        )
 
     def test_refusals(self) -> None:
         self.register(self.alice)

@@ -207,6 +207,14 @@ class AllocationMade:
 
 
 @dataclass(frozen=True)
+class FirstPermission:
+    """An allocation that had no permission has one: datagrams may be relayed for it from now on."""
+
+    owner: AllocationOwner
+    relayed: Address
+
+
+@dataclass(frozen=True)
 class AllocationEnded:
     """An allocation ended: how many seconds it relayed, and how many bytes."""
 
@@ -235,4 +243,4 @@ class LimitHit:
     user: str | None = None
 
 
-RelayEvent = AllocationMade | AllocationEnded | AllocationRefused | LimitHit
+RelayEvent = AllocationMade | FirstPermission | AllocationEnded | AllocationRefused | LimitHit

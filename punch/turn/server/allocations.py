@@ -53,7 +53,10 @@ _PORT_TRIES = 512
 """Ports that are tried for an allocation, starting at a random one (RFC 6056, section 3.3.1)."""
 _TOKEN_SIZE = 8
 _EVENTS = 10_000
-"""Events that are kept if nobody takes them."""
+"""
+Events that are kept if nobody takes them, and two more for each allocation: all may end in one turn of the
+reactor, for example, and no event may be lost that the operator needs.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +104,7 @@ class Allocations:
         """The allocations whose clients have proved that they receive at their address."""
         self.by_relayed: dict[Address, Allocation] = {}
         self.users: dict[str, User] = {}
-        self.events: deque[RelayEvent] = deque(maxlen=_EVENTS)
+        self.events: deque[RelayEvent] = deque(maxlen=_EVENTS + 2 * settings.allocations)
         """Events for the log; the caller takes them."""
         self.denied: frozenset[str] = frozenset()
         """Users whose requests for allocations are refused."""

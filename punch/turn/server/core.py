@@ -204,7 +204,10 @@ class RelayCore:
                 flow.waiting.append(self._data_indication(data, peer))
 
     def outputs(self, now: float) -> tuple[list[ToClient], list[ToPeer]]:
-        """Return and forget everything that is to be sent now."""
+        """
+        Return and forget everything that is to be sent now. The caller handles the events first, among them
+        those of allocations that may relay from now on.
+        """
         to_clients, self._answers = self._answers, []
         to_peers: list[ToPeer] = []
         flows = self._flows

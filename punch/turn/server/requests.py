@@ -15,6 +15,7 @@ from punch.turn.server.allocation import (
     AllocationRefusal,
     AllocationRefused,
     Binding,
+    FirstPermission,
     FiveTuple,
 )
 from punch.turn.server.allocations import AllocateRequest, Allocations
@@ -257,6 +258,8 @@ class RequestHandler:
             raise AllocationRefusal(508, "Too many permissions")
 
     def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
+        if not allocation.permissions:
+            self._allocations.events.append(FirstPermission(allocation.owner, allocation.relayed))
         for peer in peers:
             allocation.permissions[peer.host] = now + PERMISSION_TIME
         allocation.update_channels()

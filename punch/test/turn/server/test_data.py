@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.token_bucket import HEADERS
 from punch.test.turn_server import ALICE, BOB, EPOCH, HERE, HERE6, TurnServer, code_of
+from punch.turn.server.allocation import FirstPermission
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method, STUNError, parse
 from punch.wire.stun_attributes import IPV6
@@ -48,6 +49,27 @@ class ChannelTests(DataCase):
         self.server.from_peer(self.relayed, b"one", b"", b"three")
         messages = [parse_channel_data(data) for data in self.alice.collect()]
         self.assertEqual(messages, [(0x4000, b"one"), (0x4000, b""), (0x4000, b"three")])
+
+    def test_event_before_the_first_datagram(self) -> None:
+        """The log is told of an allocation with its first permission, once, however that is made."""
+        events = self.server.core.allocations.events
+
+        def permitted() -> list[Address]:
+            found = [each.relayed for each in events if isinstance(each, FirstPermission)]
+            events.clear()
+            return found
+
+        self.assertEqual(permitted(), [self.relayed])
+        other = self.server.client(Address(ALICE.host, 5))
+        relayed = other.allocate()
+        self.server.from_peer(relayed, b"too early")
+        self.assertEqual((other.collect(), permitted()), ([], []))
+        other.permit(BOB)
+        self.assertEqual(permitted(), [relayed])
+        other.permit(CAROL)
+        other.bind(0x4000, BOB)
+        self.server.from_peer(relayed, b"data")
+        self.assertEqual((len(other.collect()), permitted()), (1, []))
 
     def test_padding(self) -> None:
         """On UDP, bytes after the length are ignored; on a stream, the padding must be there."""
