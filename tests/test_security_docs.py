@@ -128,6 +128,8 @@ SECURITY_NUMBERS = [
     f"may send {LIMITS.address_rate:.0f} lines a second",
     f"{LIMITS.message_rate:.0f} lines a second ({LIMITS.message_burst:.0f} at once)",
     f"An address has {LIMITS.connections_per_address} connections at most",
+    f"one in {WORDS[connection_limiter.EARLIER]} ({LIMITS.connections // connection_limiter.EARLIER})",
+    f"the last {2 * LIMITS.registrations_per_address} peers",
     f"one place in {WORDS[admission.RESERVE]} is kept",
     f"last {2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
     f"{WORDS[LIMITS.calls_per_callee]} of their calls ring at once, at most "

@@ -10,7 +10,8 @@ over in a moment. When all places are taken, the source with the most connection
 the same number, the connection that has been silent longest is closed.
 
 One connection in `RESERVE` is kept for those that wait. Without it, connections whose handshakes are over
-could take all places, and each new connection would end the handshake of the one before it.
+could take all places, and each new connection would end the handshake of the one before it. One in `EARLIER`
+is kept for peers that were registered before: who a client is, is known when its handshake is over.
 
 To answer a ClientHello costs half a millisecond of signing and key agreement, and to send one costs nothing.
 So all handshakes together get a share of the processor, the sources take turns (`HandshakeQueue`), and a
@@ -30,6 +31,7 @@ from punch.net.rate_limits import (
     SourceTable,
     source_of,
 )
+from punch.rendezvous.admission import room_in
 from punch.rendezvous.config import RendezvousLimits
 
 _HEADER = 5
@@ -181,6 +183,10 @@ class HandshakeQueue:
 
 RESERVE = 8
 """One connection in this many is kept for handshakes, up to the number of places for handshakes."""
+EARLIER = 24
+"""One connection in this many is kept for peers that were registered before. An address has a share…"""
+_EARLIER_SHARE = 8
+"""…that is its share of all connections divided by this."""
 
 UNKNOWN: Source = ("a header",)
 """The source of connections whose address comes in a header (PROXY protocol) that has not arrived yet."""
@@ -209,9 +215,14 @@ class ConnectionLimiter:
         self._arrived: SourceTable[int] = SourceTable(limits.handshakes, shares)
         self._answered: SourceTable[int] = SourceTable(limits.handshakes, shares)
         reserve = min(2 * limits.handshakes, limits.connections // RESERVE)
-        self._connections: SourceTable[int] = SourceTable(
-            limits.connections - reserve, Shares.growing(limits.connections_per_address)
-        )
+        earlier = limits.connections // EARLIER
+        share = limits.connections_per_address
+        self._places: list[SourceTable[int]] = [
+            SourceTable(limits.connections - reserve - earlier, Shares.growing(share))
+        ]
+        """Connections after their handshake: of all clients, and of peers that were registered before."""
+        if earlier:
+            self._places.append(SourceTable(earlier, Shares.growing(-(-share // _EARLIER_SHARE))))
         self._open: dict[int, Source] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         """In the order of arrival, which is also the order of their deadlines."""
@@ -285,10 +296,11 @@ class ConnectionLimiter:
         """
         return self._move(connection, self._answered, self._open[connection])
 
-    def established(self, connection: int) -> tuple[bool, int | None]:
+    def established(self, connection: int, *, earlier: bool = False) -> tuple[bool, int | None]:
         """
         The handshake of a connection is over.
 
+        :param earlier: whether the client is a peer that was registered before.
         :return: whether it may stay, and the number of another connection to close for it. A connection that
             may not stay, because its source has used up its share, keeps its place until it has been told so.
         """
@@ -296,13 +308,13 @@ class ConnectionLimiter:
         if waiting is None:
             return connection in self._open, None
         try:
-            evicted = self._connections.room(waiting.source)
+            table, evicted = room_in(self._places if earlier else self._places[:1], waiting.source)
         except NoRoom:
             return False, None
         if evicted is not None:
             self.closed(evicted)
         self._leave(connection)
-        self._connections.enter(waiting.source, connection)
+        table.enter(waiting.source, connection)
         return True, evicted
 
     def closed(self, connection: int) -> None:
@@ -312,7 +324,8 @@ class ConnectionLimiter:
         if connection in self._waiting:
             self._leave(connection)
         else:
-            self._connections.leave(connection)
+            for table in self._places:
+                table.leave(connection)
 
     def get_timer(self) -> float | None:
         """When `handle_timer` is to be called; None if no connection waits."""
@@ -374,7 +387,7 @@ class ConnectionLimiter:
         """
         if len(self._open) < self._limits.connections:
             return None
-        evicted = next(iter(self._waiting), None) or self._connections.room(source)
+        evicted = next(iter(self._waiting), None) or self._places[0].room(source)
         if evicted is not None:
             self.closed(evicted)
         return evicted

@@ -53,6 +53,9 @@ class ControlServerOwner(Protocol):
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """The error for a peer that the operator refuses; None for other peers."""
 
+    def was_registered(self, peer: PeerID) -> bool:
+        """Whether a peer was registered before."""
+
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer has proved its key. Return the session for it."""
 
@@ -100,7 +103,7 @@ class ControlServerProtocol(LineReceiver):
             return
         address = self._seen_address()
         denied = self._owner.denied(peer, address)
-        too_many = None if denied is not None else self._established()
+        too_many = None if denied is not None else self._established(earlier=self._owner.was_registered(peer))
         if too_many is not None:
             denied = Error(ErrorCode.TOO_MANY, too_many)
         if denied is not None:

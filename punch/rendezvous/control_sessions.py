@@ -94,6 +94,10 @@ class ControlSessions:
         """The error for a peer that the operator refuses; None for other peers."""
         return self._access.denied(peer, address)
 
+    def was_registered(self, peer: PeerID) -> bool:
+        """Whether a peer was registered before."""
+        return self._registry.was_registered(peer)
+
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer has proved its key on a new connection. Return the session for it."""
 

@@ -57,10 +57,11 @@ class Established(Protocol):
     A route calls this when the client has finished its handshake or has authenticated itself.
 
     :param metered: whether the processor time of what the client sends is still measured.
+    :param earlier: whether the client is a peer that was registered before.
     :return: None if the connection may stay, else a sentence that says why not.
     """
 
-    def __call__(self, *, metered: bool = True) -> str | None: ...
+    def __call__(self, *, metered: bool = True, earlier: bool = False) -> str | None: ...
 
 
 Route = Callable[[IAddress, Established], IProtocol]
@@ -235,10 +236,10 @@ class ProtocolSniffer(protocol.Protocol):
         if not self._held.running and not self._over:
             self._reading.release()
 
-    def _established(self, *, metered: bool = True) -> str | None:
+    def _established(self, *, metered: bool = True, earlier: bool = False) -> str | None:
         self._unestablished_bytes = None
         self._metered = metered
-        return self._factory.established(self.number, self._address)
+        return self._factory.established(self.number, self._address, earlier=earlier)
 
 
 class ProtocolSnifferFactory(ServerFactory):
@@ -337,11 +338,11 @@ class ProtocolSnifferFactory(ServerFactory):
             self._limit_hit(self._open[number].host, "processor")
         return wait
 
-    def established(self, number: int, address: IAddress | None) -> str | None:
+    def established(self, number: int, address: IAddress | None, *, earlier: bool = False) -> str | None:
         """
         The handshake of a connection is over. Return None if it may stay, else a sentence that says why not.
         """
-        stays, evicted = self.limiter.established(number)
+        stays, evicted = self.limiter.established(number, earlier=earlier)
         self._make_room(evicted, "connections")
         if stays:
             return None

@@ -174,6 +174,10 @@ class Registry:
         peers = {peer for each in under_way for peer in (each.caller, each.callee)}
         return peers if self._others is None else peers | self._others.unfinished(now)
 
+    def was_registered(self, peer: PeerID) -> bool:
+        """Whether a peer was registered here before, as far as that is remembered."""
+        return peer in self._seen
+
     # -- inputs --
 
     def stop(self) -> None:
@@ -422,7 +426,7 @@ class Registry:
 
         :raise NoRoom: no place is left for this peer.
         """
-        tables = self.places if peer in self._seen else self.places[:1]
+        tables = self.places if self.was_registered(peer) else self.places[:1]
         for table in tables:
             try:
                 displaced = table.room(source)

@@ -68,14 +68,15 @@ class Health:
 
 
 _TABLES = (
-    ("connections", "connections", "TCP connections"),
-    ("peers", "registrations", "registered peers"),
-    ("introductions", "introductions", "introductions going on"),
-    ("allocations", "relay_allocations", "relayed addresses"),
+    ("connections", "connections", "TCP connections", 0.83),
+    ("peers", "registrations", "registered peers", 0.875),
+    ("introductions", "introductions", "introductions going on", 0.875),
+    ("allocations", "relay_allocations", "relayed addresses", 0.875),
 )
-"""For each table: its figure, its limit, and what it holds."""
-_NEARLY_FULL = 0.875
-"""One place in eight of most tables is reserved, so that strangers can fill no more than this."""
+"""
+For each table: its figure, its limit, what it holds, and the part at which it is nearly full. One place in
+eight of most is reserved, and one connection in 24 besides, so that strangers can fill no more than this.
+"""
 
 
 def full_tables(figures: Callable[[], Figures]) -> Check:
@@ -85,8 +86,8 @@ def full_tables(figures: Callable[[], Figures]) -> Check:
         now = figures()
         full = [
             f"{getattr(now, figure)} {what}, of {limit:.0f} at most (--{name.replace('_', '-')})"
-            for figure, name, what in _TABLES
-            if (limit := now.limits.get(name)) is not None and getattr(now, figure) >= _NEARLY_FULL * limit
+            for figure, name, what, part in _TABLES
+            if (limit := now.limits.get(name)) is not None and getattr(now, figure) >= part * limit
         ]
         return f"There is little room left: {'; '.join(full)}." if full else None
 

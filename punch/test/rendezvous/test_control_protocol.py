@@ -45,6 +45,9 @@ class Owner:
     def denied(self, peer: PeerID, address: str) -> Error | None:
         return None
 
+    def was_registered(self, peer: PeerID) -> bool:
+        return self.registry.was_registered(peer)
+
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         return ControlSession(
             self.registry,
@@ -67,7 +70,7 @@ class Owner:
         """Nothing is kept."""
 
 
-def established(*, metered: bool = True) -> None:
+def established(*, metered: bool = True, earlier: bool = False) -> None:
     """The connection may stay."""
 
 

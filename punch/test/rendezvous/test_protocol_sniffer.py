@@ -113,6 +113,38 @@ class ConnectionLimiterTests(SynchronousTestCase):
         self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
         self.assertEqual(len(self.limiter), 20)
 
+    def test_places_of_peers_that_were_registered_before(self) -> None:
+        """They have some at a full address, and when all others are taken; strangers get none of them."""
+        limiter = ConnectionLimiter(
+            replace(RendezvousLimits(), handshakes=8, connections=96, connections_per_address=16)
+        )
+
+        def come(host: str, *, earlier: bool = False) -> bool:
+            number, _ = limiter.admit(host, 0.0)
+            assert number is not None
+            stays, evicted = limiter.established(number, earlier=earlier)
+            self.assertIsNone(evicted)
+            if stays:
+                numbers.append(number)
+            else:
+                limiter.closed(number)
+            return stays
+
+        numbers: list[int] = []
+        self.assertEqual(sum(come("203.0.113.1") for _ in range(20)), 16)
+        # An eighth of the share of the address
+        self.assertEqual(sum(come("203.0.113.1", earlier=True) for _ in range(20)), 2)
+        limiter.closed(numbers.pop())
+        self.assertFalse(come("203.0.113.1"))
+        self.assertTrue(come("203.0.113.1", earlier=True))
+        while numbers:
+            limiter.closed(numbers.pop())
+        self.assertEqual(len(limiter), 0)
+        # An eighth is for handshakes, a 24th for these peers.
+        self.assertEqual(sum(come(f"10.{network}.0.1") for network in range(96)), 80)
+        self.assertEqual(sum(come(f"10.{network}.0.1", earlier=True) for network in range(100, 110)), 4)
+        self.assertEqual(len(limiter), 84)
+
     def test_established_connections_leave_room_for_handshakes(self) -> None:
         """A flood has all that can be established; a peer finishes its handshake while the flood comes on."""
         limiter = ConnectionLimiter(

@@ -44,6 +44,17 @@ class LimitTests(RendezvousCase):
         # Nor does it lock out its own neighbours: its oldest makes room.
         self.register(self.bob, self.office)
 
+    def test_who_was_registered_before_connects_to_a_full_address(self) -> None:
+        """The address has all connections that it may have: a stranger is refused, an earlier peer is not."""
+        self.restart(limits=replace(self.limits, connections_per_address=2, registrations_per_address=2))
+        self.register(self.alice).abort()
+        self.net.advance(0.5)
+        for number in range(2):
+            self.register(self.key(f"stranger {number}"), self.home)
+        late = self.connect(self.key("late"), self.home)
+        self.assertIn("--connections-per-address", late.last["text"])
+        self.register(self.alice)
+
     def test_neighbours_behind_one_address(self) -> None:
         """
         Peers that together exceed the rate of their address stay connected, and quiet ones are not slowed
