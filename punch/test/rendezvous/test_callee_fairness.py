@@ -46,6 +46,31 @@ class CalleeTests(FairnessCase):
         self.assertEqual(len(self.flood(["203.0.113.1"] * 100)), 2)
         self.assert_rings(peer("stranger"), "198.51.100.1")
 
+    def test_most_that_one_source_has(self) -> None:
+        """
+        An address or a /64 rings twice at once, a /56 four times. A /48 or a /24 may have all eight places;
+        then one of its calls makes room for a caller from elsewhere.
+        """
+        for most, hosts in (
+            (2, ["203.0.113.1"] * 60),
+            (2, [f"2001:db8::{number:x}" for number in range(60)]),
+            (4, [f"2001:db8:1:{number:x}::1" for number in range(60)]),
+            (8, [f"2001:db8:2:{number << 8:x}::1" for number in range(60)]),
+            (8, SIXTY),
+        ):
+            self.bob = peer("bob", *hosts)
+            self.join(self.bob, "192.0.2.200")
+            asking = self.decisions[self.bob] = Asking([], lambda: len(self.ends(self.bob)))
+            self.flood(hosts, 1, hosts[-1])
+            self.assertEqual(len(asking.heard), most)
+            self.assertEqual(self.ends(self.bob), {})
+            stranger = peer("stranger", *hosts)
+            self.join(stranger, "198.51.100.1")
+            self.assertIsNotNone(self.call(stranger, self.bob))
+            self.assertIn(stranger, asking.heard)
+            self.assertEqual(len(self.ends(self.bob)), most == self.limits.calls_per_callee)
+            self.wait(61.0)
+
     def test_one_network(self) -> None:
         """A /64, a /56, a /48 or a /24 has its share at most, and makes room for others."""
         for hosts in (
