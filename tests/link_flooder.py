@@ -39,7 +39,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.node import Node
-from punch.test.flooder import CALLEE_FLOODS, FLOODS, ROOM, KeptSecrets, PacketWriter, integer, packed
+from punch.test.flooder import BULK, CALLEE_FLOODS, FLOODS, KeptSecrets, PacketWriter, integer, packed
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -53,29 +53,15 @@ MOST_AT_ONCE = 64
 """Packets of a burst that came late."""
 
 
-def big_pieces(number: int) -> bytes:
-    """Pieces as large as packets, on four streams, with gaps: all that flow control allows has to be kept."""
-    return (
-        b"\x0e"
-        + integer(8 + 4 * (number % 4))
-        + integer(1 + number // 4 * 1121)
-        + integer(1120)
-        + bytes(1120)
-    )
-
-
 MANY_RANGES = b"\x02" + integer(61) + b"\x00" + integer(30) + b"\x00" + b"\x00\x00" * 30
 """An acknowledgement of 31 packets, of which each is followed by one that is missing."""
 
 PAYLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
-    **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS).items()},
-    "PADDING": lambda: repeat(bytes(ROOM)),
+    **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS | BULK).items()},
     # The first ones make the victim send more packets than are acknowledged then.
     "ACK, ranges": lambda: chain(repeat(b"\x01" + bytes(20), 1000), repeat(MANY_RANGES * 16)),
     "ACK, ECN": lambda: packed(lambda number: b"\x03\x00\x00\x00\x00" + 3 * integer(number)),
-    "DATAGRAM, whole packets": lambda: repeat(b"\x30" + bytes(ROOM - 1)),
     "unknown": lambda: packed(lambda number: b"\x40\x42"),
-    "STREAM, large": lambda: packed(big_pieces),
     "STREAMS_BLOCKED, one-way": lambda: packed(lambda number: b"\x17\x01"),
     "MAX_STREAMS, one-way": lambda: packed(lambda number: b"\x13" + integer(1000 + number)),
     "CONNECTION_CLOSE": lambda: packed(lambda number: b"\x1c\x00\x00\x00"),

@@ -39,6 +39,7 @@ QUICK = [
     "NEW_CONNECTION_ID",
     "PATH_CHALLENGE",
     "DATAGRAM",
+    "DATAGRAM, whole packets",
     "CONNECTION_CLOSE",
     "NEW_TOKEN",
 ]
@@ -63,7 +64,6 @@ REST = [
     "PATH_RESPONSE",
     "CONNECTION_CLOSE, application",
     "DATAGRAM, empty",
-    "DATAGRAM, whole packets",
     "unknown",
     "HANDSHAKE_DONE",
 ]

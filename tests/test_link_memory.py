@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, packed
+from punch.link.quic import CONNECTION_WINDOW
+from punch.link.receive_limits import UNANSWERED_PACKETS
+from punch.test.flooder import BATCH, BULK, CALLEE_FLOODS, FLOODS, Flooder, packed
 from punch.test.link.test_limits import MOST_PACKETS, STREAM_OPEN
 from punch.test.link_pair import AioquicMixin, LinkTestCase
 
 BOUND = 12_000_000
 """Bytes, as docs/security.md says. Most is taken by datagrams, which nobody reads here: up to 9.2 MB."""
+MOST_OF_PADDING = 36_000
+"""Packets after which packets of PADDING, or pieces of streams as large as packets, have ended the link."""
 STATM = Path("/proc/self/statm")
 
 
@@ -74,3 +78,47 @@ def test_any_kind_of_frame(kind: type[LinkTestCase]) -> None:
     assert {name: size for name, size in zip(names, sizes, strict=True) if size > BOUND} == {}
     # So much can be seen at all.
     assert max(sizes) > 500_000
+
+
+def send_bulk(kind: type[LinkTestCase], name: str) -> tuple[int, str, int]:
+    """
+    Send packets full of one kind of bulk data until the link ends, acknowledging nothing.
+
+    :return: how many packets arrived, why the link ended, and the bytes of memory that it took at most.
+    """
+    flood(kind, "PING")
+    links = kind()
+    links.setUp()
+    flooder = Flooder(links.make_callee(), links.certificate, True)
+    flooder.send([STREAM_OPEN])
+    payloads = packed(BULK[name])
+    before = most = resident()
+    while flooder.victim.closed is None and flooder.sent < 2 * UNANSWERED_PACKETS:
+        flooder.send(next(payloads) for _ in range(BATCH))
+        # An application that reads the datagrams.
+        flooder.victim.events.clear()
+        if not flooder.sent // BATCH % 100:
+            most = max(most, resident())
+    assert flooder.victim.closed is not None
+    return flooder.sent, flooder.victim.closed.reason, max(most, resident()) - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bulk_data() -> None:
+    """What looks like a transfer ends the link later, and takes no more memory than docs/security.md says."""
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        results = pool.starmap(send_bulk, [(Links, name) for name in BULK], chunksize=1)
+        pool.close()
+        pool.join()
+    told = dict(zip(BULK, results, strict=True))
+    packets, reason, memory = told["PADDING"]
+    assert MOST_PACKETS < packets <= MOST_OF_PADDING
+    assert "brought nothing" in reason
+    assert memory < BOUND
+    packets, reason, memory = told["DATAGRAM, whole packets"]
+    assert MOST_OF_PADDING < packets <= UNANSWERED_PACKETS + BATCH
+    assert "acknowledges nothing" in reason
+    assert memory < BOUND
+    packets, reason, memory = told["STREAM, large"]
+    assert MOST_PACKETS < packets <= MOST_OF_PADDING
+    assert memory < CONNECTION_WINDOW + BOUND

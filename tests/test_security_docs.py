@@ -16,7 +16,7 @@ from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.link.events import LinkLimits
 from punch.link.quic import CONNECTION_WINDOW, MAX_RECEIVED
-from punch.link.receive_limits import Sampler
+from punch.link.receive_limits import UNANSWERED_PACKETS, Sampler
 from punch.local import connection as local_connection
 from punch.local import server as local_server
 from punch.local.protocol import MAX_LINE
@@ -38,7 +38,8 @@ from punch.wire.sealed import PADDING
 from punch.wire.service_records import MAX_RECORDS
 from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
 from punch.wire.turn_uri import MAX_RELAYS
-from tests.test_link_memory import BOUND
+from tests.test_link_floods import QUICK, REST
+from tests.test_link_memory import BOUND, MOST_OF_PADDING
 
 ROOT = Path(__file__).parent.parent
 SECURITY = (ROOT / "docs/security.md").read_text(encoding="utf-8")
@@ -114,6 +115,10 @@ SECURITY_NUMBERS = [
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",
     f"after {MOST_PACKETS:,} packets",
     f"less than {BOUND / 1e6:.0f} MB of memory",
+    f"after {MOST_OF_PADDING:,} packets of PADDING",
+    f"after {UNANSWERED_PACKETS:,} packets with datagrams",
+    f"a real process {len(QUICK + REST)} kinds of packets",
+    f"sends {len(QUICK)} of the {len(QUICK + REST)} kinds",
     f"Up to {CONNECTION_WINDOW >> 20} MiB",
     f"one of {Sampler.ONE_OF} at random",
     f"{2 * Sampler.ONE_OF - 1} packets",

@@ -212,3 +212,22 @@ CALLEE_FLOODS: dict[str, Callable[[int], bytes]] = {
     "HANDSHAKE_DONE": lambda number: b"\x1e",
 }
 """Frames that only a callee may send."""
+
+
+def big_pieces(number: int) -> bytes:
+    """Pieces as large as packets, on four streams, with gaps: all that flow control allows has to be kept."""
+    return (
+        b"\x0e"
+        + integer(8 + 4 * (number % 4))
+        + integer(1 + number // 4 * 1121)
+        + integer(1120)
+        + bytes(1120)
+    )
+
+
+BULK: dict[str, Callable[[int], bytes]] = {
+    "PADDING": lambda number: bytes(ROOM),
+    "DATAGRAM, whole packets": lambda number: b"\x30" + bytes(ROOM - 1),
+    "STREAM, large": big_pieces,
+}
+"""Frames as large as packets. A caller that transfers much sends such ones, so more of them are taken."""
