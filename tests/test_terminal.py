@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,10 @@ def test_what_a_peer_sends_cannot_act_on_the_terminal(local: LocalPeers) -> None
         alice.command("send", text=evil)
         bob.wait(r"\\x1b\[2J\\x1b\]0;title\\x07\\x9b31m\\u202e\\u2066 <b>bold</b>\\x0d\\x08 \\x00$")
         bob.wait("^    Your ID: fake$")
+        # An address of the web is in one piece and as it came, so that the terminal makes a link of it.
+        url = "https://example.com/a_(b)/~user/" + "segment-/" * 30 + "?q=a%20b&c=d;e#f"
+        alice.command("send", text=f"see {url} there")
+        bob.wait(re.escape(f"evil: see {url} there") + "$")
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", bob.text)
         bob.wait("^Your ID")
 
@@ -284,6 +289,42 @@ def test_a_bell_while_nobody_looks(local: LocalPeers) -> None:
         bob.type("\x1b[I/quit\r")
         assert bob.exit() == 0
         assert "\x1b[?1004l" in bob.output
+
+
+def test_other_notices_while_nobody_looks(local: LocalPeers) -> None:
+    """What `--notify` says reaches the terminal: a notice of one of two kinds, or nothing."""
+    notices = {
+        "osc9": "\x1b]9;Message from alice\x1b\\",
+        "osc777": "\x1b]777;notify;Punch;Message from alice\x1b\\",
+        "off": "",
+    }
+    alice = local.running.peer("alice")
+    alice.wait("registered")
+    with ExitStack() as stack:
+        shown = {
+            kind: stack.enter_context(
+                terminal(local.peer(f"with-{kind}", "--accept", "anyone", "--notify", kind), local.directory)
+            )
+            for kind in notices
+        }
+        for kind, notice in notices.items():
+            one = shown[kind]
+            one.wait("Waiting for a call")
+            one.wait_for_editor()
+            one.type("\x1b[O")
+            one.pump(0.5)
+            identity_of_one = one.wait(r"Your ID: (\w{56})")[1]
+            alice.command("call", peer=identity_of_one)
+            alice.wait("connected")
+            alice.command("send", peer=identity_of_one, text="one")
+            one.wait("[0-9:]{5} alice: one")
+            one.pump(0.5)
+            assert notice in one.output
+            assert "\a" not in one.output
+            assert ("\x1b]9;" in one.output) == (kind == "osc9")
+            assert ("\x1b]777;" in one.output) == (kind == "osc777")
+            one.type("\x1b[I/quit\r")
+            assert one.exit() == 0
 
 
 def test_keys(local: LocalPeers) -> None:

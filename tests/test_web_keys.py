@@ -64,6 +64,19 @@ def test_a_key_of_a_composition_is_not_ours(linked: LinkedPages, name: str) -> N
     expect(page.locator("#find")).to_be_focused()
     page.locator("#find").fill("")
 
+    # The field for codes: "-", space and Tab take the word that is completed, and Enter joins.
+    visitor.go("#/you")
+    page.locator("#code-typed").fill("48213-mayonnaise")
+    for how in COMPOSING:
+        for key in ("-", " ", "Tab", "Enter", "Escape"):
+            page.locator("#code-typed").evaluate("field => field.setSelectionRange(9, field.value.length)")
+            assert press(page, "#code-typed", key, **how), (key, how)
+            assert page.locator("#code-typed").evaluate("field => field.selectionStart") == 9, (key, how)
+    expect(page.locator("#code-typed")).to_have_value("48213-mayonnaise")
+    assert not press(page, "#code-typed", "Tab")
+    expect(page.locator("#code-typed")).to_have_value("48213-mayonnaise-")
+    page.locator("#code-typed").fill("")
+
     # Anywhere else: Escape goes back, Alt and arrows to another chat, Control with a letter elsewhere.
     visitor.go("#/settings")
     for how in COMPOSING:
@@ -110,9 +123,14 @@ def test_a_real_composition(linked: LinkedPages) -> None:
 
 @pytest.mark.parametrize("name", BROWSERS)
 def test_a_character_that_alt_makes(linked: LinkedPages, name: str) -> None:
-    """Option and AltGr make letters: those do nothing else, and neither does Alt in a field."""
+    """Option and AltGr make letters: those do nothing else, nor does Alt in a field, while a call waits."""
     visitor = chat(linked, name)
     page = visitor.page
+    caller = linked.running.peer("dora", "--rendezvous", linked.address, state=f"state-dora-{name}")
+    caller.wait("registered")
+    caller.command("call", peer=linked.alice.id)
+    card = page.get_by_role("region", name="Incoming calls").locator(".call")
+    expect(card).to_have_count(1)
     page.locator("#write").fill("dzie")
     shown = page.locator(".diagram").is_visible()
     for selector in ("#write", "#find", "#main"):
@@ -131,9 +149,22 @@ def test_a_character_that_alt_makes(linked: LinkedPages, name: str) -> None:
     # In a text, Option and an arrow move by a paragraph.
     assert press(page, "#write", "ArrowDown", altKey=True)
     assert page.locator(".diagram").is_visible() == shown
+    # A letter that a browser makes of such a key stands in the text, and the call still waits.
+    page.locator("#write").focus()
+    for letter in "ń¥π":
+        assert press(page, "#write", letter, code="KeyN", altKey=True), letter
+        page.keyboard.insert_text(letter)
+    expect(page.locator("#write")).to_have_value("dzień¥π")
+    expect(card).to_have_count(1)
+    assert not any(event["event"] == "failed" for event in caller.settle())
     assert not press(page, "#main", "p", code="KeyP", altKey=True)
     assert page.locator(".diagram").is_visible() != shown
     press(page, "#main", "P", code="KeyP", altKey=True)
+    # Where nothing is typed, Alt and N alone refuse the call.
+    assert not press(page, "#main", "n", code="KeyN", altKey=True)
+    assert caller.wait("failed")["reason"] == "refused"
+    expect(card).to_have_count(0)
+    linked.running.end(caller)
     assert visitor.complaints == []
 
 

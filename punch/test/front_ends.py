@@ -24,6 +24,7 @@ from punch.link.transport import LinkAddress
 from punch.node.events import Connected, IncomingCall, Ready
 from punch.test.memory_node import LinkStandIn, MemoryNode
 from punch.ui.front_end import FrontEndContext, Settings
+from punch.ui.terminal.escapes import Notice
 from punch.wire.address import Address
 
 
@@ -217,14 +218,16 @@ def incoming(peer: PeerID, name: str = "eve", decided: bool = False) -> Incoming
 class FrontEndFixture:
     """A front end and all its edges."""
 
-    def __init__(self, target: PeerID | None = None, history: bool = True) -> None:
+    def __init__(
+        self, target: PeerID | None = None, history: bool = True, notice: Notice = Notice.BELL
+    ) -> None:
         self.clock = Clock()
         self.screen = Screen()
         self.node = MemoryNode(lambda: NOW + self.clock.seconds())
         self.disk = Disk(Store(None))
         self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []
-        self.settings = Settings(ME, "alice", target, history)
+        self.settings = Settings(ME, "alice", target, history, notice)
         self.context = FrontEndContext(
             self.clock,
             lambda status, sentence: self.ends.append((status, sentence)),

@@ -111,7 +111,7 @@ class TextRenderer:
             trouble = event_sentence(event)
             if trouble != self.trouble and event.retry_in is not None:
                 self.trouble = trouble
-                self._screen.show(self._style.bad(describe(event)))
+                self._screen.show(self._timed(self._style.bad(describe(event))))
         elif isinstance(event, IncomingCall):
             self._show_incoming(event)
         elif isinstance(event, Connected):
@@ -133,6 +133,10 @@ class TextRenderer:
         """Show a line of less importance."""
         self._screen.show(self._style.dim(text))
 
+    def _show_dim_timed(self, text: str) -> None:
+        """Show a line of less importance about something that happens now."""
+        self._screen.show(self._timed(self._style.dim(text)))
+
     def show_error(self, text: str) -> None:
         """Show what went wrong."""
         self._screen.show(self._style.bad(text))
@@ -150,7 +154,7 @@ class TextRenderer:
 
     def _show_registered(self, event: Registered) -> None:
         self.trouble = None
-        self.show_dim(describe(event))
+        self._show_dim_timed(describe(event))
         if self._delayed is not None:
             self._show_progress(self._delayed)
             self._delayed = None
@@ -164,7 +168,7 @@ class TextRenderer:
         """Show how far a call is, or what became of a link's path."""
         peer, name = event.peer, self._view.name_of(event.peer)
         if not self._compact or not isinstance(event, (Calling, Introduced, Checking)):
-            self.show_dim(describe(event, name))
+            self._show_dim_timed(describe(event, name))
             return
         if isinstance(event, Calling):
             has_id = name == peer.short or name.endswith(f"{peer.short})")
@@ -291,7 +295,7 @@ class TextRenderer:
         if now - self._progress_shown.get(transfer.number, now) >= LINE_INTERVAL:
             self._progress_shown[transfer.number] = now
             who = self._view.name_of(transfer.peer)
-            self.show_dim(answers.transfer_line(transfer_fields(transfer, who), who))
+            self._show_dim_timed(answers.transfer_line(transfer_fields(transfer, who), who))
 
     def _show_transfer(self, transfer: Transfer) -> None:
         who, number = self._view.name_of(transfer.peer), transfer.number
@@ -300,18 +304,19 @@ class TextRenderer:
         else:
             self._progress_shown.pop(number, None)
         if transfer.stage is Stage.OFFERED and not transfer.outgoing:
-            self._screen.show("\n".join(offer_lines(transfer.offer, who)))
+            first, *more = offer_lines(transfer.offer, who)
+            self._screen.show("\n".join([self._timed(first), *more]))
             self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
         elif transfer.stage is not Stage.OFFERED:
-            self.show_dim(answers.transfer_line(transfer_fields(transfer, who), who))
+            self._show_dim_timed(answers.transfer_line(transfer_fields(transfer, who), who))
             if transfer.stage is Stage.DONE and transfer.offer.text is not None:
                 self._screen.show(printable(transfer.offer.text, "\n"))
 
     def _show_other(self, event: Event) -> None:
         if isinstance(event, CallUnanswerable):
+            text = f"Refused the call of {self._view.name_of(event.peer)}, as nobody is here to ask: "
             self._screen.show(
-                f"Refused the call of {self._view.name_of(event.peer)}, as nobody is here to ask: "
-                "start with --accept known or --accept anyone to let calls in."
+                self._timed(f"{text}start with --accept known or --accept anyone to let calls in.")
             )
         elif isinstance(event, PeerUnreachable):
             again = event.retry_in is not None
@@ -320,20 +325,21 @@ class TextRenderer:
                 name = self._view.name_of(event.peer)
                 how = ", and they are called again." if again else " until one of you calls."
                 why = "" if event.failure.reason in _NOT_THERE else f" {describe(event.failure)}"
-                self.show_dim(f"{name} is not there: what you type waits here{how}{why}")
+                self._show_dim_timed(f"{name} is not there: what you type waits here{how}{why}")
         elif isinstance(event, StoreFailed):
-            self._screen.show(
-                "The history can be written again." if event.text is None else self._style.bad(event.text)
-            )
+            writable = "The history can be written again."
+            shown = writable if event.text is None else self._style.bad(event.text)
+            self._screen.show(self._timed(shown))
         elif isinstance(event, ChatBroken):
-            self.show_error(printable(event.text))
+            self._screen.show(self._timed(self._style.bad(printable(event.text))))
         elif isinstance(event, TransferChanged):
             self._show_transfer(event.transfer)
         elif isinstance(event, TransferProgress):
             self._show_transfer_progress(event.transfer)
         elif isinstance(event, CodeUsed):
-            self._screen.show(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
+            met = answers.met_line({**contact_fields(event.contact), "problem": event.problem})
+            self._screen.show(self._timed(met))
         elif isinstance(event, CodeVoid):
-            self.show_error(printable(ended_sentence(event.why)))
+            self._screen.show(self._timed(self._style.bad(printable(ended_sentence(event.why)))))
         elif isinstance(event, PageServed):
             self._screen.show(f"Open this in a browser on this machine, it works once: {event.url}")

@@ -19,6 +19,7 @@ from punch.identity import PeerID
 from punch.node.path import RelayPolicy
 from punch.state import StateDirectory, login_name
 from punch.test.front_ends import BOB, ME
+from punch.ui.terminal.escapes import Notice
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -66,6 +67,11 @@ class OptionsTests(OptionsCase):
         self.assertEqual(options.peer.name, "dave")
         self.assertEqual(options["json"], 1)
 
+    def test_notices(self) -> None:
+        self.assertIs(self.parse().notice, Notice.BELL)
+        for notice in Notice:
+            self.assertIs(self.parse("--notify", notice.value).notice, notice)
+
     def test_what_is_not_seen_is_ignored(self) -> None:
         """Invisible characters are ignored in options and values that are no names of files."""
         root = self.root / "a\u200bb"
@@ -97,6 +103,7 @@ class OptionsTests(OptionsCase):
             (["--peer", PIN[1:]], "pin"),
             (["--accept", "nobody"], "--accept"),
             (["--relay", "maybe"], "--relay"),
+            (["--notify", "osc99"], "--notify"),
             (["--name", "a/b"], "--name"),
             (["--name", ""], "--name"),
             (["--state-dir", ""], "--state-dir"),

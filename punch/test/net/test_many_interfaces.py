@@ -17,10 +17,12 @@ from punch.net.interfaces import (
     usable_addresses,
 )
 from punch.node.events import Connected
+from punch.node.path import RelayPolicy
 from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
 from punch.test.netcheck_network import NetcheckNetwork
 from punch.test.system import Peer, Rendezvous, SystemTestCase, connect
 from punch.wire.address import Address, preference_class
+from punch.wire.turn_uri import TurnTransport
 
 NAMES = "service", "alice", "bob"
 CUT_OFF = 12
@@ -100,6 +102,23 @@ class WayOutTests(SystemTestCase):
         self.net.advance(5.0)
         pairs = [pair for pair in alice.node.pairs(bob.id) if pair.selected]
         self.assertEqual([pair.local.host for pair in pairs], [hosts[0].addresses[-1]])
+
+    def test_a_relay(self) -> None:
+        """Over UDP, from the way out: the other interfaces take none of the few tries from it."""
+        host = self.crowded("alice")
+        alice = Peer(self.net, host, self.rendezvous.address, relay=RelayPolicy.ONLY)
+        bob = self.peer("bob")
+        self.peers.append(alice)
+        for peer in (alice, bob):
+            peer.register()
+        self.net.advance(3.0)
+        here_at = self.net.now
+        here, _ = connect(alice, bob, 5.0)
+        self.assertLess(self.net.now - here_at, 1.0)
+        self.assertEqual(here.path.kind, "relay")
+        (relay,) = alice.node.status.relays
+        assert relay.socket is not None
+        self.assertEqual((relay.transport, relay.socket.host), (TurnTransport.UDP, host.addresses[-1]))
 
 
 class CableTests(SystemTestCase):

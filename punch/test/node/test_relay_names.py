@@ -126,6 +126,43 @@ class MovingRelayTests(TwoServicesCase):
         self.assertEqual(self.user.found, [SERVICE, OTHER_SERVICE])
 
 
+class WayOutTests(RendezvousCase):
+    """From which sockets relays are asked, of a machine with many interfaces."""
+
+    def asked(self, bases: list[Address], relays: list[str]) -> list[tuple[str, str]]:
+        """Which relays are asked first, each with the host of the socket, in order."""
+        asked: list[tuple[str, str]] = []
+        pool = RelayPool(
+            self.home.reactor,
+            monotonic=self.net.monotonic,
+            random=self.net.random_bytes("pool"),
+            roots=None,
+            name="rendezvous.example",
+            bases=lambda: bases,
+            send=lambda _, remote, local: asked.append((local.host, remote.host)),
+            received=lambda *_: None,
+            renew=lambda: None,
+        )
+        self.addCleanup(pool.stop)
+        urls = [TurnURI(host, 3478, TurnTransport.UDP) for host in relays]
+        pool.update(tuple(RelayServer(url, "user", "secret", "punch", "", 3600.0) for url in urls), SERVICE)
+        pool.join(RecordingRelayUser())
+        return asked
+
+    def test_it_comes_first(self) -> None:
+        """Every relay is asked from the way out of its family before any is from another interface."""
+        out, out6 = Address("192.168.1.2", 1000), Address("2001:db8:1::2", 1000)
+        cut_off = [Address(f"10.{number}.0.2", 1000) for number in range(12)]
+        cut_off6 = [Address(f"2001:db8:{number + 10}::2", 1000) for number in range(12)]
+        bases = [out, *cut_off, out6, *cut_off6]
+        relays = [f"198.51.100.{number}" for number in range(1, 4)]
+        asked = self.asked(bases, [*relays, "2001:db8::9"])
+        self.assertEqual(asked, [*((out.host, relay) for relay in relays), (out6.host, "2001:db8::9")])
+        asked = self.asked(bases, relays[:2])
+        first = [(out.host, relay) for relay in relays[:2]]
+        self.assertEqual(asked, [*first, *((cut_off[0].host, relay) for relay in relays[:2])])
+
+
 class CacheTests(RendezvousCase):
     """`HostAddresses`, and the reflectors of a rendezvous."""
 

@@ -346,8 +346,13 @@ class TypedTests(Case):
             ("name eve evelyn", ("name", {"peer": eve, "name": "evelyn"})),
             ("name eve -", ("name", {"peer": eve, "name": None})),
             ("msg eve good morning", ("send", {"peer": eve, "text": "good morning"})),
+            ("nick Robert", ("rename", {"name": "Robert"})),
+            ("NI\u200bCK Боб", ("rename", {"name": "Боб"})),
+            ("list", ("peers", {})),
+            ("chats", ("conversations", {})),
             ("id", ("status", {})),
             ("q", ("quit", {})),
+            ("exit", ("quit", {})),
         ]
         for line, order in cases:
             with self.subTest(line):
@@ -373,6 +378,17 @@ class TypedTests(Case):
             slash.parse(f"send {file}", self.chat, None, None)
         with self.assertRaises(ChatError):
             self.parse("send a\0b")
+
+    def test_aliases_do_what_they_stand_for(self) -> None:
+        """`/nick` gives oneself a name, `/list` shows the address book."""
+        self.do("name", peer=str(EVE), name="eve")
+        name, fields = self.parse("nick Robert")
+        self.do(name, **fields)
+        self.assertEqual(self.chat.name, "Robert")
+        name, fields = self.parse("list")
+        self.assertEqual([each["petname"] for each in self.do(name, **fields)["peers"]], ["eve"])
+        for short, command in slash.SHORT.items():
+            self.assertIn(f"/{short} for /{command}", "\n".join(slash.help_lines("")))
 
     def test_who_is_here_is_found_by_what_he_calls_himself(self) -> None:
         self.connect(EVE, "Mallory")

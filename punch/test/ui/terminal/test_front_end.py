@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import ChatMessage
+from punch.apps.chat.events import ChatBroken, PeerUnreachable, StoreFailed
+from punch.apps.chat.events import Event as ChatEvent
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.link.status import Path as LinkPath
@@ -29,7 +31,7 @@ from punch.node.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, incoming
 from punch.ui.command_line import MAX_UNSEEN
-from punch.ui.terminal.escapes import Style
+from punch.ui.terminal.escapes import Notice, Style
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
@@ -101,8 +103,14 @@ class RecordingPrompt:
 
 
 class TerminalCase(SynchronousTestCase):
-    def begin(self, target: PeerID | None = None, history: bool = True, term: str = "dumb") -> None:
-        self.fixture = FrontEndFixture(target, history)
+    def begin(
+        self,
+        target: PeerID | None = None,
+        history: bool = True,
+        term: str = "dumb",
+        notice: Notice = Notice.BELL,
+    ) -> None:
+        self.fixture = FrontEndFixture(target, history, notice)
         self.prompt = RecordingPrompt()
         self.stops = 0
         self.interrupts = 0
@@ -327,6 +335,51 @@ class CallTests(TerminalCase):
         self.assertEqual(len(self.prompt.notices), 2)
         self.emit(incoming(EVE))
         self.assertEqual(len(self.prompt.notices), 3)
+
+    def test_notices_of_each_kind(self) -> None:
+        for notice, told in (
+            (Notice.OSC9, ["\x1b]9;Message from bob\x1b\\", "\x1b]9;eve is calling\x1b\\"]),
+            (
+                Notice.OSC777,
+                [
+                    "\x1b]777;notify;Punch;Message from bob\x1b\\",
+                    "\x1b]777;notify;Punch;eve is calling\x1b\\",
+                ],
+            ),
+            (Notice.OFF, []),
+        ):
+            self.begin(notice=notice)
+            chat_link = self.connect()
+            chat_link.far.send("one")
+            chat_link.run()
+            self.emit(incoming(EVE, "eve"))
+            self.assertEqual(self.prompt.notices, told)
+
+    def test_each_line_about_now_has_its_time(self) -> None:
+        """Whatever happens by itself is shown with the time at which it did."""
+        self.connect()
+        relayed = LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02)
+        failure = CallFailed(BOB, OtherCause("not-registered", "They are not there."))
+        events: list[tuple[str, ChatEvent]] = [
+            ("Registered at ", Registered("punch://x:1")),
+            ("No answer.", Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2)),
+            ("The path to bob", PathLost(BOB, "bob")),
+            ("The path to bob", PathChanged(BOB, relayed)),
+            ("", PathSlowed(BOB, RelayLimit.PEER, "bob")),
+            ("The path to bob", PathLost(BOB, "bob")),
+            ("Bob left.", Disconnected(BOB, OtherCause("bye", "Bob left."))),
+            ("bob is not there: ", PeerUnreachable(BOB, failure, 8.0)),
+            ("The disk is full.", StoreFailed("The disk is full.")),
+            ("The history can be written again.", StoreFailed(None)),
+            ("Something broke.", ChatBroken(BOB, "Something broke.")),
+        ]
+        for begin, event in events:
+            with self.subTest(repr(event)):
+                self.prompt.take()
+                self.front_end.show_event(event)
+                shown = self.prompt.take().split("\n")
+                line = next(line for line in shown if line.startswith(begin))
+                self.assertRegex(line, r" \(\d\d:\d\d\)$")
 
     def test_who_somebody_is(self) -> None:
         self.type("/whois")

@@ -1,7 +1,7 @@
 // Codes, by which two people get into each other's address book: one that waits here, and the field for one of theirs.
 
 import { h, icon, replace } from "./dom.js";
-import { composes } from "./keys.js";
+import { composes, onKeys } from "./keys.js";
 import { count, plain, visible } from "./text.js";
 import { copy, qrCode } from "./widgets.js";
 
@@ -72,8 +72,8 @@ export class CodesCard {
       "aria-autocomplete": "inline",
       onfocus: loadWords,
       oninput: (event) => complete(this.field, event),
-      onkeydown: (event) => accept(this.field, event),
     });
+    onKeys(this.field, (event) => accept(this.field, event));
     this.problem = h("p", { class: "problem", role: "alert", id: "code-problem" });
     this.joinButton = h("button", { class: "button" }, "Use it");
     this.ours = h("div", { class: "own-code" });

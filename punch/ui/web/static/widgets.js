@@ -82,7 +82,7 @@ function openDialog(title, build) {
   });
 }
 
-/** Ignore Escape and Enter in the dialog while they belong to an input method. */
+/** Keep the dialog open on Escape while that belongs to an input method. */
 function keepWhileComposing(dialog) {
   let composing = false;
   dialog.addEventListener("compositionstart", () => (composing = true));
