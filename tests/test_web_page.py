@@ -164,6 +164,39 @@ def test_links(linked: LinkedPages, name: str) -> None:
     assert visitor.complaints == []
 
 
+@pytest.mark.parametrize("name", BROWSERS)
+def test_what_is_not_seen(linked: LinkedPages, name: str) -> None:
+    """Hebrew is shown without marks and isolates, and an ID is found with what is unseen in it."""
+    says(linked, "\u200fשלום, \u2067עולם\u2069 (42)!\u200f")
+    visitor = linked.visit(name, linked.alice)
+    page = chat(linked, visitor)
+    body = page.locator(".message .body")
+    expect(body).to_have_text("שלום, עולם (42)!")
+    assert body.evaluate("body => /[\\u200e\\u200f\\u2066-\\u2069\\\\]/.test(body.textContent)") is False
+    assert body.locator(".escape").count() == 0
+
+    box, found = page.locator("#find"), page.locator("a.person")
+    pasted = f"\ufeff{linked.bob.id[:28]}\u200b{linked.bob.id[28:]}\u2060\xad"
+    box.evaluate(
+        """(box, text) => {
+            box.focus();
+            const data = new DataTransfer();
+            data.setData("text/plain", text);
+            const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+            if (box.dispatchEvent(event)) document.execCommand("insertText", false, text);
+        }""",
+        pasted,
+    )
+    assert box.evaluate("box => box.value.includes('\u200b') || box.value.length === 56")
+    expect(found).to_have_count(1)
+    expect(page.locator("#side")).not_to_contain_text("typo")
+    expect(page.locator("#side")).not_to_contain_text("An ID has")
+    visitor.go("#/settings")
+    box.press("Enter")
+    expect(page).to_have_url(re.compile(f"#/chat/{linked.bob.id}$"))
+    assert visitor.complaints == []
+
+
 def overflowing(page: Page) -> list[str]:
     """Elements that scroll sideways though nobody expects it, or stand out of the window."""
     found: list[str] = page.evaluate(
