@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet import Internet
 from punch.test.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES, SETTINGS
 
 PEERS = [identity.peer_id for identity in IDENTITIES[:2]]
+SLACK = 600.0
+"""Seconds that pass beside: runs are much shorter."""
 a_peer, a_process = st.sampled_from(PEERS), st.integers(0, 2)
 
 
@@ -30,15 +40,23 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.processes = [Process(self.net, number) for number in (1, 2, 3)]
         self.newest: dict[PeerID, Process] = {}
         """Where each peer registered last."""
+        self.hours = 0.0
+        """Seconds that have passed for the notices of returns, beside those of the net."""
+        self.wanted: dict[tuple[Process, PeerID], float] = {}
+        """Which processes have waited for which peers, and when they last did."""
         self.net.advance(2.0)
+
+    @property
+    def now(self) -> float:
+        """Seconds, as the notices of returns count them."""
+        return self.net.now + self.hours
 
     @rule(peer=a_peer, number=a_process)
     def register(self, peer: PeerID, number: int) -> None:
         process = self.processes[number]
         self.net.advance(0.01)
         process.register(peer)
-        while peer in process.awaited:
-            process.awaited.remove(peer)
+        self.stop_waiting(peer, number)
         self.newest[peer] = process
 
     @precondition(lambda self: self.newest)
@@ -52,7 +70,48 @@ class DirectoryMachine(RuleBasedStateMachine):
     def await_return(self, peer: PeerID, number: int) -> None:
         process = self.processes[number]
         if peer not in process.peers and peer not in process.awaited:
+            self.wanted[process, peer] = self.now
             process.await_return(peer)
+
+    @rule(peer=a_peer, number=a_process)
+    def stop_waiting(self, peer: PeerID, number: int) -> None:
+        """Nobody at a process waits for a peer any more."""
+        process = self.processes[number]
+        if peer in process.awaited:
+            process.awaited.remove(peer)
+            self.wanted[process, peer] = self.now
+
+    @rule(seconds=st.sampled_from([60.0, 0.9 * AWAIT_LIFE, AWAIT_LIFE + SLACK]))
+    def time_passes(self, seconds: float) -> None:
+        """For the notices of returns, which the users of the directory forget after an hour, too."""
+        self.nobody_else_is_told()
+        self.redis.age(b"punch:await:", seconds)
+        self.hours += seconds
+        for (process, peer), since in self.wanted.items():
+            if peer in process.awaited and self.now >= since + AWAIT_LIFE:
+                process.awaited.remove(peer)
+
+    @rule(
+        peer=a_peer,
+        here=a_process,
+        there=a_process,
+        seconds=st.sampled_from([60.0, 0.9 * AWAIT_LIFE, AWAIT_LIFE + SLACK]),
+    )
+    def return_later(self, peer: PeerID, here: int, there: int, seconds: float) -> None:
+        """A peer is waited for, and registers after a while."""
+        self.leave(peer)
+        self.await_return(peer, here)
+        self.net.advance(0.3)
+        self.time_passes(seconds)
+        self.register(peer, there)
+
+    @invariant()
+    def nobody_else_is_told(self) -> None:
+        """A process is told of a return only if it has waited for the peer within the last hour."""
+        for process in self.processes:
+            for peer in process.returned:
+                assert self.now < self.wanted.get((process, peer), -math.inf) + AWAIT_LIFE + SLACK / 2
+            process.returned.clear()
 
     @rule()
     def flush(self) -> None:
@@ -88,7 +147,8 @@ class DirectoryMachine(RuleBasedStateMachine):
             for process in self.processes:
                 elsewhere = [each.name for each in holders if each is not process]
                 assert process.locate(peer) == next(iter(elsewhere), None)
-                assert not elsewhere or peer not in process.awaited
+                expired = self.now >= self.wanted.get((process, peer), self.now) + AWAIT_LIFE
+                assert not elsewhere or peer not in process.awaited or expired
 
     def teardown(self) -> None:
         """Processes that stop leave no connection."""
