@@ -35,6 +35,8 @@ from benchmarks.files import PUNCH, NotInstalled, OpenSSH, Punch, free_port, run
 AIM_OF_SSH = 0.7
 AIM_LATENCY = 0.001
 SIZE = 64
+AFTER = 1.0
+"""Seconds between two tests of iperf3."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def iperf(port: int, seconds: float, *options: str) -> float:
     report = json.loads(done.stdout)
     if "error" in report:
         raise SystemExit(f"iperf3: {report['error']}")
+    # Its server takes one client at a time, and refuses the next one while it ends a test.
+    time.sleep(AFTER)
     received: float = report["end"]["sum_received"]["bits_per_second"]
     return received / 1e6
 
