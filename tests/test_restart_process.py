@@ -87,7 +87,7 @@ def test_at_any_moment(running: Programs, delay: float) -> None:
 
 
 def test_away_for_long(running: Programs) -> None:
-    """A message waits for half a minute, and for a few seconds more when the rendezvous is back."""
+    """A message waits for half a minute, and for at most three seconds more when the rendezvous is back."""
     scenario = RestartedRendezvous(running, "anyone")
     scenario.alice.command("send", peer=scenario.ids[scenario.bob], text="first")
     scenario.restart(away=30.0)
@@ -96,8 +96,8 @@ def test_away_for_long(running: Programs) -> None:
     print(f"the message is there {time.monotonic() - back:.1f} s after the return")
     for peer in scenario.ids:
         registered_again(peer)
-    # 4.2 s on a quiet machine, when both have had bad luck. It was up to half a minute.
-    assert time.monotonic() - back < 12.0
+    # The last peer is back after 2.6 s, the call takes 0.3 s; the rest is for a slow machine.
+    assert time.monotonic() - back < 5.0
 
 
 def test_while_it_rings(running: Programs) -> None:

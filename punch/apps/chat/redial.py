@@ -3,7 +3,7 @@ The schedule of calls to peers for whom messages wait. Pure: it has no clock.
 
 An unreachable peer is called at once when this peer is registered, then after 5 s (after 1 s when the
 rendezvous was unreachable), then less and less often, up to every 30 s; after an hour every 5 minutes. When
-the rendezvous says that it has registered, it is called at once (no sooner than 1 s after the last call). A
+the rendezvous says that it has registered, it is called at once, but not twice in a second for that reason. A
 peer at which the call rings without being answered is called every 5 minutes from the beginning. One that
 refuses the call is not called again until its user, or this one, does something.
 
@@ -56,8 +56,8 @@ class _Scheduled:
     rang: bool = False
     busy: bool = False
     """It is being called, or there is a link."""
-    tried: float = float("-inf")
-    """When the last call failed, or the last link ended."""
+    notices_from: float = float("-inf")
+    """Notices of the rendezvous that the peer has registered cause no call before this time."""
 
 
 class RedialSchedule(Generic[P]):
@@ -141,7 +141,6 @@ class RedialSchedule(Generic[P]):
         if wanted is None:
             return None
         wanted.busy = False
-        wanted.tried = now
         wanted.rang = reason == ErrorCode.TIMEOUT.value
         if reason in _FINAL:
             wanted.at = None
@@ -162,7 +161,10 @@ class RedialSchedule(Generic[P]):
         wanted = self._scheduled.get(peer)
         if wanted is None or wanted.busy or wanted.at is None:
             return
-        wanted.at = min(wanted.at, max(now, wanted.tried + RETURN))
+        at = max(now, wanted.notices_from)
+        if at < wanted.at:
+            wanted.at = at
+            wanted.notices_from = at + RETURN
         wanted.wait = min(wanted.wait, FIRST)
 
     def due(self, now: float) -> P | None:

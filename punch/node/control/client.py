@@ -51,7 +51,7 @@ The longest mean delay while a link has no path, or a call or a message waits: t
 and where no UDP passes nothing else shows that it is back. It holds only while TCP is not accepted, since
 such attempts cost little. A rendezvous that accepts TCP and sends the peer away is tried less and less often.
 """
-_RETURN_DELAY = 2.0
+_RETURN_DELAY = 1.75
 """
 The same for all other peers, since messages for them may wait. A rendezvous with many peers asks for a longer
 delay (`Welcome.retry`).

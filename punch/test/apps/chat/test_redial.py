@@ -72,16 +72,20 @@ class OutboxTests(SynchronousTestCase):
         self.assertIsNone(self.outbox.due(100.0))
 
     def test_at_once_when_the_peer_is_back(self) -> None:
-        """Its return shortens the wait, and further ones too; the calls stay a second apart."""
+        """Its return ends the wait, and so do further ones, which cause one call in a second."""
         self.outbox.want("bob", 0.0)
         self.fail_until(HOUR / 2)
         now = self.outbox.next() or 0.0
         self.assertEqual(self.outbox.due(now), "bob")
         self.outbox.failed("bob", "not-registered", now)
-        self.outbox.returned("bob", now + 0.2)
-        self.assertIsNone(self.outbox.due(now + 0.9))
-        self.assertEqual(self.outbox.due(now + RETURN), "bob")
-        self.assertEqual(self.outbox.failed("bob", "not-registered", now + RETURN), FIRST)
+        self.outbox.returned("bob", now + 0.3)
+        self.assertEqual(self.outbox.due(now + 0.3), "bob")
+        self.assertEqual(self.outbox.failed("bob", "not-registered", now + 0.4), FIRST)
+        for moment in (0.4, 0.5, 0.6, 1.2):
+            self.outbox.returned("bob", now + moment)
+            self.assertIsNone(self.outbox.due(now + moment))
+        self.assertEqual(self.outbox.due(now + 0.3 + RETURN), "bob")
+        self.assertEqual(self.outbox.failed("bob", "not-registered", now + 1.4), FIRST)
         self.outbox.returned("bob", now + 4.0)
         self.assertEqual(self.outbox.due(now + 4.0), "bob")
 
