@@ -287,7 +287,7 @@ class QuicConnection:
         sink.on_stream_data(stream_id, data, last)
 
     def _handshake(self, event: Any, sink: QuicSink) -> None:
-        self.post_quantum = self.adapter.post_quantum()
+        self.post_quantum = self._ask(False, self.adapter.post_quantum)
         sink.on_handshake(event.alpn_protocol, bool(event.session_resumed or event.early_data_accepted))
 
     def _reset(self, event: Any, sink: QuicSink) -> None:

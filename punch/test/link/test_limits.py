@@ -317,13 +317,14 @@ class LimitsTests(SynchronousTestCase):
 
 
 class _Failing:
-    """A backend whose connections fail in one operation of the library from some time on."""
+    """A backend whose connections fail when one name of the library is used, from some time on."""
 
-    def __init__(self, inner: Any, operation: str) -> None:
+    def __init__(self, inner: Any, failing: str = "") -> None:
         self.name = inner.name
         self._inner = inner
-        self._operation = operation
+        self._failing = failing
         self.armed = False
+        self.used: set[str] = set()
 
     def client(self, now: float) -> QuicConnection:
         return self._broken(self._inner.client(now))
@@ -336,74 +337,162 @@ class _Failing:
         broken: QuicConnection = connection
         return broken
 
-    def fails(self, operation: str) -> bool:
-        return self.armed and operation == self._operation
+    @property
+    def failing(self) -> bool:
+        """Whether a name was chosen."""
+        return bool(self._failing)
+
+    def use(self, name: str) -> None:
+        if self.armed:
+            self.used.add(name)
+            if name == self._failing:
+                raise BaseException("a panic")  # as those of Rust are
 
 
 class _FailingLibrary:
-    """The library of one connection: the edge of our code."""
+    """The library of one connection, or a part of it: the edge of our code."""
 
-    def __init__(self, library: Any, backend: _Failing) -> None:
+    PARTS = ("_core", "tls")
+
+    def __init__(self, library: Any, backend: _Failing, prefix: str = "") -> None:
         self._library = library
         self._backend = backend
+        self._prefix = prefix
 
     def __getattr__(self, name: str) -> Any:
+        path = self._prefix + name
         value = getattr(self._library, name)
+        if name in self.PARTS and value is not None:
+            return _FailingLibrary(value, self._backend, f"{path}.")
         if not callable(value):
+            self._backend.use(path)
             return value
 
-        def call(*arguments: Any) -> Any:
-            if self._backend.fails(name):
-                raise BaseException("a panic")  # as those of Rust are
-            return value(*arguments)
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._backend.use(path)
+            return value(*arguments, **named)
 
         return call
 
 
-class LibraryErrorTests(AioquicMixin):
+class LibraryErrorTests(LinkTestCase):
     """Whatever a library raises, in whatever it is asked: the link ends with a code, and nothing gets out."""
 
-    __test__ = True
+    expected: Sequence[str] = (
+        "_core.poll_transmit",
+        "_core.receive_many_datagrams",
+        "_core.smoothed_rtt",
+        "_core.loss_total",
+        "_core.bytes_in_flight",
+        "_drain_core",
+        "get_timer",
+        "handle_timer",
+        "next_event",
+        "send_stream_data",
+        "send_datagram_frame",
+        "send_ping",
+        "reset_stream",
+        "stop_stream",
+        "get_next_available_stream_id",
+    )
 
-    def test_every_operation(self) -> None:
-        operations: Sequence[str] = (
-            "receive_datagram",
-            "datagrams_to_send",
-            "handle_timer",
-            "get_timer",
-            "next_event",
-            "send_stream_data",
-            "send_datagram_frame",
-            "send_ping",
-            "reset_stream",
-            "get_next_available_stream_id",
-        )
-        for operation in operations:
-            backend = _Failing(self.backend, operation)
-            caller, callee = self.make_caller(backend=backend), self.make_callee()
-            pipe = Pipe(caller, callee)
-            caller.core.start(0.0)
-            callee.core.start(0.0)
-            pipe.run(0.5)
+    def test_while_the_link_is_used(self) -> None:
+        """At the caller and at the callee."""
+        for caller_fails in (True, False):
+            names = self.use(_Failing(self.backend), caller_fails, handshake=False)[0].used
+            self.assertLessEqual(set(self.expected), names)
+            for name in sorted(names):
+                backend, end = self.use(_Failing(self.backend, name), caller_fails, handshake=False)
+                self.assertIn(name, backend.used)
+                self.assert_failed(end, name)
+
+    def test_in_the_handshake(self) -> None:
+        """
+        What fails when streams are opened may look as if the other side allowed none, and what fails when
+        the certificate is read as if the other side had another one. A connection that fails before it is
+        proved may be anybody's, so the link waits for another one for a while.
+        """
+        codes = (CloseCode.INTERNAL, CloseCode.PROTOCOL, CloseCode.PROOF, CloseCode.TIMEOUT)
+        for caller_fails in (True, False):
+            names = self.use(_Failing(self.backend), caller_fails, handshake=True)[0].used
+            for name in sorted(names):
+                _, end = self.use(_Failing(self.backend, name), caller_fails, handshake=True)
+                assert end.closed is not None, name
+                self.assertIn(end.closed.code, codes, name)
+
+    def assert_failed(self, end: CoreEnd, name: str) -> None:
+        assert end.closed is not None, name
+        failed = (CloseCode.INTERNAL, "The QUIC library failed: BaseException: a panic.")
+        self.assertEqual((end.closed.code, end.closed.reason), failed, name)
+
+    def use(self, backend: _Failing, caller_fails: bool, handshake: bool) -> tuple[_Failing, CoreEnd]:
+        """A handshake, and, unless only that is tried, everything that a link is asked for."""
+        caller = self.make_caller(**({"backend": backend} if caller_fails else {}))
+        callee = self.make_callee(**({} if caller_fails else {"backend": backend}))
+        failing = caller if caller_fails else callee
+        pipe = Pipe(caller, callee)
+        backend.armed = handshake
+        caller.core.start(0.0)
+        callee.core.start(0.0)
+        pipe.run(0.5)
+        if not handshake:
             self.assertTrue(caller.proved and callee.proved)
-            stream_id = caller.core.open_stream("x")
-            caller.core.send(stream_id, b"x")
+            core = failing.core
+            stream_id, other = core.open_stream("x"), core.open_stream("z")
+            core.send(stream_id, b"x")
             backend.armed = True
-            self._ask_for_everything(caller.core, stream_id, pipe.now)
-            for _ in range(20):
-                pipe.run(0.1)
-            assert caller.closed is not None, operation
-            self.assertEqual(caller.closed.code, CloseCode.INTERNAL, operation)
-            self.assertIn("a panic", caller.closed.reason)
+            self._ask_for_everything(core, stream_id, pipe.now)
+            core.reset(other, 1)
+        pipe.run(60.0 if handshake and backend.failing else 2.0, lambda: failing.closed is not None)
+        return backend, failing
 
     def _ask_for_everything(self, core: LinkCore, stream_id: int, now: float) -> None:
         core.send(stream_id, b"y")
         core.send_datagram(b"z")
         core.ping(now)
         core.queued(stream_id)
+        self.assertGreaterEqual(core.losses, 0)
+        self.assertNotEqual(core.rtt, 0.0)
         with contextlib.suppress(StreamLimitError):
             core.open_stream("y")
         core.reset(stream_id, 1)
+
+    def test_while_a_link_is_closed(self) -> None:
+        """Nothing gets out, and it ends."""
+        names = self.close(_Failing(self.backend))[0].used
+        self.assertIn("close", names)
+        for name in sorted(names):
+            backend, end = self.close(_Failing(self.backend, name))
+            self.assertIn(name, backend.used)
+            self.assertIsNotNone(end.closed, name)
+
+    def close(self, backend: _Failing) -> tuple[_Failing, CoreEnd]:
+        caller, callee = self.make_caller(backend=backend), self.make_callee()
+        pipe = Pipe(caller, callee)
+        caller.core.start(0.0)
+        callee.core.start(0.0)
+        pipe.run(0.5)
+        backend.armed = True
+        caller.core.close(CloseCode.OK, "", pipe.now)
+        pipe.run(2.0)
+        return backend, caller
+
+
+class AioquicErrorTests(AioquicMixin, LibraryErrorTests):
+    __test__ = True
+
+    expected = (
+        "receive_datagram",
+        "datagrams_to_send",
+        "handle_timer",
+        "get_timer",
+        "next_event",
+        "send_stream_data",
+        "send_datagram_frame",
+        "send_ping",
+        "reset_stream",
+        "get_next_available_stream_id",
+    )
 
 
 class _Watching:
