@@ -178,6 +178,7 @@ class PeerService(Service):
         transfers = self._transfers = Transfers(
             own,
             granted=lambda peer: self._book.granted(peer, FILES),
+            blocked=self._book.blocked,
             folder=self._options.downloads or download_folder(os.environ),
             run=self._in_thread,
             clock=self._reactor,

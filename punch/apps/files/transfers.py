@@ -80,9 +80,11 @@ class Transfers:
 
     :param node: opens the streams on which files are sent.
     :param granted: whether offers of a peer are accepted without asking.
+    :param blocked: whether the user has blocked a peer: nothing is sent to it.
     :param folder: where accepted files go; it is made if it is not there.
     :param run: makes a call that waits for the disk.
     :param tell: is told what happens.
+    :ivar blocked: the function of this name.
     :ivar service: answers offers of peers.
     :ivar all: the transfers, the oldest first.
     """
@@ -94,6 +96,7 @@ class Transfers:
         node: Opener,
         *,
         granted: Callable[[PeerID], bool],
+        blocked: Callable[[PeerID], bool],
         folder: Path,
         run: Run,
         clock: IReactorTime,
@@ -103,6 +106,7 @@ class Transfers:
         self.service = FileService(self._offered, clock, run, shows_texts=True)
         self._node = node
         self._granted = granted
+        self.blocked = blocked
         self._run = run
         self._clock = clock
         self._tell = tell
@@ -392,6 +396,9 @@ class _Outgoing:
     async def _attempt(self, node: Opener, run: Run) -> CommandError | TransferFailed | None:
         """Return why it has to be tried again, if it is not over."""
         transfers, transfer = self._transfers, self._transfer
+        if transfers.blocked(transfer.peer):
+            transfers.failed(transfer, CommandError("blocked", "You have blocked them: nothing is sent."))
+            return None
         sender = self.sender = FileSender(self._source, run)
         sender.when_accepted().addCallback(lambda _: transfers.accepted(transfer))
         try:

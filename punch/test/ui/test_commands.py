@@ -98,6 +98,7 @@ class Case(SynchronousTestCase):
         self.transfers = Transfers(
             RecordingNode(),
             granted=lambda peer: False,
+            blocked=lambda peer: self.chat.contacts.get(peer).blocked,
             folder=Path(self.mktemp()),
             run=maybeDeferred,
             clock=Clock(),

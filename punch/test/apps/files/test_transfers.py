@@ -62,6 +62,7 @@ class Side:
         self.transfers = Transfers(
             self.own,
             granted=lambda peer: self.granted,
+            blocked=test.books[name].blocked,
             folder=self.root / "to",
             run=maybeDeferred,
             clock=host.reactor,
@@ -215,6 +216,19 @@ class TransfersTests(NodeTestCase):
         self.assertIs(transfer.stage, Stage.OFFERED)
         self.a.transfers.cancel(transfer.number)
         self.until(self.b, Stage.FAILED)
+
+    def test_blocked_meanwhile(self) -> None:
+        """Whom the user has blocked is not called, however the transfer was interrupted."""
+        transfer = self.sent(Random(4).randbytes(2 * MIB))
+        self.b.transfers.accept(self.until(self.b, Stage.OFFERED).number)
+        self.run_until(lambda: self.a.last.position > 0, 40.0)
+        self.books["alice"].block(self.b.peer)
+        self.alice.hangup(self.b.peer)
+        self.until(self.a, Stage.FAILED)
+        assert isinstance(transfer.problem, CommandError)
+        self.assertEqual((transfer.problem.reason, self.a.done), ("blocked", 1))
+        self.assertEqual(self.alice.calls(), {})
+        self.assertIsNone(self.alice.link(self.b.peer))
 
     def test_a_program_that_receives(self) -> None:
         """While punch receive serves, it gets the offers; afterwards this process does again."""
