@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,18 @@ def _answer(context: CommandContext, transfer: Transfer) -> Answer:
     return transfer_fields(transfer, peer_called(context.chat, transfer.peer))
 
 
+def expanded(path: str) -> str:
+    """Return a path that a user gave, with the home directory in place of `~`. It need not exist."""
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # no user can be called so
+        return path
+
+
 def _send_files(context: CommandContext, fields: Fields) -> Result:
-    return send(context, fields["peer"], [Path(path) for path in fields["paths"]])
+    # Absolute, as "-" is a file of that name: the standard input of this process is the user's.
+    paths = [Path(expanded(path)).absolute() for path in fields["paths"]]
+    return send(context, fields["peer"], paths)
 
 
 def send(

@@ -22,6 +22,7 @@ from punch.ui.commands import (
     Field,
     FieldKind,
 )
+from punch.ui.file_commands import expanded
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -119,8 +120,11 @@ def parse(
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
-    if word == "send" and current is not None and os.path.lexists(path := os.path.expanduser(rest)):
-        return TypedCommand("send-files", {"peer": str(current), "paths": [path]})
+    may_be_file = word == "send"
+    if current is not None and (
+        _is_meant_file(rest) if may_be_file else word == "send-files" and os.path.lexists(expanded(rest))
+    ):
+        return _send_file(str(current), rest)
     word = SHORT.get(word, word) or "help"
     if word == "history" and rest:
         sub, _, after = rest.partition(" ")
@@ -142,7 +146,24 @@ def parse(
     if command is None:
         raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
     meant = caller if word in ("accept", "reject") and caller is not None else current
-    return TypedCommand(word, _fields(command, rest, chat, meant, _with(current, met)))
+    fields = _fields(command, rest, chat, meant, _with(current, met))
+    if may_be_file and _is_meant_file(fields["text"]):
+        return _send_file(fields["peer"], fields["text"])
+    return TypedCommand(word, fields)
+
+
+def _send_file(peer: str, path: str) -> TypedCommand:
+    return TypedCommand("send-files", {"peer": peer, "paths": [path]})
+
+
+def _is_meant_file(text: str) -> bool:
+    """
+    Whether the text of `/send` means a file or folder that is there: a folder only if a `/` shows that no
+    word is meant, and never the root, the home directory, or `.` and `..`.
+    """
+    path = expanded(text)
+    named = text.strip("./~") != "" and os.path.lexists(path)
+    return named and ("/" in text or not os.path.isdir(path))
 
 
 def _with(current: PeerID | None, met: Iterable[PeerID]) -> list[PeerID]:
@@ -284,7 +305,7 @@ def help_lines(about: str) -> Iterator[str]:
             + ", ".join(f"/{short} for /{name}" for short, name in SHORT.items())
             + "."
         )
-        yield "/send FILE, of a file or folder that is there, is /send-files FILE."
+        yield ("/send FILE is /send-files FILE if it is there; of a folder, if a / is typed: /send photos/.")
         yield "A line that begins with // is sent with one slash. Ctrl-R searches what you typed before."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +229,18 @@ class CommandTests(Case):
             self.assertEqual((typed.name, set(typed.fields)), (name, set(command.typed)))
             self.assertTrue(any(name in line for line in slash.help_lines(name)))
 
+    def test_paths_of_files(self) -> None:
+        """`-` is a file like any other, not the standard input of this process; `~` is the home directory."""
+        home = Path(self.mktemp()).absolute()
+        home.mkdir()
+        self.assertEqual(self.refused("send-files", peer=str(BOB), paths=["-"]), "bad-file")
+        Path("-").write_bytes(b"content")
+        self.addCleanup(Path("-").unlink)
+        self.patch(os, "environ", {**os.environ, "HOME": str(home)})
+        (home / "x").touch()
+        answer = self.do("send-files", peer=str(BOB), paths=["-", "~/x"])
+        self.assertEqual([(item["name"], item["size"]) for item in answer["items"]], [("-", 7), ("x", 0)])
+
     def test_names_are_good_wherever_ids_are(self) -> None:
         self.do("name", peer=str(BOB), name="robert")
         self.do("call", peer="Robert")
@@ -372,13 +385,40 @@ class TypedTests(Case):
             self.parse(f"send {file}")
         Path(file).touch()
         self.assertEqual(self.parse(f"send  {file} "), ("send-files", {"peer": bob, "paths": [file]}))
-        self.assertEqual(self.parse("send ~"), ("send-files", {"peer": bob, "paths": [str(Path.home())]}))
-        for line in (f"send eve {file}", f"msg eve {file}"):
-            self.assertEqual(self.parse(line), ("send", {"peer": str(EVE), "text": file}))
+        self.assertEqual(self.parse(f"send eve {file}"), ("send-files", {"peer": str(EVE), "paths": [file]}))
+        self.assertEqual(self.parse(f"msg eve {file}"), ("send", {"peer": str(EVE), "text": file}))
+        self.assertEqual(self.parse(f"msg {bob} {file}"), ("send", {"peer": bob, "text": file}))
         with self.assertRaises(ChatError):
             slash.parse(f"send {file}", self.chat, None, None)
         with self.assertRaises(ChatError):
             self.parse("send a\0b")
+
+    def test_a_word_is_no_folder(self) -> None:
+        """What is sent by its name alone is a file; a folder is meant with a `/`, whole disks never."""
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        self.patch(os, "environ", {**os.environ, "HOME": str(folder)})
+        (folder / "my photo.jpg").touch()
+        bob = str(BOB)
+        word = Path("ok")
+        word.mkdir()
+        self.addCleanup(word.rmdir)
+        for text in ("ok", ".", "..", "~", "/", "./", "../..", "~/", "//", "~root"):
+            line = f"send {bob} {text}"
+            self.assertEqual(self.parse(line), ("send", {"peer": bob, "text": text}))
+            with self.assertRaises(ChatError):
+                self.parse(f"send {text}")
+        for text in ("ok/", "./ok", "~/my photo.jpg"):
+            sent = ("send-files", {"peer": bob, "paths": [text]})
+            for line in (
+                f"send {text}",
+                f"send {bob} {text}",
+                f"send-files {text}",
+                f"send-files {bob} {text}",
+            ):
+                self.assertEqual(self.parse(line), sent)
+        self.assertEqual(self.parse("send-files ok"), ("send-files", {"peer": bob, "paths": ["ok"]}))
+        self.assertEqual(self.parse(f"send {bob} ~a\0b")[0], "send")
 
     def test_aliases_do_what_they_stand_for(self) -> None:
         """`/nick` gives oneself a name, `/list` shows the address book."""
