@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -15,6 +16,7 @@ from tests.consoles import peer
 from tests.local_peers import LocalPeers
 from tests.needs import missing
 from tests.processes import JSONProcess, Programs
+from tests.seeds import ALL
 
 RENDEZVOUS = (
     *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
@@ -111,12 +113,47 @@ def test_locked(local: LocalPeers) -> None:
         other.execute("BEGIN IMMEDIATE")
         alice.stdin.write(b"only line\n")
         alice.stdin.close()
-        time.sleep(6.5)
+        # SQLite waits for five seconds of these, and then reports it.
+        time.sleep(9.0)
         assert alice.poll() is None
         other.execute("ROLLBACK")
         other.close()
         assert bob.wait("message", where=lambda event: event["text"] == "only line")
         assert alice.wait(20.0) == 0
+
+
+def test_a_pipe_on_a_full_disk(local: LocalPeers, disk: Path) -> None:
+    """
+    A line that can't be stored is tried again, for half a minute at most: then the status is 1. A signal ends
+    the wait; however it ends, stderr names the line. `PUNCH_SEEDS=all` waits to the end.
+    """
+    bob, identity = local.bob()
+    options = ("--rendezvous", str(local.address), "--state-dir", str(disk), "--peer", identity)
+    with subprocess.Popen(
+        peer(local.directory, "alice", *options),
+        cwd=local.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as alice:
+        assert alice.stdin is not None
+        assert alice.stdout is not None
+        assert alice.stderr is not None
+        bob.wait("connected")
+        fill(disk)
+        alice.stdin.write(b"only line\n")
+        alice.stdin.close()
+        held = b""
+        while b"not sent yet" not in held:
+            held = alice.stdout.readline()
+            assert held
+        if not ALL:
+            alice.terminate()
+        assert alice.wait(60.0) == (1 if ALL else -signal.SIGTERM)
+        sentence = alice.stderr.read().decode().strip()
+    assert sentence.startswith('The line "only line" was not stored, and not sent: The history '), sentence
+    assert "full" in sentence
+    assert not [event for event in bob.settle() if event["event"] == "message"]
 
 
 def test_read_only(running: Programs, disk: Path) -> None:

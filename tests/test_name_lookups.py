@@ -17,8 +17,10 @@ from .netns import Namespaces
 from .processes import PUNCH, JSONProcess, Programs, programs
 
 ADDRESS = "punch://rendezvous.example:7001/wzpekjwf5ih6byzm2vvnuwuofwsmdlmyfczishzucqfjgzgpsgaibfac"
-SOON = 5.0
-"""Seconds that an end may take on a slow machine; 1.5 is what is promised, and a look-up takes 20."""
+SOON = 2.5
+"""Seconds that an end may take on a busy machine; 1.5 are promised, it takes up to 1.1, and a look-up 20."""
+PATIENCE = 10.0
+"""Seconds from its start after which a peer that nobody watches gives up."""
 
 
 class UnansweredLookups:
@@ -92,11 +94,11 @@ def test_patience_counts_from_the_start(lookups: UnansweredLookups) -> None:
     begin = time.monotonic()
     assert peer.exit() == 1
     assert time.monotonic() - begin < SOON
-    assert 9.0 < failed["time"] - ready["time"] < 10.0 + SOON, peer.said()
+    assert PATIENCE - 0.1 < failed["time"] - ready["time"] < PATIENCE + 1.0, peer.said()
     assert failed["reason"] == "rendezvous-unreachable"
     # It was tried before, and that try failed for a reason that a person can do something about.
     (first,) = [event for event in peer.events if event["event"] == "unregistered"][:1]
-    assert first["time"] - ready["time"] < 10.0
+    assert first["time"] - ready["time"] < PATIENCE - 1.0
     assert "rendezvous.example" in first["text"]
     assert "no name server answers" in first["text"]
 
