@@ -43,7 +43,7 @@ def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) 
     :param forwarder: a `DatagramProtocol` for UDP.
     :raise CommandFailed: it is not possible.
     """
-    host = "127.0.0.1" if local.host == "localhost" else local.host
+    host = local.single_host
     try:
         if local.protocol is Protocol.UDP:
             opened = reactor.listenUDP(local.port, forwarder, interface=host, maxPacketSize=MAX_DATAGRAM)

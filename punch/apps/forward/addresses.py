@@ -56,6 +56,14 @@ class Address:
         """The name of the service that stands for it."""
         return f"{self.protocol.value}/{self}"
 
+    @property
+    def single_host(self) -> str:
+        """
+        The host, where one address is wanted. `localhost` is 127.0.0.1 then: systems differ in which of its
+        addresses is the first.
+        """
+        return "127.0.0.1" if self.host == "localhost" else self.host
+
 
 def parse_address(text: str, *, listening: bool = False, udp: bool = False) -> Address:
     """

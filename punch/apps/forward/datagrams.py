@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,8 +12,13 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISystemHandle,
+)
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,6 +44,17 @@ MAX_WAITING = 64
 """Datagrams that wait for a stream to be opened; further ones are lost."""
 RETRY = 1.0
 """Seconds in which datagrams are lost when a stream could not be opened, or was given up."""
+_FAILURES = {
+    errno.ECONNREFUSED: ForwardFailure.CONNECTION_REFUSED,
+    errno.EHOSTDOWN: ForwardFailure.UNREACHABLE,
+    errno.EHOSTUNREACH: ForwardFailure.UNREACHABLE,
+    errno.ENETDOWN: ForwardFailure.UNREACHABLE,
+    errno.ENETUNREACH: ForwardFailure.UNREACHABLE,
+}
+"""
+Errors of the system that say that the exposed port can't be reached. After any other one, as for a datagram
+that was too long for the path, the next datagram may arrive.
+"""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -132,6 +151,7 @@ class DatagramForwarder(DatagramProtocol):
         self._last = 0
         self._stream: DatagramStream | None = None
         self._opening = False
+        self._stopped = False
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._pause = Timer(clock)
         self._driver = Driver(clock, clock.seconds, lambda now: False, lambda: (self._flows,))
@@ -162,6 +182,14 @@ class DatagramForwarder(DatagramProtocol):
     def connectionRefused(self) -> None:
         """A program of this machine is gone that was sent an answer; its flow will expire."""
 
+    def stopProtocol(self) -> None:
+        """The port is closed: so are the flows and their stream. What still comes from the peer is lost."""
+        self._stopped = True
+        self._waiting.clear()
+        self._pause.cancel()
+        self._flows.end_all()
+        self._driver.stop()
+
     def _number(self) -> int:
         self._last = (self._last + 1) % 2**32
         while self._last in self._sources:
@@ -187,27 +215,31 @@ class DatagramForwarder(DatagramProtocol):
         if stream.over:
             self._waiting.clear()
             return
+        if self._stopped:
+            stream.end()
+            return
         self._stream = stream
         while self._waiting:
             stream.send(*self._waiting.popleft())
 
     def _not_opened(self, failure: Failure) -> None:
         self._opening = False
-        self._give_up()
         error: Any = failure.value
-        self._failed(error)
+        self._give_up(error)
 
     def _lost(self, stream: DatagramStream, reason: Failure) -> None:
         if stream is self._stream:
             self._stream = None
         error: Any = reason.value
         if failure_of(error) is not None:
-            self._give_up()
-            self._failed(error)
+            self._give_up(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: Exception) -> None:
+        if self._stopped:
+            return
         self._waiting.clear()
         self._pause.start(RETRY, lambda: None)
+        self._failed(error)
 
     def _answered(self, flow: int, data: bytes) -> None:
         """The other side sends something. What belongs to no flow, or can't be sent, is lost."""
@@ -272,7 +304,7 @@ class _ExposedFlows(DatagramStream):
         """Look the host up before anything is read."""
         super().connectionMade()
         self.transport.pauseProducing()
-        look_up(self._exposed.reactor, self._exposed.address.host, self._looked_up)
+        look_up(self._exposed.reactor, self._exposed.address.single_host, self._looked_up)
 
     def _looked_up(self, hosts: list[str]) -> None:
         if self.over:
@@ -294,18 +326,13 @@ class _ExposedFlows(DatagramStream):
     def _open(self, flow: int, now: float) -> _ExposedFlow | None:
         if self.over or not (self._exposed.has_place(self._peer) or self._flows.end_oldest()):
             return None
-        port = _ExposedFlow(self, partial(self._answered, flow))
-        interface = "::" if isIPv6Address(self._host) else "0.0.0.0"
+        port = _ExposedFlow(partial(self._answered, flow), partial(self._failed, flow))
         try:
-            self._exposed.reactor.listenUDP(0, port, interface=interface, maxPacketSize=MAX_DATAGRAM)
+            port.open(self._exposed.reactor, self._host, self._exposed.address.port)
         except CannotListenError as error:
             self._exposed.failed(self._peer, ForwardFailure.FAILED, error)
             return None
-        try:
-            # From now on it receives from nobody else
-            port.transport.connect(self._host, self._exposed.address.port)
         except OSError as error:
-            port.transport.stopListening()
             self.give_up(ForwardFailure.UNREACHABLE, error)
             return None
         self._exposed.count(self._peer, 1)
@@ -317,13 +344,22 @@ class _ExposedFlows(DatagramStream):
         if self._flows.use(flow, self._driver.now()) is not None:
             self.send(flow, data)
 
+    def _failed(self, flow: int, error: OSError) -> None:
+        """The port of a flow has failed: that of its next datagram may not."""
+        failure = _FAILURES.get(error.errno or 0)
+        if failure is None:
+            self._flows.end(flow)
+        else:
+            self.give_up(failure, error)
+
     def _flow_ended(self, flow: int, port: _ExposedFlow) -> None:
         self._exposed.count(self._peer, -1)
-        port.transport.stopListening()
+        port.close()
 
     def give_up(self, failure: ForwardFailure, error: Exception) -> None:
         """Nothing can be sent to the exposed port: say so on both sides."""
         if not self.over:
+            self.over = True
             self._exposed.failed(self._peer, failure, error)
             self.transport.abort_with(failure)
 
@@ -333,19 +369,54 @@ class _ExposedFlows(DatagramStream):
 
 
 class _ExposedFlow(DatagramProtocol):
-    """The port of one flow. Only what the exposed port sends is received."""
+    """
+    The port of one flow. Only what the exposed port sends is received.
+
+    :param received: is called with each answer.
+    :param failed: is told why the port can't be used any more; it may still be closed then.
+    """
 
     noisy = False
-    transport: Any
 
-    def __init__(self, flows: _ExposedFlows, received: Callable[[bytes], object]) -> None:
-        self._flows = flows
+    def __init__(self, received: Callable[[bytes], object], failed: Callable[[OSError], object]) -> None:
         self._received = received
+        self._failed = failed
+        self._port: Any = None
+        self._over = False
+
+    def open(self, reactor: Any, host: str, port: int) -> None:
+        """
+        Open a port that sends to one address, and receives from nobody else.
+
+        :raise CannotListenError: there is none.
+        :raise OSError: there is no way to the address.
+        """
+        interface = "::" if isIPv6Address(host) else "0.0.0.0"
+        self._port = reactor.listenUDP(0, self, interface=interface, maxPacketSize=MAX_DATAGRAM)
+        try:
+            self._port.connect(host, port)
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Nothing is sent and received any more."""
+        if not self._over:
+            self._over = True
+            self._port.stopListening()
 
     def send(self, data: bytes) -> None:
         """Send a datagram. What can't be sent is lost."""
-        with suppress(*SEND_ERRORS):
-            self.transport.write(data)
+        if self._over:
+            return
+        try:
+            self._port.write(data)
+        except OSError as error:
+            # Maybe that of an earlier datagram
+            if error.errno in _FAILURES:
+                self._failed(error)
+        except (ValueError, MessageLengthError):
+            pass
 
     def datagramReceived(self, data: bytes, addr: Any) -> None:
         """Hand an answer on."""
@@ -353,4 +424,22 @@ class _ExposedFlow(DatagramProtocol):
 
     def connectionRefused(self) -> None:
         """Nobody has the exposed port, says its machine."""
-        self._flows.give_up(ForwardFailure.CONNECTION_REFUSED, ConnectionRefusedError("nobody listens there"))
+        self._failed(_system_error(errno.ECONNREFUSED))
+
+    def stopProtocol(self) -> None:
+        """
+        The port is closed, and its socket will be.
+
+        The reactor closes a port by itself where the system has an error for its socket and nothing to read:
+        on Linux, when a datagram was refused and no further one was sent since.
+        """
+        if self._over:
+            return
+        self._over = True
+        system: Any = ISystemHandle(self._port, None)
+        pending = 0 if system is None else system.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._failed(_system_error(pending))
+
+
+def _system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

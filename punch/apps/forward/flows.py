@@ -91,6 +91,12 @@ class FlowTable(Generic[K, V]):
         self._ended(key, value)
         return True
 
+    def end(self, key: K) -> None:
+        """End a flow, if it is there."""
+        found = self._flows.pop(key, None)
+        if found is not None:
+            self._ended(key, found[0])
+
     def end_all(self) -> None:
         """End all flows."""
         while self.end_oldest():

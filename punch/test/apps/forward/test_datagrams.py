@@ -258,6 +258,35 @@ class BoundTests(SynchronousTestCase):
         self.send()
         self.assertEqual(len(self.node.opening), 2)
 
+    def test_a_port_that_is_closed(self) -> None:
+        """Nothing goes on: no flow, no stream, no timer; an answer that is under way is lost."""
+        nothing: Any = None
+        self.forwarder.makeConnection(nothing)
+        self.send(3)
+        transport = self.opened()
+        stream = self.node.opening[0][1]
+        self.forwarder.doStop()
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual((self.forwarder.flow_count, self.clock.getDelayedCalls()), (0, []))
+        stream.dataReceived(encode_datagram(1, b"late"))
+        stream.connectionLost(Failure(StreamAborted(ForwardFailure.CONNECTION_REFUSED)))
+        self.assertEqual((self.errors, self.clock.getDelayedCalls()), ([], []))
+
+    def test_a_port_that_is_closed_while_a_stream_is_opened(self) -> None:
+        """The stream is ended as soon as it is there; an error is nobody's any more."""
+        for fails in (False, True):
+            self.setUp()
+            nothing: Any = None
+            self.forwarder.makeConnection(nothing)
+            self.send(3)
+            self.forwarder.doStop()
+            if fails:
+                self.node.opening[0][0].errback(CommandError("not-registered", "He is not registered."))
+            else:
+                transport = self.opened()
+                self.assertEqual((transport.value(), transport.disconnecting), (b"", True))
+            self.assertEqual((self.errors, self.clock.getDelayedCalls()), ([], []))
+
     def test_flows_of_peers(self) -> None:
         """One peer can't take all places."""
         nothing: Any = None
