@@ -8,11 +8,11 @@ from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import Store
 from punch.identity import Identity
 from punch.node.control.replacements import Replacements
-from punch.node.events import CallFailed, Event, Registered
+from punch.node.events import Event, Registered
 from punch.state import StateDirectory
 from punch.test.internet import Host
 from punch.test.system import Peer, SystemTestCase
-from punch.wire.control import Accept, ErrorCode
+from punch.wire.control import Accept
 
 RESTART = 1.0
 """Seconds after its end at which a process is started again."""
