@@ -179,6 +179,7 @@ class PeerService(Service):
             own,
             granted=lambda peer: self._book.granted(peer, FILES),
             blocked=self._book.blocked,
+            opening=chat.calls.expect_automatic,
             folder=self._options.downloads or download_folder(os.environ),
             run=self._in_thread,
             clock=self._reactor,

@@ -119,6 +119,14 @@ class ChatLinks:
         self._connect(peer)
         self._set_timer(self._redial.next())
 
+    def expect_automatic(self, peer: PeerID) -> None:
+        """
+        A stream to `peer` is about to be opened. If it is called for that, the call is not the user's: views
+        are told only of the link, or of messages that wait.
+        """
+        if not self._is_busy(peer):
+            self._automatic.add(peer)
+
     def hung_up(self, peer: PeerID) -> None:
         """The user ends the link or call with `peer`: it is not called again unless the user asks for it."""
         if self._is_busy(peer):
@@ -250,7 +258,7 @@ class ChatLinks:
         if self._node.link(peer) is not None:
             return not automatic
         retry_in = self._unreached(peer, event.reason)
-        if automatic:
+        if automatic and self._waits(peer):
             self._views.tell(PeerUnreachable(peer, event, retry_in))
         return not automatic
 

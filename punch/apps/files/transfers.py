@@ -81,10 +81,11 @@ class Transfers:
     :param node: opens the streams on which files are sent.
     :param granted: whether offers of a peer are accepted without asking.
     :param blocked: whether the user has blocked a peer: nothing is sent to it.
+    :param opening: is told of the peer before a stream to it is opened, for which it may be called.
     :param folder: where accepted files go; it is made if it is not there.
     :param run: makes a call that waits for the disk.
     :param tell: is told what happens.
-    :ivar blocked: the function of this name.
+    :ivar blocked: the function of this name; so is `opening`.
     :ivar service: answers offers of peers.
     :ivar all: the transfers, the oldest first.
     """
@@ -97,6 +98,7 @@ class Transfers:
         *,
         granted: Callable[[PeerID], bool],
         blocked: Callable[[PeerID], bool],
+        opening: Callable[[PeerID], object],
         folder: Path,
         run: Run,
         clock: IReactorTime,
@@ -107,6 +109,7 @@ class Transfers:
         self._node = node
         self._granted = granted
         self.blocked = blocked
+        self.opening = opening
         self._run = run
         self._clock = clock
         self._tell = tell
@@ -139,8 +142,10 @@ class Transfers:
         End what is sent. To be called before the node stops, which ends what is received: that continues when
         it is offered again.
         """
-        for number in list(self._outgoing):
-            self.cancel(number)
+        for transfer in self.all:
+            # `_outgoing` may have one that was cancelled, until its call has ended.
+            if transfer.number in self._outgoing and not transfer.stage.over:
+                self.cancel(transfer.number)
         if self._looking.running:
             self._looking.stop()
 
@@ -384,14 +389,14 @@ class _Outgoing:
             why = await self._attempt(node, run)
             if transfer.stage.over:
                 return
-            self._transfers.changed(transfer, Stage.WAITING, why)
+            if transfer.stage is not Stage.WAITING or _code(why) != _code(transfer.problem):
+                self._transfers.changed(transfer, Stage.WAITING, why)
             self._waiting = deferLater(clock, self._delay, lambda: None)
             self._delay = min(2 * self._delay, LAST_RETRY)
             try:
                 await self._waiting
             except CancelledError:
                 return
-            self._transfers.changed(transfer, Stage.OFFERED)
 
     async def _attempt(self, node: Opener, run: Run) -> CommandError | TransferFailed | None:
         """Return why it has to be tried again, if it is not over."""
@@ -402,9 +407,12 @@ class _Outgoing:
         sender = self.sender = FileSender(self._source, run)
         sender.when_accepted().addCallback(lambda _: transfers.accepted(transfer))
         try:
+            transfers.opening(transfer.peer)
             await node.open(transfer.peer, SERVICE, Factory.forProtocol(lambda: sender))
             if transfer.stage.over:
                 sender.cancel()
+            elif transfer.stage is Stage.WAITING:
+                transfers.changed(transfer, Stage.OFFERED)
             await sender.when_finished()
         except CommandError as error:
             if error.reason in _AWAY:
@@ -432,3 +440,10 @@ class _Outgoing:
             self.sender.cancel()
         if self._waiting is not None:
             self._waiting.cancel()
+
+
+def _code(problem: CommandError | TransferFailed | None) -> str | None:
+    """What is the same for problems of one kind."""
+    if isinstance(problem, TransferFailed):
+        return problem.code.value
+    return None if problem is None else problem.reason

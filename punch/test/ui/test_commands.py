@@ -100,6 +100,7 @@ class Case(SynchronousTestCase):
             RecordingNode(),
             granted=lambda peer: False,
             blocked=lambda peer: self.chat.contacts.get(peer).blocked,
+            opening=self.chat.calls.expect_automatic,
             folder=Path(self.mktemp()),
             run=maybeDeferred,
             clock=Clock(),

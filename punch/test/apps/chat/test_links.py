@@ -66,6 +66,23 @@ class CallTests(ChatTestCase):
         self.run_for()
         self.assertEqual(len(self.alice.of(CallFailed)), 1)
 
+    def test_a_call_for_a_stream(self) -> None:
+        """It is not the user's, nor of interest, unless messages wait; one that is under way is as it was."""
+        chat = self.alice.chat
+        for _ in range(3):
+            chat.calls.expect_automatic(self.bob.id)
+            self.alice.connect(self.bob.id)
+            self.assertEqual(chat.calling, set())
+            self.run_for()
+        self.assertEqual(self.alice.call_count(self.bob), 3)
+        for kind in (Calling, CallFailed, PeerUnreachable):
+            self.assertEqual(self.alice.of(kind), [])
+        chat.call(self.bob.id)
+        chat.calls.expect_automatic(self.bob.id)
+        self.run_for()
+        self.assertEqual((len(self.alice.of(Calling)), len(self.alice.of(CallFailed))), (1, 1))
+        self.assertEqual(chat.calling, set())
+
     def test_hung_up_is_hung_up(self) -> None:
         """After a hang-up, a peer is not called by itself, even if messages wait, until the user acts."""
         self.connect()

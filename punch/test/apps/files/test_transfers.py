@@ -26,6 +26,7 @@ from punch.apps.files.transfers import (
     Transfers,
     UnknownTransfer,
 )
+from punch.identity import PeerID
 from punch.link.services import anyone
 from punch.local.access import Allow
 from punch.local.own import OwnNode
@@ -48,6 +49,7 @@ class Side:
         self.peer = node.identity.peer_id
         self.granted = False
         self.events: list[TransferEvent] = []
+        self.opened: list[PeerID] = []
         self.sends = 0
         self.done = 0
         host = test.hosts[name]
@@ -63,6 +65,7 @@ class Side:
             self.own,
             granted=lambda peer: self.granted,
             blocked=test.books[name].blocked,
+            opening=self.opened.append,
             folder=self.root / "to",
             run=maybeDeferred,
             clock=host.reactor,
@@ -202,9 +205,12 @@ class TransfersTests(NodeTestCase):
         self.until(self.b, Stage.WAITING)
         assert isinstance(transfer.problem, CommandError)
         self.assertEqual(transfer.problem.reason, "no-service")
+        told = len(self.b.events)
+        self.run_until(lambda: len(self.b.opened) >= 5, 40.0)
+        self.assertEqual((len(self.b.events), transfer.stage), (told, Stage.WAITING))
         self.a.own.serve_by_default(SERVICE, self.a.transfers.service, anyone)
         self.until(self.a, Stage.OFFERED)
-        self.assertIs(transfer.stage, Stage.OFFERED)
+        self.assertIs(self.until(self.b, Stage.OFFERED), transfer)
 
     def test_away(self) -> None:
         self.rendezvous.stop()
@@ -213,7 +219,7 @@ class TransfersTests(NodeTestCase):
         assert isinstance(transfer.problem, CommandError)
         self.rendezvous.start()
         self.until(self.b, Stage.OFFERED, 100.0)
-        self.assertIs(transfer.stage, Stage.OFFERED)
+        self.assertIs(self.until(self.a, Stage.OFFERED), transfer)
         self.a.transfers.cancel(transfer.number)
         self.until(self.b, Stage.FAILED)
 
