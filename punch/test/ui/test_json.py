@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,6 +27,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
+from punch.ui.command import NO_APPLICATIONS, Applications
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND
 from punch.ui.json.front_end import JSONFrontEnd
@@ -36,11 +39,17 @@ Fields = dict[str, Any]
 
 
 class JSONCase(SynchronousTestCase):
-    def begin(self, kind: InputKind = InputKind.STREAM, target: PeerID | None = None) -> None:
+    def begin(
+        self,
+        kind: InputKind = InputKind.STREAM,
+        target: PeerID | None = None,
+        applications: Callable[[FrontEndFixture], Applications] = lambda fixture: NO_APPLICATIONS,
+    ) -> None:
         self.fixture = FrontEndFixture(target)
         fixture = self.fixture
+        context = replace(fixture.context, applications=applications(fixture))
         self.front_end = JSONFrontEnd(
-            fixture.settings, fixture.context, fixture.chat, fixture.screen, kind, lambda: 1.25
+            fixture.settings, context, fixture.chat, fixture.screen, kind, lambda: 1.25
         )
         self.fixture.start()
 

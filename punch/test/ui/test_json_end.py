@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from punch.link.status import Path
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+
+from punch.apps.files.events import Stage
+from punch.apps.files.transfers import FIRST_RETRY, Transfers
+from punch.identity import PeerID
+from punch.link.status import Path as NetworkPath
+from punch.local.protocol import CommandError
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
@@ -12,8 +22,9 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB
+from punch.test.front_ends import BOB, FrontEndFixture
 from punch.test.ui.test_json import JSONCase
+from punch.ui.command import Applications
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.standard_streams import InputKind
 from punch.wire.address import Address
@@ -31,7 +42,8 @@ class EndTests(JSONCase):
     def test_end_of_input_does_not_wait_for_a_lost_path_for_ever(self) -> None:
         """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
         self.connect()
-        back = PathChanged(BOB, Path("host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1))
+        path = NetworkPath("host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1)
+        back = PathChanged(BOB, path)
         self.emit(PathLost(BOB, "bob"))
         self.fixture.clock.advance(100.0)
         self.emit(back)
@@ -139,3 +151,75 @@ class EndTests(JSONCase):
         self.command("send", text="x")
         self.front_end.view.output_lost()
         self.assertEqual(self.fixture.ends[0][0], 1)
+
+
+class CallingNode:
+    """
+    A node that calls whoever a stream is opened to.
+
+    :ivar calls: one for each; they fail or succeed as a test wants.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Deferred[IProtocol]] = []
+
+    def open(self, peer: PeerID, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.calls.append(Deferred())
+        return self.calls[-1]
+
+
+class TransferEndTests(JSONCase):
+    """At the end of the input, files that are sent are waited for as messages are."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.node = CallingNode()
+        self.begin(applications=self.applications)
+        self.events()
+        file = Path(self.mktemp())
+        file.touch()
+        self.command("send-files", peer=str(BOB), paths=[str(file)])
+        self.front_end.input_over()
+        self.assertEqual(self.fixture.ends, [])
+
+    def applications(self, fixture: FrontEndFixture) -> Applications:
+        self.transfers = Transfers(
+            self.node,
+            granted=lambda peer: False,
+            blocked=lambda peer: False,
+            opening=lambda peer: None,
+            folder=Path(self.mktemp()),
+            run=maybeDeferred,
+            clock=fixture.clock,
+            tell=fixture.chat.views.tell,
+        )
+        self.addCleanup(self.transfers.stop)
+        return Applications(transfers=self.transfers)
+
+    def test_it_arrives(self) -> None:
+        (transfer,) = self.transfers.all
+        self.transfers.accepted(transfer)
+        self.assertEqual(self.fixture.ends, [])
+        self.transfers.changed(transfer, Stage.DONE)
+        self.assertEqual(self.fixture.ends, [(0, None)])
+
+    def test_it_fails(self) -> None:
+        self.node.calls[0].errback(CommandError("refused", "They refused."))
+        self.assertEqual(self.fixture.ends, [(1, None)])
+
+    def test_the_peer_is_away(self) -> None:
+        """It was called once, as for messages; what it has is continued when the same is sent again."""
+        self.node.calls[0].errback(CommandError("not-registered", "They are not there."))
+        self.assertEqual(self.fixture.ends, [(1, None)])
+
+    def test_the_link_is_lost(self) -> None:
+        """It is tried again."""
+        self.node.calls[0].errback(ConnectionLost())
+        self.assertEqual((self.transfers.all[0].stage, self.fixture.ends), (Stage.WAITING, []))
+        self.fixture.clock.advance(FIRST_RETRY)
+        self.assertEqual(len(self.node.calls), 2)
+
+    def test_it_is_stopped(self) -> None:
+        """That is no failure."""
+        self.transfers.cancel(1)
+        self.assertEqual(self.fixture.ends, [(0, None)])

@@ -22,6 +22,9 @@ from punch.apps.chat.events import (
     MessageChanged,
     PageServed,
 )
+from punch.apps.files.events import Stage, Transfer, TransferChanged
+from punch.apps.files.messages import FailureCode, TransferFailed
+from punch.local.protocol import CommandError
 from punch.node.events import CallFailed, Connected, Disconnected, Ready
 from punch.ui.commands import COMMANDS, Answer, perform, why
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
@@ -185,6 +188,10 @@ class JSONFrontEnd:
                 self._something_failed = True
         elif isinstance(event, CallFailed):
             self._call_failed(event)
+        elif isinstance(event, TransferChanged):
+            transfer = event.transfer
+            if transfer.outgoing and transfer.stage is Stage.FAILED and not _was_stopped_here(transfer):
+                self._something_failed = True
         elif isinstance(event, PageServed):
             # Not in `render`: open pages are not given the address that lets another browser in.
             self.emit("web", url=event.url)
@@ -239,5 +246,29 @@ class JSONFrontEnd:
         called = self.view.sending.peers - chat.calls.unreachable.keys()
         if called and (chat.registered or not chat.was_registered):
             return
+        transfers = self._transfers()
+        if not all(map(_is_away, transfers)):
+            return
         # What waits for peers that are away is kept, but was not delivered.
-        self._exit.leave(1 if self._something_failed or self.view.sending.undelivered else 0)
+        undelivered = self.view.sending.undelivered or transfers
+        self._exit.leave(1 if self._something_failed or undelivered else 0)
+
+    def _transfers(self) -> list[Transfer]:
+        """What is being received, and what is sent, even if it has not begun."""
+        transfers = self._commands.applications.transfers
+        found = [] if transfers is None else transfers.all
+        return [
+            each for each in found if each.stage is Stage.RUNNING or (each.outgoing and not each.stage.over)
+        ]
+
+
+def _is_away(transfer: Transfer) -> bool:
+    """Whether a transfer waits for a peer that was called and is not there, or does not receive."""
+    return transfer.stage is Stage.WAITING and isinstance(transfer.problem, CommandError)
+
+
+def _was_stopped_here(transfer: Transfer) -> bool:
+    problem = transfer.problem
+    return (
+        isinstance(problem, TransferFailed) and problem.code is FailureCode.CANCELLED and not problem.by_peer
+    )
