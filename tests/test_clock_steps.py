@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from .consoles import environment
 from .ports import free_port
 from .processes import PUNCH, TWISTD, JSONProcess, Programs, programs
 
+ECHO = Path(__file__).parent.parent / "docs" / "examples" / "echo.py"
 YEAR = 365 * 86400
 STEPS = (-3600, 3600, -1, 1, -YEAR, YEAR)
 """Seconds; they cancel out."""
@@ -85,16 +87,45 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_idle_and_ringing(machine: Machine) -> None:
-    """A call comes about that is placed after the clock was set, and one during which it was set."""
-    for number, step in enumerate(STEPS):
-        if number % 2:
-            machine.clock.set(step)
-            machine.call()
-        else:
-            machine.call()
-            machine.clock.set(step)
+    """A call comes about before which the clock was set, and set again the other way while it rang."""
+    for step in STEPS:
+        machine.clock.set(step)
+        machine.call()
+        machine.clock.set(-step)
         machine.answer()
         machine.end_call()
+
+
+def test_a_program_of_ones_own(machine: Machine) -> None:
+    """The clock is set while it is idle, and while it waits for the rendezvous: it is back soon."""
+    command = [sys.executable, str(ECHO), str(machine.rendezvous.events[0]["address"])]
+    env = environment(**machine.clock.environment)
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            command.append(server.stdout.readline().strip())
+            for step in (-3600, 3600):
+                machine.clock.set(step)
+                machine.rendezvous.kill(signal.SIGKILL)
+                machine.rendezvous.exit()
+                time.sleep(1.0)
+                machine.clock.set(-step)
+                machine.rendezvous = machine.serve()
+                deadline = time.monotonic() + TIMEOUT
+                said = ""
+                while said != f"{step}\n":
+                    assert time.monotonic() < deadline, said
+                    # One that asks before the server is back ends with a failure.
+                    said = subprocess.run(
+                        [*command, str(step)],
+                        env=env,
+                        capture_output=True,
+                        text=True,
+                        timeout=60,
+                        check=False,
+                    ).stdout
+        finally:
+            server.kill()
 
 
 def test_waiting_for_the_rendezvous(machine: Machine) -> None:
