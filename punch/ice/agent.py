@@ -309,6 +309,15 @@ class Agent:
         return None if not may_pair(base, remote) else self._checker.opening(base, remote)
 
     @property
+    def opening_size(self) -> int:
+        """
+        How many bytes the check of `opening` has.
+
+        :raise RuntimeError: the peer's credentials are not known.
+        """
+        return self._checker.opening_size
+
+    @property
     def openings(self) -> list[Address]:
         """The sockets of `add_opening`."""
         return self._locals.openings

@@ -74,8 +74,7 @@ SPACED_GAP = 1.0
 OF_ONE_HEARD_THROUGH = 2
 """
 How many checks may go from our own sockets to one address as triggered ones, because an authenticated check
-came from there through our relay. It may be the port that a router has mapped, too late for the rest of the
-limit.
+came from there through our relay. A router may have mapped this port when the rest of the limit was used up.
 """
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
@@ -166,14 +165,22 @@ class OpeningBudget:
             self._sent.popleft()
         return MAX_OPENINGS - len(self._sent)
 
+    def has(self, packets: int, size: int, remote: Address, now: float) -> bool:
+        """Whether so many datagrams of `size` bytes may be sent now."""
+        wanted = packets * (size + _HEADERS[remote.is_ipv6])
+        return self.left(now) >= packets and sum(each for _, each in self._sent) + wanted <= MAX_OPENING_BYTES
+
+    def charge(self, remote: Address, size: int, now: float) -> None:
+        """Count a datagram that is sent elsewhere, for the same purpose."""
+        self._sent.append((now, size + _HEADERS[remote.is_ipv6]))
+
     def allows(self, remote: Address, size: int, now: float) -> bool:
         """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
-        size += _HEADERS[remote.is_ipv6]
-        if self.left(now) <= 0 or sum(each for _, each in self._sent) + size > MAX_OPENING_BYTES:
+        if not self.has(1, size, remote, now):
             return False
-        self._sent.append((now, size))
+        self.charge(remote, size, now)
         self.packets += 1
-        self.bytes += size
+        self.bytes += size + _HEADERS[remote.is_ipv6]
         return True
 
 

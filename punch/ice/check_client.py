@@ -158,13 +158,17 @@ class CheckClient:
         Return a check that opens our NAT for `remote`. Its answer does not count: if it arrives, the peer
         checks the pair itself.
         """
+        return Transmit(self._opening(self._candidates.check_priority(base)), remote, base)
+
+    @property
+    def opening_size(self) -> int:
+        """How many bytes a check of `opening` has."""
+        return len(self._opening(0))
+
+    def _opening(self, priority: int) -> bytes:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
-        priority = self._candidates.check_priority(base)
-        request = build_check(
-            self._random(12), self._ours, self._theirs, self.role, self.tiebreaker, priority
-        )
-        return Transmit(request, remote, base)
+        return build_check(self._random(12), self._ours, self._theirs, self.role, self.tiebreaker, priority)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Stop retransmitting the check of this pair. Its answer still counts."""

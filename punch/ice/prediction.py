@@ -44,7 +44,7 @@ def depends_on_port(profile: NatProfile) -> bool:
 
 
 def step_of(profile: NatProfile) -> int:
-    """Return from which port of a new socket's mapping the next one is how far away; 0 if it stays."""
+    """Return the difference between the ports of two new mappings in sequence; 0: one port is kept."""
     chosen = nat_class(profile)
     if chosen is NatClass.PRESERVING:
         return 1

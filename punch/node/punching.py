@@ -22,6 +22,7 @@ from typing import Any
 
 from punch.ice import prediction
 from punch.ice.agent import Agent
+from punch.ice.candidates import may_pair
 from punch.ice.techniques import Technique, opens, technique_for
 from punch.identity import PeerID
 from punch.link.events import LinkError
@@ -60,6 +61,10 @@ PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
 """How often they do so before they wait for the first time of `LATER`."""
+LOOKS = 2
+"""How often the side that opens asks a reflector in one attempt…"""
+REQUEST_SIZE = 20
+"""…and how many bytes such a request has: the header of RFC 8489, section 5."""
 BUSY = 0.5
 """Seconds until this node is asked again whether another attempt is over."""
 
@@ -112,6 +117,7 @@ class Punching:
         self._lead = 1
         self._newest = 0
         self._opening = False
+        self._opened_at = float("-inf")
         self._begin_at: float | None = None
         self._sockets: TransactionSockets | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
@@ -155,6 +161,9 @@ class Punching:
             self._take_targets(Targets.decode(payload), now)
         elif frame_type == OptionalFrameType.OPENED:
             opened = Opened.decode(payload)
+            if self._sockets is not None:
+                # The time of the newest input may be that of a packet before
+                self._sockets.transactions.handle_timer(now)
             if self._awaited is not None and self._awaited[0] == opened.attempt:
                 self._awaited[1].set(opened)
         self._driver.run()
@@ -233,6 +242,13 @@ class Punching:
         """Whether the other side has proved that it receives at this address."""
         return host in self._agent.proven_hosts
 
+    @property
+    def _wait(self) -> float:
+        """The least seconds from the beginning of the newest attempt to that of the next."""
+        if self._tries < QUICK:
+            return ROUND
+        return min(LATER[0] * 2.0 ** min(self._tries - QUICK, 10), LATER[1])
+
     # The side that aims
 
     async def _aim(self, transactions: Transactions) -> None:
@@ -244,10 +260,8 @@ class Punching:
         found = observer.vantage
         if found is not None:
             await self._aim_from(transactions, *found)
-        quick = self._tries < QUICK
-        wait = ROUND if quick else min(LATER[0] * 2.0 ** (self._tries - QUICK), LATER[1])
         if self._relayed:
-            self._begin_at = max(transactions.now, started + wait)
+            self._begin_at = max(transactions.now, started + self._wait)
 
     async def _aim_from(self, transactions: Transactions, local: str, reflector: Address) -> None:
         profile, theirs = self._profiles
@@ -297,56 +311,83 @@ class Punching:
             and targets.attempt > self._newest
             and self._relayed
             and self._opens
+            # Half the wait of the other side, whose messages may be late
+            and now >= self._opened_at + self._wait / 2
             and bool(targets.ports)
             and self._may_aim_at(targets.host)
-            and self._budget.left(now) >= len(targets.ports)
+            and self._can_afford(targets, now)
         )
         self._newest = max(self._newest, targets.attempt)
         if self._opening:
             # The other side has given up the attempt before
             self._end_attempt()
         if not agrees or not self._begin(lambda transactions: self._open(transactions, targets)):
-            self._send_frame(OptionalFrameType.OPENED, Opened(targets.attempt, targets.host, ()).encode())
+            self._refuse(targets)
+
+    def _can_afford(self, targets: Targets, now: float) -> bool:
+        """Whether we can send to all targets, and ask a reflector twice."""
+        found = self._network.nat_observer.vantage
+        if found is None:
+            return False
+        base, remote = Address(found[0], 1), Address(targets.host, targets.ports[0])
+        size = self._agent.opening_size
+        return may_pair(base, remote) and self._budget.has(len(targets.ports) + LOOKS, size, remote, now)
 
     async def _open(self, transactions: Transactions, targets: Targets) -> None:
         """Open our NAT for one attempt of the other side."""
         self._attempts += 1
-        self._opening = True
+        self._tries += 1
+        self._opening, self._opened_at = True, transactions.now
+        rows = await self._open_ports(transactions, targets)
+        if rows is None:
+            self._refuse(targets)
+            return
+        self._send_frame(OptionalFrameType.OPENED, rows.encode())
+        # We only wait from now on: attempts with other peers do no harm
+        self._context.punching_slot.release(self)
+        await transactions.sleep(OPEN_TIME)
+
+    async def _open_ports(self, transactions: Transactions, targets: Targets) -> Opened | None:
         profile, _ = self._profiles
         found = self._network.nat_observer.vantage
         base = None if found is None else self._open_socket(found[0])
         if profile is None or found is None or base is None:
-            return
+            return None
         local, reflector = found
         self._agent.add_opening(base)
+        for _ in range(LOOKS):
+            self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
         # All in one go: other hosts have little time to take ports in between
         asked = transactions.spawn(transactions.ask(base, reflector))
-        await self._send_to(transactions, base, targets.host, targets.ports)
+        sent = await self._send_to(transactions, base, targets.host, targets.ports)
         after = transactions.bind(local)
         look = None if after is None else await transactions.ask(after, reflector)
         seen = await asked
         if seen is None:
-            return
+            return None
         self._agent.add_opening(base, seen.mapped)
         last = None if look is None else look.mapped.port
-        rows = prediction.opened(profile, seen.mapped.port, last, len(targets.ports))
-        opened = Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
-        self._send_frame(OptionalFrameType.OPENED, opened.encode())
-        await transactions.sleep(OPEN_TIME)
+        rows = prediction.opened(profile, seen.mapped.port, last, sent)
+        return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
+
+    def _refuse(self, targets: Targets) -> None:
+        self._send_frame(OptionalFrameType.OPENED, Opened(targets.attempt, targets.host, ()).encode())
 
     # What both do
 
     async def _send_to(
         self, transactions: Transactions, base: Address, host: str, ports: Sequence[int]
-    ) -> None:
-        for port in ports:
+    ) -> int:
+        """Send to these ports in order, as far as the limit allows; returns to how many."""
+        for number, port in enumerate(ports):
             opening = self._agent.opening(base, Address(host, port))
             if opening is None or not self._budget.allows(
                 opening.remote, len(opening.data), transactions.now
             ):
-                return
+                return number
             transactions.send(opening)
             await transactions.sleep(GAP)
+        return len(ports)
 
     def _open_socket(self, local: str) -> Address | None:
         """Open a socket for an attempt, and close those of earlier ones that are not in use."""
@@ -388,7 +429,16 @@ class Punching:
             lambda: self._driver.run(),
             lambda transmit: self._network.sockets.send([transmit.data], transmit.remote, transmit.local),
         )
-        sockets.transactions.spawn(attempt(sockets.transactions)).then(self._end_attempt)
+
+        async def run() -> None:
+            try:
+                await attempt(sockets.transactions)
+            finally:
+                # Unless it was ended, and is only dropped now
+                if self._sockets is sockets:
+                    self._end_attempt()
+
+        sockets.transactions.spawn(run())
         return True
 
     def _end_attempt(self) -> None:

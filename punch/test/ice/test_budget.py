@@ -286,6 +286,19 @@ class OpeningTests(SynchronousTestCase):
         sent = sum(large.allows(address(number), 1172, 0.0) for number in range(200))
         self.assertEqual(sent, MAX_OPENING_BYTES // 1200)
 
+    def test_before(self) -> None:
+        """Whether there is room for all packets of an attempt, by their number and by their bytes."""
+        openings = OpeningBudget()
+        self.assertTrue(openings.has(MAX_OPENINGS, 100, address(1), 0.0))
+        self.assertFalse(openings.has(MAX_OPENINGS + 1, 10, address(1), 0.0))
+        large = MAX_OPENING_BYTES // 400
+        self.assertTrue(openings.has(large, 372, address(1), 0.0))
+        self.assertFalse(openings.has(large + 1, 372, address(1), 0.0))
+        openings.charge(address(1), 372, 0.0)
+        self.assertFalse(openings.has(large, 372, address(1), 0.0))
+        self.assertEqual((openings.packets, openings.bytes, openings.left(0.0)), (0, 0, MAX_OPENINGS - 1))
+        self.assertTrue(openings.has(large, 372, address(1), WINDOW))
+
     def test_separate(self) -> None:
         """What follows at such a socket counts there, if the peer has answered at this IP address."""
         budget = Budget()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from itertools import product
+from itertools import pairwise, product
 
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.prediction import MAX_AIMS, TARGETS
 from punch.ice.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching import PunchingStatus
+from punch.node.punching import GAP, PunchingStatus
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.control import Accept
@@ -212,6 +212,21 @@ class RelayTests(PredictionTestCase):
             self.assertGreater(later - first, 0.9)
         self.stop()
 
+    def test_gaps(self) -> None:
+        """The packets of an attempt leave one after the other, also the first after OPENED."""
+        self.place(sequential(mapping=Mapping.ADM), sequential(others=3.0))
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.call()
+        self.net.advance(1.5)
+        self.net.trace = []
+        self.net.advance(4.0)
+        ours = [each for each in self.net.trace if each.source[0] == homes[0]]
+        times = [each.time for each in ours if each.destination[0] == homes[1]]
+        self.assertGreater(len(times), TARGETS)
+        for first, later in pairwise(times):
+            self.assertGreater(later - first, GAP / 2)
+
 
 class HostileTests(PredictionTestCase):
     """A peer on a link says what it should not; `on_control` is what the link calls with a frame of its."""
@@ -222,7 +237,8 @@ class HostileTests(PredictionTestCase):
         homes = ("203.0.113.1", "203.0.113.2")
         self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
         self.call()
-        self.net.advance(6.0)
+        # Attempts of alice, until there is a pause that is long enough for another one
+        self.net.advance(15.0)
         self.assertEqual(self.paths, {"relay"})
         self.attempt = 1000
 
@@ -300,6 +316,8 @@ class HostileTests(PredictionTestCase):
         targets = self.targets()
         self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
         self.assertGreater(self.sent(None), 0)
+        # It is not refused because of its time
+        self.net.advance(60.0)
         self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
         self.assertEqual(self.sent(None), 0)
         self.attempt += 1
@@ -338,6 +356,73 @@ class HostileTests(PredictionTestCase):
         self.assertLessEqual(self.status(self.bob).packets, MAX_OPENINGS)
         self.assertLessEqual(self.status(self.bob).bytes, MAX_OPENING_BYTES)
         self.assertEqual(self.sent(None), 0)
+
+    def test_many_at_once(self) -> None:
+        """
+        Of many attempts only one is made: nothing else is sent, to the targets or to a reflector. Another one
+        that comes after it, but before the wait of the other side is half over, is refused, too.
+        """
+        attempts = self.status(self.bob).attempts
+        self.net.trace = []
+        for _ in range(100):
+            self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+        self.net.advance(2.0)
+        self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+        self.net.advance(2.0)
+        self.assertEqual(self.status(self.bob).attempts, attempts + 1)
+        sources = {
+            each.source
+            for each in self.net.trace
+            if each.source[0] == "203.0.113.2" and 9500 <= each.destination[1] < 9600
+        }
+        self.assertLessEqual(len(sources), TARGETS)
+
+    def test_the_slot(self) -> None:
+        """While a peer has OPENED and sends nothing, this node makes attempts with others."""
+        third = sequential()
+        third.public = "203.0.113.3"
+        lan = self.net.lan("carol", "192.168.3.0/24", nat=third)
+        carol = Peer(self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE).register()
+        homes = ("203.0.113.1", "203.0.113.2", "203.0.113.3")
+        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.net.advance(1.0)
+        carol.call(self.bob.id)
+        self.net.advance(15.0)
+        (link,) = (each for each in self.bob.node.status.links if each.peer == carol.id)
+        self.assertGreater(link.punching.attempts, 0)
+        self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
+        self.net.advance(2.0)
+        on_control = self.bob.link_to(carol).on_control
+        assert on_control is not None
+        on_control(OptionalFrameType.TARGETS, self.targets("203.0.113.3").encode())
+        (later,) = (each for each in self.bob.node.status.links if each.peer == carol.id)
+        self.assertEqual(later.punching.attempts, link.punching.attempts + 1)
+        carol.stop()
+
+    def test_an_early_end(self) -> None:
+        """An attempt for which no reflector answers is refused, so that the other side need not wait."""
+        answers: list[Opened] = []
+        on_control = self.alice.link_to(self.bob).on_control
+        assert on_control is not None
+
+        def received(frame_type: int, payload: bytes) -> None:
+            if frame_type == OptionalFrameType.OPENED:
+                answers.append(Opened.decode(payload))
+            on_control(frame_type, payload)
+
+        self.alice.link_to(self.bob).on_control = received
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: (
+            packet.destination[0] == "203.0.113.2"
+            and (packet.source == (SERVICE, 3478) or packet.source[0] in homes)
+        )
+        targets = self.targets()
+        self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
+        self.net.advance(7.0)
+        self.assertEqual(
+            [each for each in answers if each.attempt == targets.attempt],
+            [Opened(targets.attempt, targets.host, ())],
+        )
 
     def test_malformed(self) -> None:
         """A payload that is wrong ends the link, as with other frames."""
