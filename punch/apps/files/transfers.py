@@ -39,7 +39,10 @@ from punch.local.protocol import CommandError
 MAX_SENDING = 32
 """Transfers to peers that are not over, at the same time."""
 MAX_LISTED = 50
-"""Transfers that are over, or wait for their sender, and are still listed. The oldest goes first."""
+"""
+Transfers that are over, or wait for their sender, and are still listed. Of them the oldest goes first; before
+it what was offered here and came to nothing, and last of all texts that have arrived, which are nowhere else.
+"""
 INTERVAL = 0.25
 """Seconds between two looks at how far transfers are."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -330,6 +333,7 @@ class Transfers:
             for each in self._transfers.values()
             if each.stage.over or (not each.outgoing and each.stage is Stage.WAITING)
         ]
+        idle.sort(key=_worth)
         for each in idle[: max(0, len(idle) - MAX_LISTED + 1)]:
             self._dismiss(each)
         self._transfers[transfer.number] = transfer
@@ -440,6 +444,15 @@ class _Outgoing:
             self.sender.cancel()
         if self._waiting is not None:
             self._waiting.cancel()
+
+
+def _worth(transfer: Transfer) -> int:
+    """How late a transfer of which nothing more is expected leaves the list: the lowest first."""
+    if not transfer.outgoing and transfer.stage is Stage.FAILED and transfer.folder is None:
+        return 0
+    return (
+        2 if not transfer.outgoing and transfer.stage is Stage.DONE and transfer.offer.text is not None else 1
+    )
 
 
 def _code(problem: CommandError | TransferFailed | None) -> str | None:

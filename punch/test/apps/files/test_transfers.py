@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from punch.apps.files.events import (
     Stage,
@@ -16,7 +20,15 @@ from punch.apps.files.events import (
     TransferEvent,
     TransferProgress,
 )
-from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
+from punch.apps.files.messages import (
+    SERVICE,
+    EntryKind,
+    FailureCode,
+    Item,
+    Offer,
+    TransferFailed,
+    encode_offer,
+)
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import SourceError, text_source
 from punch.apps.files.transfers import (
@@ -268,6 +280,38 @@ class TransfersTests(NodeTestCase):
         fields = transfer_fields(offered, "alice")
         self.assertEqual((fields["content"], fields["folder"]), ("The key is under the mat.", None))
         self.assertFalse((self.b.root / "to").exists())
+
+    def test_a_text_stays_listed(self) -> None:
+        """Offers that come to nothing push out one another; a text that has arrived is nowhere else."""
+        self.b.granted = True
+        sender = FileSender(text_source("The key is under the mat."), maybeDeferred)
+        self.a.own.open(self.b.peer, SERVICE, Factory.forProtocol(lambda: sender))
+        text = self.until(self.b, Stage.DONE)
+        self.sent(b"x")
+        self.run_until(lambda: self.b.stages() == [Stage.DONE] * 2, 40.0)
+        file = self.b.last
+        self.b.granted = False
+        for _ in range(MAX_LISTED + 5):
+            receiver = self.offered(5)
+            self.assertIs(self.b.last.stage, Stage.OFFERED)
+            receiver.connectionLost(Failure(ConnectionLost()))
+            self.assertIs(self.b.last.stage, Stage.FAILED)
+        self.assertEqual(len(self.b.transfers.all), MAX_LISTED)
+        self.assertEqual(self.b.transfers.all[:2], [text, file])
+        self.b.granted = True
+        for size in range(MAX_LISTED):
+            self.offered(size).connectionLost(Failure(ConnectionLost()))
+            self.assertIs(self.b.last.stage, Stage.WAITING)
+        self.assertEqual(self.b.transfers.all[0], text)
+        self.assertNotIn(file, self.b.transfers.all)
+
+    def offered(self, size: int) -> Protocol:
+        """Bob's end of a stream on which a file was offered."""
+        offer = encode_offer(Offer((Item("photo.jpg", EntryKind.FILE, size, 1),), 1, ("sha256",)))
+        receiver = self.b.transfers.service.buildProtocol(SimpleNamespace(peer=self.a.peer))
+        receiver.makeConnection(StringTransport())
+        receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)
+        return receiver
 
     def test_bounds(self) -> None:
         """What can't be sent releases its files at once; so many at a time; so many are listed."""
