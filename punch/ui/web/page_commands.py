@@ -6,8 +6,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from punch.apps.chat import ChatError
 from punch.ui import file_commands
-from punch.ui.command import Answer, CommandContext, Fields
-from punch.ui.commands import perform
+from punch.ui.command import Answer, CommandContext, FieldKind, Fields
+from punch.ui.commands import COMMANDS, perform
 from punch.ui.web.uploads import UploadError, Uploads
 
 
@@ -35,6 +35,12 @@ class PageCommands:
                 return self._send(fields)
         except UploadError as error:
             raise ChatError(error.reason, str(error)) from None
+        if isinstance(name, str) and name in COMMANDS:
+            for field in COMMANDS[name].fields:
+                if field.name in fields and field.kind in (FieldKind.FILE, FieldKind.FILES):
+                    raise ChatError(
+                        "malformed", f'A page names no files of this machine: leave out "{field.name}".'
+                    )
         return perform(self._context, name, fields)
 
     @property

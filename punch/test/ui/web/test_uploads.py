@@ -274,6 +274,10 @@ class UploadTests(UploadsTestCase):
             with self.assertRaises(ChatError) as caught:
                 page.perform("send-files", fields)
             self.assertEqual(caught.exception.code, "malformed", fields)
+        kept = Path(self.mktemp()).absolute()
+        with self.assertRaises(ChatError) as caught:
+            page.perform("export", {"file": str(kept)})
+        self.assertEqual((caught.exception.code, kept.exists()), ("malformed", False))
         for size in (None, -1, True, 1e3, "1"):
             with self.assertRaises(ChatError):
                 page.perform("upload", {"size": size, "files": 1})
