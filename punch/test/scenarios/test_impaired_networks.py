@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from base64 import b64encode, urlsafe_b64encode
 
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory, Protocol
+
+from punch.link.services import anyone
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -246,6 +250,19 @@ class LongDelayTests(SystemTestCase):
         self.connect_in(8.0)
 
 
+class Received(Protocol):
+    """
+    One end of a stream.
+
+    :ivar size: how many bytes came.
+    """
+
+    size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.size += len(data)
+
+
 class QueueTests(SystemTestCase):
     """A slow line whose queue is filled by the peer's own bulk transfer: 12 messages of 2 s each."""
 
@@ -286,6 +303,57 @@ class QueueTests(SystemTestCase):
         self.assertLess(self.net.now - begin, 40.0)
         self.assertEqual([text.split()[0] for text in bob.texts()], [str(number) for number in range(12)])
         self.assertIs(alice.link_to(bob), link)
+        self.assertEqual(alice.of(Unregistered), [])
+
+    def assert_short_first(self, alice: Peer, to: Peer) -> None:
+        """Messages that alice sends in the middle of her bulk are shown within two seconds."""
+        for number in range(2):
+            self.net.advance(3.0)
+            said = self.net.now
+            alice.chat.send(to.id, f"short {number}")
+            self.net.run_until(lambda: len(to.messages) > number, 30.0, "the message")  # noqa: B023
+            # Four full datagrams of the bulk may be ahead of it, which take 0.6 s.
+            self.assertLess(self.net.now - said, 2.0)
+
+    def test_a_message_to_somebody_else(self) -> None:
+        """A short message on another link waits for little of the bulk, and neither link changes its path."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02, relay=RelayPolicy.NEVER)
+        self.peers.append(alice)
+        bob, carol = self.peer("bob"), self.peer("carol")
+        for peer in (alice, bob, carol):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        for peer in (bob, carol):
+            connect(alice, peer)
+        changes = len(alice.of(PathChanged))
+        for number in range(12):
+            alice.chat.send(bob.id, f"{number} ".ljust(16_000, "x"))
+        self.assert_short_first(alice, carol)
+        self.assertLess(len(bob.messages), 6)
+        self.assertEqual(len(alice.of(PathChanged)), changes)
+        self.assertEqual(alice.of(Unregistered), [])
+
+    def test_a_message_behind_a_transfer_on_its_link(self) -> None:
+        """Streams of one link take turns: a chat message does not wait for the end of a long stream."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(alice)
+        bob = self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        received = Received()
+        bob.node.serve("bulk/1", Factory.forProtocol(lambda: received), anyone)
+        connect(alice, bob)
+        opened: list[IProtocol] = []
+        sending = Protocol()
+        alice.link_to(bob).connect("bulk/1", Factory.forProtocol(lambda: sending)).addCallback(opened.append)
+        self.net.run_until(lambda: opened, 5.0, "the stream")
+        assert sending.transport is not None
+        sending.transport.write(bytes(192_000))
+        self.assert_short_first(alice, bob)
+        self.assertLess(received.size, 120_000)
         self.assertEqual(alice.of(Unregistered), [])
 
     def test_over_a_relay(self) -> None:
