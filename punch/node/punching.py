@@ -242,13 +242,6 @@ class Punching:
         """Whether the other side has proved that it receives at this address."""
         return host in self._agent.proven_hosts
 
-    @property
-    def _wait(self) -> float:
-        """The least seconds from the beginning of the newest attempt to that of the next."""
-        if self._tries < QUICK:
-            return ROUND
-        return min(LATER[0] * 2.0 ** min(self._tries - QUICK, 10), LATER[1])
-
     # The side that aims
 
     async def _aim(self, transactions: Transactions) -> None:
@@ -261,7 +254,7 @@ class Punching:
         if found is not None:
             await self._aim_from(transactions, *found)
         if self._relayed:
-            self._begin_at = max(transactions.now, started + self._wait)
+            self._begin_at = max(transactions.now, started + wait_after(self._tries))
 
     async def _aim_from(self, transactions: Transactions, local: str, reflector: Address) -> None:
         profile, theirs = self._profiles
@@ -312,7 +305,7 @@ class Punching:
             and self._relayed
             and self._opens
             # Half the wait of the other side, whose messages may be late
-            and now >= self._opened_at + self._wait / 2
+            and now >= self._opened_at + wait_after(self._tries) / 2
             and bool(targets.ports)
             and self._may_aim_at(targets.host)
             and self._can_afford(targets, now)
@@ -470,6 +463,13 @@ class Punching:
             self._link.send_control(frame_type, payload)
         except LinkError:
             return  # The link is over; `Link.when_closed` tells the call
+
+
+def wait_after(tries: int) -> float:
+    """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+    if tries < QUICK:
+        return ROUND
+    return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
 
 
 def _without_age(profile: NatProfile) -> tuple[object, ...]:

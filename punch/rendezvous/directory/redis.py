@@ -136,7 +136,7 @@ class RedisDirectory:
         self._found_at = -math.inf
         self._unsteady = False
         """Whether it failed last within a moment after it had begun to work…"""
-        self._repeated = False
+        self._repeated = self._warned = False
         """…or because of an answer, as it had done within the last minute."""
         self._refused, self._refused_until = "", -math.inf
         self._reason: str | None = "it is being connected to"
@@ -315,9 +315,10 @@ class RedisDirectory:
         """All is well, and stays so for longer than a moment if it did not before."""
         self._unsteady = False
         self._reason, self._told, self._failures = None, "", 0
-        if not self._repeated:
+        if self._warned or not self._repeated:
             self._log.info("Redis works: {address}", address=self._address.location)
             self._report(None)
+        self._warned = False
 
     def _lost(self, reason: str) -> None:
         now, commands = self._monotonic(), self._commands
@@ -332,6 +333,7 @@ class RedisDirectory:
         if self._repeated or reason == self._told or (self._failures and now < self._told_at + _LOG_PAUSE):
             return
         self._told, self._told_at = reason, now
+        self._warned = True
         self._log.warn(
             "Redis at {address} does not work: {reason}", address=self._address.location, reason=reason
         )

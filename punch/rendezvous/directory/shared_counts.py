@@ -15,7 +15,7 @@ from typing import Any
 
 from punch.identity import RandomBytes
 from punch.net.rate_limits import SourceBuckets, SourceTable
-from punch.rendezvous.directory.reports import Reports, added_up, largest
+from punch.rendezvous.directory.reports import LIFE, Reports, added_up, largest
 from punch.rendezvous.directory.shared_state import Ask
 
 PART = 1 / 8
@@ -61,17 +61,20 @@ class SharedCounts:
             name: {_prefix(key): count for key, count in added_up(others, name).items()} for name in own
         }
         since, self._learnt_at = self._learnt_at, self._monotonic()
+        # What others report was so for as long as a report counts, and not while Redis was away
+        seconds = min(self._learnt_at - since, LIFE)
         for name, table in self._tables.items():
             table.elsewhere = elsewhere[name]
         for name, buckets in self._buckets.items():
-            buckets.set_elsewhere(elsewhere[name], self._learnt_at - since, self._learnt_at)
+            buckets.set_elsewhere(elsewhere[name], seconds, self._learnt_at)
 
     def disconnected(self) -> None:
         """Go by what is here alone."""
         for table in self._tables.values():
             table.elsewhere = {}
+        self._learnt_at = self._monotonic()
         for buckets in self._buckets.values():
-            buckets.set_elsewhere({}, 0.0, self._monotonic())
+            buckets.set_elsewhere({}, 0.0, self._learnt_at)
 
 
 def _told(large: Mapping[Hashable, float]) -> dict[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from itertools import pairwise, product
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.prediction import MAX_AIMS, TARGETS
 from punch.ice.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching import GAP, PunchingStatus
+from punch.node.punching import GAP, PunchingStatus, wait_after
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.control import Accept
@@ -156,6 +158,16 @@ class DirectTests(PredictionTestCase):
             for seed in (1, 2, 3):
                 self.check(nat(*left), nat(*right), seed)
             self.check(nat(*left), nat(*right), 4, LinkSpec(delay=0.025, loss=0.05))
+
+
+class WaitTests(SynchronousTestCase):
+    """How long the next attempt waits."""
+
+    def test_waits(self) -> None:
+        """As docs/nat.md says, and for a link that stays on the relay for days."""
+        waits = [wait_after(tries) for tries in range(1, 10)]
+        self.assertEqual(waits, [1.0, 1.0, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0])
+        self.assertEqual({wait_after(tries) for tries in (20, 1028, 2000, 10**6)}, {300.0})
 
 
 class RelayTests(PredictionTestCase):

@@ -154,6 +154,7 @@ class MalformedTests(RedisTestCase):
         self.redis.spoil = lambda name, answer: answer
         self.net.advance(8.0)
         self.assertIsNone(process.directory.problem, case)
+        self.assertIsNone([None, *process.problems][-1], case)
         self.assertEqual(self.net.wait(process.directory.locate(BOB), 5.0), other.name, case)
 
     def test_every_command(self) -> None:
@@ -172,3 +173,21 @@ class MalformedTests(RedisTestCase):
             for kind in MALFORMED if every else [some[command]]:
                 self.check(process, other, command, kind)
         self.assertEqual([command for command, count in self.spoilt.items() if not count], [])
+
+    def test_the_end_is_told(self) -> None:
+        """A failure soon after another one, which is told and then comes back in the same way."""
+        process, _ = self.start(2)
+        for command, kind, times in ((b"SMEMBERS", "integer", 1), (b"GETSET", "status", 6)):
+            self.redis.spoil = lambda name, answer, command=command, kind=kind: (
+                MALFORMED[kind] if name == command else answer
+            )
+            for _ in range(times):
+                process.register(ALICE)
+                self.net.advance(0.2)
+                process.leave(ALICE)
+                self.net.advance(0.1)
+        self.assertIn("GETSET", str(process.problems[-1]))
+        self.redis.spoil = lambda name, answer: answer
+        self.net.advance(10.0)
+        self.assertIsNone(process.directory.problem)
+        self.assertIsNone(process.problems[-1])

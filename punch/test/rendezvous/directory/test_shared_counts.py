@@ -169,3 +169,14 @@ class SharedCountsTests(InternetTestCase):
         self.assertEqual([self.calls(process) for process in range(3)], [0] * 3)
         self.net.advance(3 * BURST / RATE)
         self.assertGreaterEqual(self.calls(1), 0.9 * BURST)
+
+    def test_redis_away_for_long(self) -> None:
+        """What a source has called meanwhile does not count when it is back, only what is missing then."""
+        self.redis.stop()
+        self.net.advance(600.0)
+        for process in range(3):
+            self.assertEqual(self.calls(process), BURST)
+        self.redis.start()
+        # Several processes may call together what one may; the first seconds are charged to all
+        self.net.advance(20.0 + 3 * BURST / RATE)
+        self.assertGreaterEqual(self.calls(1), 0.9 * BURST)
