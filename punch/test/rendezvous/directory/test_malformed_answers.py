@@ -177,17 +177,20 @@ class MalformedTests(RedisTestCase):
     def test_the_end_is_told(self) -> None:
         """A failure soon after another one, which is told and then comes back in the same way."""
         process, _ = self.start(2)
-        for command, kind, times in ((b"SMEMBERS", "integer", 1), (b"GETSET", "status", 6)):
-            self.redis.spoil = lambda name, answer, command=command, kind=kind: (
-                MALFORMED[kind] if name == command else answer
-            )
-            for _ in range(times):
-                process.register(ALICE)
-                self.net.advance(0.2)
-                process.leave(ALICE)
-                self.net.advance(0.1)
+        self.redis.spoil = lambda name, answer: MALFORMED["integer"] if name == b"SMEMBERS" else answer
+        self.come_and_go(process, 1)
+        self.redis.spoil = lambda name, answer: MALFORMED["status"] if name == b"GETSET" else answer
+        self.come_and_go(process, 6)
         self.assertIn("GETSET", str(process.problems[-1]))
         self.redis.spoil = lambda name, answer: answer
         self.net.advance(10.0)
         self.assertIsNone(process.directory.problem)
         self.assertIsNone(process.problems[-1])
+
+    def come_and_go(self, process: Process, times: int) -> None:
+        """A peer registers and leaves, so many times."""
+        for _ in range(times):
+            process.register(ALICE)
+            self.net.advance(0.2)
+            process.leave(ALICE)
+            self.net.advance(0.1)
