@@ -34,8 +34,6 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
 AGAIN_BY_CODE = "run punch send again for a new one"
 """What can be done when the other side of a code is gone."""
-GONE_TIME = 120.0
-"""Seconds after which a peer that used a code, and is not there, is not waited for any longer."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -123,19 +121,28 @@ def main(arguments: Sequence[str]) -> int:
         card = await codes.issue(identity, codes.own_name)
         node = codes.node(identity)
         command.book.add(card.peer, card.name)
-        sending = Sending(command, node, card.peer, source, by_code=True).run()
-        watching = watch_partner(command, node, card.peer, AGAIN_BY_CODE)
-        try:
-            await DeferredList(
-                [Deferred.fromCoroutine(sending), Deferred.fromCoroutine(watching)],
-                fireOnOneCallback=True,
-                fireOnOneErrback=True,
-                consumeErrors=True,
-            )
-        except FirstError as error:
-            error.subFailure.raiseException()
+        await send_to_partner(command, node, card.peer, source)
 
     return command.run_without_node(send_by_code)
+
+
+async def send_to_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
+    """
+    Send to the peer that has used a code, until it has all or is gone.
+
+    :raise CommandFailed: it can't be sent, or the peer is gone. So does `CommandError`.
+    """
+    sending = Sending(command, node, peer, source, by_code=True).run()
+    watching = watch_partner(command, node, peer, AGAIN_BY_CODE)
+    try:
+        await DeferredList(
+            [Deferred.fromCoroutine(sending), Deferred.fromCoroutine(watching)],
+            fireOnOneCallback=True,
+            fireOnOneErrback=True,
+            consumeErrors=True,
+        )
+    except FirstError as error:
+        error.subFailure.raiseException()
 
 
 def _find_peer(command: NodeCommand, who: str) -> PeerID:
@@ -151,8 +158,8 @@ class Sending:
     """
     One `punch send`: tries until the transfer is complete, or can't be.
 
-    :param by_code: the other side has used a code of this one. It may not be ready yet, and when it has ended
-        it does not come back.
+    :param by_code: the other side has used a code of this one. It may not be ready yet. `watch_partner` sees
+        that it is gone.
     """
 
     def __init__(
@@ -172,7 +179,6 @@ class Sending:
         self._began = False
         self._waits = command.options.wait or by_code
         self._by_code = by_code
-        self._last_there = command.reactor.seconds()
         self._delay = FIRST_RETRY
 
     async def run(self) -> None:
@@ -185,7 +191,6 @@ class Sending:
             sender = FileSender(self._source, self._command.in_thread)
             try:
                 await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
-                self._last_there = self._command.reactor.seconds()
                 self._command.tell(
                     f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
                 )
@@ -215,12 +220,6 @@ class Sending:
         # Who used a code refuses calls until it has heard that the code is right
         if not away and not (self._by_code and status is ExitStatus.REFUSED):
             raise error
-        if self._by_code and self._command.reactor.seconds() > self._last_there + GONE_TIME:
-            raise CommandFailed(
-                f"{self._who} is gone, and a code works once: {AGAIN_BY_CODE}.",
-                ExitStatus.NOT_THERE,
-                error.reason,
-            )
         if not self._began and not self._waits:
             if error.reason == "no-service":
                 raise CommandFailed(
@@ -242,7 +241,6 @@ class Sending:
 
     async def _interrupted(self, sender: FileSender) -> None:
         self._began = self._began or sender.accepted
-        self._last_there = self._command.reactor.seconds()
         if sender.position:
             self._delay = FIRST_RETRY
         if not self._source.resumable and sender.reading:

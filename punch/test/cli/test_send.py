@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
@@ -15,8 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.source import find_source
 from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand
-from punch.cli.send import GONE_TIME, LAST_RETRY, Sending
+from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, NodeCommand
+from punch.cli.partner import AWAY_TIME
+from punch.cli.send import LAST_RETRY, send_to_partner
 from punch.identity import Identity, PeerID
 from punch.local.protocol import CommandError
 from punch.ui.transfer_progress import Display
@@ -39,18 +40,22 @@ class Node:
         self.streams.append(protocol)
         return succeed(protocol)
 
+    def status(self) -> Deferred[Any]:
+        return succeed({"links": [{"peer": str(PEER), "dark": False}] if self.there else []})
+
 
 class CodeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.node: Any = Node()
+        self.node = Node()
         file = Path(self.mktemp())
         file.write_bytes(b"content")
         options = Namespace(state_dir=self.mktemp(), name="alice", json=False, wait=False)
         command = NodeCommand("punch send", options, self.clock)
         command.display = Display(lambda text, end="": None, None)
-        sending = Sending(command, cast(Any, self.node), PEER, find_source([str(file)]), by_code=True)
-        self.ended = Deferred.fromCoroutine(sending.run())
+        node: Any = self.node
+        sending = send_to_partner(command, node, PEER, find_source([str(file)]))
+        self.ended = Deferred.fromCoroutine(sending)
 
     def interrupt(self) -> None:
         self.node.there = False
@@ -61,18 +66,20 @@ class CodeTests(SynchronousTestCase):
 
     def test_a_peer_that_is_away_after_a_long_time(self) -> None:
         """The time counts from when it was there last, not from when the transfer began."""
-        self.wait(10 * GONE_TIME)
+        self.wait(10 * AWAY_TIME)
         self.interrupt()
-        self.wait(GONE_TIME - LAST_RETRY)
+        self.wait(AWAY_TIME - LAST_RETRY)
         self.node.there = True
         self.wait(LAST_RETRY)
         self.assertEqual(len(self.node.streams), 2)
+        self.wait(AWAY_TIME)
         self.assertNoResult(self.ended)
 
     def test_a_peer_that_does_not_come_back(self) -> None:
         self.interrupt()
-        self.wait(GONE_TIME)
+        self.wait(AWAY_TIME)
         self.assertNoResult(self.ended)
-        self.wait(LAST_RETRY)
+        self.wait(2 * LOOK_INTERVAL)
         failed = self.failureResultOf(self.ended, CommandFailed).value
-        self.assertEqual(failed.status, ExitStatus.NOT_THERE)
+        self.assertEqual((failed.status, failed.reason), (ExitStatus.NOT_THERE, "gone"))
+        self.assertIn("run punch send again for a new one", str(failed))
