@@ -130,6 +130,10 @@ class UploadedFile:
                     self._resume()
             if self._complete or self._aborted:
                 await self._run(self._close)
+        except (FileExistsError, NotADirectoryError):
+            self._problem = UploadError(
+                "bad-file", "There is another file or folder of this name in it: send one after the other."
+            )
         except OSError as error:
             full = disk_failure(error, self._path).code.value
             self._problem = UploadError(

@@ -185,9 +185,12 @@ class UploadTests(UploadsTestCase):
             self.uploads.remove(upload)
 
     def test_twice_the_same_name(self) -> None:
-        upload = self.uploads.begin(2, 2)
+        upload = self.uploads.begin(3, 3)
         self.assertEqual(self.put(upload, "x", b"1").status, 200)
-        self.assertEqual(self.put(upload, "x", b"2").status, 507)
+        for path in ("x", "x/y"):
+            answer = self.put(upload, path, b"2")
+            self.assertEqual(answer.status, 507)
+            self.assertIn(b"another file or folder of this name", answer.body)
         self.assertEqual((self.folder / "uploads" / upload / "x").read_bytes(), b"1")
 
     def test_other_requests_with_these_headers(self) -> None:

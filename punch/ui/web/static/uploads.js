@@ -2,6 +2,7 @@
 
 import { CommandError, keyOf } from "./connection.js";
 import { count, plain } from "./text.js";
+import { whyNot } from "./uploadable.js";
 import { notice } from "./widgets.js";
 
 const MAX_FILES = 10_000;
@@ -49,6 +50,11 @@ export class Uploads {
   async start(peer, files) {
     if (!files.length) {
       notice("There is no file in it.");
+      return;
+    }
+    const problem = whyNot(files, (path) => plain(path, 80));
+    if (problem) {
+      notice(problem);
       return;
     }
     const size = files.reduce((sum, { file }) => sum + file.size, 0);
