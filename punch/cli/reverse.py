@@ -26,7 +26,7 @@ from punch.apps.forward.reverse import (
 )
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand
-from punch.cli.notices import Notices
+from punch.cli.notices import Notices, StateNotices
 from punch.cli.ports import exposed_at, listen
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
@@ -47,6 +47,7 @@ async def grant_port(
 ) -> None:
     """Let peers have a port of this machine lead to one of theirs, until the command ends."""
     notices = Notices(command)
+    states = StateNotices(command)
 
     def listening(answers: Factory | DatagramProtocol) -> ListeningPort:
         try:
@@ -67,7 +68,7 @@ async def grant_port(
         return kind(node, peer, back, command.reactor, partial(not_carried, peer))
 
     def changed(peer: PeerID | None) -> None:
-        command.tell(
+        states.tell(
             f"{local} leads to {command.called(peer)} now." if peer else f"{local} is closed again.",
             event="reverse-listening" if peer else "reverse-closed",
             address=str(local),
@@ -99,12 +100,14 @@ class ReverseForward:
         self._what = what
         self._who = command.called(peer)
         self._notices = Notices(command)
+        self._states = StateNotices(command)
 
     async def run(self) -> None:
         """
-        Keep the port until the command ends: if it is lost, ask for it again.
+        Keep the port until the command ends: if it is lost, ask for it again, unless another command of this
+        identity has asked for it, too. Else each would take it away from the other for ever.
 
-        :raise CommandFailed: the peer does not give it.
+        :raise CommandFailed: the peer does not give it, or another command has it now.
         """
         token = secrets.token_hex(TOKEN_SIZE // 2)
         exposed = exposed_at(self._command.reactor, self._local, self._not_connected)
@@ -116,14 +119,16 @@ class ReverseForward:
                 await request.ask(self._node, self._peer, self._service)
             except (CommandError, ConnectionLost) as error:
                 failed = self._failure(error)
-                if not had:
+                if not had or failure_of(error) is ForwardFailure.RESET:
                     raise failed from None
                 self._notices.tell(f"{failed} It is tried again.", reason=failed.reason)
             else:
                 had, delay = True, FIRST_RETRY
                 self._tell_listening()
-                await request.lost
-                self._command.tell(
+                lost = await request.lost
+                if failure_of(lost) is ForwardFailure.RESET:
+                    raise self._failure(lost)
+                self._states.tell(
                     f"{self._what} of {self._who} is closed: the link was lost, or it was closed there. "
                     "It is asked for again.",
                     event="reverse-closed",
@@ -135,7 +140,7 @@ class ReverseForward:
 
     def _tell_listening(self) -> None:
         udp = self._local.protocol is Protocol.UDP
-        self._command.tell(
+        self._states.tell(
             f"{'Datagrams' if udp else 'Connections'} to {self._what} of {self._who} go to {self._local}.",
             event="listening",
             address=str(self._local),
@@ -158,5 +163,9 @@ class ReverseForward:
             return CommandFailed(
                 f"The connection to {self._who} was lost, or given up there.", ExitStatus.NO_PATH, "lost"
             )
+        if failure is ForwardFailure.RESET:
+            # The peer gives its port to whoever of an identity asks last
+            text = f"{self._what} of {self._who} leads to another punch forward --reverse now."
+            return CommandFailed(text, ExitStatus.REFUSED, failure.reason)
         status = ExitStatus.REFUSED if failure is ForwardFailure.BUSY else ExitStatus.FAILED
         return CommandFailed(unlistened_text(failure, self._who, self._what), status, failure.reason)
