@@ -339,18 +339,21 @@ class Agent:
         }
         return proven - self._locals.relay_hosts - self._remotes.relay_hosts
 
-    def prove(self) -> bool:
+    def prove(self, host: str) -> bool:
         """
-        Check the peer's relayed candidates from our own sockets, so that the peer sees at which address we
-        receive; returns False if that is done.
+        Check the peer's relayed candidates from our sockets at this local IP address, so that the peer sees
+        at which address we receive; returns False if one has answered.
         """
         pairs = [
             pair
             for pair in self._checklist
             if pair.local.type is not CandidateType.RELAY
+            and pair.base.host == host
             and pair.remote.type is CandidateType.RELAY
-            and not (pair.valid or pair.revoked)
+            and not pair.revoked
         ]
+        if any(pair.valid for pair in pairs):
+            return False
         for pair in pairs:
             if pair.state is not PairState.IN_PROGRESS:
                 self._worked_at = None

@@ -49,6 +49,8 @@ QUICK = 4
 """…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
 LATER = 15.0, 300.0
 """The wait after the quick attempts, and the longest one, in seconds."""
+MOVES = 60.0
+"""Seconds in which the other side may say once that it is in another network, so that we begin at once."""
 ANSWER_TIME = 3.0
 """Seconds that the other side has to answer TARGETS."""
 ARRIVAL_TIME = 1.0
@@ -60,7 +62,7 @@ OPEN_TIME = 8.0
 PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
-"""How often they do so before they wait for the first time of `LATER`."""
+"""How often they do so before they wait for the first time of `LATER`, which is doubled each time."""
 LOOKS = 2
 """How often the side that opens asks a reflector in one attempt…"""
 REQUEST_SIZE = 20
@@ -117,7 +119,7 @@ class Punching:
         self._lead = 1
         self._newest = 0
         self._opening = False
-        self._opened_at = float("-inf")
+        self._opened_at = self._moved_at = float("-inf")
         self._begin_at: float | None = None
         self._sockets: TransactionSockets | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
@@ -134,7 +136,7 @@ class Punching:
     def path_changed(self, now: float) -> None:
         """The link takes another path, or has one again."""
         if not self._relayed:
-            self._begin_at, self._tries = None, 0
+            self._begin_anew()
         elif self._begin_at is None:
             self._begin_at = now + SETTLE
         if self._sockets is None:
@@ -144,8 +146,8 @@ class Punching:
 
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
-        if [each.host for each in self._told] != [each.host for each in self._ours]:
-            self._tries = 0
+        if _hosts(self._told) != _hosts(self._ours):
+            self._begin_anew()
         self.path_changed(now)
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
@@ -155,8 +157,7 @@ class Punching:
         :raise PunchingError: it is malformed.
         """
         if frame_type == OptionalFrameType.NATS:
-            self._theirs = Nats.decode(payload).profiles
-            self.path_changed(now)
+            self._take_nats(Nats.decode(payload), now)
         elif frame_type == OptionalFrameType.TARGETS:
             self._take_targets(Targets.decode(payload), now)
         elif frame_type == OptionalFrameType.OPENED:
@@ -176,6 +177,17 @@ class Punching:
             self._network.sockets.close_extra(base)
         self._bases.clear()
 
+    def _take_nats(self, nats: Nats, now: float) -> None:
+        if _hosts(nats.profiles) != _hosts(self._theirs) and now >= self._moved_at + MOVES:
+            self._moved_at = now
+            self._begin_anew()
+        self._theirs = nats.profiles
+        self.path_changed(now)
+
+    def _begin_anew(self) -> None:
+        """The network is another one, or was better meanwhile: what failed before says nothing."""
+        self._tries, self._proofs, self._begin_at = 0, 0, None
+
     # Time
 
     def get_timer(self) -> float | None:
@@ -189,13 +201,14 @@ class Punching:
         self._begin_at = None
         if not self._relayed or self._technique is not Technique.PREDICTION:
             return
-        proving = self._agent.prove()
+        found = self._network.nat_observer.vantage
+        proving = found is not None and self._agent.prove(found[0])
         self._changed()
         if not self._opens:
             proving = not self._may_aim_at(self._theirs[0].host)
         if proving:
             self._proofs += 1
-            self._begin_at = now + (PROOF_GAP if self._proofs % PROOFS else LATER[0])
+            self._begin_at = now + proof_wait(self._proofs)
         elif self._opens:
             return
         elif self._budget.left(now) < prediction.MAX_AIMS:
@@ -470,6 +483,16 @@ def wait_after(tries: int) -> float:
     if tries < QUICK:
         return ROUND
     return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
+
+
+def proof_wait(proofs: int) -> float:
+    """Return the seconds until both sides check again, after so many times."""
+    rounds, rest = divmod(proofs, PROOFS)
+    return PROOF_GAP if rest else min(LATER[0] * 2.0 ** min(rounds - 1, 10), LATER[1])
+
+
+def _hosts(profiles: Sequence[NatProfile]) -> list[str]:
+    return [each.host for each in profiles]
 
 
 def _without_age(profile: NatProfile) -> tuple[object, ...]:

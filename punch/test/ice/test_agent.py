@@ -12,7 +12,7 @@ from punch.ice.events import AgentState, CheckingStarted, Selected
 from punch.ice.failure import MAX_CHECKING
 from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
-from punch.wire.candidate import CandidateType
+from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, MessageClass, parse
 
 DELAY = 0.05
@@ -50,6 +50,26 @@ class ConnectTests(SynchronousTestCase):
         network.run(1)
         self.assertEqual(alice.path.remote_address, bob.bases[0])
         self.assertEqual(len(alice.agent.pairs), 1)
+
+    def test_where_we_receive(self) -> None:
+        """It is checked over a relay until one check is answered, whatever other interfaces do not reach."""
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1", "10.9.9.9")
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.blocked = lambda source, target: "10.9.9.9" in (source.host, target.host)
+        relayed = Candidate(CandidateType.RELAY, bob.bases[0], 1000, "9", Address("192.0.2.9", 1))
+        alice.agent.set_remote(bob.agent.credentials, 0.05, network.now)
+        network.tell(alice, relayed)
+        self.assertTrue(alice.agent.prove("192.0.2.1"))
+        network.introduce(bob, alice)
+        network.run(2.0)
+        self.assertFalse(alice.agent.prove("192.0.2.1"))
+        self.assertTrue(alice.agent.prove("10.9.9.9"))
+        self.assertIn("192.0.2.1", bob.agent.proven_hosts)
+        # What was proved does not count for ever
+        network.blocked = lambda source, target: True
+        network.run(31.0)
+        self.assertEqual((alice.agent.proven_hosts, bob.agent.proven_hosts), (set(), set()))
 
     def test_both_behind_one_nat_use_the_lan(self) -> None:
         for hairpin in (False, True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import pairwise, product
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,7 +13,7 @@ from punch.ice.prediction import MAX_AIMS, TARGETS
 from punch.ice.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching import GAP, PunchingStatus, wait_after
+from punch.node.punching import GAP, PunchingStatus, proof_wait, wait_after
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.control import Accept
@@ -168,6 +169,13 @@ class WaitTests(SynchronousTestCase):
         waits = [wait_after(tries) for tries in range(1, 10)]
         self.assertEqual(waits, [1.0, 1.0, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0])
         self.assertEqual({wait_after(tries) for tries in (20, 1028, 2000, 10**6)}, {300.0})
+
+    def test_proofs(self) -> None:
+        """Seven short waits and a longer one, again and again."""
+        waits = [proof_wait(proofs) for proofs in range(1, 49)]
+        self.assertEqual(waits[7::8], [15.0, 30.0, 60.0, 120.0, 240.0, 300.0])
+        self.assertEqual({wait for number, wait in enumerate(waits, 1) if number % 8}, {0.5})
+        self.assertEqual(proof_wait(8 * 10**6), 300.0)
 
 
 class RelayTests(PredictionTestCase):
@@ -435,6 +443,29 @@ class HostileTests(PredictionTestCase):
             [each for each in answers if each.attempt == targets.attempt],
             [Opened(targets.attempt, targets.host, ())],
         )
+
+    def test_another_network(self) -> None:
+        """
+        An attempt follows at once when the other side is in another network, and not for the second time: a
+        peer that says so again and again causes few attempts.
+        """
+        link = self.alice.link_to(self.bob)
+        assert link.on_control is not None
+        self.net.advance(8.0)
+        (theirs, *_) = self.bob.node.status.nats
+        moved = Nats((replace(theirs, host="203.0.113.77"),)).encode()
+        back = Nats((theirs,)).encode()
+        attempts = self.status(self.alice).attempts
+        self.say(self.alice, OptionalFrameType.NATS, moved)
+        self.say(self.alice, OptionalFrameType.NATS, back)
+        self.net.advance(5.0)
+        soon = self.status(self.alice).attempts
+        self.assertGreater(soon, attempts)
+        for _ in range(10):
+            self.say(self.alice, OptionalFrameType.NATS, moved)
+            self.say(self.alice, OptionalFrameType.NATS, back)
+            self.net.advance(1.0)
+        self.assertLessEqual(self.status(self.alice).attempts, soon + 1)
 
     def test_malformed(self) -> None:
         """A payload that is wrong ends the link, as with other frames."""
