@@ -89,7 +89,13 @@ class PageConnection(ProtocolWrapper):
         return True
 
     def end_upload(self) -> None:
-        """The file has come. Further requests on this connection are plain."""
+        """
+        The file has come, or will not. Further requests on this connection are plain.
+
+        The disk may be done with the file when the connection is over: nothing is left to do then.
+        """
+        if self not in self.factory.protocols:
+            return
         self._limit = PLAIN_BYTES
         self._received = 0
         self._deadline = self.factory.clock.callLater(PLAIN_TIME, self.drop)
@@ -185,6 +191,11 @@ class PageConnections(WrappingFactory[PageConnection]):
             oldest = next(iter(self._plain))
             del self._plain[oldest]
             oldest.drop()
+
+    @property
+    def plain_count(self) -> int:
+        """How many plain connections there are."""
+        return len(self._plain)
 
     @property
     def has_room(self) -> bool:

@@ -29,7 +29,7 @@ class PageCommands:
             if name == "upload":
                 return succeed(self._begin(fields))
             if name == "discard-upload":
-                self._taking.remove(_upload(fields))
+                self._taking.discard(_upload(fields))
                 return succeed(None)
             if name == "send-files":
                 return self._send(fields)

@@ -159,6 +159,8 @@ class WebServer:
             connection.pause_reading()
 
         def resume() -> None:
+            if connection not in self.connections.protocols:
+                return
             channel.setTimeout(IDLE)
             connection.resume_reading()
 

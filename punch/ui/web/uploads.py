@@ -55,6 +55,8 @@ class _Batch:
     writing: int = 0
     spoiled: bool = False
     """Whether one of them has not come, or can't be kept."""
+    discarded: bool = False
+    """Whether all is removed as soon as no file is written any more."""
     tops: dict[str, None] = field(default_factory=dict)
     timer: IDelayedCall | None = None
 
@@ -281,6 +283,8 @@ class Uploads:
             batch.writing -= 1
             batch.spoiled = batch.spoiled or isinstance(outcome, Failure)
             self._used(name)
+            if batch.discarded and not batch.writing:
+                self.remove(name)
             return outcome
 
         file.finished.addBoth(over)
@@ -299,11 +303,18 @@ class Uploads:
         self._stop_timer(batch)
         return [batch.folder / top for top in batch.tops]
 
-    def remove(self, name: str) -> None:
-        """Remove an upload, if it is there."""
+    def discard(self, name: str) -> None:
+        """Remove an upload that was not taken, if it is there; not before the files are closed that come."""
         batch = self._batches.pop(name, None)
-        if batch is not None:
-            self._stop_timer(batch)
+        if batch is None:
+            return
+        self._stop_timer(batch)
+        batch.discarded = True
+        if not batch.writing:
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove the files and folders of an upload that was taken: they are sent, or will not be."""
         self._run(partial(shutil.rmtree, self._folder / name, ignore_errors=True))
 
     def stop(self) -> None:
@@ -319,7 +330,7 @@ class Uploads:
             return
         self._stop_timer(batch)
         if not batch.writing:
-            batch.timer = self._clock.callLater(UNUSED, self.remove, name)
+            batch.timer = self._clock.callLater(UNUSED, self.discard, name)
 
     def _stop_timer(self, batch: _Batch) -> None:
         timer, batch.timer = batch.timer, None

@@ -248,6 +248,34 @@ class UploadTests(UploadsTestCase):
         self.assertFalse((self.folder / "uploads" / upload).exists())
         self.assertEqual(self.put(upload, "y", b"1").status, 507)
 
+    def test_a_page_that_goes_away_while_the_disk_is_slow(self) -> None:
+        """When the disk is done, nothing is left of the connection, nor of an upload that was discarded."""
+        page = PageCommands(CommandContext(None, lambda: None), self.uploads)  # type: ignore[arg-type]
+        self.net.advance(1.0)
+        before = self.server.connections.plain_count
+        for size in (10, 2 * MAX_QUEUED):
+            upload = self.uploads.begin(size, 1)
+            self.disk.slow = True
+            connection = self.begin(upload, "folder/x", size, bytes(size - 1))
+            connection.transport.abortConnection()  # type: ignore[union-attr]
+            self.net.advance(1.0)
+            page.perform("discard-upload", {"upload": upload})
+            self.disk.go_on()
+            self.net.advance(1.0)
+            self.assertEqual(list((self.folder / "uploads").iterdir()), [], size)
+            self.assertEqual(self.server.connections.plain_count, before, size)
+
+    def test_discarding_what_is_sent_already(self) -> None:
+        """The files stay until they are sent."""
+        page = PageCommands(CommandContext(None, lambda: None), self.uploads)  # type: ignore[arg-type]
+        upload = self.uploads.begin(1, 1)
+        self.put(upload, "x", b"1")
+        (path,) = self.uploads.take(upload)
+        page.perform("discard-upload", {"upload": upload})
+        self.assertEqual(path.read_bytes(), b"1")
+        self.uploads.remove(upload)
+        self.assertFalse(path.exists())
+
     def test_bounds(self) -> None:
         """So many uploads and so many files at a time; a file may take longer than other requests."""
         for files in (0, MAX_FILES + 1):
