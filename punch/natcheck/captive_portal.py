@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from punch.wire.address import parsed
+
 LONGEST = 4096
 """Bytes of an answer that are read."""
 NETWORK_AUTHENTICATION_REQUIRED = 511
@@ -25,7 +27,8 @@ def portal_request(host: str) -> bytes:
 def is_portal(answer: bytes, host: str) -> bool:
     """
     Whether the answer to `portal_request` is that of a captive portal: it says so, or sends the browser to
-    another host. A portal that shows its page at once is not told from a web server of that host.
+    another host. A portal that shows its page at once is not told from a web server of that host. Web servers
+    send from their IP addresses to their names, and between a domain and names in it.
     """
     head, _, _ = answer[:LONGEST].partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
@@ -43,4 +46,19 @@ def is_portal(answer: bytes, host: str) -> bool:
         elsewhere = urlsplit(places[0].decode("ascii")).hostname if places else None
     except ValueError:
         return False
-    return elsewhere is not None and elsewhere != host.lower()
+    return elsewhere is not None and not _may_send_to(host.lower().rstrip("."), elsewhere.rstrip("."))
+
+
+def _may_send_to(host: str, other: str) -> bool:
+    """Whether a web server of this host may send browsers to the other one."""
+    if _is_address(host) or _is_address(other):
+        return host == other or not _is_address(other)
+    return host == other or host.endswith(f".{other}") or other.endswith(f".{host}")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        parsed(host)
+    except ValueError:
+        return False
+    return True

@@ -26,6 +26,18 @@ class CaptivePortalTests(SynchronousTestCase):
         ):
             self.assertTrue(is_portal(answer, HOST), answer)
 
+    def test_addresses(self) -> None:
+        """A web server that is asked by its IP address sends browsers to its name."""
+        answer = b"HTTP/1.1 301 x\r\nLocation: https://rendezvous.example.org/\r\n\r\n"
+        for host in ("192.0.2.1", "2001:db8::1"):
+            self.assertFalse(is_portal(answer, host), host)
+            self.assertTrue(is_portal(b"HTTP/1.1 511 x\r\n\r\n", host), host)
+        elsewhere = b"HTTP/1.1 302 x\r\nLocation: http://10.0.0.1/login\r\n\r\n"
+        self.assertTrue(is_portal(elsewhere, "192.0.2.1"))
+        self.assertFalse(is_portal(elsewhere, "10.0.0.1"))
+        self.assertTrue(is_portal(answer, "unrendezvous.example.org"))
+        self.assertTrue(is_portal(b"HTTP/1.1 302 x\r\nLocation: http://login.example.org/\r\n\r\n", HOST))
+
     def test_others(self) -> None:
         """Web servers of the host itself, and what is no answer."""
         for answer in (
@@ -34,6 +46,9 @@ class CaptivePortalTests(SynchronousTestCase):
             b"HTTP/1.1 404 Not Found\r\n\r\n",
             b"HTTP/1.1 301 x\r\nLocation: https://rendezvous.example.org/\r\n\r\n",
             b"HTTP/1.1 301 x\r\nLocation: https://Rendezvous.Example.ORG/\r\n\r\n",
+            b"HTTP/1.1 301 x\r\nLocation: https://www.rendezvous.example.org/\r\n\r\n",
+            b"HTTP/1.1 301 x\r\nLocation: https://example.org/\r\n\r\n",
+            b"HTTP/1.1 301 x\r\nLocation: https://rendezvous.example.org./\r\n\r\n",
             b"HTTP/1.1 302 x\r\nLocation: /login\r\n\r\n",
             b"HTTP/1.1 302 x\r\n\r\n",
             b"HTTP/1.1 302 x\r\nLocation: http://[::1/\r\n\r\n",
