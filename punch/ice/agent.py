@@ -186,8 +186,13 @@ class Agent:
         if self.state in _ENDED or base not in self._locals:
             return
         self._worked_at = None
-        self.path.drop([pair for pair in self._checklist if pair.base == base], now)
+        opening = self._locals.is_opening(base)
+        dropped = [pair for pair in self._checklist if pair.base == base]
+        self.path.drop(dropped, now)
         self._locals.remove(base)
+        if opening:
+            left = {pair.remote.address for pair in self._checklist}
+            self._remotes.forget({pair.remote.address for pair in dropped} - left)
 
     def gather(
         self, reflectors: Sequence[Address], now: float, *, relays: bool = False, mappings: bool = False

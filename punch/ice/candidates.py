@@ -10,7 +10,7 @@ and are paired only with each other (RFC 3927, section 2.6.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -322,6 +322,12 @@ class RemoteCandidates:
             self._refused.add(address)
         self._candidates.pop(address, None)
         self._learned.pop(address, None)
+
+    def forget(self, addresses: Collection[Address]) -> None:
+        """Drop those of these candidates that were learned from checks."""
+        for address in addresses:
+            if self._learned.pop(address, None) is not None:
+                del self._candidates[address]
 
     @property
     def relay_hosts(self) -> set[str]:

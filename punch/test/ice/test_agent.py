@@ -71,6 +71,25 @@ class ConnectTests(SynchronousTestCase):
         network.run(31.0)
         self.assertEqual((alice.agent.proven_hosts, bob.agent.proven_hosts), (set(), set()))
 
+    def test_sockets_for_a_while(self) -> None:
+        """Addresses from which the peer reached sockets that are closed take no places of later ones."""
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1.0)
+        for number in range(100):
+            base, remote = Address("192.0.2.1", 20000 + number), Address("192.0.2.2", 30000 + number)
+            alice.agent.add_opening(base)
+            bob.agent.add_opening(remote)
+            check = bob.agent.opening(remote, base)
+            assert check is not None
+            alice.agent.receive_datagram(check.data, remote, base, network.now)
+            self.assertTrue(alice.agent.heard_at(base), number)
+            alice.agent.remove_local(base, network.now)
+            bob.agent.remove_local(remote, network.now)
+        self.assertEqual(alice.path.path, "host")
+
     def test_both_behind_one_nat_use_the_lan(self) -> None:
         for hairpin in (False, True):
             network = IceNetwork()
