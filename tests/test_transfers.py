@@ -345,7 +345,7 @@ def test_what_goes_wrong(peers: Peers) -> None:
         (["a", "bob"], 4, "is not registered"),
         (["a", "carol"], 1, "neither a name in the address book nor a peer ID"),
         (["missing", "bob"], 1, "No such file"),
-        ([], 2, "PATH... WHO"),
+        ([], 2, "name what to send"),
         (["a", "a"], 1, "punch send --code"),
         (["--as", "../x", "-", "bob"], 1, "--as takes the name"),
     ):
