@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from typing import cast
 
@@ -134,6 +135,23 @@ class AdmissionTests(ServerTestCase):
         for _ in range(MAX_BROWSERS):
             admission.admit(admission.ticket())
         self.assertFalse(admission.knows(first.cookie))
+
+
+class CompressionTests(ServerTestCase):
+    """What is loaded is compressed for browsers that say so."""
+
+    def test_files(self) -> None:
+        plain = self.browser.get("/main.js")
+        self.assertEqual((plain.status, plain.headers.get("content-encoding")), (200, None))
+        for accepted in ("gzip", "br, GZIP;q=0.5, deflate"):
+            answer = self.browser.get("/main.js", accept_encoding=accepted)
+            self.assertEqual(answer.headers["content-encoding"], "gzip")
+            self.assertEqual(answer.headers["vary"], "Accept-Encoding")
+            self.assertEqual(gzip.decompress(answer.body), plain.body)
+            self.assertEqual(int(answer.headers["content-length"]), len(answer.body))
+            self.assertLess(len(answer.body), len(plain.body) / 2)
+        for refused in ("", "br", "gzip;q=0", "x-gzip-not"):
+            self.assertEqual(self.browser.get("/main.js", accept_encoding=refused).body, plain.body)
 
 
 class StrangerTests(ServerTestCase):
