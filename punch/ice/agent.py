@@ -327,7 +327,7 @@ class Agent:
         """The sockets of `add_opening`."""
         return self._locals.openings
 
-    def heard_at(self, base: Address) -> bool:
+    def has_received_check(self, base: Address) -> bool:
         """Whether an authenticated check has arrived at this socket."""
         return any(pair.base == base and pair.received_check is not None for pair in self._checklist)
 
@@ -466,7 +466,7 @@ class Agent:
             self._take_role(role, now, refused=False)
         if check is not None:
             self._take_check(check, now)
-            outcome = self._checker.receive_received(check, now)
+            outcome = self._checker.receive_acknowledgement(check, now)
             if outcome is not None:
                 self._take_outcome(outcome, now)
 

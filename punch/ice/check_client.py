@@ -220,7 +220,7 @@ class CheckClient:
             return None
         return CheckOutcome(pair, transaction, verdict, mapped)
 
-    def receive_received(self, check: Check, now: float) -> CheckOutcome | None:
+    def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """
         Process what an authenticated check says about a check of ours that reached the peer, since its answer
         may have been lost; returns None if that is not, or no longer, being waited for on the same pair.

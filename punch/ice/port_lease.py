@@ -3,9 +3,9 @@ The mapping of one socket's port at one router: how it is asked for, granted, re
 
 The ways to ask are tried at once, in a way that makes one mapping only: PCP is asked for the mapping, NAT-PMP
 for no more than the external address, and UPnP is only searched for. NAT-PMP is asked for the mapping when
-the router refuses PCP, or has answered NAT-PMP and left `PATIENCE` requests of PCP unanswered. UPnP is asked
-for it when the router has answered the search and refuses both others, or has left as many of their requests
-unanswered. IPv6 has PCP only, which opens a firewall (RFC 6887, section 11.4).
+the router refuses PCP, or has answered NAT-PMP and left `TRIES_BEFORE_OTHERS` requests of PCP unanswered.
+UPnP is asked for it when the router has answered the search and refuses both others, or has left as many of
+their requests unanswered. IPv6 has PCP only, which opens a firewall (RFC 6887, section 11.4).
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ FIRST_WAIT = 0.25
 """Seconds until a request is sent again; twice as long each time (RFC 6886, section 3.1)."""
 TRIES = 5
 """How often a request is sent: after 0, 0.25, 0.75, 1.75 and 3.75 s."""
-PATIENCE = 2
-"""Requests of PCP that may stay unanswered before NAT-PMP, which has been answered, is used."""
+TRIES_BEFORE_OTHERS = 2
+"""
+How many requests may stay unanswered before another protocol, which has been answered, asks for the mapping.
+"""
 SOON = 3
 """How many requests are sent while the first answer is still likely to come: for 1.75 s."""
 CONFIRM = 30.0
@@ -279,7 +281,7 @@ class PortLease:
         asked = self._asked
         if _Question.MAPPING in asked:
             return
-        waited = self._tries > PATIENCE or (due and self._tries == PATIENCE)
+        waited = self._tries > TRIES_BEFORE_OTHERS or (due and self._tries == TRIES_BEFORE_OTHERS)
         if self._address is not None and (waited or _Question.PCP_MAP not in asked):
             # NAT-PMP is what this router has
             self._asked = {_Question.MAPPING} | (asked & {_Question.SEARCH})

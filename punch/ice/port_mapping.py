@@ -15,26 +15,12 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, TRIES, Method, PortLease, PortMapping
+from punch.ice.port_lease import CONFIRM, PortLease, PortMapping
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, parsed
 from punch.wire.port_mapping import SERVER_PORT, PcpAnswer, parse
 from punch.wire.upnp import UpnpGrant, UpnpRequest
-
-__all__ = [
-    "CONFIRM",
-    "LIFETIME",
-    "RETRY",
-    "TRIES",
-    "Event",
-    "Mapped",
-    "Method",
-    "PortMapper",
-    "PortMapping",
-    "Unmapped",
-    "mapped_addresses",
-]
 
 
 @dataclass(frozen=True)

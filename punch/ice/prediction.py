@@ -22,8 +22,8 @@ TARGETS: Final = 8
 """How many ports are predicted in one attempt."""
 MAX_AIMS: Final = 10
 """How many packets the side that aims sends in one attempt."""
-MAX_LEAD: Final = 64
-"""How many ports other hosts may take between two messages, at most, for another attempt to make sense."""
+MAX_STEPS: Final = 64
+"""Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""
 _SHIFTS: Final = (0, 1, 0, 2, 1, 0, 3, 1, 2, 0)
 """
 How many ports other hosts take before each packet of the side that aims, by assumption, if the mappings of
@@ -32,7 +32,7 @@ both sides depend on the port: each assumption is made several times, at differe
 _LOWEST, _HIGHEST = 1024, 65535
 
 
-def moved(port: int, steps: int, step: int) -> int:
+def port_after(port: int, steps: int, step: int) -> int:
     """Return the port that a NAT allocates `steps` after another one."""
     size = _HIGHEST - _LOWEST + 1
     return _LOWEST + (port + steps * step - _LOWEST) % size
@@ -51,17 +51,17 @@ def step_of(profile: NatProfile) -> int:
     return profile.step if chosen is NatClass.SEQUENTIAL else 0
 
 
-def needs_second_look(profile: NatProfile) -> bool:
+def needs_second_observation(profile: NatProfile) -> bool:
     """Whether the side that aims has to make a new mapping once more, just before it sends."""
     return depends_on_port(profile) and nat_class(profile) is NatClass.SEQUENTIAL
 
 
-def targets(profile: NatProfile, port: int, lead: int) -> list[int]:
+def targets(profile: NatProfile, port: int, taken: int) -> list[int]:
     """
     Return the ports from which the next packets to the other side will leave.
 
     :param port: the external port of the socket, as a reflector has just seen it.
-    :param lead: how many mappings other hosts, and our second look, make before that.
+    :param taken: how many mappings other hosts, and our second observation, make before that.
     """
     step = step_of(profile)
     if not step:
@@ -69,9 +69,9 @@ def targets(profile: NatProfile, port: int, lead: int) -> list[int]:
     stays = not depends_on_port(profile)
     if nat_class(profile) is NatClass.PRESERVING:
         # The socket's own port is used again, or the next free one
-        return [moved(port, steps, step) for steps in range(TARGETS)]
-    first = lead + 1 if needs_second_look(profile) else 1
-    following = [moved(port, first + steps, step) for steps in range(TARGETS - stays)]
+        return [port_after(port, steps, step) for steps in range(TARGETS)]
+    first = taken + 1 if needs_second_observation(profile) else 1
+    following = [port_after(port, first + steps, step) for steps in range(TARGETS - stays)]
     return [port, *following] if stays else following
 
 
@@ -87,15 +87,17 @@ def opened(profile: NatProfile, first: int, last: int | None, sent: int) -> list
         return [[first]] * sent
     between = sent
     if last is not None:
-        between = next((steps - 1 for steps in range(1, MAX_LEAD) if moved(first, steps, step) == last), sent)
+        steps = steps_between(profile, first, last)
+        between = sent if steps is None else steps - 1
     if depends_on_port(profile):
         others = min(max(between - sent, 0), MAX_ALTERNATIVES - 1)
         return [
-            [moved(first, number + 1 + other, step) for other in range(others + 1)] for number in range(sent)
+            [port_after(first, number + 1 + other, step) for other in range(others + 1)]
+            for number in range(sent)
         ]
     # One mapping for all of them: the one before, or one of those in between
     number = min(max(between, 1), MAX_ALTERNATIVES - 1)
-    return [[first, *(moved(first, steps, step) for steps in range(1, number + 1))]] * sent
+    return [[first, *(port_after(first, steps, step) for steps in range(1, number + 1))]] * sent
 
 
 def aims(
@@ -118,7 +120,7 @@ def aims(
         # A port that is preserved: that of the socket has gone to the reflector
         start = 1
     else:
-        following = moved(port, 1, step)
+        following = port_after(port, 1, step)
         if following not in ours:
             return []
         start = list(ours).index(following)
@@ -134,7 +136,7 @@ def aims(
     return chosen[:MAX_AIMS]
 
 
-def lead_between(profile: NatProfile, first: int, last: int) -> int | None:
-    """Return how many steps there are from one port to a later one; None if it is none of the next."""
+def steps_between(profile: NatProfile, first: int, last: int) -> int | None:
+    """Return how many steps there are from one port to a later one; None if there are `MAX_STEPS` or more."""
     step = step_of(profile)
-    return next((steps for steps in range(1, MAX_LEAD) if moved(first, steps, step) == last), None)
+    return next((steps for steps in range(1, MAX_STEPS) if port_after(first, steps, step) == last), None)

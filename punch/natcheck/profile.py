@@ -92,7 +92,7 @@ def difference(before: int, after: int) -> int:
     return (after - before + _PORTS // 2) % _PORTS - _PORTS // 2
 
 
-def step_of(differences: Sequence[int]) -> int:
+def common_step(differences: Sequence[int]) -> int:
     """
     Return the step of an allocation in sequence, 0 if there is none.
 
@@ -124,7 +124,7 @@ class _Known:
         elif len(self.differences) < 2:
             ports = PortAssignment.UNKNOWN
         else:
-            step = step_of(self.differences)
+            step = common_step(self.differences)
             agreeing = self.differences.count(step)
             ports = PortAssignment.SEQUENTIAL if step else PortAssignment.RANDOM
         age = min(MAX_AGE, max(0, round(now - self.at)))

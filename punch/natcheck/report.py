@@ -7,18 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from punch.ice.port_mapping import PortMapping
+from punch.ice.port_lease import PortMapping
 from punch.ice.techniques import nat_class, techniques_with_all
-from punch.natcheck.behaviour import (
-    ANY_MAPPING,
-    Filtering,
-    Filterings,
-    Hairpinning,
-    Mapping,
-    Mappings,
-    PortAssignment,
-)
-from punch.wire.nat_profile import NatProfile
+from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
+from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
 
 UNKNOWN = "unknown"
 

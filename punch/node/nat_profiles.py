@@ -112,7 +112,7 @@ class NatObserver:
         self._open_socket = open_socket
         self._changed = changed
         self._reflectors: ReflectorAddresses | None = None
-        self._doubted_at = float("-inf")
+        self._invalidated_at = float("-inf")
         self._hosts: list[str] = []
         self._running: dict[str, _Run] = {}
         self._driver = Driver(reactor, monotonic, self._step, self._cores)
@@ -128,9 +128,9 @@ class NatObserver:
             self._reflectors = reflectors
             self._stop()
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Observe again at the next `keep`: the node registers, perhaps from another network."""
-        self._doubted_at = self._driver.now()
+        self._invalidated_at = self._driver.now()
 
     def keep(self, bases: Sequence[Address], *, anew: bool = False) -> None:
         """
@@ -149,13 +149,13 @@ class NatObserver:
             return
         for host in hosts:
             age = self.profiles.age(host, now)
-            stale = age is None or age >= FRESH or now - age < self._doubted_at
+            stale = age is None or age >= FRESH or now - age < self._invalidated_at
             if host not in self._running and stale:
                 self._running[host] = self._start(host, self._reflectors)
         self._driver.run()
 
     @property
-    def vantage(self) -> tuple[str, Address] | None:
+    def base_and_reflector(self) -> tuple[str, Address] | None:
         """The local IP address of the first profile, and a reflector; None if nothing is known."""
         now = self._driver.now()
         known = next((host for host in self._hosts if self.profiles.of(host, now) is not None), None)

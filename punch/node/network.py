@@ -232,7 +232,7 @@ class Network:
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
         self._welcome = welcome
-        self.nat_observer.doubt()
+        self.nat_observer.invalidate()
         self._finder.find(host, welcome.reflector)
         self.offered(welcome.relays, host)
 

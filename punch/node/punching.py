@@ -49,7 +49,7 @@ QUICK = 4
 """…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
 LATER = 15.0, 300.0
 """The wait after the quick attempts, and the longest one, in seconds."""
-MOVES = 60.0
+NETWORK_CHANGE_GAP = 60.0
 """Seconds in which the other side may say once that it is in another network, so that we begin at once."""
 ANSWER_TIME = 3.0
 """Seconds that the other side has to answer TARGETS."""
@@ -63,7 +63,7 @@ PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
 """How often they do so before they wait for the first time of `LATER`, which is doubled each time."""
-LOOKS = 2
+REFLECTOR_REQUESTS = 2
 """How often the side that opens asks a reflector in one attempt…"""
 REQUEST_SIZE = 20
 """…and how many bytes such a request has: the header of RFC 8489, section 5."""
@@ -116,10 +116,10 @@ class Punching:
         self._attempts = 0
         self._tries = 0
         self._proofs = 0
-        self._lead = 1
+        self._taken = 1
         self._newest = 0
         self._opening = False
-        self._opened_at = self._moved_at = float("-inf")
+        self._opened_at = self._network_changed_at = float("-inf")
         self._begin_at: float | None = None
         self._sockets: TransactionSockets | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
@@ -178,8 +178,11 @@ class Punching:
         self._bases.clear()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
-        if _hosts(nats.profiles) != _hosts(self._theirs) and now >= self._moved_at + MOVES:
-            self._moved_at = now
+        if (
+            _hosts(nats.profiles) != _hosts(self._theirs)
+            and now >= self._network_changed_at + NETWORK_CHANGE_GAP
+        ):
+            self._network_changed_at = now
             self._begin_anew()
         self._theirs = nats.profiles
         self.path_changed(now)
@@ -201,7 +204,7 @@ class Punching:
         self._begin_at = None
         if not self._relayed or self._technique is not Technique.PREDICTION:
             return
-        found = self._network.nat_observer.vantage
+        found = self._network.nat_observer.base_and_reflector
         proving = found is not None and self._agent.prove(found[0])
         self._changed()
         if not self._opens:
@@ -263,7 +266,7 @@ class Punching:
         self._tries += 1
         started = transactions.now
         observer = self._network.nat_observer
-        found = observer.vantage
+        found = observer.base_and_reflector
         if found is not None:
             await self._aim_from(transactions, *found)
         if self._relayed:
@@ -277,7 +280,7 @@ class Punching:
         if base is None or (seen := await transactions.ask(base, reflector)) is None:
             return
         self._agent.add_opening(base, seen.mapped)
-        ports = prediction.targets(profile, seen.mapped.port, self._lead)
+        ports = prediction.targets(profile, seen.mapped.port, self._taken)
         answered: Later[Opened] = Later()
         self._awaited = self._attempts, answered
         self._send_frame(
@@ -290,20 +293,20 @@ class Punching:
         if not opened.ports or not self._may_aim_at(opened.host):
             return
         newest = None
-        if prediction.needs_second_look(profile):
+        if prediction.needs_second_observation(profile):
             again = transactions.bind(local)
-            look = None if again is None else await transactions.ask(again, reflector)
-            if look is None:
+            seen_again = None if again is None else await transactions.ask(again, reflector)
+            if seen_again is None:
                 return
-            newest = look.mapped.port
+            newest = seen_again.mapped.port
             self._network.nat_observer.add_ports(local, [seen.mapped.port, newest])
-            steps = prediction.lead_between(profile, seen.mapped.port, newest)
-            self._lead = max(1, (steps or 1) - 2)
+            steps = prediction.steps_between(profile, seen.mapped.port, newest)
+            self._taken = max(1, (steps or 1) - 2)
         await self._send_to(
             transactions, base, opened.host, prediction.aims(profile, ports, opened.ports, newest)
         )
         await transactions.sleep(ARRIVAL_TIME)
-        if self._agent.heard_at(base):
+        if self._agent.has_received_check(base):
             # The NATs are open: whatever was lost is sent again
             for _ in range(REPEATS):
                 if self._relayed:
@@ -332,12 +335,14 @@ class Punching:
 
     def _can_afford(self, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets, and ask a reflector twice."""
-        found = self._network.nat_observer.vantage
+        found = self._network.nat_observer.base_and_reflector
         if found is None:
             return False
         base, remote = Address(found[0], 1), Address(targets.host, targets.ports[0])
         size = self._agent.opening_size
-        return may_pair(base, remote) and self._budget.has(len(targets.ports) + LOOKS, size, remote, now)
+        return may_pair(base, remote) and self._budget.has(
+            len(targets.ports) + REFLECTOR_REQUESTS, size, remote, now
+        )
 
     async def _open(self, transactions: Transactions, targets: Targets) -> None:
         """Open our NAT for one attempt of the other side."""
@@ -355,24 +360,24 @@ class Punching:
 
     async def _open_ports(self, transactions: Transactions, targets: Targets) -> Opened | None:
         profile, _ = self._profiles
-        found = self._network.nat_observer.vantage
+        found = self._network.nat_observer.base_and_reflector
         base = None if found is None else self._open_socket(found[0])
         if profile is None or found is None or base is None:
             return None
         local, reflector = found
         self._agent.add_opening(base)
-        for _ in range(LOOKS):
+        for _ in range(REFLECTOR_REQUESTS):
             self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
-        # All in one go: other hosts have little time to take ports in between
+        # Without waiting for the answer: other hosts have little time to take ports in between
         asked = transactions.spawn(transactions.ask(base, reflector))
         sent = await self._send_to(transactions, base, targets.host, targets.ports)
         after = transactions.bind(local)
-        look = None if after is None else await transactions.ask(after, reflector)
+        seen_again = None if after is None else await transactions.ask(after, reflector)
         seen = await asked
         if seen is None:
             return None
         self._agent.add_opening(base, seen.mapped)
-        last = None if look is None else look.mapped.port
+        last = None if seen_again is None else seen_again.mapped.port
         rows = prediction.opened(profile, seen.mapped.port, last, sent)
         return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
 

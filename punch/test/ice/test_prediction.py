@@ -12,10 +12,10 @@ from punch.ice.prediction import (
     MAX_AIMS,
     TARGETS,
     aims,
-    lead_between,
-    moved,
-    needs_second_look,
+    needs_second_observation,
     opened,
+    port_after,
+    steps_between,
     targets,
 )
 from punch.ice.techniques import TECHNIQUES, NatClass, Technique, nat_class, opens, technique_for
@@ -130,23 +130,23 @@ class SimulatedNat:
 
     def others(self, count: int) -> None:
         """Others take so many ports."""
-        self._next = moved(self._next, count, self.profile.step or 1)
+        self._next = port_after(self._next, count, self.profile.step or 1)
 
 
 def attempt(
-    opener: NatProfile, aimer: NatProfile, others: tuple[int, int, int], seed: int, lead: int = 1
+    opener: NatProfile, aimer: NatProfile, others: tuple[int, int, int], seed: int, taken: int = 1
 ) -> bool:
     """
     One attempt without a network: whether a packet of the side that aims gets in.
 
-    :param others: how many ports others take at the side that aims before its second look, between that and
-        its packets, and in the middle of the packets of the side that opens.
+    :param others: how many ports others take at the side that aims before its second observation, between
+        that and its packets, and in the middle of the packets of the side that opens.
     """
     random = Random(seed)
     here, there = SimulatedNat(aimer, random), SimulatedNat(opener, random)
     reflector = ("198.51.100.1", 3478)
     seen = here.port(5000, reflector)
-    ours = targets(aimer, seen, lead)
+    ours = targets(aimer, seen, taken)
     assert 0 < len(ours) <= min(TARGETS, MAX_TARGETS)
     # The other side opens
     first = there.port(6000, reflector)
@@ -162,7 +162,7 @@ def attempt(
     assert all(0 < len(row) <= MAX_ALTERNATIVES for row in rows)
     # This side aims
     here.others(others[0])
-    newest = here.port(5001, reflector) if needs_second_look(aimer) else None
+    newest = here.port(5001, reflector) if needs_second_observation(aimer) else None
     here.others(others[1])
     chosen = aims(aimer, ours, rows, newest)
     assert len(chosen) <= MAX_AIMS
@@ -203,11 +203,11 @@ class PredictionTests(SynchronousTestCase):
     def test_too_many_others(self) -> None:
         """If the sequence has gone past what was opened, nothing is sent; the next attempt looks further."""
         self.assertFalse(attempt(SEQUENTIAL, SEQUENTIAL, (20, 0, 0), 1))
-        self.assertTrue(attempt(SEQUENTIAL, SEQUENTIAL, (20, 0, 0), 1, lead=18))
+        self.assertTrue(attempt(SEQUENTIAL, SEQUENTIAL, (20, 0, 0), 1, taken=18))
         self.assertEqual(aims(SEQUENTIAL, targets(SEQUENTIAL, 4000, 1), [[1]] * 4 + [[2]] * 4, 4020), [])
-        self.assertEqual(lead_between(SEQUENTIAL, 4000, 4020), 20)
-        self.assertEqual(lead_between(DOWN, 4000, 3990), 5)
-        self.assertIsNone(lead_between(SEQUENTIAL, 4000, 3990))
+        self.assertEqual(steps_between(SEQUENTIAL, 4000, 4020), 20)
+        self.assertEqual(steps_between(DOWN, 4000, 3990), 5)
+        self.assertIsNone(steps_between(SEQUENTIAL, 4000, 3990))
 
     def test_the_ends_of_the_range(self) -> None:
         """Ports go round from the highest to the first that are no system ports, and back."""

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from punch.ice.port_mapping import (
-    CONFIRM,
-    LIFETIME,
-    RETRY,
-    Mapped,
-    Method,
-    PortMapper,
-    PortMapping,
-    Unmapped,
-)
+from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, Method, PortMapping
+from punch.ice.port_mapping import Mapped, PortMapper, Unmapped
 from punch.test.ice.test_port_mapping import (
     BASE,
     BASE6,

@@ -7,7 +7,7 @@ from itertools import pairwise
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.natcheck.behaviour import ANY_MAPPING
-from punch.natcheck.profile import NatProfiles, Observation, difference, step_of
+from punch.natcheck.profile import NatProfiles, Observation, common_step, difference
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.udp import open_portable
 from punch.node.nat_profiles import FRESH, NatObserver
@@ -22,7 +22,7 @@ ONE_ADDRESS = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT
 
 
 class StepTests(SynchronousTestCase):
-    """`step_of` and `difference`."""
+    """`common_step` and `difference`."""
 
     def test_table(self) -> None:
         """The step of ports that were seen one after the other."""
@@ -43,7 +43,7 @@ class StepTests(SynchronousTestCase):
             ([], 0),
         ):
             differences = [difference(*pair) for pair in pairwise(ports)]
-            self.assertEqual(step_of(differences), expected, ports)
+            self.assertEqual(common_step(differences), expected, ports)
 
 
 def seen(*ports: int, host: str = "203.0.113.7", kept: int = 0) -> Observation:
@@ -189,7 +189,7 @@ class ObserverTests(InternetTestCase):
         self.net.advance(FRESH)
         self.assertGreater(packets(), 0)
         self.assertEqual(packets(), 0)
-        observer.doubt()
+        observer.invalidate()
         self.assertGreater(packets(), 0)
         observer.keep(base, anew=True)
         self.assertEqual(observer.current, [])

@@ -9,14 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
-from punch.natcheck.behaviour import (
-    ANY_FILTERING,
-    ANY_MAPPING,
-    Filtering,
-    Hairpinning,
-    Mapping,
-    PortAssignment,
-)
+from punch.natcheck.behaviour import ANY_FILTERING, ANY_MAPPING, Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
     FamilyReport,
@@ -38,6 +31,7 @@ from punch.test.internet import Ports as P
 from punch.test.mapping_router import MappingRouter
 from punch.test.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
 from punch.ui.text.netcheck import text
+from punch.wire.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAPPING = {

@@ -8,12 +8,8 @@ from ipaddress import ip_address
 from math import ceil, floor
 from typing import TypeVar
 
-from punch.ice.port_mapping import Method, PortMapping
-from punch.natcheck.behaviour import (
-    Filtering,
-    Hairpinning,
-    PortAssignment,
-)
+from punch.ice.port_lease import Method, PortMapping
+from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
     FamilyReport,
@@ -23,6 +19,7 @@ from punch.natcheck.report import (
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
 from punch.ui.text.nat import MAPPING, ports_in_words, techniques_in_words
+from punch.wire.nat_profile import PortAssignment
 
 _FILTERING = {
     Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",
