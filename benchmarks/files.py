@@ -109,10 +109,19 @@ def free_port() -> int:
         return port
 
 
+def is_listening(port: int) -> bool:
+    """
+    Whether a process of this machine listens at a TCP port of IPv4, by the kernel's table. A connection that
+    tries the port may go on through a tunnel to iperf3, which takes it for the one client that it serves.
+    """
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        if is_listening(port):
             return
         time.sleep(0.05)
     raise SystemExit(f"{server.args!r} does not listen.")
@@ -201,7 +210,7 @@ class Wormhole:
 
 
 class OpenSSH:
-    """A server of OpenSSH for this user; subclasses say what goes through it."""
+    """A server of OpenSSH for this user, and what its clients need; subclasses say what goes through it."""
 
     title = ""
     program = ""
@@ -240,7 +249,7 @@ class OpenSSH:
 
 
 class SentOverSSH(OpenSSH, ABC):
-    """A program that sends through it."""
+    """A program that sends files through OpenSSH."""
 
     @abstractmethod
     def words(self, source: Path, target: Path) -> list[str]:

@@ -35,7 +35,7 @@ from benchmarks.files import PUNCH, NotInstalled, OpenSSH, Punch, free_port, run
 AIM_OF_SSH = 0.7
 AIM_LATENCY = 0.001
 SIZE = 64
-AFTER = 1.0
+PAUSE = 1.0
 """Seconds between two tests of iperf3."""
 
 
@@ -60,15 +60,8 @@ class Forward(OpenSSH):
         """A local port that leads to a port of loopback on the other side."""
         local = free_port()
         words = ["ssh", "-N", *self.options, "-L", f"127.0.0.1:{local}:127.0.0.1:{target}", self.host]
-        with subprocess.Popen(words, cwd=directory) as process:
-            try:
-                while not is_listening(local):
-                    if process.poll() is not None:
-                        raise SystemExit(f"{' '.join(words)} has ended.")
-                    time.sleep(0.05)
-                yield local
-            finally:
-                process.terminate()
+        with running(words, local, directory):
+            yield local
 
 
 class PunchForward(Punch):
@@ -84,15 +77,6 @@ class PunchForward(Punch):
         forward = [PUNCH, "forward", "--json", str(local), f"bob:{address}", *self.options("alice")]
         with when_ready(expose, directory), when_ready(forward, directory):
             yield local
-
-
-def is_listening(port: int) -> bool:
-    """
-    Whether a process of this machine listens at a TCP port, by the kernel's table: a connection that tries it
-    would go on to the other end, where the server of iperf3 takes it for its one client.
-    """
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
 @contextlib.contextmanager
@@ -161,7 +145,7 @@ def iperf(port: int, seconds: float, *options: str) -> float:
     if "error" in report:
         raise SystemExit(f"iperf3: {report['error']}")
     # Its server takes one client at a time, and refuses the next one while it ends a test.
-    time.sleep(AFTER)
+    time.sleep(PAUSE)
     received: float = report["end"]["sum_received"]["bits_per_second"]
     return received / 1e6
 

@@ -347,12 +347,12 @@ class StreamTransport:
             self.lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
             return
         if code >= FIRST_APPLICATION_CODE:
-            # Only a service that has accepted the stream has such codes: the protocol is told
+            # Only a service has such codes, so it has accepted the stream before
             self.accepted()
         self.lost(as_failure(StreamAborted(code)))
 
     def link_closed(self, closed: LinkClosed) -> None:
-        """The link has ended, in whatever order: a stream that has not is cut off."""
+        """The link has ended. A stream that has not is cut off, also if the link was closed in order."""
         if self._peer_done and self._write_closed and not self._unread:
             self.lost(as_failure(ConnectionDone()))
         else:

@@ -470,7 +470,10 @@ class SourceBuckets:
         """
         Learn how many tokens are missing from the buckets of prefixes elsewhere.
 
-        :param seconds: since the last call, in which each bucket has gained as much as all should together.
+        Since the last call, each of the buckets of a prefix has gained what all should have gained together,
+        so this one loses the part of the others.
+
+        :param seconds: how long ago the last call was.
         """
         for prefix, there in missing.items():
             buckets, key = self._buckets[width(prefix)], (prefix, None)

@@ -72,12 +72,10 @@ class SocketSet:
         for host in hosts:
             if host in by_host:
                 continue
-            try:
-                socket = self._open_socket(self._reactor, host, 0, self._receive)
-            except (OSError, CannotListenError):
-                continue
-            self._sockets[socket.local] = socket
-            by_host[host] = socket.local
+            socket = self._open(host, self._receive)
+            if socket is not None:
+                self._sockets[socket.local] = socket
+                by_host[host] = socket.local
         return [by_host[host] for host in hosts if host in by_host]
 
     def open_extra(self, host: str, receive: Receiver) -> Address | None:
@@ -85,9 +83,8 @@ class SocketSet:
         Open one more socket at a local IP address, beside those of `bases`; None if that is not possible. It
         stays open until `close_extra`.
         """
-        try:
-            socket = self._open_socket(self._reactor, host, 0, receive)
-        except (OSError, CannotListenError):
+        socket = self._open(host, receive)
+        if socket is None:
             return None
         self._extra[socket.local] = socket
         return socket.local
@@ -115,3 +112,9 @@ class SocketSet:
             socket.close()
         self._sockets.clear()
         self._extra.clear()
+
+    def _open(self, host: str, receive: Receiver) -> DatagramSocket | None:
+        try:
+            return self._open_socket(self._reactor, host, 0, receive)
+        except (OSError, CannotListenError):
+            return None

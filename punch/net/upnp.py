@@ -18,7 +18,9 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from punch.net import upnp_child
+from punch.wire import strict_json
 from punch.wire.address import Address
+from punch.wire.fields import field, integer, mapping, string
 from punch.wire.upnp import UpnpGrant, UpnpRequest
 
 Upnp = Callable[[UpnpRequest], "Deferred[UpnpGrant | None]"]
@@ -62,19 +64,17 @@ def ask(reactor: Any, directory: str, request: UpnpRequest) -> Deferred[UpnpGran
 def parse_answer(output: bytes) -> UpnpGrant | None:
     """Read what the process printed; None if no port is mapped, or it is malformed."""
     try:
-        answer = json.loads(output)
-        if not isinstance(answer, dict) or "error" in answer or not answer:
-            return None
-        port, lifetime = answer["port"], answer["lifetime"]
-        usable = type(port) is int and 0 < port < 65536 and type(lifetime) is int and lifetime >= 0
-        return UpnpGrant(Address(_host(str(answer["host"])), port), lifetime) if usable else None
-    except (ValueError, KeyError, RecursionError):
+        answer = mapping(strict_json.loads(output))
+        external = Address(field(answer, "host", _host), field(answer, "port", integer(1, 65535)))
+        return UpnpGrant(external, field(answer, "lifetime", integer(0, strict_json.MAX_INTEGER)))
+    except ValueError:
         return None
 
 
-def _host(text: str) -> str:
+def _host(value: object) -> str:
+    """The IPv4 address; "0.0.0.0" for anything else."""
     try:
-        return str(IPv4Address(text))
+        return str(IPv4Address(string(value)))
     except ValueError:
         return "0.0.0.0"
 

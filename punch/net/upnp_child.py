@@ -84,7 +84,7 @@ def map_port(
     while ports:
         port = ports.pop(0)
         # Some routers give a port to whoever asks last
-        if not _is_ours(_entry(igd, port), host, internal):
+        if not _may_be_ours(_entry(igd, port), host, internal):
             continue
         for seconds in list(lifetimes):
             error = _add(igd, port, host, internal, seconds)
@@ -94,7 +94,7 @@ def map_port(
                 break
         if not error:
             entry = _entry(igd, port)
-            if _is_ours(entry, host, internal):
+            if _may_be_ours(entry, host, internal):
                 external = _external(igd)
                 if entry is None and not external:
                     # The library takes every answer without an error for success
@@ -115,7 +115,7 @@ def delete(igd: Igd, host: str, internal: int, port: int) -> None:
 
     :raise Refused: the router does not do it.
     """
-    if not _is_ours(_entry(igd, port), host, internal):
+    if not _may_be_ours(_entry(igd, port), host, internal):
         return
     try:
         igd.deleteportmapping(port, "UDP")
@@ -169,8 +169,8 @@ def _entry(igd: Igd, port: int) -> Entry | None:
         return None
 
 
-def _is_ours(entry: Entry | None, host: str, internal: int) -> bool:
-    """Whether the port is ours or can be."""
+def _may_be_ours(entry: Entry | None, host: str, internal: int) -> bool:
+    """Whether a port leads to our socket or, as far as the router says, nowhere."""
     return entry is None or (entry[0], entry[1]) == (host, internal)
 
 

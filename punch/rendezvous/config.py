@@ -46,8 +46,10 @@ class RendezvousLimits:
     cpu_burst_per_address: float = 0.25
     """…and at once. Beyond, the connections that take most are not read from for a while."""
     connections: int = 12_000
-    """One in eight, at most two for each of `handshakes`, is reserved for connections in their
-    handshake, and one in 24 for peers that were registered before."""
+    """
+    In all. One in eight is reserved for connections in their handshake, but no more than two for each of
+    `handshakes`, and one in 24 for peers that were registered before.
+    """
     connections_per_address: int = 256
     register_time: float = 10.0
     """From the handshake to the `register` line."""

@@ -11,7 +11,7 @@ the same number, the connection that has been silent longest is closed.
 
 One connection in `RESERVE` is kept for those that wait. Without it, connections whose handshakes are over
 could take all places, and each new connection would end the handshake of the one before it. One in `EARLIER`
-is kept for peers that were registered before: who a client is, is known when its handshake is over.
+is kept for peers that were registered before; at the end of its handshake it is known who a client is.
 
 To answer a ClientHello costs half a millisecond of signing and key agreement, and to send one costs nothing.
 So all handshakes together get a share of the processor, the sources take turns (`HandshakeQueue`), and a
@@ -184,9 +184,9 @@ class HandshakeQueue:
 RESERVE = 8
 """One connection in this many is kept for handshakes, up to the number of places for handshakes."""
 EARLIER = 24
-"""One connection in this many is kept for peers that were registered before. An address has a share…"""
+"""One connection in this many is kept for peers that were registered before."""
 _EARLIER_SHARE = 8
-"""…that is its share of all connections divided by this."""
+"""What an address may have of these is its share of all connections, divided by this."""
 
 UNKNOWN: Source = ("a header",)
 """The source of connections whose address comes in a header (PROXY protocol) that has not arrived yet."""

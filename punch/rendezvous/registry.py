@@ -17,7 +17,13 @@ from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import NoRoom, Shares, Source, SourceScope, SourceTable, source_of
 from punch.net.token_bucket import TokenBuckets
-from punch.rendezvous.admission import RESERVE, EarlierSources, IntroductionAdmission, IntroductionRefusal
+from punch.rendezvous.admission import (
+    RESERVE,
+    EarlierSources,
+    IntroductionAdmission,
+    IntroductionRefusal,
+    room_in,
+)
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.introduction import (
     IntroductionData,
@@ -427,21 +433,14 @@ class Registry:
         :raise NoRoom: no place is left for this peer.
         """
         tables = self.places if self.was_registered(peer) else self.places[:1]
-        for table in tables:
-            try:
-                displaced = table.room(source)
-            except NoRoom:
-                if table is tables[-1]:
-                    raise
-                continue
-            if displaced is not None:
-                text = "Your network has more peers here than others, who come now; try again later."
-                registration = self._peers[displaced]
-                self.limit_hit(displaced, registration.address, "registrations")
-                self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
-                self._remove(registration, ErrorCode.TOO_MANY.value)
-            table.enter(source, peer)
-            return
+        table, displaced = room_in(tables, source)
+        if displaced is not None:
+            text = "Your network has more peers here than others, who come now; try again later."
+            registration = self._peers[displaced]
+            self.limit_hit(displaced, registration.address, "registrations")
+            self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
+            self._remove(registration, ErrorCode.TOO_MANY.value)
+        table.enter(source, peer)
 
     def _leave_place(self, peer: PeerID) -> SourceTable[PeerID] | None:
         """:return: the table that it was in."""

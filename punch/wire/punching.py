@@ -2,25 +2,27 @@
 What two peers say to each other over a link to open a direct path (docs/protocol.md, section 7.4): the
 payloads of the optional control frames NATS, TARGETS and OPENED, which are JSON objects.
 
-The link is encrypted and authenticated, so they are neither sealed nor signed. A technique that needs other
-numbers than prediction uses the same two messages: who aims says where it is to be expected, and who opens
-says where it may be reached then.
+The link is encrypted and authenticated, so they are neither sealed nor signed. Each technique uses the same
+messages: the side that aims says with TARGETS from which ports it expects to send, and the side that opens
+says with OPENED at which ports it may be reached then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from punch.wire import strict_json
 from punch.wire.fields import field, integer, ip, mapping, sequence, token
 from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
 
 MAX_TARGETS: Final = 10
-"""How many ports TARGETS may name, and for how many OPENED may say something."""
+"""How many ports TARGETS may name, and to how many OPENED may answer."""
 MAX_ALTERNATIVES: Final = 4
 """How many ports OPENED may name for each of these."""
+
+T = TypeVar("T")
 
 _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
@@ -47,10 +49,7 @@ class Nats:
 
         :raise PunchingError: it is malformed.
         """
-        try:
-            return cls(field(_object(payload), "nats", read_profiles))
-        except ValueError as error:
-            raise PunchingError(f"a NATS frame is wrong: {error}") from error
+        return _decode("a NATS", payload, lambda fields: cls(field(fields, "nats", read_profiles)))
 
 
 @dataclass(frozen=True)
@@ -85,25 +84,25 @@ class Targets:
 
         :raise PunchingError: it is malformed.
         """
-        try:
-            fields = _object(payload)
-            return cls(
+        return _decode(
+            "a TARGETS",
+            payload,
+            lambda fields: cls(
                 field(fields, "attempt", _attempt),
                 field(fields, "technique", token),
                 field(fields, "host", ip),
                 field(fields, "ports", sequence(_port, MAX_TARGETS)),
-            )
-        except ValueError as error:
-            raise PunchingError(f"a TARGETS frame is wrong: {error}") from error
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class Opened:
     """
-    The sender has sent to all targets of an attempt, each of which lets it be reached at one of some ports.
+    The sender has sent a check to each target of an attempt, from a port for each.
 
-    :ivar ports: for each target in order, the ports of `host` that may be open for it; empty: the attempt is
-        refused.
+    :ivar ports: for each target in order, the ports of `host` one of which that check has left; shorter than
+        the targets if not all could be sent to, and empty if the attempt is refused.
     """
 
     attempt: int
@@ -123,16 +122,19 @@ class Opened:
 
         :raise PunchingError: it is malformed.
         """
-        try:
-            fields = _object(payload)
-            return cls(
+        return _decode(
+            "an OPENED",
+            payload,
+            lambda fields: cls(
                 field(fields, "attempt", _attempt),
                 field(fields, "host", ip),
                 field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
-            )
-        except ValueError as error:
-            raise PunchingError(f"an OPENED frame is wrong: {error}") from error
+            ),
+        )
 
 
-def _object(payload: bytes) -> Mapping[str, Any]:
-    return mapping(strict_json.loads(payload))
+def _decode(frame: str, payload: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
+    try:
+        return read(mapping(strict_json.loads(payload)))
+    except ValueError as error:
+        raise PunchingError(f"{frame} frame is wrong: {error}") from error

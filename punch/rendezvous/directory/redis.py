@@ -51,6 +51,7 @@ from punch.rendezvous.directory.messages import (
 from punch.rendezvous.directory.peer_entries import PeerEntries
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
+    NOT_REDIS,
     OLDEST,
     QueueFull,
     RedisConnection,
@@ -73,7 +74,7 @@ MAX_CLOCK_ERROR = 60.0
 LAST_TIME = 0.5
 """Seconds that Redis has, when this process stops, to take what was said last."""
 STEADY = 1.5
-"""Seconds after which Redis is said to work that failed a moment after it had begun to the last time."""
+"""Seconds for which Redis has to work before it is said to, if the last time it failed within them."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -135,10 +136,13 @@ class RedisDirectory:
         self._failures = 0
         self._found_at = -math.inf
         self._unsteady = False
-        """Whether it failed last within a moment after it had begun to work…"""
-        self._repeated = self._warned = False
-        """…or because of an answer, as it had done within the last minute."""
+        """Whether it failed a moment after it had begun to work, and has not worked for longer since."""
+        self._repeated = False
+        """Whether the last failure was an answer for which it was given up within the last minute, too."""
+        self._warned = False
+        """Whether the operator was told of a failure, and not yet that it is over."""
         self._refused, self._refused_until = "", -math.inf
+        """The last such answer that was told, and until when the same one is not told again."""
         self._reason: str | None = "it is being connected to"
         self._told, self._told_at = "", 0.0
         self._unread_logged = -math.inf
@@ -239,7 +243,7 @@ class RedisDirectory:
             except RedisProblem as problem:
                 self._lost(str(problem))
             except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
-                self._lost(f"it answers as Redis does not ({error})"[:150])
+                self._lost(f"{NOT_REDIS} ({error})"[:150])
             finally:
                 self._commands = self._subscriber = None
                 self._shared.stop()
@@ -312,7 +316,7 @@ class RedisDirectory:
             self._works()
 
     def _works(self) -> None:
-        """All is well, and stays so for longer than a moment if it did not before."""
+        """Redis works: for longer than a moment, if it had failed within one."""
         self._unsteady = False
         self._reason, self._told, self._failures = None, "", 0
         if self._warned or not self._repeated:
@@ -323,9 +327,9 @@ class RedisDirectory:
     def _lost(self, reason: str) -> None:
         now, commands = self._monotonic(), self._commands
         if commands is not None:
-            # If it fails in the same way each time, after a moment, that is one failure.
+            # If it fails in the same way a moment after each new connection, the operator hears of it once…
             self._unsteady = now < self._found_at + STEADY
-            # So it is if it refuses the same now and then.
+            # …and so if it refuses the same command now and then.
             self._repeated = commands.given_up and reason == self._refused and now < self._refused_until
             if commands.given_up and not self._repeated:
                 self._refused, self._refused_until = reason, now + _LOG_PAUSE

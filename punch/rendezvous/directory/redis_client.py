@@ -28,6 +28,7 @@ CONNECT_TIME = 3.0
 OLDEST = (5, 0)
 """The oldest version of Redis that works."""
 
+NOT_REDIS = "it answers as Redis does not"
 _ADVICE = {
     "WRONGPASS": "it refuses the user name or password; correct them in --registry",
     "NOAUTH": "it wants a password; write it in --registry, as redis://:password@host",
@@ -70,7 +71,7 @@ def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> 
         return error
     text = str(error) or type(error).__name__
     if type(error).__name__ == "InvalidResponse":  # of the library, which is not imported before it is needed
-        return RedisProblem(f"it answers as Redis does not ({text[:100]})")
+        return RedisProblem(f"{NOT_REDIS} ({text[:100]})")
     if "without any password configured" in text:
         return RedisProblem("it has no password, and --registry gives one; leave it out")
     for code, advice in _ADVICE.items():
@@ -175,7 +176,7 @@ class RedisConnection:
         self._answered = True
         for command, answer in zip(commands, found, strict=True):
             if not is_answer(command, answer):
-                problem = RedisProblem(f"it answers as Redis does not (to {command[0]!s})")
+                problem = RedisProblem(f"{NOT_REDIS} (to {command[0]!s})")
                 self.give_up(problem)
                 raise problem
         return found
@@ -193,7 +194,7 @@ class RedisConnection:
         except Exception as error:  # as above
             raise problem_of(error) from error
         if not is_answer(("SUBSCRIBE",), answer):
-            raise RedisProblem("it answers as Redis does not (to SUBSCRIBE)")
+            raise RedisProblem(f"{NOT_REDIS} (to SUBSCRIBE)")
 
     async def version(self) -> tuple[int, ...] | None:
         """The version of Redis; None if it does not tell."""
@@ -236,8 +237,8 @@ class RedisConnection:
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
                 self.closed: Deferred[BaseException] = Deferred()
-
                 self._unfinished = 0
+                """Bytes that came since the last answer was complete."""
 
             def dataReceived(self, data: bytes, unpause: bool = False) -> None:
                 if not unpause:
@@ -245,7 +246,7 @@ class RedisConnection:
                 try:
                     super().dataReceived(data, unpause)
                 except Exception:  # this is not Redis, and the library raises whatever comes
-                    give_up(RedisProblem("it answers as Redis does not"))
+                    give_up(RedisProblem(NOT_REDIS))
                 if self._unfinished > MOST_BYTES:
                     give_up(RedisProblem(f"an answer of it has more than {MOST_BYTES >> 20} MiB"))
 
@@ -260,7 +261,7 @@ class RedisConnection:
                 super().rawDataReceived(data)
 
             def lineLengthExceeded(self, line: bytes) -> None:
-                give_up(RedisProblem("it answers as Redis does not"))
+                give_up(RedisProblem(NOT_REDIS))
 
             def replyReceived(self, reply: object) -> None:
                 self._unfinished = 0
@@ -309,7 +310,8 @@ def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object]
     """
     Do what may fail when Redis goes away; then everything is written anew once it is back.
 
-    :param connection: it is given up if Redis refuses something, so that this is not missing unnoticed.
+    :param connection: it is given up if Redis refuses something. Else what was refused would be missing, and
+        nobody would notice.
     """
     doing: Deferred[object] = Deferred.fromCoroutine(work)
     doing.addErrback(_refused, connection)

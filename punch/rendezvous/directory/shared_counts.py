@@ -28,8 +28,8 @@ class SharedCounts:
     """
     The tables and buckets of one process.
 
-    :param tables: by names that are the same at all processes…
-    :param buckets: …as are those of these, which are others.
+    :param tables: by names that are the same at all processes.
+    :param buckets: the same for buckets; no table has the name of one.
     :param monotonic: monotonic seconds.
     :param secret: the service's private key.
     """

@@ -266,18 +266,23 @@ class Received(Protocol):
 class QueueTests(SystemTestCase):
     """A slow line whose queue is filled by the peer's own bulk transfer: 12 messages of 2 s each."""
 
+    def register(self, *names: str, relay: RelayPolicy = RelayPolicy.AUTO) -> list[Peer]:
+        """Register alice, whose line is slow, and others."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02, relay=relay)
+        self.peers.append(alice)
+        peers = [alice, *(self.peer(name) for name in names)]
+        for peer in peers:
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        return peers
+
     def test_what_is_urgent(self) -> None:
         """
         A peer that sends a message meanwhile is told that it was delivered, and an ICE restart is agreed on,
         within seconds and not after the bulk; the registration, whose answers wait in the same queue, stays.
         """
-        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
-        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
-        self.peers.append(alice)
-        bob = self.peer("bob")
-        for peer in (alice, bob):
-            peer.start()
-            peer.wait_for(Registered, 60.0)
+        alice, bob = self.register("bob")
         connect(alice, bob)
         link = alice.link_to(bob)
         begin = self.net.now
@@ -317,13 +322,7 @@ class QueueTests(SystemTestCase):
 
     def test_a_message_to_somebody_else(self) -> None:
         """A short message on another link waits for little of the bulk, and neither link changes its path."""
-        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
-        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02, relay=RelayPolicy.NEVER)
-        self.peers.append(alice)
-        bob, carol = self.peer("bob"), self.peer("carol")
-        for peer in (alice, bob, carol):
-            peer.start()
-            peer.wait_for(Registered, 60.0)
+        alice, bob, carol = self.register("bob", "carol", relay=RelayPolicy.NEVER)
         for peer in (bob, carol):
             connect(alice, peer)
         changes = len(alice.of(PathChanged))
@@ -336,13 +335,7 @@ class QueueTests(SystemTestCase):
 
     def test_a_message_behind_a_transfer_on_its_link(self) -> None:
         """Streams of one link take turns: a chat message does not wait for the end of a long stream."""
-        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
-        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
-        self.peers.append(alice)
-        bob = self.peer("bob")
-        for peer in (alice, bob):
-            peer.start()
-            peer.wait_for(Registered, 60.0)
+        alice, bob = self.register("bob")
         received = Received()
         bob.node.serve("bulk/1", Factory.forProtocol(lambda: received), anyone)
         connect(alice, bob)

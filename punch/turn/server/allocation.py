@@ -140,13 +140,13 @@ class Allocation:
     bytes_dropped: int = 0
     """Bytes of datagrams, in both directions, that were dropped because a bucket had too few tokens."""
     dropped_at: float = -inf
-    """When such a datagram was dropped last…"""
+    """When such a datagram was dropped last, in monotonic seconds."""
     dropped_since: float = -inf
-    """…and since when some have been, again and again; both in monotonic seconds."""
+    """Since when some have been dropped again and again, in monotonic seconds."""
     bytes_told: int = 0
-    """How many of these its client has been told of…"""
+    """The value of `bytes_dropped` that its client was told last."""
     told_at: float = -inf
-    """…and when, in monotonic seconds."""
+    """When that was, in monotonic seconds."""
 
     def __post_init__(self) -> None:
         self.to_client = Flow(self, None)

@@ -61,8 +61,8 @@ LIMIT_NOTICE_AFTER = 1.0
 """Seconds for which a rate is exceeded before its client is told: a short burst is not worth it."""
 LIMIT_NOTICE_GAP = 10.0
 """
-Seconds between two notices to one client that a rate is exceeded. It is exceeded anew if nothing was dropped
-for so long.
+Seconds between two notices to one client that a rate is exceeded. If nothing is dropped for so long, it is
+exceeded no longer.
 """
 
 _LIMIT_NOTICE_SIZE = 56
@@ -205,8 +205,8 @@ class RelayCore:
 
     def outputs(self, now: float) -> tuple[list[ToClient], list[ToPeer]]:
         """
-        Return and forget everything that is to be sent now. The caller handles the events first, among them
-        those of allocations that may relay from now on.
+        Return and forget everything that is to be sent now. The caller handles the events before it sends
+        this, so that the log has the line of an allocation before anything is relayed for it.
         """
         to_clients, self._answers = self._answers, []
         to_peers: list[ToPeer] = []
@@ -349,16 +349,17 @@ class RelayCore:
         if now >= allocation.dropped_at + LIMIT_NOTICE_GAP:
             allocation.dropped_since = now
         allocation.dropped_at = now
-        unknown = allocation.bytes_dropped - allocation.bytes_told
+        not_told = allocation.bytes_dropped - allocation.bytes_told
         if (
             now < max(allocation.dropped_since + LIMIT_NOTICE_AFTER, allocation.told_at + LIMIT_NOTICE_GAP)
-            or unknown < _LIMIT_NOTICE_SIZE
+            or not_told < _LIMIT_NOTICE_SIZE
             or allocation.port.allocation is not allocation
         ):
             return None
         allocation.told_at, allocation.bytes_told = now, allocation.bytes_dropped
-        fullest = min(range(len(allocation.buckets)), key=lambda at: allocation.buckets[at].available(now))
-        limit = RelayLimit(min(fullest, RelayLimit.NETWORK))
+        # The limits are numbered in the order of the buckets; the last ones are of ever larger networks
+        emptiest = min(range(len(allocation.buckets)), key=lambda at: allocation.buckets[at].available(now))
+        limit = RelayLimit(min(emptiest, RelayLimit.NETWORK))
         owner = allocation.owner
         self.allocations.events.append(LimitHit(owner.client.host, "relay-rate", owner.user))
         value = RelayLimitValue(limit, allocation.bytes_dropped)
