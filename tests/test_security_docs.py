@@ -94,7 +94,7 @@ SECURITY_NUMBERS = [
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
     f"{uploads.MAX_FILES:,} files each wait to be sent",
-    f"no page has gone on for {uploads.UNUSED:.0f} s",
+    f"no page has gone on for {uploads.IDLE_TIME:.0f} s",
     f"has {exposed.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",

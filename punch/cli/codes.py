@@ -28,8 +28,8 @@ from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.path import PortMappingPolicy
 from punch.state import StateError
-from punch.ui.text.causes import event_sentence, problem_sentence
-from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
+from punch.ui.text.causes import event_sentence
+from punch.ui.text.codes import code_lines, failure_sentence, unregistered_sentence
 
 if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
@@ -159,10 +159,7 @@ class CodeCommand:
         try:
             return await client.run()
         except ControlProblem as problem:
-            if problem.refusal is None:
-                sentence = problem_sentence(problem)
-            else:
-                sentence = not_admitted_sentence(problem.address.location)
+            sentence = unregistered_sentence(problem)
             raise CommandFailed(sentence, status_of(problem.reason), problem.reason) from None
 
     def _show(self, code: Code) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from punch.apps.forward.addresses import Address, AddressError, Protocol, named_service, parse_address
+from punch.apps.forward.addresses import Address, AddressError, named_service, parse_address
 from punch.apps.forward.failures import ForwardFailure
-from punch.apps.forward.reverse import reverse_service
+from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
 from punch.cli.node_command import NodeCommand, make_parser
 from punch.cli.notices import Notices
-from punch.cli.ports import exposed_at
+from punch.cli.ports import exposed_at, option_for
 from punch.cli.reverse import grant_port
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             address.service if options.service is None else named_service(options.service, udp=options.udp)
         )
         if options.reverse:
-            service = reverse_service(service)
+            service = listen_service(service)
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
     except (UnknownPeer, AddressError) as error:
@@ -97,7 +97,7 @@ class _Exposing:
         self._service = service
         self._allow = allow
         self._who = ", ".join(sorted(command.called(peer) for peer in allow.peers))
-        self._option = "--udp " if address.protocol is Protocol.UDP else ""
+        self._option = option_for(address)
 
     async def run(self, node: NodeAccess) -> None:
         """Let the peers reach the address."""
@@ -115,7 +115,7 @@ class _Exposing:
         await self._command.stay_registered(node)
 
     async def reverse(self, node: NodeAccess) -> None:
-        """Let the peers have the address lead to them."""
+        """Let the peers ask for the address: connections to it go to them."""
         await grant_port(self._command, node, self._address, self._service, self._allow.peers)
         example = f"punch forward --reverse {self._option}3000 YOU:{self._name}"
         self._tell(node, f"{self._who} can have {self._address} lead to a port there now, as in {example}.")

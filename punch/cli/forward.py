@@ -14,14 +14,12 @@ from punch.apps.forward.addresses import (
     service_of,
     split_target,
 )
-from punch.apps.forward.datagrams import DatagramForwarder
 from punch.apps.forward.failures import failure_of
-from punch.apps.forward.listening import Forwarder
-from punch.apps.forward.reverse import reverse_service
+from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
 from punch.cli.node_command import NodeCommand, make_parser
 from punch.cli.notices import Notices
-from punch.cli.ports import listen
+from punch.cli.ports import forwarder_for, listen, option_for
 from punch.cli.reverse import ReverseForward
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         who, what = split_target(options.target)
         service = service_of(what, udp=options.udp)
         if options.reverse:
-            service = reverse_service(service)
+            service = listen_service(service)
         peer = find_peer(command.book, who)
     except (UnknownPeer, AddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
@@ -96,16 +94,16 @@ async def _forward(
         if failure is not None:
             notices.tell(failure_text(failure, who, what), reason=failure.reason)
         elif isinstance(error, CommandError):
-            exposed = f"--udp {what}" if udp else what
+            exposed = f"{option_for(local)}{what}"
             notices.tell(open_failure_text(error.reason, str(error), who, exposed), reason=error.reason)
         else:
             notices.tell(f"A connection to {who} was lost, or given up there.", reason="lost")
 
-    udp = local.protocol is Protocol.UDP
-    kind = DatagramForwarder if udp else Forwarder
-    address, _ = listen(command.reactor, local, kind(node, peer, service, command.reactor, failed))
+    what_goes = "Datagrams" if local.protocol is Protocol.UDP else "Connections"
+    forwarder = forwarder_for(local, node, peer, service, command.reactor, failed)
+    address, _ = listen(command.reactor, local, forwarder)
     command.tell(
-        f"{'Datagrams' if udp else 'Connections'} to {address} go to {what} of {who}.",
+        f"{what_goes} to {address} go to {what} of {who}.",
         event="listening",
         address=address,
         peer=str(peer),

@@ -11,7 +11,7 @@ from punch.cli import twistd
 from punch.cli.code_prompt import ask_code, can_ask
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, Registers, make_parser
 from punch.cli.parser import Parser
 from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
@@ -30,7 +30,7 @@ def invite(arguments: Sequence[str]) -> int:
         "Get to know a peer: prints a code, and waits until the other side types it (punch join CODE). Then "
         "each is in the other's address book.",
         "docs/codes.md",
-        registers=NodeUse.ALWAYS,
+        registers=Registers.ALWAYS,
     )
     options = _parse(parser, arguments)
     return _run(program, options, "Stopped. The code can't be used any more.")
@@ -48,7 +48,7 @@ def join(arguments: Sequence[str]) -> int:
         "Get to know the peer who ran punch invite, by the code that it printed. Then each is in the other's "
         "address book.",
         "docs/codes.md",
-        registers=NodeUse.ALWAYS,
+        registers=Registers.ALWAYS,
     )
     parser.add_argument(
         "code",

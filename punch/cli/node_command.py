@@ -240,13 +240,13 @@ class NodeCommand:
         return shown_name(self.book.name_of(peer) or "", peer)
 
 
-class NodeUse(Enum):
-    """When a command registers itself; the value follows what its options are for."""
+class Registers(Enum):
+    """When a command registers by itself; the value is how its help says so, after what an option is for."""
 
     WITHOUT_NODE = ", if no node of yours runs"
     FOR_A_CODE = ", for a code, or if no node of yours runs"
     ALWAYS = ""
-    """It uses no node, and makes no link."""
+    """It makes no link, and needs no node."""
 
 
 def make_parser(
@@ -256,7 +256,7 @@ def make_parser(
     *,
     words_name_files: bool = False,
     own_stdout: bool = True,
-    registers: NodeUse = NodeUse.WITHOUT_NODE,
+    registers: Registers = Registers.WITHOUT_NODE,
 ) -> Parser:
     """
     Return a parser with the options that all these commands have.
@@ -282,7 +282,7 @@ def make_parser(
         metavar="URL",
         help=f"HTTP or SOCKS5 proxy, or none{when} [default: that of the environment]",
     )
-    if registers is not NodeUse.ALWAYS:
+    if registers is not Registers.ALWAYS:
         parser.add_argument(
             "--port-mapping",
             choices=[policy.value for policy in PortMappingPolicy],
@@ -292,8 +292,8 @@ def make_parser(
     parser.add_argument(
         "--name",
         default=login_name(os.environ),
-        help=f"whose {'address book' if registers is NodeUse.ALWAYS else 'node'}: the identity of that name "
-        "[default: %(default)s]",
+        help=f"whose {'address book' if registers is Registers.ALWAYS else 'node'}: the identity of that "
+        "name [default: %(default)s]",
     )
     parser.add_argument(
         "--state-dir",

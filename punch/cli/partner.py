@@ -12,8 +12,8 @@ from punch.local.protocol import JSON
 
 AWAY_TIME = 180.0
 """Seconds without a link, after which the other side is given up."""
-DARK_TIME = 3600.0
-"""The same while there is a link that has no path, as while a machine sleeps."""
+NO_PATH_TIME = 3600.0
+"""The same while there is a link without a path, as while the other machine sleeps."""
 
 
 class Absence:
@@ -22,11 +22,11 @@ class Absence:
     def __init__(self, now: float) -> None:
         self._looked = now
         self._away = 0.0
-        self._dark = 0.0
+        self._disconnected = 0.0
 
-    def look(self, now: float, *, linked: bool, dark: bool) -> bool:
+    def look(self, now: float, *, linked: bool, disconnected: bool) -> bool:
         """
-        Note whether there is a link, and whether it has no path. Call it every `LOOK_INTERVAL` seconds.
+        Note whether there is a link, and whether that has no path. Call it every `LOOK_INTERVAL` seconds.
 
         :return: whether it has been so for too long.
         """
@@ -34,8 +34,8 @@ class Absence:
         passed = min(now - self._looked, 2 * LOOK_INTERVAL)
         self._looked = now
         self._away = 0.0 if linked else self._away + passed
-        self._dark = self._dark + passed if linked and dark else 0.0
-        return self._away > AWAY_TIME or self._dark > DARK_TIME
+        self._disconnected = self._disconnected + passed if linked and disconnected else 0.0
+        return self._away > AWAY_TIME or self._disconnected > NO_PATH_TIME
 
 
 async def watch_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, what_next: str) -> None:
@@ -49,10 +49,8 @@ async def watch_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, wh
     while True:
         await deferLater(command.reactor, LOOK_INTERVAL, lambda: None)
         link = _link(await node.status(), peer)
-        gone = absence.look(
-            command.reactor.seconds(), linked=link is not None, dark=link is not None and link["dark"] is True
-        )
-        if gone:
+        disconnected = link is not None and link["dark"] is True
+        if absence.look(command.reactor.seconds(), linked=link is not None, disconnected=disconnected):
             raise CommandFailed(
                 f"{command.called(peer)} is gone, and a code works once: {what_next}.",
                 ExitStatus.NOT_THERE,

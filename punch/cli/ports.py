@@ -1,4 +1,4 @@
-"""The ports of this machine that the commands listen at, and those that they connect to."""
+"""The ports of this machine at which commands listen, and those that they expose, of TCP and UDP."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol, Factory
 
 from punch.apps.forward.addresses import Address, Protocol
-from punch.apps.forward.datagrams import ExposedDatagrams
+from punch.apps.forward.datagrams import DatagramForwarder, ExposedDatagrams
 from punch.apps.forward.exposed import CONNECT_TIME, Exposed
 from punch.apps.forward.failures import ForwardFailure
 from punch.apps.forward.flows import MAX_DATAGRAM
+from punch.apps.forward.listening import Forwarder
 from punch.cli.node_command import CommandFailed
 from punch.identity import PeerID
+from punch.local.access import NodeAccess
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
@@ -34,6 +36,24 @@ def exposed_at(
         path: Any = cast(Any, UNIXClientEndpoint)(reactor, address.path, CONNECT_TIME)
         return Exposed(cast(IStreamClientEndpoint, path), failed)
     return Exposed(HostnameEndpoint(reactor, address.host, address.port, CONNECT_TIME), failed)
+
+
+def forwarder_for(
+    local: Address,
+    node: NodeAccess,
+    peer: PeerID,
+    service: str,
+    reactor: Any,
+    failed: Callable[[Exception], object],
+) -> Factory | DatagramProtocol:
+    """Return what forwards the connections or datagrams to a port of this machine to a service of a peer."""
+    kind = DatagramForwarder if local.protocol is Protocol.UDP else Forwarder
+    return kind(node, peer, service, reactor, failed)
+
+
+def option_for(address: Address) -> str:
+    """Return the option that commands need for an address, with a space behind it; nothing if none."""
+    return "--udp " if address.protocol is Protocol.UDP else ""
 
 
 def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) -> tuple[str, Any]:

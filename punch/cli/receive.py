@@ -23,7 +23,7 @@ from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
 from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, Registers, make_parser
 from punch.cli.partner import watch_partner
 from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.identity import Identity, PeerID
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         "Receive files and folders that peers send with punch send, until you press Ctrl-C. You are asked "
         "about each offer, but not of peers with the grant files/1 (punch peers grant WHO files/1).",
         "docs/files.md",
-        registers=NodeUse.FOR_A_CODE,
+        registers=Registers.FOR_A_CODE,
     )
     parser.add_argument(
         "--output", default=".", metavar="DIR", help="the folder for the files [default: the current one]"
@@ -222,7 +222,8 @@ class Receiving:
             self._command.tell(f"Text from {who}:", event="text-received", peer=peer, text=offer.text)
             if not self._command.options.json:
                 self._command.show(sanitize(offer.text))
-        for path, item in zip(paths, () if offer.text is not None else offer.items, strict=True):
+        files = offer.items if offer.text is None else ()
+        for path, item in zip(paths, files, strict=True):
             name = item_text(item)
             self._command.tell(
                 f"Received from {who}: {name}, as {quoted(str(path))}.",

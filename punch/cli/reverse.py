@@ -1,6 +1,6 @@
 """
-Ports of one side that lead to the other one that asked for them: `punch forward --reverse`, and
-`punch expose --reverse`, which grants it.
+Ports of one side whose connections go to the other side: `punch forward --reverse` asks for one,
+`punch expose --reverse` grants it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 
 from punch.apps.forward.addresses import Address, Protocol
-from punch.apps.forward.datagrams import DatagramForwarder
 from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.listening import Forwarder
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
     ListenFailed,
     ListeningPort,
     PortRequest,
     ReversePort,
-    back_service,
+    reverse_service,
 )
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand
 from punch.cli.notices import Notices, StateNotices
-from punch.cli.ports import exposed_at, listen
+from punch.cli.ports import exposed_at, forwarder_for, listen, option_for
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
@@ -45,7 +43,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 async def grant_port(
     command: NodeCommand, node: NodeAccess, local: Address, service: str, peers: frozenset[PeerID]
 ) -> None:
-    """Let peers have a port of this machine lead to one of theirs, until the command ends."""
+    """Let peers ask for a port of this machine, until the command ends: connections to it go to them."""
     notices = Notices(command)
     states = StateNotices(command)
 
@@ -57,15 +55,14 @@ async def grant_port(
         found: ListeningPort = port
         return found
 
-    def not_carried(peer: PeerID, error: Exception) -> None:
+    def not_forwarded(peer: PeerID, error: Exception) -> None:
         failure = failure_of(error)
         reason = failure.reason if failure else error.reason if isinstance(error, CommandError) else "lost"
         text = reversed_failure_text(failure, error, str(local), command.called(peer))
         notices.tell(text, peer=str(peer), reason=reason)
 
     def forwarder(peer: PeerID, back: str) -> Factory | DatagramProtocol:
-        kind = DatagramForwarder if local.protocol is Protocol.UDP else Forwarder
-        return kind(node, peer, back, command.reactor, partial(not_carried, peer))
+        return forwarder_for(local, node, peer, back, command.reactor, partial(not_forwarded, peer))
 
     def changed(peer: PeerID | None) -> None:
         states.tell(
@@ -83,9 +80,9 @@ async def grant_port(
 
 class ReverseForward:
     """
-    Has a port of a peer lead to one of this machine.
+    Asks for a port of a peer: connections to it go to a port of this machine.
 
-    :param service: by which the port is asked for (`reverse_service`).
+    :param service: by which the port is asked for (`listen_service`).
     :param what: how the user calls it.
     """
 
@@ -111,7 +108,7 @@ class ReverseForward:
         """
         token = secrets.token_hex(TOKEN_SIZE // 2)
         exposed = exposed_at(self._command.reactor, self._local, self._not_connected)
-        await self._node.serve(back_service(token), exposed, Allow(frozenset([self._peer])))
+        await self._node.serve(reverse_service(token), exposed, Allow(frozenset([self._peer])))
         had, delay = False, FIRST_RETRY
         while True:
             request = PortRequest(token)
@@ -154,8 +151,7 @@ class ReverseForward:
 
     def _failure(self, error: Exception) -> CommandFailed:
         if isinstance(error, CommandError):
-            udp = "--udp " if self._local.protocol is Protocol.UDP else ""
-            granted = f"--reverse {udp}{self._what}"
+            granted = f"--reverse {option_for(self._local)}{self._what}"
             text = open_failure_text(error.reason, str(error), self._who, granted)
             return CommandFailed(text, status_of(error.reason), error.reason)
         failure = failure_of(error)

@@ -16,10 +16,11 @@ from punch.apps.codes.outcomes import Purpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
+from punch.apps.files.transfers import FIRST_RETRY, LAST_RETRY
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand
 from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.node_command import CommandFailed, NodeCommand, NodeUse, make_parser
+from punch.cli.node_command import CommandFailed, NodeCommand, Registers, make_parser
 from punch.cli.partner import watch_partner
 from punch.cli.transfers import AGAIN, STATUSES, follow
 from punch.cli.usage import write_stderr
@@ -30,8 +31,6 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted
 from punch.ui.text.transfers import failure_text, time_text
 
-FIRST_RETRY, LAST_RETRY = 1.0, 30.0
-"""Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
 AGAIN_BY_CODE = "run punch send again for a new one"
 """What can be done when the other side of a code is gone."""
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         "where it was: run the same command again (without a code).",
         "docs/files.md",
         words_name_files=True,
-        registers=NodeUse.FOR_A_CODE,
+        registers=Registers.FOR_A_CODE,
     )
     parser.usage = (
         "punch send [options] PATH... WHO\n       punch send [options] [--code] PATH...\n"

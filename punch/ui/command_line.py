@@ -19,7 +19,8 @@ from punch.apps.chat import MAX_TEXT, ChatError, ChatMessage
 from punch.identity import PeerID
 from punch.names import without_format, without_leading_format
 from punch.ui import slash
-from punch.ui.commands import Answer, perform, why
+from punch.ui.command import Answer
+from punch.ui.commands import perform, why
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.questions import Question, Questions

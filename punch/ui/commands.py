@@ -34,26 +34,12 @@ from punch.ui.json.events import (
     conversation_fields,
     message_fields,
     netcheck_fields,
-    peer_called,
     status_fields,
+    transfer_list,
 )
-from punch.ui.json.transfers import transfer_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
-
-__all__ = [
-    "COMMANDS",
-    "Answer",
-    "Command",
-    "CommandContext",
-    "Field",
-    "FieldKind",
-    "Fields",
-    "is_client_id",
-    "perform",
-    "why",
-]
 
 #: Messages of an answer when nothing else is asked for.
 LIMIT = 50
@@ -266,13 +252,8 @@ def _rename(context: CommandContext, fields: Fields) -> Answer:
 
 def _status(context: CommandContext, fields: Fields) -> Result:
     chat, applications = context.chat, context.applications
-    transfers = applications.transfers
-    status: Answer = {
-        **status_fields(chat.status()),
-        "transfers": []
-        if transfers is None
-        else [transfer_fields(each, peer_called(chat, each.peer)) for each in transfers.all],
-    }
+    transfers = transfer_list(applications.transfers, chat)
+    status: Answer = {**status_fields(chat.status()), "transfers": transfers}
     if applications.node_status is None:
         return status
     return applications.node_status().addCallback(partial(_joined_status, status))

@@ -17,7 +17,7 @@ from punch.apps.files.source import SourceError
 from punch.apps.files.transfers import TooManyTransfers, Transfers, UnknownTransfer
 from punch.identity import PeerID
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
-from punch.ui.json.events import peer_called
+from punch.ui.json.events import peer_called, transfer_list
 from punch.ui.json.transfers import transfer_fields
 
 
@@ -98,7 +98,7 @@ def _open_folder(context: CommandContext, fields: Fields) -> Answer:
 
 
 def _list(context: CommandContext, fields: Fields) -> Answer:
-    return {"transfers": [_answer(context, transfer) for transfer in _transfers(context).all]}
+    return {"transfers": transfer_list(_transfers(context), context.chat)}
 
 
 _TRANSFER = Field("transfer", FieldKind.TRANSFER, required=True)

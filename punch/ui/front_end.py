@@ -23,10 +23,11 @@ from punch.node.causes import OtherCause
 from punch.node.events import CallFailed, Disconnected, Ready
 from punch.ui.command import NO_APPLICATIONS, Applications, CommandContext
 from punch.ui.exit_policy import ExitPolicy
+from punch.ui.json.events import peer_called
 from punch.ui.send_queue import SendQueue
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import Notice
-from punch.ui.text.sentences import count, name_lines, shown_name
+from punch.ui.text.sentences import count, name_lines
 
 #: Seconds for which the store is tried again that refuses messages, when nothing more can be read.
 STORE_TIMEOUT = 30.0
@@ -246,8 +247,7 @@ class ProcessView:
 
     def name_of(self, peer: PeerID) -> str:
         """What a peer is called, ready to be shown."""
-        contact = self.chat.contacts.get(peer)
-        return shown_name(contact.name or contact.claimed, peer, contact.alike)
+        return peer_called(self.chat, peer)
 
     def balance(self) -> None:
         """Read stdin only when the node is ready, and while not too much is undelivered."""

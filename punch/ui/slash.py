@@ -16,12 +16,8 @@ from typing import TYPE_CHECKING, Any
 from punch.apps.chat import ChatError
 from punch.identity import PeerID
 from punch.names import without_format, without_ignorable
-from punch.ui.commands import (
-    COMMANDS,
-    Command,
-    Field,
-    FieldKind,
-)
+from punch.ui.command import Command, Field, FieldKind
+from punch.ui.commands import COMMANDS
 from punch.ui.file_commands import expanded
 
 if TYPE_CHECKING:
@@ -120,10 +116,9 @@ def parse(
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
+    # Its short form /msg always sends text
     may_be_file = word == "send"
-    if current is not None and (
-        _is_meant_file(rest) if may_be_file else word == "send-files" and os.path.lexists(expanded(rest))
-    ):
+    if current is not None and _names_only_file(word, rest):
         return _send_file(str(current), rest)
     word = SHORT.get(word, word) or "help"
     if word == "history" and rest:
@@ -154,6 +149,13 @@ def parse(
 
 def _send_file(peer: str, path: str) -> TypedCommand:
     return TypedCommand("send-files", {"peer": peer, "paths": [path]})
+
+
+def _names_only_file(word: str, rest: str) -> bool:
+    """Whether `/send` or `/send-files` is followed by the path of a file that is there, and by no peer."""
+    if word == "send":
+        return _is_meant_file(rest)
+    return word == "send-files" and os.path.lexists(expanded(rest))
 
 
 def _is_meant_file(text: str) -> bool:

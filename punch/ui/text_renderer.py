@@ -111,7 +111,7 @@ class TextRenderer:
             trouble = event_sentence(event)
             if trouble != self.trouble and event.retry_in is not None:
                 self.trouble = trouble
-                self._screen.show(self._timed(self._style.bad(describe(event))))
+                self._show_timed(self._style.bad(describe(event)))
         elif isinstance(event, IncomingCall):
             self._show_incoming(event)
         elif isinstance(event, Connected):
@@ -133,9 +133,13 @@ class TextRenderer:
         """Show a line of less importance."""
         self._screen.show(self._style.dim(text))
 
+    def _show_timed(self, text: str) -> None:
+        """Show a line about something that happens now."""
+        self._screen.show(self._timed(text))
+
     def _show_dim_timed(self, text: str) -> None:
         """Show a line of less importance about something that happens now."""
-        self._screen.show(self._timed(self._style.dim(text)))
+        self._show_timed(self._style.dim(text))
 
     def show_error(self, text: str) -> None:
         """Show what went wrong."""
@@ -185,7 +189,7 @@ class TextRenderer:
         name = self._style.bold(self._view.name_of(peer))
         # The question that follows has the whole ID.
         short = peer.short if self._compact else None
-        self._screen.show(self._timed(describe(event, name, short)))
+        self._show_timed(describe(event, name, short))
         if event.decided or peer not in self._chat.questions or not self._view.watched:
             return
         self._line.ask(
@@ -225,7 +229,7 @@ class TextRenderer:
         waiting = self._chat.conversations.undelivered(event.peer)
         text = describe(event)
         if self._view.watched or event.peer != self._settings.target:
-            self._screen.show(self._timed(text))
+            self._show_timed(text)
             if waiting:
                 self._screen.show(
                     f"{count(waiting, 'message')} not delivered: sent again when they are back."
@@ -246,7 +250,7 @@ class TextRenderer:
         if event.peer is None or event.peer in self._chat.links:
             return
         if self._view.watched:
-            self._screen.show(self._timed(self._style.bad(describe(event))))
+            self._show_timed(self._style.bad(describe(event)))
             self._line.questions.ask_again()
         elif event.peer == self._settings.target:
             self._exit.finish(1, self._with_undelivered(describe(event)))
@@ -294,30 +298,31 @@ class TextRenderer:
         now = self._view.clock.seconds()
         if now - self._progress_shown.get(transfer.number, now) >= LINE_INTERVAL:
             self._progress_shown[transfer.number] = now
-            who = self._view.name_of(transfer.peer)
-            self._show_dim_timed(answers.transfer_line(transfer_fields(transfer, who), who))
+            self._show_transfer_line(transfer)
+
+    def _show_transfer_line(self, transfer: Transfer) -> None:
+        who = self._view.name_of(transfer.peer)
+        self._show_dim_timed(answers.transfer_line(transfer_fields(transfer, who), who))
 
     def _show_transfer(self, transfer: Transfer) -> None:
-        who, number = self._view.name_of(transfer.peer), transfer.number
+        number = transfer.number
         if transfer.stage is Stage.RUNNING:
             self._progress_shown[number] = self._view.clock.seconds()
         else:
             self._progress_shown.pop(number, None)
         if transfer.stage is Stage.OFFERED and not transfer.outgoing:
-            first, *more = offer_lines(transfer.offer, who)
+            first, *more = offer_lines(transfer.offer, self._view.name_of(transfer.peer))
             self._screen.show("\n".join([self._timed(first), *more]))
             self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
         elif transfer.stage is not Stage.OFFERED:
-            self._show_dim_timed(answers.transfer_line(transfer_fields(transfer, who), who))
+            self._show_transfer_line(transfer)
             if transfer.stage is Stage.DONE and transfer.offer.text is not None:
                 self._screen.show(printable(transfer.offer.text, "\n"))
 
     def _show_other(self, event: Event) -> None:
         if isinstance(event, CallUnanswerable):
             text = f"Refused the call of {self._view.name_of(event.peer)}, as nobody is here to ask: "
-            self._screen.show(
-                self._timed(f"{text}start with --accept known or --accept anyone to let calls in.")
-            )
+            self._show_timed(f"{text}start with --accept known or --accept anyone to let calls in.")
         elif isinstance(event, PeerUnreachable):
             again = event.retry_in is not None
             if self._shown_away.get(event.peer) is not again:
@@ -328,18 +333,16 @@ class TextRenderer:
                 self._show_dim_timed(f"{name} is not there: what you type waits here{how}{why}")
         elif isinstance(event, StoreFailed):
             writable = "The history can be written again."
-            shown = writable if event.text is None else self._style.bad(event.text)
-            self._screen.show(self._timed(shown))
+            self._show_timed(writable if event.text is None else self._style.bad(event.text))
         elif isinstance(event, ChatBroken):
-            self._screen.show(self._timed(self._style.bad(printable(event.text))))
+            self._show_timed(self._style.bad(printable(event.text)))
         elif isinstance(event, TransferChanged):
             self._show_transfer(event.transfer)
         elif isinstance(event, TransferProgress):
             self._show_transfer_progress(event.transfer)
         elif isinstance(event, CodeUsed):
-            met = answers.met_line({**contact_fields(event.contact), "problem": event.problem})
-            self._screen.show(self._timed(met))
+            self._show_timed(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
         elif isinstance(event, CodeVoid):
-            self._screen.show(self._timed(self._style.bad(printable(ended_sentence(event.why)))))
+            self._show_timed(self._style.bad(printable(ended_sentence(event.why))))
         elif isinstance(event, PageServed):
             self._screen.show(f"Open this in a browser on this machine, it works once: {event.url}")

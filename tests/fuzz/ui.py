@@ -22,7 +22,8 @@ from punch.test.internet import Host, Internet
 from punch.test.web_client import HTTPConnection
 from punch.test.web_server import EchoOwner
 from punch.ui import slash
-from punch.ui.commands import COMMANDS, CommandContext, perform
+from punch.ui.command import CommandContext
+from punch.ui.commands import COMMANDS, perform
 from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer

@@ -2,9 +2,9 @@
 The events that the chat reports to its views, and the views.
 
 The views also get every `punch.apps.files.events.TransferEvent` of the process, and every
-`punch.node.events.Event` of the node, with one exception: a call that the chat
-places by itself, because messages wait, is not reported as `Calling`, and its failure not as `CallFailed` but
-as `PeerUnreachable`.
+`punch.node.events.Event` of the node, but for the calls that this process places by itself: they are not
+reported as `Calling`, and the failure of one is reported as `PeerUnreachable` if messages wait, else not at
+all.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ class Stage(str, Enum):
     RUNNING = "running"
     """Files are sent."""
     WAITING = "waiting"
-    """It was interrupted, or the peer is not there. It continues by itself; one that is received, when it is
-    offered again."""
+    """
+    It was interrupted, or the peer is not there. One that is sent is tried again; one that is received
+    continues when it is offered again.
+    """
     DONE = "done"
     """Everything has arrived."""
     FAILED = "failed"
@@ -42,7 +44,7 @@ class Transfer:
     :ivar position: bytes that are there.
     :ivar problem: why it waits or has failed; None: not known, or the connection was lost.
     :ivar folder: where received files go, once it is accepted.
-    :ivar finals: where they are, when all has arrived.
+    :ivar finals: where the received items are, once all has arrived.
     :ivar left_out: links that the file system did not take.
     """
 

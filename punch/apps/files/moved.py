@@ -1,8 +1,8 @@
 """
-What has its final name already, while the rest of a transfer has not: the next attempt finds it there.
+The items of a transfer that had their final names when it was interrupted; the next attempt leaves them.
 
-A file beside the partial folder has a line of JSON for each item that was moved. What is recorded is never
-written again: if it is not what is sent any more, the item is received once more, under another name.
+A file beside the partial folder has a line of JSON for each item that was moved. A moved item is never
+written to: if it is not what is sent any more, the item is received once more, under another name.
 """
 
 from __future__ import annotations

@@ -358,7 +358,7 @@ class FileReceiver(_TransferProtocol):
     :ivar peer: the other side's ID.
     :ivar offer: what it offers, once that is known.
     :param decide: says where the files of an offer go, or refuses it.
-    :param shows_texts: whether who decides shows the text of an offer that has one, and then needs no file.
+    :param shows_texts: whether the text of an offer is shown to the user: then it is not saved as a file.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class FileService(ServerFactory):
 
     It bounds how many offers wait for the user, and how many transfers run, at the same time.
 
-    :param shows_texts: as of `FileReceiver`.
+    :param shows_texts: as `FileReceiver` takes it.
     """
 
     def __init__(self, decide: Decide, clock: IReactorTime, run: Run, *, shows_texts: bool = False) -> None:

@@ -40,14 +40,15 @@ MAX_SENDING = 32
 """Transfers to peers that are not over, at the same time."""
 MAX_LISTED = 50
 """
-Transfers that are over, or wait for their sender, and are still listed. Of them the oldest goes first; before
-it what was offered here and came to nothing, and last of all texts that have arrived, which are nowhere else.
+Transfers that are listed, although they are over or wait for their sender. For a further one the oldest is
+dismissed, but offers of peers that came to nothing are dismissed before all others, and texts that have
+arrived, which are kept nowhere else, after them.
 """
 INTERVAL = 0.25
-"""Seconds between two looks at how far transfers are."""
+"""Seconds between two `TransferProgress` of a transfer."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a transfer that was interrupted is tried again, and the longest such time."""
-_AWAY = frozenset(
+_RETRIED = frozenset(
     (
         "not-registered",
         "gone",
@@ -59,7 +60,7 @@ _AWAY = frozenset(
         "lost",
     )
 )
-"""Why a stream to a peer can't be opened now, and may be later."""
+"""Reasons why a stream to a peer can't be opened now, but maybe later."""
 
 
 class UnknownTransfer(Exception):
@@ -88,9 +89,9 @@ class Transfers:
     :param folder: where accepted files go; it is made if it is not there.
     :param run: makes a call that waits for the disk.
     :param tell: is told what happens.
-    :ivar blocked: the function of this name; so is `opening`.
+    :ivar blocked: the parameter of this name.
+    :ivar opening: the parameter of this name.
     :ivar service: answers offers of peers.
-    :ivar all: the transfers, the oldest first.
     """
 
     _log = Logger()
@@ -121,8 +122,8 @@ class Transfers:
         self._outgoing: dict[int, _Outgoing] = {}
         self._asked: dict[int, Deferred[Path]] = {}
         self._receivers: dict[int, FileReceiver] = {}
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
+        self._progress = LoopingCall(self._tell_progress)
+        self._progress.clock = clock
 
     @property
     def all(self) -> list[Transfer]:
@@ -149,8 +150,8 @@ class Transfers:
             # `_outgoing` may have one that was cancelled, until its call has ended.
             if transfer.number in self._outgoing and not transfer.stage.over:
                 self.cancel(transfer.number)
-        if self._looking.running:
-            self._looking.stop()
+        if self._progress.running:
+            self._progress.stop()
 
     # -- sending --
 
@@ -333,7 +334,7 @@ class Transfers:
             for each in self._transfers.values()
             if each.stage.over or (not each.outgoing and each.stage is Stage.WAITING)
         ]
-        idle.sort(key=_worth)
+        idle.sort(key=_dismissal_order)
         for each in idle[: max(0, len(idle) - MAX_LISTED + 1)]:
             self._dismiss(each)
         self._transfers[transfer.number] = transfer
@@ -346,8 +347,8 @@ class Transfers:
         """A transfer has reached another stage."""
         transfer.stage, transfer.problem = stage, problem
         self._tell(TransferChanged(transfer))
-        if stage is Stage.RUNNING and not self._looking.running:
-            self._looking.start(INTERVAL, now=False)
+        if stage is Stage.RUNNING and not self._progress.running:
+            self._progress.start(INTERVAL, now=False)
 
     def accepted(self, transfer: Transfer) -> None:
         """The other side wants what is sent."""
@@ -359,7 +360,7 @@ class Transfers:
         if not transfer.stage.over:
             self.changed(transfer, Stage.FAILED, problem)
 
-    def _look(self) -> None:
+    def _tell_progress(self) -> None:
         running = [each for each in self._transfers.values() if each.stage is Stage.RUNNING]
         for transfer in running:
             outgoing = self._outgoing.get(transfer.number)
@@ -368,7 +369,7 @@ class Transfers:
                 transfer.position = end.position
                 self._tell(TransferProgress(transfer))
         if not running:
-            self._looking.stop()
+            self._progress.stop()
 
 
 class _Outgoing:
@@ -419,7 +420,7 @@ class _Outgoing:
                 transfers.changed(transfer, Stage.OFFERED)
             await sender.when_finished()
         except CommandError as error:
-            if error.reason in _AWAY:
+            if error.reason in _RETRIED:
                 return error
             transfers.failed(transfer, error)
         except TransferFailed as error:
@@ -446,13 +447,13 @@ class _Outgoing:
             self._waiting.cancel()
 
 
-def _worth(transfer: Transfer) -> int:
-    """How late a transfer of which nothing more is expected leaves the list: the lowest first."""
+def _dismissal_order(transfer: Transfer) -> int:
+    """Whether a transfer is dismissed before others, the lowest number first (`MAX_LISTED`)."""
     if not transfer.outgoing and transfer.stage is Stage.FAILED and transfer.folder is None:
         return 0
-    return (
-        2 if not transfer.outgoing and transfer.stage is Stage.DONE and transfer.offer.text is not None else 1
-    )
+    if not transfer.outgoing and transfer.stage is Stage.DONE and transfer.offer.text is not None:
+        return 2
+    return 1
 
 
 def _code(problem: CommandError | TransferFailed | None) -> str | None:

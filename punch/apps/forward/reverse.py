@@ -1,9 +1,10 @@
 """
-A port of this machine that a peer may have lead to one of its own, while it holds a stream for that.
+Reverse forwarding, as of `ssh -R`: a peer asks for a port of this machine, and connections to it go to a port
+of the peer.
 
-The peer opens a stream to the service of the port and sends a token of `TOKEN_SIZE` characters; this side
+The peer opens a stream to the service of the port and sends a token of `TOKEN_SIZE` characters. This side
 listens, answers with `LISTENING`, and opens a stream to the service `reverse/TOKEN` of the peer for each
-connection. When the first stream ends, nothing is listened at any more.
+connection. It listens until the first stream ends.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ListeningPort(Interface):
         """Listen no more; the result may be a Deferred."""
 
 
-def reverse_service(service: str) -> str:
+def listen_service(service: str) -> str:
     """
     Return the name of the service by which a peer asks for a port.
 
@@ -53,8 +54,8 @@ def reverse_service(service: str) -> str:
     return check_service(f"listen/{service}")
 
 
-def back_service(token: str) -> str:
-    """Return the name of the service that the connections to the port are streams to."""
+def reverse_service(token: str) -> str:
+    """Return the name of the service to which a stream is opened for each connection to the port."""
     return f"reverse/{token}"
 
 
@@ -134,7 +135,7 @@ class ReversePort(Factory):
         if holder is None or self._listening is not None:
             return
         try:
-            port = self._listen(self._forwarder(holder.peer, back_service(holder.token)))
+            port = self._listen(self._forwarder(holder.peer, reverse_service(holder.token)))
         except ListenFailed as error:
             self._holder = None
             holder.give_up(ForwardFailure.NOT_LISTENING)
@@ -184,7 +185,7 @@ class _Holder(Protocol):
 
 class PortRequest(Protocol):
     """
-    The stream by which this side has a port of the peer.
+    The stream by which this side asks for a port of the peer. It has the port until the stream ends.
 
     :ivar lost: fires with why the stream ended.
     """
@@ -222,7 +223,7 @@ class PortRequest(Protocol):
             self._listening.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The port is this side's no more."""
+        """The port is lost, or was not given."""
         error: Any = reason.value
         if not self._listening.called:
             self._listening.errback(error if isinstance(error, ConnectionLost) else ConnectionLost())

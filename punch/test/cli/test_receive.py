@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, NodeCommand
-from punch.cli.partner import AWAY_TIME, DARK_TIME
+from punch.cli.partner import AWAY_TIME, NO_PATH_TIME
 from punch.cli.receive import Receiving
 from punch.identity import Identity
 from punch.local.access import Allow
@@ -78,7 +78,7 @@ class WaitTests(SynchronousTestCase):
     def test_a_sender_that_was_killed(self) -> None:
         """Nobody has closed its link, which has no path."""
         self.link(dark=True)
-        self.wait(DARK_TIME)
+        self.wait(NO_PATH_TIME)
         self.assertNoResult(self.ended)
         self.wait(2 * LOOK_INTERVAL)
         self.is_given_up()
@@ -86,6 +86,6 @@ class WaitTests(SynchronousTestCase):
     def test_this_machine_has_slept(self) -> None:
         """That is no time in which the sender could come back."""
         self.wait(AWAY_TIME / 2)
-        self.clock.advance(10 * DARK_TIME)
+        self.clock.advance(10 * NO_PATH_TIME)
         self.wait(AWAY_TIME / 4)
         self.assertNoResult(self.ended)

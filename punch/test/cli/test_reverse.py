@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import parse_address
 from punch.apps.forward.failures import ForwardFailure
-from punch.apps.forward.reverse import LISTENING, reverse_service
+from punch.apps.forward.reverse import LISTENING, listen_service
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import CommandFailed, NodeCommand
 from punch.cli.notices import CHANGES, PAUSE, StateNotices
@@ -56,7 +56,7 @@ class ReverseForwardTests(CommandTestCase):
         super().setUp()
         self.node = Node()
         local = parse_address("localhost:3000")
-        service = reverse_service("tcp/localhost:8080")
+        service = listen_service("tcp/localhost:8080")
         forward = ReverseForward(self.command, cast(Any, self.node), local, PEER, service, "8080")
         self.ended = Deferred.fromCoroutine(forward.run())
 

@@ -31,14 +31,8 @@ from punch.node.events import Registered
 from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, incoming
 from punch.test.strategies import SETTINGS
 from punch.ui import slash
-from punch.ui.command import Applications
-from punch.ui.commands import (
-    COMMANDS,
-    Answer,
-    CommandContext,
-    FieldKind,
-    perform,
-)
+from punch.ui.command import Answer, Applications, CommandContext, FieldKind
+from punch.ui.commands import COMMANDS, perform
 from punch.ui.text import answers
 
 

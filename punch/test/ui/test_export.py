@@ -18,7 +18,8 @@ from punch.apps.chat.protocol import MessageReceived
 from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import Store
 from punch.test.chat_network import ChatNetwork, ChatPeer, peer_id, result
-from punch.ui.commands import CommandContext, perform
+from punch.ui.command import CommandContext
+from punch.ui.commands import perform
 
 P = ParamSpec("P")
 T = TypeVar("T")

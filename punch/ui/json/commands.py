@@ -15,7 +15,8 @@ from punch.apps.chat import ChatError
 from punch.local.protocol import MAX_LINE as MAX_COMMAND
 from punch.local.protocol import MAX_REQUEST, CommandError, read_fields, request_fields
 from punch.local.protocol import too_long as too_long_line
-from punch.ui.commands import Answer, CommandContext, is_client_id, perform, why
+from punch.ui.command import Answer, CommandContext
+from punch.ui.commands import is_client_id, perform, why
 
 __all__ = [
     "MAX_COMMAND",

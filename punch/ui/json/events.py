@@ -19,7 +19,7 @@ from punch.link.status import LinkStatus
 from punch.local.own import path_fields, slowed_field
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
-from punch.ui.json.transfers import transfer_event
+from punch.ui.json.transfers import transfer_event, transfer_fields
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_reason, ended_sentence
 from punch.ui.text.netcheck import conclusions, problem_of
@@ -27,6 +27,7 @@ from punch.ui.text.sentences import shown_name
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
+    from punch.apps.files.transfers import Transfers
 
 JSON = dict[str, Any]
 
@@ -48,6 +49,12 @@ def peer_called(chat: Chat, peer: PeerID) -> str:
     """What a peer is called in a sentence."""
     contact = chat.contacts.get(peer)
     return shown_name(contact.name or contact.claimed, peer, contact.alike)
+
+
+def transfer_list(transfers: Transfers | None, chat: Chat) -> list[JSON]:
+    """All transfers of a process, as they are now; none if it has none."""
+    listed = [] if transfers is None else transfers.all
+    return [transfer_fields(each, peer_called(chat, each.peer)) for each in listed]
 
 
 def message_fields(message: ChatMessage) -> JSON:

@@ -26,7 +26,8 @@ from punch.apps.files.events import Stage, Transfer, TransferChanged
 from punch.apps.files.messages import FailureCode, TransferFailed
 from punch.local.protocol import CommandError
 from punch.node.events import CallFailed, Connected, Disconnected, Ready
-from punch.ui.commands import COMMANDS, Answer, perform, why
+from punch.ui.command import Answer
+from punch.ui.commands import COMMANDS, perform, why
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.json.commands import (
     MAX_COMMAND,

@@ -89,6 +89,13 @@ def not_admitted_sentence(where: str) -> str:
     )
 
 
+def unregistered_sentence(problem: ControlProblem) -> str:
+    """Why a side of a code could not register."""
+    if problem.refusal is None:
+        return problem_sentence(problem)
+    return not_admitted_sentence(problem.address.location)
+
+
 def code_lines(code: str, purpose: Purpose) -> str:
     """What the user of the side that made a code has to do."""
     _, take = COMMANDS[purpose]
@@ -104,7 +111,7 @@ def ended_sentence(why: BaseException) -> str:
     if isinstance(why, CodeFailed):
         return failure_sentence(why, Purpose.CONTACT, issuer=True, commands=False)
     if isinstance(why, ControlProblem):
-        return problem_sentence(why) if why.refusal is None else not_admitted_sentence(why.address.location)
+        return unregistered_sentence(why)
     return "The code was withdrawn, and can't be used any more."
 
 

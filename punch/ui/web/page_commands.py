@@ -29,7 +29,7 @@ class PageCommands:
             if name == "upload":
                 return succeed(self._begin(fields))
             if name == "discard-upload":
-                self._taking.discard(_upload(fields))
+                self._require_uploads().discard(_upload(fields))
                 return succeed(None)
             if name == "send-files":
                 return self._send(fields)
@@ -43,8 +43,7 @@ class PageCommands:
                     )
         return perform(self._context, name, fields)
 
-    @property
-    def _taking(self) -> Uploads:
+    def _require_uploads(self) -> Uploads:
         if self._uploads is None:
             raise ChatError("no-transfers", "This page takes no files.")
         return self._uploads
@@ -56,13 +55,13 @@ class PageCommands:
                 raise ChatError("malformed", 'An upload needs "size", in bytes, and "files", how many.')
         assert isinstance(size, int)
         assert isinstance(files, int)
-        return {"upload": self._taking.begin(size, files)}
+        return {"upload": self._require_uploads().begin(size, files)}
 
     def _send(self, fields: Fields) -> Deferred[Answer | None]:
         peer, name = fields.get("peer"), _upload(fields)
         if not isinstance(peer, str):
             raise ChatError("malformed", 'The command needs a field "peer" with an ID or a name.')
-        uploads = self._taking
+        uploads = self._require_uploads()
         # Before they are taken: an error here leaves them to the page
         self._context.chat.contacts.find_reachable(peer)
         paths = uploads.take(name)

@@ -127,8 +127,8 @@ class WebServer:
         """Return an address that admits one browser, once."""
         return f"http://{LOOPBACK}:{self.port}/?token={self.admission.ticket()}"
 
-    def may_command(self, request: Request, key: str) -> bool:
-        """Whether a request is one of a page of this server, in a browser that was admitted."""
+    def _is_of_page(self, request: Request, key: str) -> bool:
+        """Whether a page of this server makes a request, in a browser that was admitted."""
         host = _header(request, b"host")
         return (
             host in self.hosts
@@ -143,7 +143,7 @@ class WebServer:
         Everything about it is in the header: other sites can't send such fields without being asked first
         (CORS), which is refused.
         """
-        if self._uploads is None or not self.may_command(request, _header(request, b"x-punch-key")):
+        if self._uploads is None or not self._is_of_page(request, _header(request, b"x-punch-key")):
             return None
         name, _, path = _header(request, b"x-punch-upload").partition("/")
         modified = _header(request, b"x-punch-modified")
@@ -166,7 +166,12 @@ class WebServer:
             connection.resume_reading()
 
         file = self._uploads.receive(name, unquote(path), seconds, size, pause, resume)
-        file.finished.addBoth(lambda outcome: (connection.end_upload(), outcome)[1])
+
+        def finished(outcome: Failure | None) -> Failure | None:
+            connection.end_upload()
+            return outcome
+
+        file.finished.addBoth(finished)
         return file
 
     def stop(self) -> Any:
@@ -206,7 +211,6 @@ class _Request(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         if self.upload is not None:
-            self.upload.finished.addErrback(lambda _: None)
             self.upload.abort()
         super().connectionLost(reason)
 
@@ -273,7 +277,6 @@ class _Page(Resource):
 
     def _finish_upload(self, request: Request, upload: UploadedFile) -> bytes | int:
         if request.method != b"POST" or request.path != b"/upload":
-            upload.finished.addErrback(lambda _: None)
             upload.abort()
             return _plain(request, HTTPStatus.NOT_FOUND, "Files are sent to /upload.")
         gone: list[object] = []

@@ -18,19 +18,20 @@ from functools import partial
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from punch.apps.files.messages import TransferFailed, check_path
 from punch.apps.files.partial_folder import FREE, disk_failure
 from punch.apps.files.protocol import Run
+from punch.net.driver import Timer
 
 MAX_UPLOADS = 16
 """Uploads at a time that are not sent yet."""
 MAX_FILES = 10_000
 """Files of one upload."""
-UNUSED = 120.0
-"""Seconds after which an upload is removed that no page goes on with."""
+IDLE_TIME = 120.0
+"""Seconds without a file after which an upload that is not sent yet is removed."""
 MAX_QUEUED = 1024 * 1024
 """Bytes of a file that wait for the disk before its connection is paused."""
 
@@ -44,21 +45,28 @@ class UploadError(Exception):
 
 
 @dataclass
-class _Batch:
-    """The files of one upload."""
+class _Upload:
+    """
+    An upload that is not sent yet.
+
+    :ivar size: bytes of all files, as announced.
+    :ivar missing: how many files are still to come.
+    :ivar received: bytes of the files that have come or are coming.
+    :ivar writing: how many files are being written.
+    :ivar failed: whether one of them has not come, or can't be kept.
+    :ivar discarded: whether all is removed as soon as no file is written any more.
+    :ivar items: the first names of the paths of its files, in order.
+    """
 
     folder: Path
     size: int
-    files: int = 0
-    """How many are still to come."""
+    missing: int
+    timer: Timer
     received: int = 0
     writing: int = 0
-    spoiled: bool = False
-    """Whether one of them has not come, or can't be kept."""
+    failed: bool = False
     discarded: bool = False
-    """Whether all is removed as soon as no file is written any more."""
-    tops: dict[str, None] = field(default_factory=dict)
-    timer: IDelayedCall | None = None
+    items: dict[str, None] = field(default_factory=dict)
 
 
 class UploadedFile:
@@ -110,7 +118,8 @@ class UploadedFile:
         self._work()
 
     def abort(self) -> None:
-        """The rest will not come."""
+        """The rest will not come, and nobody needs to hear of that."""
+        self.finished.addErrback(lambda _: None)
         self._aborted = True
         self._queue.clear()
         self._work()
@@ -137,9 +146,9 @@ class UploadedFile:
                 "bad-file", "There is another file or folder of this name in it: send one after the other."
             )
         except OSError as error:
-            full = disk_failure(error, self._path).code.value
+            reason = disk_failure(error, self._path).code.value
             self._problem = UploadError(
-                full, f"The disk of this machine can't take the file: {error.strerror}."
+                reason, f"The disk of this machine can't take the file: {error.strerror}."
             )
             await self._run(self._close)
         finally:
@@ -204,7 +213,7 @@ class Uploads:
         self._run = run
         self._clock = clock
         self._random = random
-        self._batches: dict[str, _Batch] = {}
+        self._uploads: dict[str, _Upload] = {}
         # What a process has left that was killed
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -217,7 +226,7 @@ class Uploads:
         :raise UploadError: there are too many (`too-many`), it does not fit on the disk (`no-space`), or the
             disk can't be written (`disk`).
         """
-        if len(self._batches) >= MAX_UPLOADS:
+        if len(self._uploads) >= MAX_UPLOADS:
             raise UploadError("too-many", f"{MAX_UPLOADS} uploads are under way: wait until one is over.")
         if not 1 <= files <= MAX_FILES:
             raise UploadError("too-many", f"Send 1 to {MAX_FILES:,} files at once from a browser.")
@@ -237,8 +246,8 @@ class Uploads:
                 f"{max(free - FREE, 0):,} free: files from a browser are kept there until they are sent. "
                 "Free some space, or use punch send, which needs none.",
             )
-        self._batches[name] = _Batch(folder, size, files)
-        self._used(name)
+        self._uploads[name] = _Upload(folder, size, files, Timer(self._clock))
+        self._restart_timer(name)
         return name
 
     def receive(
@@ -258,8 +267,8 @@ class Uploads:
         :param size: its bytes.
         :return: takes it. If it can't be kept, it is read all the same, so that the page hears the reason.
         """
-        batch = self._batches.get(name)
-        if batch is None:
+        upload = self._uploads.get(name)
+        if upload is None:
             gone = UploadError("no-upload", "The upload is over, or was not used for too long: try again.")
             return UploadedFile(self._folder, modified, self._run, pause, resume, gone)
         problem = None
@@ -268,22 +277,22 @@ class Uploads:
             path.encode()
         except (TransferFailed, UnicodeError):
             problem = UploadError("bad-file", "The name of a file can't be used.")
-        batch.files -= 1
-        if batch.received + size > batch.size or batch.files < 0:
+        upload.missing -= 1
+        if upload.received + size > upload.size or upload.missing < 0:
             problem = UploadError("bad-file", "There is more than was announced: try again.")
-        batch.received += size
-        batch.writing += 1
+        upload.received += size
+        upload.writing += 1
         if problem is None:
-            batch.tops[path.split("/")[0]] = None
-        self._used(name)
-        place = batch.folder / path if problem is None else batch.folder
+            upload.items[path.split("/")[0]] = None
+        self._restart_timer(name)
+        place = upload.folder / path if problem is None else upload.folder
         file = UploadedFile(place, modified, self._run, pause, resume, problem)
 
         def over(outcome: object) -> object:
-            batch.writing -= 1
-            batch.spoiled = batch.spoiled or isinstance(outcome, Failure)
-            self._used(name)
-            if batch.discarded and not batch.writing:
+            upload.writing -= 1
+            upload.failed = upload.failed or isinstance(outcome, Failure)
+            self._restart_timer(name)
+            if upload.discarded and not upload.writing:
                 self.remove(name)
             return outcome
 
@@ -296,21 +305,21 @@ class Uploads:
 
         :raise UploadError: there is no such upload, or it is not complete (`no-upload`).
         """
-        batch = self._batches.get(name)
-        if batch is None or batch.writing or batch.files or batch.spoiled:
+        upload = self._uploads.get(name)
+        if upload is None or upload.writing or upload.missing or upload.failed:
             raise UploadError("no-upload", "The files have not come completely: send them again.")
-        del self._batches[name]
-        self._stop_timer(batch)
-        return [batch.folder / top for top in batch.tops]
+        del self._uploads[name]
+        upload.timer.cancel()
+        return [upload.folder / item for item in upload.items]
 
     def discard(self, name: str) -> None:
-        """Remove an upload that was not taken, if it is there; not before the files are closed that come."""
-        batch = self._batches.pop(name, None)
-        if batch is None:
+        """Remove an upload that was not taken, if it is there, as soon as no file of it is being written."""
+        upload = self._uploads.pop(name, None)
+        if upload is None:
             return
-        self._stop_timer(batch)
-        batch.discarded = True
-        if not batch.writing:
+        upload.timer.cancel()
+        upload.discarded = True
+        if not upload.writing:
             self.remove(name)
 
     def remove(self, name: str) -> None:
@@ -319,20 +328,16 @@ class Uploads:
 
     def stop(self) -> None:
         """Remove all: the process ends."""
-        for batch in self._batches.values():
-            self._stop_timer(batch)
-        self._batches.clear()
+        for upload in self._uploads.values():
+            upload.timer.cancel()
+        self._uploads.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _used(self, name: str) -> None:
-        batch = self._batches.get(name)
-        if batch is None:
+    def _restart_timer(self, name: str) -> None:
+        upload = self._uploads.get(name)
+        if upload is None:
             return
-        self._stop_timer(batch)
-        if not batch.writing:
-            batch.timer = self._clock.callLater(UNUSED, self.discard, name)
-
-    def _stop_timer(self, batch: _Batch) -> None:
-        timer, batch.timer = batch.timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        if upload.writing:
+            upload.timer.cancel()
+        else:
+            upload.timer.start(IDLE_TIME, self.discard, name)

@@ -27,11 +27,11 @@ from punch.ui.json.events import (
     code_fields,
     contact_fields,
     conversation_fields,
-    peer_called,
     render,
     status_fields,
+    transfer_list,
 )
-from punch.ui.json.transfers import path_text, transfer_fields
+from punch.ui.json.transfers import path_text
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.page_commands import PageCommands
@@ -204,10 +204,7 @@ class WebView:
                 "history_failed": chat.storage.trouble,
                 "keeps_history": chat.keeps_history,
                 "erased": self._erased,
-                "transfers": [
-                    transfer_fields(each, peer_called(chat, each.peer))
-                    for each in ([] if transfers is None else transfers.all)
-                ],
+                "transfers": transfer_list(transfers, chat),
                 "downloads": None if transfers is None else path_text(transfers.folder),
                 "opens_folders": applications.open_folder is not None,
                 "code": _waiting_code(None if codes is None else codes.made),

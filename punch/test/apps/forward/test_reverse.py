@@ -21,7 +21,7 @@ from punch.apps.forward.reverse import (
     ListenFailed,
     PortRequest,
     ReversePort,
-    back_service,
+    listen_service,
     reverse_service,
 )
 from punch.identity import Identity, PeerID
@@ -30,7 +30,7 @@ from punch.test.local.test_local import LocalTestCase, Recorders
 from punch.test.twisted_links import HalfCloser
 
 PORT, SERVED = 8080, 3000
-SERVICE = reverse_service("tcp/localhost:8080")
+SERVICE = listen_service("tcp/localhost:8080")
 TOKEN = "0123456789abcdef"
 
 
@@ -66,7 +66,7 @@ class ReverseTests(LocalTestCase):
         """Alice asks for the port."""
         endpoint = HostnameEndpoint(self.hosts["alice"].reactor, "127.0.0.1", SERVED)
         exposed = Exposed(endpoint, lambda peer, code, error: self.errors.append(error))
-        serving = node.serve(back_service(TOKEN), exposed, Allow(frozenset([self.bob_id])))
+        serving = node.serve(reverse_service(TOKEN), exposed, Allow(frozenset([self.bob_id])))
         self.net.wait(serving, 2.0, "serving")
         return self.ask_again(node)
 
@@ -207,7 +207,7 @@ class PortTests(SynchronousTestCase):
             self.assertEqual(self.stream(data).code, 0)
         self.assertIsNone(self.stream(TOKEN.encode()[1:]).code)
         self.assertEqual(self.log.count("listen"), self.log.count("stop"))
-        self.assertEqual(set(self.services) - {back_service(TOKEN)}, set())
+        self.assertEqual(set(self.services) - {reverse_service(TOKEN)}, set())
 
     def test_one_peer_at_a_time(self) -> None:
         first = self.stream(TOKEN.encode())
@@ -221,7 +221,7 @@ class PortTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         with self.assertRaises(AddressError):
-            reverse_service("x" * 250)
+            listen_service("x" * 250)
 
     def test_an_answer_that_is_none(self) -> None:
         for answer in (b"\2", b"\1\1"):

@@ -19,7 +19,7 @@ from punch.ui.web.connections import MAX_UPLOADING, PLAIN_TIME
 from punch.ui.web.page_commands import PageCommands
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
-from punch.ui.web.uploads import MAX_FILES, MAX_QUEUED, MAX_UPLOADS, UNUSED, UploadError, Uploads
+from punch.ui.web.uploads import IDLE_TIME, MAX_FILES, MAX_QUEUED, MAX_UPLOADS, UploadError, Uploads
 
 T = TypeVar("T")
 
@@ -244,7 +244,7 @@ class UploadTests(UploadsTestCase):
         with self.assertRaises(UploadError):
             self.uploads.take(upload)
         self.assertTrue((self.folder / "uploads" / upload).exists())
-        self.net.advance(UNUSED)
+        self.net.advance(IDLE_TIME)
         self.assertFalse((self.folder / "uploads" / upload).exists())
         self.assertEqual(self.put(upload, "y", b"1").status, 507)
 

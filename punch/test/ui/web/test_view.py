@@ -28,8 +28,8 @@ from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import SimulatedBrowser, WebSocketClient
-from punch.ui.command import Applications
-from punch.ui.commands import COMMANDS, CommandContext
+from punch.ui.command import Applications, CommandContext
+from punch.ui.commands import COMMANDS
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.view import RELOAD, WebView, qr_code
 

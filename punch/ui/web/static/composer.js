@@ -28,7 +28,6 @@ export class Composer {
     this.store.drafts.watch(this, peer, () => this.adopt());
     this.sendButton = iconButton("send", "Send", () => this.send(), { class: "icon-button send" });
     this.hint = h("div", { class: "hint", id: "hint", role: "status" });
-    // Beside the box there is room for other things to send.
     this.chooser = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files to send", onchange: () => this.chosen() });
     this.attach = iconButton("attach", "Send files", () => this.chooser.click());
     this.tools = h("div", { class: "tools" }, this.attach, this.chooser);
