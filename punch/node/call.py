@@ -38,7 +38,7 @@ from punch.node.events import (
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath
-from punch.node.punching import Punching
+from punch.node.punching.coordinator import Punching
 from punch.node.signaling import (
     Challenged,
     Introduction,

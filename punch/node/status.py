@@ -12,7 +12,7 @@ from punch.link.status import LinkStatus
 from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
-from punch.node.punching import PunchingStatus
+from punch.node.punching.coordinator import PunchingStatus
 from punch.wire.address import Address
 from punch.wire.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport

@@ -13,7 +13,9 @@ from punch.ice.prediction import MAX_AIMS, TARGETS
 from punch.ice.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching import GAP, PunchingStatus, proof_wait, wait_after
+from punch.node.punching.attempt import GAP
+from punch.node.punching.coordinator import PunchingStatus, proof_wait
+from punch.node.punching.prediction import wait_after
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.control import Accept

@@ -1,0 +1,3 @@
+"""
+Direct paths for links that work over a relay: the coordination of attempts, and how each technique makes one.
+"""

@@ -1,0 +1,381 @@
+"""
+The coordination of attempts at a direct path, for one link: when one is made, who makes it, and by which
+technique.
+
+`punch.ice.techniques` says which technique is used, and which side opens. The two sides coordinate each
+attempt over the link, so both have proved their keys to each other, and nobody else can start any of this.
+Packets go only to IP addresses at which the other side has proved that it receives. Their number is limited
+for each peer (`punch.ice.budget`), and one node makes one attempt at a time. How an attempt is made is up to
+the technique (`punch.node.punching.attempt.AttemptMaker`).
+
+Packets that arrive are connectivity checks of the ICE agent in use, at a socket that was opened for this
+attempt. The agent answers and repeats them as it does any others, and selects the pair if it is better than
+the relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from punch.ice.agent import Agent
+from punch.ice.techniques import Technique, opens, technique_for
+from punch.identity import PeerID
+from punch.link.events import LinkError
+from punch.link.frames import OptionalFrameType
+from punch.link.link import Link
+from punch.natcheck.transactions import Later, Transactions
+from punch.net.driver import Driver
+from punch.node.call_context import CallContext
+from punch.node.ice_transport import IceTransport
+from punch.node.path import RelayPolicy
+from punch.node.punching.attempt import Attempt, AttemptMaker
+from punch.node.punching.prediction import Prediction
+from punch.node.punching.sockets import AttemptSockets
+from punch.wire.nat_profile import NatProfile
+from punch.wire.punching import Nats, Opened, Targets
+
+SETTLE = 1.0
+"""Seconds on a relayed path after which the first attempt begins: plain ICE needs less."""
+LONGEST_WAIT = 300.0
+"""Seconds until an attempt is considered again for which the budget is not enough."""
+NETWORK_CHANGE_GAP = 60.0
+"""Seconds in which the other side may say once that it is in another network, so that we begin at once."""
+PROOF_GAP = 0.5
+"""Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
+PROOFS = 8
+"""How often they do so before they wait longer…"""
+PROOF_WAITS = 15.0, 300.0
+"""…which is so many seconds at first, doubled each time, and the longest one."""
+BUSY = 0.5
+"""Seconds until this node is asked again whether another attempt is over."""
+
+
+@dataclass(frozen=True)
+class PunchingStatus:
+    """
+    What was tried to get a direct path to a peer.
+
+    :ivar technique: what the NATs of both sides call for.
+    :ivar attempts: how many attempts there were on this link.
+    :ivar packets: how many packets were sent to predicted ports of this peer.
+    :ivar bytes: how many bytes they had, with headers.
+    """
+
+    technique: Technique
+    attempts: int
+    packets: int
+    bytes: int
+
+
+class Punching:
+    """
+    The attempts for one link.
+
+    :param theirs: what the other side's offer or answer said about its NATs.
+    :param changed: called when the ICE agent may have something to send.
+    """
+
+    def __init__(
+        self,
+        peer: PeerID,
+        link: Link,
+        transport: IceTransport,
+        context: CallContext,
+        theirs: Sequence[NatProfile],
+        changed: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._transport = transport
+        self._context = context
+        self._network = context.network
+        self._changed = changed
+        self._budget = context.budgets.of(peer, context.monotonic()).openings
+        self._makers: dict[Technique, AttemptMaker] = {Technique.PREDICTION: Prediction(self._budget)}
+        self._theirs = tuple(theirs)
+        self._told: tuple[NatProfile, ...] = ()
+        self._attempts = 0
+        self._tries = 0
+        self._proofs = 0
+        self._newest = 0
+        self._opening = False
+        self._opened_at = self._network_changed_at = float("-inf")
+        self._begin_at: float | None = None
+        self._awaited: tuple[int, Later[Opened]] | None = None
+        self._driver = Driver(context.clock, context.monotonic, self._step, lambda: (self, *self._cores()))
+        self._sockets = AttemptSockets(
+            context.network, transport, context.monotonic, lambda: self._driver.run()
+        )
+
+    @property
+    def status(self) -> PunchingStatus:
+        """What was tried so far."""
+        return PunchingStatus(self._technique, self._attempts, self._budget.packets, self._budget.bytes)
+
+    # What happens
+
+    def path_changed(self, now: float) -> None:
+        """The link takes another path, or has one again."""
+        if not self._relayed:
+            self._begin_anew()
+        elif self._begin_at is None:
+            self._begin_at = now + SETTLE
+        if self._sockets.observing is None:
+            self._sockets.close_unused()
+        self._tell_nats()
+        self._driver.run()
+
+    def nat_observed(self, now: float) -> None:
+        """There is a new observation of our NAT."""
+        if _hosts(self._told) != _hosts(self._ours):
+            self._begin_anew()
+        self.path_changed(now)
+
+    def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
+        """
+        Take a control frame of the link that is about this.
+
+        :raise PunchingError: it is malformed.
+        """
+        if frame_type == OptionalFrameType.NATS:
+            self._take_nats(Nats.decode(payload), now)
+        elif frame_type == OptionalFrameType.TARGETS:
+            self._take_targets(Targets.decode(payload), now)
+        elif frame_type == OptionalFrameType.OPENED:
+            opened = Opened.decode(payload)
+            if self._sockets.observing is not None:
+                # The time of the newest input may be that of a packet before
+                self._sockets.observing.transactions.handle_timer(now)
+            if self._awaited is not None and self._awaited[0] == opened.attempt:
+                self._awaited[1].set(opened)
+        self._driver.run()
+
+    def close(self) -> None:
+        """The link is over: close the sockets."""
+        self._driver.stop()
+        self._end_attempt()
+        self._sockets.close()
+
+    def _take_nats(self, nats: Nats, now: float) -> None:
+        if (
+            _hosts(nats.profiles) != _hosts(self._theirs)
+            and now >= self._network_changed_at + NETWORK_CHANGE_GAP
+        ):
+            self._network_changed_at = now
+            self._begin_anew()
+        self._theirs = nats.profiles
+        self.path_changed(now)
+
+    def _begin_anew(self) -> None:
+        """The network is another one, or was better meanwhile: what failed before says nothing."""
+        self._tries, self._proofs, self._begin_at = 0, 0, None
+
+    # Time
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return self._begin_at
+
+    def handle_timer(self, now: float) -> None:
+        """Begin an attempt if it is time."""
+        if self._begin_at is None or now < self._begin_at:
+            return
+        self._begin_at = None
+        maker = self._makers.get(self._technique)
+        if not self._relayed or maker is None:
+            return
+        found = self._network.nat_observer.base_and_reflector
+        proving = found is not None and self._agent.prove(found[0])
+        self._changed()
+        if not self._opens:
+            proving = self._theirs[0].host not in self._agent.proven_hosts
+        if proving:
+            self._proofs += 1
+            self._begin_at = now + proof_wait(self._proofs)
+        elif self._opens:
+            return
+        elif not maker.can_aim(now):
+            self._begin_at = now + LONGEST_WAIT
+        elif not self._begin(lambda transactions: self._aim(maker, transactions)):
+            self._begin_at = now + BUSY
+
+    # The choice
+
+    @property
+    def _agent(self) -> Agent:
+        return self._transport.generations.use
+
+    @property
+    def _relayed(self) -> bool:
+        """Whether the link works over a relay, and may leave it."""
+        generations = self._transport.generations
+        pair = generations.selected
+        auto = self._context.relay_policy is RelayPolicy.AUTO
+        return auto and pair is not None and pair.path == "relay" and generations.working
+
+    @property
+    def _ours(self) -> tuple[NatProfile, ...]:
+        return tuple(self._network.nat_observer.current)
+
+    @property
+    def _profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
+        """Return the profile of the most preferred address of each side."""
+        return next(iter(self._ours), None), next(iter(self._theirs), None)
+
+    @property
+    def _technique(self) -> Technique:
+        ours, theirs = self._profiles
+        if ours is not None and theirs is not None and ours.host == theirs.host:
+            # Behind one NAT, each side's packets shift the ports of the other
+            return Technique.ICE
+        return technique_for(ours, theirs)
+
+    @property
+    def _opens(self) -> bool:
+        return opens(*self._profiles, controlling=self._agent.controlling)
+
+    # The side that aims
+
+    async def _aim(self, maker: AttemptMaker, transactions: Transactions) -> None:
+        """Make one attempt."""
+        self._attempts += 1
+        self._tries += 1
+        started = transactions.now
+        attempt = self._attempt(self._attempts, transactions)
+        if attempt is not None:
+            await maker.aim(attempt)
+        if self._relayed:
+            self._begin_at = max(transactions.now, started + maker.wait_after(self._tries))
+
+    def _propose(self, targets: Targets) -> Later[Opened]:
+        answered: Later[Opened] = Later()
+        self._awaited = targets.attempt, answered
+        self._send_frame(OptionalFrameType.TARGETS, targets.encode())
+        return answered
+
+    # The side that opens
+
+    def _take_targets(self, targets: Targets, now: float) -> None:
+        maker = self._makers.get(self._technique)
+        found = self._network.nat_observer.base_and_reflector
+        agrees = (
+            maker is not None
+            and found is not None
+            and targets.technique == self._technique.value
+            and targets.attempt > self._newest
+            and self._relayed
+            and self._opens
+            # Half the wait of the other side, whose messages may be late
+            and now >= self._opened_at + maker.wait_after(self._tries) / 2
+            and targets.host in self._agent.proven_hosts
+            and maker.can_open(self._agent, found[0], targets, now)
+        )
+        self._newest = max(self._newest, targets.attempt)
+        if self._opening:
+            # The other side has given up the attempt before
+            self._end_attempt()
+        if maker is None or not agrees or not self._begin_opening(maker, targets):
+            self._refuse(targets)
+
+    def _begin_opening(self, maker: AttemptMaker, targets: Targets) -> bool:
+        return self._begin(lambda transactions: self._open(maker, transactions, targets))
+
+    async def _open(self, maker: AttemptMaker, transactions: Transactions, targets: Targets) -> None:
+        """Open our NAT for one attempt of the other side."""
+        self._attempts += 1
+        self._tries += 1
+        self._opening, self._opened_at = True, transactions.now
+        attempt = self._attempt(targets.attempt, transactions)
+        if attempt is None or not await maker.open(attempt, targets):
+            self._refuse(targets)
+
+    def _refuse(self, targets: Targets) -> None:
+        self._answer(Opened(targets.attempt, targets.host, ()))
+
+    def _answer(self, opened: Opened) -> None:
+        self._send_frame(OptionalFrameType.OPENED, opened.encode())
+
+    # What both do
+
+    def _attempt(self, number: int, transactions: Transactions) -> Attempt | None:
+        """Return what a technique needs; None if the own NAT or that of the other side is not known."""
+        ours, theirs = self._profiles
+        found = self._network.nat_observer.base_and_reflector
+        if ours is None or theirs is None or found is None:
+            return None
+        return Attempt(
+            number=number,
+            local=found[0],
+            reflector=found[1],
+            ours=ours,
+            theirs=theirs,
+            transactions=transactions,
+            network=self._network,
+            transport=self._transport,
+            sockets=self._sockets,
+            budget=self._budget,
+            relayed=lambda: self._relayed,
+            propose=self._propose,
+            answer=self._answer,
+            release=lambda: self._context.punching_slot.release(self),
+        )
+
+    def _begin(self, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]) -> bool:
+        """Begin an attempt; returns False if this node makes another one."""
+        if self._sockets.observing is not None or not self._context.punching_slot.take(self):
+            return False
+        sockets = self._sockets.begin()
+
+        async def run() -> None:
+            try:
+                await attempt(sockets.transactions)
+            finally:
+                # Unless it was ended, and is only dropped now
+                if self._sockets.observing is sockets:
+                    self._end_attempt()
+
+        sockets.transactions.spawn(run())
+        return True
+
+    def _end_attempt(self) -> None:
+        self._awaited, self._opening = None, False
+        self._sockets.end()
+        self._context.punching_slot.release(self)
+
+    def _cores(self) -> Sequence[Transactions]:
+        observing = self._sockets.observing
+        return () if observing is None else (observing.transactions,)
+
+    def _step(self, now: float) -> None:
+        if self._sockets.observing is not None:
+            self._sockets.observing.send()
+
+    def _tell_nats(self) -> None:
+        """Tell the other side what we know about our NATs, if that matters and is news."""
+        ours = self._ours
+        if self._relayed and [_without_age(each) for each in ours] != [
+            _without_age(each) for each in self._told
+        ]:
+            self._told = ours
+            self._send_frame(OptionalFrameType.NATS, Nats(ours).encode())
+
+    def _send_frame(self, frame_type: OptionalFrameType, payload: bytes) -> None:
+        try:
+            self._link.send_control(frame_type, payload)
+        except LinkError:
+            return  # The link is over; `Link.when_closed` tells the call
+
+
+def proof_wait(proofs: int) -> float:
+    """Return the seconds until both sides check again, after so many times."""
+    rounds, rest = divmod(proofs, PROOFS)
+    return PROOF_GAP if rest else min(PROOF_WAITS[0] * 2.0 ** min(rounds - 1, 10), PROOF_WAITS[1])
+
+
+def _hosts(profiles: Sequence[NatProfile]) -> list[str]:
+    return [each.host for each in profiles]
+
+
+def _without_age(profile: NatProfile) -> tuple[object, ...]:
+    return profile.host, profile.mapping, profile.ports, profile.step

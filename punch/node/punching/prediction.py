@@ -1,0 +1,126 @@
+"""
+Attempts by prediction: each side sends to the ports that the other side's NAT allocates next.
+
+    aims:   observe the own NAT, send TARGETS, await OPENED, observe again, send to what is open
+    opens:  receive TARGETS, send to all targets while observing the own NAT, send OPENED
+
+`punch.ice.prediction` says which ports these are.
+"""
+
+from __future__ import annotations
+
+from punch.ice import prediction
+from punch.ice.agent import Agent
+from punch.ice.budget import OpeningBudget
+from punch.ice.candidates import may_pair
+from punch.ice.techniques import Technique
+from punch.node.punching.attempt import Attempt
+from punch.wire.address import Address
+from punch.wire.punching import Opened, Targets
+
+ROUND = 1.0
+"""The least seconds from the beginning of one attempt to that of the next…"""
+QUICK = 4
+"""…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
+LATER = 15.0, 300.0
+"""The wait after the quick attempts, and the longest one, in seconds."""
+OPEN_TIME = 8.0
+"""Seconds that the side that opens waits for packets of the one that aims."""
+REFLECTOR_REQUESTS = 2
+"""How often the side that opens asks a reflector in one attempt…"""
+REQUEST_SIZE = 20
+"""…and how many bytes such a request has: the header of RFC 8489, section 5."""
+
+
+class Prediction:
+    """
+    Makes attempts by prediction.
+
+    :param budget: what may be sent to predicted ports of the other side.
+    """
+
+    def __init__(self, budget: OpeningBudget) -> None:
+        self._budget = budget
+        # How many ports others have taken during our last attempt
+        self._taken = 1
+
+    def wait_after(self, tries: int) -> float:
+        """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+        return wait_after(tries)
+
+    def can_aim(self, now: float) -> bool:
+        """Whether the budget is enough for all packets of the side that aims."""
+        return self._budget.left(now) >= prediction.MAX_AIMS
+
+    def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
+        """Whether we can send to all targets, and ask a reflector twice."""
+        if not targets.ports:
+            return False
+        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
+        packets = len(targets.ports) + REFLECTOR_REQUESTS
+        return may_pair(base, remote) and self._budget.has(packets, agent.opening_size, remote, now)
+
+    async def aim(self, attempt: Attempt) -> None:
+        """Make an attempt, on the side that aims."""
+        profile, transactions = attempt.ours, attempt.transactions
+        if not attempt.may_aim_at(attempt.theirs.host):
+            return
+        base = attempt.open_socket()
+        if base is None or (seen := await transactions.ask(base, attempt.reflector)) is None:
+            return
+        attempt.agent.add_opening(base, seen.mapped)
+        ports = prediction.targets(profile, seen.mapped.port, self._taken)
+        opened = await attempt.ask_other_side(Technique.PREDICTION.value, seen.mapped.host, ports)
+        if opened is None:
+            return
+        newest = None
+        if prediction.needs_second_observation(profile):
+            again = transactions.bind(attempt.local)
+            seen_again = None if again is None else await transactions.ask(again, attempt.reflector)
+            if seen_again is None:
+                return
+            newest = seen_again.mapped.port
+            attempt.network.nat_observer.add_ports(attempt.local, [seen.mapped.port, newest])
+            steps = prediction.steps_between(profile, seen.mapped.port, newest)
+            self._taken = max(1, (steps or 1) - 2)
+        await attempt.send_to(base, opened.host, prediction.aims(profile, ports, opened.ports, newest))
+        await attempt.await_path(base)
+
+    async def open(self, attempt: Attempt, targets: Targets) -> bool:
+        """Open our NAT for an attempt of the other side."""
+        opened = await self._open_ports(attempt, targets)
+        if opened is None:
+            return False
+        attempt.answer(opened)
+        # We only wait from now on: attempts with other peers do no harm
+        attempt.release()
+        await attempt.transactions.sleep(OPEN_TIME)
+        return True
+
+    async def _open_ports(self, attempt: Attempt, targets: Targets) -> Opened | None:
+        transactions, reflector = attempt.transactions, attempt.reflector
+        base = attempt.open_socket()
+        if base is None:
+            return None
+        attempt.agent.add_opening(base)
+        for _ in range(REFLECTOR_REQUESTS):
+            self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
+        # Without waiting for the answer: other hosts have little time to take ports in between
+        asked = transactions.spawn(transactions.ask(base, reflector))
+        sent = await attempt.send_to(base, targets.host, targets.ports)
+        after = transactions.bind(attempt.local)
+        seen_again = None if after is None else await transactions.ask(after, reflector)
+        seen = await asked
+        if seen is None:
+            return None
+        attempt.agent.add_opening(base, seen.mapped)
+        last = None if seen_again is None else seen_again.mapped.port
+        rows = prediction.opened(attempt.ours, seen.mapped.port, last, sent)
+        return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
+
+
+def wait_after(tries: int) -> float:
+    """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+    if tries < QUICK:
+        return ROUND
+    return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
