@@ -22,6 +22,7 @@ from punch.apps.codes.exchange import (
 )
 from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity, PeerID
+from punch.test.strategies import SETTINGS
 from punch.wire.control import (
     Answer,
     Answered,
@@ -403,7 +404,7 @@ class HostileTests(ExchangeTestCase):
         self.assertIsInstance(redeemer.outcome, Card)
         self.assertIsInstance(self.issuer.outcome, Card)
 
-    @settings(max_examples=12)
+    @settings(SETTINGS, max_examples=12)
     @given(st.binary(max_size=64), st.sampled_from(["offer", "answer", "proof", "card"]))
     def test_nothing_raises(self, content: bytes, place: str) -> None:
         """Whatever is in an envelope, both sides end with an outcome."""
