@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from punch import names
+from punch import learned_paths, names
 from punch.files import (
     make_private_directory,
     open_regular,
@@ -32,6 +32,7 @@ from punch.files import (
     unusable,
 )
 from punch.identity import PeerID, PeerIDError
+from punch.learned_paths import LearnedPath
 from punch.sanitize import quoted
 
 #: Longest petname, in characters.
@@ -70,6 +71,7 @@ class Contact:
     :ivar known: whether it was called or accepted before.
     :ivar named: whether the petname was set or removed, by the user or at the first meeting, and stays so.
     :ivar services: the names of the services that are granted to it. The chat needs no grant.
+    :ivar paths: what was learned about paths to it, the newest last.
     """
 
     claimed: str = ""
@@ -78,6 +80,7 @@ class Contact:
     blocked: bool = False
     named: bool = False
     services: frozenset[str] = frozenset()
+    paths: tuple[LearnedPath, ...] = ()
 
 
 def check_name(name: str) -> str:
@@ -233,8 +236,16 @@ class AddressBook:
 
         return self._change(peer, change)
 
+    def learn(self, peer: PeerID, path: LearnedPath) -> bool:
+        """Something was learned about a path to a peer, which is kept if the peer is known."""
+
+        def change(entry: Contact) -> Contact:
+            return replace(entry, paths=learned_paths.with_path(entry.paths, path)) if entry.known else entry
+
+        return self._change(peer, change)
+
     def forget(self, peer: PeerID) -> bool:
-        """Remove a peer from the book, with its block and its grants."""
+        """Remove a peer from the book, with its block, its grants and what was learned about paths to it."""
         return self._change(peer, lambda entry: Contact())
 
     # -- inside --
@@ -426,6 +437,8 @@ def _encode(entries: dict[PeerID, Contact]) -> bytes:
             value["name"] = entry.name
         if entry.services:
             value["services"] = sorted(entry.services)
+        if entry.paths:
+            value["paths"] = learned_paths.encode(entry.paths)
         peers[str(peer)] = value
     return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
 
@@ -482,7 +495,8 @@ def _entry(value: dict[str, object]) -> Contact:
     services = value.get("services", [])
     if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
         raise TypeError("services are names")
-    return Contact(claimed, name, known, blocked, "name" in value, frozenset(services))
+    paths = learned_paths.decode(value.get("paths", []))
+    return Contact(claimed, name, known, blocked, "name" in value, frozenset(services), paths)
 
 
 def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:

@@ -14,6 +14,7 @@ from punch.apps.forward import datagrams, exposed, flows
 from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
+from punch.learned_paths import MAX_AGE, MAX_PATHS
 from punch.link.events import LinkLimits
 from punch.link.quic import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.receive_limits import UNANSWERED_PACKETS, Sampler
@@ -145,6 +146,9 @@ SECURITY_NUMBERS = [
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes in a minute",
     f"at most {budget.MAX_OPENINGS} packets and {budget.MAX_OPENING_BYTES:,} bytes (with headers) in ten "
     "minutes to one peer",
+    f"at most {budget.MAX_EARLY} packets and {budget.MAX_EARLY_BYTES:,} bytes (with headers) in ten minutes",
+    f"less than {MAX_AGE} days ago",
+    f"for each of {WORDS[MAX_PATHS]} pairs of networks",
     f"counts for {budget.MAX_PEERS} peers",
 ]
 

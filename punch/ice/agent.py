@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Literal
 
 from punch.ice import events
@@ -63,6 +63,7 @@ class Agent:
         at any time.
     :param budget: limits what is sent to addresses that have not answered; it is the peer's, and outlives the
         ICE session. None: no limit beyond the RFC's.
+    :param familiar: IP addresses of the peer at which it answered before, which are checked first.
     :ivar state: the state of the ICE session.
     :ivar credentials: our credentials.
     :ivar path: the selected pair, to which the link says what it knows about it.
@@ -79,12 +80,13 @@ class Agent:
         consent: bool = True,
         steady: bool = False,
         budget: Budget | None = None,
+        familiar: Container[str] = (),
     ) -> None:
         self.credentials = credentials
         self._theirs: IceCredentials | None = None
         self._locals = LocalCandidates()
         self._remotes = RemoteCandidates()
-        self._checklist = CheckList()
+        self._checklist = CheckList(familiar)
         self._checklist.controlling = controlling
         role = IceRole.CONTROLLING if controlling else IceRole.CONTROLLED
         call_budget = CallBudget(budget, self._locals, self._remotes)

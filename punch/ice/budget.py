@@ -26,7 +26,7 @@ through our relays, or from addresses of ours that probably can't reach it, does
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -85,6 +85,13 @@ GAP = 15.0
 MAX_OPENINGS = 60
 """How many packets may go to ports that a peer says will be its own, in `WINDOW`."""
 MAX_OPENING_BYTES = 9_000
+"""How many bytes they may have, with IP and UDP headers."""
+MAX_EARLY = 6
+"""
+How many packets of a link's handshake may go, in `WINDOW`, to addresses of a peer that have not answered yet,
+at IP addresses where it answered on an earlier link (`punch.node.early_handshake`).
+"""
+MAX_EARLY_BYTES = 6_500
 """How many bytes they may have, with IP and UDP headers."""
 MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
@@ -184,15 +191,44 @@ class OpeningBudget:
         return True
 
 
+class EarlyBudget:
+    """What may be sent of handshakes to addresses that have not answered, over all calls with a peer."""
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[float, Address, int]] = deque()
+
+    def has(self, remote: Address, sizes: Sequence[int], now: float) -> bool:
+        """Whether datagrams of these sizes may be sent now."""
+        while self._sent and now >= self._sent[0][0] + WINDOW:
+            self._sent.popleft()
+        wanted = sum(sizes) + len(sizes) * _HEADERS[remote.is_ipv6]
+        size = sum(each for _, _, each in self._sent) + wanted
+        return len(self._sent) + len(sizes) <= MAX_EARLY and size <= MAX_EARLY_BYTES
+
+    def charge(self, remote: Address, size: int, now: float) -> None:
+        """Count a datagram that is sent."""
+        self._sent.append((now, remote, size + _HEADERS[remote.is_ipv6]))
+
+    def answered(self, remote: Address) -> None:
+        """A check was answered from there: what was sent there no longer counts."""
+        self._sent = deque(each for each in self._sent if each[1] != remote)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing counts any more."""
+        return all(now >= time + WINDOW for time, _, _ in self._sent)
+
+
 class Budget:
     """
     The budget of one peer, over all calls and ICE restarts with it.
 
     :ivar openings: what may be sent to predicted ports.
+    :ivar early: what may be sent of handshakes before a check was answered.
     """
 
     def __init__(self) -> None:
         self.openings = OpeningBudget()
+        self.early = EarlyBudget()
         self._sent: deque[_Sent] = deque()
         self._to_our_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
@@ -244,6 +280,8 @@ class Budget:
 
     def answered(self, route: Route, now: float) -> None:
         """A check on this route was answered: forget what was sent on the routes that this validates."""
+        if route.relayed is None:
+            self.early.answered(route.remote)
         self._answered.pop(route, None)
         self._answered[route] = now
         if len(self._answered) > MAX_ANSWERED:
@@ -263,7 +301,7 @@ class Budget:
         """Whether nothing counts any more."""
         self._forget(now)
         counted = self._sent or self._to_our_relays or self._answered
-        return not counted and self.openings.left(now) == MAX_OPENINGS
+        return not counted and self.openings.left(now) == MAX_OPENINGS and self.early.is_idle(now)
 
     def _allows_first(self, route: Route, kind: PacketKind, now: float, relayed: bool) -> bool:
         """Whether a packet is within the limits of its kind, and of its kind at its address."""

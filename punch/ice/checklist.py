@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair, may_relay
@@ -26,9 +26,14 @@ _PENDING = (PairState.WAITING, PairState.IN_PROGRESS)
 
 
 class CheckList:
-    """The pairs, and the queue of triggered checks (RFC 8445, section 6.1.4.1)."""
+    """
+    The pairs, and the queue of triggered checks (RFC 8445, section 6.1.4.1).
 
-    def __init__(self) -> None:
+    :param familiar: IP addresses of the peer at which it answered before.
+    """
+
+    def __init__(self, familiar: Container[str] = ()) -> None:
+        self._familiar = familiar
         self.controlling = False
         """Whether our role is controlling; priorities depend on it."""
         self._pairs: dict[tuple[Address, Address], CandidatePair] = {}
@@ -134,7 +139,7 @@ class CheckList:
         The types of remote candidates take turns, and so do our host and relayed candidates. By priority
         alone, all private addresses of a peer with many interfaces (bridges of containers, for example) would
         be checked before the address at its NAT, and all of these before any relay. For the same reason pairs
-        that are `unlikely` to work come last.
+        that are `unlikely` to work come last. Addresses at which the peer answered before come first.
         """
         if self._triggered:
             return self._triggered.popleft()
@@ -143,7 +148,12 @@ class CheckList:
             return None
         pair = min(
             waiting,
-            key=lambda pair: (unlikely(pair), self._started[_class_of(pair)], -self._priority(pair)),
+            key=lambda pair: (
+                unlikely(pair),
+                not self._is_familiar(pair),
+                self._started[_class_of(pair)],
+                -self._priority(pair),
+            ),
         )
         self._started[_class_of(pair)] += 1
         return pair
@@ -182,6 +192,10 @@ class CheckList:
         """
         nominated = [pair for pair in self._pairs.values() if pair.usable and pair.nomination is not None]
         return max(nominated, key=lambda pair: (pair.nomination or 0, self._priority(pair)), default=None)
+
+    def _is_familiar(self, pair: CandidatePair) -> bool:
+        direct = pair.local.type is not CandidateType.RELAY and pair.remote.type is not CandidateType.RELAY
+        return direct and pair.remote.address.host in self._familiar
 
     def _priority(self, pair: CandidatePair) -> int:
         return pair.priority(self.controlling)

@@ -68,14 +68,14 @@ class ChecksUnanswered:
     """
     The selected pair left two checks in a row unanswered.
 
-    `PairDisconnected` or another `Selected` may follow, or nothing.
+    `Disconnected` or another `Selected` may follow, or nothing.
     """
 
     pair: Pair
 
 
 @dataclass(frozen=True)
-class PairDisconnected:
+class Disconnected:
     """
     The selected pair is impaired, and no other pair works.
 
@@ -117,7 +117,7 @@ Event = (
     | Selected
     | RoleChanged
     | ChecksUnanswered
-    | PairDisconnected
+    | Disconnected
     | Recovered
     | ConsentLost
     | PathFailed

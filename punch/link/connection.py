@@ -82,6 +82,7 @@ class Connection:
         self.over = False
         self._limits = limits
         self._began = self._heard = now
+        self._received = False
         self._handshake_at = now
         self._terms = terms
         self._budget: int | None = limits.unproved_bytes
@@ -92,6 +93,11 @@ class Connection:
         self._last: list[bytes] = []
         # Events that came before the proof, as calls of the multiplexer's methods, in order
         self._held: list[Callable[[StreamMultiplexer], None]] = []
+
+    @property
+    def heard(self) -> bool:
+        """Whether a datagram has come that was for it, as far as its header says."""
+        return self._received
 
     @property
     def deadline(self) -> float:
@@ -113,7 +119,7 @@ class Connection:
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """Process datagrams."""
         self._at(now)
-        self._heard = now
+        self._heard, self._received = now, True
         if self._budget is not None and not self.over:
             self._budget -= sum(map(len, datagrams))
             if self._budget < 0:

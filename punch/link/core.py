@@ -41,6 +41,8 @@ PINGS = 4
 """How many packets `LinkCore.ping` sends at once on a proved link."""
 PING_AGAIN = (0.3, 1.0)
 """Seconds after which it sends as many again."""
+MAX_EARLY_DATAGRAMS = 2
+"""How many datagrams a caller's Initial may take to be sent early: as many as a post-quantum key does."""
 
 
 class LinkState(Enum):
@@ -106,6 +108,8 @@ class LinkCore:
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
         self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
         self._connections: list[Connection] = []
+        self._early: Connection | None = None
+        self._connect_at: float | None = None
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
         self._streams: StreamMultiplexer | None = None
@@ -118,22 +122,56 @@ class LinkCore:
         self.state = LinkState.WAITING
         self._close_reason: _CloseReason | None = None
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, wait: float = 0.0) -> None:
         """
         Start when a path exists: the caller sends its Initial. The link must be proved within
         `LinkLimits.prove_seconds`, otherwise it closes.
+
+        :param wait: for how many seconds an answer to `start_early` is awaited before another Initial is
+            sent.
         """
         if self._deadline is not None or self._link is not None or self.state is LinkState.CLOSED:
             return  # A caller may have proved itself before the callee selected a path
         self._now = now
         self._deadline = now + self.limits.prove_seconds
         if self.role is LinkRole.CALLER:
-            try:
-                quic = self._backend.client(now)
-            except QuicError as error:
-                self.fail(CloseCode.INTERNAL, f"The QUIC library failed: {error}.", now)
-                return
-            self._add(Connection(quic, self._terms, self.limits, self._callbacks, now))
+            self._connect_at = now + wait
+            if wait <= 0 or self._early is None or self._early.over:
+                self._connect(now)
+
+    def start_early(self, now: float) -> list[bytes]:
+        """
+        Return the datagrams of a caller's Initial, to be sent together with its first checks, before a path
+        is known to exist.
+
+        They belong to a connection of their own: if nothing answers it, `start` makes another one, whose
+        timers and round-trip times know nothing of the first. Whichever is proved first is the link. The list
+        is empty if the Initial takes more than `MAX_EARLY_DATAGRAMS`, or the link has begun.
+        """
+        begun = self._deadline is not None or self._connections or self.state is not LinkState.WAITING
+        if self.role is LinkRole.CALLEE or begun:
+            return []
+        self._now = now
+        try:
+            connection = Connection(self._backend.client(now), self._terms, self.limits, self._callbacks, now)
+            datagrams = connection.datagrams_to_send(now)
+        except QuicError:
+            return []  # `start` tells, if it fails there too
+        if not 0 < len(datagrams) <= MAX_EARLY_DATAGRAMS:
+            connection.quic.discard()
+            return []
+        self._early = connection
+        self._add(connection)
+        return datagrams
+
+    def _connect(self, now: float) -> None:
+        self._connect_at = None
+        try:
+            quic = self._backend.client(now)
+        except QuicError as error:
+            self.fail(CloseCode.INTERNAL, f"The QUIC library failed: {error}.", now)
+            return
+        self._add(Connection(quic, self._terms, self.limits, self._callbacks, now))
 
     def close(self, code: CloseCode, reason: str, now: float) -> None:
         """
@@ -222,7 +260,7 @@ class LinkCore:
         while self._pings:
             before = len(out)
             for connection in self._connections:
-                if not connection.over:
+                if not connection.over and not self._is_silent(connection):
                     connection.quic.ping()
                     out += connection.datagrams_to_send(now)
             # Pings that the library may not send now stay in a queue of limited size
@@ -230,6 +268,8 @@ class LinkCore:
         if link is not None and len(self._connections) == 1:
             return out + link.datagrams_to_send(now)
         for connection in list(self._connections):
+            if self._is_silent(connection):
+                continue
             out += connection.datagrams_to_send(now)
             if connection.over and connection is not link:
                 # Its CONNECTION_CLOSE was sent; if that is lost, the other side's own timer ends the
@@ -239,9 +279,11 @@ class LinkCore:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
-        times = [connection.get_timer() for connection in self._connections]
+        times = [
+            connection.get_timer() for connection in self._connections if not self._is_silent(connection)
+        ]
         if self.state is not LinkState.CLOSED:
-            times.append(self._deadline)
+            times += (self._deadline, self._connect_at)
             times += self._ping_at[:1]
         return earliest(times)
 
@@ -249,10 +291,13 @@ class LinkCore:
         """Do what is due at `now`."""
         self._now = now
         for connection in list(self._connections):
-            connection.handle_timer(now)
+            if not self._is_silent(connection):
+                connection.handle_timer(now)
         if self._ping_at and now >= self._ping_at[0]:
             del self._ping_at[0]
             self._pings = PINGS
+        if self._connect_at is not None and now >= self._connect_at:
+            self._connect(now)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = self._extended_deadline(now)
             if self._deadline is not None:
@@ -385,6 +430,24 @@ class LinkCore:
         self._add(connection)
         return connection
 
+    def _is_silent(self, connection: Connection) -> bool:
+        """
+        Whether a connection sends nothing: one of `start_early` that has not been answered, since it would
+        repeat its Initial on a path on which another connection begins.
+        """
+        return connection is self._early and not connection.heard and not connection.over
+
+    def _discard_silent(self) -> None:
+        """
+        Drop the connection of `start_early` without a word: to a callee that knows nothing of it, any word
+        would be another Initial.
+        """
+        connection = self._early
+        if connection is not None and self._is_silent(connection):
+            connection.quic.discard()
+            self._remove(connection)
+            self._early = None
+
     def _add(self, connection: Connection) -> None:
         self._connections.append(connection)
         self._connection_id(connection, connection.quic.connection_id, True)
@@ -410,7 +473,7 @@ class LinkCore:
 
     def _proved(self, connection: Connection, now: float) -> StreamMultiplexer:
         self._link = connection
-        self._deadline = None
+        self._deadline = self._connect_at = None
         self._streams = StreamMultiplexer(
             connection.quic,
             role=self.role,
@@ -419,6 +482,7 @@ class LinkCore:
             end=partial(self._ended, connection),
             now=now,
         )
+        self._discard_silent()
         for other in self._connections:
             if other is not connection and not other.over:
                 other.close_quic(CloseCode.REFUSED, "Another connection proved itself first.")
@@ -428,7 +492,10 @@ class LinkCore:
         return self._streams
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
-        if connection is self._link or self.role is LinkRole.CALLER:
+        if connection is self._early and connection is not self._link:
+            if self._connect_at is not None:
+                self._connect_at = self._now
+        elif connection is self._link or self.role is LinkRole.CALLER:
             self._finish(_CloseReason(code, clip_reason(reason), by_peer))
 
     def _answered(self, connection: Connection) -> None:
@@ -443,7 +510,8 @@ class LinkCore:
             close_reason = self._close_reason
         self._emit(Closed(close_reason.code, close_reason.reason, close_reason.by_peer))
         self.state = LinkState.CLOSED
-        self._deadline = None
+        self._deadline = self._connect_at = None
+        self._discard_silent()
         for connection in self._connections:
             if not connection.over:
                 connection.close_quic(close_reason.code, close_reason.reason)

@@ -133,10 +133,16 @@ class Link:
 
     # What the layer above does
 
-    def start(self) -> None:
-        """Begin to secure the link, once a path exists."""
-        self.core.start(self._driver.now())
+    def start(self, wait: float = 0.0) -> None:
+        """Begin to secure the link, once a path exists; for `wait` see `LinkCore.start`."""
+        self.core.start(self._driver.now(), wait)
         self.schedule_flush()
+
+    def start_early(self) -> list[bytes]:
+        """Return what to send before a path exists (`LinkCore.start_early`)."""
+        datagrams = self.core.start_early(self._driver.now())
+        self.schedule_flush()
+        return datagrams
 
     def when_proved(self) -> Deferred[None]:
         """

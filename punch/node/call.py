@@ -16,6 +16,7 @@ from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
 from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
+from punch.ice.techniques import Technique
 from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkRole
@@ -55,6 +56,8 @@ from punch.wire.punching import PunchingError
 from punch.wire.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 
+RELAYED = 10.0
+"""Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
 
@@ -86,6 +89,7 @@ class Call:
         self._over = False
         self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
+        self._connected_at = 0.0
         self._nats: tuple[NatProfile, ...] = ()
         self._found: list[Candidate] = []
         self._gathered = False
@@ -334,7 +338,7 @@ class Call:
                 # Have relays ready in case the path is dead
                 self.transport.join_relays()
                 self._context.calls.call_silent()
-        elif isinstance(event, (ice.PairDisconnected, ice.ConsentLost)):
+        elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
                 self.transport.route = None
             if self.restarts is not None:
@@ -413,7 +417,7 @@ class Call:
         assert self.transport is not None
         moved = self.transport.use_pair(pair, now)
         if previous is None:
-            link.start()
+            link.start(self.transport.early_wait(pair, now))
             self._announce()
             return
         back = self.state is CallState.DISCONNECTED
@@ -479,14 +483,30 @@ class Call:
         path, link = self._path, self.link
         if self.restarts is not None and path is not None and link is not None and self._status is None:
             self._status = LinkStatus(path, self._context.wall(), post_quantum=link.post_quantum)
+            self._connected_at = self._context.monotonic()
             self._debounced_path.announced(path)
+            self._remember_path()
             self._tell(Connected(self.peer, self.name or "", path, link))
 
     def _tell_path(self) -> None:
         path = self._path
         if path is not None and self._status is not None:
             self._status = replace(self._status, path=path, disconnected=False)
+            self._remember_path()
             self._tell(PathChanged(self.peer, path))
+
+    def _remember_path(self, *, over: bool = False) -> None:
+        """Remember a direct path, and when the link is `over` a relayed one that has lasted."""
+        pair, transport = self.pair, self.transport
+        if pair is None or transport is None:
+            return
+        if pair.path != "relay":
+            opened = self.punching is not None and pair.local_base in transport.generations.use.openings
+            technique = self.punching.status.technique if opened and self.punching else Technique.ICE
+            host = pair.remote_address.host
+            self._context.paths.worked(self.peer, host, pair.path, technique.value)
+        elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
+            self._context.paths.worked(self.peer, self._nats[0].host, pair.path, Technique.RELAY.value)
 
     def _path_lost(self) -> None:
         """The link has had no path for a while."""
@@ -533,6 +553,8 @@ class Call:
         self._context.calls.call_ended(self, cause)
 
     def _close(self) -> None:
+        if self._status is not None:
+            self._remember_path(over=True)
         self._over = True
         self.signaling.link_ended()
         self._context.channel.remove(self.signaling)

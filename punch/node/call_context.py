@@ -15,6 +15,7 @@ from punch.link.services import Services
 from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
 from punch.node.path import RelayPolicy
+from punch.node.path_memory import PathMemory
 from punch.node.signaling import Signaling
 from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 
@@ -152,6 +153,8 @@ class CallContext:
     channel: SignalingChannel
     offer_times: OfferTimes
     """The times that our offers carry."""
+    paths: PathMemory
+    """What is remembered of the paths to known peers."""
     budgets: Budgets = field(default_factory=Budgets)
     """What each peer may make us send to addresses that have not answered."""
     punching_slot: PunchingSlot = field(default_factory=PunchingSlot)

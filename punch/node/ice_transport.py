@@ -22,10 +22,11 @@ from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
+from punch.node.early_handshake import EarlyHandshake
 from punch.node.path import RelayPolicy, SlowedPath, UnansweredData
 from punch.node.relay import RelayClient
 from punch.node.signaling import Description
-from punch.wire.address import Address
+from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
 
@@ -64,6 +65,7 @@ def new_agent(
         pacing=context.pacing,
         steady=restart,
         budget=context.budgets.of(peer, context.monotonic()),
+        familiar=context.paths.hosts(peer),
     )
     network = context.network
     bases = network.refresh()
@@ -140,6 +142,7 @@ class IceTransport:
         self._slowed = slowed
         self._slowed_path = SlowedPath()
         self._budget = context.budgets.of(peer, context.monotonic())
+        self._early = EarlyHandshake(context.paths.hosts(peer), self._budget.early)
         self._unanswered_data = UnansweredData()
         self._left_blocked = False
         self._large = False
@@ -321,6 +324,8 @@ class IceTransport:
             allowed = self.generations.validated(local, remote)
             if allowed and self.route is None:
                 self.route = local, remote
+            if link.role is LinkRole.CALLEE and allowed and local not in self._relayed:
+                self._early.received(datagrams, remote)
         self._link_received(remote, local)
         link.receive(datagrams, allowed)
 
@@ -356,16 +361,17 @@ class IceTransport:
         Send datagrams of the link to the other side; without a route, they are lost.
 
         Datagrams of a link are much larger than checks. Those for an address that has sent a check, but has
-        not answered one yet, are held until it has.
+        not answered one yet, are held until it has. Some are sent there as well (`EarlyHandshake`).
         """
         if self.route is None or not datagrams:
             return
         local, remote = self.route
-        now = self._context.monotonic()
+        now, sockets = self._context.monotonic(), self._context.network.sockets
         if not self._is_validated(local, remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
+            if early := self._early.reply(datagrams, remote, now):
+                sockets.send(early, remote, local)
             return
-        sockets = self._context.network.sockets
         sockets.send(datagrams, remote, local)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
         if handshake:
@@ -413,8 +419,22 @@ class IceTransport:
         if self._held and self.route is not None and self._is_validated(*self.route, now):
             held, self._held = self._held, []
             self.send(held)
+        sockets = self._context.network.sockets
         for transmit in self.generations.datagrams_to_send(now):
-            self._context.network.sockets.send([transmit.data], transmit.remote, transmit.local)
+            sockets.send([transmit.data], transmit.remote, transmit.local)
+            if early := self._early_initial(transmit, now):
+                sockets.send(early, transmit.remote, transmit.local)
+
+    def _early_initial(self, check: Transmit, now: float) -> Sequence[bytes]:
+        """Return what the caller sends of the handshake together with this check."""
+        link = self._link
+        if link is None or link.role is LinkRole.CALLEE or self.route is not None:
+            return ()
+        return () if check.local in self._relayed else self._early.initial(check, link.start_early, now)
+
+    def early_wait(self, pair: Pair, now: float) -> float:
+        """Return for how many seconds an answer to what was sent early is awaited, on this first pair."""
+        return self._early.wait(pair.remote_address, pair.rtt, now)
 
     def next_event(self, now: float) -> ice.Event | None:
         """Return the oldest event not taken yet, or None."""

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from punch.ice.failure import CheckingFailure
 from punch.identity import RandomBytes
+from punch.learned_paths import network_key
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
@@ -152,6 +153,8 @@ class Network:
         self._source = source
         self._remotes: list[str] = []
         self._welcome: Welcome | None = None
+        # From which of our addresses the rendezvous was reached then
+        self._welcomed_at: str | None = None
         self.reflexive_addresses = ReflexiveAddressCache(
             reactor, monotonic, random, pacing, self._send, self._back
         )
@@ -203,6 +206,14 @@ class Network:
         self._watch.stop()
         self.reflexive_addresses.listen(False)
 
+    @property
+    def key(self) -> str | None:
+        """A name for the network that this machine is in (`network_key`); None if that is not known."""
+        source = next(iter(self._source_addresses()), None)
+        if self._welcome is None or source is None or source != self._welcomed_at:
+            return None
+        return network_key(self._welcome.address, source)
+
     def close(self) -> Deferred[None]:
         """
         Close sockets and relays.
@@ -232,6 +243,7 @@ class Network:
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
         self._welcome = welcome
+        self._welcomed_at = next(iter(self._source_addresses()), None)
         self.nat_observer.invalidate()
         self._finder.find(host, welcome.reflector)
         self.offered(welcome.relays, host)

@@ -61,6 +61,7 @@ from punch.node.offer_freshness import (
     milliseconds,
 )
 from punch.node.path import RelayPolicy
+from punch.node.path_memory import PathMemory
 from punch.node.port_mappings import Gateways
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
@@ -213,6 +214,7 @@ class Node(Service):
             relay_policy=relay,
             channel=self._channel,
             offer_times=OfferTimes(wall),
+            paths=PathMemory(known, lambda: self._network.key, wall),
         )
         self._outgoing = OutgoingCalls(self._context, self._calls)
         self._incoming = IncomingCalls(

@@ -27,9 +27,9 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
-    FilesMessageError,
-    FilesOffer,
     Item,
+    MessageError,
+    Offer,
     TransferFailed,
     digests,
     encode_data,
@@ -73,9 +73,9 @@ class Source:
     text: str | None = None
 
     @property
-    def offer(self) -> FilesOffer:
+    def offer(self) -> Offer:
         """What the other side is told first."""
-        return FilesOffer(self.items, len(self.entries), tuple(digests()), self.text)
+        return Offer(self.items, len(self.entries), tuple(digests()), self.text)
 
     @property
     def resumable(self) -> bool:
@@ -395,12 +395,12 @@ def check_have(source: Source, have: dict[int, bytearray], index: int, blocks: b
     """
     Add the digests of blocks of an entry that the other side says it has.
 
-    :raise FilesMessageError: it is no file, or there are more digests than blocks.
+    :raise MessageError: it is no file, or there are more digests than blocks.
     """
     entry = source.entries[index]
     if entry.kind is not EntryKind.FILE or source.paths[index] is None:
-        raise FilesMessageError("a part of what is no file")
+        raise MessageError("a part of what is no file")
     known = have.setdefault(index, bytearray())
     known += blocks
     if len(known) // DIGEST > -(-entry.size // BLOCK):
-        raise FilesMessageError("more blocks than the file has")
+        raise MessageError("more blocks than the file has")

@@ -95,7 +95,7 @@ def full_tables(figures: Callable[[], Figures]) -> Check:
 
 
 @dataclass(frozen=True)
-class ServiceStatus:
+class Status:
     """
     The status of a service.
 

@@ -235,7 +235,7 @@ class AllocationRefused:
 
 
 @dataclass(frozen=True)
-class RelayLimitHit:
+class LimitHit:
     """A request or allocation of a client at this host was refused, slowed down or ended."""
 
     host: str
@@ -243,4 +243,4 @@ class RelayLimitHit:
     user: str | None = None
 
 
-RelayEvent = AllocationMade | FirstPermission | AllocationEnded | AllocationRefused | RelayLimitHit
+RelayEvent = AllocationMade | FirstPermission | AllocationEnded | AllocationRefused | LimitHit

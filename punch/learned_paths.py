@@ -1,0 +1,187 @@
+"""
+What was learned about paths to a peer, which its entry in the address book keeps.
+
+There is a `LearnedPath` for each pair of networks in which the two were last: the newest are kept. It says by
+which path they had a link there, and which techniques found none. Times are days since 1970, so that an entry
+is seldom written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from ipaddress import IPv6Address
+
+MAX_PATHS = 4
+"""How many pairs of networks are kept for a peer."""
+MAX_AGE = 30
+"""After how many days a path counts no more."""
+MAX_TRIES = 3
+"""How many links in a row on which a technique found no path it takes until it is not tried for a day."""
+MAX_TECHNIQUES = 8
+"""How many techniques are kept of each pair of networks."""
+_MAX_TEXT = 64
+
+
+@dataclass(frozen=True)
+class FailedTechnique:
+    """
+    A technique that found no path.
+
+    :ivar technique: its name (`punch.ice.techniques.Technique`).
+    :ivar nats: what the two NATs were (`nats_key`): if that changes, it counts no more.
+    :ivar times: on how many links in a row.
+    :ivar day: when it was tried last, in days since 1970.
+    """
+
+    technique: str
+    nats: str
+    times: int
+    day: int
+
+
+@dataclass(frozen=True)
+class LearnedPath:
+    """
+    What happened between two networks.
+
+    :ivar network: our network (`network_key`).
+    :ivar host: an IP address of the peer: that at which it answered on a direct path, or of its NAT.
+    :ivar kind: the kind of the last path that lasted, as `Path.kind`: "host", "srflx", "prflx" or "relay".
+    :ivar technique: by which technique it was found, "ice" if by connectivity checks alone.
+    :ivar day: when, in days since 1970.
+    :ivar failures: techniques that found no path.
+    """
+
+    network: str
+    host: str
+    kind: str
+    technique: str
+    day: int
+    failures: tuple[FailedTechnique, ...] = ()
+
+    @property
+    def direct(self) -> bool:
+        """Whether there was a direct path."""
+        return self.kind != "relay"
+
+
+def network_key(public: str, local: str) -> str:
+    """
+    Return a name for a network of ours, which does not reveal it: whoever reads the address book learns whom
+    we called, and not where we were.
+
+    :param public: our IP address as the rendezvous sees it.
+    :param local: our IP address.
+    """
+    return _digest(public, _prefix(local))
+
+
+def nats_key(ours: object, theirs: object) -> str:
+    """Return a name for the behaviour of two NATs, given in any form that has a `repr`."""
+    return _digest(repr(ours), repr(theirs))
+
+
+def _digest(*parts: str) -> str:
+    return sha256("\0".join(("punch/1 network", *parts)).encode()).hexdigest()[:16]
+
+
+def _prefix(host: str) -> str:
+    """Return the /24 of an IPv4 address, the /64 of an IPv6 one."""
+    if ":" not in host:
+        return host.rpartition(".")[0]
+    return IPv6Address(host.partition("%")[0]).packed[:8].hex()
+
+
+def path_of(paths: Sequence[LearnedPath], network: str, host: str) -> LearnedPath | None:
+    """Return what is known of a pair of networks."""
+    return next((path for path in paths if (path.network, path.host) == (network, host)), None)
+
+
+def with_path(paths: Sequence[LearnedPath], path: LearnedPath) -> tuple[LearnedPath, ...]:
+    """Return the paths with one of them in the place of that of the same networks; the newest is the last."""
+    others = [each for each in paths if (each.network, each.host) != (path.network, path.host)]
+    return tuple([*others, path][-MAX_PATHS:])
+
+
+def with_result(path: LearnedPath, technique: str, nats: str, day: int, *, found: bool) -> LearnedPath:
+    """Return what is known after a technique found a path on a link, or did not."""
+    others = tuple(each for each in path.failures if each.technique != technique)
+    if found:
+        return replace(path, failures=others)
+    before = next((each for each in path.failures if each.technique == technique), None)
+    times = before.times if before is not None and before.nats == nats else 0
+    failed = FailedTechnique(technique, nats, min(times + 1, MAX_TRIES), day)
+    return replace(path, failures=(*others, failed)[-MAX_TECHNIQUES:])
+
+
+def is_worth_trying(path: LearnedPath | None, technique: str, nats: str, day: int) -> bool:
+    """
+    Whether a technique may find a path: False for a day after it found none on `MAX_TRIES` links in a row,
+    between the same NATs.
+    """
+    failures = () if path is None else path.failures
+    failed = next((each for each in failures if each.technique == technique), None)
+    if failed is None or failed.nats != nats or failed.times < MAX_TRIES:
+        return True
+    return not failed.day <= day <= failed.day + 1
+
+
+def encode(paths: Sequence[LearnedPath]) -> list[dict[str, object]]:
+    """Return the paths as a JSON value."""
+    return [
+        {
+            "network": path.network,
+            "host": path.host,
+            "kind": path.kind,
+            "technique": path.technique,
+            "day": path.day,
+            "failures": [[each.technique, each.nats, each.times, each.day] for each in path.failures],
+        }
+        for path in paths
+    ]
+
+
+def decode(value: object) -> tuple[LearnedPath, ...]:
+    """Read what `encode` returned. What is something else is left out, since it is learned again."""
+    if not isinstance(value, list):
+        return ()
+    paths = []
+    for each in value[-MAX_PATHS:]:
+        with suppress(KeyError, TypeError, ValueError):
+            paths.append(_path(each))
+    return tuple(paths)
+
+
+def _path(value: object) -> LearnedPath:
+    if not isinstance(value, dict) or not isinstance(failures := value["failures"], list):
+        raise TypeError("not a path")
+    return LearnedPath(
+        _text(value["network"]),
+        _text(value["host"]),
+        _text(value["kind"]),
+        _text(value["technique"]),
+        _number(value["day"]),
+        tuple(_failure(each) for each in failures[-MAX_TECHNIQUES:]),
+    )
+
+
+def _failure(value: object) -> FailedTechnique:
+    if not isinstance(value, list):
+        raise TypeError("not a failure")
+    technique, nats, times, day = value
+    return FailedTechnique(_text(technique), _text(nats), _number(times), _number(day))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise TypeError("not a short string")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("not an integer")
+    return value

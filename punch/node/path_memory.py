@@ -1,0 +1,138 @@
+"""
+What a node remembers of paths to the peers that it knows, and what follows for the next call.
+
+The address book keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is learned
+of strangers, nor while it is not known in which network this machine is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from punch.contacts import AddressBook, AddressBookError
+from punch.identity import PeerID
+from punch.learned_paths import (
+    MAX_AGE,
+    LearnedPath,
+    is_worth_trying,
+    nats_key,
+    path_of,
+    with_result,
+)
+from punch.wire.nat_profile import NatProfile
+
+_DAY = 86400.0
+
+
+class PathMemory:
+    """
+    What is remembered of the paths to all peers.
+
+    :param network: returns a name for the network that this machine is in now (`network_key`), None if that
+        is not known.
+    :param wall: returns seconds since 1970.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, book: AddressBook, network: Callable[[], str | None], wall: Callable[[], float]
+    ) -> None:
+        self._book = book
+        self._network = network
+        self._wall = wall
+
+    @property
+    def _day(self) -> int:
+        return max(0, int(self._wall() // _DAY))
+
+    def hosts(self, peer: PeerID) -> frozenset[str]:
+        """
+        Return the IP addresses at which a known peer answered on the last direct paths from the network that
+        this machine is in.
+        """
+        network, day = self._network(), self._day
+        entry = self._book.entry(peer)
+        if network is None or not entry.known or entry.blocked:
+            return frozenset()
+        return frozenset(
+            path.host
+            for path in entry.paths
+            if path.network == network and path.direct and abs(day - path.day) <= MAX_AGE
+        )
+
+    def worked(self, peer: PeerID, host: str, kind: str, technique: str) -> None:
+        """
+        A link has had a path for a while.
+
+        :param host: the IP address of the peer on a direct path, that of its NAT on a relayed one.
+        :param kind: the kind of the path, as `Path.kind`.
+        :param technique: by which technique it was found.
+        """
+        before = self._known(peer, host)
+        if before is None:
+            return
+        alike = (before.kind, before.technique) == (kind, technique)
+        if not alike or before.day != self._day:
+            self._learn(peer, LearnedPath(before.network, host, kind, technique, self._day, before.failures))
+
+    def tried(
+        self,
+        peer: PeerID,
+        technique: str,
+        ours: NatProfile | None,
+        theirs: NatProfile | None,
+        *,
+        found: bool,
+    ) -> None:
+        """A technique found a path for a link between these NATs, or did not."""
+        before = None if theirs is None else self._known(peer, theirs.host)
+        if before is None:
+            return
+        after = with_result(before, technique, _between(ours, theirs), self._day, found=found)
+        if after != before:
+            self._learn(peer, after)
+
+    def is_worth_trying(
+        self, peer: PeerID, technique: str, ours: NatProfile | None, theirs: NatProfile | None
+    ) -> bool:
+        """Whether a technique may find a path between these NATs: False if it failed again and again."""
+        path = self._path(peer, theirs)
+        return is_worth_trying(path, technique, _between(ours, theirs), self._day)
+
+    def begins_with(self, peer: PeerID, theirs: NatProfile | None) -> str | None:
+        """Return the technique that found the last direct path to the peer's network; None if none did."""
+        path = self._path(peer, theirs)
+        return path.technique if path is not None and path.direct else None
+
+    def _path(self, peer: PeerID, theirs: NatProfile | None) -> LearnedPath | None:
+        network = self._network()
+        if theirs is None or network is None:
+            return None
+        return path_of(self._book.entry(peer).paths, network, theirs.host)
+
+    def _known(self, peer: PeerID, host: str) -> LearnedPath | None:
+        """Return what is known of a pair of networks, or that nothing is; None: nothing is to be learned."""
+        network, entry = self._network(), self._book.entry(peer)
+        if network is None or not entry.known:
+            return None
+        return path_of(entry.paths, network, host) or LearnedPath(network, host, "relay", "ice", 0)
+
+    def _learn(self, peer: PeerID, path: LearnedPath) -> None:
+        try:
+            self._book.learn(peer, path)
+        except AddressBookError as error:
+            self._log.warn("the path to {peer} could not be kept: {error}", peer=peer, error=error)
+
+
+def _between(ours: NatProfile | None, theirs: NatProfile | None) -> str:
+    return nats_key(_behaviour(ours), _behaviour(theirs))
+
+
+def _behaviour(profile: NatProfile | None) -> tuple[object, ...]:
+    """Return what a technique depends on, and not how often or when that was observed."""
+    if profile is None:
+        return ()
+    return sorted(each.value for each in profile.mapping), profile.ports.value, profile.step

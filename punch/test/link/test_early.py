@@ -1,0 +1,132 @@
+"""The Initial that leaves before a path is known to exist, on link cores that are joined by a pipe."""
+
+from __future__ import annotations
+
+from punch.link.core import MAX_EARLY_DATAGRAMS, LinkState
+from punch.link.events import CloseCode, LinkRole
+from punch.link.proof import LinkCertificate
+from punch.test.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe
+
+LATE = 0.5
+"""Seconds after which a path is found."""
+
+
+class EarlyTests(LinkTestCase):
+    """A caller that sends its Initial early, and a callee."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.caller, self.callee = self.make_caller(), self.make_callee()
+        self.pipe = Pipe(self.caller, self.callee)
+        self.early = self.caller.core.start_early(0.0)
+
+    def proved(self) -> bool:
+        return self.caller.proved and self.callee.proved
+
+    def deliver(self, datagrams: list[bytes]) -> None:
+        """Carry them to the callee."""
+        self.pipe.in_flight.append((self.pipe.now + DELAY, 1, datagrams))
+
+    def start(self, wait: float = 0.0) -> None:
+        """A path was found."""
+        for end in (self.caller, self.callee):
+            end.core.start(self.pipe.now, wait if end is self.caller else 0.0)
+
+    def check_one_link(self) -> None:
+        """Both have the same connection, and data flows."""
+        self.pipe.run(1.0)
+        stream = self.caller.core.open_stream("test")
+        self.caller.core.send(stream, b"hello", True)
+        self.assertTrue(self.pipe.run(1.0, lambda: bytes(self.callee.received.get(stream, b"")) == b"hello"))
+        self.assertEqual((self.caller.core.connection_count, self.callee.core.connection_count), (1, 1))
+        self.assertEqual((self.caller.closed, self.callee.closed), (None, None))
+
+    def test_answered(self) -> None:
+        """Proved a round trip after it left, without a path of which anybody said so."""
+        self.assertTrue(0 < len(self.early) <= MAX_EARLY_DATAGRAMS)
+        self.assertEqual({len(data) for data in self.early}, {1200})
+        self.deliver(self.early)
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, 3 * DELAY, 3)
+        self.start()
+        self.check_one_link()
+
+    def test_lost(self) -> None:
+        """
+        The handshake that follows takes as long as if nothing had been sent, repeats nothing of it, and
+        measures the round trip of its own packets.
+        """
+        self.pipe.run(LATE)
+        self.assertEqual(self.pipe.sent, [])
+        self.start()
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
+        self.assertEqual(self.callee.core.connection_count, 1)
+        rtt = self.caller.core.rtt
+        assert rtt is not None
+        self.assertLess(rtt, 3 * DELAY)
+        self.check_one_link()
+
+    def test_late(self) -> None:
+        """It arrives when another connection is under way, or when that is the link."""
+        for delay in (DELAY / 2, 2.5 * DELAY, 10 * DELAY):
+            self.setUp()
+            self.pipe.run(LATE)
+            self.start()
+            self.pipe.in_flight.append((self.pipe.now + delay, 1, self.early))
+            self.assertTrue(self.pipe.run(1.0, self.proved), delay)
+            self.assertLessEqual(self.pipe.now, LATE + 3 * DELAY + 0.001, delay)
+            self.check_one_link()
+
+    def test_the_answer_is_awaited(self) -> None:
+        """No other Initial is sent meanwhile, and one is when it does not come."""
+        self.deliver(self.early)
+        self.start(wait=3 * DELAY)
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, 3 * DELAY, 3)
+        self.assertEqual(self.callee.core.connection_count, 1)
+        self.check_one_link()
+        self.setUp()
+        self.start(wait=DELAY)
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, 4 * DELAY, 3)
+        self.check_one_link()
+
+    def test_an_answer_of_somebody_else(self) -> None:
+        """One with another certificate ends that connection, and another one begins."""
+        other = self.make_callee(certificate=LinkCertificate.generate(self.random.randbytes))
+        other.receive(self.early, DELAY)
+        self.pipe.in_flight.append((2 * DELAY, 0, other.send(DELAY)))
+        self.pipe.run(LATE)
+        self.assertEqual((self.caller.closed, self.caller.proved), (None, False))
+        self.start(wait=10.0)
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
+        self.check_one_link()
+
+    def test_given_up(self) -> None:
+        """The call ends before there is a path: nothing more is sent."""
+        self.caller.core.fail(CloseCode.LOST, "", 0.1)
+        self.pipe.run(1.0)
+        self.assertEqual(self.pipe.sent, [])
+        assert self.caller.closed is not None
+        self.assertIs(self.caller.closed.code, CloseCode.LOST)
+        self.assertEqual(self.caller.core.connection_count, 0)
+
+    def test_once_and_by_the_caller(self) -> None:
+        """There is no second one, none of a callee, and none when the link has begun or is over."""
+        self.assertEqual(self.caller.core.start_early(0.0), [])
+        self.assertEqual(self.callee.core.start_early(0.0), [])
+        begun, over = self.make_caller(), self.make_caller()
+        begun.core.start(0.0)
+        over.core.fail(CloseCode.LOST, "", 0.0)
+        for end in (begun, over):
+            self.assertEqual(end.core.start_early(0.0), [])
+        self.assertIs(over.core.state, LinkState.CLOSED)
+        self.assertIs(self.callee.core.role, LinkRole.CALLEE)
+
+
+class AioquicEarlyTests(AioquicMixin, EarlyTests):
+    """The same with aioquic."""
+
+    __test__ = True
