@@ -202,6 +202,42 @@ def test_datagrams(peers: ForwardPeers) -> None:
                 client.send(b"end")
 
 
+def test_datagrams_the_other_way(peers: ForwardPeers) -> None:
+    """A port of UDP on bob's machine leads to alice's server, for several flows, as long as she has it."""
+    with ExitStack() as stack:
+        server, first, second, bobs = (
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(4)
+        )
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20.0)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        granted = peers.start("expose", "--reverse", "--udp", str(port), "--to", "alice", name="bob")
+        assert granted.wait("exposed", 60.0)["service"] == f"listen/udp/localhost:{port}"
+        local = "{}:{}".format(*server.getsockname())
+        words = ["--reverse", "--udp", local, f"bob:{port}"]
+        forwards = peers.start("forward", *words, name="alice")
+        forwards.wait("listening", 60.0)
+        assert granted.wait("reverse-listening", 20.0)["peer"] == peers.ids["alice"]
+
+        sources = set()
+        for client, text in ((first, b"one"), (second, b"two"), (first, bytes(40_000))):
+            client.settimeout(20.0)
+            client.sendto(text, ("127.0.0.1", port))
+            data, source = server.recvfrom(65536)
+            assert data == text
+            sources.add(source)
+            server.sendto(text[::-1], source)
+            assert client.recvfrom(65536) == (text[::-1], ("127.0.0.1", port))
+        assert len(sources) == 2
+
+        forwards.close()
+        granted.wait("reverse-closed", 20.0)
+        # The port is free again
+        bobs.bind(("127.0.0.1", port))
+
+
 def test_reverse(peers: ForwardPeers, web: int) -> None:
     """A port of bob's leads to alice's web server, as long as both commands run, and only if bob gives it."""
     with socket.socket() as unused:
