@@ -33,7 +33,7 @@ from punch.files import (
     try_lock,
     unusable,
 )
-from punch.identity import Identity, IdentityError, PeerID, RandomBytes, load_identity
+from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
 from punch.names import without_format, without_ignorable
 from punch.sanitize import quoted
 
@@ -204,6 +204,7 @@ class PeerState:
         self.history_path = directory / "history.sqlite"
         self._display_name_path = directory / "display-name"
         self._offers_path = directory / "offers.json"
+        self._prekeys_path = directory / "prekeys"
         self._new = False
         self._replacements_path = directory / "replaced"
         self._book: AddressBook | None = None
@@ -248,6 +249,40 @@ class PeerState:
         :raise StateError: it can't be written.
         """
         _write(self._offers_path, content)
+
+    def read_prekey(self, peer: PeerID) -> bytes | None:
+        """
+        The prekey that was kept of another peer; None if none was.
+
+        :raise StateError: it can't be read.
+        """
+        return _read(self._prekeys_path / str(peer))
+
+    def write_prekey(self, peer: PeerID, signed: bytes | None) -> None:
+        """
+        Keep this prekey of another peer, or with None none any more.
+
+        :raise StateError: it can't be written.
+        """
+        path = self._prekeys_path / str(peer)
+        if signed is not None:
+            _write(path, signed)
+            return
+        with _sentences(path):
+            path.unlink(missing_ok=True)
+
+    def forget_prekeys(self) -> None:
+        """
+        Remove the prekeys of peers that are not in the address book any more.
+
+        :raise StateError: the directory can't be read, or a file can't be removed.
+        """
+        known = self.book
+        with _sentences(self._prekeys_path), suppress(FileNotFoundError):
+            for path in list(self._prekeys_path.iterdir()):
+                with suppress(PeerIDError):  # somebody else's file
+                    if PeerID.parse(path.name) not in known:
+                        path.unlink(missing_ok=True)
 
     def lock(self, program: str = "") -> Lock:
         """

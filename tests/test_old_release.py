@@ -46,10 +46,10 @@ class Releases:
         assert self.address in ("", address)
         self.address = address
 
-    def peer(self, release: str, name: str) -> JSONProcess:
+    def peer(self, release: str, name: str, *options: str) -> JSONProcess:
         return self.start(
             *(release, "peer", f"state-{name}", "--name", name, "--accept", "anyone"),
-            *("--rendezvous", self.address),
+            *("--rendezvous", self.address, *options),
         )
 
 
@@ -124,3 +124,30 @@ def test_an_old_peer_that_is_not_admitted(releases: Releases) -> None:
     assert failed["reason"] == "not-invited"
     assert "ask Ann for an invitation" in failed["text"]
     assert new.exit() == 1
+
+
+def test_a_peer_that_returns_to_an_old_release(releases: Releases) -> None:
+    """
+    Offers to it were sealed with ML-KEM, which the old release can't open: the caller is refused once, and
+    its next call is one for the old release.
+    """
+    releases.serve(NEW)
+    alice, bob = releases.peer(NEW, "alice"), releases.peer(NEW, "bob")
+    for peer in (alice, bob):
+        peer.wait("registered")
+    bobs = bob.events[0]["id"]
+    for expected in (False, True):
+        talk(alice, bob)
+        alice.command("status")
+        [link] = alice.wait("result", where=lambda event: event["command"] == "status")["links"]
+        assert link["post_quantum_offers"] is expected
+        alice.command("hangup", peer=bobs)
+        alice.wait("disconnected")
+        bob.wait("disconnected")
+    bob.command("quit")
+    bob.exit()
+    bob = releases.peer(OLD, "bob", "--no-history")
+    bob.wait("registered")
+    alice.command("call", peer=bobs)
+    assert alice.wait("failed")["reason"] == "refused"
+    talk(alice, bob)

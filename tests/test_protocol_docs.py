@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from punch.apps.chat import protocol as chat
@@ -22,6 +24,7 @@ from punch.wire import control, sealed, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.nat_profile import NatProfile
+from punch.wire.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, private_prekey, signed_prekey
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 from punch.wire.sealed import (
     AnswerBody,
@@ -109,6 +112,34 @@ def test_answer() -> None:
     assert envelope("answer").digest().hex() == expected["digest"]
 
 
+def test_prekey() -> None:
+    assert private_prekey(BOB).private_bytes_raw().hex() == VECTORS["bob"]["prekey_seed"]
+    assert signed_prekey(BOB).hex() == VECTORS["bob"]["signed_prekey"]
+    assert len(signed_prekey(BOB)) == SIGNED_SIZE
+    for number in (SIGNED_SIZE, KEY_SIZE):
+        assert f"{number:,}" in section("5.6")
+
+
+def test_hybrid() -> None:
+    reply_kem = MLKEM768PrivateKey.from_seed_bytes(bytes.fromhex(VECTORS["reply_kem_seed"]))
+    expected, sealed_offer = VECTORS["hybrid_offer"], envelope("hybrid_offer")
+    offer = sealed.open_offer(BOB, ALICE.peer_id, sealed_offer)
+    assert offer.reply_kem == reply_kem.public_key().public_bytes_raw()
+    assert offer.reply_kem.hex() == expected["reply_kem"]
+    assert replace(offer, reply_kem=b"") == sealed.open_offer(BOB, ALICE.peer_id, envelope("offer"))
+    assert sealed_offer.digest().hex() == expected["digest"]
+    answer = sealed.open_answer(
+        ALICE.peer_id,
+        REPLY_PRIVATE,
+        BOB.peer_id,
+        sealed_offer.digest(),
+        envelope("hybrid_answer"),
+        reply_kem=reply_kem,
+    )
+    assert answer.candidates == candidates("answer")
+    assert envelope("hybrid_answer").digest().hex() == VECTORS["hybrid_answer"]["digest"]
+
+
 def test_trickled_candidates() -> None:
     offer_digest = envelope("offer").digest()
     for name, me, key, sender in (
@@ -163,7 +194,7 @@ def test_every_message_and_code_is_written_down() -> None:
 
 def test_every_label_is_written_down() -> None:
     labels = {sealed.OFFER_LABEL, sealed.ANSWER_LABEL, sealed.CANDIDATE_LABEL, proof.PROOF_LABEL}
-    labels.add(control.REVOCATION_LABEL)
+    labels |= {control.REVOCATION_LABEL, PREKEY_LABEL}
     assert set(re.findall(r"^\| `(punch/1 [a-z ]+)`", section("1"), re.M)) == {
         label.decode() for label in labels
     }

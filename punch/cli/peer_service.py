@@ -31,7 +31,7 @@ from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_statu
 from punch.identity import Identity
 from punch.link.services import anyone
 from punch.local.own import OwnNode
-from punch.local.process import gateways_by, remembered_offers
+from punch.local.process import KeptPrekeys, gateways_by, remembered_offers
 from punch.local.server import LocalServer
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
@@ -110,6 +110,7 @@ class PeerService(Service):
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             look_up_service=ServiceResolver(reactor),
             relay=options.relay,
+            prekeys=KeptPrekeys(self._state),
         )
         self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)
         self._local: LocalServer | None = None

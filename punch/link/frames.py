@@ -17,6 +17,7 @@ type name       payload
 0x90 NATS       for the layer above (`punch.wire.punching`): what the sender knows about its NATs
 0x91 TARGETS    for the layer above: where the sender will be seen
 0x92 OPENED     for the layer above: where the sender may be reached
+0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
 ==== ========== ======================================================================================
 """
 
@@ -56,6 +57,7 @@ class OptionalFrameType(IntEnum):
     NATS = 0x90
     TARGETS = 0x91
     OPENED = 0x92
+    PREKEY = 0x93
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:

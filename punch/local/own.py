@@ -160,6 +160,7 @@ class OwnNode:
                         "slowed": slowed_field(link.status),
                         "streams": link.streams,
                         "post_quantum": link.post_quantum,
+                        "post_quantum_offers": link.status.post_quantum_offers,
                         "punching": {
                             "technique": link.punching.technique.value,
                             "attempts": link.punching.attempts,

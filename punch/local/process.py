@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook
-from punch.identity import Identity
+from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.attached import AttachedNode, NodeGone
 from punch.local.own import OwnNode, Sentence
@@ -187,6 +187,32 @@ def remembered_offers(state: PeerState) -> OfferMemory:
     return OfferMemory(kept, os.urandom, save)
 
 
+class KeptPrekeys:
+    """The prekeys that an identity keeps of known peers. Trouble with the disk is logged, and no prekey."""
+
+    def __init__(self, state: PeerState) -> None:
+        self._state = state
+        try:
+            state.forget_prekeys()
+        except StateError as error:
+            _log.warn("{error}", error=error)
+
+    def read(self, peer: PeerID) -> bytes | None:
+        """Implement `PrekeyStorage.read`."""
+        try:
+            return self._state.read_prekey(peer)
+        except StateError as error:
+            _log.warn("{error}", error=error)
+            return None
+
+    def write(self, peer: PeerID, signed: bytes | None) -> None:
+        """Implement `PrekeyStorage.write`."""
+        try:
+            self._state.write_prekey(peer, signed)
+        except StateError as error:
+            _log.warn("{error}", error=error)
+
+
 def gateways_by(policy: PortMappingPolicy) -> Gateways | None:
     """Return what finds the routers that are asked for ports; None if none is to be asked."""
     return gateways_of_machine if policy is PortMappingPolicy.AUTO else None
@@ -270,6 +296,7 @@ async def become(
             proxy=choose_proxy(options.proxy, environ),
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,
+            prekeys=KeptPrekeys(state),
         )
     except NoRendezvous as error:
         raise CommandError(error.reason, str(error)) from None

@@ -9,6 +9,7 @@ check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from punch.ice import events as ice
@@ -19,7 +20,8 @@ from punch.ice.pairs import Pair
 from punch.ice.techniques import Technique
 from punch.identity import PeerID
 from punch.link.core import LinkCore
-from punch.link.events import CloseCode, LinkRole
+from punch.link.events import CloseCode, LinkError, LinkRole
+from punch.link.frames import OptionalFrameType
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.link.status import LinkStatus, Path
@@ -44,6 +46,7 @@ from punch.node.signaling import (
     Challenged,
     Introduction,
     MoreCandidates,
+    PrekeyTold,
     Signaling,
     SignalingEvent,
 )
@@ -52,6 +55,7 @@ from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.ice_restart import RestartError
 from punch.wire.nat_profile import NatProfile
+from punch.wire.prekey import PrekeyError
 from punch.wire.punching import PunchingError
 from punch.wire.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
@@ -107,7 +111,14 @@ class Call:
         now = context.monotonic()
         agent, description = new_agent(context, peer, controlling=True)
         description = replace(description, time=context.offer_times.next())
-        signaling = Signaling.outgoing(context.identity, peer, description, random=context.random, now=now)
+        signaling = Signaling.outgoing(
+            context.identity,
+            peer,
+            description,
+            prekey=context.prekeys.of(peer),
+            random=context.random,
+            now=now,
+        )
         call = cls(signaling, context)
         context.channel.add(signaling, call.changed)
         call._start_transport(agent, now)
@@ -351,10 +362,14 @@ class Call:
             self._introduce(event, now)
         elif isinstance(event, Challenged):
             self._call_again(event.challenge, now)
+        elif isinstance(event, PrekeyTold):
+            self._learn_prekey(event.signed)
         elif isinstance(event, MoreCandidates):
             if self.transport is not None and not self.transport.generations.number:
                 self.transport.add_remote(event.candidates, event.complete, now)
         else:
+            if self.signaling.prekey_refused:
+                self._context.prekeys.forget(self.peer)
             self._end(event.cause)
 
     def _call_again(self, challenge: bytes, now: float) -> None:
@@ -369,7 +384,12 @@ class Call:
         )
         context.channel.remove(self.signaling)
         self.signaling = Signaling.outgoing(
-            context.identity, self.peer, description, random=context.random, now=now
+            context.identity,
+            self.peer,
+            description,
+            prekey=context.prekeys.of(self.peer),
+            random=context.random,
+            now=now,
         )
         context.channel.add(self.signaling, self.changed)
 
@@ -448,10 +468,16 @@ class Call:
         try:
             self.restarts.receive_frame(frame_type, payload, now)
             self.punching.receive_frame(frame_type, payload, now)
-        except (RestartError, PunchingError) as error:
+            if frame_type == OptionalFrameType.PREKEY:
+                self._learn_prekey(payload)
+        except (RestartError, PunchingError, PrekeyError) as error:
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
             self.changed()
+
+    def _learn_prekey(self, signed: bytes) -> None:
+        context = self._context
+        context.prekeys.learn(self.peer, signed, keep=context.calls.knows(self.peer))
 
     def _link_proved(self, result: object) -> None:
         if self._over:
@@ -475,6 +501,9 @@ class Call:
             self.peer, self.link, self.transport, self._context, self._nats, self.changed
         )
         self.punching.path_changed(now)
+        if self._context.prekeys.own:
+            with suppress(LinkError):  # It is over again; `Link.when_closed` tells
+                self.link.send_control(OptionalFrameType.PREKEY, self._context.prekeys.own)
         self.signaling.link_proved()
         self._announce()
         self.changed()
@@ -482,7 +511,12 @@ class Call:
     def _announce(self) -> None:
         path, link = self._path, self.link
         if self.restarts is not None and path is not None and link is not None and self._status is None:
-            self._status = LinkStatus(path, self._context.wall(), post_quantum=link.post_quantum)
+            self._status = LinkStatus(
+                path,
+                self._context.wall(),
+                post_quantum=link.post_quantum,
+                post_quantum_offers=self.signaling.post_quantum,
+            )
             self._connected_at = self._context.monotonic()
             self._debounced_path.announced(path)
             self._remember_path()

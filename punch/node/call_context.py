@@ -16,8 +16,9 @@ from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
 from punch.node.path import RelayPolicy
 from punch.node.path_memory import PathMemory
+from punch.node.prekeys import Prekeys
 from punch.node.signaling import Signaling
-from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
+from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Prekey, Request
 
 if TYPE_CHECKING:
     from punch.node.calls import Calls
@@ -87,7 +88,7 @@ class SignalingChannel:
         for message in unsent:
             self._send(message)
 
-    def receive(self, reply: Answered | Candidates | Ended | Error) -> None:
+    def receive(self, reply: Answered | Candidates | Prekey | Ended | Error) -> None:
         """Hand a message to its call. One that belongs to no call, or has another sender, is dropped."""
         signaling, changed = self._calls.get(reply.call or "", (None, None))
         if signaling is None or changed is None:
@@ -98,6 +99,8 @@ class SignalingChannel:
             signaling.receive_answer(reply.answer, self._monotonic())
         elif isinstance(reply, Candidates):
             signaling.receive_candidates(reply.envelope)
+        elif isinstance(reply, Prekey):
+            signaling.receive_prekey(reply.prekey)
         else:
             signaling.receive_end(reply.code)
         self.flush(signaling)
@@ -155,6 +158,8 @@ class CallContext:
     """The times that our offers carry."""
     paths: PathMemory
     """What is remembered of the paths to known peers."""
+    prekeys: Prekeys
+    """Our prekey, and those of other peers."""
     budgets: Budgets = field(default_factory=Budgets)
     """What each peer may make us send to addresses that have not answered."""
     punching_slot: PunchingSlot = field(default_factory=PunchingSlot)

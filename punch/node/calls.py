@@ -137,6 +137,10 @@ class Calls:
             # The call goes on without it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
+    def knows(self, peer: PeerID) -> bool:
+        """Whether a peer was called or accepted before."""
+        return peer in self._known
+
     def failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
         """Tell that a call failed, and first that the link which it was to replace is over."""
         replaced = self._replaced.pop(peer, None)

@@ -63,6 +63,7 @@ from punch.node.offer_freshness import (
 from punch.node.path import RelayPolicy
 from punch.node.path_memory import PathMemory
 from punch.node.port_mappings import Gateways
+from punch.node.prekeys import Prekeys, PrekeyStorage
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
 from punch.wire.control import (
@@ -72,6 +73,7 @@ from punch.wire.control import (
     Ended,
     Error,
     Incoming,
+    Prekey,
     Register,
     Relays,
     Reply,
@@ -118,6 +120,7 @@ class Node(Service):
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
+    :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
     :ivar network_changes: is told when the network of this machine changes.
@@ -150,9 +153,11 @@ class Node(Service):
         proxy: ProxySettings | None = None,
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
+        prekeys: PrekeyStorage | None = None,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
+        own_prekeys = Prekeys(identity, prekeys)
         self._listeners: list[_Listener] = []
         self._waiters = Waiters(self.link, self._is_calling)
         self._clock = reactor
@@ -166,7 +171,7 @@ class Node(Service):
             reactor=reactor,
             address=rendezvous,
             identity=identity,
-            register=Register(name, accept, invitation_in(rendezvous)),
+            register=Register(name, accept, invitation_in(rendezvous), own_prekeys.own),
             handler=self,
             random=random,
             roots=roots,
@@ -215,6 +220,7 @@ class Node(Service):
             channel=self._channel,
             offer_times=OfferTimes(wall),
             paths=PathMemory(known, lambda: self._network.key, wall),
+            prekeys=own_prekeys,
         )
         self._outgoing = OutgoingCalls(self._context, self._calls)
         self._incoming = IncomingCalls(
@@ -452,7 +458,7 @@ class Node(Service):
             self._network.offered(reply.relays)
         elif isinstance(reply, Returned):
             self._tell(PeerReturned(reply.sender))
-        elif isinstance(reply, (Answered, Candidates, Ended, Error)):
+        elif isinstance(reply, (Answered, Candidates, Prekey, Ended, Error)):
             self._channel.receive(reply)
 
     # Internals

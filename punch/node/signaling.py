@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
@@ -38,6 +39,7 @@ from punch.wire.control import (
     new_call,
 )
 from punch.wire.nat_profile import NatProfile
+from punch.wire.prekey import SEED_SIZE, PrekeyError, check_prekey, public_kem_key, supported
 from punch.wire.sealed import (
     MAX_CANDIDATES,
     AnswerBody,
@@ -48,6 +50,7 @@ from punch.wire.sealed import (
     open_answer,
     open_offer,
     open_trickle,
+    prekey_for,
     seal_answer,
     seal_offer,
     seal_trickle,
@@ -129,13 +132,20 @@ class Challenged:
 
 
 @dataclass(frozen=True)
+class PrekeyTold:
+    """Event: the rendezvous has told the callee's prekey, which is signed by the callee."""
+
+    signed: bytes
+
+
+@dataclass(frozen=True)
 class CallEnded:
     """Event: the call ended without a link."""
 
     cause: Cause
 
 
-SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
+SignalingEvent = Introduction | MoreCandidates | Challenged | PrekeyTold | CallEnded
 
 
 class Signaling:
@@ -150,6 +160,8 @@ class Signaling:
     :ivar answered: the call was accepted, by whichever side is the callee.
     :ivar offer_digest: the digest of the offer of this call.
     :ivar complete: the other side was told that there are no further candidates of ours.
+    :ivar post_quantum: offer and answer were sealed with MLKEM768-X25519; False until both are known.
+    :ivar prekey_refused: the callee has refused an offer that was sealed to its prekey.
     """
 
     def __init__(
@@ -169,9 +181,15 @@ class Signaling:
         self.answered = False
         self.offer_digest = b""
         self.complete = False
+        self.post_quantum = False
+        self.prekey_refused = False
         self._identity = identity
         self._offer = offer
+        self._offer_is_hybrid = False
         self._reply_private = reply_private
+        self._reply_kem: MLKEM768PrivateKey | None = None
+        self._kem = b""
+        """The other side's key of ML-KEM-768 to which later candidates are sealed; empty: none."""
         self._deadline: float | None = now + RING_TIME
         self._repeatable = False
         self._answer: Answer | None = None
@@ -187,15 +205,28 @@ class Signaling:
 
     @classmethod
     def outgoing(
-        cls, identity: Identity, peer: PeerID, description: Description, *, random: RandomBytes, now: float
+        cls,
+        identity: Identity,
+        peer: PeerID,
+        description: Description,
+        *,
+        prekey: bytes = b"",
+        random: RandomBytes,
+        now: float,
     ) -> Signaling:
         """
         Call `peer` with the candidates known now; `add_candidates` sends those found later.
 
+        :param prekey: the public prekey of the peer (`punch.wire.prekey`); empty if it is not known.
         :raise SealError: the peer's key cannot be sealed to.
         """
         key = X25519PrivateKey.from_private_bytes(random(32))
         signaling = cls(identity, peer, new_call(random), None, key, now)
+        reply_kem = b""
+        if supported():
+            signaling._reply_kem = MLKEM768PrivateKey.from_seed_bytes(random(SEED_SIZE))
+            reply_kem = signaling._reply_kem.public_key().public_bytes_raw()
+            signaling._kem = prekey
         offer = Offer(
             description.name,
             description.ufrag,
@@ -209,13 +240,17 @@ class Signaling:
             description.time,
             description.challenge,
             description.nats,
+            reply_kem,
         )
-        envelope = seal_offer(identity, peer, offer)
+        envelope = seal_offer(identity, peer, offer, prekey=signaling._kem)
+        signaling._offer_is_hybrid = envelope.hybrid
         signaling.offer_digest = envelope.digest()
         signaling.complete = description.complete
         # The callee may ask for this offer once more, with a challenge
         signaling._repeatable = not description.challenge and not description.generation
-        signaling._outbox.append(Establish(signaling.call_id, peer, envelope, notify=True))
+        # The prekey is for the candidates that are found meanwhile, and for later calls
+        wanted = bool(reply_kem) and not prekey
+        signaling._outbox.append(Establish(signaling.call_id, peer, envelope, notify=True, prekey=wanted))
         return signaling
 
     @classmethod
@@ -233,6 +268,13 @@ class Signaling:
         except ValueError as error:
             raise SealError("the reply key is no X25519 key") from error
         signaling = cls(identity, sender, call_id, offer, None, now)
+        if offer.reply_kem and supported():
+            try:
+                public_kem_key(offer.reply_kem)
+            except PrekeyError as error:
+                raise SealError(str(error)) from error
+            signaling._kem = offer.reply_kem
+        signaling._offer_is_hybrid = envelope.hybrid
         signaling.offer_digest = envelope.digest()
         signaling._take_first(offer)
         return signaling
@@ -263,7 +305,15 @@ class Signaling:
             description.complete,
             description.nats,
         )
-        envelope = seal_answer(self._identity, self.peer, self.offer.reply_key, self.offer_digest, answer)
+        envelope = seal_answer(
+            self._identity,
+            self.peer,
+            self.offer.reply_key,
+            self.offer_digest,
+            answer,
+            reply_kem=self._kem,
+        )
+        self.post_quantum = self._offer_is_hybrid and envelope.hybrid
         self.complete = description.complete
         self._answer = Answer(self.call_id, self.peer, envelope)
         self._outbox.append(self._answer)
@@ -334,7 +384,12 @@ class Signaling:
             return
         try:
             answer = open_answer(
-                self._identity.peer_id, self._reply_private, self.peer, self.offer_digest, envelope
+                self._identity.peer_id,
+                self._reply_private,
+                self.peer,
+                self.offer_digest,
+                envelope,
+                reply_kem=self._reply_kem,
             )
         except SealError:
             self._broken()
@@ -342,6 +397,7 @@ class Signaling:
         if self.state is not SignalingState.CALLING:
             return
         self.name = answer.name
+        self.post_quantum = self._offer_is_hybrid and envelope.hybrid
         self._take_first(answer)
         self._introduce(answer, envelope.digest(), answer.certificate_sha256, now)
 
@@ -372,6 +428,15 @@ class Signaling:
             if self.state is SignalingState.LINKED:
                 self._release_when_complete()
 
+    def receive_prekey(self, signed: bytes) -> None:
+        """Take the callee's prekey, to which what is sent from now on is sealed. A wrong one is ignored."""
+        if self.state is SignalingState.CALLING and self._reply_kem is not None and not self._kem:
+            try:
+                self._kem = check_prekey(self.peer, signed)
+            except PrekeyError:
+                return
+            self._events.append(PrekeyTold(signed))
+
     def receive_end(self, code: ErrorCode) -> None:
         """
         The introduction is over at the rendezvous.
@@ -381,6 +446,8 @@ class Signaling:
         by_peer = self.state is SignalingState.INTRODUCED and code is ErrorCode.CANCELLED
         if not by_peer and self.state not in (SignalingState.CALLING, SignalingState.RINGING):
             return
+        refused = self.state is SignalingState.CALLING and code is ErrorCode.REFUSED
+        self.prekey_refused = refused and self._offer_is_hybrid
         self._end(IntroductionEnded(code, rang=self.state is SignalingState.RINGING))
 
     def repeat_answer(self) -> None:
@@ -487,12 +554,17 @@ class Signaling:
             self.offer_digest,
             self._sent_trickles,
             TrickledCandidates(taken, complete, challenge),
+            kem=self._kem,
         )
         self._sent_trickles += 1
         self._outbox.append(Trickle(self.call_id, self.peer, envelope))
 
     def _open_trickle(self, envelope: Envelope) -> TrickledCandidates | None:
         key = self._reply_private or self._identity.x25519()
+        try:
+            kem = self._reply_kem or prekey_for(self._identity, envelope)
+        except SealError:
+            return None
         first = self._received_trickles
         for sequence in range(first, first + MAX_GAP):
             try:
@@ -504,6 +576,7 @@ class Signaling:
                     self.offer_digest,
                     sequence,
                     envelope,
+                    kem=kem,
                 )
             except SealError:
                 continue

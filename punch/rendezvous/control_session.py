@@ -203,7 +203,13 @@ class ControlSession:
             return
         try:
             self._registry.register(
-                self.connection, self.peer, request.name, request.accept, self.address, now
+                self.connection,
+                self.peer,
+                request.name,
+                request.accept,
+                self.address,
+                now,
+                prekey=request.prekey,
             )
         except IntroductionRefusal as refusal:
             self._limit_hit("registrations", refusal.code)

@@ -53,6 +53,7 @@ from punch.wire.control import (
     ErrorCode,
     Establish,
     Incoming,
+    Prekey,
     Reject,
     Reply,
     Returned,
@@ -81,6 +82,8 @@ class Registration:
     source: Source
     calls: dict[IntroductionKey, None] = field(default_factory=dict)
     """The introductions that it takes part in, the oldest first."""
+    prekey: bytes = b""
+    """Its signed prekey, for its callers; empty if it has none."""
     process: str | None = None
     """The other process of the service at which it is registered; None for this one."""
 
@@ -195,7 +198,15 @@ class Registry:
         return self._peer_rate.allow(peer, now)
 
     def register(
-        self, connection: int, peer: PeerID, name: str, accept: Accept, address: str, now: float
+        self,
+        connection: int,
+        peer: PeerID,
+        name: str,
+        accept: Accept,
+        address: str,
+        now: float,
+        *,
+        prekey: bytes = b"",
     ) -> None:
         """
         `peer` proved its key on `connection`, from IP `address`. An older registration of it is replaced.
@@ -220,7 +231,7 @@ class Registry:
                 text += " The operator can raise --registrations-per-address."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         self._seen.add(source, peer)
-        new = Registration(peer, connection, name, accept, address, source)
+        new = Registration(peer, connection, name, accept, address, source, prekey=prekey)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
             new.calls = old.calls
@@ -425,6 +436,8 @@ class Registry:
         callee.calls[key] = None
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
+        if request.prekey and callee.prekey and caller.process is None:
+            self.deliver(caller.peer, Prekey(core.call, callee.peer, callee.prekey))
 
     def _enter_place(self, source: Source, peer: PeerID) -> None:
         """

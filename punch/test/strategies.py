@@ -24,6 +24,7 @@ from punch.wire.control import (
     Message,
     Ping,
     Pong,
+    Prekey,
     Probe,
     Probed,
     Register,
@@ -40,6 +41,7 @@ from punch.wire.control import (
 from punch.wire.fields import is_visible
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
+from punch.wire.prekey import SIGNED_SIZE
 from punch.wire.probing import ProbeOutcome, Vantage
 from punch.wire.sealed import MAX_BODY, Envelope
 from punch.wire.turn_uri import (
@@ -143,12 +145,14 @@ REQUESTS: dict[type[Request], st.SearchStrategy[Request]] = {
         names,
         st.sampled_from(Accept),
         st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=100),
+        st.just(b"") | octets(SIGNED_SIZE),
     ),
     Ping: st.just(Ping()),
     Establish: st.builds(
-        lambda call, envelope, notify: Establish(call, envelope.to, envelope, notify),
+        lambda call, envelope, notify, prekey: Establish(call, envelope.to, envelope, notify, prekey),
         calls,
         envelopes,
+        st.booleans(),
         st.booleans(),
     ),
     Answer: st.builds(lambda call, envelope: Answer(call, envelope.to, envelope), calls, envelopes),
@@ -179,6 +183,7 @@ REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
     Incoming: st.builds(Incoming, calls, peer_ids, names, envelopes),
     Answered: st.builds(Answered, calls, peer_ids, envelopes),
     Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
+    Prekey: st.builds(Prekey, calls, peer_ids, octets(SIGNED_SIZE)),
     Ended: st.builds(Ended, calls, codes, sentences, sender=st.none() | peer_ids),
     Returned: st.builds(Returned, peer_ids),
     Error: st.builds(

@@ -30,7 +30,7 @@ class StateTestCase(SynchronousTestCase):
         for path in [self.root, *self.root.rglob("*")]:
             mode = 0o700 if path.is_dir() else 0o600
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), mode, path)
-            self.assertTrue(path.name == ".lock" or not path.name.startswith("."), path)
+            self.assertTrue(path.name.endswith(".lock") or not path.name.startswith("."), path)
 
 
 class DefaultTests(SynchronousTestCase):
@@ -135,6 +135,34 @@ class PeerStateTests(StateTestCase):
         self.assert_private()
         (peer.directory / "last-rendezvous").write_bytes(b"\n")
         self.assertIsNone(peer.last_rendezvous)
+
+    def test_prekeys(self) -> None:
+        """Those of other peers, as long as these are known."""
+        peer = self.state.peer("alice")
+        self.assertIsNone(peer.read_prekey(ALICE))
+        for known in (ALICE, BOB):
+            peer.write_prekey(known, known.key * 39)
+        self.assertEqual(peer.read_prekey(ALICE), ALICE.key * 39)
+        (peer.directory / "prekeys" / "notes").write_text("somebody else's file")
+        (peer.directory / "prekeys" / "notes").chmod(0o600)
+        peer.book.add(ALICE, "alice")
+        peer.forget_prekeys()
+        self.assertEqual((peer.read_prekey(ALICE), peer.read_prekey(BOB)), (ALICE.key * 39, None))
+        peer.write_prekey(ALICE, None)
+        peer.write_prekey(ALICE, None)
+        self.assertIsNone(peer.read_prekey(ALICE))
+        self.assert_private()
+
+    def test_prekeys_where_none_can_be(self) -> None:
+        """A file where the directory should be is an error with a sentence."""
+        peer = self.state.peer("alice")
+        peer.directory.mkdir(parents=True)
+        (peer.directory / "prekeys").write_text("")
+        for call in (
+            lambda: peer.write_prekey(ALICE, b"x"),
+            peer.forget_prekeys,
+        ):
+            self.assertRaises(StateError, call)
 
     def test_cannot_be_written(self) -> None:
         """Below a regular file: every use ends in a sentence with the path and --state-dir."""

@@ -23,6 +23,7 @@ from punch.wire import strict_json
 from punch.wire.fields import FieldError, field, integer
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.message_shapes import SHAPES, FieldSpec, MessageShape, json_message
+from punch.wire.prekey import SIGNED_SIZE
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.sealed import Envelope
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
@@ -149,6 +150,7 @@ _Port = Annotated[int, FieldSpec(integer(1, 65535))]
 _PortOrZero = Annotated[int, FieldSpec(integer(0, 65535))]
 _Seconds = Annotated[int, FieldSpec(integer(0, 2**31 - 1))]
 _Relays = Annotated[tuple[RelayServer, ...], FieldSpec(read.sequence(RelayServer.from_json, MAX_RELAYS))]
+_SignedPrekey = Annotated[bytes, FieldSpec(read.binary(SIGNED_SIZE, SIGNED_SIZE))]
 _Transaction = Annotated[bytes, FieldSpec(read.binary(TRANSACTION_SIZE, TRANSACTION_SIZE))]
 
 
@@ -164,11 +166,15 @@ REPLIES: dict[str, MessageShape] = {}
 @json_message(REQUESTS, "register", versioned=True)
 @dataclass(frozen=True)
 class Register:
-    """The first message of a peer. `invitation` is the token of an invitation to the service; empty: none."""
+    """
+    The first message of a peer. `invitation` is the token of an invitation to the service; empty: none.
+    `prekey` is its signed prekey (`punch.wire.prekey`); empty: it has none.
+    """
 
     name: _Name
     accept: Annotated[Accept, FieldSpec(read.one_of(*Accept))]
     invitation: Annotated[str, FieldSpec(read.token)] = ""
+    prekey: _SignedPrekey = b""
 
 
 @json_message(REQUESTS, "ping")
@@ -182,13 +188,14 @@ class Ping:
 class Establish:
     """
     A caller asks to be introduced. It chooses the call ID. `notify` asks for `Returned`, once, if the called
-    peer is away and registers within the next hour.
+    peer is away and registers within the next hour, and `prekey` for `Prekey`, once, if it is there.
     """
 
     call: _Call
     to: _Peer
     offer: _Sealed
     notify: Annotated[bool, FieldSpec(read.boolean)] = False
+    prekey: Annotated[bool, FieldSpec(read.boolean)] = False
 
 
 @json_message(REQUESTS, "answer")
@@ -355,6 +362,16 @@ class Candidates:
     envelope: _Sealed
 
 
+@json_message(REPLIES, "prekey")
+@dataclass(frozen=True)
+class Prekey:
+    """The signed prekey of the called peer, which it has registered with; the caller asked for it."""
+
+    call: _Call
+    sender: _Sender
+    prekey: _SignedPrekey
+
+
 @json_message(REPLIES, "ended")
 @dataclass(frozen=True)
 class Ended:
@@ -394,7 +411,9 @@ class Error:
 
 
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe | Revoke
-Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Returned | Error
+Reply = (
+    Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Prekey | Ended | Returned | Error
+)
 Message = Request | Reply
 
 

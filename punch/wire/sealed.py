@@ -2,6 +2,10 @@
 Offers, answers and trickled candidates, sealed to the recipient and signed by the sender.
 
 Sealing is HPKE in base mode (RFC 9180) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and ChaCha20Poly1305.
+Where the sender has a key of ML-KEM-768 of the recipient, the KEM is MLKEM768-X25519 (draft-ietf-hpke-pq),
+and the body is *hybrid*: to open it takes both private keys. Such a key is the callee's prekey
+(`punch.wire.prekey`), or came with the offer.
+
 The plaintext is a JSON object, padded with spaces to a multiple of 256 bytes to hide its size. The signature
 is over `label ‖ 0 ‖ recipient's key ‖ context ‖ body`. HPKE's `info` is `label ‖ 0 ‖ sender's key ‖
 recipient's key ‖ context`, so nobody can sign a body that someone else sealed as their own.
@@ -14,9 +18,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
 
 from punch.identity import Identity, PeerID, PeerIDError
 from punch.wire import strict_json
@@ -37,6 +49,7 @@ from punch.wire.fields import (
     to_base64,
 )
 from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
+from punch.wire.prekey import KEY_SIZE, PrekeyError, private_prekey, public_kem_key
 
 MAX_CANDIDATES = 32
 """How many candidates one offer, answer or trickled message may have."""
@@ -51,6 +64,8 @@ CANDIDATE_LABEL = b"punch/1 candidate"
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _OVERHEAD = 32 + 16  # the encapsulated key and the tag
+_HYBRID_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_HYBRID_OVERHEAD = 1088 + _OVERHEAD
 
 _LINK_SIZE = 32
 MAX_GENERATION = 2**31 - 1
@@ -104,6 +119,11 @@ class Envelope:
             field(fields, "sig", binary(64, 64)),
         )
 
+    @property
+    def hybrid(self) -> bool:
+        """Whether the body was sealed with MLKEM768-X25519, which its length shows."""
+        return len(self.body) % PADDING == _HYBRID_OVERHEAD % PADDING
+
     def digest(self) -> bytes:
         """SHA-256 over recipient, body and signature; answers and link proofs are bound to it."""
         return sha256(self.to.key + self.body + self.sig).digest()
@@ -115,7 +135,9 @@ class Offer:
     The offer of a caller to the called peer.
 
     `reply_key` is a fresh X25519 public key (32 bytes): what comes back is sealed to it, and can't be
-    opened later by someone who gets the identity key. `complete`: no more candidates will be trickled.
+    opened later by someone who gets the identity key. `reply_kem` is a fresh ML-KEM-768 public key (1,184
+    bytes) to which it is sealed as well; empty in offers of old releases. `complete`: no more candidates will
+    be trickled.
 
     `generation` above 0: an ICE restart for a live link, whose own offer had the digest `link`.
 
@@ -137,6 +159,7 @@ class Offer:
     time: int | None = None
     challenge: bytes = b""
     nats: tuple[NatProfile, ...] = ()
+    reply_kem: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -169,10 +192,11 @@ class TrickledCandidates:
     challenge: bytes = b""
 
 
-def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
+def seal_offer(identity: Identity, to: PeerID, offer: Offer, *, prekey: bytes = b"") -> Envelope:
     """
-    Seal an offer to the called peer's identity key.
+    Seal an offer to the called peer's identity key, and to its prekey.
 
+    :param prekey: its public key (`check_prekey`); empty if it is not known.
     :raise SealError: the offer or the recipient's key is not usable.
     """
     value = {
@@ -186,7 +210,9 @@ def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
         value["time"] = offer.time
     if offer.challenge:
         value["challenge"] = to_base64(offer.challenge)
-    return _seal(identity, to, _key_of(to), OFFER_LABEL, b"", value)
+    if offer.reply_kem:
+        value["reply_kem"] = to_base64(offer.reply_kem)
+    return _seal(identity, to, _key_of(to), prekey, OFFER_LABEL, b"", value)
 
 
 def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
@@ -195,7 +221,8 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
 
     :raise SealError: it is not a valid offer from `sender` to `identity`.
     """
-    fields = _open(identity.peer_id, identity.x25519(), sender, OFFER_LABEL, b"", envelope)
+    kem = prekey_for(identity, envelope)
+    fields = _open(identity.peer_id, identity.x25519(), kem, sender, OFFER_LABEL, b"", envelope)
     try:
         return Offer(
             name=field(fields, "name", name),
@@ -210,16 +237,25 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
             time=field(fields, "time", read_time, None),
             challenge=field(fields, "challenge", read_challenge, b""),
             nats=field(fields, "nats", read_profiles, ()),
+            reply_kem=field(fields, "reply_kem", binary(KEY_SIZE, KEY_SIZE), b""),
         )
     except FieldError as error:
         raise SealError(f"The offer makes no sense: {error}.") from error
 
 
 def seal_answer(
-    identity: Identity, to: PeerID, reply_key: bytes, offer_digest: bytes, answer: AnswerBody
+    identity: Identity,
+    to: PeerID,
+    reply_key: bytes,
+    offer_digest: bytes,
+    answer: AnswerBody,
+    *,
+    reply_kem: bytes = b"",
 ) -> Envelope:
     """
-    Seal an answer to the key that came with the offer.
+    Seal an answer to the keys that came with the offer.
+
+    :param reply_kem: the key of ML-KEM-768; empty: to the other one only.
 
     :raise SealError: the answer or the key is not usable.
     """
@@ -228,18 +264,26 @@ def seal_answer(
         key = X25519PublicKey.from_public_bytes(reply_key)
     except ValueError as error:
         raise SealError("The offer's reply key is no key.") from error
-    return _seal(identity, to, key, ANSWER_LABEL, offer_digest, value)
+    return _seal(identity, to, key, reply_kem, ANSWER_LABEL, offer_digest, value)
 
 
 def open_answer(
-    me: PeerID, reply_private: X25519PrivateKey, sender: PeerID, offer_digest: bytes, envelope: Envelope
+    me: PeerID,
+    reply_private: X25519PrivateKey,
+    sender: PeerID,
+    offer_digest: bytes,
+    envelope: Envelope,
+    *,
+    reply_kem: MLKEM768PrivateKey | None = None,
 ) -> AnswerBody:
     """
     Open an answer.
 
+    :param reply_kem: the private key of the offer's `reply_kem`; None if it had none.
+
     :raise SealError: it is not a valid answer from `sender` to this offer of ours.
     """
-    fields = _open(me, reply_private, sender, ANSWER_LABEL, offer_digest, envelope)
+    fields = _open(me, reply_private, reply_kem, sender, ANSWER_LABEL, offer_digest, envelope)
     try:
         return AnswerBody(
             name=field(fields, "name", name),
@@ -263,10 +307,13 @@ def seal_trickle(
     offer_digest: bytes,
     sequence: int,
     trickle: TrickledCandidates,
+    *,
+    kem: bytes = b"",
 ) -> Envelope:
     """
     Seal later candidates to the called peer's identity key or to the caller's reply key.
 
+    :param kem: the called peer's prekey or the offer's `reply_kem`; empty: to the other key only.
     :param sequence: the number of such messages that this side has sent before in this call.
     :raise SealError: the candidates or the key are not usable.
     """
@@ -277,7 +324,7 @@ def seal_trickle(
     }
     if trickle.challenge:
         value["challenge"] = to_base64(trickle.challenge)
-    return _seal(identity, to, recipient_key, CANDIDATE_LABEL, context, value)
+    return _seal(identity, to, recipient_key, kem, CANDIDATE_LABEL, context, value)
 
 
 def open_trickle(
@@ -288,14 +335,17 @@ def open_trickle(
     offer_digest: bytes,
     sequence: int,
     envelope: Envelope,
+    *,
+    kem: MLKEM768PrivateKey | None = None,
 ) -> TrickledCandidates:
     """
     Open a trickled message.
 
+    :param kem: the private key of the prekey or of the offer's `reply_kem`; None if there is none.
     :raise SealError: it is not the message with this number from `sender` in this call.
     """
     context = _trickle_context(call, offer_digest, sequence)
-    fields = _open(me, recipient_private, sender, CANDIDATE_LABEL, context, envelope)
+    fields = _open(me, recipient_private, kem, sender, CANDIDATE_LABEL, context, envelope)
     try:
         return TrickledCandidates(
             candidates=field(fields, "candidates", read_candidates),
@@ -304,6 +354,20 @@ def open_trickle(
         )
     except FieldError as error:
         raise SealError(f"The candidates make no sense: {error}.") from error
+
+
+def prekey_for(identity: Identity, envelope: Envelope) -> MLKEM768PrivateKey | None:
+    """
+    Return the private prekey of an identity if it is needed to open an envelope.
+
+    :raise SealError: it is needed, and the library does not have ML-KEM.
+    """
+    if not envelope.hybrid:
+        return None
+    try:
+        return private_prekey(identity)
+    except UnsupportedAlgorithm as error:
+        raise SealError("It is sealed with ML-KEM, which the cryptography library here lacks.") from error
 
 
 def _trickle_context(call: str, offer_digest: bytes, sequence: int) -> bytes:
@@ -321,16 +385,24 @@ def _seal(
     identity: Identity,
     to: PeerID,
     key: X25519PublicKey,
+    kem: bytes,
     label: bytes,
     context: bytes,
     value: Mapping[str, Any],
 ) -> Envelope:
     plain = strict_json.dumps(value)
     plain += b" " * (-len(plain) % PADDING)
-    if len(plain) + _OVERHEAD > MAX_BODY:
+    if len(plain) + (_HYBRID_OVERHEAD if kem else _OVERHEAD) > MAX_BODY:
         raise SealError(f"There is too much to seal: {len(plain)} bytes.")
+    info = _info(label, identity.peer_id, to, context)
     try:
-        body = _SUITE.encrypt(plain, key, _info(label, identity.peer_id, to, context))
+        if kem:
+            hybrid_key = MLKEM768X25519PublicKey(public_kem_key(kem), key)
+            body = _HYBRID_SUITE.encrypt(plain, hybrid_key, info)
+        else:
+            body = _SUITE.encrypt(plain, key, info)
+    except PrekeyError as error:
+        raise SealError(str(error)) from error
     except ValueError as error:
         raise SealError("The recipient's key is of small order: nothing can be sealed to it.") from error
     return Envelope(to, body, identity.sign(label, to.key + context + body))
@@ -339,6 +411,7 @@ def _seal(
 def _open(
     me: PeerID,
     private_key: X25519PrivateKey,
+    kem: MLKEM768PrivateKey | None,
     sender: PeerID,
     label: bytes,
     context: bytes,
@@ -348,8 +421,15 @@ def _open(
         raise SealError("It is meant for another peer.")
     if not sender.verify(label, me.key + context + envelope.body, envelope.sig):
         raise SealError("Its signature is not by the sender.")
+    info = _info(label, sender, me, context)
     try:
-        plain = _SUITE.decrypt(envelope.body, private_key, _info(label, sender, me, context))
+        if not envelope.hybrid:
+            plain = _SUITE.decrypt(envelope.body, private_key, info)
+        elif kem is not None:
+            hybrid_key = MLKEM768X25519PrivateKey(kem, private_key)
+            plain = _HYBRID_SUITE.decrypt(envelope.body, hybrid_key, info)
+        else:
+            raise SealError("It is sealed to a key of ML-KEM-768, and there is none.")
     except (InvalidTag, ValueError) as error:
         raise SealError("It was not sealed for this use.") from error
     try:

@@ -30,6 +30,8 @@ from punch.wire.control import (
     Register,
     Trickle,
 )
+from punch.wire.fields import to_base64
+from punch.wire.prekey import SIGNED_SIZE
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.stun import (
     MessageClass,
@@ -94,11 +96,11 @@ class RendezvousCase(InternetTestCase):
         return client
 
     def register(
-        self, identity: Identity, host: Host | None = None, name: str = "x"
+        self, identity: Identity, host: Host | None = None, name: str = "x", prekey: bytes = b""
     ) -> RecordingControlClient:
         """Connect and register."""
         client = self.connect(identity, host)
-        client.send(Register(name, Accept.ASK))
+        client.send(Register(name, Accept.ASK, prekey=prekey))
         self.net.advance(0.5)
         self.assertEqual(client.lines[0]["type"], "welcome", client.lines)
         return client
@@ -210,6 +212,20 @@ class IntroductionTests(RendezvousCase):
         self.net.advance(0.5)
         [answered] = alice.of("answered")
         self.assertEqual((answered["from"], answered["answer"]), (str(b), envelope(a, 2).to_json()))
+
+    def test_prekey(self) -> None:
+        """A caller who asks is told the prekey that the callee has registered with, and nobody else is."""
+        alice = self.register(self.alice)
+        bob = self.register(self.bob, self.office, prekey=b"p" * SIGNED_SIZE)
+        b = self.bob.peer_id
+        for call, wanted in ((CALL, True), ("7" * 32, False)):
+            alice.send(Establish(call, b, envelope(b), prekey=wanted))
+        bob.send(Establish("8" * 32, self.alice.peer_id, envelope(self.alice.peer_id), prekey=True))
+        self.net.advance(0.5)
+        [told] = alice.of("prekey")
+        self.assertEqual((told["call"], told["from"]), (CALL, str(b)))
+        self.assertEqual(told["prekey"], to_base64(b"p" * SIGNED_SIZE))
+        self.assertEqual(bob.of("prekey"), [])
 
     def test_gone_during_the_introduction(self) -> None:
         alice = self.register(self.alice)

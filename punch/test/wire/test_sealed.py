@@ -8,8 +8,15 @@ from dataclasses import replace
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +26,7 @@ from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names, nat_p
 from punch.wire import control, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.nat_profile import MAX_PROFILES
+from punch.wire.prekey import check_prekey, private_prekey, signed_prekey
 from punch.wire.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
@@ -40,6 +48,9 @@ from punch.wire.sealed import (
 ALICE, BOB, EVE = IDENTITIES[:3]
 REPLY_PRIVATE = X25519PrivateKey.from_private_bytes(sha256(b"reply key").digest())
 REPLY_KEY = REPLY_PRIVATE.public_key().public_bytes_raw()
+REPLY_KEM_PRIVATE = MLKEM768PrivateKey.from_seed_bytes(sha256(b"reply kem").digest() * 2)
+REPLY_KEM = REPLY_KEM_PRIVATE.public_key().public_bytes_raw()
+PREKEY = check_prekey(BOB.peer_id, signed_prekey(BOB))
 CALL = "00112233445566778899aabbccddeeff"
 CANDIDATE = Candidate.parse("1 1 udp 2130706431 192.168.1.2 50000 typ host")
 OFFER = Offer("alice", "abcd", "p" * 22, (CANDIDATE,), REPLY_KEY)
@@ -72,6 +83,7 @@ offers = st.builds(
     st.integers(0, 9),
     st.booleans(),
     nats=nat_lists,
+    reply_kem=st.sampled_from([b"", REPLY_KEM]),
 )
 answers = st.builds(
     AnswerBody,
@@ -135,6 +147,37 @@ class RoundTripTests(SynchronousTestCase):
             open_trickle(ALICE.peer_id, REPLY_PRIVATE, BOB.peer_id, CALL, DIGEST, sequence, envelope), trickle
         )
 
+    @SETTINGS
+    @given(offers)
+    def test_hybrid_offer(self, offer: Offer) -> None:
+        """The same to a prekey as well; the longest one with a reply key of ML-KEM still fits a line."""
+        envelope = seal_offer(ALICE, BOB.peer_id, offer, prekey=PREKEY)
+        self.assertTrue(envelope.hybrid)
+        self.assertEqual(open_offer(BOB, ALICE.peer_id, envelope), offer)
+        line = control.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
+        self.assertLessEqual(len(line), control.MAX_LINE)
+
+    @SETTINGS
+    @given(answers)
+    def test_hybrid_answer(self, answer: AnswerBody) -> None:
+        """An answer to both keys of its offer."""
+        envelope = seal_answer(BOB, ALICE.peer_id, REPLY_KEY, DIGEST, answer, reply_kem=REPLY_KEM)
+        self.assertTrue(envelope.hybrid)
+        opened = open_answer(
+            ALICE.peer_id, REPLY_PRIVATE, BOB.peer_id, DIGEST, envelope, reply_kem=REPLY_KEM_PRIVATE
+        )
+        self.assertEqual(opened, answer)
+
+    def test_hybrid_trickle(self) -> None:
+        """Candidates to the prekey."""
+        envelope = seal_trickle(
+            ALICE, BOB.peer_id, BOB.peer_id.x25519(), CALL, DIGEST, 3, TRICKLE, kem=PREKEY
+        )
+        opened = open_trickle(
+            BOB.peer_id, BOB.x25519(), ALICE.peer_id, CALL, DIGEST, 3, envelope, kem=private_prekey(BOB)
+        )
+        self.assertEqual((envelope.hybrid, opened), (True, TRICKLE))
+
     def test_sizes_say_little(self) -> None:
         """Bodies come in steps of 256 bytes: one candidate more or a longer name doesn't show."""
         sizes = {
@@ -151,6 +194,81 @@ class RoundTripTests(SynchronousTestCase):
             self.assertNotIn(secret, first.body)
         self.assertNotEqual(first.body[:32], second.body[:32])
         self.assertNotEqual(first.digest(), second.digest())
+
+
+class HybridTests(SynchronousTestCase):
+    """To open what was sealed to two keys, it takes both of them."""
+
+    def test_needs_the_identity_key(self) -> None:
+        """Whoever has somebody seal an offer to its own prekey can't open that all the same."""
+        eves = check_prekey(EVE.peer_id, signed_prekey(EVE))
+        envelope = seal_offer(ALICE, BOB.peer_id, OFFER, prekey=eves)
+        self.assertRaises(SealError, open_offer, BOB, ALICE.peer_id, envelope)
+        for key in (EVE.x25519(), REPLY_PRIVATE):
+            self.assertRaises(
+                SealError,
+                open_trickle,
+                *(BOB.peer_id, key, ALICE.peer_id, CALL, DIGEST, 0),
+                seal_trickle(ALICE, BOB.peer_id, BOB.peer_id.x25519(), CALL, DIGEST, 0, TRICKLE, kem=eves),
+                kem=private_prekey(EVE),
+            )
+
+    def test_needs_the_prekey(self) -> None:
+        """The X25519 key alone, which a quantum computer could find, does not open it."""
+        envelope = seal_answer(BOB, ALICE.peer_id, REPLY_KEY, DIGEST, ANSWER, reply_kem=REPLY_KEM)
+        for kem in (None, private_prekey(ALICE)):
+            self.assertRaises(
+                SealError,
+                open_answer,
+                *(ALICE.peer_id, REPLY_PRIVATE, BOB.peer_id, DIGEST, envelope),
+                reply_kem=kem,
+            )
+
+    def test_no_key(self) -> None:
+        """What can't be a key of ML-KEM is refused before anything is sealed."""
+        for kem in (b"short", b"\xff" * len(PREKEY)):
+            self.assertRaises(SealError, seal_offer, ALICE, BOB.peer_id, OFFER, prekey=kem)
+
+    def test_altered(self) -> None:
+        """A changed byte anywhere in the body, also in what encapsulates the keys."""
+        envelope = seal_offer(ALICE, BOB.peer_id, OFFER, prekey=PREKEY)
+        for position in (0, 1087, 1088, 1119, 1120, len(envelope.body) - 1):
+            body = bytearray(envelope.body)
+            body[position] ^= 1
+            signature = ALICE.sign(OFFER_LABEL, BOB.peer_id.key + bytes(body))
+            altered = Envelope(BOB.peer_id, bytes(body), signature)
+            self.assertRaises(SealError, open_offer, BOB, ALICE.peer_id, altered)
+
+    def test_sizes(self) -> None:
+        """The length tells a hybrid body from another one, and nothing else."""
+        sizes = {len(seal_offer(ALICE, BOB.peer_id, OFFER, prekey=PREKEY).body) % 256 for _ in range(3)}
+        self.assertEqual(sizes, {112})
+        self.assertFalse(seal_offer(ALICE, BOB.peer_id, OFFER).hybrid)
+
+    def test_made_by_another_program(self) -> None:
+        """By the letter of docs/protocol.md, with no code of punch.wire.sealed."""
+        plain = seal_plain({"reply_kem": urlsafe_b64encode(REPLY_KEM).rstrip(b"=").decode()})
+        info = OFFER_LABEL + b"\0" + ALICE.peer_id.key + BOB.peer_id.key
+        key = MLKEM768X25519PublicKey(private_prekey(BOB).public_key(), BOB.peer_id.x25519())
+        suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+        body = suite.encrypt(plain, key, info)
+        signature = ALICE.private_key.sign(OFFER_LABEL + b"\0" + BOB.peer_id.key + body)
+        opened = open_offer(BOB, ALICE.peer_id, Envelope(BOB.peer_id, body, signature))
+        self.assertEqual(opened, replace(OFFER, reply_kem=REPLY_KEM))
+
+
+def seal_plain(more: dict[str, object]) -> bytes:
+    """The JSON of `OFFER` with further fields, padded."""
+    value = {
+        "name": "alice",
+        "ufrag": "abcd",
+        "password": "p" * 22,
+        "candidates": [str(CANDIDATE)],
+        "reply_key": urlsafe_b64encode(REPLY_KEY).rstrip(b"=").decode(),
+        **more,
+    }
+    plain = json.dumps(value).encode()
+    return plain + b" " * (-len(plain) % 256)
 
 
 class WireFormatTests(SynchronousTestCase):

@@ -96,6 +96,7 @@ def link_fields(link: LinkStatus) -> JSON:
         "dark": link.disconnected,
         "slowed": slowed_field(link),
         "post_quantum": link.post_quantum,
+        "post_quantum_offers": link.post_quantum_offers,
     }
 
 

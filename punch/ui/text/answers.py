@@ -210,6 +210,8 @@ def link_in_words(link: Answer) -> str:
     if link["dark"]:
         return "path lost, looking for another"
     keys = ", post-quantum key exchange" if link.get("post_quantum") else ""
+    if link.get("post_quantum_offers"):
+        keys += ", post-quantum offers"
     slowed = ", slowed down by it" if link.get("slowed") else ""
     return f"{path_in_words(link['path'])}{slowed}, round trip {milliseconds(link['rtt'])}{keys}"
 

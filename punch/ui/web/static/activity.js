@@ -78,7 +78,8 @@ export class ActivityPage extends Page {
     const { store } = this;
     const name = store.nameOf(link.peer);
     const state = stateOf({ ...store.person(link.peer), link });
-    const keys = link.post_quantum ? "post-quantum keys" : "keys of X25519";
+    const offers = link.post_quantum_offers ? " and offers" : "";
+    const keys = link.post_quantum ? `post-quantum keys${offers}` : "keys of X25519";
     return h(
       "li",
       {},

@@ -1,0 +1,89 @@
+"""
+The prekeys of other peers (`punch.wire.prekey`): learned on links, and used for the offers of later calls.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from punch.identity import Identity, PeerID
+from punch.wire.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
+
+MAX_PREKEYS = 256
+"""Of how many peers the prekeys are in memory, those used last."""
+
+
+class PrekeyStorage(Protocol):
+    """Keeps the prekeys of known peers, as they were signed. What can't be read or written counts as none."""
+
+    def read(self, peer: PeerID) -> bytes | None:
+        """What was kept of a peer; None if nothing was."""
+
+    def write(self, peer: PeerID, signed: bytes | None) -> None:
+        """Keep a prekey of a peer, or with None none any more."""
+
+
+class Prekeys:
+    """
+    The own prekey, and those of other peers.
+
+    :param storage: keeps them for later processes; None: nothing is kept.
+    :ivar own: the own prekey, signed; empty if the cryptography library does not have ML-KEM.
+    """
+
+    def __init__(self, identity: Identity, storage: PrekeyStorage | None = None) -> None:
+        self.own = signed_prekey(identity) if supported() else b""
+        self._storage = storage
+        self._of: dict[PeerID, bytes] = {}
+        """Signed; empty: none is known."""
+
+    def of(self, peer: PeerID) -> bytes:
+        """The public prekey of a peer, for `seal_offer`; empty if it is not known, or can't be used here."""
+        if not self.own:
+            return b""
+        signed = self._of.pop(peer, None)
+        if signed is None:
+            signed = self._read(peer)
+        self._put(peer, signed)
+        return signed[:KEY_SIZE]
+
+    def learn(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
+        """
+        A peer has told its prekey.
+
+        :param keep: also for later processes.
+        :raise PrekeyError: it is malformed, or not signed by the peer.
+        """
+        if not self.own:
+            return
+        if signed != self._of.get(peer):
+            check_prekey(peer, signed)
+            self._put(peer, signed)
+        if keep and self._storage is not None and self._storage.read(peer) != signed:
+            self._storage.write(peer, signed)
+
+    def forget(self, peer: PeerID) -> None:
+        """
+        A peer has refused an offer that was sealed to its prekey: an earlier release, to which it may have
+        returned, can't open that. Its prekey is learned again on the next link.
+        """
+        if self.of(peer) and self._storage is not None:
+            self._storage.write(peer, None)
+        self._put(peer, b"")
+
+    def _put(self, peer: PeerID, signed: bytes) -> None:
+        self._of.pop(peer, None)
+        self._of[peer] = signed
+        if len(self._of) > MAX_PREKEYS:
+            del self._of[next(iter(self._of))]
+
+    def _read(self, peer: PeerID) -> bytes:
+        signed = None if self._storage is None else self._storage.read(peer)
+        try:
+            if signed is not None:
+                check_prekey(peer, signed)
+        except (PrekeyError, UnsupportedAlgorithm):
+            return b""
+        return signed or b""

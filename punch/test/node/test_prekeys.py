@@ -1,0 +1,219 @@
+"""Prekeys in calls: where they are learned, when offers are sealed to them, and what a rendezvous can do."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import PeerID
+from punch.link.frames import OptionalFrameType
+from punch.node.events import CallFailed, Connected, Disconnected, IncomingCall
+from punch.node.prekeys import MAX_PREKEYS, Prekeys
+from punch.test.call_pair import ALICE, BOB, CallPair, candidate
+from punch.test.middleman import Forward, MiddlemanTestCase
+from punch.test.strategies import identity
+from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Trickle
+from punch.wire.prekey import KEY_SIZE, SIGNED_SIZE, signed_prekey
+from punch.wire.sealed import Offer, open_offer, seal_offer
+
+
+class Kept(dict[PeerID, bytes]):
+    """What a disk keeps."""
+
+    def read(self, peer: PeerID) -> bytes | None:
+        return self.get(peer)
+
+    def write(self, peer: PeerID, signed: bytes | None) -> None:
+        if signed is None:
+            self.pop(peer, None)
+        else:
+            self[peer] = signed
+
+
+class PrekeysTests(SynchronousTestCase):
+    """What is known of other peers."""
+
+    def test_learn(self) -> None:
+        """A prekey is known from then on, and kept for later processes if it is to be."""
+        kept = Kept()
+        prekeys = Prekeys(ALICE, kept)
+        bob, carol = BOB.peer_id, identity(7).peer_id
+        self.assertEqual(prekeys.of(bob), b"")
+        prekeys.learn(bob, signed_prekey(BOB), keep=True)
+        prekeys.learn(carol, signed_prekey(identity(7)), keep=False)
+        self.assertEqual(prekeys.of(bob), signed_prekey(BOB)[:KEY_SIZE])
+        self.assertEqual(list(kept), [bob])
+        prekeys.learn(carol, signed_prekey(identity(7)), keep=True)
+        later = Prekeys(ALICE, kept)
+        self.assertEqual(later.of(carol), signed_prekey(identity(7))[:KEY_SIZE])
+
+    def test_forget(self) -> None:
+        """A prekey that is forgotten is not on the disk any more, and may be learned again."""
+        kept = Kept()
+        Prekeys(ALICE, kept).learn(BOB.peer_id, signed_prekey(BOB), keep=True)
+        prekeys = Prekeys(ALICE, kept)
+        prekeys.forget(BOB.peer_id)
+        self.assertEqual((prekeys.of(BOB.peer_id), kept), (b"", {}))
+        prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
+        self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+
+    def test_damaged(self) -> None:
+        """A file that somebody has changed is as good as none."""
+        kept = Kept({BOB.peer_id: bytes(SIGNED_SIZE)})
+        self.assertEqual(Prekeys(ALICE, kept).of(BOB.peer_id), b"")
+
+    def test_bounded(self) -> None:
+        """Memory is bounded: who was called longest ago is forgotten, and read again from the disk."""
+        kept = Kept({BOB.peer_id: signed_prekey(BOB)})
+        prekeys = Prekeys(ALICE, kept)
+        for number in range(MAX_PREKEYS + 1):
+            prekeys.of(PeerID(number.to_bytes(32, "big")))
+        self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+
+
+class SignalingTests(SynchronousTestCase):
+    """One call whose caller learns the prekey while it rings."""
+
+    def test_without(self) -> None:
+        """The answer is sealed to the fresh key in the offer; the offer itself was not hybrid."""
+        wire = CallPair()
+        self.assertTrue(wire.establish.prekey)
+        self.assertFalse(wire.establish.offer.hybrid)
+        self.assertTrue(wire.accept().hybrid)
+        self.assertTrue(wire.trickle(wire.callee, candidate(3)).hybrid)
+        self.assertFalse(wire.callee.post_quantum)
+
+    def test_learned_while_calling(self) -> None:
+        """Candidates that are found later are sealed to it."""
+        wire = CallPair()
+        self.assertFalse(wire.trickle(wire.caller, candidate(2)).hybrid)
+        wire.caller.receive_prekey(signed_prekey(BOB))
+        later = wire.trickle(wire.caller, candidate(3))
+        self.assertTrue(later.hybrid)
+        wire.callee.receive_candidates(later)
+        wire.accept()
+        self.assertEqual(wire.callee.post_quantum, False)
+
+    def test_of_another(self) -> None:
+        """A prekey that the callee has not signed changes nothing."""
+        wire = CallPair()
+        for signed in (signed_prekey(ALICE), bytes(SIGNED_SIZE), b""):
+            wire.caller.receive_prekey(signed)
+        self.assertFalse(wire.trickle(wire.caller, candidate(2)).hybrid)
+        self.assertIsNone(wire.caller.next_event())
+
+
+class CallTests(MiddlemanTestCase):
+    """Calls of whole nodes."""
+
+    def establish(self) -> Establish:
+        """The newest offer."""
+        request = self.middle.requests(Establish)[-1]
+        assert isinstance(request, Establish)
+        return request
+
+    def connected(self) -> None:
+        """Alice calls Bob, and there is a link on both sides."""
+        self.assertIsInstance(self.call(5.0), Connected)
+        self.net.advance(1.0)
+
+    def hang_up(self) -> None:
+        """End the link, so that the next call is another one."""
+        self.alice.node.hangup(self.bob.id)
+        self.net.advance(3.0)
+        self.alice.events.clear()
+
+    def offers(self) -> list[bool]:
+        """What the status of the link says, at both ends."""
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        return [link.status is not None and link.status.post_quantum_offers for link in links]
+
+    def test_second_call(self) -> None:
+        """The first offer is not hybrid. What follows is, also in the other direction, and links say it."""
+        self.connected()
+        self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (False, True))
+        self.assertEqual(self.offers(), [False, False])
+        self.hang_up()
+        self.connected()
+        self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (True, False))
+        self.assertEqual(self.offers(), [True, True])
+        for trickle in self.middle.requests(Trickle)[-1:]:
+            assert isinstance(trickle, Trickle)
+            self.assertTrue(trickle.envelope.hybrid)
+        self.hang_up()
+        self.bob.call(self.alice.id)
+        self.alice.wait_for(Connected, 5.0)
+        self.assertTrue(self.establish().offer.hybrid)
+
+    def test_told_by_the_rendezvous(self) -> None:
+        """A caller who is refused has the prekey all the same, for the next call."""
+        carol = self.peer("carol", Accept.ASK).register()
+        signed = signed_prekey(carol.identity)
+
+        def tell(to: PeerID, incoming: Incoming) -> Forward:
+            return [(to, incoming), (incoming.sender, Prekey(incoming.call, to, signed))]
+
+        self.on(Incoming, tell)
+        self.alice.call(carol.id)
+        carol.wait_for(IncomingCall, 2.0)
+        carol.node.reject(self.alice.id)
+        self.alice.wait_for(CallFailed, 2.0)
+        self.alice.call(carol.id)
+        self.net.advance(2.0)
+        self.assertTrue(self.establish().offer.hybrid)
+        self.assertTrue(open_offer(carol.identity, self.alice.id, self.establish().offer).reply_kem)
+
+    def test_swapped_by_the_rendezvous(self) -> None:
+        """It can offer prekeys of its own, or of somebody else: nobody uses them, and calls go on."""
+        eve = identity(9)
+
+        def tell(to: PeerID, incoming: Incoming) -> Forward:
+            forged = signed_prekey(eve)
+            return [
+                (incoming.sender, Prekey(incoming.call, to, forged)),
+                (incoming.sender, Prekey("12" * 16, to, signed_prekey(self.bob.identity))),
+                (to, incoming),
+            ]
+
+        self.on(Incoming, tell)
+        self.connected()
+        trickles = [each for each in self.middle.requests(Trickle) if isinstance(each, Trickle)]
+        self.assertEqual([each.envelope.hybrid for each in trickles if each.to == self.bob.id], [False])
+
+    def test_returned_to_an_old_release(self) -> None:
+        """Who can't open a hybrid offer refuses it; the next offer is one that it opens."""
+        self.connected()
+        self.hang_up()
+
+        def refuse(to: PeerID, incoming: Incoming) -> Forward:
+            if not incoming.offer.hybrid:
+                return [(to, incoming)]
+            return [(incoming.sender, Ended(incoming.call, ErrorCode.REFUSED, "No.", sender=to))]
+
+        self.on(Incoming, refuse)
+        self.assertIsInstance(self.call(5.0), CallFailed)
+        self.assertTrue(self.establish().offer.hybrid)
+        self.alice.events.clear()
+        self.connected()
+        self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (False, True))
+        self.hang_up()
+        self.middle.meddle = lambda to, reply: [(to, reply)]
+        self.connected()
+        self.assertTrue(self.establish().offer.hybrid)
+
+    def test_malformed_frame(self) -> None:
+        """A prekey on the link that is none, or somebody else's, ends the link, as malformed frames do."""
+        for payload in (b"", signed_prekey(identity(9))):
+            self.connected()
+            self.alice.link_to(self.bob).send_control(OptionalFrameType.PREKEY, payload)
+            self.alice.wait_for(Disconnected, 3.0)
+            self.alice.events.clear()
+
+    def test_reply_kem_of_no_use(self) -> None:
+        """An offer with a reply key that is no key of ML-KEM is refused."""
+        key = self.alice.identity.x25519().public_key().public_bytes_raw()
+        offer = Offer("alice", "ufrag", "p" * 24, (), key, reply_kem=b"\xff" * KEY_SIZE)
+        sealed = seal_offer(self.alice.identity, self.bob.id, offer)
+        self.middle.deliver(self.bob.id, Incoming("34" * 16, self.alice.id, "x", sealed))
+        self.net.advance(2.0)
+        self.assertEqual(self.bob.of(IncomingCall), [])
+        self.assertEqual(len(self.middle.requests(Reject)), 1)
