@@ -19,8 +19,8 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
+    FilesOffer,
     Item,
-    Offer,
     TransferFailed,
     encode_entries,
     encode_zeros,
@@ -420,7 +420,7 @@ def test_what_stays_free(small_disk: Path) -> None:
     size = 15 * BLOCK
     targets = []
     for name in ("a", "b"):
-        offer = Offer((Item(name, EntryKind.FILE, size, 1),), 1, ("sha256",))
+        offer = FilesOffer((Item(name, EntryKind.FILE, size, 1),), 1, ("sha256",))
         targets.append(Target(small_disk, "alice", offer))
         targets[-1].receive_all(encode_entries([Entry(EntryKind.FILE, name.encode(), size)]))
 

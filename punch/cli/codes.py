@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from punch.apps.codes.code import Code, CodeError
-from punch.apps.codes.outcomes import LIFE, REGISTERED_NAME, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, REGISTERED_NAME, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand
@@ -63,7 +63,7 @@ class CodeCommand:
     :ivar own_name: what the user calls itself, for the other side.
     """
 
-    def __init__(self, command: NodeCommand, purpose: Purpose) -> None:
+    def __init__(self, command: NodeCommand, purpose: CodePurpose) -> None:
         self._command = command
         self._purpose = purpose
         program, options = command.program, command.options

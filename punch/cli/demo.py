@@ -47,7 +47,7 @@ class DemoError(Exception):
     """It did not work; `str()` is a sentence."""
 
 
-class OutputLost(Exception):
+class DemoOutputLost(Exception):
     """The output can't be written; `str()` is a sentence, or empty if its reader has closed it."""
 
 
@@ -258,7 +258,7 @@ class Demo:
             # What could not be written must not be tried again when Python ends.
             sys.stdout = None
             reason = f"The output can't be written: {error.strerror}."
-            raise OutputLost("" if isinstance(error, BrokenPipeError) else reason) from error
+            raise DemoOutputLost("" if isinstance(error, BrokenPipeError) else reason) from error
 
     def step(self, text: str) -> None:
         """Print what happens now."""
@@ -431,7 +431,7 @@ def _tell(demo: Demo, web: bool) -> int:
     except DemoError as error:
         write_stderr(f"punch demo: {error}")
         return 1
-    except OutputLost as lost:
+    except DemoOutputLost as lost:
         if str(lost):
             write_stderr(f"punch demo: {lost}")
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from punch.apps.forward.addresses import Address, AddressError, named_service, parse_address
+from punch.apps.forward.addresses import ForwardAddress, ForwardAddressError, named_service, parse_address
 from punch.apps.forward.failures import ForwardFailure
 from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             service = listen_service(service)
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
-    except (UnknownPeer, AddressError) as error:
+    except (UnknownPeer, ForwardAddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     name = str(address) if options.service is None else options.service
     exposing = _Exposing(command, address, name, service, Allow(peers, anyone))
@@ -90,7 +90,9 @@ class _Exposing:
     :param service: what the link calls it.
     """
 
-    def __init__(self, command: NodeCommand, address: Address, name: str, service: str, allow: Allow) -> None:
+    def __init__(
+        self, command: NodeCommand, address: ForwardAddress, name: str, service: str, allow: Allow
+    ) -> None:
         self._command = command
         self._address = address
         self._name = name

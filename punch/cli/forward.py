@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from punch.apps.forward.addresses import (
-    Address,
-    AddressError,
+    ForwardAddress,
+    ForwardAddressError,
     Protocol,
     parse_address,
     service_of,
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.reverse:
             service = listen_service(service)
         peer = find_peer(command.book, who)
-    except (UnknownPeer, AddressError) as error:
+    except (UnknownPeer, ForwardAddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     if options.reverse:
         return command.run(lambda node: ReverseForward(command, node, local, peer, service, what).run())
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _forward(
-    command: NodeCommand, node: NodeAccess, local: Address, peer: PeerID, service: str, what: str
+    command: NodeCommand, node: NodeAccess, local: ForwardAddress, peer: PeerID, service: str, what: str
 ) -> None:
     who = command.called(peer)
     notices = Notices(command)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from punch.apps.codes.outcomes import Card, Purpose
+from punch.apps.codes.outcomes import Card, CodePurpose
 from punch.cli import twistd
 from punch.cli.code_prompt import ask_code, can_ask
 from punch.cli.codes import CodeCommand, parse_code
@@ -85,7 +85,7 @@ def _run(program: str, options: Any, final_line: str) -> int:
     except (AddressBookError, StateError) as error:
         reason = error.code if isinstance(error, AddressBookError) else "state"
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
-    codes = CodeCommand(command, Purpose.CONTACT)
+    codes = CodeCommand(command, CodePurpose.CONTACT)
 
     async def meet() -> None:
         if code is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 
-from punch.apps.forward.addresses import AddressError, service_of
+from punch.apps.forward.addresses import ForwardAddressError, service_of
 from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.pipe.meeting import Meeting
 from punch.apps.pipe.messages import PipeError
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         peer = find_peer(command.book, options.who)
         service = None if options.service is None else service_of(options.service)
-    except (UnknownPeer, AddressError) as error:
+    except (UnknownPeer, ForwardAddressError) as error:
         command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
     descriptors = StreamDescriptors.of_this_process()
     return command.run(lambda node: _Piping(command, node, peer, descriptors).run(service))

@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol, Factory
 
-from punch.apps.forward.addresses import Address, Protocol
+from punch.apps.forward.addresses import ForwardAddress, Protocol
 from punch.apps.forward.datagrams import DatagramForwarder, ExposedDatagrams
 from punch.apps.forward.exposed import CONNECT_TIME, Exposed
 from punch.apps.forward.failures import ForwardFailure
@@ -27,7 +27,7 @@ _IN_USE = "another process listens there"
 
 
 def exposed_at(
-    reactor: Any, address: Address, failed: Callable[[PeerID, ForwardFailure, Exception], object]
+    reactor: Any, address: ForwardAddress, failed: Callable[[PeerID, ForwardFailure, Exception], object]
 ) -> Factory:
     """Return what answers the streams of a service with a port or socket of this machine."""
     if address.protocol is Protocol.UDP:
@@ -39,7 +39,7 @@ def exposed_at(
 
 
 def forwarder_for(
-    local: Address,
+    local: ForwardAddress,
     node: NodeAccess,
     peer: PeerID,
     service: str,
@@ -51,12 +51,12 @@ def forwarder_for(
     return kind(node, peer, service, reactor, failed)
 
 
-def option_for(address: Address) -> str:
+def option_for(address: ForwardAddress) -> str:
     """Return the option that commands need for an address, with a space behind it; nothing if none."""
     return "--udp " if address.protocol is Protocol.UDP else ""
 
 
-def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) -> tuple[str, Any]:
+def listen(reactor: Any, local: ForwardAddress, forwarder: Factory | DatagramProtocol) -> tuple[str, Any]:
     """
     Listen, and return where, and the port, an `IListeningPort`.
 
@@ -67,7 +67,7 @@ def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) 
     try:
         if local.protocol is Protocol.UDP:
             opened = reactor.listenUDP(local.port, forwarder, interface=host, maxPacketSize=MAX_DATAGRAM)
-            return str(Address(local.protocol, host, opened.getHost().port)), opened
+            return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
         if local.protocol is Protocol.UNIX:
             if _is_in_use(local.path):
                 raise CommandFailed(f"{local} can't be listened on: {_IN_USE}.", reason="listen")
@@ -80,7 +80,7 @@ def listen(reactor: Any, local: Address, forwarder: Factory | DatagramProtocol) 
         # It is no error of the system if another process has the lock beside a Unix socket
         text = cause.strerror if isinstance(cause, OSError) else _IN_USE
         raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
-    return str(Address(local.protocol, host, opened.getHost().port)), opened
+    return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
 
 
 def _is_in_use(path: str) -> bool:

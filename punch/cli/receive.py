@@ -16,8 +16,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
 from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import Purpose
-from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
+from punch.apps.codes.outcomes import CodePurpose
+from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
     """Receive once, as an identity of which nothing is kept."""
-    codes = CodeCommand(command, Purpose.FILES)
+    codes = CodeCommand(command, CodePurpose.FILES)
     command.options.once = True
 
     async def receive() -> None:
@@ -131,7 +131,7 @@ class Receiving:
         self._command = command
         self._folder = folder
         self._questions = None if command.options.yes else _Questions.open(command.reactor, command.display)
-        self._accepted: set[tuple[str, Offer]] = set()
+        self._accepted: set[tuple[str, FilesOffer]] = set()
         self._ended: Deferred[None] = Deferred()
         self._ending = False
 
@@ -163,7 +163,7 @@ class Receiving:
             self._ending = True
             self._ended.errback(failure)
 
-    def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+    def _decide(self, transfer: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
         who = self._command.called(peer)
         text = "\n".join(offer_lines(offer, who))
@@ -196,13 +196,13 @@ class Receiving:
             decided = self._questions.ask(text).addCallback(self._answered, transfer.peer, offer)
         return decided.addCallback(self._decided, transfer, offer, who)
 
-    def _answered(self, accepted: bool, peer: str, offer: Offer) -> bool:
+    def _answered(self, accepted: bool, peer: str, offer: FilesOffer) -> bool:
         if accepted:
             # When the connection is lost, the sender offers the same again.
             self._accepted.add((peer, offer))
         return accepted
 
-    def _decided(self, accepted: bool, transfer: FileReceiver, offer: Offer, who: str) -> Path:
+    def _decided(self, accepted: bool, transfer: FileReceiver, offer: FilesOffer, who: str) -> Path:
         if not accepted:
             raise TransferFailed(FailureCode.REFUSED)
         follow(self._command, transfer, who, offer)
@@ -214,7 +214,7 @@ class Receiving:
         return self._folder
 
     def _complete(
-        self, paths: list[Path], transfer: FileReceiver, offer: Offer, who: str, closed: Deferred[None]
+        self, paths: list[Path], transfer: FileReceiver, offer: FilesOffer, who: str, closed: Deferred[None]
     ) -> None:
         peer = transfer.peer
         self._accepted.discard((peer, offer))

@@ -34,7 +34,7 @@ from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressEr
 MAX_USES = 100_000
 
 
-class _Refused(Exception):
+class _MembersRefused(Exception):
     """It can't be done; `str()` is the sentence."""
 
 
@@ -49,7 +49,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     try:
         state = StateDirectory(Path(options.state_dir)).rendezvous
         if not (state.directory / "identity.key").exists():
-            raise _Refused(
+            raise _MembersRefused(
                 f"No rendezvous has run with the state directory {options.state_dir}; start it first, or "
                 "name its directory with --state-dir."
             )
@@ -58,7 +58,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
             COMMANDS[command](state, database, options)
         finally:
             database.close()
-    except (StateError, MemberStoreError, PeerIDError, _Refused) as error:
+    except (StateError, MemberStoreError, PeerIDError, _MembersRefused) as error:
         mistyped = isinstance(error, PeerIDError)
         if options.json:
             reason = "usage" if mistyped else "state"
@@ -194,9 +194,9 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
     elif database.restore(peer, time.time()):
         said = f"{peer.short}… is refused no longer."
     elif database.revocation(peer) is AdmissionRefusal.ID_REVOKED:
-        raise _Refused(f"{peer.short}… was revoked by its owner, which can't be undone.")
+        raise _MembersRefused(f"{peer.short}… was revoked by its owner, which can't be undone.")
     else:
-        raise _Refused(f"{peer.short}… was not revoked.")
+        raise _MembersRefused(f"{peer.short}… was not revoked.")
     if options.json:
         show(json.dumps({"event": "revoked", "peer": str(peer), "undone": bool(options.undo)}))
     else:

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 
-from punch.apps.forward.addresses import Address, Protocol
+from punch.apps.forward.addresses import ForwardAddress, Protocol
 from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
@@ -41,7 +41,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 
 
 async def grant_port(
-    command: NodeCommand, node: NodeAccess, local: Address, service: str, peers: frozenset[PeerID]
+    command: NodeCommand, node: NodeAccess, local: ForwardAddress, service: str, peers: frozenset[PeerID]
 ) -> None:
     """Let peers ask for a port of this machine, until the command ends: connections to it go to them."""
     notices = Notices(command)
@@ -87,7 +87,13 @@ class ReverseForward:
     """
 
     def __init__(
-        self, command: NodeCommand, node: NodeAccess, local: Address, peer: PeerID, service: str, what: str
+        self,
+        command: NodeCommand,
+        node: NodeAccess,
+        local: ForwardAddress,
+        peer: PeerID,
+        service: str,
+        what: str,
     ) -> None:
         self._command = command
         self._node = node

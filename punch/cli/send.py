@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from punch.amounts import format_bytes
-from punch.apps.codes.outcomes import Purpose
+from punch.apps.codes.outcomes import CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
         write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
     if peer is not None:
         return command.run(lambda node: Sending(command, node, peer, source).run())
-    codes = CodeCommand(command, Purpose.FILES)
+    codes = CodeCommand(command, CodePurpose.FILES)
 
     async def send_by_code() -> None:
         identity = Identity.generate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import LoopingCall
 
-from punch.apps.files.messages import FailureCode, Offer
+from punch.apps.files.messages import FailureCode, FilesOffer
 from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
 from punch.cli.exit_status import ExitStatus
 from punch.cli.node_command import NodeCommand
@@ -23,7 +23,7 @@ STATUSES = {
 }
 
 
-def follow(command: NodeCommand, transfer: FileSender | FileReceiver, who: str, offer: Offer) -> None:
+def follow(command: NodeCommand, transfer: FileSender | FileReceiver, who: str, offer: FilesOffer) -> None:
     """Show how far a transfer is, until it is over."""
     label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
     progress = command.display.follow(label, offer.size, command.reactor.seconds())

@@ -150,7 +150,13 @@ class CheckClient:
         if not pair.rtt_exact:
             rto = min(rto, LONGEST_SIZE_WAIT)
         pair.size_check = self._send(
-            pair, Purpose.SIZE, now, rto, requests=requests, last_wait=2 * wait / rto, longest_wait=2 * rto
+            pair,
+            Purpose.SIZE,
+            now,
+            rto,
+            requests=requests,
+            last_wait=2 * wait / rto,
+            longest_wait=2 * rto,
         )
 
     def opening(self, base: Address, remote: Address) -> Transmit:

@@ -68,14 +68,14 @@ class ChecksUnanswered:
     """
     The selected pair left two checks in a row unanswered.
 
-    `Disconnected` or another `Selected` may follow, or nothing.
+    `PairDisconnected` or another `Selected` may follow, or nothing.
     """
 
     pair: Pair
 
 
 @dataclass(frozen=True)
-class Disconnected:
+class PairDisconnected:
     """
     The selected pair is impaired, and no other pair works.
 
@@ -117,7 +117,7 @@ Event = (
     | Selected
     | RoleChanged
     | ChecksUnanswered
-    | Disconnected
+    | PairDisconnected
     | Recovered
     | ConsentLost
     | PathFailed

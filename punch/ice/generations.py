@@ -19,10 +19,10 @@ from punch.ice.events import (
     CheckingStarted,
     ChecksUnanswered,
     ConsentLost,
-    Disconnected,
     Event,
     GatheringDone,
     LocalCandidate,
+    PairDisconnected,
     PathFailed,
     Recovered,
     Selected,
@@ -38,7 +38,7 @@ LINGER = 10.0
 
 _RANKS = {"relay": 0, "host": 2}
 _ENDS = (ConsentLost, PathFailed)
-_PATHS = (Selected, ChecksUnanswered, Disconnected, Recovered, *_ENDS)
+_PATHS = (Selected, ChecksUnanswered, PairDisconnected, Recovered, *_ENDS)
 
 
 class Generations:

@@ -62,7 +62,7 @@ SEARCHES = (0, 2)
 """At which tries UPnP is searched for. An answer may take a second (UPnP Device Architecture 2.0)."""
 
 
-class Method(str, Enum):
+class MappingProtocol(str, Enum):
     """The protocol by which a port was mapped."""
 
     PCP = "pcp"
@@ -90,7 +90,7 @@ class PortMapping:
 
     base: Address
     external: Address
-    method: Method
+    method: MappingProtocol
 
 
 class PortLease:
@@ -145,12 +145,12 @@ class PortLease:
         """Ask for the mapping, or for its renewal."""
         self._retry_wait = RETRY
         method = None if self.mapping is None else self.mapping.method
-        if method is Method.UPNP and self._url is not None:
+        if method is MappingProtocol.UPNP and self._url is not None:
             self._url_is_new = False
             self._ask_by_upnp(self._url)
-        elif method is Method.PCP or self.base.is_ipv6:
+        elif method is MappingProtocol.PCP or self.base.is_ipv6:
             self._begin({_Question.PCP_MAP}, now)
-        elif method is Method.NAT_PMP:
+        elif method is MappingProtocol.NAT_PMP:
             self._begin({_Question.ADDRESS}, now)
         else:
             self._ask_in_all_ways(now)
@@ -203,7 +203,7 @@ class PortLease:
         self._upnp_request = None
         if grant is not None:
             # A mapping without end is renewed all the same, since the router may lose it
-            self._granted(grant.external, grant.lifetime or LIFETIME, Method.UPNP, now)
+            self._granted(grant.external, grant.lifetime or LIFETIME, MappingProtocol.UPNP, now)
         elif self._url_is_new:
             self._end(now)
         else:
@@ -249,15 +249,15 @@ class PortLease:
 
     def release(self) -> list[Transmit]:
         """Return what deletes the mapping (RFC 6887, section 15; RFC 6886, section 3.4)."""
-        if self.mapping is None or self.mapping.method is Method.UPNP:
+        if self.mapping is None or self.mapping.method is MappingProtocol.UPNP:
             return []
-        if self.mapping.method is Method.PCP:
+        if self.mapping.method is MappingProtocol.PCP:
             return [self._transmit(pcp_map_request(self._nonce, self.base.host, self.base.port, None, 0))]
         return [self._transmit(nat_pmp_map_request(self.base.port, 0, 0))]
 
     def release_by_upnp(self) -> list[UpnpRequest]:
         """Return what deletes the mapping by UPnP."""
-        if self.mapping is None or self.mapping.method is not Method.UPNP or self._url is None:
+        if self.mapping is None or self.mapping.method is not MappingProtocol.UPNP or self._url is None:
             return []
         return [UpnpRequest(self._url, self.base, self.mapping.external.port, 0)]
 
@@ -321,7 +321,7 @@ class PortLease:
 
     def _take_pcp(self, answer: PcpAnswer, now: float) -> None:
         if answer.result == SUCCESS and answer.external is not None:
-            self._granted(answer.external, answer.lifetime, Method.PCP, now)
+            self._granted(answer.external, answer.lifetime, MappingProtocol.PCP, now)
             return
         self._asked.discard(_Question.PCP_MAP)
         if answer.nonce:
@@ -332,13 +332,13 @@ class PortLease:
     def _take_mapping(self, answer: MappingAnswer, now: float) -> None:
         if answer.result == SUCCESS and self._address is not None:
             external = Address(self._address, answer.external_port)
-            self._granted(external, answer.lifetime, Method.NAT_PMP, now)
+            self._granted(external, answer.lifetime, MappingProtocol.NAT_PMP, now)
             return
         self._asked.discard(_Question.MAPPING)
         self._address = None
         self._choose(now)
 
-    def _granted(self, external: Address, lifetime: int, method: Method, now: float) -> None:
+    def _granted(self, external: Address, lifetime: int, method: MappingProtocol, now: float) -> None:
         if lifetime < SHORTEST or not external.port or external.is_ipv6 != self.base.is_ipv6:
             self._end(now)
             return

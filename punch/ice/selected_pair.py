@@ -10,7 +10,7 @@ from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
 from punch.ice.checks import keepalive
 from punch.ice.consent import PairCondition, PairMonitor
-from punch.ice.events import ChecksUnanswered, ConsentLost, Disconnected, Event, Recovered, Selected
+from punch.ice.events import ChecksUnanswered, ConsentLost, Event, PairDisconnected, Recovered, Selected
 from punch.ice.nomination import Selector
 from punch.ice.pairs import CandidatePair, Impairment, Pair, PairState
 from punch.identity import RandomBytes
@@ -235,7 +235,7 @@ class SelectedPair:
         selected = self._selector.selected
         if selected is not None and selected.impaired:
             self._checklist.retry_failed()
-            self._events.append(Disconnected(self._to_pair(selected)))
+            self._events.append(PairDisconnected(self._to_pair(selected)))
 
     def _report_loss(self, pair: Pair) -> bool:
         """Report that the selected pair is gone, unless there is another; returns whether there is none."""

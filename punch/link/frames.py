@@ -123,7 +123,7 @@ def decode_close(payload: bytes) -> tuple[CloseCode, str]:
         raise FrameError("the reason of a CLOSE frame is not UTF-8") from error
 
 
-class FrameReader:
+class ControlFrameReader:
     """Splits a byte stream into frames. It keeps at most one incomplete frame."""
 
     def __init__(self) -> None:

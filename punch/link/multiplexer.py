@@ -31,9 +31,9 @@ from punch.link.events import (
 )
 from punch.link.frames import (
     OPTIONAL,
+    ControlFrameReader,
     ControlFrameType,
     FrameError,
-    FrameReader,
     decode_close,
     decode_credit,
     encode_close,
@@ -90,7 +90,7 @@ class StreamMultiplexer:
         self._window = SendWindow()
         self._ahead = INITIAL_CREDIT
         self._control = bytearray()
-        self._frames = FrameReader()
+        self._frames = ControlFrameReader()
         self._close_sent = False
         self._allowance = SendAllowance(now)
         # The sender keeps within less than the receiver allows, since what was sent in time may arrive at

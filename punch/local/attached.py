@@ -24,13 +24,13 @@ from punch.identity import PeerID, PeerIDError
 from punch.link.events import FIRST_APPLICATION_CODE
 from punch.link.transport import PunchAddress, StreamTransport, as_failure
 from punch.local.access import DELIVERY_TIME, Allow
-from punch.local.join import Channel
+from punch.local.join import UnixTransport
 from punch.local.protocol import (
     JSON,
     Abort,
     CommandError,
-    FrameReader,
     Mark,
+    StreamFrameReader,
     frames,
     line,
     read_fields,
@@ -102,9 +102,9 @@ class _Lines(LineReceiver):
         """Take an event after the greeting."""
 
     @property
-    def channel(self) -> Channel:
+    def channel(self) -> UnixTransport:
         """The transport."""
-        return cast(Channel, self.transport)
+        return cast(UnixTransport, self.transport)
 
     def over(self) -> None:
         """The connection is over."""
@@ -355,7 +355,7 @@ class _StreamConnection(_Lines):
         self._command = command
         self._ending = ending
         self._taken: list[Deferred[bool]] = []
-        self._reader = FrameReader()
+        self._reader = StreamFrameReader()
         self._full = False
         self._unused = 0
         self._reading = True

@@ -23,7 +23,7 @@ from zope.interface import implementer
 from punch.identity import PeerID
 from punch.link.transport import PunchAddress
 from punch.local.access import Allow
-from punch.local.join import Channel, Join, LocalEnd
+from punch.local.join import Join, LocalEnd, UnixTransport
 from punch.local.protocol import JSON, MAX_LINE, CommandError, line, read_fields, request_fields, too_long
 from punch.net.driver import Timer
 
@@ -405,8 +405,8 @@ class LocalConnection(LineReceiver):
         self._transport.loseConnection()
 
     @property
-    def _transport(self) -> Channel:
-        return cast(Channel, self.transport)
+    def _transport(self) -> UnixTransport:
+        return cast(UnixTransport, self.transport)
 
 
 def _repeated(fields: JSON) -> JSON:

@@ -14,13 +14,13 @@ from zope.interface import implementer
 
 from punch.link.events import FIRST_APPLICATION_CODE
 from punch.link.transport import StreamAborted, StreamTransport
-from punch.local.protocol import Abort, FrameReader, Mark, frames
+from punch.local.protocol import Abort, Mark, StreamFrameReader, frames
 
 MAX_EARLY = 64 * 1024
 """Bytes that a program may send before its stream is open; it is not read from beyond them."""
 
 
-class Channel(Interface):
+class UnixTransport(Interface):
     """What this package uses of the transport of a UNIX socket."""
 
     def write(self, data: bytes, /) -> object: ...
@@ -35,10 +35,10 @@ class Channel(Interface):
 
 
 @implementer(IPushProducer)
-class _Reading:
+class _PausedSide:
     """Lets one side be paused by the other, and nothing else."""
 
-    def __init__(self, side: Channel | StreamTransport) -> None:
+    def __init__(self, side: UnixTransport | StreamTransport) -> None:
         self._side = side
 
     def pauseProducing(self) -> None:
@@ -59,9 +59,9 @@ class LocalEnd:
     :param result: what is written when the stream is accepted, before its first byte.
     """
 
-    def __init__(self, transport: Channel, framed: bool, result: bytes) -> None:
+    def __init__(self, transport: UnixTransport, framed: bool, result: bytes) -> None:
         self._transport = transport
-        self._reader = FrameReader() if framed else None
+        self._reader = StreamFrameReader() if framed else None
         self._result = result
         self._begun = False
         self._early: list[bytes] = []
@@ -113,8 +113,8 @@ class LocalEnd:
             stream.abortConnection()
             return
         self._stream = stream
-        stream.registerProducer(_Reading(self._transport), True)
-        self._transport.registerProducer(_Reading(stream), True)
+        stream.registerProducer(_PausedSide(self._transport), True)
+        self._transport.registerProducer(_PausedSide(stream), True)
         early, self._early = self._early, []
         self._transport.resumeProducing()
         for data in early:

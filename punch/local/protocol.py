@@ -122,7 +122,7 @@ def frames(data: bytes) -> Iterator[bytes]:
         yield _LENGTH.pack(len(part)) + part
 
 
-class FrameReader:
+class StreamFrameReader:
     """Reads frames. It keeps at most seven bytes: the bytes of a frame are handed on as they come."""
 
     def __init__(self) -> None:

@@ -349,7 +349,7 @@ class Call:
                 # Have relays ready in case the path is dead
                 self.transport.join_relays()
                 self._context.calls.call_silent()
-        elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
+        elif isinstance(event, (ice.PairDisconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
                 self.transport.route = None
             if self.restarts is not None:

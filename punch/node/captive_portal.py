@@ -26,13 +26,13 @@ def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
     :return: whether a portal answers; False as well if nobody does.
     """
     endpoint_class: Any = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    request = _Request(reactor, name)
+    request = _PortalRequest(reactor, name)
     endpoint = endpoint_class(reactor, host, HTTP, timeout=TIME)
     endpoint.connect(Factory.forProtocol(lambda: request)).addErrback(lambda _: request.end())
     return request.result
 
 
-class _Request(Protocol):
+class _PortalRequest(Protocol):
     """The connection. It ends with the first end of a head, or with `TIME`."""
 
     def __init__(self, reactor: Any, name: str) -> None:

@@ -26,7 +26,7 @@ from punch.link.events import (
     Proved,
     StreamData,
 )
-from punch.link.frames import ControlFrameType, FrameReader, decode_close
+from punch.link.frames import ControlFrameReader, ControlFrameType, decode_close
 from punch.link.link import Link
 from punch.link.proof import PROOF_LENGTH, LinkCertificate, make_proof
 from punch.link.quic import QuicBackend, QuicConnection
@@ -155,7 +155,7 @@ class Rogue(PipeEnd):
         self.streams: dict[int, bytearray] = {}
         self.ended: tuple[int, str] | None = None
         self.on_handshake_done: Callable[[], None] | None = None
-        self._frames = FrameReader()
+        self._frames = ControlFrameReader()
         self.frames: list[tuple[int, bytes]] = []
 
     def receive(self, datagrams: list[bytes], now: float) -> None:

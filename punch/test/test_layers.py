@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -252,6 +253,17 @@ class LayersTests(SynchronousTestCase):
             tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
             self.assertEqual(ast.unparse(found[1]), "import punch.cli.interrupt")
+
+    def test_no_two_classes_have_one_name(self) -> None:
+        """Except for what Twisted looks up by name in the module of a plugin."""
+        names = Counter(
+            node.name
+            for path in ROOT.rglob("*.py")
+            if "test" not in path.relative_to(ROOT).parts
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.ClassDef)
+        )
+        self.assertEqual([name for name, count in names.items() if count > 1 and name != "Options"], [])
 
     def test_every_part_is_placed(self) -> None:
         parts = {name.split(".")[1] for name in self.imports if name != "punch" and not is_root(name)}

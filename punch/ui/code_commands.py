@@ -12,7 +12,7 @@ from punch.apps.chat import ChatError, ContactSummary
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import CodeMade
 from punch.apps.codes.code import Code, CodeError
-from punch.apps.codes.outcomes import CodeFailed, Purpose
+from punch.apps.codes.outcomes import CodeFailed, CodePurpose
 from punch.extras import install_command_here
 from punch.node.causes import ControlProblem
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
@@ -80,7 +80,7 @@ def _not_met(code: Code, where: str, failure: Failure) -> NoReturn:
     error = failure.value
     if isinstance(error, CodeFailed):
         sentence = failure_sentence(
-            error, Purpose.CONTACT, issuer=False, number=code.number, where=where, commands=False
+            error, CodePurpose.CONTACT, issuer=False, number=code.number, where=where, commands=False
         )
         raise ChatError(error.failure.value, sentence)
     _ended(failure)

@@ -115,7 +115,7 @@ class PasswordAlgorithmValue(NamedTuple):
     parameters: bytes = b""
 
 
-class AddressError(NamedTuple):
+class AddressErrorCode(NamedTuple):
     """The value of ADDRESS-ERROR-CODE (RFC 8656, section 18.12): why a family could not be allocated."""
 
     family: int
@@ -352,14 +352,14 @@ def _encode_error_code(value: tuple[int, str], _mask: bytes) -> bytes:
     return _encode_code(0, code, reason)
 
 
-def _decode_address_error(value: bytes, _mask: bytes) -> AddressError:
+def _decode_address_error(value: bytes, _mask: bytes) -> AddressErrorCode:
     code, reason = _decode_code(value)
     if value[0] not in (IPV4, IPV6):
         raise STUNError(f"there is no address family {value[0]}")
-    return AddressError(value[0], code, reason)
+    return AddressErrorCode(value[0], code, reason)
 
 
-def _encode_address_error(value: AddressError, _mask: bytes) -> bytes:
+def _encode_address_error(value: AddressErrorCode, _mask: bytes) -> bytes:
     family, code, reason = value
     if family not in (IPV4, IPV6):
         raise STUNError(f"there is no address family {family}")

@@ -12,9 +12,9 @@ from random import Random
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkRole, StreamLimitError
 from punch.link.frames import (
+    ControlFrameReader,
     ControlFrameType,
     FrameError,
-    FrameReader,
     decode_close,
     decode_credit,
     encode_close,
@@ -283,7 +283,7 @@ def frames(data: bytes) -> None:
     """The frames of the control stream: where it is cut makes no difference."""
 
     def read(pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], bool]:
-        frames, found = FrameReader(), []
+        frames, found = ControlFrameReader(), []
         for piece in pieces:
             try:
                 for each in frames.feed(piece):

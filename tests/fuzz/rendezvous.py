@@ -22,11 +22,11 @@ from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.directory.exchange import Exchange, Locate, Send
 from punch.rendezvous.directory.messages import (
-    MessageError,
     PeerClaimed,
     PeerLost,
     PeerReply,
     PeerRequest,
+    ProcessMessageError,
     Sealer,
     derive,
 )
@@ -248,7 +248,7 @@ def directory_messages(data: bytes) -> None:
         mad = reader.byte() & 1
         message = _sealed(own.name, number + 1, reader.chunk()) if mad else reader.chunk()
         now += 1.0
-        with contextlib.suppress(MessageError):
+        with contextlib.suppress(ProcessMessageError):
             process, found = own.open(message)
             assert process == other.name
             if isinstance(found, PeerRequest):

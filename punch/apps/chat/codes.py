@@ -18,7 +18,7 @@ from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Views
 from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import LIFE, Card, Purpose
+from punch.apps.codes.outcomes import LIFE, Card, CodePurpose
 from punch.contacts import AddressBookError, check_new_name
 from punch.identity import Identity, RandomBytes
 
@@ -116,7 +116,7 @@ class ContactCodes:
 
         code, now = Code.generate(self._random), self._now()
         invitation = self._invitation = _Invitation(code, now + LIFE)
-        core = Issuer(code, self._identity, self._own_name(), Purpose.CONTACT, now, self._random)
+        core = Issuer(code, self._identity, self._own_name(), CodePurpose.CONTACT, now, self._random)
         running = self._meet(core, code.identity, partial(self._registered, invitation))
         invitation.running = running
         running.addCallback(self._used, invitation).addErrback(self._void, invitation)
@@ -179,7 +179,7 @@ class ContactCodes:
             raise ChatError("too-many", "A code is being used already: wait for what comes of it.")
         caller, now = Identity.generate(self._random), self._now()
         core = Redeemer(
-            code, caller.peer_id, self._identity, self._own_name(), Purpose.CONTACT, now, self._random
+            code, caller.peer_id, self._identity, self._own_name(), CodePurpose.CONTACT, now, self._random
         )
         joining = self._joining = self._meet(core, caller, lambda: None)
         return joining.addBoth(self._joined).addCallback(self._met, name)

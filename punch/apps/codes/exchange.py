@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
 from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json
@@ -95,7 +95,7 @@ class _Keys:
         """What proves that one side has the keys."""
         return hmac.digest(self._proof_keys[of_issuer], self.transcript, "sha256")
 
-    def seal(self, identity: Identity, name: str, purpose: Purpose, of_issuer: bool) -> bytes:
+    def seal(self, identity: Identity, name: str, purpose: CodePurpose, of_issuer: bool) -> bytes:
         """The card of one side, encrypted. Each key encrypts one card."""
         card = {
             "id": str(identity.peer_id),
@@ -120,7 +120,9 @@ class _Keys:
         signature = field(fields, "sig", _read_signature)
         if not peer.verify(_CARD_LABEL, self._signed(of_issuer), signature):
             raise FieldError("is not signed by its owner")
-        return Card(peer, field(fields, "name", read.name), field(fields, "purpose", read.one_of(*Purpose)))
+        return Card(
+            peer, field(fields, "name", read.name), field(fields, "purpose", read.one_of(*CodePurpose))
+        )
 
     def _signed(self, of_issuer: bool) -> bytes:
         return self.transcript + bytes([of_issuer])
@@ -176,7 +178,7 @@ class Issuer:
         code: Code,
         identity: Identity,
         name: str,
-        purpose: Purpose,
+        purpose: CodePurpose,
         now: float,
         random: RandomBytes = os.urandom,
     ) -> None:
@@ -316,7 +318,7 @@ class Redeemer:
         caller: PeerID,
         identity: Identity,
         name: str,
-        purpose: Purpose,
+        purpose: CodePurpose,
         now: float,
         random: RandomBytes = os.urandom,
     ) -> None:

@@ -13,7 +13,7 @@ REGISTERED_NAME = "code"
 """What both sides call themselves at the rendezvous, which learns no other name."""
 
 
-class Purpose(str, Enum):
+class CodePurpose(str, Enum):
     """What a code is for. Both sides have to mean the same."""
 
     CONTACT = "contact"
@@ -28,7 +28,7 @@ class Card:
 
     peer: PeerID
     name: str
-    purpose: Purpose
+    purpose: CodePurpose
 
 
 class CodeFailure(str, Enum):

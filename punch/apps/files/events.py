@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from punch.apps.files.messages import Offer, TransferFailed
+from punch.apps.files.messages import FilesOffer, TransferFailed
 from punch.identity import PeerID
 from punch.local.protocol import CommandError
 
@@ -51,7 +51,7 @@ class Transfer:
     number: int
     peer: PeerID
     outgoing: bool
-    offer: Offer
+    offer: FilesOffer
     stage: Stage = Stage.OFFERED
     position: int = 0
     problem: TransferFailed | CommandError | None = None

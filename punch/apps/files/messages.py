@@ -113,7 +113,7 @@ class TransferFailed(Exception):
         self.by_peer = by_peer
 
 
-class MessageError(TransferFailed):
+class FilesMessageError(TransferFailed):
     """The other side sent what this protocol does not allow."""
 
     def __init__(self, detail: str) -> None:
@@ -136,7 +136,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class FilesOffer:
     """
     What somebody wants to send.
 
@@ -213,7 +213,7 @@ def file_digest(new: Callable[[], Digest], size: int, blocks: bytes | bytearray)
 # To bytes
 
 
-def encode_offer(offer: Offer) -> bytes:
+def encode_offer(offer: FilesOffer) -> bytes:
     content: dict[str, Any] = {
         "items": [
             {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
@@ -306,31 +306,31 @@ def shown(name: str | bytes) -> str:
 
 def message_type(message: bytes) -> MessageType:
     """
-    :raise MessageError: there is no such type.
+    :raise FilesMessageError: there is no such type.
     """
     try:
         return MessageType(message[0])
     except (IndexError, ValueError):
-        raise MessageError("a message of no known type") from None
+        raise FilesMessageError("a message of no known type") from None
 
 
-def decode_offer(message: bytes) -> Offer:
+def decode_offer(message: bytes) -> FilesOffer:
     """
-    :raise MessageError: it is malformed, or beyond a bound.
+    :raise FilesMessageError: it is malformed, or beyond a bound.
     """
     content = _object(message)
     items = content.get("items")
     entries = _number(content, "entries", MAX_ENTRIES)
     hashes = content.get("hashes")
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_ITEMS:
-        raise MessageError(f"an offer without items, or with more than {MAX_ITEMS}")
+        raise FilesMessageError(f"an offer without items, or with more than {MAX_ITEMS}")
     if not isinstance(hashes, list) or not all(isinstance(name, str) for name in hashes) or len(hashes) > 16:
-        raise MessageError("an offer whose hashes are not a list of names")
-    offer = Offer(tuple(map(_item, items)), entries, tuple(hashes), _text(content))
+        raise FilesMessageError("an offer whose hashes are not a list of names")
+    offer = FilesOffer(tuple(map(_item, items)), entries, tuple(hashes), _text(content))
     if offer.entries < len(offer.items) or offer.files > offer.entries or (offer.size or 0) > MAX_SIZE:
-        raise MessageError("an offer whose numbers contradict each other")
+        raise FilesMessageError("an offer whose numbers contradict each other")
     if offer.text is not None and (len(offer.items), offer.files, offer.entries) != (1, 1, 1):
-        raise MessageError("a text in an offer of something else")
+        raise FilesMessageError("a text in an offer of something else")
     return offer
 
 
@@ -339,19 +339,19 @@ def _text(content: dict[str, Any]) -> str | None:
     if text is None:
         return None
     if not isinstance(text, str) or not 1 <= len(text.encode()) <= MAX_TEXT:
-        raise MessageError(f"a text that has not 1 to {MAX_TEXT} bytes")
+        raise FilesMessageError(f"a text that has not 1 to {MAX_TEXT} bytes")
     return text
 
 
 def _item(value: Any) -> Item:
     if not isinstance(value, dict):
-        raise MessageError("an item that is no object")
+        raise FilesMessageError("an item that is no object")
     name, kind = value.get("name"), value.get("kind")
     if not isinstance(name, str) or not name or len(name) > MAX_NAME:
-        raise MessageError(f"an item without a name of 1 to {MAX_NAME} characters")
+        raise FilesMessageError(f"an item without a name of 1 to {MAX_NAME} characters")
     kinds = {"file": EntryKind.FILE, "folder": EntryKind.FOLDER}
     if not isinstance(kind, str) or kind not in kinds:
-        raise MessageError("an item that is neither a file nor a folder")
+        raise FilesMessageError("an item that is neither a file nor a folder")
     size = None if value.get("size") is None else _number(value, "size", MAX_SIZE)
     return Item(name, kinds[kind], size, _number(value, "files", MAX_ENTRIES))
 
@@ -360,38 +360,38 @@ def decode_accept(message: bytes, known: Sequence[str]) -> str:
     """
     The name of the digest that the receiving side chose.
 
-    :raise MessageError: it is none of `known`.
+    :raise FilesMessageError: it is none of `known`.
     """
     name = message[1:].decode("ascii", "replace")
     if name not in known:
-        raise MessageError("a digest that was not offered")
+        raise FilesMessageError("a digest that was not offered")
     return name
 
 
 def decode_entries(message: bytes) -> Iterator[Entry]:
     """
-    :raise MessageError: it is malformed, or a path is not allowed.
+    :raise FilesMessageError: it is malformed, or a path is not allowed.
     """
     offset = 1
     if len(message) == offset:
-        raise MessageError("no entries")
+        raise FilesMessageError("no entries")
     while offset < len(message):
         try:
             kind, mode, size, modified, path_size, target_size = _ENTRY.unpack_from(message, offset)
         except struct.error:
-            raise MessageError("an entry that is cut off") from None
+            raise FilesMessageError("an entry that is cut off") from None
         offset += _ENTRY.size
         path = message[offset : offset + path_size]
         target = message[offset + path_size : offset + path_size + target_size]
         offset += path_size + target_size
         if offset > len(message):
-            raise MessageError("an entry that is cut off")
+            raise FilesMessageError("an entry that is cut off")
         if kind not in EntryKind.__members__.values():
-            raise MessageError("an entry of no known kind")
+            raise FilesMessageError("an entry of no known kind")
         if size > MAX_SIZE and size != UNKNOWN_SIZE:
-            raise MessageError("an entry that is too large")
+            raise FilesMessageError("an entry that is too large")
         if target and kind != EntryKind.LINK:
-            raise MessageError("a target of what is no link")
+            raise FilesMessageError("a target of what is no link")
         check_path(path)
         yield Entry(EntryKind(kind), path, size, mode & 0o7777, modified, target)
 
@@ -400,13 +400,14 @@ def check_path(path: bytes) -> None:
     """
     Refuse a path that could lead out of its folder, or that no file system takes.
 
-    :raise MessageError: it is empty, absolute, too long, or has an empty name, "." or "..", or a NUL byte.
+    :raise FilesMessageError: it is empty, absolute, too long, or has an empty name, "." or "..", or a NUL
+        byte.
     """
     if not path or len(path) > MAX_PATH or b"\0" in path:
-        raise MessageError("a path that is empty, too long, or has a NUL byte")
+        raise FilesMessageError("a path that is empty, too long, or has a NUL byte")
     for name in path.split(b"/"):
         if name in (b"", b".", b"..") or len(name) > MAX_NAME:
-            raise MessageError("a path with a name that is not allowed")
+            raise FilesMessageError("a path with a name that is not allowed")
 
 
 def link_leads_outside(path: bytes, target: bytes) -> bool:
@@ -427,13 +428,13 @@ def link_leads_outside(path: bytes, target: bytes) -> bool:
 
 def decode_have(message: bytes, entries: int) -> tuple[int, bytes]:
     """
-    :raise MessageError: it is malformed.
+    :raise FilesMessageError: it is malformed.
     """
     if len(message) <= 5 or (len(message) - 5) % DIGEST:
-        raise MessageError("digests of the wrong length")
+        raise FilesMessageError("digests of the wrong length")
     (index,) = struct.unpack_from(">I", message, 1)
     if index >= entries:
-        raise MessageError("an entry that does not exist")
+        raise FilesMessageError("an entry that does not exist")
     return index, message[5:]
 
 
@@ -441,10 +442,10 @@ def decode_data(message: bytes) -> tuple[int, int, bytes]:
     """
     Entry, offset in bytes, bytes.
 
-    :raise MessageError: it is malformed.
+    :raise FilesMessageError: it is malformed.
     """
     if len(message) <= _DATA.size or len(message) > _DATA.size + PIECE:
-        raise MessageError("a piece of a file of the wrong length")
+        raise FilesMessageError("a piece of a file of the wrong length")
     _, index, offset = _DATA.unpack_from(message)
     return index, offset, message[_DATA.size :]
 
@@ -453,13 +454,13 @@ def decode_zeros(message: bytes) -> tuple[int, int, int]:
     """
     Entry, offset in bytes, how many zero bytes.
 
-    :raise MessageError: it is malformed.
+    :raise FilesMessageError: it is malformed.
     """
     if len(message) != _ZEROS.size:
-        raise MessageError("a message of the wrong length")
+        raise FilesMessageError("a message of the wrong length")
     _, index, offset, size = _ZEROS.unpack(message)
     if not 0 < size <= PIECE:
-        raise MessageError("a piece of a file of the wrong length")
+        raise FilesMessageError("a piece of a file of the wrong length")
     return index, offset, size
 
 
@@ -467,17 +468,17 @@ def decode_file_end(message: bytes) -> tuple[int, int, bytes]:
     """
     Entry, size in bytes, digest.
 
-    :raise MessageError: it is malformed.
+    :raise FilesMessageError: it is malformed.
     """
     if len(message) != _FILE_END.size:
-        raise MessageError("a message of the wrong length")
+        raise FilesMessageError("a message of the wrong length")
     _, index, size, digest = _FILE_END.unpack(message)
     return index, size, digest
 
 
 def decode_failed(message: bytes) -> TransferFailed:
     """
-    :raise MessageError: it is malformed.
+    :raise FilesMessageError: it is malformed.
     """
     content = _object(message)
     texts = [content.get(key) for key in ("subject", "detail")]
@@ -493,14 +494,14 @@ def _object(message: bytes) -> dict[str, Any]:
     try:
         content = loads(message[1:])
     except JSONError as error:
-        raise MessageError(str(error)) from None
+        raise FilesMessageError(str(error)) from None
     if not isinstance(content, dict):
-        raise MessageError("JSON that is no object")
+        raise FilesMessageError("JSON that is no object")
     return content
 
 
 def _number(content: dict[str, Any], key: str, largest: int) -> int:
     value = content.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
-        raise MessageError(f"{key} is no number from 0 to {largest}")
+        raise FilesMessageError(f"{key} is no number from 0 to {largest}")
     return value

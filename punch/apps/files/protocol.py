@@ -26,9 +26,9 @@ from zope.interface import implementer
 from punch.apps.files.messages import (
     MAX_MESSAGE,
     FailureCode,
-    MessageError,
+    FilesMessageError,
+    FilesOffer,
     MessageType,
-    Offer,
     TransferFailed,
     decode_accept,
     decode_failed,
@@ -192,7 +192,7 @@ class _TransferProtocol(Int32StringReceiver, ABC):
 
     def lengthLimitExceeded(self, length: int) -> None:
         """End a transfer with a message that is too long."""
-        self.fail(MessageError(f"a message of {length:,} bytes"))
+        self.fail(FilesMessageError(f"a message of {length:,} bytes"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the transfer, if it was not complete."""
@@ -270,10 +270,10 @@ class FileSender(_TransferProtocol):
             self.complete([])
         elif kind is MessageType.DONE and self._reader is not None:
             if self._reader.files < self._source.offer.files:
-                raise MessageError("the end, before all files were sent")
+                raise FilesMessageError("the end, before all files were sent")
             self.complete([])
         else:
-            raise MessageError("a message out of order")
+            raise FilesMessageError("a message out of order")
 
     async def _send_entries(self) -> None:
         for message in encode_entries(self._source.entries):
@@ -347,7 +347,7 @@ class FileSender(_TransferProtocol):
 class Decide(Protocol):
     """Asks the user, or an option, about an offer."""
 
-    def __call__(self, transfer: FileReceiver, offer: Offer, /) -> Deferred[Path]:
+    def __call__(self, transfer: FileReceiver, offer: FilesOffer, /) -> Deferred[Path]:
         """Fires with the folder for the files, or fails with `TransferFailed`. It may be cancelled."""
 
 
@@ -365,7 +365,7 @@ class FileReceiver(_TransferProtocol):
         self, peer: str, decide: Decide, clock: IReactorTime, run: Run, *, shows_texts: bool = False
     ) -> None:
         super().__init__(run)
-        self.offer: Offer | None = None
+        self.offer: FilesOffer | None = None
         self.peer = peer
         self._decide = decide
         self._shows_texts = shows_texts
@@ -391,18 +391,18 @@ class FileReceiver(_TransferProtocol):
 
     def connectionMade(self) -> None:
         """Wait for the offer."""
-        self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, MessageError("no offer in time"))
+        self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, FilesMessageError("no offer in time"))
 
     def message_received(self, message: bytes) -> None:
         """Handle a message of the sender."""
         if self.offer is None:
             if message_type(message) is not MessageType.OFFER:
-                raise MessageError("a message before the offer")
+                raise FilesMessageError("a message before the offer")
             self.offer = decode_offer(message)
             self._end_timeout()
             self.run_steps(self._answer(self.offer))
         elif self._target is None:
-            raise MessageError("a message before the offer was answered")
+            raise FilesMessageError("a message before the offer was answered")
         else:
             self._queue.append(message)
             self._queued += len(message) + _OVERHEAD
@@ -413,7 +413,7 @@ class FileReceiver(_TransferProtocol):
                 self._working = True
                 self.run_steps(self._write(self._target))
 
-    async def _answer(self, offer: Offer) -> None:
+    async def _answer(self, offer: FilesOffer) -> None:
         self._deciding = self._decide(self, offer)
         try:
             folder = await self._deciding

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ServerFactory
 
-from punch.apps.files.messages import FailureCode, Offer, TransferFailed
+from punch.apps.files.messages import FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.protocol import Decide, FileReceiver, Run
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class FileService(ServerFactory):
         peer = str(addr.peer)
         return FileReceiver(peer, self._decide, self._clock, self._run, shows_texts=self._shows_texts)
 
-    def _decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+    def _decide(self, transfer: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         peer = transfer.peer
         if not self._running.free(peer) or not self._waiting.take(peer):
             return fail(TransferFailed(FailureCode.BUSY))

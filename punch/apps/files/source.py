@@ -27,9 +27,9 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
+    FilesMessageError,
+    FilesOffer,
     Item,
-    MessageError,
-    Offer,
     TransferFailed,
     digests,
     encode_data,
@@ -73,9 +73,9 @@ class Source:
     text: str | None = None
 
     @property
-    def offer(self) -> Offer:
+    def offer(self) -> FilesOffer:
         """What the other side is told first."""
-        return Offer(self.items, len(self.entries), tuple(digests()), self.text)
+        return FilesOffer(self.items, len(self.entries), tuple(digests()), self.text)
 
     @property
     def resumable(self) -> bool:
@@ -395,12 +395,12 @@ def check_have(source: Source, have: dict[int, bytearray], index: int, blocks: b
     """
     Add the digests of blocks of an entry that the other side says it has.
 
-    :raise MessageError: it is no file, or there are more digests than blocks.
+    :raise FilesMessageError: it is no file, or there are more digests than blocks.
     """
     entry = source.entries[index]
     if entry.kind is not EntryKind.FILE or source.paths[index] is None:
-        raise MessageError("a part of what is no file")
+        raise FilesMessageError("a part of what is no file")
     known = have.setdefault(index, bytearray())
     known += blocks
     if len(known) // DIGEST > -(-entry.size // BLOCK):
-        raise MessageError("more blocks than the file has")
+        raise FilesMessageError("more blocks than the file has")

@@ -29,9 +29,9 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
-    MessageError,
+    FilesMessageError,
+    FilesOffer,
     MessageType,
-    Offer,
     TransferFailed,
     decode_data,
     decode_entries,
@@ -81,13 +81,13 @@ class Target:
     :raise TransferFailed: the disk is full, can't be written, or the same transfer runs already.
     """
 
-    def __init__(self, folder: Path, sender: str, offer: Offer) -> None:
+    def __init__(self, folder: Path, sender: str, offer: FilesOffer) -> None:
         self._offer = offer
         self._folder = folder
         self._hashes = digests()
         self.hash_name = next((name for name in self._hashes if name in offer.hashes), "")
         if not self.hash_name:
-            raise MessageError("no digest that both sides know")
+            raise FilesMessageError("no digest that both sides know")
         self._new = self._hashes[self.hash_name]
         self.position = 0
         self.finals: list[Path] = []
@@ -132,13 +132,13 @@ class Target:
         kind = message_type(message)
         if kind is MessageType.ENTRIES:
             if self.has_all_entries:
-                raise MessageError("more entries than were offered")
+                raise FilesMessageError("more entries than were offered")
             self.add_entries(decode_entries(message))
             if not self.has_all_entries:
                 return []
             return [*self.have(), encode_have_end(), *self._finish_if_complete()]
         if not self.has_all_entries:
-            raise MessageError("content of files, before all entries are known")
+            raise FilesMessageError("content of files, before all entries are known")
         if kind is MessageType.DATA:
             self.write(*decode_data(message))
         elif kind is MessageType.ZEROS:
@@ -148,7 +148,7 @@ class Target:
             self.end_file(*decode_file_end(message))
             return self._finish_if_complete()
         else:
-            raise MessageError("a message that the sender does not send")
+            raise FilesMessageError("a message that the sender does not send")
         return []
 
     def receive_all(self, messages: Iterable[bytes]) -> list[bytes]:
@@ -183,11 +183,11 @@ class Target:
         """
         for entry in entries:
             if len(self._entries) >= self._offer.entries:
-                raise MessageError("more entries than were offered")
+                raise FilesMessageError("more entries than were offered")
             self._check(entry)
             self._paths_size += len(entry.path) + len(entry.target)
             if self._paths_size > MAX_PATHS:
-                raise MessageError("paths that are too long in all")
+                raise FilesMessageError("paths that are too long in all")
             self._kinds[entry.path] = entry.kind
             path = self._path(entry)
             self._entries.append(entry)
@@ -228,16 +228,16 @@ class Target:
 
     def _check(self, entry: Entry) -> None:
         if entry.path in self._kinds:
-            raise MessageError("two entries of one name")
+            raise FilesMessageError("two entries of one name")
         parent, _, _ = entry.path.rpartition(b"/")
         if not parent:
             if entry.kind is EntryKind.LINK:
-                raise MessageError("a link that is not in a folder")
+                raise FilesMessageError("a link that is not in a folder")
             self._tops.append(entry.path)
         elif self._kinds.get(parent) is not EntryKind.FOLDER:
-            raise MessageError("an entry whose folder was not sent")
+            raise FilesMessageError("an entry whose folder was not sent")
         if entry.kind is EntryKind.LINK and link_leads_outside(entry.path, entry.target):
-            raise MessageError("a link that leads out of its folder")
+            raise FilesMessageError("a link that leads out of its folder")
 
     def _check_offer(self) -> None:
         """What is sent is what the user said yes to."""
@@ -253,7 +253,7 @@ class Target:
         found = [(shown(top), self._kinds[top], sizes[top], files[top]) for top in self._tops]
         offered = [(item.name, item.kind, item.size, item.files) for item in self._offer.items]
         if found != offered:
-            raise MessageError("files that were not offered")
+            raise FilesMessageError("files that were not offered")
 
     def have(self) -> Iterator[bytes]:
         """
@@ -307,7 +307,7 @@ class Target:
             self._keep(file, entry, offset)
         end = offset + len(data)
         if end > entry.size or offset // BLOCK != (end - 1) // BLOCK:
-            raise MessageError("a piece of a file that is too long")
+            raise FilesMessageError("a piece of a file that is too long")
         if file.digest is None:
             file.digest = self._new()
         try:
@@ -331,12 +331,12 @@ class Target:
     def _keep(self, file: _OpenFile, entry: Entry, end: int) -> None:
         """Take the blocks up to `end` as they are here."""
         if file.digest is not None or end < file.offset or end > entry.size:
-            raise MessageError("a piece of a file that is out of order")
+            raise FilesMessageError("a piece of a file that is out of order")
         if end % BLOCK and end != entry.size:
-            raise MessageError("a piece of a file that is not at the beginning of a block")
+            raise FilesMessageError("a piece of a file that is not at the beginning of a block")
         needed = -(-end // BLOCK) * DIGEST
         if needed > len(file.known):
-            raise MessageError("a piece of a file is missing")
+            raise FilesMessageError("a piece of a file is missing")
         file.blocks += file.known[len(file.blocks) : needed]
         self._advance(file, end, False)
 
@@ -348,7 +348,7 @@ class Target:
         """
         entry, file = self._entry(index), self._open(index)
         if entry.size not in (size, UNKNOWN_SIZE):
-            raise MessageError("a file of another size than was offered")
+            raise FilesMessageError("a file of another size than was offered")
         if file.digest is not None:
             self._advance(file, file.offset, True)
         if file.offset != size:
@@ -376,16 +376,16 @@ class Target:
 
     def _entry(self, index: int) -> Entry:
         if index >= len(self._entries) or self._entries[index].kind is not EntryKind.FILE:
-            raise MessageError("a piece of what is no file")
+            raise FilesMessageError("a piece of what is no file")
         return self._entries[index]
 
     def _open(self, index: int) -> _OpenFile:
         if self._file is not None:
             if self._file.index != index:
-                raise MessageError("a file that begins before another ends")
+                raise FilesMessageError("a file that begins before another ends")
             return self._file
         if index in self._ended:
-            raise MessageError("a file that was complete already")
+            raise FilesMessageError("a file that was complete already")
         path = self._paths[index]
         access = os.O_RDONLY if index in self._in_place else os.O_RDWR | os.O_CREAT
         flags = access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -414,7 +414,7 @@ class Target:
         :raise TransferFailed: not everything is there, or it can't be moved.
         """
         if not self.complete:
-            raise MessageError("the end, before all files were there")
+            raise FilesMessageError("the end, before all files were there")
         waiting = [
             (entry, path)
             for index, (entry, path) in enumerate(zip(self._entries, self._paths, strict=True))

@@ -28,7 +28,7 @@ from punch.apps.files.events import (
     TransferEvent,
     TransferProgress,
 )
-from punch.apps.files.messages import SERVICE, FailureCode, Offer, TransferFailed
+from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.partial_folder import disk_failure
 from punch.apps.files.protocol import FileReceiver, FileSender, Run
 from punch.apps.files.service import FileService
@@ -197,7 +197,7 @@ class Transfers:
 
     # -- receiving --
 
-    def _offered(self, receiver: FileReceiver, offer: Offer) -> Deferred[Path]:
+    def _offered(self, receiver: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         peer = PeerID.parse(receiver.peer)
         again = self._offered_again(peer, offer)
         if again is not None and again.stage is Stage.RUNNING:
@@ -211,7 +211,7 @@ class Transfers:
         self._receivers[transfer.number] = receiver
         return asked.addErrback(self._not_accepted, transfer)
 
-    def _offered_again(self, peer: PeerID, offer: Offer) -> Transfer | None:
+    def _offered_again(self, peer: PeerID, offer: FilesOffer) -> Transfer | None:
         """The transfer that was accepted before, when the connection was lost and the sender comes back."""
         for transfer in self._transfers.values():
             same = not transfer.outgoing and transfer.peer == peer and transfer.offer == offer

@@ -19,7 +19,7 @@ _MAX_SHOWN = 60
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 
 
-class AddressError(ValueError):
+class ForwardAddressError(ValueError):
     """It is no address; `str()` is a sentence for the user."""
 
 
@@ -32,7 +32,7 @@ class Protocol(Enum):
 
 
 @dataclass(frozen=True)
-class Address:
+class ForwardAddress:
     """
     A port of a host, or the path of a Unix socket.
 
@@ -65,23 +65,25 @@ class Address:
         return "127.0.0.1" if self.host == "localhost" else self.host
 
 
-def parse_address(text: str, *, listening: bool = False, udp: bool = False) -> Address:
+def parse_address(text: str, *, listening: bool = False, udp: bool = False) -> ForwardAddress:
     """
     Read an address.
 
     :param listening: whether it is one to listen at: then its port may be 0, which stands for any.
     :param udp: whether it is a port of UDP; those of TCP are others.
-    :raise AddressError: it is none.
+    :raise ForwardAddressError: it is none.
     """
     if is_path(text):
         if udp:
-            raise AddressError(f"UDP has ports, such as localhost:53; {_shown(text)} is a Unix socket.")
+            raise ForwardAddressError(
+                f"UDP has ports, such as localhost:53; {_shown(text)} is a Unix socket."
+            )
         return _path(text.removeprefix("unix:"))
     if listening and re.search("(?:^|:)0$", text):
         found = parse_address(text[:-1] + "1", udp=udp)
         return replace(found, port=0)
     host, port = _split(text)
-    return Address(Protocol.UDP if udp else Protocol.TCP, host, port)
+    return ForwardAddress(Protocol.UDP if udp else Protocol.TCP, host, port)
 
 
 def is_path(text: str) -> bool:
@@ -94,7 +96,7 @@ def service_of(text: str, *, udp: bool = False) -> str:
     Return the name of the service that is meant by an address, or by the name itself.
 
     :param udp: whether it takes datagrams.
-    :raise AddressError: it is neither.
+    :raise ForwardAddressError: it is neither.
     """
     if is_path(text) and not text.startswith(("unix:", "/")):
         return named_service(text, udp=udp)  # as "echo/1"
@@ -107,7 +109,7 @@ def named_service(name: str, *, udp: bool = False) -> str:
     """
     Return the name of the service that a user calls so. One that takes datagrams can't be taken for another.
 
-    :raise AddressError: it can't be one.
+    :raise ForwardAddressError: it can't be one.
     """
     return check_service(f"{Protocol.UDP.value}/{name}" if udp and name else name)
 
@@ -116,10 +118,10 @@ def check_service(name: str) -> str:
     """
     Return the name of a service.
 
-    :raise AddressError: it can't be one.
+    :raise ForwardAddressError: it can't be one.
     """
     if not name or not name.isprintable() or len(name.encode("utf-8", "replace")) > MAX_SERVICE:
-        raise AddressError(
+        raise ForwardAddressError(
             f"A service has a name of 1 to {MAX_SERVICE} bytes of printable characters, not {_shown(name)}."
         )
     return name
@@ -129,22 +131,22 @@ def split_target(text: str) -> tuple[str, str]:
     """
     Return the peer and the rest of "bob:localhost:80".
 
-    :raise AddressError: it has not this form.
+    :raise ForwardAddressError: it has not this form.
     """
     who, colon, rest = text.partition(":")
     if not who or not colon or not rest:
-        raise AddressError(
+        raise ForwardAddressError(
             f"A peer and what it exposes are written as bob:localhost:80, or bob:NAME, not {_shown(text)}."
         )
     return who, rest
 
 
-def _path(path: str) -> Address:
+def _path(path: str) -> ForwardAddress:
     if not path or "\0" in path or not path.isprintable():
-        raise AddressError(f"The path of a Unix socket can't be {_shown(path)}.")
-    address = Address(Protocol.UNIX, path=path)
+        raise ForwardAddressError(f"The path of a Unix socket can't be {_shown(path)}.")
+    address = ForwardAddress(Protocol.UNIX, path=path)
     if len(address.service.encode("utf-8", "replace")) > MAX_SERVICE:
-        raise AddressError(f"The path of a Unix socket can't be that long: {_shown(path)}.")
+        raise ForwardAddressError(f"The path of a Unix socket can't be that long: {_shown(path)}.")
     return address
 
 
@@ -156,7 +158,9 @@ def _split(text: str) -> tuple[str, int]:
             raise _no_address(text)
         host = literal[1]
     elif ":" in host:
-        raise AddressError(f"An IPv6 address stands in brackets, as [::1]:80, unlike in {_shown(text)}.")
+        raise ForwardAddressError(
+            f"An IPv6 address stands in brackets, as [::1]:80, unlike in {_shown(text)}."
+        )
     return _host(host or "localhost", text) if ":" in text else "localhost", _port(port, text)
 
 
@@ -174,12 +178,12 @@ def _port(port: str, text: str) -> int:
     if re.fullmatch("[0-9]{1,5}", port, re.ASCII) is None:
         raise _no_address(text)
     if not 1 <= int(port) <= 65535:
-        raise AddressError(f"A port is a number from 1 to 65535, unlike in {_shown(text)}.")
+        raise ForwardAddressError(f"A port is a number from 1 to 65535, unlike in {_shown(text)}.")
     return int(port)
 
 
-def _no_address(text: str) -> AddressError:
-    return AddressError(
+def _no_address(text: str) -> ForwardAddressError:
+    return ForwardAddressError(
         f"An address is written as localhost:80, 127.0.0.1:80, [::1]:80, 80, or /path/of/a/socket, not "
         f"{_shown(text)}."
     )

@@ -23,7 +23,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, conne
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.apps.forward.addresses import Address
+from punch.apps.forward.addresses import ForwardAddress
 from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.forward.flows import (
     MAX_DATAGRAM,
@@ -265,7 +265,7 @@ class ExposedDatagrams(Factory):
     def __init__(
         self,
         reactor: Any,
-        address: Address,
+        address: ForwardAddress,
         failed: Callable[[PeerID, ForwardFailure, Exception], object],
     ) -> None:
         self.reactor = reactor

@@ -32,7 +32,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Status:
+class PipeStatus:
     """
     The other side has done all that it will do.
 
@@ -68,7 +68,7 @@ class PipeReader:
         self._ended = False
         self._over = False
 
-    def receive(self, data: bytes) -> Iterator[bytes | End | Status]:
+    def receive(self, data: bytes) -> Iterator[bytes | End | PipeStatus]:
         """
         Return what is in the next bytes of the stream.
 
@@ -90,7 +90,7 @@ class PipeReader:
             if message is not None:
                 yield message
 
-    def _message(self) -> End | Status | None:
+    def _message(self) -> End | PipeStatus | None:
         if len(self._head) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._head)
@@ -99,7 +99,7 @@ class PipeReader:
         code, self._head = self._head[_LENGTH.size :], b""
         if length == _STATUS:
             self._over = True
-            return Status(code[0])
+            return PipeStatus(code[0])
         if self._ended:
             raise PipeError("it goes on after its end")
         if length == _END:

@@ -16,7 +16,7 @@ from punch.apps.pipe.messages import (
     End,
     PipeError,
     PipeReader,
-    Status,
+    PipeStatus,
     encode_end,
     encode_piece,
     encode_status,
@@ -282,8 +282,8 @@ class Pipe(Protocol):
         except PipeError as error:
             self._fail(error)
 
-    def _received(self, message: bytes | End | Status) -> None:
-        if isinstance(message, Status):
+    def _received(self, message: bytes | End | PipeStatus) -> None:
+        if isinstance(message, PipeStatus):
             self._other_status = message.code
             if message.code:
                 self.joined.fail(OtherSideFailed(message.code))

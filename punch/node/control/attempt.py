@@ -74,7 +74,7 @@ class _ServerAttempt:
 
     _log = Logger()
 
-    def __init__(self, attempt: Attempt, client: ControlClient, server: Server) -> None:
+    def __init__(self, attempt: ConnectAttempt, client: ControlClient, server: Server) -> None:
         self._attempt = attempt
         self._client = client
         self._server = server
@@ -115,7 +115,7 @@ class _ServerAttempt:
             self._attempt.lost(problem)
 
 
-class Attempt:
+class ConnectAttempt:
     """
     One attempt, and the connection that it becomes.
 
@@ -217,7 +217,7 @@ class RendezvousEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Begin an attempt."""
-        return Attempt(self._client, protocolFactory).result
+        return ConnectAttempt(self._client, protocolFactory).result
 
     def __repr__(self) -> str:
         return f"<rendezvous {self._client.address.location}>"

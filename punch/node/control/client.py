@@ -24,7 +24,7 @@ from punch.identity import Identity, RandomBytes
 from punch.net.driver import Timer
 from punch.net.srv import LookUpService
 from punch.node.causes import ControlProblem
-from punch.node.control.attempt import Attempt, RendezvousEndpoint
+from punch.node.control.attempt import ConnectAttempt, RendezvousEndpoint
 from punch.node.control.hosts import HostPolicy, VettedReactor
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.servers import Server, Servers
@@ -152,7 +152,7 @@ class ControlClient:
         self._notice = Timer(reactor)
         self._at_once_until = self._no_backoff_until = 0.0
         self._needed = False
-        self.attempt: Attempt | None = None
+        self.attempt: ConnectAttempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
         self._servers = Servers(addresses, random)
         self._named_by_dns = False

@@ -167,7 +167,7 @@ class _VettedReceiver:
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownHost:
     hosts: list[str] = field(default_factory=list)
     since: float = float("-inf")
     """When they were told, in monotonic seconds."""
@@ -186,7 +186,7 @@ class HostAddresses:
         self._reactor = reactor
         self._monotonic = monotonic
         self._changed = changed
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _KnownHost] = {}
 
     def of(self, name: str) -> list[str]:
         """The known addresses of a host, which may be an address itself. Old ones are looked up again."""
@@ -206,7 +206,7 @@ class HostAddresses:
         """Look a name up again."""
         if _literal(name) is not None:
             return
-        known = self._known.setdefault(name, _Known())
+        known = self._known.setdefault(name, _KnownHost())
         if not known.looking_up:
             known.looking_up = True
             look_up(self._reactor, name, partial(self._resolved, name, known))
@@ -220,7 +220,7 @@ class HostAddresses:
         """Forget all other names."""
         self._known = {name: known for name, known in self._known.items() if name in names}
 
-    def _resolved(self, name: str, known: _Known, hosts: list[str]) -> None:
+    def _resolved(self, name: str, known: _KnownHost, hosts: list[str]) -> None:
         known.looking_up = False
         if not hosts or self._known.get(name) is not known:
             return  # It is looked up again the next time. Until then the known addresses are used.

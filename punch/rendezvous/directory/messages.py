@@ -51,7 +51,7 @@ CallReply = Answered | Candidates | Ended | Error
 """What the process of a callee has for the caller."""
 
 
-class MessageError(ValueError):
+class ProcessMessageError(ValueError):
     """A message is malformed, was not made by a process of this service, or has been received before."""
 
 
@@ -94,7 +94,7 @@ class PeerClaimed:
 
 
 @dataclass(frozen=True)
-class PeerReturned:
+class ReturnMessage:
     """A peer that the receiver waits for is registered at the sending process."""
 
     peer: PeerID
@@ -107,11 +107,11 @@ class PeerAwaited:
     peer: PeerID
 
 
-Message = PeerRequest | PeerReply | PeerLost | PeerClaimed | PeerReturned | PeerAwaited
+Message = PeerRequest | PeerReply | PeerLost | PeerClaimed | ReturnMessage | PeerAwaited
 
-_ABOUT_A_PEER: dict[str, type[PeerLost | PeerReturned | PeerAwaited]] = {
+_ABOUT_A_PEER: dict[str, type[PeerLost | ReturnMessage | PeerAwaited]] = {
     "lost": PeerLost,
-    "returned": PeerReturned,
+    "returned": ReturnMessage,
     "awaited": PeerAwaited,
 }
 """The messages that have nothing but a peer."""
@@ -147,21 +147,23 @@ class Sealer:
         """
         Return the name of the sender and its message.
 
-        :raise MessageError: it is not from a process of this service, or not for this process now.
+        :raise ProcessMessageError: it is not from a process of this service, or not for this process now.
         """
         if not _HEADER < len(data) <= MAX_MESSAGE:
-            raise MessageError("its size is wrong")
+            raise ProcessMessageError("its size is wrong")
         header, sealed = data[:_HEADER], data[_HEADER:]
         if header[0] != VERSION:
-            raise MessageError(f"its version is {header[0]}, not {VERSION}: all processes run one version")
+            raise ProcessMessageError(
+                f"its version is {header[0]}, not {VERSION}: all processes run one version"
+            )
         sender, number = header[1 : 1 + NAME_SIZE], header[1 + NAME_SIZE :]
         try:
             text = self._key_of(sender).decrypt(bytes(4) + number, sealed, header + self._own)
         except InvalidTag as error:
-            raise MessageError("it was made with another key, or for another process") from error
+            raise ProcessMessageError("it was made with another key, or for another process") from error
         count = int.from_bytes(number, "big")
         if count <= self._received.get(sender, 0):
-            raise MessageError("it was received before")
+            raise ProcessMessageError("it was received before")
         self._received[sender] = count
         self._received.move_to_end(sender)
         if len(self._received) > MAX_SENDERS:
@@ -208,5 +210,5 @@ def _from_json(text: bytes) -> Message:
                 address = canonical(value["address"], 0).host
                 return PeerRequest(peer, read_name(value["name"]), address, request)
     except (ControlError, PeerIDError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MessageError(f"it can't be read ({error}): all processes run one version") from error
-    raise MessageError(f"its kind is not known ({str(kind)[:20]}): all processes run one version")
+        raise ProcessMessageError(f"it can't be read ({error}): all processes run one version") from error
+    raise ProcessMessageError(f"its kind is not known ({str(kind)[:20]}): all processes run one version")

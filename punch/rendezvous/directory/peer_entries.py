@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from punch.identity import PeerID
 from punch.net.rate_limits import Source
 from punch.rendezvous.directory.command_queue import CommandQueue
-from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaimed, PeerReturned, derive
+from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaimed, ReturnMessage, derive
 from punch.rendezvous.directory.redis_client import RedisConnection, ignore, in_background, sleep
 
 ENTRY_LIFE = 600
@@ -182,7 +182,7 @@ class PeerEntries:
             await self._queue.ask(commands, ("SREM", self._key_of(peer, "await"), *waiting))
         for name in map(_read_name, waiting):
             if name not in (None, self._name):
-                await self._send(commands, str(name), PeerReturned(peer))
+                await self._send(commands, str(name), ReturnMessage(peer))
 
     async def await_return(
         self, commands: RedisConnection, peer: PeerID, source: Source | None = None

@@ -38,13 +38,13 @@ from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
-    MessageError,
     PeerAwaited,
     PeerClaimed,
     PeerLost,
     PeerReply,
     PeerRequest,
-    PeerReturned,
+    ProcessMessageError,
+    ReturnMessage,
     Sealer,
     derive,
 )
@@ -383,13 +383,13 @@ class RedisDirectory:
             return  # This process has sent it, to see that the subscription works.
         try:
             sender, message = self._sealer.open(data)
-        except MessageError as problem:
+        except ProcessMessageError as problem:
             if self._monotonic() >= self._unread_logged + _LOG_PAUSE:
                 self._unread_logged = self._monotonic()
                 self._log.warn("A message came through Redis that is ignored: {why}", why=str(problem))
             return
         since = self._entries.registered_at(message.peer)
-        if isinstance(message, PeerReturned):
+        if isinstance(message, ReturnMessage):
             self._user.peer_returned(message.peer)
         elif not isinstance(message, (PeerAwaited, PeerClaimed)):
             self._user.message_received(sender, message)
@@ -397,7 +397,7 @@ class RedisDirectory:
             return
         elif isinstance(message, PeerAwaited):
             if self._commands is not None:
-                in_background(self._commands, self._send(self._commands, sender, PeerReturned(message.peer)))
+                in_background(self._commands, self._send(self._commands, sender, ReturnMessage(message.peer)))
         elif since < message.since:
             # The peer has registered at another process, too
             self._user.peer_replaced(message.peer)

@@ -95,7 +95,7 @@ def full_tables(figures: Callable[[], Figures]) -> Check:
 
 
 @dataclass(frozen=True)
-class Status:
+class ServiceStatus:
     """
     The status of a service.
 

@@ -25,7 +25,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from punch.rendezvous.monitoring.health import HealthReport, Status
+from punch.rendezvous.monitoring.health import HealthReport, ServiceStatus
 from punch.rendezvous.monitoring.page import STYLE, page
 
 IDLE = 15.0
@@ -69,7 +69,7 @@ def health_page(health: Callable[[], HealthReport]) -> Page:
     return answer
 
 
-def status_pages(status: Callable[[], Status]) -> dict[bytes, Page]:
+def status_pages(status: Callable[[], ServiceStatus]) -> dict[bytes, Page]:
     """The status page, its style, and the same as JSON, by their paths."""
     style = (files("punch.rendezvous.monitoring") / "static" / "status.css").read_bytes()
 
@@ -134,7 +134,7 @@ class _Pages(Resource):
         return found(request)
 
 
-class _Request(Request):
+class _StatusRequest(Request):
     """A request without a body. One that announces a body is dropped with its connection, unread."""
 
     def gotLength(self, length: int | None) -> None:
@@ -191,7 +191,9 @@ class MonitoringSite(Site):
     noisy = False
 
     def __init__(self, pages: Mapping[bytes, Page], reactor: IReactorTime, *, local: bool) -> None:
-        super().__init__(_Pages(pages, local=local), requestFactory=_Request, timeout=IDLE, reactor=reactor)
+        super().__init__(
+            _Pages(pages, local=local), requestFactory=_StatusRequest, timeout=IDLE, reactor=reactor
+        )
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""

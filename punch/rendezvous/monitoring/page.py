@@ -11,7 +11,7 @@ from html import escape
 
 from punch.amounts import format_bytes, format_count, format_duration
 from punch.rendezvous.monitoring.figures import CURVES, PERIOD, SAMPLES, Curve
-from punch.rendezvous.monitoring.health import Status
+from punch.rendezvous.monitoring.health import ServiceStatus
 
 STYLE = "/status.css"
 REFRESH = 60
@@ -20,12 +20,12 @@ _WIDTH, _HEIGHT = 576, 120
 _STEP = _WIDTH / SAMPLES
 
 
-def page(status: Status) -> str:
+def page(status: ServiceStatus) -> str:
     """The page as HTML."""
     return "\n".join(_page(status)) + "\n"
 
 
-def _page(status: Status) -> Iterator[str]:
+def _page(status: ServiceStatus) -> Iterator[str]:
     figures, health = status.figures, status.health
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

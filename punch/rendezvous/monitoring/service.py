@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from punch import __version__
 from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.monitoring.figures import PERIOD, Figures, FiguresHistory
-from punch.rendezvous.monitoring.health import Status, full_tables
+from punch.rendezvous.monitoring.health import ServiceStatus, full_tables
 from punch.rendezvous.monitoring.http import (
     MonitoringConnections,
     MonitoringSite,
@@ -104,12 +104,12 @@ class MonitoredService(Service):
                 MonitoringListener(server, connections, "the UNIX socket", self._no_socket)
             )
 
-    def status(self) -> Status:
+    def status(self) -> ServiceStatus:
         """What is told to operators now."""
         rendezvous = self.rendezvous
         uptime = rendezvous.monotonic() - self._begun
         health = rendezvous.health.report()
-        return Status(__version__, uptime, health, figures_of(rendezvous), self._history)
+        return ServiceStatus(__version__, uptime, health, figures_of(rendezvous), self._history)
 
     def privilegedStartService(self) -> None:
         """Listen while the process may still bind ports below 1024."""

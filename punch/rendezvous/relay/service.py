@@ -27,8 +27,8 @@ from punch.turn.server.allocation import (
     AllocationOwner,
     AllocationRefused,
     FirstPermission,
-    LimitHit,
     RelayEvent,
+    RelayLimitHit,
 )
 from punch.turn.server.authentication import Nonces, issue, user_of
 from punch.turn.server.destinations import Destinations
@@ -269,7 +269,7 @@ class RelayService:
             self._issuer = replace(self._issuer, own=own)
 
     def _happened(self, event: RelayEvent) -> None:
-        if isinstance(event, LimitHit):
+        if isinstance(event, RelayLimitHit):
             user = event.user
             self._log.limit_hit(event.host, event.limit, user and str(self._peers.get(user, user)))
             return

@@ -8,7 +8,7 @@ from punch.ice.events import (
     AgentState,
     ChecksUnanswered,
     ConsentLost,
-    Disconnected,
+    PairDisconnected,
     Recovered,
     Selected,
 )
@@ -41,7 +41,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertLess(self.network.now - cut, 2.0)
         self.network.run(0.5)
         self.assertNotEqual(self.bob.path.local_base.is_ipv6, self.first.is_ipv6)
-        self.assertEqual(self.alice.of(Disconnected) + self.bob.of(Disconnected), [])
+        self.assertEqual(self.alice.of(PairDisconnected) + self.bob.of(PairDisconnected), [])
 
     def test_the_controlled_side_may_be_first(self) -> None:
         """It moves at once, and goes on when the controlling side says so too."""
@@ -107,8 +107,8 @@ class OnePathTests(SynchronousTestCase):
         cut = self.network.now
         self.alice.agent.path.probe(cut)
         self.network.run(10.0)
-        self.assertEqual(len(self.alice.of(Disconnected)), 1)
-        self.assertLess(self.alice.when(Disconnected) - cut, 1.6)
+        self.assertEqual(len(self.alice.of(PairDisconnected)), 1)
+        self.assertLess(self.alice.when(PairDisconnected) - cut, 1.6)
         self.assertIs(self.alice.agent.state, AgentState.CONNECTED)
         self.assertIsNotNone(self.alice.agent.selected)
         self.network.blocked = lambda source, target: False
@@ -116,7 +116,7 @@ class OnePathTests(SynchronousTestCase):
         self.network.run(5.0, lambda: bool(self.alice.of(Recovered)))
         self.assertLess(self.network.now - back, 2.2)
         self.network.run(60.0)
-        self.assertEqual(len(self.alice.of(Disconnected) + self.alice.of(Recovered)), 2)
+        self.assertEqual(len(self.alice.of(PairDisconnected) + self.alice.of(Recovered)), 2)
         self.assertEqual(self.alice.of(ConsentLost), [])
 
     def test_a_probe_that_is_answered(self) -> None:

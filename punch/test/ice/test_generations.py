@@ -9,9 +9,9 @@ from punch.ice.checks import IceCredentials
 from punch.ice.events import (
     AgentState,
     ConsentLost,
-    Disconnected,
     Event,
     LocalCandidate,
+    PairDisconnected,
     PathFailed,
     Recovered,
     Selected,
@@ -164,7 +164,7 @@ class GenerationsTests(SynchronousTestCase):
         self.network.blocked = lambda source, target: True
         self.generations.use.path.probe(self.network.now)
         self.network.run(2.0)
-        self.assertEqual(len(self.of(Disconnected)), 1)
+        self.assertEqual(len(self.of(PairDisconnected)), 1)
         self.assertFalse(self.generations.working)
         self.network.blocked = lambda source, target: False
         self.network.run(3.0)

@@ -9,7 +9,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, TRIES, Method, PortMapping
+from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
 from punch.ice.port_mapping import Event, Mapped, PortMapper, Unmapped, mapped_addresses
 from punch.wire.address import Address, Transmit
 
@@ -118,7 +118,7 @@ class AskingTests(PortMapperTestCase):
         self.assertEqual((one.data[:2].hex(), two.data.hex()), ("0201", "0000"))
         self.receive(nat_pmp(two.data))
         self.receive(pcp(one.data))
-        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, Method.PCP))])
+        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, MappingProtocol.PCP))])
         self.assertEqual(self.advance(60.0), [])
 
     def test_nat_pmp_when_pcp_is_refused(self) -> None:
@@ -131,7 +131,7 @@ class AskingTests(PortMapperTestCase):
             (request,) = self.sent()
             self.assertEqual(request.data, bytes.fromhex("00010000 9c40 9c40 00001c20"))
             self.receive(nat_pmp(request.data))
-            self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, Method.NAT_PMP))])
+            self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, MappingProtocol.NAT_PMP))])
 
     def test_nat_pmp_when_pcp_is_ignored(self) -> None:
         """After two requests of PCP, in case one was lost."""
@@ -139,7 +139,7 @@ class AskingTests(PortMapperTestCase):
         sent = self.advance(0.75)
         self.assertEqual([is_pcp(each) for each in sent], [True, False])
         self.receive(nat_pmp(sent[1].data))
-        self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, Method.NAT_PMP)])
+        self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.NAT_PMP)])
 
     def test_silence(self) -> None:
         """Most routers: five requests of each kind, and no more until a call ten minutes later."""
@@ -162,7 +162,7 @@ class AskingTests(PortMapperTestCase):
         self.assertEqual(request.remote, Address("fe80::1%eth0", 5351))
         self.assertEqual(request.data[8:24], ip_address(BASE6.host).packed)
         self.receive(pcp(request.data, BASE6), Address("fe80::1", 5351), BASE6)
-        self.assertEqual(self.core.mappings, [PortMapping(BASE6, BASE6, Method.PCP)])
+        self.assertEqual(self.core.mappings, [PortMapping(BASE6, BASE6, MappingProtocol.PCP)])
 
     def test_no_gateway(self) -> None:
         self.core.keep([BASE, BASE6], {}, self.now)
@@ -218,7 +218,7 @@ class KeepingTests(PortMapperTestCase):
         (request,) = self.keep()
         taken = Address(EXTERNAL.host, 999)
         self.receive(pcp(request.data, taken))
-        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, taken, Method.PCP))])
+        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, taken, MappingProtocol.PCP))])
 
     def test_a_call_confirms_an_old_mapping(self) -> None:
         for answer, count in ((pcp, 1), (nat_pmp, 1)):

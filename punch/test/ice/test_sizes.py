@@ -7,7 +7,7 @@ import itertools
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.checks import IceRole, build_check
-from punch.ice.events import Disconnected, Recovered
+from punch.ice.events import PairDisconnected, Recovered
 from punch.node.path import (
     HANDSHAKE_WAIT,
     LINK_BURSTS,
@@ -92,7 +92,7 @@ class SizeTests(SynchronousTestCase):
         self.small(network, "nowhere")
         network.run(310.0)
         self.assertEqual((one.path.path, other.path.path), ("host", "host"))
-        self.assertEqual(one.of(Disconnected) + other.of(Disconnected), [])
+        self.assertEqual(one.of(PairDisconnected) + other.of(PairDisconnected), [])
 
     def test_errors(self) -> None:
         """A signed error shows that the large request arrived: the pair is used, and not asked again."""
@@ -123,7 +123,7 @@ class SizeTests(SynchronousTestCase):
         self.small(network, "10.0.0.")
         network.pair(one, other, gather=False)
         network.run(3.0)
-        self.assertEqual(len(one.of(Disconnected)), 1)
+        self.assertEqual(len(one.of(PairDisconnected)), 1)
         self.assertFalse(one.agent.path.working)
         self.assertTrue(other.agent.path.working)
         before = len(self.full(one))
@@ -164,7 +164,7 @@ class SizeTests(SynchronousTestCase):
             one.agent.path.check_size(network.now)
             network.run(4.0)
             self.assertTrue(one.agent.path.working)
-            self.assertEqual(one.of(Disconnected), [])
+            self.assertEqual(one.of(PairDisconnected), [])
             self.assertLessEqual(len(self.full(one)) - before, requests)
 
     def test_strangers_get_nothing_large(self) -> None:
@@ -234,7 +234,7 @@ class SizeTests(SynchronousTestCase):
         self.assertFalse(one.agent.path.working)
 
     def test_blocked_pair_is_used_again(self) -> None:
-        """When the last usable pair fails, a blocked one is selected again, without `Disconnected`."""
+        """When the last usable pair fails, a blocked one is selected again, without `PairDisconnected`."""
         network = IceNetwork()
         network.blocked = lambda source, target: source.host[3] != target.host[3]
         one, other = self.two(network)
@@ -245,14 +245,14 @@ class SizeTests(SynchronousTestCase):
         network.run(0.2)
         self.assertTrue(one.agent.path.leave_blocked_pair(since, network.now))
         network.run(1.0)
-        dead, before = self.hosts(one)[0], one.of(Disconnected)
+        dead, before = self.hosts(one)[0], one.of(PairDisconnected)
         self.assertNotEqual(dead, first[0])
         network.blocked = lambda source, target: source.host[3] != target.host[3] or dead[3] == source.host[3]
         one.agent.path.probe(network.now)
         network.run(2.0)
         self.assertEqual(self.hosts(one), first)
         self.assertTrue(one.agent.path.working)
-        self.assertEqual(one.of(Disconnected), before)
+        self.assertEqual(one.of(PairDisconnected), before)
 
     def test_upper_bounds(self) -> None:
         """A round-trip time that repeated checks measured too long does not delay the end of a dead path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, Method, PortMapping
+from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, MappingProtocol, PortMapping
 from punch.ice.port_mapping import Mapped, PortMapper, Unmapped
 from punch.test.ice.test_port_mapping import (
     BASE,
@@ -51,7 +51,7 @@ class UpnpTests(PortMapperTestCase):
         self.receive(found(), SSDP)
         self.advance(0.75)
         self.grant(self.asked(), lifetime)
-        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, Method.UPNP))])
+        self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP))])
 
     def test_asked_when_the_others_are_silent(self) -> None:
         """It is searched for at once, and asked for a port after 0.75 s, in case PCP answers."""
@@ -75,11 +75,11 @@ class UpnpTests(PortMapperTestCase):
             for data, remote in answers:
                 self.receive(data, remote)
             self.grant(self.asked())
-            self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, Method.UPNP)])
+            self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP)])
 
     def test_not_asked_where_another_way_works(self) -> None:
         """One router makes one mapping."""
-        for answer, method in ((pcp, Method.PCP), (nat_pmp, Method.NAT_PMP)):
+        for answer, method in ((pcp, MappingProtocol.PCP), (nat_pmp, MappingProtocol.NAT_PMP)):
             self.core = PortMapper(Random(1).randbytes, upnp=True)
             waiting = self.keep()
             self.receive(found(), SSDP)
@@ -101,7 +101,7 @@ class UpnpTests(PortMapperTestCase):
         (request,) = self.sent()
         self.receive(nat_pmp(request.data, result=2))
         self.grant(self.asked())
-        self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, Method.UPNP)])
+        self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP)])
 
     def test_few_searches(self) -> None:
         """Two, each to the router and to all; and none for IPv6, which has PCP for its firewall."""
@@ -140,7 +140,7 @@ class UpnpTests(PortMapperTestCase):
         self.receive(found(URL.replace("5000", "5001")), SSDP)
         self.advance(0.75)
         self.grant(self.asked(), external=Address(EXTERNAL.host, 999))
-        mapping = PortMapping(BASE, Address(EXTERNAL.host, 999), Method.UPNP)
+        mapping = PortMapping(BASE, Address(EXTERNAL.host, 999), MappingProtocol.UPNP)
         self.assertEqual(self.events(), [Mapped(mapping)])
 
     def test_refused(self) -> None:

@@ -10,8 +10,8 @@ from punch.link.connection import APPLICATION_CODES, explain
 from punch.link.events import INITIAL_CREDIT, MAX_REASON, CloseCode
 from punch.link.frames import (
     MAX_FRAME,
+    ControlFrameReader,
     FrameError,
-    FrameReader,
     clip_reason,
     decode_close,
     decode_credit,
@@ -37,7 +37,7 @@ class FrameTests(SynchronousTestCase):
     @settings(derandomize=True, deadline=None, max_examples=60)
     def test_any_pieces(self, frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
         data = b"".join(encode_frame(*frame) for frame in frames)
-        reader, at, turn = FrameReader(), 0, 0
+        reader, at, turn = ControlFrameReader(), 0, 0
         read: list[tuple[int, bytes]] = []
         while at < len(data):
             size = sizes[turn % len(sizes)]
@@ -46,13 +46,15 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(read, frames)
 
     def test_frames_before_a_bad_one_are_read(self) -> None:
-        reader = FrameReader()
+        reader = ControlFrameReader()
         read = []
         with self.assertRaises(FrameError):
             for frame in reader.feed(encode_frame(1, b"x") + b"\x80\x40\x01"):
                 read.append(frame)
         self.assertEqual(read, [(1, b"x")])
-        self.assertEqual(list(FrameReader().feed(encode_frame(1, bytes(MAX_FRAME)))), [(1, bytes(MAX_FRAME))])
+        self.assertEqual(
+            list(ControlFrameReader().feed(encode_frame(1, bytes(MAX_FRAME)))), [(1, bytes(MAX_FRAME))]
+        )
 
     def test_out_of_range(self) -> None:
         for frame_type, payload in ((-1, b""), (256, b""), (1, bytes(MAX_FRAME + 1))):

@@ -17,7 +17,7 @@ from punch.link.transport import PunchAddress
 from punch.local import connection
 from punch.local.access import Allow
 from punch.local.own import OwnNode
-from punch.local.protocol import MAX_LINE, Abort, FrameReader, Mark, frames
+from punch.local.protocol import MAX_LINE, Abort, Mark, StreamFrameReader, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
 from punch.test.local.test_local import LocalTestCase, Recorders
 from punch.test.twisted_links import HalfCloser
@@ -227,7 +227,7 @@ class FrameTests(SynchronousTestCase):
         marks = [Mark.END.value, Mark.OVER.value, *(abort.encode() for abort in aborts)]
         said = b"".join([*frames(b"abc"), *marks, *frames(b"d")])
         for size in range(1, 6):
-            reader = FrameReader()
+            reader = StreamFrameReader()
             got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
             self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), b"abcd")
             found = [part for part in got if not isinstance(part, bytes)]

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.message_batch import control_messages, one_control_message, sender_of
+from punch.test.strategies import SETTINGS
 
 
 class ControlMessageTests(SynchronousTestCase):
+    @SETTINGS
     @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), st.binary(max_size=40)), max_size=3))
     def test_round_trip(self, messages: list[tuple[int, int, bytes]]) -> None:
         """What was joined is split again."""
         self.assertEqual(control_messages(b"".join(map(one_control_message, messages))), messages)
 
+    @SETTINGS
     @given(st.binary(max_size=128))
     def test_anything(self, data: bytes) -> None:
         """Any bytes can be split."""

@@ -13,6 +13,7 @@ from punch.net.rate_limits import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.return_notices import ReturnNotices
 from punch.test.rendezvous.test_registry import ALICE, BOB, CALL, CALL2, CAROL, RegistryCase, envelope
+from punch.test.strategies import SETTINGS
 from punch.wire.control import ErrorCode, Establish, Returned
 
 LIMITS = RendezvousLimits(return_notices=12, return_notices_per_address=4, return_notices_per_callee=6)
@@ -124,7 +125,7 @@ class NoticesTests(SynchronousTestCase):
         self.assertEqual(self.notices.returned(BOB, HOUR), [peer(2)])
         self.assertEqual(len(self.notices), 0)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(SETTINGS, max_examples=30)
     @given(
         st.lists(
             st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=60

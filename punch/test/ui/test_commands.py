@@ -22,8 +22,8 @@ from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import Card, Purpose
-from punch.apps.files.messages import EntryKind, Item, Offer, encode_offer
+from punch.apps.codes.outcomes import Card, CodePurpose
+from punch.apps.files.messages import EntryKind, FilesOffer, Item, encode_offer
 from punch.apps.files.transfers import Transfers
 from punch.identity import Identity, PeerID
 from punch.names import is_reserved
@@ -50,7 +50,7 @@ def meet_at_once(
 ) -> Deferred[Card]:
     """Codes wait until they are withdrawn, and those of others lead to Eve."""
     on_registered()
-    return Deferred() if isinstance(core, Issuer) else succeed(Card(EVE, "eve", Purpose.CONTACT))
+    return Deferred() if isinstance(core, Issuer) else succeed(Card(EVE, "eve", CodePurpose.CONTACT))
 
 
 class RecordingNode:
@@ -108,7 +108,7 @@ class Case(SynchronousTestCase):
         """Bob offers a file."""
         receiver = self.transfers.service.buildProtocol(SimpleNamespace(peer=BOB))
         receiver.makeConnection(StringTransport())
-        offer = encode_offer(Offer((Item("photo.jpg", EntryKind.FILE, 5, 1),), 1, ("sha256",)))
+        offer = encode_offer(FilesOffer((Item("photo.jpg", EntryKind.FILE, 5, 1),), 1, ("sha256",)))
         receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)
 
     def quit(self) -> None:

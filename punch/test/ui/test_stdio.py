@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_TEXT
 from punch.apps.chat.chat import REOPEN_DELAY
 from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferProgress
-from punch.apps.files.messages import EntryKind, Item, Offer
+from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.identity import PeerID
 from punch.link.status import Path
 from punch.node.causes import OtherCause
@@ -75,7 +75,7 @@ class PipeTests(StdioCase):
         """An offer is shown with how to answer it, and how far it is every 10 s."""
         self.begin()
         self.emit(Registered("punch://192.0.2.7:7001/abc"))
-        offer = Offer((Item("a\x1b.txt", EntryKind.FILE, 1000, 1),), 1, ())
+        offer = FilesOffer((Item("a\x1b.txt", EntryKind.FILE, 1000, 1),), 1, ())
         transfer = Transfer(7, BOB, False, offer)
         tell = self.fixture.chat.views.tell
         tell(TransferChanged(transfer))

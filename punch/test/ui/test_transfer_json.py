@@ -9,13 +9,15 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferDismissed, TransferProgress
-from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.local.protocol import CommandError
 from punch.test.chat_network import peer_id
 from punch.ui.json.transfers import transfer_event, transfer_fields
 from punch.ui.text.answers import transfer_line
 
-OFFER = Offer((Item("a\x1b[2Jb", EntryKind.FILE, 5, 1), Item("aux", EntryKind.FOLDER, 10, 3)), 7, ("sha256",))
+OFFER = FilesOffer(
+    (Item("a\x1b[2Jb", EntryKind.FILE, 5, 1), Item("aux", EntryKind.FOLDER, 10, 3)), 7, ("sha256",)
+)
 
 
 class TransferTests(SynchronousTestCase):

@@ -26,7 +26,7 @@ from punch.wire.stun import (
 )
 from punch.wire.stun_attributes import (
     CODECS,
-    AddressError,
+    AddressErrorCode,
     ICMPError,
     PasswordAlgorithmValue,
     RelayLimit,
@@ -75,7 +75,7 @@ VALUES: dict[Attribute, st.SearchStrategy[Any]] = {
     Attribute.DONT_FRAGMENT: st.just(True),
     Attribute.RESERVATION_TOKEN: st.binary(min_size=8, max_size=8),
     Attribute.ADDITIONAL_ADDRESS_FAMILY: st.sampled_from((1, 2)),
-    Attribute.ADDRESS_ERROR_CODE: st.builds(AddressError, st.sampled_from((1, 2)), CODES, SHORT_TEXTS),
+    Attribute.ADDRESS_ERROR_CODE: st.builds(AddressErrorCode, st.sampled_from((1, 2)), CODES, SHORT_TEXTS),
     Attribute.ICMP: st.builds(ICMPError, st.integers(0, 127), st.integers(0, 511), st.integers(0, 2**32 - 1)),
     Attribute.CHANGE_REQUEST: st.integers(0, 2**32 - 1),
     Attribute.PADDING: st.binary(max_size=1500),
@@ -292,10 +292,10 @@ class ValueTests(SynchronousTestCase):
     def test_address_error_code(self) -> None:
         """An error code with the family it is about."""
         kind = Attribute.ADDRESS_ERROR_CODE
-        self.assertEqual(self.read(kind, b"\x02\x00\x04\x28no"), AddressError(2, 440, "no"))
-        self.assertEqual(self.write(kind, AddressError(1, 508)), b"\x01\x00\x05\x08")
+        self.assertEqual(self.read(kind, b"\x02\x00\x04\x28no"), AddressErrorCode(2, 440, "no"))
+        self.assertEqual(self.write(kind, AddressErrorCode(1, 508)), b"\x01\x00\x05\x08")
         self.refused(kind, b"\x02\x00\x04", b"\x00\x00\x04\x28", b"\x03\x00\x04\x28", b"\x01\x00\x02\x00")
-        self.unwritable(kind, AddressError(0, 440), AddressError(1, 200))
+        self.unwritable(kind, AddressErrorCode(0, 440), AddressErrorCode(1, 200))
 
     def test_unknown_attributes(self) -> None:
         """Two bytes each."""

@@ -235,7 +235,7 @@ class AllocationRefused:
 
 
 @dataclass(frozen=True)
-class LimitHit:
+class RelayLimitHit:
     """A request or allocation of a client at this host was refused, slowed down or ended."""
 
     host: str
@@ -243,4 +243,4 @@ class LimitHit:
     user: str | None = None
 
 
-RelayEvent = AllocationMade | FirstPermission | AllocationEnded | AllocationRefused | LimitHit
+RelayEvent = AllocationMade | FirstPermission | AllocationEnded | AllocationRefused | RelayLimitHit

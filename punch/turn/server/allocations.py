@@ -32,11 +32,11 @@ from punch.turn.server.allocation import (
     AllocationRefusal,
     AllocationRefused,
     FiveTuple,
-    LimitHit,
     Place,
     PortPool,
     RelayedPort,
     RelayEvent,
+    RelayLimitHit,
     User,
 )
 from punch.turn.server.quotas import GROWTH, Meter, Quotas
@@ -265,7 +265,7 @@ class Allocations:
 
     def end_spent(self, allocation: Allocation, now: float) -> None:
         """End an allocation whose user or address has used up its bytes of the day."""
-        self.events.append(LimitHit(allocation.client.remote.host, QUOTA, allocation.user.name))
+        self.events.append(RelayLimitHit(allocation.client.remote.host, QUOTA, allocation.user.name))
         self.close(allocation, now)
 
     def schedule(self, allocation: Allocation) -> None:
@@ -374,11 +374,11 @@ class Allocations:
         while (leaving := self._leaving(source)) is not None:
             if isinstance(leaving.holder, Allocation):
                 owner = leaving.holder.owner
-                self.events.append(LimitHit(owner.client.host, "relay-allocations", owner.user))
+                self.events.append(RelayLimitHit(owner.client.host, "relay-allocations", owner.user))
                 self.close(leaving.holder, now)
             elif leaving.holder is not None:
                 user = self.reservations[leaving.holder].user.name
-                self.events.append(LimitHit("", "relay-allocations", user))
+                self.events.append(RelayLimitHit("", "relay-allocations", user))
                 self._end_reservation(leaving.holder, now)
             else:
                 raise AllocationRefusal(508, "The relay is full")
@@ -406,7 +406,7 @@ class Allocations:
             leaving = self.unproved_places.oldest((user,)) or next(iter(self.unproved.values()))
         if leaving is not None:
             owner = leaving.owner
-            self.events.append(LimitHit(owner.client.host, "relay-allocations-unproved", owner.user))
+            self.events.append(RelayLimitHit(owner.client.host, "relay-allocations-unproved", owner.user))
             self.close(leaving, now)
 
     def _forget_unproved(self, allocation: Allocation) -> None:

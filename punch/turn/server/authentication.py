@@ -41,7 +41,7 @@ from typing import NamedTuple
 from punch.identity import PeerID
 from punch.net.fairness import FairShares, SourceShares
 from punch.net.rate_limits import source_of
-from punch.turn.server.allocation import Allocation, FiveTuple, LimitHit, RelayEvent
+from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent, RelayLimitHit
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -220,7 +220,7 @@ class Metering:
         # A flood is thousands of these a second.
         if now >= self._logged_at + _LOG_PERIOD:
             self._logged_at = now
-            self._events.append(LimitHit(host, "relay-requests", user))
+            self._events.append(RelayLimitHit(host, "relay-requests", user))
 
 
 REMEMBERED = 16_384

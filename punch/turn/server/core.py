@@ -23,7 +23,7 @@ from typing import NamedTuple
 from punch.identity import RandomBytes
 from punch.net.rate_limits import SourceBuckets, source_of
 from punch.net.token_bucket import admit
-from punch.turn.server.allocation import Allocation, FiveTuple, Flow, LimitHit, PortPool, RelayedPort
+from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort, RelayLimitHit
 from punch.turn.server.allocations import Allocations
 from punch.turn.server.authentication import CREDENTIALS, Authenticator, Login, Metering
 from punch.turn.server.destinations import Destinations
@@ -361,7 +361,7 @@ class RelayCore:
         emptiest = min(range(len(allocation.buckets)), key=lambda at: allocation.buckets[at].available(now))
         limit = RelayLimit(min(emptiest, RelayLimit.NETWORK))
         owner = allocation.owner
-        self.allocations.events.append(LimitHit(owner.client.host, "relay-rate", owner.user))
+        self.allocations.events.append(RelayLimitHit(owner.client.host, "relay-rate", owner.user))
         value = RelayLimitValue(limit, allocation.bytes_dropped)
         message = StunMessage(
             Method.REFRESH, MessageClass.INDICATION, self._random(12), ((Attribute.RELAY_LIMIT, value),)

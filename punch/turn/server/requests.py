@@ -30,7 +30,7 @@ from punch.wire.stun import (
     error,
     success,
 )
-from punch.wire.stun_attributes import IPV6, AddressError
+from punch.wire.stun_attributes import IPV6, AddressErrorCode
 from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
 
 PERMISSION_TIME = 300.0
@@ -158,7 +158,7 @@ class RequestHandler:
             nonce = self._authenticator.nonces.for_address(allocation.client.remote, unix)
             attributes.append((Attribute.NONCE, nonce))
         if Attribute.ADDITIONAL_ADDRESS_FAMILY in request:
-            refusal = AddressError(IPV6, 440, "One family an allocation")
+            refusal = AddressErrorCode(IPV6, 440, "One family an allocation")
             attributes.append((Attribute.ADDRESS_ERROR_CODE, refusal))
         return success(request, *attributes)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from punch.apps.codes.outcomes import LIFE, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, CodeFailed, CodeFailure, CodePurpose
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
 
 COMMANDS = {
-    Purpose.CONTACT: ("punch invite", "punch join"),
-    Purpose.FILES: ("punch send", "punch receive"),
+    CodePurpose.CONTACT: ("punch invite", "punch join"),
+    CodePurpose.FILES: ("punch send", "punch receive"),
 }
 """What makes a code for a purpose, and what takes it."""
 
@@ -47,7 +47,7 @@ _REDEEMER = {
 
 def failure_sentence(
     failed: CodeFailed,
-    purpose: Purpose,
+    purpose: CodePurpose,
     *,
     issuer: bool,
     number: int = 0,
@@ -96,7 +96,7 @@ def unregistered_sentence(problem: ControlProblem) -> str:
     return not_admitted_sentence(problem.address.location)
 
 
-def code_lines(code: str, purpose: Purpose) -> str:
+def code_lines(code: str, purpose: CodePurpose) -> str:
     """What the user of the side that made a code has to do."""
     _, take = COMMANDS[purpose]
     return f"Have the other side run this within {_MINUTES}; it works once:\n\n    {take} {code}\n"
@@ -109,7 +109,7 @@ def ended_sentence(why: BaseException) -> str:
     :param why: what `CodeVoid` has.
     """
     if isinstance(why, CodeFailed):
-        return failure_sentence(why, Purpose.CONTACT, issuer=True, commands=False)
+        return failure_sentence(why, CodePurpose.CONTACT, issuer=True, commands=False)
     if isinstance(why, ControlProblem):
         return unregistered_sentence(why)
     return "The code was withdrawn, and can't be used any more."

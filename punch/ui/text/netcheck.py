@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from math import ceil, floor
 from typing import TypeVar
 
-from punch.ice.port_lease import Method, PortMapping
+from punch.ice.port_lease import MappingProtocol, PortMapping
 from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
@@ -46,7 +46,7 @@ _DIRECT = {
     Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
     "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
 }
-_METHODS = {Method.PCP: "PCP", Method.NAT_PMP: "NAT-PMP", Method.UPNP: "UPnP"}
+_METHODS = {MappingProtocol.PCP: "PCP", MappingProtocol.NAT_PMP: "NAT-PMP", MappingProtocol.UPNP: "UPnP"}
 _WIDTH = 14
 
 B = TypeVar("B", bound=Enum)

@@ -7,7 +7,7 @@ from enum import Enum
 
 from punch.amounts import format_bytes
 from punch.apps.files.final_names import safe_name
-from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.local.protocol import CommandError
 from punch.sanitize import cut, sanitize
 
@@ -63,7 +63,7 @@ def item_text(item: Item) -> str:
     return f"{name_text(item.name)} ({size}{notes})"
 
 
-def offer_lines(offer: Offer, who: str) -> list[str]:
+def offer_lines(offer: FilesOffer, who: str) -> list[str]:
     """What the user reads before saying yes: who, what, how much, and what is odd about it."""
     if offer.text is not None:
         return [f"{who} wants to send you a text of {len(offer.text):,} characters."]
@@ -76,7 +76,7 @@ def offer_lines(offer: Offer, who: str) -> list[str]:
     ]
 
 
-def _others_text(offer: Offer, items: str) -> str:
+def _others_text(offer: FilesOffer, items: str) -> str:
     """How many folders and links there are in the items: they take space, too."""
     others = offer.entries - offer.files - sum(item.kind is EntryKind.FOLDER for item in offer.items)
     if others <= 0:

@@ -13,7 +13,7 @@ from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Event
 from punch.apps.codes.code import Code
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity
 from punch.test.front_ends import BOB, EVE, ME, FrontEndFixture
 
@@ -73,7 +73,7 @@ class CodesTests(SynchronousTestCase):
         self.assertEqual((made.expires, self.told(CodeMade)), (LIFE, [made]))
         self.clock.advance(100.0)
         self.assertEqual(self.successResultOf(self.codes.invite()), CodeMade(made.code, LIFE - 100.0))
-        running.callback(Card(BOB, "bob", Purpose.CONTACT))
+        running.callback(Card(BOB, "bob", CodePurpose.CONTACT))
         (used,) = self.told(CodeUsed)
         assert isinstance(used, CodeUsed)
         self.assertEqual((used.contact.peer, used.contact.name, used.contact.claimed), (BOB, "carol", "bob"))
@@ -115,7 +115,7 @@ class CodesTests(SynchronousTestCase):
         with self.assertRaises(ChatError) as caught:
             self.codes.join(THEIRS)
         self.assertEqual(caught.exception.code, "too-many")
-        self.rendezvous.running[0][2].callback(Card(BOB, "bob", Purpose.CONTACT))
+        self.rendezvous.running[0][2].callback(Card(BOB, "bob", CodePurpose.CONTACT))
         contact, problem = self.successResultOf(joining)
         self.assertEqual((contact.peer, contact.name, contact.known), (BOB, "bob", True))
         self.assertIn("eve", problem)
@@ -137,7 +137,7 @@ class CodesTests(SynchronousTestCase):
         with self.assertRaises(ChatError) as caught:
             self.codes.join(Code.parse(made.code))
         self.assertEqual(caught.exception.code, "self")
-        running.callback(Card(ME, "me", Purpose.CONTACT))
+        running.callback(Card(ME, "me", CodePurpose.CONTACT))
         (used,) = self.told(CodeUsed)
         assert isinstance(used, CodeUsed)
         self.assertFalse(used.contact.known)

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from punch.apps.codes.client import CodeClient
 from punch.apps.codes.code import Code
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.rendezvous.config import RendezvousLimits
@@ -52,14 +52,14 @@ class ClientTestCase(InternetTestCase):
     def issue(self, host: Host | None = None) -> Deferred[Card]:
         host = host or self.alice
         core = Issuer(
-            CODE, ALICE, "alice", Purpose.CONTACT, host.monotonic(), self.net.random_bytes("issuer")
+            CODE, ALICE, "alice", CodePurpose.CONTACT, host.monotonic(), self.net.random_bytes("issuer")
         )
         return self._client(core, CODE.identity, host, wait=True)
 
     def redeem(self, code: Code = CODE) -> Deferred[Card]:
         random = self.net.random_bytes(f"redeemer {self.clients}")
         caller = Identity.generate(random)
-        core = Redeemer(code, caller.peer_id, BOB, "bob", Purpose.CONTACT, self.bob.monotonic(), random)
+        core = Redeemer(code, caller.peer_id, BOB, "bob", CodePurpose.CONTACT, self.bob.monotonic(), random)
         return self._client(core, caller, self.bob, wait=False)
 
     def failure(self, running: Deferred[Card], timeout: float = 10.0) -> CodeFailure:
@@ -76,8 +76,8 @@ class ClientTests(ClientTestCase):
         """Both get the card of the other one, within two seconds, and leave the rendezvous."""
         issuing = self.issue()
         redeeming = self.redeem()
-        self.assertEqual(self.net.wait(redeeming, 2.0), Card(ALICE.peer_id, "alice", Purpose.CONTACT))
-        self.assertEqual(self.net.wait(issuing, 2.0), Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(self.net.wait(redeeming, 2.0), Card(ALICE.peer_id, "alice", CodePurpose.CONTACT))
+        self.assertEqual(self.net.wait(issuing, 2.0), Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
         self.net.advance(1.0)
         registered = [fields["name"] for event, fields in self.rendezvous.reports if event == "registered"]
         self.assertEqual(registered, ["code", "code"])
@@ -110,7 +110,7 @@ class ClientTests(ClientTestCase):
         self.rendezvous.start()
         self.net.advance(10.0)
         self.net.wait(self.redeem(), 5.0)
-        self.assertEqual(self.net.wait(issuing, 5.0), Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(self.net.wait(issuing, 5.0), Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
 
     def test_no_rendezvous(self) -> None:
         self.rendezvous.stop()
@@ -133,6 +133,6 @@ class GuessingTests(ClientTestCase):
         self.assertEqual(found[:3], [CodeFailure.NOBODY] * 3)
         self.assertIn(CodeFailure.BUSY, found)
         self.issue()
-        self.assertEqual(self.net.wait(self.redeem(), 5.0), Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.assertEqual(self.net.wait(self.redeem(), 5.0), Card(ALICE.peer_id, "alice", CodePurpose.CONTACT))
         self.net.advance(60.0)
         self.assertEqual(self.failure(self.redeem(replace(CODE, number=10_007))), CodeFailure.NOBODY)

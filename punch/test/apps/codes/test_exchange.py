@@ -20,8 +20,9 @@ from punch.apps.codes.exchange import (
     Outcome,
     Redeemer,
 )
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity, PeerID
+from punch.test.strategies import SETTINGS
 from punch.wire.control import (
     Answer,
     Answered,
@@ -68,11 +69,11 @@ class ExchangeTestCase(SynchronousTestCase):
         self.random = Random(self.id()).randbytes
         self.issuer = self.issue()
 
-    def issue(self, purpose: Purpose = Purpose.CONTACT) -> Issuer:
+    def issue(self, purpose: CodePurpose = CodePurpose.CONTACT) -> Issuer:
         return Issuer(CODE, ALICE, "alice", purpose, self.now, self.random)
 
     def redeem(
-        self, code: Code = CODE, caller: Identity = CALLER, purpose: Purpose = Purpose.CONTACT
+        self, code: Code = CODE, caller: Identity = CALLER, purpose: CodePurpose = CodePurpose.CONTACT
     ) -> Redeemer:
         return Redeemer(code, caller.peer_id, BOB, "bob", purpose, self.now, self.random)
 
@@ -102,8 +103,8 @@ class ExchangeTests(ExchangeTestCase):
         """Each side gets the card of the other one."""
         redeemer = self.redeem()
         self.carry(redeemer)
-        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
-        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", CodePurpose.CONTACT))
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
         self.assertTrue(self.issuer.over and redeemer.over)
 
     def test_the_rendezvous_sees_neither_code_nor_cards(self) -> None:
@@ -125,10 +126,10 @@ class ExchangeTests(ExchangeTestCase):
     def test_the_longest_name(self) -> None:
         """It arrives, and the size of its card says nothing of it."""
         name = "\N{PILE OF POO}" * 64
-        self.issuer = Issuer(CODE, ALICE, name, Purpose.CONTACT, self.now)
+        self.issuer = Issuer(CODE, ALICE, name, CodePurpose.CONTACT, self.now)
         redeemer = self.redeem()
         self.carry(redeemer)
-        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, name, Purpose.CONTACT))
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, name, CodePurpose.CONTACT))
         self.assertEqual([len(body) for body in self.bodies()], [BODY_SIZE] * 4)
 
     def test_wrong_words(self) -> None:
@@ -159,7 +160,7 @@ class ExchangeTests(ExchangeTestCase):
         second = self.redeem(caller=OTHER)
         self.carry(second, OTHER)
         self.failed(second.outcome, CodeFailure.NOBODY)
-        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
 
     def test_expired(self) -> None:
         self.assertEqual(self.issuer.get_timer(), self.now + LIFE)
@@ -180,7 +181,7 @@ class ExchangeTests(ExchangeTestCase):
         self.assertIs(self.issuer.outcome, None)
         redeemer = self.redeem()
         self.carry(redeemer)
-        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.assertEqual(redeemer.outcome, Card(ALICE.peer_id, "alice", CodePurpose.CONTACT))
         self.issuer = self.issue()
         for _ in range(MAX_ATTEMPTS + 1):
             redeemer = self.redeem()
@@ -209,13 +210,16 @@ class ExchangeTests(ExchangeTestCase):
         self.assertIs(self.issuer.outcome, None)
         second.receive(forward(sent[1], NUMBER), self.now)
         self.carry(second, OTHER)
-        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
 
     def test_for_another_command(self) -> None:
         """Both are told what the code is for."""
-        redeemer = self.redeem(purpose=Purpose.FILES)
+        redeemer = self.redeem(purpose=CodePurpose.FILES)
         self.carry(redeemer)
-        for outcome, theirs in ((redeemer.outcome, Purpose.CONTACT), (self.issuer.outcome, Purpose.FILES)):
+        for outcome, theirs in (
+            (redeemer.outcome, CodePurpose.CONTACT),
+            (self.issuer.outcome, CodePurpose.FILES),
+        ):
             self.failed(outcome, CodeFailure.OTHER_PURPOSE)
             assert isinstance(outcome, CodeFailed)
             assert outcome.card is not None
@@ -235,7 +239,7 @@ class ExchangeTests(ExchangeTestCase):
         self.failed(redeemer.outcome, CodeFailure.OTHER_VERSION)
         self.assertIs(self.issuer.outcome, None)
         self.carry(again := self.redeem())
-        self.assertEqual(again.outcome, Card(ALICE.peer_id, "alice", Purpose.CONTACT))
+        self.assertEqual(again.outcome, Card(ALICE.peer_id, "alice", CodePurpose.CONTACT))
 
     def test_nobody_there(self) -> None:
         """How the rendezvous refuses a call of a number, and how a call ends."""
@@ -274,7 +278,7 @@ class ExchangeTests(ExchangeTestCase):
         self.assertEqual(self.issuer.get_timer(), self.now + FAREWELL_TIME)
         self.issuer.handle_timer(self.now + FAREWELL_TIME)
         self.assertTrue(self.issuer.over)
-        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", Purpose.CONTACT))
+        self.assertEqual(self.issuer.outcome, Card(BOB.peer_id, "bob", CodePurpose.CONTACT))
 
     def test_connections_that_are_lost(self) -> None:
         """An issuer waits on with the same code; a redeemer fails."""
@@ -346,10 +350,10 @@ class HostileTests(ExchangeTestCase):
                 super().__init__(MALLORY.private_key)
                 self.peer_id = OTHER.peer_id
 
-        redeemer = Redeemer(CODE, CALLER.peer_id, Liar(), "bob", Purpose.CONTACT, self.now)
+        redeemer = Redeemer(CODE, CALLER.peer_id, Liar(), "bob", CodePurpose.CONTACT, self.now)
         self.carry(redeemer)
         self.failed(self.issuer.outcome, CodeFailure.MALFORMED)
-        self.issuer = Issuer(CODE, Liar(), "alice", Purpose.CONTACT, self.now)
+        self.issuer = Issuer(CODE, Liar(), "alice", CodePurpose.CONTACT, self.now)
         redeemer = self.redeem()
         self.carry(redeemer)
         self.failed(redeemer.outcome, CodeFailure.MALFORMED)
@@ -400,7 +404,7 @@ class HostileTests(ExchangeTestCase):
         self.assertIsInstance(redeemer.outcome, Card)
         self.assertIsInstance(self.issuer.outcome, Card)
 
-    @settings(max_examples=12)
+    @settings(SETTINGS, max_examples=12)
     @given(st.binary(max_size=64), st.sampled_from(["offer", "answer", "proof", "card"]))
     def test_nothing_raises(self, content: bytes, place: str) -> None:
         """Whatever is in an envelope, both sides end with an outcome."""

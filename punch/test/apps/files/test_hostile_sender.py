@@ -14,10 +14,10 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
+    FilesMessageError,
+    FilesOffer,
     Item,
-    MessageError,
     MessageType,
-    Offer,
     TransferFailed,
     encode_data,
     encode_entries,
@@ -35,7 +35,7 @@ class HostileSenderTests(TransferTestCase):
     def target(self, *entries: Entry, item: Item | None = None) -> Target:
         if item is None:
             item = Item("a", entries[0].kind, sum(entry.size for entry in entries), len(entries) - 1)
-        offer = Offer((item,), len(entries), ("sha256",))
+        offer = FilesOffer((item,), len(entries), ("sha256",))
         target = Target(self.folder, "mallory", offer)
         self.addCleanup(target.close)
         for message in encode_entries(entries):
@@ -43,7 +43,7 @@ class HostileSenderTests(TransferTestCase):
         return target
 
     def refused(self, *entries: Entry, item: Item | None = None) -> None:
-        with self.assertRaises(MessageError):
+        with self.assertRaises(FilesMessageError):
             self.target(*entries, item=item)
         self.doCleanups()
 
@@ -95,7 +95,7 @@ class HostileSenderTests(TransferTestCase):
             list(encode_entries([Entry(EntryKind.FILE, b"a/h")])),
         ):
             target = file()
-            with self.assertRaises(MessageError, msg=messages):
+            with self.assertRaises(FilesMessageError, msg=messages):
                 target.receive_all(messages)
 
     def test_links_that_lead_out_through_another(self) -> None:
@@ -109,7 +109,7 @@ class HostileSenderTests(TransferTestCase):
 
     def test_long_paths(self) -> None:
         """They are kept until the end, so there is a bound for all of them together."""
-        offer = Offer((Item("a", EntryKind.FOLDER, 0, 0),), 1_000_000, ("sha256",))
+        offer = FilesOffer((Item("a", EntryKind.FOLDER, 0, 0),), 1_000_000, ("sha256",))
         target = Target(self.folder, "mallory", offer)
         self.addCleanup(target.close)
         target.receive_all(encode_entries([Entry(EntryKind.FOLDER, b"a", 0, 0o755)]))
@@ -117,7 +117,7 @@ class HostileSenderTests(TransferTestCase):
         long = bytes(MAX_PATHS // 4)
         for number in range(3):
             target.add_entries([Entry(EntryKind.FILE, b"a/%d" % number, target=long)])
-        with self.assertRaises(MessageError) as caught:
+        with self.assertRaises(FilesMessageError) as caught:
             target.add_entries([Entry(EntryKind.FILE, b"a/3", target=long)])
         self.assertIn("too long", caught.exception.detail)
 
@@ -140,26 +140,26 @@ class HostileSenderTests(TransferTestCase):
         self.assertFalse((self.folder / "a").exists())
 
     def test_more_than_the_disk_holds(self) -> None:
-        offer = Offer((Item("a", EntryKind.FILE, 2**52, 1),), 1, ("sha256",))
+        offer = FilesOffer((Item("a", EntryKind.FILE, 2**52, 1),), 1, ("sha256",))
         with self.assertRaises(TransferFailed) as caught:
             Target(self.folder, "mallory", offer)
         self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
         # What is known counts, even if something else is not.
-        offer = Offer((*offer.items, Item("b", EntryKind.FILE, None, 1)), 2, ("sha256",))
+        offer = FilesOffer((*offer.items, Item("b", EntryKind.FILE, None, 1)), 2, ("sha256",))
         with self.assertRaises(TransferFailed) as caught:
             Target(self.folder, "mallory", offer)
         self.assertIs(caught.exception.code, FailureCode.NO_SPACE)
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_a_target_that_cannot_be_written(self) -> None:
-        offer = Offer((Item("a", EntryKind.FILE, 1, 1),), 1, ("sha256",))
+        offer = FilesOffer((Item("a", EntryKind.FILE, 1, 1),), 1, ("sha256",))
         with self.assertRaises(TransferFailed) as caught:
             Target(Path("/proc"), "mallory", offer)
         self.assertIs(caught.exception.code, FailureCode.DISK)
 
     def test_no_common_digest(self) -> None:
-        offer = Offer((Item("a", EntryKind.FILE, 1, 1),), 1, ("md5",))
-        with self.assertRaises(MessageError):
+        offer = FilesOffer((Item("a", EntryKind.FILE, 1, 1),), 1, ("md5",))
+        with self.assertRaises(FilesMessageError):
             Target(self.folder, "mallory", offer)
 
     def test_a_time_that_no_file_has(self) -> None:
@@ -176,10 +176,10 @@ class HostileSenderTests(TransferTestCase):
 
     def test_a_receiver_that_claims_too_much(self) -> None:
         source = self.find(self.file("a", b"x").name)
-        with self.assertRaises(MessageError):
+        with self.assertRaises(FilesMessageError):
             check_have(source, {}, 0, bytes(64))
         folder = replace(source, entries=(Entry(EntryKind.FOLDER, b"a"),))
-        with self.assertRaises(MessageError):
+        with self.assertRaises(FilesMessageError):
             check_have(folder, {}, 0, bytes(32))
         _, reader = send(source, self.folder)
         self.assertEqual(reader.sent, 1)

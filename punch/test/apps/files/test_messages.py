@@ -23,9 +23,9 @@ from punch.apps.files.messages import (
     Entry,
     EntryKind,
     FailureCode,
+    FilesMessageError,
+    FilesOffer,
     Item,
-    MessageError,
-    Offer,
     TransferFailed,
     decode_accept,
     decode_data,
@@ -49,7 +49,7 @@ from punch.apps.files.messages import (
 from punch.wire.strict_json import dumps
 
 FILE = Entry(EntryKind.FILE, b"a", 5, 0o644, 1_700_000_000_000_000_000)
-OFFER = Offer((Item("a", EntryKind.FILE, 5, 1), Item("b", EntryKind.FOLDER, None, 2)), 4, ("sha256",))
+OFFER = FilesOffer((Item("a", EntryKind.FILE, 5, 1), Item("b", EntryKind.FOLDER, None, 2)), 4, ("sha256",))
 
 
 def entry(path: bytes, **changes: object) -> bytes:
@@ -93,7 +93,7 @@ class MessageTests(SynchronousTestCase):
 
     def test_the_largest_offer_fits_into_a_message(self) -> None:
         items = tuple(Item("\x01" * 255, EntryKind.FILE, MAX_SIZE // 1000, 1) for _ in range(MAX_ITEMS))
-        self.assertLess(len(encode_offer(Offer(items, MAX_ENTRIES, ("blake3", "sha256")))), MAX_MESSAGE)
+        self.assertLess(len(encode_offer(FilesOffer(items, MAX_ENTRIES, ("blake3", "sha256")))), MAX_MESSAGE)
 
     def test_paths_that_lead_elsewhere(self) -> None:
         for path in (
@@ -112,7 +112,7 @@ class MessageTests(SynchronousTestCase):
             b"a/" + b"x" * 256,
             b"a/" * 2048 + b"a",
         ):
-            with self.assertRaises(MessageError, msg=path):
+            with self.assertRaises(FilesMessageError, msg=path):
                 list(decode_entries(entry(path)))
         for path in (b"...", b"..a", b"a\\..\\b", b"CON", b"x" * 255, b"-rf"):
             self.assertEqual([one.path for one in decode_entries(entry(path))], [path])
@@ -126,12 +126,12 @@ class MessageTests(SynchronousTestCase):
             entry(b"a", size=MAX_SIZE + 1),
             b"\x03",
         ):
-            with self.assertRaises(MessageError):
+            with self.assertRaises(FilesMessageError):
                 list(decode_entries(message))
 
     def test_only_links_have_targets(self) -> None:
         for kind in (EntryKind.FILE, EntryKind.FOLDER):
-            with self.assertRaises(MessageError):
+            with self.assertRaises(FilesMessageError):
                 list(decode_entries(entry(b"a", kind=kind, target=b"x" * 60_000)))
 
     def test_a_failure_tells_no_folder_of_this_machine(self) -> None:
@@ -190,7 +190,7 @@ class MessageTests(SynchronousTestCase):
             {"items": [{**good, "kind": "folder", "files": 0}], "entries": 1, "hashes": [], "text": "a"},
             {"items": [{**good, "size": MAX_SIZE}] * 2, "entries": 2, "hashes": []},
         ):
-            with self.assertRaises(MessageError, msg=content):
+            with self.assertRaises(FilesMessageError, msg=content):
                 decode_offer(b"\x01" + dumps(content))
 
     def test_a_text(self) -> None:
@@ -219,7 +219,7 @@ class MessageTests(SynchronousTestCase):
             (message_type, b"\xff"),
         ]
         for decode, message in decoders:
-            with self.assertRaises(MessageError):
+            with self.assertRaises(FilesMessageError):
                 decode(message)
 
     def test_names_that_json_cannot_carry(self) -> None:
@@ -241,9 +241,9 @@ class MessageTests(SynchronousTestCase):
         ):
             try:
                 decode(content)
-            except MessageError as error:
+            except FilesMessageError as error:
                 self.assertIs(error.code, FailureCode.PROTOCOL)
         try:
             decode_failed(content)
-        except MessageError:
+        except FilesMessageError:
             return

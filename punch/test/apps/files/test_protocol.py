@@ -18,9 +18,9 @@ from punch.apps.files.messages import (
     SERVICE,
     EntryKind,
     FailureCode,
+    FilesOffer,
     Item,
     MessageType,
-    Offer,
     TransferFailed,
     decode_failed,
     encode_accept,
@@ -84,7 +84,7 @@ class TransferTests(NodeTestCase):
         self.source, self.folder = root / "from", root / "to"
         self.source.mkdir(parents=True)
         self.folder.mkdir()
-        self.asked: list[tuple[str, Offer, Deferred[Path]]] = []
+        self.asked: list[tuple[str, FilesOffer, Deferred[Path]]] = []
         self.cancelled = 0
         self.received: list[Any] = []
         self.transfers: list[FileReceiver] = []
@@ -92,7 +92,7 @@ class TransferTests(NodeTestCase):
         service = FileService(self.decide, self.net.host("a clock", "203.0.113.9").reactor, run)
         self.stop = self.bob.serve(SERVICE, service, anyone)
 
-    def decide(self, transfer: FileReceiver, offer: Offer) -> Deferred[Path]:
+    def decide(self, transfer: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         def cancelled(_: Deferred[Path]) -> None:
             self.cancelled += 1
 
@@ -277,7 +277,7 @@ class TransferTests(NodeTestCase):
         clients = [RecordingClient() for _ in range(MAX_RUNNING_OF_PEER + 1)]
         for number, client in enumerate(clients):
             self.open(client)
-            client.send(encode_offer(Offer((Item(str(number), EntryKind.FILE, 5, 1),), 1, ("sha256",))))
+            client.send(encode_offer(FilesOffer((Item(str(number), EntryKind.FILE, 5, 1),), 1, ("sha256",))))
             self.run_until(lambda client=client: bool(client.messages), 2.0)  # type: ignore[misc]
         kinds = [message_type(client.messages[0]) for client in clients]
         self.assertEqual(kinds, [MessageType.ACCEPT] * MAX_RUNNING_OF_PEER + [MessageType.FAILED])
@@ -286,7 +286,7 @@ class TransferTests(NodeTestCase):
         self.run_until(lambda: len(self.received) == 1, 2.0)
         client = RecordingClient()
         self.open(client)
-        client.send(encode_offer(Offer((Item("x", EntryKind.FILE, 5, 1),), 1, ("sha256",))))
+        client.send(encode_offer(FilesOffer((Item("x", EntryKind.FILE, 5, 1),), 1, ("sha256",))))
         self.run_until(lambda: bool(client.messages), 2.0)
         self.assertIs(message_type(client.messages[0]), MessageType.ACCEPT)
 

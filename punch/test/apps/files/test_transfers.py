@@ -24,8 +24,8 @@ from punch.apps.files.messages import (
     SERVICE,
     EntryKind,
     FailureCode,
+    FilesOffer,
     Item,
-    Offer,
     TransferFailed,
     encode_offer,
 )
@@ -307,7 +307,7 @@ class TransfersTests(NodeTestCase):
 
     def offered(self, size: int) -> Protocol:
         """Bob's end of a stream on which a file was offered."""
-        offer = encode_offer(Offer((Item("photo.jpg", EntryKind.FILE, size, 1),), 1, ("sha256",)))
+        offer = encode_offer(FilesOffer((Item("photo.jpg", EntryKind.FILE, size, 1),), 1, ("sha256",)))
         receiver = self.b.transfers.service.buildProtocol(SimpleNamespace(peer=self.a.peer))
         receiver.makeConnection(StringTransport())
         receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)

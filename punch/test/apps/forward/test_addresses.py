@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import (
-    AddressError,
+    ForwardAddressError,
     check_service,
     parse_address,
     service_of,
@@ -49,10 +49,10 @@ class AddressTests(SynchronousTestCase):
         for text, service in (("[::1]:053", "udp/[::1]:53"), ("dns", "udp/dns"), ("dns/1", "udp/dns/1")):
             self.assertEqual(service_of(text, udp=True), service)
         for text in ("/run/socket", "unix:a"):
-            with self.assertRaisesRegex(AddressError, "is a Unix socket"):
+            with self.assertRaisesRegex(ForwardAddressError, "is a Unix socket"):
                 parse_address(text, udp=True)
         for name in ("", "x" * 252, "a\n"):
-            with self.assertRaises(AddressError):
+            with self.assertRaises(ForwardAddressError):
                 service_of(name, udp=True)
 
     def test_what_is_none(self) -> None:
@@ -76,17 +76,17 @@ class AddressTests(SynchronousTestCase):
             ("/a\0b", "can't be"),
             ("/" + "x" * 300, "can't be that long"),
         ):
-            with self.assertRaisesRegex(AddressError, words):
+            with self.assertRaisesRegex(ForwardAddressError, words):
                 parse_address(text)
 
     def test_names_of_services(self) -> None:
         for name in ("", "a\nb", "x" * 256, "\u202e"):
-            with self.assertRaises(AddressError):
+            with self.assertRaises(ForwardAddressError):
                 check_service(name)
 
     def test_targets(self) -> None:
         self.assertEqual(split_target("bob:localhost:80"), ("bob", "localhost:80"))
         self.assertEqual(split_target("bob:/run/app.sock"), ("bob", "/run/app.sock"))
         for text in ("bob", "bob:", ":80", ""):
-            with self.assertRaisesRegex(AddressError, "bob:localhost:80"):
+            with self.assertRaisesRegex(ForwardAddressError, "bob:localhost:80"):
                 split_target(text)

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.forward.addresses import AddressError
+from punch.apps.forward.addresses import ForwardAddressError
 from punch.apps.forward.exposed import Exposed
 from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.forward.listening import Forwarder
@@ -220,7 +220,7 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(self.stream(TOKEN.encode(), 1).value(), b"\1")
 
     def test_names(self) -> None:
-        with self.assertRaises(AddressError):
+        with self.assertRaises(ForwardAddressError):
             listen_service("x" * 250)
 
     def test_an_answer_that_is_none(self) -> None:

@@ -9,7 +9,7 @@ from punch.apps.pipe.messages import (
     End,
     PipeError,
     PipeReader,
-    Status,
+    PipeStatus,
     encode_end,
     encode_piece,
     encode_status,
@@ -24,7 +24,7 @@ class MessageTests(SynchronousTestCase):
             reader = PipeReader()
             got = [part for at in range(0, len(said), size) for part in reader.receive(said[at : at + size])]
             self.assertEqual(b"".join(part for part in got if isinstance(part, bytes)), data)
-            self.assertEqual([part for part in got if not isinstance(part, bytes)], [End(), Status(7)])
+            self.assertEqual([part for part in got if not isinstance(part, bytes)], [End(), PipeStatus(7)])
 
     def test_what_ends_a_pipe(self) -> None:
         for said, words in (

@@ -12,13 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.rendezvous.directory.messages import (
     MAX_MESSAGE,
     Message,
-    MessageError,
     PeerAwaited,
     PeerClaimed,
     PeerLost,
     PeerReply,
     PeerRequest,
-    PeerReturned,
+    ProcessMessageError,
+    ReturnMessage,
     Sealer,
 )
 from punch.test.strategies import IDENTITIES, SETTINGS
@@ -31,7 +31,7 @@ MESSAGES: list[Message] = [
     PeerReply(PEER, Ended(CALL, ErrorCode.GONE, "It is gone.", sender=OTHER)),
     PeerLost(PEER),
     PeerClaimed(PEER, 1_700_000_000_000_000),
-    PeerReturned(PEER),
+    ReturnMessage(PEER),
     PeerAwaited(PEER),
 ]
 
@@ -46,7 +46,7 @@ class SealerTests(SynchronousTestCase):
         self.two = Sealer(b"key", random(2))
 
     def refused(self, receiver: Sealer, data: bytes, because: str) -> None:
-        self.assertIn(because, str(self.assertRaises(MessageError, receiver.open, data)))
+        self.assertIn(because, str(self.assertRaises(ProcessMessageError, receiver.open, data)))
 
     def test_all_kinds(self) -> None:
         for message in MESSAGES:
@@ -78,7 +78,7 @@ class SealerTests(SynchronousTestCase):
         for place in range(len(data)):
             altered = bytearray(data)
             altered[place] ^= 1
-            self.assertRaises(MessageError, self.two.open, bytes(altered))
+            self.assertRaises(ProcessMessageError, self.two.open, bytes(altered))
         self.two.open(data)
 
     def test_a_name_that_no_peer_has(self) -> None:
@@ -94,5 +94,5 @@ class SealerTests(SynchronousTestCase):
     @SETTINGS
     @given(st.binary(max_size=200))
     def test_anything(self, data: bytes) -> None:
-        self.assertRaises(MessageError, self.two.open, data)
-        self.assertRaises(MessageError, self.two.open, bytes(MAX_MESSAGE + 1))
+        self.assertRaises(ProcessMessageError, self.two.open, data)
+        self.assertRaises(ProcessMessageError, self.two.open, bytes(MAX_MESSAGE + 1))

@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.monitoring.figures import CURVES, PERIOD, SAMPLES, FiguresHistory
-from punch.rendezvous.monitoring.health import HealthReport, HealthStatus, Status
+from punch.rendezvous.monitoring.health import HealthReport, HealthStatus, ServiceStatus
 from punch.rendezvous.monitoring.http import MonitoringSite, status_pages
 from punch.rendezvous.monitoring.page import page
 from punch.test.rendezvous.monitoring.test_figures import figures
@@ -72,9 +72,9 @@ class PageTests(SynchronousTestCase):
         self.history = FiguresHistory(figures())
         self.health = HealthReport(HealthStatus.DEGRADED, ("The disk of <redis> is full.",))
 
-    def status(self, **refusals: int) -> Status:
+    def status(self, **refusals: int) -> ServiceStatus:
         now = replace(figures(peers=1234, relayed_bytes_to_peers=1_500_000), refusals=refusals)
-        return Status("0.1.0", 3700.0, self.health, now, self.history)
+        return ServiceStatus("0.1.0", 3700.0, self.health, now, self.history)
 
     def test_what_it_says(self) -> None:
         html = page(self.status(denied=3, lines=40))

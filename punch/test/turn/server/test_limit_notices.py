@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn_server import ALICE, BOB, SECRET, FiveTupleClient, TurnServer
-from punch.turn.server.allocation import LimitHit
+from punch.turn.server.allocation import RelayLimitHit
 from punch.turn.server.authentication import issue
 from punch.turn.server.core import LIMIT_NOTICE_AFTER, LIMIT_NOTICE_GAP
 from punch.wire.address import Address
@@ -95,7 +95,7 @@ class LimitNoticeTests(SynchronousTestCase):
         self.assertEqual([each.dropped for each in told], sorted({each.dropped for each in told}))
         self.assertEqual(
             list(server.core.allocations.events),
-            [LimitHit(ALICE.host, "relay-rate", client.user)] * len(told),
+            [RelayLimitHit(ALICE.host, "relay-rate", client.user)] * len(told),
         )
 
     def test_no_more_than_was_dropped(self) -> None:

@@ -10,7 +10,7 @@ from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
 from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
-from punch.turn.server.allocation import LimitHit
+from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
@@ -36,10 +36,10 @@ class MeteringTests(SynchronousTestCase):
         requests = [client.request(Method.CREATE_PERMISSION, permission) for _ in range(count)]
         return sum(len(client.send(each)) for each in requests)
 
-    def limit_hits(self) -> list[LimitHit]:
+    def limit_hits(self) -> list[RelayLimitHit]:
         """What the operator is told."""
         events = self.server.core.allocations.events
-        return [each for each in events if isinstance(each, LimitHit)]
+        return [each for each in events if isinstance(each, RelayLimitHit)]
 
     def test_flood(self) -> None:
         """Beyond its burst a client gets its rate, and the operator one line a second."""
@@ -52,7 +52,7 @@ class MeteringTests(SynchronousTestCase):
             answered += self.permissions(client, 20)
         self.assertLessEqual(answered, 5 * RATE + BURST)
         self.assertGreaterEqual(answered, 3 * RATE)
-        self.assertEqual(self.limit_hits()[0], LimitHit(ALICE.host, "relay-requests"))
+        self.assertEqual(self.limit_hits()[0], RelayLimitHit(ALICE.host, "relay-requests"))
         self.assertLessEqual(len(self.limit_hits()), 12)
 
     def test_neighbour(self) -> None:
@@ -178,4 +178,6 @@ class OrdinaryTests(SynchronousTestCase):
                 address = Address(f"192.0.2.{peer + 1}", 7000)
                 self.assertEqual(code_of(client.permit(address)), 0)
                 self.assertEqual(code_of(client.bind(0x4000 + peer, address)), 0)
-        self.assertEqual([each for each in server.core.allocations.events if isinstance(each, LimitHit)], [])
+        self.assertEqual(
+            [each for each in server.core.allocations.events if isinstance(each, RelayLimitHit)], []
+        )

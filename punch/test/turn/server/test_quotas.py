@@ -10,7 +10,7 @@ from punch.net.rate_limits import source_of
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
-from punch.turn.server.allocation import AllocationRefused, LimitHit
+from punch.turn.server.allocation import AllocationRefused, RelayLimitHit
 from punch.turn.server.quotas import DAY, MAX_METERS
 from punch.wire.address import Address
 from punch.wire.stun import Method
@@ -32,8 +32,8 @@ class QuotaCase(SynchronousTestCase):
         client.send(*[KB] * kilobytes)
         return len(client.relayed)
 
-    def limits(self, server: TurnServer) -> Sequence[LimitHit]:
-        return [event for event in server.core.allocations.events if isinstance(event, LimitHit)]
+    def limits(self, server: TurnServer) -> Sequence[RelayLimitHit]:
+        return [event for event in server.core.allocations.events if isinstance(event, RelayLimitHit)]
 
 
 class UserTests(QuotaCase):
@@ -46,7 +46,7 @@ class UserTests(QuotaCase):
         bob = self.client(server, BOB.host, "bob")
         self.assertEqual(self.passed(alice, 9), 9)
         self.assertEqual(self.passed(alice, 1), 1)
-        self.assertEqual(self.limits(server), [LimitHit(ALICE.host, "relay-quota", "alice")])
+        self.assertEqual(self.limits(server), [RelayLimitHit(ALICE.host, "relay-quota", "alice")])
         self.assertEqual(self.passed(alice, 1), 0)
         self.assertEqual(code_of(alice.ask(Method.ALLOCATE, UDP)), 486)
         elsewhere = server.client(Address("192.0.2.77", 1), "alice")

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, FiveTupleClient, TurnServer, code_of
-from punch.turn.server.allocation import LimitHit
+from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
@@ -19,7 +19,7 @@ from punch.wire.stun import (
     encode,
     parse,
 )
-from punch.wire.stun_attributes import IPV4, IPV6, AddressError
+from punch.wire.stun_attributes import IPV4, IPV6, AddressErrorCode
 
 
 class RequestCase(SynchronousTestCase):
@@ -127,7 +127,7 @@ class AllocateTests(RequestCase):
         answer = self.alice.ask(Method.ALLOCATE, UDP, (Attribute.ADDITIONAL_ADDRESS_FAMILY, IPV6))
         self.assertFalse(relayed_in(answer).is_ipv6)
         refusal = answer.get(Attribute.ADDRESS_ERROR_CODE)
-        assert isinstance(refusal, AddressError)
+        assert isinstance(refusal, AddressErrorCode)
         self.assertEqual((refusal.family, refusal.code), (IPV6, 440))
 
     def test_behind_a_nat(self) -> None:
@@ -256,8 +256,8 @@ class QuotaTests(RequestCase):
         for number in range(3):
             self.server.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
         self.server.client(Address("192.0.2.1", 1), "other").allocate()
-        hits = [each for each in self.server.core.allocations.events if isinstance(each, LimitHit)]
-        self.assertEqual(hits, [LimitHit(ALICE.host, "relay-allocations", "user2")])
+        hits = [each for each in self.server.core.allocations.events if isinstance(each, RelayLimitHit)]
+        self.assertEqual(hits, [RelayLimitHit(ALICE.host, "relay-allocations", "user2")])
 
     def test_a_client_that_never_refreshes(self) -> None:
         """After its lifetime, nothing of an allocation is left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.codes.outcomes import Card, CodeFailed, CodeFailure, Purpose
+from punch.apps.codes.outcomes import Card, CodeFailed, CodeFailure, CodePurpose
 from punch.test.chat_network import peer_id
 from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
 
@@ -12,10 +12,10 @@ from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sente
 class SentenceTests(SynchronousTestCase):
     def test_every_failure(self) -> None:
         """One or more whole sentences for each, on both sides, with no place left empty."""
-        for purpose in Purpose:
+        for purpose in CodePurpose:
             for failure in CodeFailure:
                 for issuer in (True, False):
-                    card = Card(peer_id(1), "bob", Purpose.CONTACT)
+                    card = Card(peer_id(1), "bob", CodePurpose.CONTACT)
                     sentence = failure_sentence(
                         CodeFailed(failure, card),
                         purpose,
@@ -31,15 +31,19 @@ class SentenceTests(SynchronousTestCase):
     def test_what_is_named(self) -> None:
         """The number and the rendezvous for which nobody waits, and the command that makes a new code."""
         sentence = failure_sentence(
-            CodeFailed(CodeFailure.NOBODY), Purpose.CONTACT, issuer=False, number=48213, where="a.example:1"
+            CodeFailed(CodeFailure.NOBODY),
+            CodePurpose.CONTACT,
+            issuer=False,
+            number=48213,
+            where="a.example:1",
         )
         for part in ("48213", "a.example:1", "--rendezvous"):
             self.assertIn(part, sentence)
-        sentence = failure_sentence(CodeFailed(CodeFailure.WRONG), Purpose.FILES, issuer=True)
+        sentence = failure_sentence(CodeFailed(CodeFailure.WRONG), CodePurpose.FILES, issuer=True)
         self.assertIn("punch send", sentence)
-        card = Card(peer_id(1), "bob", Purpose.FILES)
+        card = Card(peer_id(1), "bob", CodePurpose.FILES)
         failed = CodeFailed(CodeFailure.OTHER_PURPOSE, card)
-        sentence = failure_sentence(failed, Purpose.CONTACT, issuer=False)
+        sentence = failure_sentence(failed, CodePurpose.CONTACT, issuer=False)
         self.assertIn("punch receive", sentence)
-        self.assertIn("punch join 48213-a-b-c", code_lines("48213-a-b-c", Purpose.CONTACT))
+        self.assertIn("punch join 48213-a-b-c", code_lines("48213-a-b-c", CodePurpose.CONTACT))
         self.assertIn("punch peers add", not_admitted_sentence("a.example:1"))

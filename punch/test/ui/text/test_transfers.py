@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.files.messages import EntryKind, FailureCode, Item, Offer, TransferFailed
+from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.ui.text.transfers import (
     Oddity,
     failure_text,
@@ -31,10 +31,10 @@ class TextTests(SynchronousTestCase):
         file = Item("a.txt", EntryKind.FILE, 5, 1)
         folder = Item("photos", EntryKind.FOLDER, 2_000_000, 1)
         self.assertEqual(
-            offer_lines(Offer((file,), 1, ()), "bob"), ["bob wants to send you a.txt (5 bytes)."]
+            offer_lines(FilesOffer((file,), 1, ()), "bob"), ["bob wants to send you a.txt (5 bytes)."]
         )
         self.assertEqual(
-            offer_lines(Offer((file, folder), 3, ()), "bob"),
+            offer_lines(FilesOffer((file, folder), 3, ()), "bob"),
             [
                 "bob wants to send you 2 items, 2.0 MB in all:",
                 "  a.txt (5 bytes)",
@@ -42,19 +42,21 @@ class TextTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(
-            offer_lines(Offer((Item("d", EntryKind.FOLDER, 0, 0),), 1_000_000, ()), "bob"),
+            offer_lines(FilesOffer((Item("d", EntryKind.FOLDER, 0, 0),), 1_000_000, ()), "bob"),
             ["bob wants to send you d (a folder, 0 files, 0 bytes), with 999,999 folders and links in it."],
         )
         self.assertEqual(
-            offer_lines(Offer((file, folder), 4, ()), "bob")[0],
+            offer_lines(FilesOffer((file, folder), 4, ()), "bob")[0],
             "bob wants to send you 2 items, 2.0 MB in all, with 1 folder or link in them:",
         )
         pipe = Item("stdin", EntryKind.FILE, None, 1)
-        self.assertEqual(offer_lines(Offer((pipe, file), 2, ()), "bob")[0], "bob wants to send you 2 items:")
+        self.assertEqual(
+            offer_lines(FilesOffer((pipe, file), 2, ()), "bob")[0], "bob wants to send you 2 items:"
+        )
 
     def test_a_text(self) -> None:
         """It is not shown before the user wants to see it."""
-        offer = Offer((Item("text.txt", EntryKind.FILE, None, 1),), 1, (), "\x1b[2J" * 300)
+        offer = FilesOffer((Item("text.txt", EntryKind.FILE, None, 1),), 1, (), "\x1b[2J" * 300)
         self.assertEqual(offer_lines(offer, "bob"), ["bob wants to send you a text of 1,200 characters."])
 
     def test_names_are_harmless(self) -> None:
