@@ -39,6 +39,7 @@ from punch.net.upnp import upnp_of_machine
 from punch.node.causes import OtherCause, Reason
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
+from punch.node.loading import load_at_first_call
 from punch.node.node import Node
 from punch.state import Lock, PeerState, StateError
 from punch.ui.command import Applications
@@ -112,6 +113,7 @@ class PeerService(Service):
             relay=options.relay,
             prekeys=KeptPrekeys(self._state),
         )
+        load_at_first_call(self.node)
         self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)
         self._local: LocalServer | None = None
 

@@ -234,6 +234,7 @@ def temporary_node(
     :param name: what it calls itself.
     :param book: the peers that it knows; calls of others are refused.
     """
+    from punch.node.loading import load_at_first_call
     from punch.node.node import Node
 
     node = Node(
@@ -251,6 +252,7 @@ def temporary_node(
         look_up_service=ServiceResolver(reactor),
         relay=RelayPolicy.AUTO,
     )
+    load_at_first_call(node)
     own = OwnNode(node, book=book, clock=reactor, rendezvous=rendezvous, name=lambda: name, sentence=sentence)
 
     async def stop() -> None:
@@ -275,6 +277,7 @@ async def become(
     :raise CommandError: it can't be made.
     """
     # Not earlier: it takes long to load, and who attaches does not need it
+    from punch.node.loading import load_at_first_call
     from punch.node.node import Node
 
     use_monotonic_time(reactor)
@@ -313,6 +316,7 @@ async def become(
                 _log.warn("{error}", error=error)
 
     node.subscribe(note)
+    load_at_first_call(node)
     own = OwnNode(
         node,
         book=state.book,
