@@ -1,6 +1,7 @@
 """
 A modified peer as a process: it proves its key on a real link, and then sends forged packets of one kind of
-frame, acknowledging nothing. Each link that the victim ends is followed by another, until the time is over.
+frame. It acknowledges nothing, unless that is what the kind is about, or streams are opened without end. Each
+link that the victim ends is followed by another, until the time is over.
 
     python link_flooder.py RENDEZVOUS VICTIM SECONDS PACKETS_PER_SECOND KIND…
 
@@ -10,12 +11,13 @@ callee may send such frames) and `ended` with the figures.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, cycle
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -39,7 +41,16 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.node import Node
-from punch.test.flooder import BULK, CALLEE_FLOODS, FLOODS, KeptSecrets, PacketWriter, integer, packed
+from punch.test.flooder import (
+    BULK,
+    CALLEE_FLOODS,
+    FLOODS,
+    ROOM,
+    KeptSecrets,
+    PacketWriter,
+    integer,
+    packed,
+)
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -53,14 +64,18 @@ MOST_AT_ONCE = 64
 """Packets of a burst that came late."""
 
 
-MANY_RANGES = b"\x02" + integer(61) + b"\x00" + integer(30) + b"\x00" + b"\x00\x00" * 30
-"""An acknowledgement of 31 packets, of which each is followed by one that is missing."""
-
-PAYLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
+FORGED: dict[str, Callable[[], Iterator[bytes]]] = {
     **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS | BULK).items()},
-    # The first ones make the victim send more packets than are acknowledged then.
-    "ACK, ranges": lambda: chain(repeat(b"\x01" + bytes(20), 1000), repeat(MANY_RANGES * 16)),
     "ACK, ECN": lambda: packed(lambda number: b"\x03\x00\x00\x00\x00" + 3 * integer(number)),
+    "STREAM, without length": lambda: cycle(
+        (
+            b"\x08\x04" + STREAM_OPEN[3:],
+            b"\x0c\x04" + integer(1 << 20) + bytes(1120),
+            b"\x09\x08" + STREAM_OPEN[3:],
+            b"\x0d\x0c" + integer(1 << 20) + bytes(1120),
+        )
+    ),
+    "STREAM, the end again": lambda: packed(lambda number: b"\x0f\x04\x40\x64\x00"),
     "unknown": lambda: packed(lambda number: b"\x40\x42"),
     "STREAMS_BLOCKED, one-way": lambda: packed(lambda number: b"\x17\x01"),
     "MAX_STREAMS, one-way": lambda: packed(lambda number: b"\x13" + integer(1000 + number)),
@@ -69,38 +84,87 @@ PAYLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
 }
 """The payloads of each kind's packets, without end."""
 BY_CALLEE = frozenset(CALLEE_FLOODS)
+ACK_RANGES = "ACK, ranges"
+MOST_RANGES = 31
+MAX_STREAMS, APPLICATION_CLOSE = 0x12, 0x1D
 STREAM_OPEN = b"\x0a\x04" + integer(len(encode_name("chat/2"))) + encode_name("chat/2")
 """The stream to which many of the frames belong is one that the victim takes."""
 
 
-def find_close(payload: bytes) -> str | None:
-    """The reason in a packet that closes the connection, behind acknowledgements."""
-    at = 0
+CHURN: dict[str, Callable[[bytes], bytes]] = {
+    "STREAM, opened and reset": lambda stream_id: b"\x04" + stream_id + b"\x01\x00",
+    "STREAM, opened and stopped": lambda stream_id: (
+        b"\x05" + stream_id + b"\x01\x04" + stream_id + b"\x01\x00"
+    ),
+    "STREAM, opened and ended": lambda stream_id: b"\x0b" + stream_id + STREAM_OPEN[2:],
+    "STREAM, opened, then reset": lambda stream_id: (
+        b"\x0a" + stream_id + STREAM_OPEN[2:] + b"\x04" + stream_id + b"\x01" + integer(len(STREAM_OPEN) - 3)
+    ),
+}
+"""Frames that open a stream and give it up, by the encoded ID of the stream."""
 
-    def take() -> int:
-        nonlocal at
-        length = 1 << (payload[at] >> 6)
-        value = int.from_bytes(payload[at : at + length], "big") & ((1 << (8 * length - 2)) - 1)
-        at += length
-        return value
+INTEGERS = {
+    QuicFrameType.PADDING: 0,
+    QuicFrameType.PING: 0,
+    QuicFrameType.RESET_STREAM: 3,
+    QuicFrameType.STOP_SENDING: 2,
+    QuicFrameType.MAX_DATA: 1,
+    QuicFrameType.MAX_STREAM_DATA: 2,
+    MAX_STREAMS: 1,
+    QuicFrameType.DATA_BLOCKED: 1,
+    QuicFrameType.STREAM_DATA_BLOCKED: 2,
+    QuicFrameType.RETIRE_CONNECTION_ID: 1,
+    QuicFrameType.HANDSHAKE_DONE: 0,
+}
+"""The number of integers in those frames of a victim that consist of them."""
 
-    try:
-        while payload[at] in (QuicFrameType.PADDING, QuicFrameType.ACK):
-            if take() == QuicFrameType.ACK:
-                take(), take()
-                for _ in range(2 * take() + 1):
-                    take()
-        application = payload[at] == 0x1D
-        if payload[at] not in (QuicFrameType.CONNECTION_CLOSE, 0x1D):
-            return None
-        at += 1
-        code = take()
-        if not application:
-            take()
-        size = take()
-        return payload[at : at + size].decode(errors="replace") or f"code {code}"
-    except IndexError:
-        return None
+
+class Replies:
+    """
+    What a victim sends.
+
+    :ivar allowed: how many streams it allows to be opened, as it has said in MAX_STREAMS.
+    :ivar ended: why it has closed the connection; None while it has not.
+    """
+
+    def __init__(self) -> None:
+        self.allowed = 100
+        self.ended: str | None = None
+
+    def read(self, payload: bytes) -> None:
+        """Read the frames of a packet up to the first that victims do not send."""
+        at = 0
+
+        def take() -> int:
+            nonlocal at
+            length = 1 << (payload[at] >> 6)
+            value = int.from_bytes(payload[at : at + length], "big") & ((1 << (8 * length - 2)) - 1)
+            at += length
+            return value
+
+        with contextlib.suppress(IndexError):
+            while True:
+                kind = take()
+                if kind in INTEGERS:
+                    values = [take() for _ in range(INTEGERS[kind])]
+                    if kind == MAX_STREAMS:
+                        self.allowed = max(self.allowed, values[0])
+                elif kind == QuicFrameType.ACK:
+                    take(), take()
+                    for _ in range(2 * take() + 1):
+                        take()
+                elif QuicFrameType.STREAM <= kind <= QuicFrameType.STREAM_LAST:
+                    take(), kind & 4 and take()
+                    at += take() if kind & 2 else len(payload)
+                elif kind in (QuicFrameType.CONNECTION_CLOSE, APPLICATION_CLOSE):
+                    code = take()
+                    if kind == QuicFrameType.CONNECTION_CLOSE:
+                        take()
+                    size = take()
+                    self.ended = payload[at : at + size].decode(errors="replace") or f"code {code}"
+                    return
+                else:
+                    return
 
 
 class FloodingConnection(QuicConnection):
@@ -113,8 +177,8 @@ class FloodingConnection(QuicConnection):
     def __init__(self, plain: QuicConnection) -> None:
         self._kept = plain.configuration.secrets_log_file = KeptSecrets()
         super().__init__(plain.adapter)
-        self.ended: str | None = None
         self.sent = 0
+        self.said = Replies()
         self._told = False
         self._writer: PacketWriter | None = None
         self._payloads: Iterator[bytes] = iter(())
@@ -123,6 +187,39 @@ class FloodingConnection(QuicConnection):
         self._latest = 0.0
         self._remote_id = b""
         self._replies: PacketReader | None = None
+
+    @property
+    def ended(self) -> str | None:
+        """Why the victim has closed the connection; None while it has not."""
+        return self.said.ended
+
+    @property
+    def largest(self) -> int:
+        """The largest number of a packet that the victim has sent."""
+        return 0 if self._replies is None else max(0, self._replies.largest)
+
+    def acknowledgement(self) -> bytes:
+        """A frame that acknowledges all that the victim has sent."""
+        return b"\x02" + integer(self.largest) + b"\x00\x00" + integer(self.largest)
+
+    def acknowledge_ranges(self) -> Iterator[bytes]:
+        """Payloads with acknowledgements of every second packet of the victim, once there are many."""
+        while self.largest < 2 * MOST_RANGES:
+            yield b"\x01" + bytes(20)
+        ranges = integer(MOST_RANGES - 1) + b"\x00" + b"\x00\x00" * (MOST_RANGES - 1)
+        while True:
+            frame = b"\x02" + integer(self.largest) + b"\x00" + ranges
+            yield frame * (ROOM // len(frame))
+
+    def churn(self, frames: Callable[[bytes], bytes]) -> Iterator[bytes]:
+        """Payloads with frames that open streams and give them up, as many as the victim allows."""
+        opened = 2
+        while True:
+            payload = self.acknowledgement()
+            while opened < self.said.allowed and len(payload) < ROOM - 50:
+                payload += frames(integer(4 * opened))
+                opened += 1
+            yield payload
 
     def binding(self) -> bytes:
         flooding.append(self)
@@ -145,7 +242,7 @@ class FloodingConnection(QuicConnection):
         for data in datagrams:
             payload = None if self._replies is None else self._replies.read(data)
             if payload and self.ended is None:
-                self.ended = find_close(payload)
+                self.said.read(payload)
 
     def deliver(self, sink: QuicSink) -> None:
         if self._writer is None:
@@ -279,7 +376,12 @@ class LinkFlooder:
         if link is not self._link or link.closed is not None:
             return
         self._connection = flooding[-1]
-        payloads = PAYLOADS[self._kind]()
+        if self._kind == ACK_RANGES:
+            payloads = self._connection.acknowledge_ranges()
+        elif self._kind in CHURN:
+            payloads = self._connection.churn(CHURN[self._kind])
+        else:
+            payloads = FORGED[self._kind]()
         if self._kind not in BY_CALLEE:
             payloads = chain([STREAM_OPEN], payloads)
         if self._until is None:

@@ -83,6 +83,7 @@ class StreamMultiplexer:
         self._budget = WindowBudget(limits.total_window)
         self._streams: dict[int, Stream] = {}
         self._remote_count = 0
+        self._remote_opened = 0 if role is LinkRole.CALLER else 1
         self._unnamed: dict[int, Stream] = {}
         # Streams with something to send or to grant, in turn; a dict, because it has an order
         self._busy: dict[int, Stream] = {}
@@ -396,12 +397,23 @@ class StreamMultiplexer:
         if self._remote_count >= self._limits.streams:
             self._violation(f"The other side has more than {self._limits.streams} streams open.")
             return None
-        if not self._remote_streams.spend(self.now):
-            self._violation("The other side opens streams too fast.")
+        if not self._count_opened(stream_id):
             return None
         stream = self._new_stream(stream_id, local=False)
         self._unnamed[stream_id] = stream
         return stream
+
+    def _count_opened(self, stream_id: int) -> bool:
+        """
+        Count the streams that the other side has opened: a stream opens all that have smaller numbers (RFC
+        9000, section 3.2). Return False if there are too many, which ends the link.
+        """
+        number = (stream_id >> 2) + 1
+        opened, self._remote_opened = self._remote_opened, max(number, self._remote_opened)
+        if self._remote_streams.spend(self.now, self._remote_opened - opened):
+            return True
+        self._violation("The other side opens streams too fast.")
+        return False
 
     def on_stream_reset(self, stream_id: int, code: int) -> None:
         if stream_id == CONTROL_STREAM:
@@ -409,7 +421,11 @@ class StreamMultiplexer:
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            if stream_id & 1 != self._local_parity and not stream_id & 2:
+            if stream_id & 1 == self._local_parity:
+                return
+            if stream_id & 2:
+                self._violation("The other side opened a one-way stream.")
+            elif self._count_opened(stream_id):
                 # It was opened and reset before its first byte arrived. The other direction is open until it
                 # is reset too
                 self._quic.reset(stream_id, code)

@@ -177,12 +177,13 @@ class PacketReader:
     Reads the 1-RTT packets of one direction, of which any number may be left out.
 
     :param secret: the sender's first application traffic secret (RFC 8446, section 7.1).
+    :ivar largest: the largest packet number that was read, -1 before the first.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._suites = suites_for(secret)
         self._secret = secret
-        self._largest = -1
+        self.largest = -1
         self._phase = 0
         self._begin(self._suites[0])
 
@@ -202,7 +203,7 @@ class PacketReader:
         if len(datagram) < number_at + _SAMPLE_OFFSET + _SAMPLE_LENGTH or datagram[start] & 0x80:
             return b""
         payload = self._open(datagram, start, number_at)
-        if payload is None and self._largest < 0:
+        if payload is None and self.largest < 0:
             # The first packet shows which of the suites was agreed on.
             for suite in self._suites[1:]:
                 self._begin(suite)
@@ -221,10 +222,10 @@ class PacketReader:
         end = number_at + length
         number = int.from_bytes(datagram[number_at:end], "big") ^ int.from_bytes(mask[1 : 1 + length], "big")
         header = bytes([first]) + datagram[start + 1 : number_at] + number.to_bytes(length, "big")
-        packet_number = decode_packet_number(number, length * 8, self._largest + 1)
+        packet_number = decode_packet_number(number, length * 8, self.largest + 1)
         payload = self._try_keys(first >> 2 & 1, packet_number, header, datagram[end:])
-        if payload is not None and packet_number > self._largest:
-            self._largest = packet_number
+        if payload is not None and packet_number > self.largest:
+            self.largest = packet_number
         return payload
 
     def _try_keys(self, phase: int, packet_number: int, header: bytes, protected: bytes) -> bytes | None:

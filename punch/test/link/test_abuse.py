@@ -24,11 +24,14 @@ from punch.link.frames import (
 from punch.link.quic import QuicStreamLimit
 from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
+from punch.test.flooder import Flooder
 from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
 
 
 class AbuseTests(LinkTestCase):
     """A caller that has proved who it is, and then breaks the rules; and a callee that does."""
+
+    too_many = "opens streams too fast"
 
     def assert_ended(self, callee: CoreEnd, words: str) -> None:
         assert callee.closed is not None
@@ -101,6 +104,30 @@ class AbuseTests(LinkTestCase):
             pipe.run(0.5)
             self.assert_ended(callee, words)
             self.assertEqual(callee.of(StreamOpened), [])
+
+    def test_opens_and_resets_streams_without_end(self) -> None:
+        """Also streams that end before their first byte arrives count as opened."""
+        for first in (b"", encode_name("x")):
+            callee = self.make_callee()
+            rogue, pipe = self.rogue(callee, prove=True)
+            pipe.delay = 0.002
+            end = pipe.now + 10.0
+            while callee.closed is None and pipe.now < end:
+                for _ in range(100):
+                    try:
+                        stream_id = rogue.quic.open_stream()
+                    except QuicStreamLimit:
+                        break
+                    rogue.quic.send(stream_id, first, False)
+                    rogue.quic.reset(stream_id, 1)
+                pipe.run(0.005)
+            self.assert_ended(callee, self.too_many)
+
+    def test_resets_of_one_way_streams(self) -> None:
+        callee = self.make_callee()
+        flooder = Flooder(callee, self.certificate, True)
+        flooder.send([b"\x04\x02\x01\x00"])
+        self.assert_ended(callee, "one-way stream")
 
     def test_one_way_stream(self) -> None:
         callee = self.make_callee()
@@ -217,3 +244,6 @@ class AbuseTests(LinkTestCase):
 
 class AioquicAbuseTests(AioquicMixin, AbuseTests):
     __test__ = True
+
+    # As a caller, aioquic opens more streams than its other side allows.
+    too_many = "Too many streams open"
