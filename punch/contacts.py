@@ -255,11 +255,20 @@ class AddressBook:
             self._by_look = {}
             for each, entry in self._entries.items():
                 self._look(each, entry, True)
-        found = set[PeerID]().union(*(self._by_look.get(look, ()) for look in names.looks(name)))
+        by_look = self._by_look
+        found = set[PeerID]().union(*(by_look.get(look, ()) for look in names.looks(name)))
+        # Nobody stands for somebody else by an ID that is a part of the name.
+        mentioned = {
+            other
+            for run in names.runs(name, len(peer.short))
+            for look in names.looks(run)
+            for other in by_look.get(look, ())
+            if names.alike(other.short, run)
+        }
         return sorted(
             other
-            for other in found - {peer}
-            if not given or self._entries[other].name is not None or names.alike(other.short, name)
+            for other in (found | mentioned) - {peer}
+            if not given or self._entries[other].name is not None or other in mentioned
         )
 
     def _met(self, peer: PeerID, entry: Contact, claimed: str) -> Contact:

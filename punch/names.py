@@ -96,6 +96,17 @@ def alike(one: str, other: str) -> bool:
     return not looks(one).isdisjoint(looks(other))
 
 
+def runs(name: str, size: int) -> frozenset[str]:
+    """All runs of `size` letters and digits in a name, whatever else stands between them."""
+    letters = [c for c in without_ignorable(unicodedata.normalize("NFKC", name)) if c.isalnum()]
+    return frozenset("".join(letters[at : at + size]) for at in range(len(letters) - size + 1))
+
+
+def mentions(name: str, short: str) -> bool:
+    """Whether a part of a name looks like `short`, the beginning of an ID as it is shown beside names."""
+    return any(alike(run, short) for run in runs(name, len(short)))
+
+
 def is_reserved(name: str) -> bool:
     """Whether a name looks like a word that the interface uses itself."""
     return not looks(name).isdisjoint(_reserved_looks())

@@ -77,7 +77,7 @@ def test_what_a_stranger_says(pair: BrowserPair) -> None:
     robin = str(Identity.generate(os.urandom).peer_id)
     pair.alice.peer.command("name", peer=robin, name="Robin")
     pair.alice.peer.command("name", peer=bob.id, name=None)
-    for name in ("ROBIN", "You"):
+    for name in ("ROBIN", "You", "R\u043ebin", f"Robin ({robin[:8]}…)"):
         pair.bob.peer.command("rename", name=name)
         expect(page.locator("h1.name")).to_have_text(f"{name} ({bob.id[:8]}…)")
     pair.bob.peer.command("rename", name="Bob")

@@ -116,6 +116,24 @@ class NameTests(BookTestCase):
         self.book.add(EVE, "e\u200bve\u2060")
         self.assertEqual((self.book.name_of(EVE), self.book.find("Ev\xade")), ("eve", EVE))
 
+    def test_the_id_of_somebody_else_in_a_name(self) -> None:
+        """As it is shown beside names that look alike: such a name is nobody's, but the user may give it."""
+        self.book.add(BOB, "bob")
+        for claimed in (
+            f"alice ({BOB.short})",
+            f"bob ({BOB.short.upper()})",
+            f"bob({BOB.short[:4]}-{BOB.short[4:]})",
+            f"{BOB.short}\u200b, bob",
+        ):
+            self.book.add(EVE, claimed)
+            self.assertIsNone(self.book.name_of(EVE), ascii(claimed))
+            self.assertEqual(self.book.alike(EVE, claimed), [BOB], ascii(claimed))
+            self.book.forget(EVE)
+        self.book.add(EVE, f"eve ({EVE.short})")
+        self.assertEqual(self.book.name_of(EVE), f"eve--{EVE.short}")
+        self.book.rename(EVE, f"bob-{BOB.short}")
+        self.assertEqual(self.book.alike(EVE, f"bob-{BOB.short}", given=True), [BOB])
+
     def test_mixed_scripts_never_automatically(self) -> None:
         """A peer gets no petname by itself if its name mixes scripts, even if it comes first."""
         self.book.add(EVE, "\u0430lice")

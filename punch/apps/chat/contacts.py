@@ -162,8 +162,11 @@ class Contacts:
         links = self._links
         here = {*links.questions, *links.links, *links.calling} - {peer}
         others = {links.names.get(other, "") for other in here if book.name_of(other) is None}
-        others |= {other.short for other in here}
-        return bool(book.alike(peer, claimed)) or any(names.alike(claimed, other) for other in others)
+        return (
+            bool(book.alike(peer, claimed))
+            or any(names.alike(claimed, other) for other in others)
+            or any(names.mentions(claimed, other.short) for other in here)
+        )
 
     def _other(self, who: str | PeerID) -> PeerID:
         peer = self.find(who)

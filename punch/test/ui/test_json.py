@@ -90,6 +90,46 @@ SLOWED = (
 )
 
 
+class NameTests(JSONCase):
+    """Who calls itself like somebody else."""
+
+    def contact(self, peer: PeerID) -> Fields:
+        """What is known about a peer."""
+        self.command("conversations", request=7)
+        (result,) = (each for each in self.events() if each["event"] == "result")
+        (found,) = (each for each in result["conversations"] if each["peer"] == str(peer))
+        return dict(found)
+
+    def test_it_is_marked_and_its_id_is_told(self) -> None:
+        """It gets no petname, and where it is named in a sentence, its ID stands beside the name."""
+        self.command("name", peer=str(BOB), name="alice")
+        self.events()
+        for claimed in ("alice", "\u0430lice", "ali\u034fce", "a1ice", f"alice ({BOB.short}…)", "you"):
+            self.emit(incoming(EVE, claimed))
+            self.assertEqual(self.event()["peer"], str(EVE))
+            self.command("accept", peer=str(EVE))
+            self.emit(connected(ChatLink(EVE), claimed))
+            event = self.event()
+            self.assertEqual((event["peer"], event["name"]), (str(EVE), claimed))
+            contact = self.contact(EVE)
+            self.assertEqual(
+                (contact["petname"], contact["name"], contact["alike"]), (None, claimed, True), ascii(claimed)
+            )
+            self.emit(PathLost(EVE, claimed))
+            self.assertIn(f"({EVE.short}", self.event()["text"], ascii(claimed))
+            self.emit(Disconnected(EVE, OtherCause("lost", "Gone.")))
+            self.events()
+        self.assertFalse(self.contact(BOB)["alike"])
+
+    def test_names_of_the_user(self) -> None:
+        """Both are marked."""
+        self.command("name", peer=str(BOB), name="alice")
+        self.command("name", peer=str(EVE), name="a1ice")
+        told = [each for each in self.everything() if each["event"] == "contact"]
+        self.assertEqual({each["peer"] for each in told if each["alike"]}, {str(BOB), str(EVE)})
+        self.assertEqual([self.contact(each)["alike"] for each in (BOB, EVE)], [True, True])
+
+
 class EventTests(JSONCase):
     def test_ready_comes_first(self) -> None:
         self.begin()

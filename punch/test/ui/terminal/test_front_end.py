@@ -281,8 +281,17 @@ class SayingTests(TerminalCase):
 
     def test_who_calls_himself_like_a_friend_is_told_apart(self) -> None:
         self.type(f"/name {BOB} bob")
-        self.connect(EVE, "bob")
-        self.assertIn(f"Connected to bob ({EVE.short}", self.prompt.take())
+        for claimed in ("bob", "b0b", "b\u043eb", f"bob ({BOB.short}"):
+            self.connect(EVE, claimed)
+            self.assertIn(f"Connected to {claimed} ({EVE.short}", self.prompt.take())
+            self.emit(Disconnected(EVE, OtherCause("lost", "Gone.")))
+
+    def test_who_is_named_like_somebody_else_is_told_apart(self) -> None:
+        self.type(f"/name {BOB} bob")
+        self.type(f"/name {EVE} b0b")
+        for peer, name in ((BOB, "bob"), (EVE, "b0b")):
+            self.connect(peer, "x")
+            self.assertIn(f"Connected to {name} ({peer.short}", self.prompt.take())
 
 
 class CallTests(TerminalCase):
