@@ -24,6 +24,11 @@ SITE_GROWTH = 2
 """How many times the share of an address an IPv6 /56 has…"""
 NETWORK_GROWTH = 4
 """…and an IPv4 /24 or an IPv6 /48."""
+FIRST = 8
+"""
+One place in this many of a prefix's share, in one table of several, is for the first entries of the sources
+in it.
+"""
 
 
 class Counters:
@@ -257,7 +262,8 @@ class SourceTable(Generic[K]):
 
     There may be tables of the same kind elsewhere, at other processes of a service. Then a prefix has its
     share of all of them together. Only the first entry here of an address, or of a narrower prefix, is not
-    refused for what its neighbours have elsewhere.
+    refused for what its neighbours have elsewhere, as long as they have less than one in `FIRST` of their
+    share here.
 
     :param capacity: entries in all.
     :ivar elsewhere: how many entries prefixes have in other tables, as far as that is known.
@@ -388,8 +394,9 @@ class SourceTable(Generic[K]):
             prefix = source[depth - 1]
             there = self.elsewhere.get(prefix, 0)
             here = path[depth].count if depth < len(path) else 0
-            first = depth < len(source) and depth + 1 >= len(path)
-            if there and not first and here + there >= self.shares.of(prefix):
+            share = self.shares.of(prefix)
+            first = depth < len(source) and depth + 1 >= len(path) and FIRST * here < share
+            if there and not first and here + there >= share:
                 raise NoRoom(source, depth)
 
     def _full(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> int | None:
@@ -481,16 +488,6 @@ class SourceBuckets:
             if here > 0:
                 buckets.take(key, seconds * buckets.rate * there / (here + there), now)
         self._elsewhere = missing
-
-
-def prefix_key(host: str) -> str:
-    """
-    The /24 of an IPv4 address, the /64 of an IPv6 address: what one customer of a provider typically has.
-
-    :raise ValueError: `host` is no IP address.
-    """
-    address = _ipv4_or_prefix(host)
-    return f"{str(address).rpartition('.')[0]}.0/24" if isinstance(address, IPv4Address) else address
 
 
 def address_key(host: str) -> str:

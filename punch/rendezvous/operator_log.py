@@ -9,7 +9,7 @@ limit. Only the line of an allocation that may relay has none, because it may be
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch.net.driver import Timer
-from punch.net.rate_limits import prefix_key
+from punch.net.rate_limits import SourceBuckets, source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.monitoring.figures import Totals
 from punch.wire.address import parsed
@@ -26,14 +26,20 @@ from punch.wire.address import parsed
 PERIOD = 60.0
 """Seconds in which an event that repeats is logged once."""
 _KINDS = 512
-"""Kinds of events that are counted separately."""
+"""Kinds of events that are counted separately…"""
+_OF_GROUP = 16
+"""
+…and how many of one group. Of full addresses, those of one network are a group; what comes from its further
+addresses is counted for the network.
+"""
 _OTHERS = "others"
 _SHORT = 8
 """Characters of a peer ID that are logged if not the whole ID is."""
 _RATE, _BURST = 20.0, 2000.0
 """Lines a second, and at once, of events that are not counted…"""
-_NETWORK_RATE, _NETWORK_BURST = 2.0, 200.0
-"""…and those about one /24 or /64."""
+_SOURCE_RATE, _SOURCE_BURST = 1.0, 100.0
+"""…and those about one address; about a /56 twice, about a /24 or a /48 four times as many."""
+_SOURCES = 4096
 
 Fields = dict[str, object]
 
@@ -43,28 +49,45 @@ class Repetitions:
     Counts events by kind. Pure: `now` is monotonic seconds.
 
     The first event of a kind is to be logged at once; those that follow within a period are counted. When
-    there are `capacity` kinds, all further kinds are counted as one.
+    there are `capacity` kinds, all further kinds are counted as one. Kinds may belong to groups, of which
+    each has room for `of_group` kinds.
     """
 
-    def __init__(self, capacity: int = _KINDS, period: float = PERIOD) -> None:
+    def __init__(self, capacity: int = _KINDS, period: float = PERIOD, of_group: int = _OF_GROUP) -> None:
         self._capacity = capacity
         self._period = period
-        self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
-        """By kind: the end of its period, and the number of events in it. The first to end comes first."""
+        self._of_group = of_group
+        self._counts: OrderedDict[Hashable, tuple[float, int, Hashable]] = OrderedDict()
+        """
+        By kind: the end of its period, the number of events in it, and its group. The first to end comes
+        first.
+        """
+        self._groups: Counter[Hashable] = Counter()
+        """How many kinds of each group there are."""
 
     def __len__(self) -> int:
         """The number of kinds that are remembered."""
         return len(self._counts)
 
-    def count(self, kind: Hashable, now: float) -> bool:
-        """Count an event. Return whether it is to be logged now."""
+    def has_room(self, kind: Hashable, group: Hashable) -> bool:
+        """Whether a group has this kind, or room for it."""
+        return kind in self._counts or self._groups[group] < self._of_group
+
+    def count(self, kind: Hashable, now: float, group: Hashable = None) -> bool:
+        """
+        Count an event. Return whether it is to be logged now.
+
+        :param group: the group of its kind, which has room; None if it has no group.
+        """
         if kind not in self._counts and len(self._counts) >= self._capacity:
-            kind = _OTHERS
+            kind, group = _OTHERS, None
         entry = self._counts.get(kind)
         if entry is None:
-            self._counts[kind] = (now + self._period, int(kind == _OTHERS))
+            self._counts[kind] = (now + self._period, int(kind == _OTHERS), group)
+            if group is not None:
+                self._groups[group] += 1
             return kind != _OTHERS
-        self._counts[kind] = (entry[0], entry[1] + 1)
+        self._counts[kind] = (entry[0], entry[1] + 1, entry[2])
         return False
 
     def get_timer(self) -> float | None:
@@ -77,14 +100,19 @@ class Repetitions:
         """
         found = []
         while self._counts:
-            kind, (end, count) = next(iter(self._counts.items()))
+            kind, (end, count, group) = next(iter(self._counts.items()))
             if end > now and not all_of_them:
                 break
             del self._counts[kind]
             if count:
                 found.append((kind, count))
                 if not all_of_them:
-                    self._counts[kind] = (now + self._period, 0)
+                    self._counts[kind] = (now + self._period, 0, group)
+                    continue
+            if group is not None:
+                self._groups[group] -= 1
+                if not self._groups[group]:
+                    del self._groups[group]
         return found
 
 
@@ -114,7 +142,7 @@ class OperatorLog:
         self._log = log or Logger()
         self._repetitions = Repetitions()
         self._rate = TokenBuckets(_RATE, _BURST, 2)
-        self._network_rate = TokenBuckets(_NETWORK_RATE, _NETWORK_BURST, 4096)
+        self._source_rate = SourceBuckets(_SOURCE_RATE, _SOURCE_BURST, _SOURCES)
         self._timer = Timer(clock)
 
     # -- events --
@@ -132,7 +160,8 @@ class OperatorLog:
     def registration_refused(self, host: str, peer: object, reason: str) -> None:
         """A peer that has proved its key was not registered."""
         self._totals.refused(f"registration-{reason}")
-        self._count("registration-refused", {"address": self._cut(host), "reason": reason}, self._peer(peer))
+        fields = {"address": self._cut(host), "reason": reason}
+        self._count("registration-refused", fields, self._peer(peer), host)
 
     def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
         """
@@ -141,12 +170,12 @@ class OperatorLog:
         :param limit: the name of the limit, as in the command-line option if there is one.
         """
         self._totals.refused(limit)
-        self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, self._peer(peer))
+        self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, self._peer(peer), host)
 
     def denied(self, host: str, peer: object = None) -> None:
         """A peer or host that the operator refuses has connected."""
         self._totals.refused("denied")
-        self._count("denied", {"address": self._cut(host)}, self._peer(peer))
+        self._count("denied", {"address": self._cut(host)}, self._peer(peer), host)
 
     def members_unusable(self, problem: str) -> None:
         """A peer was refused because the list of members can't be used; `problem` is a sentence."""
@@ -201,22 +230,30 @@ class OperatorLog:
     def _cut(self, host: str) -> str:
         return (host or "unknown") if self._full else network_of(host)
 
-    def _count(self, event: str, kind: Fields, more: Fields) -> None:
-        if self._repetitions.count((event, *kind.items()), self._monotonic()):
-            self._write(event, kind | more)
+    def _count(self, event: str, fields: Fields, more: Fields, host: str | None = None) -> None:
+        """
+        Count an event, and log it now if it is the first of its kind.
+
+        :param fields: what makes its kind; with the address of `host`, if that is given.
+        """
+        kind: Hashable = (event, *fields.items())
+        group = None
+        if host is not None and self._full:
+            network = fields | {"address": network_of(host)}
+            group = (event, *network.items())
+            if not self._repetitions.has_room(kind, group):
+                fields, kind, group = network, group, None
+        if self._repetitions.count(kind, self._monotonic(), group):
+            self._write(event, fields | more)
         self._schedule()
 
     def _trace(self, event: str, host: str, fields: Fields) -> bool:
         """Write a line about an allocation if the rates allow it, else count it. Return whether they did."""
         now = self._monotonic()
-        try:
-            network = prefix_key(host)
-        except ValueError:
-            network = host
-        if self._network_rate.allow(network, now) and self._rate.allow("allocations", now):
+        if self._source_rate.allow(source_of(host), now) and self._rate.allow("allocations", now):
             self._write(event, fields)
             return True
-        self._count(f"{event}-not-logged", {"address": self._cut(host)}, {})
+        self._count(f"{event}-not-logged", {"address": self._cut(host)}, {}, host)
         return False
 
     def _write(self, event: str, fields: Fields) -> None:

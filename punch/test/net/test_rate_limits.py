@@ -16,7 +16,6 @@ from punch.net.rate_limits import (
     SourceBuckets,
     SourceScope,
     SourceTable,
-    prefix_key,
     source_of,
 )
 from punch.net.token_bucket import TokenBuckets
@@ -193,32 +192,6 @@ class CounterTests(SynchronousTestCase):
             self.assertEqual(counters[key], inside[key])
             self.assertEqual(counters.total, inside.total())
             self.assertEqual(len(counters), sum(1 for count in inside.values() if count))
-
-
-class PrefixTests(SynchronousTestCase):
-    """What counts as one place."""
-
-    def test_ipv4(self) -> None:
-        """The /24."""
-        self.assertEqual(prefix_key("203.0.113.77"), "203.0.113.0/24")
-        self.assertEqual(prefix_key("203.0.113.0"), prefix_key("203.0.113.255"))
-        self.assertNotEqual(prefix_key("203.0.113.1"), prefix_key("203.0.112.1"))
-
-    def test_ipv6(self) -> None:
-        """The /64, however it is written, with a zone or without."""
-        self.assertEqual(prefix_key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64")
-        self.assertEqual(prefix_key("2001:0DB8:0001:0002::"), "2001:db8:1:2::/64")
-        self.assertEqual(prefix_key("fe80::1%eth0"), "fe80::/64")
-        self.assertNotEqual(prefix_key("2001:db8:1:3::"), "2001:db8:1:2::/64")
-
-    def test_mapped(self) -> None:
-        """An IPv4 address written as IPv6 is where the IPv4 address is."""
-        self.assertEqual(prefix_key("::ffff:203.0.113.77"), "203.0.113.0/24")
-
-    def test_no_address(self) -> None:
-        """Names have no prefix."""
-        for host in ("", "example.org", "203.0.113", "203.0.113.256"):
-            self.assertRaises(ValueError, prefix_key, host)
 
 
 class SourceTests(SynchronousTestCase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.net.rate_limits import NoRoom, Shares, SourceBuckets, SourceScope, SourceTable, source_of
+from punch.net.rate_limits import FIRST, NoRoom, Shares, SourceBuckets, SourceScope, SourceTable, source_of
 from punch.rendezvous.directory.shared_counts import SharedCounts
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
@@ -88,6 +88,17 @@ class SharedCountsTests(InternetTestCase):
         self.assertEqual(self.fill(1, NEIGHBOUR), 1)
         self.assertEqual(self.full.scope, SourceScope.NETWORK)
         self.assertEqual(self.fill(0, NEIGHBOUR), 4 * SHARE // 5, "the largest ones make room")
+
+    def test_first_places_of_many_addresses(self) -> None:
+        """A network whose share is used up elsewhere gets a small part of it here, however many it has."""
+        for network in ("203.0.113.{}", "2001:db8:1:{:x}00::1"):
+            hosts = [network.format(number) for number in range(10, 110)]
+            self.assertEqual([self.fill(0, host) for host in hosts[:4]], [SHARE] * 4)
+            first = 4 * SHARE // FIRST
+            for process in (1, 2):
+                got = [self.fill(process, host, 2) for host in hosts[4 : 4 + 2 * first]]
+                self.assertEqual(got, [1] * first + [0] * first)
+                self.assertEqual(self.full.scope, SourceScope.NETWORK)
 
     def test_little_is_not_told(self) -> None:
         """Nor does it matter."""
