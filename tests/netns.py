@@ -6,15 +6,18 @@ A `Namespaces` owns everything it makes and removes all of it at the end, also a
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 _numbers = itertools.count()
+_CLONE_NEWNET = 0x40000000
 
 
 def run(*arguments: str, text: str | None = None) -> str:
@@ -39,6 +42,23 @@ def remove_orphans() -> None:
         match = re.match(r"punch(\d+)-", line)
         if match is not None and not os.path.exists(f"/proc/{match[1]}"):
             remove(line.split()[0])
+
+
+@contextlib.contextmanager
+def entered(host: Host) -> Iterator[None]:
+    """What this thread opens and starts meanwhile is in the network namespace of a host."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(descriptor: int) -> None:
+        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+
+    with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{host.name}") as there:
+        enter(there.fileno())
+        try:
+            yield
+        finally:
+            enter(before.fileno())
 
 
 class Host:

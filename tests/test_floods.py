@@ -1,21 +1,19 @@
 """
 A rendezvous that is attacked from 60 addresses while honest peers register, call, are called and restart
-their links: twenty on the simulated internet, and twenty at a real process.
+their links: twenty on the simulated internet, and twenty at a real process (`rendezvous_flooder.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from punch.identity import Identity, PeerID
 from punch.test.control_client import key_of
@@ -35,9 +33,9 @@ from punch.wire.control import (
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.sealed import Envelope
-from tests.needs import missing
-from tests.processes import JSONProcess, Programs, programs
-from tests.test_rendezvous_abuse import client_hello, in_background
+from tests.needs import need_namespaces
+from tests.netns import Namespaces, entered
+from tests.processes import Programs, cpu_seconds, programs
 from tests.test_rendezvous_process import ControlConnection, listening
 
 PEERS = 20
@@ -59,20 +57,36 @@ def test_simulated_peers() -> None:
 
 
 LIMITS = {
+    "connections": 400,
+    "connections-per-address": 8,
+    "handshakes": 64,
+    "handshakes-per-address": 8,
     "registrations": 100,
     "registrations-per-address": 4,
     "introductions": 120,
     "introductions-per-address": 8,
+    "relay-allocations": 64,
+    "relay-allocations-per-address": 4,
 }
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[JSONProcess]:
-    options = [text for name, value in LIMITS.items() for text in (f"--{name}", str(value))]
-    with programs(tmp_path) as running:
-        yield Programs.rendezvous(
-            running, "--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "0", *options
-        )
+"""Small tables, so that few packets fill them."""
+LEAST = {
+    "registrations": 40,
+    "turns of calls": 100,
+    "replayed hellos": 200,
+    "new hellos": 50,
+    "held": 50,
+    "bursts of empty lines": 50,
+    "tens of Binding requests": 200,
+    "Allocate requests of 65 kB": 100,
+    "allocations: 0": 4,
+}
+"""What the flooder does at least, of what it counts."""
+HOSTS = "198.51.100.1", "2001:db8:ffff::1"
+REFLECTOR = 3478
+SECRET = "known to the flooder"
+SECONDS = float(os.environ.get("PUNCH_FLOOD_SECONDS", "16"))
+MOST = 5.0
+"""Seconds that anything takes at most, on a machine that others use as well."""
 
 
 def envelope(to: PeerID) -> Envelope:
@@ -138,103 +152,66 @@ class RegisteredPeer:
             self._changed.notify_all()
 
 
-class Attacker:
-    """One address: an identity that calls peers, and handshakes that are copies."""
-
-    def __init__(self, address: RendezvousAddress, directory: Path, source: str) -> None:
-        self._address, self._directory, self._source = address, directory, source
-        self._client: ControlConnection | None = None
-        self._copies: list[socket.socket] = []
-        self.identity = Identity.generate()
-        self.refused = 0
-
-    def connect(self) -> None:
-        """Register, again if it has to be."""
-        with contextlib.suppress(OSError, AssertionError):
-            client = ControlConnection(self._address, key_of(self.identity), self._directory, self._source)
-            client.socket.settimeout(5.0)
-            client.send(Register("flood", Accept.ANYONE))
-            if client.read()["type"] == "welcome":
-                client.socket.settimeout(0.0)
-                self._client = client
-            else:
-                self.refused += 1
-
-    def call(self, *callees: PeerID) -> None:
-        """Call all of these."""
-        if self._client is None:
-            self.connect()
-            return
-        lines = [encode(Establish(new_call(), callee, envelope(callee))) + b"\n" for callee in callees]
-        try:
-            self._client.socket.sendall(b"".join(lines))
-            with contextlib.suppress(BlockingIOError, OSError):
-                self.refused += self._client.socket.recv(65_536).count(b'"type":"error"')
-        except OSError:
-            self._client = None
-
-    def copy(self, hello: bytes) -> None:
-        """Begin a handshake with what another one began with, and wait."""
-        copy = socket.socket()
-        copy.setblocking(False)
-        copy.bind((self._source, 0))
-        with contextlib.suppress(OSError):
-            copy.connect((self._address.host, self._address.port))
-        with contextlib.suppress(OSError):
-            copy.send(hello)
-        self._copies.append(copy)
-        if len(self._copies) > 4:
-            self._copies.pop(0).close()
-
-    def close(self) -> None:
-        """Go."""
-        for each in (*self._copies, *([self._client.socket] if self._client is not None else [])):
-            each.close()
+def test_peers_at_a_process(tmp_path: Path) -> None:
+    """
+    Twenty of them, over IPv4 and IPv6, each with four things to do, while everything that the flooder knows
+    goes on at once. PUNCH_FLOOD_SECONDS is how long it goes on at least.
+    """
+    need_namespaces()
+    with Namespaces() as namespaces, programs(tmp_path) as running:
+        host = namespaces.host("flood")
+        for family, address, network in (("-4", HOSTS[0], "10.0.0.0/8"), ("-6", HOSTS[1], "2001:db8::/32")):
+            host.run("ip", family, "address", "add", address, "dev", "lo")
+            host.run("ip", family, "route", "add", "local", network, "dev", "lo")
+        host.sysctl("net.ipv6.ip_nonlocal_bind=1")
+        with entered(host):
+            attack_process(running, tmp_path)
 
 
-def test_peers_at_a_process(service: JSONProcess, tmp_path: Path) -> None:
-    """Each of them; the attackers are at 127.0.1.1 to 127.0.1.30, and at 30 addresses of other networks."""
-    if sys.platform != "linux":
-        missing("only Linux has all of 127.0.0.0/8 as addresses")
-    address = listening(service)
-    sources = [f"127.0.1.{number}" for number in range(1, 31)] + [f"127.9.{number}.1" for number in range(30)]
-    attackers = [Attacker(address, tmp_path, source) for source in sources]
-    bob = RegisteredPeer(address, tmp_path, "127.0.200.1")
-    hello = client_hello()
-
-    # Before the time of the attack begins: this takes long where a handshake does.
-    for attacker in attackers:
-        attacker.connect()
-
-    def attack(over: threading.Event) -> None:
-        turn = 0
-        while not over.is_set():
-            attacker, other = attackers[turn % 60], attackers[(7 * turn + 1) % 60]
-            attacker.call(bob.identity.peer_id, *[other.identity.peer_id] * 3)
-            attacker.copy(hello)
-            turn += 1
-            over.wait(0.01)
-
+def attack_process(running: Programs, directory: Path) -> None:
+    """Start a rendezvous and the flooder here, and let the honest peers do what they have to."""
+    (directory / "secret").write_text(SECRET + "\n")
+    service = running.rendezvous(
+        *(text for name, value in LIMITS.items() for text in (f"--{name}", str(value))),
+        *("--host", HOSTS[0], "--reflector-port", str(REFLECTOR)),
+        *("--turn-secret-file", str(directory / "secret")),
+    )
+    pinned = listening(service)
+    addresses = [RendezvousAddress(each, pinned.port, pinned.pin) for each in HOSTS]
+    bob = RegisteredPeer(addresses[0], directory, "10.200.0.1")
+    arguments = (*HOSTS, str(pinned.port), str(REFLECTOR), SECRET, str(bob.identity.peer_id), str(SECONDS))
+    flooder = running.start([sys.executable, "-m", "tests.rendezvous_flooder", *arguments])
+    flooder.wait("began")
+    began = time.monotonic()
+    # It needs a few seconds to fill the tables.
+    time.sleep(SECONDS / 4)
     times: dict[str, list[float]] = {"registers": [], "calls": [], "is called": [], "restarts": []}
-    with in_background(attack):
-        began = time.monotonic()
-        while not sum(attacker.refused for attacker in attackers) > 50:
-            assert time.monotonic() < began + TIMEOUT, "the flood is none"
-            time.sleep(0.1)
-        for number in range(PEERS):
-            marks = [time.monotonic()]
-            alice = RegisteredPeer(address, tmp_path, f"127.0.{210 + number}.1")
-            alice.known.add(bob.identity.peer_id)
-            bob.known.add(alice.identity.peer_id)
+    cpu, since = cpu_seconds(service.process.pid), time.monotonic()
+    for number in range(PEERS):
+        source = f"2001:db8:f{number:03x}::1" if number % 2 else f"10.{201 + number}.0.1"
+        marks = [time.monotonic()]
+        alice = RegisteredPeer(addresses[number % 2], directory, source)
+        alice.known.add(bob.identity.peer_id)
+        bob.known.add(alice.identity.peer_id)
+        marks.append(time.monotonic())
+        for caller, callee in ((alice, bob), (bob, alice), (alice, bob)):
+            caller.call(callee.identity.peer_id)
             marks.append(time.monotonic())
-            for caller, callee in ((alice, bob), (bob, alice), (alice, bob)):
-                caller.call(callee.identity.peer_id)
-                marks.append(time.monotonic())
-            for taken, after, before in zip(times.values(), marks[1:], marks, strict=False):
-                taken.append(after - before)
-            alice.close()
-    for attacker in attackers:
-        attacker.close()
-    bob.close()
+        for taken, after, before in zip(times.values(), marks[1:], marks, strict=False):
+            taken.append(after - before)
+        print(f"{source}: {', '.join(f'{what} {taken[-1]:.3f} s' for what, taken in times.items())}")
+        alice.close()
+        time.sleep(max(0.0, (SECONDS - 10.0) * (number + 1) / PEERS / 2 - (time.monotonic() - since)))
+    used = (cpu_seconds(service.process.pid) - cpu) / (time.monotonic() - since)
+    assert time.monotonic() < began + SECONDS, "the flood was over"
     for what, taken in times.items():
         print(f"{what}: {len(taken)} times, {sorted(taken)[PEERS // 2]:.3f} s, at most {max(taken):.3f} s")
+    counts = flooder.wait("ended", SECONDS + 30.0)["counts"]
+    print(f"the service used {used:.2f} of a core; {counts}")
+    bob.close()
+    # It was one: each of its ways was gone, and those that can be refused were.
+    assert counts["calls refused"] > 50, counts
+    for what, least in LEAST.items():
+        assert counts[what] > least, counts
+    assert max(map(max, times.values())) < MOST
+    assert "Traceback" not in service.stderr, service.stderr

@@ -61,11 +61,14 @@ class TurnAnswer:
 class TurnProbe:
     """One five-tuple over UDP, which does what it is told."""
 
-    def __init__(self, host: str, port: int, secret: str, user: str) -> None:
+    def __init__(self, host: str, port: int, secret: str, user: str, source: str = "") -> None:
         """
         :param secret: what time-limited credentials are made with.
+        :param source: the address of this machine that it is at; empty: whichever.
         """
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self.username = f"{int(time.time()) + 3600}:{user}".encode()
         self.password = b64encode(hmac.digest(secret.encode(), self.username, "sha1"))
@@ -81,9 +84,9 @@ class TurnProbe:
         text = self.username + b":" + self.realm + b":" + self.password
         return hashlib.md5(text, usedforsecurity=False).digest()
 
-    def login(self) -> None:
+    def login(self, timeout: float = 5.0) -> None:
         """Learn realm and nonce from a 401."""
-        answer = self.exchange(self.message(ALLOCATE, [UDP]))
+        answer = self.exchange(self.message(ALLOCATE, [UDP]), timeout)
         assert answer.code == 401
         assert not answer.signed
         self.realm, self.nonce = answer.attributes[REALM], answer.attributes[NONCE]

@@ -387,7 +387,13 @@ class ConnectionLimiter:
         """
         if len(self._open) < self._limits.connections:
             return None
-        evicted = next(iter(self._waiting), None) or self._places[0].room(source)
+        table = max(self._arrived, self._answered, key=len)
+        if not len(table):
+            evicted = self._places[0].room(source)
+        else:
+            # As in a table that is full: the oldest of the source that has most.
+            largest = self._open[table.newest(())]
+            evicted = table.oldest(largest) if table.count(largest) > 1 else next(iter(self._waiting))
         if evicted is not None:
             self.closed(evicted)
         return evicted

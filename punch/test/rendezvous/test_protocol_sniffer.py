@@ -113,6 +113,17 @@ class ConnectionLimiterTests(SynchronousTestCase):
         self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
         self.assertEqual(len(self.limiter), 20)
 
+    def test_connections_in_all_and_few_places_for_handshakes(self) -> None:
+        """Where handshakes have less room than they may take, who has most of them makes room."""
+        for index in range(14):
+            self.limiter.established(self.admit(f"192.{index}.2.1"))
+        honest = self.admit("198.51.100.1")
+        self.limiter.spoke(honest)
+        flood = [self.admit("203.0.113.1") for _ in range(3)] + [self.admit("203.0.113.2") for _ in range(2)]
+        self.assertEqual(len(self.limiter), 20)
+        self.assertEqual([self.evicted_for(f"203.0.113.{index}") for index in (3, 4)], flood[:2])
+        self.assertTrue(self.limiter.is_waiting(honest))
+
     def test_places_of_peers_that_were_registered_before(self) -> None:
         """They have some at a full address, and when all others are taken; strangers get none of them."""
         limiter = ConnectionLimiter(
