@@ -64,6 +64,9 @@ MOST_AT_ONCE = 64
 """Packets of a burst that came late."""
 
 
+STREAM_OPEN = b"\x0a\x04" + integer(len(encode_name("chat/2"))) + encode_name("chat/2")
+"""The stream to which many of the frames belong is one that the victim takes."""
+
 FORGED: dict[str, Callable[[], Iterator[bytes]]] = {
     **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS | BULK).items()},
     "ACK, ECN": lambda: packed(lambda number: b"\x03\x00\x00\x00\x00" + 3 * integer(number)),
@@ -87,9 +90,6 @@ BY_CALLEE = frozenset(CALLEE_FLOODS)
 ACK_RANGES = "ACK, ranges"
 MOST_RANGES = 31
 MAX_STREAMS, APPLICATION_CLOSE = 0x12, 0x1D
-STREAM_OPEN = b"\x0a\x04" + integer(len(encode_name("chat/2"))) + encode_name("chat/2")
-"""The stream to which many of the frames belong is one that the victim takes."""
-
 
 CHURN: dict[str, Callable[[bytes], bytes]] = {
     "STREAM, opened and reset": lambda stream_id: b"\x04" + stream_id + b"\x01\x00",

@@ -1,11 +1,12 @@
 """
 Sixty addresses that attack a rendezvous in every way at once, as a process in a namespace of its own:
 
-    python rendezvous_flooder.py CONTROL-HOST-4 CONTROL-HOST-6 PORT REFLECTOR-PORT SECRET CALLEE SECONDS
+    python rendezvous_flooder.py CONTROL-HOST-4 CONTROL-HOST-6 PORT REFLECTOR-PORT SECRET CALLEE
 
 Calls of a peer that lets strangers ring, and of each other; registrations; handshakes that are copies, new
 ones and none; connections of empty lines; Binding requests; Allocate requests of 65 kB, without credentials
-and with them; allocations. Prints JSON lines: `began`, and at the end `ended` with how much of each was done.
+and with them; allocations. It ends when a line comes, or after two minutes. Prints JSON lines: `began`, and
+`ended` with how much of each was done.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import socket
 import sys
 import tempfile
@@ -40,6 +42,8 @@ SOURCES = [
 ]
 """A /24, addresses in twenty others, a /56, and /56s of a /48."""
 TIMEOUT = 5.0
+LONGEST = 120.0
+"""Seconds that the attack lasts at most."""
 
 
 class Attack:
@@ -75,11 +79,11 @@ class Attack:
             )
         ]
 
-    def run(self, seconds: float) -> None:
-        """Attack for so long."""
+    def run(self) -> None:
+        """Attack until a line comes."""
         for thread in self._threads:
             thread.start()
-        time.sleep(seconds)
+        select.select([sys.stdin], [], [], LONGEST)
         self._over.set()
 
     def _run(self, step: Callable[[str], str], pause: float) -> None:
@@ -201,10 +205,10 @@ class Attack:
 
 def main() -> None:
     """Attack."""
-    four, six, port, reflector, secret, callee, seconds = sys.argv[1:]
+    four, six, port, reflector, secret, callee = sys.argv[1:]
     attack = Attack((four, six), int(port), int(reflector), secret, PeerID.parse(callee))
     print(json.dumps({"event": "began"}), flush=True)
-    attack.run(float(seconds))
+    attack.run()
     print(json.dumps({"event": "ended", "counts": attack.counts}), flush=True)
     os._exit(0)
 

@@ -160,7 +160,7 @@ class OperatorLog:
     def registration_refused(self, host: str, peer: object, reason: str) -> None:
         """A peer that has proved its key was not registered."""
         self._totals.refused(f"registration-{reason}")
-        fields = {"address": self._cut(host), "reason": reason}
+        fields: Fields = {"address": self._cut(host), "reason": reason}
         self._count("registration-refused", fields, self._peer(peer), host)
 
     def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
