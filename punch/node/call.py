@@ -538,9 +538,9 @@ class Call:
             opened = self.punching is not None and pair.local_base in transport.generations.use.openings
             technique = self.punching.status.technique if opened and self.punching else Technique.ICE
             host = pair.remote_address.host
-            self._context.paths.worked(self.peer, host, pair.path, technique.value)
+            self._context.paths.worked(self.peer, host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
-            self._context.paths.worked(self.peer, self._nats[0].host, pair.path, Technique.RELAY.value)
+            self._context.paths.worked(self.peer, self._nats[0].host, pair.path, Technique.RELAY)
 
     def _path_lost(self) -> None:
         """The link has had no path for a while."""

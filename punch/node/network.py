@@ -209,7 +209,8 @@ class Network:
     @property
     def key(self) -> str | None:
         """A name for the network that this machine is in (`network_key`); None if that is not known."""
-        source = next(iter(self._source_addresses()), None)
+        # While the rendezvous is away, its source address may be unknown
+        source = next(iter(self._source_addresses()), self._welcomed_at)
         if self._welcome is None or source is None or source != self._welcomed_at:
             return None
         return network_key(self._welcome.address, source)

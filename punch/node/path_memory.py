@@ -8,10 +8,12 @@ of strangers, nor while it is not known in which network this machine is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
+from punch.ice.techniques import Technique
 from punch.identity import PeerID
 from punch.learned_paths import (
     MAX_AGE,
@@ -51,7 +53,7 @@ class PathMemory:
     def hosts(self, peer: PeerID) -> frozenset[str]:
         """
         Return the IP addresses at which a known peer answered on the last direct paths from the network that
-        this machine is in.
+        this machine is in, as far as connectivity checks alone had found these paths.
         """
         network, day = self._network(), self._day
         entry = self._book.entry(peer)
@@ -60,10 +62,13 @@ class PathMemory:
         return frozenset(
             path.host
             for path in entry.paths
-            if path.network == network and path.direct and abs(day - path.day) <= MAX_AGE
+            if path.network == network
+            and path.direct
+            and path.technique == Technique.ICE.value
+            and abs(day - path.day) <= MAX_AGE
         )
 
-    def worked(self, peer: PeerID, host: str, kind: str, technique: str) -> None:
+    def worked(self, peer: PeerID, host: str, kind: str, technique: Technique) -> None:
         """
         A link has had a path for a while.
 
@@ -74,14 +79,14 @@ class PathMemory:
         before = self._known(peer, host)
         if before is None:
             return
-        alike = (before.kind, before.technique) == (kind, technique)
-        if not alike or before.day != self._day:
-            self._learn(peer, LearnedPath(before.network, host, kind, technique, self._day, before.failures))
+        after = replace(before, kind=kind, technique=technique.value, day=self._day)
+        if after != before:
+            self._learn(peer, after)
 
     def tried(
         self,
         peer: PeerID,
-        technique: str,
+        technique: Technique,
         ours: NatProfile | None,
         theirs: NatProfile | None,
         *,
@@ -91,21 +96,21 @@ class PathMemory:
         before = None if theirs is None else self._known(peer, theirs.host)
         if before is None:
             return
-        after = with_result(before, technique, _between(ours, theirs), self._day, found=found)
+        after = with_result(before, technique.value, _between(ours, theirs), self._day, found=found)
         if after != before:
             self._learn(peer, after)
 
     def is_worth_trying(
-        self, peer: PeerID, technique: str, ours: NatProfile | None, theirs: NatProfile | None
+        self, peer: PeerID, technique: Technique, ours: NatProfile | None, theirs: NatProfile | None
     ) -> bool:
         """Whether a technique may find a path between these NATs: False if it failed again and again."""
         path = self._path(peer, theirs)
-        return is_worth_trying(path, technique, _between(ours, theirs), self._day)
+        return is_worth_trying(path, technique.value, _between(ours, theirs), self._day)
 
-    def begins_with(self, peer: PeerID, theirs: NatProfile | None) -> str | None:
-        """Return the technique that found the last direct path to the peer's network; None if none did."""
+    def found_last_path(self, peer: PeerID, technique: Technique, theirs: NatProfile | None) -> bool:
+        """Whether this technique found the last direct path to the network of the peer's NAT."""
         path = self._path(peer, theirs)
-        return path.technique if path is not None and path.direct else None
+        return path is not None and path.direct and path.technique == technique.value
 
     def _path(self, peer: PeerID, theirs: NatProfile | None) -> LearnedPath | None:
         network = self._network()

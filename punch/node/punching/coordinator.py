@@ -37,7 +37,12 @@ from punch.wire.nat_profile import NatProfile
 from punch.wire.punching import Nats, Opened, Targets
 
 SETTLE = 1.0
-"""Seconds on a relayed path after which the first attempt begins: plain ICE needs less."""
+"""
+Seconds on a relayed path after which the first attempt begins: plain ICE needs less. Between two peers that
+had a direct path by the same technique before, it begins at once.
+"""
+ATTEMPTS = 3
+"""How many attempts on a link must have failed, so that the technique is taken to have failed there."""
 LONGEST_WAIT = 300.0
 """Seconds until an attempt is considered again for which the budget is not enough."""
 NETWORK_CHANGE_GAP = 60.0
@@ -86,6 +91,7 @@ class Punching:
         theirs: Sequence[NatProfile],
         changed: Callable[[], None],
     ) -> None:
+        self._peer = peer
         self._link = link
         self._transport = transport
         self._context = context
@@ -99,7 +105,7 @@ class Punching:
         self._tries = 0
         self._proofs = 0
         self._newest = 0
-        self._opening = False
+        self._opening = self._found = False
         self._opened_at = self._network_changed_at = float("-inf")
         self._begin_at: float | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
@@ -118,9 +124,12 @@ class Punching:
     def path_changed(self, now: float) -> None:
         """The link takes another path, or has one again."""
         if not self._relayed:
+            if self._attempts and not self._found and self._transport.generations.working:
+                self._found = True
+                self._remember(found=True)
             self._begin_anew()
         elif self._begin_at is None:
-            self._begin_at = now + SETTLE
+            self._begin_at = now + self._settle_time
         if self._sockets.observing is None:
             self._sockets.close_unused()
         self._tell_nats()
@@ -153,6 +162,8 @@ class Punching:
 
     def close(self) -> None:
         """The link is over: close the sockets."""
+        if self._attempts >= ATTEMPTS and not self._found:
+            self._remember(found=False)
         self._driver.stop()
         self._end_attempt()
         self._sockets.close()
@@ -183,7 +194,7 @@ class Punching:
             return
         self._begin_at = None
         maker = self._makers.get(self._technique)
-        if not self._relayed or maker is None:
+        if not self._relayed or maker is None or not self._is_worth_trying:
             return
         found = self._network.nat_observer.base_and_reflector
         proving = found is not None and self._agent.prove(found[0])
@@ -230,6 +241,20 @@ class Punching:
             # Behind one NAT, each side's packets shift the ports of the other
             return Technique.ICE
         return technique_for(ours, theirs)
+
+    @property
+    def _settle_time(self) -> float:
+        """For how many seconds a relayed path is given to plain ICE, which did not find the last one."""
+        theirs = self._profiles[1]
+        return 0.0 if self._context.paths.found_last_path(self._peer, self._technique, theirs) else SETTLE
+
+    @property
+    def _is_worth_trying(self) -> bool:
+        """Whether the technique has not failed on one link after the other between these NATs."""
+        return self._context.paths.is_worth_trying(self._peer, self._technique, *self._profiles)
+
+    def _remember(self, *, found: bool) -> None:
+        self._context.paths.tried(self._peer, self._technique, *self._profiles, found=found)
 
     @property
     def _opens(self) -> bool:

@@ -1,0 +1,114 @@
+"""What worked last time with a peer on a network is tried first, and what never works is not repeated."""
+
+from __future__ import annotations
+
+from punch.ice.techniques import Technique
+from punch.learned_paths import MAX_TRIES
+from punch.node.punching.coordinator import SETTLE, PunchingStatus
+from punch.test.internet import Mapping, Ports
+from punch.test.scenarios.test_early_handshake import EarlyTestCase
+from punch.test.system import introduce
+
+
+class LearningTests(EarlyTestCase):
+    """Alice and Bob, whose NATs give each destination the next port."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for nat, step in zip(self.nats, (1, 2), strict=True):
+            nat.mapping, nat.ports, nat.step = Mapping.APDM, Ports.SEQUENTIAL, step
+
+    @property
+    def tried(self) -> list[PunchingStatus]:
+        """What both tried on their link."""
+        return [peer.node.status.links[0].punching for peer in (self.alice, self.bob)]
+
+    def link(self) -> None:
+        """Start both anew, and have them connected; they know each other."""
+        self.start()
+        introduce(self.alice, self.bob)
+        introduce(self.bob, self.alice)
+        self.connect()
+
+    def seconds_to_direct(self) -> float:
+        """How many seconds after the link came up its path is direct on both sides."""
+        self.link()
+        began = self.net.now
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        self.net.run_until(
+            lambda: all(link.status and link.status.path.kind != "relay" for link in links),
+            20.0,
+            "a direct path",
+        )
+        seconds = self.net.now - began
+        self.stop()
+        return seconds
+
+    def fail(self, links: int) -> None:  # type: ignore[override]
+        """Have so many links on which everything direct is lost; attempts are made on each."""
+        for number in range(links):
+            self.link()
+            self.net.advance(10.0)
+            for tried in self.tried:
+                self.assertIs(tried.technique, Technique.PREDICTION)
+                self.assertGreaterEqual(tried.attempts, 3, number)
+            self.stop_and_lose()
+
+    def stop_and_lose(self) -> None:
+        """End both; everything direct is lost still."""
+        self.stop()
+        self.lose()
+
+    def lose(self) -> None:
+        """Lose everything direct from now on."""
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and packet.source[0].startswith("203.0.113.")
+            and packet.destination[0].startswith("203.0.113.")
+        )
+
+    def attempts(self) -> int:
+        """How many attempts both make on a link of ten seconds."""
+        self.link()
+        self.net.advance(10.0)
+        attempts = sum(tried.attempts for tried in self.tried)
+        self.stop_and_lose()
+        return attempts
+
+    def test_the_second_link_is_direct_sooner(self) -> None:
+        """The technique begins at once, and no handshake leaves early for ports that are not known yet."""
+        first = self.seconds_to_direct()
+        second = self.seconds_to_direct()
+        self.assertLess(second, first - SETTLE / 2)
+        self.start()
+        self.connect()
+        self.assertEqual(self.early_packets(), [])
+        self.stop()
+        self.nats[0].renumber("203.0.113.31")
+        self.assertGreater(self.seconds_to_direct(), first - SETTLE / 2, "nothing is known of that network")
+
+    def test_a_technique_that_never_works(self) -> None:
+        """It rests after so many links, for a day, unless the network changes."""
+        self.lose()
+        self.fail(MAX_TRIES)
+        self.assertEqual(self.attempts(), 0)
+        self.days += 2
+        self.assertGreater(self.attempts(), 0)
+        self.assertEqual(self.attempts(), 0)
+        self.nats[1].step = -1
+        self.assertGreater(self.attempts(), 0, "its NAT behaves in another way")
+        self.nats[1].step = 2
+        self.nats[0].renumber("203.0.113.31")
+        self.assertGreater(self.attempts(), 0, "the network is another one")
+        self.net.drop = None
+
+    def test_it_works_after_all(self) -> None:
+        """What failed on two links counts no more when it has worked."""
+        self.lose()
+        self.fail(MAX_TRIES - 1)
+        self.net.drop = None
+        self.seconds_to_direct()
+        self.lose()
+        self.fail(MAX_TRIES - 1)
+        self.assertGreater(self.attempts(), 0)
+        self.net.drop = None
