@@ -44,6 +44,8 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_DONT: Final = 0
 _PMTUDISC_PROBE: Final = 3
+USUAL_TTL: Final = 64
+"""How many routers may pass on a datagram, as RFC 1700 recommends and most systems have it."""
 # The numbers of other systems.
 _IP_DONTFRAG: Final = {"darwin": 28, "win32": 14}
 _IPV6_DONTFRAG: Final = {"win32": 14}
@@ -211,6 +213,17 @@ def set_option(sock: HasOptions, level: int, option: int, value: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_ttl(sock: HasOptions, ipv6: bool, ttl: int | None) -> bool:
+    """
+    Set how many routers may pass on what this socket sends. Returns whether the system accepted it.
+
+    :param ttl: the IPv4 TTL or IPv6 hop limit; None: as many as the system says.
+    """
+    if ipv6:
+        return set_option(sock, _IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, -1 if ttl is None else ttl)
+    return set_option(sock, _IPPROTO_IP, socket.IP_TTL, USUAL_TTL if ttl is None else ttl)
 
 
 def forbid_fragments(sock: HasOptions, ipv6: bool) -> None:

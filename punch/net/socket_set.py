@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError
 
 from punch.net.interfaces import select
 from punch.net.udp import DatagramSocket, Receiver
-from punch.wire.address import Address
+from punch.wire.address import Address, Transmit
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
 
@@ -94,6 +94,12 @@ class SocketSet:
         socket = self._extra.pop(local, None)
         if socket is not None:
             socket.close()
+
+    def send_with_ttl(self, transmit: Transmit, ttl: int) -> None:
+        """Send a datagram from a socket of `open_extra` with this TTL; it is lost if there is none."""
+        socket = self._extra.get(transmit.local)
+        if socket is not None:
+            socket.send_with_ttl(transmit.data, transmit.remote, ttl)
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """

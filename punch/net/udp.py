@@ -37,6 +37,7 @@ from punch.net.segmentation import (
     coalesce,
     forbid_fragments,
     set_option,
+    set_ttl,
     take,
 )
 from punch.wire.address import Address, canonical
@@ -58,6 +59,12 @@ class DatagramSocket(Protocol):
 
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         """Send datagrams to one address. It raises nothing: what can't be sent is lost."""
+
+    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
+        """
+        Send one datagram that at most `ttl` routers and its destination take; with the usual TTL where it
+        can't be set.
+        """
 
     def close(self) -> None:
         """Close it. Nothing is received afterwards."""
@@ -163,6 +170,13 @@ class BatchedSocket:
             room = self._limit - len(self._queue)
             self._queue.extend((data, remote) for data in datagrams[done : done + room])
 
+    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
+        if self._fileno < 0 or self._queue:
+            return  # It would wait for those before, which have the usual TTL
+        set_ttl(self._socket, remote.is_ipv6, ttl)
+        self._sender.send([data], remote)
+        set_ttl(self._socket, remote.is_ipv6, None)
+
     def close(self) -> None:
         if self._fileno >= 0:
             self._reactor.removeReader(self)
@@ -251,6 +265,15 @@ class PortableSocket(DatagramProtocol):
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         if self._open:
             write_each(self.transport, datagrams, remote)
+
+    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
+        sock: socket.socket | None = getattr(self.transport, "socket", None)
+        if sock is None or not self._open:
+            self.send([data], remote)
+            return
+        set_ttl(sock, remote.is_ipv6, ttl)
+        self.send([data], remote)
+        set_ttl(sock, remote.is_ipv6, None)
 
     def close(self) -> None:
         if self._open:

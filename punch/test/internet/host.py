@@ -149,7 +149,13 @@ class Host:
     # -- packets --
 
     def send(
-        self, protocol: str, source: Endpoint, destination: Endpoint, payload: object, length: int
+        self,
+        protocol: str,
+        source: Endpoint,
+        destination: Endpoint,
+        payload: object,
+        length: int,
+        ttl: int | None = None,
     ) -> None:
         """
         Send `length` bytes of payload.
@@ -158,7 +164,7 @@ class Host:
             address has gone).
         """
         size = length + header_size(protocol, destination[0])
-        packet = Packet(protocol, source, destination, payload, size)
+        packet = Packet(protocol, source, destination, payload, size, ttl)
         if self.owns(destination[0]):
             self._loopback.carry(packet, self._receive, later=True)
             return

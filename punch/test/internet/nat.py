@@ -56,11 +56,18 @@ class Unsolicited(Enum):
     DROP = "drop"
     REJECT = "reject"
     """TCP gets a reset, UDP nothing that a peer would notice (ICMP is not simulated)."""
+    ACCEPT = "accept"
+    """
+    The router takes UDP for its own, and remembers it as a flow, as Linux does without a rule for it. What is
+    sent from inside by the same port to the same remote then needs another port. TCP gets a reset.
+    """
 
 
 RemoteKey = tuple[str, int]
 """The parts of a remote endpoint that a mapping or filter compares; the other parts are blank."""
 
+FLOW_TIME = 30.0
+"""Seconds for which a router remembers a packet to itself (Linux: `nf_conntrack_udp_timeout`)."""
 _TCP_TIMEOUT = 7440.0  # RFC 5382 §5: at least two hours and four minutes
 
 
@@ -146,6 +153,8 @@ class NAT:
     block_udp: bool = False
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
+    _flows: dict[tuple[int, Endpoint], float] = field(default_factory=dict, repr=False)
+    """Flows of UDP to the router itself: the external port, the remote, and when it is forgotten."""
     _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
     _forwarded: dict[tuple[str, Endpoint], int] = field(default_factory=dict, repr=False)
     _next_port: int = field(default=0, repr=False)
@@ -173,6 +182,7 @@ class NAT:
         """Lose the table, as a reboot does; forwarded ports stay."""
         self._by_internal.clear()
         self._by_port.clear()
+        self._flows.clear()
 
     def renumber(self, public: str) -> None:
         """
@@ -222,7 +232,10 @@ class NAT:
         """Translate a packet that comes in; None if it is not let in."""
         if self.block_udp and packet.protocol == "udp":
             return None
-        internal = self._admit(packet.protocol, packet.destination[1], packet.source, now)
+        port = packet.destination[1]
+        internal = self._admit(packet.protocol, port, packet.source, now)
+        if internal is None and self.unsolicited is Unsolicited.ACCEPT and packet.protocol == "udp":
+            self._flows[port, packet.source] = now + FLOW_TIME
         return None if internal is None else packet.translated(packet.source, internal)
 
     def hairpinned(self, packet: Packet, now: float) -> Packet | None:
@@ -246,7 +259,7 @@ class NAT:
             self._drop(entry)
             entry = None
         if entry is None:
-            port = self._allocate(protocol, source, remote_key, now)
+            port = self._allocate(protocol, source, remote_key, remote, now)
             if port is None:
                 return None
             entry = Entry(protocol, source, port, remote_key, self.filtering)
@@ -282,15 +295,22 @@ class NAT:
 
     # -- ports --
 
-    def _allocate(self, protocol: str, internal: Endpoint, remote_key: RemoteKey, now: float) -> int | None:
+    def _allocate(
+        self, protocol: str, internal: Endpoint, remote_key: RemoteKey, remote: Endpoint, now: float
+    ) -> int | None:
         low, high = self.port_range
         parity = internal[1] % 2 if self.port_parity else None
 
         def is_free(port: int) -> bool:
+            if protocol == "udp" and self._flows.get((port, remote), 0.0) > now:
+                return False
             return (parity is None or port % 2 == parity) and self._is_free(protocol, port, remote_key, now)
 
         if self.ports is Ports.PRESERVING:
             start = internal[1] if low <= internal[1] <= high else self._random.randint(low, high)
+            if protocol == "udp" and self._flows.get((start, remote), 0.0) > now:
+                # As Linux does if a flow of its own has the port
+                start = self._random.randint(low, high)
             return self._next_free(start, is_free)
         if self.ports is Ports.SEQUENTIAL:
             self._let_others_take(now)

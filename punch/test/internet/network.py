@@ -81,6 +81,8 @@ class Network:
     def __init__(self, net: Internet, name: str) -> None:
         self.net = net
         self.name = name
+        self.hops = 0
+        """How many routers there are between any two members."""
         self._members: dict[str, Attachment] = {}
         self._routes: list[tuple[IPNetwork, Router]] = []
         self._next_free = 2
@@ -123,8 +125,9 @@ class Network:
         drop = self.net.drop
         if drop is not None and drop(packet):
             return
-        if not self.forward_inside(packet):
-            self.forward_outside(packet)
+        passed_on = packet.passed_on(self.hops)
+        if passed_on is not None and not self.forward_inside(passed_on):
+            self.forward_outside(passed_on)
 
     def forward_inside(self, packet: Packet) -> bool:
         """Deliver a packet to a member, or to a network behind one; returns whether there is one."""
@@ -259,9 +262,9 @@ class Router:
         """Forward a packet from the LAN to another network."""
         now = self.lan.net.clock.seconds()
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
-        out: Packet | None = packet
-        if self.firewall is not None:
-            out = self.firewall.outbound(packet, now)
+        out = packet.passed_on(1)
+        if out is not None and self.firewall is not None:
+            out = self.firewall.outbound(out, now)
         if out is not None and nat is not None:
             if out.destination[0] == nat.public:
                 back = nat.hairpinned(out, now)
@@ -279,11 +282,13 @@ class Router:
         allowed: Packet | None = packet
         if nat is not None:
             allowed = nat.inbound(packet, now)
+        if allowed is not None:
+            allowed = allowed.passed_on(1)
         if allowed is not None and self.firewall is not None:
             allowed = self.firewall.inbound(allowed, now)
         if allowed is not None:
             self.lan.forward_inside(allowed)
-        elif nat is not None and nat.unsolicited is Unsolicited.REJECT and packet.protocol == "tcp":
+        elif nat is not None and nat.unsolicited is not Unsolicited.DROP and packet.protocol == "tcp":
             reset = packet.payload.reset_for()
             if reset is not None:
                 self.wan.relay(Packet("tcp", packet.destination, packet.source, reset, 40))

@@ -20,23 +20,41 @@ class Packet:
     """
     One IP packet. It is never changed: a NAT makes a new one.
 
-    `payload` is bytes for UDP, a `Segment` for TCP; `size` counts all headers.
+    `payload` is bytes for UDP, a `Segment` for TCP; `size` counts all headers. `ttl` is how many
+    routers may pass it on, None if that are more than there are.
     """
 
-    __slots__ = ("destination", "payload", "protocol", "size", "source")
+    __slots__ = ("destination", "payload", "protocol", "size", "source", "ttl")
 
     def __init__(
-        self, protocol: str, source: Endpoint, destination: Endpoint, payload: Any, size: int
+        self,
+        protocol: str,
+        source: Endpoint,
+        destination: Endpoint,
+        payload: Any,
+        size: int,
+        ttl: int | None = None,
     ) -> None:
         self.protocol = protocol
         self.source = source
         self.destination = destination
         self.payload = payload
         self.size = size
+        self.ttl = ttl
 
     def translated(self, source: Endpoint, destination: Endpoint) -> Packet:
         """The same packet between other endpoints."""
-        return Packet(self.protocol, source, destination, self.payload, self.size)
+        return Packet(self.protocol, source, destination, self.payload, self.size, self.ttl)
+
+    def passed_on(self, routers: int) -> Packet | None:
+        """The same packet behind so many routers; None if it has not come so far."""
+        if self.ttl is None:
+            return self
+        if self.ttl <= routers:
+            return None
+        return Packet(
+            self.protocol, self.source, self.destination, self.payload, self.size, self.ttl - routers
+        )
 
     @property
     def data(self) -> bytes:

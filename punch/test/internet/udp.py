@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,30 @@ if TYPE_CHECKING:
     from punch.test.internet.host import Host
 
 _MAX_PAYLOAD = 65507
+_USUAL_TTL = 64
+_TTL = ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS))
 
 
 @lru_cache(maxsize=65536)
 def _is_address(host: str) -> bool:
     """Whether a text is an IP address."""
     return isIPAddress(host) or isIPv6Address(host)
+
+
+class SocketOptions:
+    """
+    What `setsockopt` sets: the TTL. Other options are taken and do nothing.
+
+    :ivar ttl: None if it is the usual one.
+    """
+
+    def __init__(self) -> None:
+        self.ttl: int | None = None
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Set an option."""
+        if (level, option) in _TTL:
+            self.ttl = value if 0 < value < _USUAL_TTL else None
 
 
 @implementer(IListeningPort, IUDPTransport)
@@ -61,6 +80,7 @@ class SimulatedUDPPort:
         self._connected: Endpoint | None = None
         self._listening = False
         self._broadcast = False
+        self.socket = SocketOptions()
 
     def startListening(self) -> None:
         interface, port = self._requested
@@ -134,7 +154,7 @@ class SimulatedUDPPort:
         local = self._local[0]
         if local in (IPV4_ANY, IPV6_ANY):
             local = self._host.source_for(remote[0])
-        self._host.send("udp", (local, self._local[1]), remote, bytes(packet), len(packet))
+        self._host.send("udp", (local, self._local[1]), remote, bytes(packet), len(packet), self.socket.ttl)
 
     def writeSequence(self, seq: list[bytes], addr: tuple[str, int]) -> None:
         self.write(b"".join(seq), addr)
