@@ -40,7 +40,7 @@ from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Unregistered
-from punch.node.path import PortMappingPolicy
+from punch.node.path import PortMappingPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -103,6 +103,7 @@ def node_options(
     state_dir: str | None = None,
     rendezvous: str | None = None,
     port_mapping: str = PortMappingPolicy.AUTO.value,
+    spray: str = SprayPolicy.AUTO.value,
 ) -> NodeOptions:
     """
     Return which node an endpoint uses.
@@ -113,6 +114,7 @@ def node_options(
         the one on this machine.
     :param port_mapping: whether routers are asked for ports, if this process becomes the node: `auto` or
         `never`.
+    :param spray: whether many packets may go to guessed ports of a peer, likewise.
     :raise ValueError: one of them can't be used.
     """
     try:
@@ -124,7 +126,15 @@ def node_options(
         raise ValueError(str(error)) from None
     if port_mapping not in [policy.value for policy in PortMappingPolicy]:
         raise ValueError(f"port-mapping is auto or never, not {port_mapping!a}.")
-    return NodeOptions(state, name, rendezvous, port_mapping=PortMappingPolicy(port_mapping))
+    if spray not in [policy.value for policy in SprayPolicy]:
+        raise ValueError(f"spray is auto or never, not {spray!a}.")
+    return NodeOptions(
+        state,
+        name,
+        rendezvous,
+        port_mapping=PortMappingPolicy(port_mapping),
+        spray=SprayPolicy(spray),
+    )
 
 
 @dataclass
@@ -371,7 +381,7 @@ class PunchPort:
 
 # Endpoint strings
 
-_NODE_KEYS = ("identity", "state-dir", "rendezvous", "port-mapping")
+_NODE_KEYS = ("identity", "state-dir", "rendezvous", "port-mapping", "spray")
 
 
 def _options(keys: dict[str, str], environ: Mapping[str, str]) -> NodeOptions:

@@ -26,7 +26,7 @@ from punch.local.process import temporary_node
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
-from punch.node.path import PortMappingPolicy
+from punch.node.path import PortMappingPolicy, SprayPolicy
 from punch.state import StateError
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import code_lines, failure_sentence, unregistered_sentence
@@ -97,6 +97,7 @@ class CodeCommand:
             self._command.reactor,
             self._proxy,
             PortMappingPolicy(self._command.options.port_mapping),
+            SprayPolicy(self._command.options.spray),
             event_sentence,
         )
 

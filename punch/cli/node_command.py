@@ -28,7 +28,7 @@ from punch.local.access import NodeAccess
 from punch.local.process import NodeOptions, attach_or_become
 from punch.local.protocol import CommandError
 from punch.net.reactor import install_resolver, use_monotonic_time
-from punch.node.path import PortMappingPolicy
+from punch.node.path import PortMappingPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence
@@ -112,6 +112,7 @@ class NodeCommand:
                     self.options.rendezvous,
                     self.options.proxy,
                     PortMappingPolicy(self.options.port_mapping),
+                    SprayPolicy(self.options.spray),
                     self.program,
                 ),
                 self.reactor,
@@ -288,6 +289,13 @@ def make_parser(
             choices=[policy.value for policy in PortMappingPolicy],
             default=PortMappingPolicy.AUTO.value,
             help=f"whether your router is asked for a port that leads here{when} [default: %(default)s]",
+        )
+        parser.add_argument(
+            "--spray",
+            choices=[policy.value for policy in SprayPolicy],
+            default=SprayPolicy.AUTO.value,
+            help=f"whether many packets may go to guessed ports of a peer on a relayed link{when} "
+            "[default: %(default)s]",
         )
     parser.add_argument(
         "--name",

@@ -112,6 +112,7 @@ class PeerService(Service):
             look_up_service=ServiceResolver(reactor),
             relay=options.relay,
             prekeys=KeptPrekeys(self._state),
+            spray=options.spray,
         )
         load_at_first_call(self.node)
         self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)

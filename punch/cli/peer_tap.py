@@ -25,7 +25,7 @@ from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_o
 from punch.identity import PeerID
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
-from punch.node.path import PortMappingPolicy, RelayPolicy
+from punch.node.path import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice
@@ -103,6 +103,13 @@ class Options(BaseOptions):
             "(by PCP, NAT-PMP and UPnP; the port is given back at the end), or never.",
         ],
         [
+            "spray",
+            None,
+            "auto",
+            "Whether many packets may go to guessed ports of a peer on a relayed link, or many sockets be "
+            "opened for that, if a NAT has random ports: auto (if both sides want it), or never.",
+        ],
+        [
             "proxy",
             None,
             None,
@@ -168,6 +175,7 @@ else the one used last, else your own on this machine]"""
         self.accept = self._choice("accept", Accept)
         self.relay = self._choice("relay", RelayPolicy)
         self.port_mapping = self._choice("port-mapping", PortMappingPolicy)
+        self.spray = self._choice("spray", SprayPolicy)
         self.notice = self._choice("notify", Notice)
         self.retention = self._retention()
         self.web_port = self._web_port()

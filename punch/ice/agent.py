@@ -329,9 +329,9 @@ class Agent:
         """The sockets of `add_opening`."""
         return self._locals.openings
 
-    def has_received_check(self, base: Address) -> bool:
-        """Whether an authenticated check has arrived at this socket."""
-        return any(pair.base == base and pair.received_check is not None for pair in self._checklist)
+    def has_received_check(self, bases: Collection[Address]) -> bool:
+        """Whether an authenticated check has arrived at one of these sockets."""
+        return any(pair.base in bases and pair.received_check is not None for pair in self._checklist)
 
     @property
     def proven_hosts(self) -> set[str]:

@@ -86,6 +86,10 @@ MAX_OPENINGS = 60
 """How many packets may go to ports that a peer says will be its own, in `WINDOW`."""
 MAX_OPENING_BYTES = 9_000
 """How many bytes they may have, with IP and UDP headers."""
+MAX_SPRAYED = 3600
+"""How many packets may be sent to one peer for spraying, in `WINDOW`: those of two attempts."""
+MAX_SPRAYED_BYTES = 540_000
+"""How many bytes they may have, with IP and UDP headers."""
 MAX_EARLY = 6
 """
 How many packets of a link's handshake may go, in `WINDOW`, to addresses of a peer that have not answered yet,
@@ -152,34 +156,51 @@ class _Sent(NamedTuple):
 
 class OpeningBudget:
     """
-    What may be sent to ports that a peer says will be its own (`punch.ice.prediction`), over all calls.
+    What may be sent to ports that a peer says will be its own (`punch.ice.prediction`), over all calls, or to
+    ports that are guessed (`punch.ice.spraying`).
 
     It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
     answered checks, over a link that works, and each port gets few of them. Checks and answers that follow
-    at the same sockets count, too.
+    at the same sockets count among those to named ports, too.
 
+    :param most: how many packets may be sent in `WINDOW`.
+    :param size: how many bytes they may have, with IP and UDP headers.
     :ivar packets: how many were sent in all.
     :ivar bytes: how many bytes they had, with IP and UDP headers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_OPENINGS, size: int = MAX_OPENING_BYTES) -> None:
         self.packets = self.bytes = 0
+        self._most = most
+        self._size = size
         self._sent: deque[tuple[float, int]] = deque()
+        self._counted = 0
 
     def left(self, now: float) -> int:
         """Return how many packets may be sent now, as far as their number is concerned."""
         while self._sent and now >= self._sent[0][0] + WINDOW:
-            self._sent.popleft()
-        return MAX_OPENINGS - len(self._sent)
+            self._counted -= self._sent.popleft()[1]
+        return self._most - len(self._sent)
 
     def has(self, packets: int, size: int, remote: Address, now: float) -> bool:
         """Whether so many datagrams of `size` bytes may be sent now."""
         wanted = packets * (size + _HEADERS[remote.is_ipv6])
-        return self.left(now) >= packets and sum(each for _, each in self._sent) + wanted <= MAX_OPENING_BYTES
+        return self.left(now) >= packets and self._counted + wanted <= self._size
+
+    def answered(self) -> None:
+        """A port to which it was sent has answered, and the path is used: what was sent no longer counts."""
+        self._sent.clear()
+        self._counted = 0
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing counts any more."""
+        return self.left(now) == self._most
 
     def charge(self, remote: Address, size: int, now: float) -> None:
         """Count a datagram that is sent elsewhere, for the same purpose."""
-        self._sent.append((now, size + _HEADERS[remote.is_ipv6]))
+        size += _HEADERS[remote.is_ipv6]
+        self._sent.append((now, size))
+        self._counted += size
 
     def allows(self, remote: Address, size: int, now: float) -> bool:
         """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
@@ -224,11 +245,13 @@ class Budget:
 
     :ivar openings: what may be sent to predicted ports.
     :ivar early: what may be sent of handshakes before a check was answered.
+    :ivar sprays: what may be sent for spraying.
     """
 
     def __init__(self) -> None:
         self.openings = OpeningBudget()
         self.early = EarlyBudget()
+        self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES)
         self._sent: deque[_Sent] = deque()
         self._to_our_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
@@ -301,7 +324,8 @@ class Budget:
         """Whether nothing counts any more."""
         self._forget(now)
         counted = self._sent or self._to_our_relays or self._answered
-        return not counted and self.openings.left(now) == MAX_OPENINGS and self.early.is_idle(now)
+        spare = (self.openings, self.sprays, self.early)
+        return not counted and all(each.is_idle(now) for each in spare)
 
     def _allows_first(self, route: Route, kind: PacketKind, now: float, relayed: bool) -> bool:
         """Whether a packet is within the limits of its kind, and of its kind at its address."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from punch.ice.techniques import NatClass, nat_class
-from punch.wire.nat_profile import Mapping, NatProfile
+from punch.ice.techniques import NatClass, depends_on_port, nat_class
+from punch.wire.nat_profile import NatProfile
 from punch.wire.punching import MAX_ALTERNATIVES
 
 TARGETS: Final = 8
@@ -36,11 +36,6 @@ def port_after(port: int, steps: int, step: int) -> int:
     """Return the port that a NAT allocates `steps` after another one."""
     size = _HIGHEST - _LOWEST + 1
     return _LOWEST + (port + steps * step - _LOWEST) % size
-
-
-def depends_on_port(profile: NatProfile) -> bool:
-    """Whether it is certain that each destination port gets another mapping."""
-    return profile.mapping == {Mapping.ADDRESS_AND_PORT_DEPENDENT}
 
 
 def step_of(profile: NatProfile) -> int:

@@ -19,7 +19,7 @@ class NatClass(str, Enum):
     INDEPENDENT = "independent"
     """No NAT, or one port for all destinations, whatever the filtering."""
     PRESERVING = "preserving"
-    """The port may depend on the destination; a new mapping has the port of the socket or the next one."""
+    """The port may depend on the destination; the first mapping of a socket has the socket's port."""
     SEQUENTIAL = "sequential"
     """The port may depend on the destination, and new mappings have ports in sequence."""
     RANDOM = "random"
@@ -39,19 +39,24 @@ class Technique(str, Enum):
     """Connectivity checks alone (RFC 8445). What they do not find, nothing else here finds either."""
     PREDICTION = "prediction"
     """Each side sends to the ports that the other side's NAT allocates next (`punch.ice.prediction`)."""
+    SIMULTANEOUS_OPEN = "simultaneous-open"
+    """Both sides send first packets that open only their own NAT (`punch.ice.simultaneous_open`)."""
+    SPRAYING = "spraying"
+    """Many sockets on one side, many guessed ports on the other (`punch.ice.spraying`)."""
     RELAY = "relay"
     """The relay is right: a direct path would take more packets than it is worth."""
 
 
 _ICE, _PREDICTION, _RELAY = Technique.ICE, Technique.PREDICTION, Technique.RELAY
+_SIMULTANEOUS_OPEN, _SPRAYING = Technique.SIMULTANEOUS_OPEN, Technique.SPRAYING
 TECHNIQUES: Final = {
-    (NatClass.INDEPENDENT, NatClass.INDEPENDENT): _ICE,
-    (NatClass.INDEPENDENT, NatClass.PRESERVING): _PREDICTION,
+    (NatClass.INDEPENDENT, NatClass.INDEPENDENT): _SIMULTANEOUS_OPEN,
+    (NatClass.INDEPENDENT, NatClass.PRESERVING): _SIMULTANEOUS_OPEN,
     (NatClass.INDEPENDENT, NatClass.SEQUENTIAL): _PREDICTION,
-    (NatClass.INDEPENDENT, NatClass.RANDOM): _RELAY,
-    (NatClass.PRESERVING, NatClass.PRESERVING): _PREDICTION,
+    (NatClass.INDEPENDENT, NatClass.RANDOM): _SPRAYING,
+    (NatClass.PRESERVING, NatClass.PRESERVING): _SIMULTANEOUS_OPEN,
     (NatClass.PRESERVING, NatClass.SEQUENTIAL): _PREDICTION,
-    (NatClass.PRESERVING, NatClass.RANDOM): _RELAY,
+    (NatClass.PRESERVING, NatClass.RANDOM): _SPRAYING,
     (NatClass.SEQUENTIAL, NatClass.SEQUENTIAL): _PREDICTION,
     (NatClass.SEQUENTIAL, NatClass.RANDOM): _RELAY,
     (NatClass.RANDOM, NatClass.RANDOM): _RELAY,
@@ -84,20 +89,57 @@ def nat_class(profile: NatProfile | None) -> NatClass:
 
 def opens(ours: NatProfile | None, theirs: NatProfile | None, *, controlling: bool) -> bool:
     """
-    Whether our side opens, and the other one aims: the one whose port is known opens nothing. If neither or
-    both are known, the controlling side aims.
+    Whether our side opens, and the other one aims: the one whose port is known opens nothing, and one with
+    random ports does not aim. If neither or both are known, the controlling side aims.
     """
+    random, theirs_random = (nat_class(each) is NatClass.RANDOM for each in (ours, theirs))
+    if random != theirs_random:
+        return random
     known, theirs_known = (nat_class(each) is NatClass.INDEPENDENT for each in (ours, theirs))
     return theirs_known if known != theirs_known else not controlling
 
 
 def technique_for(one: NatProfile | None, other: NatProfile | None) -> Technique:
     """Return the technique for two peers; their order does not matter."""
-    classes = nat_class(one), nat_class(other)
-    return TECHNIQUES.get(classes) or TECHNIQUES[classes[1], classes[0]]
+    technique = _look_up(nat_class(one), nat_class(other))
+    if technique is Technique.SPRAYING and not (_sprays(one) or _sprays(other)):
+        return Technique.RELAY
+    return technique
 
 
 def techniques_with_all(profile: NatProfile) -> dict[NatClass, Technique]:
     """Return the technique for each class that the other side's NAT may have."""
     own = nat_class(profile)
-    return {other: TECHNIQUES.get((own, other)) or TECHNIQUES[other, own] for other in NatClass}
+    found = {other: _look_up(own, other) for other in NatClass}
+    if own is not NatClass.RANDOM and not _sprays(profile):
+        found[NatClass.RANDOM] = Technique.RELAY
+    return found
+
+
+def depends_on_port(profile: NatProfile) -> bool:
+    """Whether it is certain that each destination port gets another mapping."""
+    return profile.mapping == {Mapping.ADDRESS_AND_PORT_DEPENDENT}
+
+
+def port_of_socket(profile: NatProfile, local_port: int, seen_port: int | None) -> int | None:
+    """
+    Return from which port the first packet of a socket to the other side will leave; None if that has to be
+    asked of a reflector.
+
+    A NAT that preserves ports gives the socket's own port to the first mapping. So its socket asks none:
+    that might take the port.
+
+    :param seen_port: the port that a reflector saw, if it was asked.
+    """
+    preserved = bool(profile.mapping) and profile.ports is PortAssignment.PRESERVING
+    return local_port if preserved or not profile.mapping else seen_port
+
+
+def _sprays(profile: NatProfile | None) -> bool:
+    """Whether the other side may have random ports: guessed ports must see packets from one port of ours."""
+    known = nat_class(profile) in (NatClass.INDEPENDENT, NatClass.PRESERVING)
+    return known and profile is not None and not depends_on_port(profile)
+
+
+def _look_up(one: NatClass, other: NatClass) -> Technique:
+    return TECHNIQUES.get((one, other)) or TECHNIQUES[other, one]

@@ -18,6 +18,7 @@ type name       payload
 0x91 TARGETS    for the layer above: where the sender will be seen
 0x92 OPENED     for the layer above: where the sender may be reached
 0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
+0x94 BEGIN      for the layer above: the receiver is to send now
 ==== ========== ======================================================================================
 """
 
@@ -58,6 +59,7 @@ class OptionalFrameType(IntEnum):
     TARGETS = 0x91
     OPENED = 0x92
     PREKEY = 0x93
+    BEGIN = 0x94
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:

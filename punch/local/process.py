@@ -33,7 +33,7 @@ from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine
 from punch.node.events import Event, Registered
 from punch.node.offer_freshness import OfferMemory, read_offers
-from punch.node.path import PortMappingPolicy, RelayPolicy
+from punch.node.path import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.node.port_mappings import Gateways
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
@@ -56,6 +56,7 @@ class NodeOptions:
     :ivar rendezvous: the addresses of the rendezvous; None: as `choose_rendezvous` says.
     :ivar proxy: the proxy to connect through; None: as `choose_proxy` says.
     :ivar port_mapping: whether routers are asked for ports.
+    :ivar spray: whether many packets may go to guessed ports of a peer.
     :ivar program: what this process is, for those who find that it has the node.
     """
 
@@ -64,6 +65,7 @@ class NodeOptions:
     rendezvous: str | None = None
     proxy: str | None = None
     port_mapping: PortMappingPolicy = PortMappingPolicy.AUTO
+    spray: SprayPolicy = SprayPolicy.AUTO
     program: str = "A program"
 
     @property
@@ -226,6 +228,7 @@ def temporary_node(
     reactor: Any,
     proxy: ProxySettings | None,
     port_mapping: PortMappingPolicy,
+    spray: SprayPolicy,
     sentence: Sentence,
 ) -> OwnNode:
     """
@@ -251,6 +254,7 @@ def temporary_node(
         proxy=proxy,
         look_up_service=ServiceResolver(reactor),
         relay=RelayPolicy.AUTO,
+        spray=spray,
     )
     load_at_first_call(node)
     own = OwnNode(node, book=book, clock=reactor, rendezvous=rendezvous, name=lambda: name, sentence=sentence)
@@ -300,6 +304,7 @@ async def become(
             look_up_service=ServiceResolver(reactor),
             relay=RelayPolicy.AUTO,
             prekeys=KeptPrekeys(state),
+            spray=options.spray,
         )
     except NoRendezvous as error:
         raise CommandError(error.reason, str(error)) from None

@@ -12,9 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
+from punch.net.descriptors import free_descriptors
 from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
-from punch.node.path import RelayPolicy
+from punch.node.path import RelayPolicy, SprayPolicy
 from punch.node.path_memory import PathMemory
 from punch.node.prekeys import Prekeys
 from punch.node.signaling import Signaling
@@ -164,5 +165,9 @@ class CallContext:
     """What each peer may make us send to addresses that have not answered."""
     punching_slot: PunchingSlot = field(default_factory=PunchingSlot)
     """Who makes the one attempt at a direct path that this node makes at a time."""
+    spray_policy: SprayPolicy = SprayPolicy.AUTO
+    """Whether many packets may be sent to guessed ports."""
+    descriptors: Callable[[], int] = free_descriptors
+    """Returns how many more sockets this process may open."""
     services: Services = field(default_factory=Services)
     """What answers the streams of links."""

@@ -29,6 +29,7 @@ from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
+from punch.net.descriptors import free_descriptors
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
@@ -60,7 +61,7 @@ from punch.node.offer_freshness import (
     OfferTimes,
     milliseconds,
 )
-from punch.node.path import RelayPolicy
+from punch.node.path import RelayPolicy, SprayPolicy
 from punch.node.path_memory import PathMemory
 from punch.node.port_mappings import Gateways
 from punch.node.prekeys import Prekeys, PrekeyStorage
@@ -117,6 +118,8 @@ class Node(Service):
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
+    :param spray: whether many packets may be sent to guessed ports of a peer (`punch.ice.spraying`).
+    :param descriptors: how many more sockets this process may open.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
@@ -148,6 +151,8 @@ class Node(Service):
         offers: OfferMemory | None = None,
         pacing: float = 0.05,
         relay: RelayPolicy = RelayPolicy.AUTO,
+        spray: SprayPolicy = SprayPolicy.AUTO,
+        descriptors: Callable[[], int] = free_descriptors,
         roots: Sequence[x509.Certificate] | None = None,
         control_endpoint: IStreamClientEndpoint | None = None,
         proxy: ProxySettings | None = None,
@@ -221,6 +226,8 @@ class Node(Service):
             offer_times=OfferTimes(wall),
             paths=PathMemory(known, lambda: self._network.key, wall),
             prekeys=own_prekeys,
+            spray_policy=spray,
+            descriptors=descriptors,
         )
         self._outgoing = OutgoingCalls(self._context, self._calls)
         self._incoming = IncomingCalls(

@@ -37,6 +37,13 @@ class PortMappingPolicy(Enum):
     NEVER = "never"
 
 
+class SprayPolicy(Enum):
+    """Whether many packets may be sent to guessed ports of a peer, or many sockets opened for that."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
 class RelayPolicy(str, Enum):
     """
     AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,

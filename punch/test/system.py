@@ -30,7 +30,7 @@ from punch.node.events import (
 )
 from punch.node.node import Node
 from punch.node.offer_freshness import OfferMemory
-from punch.node.path import RelayPolicy
+from punch.node.path import RelayPolicy, SprayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec
@@ -135,6 +135,8 @@ class Peer:
         pacing: float = 0.05,
         addresses: Callable[[], list[str]] | None = None,
         relay: RelayPolicy = RelayPolicy.AUTO,
+        spray: SprayPolicy = SprayPolicy.AUTO,
+        descriptors: Callable[[], int] = lambda: 1024,
         salt: str = "",
         worker: Worker | None = None,
         wall: Callable[[], float] | None = None,
@@ -171,6 +173,8 @@ class Peer:
             waiting=lambda: self.chat.calls.await_rendezvous,
             pacing=pacing,
             relay=relay,
+            spray=spray,
+            descriptors=descriptors,
             gateways=gateways,
             upnp=upnp,
             proxy=proxy,

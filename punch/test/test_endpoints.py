@@ -61,6 +61,7 @@ class StringTests(SynchronousTestCase):
             (f"punch:bob:service=web:{RENDEZVOUS}", "pin"),
             ("punch:bob:service=web:state-dir=~nobody-there/x", "nobody-there"),
             ("punch:bob:service=web:port-mapping=sometimes", "auto or never"),
+            ("punch:bob:service=web:spray=always", "auto or never"),
         ):
             with self.assertRaises(ValueError, msg=text) as caught:
                 clientFromString(reactor, text)

@@ -1,31 +1,45 @@
 """
 What two peers say to each other over a link to open a direct path (docs/protocol.md, section 7.4): the
-payloads of the optional control frames NATS, TARGETS and OPENED, which are JSON objects.
+payloads of the optional control frames NATS, TARGETS, OPENED and BEGIN, which are JSON objects.
 
 The link is encrypted and authenticated, so they are neither sealed nor signed. Each technique uses the same
 messages: the side that aims says with TARGETS from which ports it expects to send, and the side that opens
-says with OPENED at which ports it may be reached then.
+says with OPENED at which ports it may be reached then. Some techniques have the side that aims say with BEGIN
+that the other side is to send now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, TypeVar
 
 from punch.wire import strict_json
-from punch.wire.fields import field, integer, ip, mapping, sequence, token
+from punch.wire.fields import field, integer, ip, mapping, one_of, sequence, token
 from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
 
 MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""
 MAX_ALTERNATIVES: Final = 4
 """How many ports OPENED may name for each of these."""
+MAX_COUNT: Final = 1024
+"""How many open ports OPENED may speak of without naming them."""
 
 T = TypeVar("T")
 
 _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
+_count = integer(0, MAX_COUNT)
+
+
+class First(str, Enum):
+    """Which side of a simultaneous open sends first."""
+
+    AIMS = "aims"
+    OPENS = "opens"
+    BOTH = "both"
+    """Both at the same moment."""
 
 
 class PunchingError(Exception):
@@ -59,23 +73,26 @@ class Targets:
 
     :ivar attempt: a number that is greater than in any attempt of the sender before, on this link.
     :ivar technique: its name; a receiver that does not know it, or would choose another one, refuses.
+    :ivar first: which side sends first, for a simultaneous open; else None.
     """
 
     attempt: int
     technique: str
     host: str
     ports: tuple[int, ...]
+    first: First | None = None
 
     def encode(self) -> bytes:
         """Encode the payload of a TARGETS frame."""
-        return strict_json.dumps(
-            {
-                "attempt": self.attempt,
-                "technique": self.technique,
-                "host": self.host,
-                "ports": list(self.ports),
-            }
-        )
+        fields: dict[str, Any] = {
+            "attempt": self.attempt,
+            "technique": self.technique,
+            "host": self.host,
+            "ports": list(self.ports),
+        }
+        if self.first is not None:
+            fields["first"] = self.first.value
+        return strict_json.dumps(fields)
 
     @classmethod
     def decode(cls, payload: bytes) -> Targets:
@@ -92,6 +109,7 @@ class Targets:
                 field(fields, "technique", token),
                 field(fields, "host", ip),
                 field(fields, "ports", sequence(_port, MAX_TARGETS)),
+                field(fields, "first", one_of(*First), None),
             ),
         )
 
@@ -99,21 +117,33 @@ class Targets:
 @dataclass(frozen=True)
 class Opened:
     """
-    The sender has sent a check to each target of an attempt, from a port for each.
+    The sender has sent a check to each target of an attempt, from a port for each, or will do so.
 
     :ivar ports: for each target in order, the ports of `host` one of which that check has left; shorter than
-        the targets if not all could be sent to, and empty if the attempt is refused.
+        the targets if not all could be sent to.
+    :ivar count: how many ports of `host` are open that the sender does not know (spraying).
     """
 
     attempt: int
     host: str
     ports: tuple[tuple[int, ...], ...]
+    count: int = 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether the attempt is refused: no port is open."""
+        return not self.ports and not self.count
 
     def encode(self) -> bytes:
         """Encode the payload of an OPENED frame."""
-        return strict_json.dumps(
-            {"attempt": self.attempt, "host": self.host, "ports": [list(each) for each in self.ports]}
-        )
+        fields: dict[str, Any] = {
+            "attempt": self.attempt,
+            "host": self.host,
+            "ports": [list(each) for each in self.ports],
+        }
+        if self.count:
+            fields["count"] = self.count
+        return strict_json.dumps(fields)
 
     @classmethod
     def decode(cls, payload: bytes) -> Opened:
@@ -129,8 +159,29 @@ class Opened:
                 field(fields, "attempt", _attempt),
                 field(fields, "host", ip),
                 field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
+                field(fields, "count", _count, 0),
             ),
         )
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The sender has begun to send, or has sent all: the other side is to send now, for this attempt."""
+
+    attempt: int
+
+    def encode(self) -> bytes:
+        """Encode the payload of a BEGIN frame."""
+        return strict_json.dumps({"attempt": self.attempt})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Begin:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        return _decode("a BEGIN", payload, lambda fields: cls(field(fields, "attempt", _attempt)))
 
 
 def _decode(frame: str, payload: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:

@@ -7,12 +7,13 @@ and gives it to the technique of both NATs (`AttemptMaker`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
+from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
 from punch.node.ice_transport import IceTransport
 from punch.node.network import Network
@@ -21,8 +22,6 @@ from punch.wire.address import Address
 from punch.wire.nat_profile import NatProfile
 from punch.wire.punching import Opened, Targets
 
-GAP = 0.005
-"""Seconds between two packets of an attempt. Other hosts take ports meanwhile, so it is short."""
 ANSWER_TIME = 3.0
 """Seconds that the other side has to answer TARGETS."""
 ARRIVAL_TIME = 1.0
@@ -42,10 +41,13 @@ class Attempt:
     :ivar ours: what is known about our NAT.
     :ivar theirs: what the other side knows about its NAT.
     :ivar transactions: asks reflectors, waits, and sends.
-    :ivar budget: what may be sent to ports that the other side names.
+    :ivar rtt: the round-trip time of the link, in seconds.
+    :ivar random: draws random bytes.
     :ivar relayed: returns whether the link still takes a relayed path.
     :ivar propose: sends TARGETS; returns the answer, which may never come.
     :ivar answer: sends OPENED.
+    :ivar begin: sends BEGIN.
+    :ivar begun: the other side has sent BEGIN.
     :ivar release: lets this node make attempts with others, since this one only waits from now on.
     """
 
@@ -58,10 +60,13 @@ class Attempt:
     network: Network
     transport: IceTransport
     sockets: AttemptSockets
-    budget: OpeningBudget
+    rtt: float
+    random: RandomBytes
     relayed: Callable[[], bool]
     propose: Callable[[Targets], Later[Opened]]
     answer: Callable[[Opened], None]
+    begin: Callable[[], None]
+    begun: Later[None]
     release: Callable[[], None]
 
     @property
@@ -78,33 +83,43 @@ class Attempt:
         self.sockets.close_unused()
         return self.sockets.open(self.local)
 
-    async def ask_other_side(self, technique: str, host: str, ports: Sequence[int]) -> Opened | None:
+    async def ask_other_side(self, targets: Targets) -> Opened | None:
         """
         Ask the other side to open for these ports of ours; returns what it has opened, or None if it refuses,
         or names an address at which it has not proved to receive.
         """
-        answered = self.propose(Targets(self.number, technique, host, tuple(ports)))
+        answered = self.propose(targets)
         if not await self.transactions.within(answered, ANSWER_TIME):
             return None
         opened = answered.value
-        return opened if opened.ports and self.may_aim_at(opened.host) else None
+        return None if opened.refused or not self.may_aim_at(opened.host) else opened
 
-    async def send_to(self, base: Address, host: str, ports: Sequence[int]) -> int:
-        """Send a check to these ports in order, as far as the limit allows; returns to how many."""
-        for number, port in enumerate(ports):
-            opening = self.agent.opening(base, Address(host, port))
-            if opening is None or not self.budget.allows(
-                opening.remote, len(opening.data), self.transactions.now
-            ):
-                return number
+    def send(self, base: Address, remote: Address, budget: OpeningBudget, ttl: int | None = None) -> bool:
+        """
+        Send a check from a socket of this attempt; returns False if that is impossible, or too much.
+
+        :param budget: counts it.
+        :param ttl: how many routers may pass it on; None: as many as usual.
+        """
+        opening = self.agent.opening(base, remote)
+        if opening is None or not budget.allows(remote, len(opening.data), self.transactions.now):
+            return False
+        if ttl is None:
+            # In order with requests to reflectors
             self.transactions.send(opening)
-            await self.transactions.sleep(GAP)
-        return len(ports)
+        else:
+            self.network.sockets.send_with_ttl(opening, ttl)
+        return True
 
-    async def await_path(self, base: Address) -> None:
-        """Wait until packets have arrived at a socket and the link has taken the new path, if it does."""
-        await self.transactions.sleep(ARRIVAL_TIME)
-        if self.agent.has_received_check(base):
+    async def await_path(self, bases: Collection[Address], arrival: float = ARRIVAL_TIME) -> None:
+        """
+        Wait until packets have arrived at one of these sockets and the link has taken the new path, if it
+        does.
+
+        :param arrival: seconds that packets have to arrive.
+        """
+        await self.transactions.sleep(arrival)
+        if self.agent.has_received_check(bases):
             # The NATs are open: whatever was lost is sent again
             for _ in range(REPEATS):
                 if self.relayed():
@@ -123,8 +138,8 @@ class AttemptMaker(Protocol):
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets from a local IP address, and the budget is enough for that."""
 
-    async def aim(self, attempt: Attempt) -> None:
-        """Make an attempt, on the side that aims."""
+    async def aim(self, attempt: Attempt) -> bool:
+        """Make an attempt, on the side that aims; returns False if it could not be made, or was refused."""
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Make an attempt that the other side asks for; returns False if it is to be refused."""

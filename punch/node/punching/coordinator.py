@@ -29,12 +29,14 @@ from punch.natcheck.transactions import Later, Transactions
 from punch.net.driver import Driver
 from punch.node.call_context import CallContext
 from punch.node.ice_transport import IceTransport
-from punch.node.path import RelayPolicy
+from punch.node.path import RelayPolicy, SprayPolicy
 from punch.node.punching.attempt import Attempt, AttemptMaker
 from punch.node.punching.prediction import Prediction
+from punch.node.punching.simultaneous_open import SimultaneousOpen
 from punch.node.punching.sockets import AttemptSockets
+from punch.node.punching.spraying import Spraying
 from punch.wire.nat_profile import NatProfile
-from punch.wire.punching import Nats, Opened, Targets
+from punch.wire.punching import Begin, Nats, Opened, Targets
 
 SETTLE = 1.0
 """
@@ -53,6 +55,8 @@ PROOFS = 8
 """How often they do so before they wait longer…"""
 PROOF_WAITS = 15.0, 300.0
 """…which is so many seconds at first, doubled each time, and the longest one."""
+REFUSAL_WAITS = 1.0, 300.0
+"""Seconds after an attempt that was refused or was impossible: at first, doubled each time, and at most."""
 BUSY = 0.5
 """Seconds until this node is asked again whether another attempt is over."""
 
@@ -64,7 +68,7 @@ class PunchingStatus:
 
     :ivar technique: what the NATs of both sides call for.
     :ivar attempts: how many attempts there were on this link.
-    :ivar packets: how many packets were sent to predicted ports of this peer.
+    :ivar packets: how many packets were sent to ports of this peer for this.
     :ivar bytes: how many bytes they had, with headers.
     """
 
@@ -97,18 +101,25 @@ class Punching:
         self._context = context
         self._network = context.network
         self._changed = changed
-        self._budget = context.budgets.of(peer, context.monotonic()).openings
-        self._makers: dict[Technique, AttemptMaker] = {Technique.PREDICTION: Prediction(self._budget)}
+        budget = context.budgets.of(peer, context.monotonic())
+        self._budgets = budget.openings, budget.sprays
+        self._makers: dict[Technique, AttemptMaker] = {
+            Technique.PREDICTION: Prediction(budget.openings),
+            Technique.SIMULTANEOUS_OPEN: SimultaneousOpen(budget.openings),
+        }
+        if context.spray_policy is SprayPolicy.AUTO:
+            self._makers[Technique.SPRAYING] = Spraying(budget.sprays, context.descriptors)
         self._theirs = tuple(theirs)
         self._told: tuple[NatProfile, ...] = ()
         self._attempts = 0
-        self._tries = 0
+        self._tries = self._refusals = 0
         self._proofs = 0
         self._newest = 0
         self._opening = self._found = False
-        self._opened_at = self._network_changed_at = float("-inf")
+        self._opened_at = self._network_changed_at = self._settled_at = float("-inf")
         self._begin_at: float | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
+        self._begun: tuple[int, Later[None]] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, lambda: (self, *self._cores()))
         self._sockets = AttemptSockets(
             context.network, transport, context.monotonic, lambda: self._driver.run()
@@ -117,7 +128,9 @@ class Punching:
     @property
     def status(self) -> PunchingStatus:
         """What was tried so far."""
-        return PunchingStatus(self._technique, self._attempts, self._budget.packets, self._budget.bytes)
+        packets = sum(budget.packets for budget in self._budgets)
+        size = sum(budget.bytes for budget in self._budgets)
+        return PunchingStatus(self._technique, self._attempts, packets, size)
 
     # What happens
 
@@ -128,8 +141,13 @@ class Punching:
                 self._found = True
                 self._remember(found=True)
             self._begin_anew()
+            if self._sockets.selected:
+                for budget in self._budgets:
+                    budget.answered()
         elif self._begin_at is None:
-            self._begin_at = now + self._settle_time
+            # The proofs first, which may take that long
+            self._settled_at = now + self._settle_time
+            self._begin_at = max(now, self._settled_at - PROOF_GAP)
         if self._sockets.observing is None:
             self._sockets.close_unused()
         self._tell_nats()
@@ -153,11 +171,14 @@ class Punching:
             self._take_targets(Targets.decode(payload), now)
         elif frame_type == OptionalFrameType.OPENED:
             opened = Opened.decode(payload)
-            if self._sockets.observing is not None:
-                # The time of the newest input may be that of a packet before
-                self._sockets.observing.transactions.handle_timer(now)
+            self._tell_time(now)
             if self._awaited is not None and self._awaited[0] == opened.attempt:
                 self._awaited[1].set(opened)
+        elif frame_type == OptionalFrameType.BEGIN:
+            begin = Begin.decode(payload)
+            self._tell_time(now)
+            if self._begun is not None and self._begun[0] == begin.attempt:
+                self._begun[1].set(None)
         self._driver.run()
 
     def close(self) -> None:
@@ -178,9 +199,15 @@ class Punching:
         self._theirs = nats.profiles
         self.path_changed(now)
 
+    def _tell_time(self, now: float) -> None:
+        """Tell the attempt the time: that of the newest input may be that of a packet before."""
+        if self._sockets.observing is not None:
+            self._sockets.observing.transactions.handle_timer(now)
+
     def _begin_anew(self) -> None:
         """The network is another one, or was better meanwhile: what failed before says nothing."""
-        self._tries, self._proofs, self._begin_at = 0, 0, None
+        self._tries = self._refusals = self._proofs = 0
+        self._begin_at = None
 
     # Time
 
@@ -206,6 +233,8 @@ class Punching:
             self._begin_at = now + proof_wait(self._proofs)
         elif self._opens:
             return
+        elif now < self._settled_at:
+            self._begin_at = self._settled_at
         elif not maker.can_aim(now):
             self._begin_at = now + LONGEST_WAIT
         elif not self._begin(lambda transactions: self._aim(maker, transactions)):
@@ -240,7 +269,9 @@ class Punching:
         if ours is not None and theirs is not None and ours.host == theirs.host:
             # Behind one NAT, each side's packets shift the ports of the other
             return Technique.ICE
-        return technique_for(ours, theirs)
+        technique = technique_for(ours, theirs)
+        never = self._context.spray_policy is SprayPolicy.NEVER
+        return Technique.RELAY if never and technique is Technique.SPRAYING else technique
 
     @property
     def _settle_time(self) -> float:
@@ -265,13 +296,16 @@ class Punching:
     async def _aim(self, maker: AttemptMaker, transactions: Transactions) -> None:
         """Make one attempt."""
         self._attempts += 1
-        self._tries += 1
         started = transactions.now
         attempt = self._attempt(self._attempts, transactions)
-        if attempt is not None:
-            await maker.aim(attempt)
+        if attempt is not None and await maker.aim(attempt):
+            self._tries += 1
+            wait = maker.wait_after(self._tries)
+        else:
+            self._refusals += 1
+            wait = refusal_wait(self._refusals)
         if self._relayed:
-            self._begin_at = max(transactions.now, started + maker.wait_after(self._tries))
+            self._begin_at = max(transactions.now, started + wait)
 
     def _propose(self, targets: Targets) -> Later[Opened]:
         answered: Later[Opened] = Later()
@@ -325,6 +359,8 @@ class Punching:
 
     def _attempt(self, number: int, transactions: Transactions) -> Attempt | None:
         """Return what a technique needs; None if the own NAT or that of the other side is not known."""
+        begun: Later[None] = Later()
+        self._begun = number, begun
         ours, theirs = self._profiles
         found = self._network.nat_observer.base_and_reflector
         if ours is None or theirs is None or found is None:
@@ -339,10 +375,13 @@ class Punching:
             network=self._network,
             transport=self._transport,
             sockets=self._sockets,
-            budget=self._budget,
+            rtt=self._link.rtt or 0.0,
+            random=self._context.random,
             relayed=lambda: self._relayed,
             propose=self._propose,
             answer=self._answer,
+            begin=lambda: self._send_frame(OptionalFrameType.BEGIN, Begin(number).encode()),
+            begun=begun,
             release=lambda: self._context.punching_slot.release(self),
         )
 
@@ -364,7 +403,7 @@ class Punching:
         return True
 
     def _end_attempt(self) -> None:
-        self._awaited, self._opening = None, False
+        self._awaited, self._begun, self._opening = None, None, False
         self._sockets.end()
         self._context.punching_slot.release(self)
 
@@ -396,6 +435,11 @@ def proof_wait(proofs: int) -> float:
     """Return the seconds until both sides check again, after so many times."""
     rounds, rest = divmod(proofs, PROOFS)
     return PROOF_GAP if rest else min(PROOF_WAITS[0] * 2.0 ** min(rounds - 1, 10), PROOF_WAITS[1])
+
+
+def refusal_wait(refusals: int) -> float:
+    """Return the seconds to the next attempt after so many that were refused, or could not be made."""
+    return min(REFUSAL_WAITS[0] * 2.0 ** min(refusals - 1, 10), REFUSAL_WAITS[1])
 
 
 def _hosts(profiles: Sequence[NatProfile]) -> list[str]:

@@ -9,6 +9,8 @@ Attempts by prediction: each side sends to the ports that the other side's NAT a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from punch.ice import prediction
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
@@ -26,6 +28,8 @@ LATER = 15.0, 300.0
 """The wait after the quick attempts, and the longest one, in seconds."""
 OPEN_TIME = 8.0
 """Seconds that the side that opens waits for packets of the one that aims."""
+GAP = 0.005
+"""Seconds between two packets of an attempt. Other hosts take ports meanwhile, so it is short."""
 REFLECTOR_REQUESTS = 2
 """How often the side that opens asks a reflector in one attempt…"""
 REQUEST_SIZE = 20
@@ -60,8 +64,15 @@ class Prediction:
         packets = len(targets.ports) + REFLECTOR_REQUESTS
         return may_pair(base, remote) and self._budget.has(packets, agent.opening_size, remote, now)
 
-    async def aim(self, attempt: Attempt) -> None:
-        """Make an attempt, on the side that aims."""
+    async def aim(self, attempt: Attempt) -> bool:
+        """
+        Make an attempt, on the side that aims. Returns True: an attempt that fails is made again as soon as
+        one that was made.
+        """
+        await self._aim(attempt)
+        return True
+
+    async def _aim(self, attempt: Attempt) -> None:
         profile, transactions = attempt.ours, attempt.transactions
         if not attempt.may_aim_at(attempt.theirs.host):
             return
@@ -70,7 +81,10 @@ class Prediction:
             return
         attempt.agent.add_opening(base, seen.mapped)
         ports = prediction.targets(profile, seen.mapped.port, self._taken)
-        opened = await attempt.ask_other_side(Technique.PREDICTION.value, seen.mapped.host, ports)
+        technique = Technique.PREDICTION.value
+        opened = await attempt.ask_other_side(
+            Targets(attempt.number, technique, seen.mapped.host, tuple(ports))
+        )
         if opened is None:
             return
         newest = None
@@ -83,8 +97,9 @@ class Prediction:
             attempt.network.nat_observer.add_ports(attempt.local, [seen.mapped.port, newest])
             steps = prediction.steps_between(profile, seen.mapped.port, newest)
             self._taken = max(1, (steps or 1) - 2)
-        await attempt.send_to(base, opened.host, prediction.aims(profile, ports, opened.ports, newest))
-        await attempt.await_path(base)
+        aims = prediction.aims(profile, ports, opened.ports, newest)
+        await self._send_to(attempt, base, opened.host, aims)
+        await attempt.await_path({base})
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Open our NAT for an attempt of the other side."""
@@ -107,7 +122,7 @@ class Prediction:
             self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
         # Without waiting for the answer: other hosts have little time to take ports in between
         asked = transactions.spawn(transactions.ask(base, reflector))
-        sent = await attempt.send_to(base, targets.host, targets.ports)
+        sent = await self._send_to(attempt, base, targets.host, targets.ports)
         after = transactions.bind(attempt.local)
         seen_again = None if after is None else await transactions.ask(after, reflector)
         seen = await asked
@@ -117,6 +132,14 @@ class Prediction:
         last = None if seen_again is None else seen_again.mapped.port
         rows = prediction.opened(attempt.ours, seen.mapped.port, last, sent)
         return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
+
+    async def _send_to(self, attempt: Attempt, base: Address, host: str, ports: Sequence[int]) -> int:
+        """Send a check to these ports in order, as far as the limit allows; returns to how many."""
+        for number, port in enumerate(ports):
+            if not attempt.send(base, Address(host, port), self._budget):
+                return number
+            await attempt.transactions.sleep(GAP)
+        return len(ports)
 
 
 def wait_after(tries: int) -> float:

@@ -33,6 +33,12 @@ class AttemptSockets:
         self._received = received
         self._bases: list[Address] = []
 
+    @property
+    def selected(self) -> bool:
+        """Whether the selected pair is that of a socket of an attempt."""
+        selected = self._transport.generations.selected
+        return selected is not None and selected.local_base in self._bases
+
     def begin(self) -> TransactionSockets:
         """Return the transactions of an attempt that begins."""
         self.observing = self._network.nat_observer.open_sockets(

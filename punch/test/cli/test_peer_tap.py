@@ -171,6 +171,7 @@ class OptionsTests(OptionsCase):
             "--accept=",
             "--relay=",
             "--port-mapping=",
+            "--spray=",
             "--state-dir=",
             "--json",
             "--no-history",
@@ -180,7 +181,7 @@ class OptionsTests(OptionsCase):
         ):
             after = text.split(option, 1)[1].split(" --", 1)[0]
             self.assertIn("[default: ", text.split(option, 1)[1][: len(after) + 200], option)
-        self.assertEqual(text.count("[default: "), 15)
+        self.assertEqual(text.count("[default: "), 16)
 
     def test_login_name(self) -> None:
         cases = {"alice": "alice", "DOMAIN\\bob": "DOMAIN-bob", "..x": "x", "//": "peer", "x" * 80: "x" * 64}

@@ -85,7 +85,7 @@ class ConnectTests(SynchronousTestCase):
             check = bob.agent.opening(remote, base)
             assert check is not None
             alice.agent.receive_datagram(check.data, remote, base, network.now)
-            self.assertTrue(alice.agent.has_received_check(base), number)
+            self.assertTrue(alice.agent.has_received_check({base}), number)
             alice.agent.remove_local(base, network.now)
             bob.agent.remove_local(remote, network.now)
         self.assertEqual(alice.path.path, "host")

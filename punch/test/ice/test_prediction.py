@@ -18,7 +18,16 @@ from punch.ice.prediction import (
     steps_between,
     targets,
 )
-from punch.ice.techniques import TECHNIQUES, NatClass, Technique, nat_class, opens, technique_for
+from punch.ice.techniques import (
+    TECHNIQUES,
+    NatClass,
+    Technique,
+    nat_class,
+    opens,
+    port_of_socket,
+    technique_for,
+    techniques_with_all,
+)
 from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
 from punch.wire.punching import MAX_ALTERNATIVES, MAX_TARGETS
 
@@ -90,11 +99,32 @@ class TechniqueTests(SynchronousTestCase):
         for other in (KNOWN, UNSURE, PRESERVING, SEQUENTIAL):
             self.assertIs(technique_for(SEQUENTIAL, other), Technique.PREDICTION)
         self.assertIs(technique_for(SEQUENTIAL, RANDOM), Technique.RELAY)
-        self.assertIs(technique_for(KNOWN, KNOWN), Technique.ICE)
+        self.assertIs(technique_for(KNOWN, KNOWN), Technique.SIMULTANEOUS_OPEN)
         self.assertIs(technique_for(SEQUENTIAL, None), Technique.ICE)
 
+    def test_random_and_one_port(self) -> None:
+        """That is what spraying is for: all guessed ports see packets from one port."""
+        either = profile(EITHER, PortAssignment.PRESERVING)
+        for other in (KNOWN, either, profile(frozenset(), PortAssignment.UNKNOWN)):
+            self.assertIs(technique_for(RANDOM, other), Technique.SPRAYING)
+        for other in (RANDOM, PRESERVING, SEQUENTIAL, UNSURE):
+            self.assertIs(technique_for(RANDOM, other), Technique.RELAY)
+        self.assertIs(techniques_with_all(either)[NatClass.RANDOM], Technique.SPRAYING)
+        self.assertIs(techniques_with_all(PRESERVING)[NatClass.RANDOM], Technique.RELAY)
+
+    def test_ports_of_sockets(self) -> None:
+        """A port that is preserved is known without a question to a reflector."""
+        none = profile(frozenset(), PortAssignment.UNKNOWN)
+        for known, expected in ((PRESERVING, 5000), (none, 5000), (KNOWN, None), (SEQUENTIAL, None)):
+            self.assertEqual(port_of_socket(known, 5000, None), expected, known)
+        self.assertEqual(port_of_socket(KNOWN, 5000, 6000), 6000)
+
     def test_who_opens(self) -> None:
-        """Exactly one side does, and not the one whose port is known."""
+        """Exactly one side does: not the one whose port is known, and the one with random ports."""
+        for known in (SEQUENTIAL, PRESERVING, KNOWN, UNSURE):
+            for controlling in (False, True):
+                self.assertTrue(opens(RANDOM, known, controlling=controlling))
+                self.assertFalse(opens(known, RANDOM, controlling=controlling))
         profiles = [SEQUENTIAL, PRESERVING, KNOWN, UNSURE]
         for ours, theirs, controlling in product(profiles, profiles, (False, True)):
             here = opens(ours, theirs, controlling=controlling)

@@ -13,11 +13,11 @@ from punch.ice.prediction import MAX_AIMS, TARGETS
 from punch.ice.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching.attempt import GAP
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
-from punch.node.punching.prediction import wait_after
-from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec, Mapping, Ports
-from punch.test.system import SERVICE, Connected, Peer, Rendezvous
+from punch.node.punching.prediction import GAP, wait_after
+from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
+from punch.test.punching import VICTIM, PunchingTestCase
+from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
 from punch.wire.nat_profile import Mapping as Maps
 from punch.wire.nat_profile import NatProfile, PortAssignment
@@ -25,7 +25,6 @@ from punch.wire.punching import Nats, Opened, Targets
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct."""
-VICTIM = "198.51.100.200"
 ALL = os.environ.get("PUNCH_SEEDS") == "all"
 
 
@@ -41,69 +40,7 @@ def sequential(step: int = 1, others: float = 0.0, mapping: Mapping = Mapping.AP
     return nat(mapping, Ports.SEQUENTIAL, step, others)
 
 
-class PredictionTestCase(InternetTestCase):
-    """Two peers behind NATs of their own."""
-
-    def place(self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None) -> None:
-        """Register two peers. None: a public address behind a firewall."""
-        self.net = self.internet(seed)
-        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
-        self.net.host("victim", VICTIM)
-        link = link or LinkSpec(delay=0.025)
-        self.peers = []
-        for number, (name, each) in enumerate((("alice", left), ("bob", right)), 1):
-            if each is None:
-                firewall = Firewall(filtering=Filtering.APDF)
-                lan = self.net.lan(name, f"203.0.{115 + number}.0/24", firewall=firewall, link=link)
-            else:
-                each.public = f"203.0.113.{number}"
-                lan = self.net.lan(name, f"192.168.{number}.0/24", nat=each, link=link)
-            peer = Peer(self.net, lan.host(name), self.rendezvous.address, accept=Accept.ANYONE)
-            self.peers.append(peer.register())
-        self.net.advance(1.0)
-        self.alice, self.bob = self.peers
-
-    def call(self) -> float:
-        """Have alice call bob; returns when that was."""
-        began = self.net.now
-        self.alice.call(self.bob.id)
-        for peer in self.peers:
-            peer.wait_for(Connected, 15.0)
-        return began
-
-    @property
-    def paths(self) -> set[str]:
-        """The kinds of path that the two sides use."""
-        return {
-            status.path.kind
-            for here, there in ((self.alice, self.bob), (self.bob, self.alice))
-            if (status := here.link_to(there).status) is not None
-        }
-
-    def status(self, peer: Peer) -> PunchingStatus:
-        """What a peer tried on its one link."""
-        (link,) = peer.node.status.links
-        return link.punching
-
-    def seconds_to_direct(self, timeout: float) -> float | None:
-        """Call, and wait for a direct path; None if there is none in time."""
-        began = self.call()
-        while self.net.now < began + timeout:
-            if "relay" not in self.paths:
-                return self.net.now - began
-            self.net.advance(0.1)
-        return None
-
-    def stop(self) -> None:
-        """Stop the peers and check that nothing is left of them."""
-        for peer in self.peers:
-            peer.stop()
-        self.net.advance(10.0)
-        for peer in self.peers:
-            self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)
-
-
-class DirectTests(PredictionTestCase):
+class DirectTests(PunchingTestCase):
     """Sequential ports on one side or both, and anything but random ones on the other."""
 
     def check(self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None) -> None:
@@ -180,7 +117,7 @@ class WaitTests(SynchronousTestCase):
         self.assertEqual(proof_wait(8 * 10**6), 300.0)
 
 
-class RelayTests(PredictionTestCase):
+class RelayTests(PunchingTestCase):
     """Where nothing is sent."""
 
     def test_random_ports(self) -> None:
@@ -250,7 +187,7 @@ class RelayTests(PredictionTestCase):
             self.assertGreater(later - first, GAP / 2)
 
 
-class HostileTests(PredictionTestCase):
+class HostileTests(PunchingTestCase):
     """A peer on a link says what it should not; `on_control` is what the link calls with a frame of its."""
 
     def setUp(self) -> None:

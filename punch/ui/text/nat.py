@@ -21,9 +21,17 @@ MAPPING = {
 _TECHNIQUES = {
     Technique.ICE: "ICE with",
     Technique.PREDICTION: "prediction of ports with",
+    Technique.SIMULTANEOUS_OPEN: "ICE or simultaneous open with",
+    Technique.SPRAYING: "spraying with",
     Technique.RELAY: "a relay with",
 }
-_BY = {Technique.ICE: "ICE", Technique.PREDICTION: "prediction of ports", Technique.RELAY: "no technique"}
+_BY = {
+    Technique.ICE: "ICE",
+    Technique.PREDICTION: "prediction of ports",
+    Technique.SIMULTANEOUS_OPEN: "simultaneous open",
+    Technique.SPRAYING: "spraying",
+    Technique.RELAY: "no technique",
+}
 _OTHERS = {
     NatClass.INDEPENDENT: "one port for all",
     NatClass.PRESERVING: "preserved ports",

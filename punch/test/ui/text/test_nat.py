@@ -46,7 +46,11 @@ class NatTests(SynchronousTestCase):
                 "prediction of ports with one port for all, preserved ports, sequential ports; "
                 "a relay with random ports",
             ),
-            (random, "a relay with one port for all, preserved ports, sequential ports, random ports"),
+            (
+                random,
+                "spraying with one port for all, preserved ports; "
+                "a relay with sequential ports, random ports",
+            ),
         ):
             self.assertEqual(techniques_in_words(profile), line)
 

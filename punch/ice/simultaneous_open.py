@@ -1,0 +1,55 @@
+"""
+Simultaneous open: two NATs whose ports are known, of which one or both take unsolicited packets as their own.
+
+A router that accepts packets that nobody asked for, such as many with Linux, remembers them as flows to
+itself. If the other side's first packet comes before its own host has sent one there, that flow has the port,
+and the host's packets leave from another port, which the other side does not let in. So each side's first
+packet has to be on its way before the other side's first one arrives:
+
+- It has a low TTL, so that it leaves through its own NATs and does not arrive. All that follows is let in, in
+  whatever order. The two sides say over the link when that packet has left, so there is no race.
+- Where the other router is too near for that, one side after the other is the first (`First`). If only one
+  of the routers takes unsolicited packets, its side has to be first.
+- If both routers do, and are near, both packets leave at the same moment: the side that aims waits for half
+  the round-trip time after it has said so.
+
+Each attempt is made from new ports, since those of the attempt before may be taken by such flows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from punch.wire.punching import First
+
+LOW_TTLS: Final = (5, 5, 8, 8)
+"""The TTL of the first packet, in each attempt of four: home and carrier NATs are within so many routers."""
+FAR: Final = 0.02
+"""The round-trip time in seconds from which on two packets can be on their way at the same time."""
+ORDERS_FAR: Final = (First.BOTH, First.BOTH, First.OPENS, First.AIMS)
+ORDERS_NEAR: Final = (First.OPENS, First.AIMS, First.OPENS, First.AIMS)
+"""Which side is first, in each attempt of four."""
+CHECK_GAPS: Final = (0.05, 0.1, 0.2, 0.3)
+"""Seconds after each of the packets with the usual TTL."""
+MAX_PACKETS: Final = 1 + len(CHECK_GAPS)
+"""How many packets each side sends in one attempt."""
+WAIT: Final = 0.3
+"""The least seconds that packets have to arrive; else it is three round-trip times."""
+SPACE: Final = 0.1
+"""The least seconds between the first packet and the next, if both sides send at the same time."""
+
+
+def order_of(attempt: int, rtt: float) -> First:
+    """
+    Return which side sends first.
+
+    :param attempt: the number of this attempt, from 0.
+    :param rtt: the round-trip time of the link, in seconds.
+    """
+    orders = ORDERS_FAR if rtt >= FAR else ORDERS_NEAR
+    return orders[attempt % len(orders)]
+
+
+def low_ttl(attempt: int) -> int:
+    """Return the TTL of the first packet of an attempt, which has a number from 0."""
+    return LOW_TTLS[attempt % len(LOW_TTLS)]

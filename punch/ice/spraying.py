@@ -1,0 +1,89 @@
+"""
+Spraying: many sockets on one side, many guessed ports on the other.
+
+If a NAT gives each destination another port at random, nobody can say which. But if `SOCKETS` sockets behind
+it each send to one port of the other side, so many of its ports are open for that port, and a guess hits one
+with a probability of 1 to 252. After n guesses, none has hit with a probability of exp(-n / 252).
+
+The side that aims, whose port is known, has two sockets, and probes random ports of the other side from both
+in turn. The side that opens sends from all of its sockets to the first of the two before the probes, with a
+low TTL, and to the second one after them, with the usual TTL:
+
+- A router of the side that aims may take unsolicited packets as its own, and remember them as flows, so that
+  later probes to these ports leave from another port. So the first packets had better not arrive. Those to
+  the second socket come when all probes have left, and are let in if their port was guessed.
+- If the packets with a low TTL do not get through the NATs of their own side, such as a carrier's far away,
+  the first half is in vain, and the second one is not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from punch.identity import RandomBytes
+
+SOCKETS: Final = 256
+"""How many sockets the side that opens has."""
+MIN_SOCKETS: Final = 64
+"""With fewer it is not worth it."""
+TARGETS: Final = 2
+"""How many sockets the side that aims has."""
+PROBES: Final = 900
+"""How many ports it guesses for each of them."""
+MAX_PACKETS: Final = PROBES * TARGETS
+"""How many packets one side sends in one attempt at most."""
+RATE: Final = 150.0
+"""How many packets a second each side sends…"""
+BURST: Final = 8
+"""…and how many more may leave at once after a pause of the process."""
+LOW_TTL: Final = 5
+"""The TTL of the packets to the first socket: they have to leave through the own NATs, and not to arrive."""
+WAITS: Final = (30.0, 300.0, 1800.0)
+"""Seconds from one attempt to the next; the last one counts for all later ones."""
+LOWEST, HIGHEST = 1024, 65535
+"""The ports that are guessed."""
+
+
+def sockets_for(descriptors: int) -> int:
+    """Return how many sockets to open if so many descriptors are free; 0 if there are too few."""
+    sockets = min(SOCKETS, descriptors // 2)
+    return sockets if sockets >= MIN_SOCKETS else 0
+
+
+def wait_after(sprays: int) -> float:
+    """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+    return WAITS[min(sprays, len(WAITS)) - 1] if sprays else 0.0
+
+
+class Guesses:
+    """Random ports, each once."""
+
+    def __init__(self, random: RandomBytes) -> None:
+        self._random = random
+        self._guessed: set[int] = set()
+
+    def take(self) -> int:
+        """
+        Return another port.
+
+        :raise RuntimeError: there is none.
+        """
+        if len(self._guessed) > HIGHEST - LOWEST:
+            raise RuntimeError("all ports have been guessed")
+        while True:
+            port = int.from_bytes(self._random(2), "big")
+            if port >= LOWEST and port not in self._guessed:
+                self._guessed.add(port)
+                return port
+
+
+class Pace:
+    """When the next packet may leave, at `RATE` packets a second."""
+
+    def __init__(self, now: float) -> None:
+        self._next = now
+
+    def wait(self, now: float) -> float:
+        """A packet leaves now: return the seconds until the next one may."""
+        self._next = max(self._next, now - BURST / RATE) + 1 / RATE
+        return max(0.0, self._next - now)

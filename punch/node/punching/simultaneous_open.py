@@ -1,0 +1,144 @@
+"""
+Attempts by simultaneous open: both sides first send a packet that opens only their own NAT.
+
+    aims:   open a socket, send TARGETS with its port and who is first, await OPENED with the other port
+    opens:  receive TARGETS, open a socket, send OPENED
+
+The side that is first sends its packet before it sends OPENED or BEGIN, and the other one sends checks when
+that has come. If both are first, BEGIN says that the other side is to send at once.
+`punch.ice.simultaneous_open` says who is first, and why.
+"""
+
+from __future__ import annotations
+
+from punch.ice import simultaneous_open
+from punch.ice.agent import Agent
+from punch.ice.budget import OpeningBudget
+from punch.ice.candidates import may_pair
+from punch.ice.simultaneous_open import CHECK_GAPS, MAX_PACKETS, SPACE
+from punch.ice.techniques import Technique, port_of_socket
+from punch.node.punching.attempt import ANSWER_TIME, Attempt
+from punch.node.punching.prediction import REQUEST_SIZE, wait_after
+from punch.wire.address import Address
+from punch.wire.punching import First, Opened, Targets
+
+REQUESTS = 1
+"""How often the side that opens asks a reflector in one attempt."""
+
+
+class SimultaneousOpen:
+    """
+    Makes attempts by simultaneous open.
+
+    :param budget: what may be sent to ports that the other side names.
+    """
+
+    def __init__(self, budget: OpeningBudget) -> None:
+        self._budget = budget
+        self._made = 0
+
+    def wait_after(self, tries: int) -> float:
+        """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+        return wait_after(tries)
+
+    def can_aim(self, now: float) -> bool:
+        """Whether the budget is enough for all packets of the side that aims."""
+        return self._budget.left(now) >= MAX_PACKETS
+
+    def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
+        """Whether we can send to the target, and ask a reflector."""
+        if len(targets.ports) != 1 or targets.first is None:
+            return False
+        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
+        packets = MAX_PACKETS + REQUESTS
+        return may_pair(base, remote) and self._budget.has(packets, agent.opening_size, remote, now)
+
+    async def aim(self, attempt: Attempt) -> bool:
+        """Make an attempt, on the side that aims. Returns True: one that was refused is repeated as soon."""
+        if not attempt.may_aim_at(attempt.theirs.host):
+            return True
+        number, self._made = self._made, self._made + 1
+        opened_socket = await self._open_socket(attempt)
+        if opened_socket is None:
+            return True
+        base, mapped = opened_socket
+        first = simultaneous_open.order_of(number, attempt.rtt)
+        opened = await attempt.ask_other_side(
+            Targets(
+                attempt.number, Technique.SIMULTANEOUS_OPEN.value, mapped.host, (mapped.port,), first=first
+            )
+        )
+        if opened is None or not opened.ports or not opened.ports[0]:
+            return True
+        remote = Address(opened.host, opened.ports[0][0])
+        transactions, rtt = attempt.transactions, attempt.rtt
+        if first is First.AIMS:
+            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            attempt.begin()
+            # Theirs come first, or they were lost
+            await transactions.sleep(rtt + SPACE)
+        elif first is First.BOTH:
+            attempt.begin()
+            await transactions.sleep(rtt / 2)
+            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            await transactions.sleep(max(SPACE, rtt))
+        await self._check(attempt, base, remote)
+        return True
+
+    async def open(self, attempt: Attempt, targets: Targets) -> bool:
+        """Make an attempt that the other side asks for; returns False if it is to be refused."""
+        number, self._made = self._made, self._made + 1
+        opened_socket = await self._open_socket(attempt, charged=True)
+        if opened_socket is None:
+            return False
+        base, mapped = opened_socket
+        remote = Address(targets.host, targets.ports[0])
+        transactions, rtt = attempt.transactions, attempt.rtt
+        first = targets.first is First.OPENS
+        if first:
+            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+        attempt.answer(Opened(targets.attempt, mapped.host, ((mapped.port,),)))
+        # Attempts with other peers do no harm
+        attempt.release()
+        if first:
+            await transactions.sleep(rtt + SPACE)
+        elif not await transactions.within(attempt.begun, ANSWER_TIME):
+            return True
+        if targets.first is First.BOTH:
+            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            await transactions.sleep(max(SPACE, rtt))
+        await self._check(attempt, base, remote)
+        return True
+
+    async def _open_socket(
+        self, attempt: Attempt, *, charged: bool = False
+    ) -> tuple[Address, Address] | None:
+        """
+        Open a socket; returns its local address and the public one, or None if that is not possible.
+
+        :param charged: a request to a reflector counts, since the other side causes it.
+        """
+        base = attempt.open_socket()
+        if base is None:
+            return None
+        port, host = port_of_socket(attempt.ours, base.port, None), attempt.ours.host
+        if port is None:
+            if charged:
+                self._budget.charge(attempt.reflector, REQUEST_SIZE, attempt.transactions.now)
+            seen = await attempt.transactions.ask(base, attempt.reflector)
+            if seen is None:
+                return None
+            port, host = seen.mapped.port, seen.mapped.host
+        mapped = Address(host, port)
+        attempt.agent.add_opening(base, mapped)
+        return base, mapped
+
+    async def _check(self, attempt: Attempt, base: Address, remote: Address) -> None:
+        """Send checks until one has arrived, and wait for the path."""
+        for gap in CHECK_GAPS:
+            if attempt.agent.has_received_check({base}) or not attempt.relayed():
+                break
+            if not attempt.send(base, remote, self._budget):
+                break
+            await attempt.transactions.sleep(gap)
+        await attempt.await_path({base}, max(simultaneous_open.WAIT, 3 * attempt.rtt))

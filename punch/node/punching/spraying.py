@@ -1,0 +1,143 @@
+"""
+Attempts by spraying: many sockets on the side with random ports, many guessed ports on the other one.
+
+    aims:   open two sockets, send TARGETS with their ports, await OPENED, probe random ports, send BEGIN
+    opens:  receive TARGETS, send OPENED, send from many sockets to the first target, await BEGIN, send to the
+            second target
+
+`punch.ice.spraying` says how many, and why. The first check that arrives ends all of this on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from punch.ice import spraying
+from punch.ice.agent import Agent
+from punch.ice.budget import OpeningBudget
+from punch.ice.candidates import may_pair
+from punch.ice.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
+from punch.ice.techniques import Technique, port_of_socket
+from punch.node.punching.attempt import Attempt
+from punch.wire.address import Address
+from punch.wire.punching import Opened, Targets
+
+PROBE_TIME = 2 * MAX_PACKETS / RATE
+"""Seconds that the side that opens waits for BEGIN: twice as long as the probes take."""
+
+
+class Spraying:
+    """
+    Makes attempts by spraying.
+
+    :param budget: what may be sent for it.
+    :param descriptors: returns how many more sockets this process may open.
+    """
+
+    def __init__(self, budget: OpeningBudget, descriptors: Callable[[], int]) -> None:
+        self._budget = budget
+        self._descriptors = descriptors
+
+    def wait_after(self, tries: int) -> float:
+        """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
+        return spraying.wait_after(tries)
+
+    def can_aim(self, now: float) -> bool:
+        """Whether the budget is enough for all probes of an attempt."""
+        return self._budget.left(now) >= MAX_PACKETS
+
+    def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
+        """Whether we can send to the targets from enough sockets."""
+        if len(targets.ports) != spraying.TARGETS:
+            return False
+        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
+        sockets = sockets_for(self._descriptors())
+        packets = sockets * spraying.TARGETS
+        enough = bool(sockets) and self._budget.has(packets, agent.opening_size, remote, now)
+        return may_pair(base, remote) and enough
+
+    async def aim(self, attempt: Attempt) -> bool:
+        """Make an attempt, on the side that aims; returns False if it could not be made, or was refused."""
+        if not attempt.may_aim_at(attempt.theirs.host):
+            return False
+        attempt.sockets.close_unused()
+        bases: list[Address] = []
+        ports: list[int] = []
+        host = attempt.ours.host
+        for _ in range(spraying.TARGETS):
+            base = attempt.sockets.open(attempt.local)
+            if base is None:
+                return False
+            port = port_of_socket(attempt.ours, base.port, None)
+            if port is None:
+                seen = await attempt.transactions.ask(base, attempt.reflector)
+                if seen is None:
+                    return False
+                port, host = seen.mapped.port, seen.mapped.host
+            attempt.agent.add_opening(base, Address(host, port))
+            bases.append(base)
+            ports.append(port)
+        opened = await attempt.ask_other_side(
+            Targets(attempt.number, Technique.SPRAYING.value, host, tuple(ports))
+        )
+        if opened is None or not opened.count:
+            return False
+        await self._probe(attempt, bases, opened.host)
+        attempt.begin()
+        seconds = opened.count / RATE + attempt.rtt
+        await self._await_check(attempt, bases, seconds)
+        await attempt.await_path(bases)
+        return True
+
+    async def _probe(self, attempt: Attempt, bases: list[Address], host: str) -> None:
+        """Send to random ports from all of these sockets in turn, until a check arrives."""
+        pace = Pace(attempt.transactions.now)
+        guesses = [Guesses(attempt.random) for _ in bases]
+        for _ in range(PROBES):
+            for base, guessed in zip(bases, guesses, strict=True):
+                if self._is_over(attempt, bases):
+                    return
+                if not attempt.send(base, Address(host, guessed.take()), self._budget):
+                    return
+                await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
+
+    async def open(self, attempt: Attempt, targets: Targets) -> bool:
+        """Open many ports for an attempt of the other side; returns False if it is to be refused."""
+        attempt.sockets.close_unused()
+        wanted = sockets_for(self._descriptors())
+        bases: list[Address] = []
+        while len(bases) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
+            attempt.agent.add_opening(base)
+            bases.append(base)
+        if len(bases) < spraying.MIN_SOCKETS:
+            return False
+        attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
+        first, second = (Address(targets.host, port) for port in targets.ports)
+        await self._open_all(attempt, bases, first, LOW_TTL)
+        deadline = attempt.transactions.now + PROBE_TIME
+        while not attempt.begun.done and not self._is_over(attempt, bases):
+            if attempt.transactions.now >= deadline:
+                return True
+            await attempt.transactions.within(attempt.begun, 0.1)
+        await self._open_all(attempt, bases, second, None)
+        await attempt.await_path(bases)
+        return True
+
+    async def _open_all(
+        self, attempt: Attempt, bases: list[Address], remote: Address, ttl: int | None
+    ) -> None:
+        """Send from all of these sockets to one address, until a check arrives."""
+        pace = Pace(attempt.transactions.now)
+        for base in bases:
+            if self._is_over(attempt, bases) or not attempt.send(base, remote, self._budget, ttl):
+                return
+            await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
+
+    async def _await_check(self, attempt: Attempt, bases: list[Address], seconds: float) -> None:
+        until = attempt.transactions.now + seconds
+        while attempt.transactions.now < until and not self._is_over(attempt, bases):
+            await attempt.transactions.sleep(0.1)
+
+    def _is_over(self, attempt: Attempt, bases: list[Address]) -> bool:
+        """Whether a check has arrived, or the link has another path."""
+        return not attempt.relayed() or attempt.agent.has_received_check(bases)

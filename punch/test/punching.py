@@ -1,0 +1,98 @@
+"""Two peers behind NATs of their own, on the simulated internet, and what they try to get off the relay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from punch.node.path import SprayPolicy
+from punch.node.punching.coordinator import PunchingStatus
+from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec
+from punch.test.system import SERVICE, Connected, Peer, Rendezvous
+from punch.wire.control import Accept
+
+VICTIM: Final = "198.51.100.200"
+"""The address of a host that takes part in nothing."""
+
+
+class PunchingTestCase(InternetTestCase):
+    """Two peers behind NATs of their own."""
+
+    def place(
+        self,
+        left: NAT | None,
+        right: NAT | None,
+        seed: int = 1,
+        link: LinkSpec | None = None,
+        spray: Sequence[SprayPolicy] = (SprayPolicy.AUTO, SprayPolicy.AUTO),
+        hops: int = 0,
+        descriptors: Callable[[], int] = lambda: 1024,
+    ) -> None:
+        """
+        Register two peers. None: a public address behind a firewall.
+
+        :param hops: how many routers there are between the two access links.
+        """
+        self.net = self.internet(seed)
+        self.net.public.hops = hops
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.net.host("victim", VICTIM)
+        link = link or LinkSpec(delay=0.025)
+        self.peers = []
+        for number, (name, each) in enumerate((("alice", left), ("bob", right)), 1):
+            if each is None:
+                firewall = Firewall(filtering=Filtering.APDF)
+                lan = self.net.lan(name, f"203.0.{115 + number}.0/24", firewall=firewall, link=link)
+            else:
+                each.public = f"203.0.113.{number}"
+                lan = self.net.lan(name, f"192.168.{number}.0/24", nat=each, link=link)
+            peer = Peer(
+                self.net,
+                lan.host(name),
+                self.rendezvous.address,
+                accept=Accept.ANYONE,
+                spray=spray[number - 1],
+                descriptors=descriptors,
+            )
+            self.peers.append(peer.register())
+        self.net.advance(1.0)
+        self.alice, self.bob = self.peers
+
+    def call(self) -> float:
+        """Have alice call bob; returns when that was."""
+        began = self.net.now
+        self.alice.call(self.bob.id)
+        for peer in self.peers:
+            peer.wait_for(Connected, 15.0)
+        return began
+
+    @property
+    def paths(self) -> set[str]:
+        """The kinds of path that the two sides use."""
+        return {
+            status.path.kind
+            for here, there in ((self.alice, self.bob), (self.bob, self.alice))
+            if (status := here.link_to(there).status) is not None
+        }
+
+    def status(self, peer: Peer) -> PunchingStatus:
+        """What a peer tried on its one link."""
+        (link,) = peer.node.status.links
+        return link.punching
+
+    def seconds_to_direct(self, timeout: float) -> float | None:
+        """Call, and wait for a direct path; None if there is none in time."""
+        began = self.call()
+        while self.net.now < began + timeout:
+            if "relay" not in self.paths:
+                return self.net.now - began
+            self.net.advance(0.1)
+        return None
+
+    def stop(self) -> None:
+        """Stop the peers and check that nothing is left of them."""
+        for peer in self.peers:
+            peer.stop()
+        self.net.advance(10.0)
+        for peer in self.peers:
+            self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)

@@ -1,0 +1,434 @@
+"""Direct paths from behind a NAT with random ports, and who can't start or aim the packets for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from punch.ice.budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
+from punch.ice.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, SOCKETS
+from punch.ice.techniques import Technique
+from punch.link.events import CloseCode
+from punch.link.frames import OptionalFrameType
+from punch.node.path import SprayPolicy
+from punch.node.punching.coordinator import PunchingStatus
+from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
+from punch.test.punching import VICTIM, PunchingTestCase
+from punch.test.system import SERVICE, Peer
+from punch.wire.control import Accept
+from punch.wire.nat_profile import Mapping as Maps
+from punch.wire.nat_profile import NatProfile, PortAssignment
+from punch.wire.punching import MAX_COUNT, Begin, Nats, Opened, Targets
+
+WITHIN = 20.0
+"""Seconds after the call within which the path must be direct."""
+ALL = os.environ.get("PUNCH_SEEDS") == "all"
+SEEDS = range(1, 101) if ALL else range(1, 2)
+HOMES = ("203.0.113.1", "203.0.113.2")
+AUTO, NEVER = SprayPolicy.AUTO, SprayPolicy.NEVER
+
+
+def random_ports(public: str | None = None) -> NAT:
+    """A NAT with another port for each destination, at random, that filters by port."""
+    return NAT(public, mapping=Mapping.APDM, filtering=Filtering.APDF, ports=Ports.RANDOM)
+
+
+def one_port(public: str | None = None) -> NAT:
+    """A NAT with one port for all destinations, that filters by port."""
+    return NAT(public, mapping=Mapping.EIM, filtering=Filtering.APDF, ports=Ports.RANDOM)
+
+
+def taking() -> NAT:
+    """A router with Linux that takes unsolicited packets for its own."""
+    return NAT(mapping=Mapping.APDM, ports=Ports.PRESERVING, overload=True, unsolicited=Unsolicited.ACCEPT)
+
+
+class DirectTests(PunchingTestCase):
+    """Random ports on one side, and filtering by port on the other."""
+
+    def check(
+        self, left: NAT, right: NAT, seed: int = 1, link: LinkSpec | None = None, hops: int = 0
+    ) -> bool:
+        """Whether the path is direct in time; after no more packets than one attempt may take."""
+        self.place(left, right, seed, link, hops=hops)
+        seconds = self.seconds_to_direct(WITHIN)
+        for peer in self.peers:
+            tried = self.status(peer)
+            self.assertIs(tried.technique, Technique.SPRAYING)
+            # Checks and answers follow at the port that was hit
+            self.assertLessEqual(tried.packets, MAX_PACKETS + 20)
+        self.net.advance(2.0)
+        if seconds is not None:
+            self.assertNotIn("relay", self.paths)
+            # All sockets are closed but that of the node and that of the path
+            self.assertLessEqual(max(len(peer.host.reactor.open_ports) for peer in self.peers), 5)
+        self.stop()
+        return seconds is not None
+
+    def test_seeds(self) -> None:
+        """At least 95 of 100 calls, whoever calls (all with PUNCH_SEEDS=all)."""
+        late = []
+        for seed in SEEDS:
+            ends = random_ports(), one_port()
+            if not self.check(*(ends if seed % 2 else ends[::-1]), seed):
+                late.append(seed)
+        self.assertLessEqual(len(late), len(SEEDS) // 20, late)
+
+    def test_a_router_that_takes_unsolicited_packets(self) -> None:
+        """The first packets do not arrive, or those to the second socket come after the probes."""
+        self.assertTrue(self.check(taking(), random_ports(), hops=8))
+        if ALL:
+            self.assertTrue(self.check(taking(), random_ports(), hops=0))
+
+    def test_loss(self) -> None:
+        """With 5 % loss (PUNCH_SEEDS=all)."""
+        if ALL:
+            late = [
+                seed
+                for seed in range(1, 11)
+                if not self.check(one_port(), random_ports(), seed, LinkSpec(delay=0.025, loss=0.05))
+            ]
+            self.assertLessEqual(len(late), 1, late)
+
+    def test_messages_meanwhile(self) -> None:
+        """Messages arrive, once and in order; and no second has more packets than docs/nat.md says."""
+        self.place(one_port(), random_ports())
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.net.trace = []
+        for number in range(32):
+            self.alice.chat.send(self.bob.id, f"a{number}")
+            self.bob.chat.send(self.alice.id, f"b{number}")
+            self.net.advance(0.5)
+        self.net.advance(2.0)
+        self.assertEqual(self.bob.texts(), [f"a{number}" for number in range(32)])
+        self.assertEqual(self.alice.texts(), [f"b{number}" for number in range(32)])
+        sent = self.status(self.alice), self.status(self.bob)
+        self.assertEqual(
+            [(each.attempts, each.packets) for each in sent], [(1, MAX_PACKETS), (1, 2 * SOCKETS)]
+        )
+        self.assertLess(sum(each.bytes for each in sent), 350_000)
+        for here, there in (HOMES, HOMES[::-1]):
+            times = sorted(
+                each.time
+                for each in self.net.trace
+                if each.source[0] == here and each.destination[0] == there and "uplink up" in each.link
+            )
+            self.assertGreater(len(times), 2 * SOCKETS - 1)
+            for first, later in zip(times, times[round(RATE) + BURST + 1 :], strict=False):
+                self.assertGreater(later - first, 0.99)
+        # The next attempt comes after half a minute, and is the last one for five minutes
+        self.net.advance(45.0)
+        self.assertEqual([self.status(peer).attempts for peer in self.peers], [2, 2])
+        self.net.advance(60.0)
+        self.assertEqual([self.status(peer).attempts for peer in self.peers], [2, 2])
+        self.stop()
+
+
+class OffTests(PunchingTestCase):
+    """Where nothing is sent."""
+
+    def check(self, spray: Sequence[SprayPolicy]) -> None:
+        """Nothing goes from home to home but the checks of ICE."""
+        self.place(one_port(), random_ports(), spray=spray)
+        self.net.trace = []
+        self.assertIsNone(self.seconds_to_direct(5.0))
+        for peer, policy in zip(self.peers, spray, strict=True):
+            status = self.status(peer)
+            self.assertEqual(status.packets, 0)
+            self.assertIs(status.technique, Technique.RELAY if policy is NEVER else Technique.SPRAYING)
+            # The node's own sockets, and those that a refused attempt has opened
+            self.assertLess(len(peer.host.reactor.open_ports), 8)
+        ports = {each.destination for each in self.net.trace if each.destination[0] in HOMES}
+        self.assertLess(len(ports), 20)
+        self.stop()
+
+    def test_never(self) -> None:
+        """It is switched off on either side, or on both."""
+        self.check((NEVER, NEVER))
+        self.check((AUTO, NEVER))
+        self.check((NEVER, AUTO))
+
+    def test_random_on_both_sides(self) -> None:
+        """The relay is right."""
+        self.place(random_ports(), random_ports())
+        self.assertIsNone(self.seconds_to_direct(4.0))
+        for peer in self.peers:
+            self.assertEqual(self.status(peer), PunchingStatus(Technique.RELAY, 0, 0, 0))
+        self.stop()
+
+    def test_an_older_release(self) -> None:
+        """One that knows nothing of this does not answer, and gets nothing."""
+        self.place(one_port(), random_ports())
+        self.call()
+        self.bob.link_to(self.alice).on_control = None
+        self.net.advance(15.0)
+        self.assertGreater(self.status(self.alice).attempts, 1)
+        self.assertEqual(self.status(self.alice).packets, 0)
+        self.stop()
+
+
+class HostileOpenerTests(PunchingTestCase):
+    """What the side with random ports is told; it never asks for anything itself."""
+
+    def setUp(self) -> None:
+        """Two peers on a relay. Alice does not spray herself; nothing goes directly between the two."""
+        self.place(one_port(), random_ports(), spray=(NEVER, AUTO))
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.net.advance(3.0)
+        self.assertEqual(self.paths, {"relay"})
+        self.attempt = 1000
+
+    def say(self, frame_type: OptionalFrameType, payload: bytes) -> None:
+        """Have bob receive a frame of alice."""
+        on_control = self.bob.link_to(self.alice).on_control
+        assert on_control is not None
+        on_control(frame_type, payload)
+
+    def targets(self, *ports: int, host: str = HOMES[0], technique: str = "spraying") -> Targets:
+        """What bob is told as alice's targets."""
+        self.attempt += 1
+        return Targets(self.attempt, technique, host, ports or (9500, 9501))
+
+    def ask(self, targets: Targets, seconds: float = 0.5) -> int:
+        """Ask bob, and let time pass; returns how many packets go to ports that were named."""
+        self.net.trace = []
+        self.say(OptionalFrameType.TARGETS, targets.encode())
+        self.net.advance(seconds)
+        assert isinstance(self.net.trace, list)
+        return sum(9500 <= each.destination[1] < 9600 for each in self.net.trace)
+
+    def refused(self, targets: Targets) -> None:
+        """Bob sends nothing, and opens no sockets."""
+        before = self.status(self.bob)
+        self.assertEqual(self.ask(targets), 0, targets)
+        self.assertEqual(self.status(self.bob), before)
+        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
+
+    def test_what_is_right(self) -> None:
+        """The other tests send nothing; this one shows that they would. All sockets are closed at the end."""
+        self.assertGreater(self.ask(self.targets()), RATE / 4)
+        self.assertGreater(len(self.bob.host.reactor.open_ports), SOCKETS)
+        self.net.advance(40.0)
+        self.assertEqual(self.status(self.bob).packets, SOCKETS)
+        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
+
+    def test_elsewhere(self) -> None:
+        """A victim, the service, the own addresses, and what is no address of one host."""
+        for host in (
+            VICTIM,
+            SERVICE,
+            *("203.0.113.2", "203.0.113.9", "192.168.1.2", "192.168.2.2", "127.0.0.1", "0.0.0.0"),
+            *("224.0.0.1", "255.255.255.255", "100.64.0.1", "2001:db8::1", "::ffff:198.51.100.200"),
+        ):
+            self.refused(self.targets(host=host))
+
+    def test_a_nat_elsewhere(self) -> None:
+        """A profile with a victim's address makes nobody send there: it was not proved to be received at."""
+        lie = NatProfile(VICTIM, frozenset({Maps.ENDPOINT_INDEPENDENT}), PortAssignment.RANDOM)
+        self.say(OptionalFrameType.NATS, Nats((lie,)).encode())
+        self.refused(self.targets(host=VICTIM))
+
+    def test_another_nat(self) -> None:
+        """If the table has another technique for what the other side says of its NAT, that is refused."""
+        for mapping, ports in (
+            (frozenset({Maps.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.RANDOM),
+            (frozenset({Maps.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.PRESERVING),
+        ):
+            lie = NatProfile(HOMES[0], mapping, ports)
+            self.say(OptionalFrameType.NATS, Nats((lie,)).encode())
+            self.refused(self.targets())
+
+    def test_other_techniques(self) -> None:
+        """What the table does not choose."""
+        for technique in ("prediction", "simultaneous-open", "ice", "relay", "SPRAYING"):
+            self.refused(self.targets(technique=technique))
+
+    def test_other_numbers_of_ports(self) -> None:
+        """Two, and no others."""
+        for ports in ((9500,), (9500, 9501, 9502), tuple(range(9500, 9510))):
+            self.refused(self.targets(*ports))
+        self.attempt += 1
+        self.refused(Targets(self.attempt, "spraying", HOMES[0], ()))
+
+    def test_old_attempts(self) -> None:
+        """An attempt counts once."""
+        targets = self.targets()
+        self.assertGreater(self.ask(targets), 0)
+        self.net.advance(400.0)
+        self.refused(targets)
+        self.attempt = 5
+        self.refused(self.targets())
+
+    def test_again_and_again(self) -> None:
+        """However often a peer asks, the waits and the limit for ten minutes hold."""
+        for _ in range(60):
+            self.ask(self.targets(), 0.2)
+        self.assertEqual(self.status(self.bob).attempts, 1)
+        for _ in range(20):
+            self.ask(self.targets(), 10.0)
+        self.assertLessEqual(self.status(self.bob).attempts, 3)
+        self.assertLessEqual(self.status(self.bob).packets, MAX_SPRAYED)
+        self.assertLessEqual(self.status(self.bob).bytes, MAX_SPRAYED_BYTES)
+
+    def test_begin(self) -> None:
+        """BEGIN without an attempt, or for another one, starts nothing; that of this one, the second half."""
+        self.net.trace = []
+        for number in (1, 999, 1001, 2**31 - 1):
+            self.say(OptionalFrameType.BEGIN, Begin(number).encode())
+        self.net.advance(0.5)
+        self.assertEqual(self.status(self.bob).packets, 0)
+        targets = self.targets()
+        self.ask(targets, 3.0)
+        self.assertEqual(self.status(self.bob).packets, SOCKETS)
+        self.say(OptionalFrameType.BEGIN, Begin(targets.attempt - 1).encode())
+        self.net.advance(1.0)
+        self.assertEqual(self.status(self.bob).packets, SOCKETS)
+        for _ in range(3):
+            self.say(OptionalFrameType.BEGIN, Begin(targets.attempt).encode())
+        self.net.advance(5.0)
+        self.assertEqual(self.status(self.bob).packets, 2 * SOCKETS)
+
+    def test_the_link_ends(self) -> None:
+        """Nothing is sent any more, and all sockets are closed."""
+        self.ask(self.targets(), 0.5)
+        self.assertGreater(len(self.bob.host.reactor.open_ports), SOCKETS)
+        self.bob.link_to(self.alice).close(CloseCode.OK, "")
+        self.net.advance(0.5)
+        self.net.trace = []
+        self.net.advance(2.0)
+        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
+        assert isinstance(self.net.trace, list)
+        self.assertEqual([each for each in self.net.trace if 9500 <= each.destination[1] < 9600], [])
+        self.stop()
+
+    def test_malformed(self) -> None:
+        """A payload that is wrong ends the link, as with other frames."""
+        self.say(OptionalFrameType.BEGIN, b'{"attempt": 0}')
+        self.net.advance(1.0)
+        self.assertIsNone(self.bob.node.link(self.alice.id))
+
+    def test_another_attempt(self) -> None:
+        """While a node makes an attempt with one peer, it refuses those of others."""
+        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
+        carol = Peer(
+            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
+        ).register()
+        carol.call(self.bob.id)
+        self.net.advance(4.0)
+        on_control = self.bob.link_to(carol).on_control
+        assert on_control is not None
+        self.ask(self.targets())
+        asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
+        on_control(OptionalFrameType.TARGETS, asked.encode())
+        self.net.trace = []
+        self.net.advance(0.5)
+        self.assertEqual([each for each in self.net.trace if each.destination[1] in (9600, 9601)], [])
+        # Afterwards it is carol's turn
+        self.net.advance(40.0)
+        asked = Targets(2, "spraying", "203.0.113.3", (9600, 9601))
+        on_control(OptionalFrameType.TARGETS, asked.encode())
+        self.net.advance(0.5)
+        self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
+        carol.stop()
+
+
+class HostileAimTests(PunchingTestCase):
+    """What the side that probes is told, by a peer that agrees to nothing."""
+
+    def setUp(self) -> None:
+        """Alice wants to spray, bob does not; what he answers is made up here."""
+        self.place(one_port(), random_ports(), spray=(AUTO, NEVER))
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.attempts: list[int] = []
+        link = self.bob.link_to(self.alice)
+
+        def received(frame_type: int, payload: bytes) -> None:
+            if frame_type == OptionalFrameType.TARGETS:
+                self.attempts.append(Targets.decode(payload).attempt)
+
+        link.on_control = received
+
+    def answer(self, opened: Opened) -> int:
+        """Have alice receive this; returns to how many ports but the service's she sends in a second."""
+        on_control = self.alice.link_to(self.bob).on_control
+        assert on_control is not None
+        self.net.trace = []
+        on_control(OptionalFrameType.OPENED, opened.encode())
+        self.net.advance(1.0)
+        assert isinstance(self.net.trace, list)
+        sent = {each.destination for each in self.net.trace if each.source[0] == HOMES[0]}
+        return len([each for each in sent if each[0] != SERVICE])
+
+    def next_attempt(self) -> int:
+        """Wait until alice asks; returns the number of her attempt."""
+        before = len(self.attempts)
+        self.net.run_until(lambda: len(self.attempts) > before, 60.0, "an attempt")
+        return self.attempts[-1]
+
+    def test_what_is_right(self) -> None:
+        """If bob agreed, she would send; when the limit is used up, she asks no more."""
+        self.assertGreater(self.answer(Opened(self.next_attempt(), HOMES[1], (), SOCKETS)), 100)
+        self.net.advance(20.0)
+        self.assertEqual(self.status(self.alice).packets, MAX_PACKETS)
+
+    def test_elsewhere(self) -> None:
+        """An address at which bob has not proved to receive."""
+        for host in (VICTIM, SERVICE, HOMES[0]):
+            self.assertLess(self.answer(Opened(self.next_attempt(), host, (), SOCKETS)), 8, host)
+        self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_without_an_attempt(self) -> None:
+        """OPENED that answers nothing, or refuses."""
+        for attempt in (1, 2, 2**31 - 1):
+            self.assertLess(self.answer(Opened(attempt, HOMES[1], (), SOCKETS)), 8)
+        number = self.next_attempt()
+        for wrong in (Opened(number - 1, HOMES[1], (), SOCKETS), Opened(number, HOMES[1], (), 0)):
+            self.assertLess(self.answer(wrong), 8)
+        # It is refused, and can't be agreed to any more
+        self.assertLess(self.answer(Opened(number, HOMES[1], (), SOCKETS)), 8)
+        self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_ports_of_another_technique(self) -> None:
+        """Ports that are named are none of this technique."""
+        self.assertLess(self.answer(Opened(self.next_attempt(), HOMES[1], ((9500,), (9501,)))), 8)
+        self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_too_many(self) -> None:
+        """A number of sockets that nobody has ends the link."""
+        wrong = Opened(1, HOMES[1], (), MAX_COUNT + 1).encode()
+        on_control = self.alice.link_to(self.bob).on_control
+        assert on_control is not None
+        on_control(OptionalFrameType.OPENED, wrong)
+        self.net.advance(1.0)
+        self.assertIsNone(self.alice.node.link(self.bob.id))
+
+    def test_the_wrong_side(self) -> None:
+        """The side with one port for all opens nothing."""
+        on_control = self.alice.link_to(self.bob).on_control
+        assert on_control is not None
+        on_control(OptionalFrameType.TARGETS, Targets(1000, "spraying", HOMES[1], (9500, 9501)).encode())
+        self.net.trace = []
+        self.net.advance(0.5)
+        self.assertEqual([each for each in self.net.trace if each.destination[1] in (9500, 9501)], [])
+
+
+class DescriptorTests(PunchingTestCase):
+    """A process that may open few descriptors."""
+
+    def check(self, free: int) -> int:
+        """Returns how many packets bob sends in his first attempt."""
+        self.place(one_port(), random_ports(), descriptors=lambda: free)
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.net.advance(6.0)
+        packets = self.status(self.bob).packets
+        self.stop()
+        return packets
+
+    def test_few(self) -> None:
+        """Fewer sockets, or none at all."""
+        self.assertEqual(self.check(150), 75)
+        self.assertEqual(self.check(2 * MIN_SOCKETS - 1), 0)
