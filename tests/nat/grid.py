@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
@@ -26,17 +27,22 @@ from .kernel_network import (
     Site,
 )
 from .profiles import PROFILES, build
+from .table import LATE, RACE, expected
 
 Pair = tuple[str, str]
 
 CALL_TIMEOUT = 12.0
 """Seconds after which a call has failed."""
 SETTLED = 5.0
-"""Seconds after `connected` at which the best path must have been found."""
+"""Seconds after `connected` at which the best path must have been found…"""
+LATER = 25.0
+"""…but for pairs that take spraying, or several attempts: so many."""
 AT_ONCE = 16
 """Calls side by side; most of them wait for `SETTLED`."""
 CONNECTING = 2
 """Calls that connect at the same moment: more would measure the machine."""
+SPRAYING = 3
+"""Calls side by side that may take spraying, for the same reason."""
 
 
 def all_pairs(names: Iterable[str] = PROFILES) -> list[Pair]:
@@ -55,17 +61,25 @@ class CallOutcome:
     :ivar first: the paths on both sides when they were connected.
     :ivar settled: the paths `SETTLED` seconds after that, on each side by its own clock.
     :ivar problem: what went wrong, "" if nothing did.
+    :ivar later: the paths `LATER` seconds after that, or before as soon as none is relayed; those of
+        `settled` if that was not waited for.
     """
 
     seconds: float | None
     first: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
     problem: str = ""
+    later: tuple[str, ...] = ()
 
     @property
     def relayed(self) -> bool:
-        """Whether either side was on the relay in the end."""
+        """Whether either side was on the relay after `SETTLED` seconds."""
         return "relay" in self.settled
+
+    @property
+    def relayed_later(self) -> bool:
+        """Whether either side was on the relay in the end."""
+        return "relay" in (self.later or self.settled)
 
 
 @dataclass
@@ -111,6 +125,7 @@ class Grid:
         self.rendezvous, self.address = start_rendezvous(programs, network)
         self._peers: dict[str, JSONProcess] = {}
         self._connecting = threading.Semaphore(CONNECTING)
+        self._spraying = threading.Semaphore(SPRAYING)
         needed = {name for one, other in pairs for name in ((one, LEFT), (other, RIGHT))}
         starting = [site for key, site in self.sites.items() if key in needed]
         for first in range(0, len(starting), 4):
@@ -135,7 +150,8 @@ class Grid:
 
         def call(pair: Pair, needs: set[str]) -> None:
             try:
-                outcome = self._call(pair, number)
+                with self._spraying if expected()[pair] in (LATE, RACE) else contextlib.nullcontext():
+                    outcome = self._call(pair, number)
                 results.outcomes[pair].append(outcome)
                 tell(pair, number, outcome)
             except BaseException as problem:
@@ -188,10 +204,17 @@ class Grid:
             hang_up(caller, callee)
             return outcome
         time.sleep(SETTLED)
-        settled = tuple(path_settled(one, other) for one, other in ((caller, callee), (callee, caller)))
+        both = (caller, callee), (callee, caller)
+        settled = tuple(path_settled(one, other) for one, other in both)
+        later = settled
+        if expected()[pair] in (LATE, RACE):
+            deadline = time.monotonic() + LATER - SETTLED
+            while "relay" in later and time.monotonic() < deadline:
+                time.sleep(0.25)
+                later = tuple(path_now(one, other) for one, other in both)
         hang_up(caller, callee)
-        problem = "the link was lost" if "" in settled else ""
-        return CallOutcome(outcome.seconds, outcome.first, settled, problem)
+        problem = "the link was lost" if "" in settled + later else ""
+        return CallOutcome(outcome.seconds, outcome.first, settled, problem, later)
 
 
 def start_rendezvous(

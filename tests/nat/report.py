@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 
 from punch.test.pages import table
 
-from .grid import SETTLED, CallOutcome, Pair, Results
+from .grid import LATER, SETTLED, CallOutcome, Pair, Results
 from .profiles import ABOUT
-from .table import DIRECT, RACE, RELAY, expected
+from .table import DIRECT, LATE, RACE, RELAY, expected
 
-WORDS = {DIRECT: "direct", RELAY: "relay", RACE: "race"}
+WORDS = {DIRECT: "direct", LATE: "direct later", RELAY: "relay", RACE: "race"}
 
 
 def failures(
@@ -38,6 +38,10 @@ def failures(
             elif outcome.relayed and marks[pair] == DIRECT:
                 found.append(
                     f"{name}, run {number}: on the relay {SETTLED:g} s later, but a direct path exists"
+                )
+            elif outcome.relayed_later and marks[pair] == LATE:
+                found.append(
+                    f"{name}, run {number}: on the relay {LATER:g} s later, but a direct path exists"
                 )
             if outcome.seconds is not None and limit is not None and outcome.seconds > limit:
                 found.append(
@@ -72,9 +76,11 @@ def summary(results: Results) -> str:
     outcomes = [outcome for each in results.outcomes.values() for outcome in each]
     connected = [outcome for outcome in outcomes if outcome.seconds is not None]
     direct = [outcome for outcome in connected if not outcome.relayed]
+    later = [outcome for outcome in connected if not outcome.relayed_later]
     return (
         f"{len(results.pairs)} pairs, {results.runs} runs each, {results.conditions}: {len(connected)} of "
-        f"{len(outcomes)} calls connected, {len(direct)} of them direct {SETTLED:g} s later; "
+        f"{len(outcomes)} calls connected, {len(direct)} of them direct {SETTLED:g} s later and {len(later)} "
+        f"{LATER:g} s later; "
         f"median {results.median:.2f} s, worst {results.worst:.2f} s."
     )
 
@@ -84,28 +90,34 @@ def pair_row(pair: Pair, outcomes: Sequence[CallOutcome]) -> list[str]:
     median, worst = _time(outcomes)
     first = _in_one([path_of(outcome.first) for outcome in outcomes] or ["missing"])
     settled = _in_one([path_of(outcome.settled) for outcome in outcomes] or ["missing"])
-    return [*pair, WORDS[expected()[pair]], first, median, worst, settled]
+    later = _in_one([path_of(outcome.later or outcome.settled) for outcome in outcomes] or ["missing"])
+    return [*pair, WORDS[expected()[pair]], first, median, worst, settled, later]
 
 
 def pair_table(results: Results) -> str:
     """All pairs, a row each."""
     head = ["one side", "other side", "by the table", "when connected", "median s", "worst s"]
     rows = [pair_row(pair, results.outcomes.get(pair, [])) for pair in results.pairs]
-    return table([*head, f"{SETTLED:g} s later"], rows)
+    return table([*head, f"{SETTLED:g} s later", f"{LATER:g} s later"], rows)
 
 
 def _mark(outcomes: Sequence[CallOutcome]) -> str:
     """A cell of the matrix."""
     if not outcomes or any(outcome.seconds is None for outcome in outcomes):
         return "no"
-    relayed = sum(outcome.relayed for outcome in outcomes)
+    relayed = sum(outcome.relayed_later for outcome in outcomes)
     if 0 < relayed < len(outcomes):
         return f"R{relayed}"
-    return "R" if relayed else "D"
+    if relayed:
+        return "R"
+    return "L" if any(outcome.relayed for outcome in outcomes) else "D"
 
 
 def matrix(results: Results) -> str:
-    """All pairs as a triangle: D direct in all runs, R on the relay in all, R3 in three of them, no link."""
+    """
+    All pairs as a triangle: D direct in all runs, L in all of them later, R on the relay in all, R3 in three
+    of them, no link.
+    """
     names = list(dict.fromkeys(name for pair in results.pairs for name in pair))
     names.sort(key=list(ABOUT).index)
     rows = []
@@ -123,8 +135,8 @@ def markdown(results: Results) -> str:
     return "\n\n".join(
         [
             summary(results),
-            f"Path {SETTLED:g} s after the link came up: D direct in every run, R on the relay in every run, "
-            "R2 on the relay in two of them.",
+            f"Path after the link came up: D direct {SETTLED:g} s later in every run, L direct {LATER:g} s "
+            "later in every run, R on the relay in every run, R2 on the relay in two of them.",
             matrix(results),
             "<details><summary>Pair by pair</summary>",
             pair_table(results),

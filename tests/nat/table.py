@@ -1,11 +1,13 @@
 """
-Which pairs must be on a direct path 5 s after they connected: written by hand from RFC 4787 and RFC 8445.
+Which pairs must be on a direct path 5 s or 25 s after they connected: written by hand from RFC 4787, RFC 8445
+and the techniques of docs/nat.md.
 
-The profiles are those of `profiles.py`. `d`: must be direct. `r`: the relay is expected. `?`: a race decides.
+The profiles are those of `profiles.py`. `d`: must be direct. `l`: must be direct later. `r`: the relay is
+expected. `?`: a race decides.
 
 What the profiles are in the words of RFC 4787, and what follows for two peers that have host,
-server-reflexive and relayed candidates, learn peer-reflexive ones from checks (RFC 8445 §7.3.1.3), and
-predict no ports:
+server-reflexive and relayed candidates, learn peer-reflexive ones from checks (RFC 8445 §7.3.1.3), and then
+open simultaneously or spray:
 
 - E: masq-drop, masq-reject, short, docker, overlap, lan, cgnat-hairpin, cgnat. Linux masquerading keeps the
   port, so that the mapping is endpoint-independent (§4.1); conntrack lets in what answers a flow: filtering
@@ -14,12 +16,14 @@ predict no ports:
   in front of one's own (cgnat) is the same twice.
 - S: random-*, fully-*. Every flow gets a port of its own: mapping and filtering depend on address and port.
   S to E: the checks of S come from a port that E has never sent to, and E's go to a mapping that was made
-  for the reflector: relay. S to S: the same on both sides.
+  for the reflector: spraying finds an open port later. S to S: relay.
 - masq-accept: E, but a packet that comes before its own host has sent one is taken for a flow to the router
   itself, and the host's next packet can't have that flow's port and gets another: the pair looks like S to
-  E. That is a race, against E and against itself: it is won if both first checks are under way at the same
-  time, which a lost packet or a network without delay prevents. Against a peer that filters nothing (cone,
-  open), the other port is a peer-reflexive candidate: direct.
+  E. Against E, simultaneous open lets its host be first: direct later, if it is not before. Against itself it
+  is a race: it is won if both first packets are under way at the same time, which a network without delay
+  prevents (the routers are next to each other here, so the low TTL does not help). Against S, half of the
+  packets of spraying are in vain: a race, too. Against a peer that filters nothing (cone, open), the other
+  port is a peer-reflexive candidate: direct.
 - cone: endpoint-independent mapping and filtering. Checks of S come in, and the answers go where they came
   from: direct to all that have IPv4 and UDP.
 - open: as cone, with both families and no NAT.
@@ -39,27 +43,27 @@ from __future__ import annotations
 
 from typing import Final
 
-DIRECT, RELAY, RACE = "d", "r", "?"
+DIRECT, LATE, RELAY, RACE = "d", "l", "r", "?"
 
 # Each pair once: the row is the one that comes first. Columns are in the order of the rows.
 #
 #                 md mr ma  rd rr ra  fd fr fa  sh co ch cg  op du v6  nu 44  do ov la
 TABLE: Final = """
-masq-drop         d  d  ?   r  r  r   r  r  r   d  d  d  d   d  r  r   r  r   d  d  d
-masq-reject          d  ?   r  r  r   r  r  r   d  d  d  d   d  r  r   r  r   d  d  d
-masq-accept             ?   r  r  r   r  r  r   ?  d  ?  ?   d  r  r   r  r   ?  ?  ?
-random-drop                 r  r  r   r  r  r   r  d  r  r   d  r  r   r  r   r  r  r
-random-reject                  r  r   r  r  r   r  d  r  r   d  r  r   r  r   r  r  r
-random-accept                     r   r  r  r   r  d  r  r   d  r  r   r  r   r  r  r
-fully-drop                            r  r  r   r  d  r  r   d  r  r   r  r   r  r  r
-fully-reject                             r  r   r  d  r  r   d  r  r   r  r   r  r  r
-fully-accept                                r   r  d  r  r   d  r  r   r  r   r  r  r
-short                                           d  d  d  d   d  r  r   r  r   d  d  d
+masq-drop         d  d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
+masq-reject          d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
+masq-accept             ?   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   r  r   l  l  l
+random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
+random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
+random-accept                     r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
+fully-drop                            r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
+fully-reject                             r  r   l  d  l  l   d  r  r   r  r   l  l  l
+fully-accept                                r   l  d  l  l   d  r  r   r  r   l  l  l
+short                                           d  d  d  d   d  l  r   r  r   d  d  d
 cone                                               d  d  d   d  d  r   r  r   d  d  d
-cgnat-hairpin                                         d  d   d  r  r   r  r   d  d  d
-cgnat                                                    r   d  r  r   r  r   d  d  d
+cgnat-hairpin                                         d  d   d  l  r   r  r   d  d  d
+cgnat                                                    r   d  l  r   r  r   d  d  d
 open                                                         d  d  d   r  r   d  d  d
-dual                                                            d  d   r  r   r  r  r
+dual                                                            d  d   r  r   l  l  l
 ipv6                                                               d   r  r   r  r  r
 no-udp                                                                 r  r   r  r  r
 tcp443                                                                    r   r  r  r

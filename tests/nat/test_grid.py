@@ -82,7 +82,7 @@ def test_the_quick_selection_has_every_profile() -> None:
     """Each of them, and each of the table's marks."""
     pairs = parse_pairs(QUICK)
     assert {name for pair in pairs for name in pair} == set(PROFILES)
-    assert {expected()[pair] for pair in pairs} == {"d", "r", "?"}
+    assert {expected()[pair] for pair in pairs} == {"d", "l", "r", "?"}
     assert set(parse_pairs(QUICK_WEATHER)) <= set(all_pairs())
 
 

@@ -9,10 +9,12 @@ from .table import expected
 
 DIRECT: Pair = ("masq-drop", "masq-drop")
 RELAYED: Pair = ("random-drop", "random-drop")
-RACE: Pair = ("masq-drop", "masq-accept")
+RACE: Pair = ("masq-accept", "masq-accept")
+LATER: Pair = ("masq-drop", "random-drop")
 
 GOOD = CallOutcome(0.1, ("relay", "relay"), ("srflx", "srflx"))
 RELAY = CallOutcome(0.1, ("relay", "relay"), ("relay", "relay"))
+GOOD_LATER = CallOutcome(0.1, ("relay", "relay"), ("relay", "relay"), later=("prflx", "prflx"))
 
 
 def results(pair: Pair, *outcomes: CallOutcome, runs: int | None = None) -> Results:
@@ -21,10 +23,12 @@ def results(pair: Pair, *outcomes: CallOutcome, runs: int | None = None) -> Resu
 
 
 def test_what_is_as_it_must_be() -> None:
-    """A direct pair, one that needs the relay, and a race."""
+    """A direct pair, one that is direct later, one that needs the relay, and a race."""
     assert failures(results(DIRECT, GOOD, GOOD), 2.0) == []
     assert failures(results(RELAYED, RELAY)) == []
     assert failures(results(RACE, GOOD, RELAY)) == []
+    assert failures(results(LATER, GOOD, GOOD_LATER)) == []
+    assert "| L |" in matrix(results(LATER, GOOD, GOOD_LATER))
 
 
 def test_no_link() -> None:
@@ -33,7 +37,7 @@ def test_no_link() -> None:
         "masq-drop to masq-drop, run 2: no link (unreachable)"
     ]
     lost = CallOutcome(0.1, ("srflx", "srflx"), ("srflx", ""), "the link was lost")
-    assert failures(results(RACE, lost)) == ["masq-drop to masq-accept, run 1: the link was lost"]
+    assert failures(results(RACE, lost)) == ["masq-accept to masq-accept, run 1: the link was lost"]
 
 
 def test_on_the_relay() -> None:
@@ -48,6 +52,16 @@ def test_on_the_relay() -> None:
         f"masq-drop to masq-drop, run 2: {sentence}",
     ]
     assert "| R |" in matrix(results(DIRECT, *sides))
+
+
+def test_on_the_relay_later() -> None:
+    """A pair that has more time does not have any time."""
+    one_side = CallOutcome(0.1, ("relay",), ("relay",), later=("prflx", "relay"))
+    assert failures(results(LATER, GOOD_LATER, RELAY, one_side)) == [
+        f"masq-drop to random-drop, run {run}: on the relay 25 s later, but a direct path exists"
+        for run in (2, 3)
+    ]
+    assert "| R2 |" in matrix(results(LATER, GOOD_LATER, RELAY, one_side))
 
 
 def test_too_slow() -> None:
