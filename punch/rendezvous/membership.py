@@ -106,6 +106,8 @@ class Membership:
     Decides whether a peer that has proved its key may register.
 
     :ivar listed: the peers of the list.
+    :ivar wrong_invitations: the rate of wrong invitations that are told what is wrong.
+    :ivar revocations: the rate of revocations by owners of IDs.
     :ivar problem: a sentence for the operator if the last call could not use the store; None if it could.
     """
 
@@ -132,8 +134,8 @@ class Membership:
         self._service = service
         self._contact = contact
         self._relay_for_invited = relay_for_invited
-        self._revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
-        self._attempts = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
+        self.revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
+        self.wrong_invitations = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
 
     def admit(
         self, peer: PeerID, name: str, invitation: str, address: str, now: float, wall: float
@@ -195,7 +197,7 @@ class Membership:
         if not request.is_by(peer):
             return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
         try:
-            allowed = self._revocations.allow(source_of(address), now)
+            allowed = self.revocations.allow(source_of(address), now)
             if not allowed or self._store.count_revoked() >= MAX_REVOCATIONS:
                 return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
             self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
@@ -246,7 +248,7 @@ class Membership:
         outcome = self._store.redeem(invitation, peer, name, wall)
         if outcome is Redemption.ACCEPTED:
             return None
-        if not self._attempts.allow(source_of(address), now):
+        if not self.wrong_invitations.allow(source_of(address), now):
             return Error(ErrorCode.RATE, "Too many wrong invitations came from your address.")
         return self._error(_REDEMPTIONS[outcome])
 

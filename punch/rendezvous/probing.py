@@ -72,6 +72,7 @@ class Prober:
         take each other's proofs. None: only this prober takes its proofs.
     :param wall: Unix seconds, by which processes agree about the period; None: the time that is given.
     :ivar vantages: where probes can be sent from; set when the service listens.
+    :ivar by_prefix: the rate of probes to each network.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Prober:
         """The addresses of ours that were asked, and the first byte of their proofs."""
         self._by_peer = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
         # A network has no more than an address, because the requests choose the address.
-        self._by_prefix = SourceBuckets(
+        self.by_prefix = SourceBuckets(
             limits.probe_prefix_rate, limits.probe_prefix_burst, _CAPACITY, growth=(1, 1, 1)
         )
 
@@ -124,7 +125,7 @@ class Prober:
         if origin is None:
             return ProbeOutcome.UNAVAILABLE, None
         source = source_of(remote.host)
-        if not (self._by_peer.allow(peer.key, now) and self._by_prefix.allow(source, now)):
+        if not (self._by_peer.allow(peer.key, now) and self.by_prefix.allow(source, now)):
             return ProbeOutcome.RATE, None
         answer = StunMessage(
             Method.BINDING,

@@ -161,7 +161,7 @@ class RendezvousService(Service):
             membership=membership,
         )
         if directory is not None:
-            self._share(directory)
+            self._share(directory, membership)
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
             beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)
@@ -198,7 +198,7 @@ class RendezvousService(Service):
         self._ports: list[IListeningPort] = []
         self._udp_ports: list[UDPPort] = []
 
-    def _share(self, directory: Directory) -> None:
+    def _share(self, directory: Directory, membership: Membership | None) -> None:
         """Have the limits count over all processes of the service."""
         secret = self.config.identity.private_key.private_bytes_raw()
         kinds: dict[str, Sequence[SourceTable[Any]]] = {
@@ -215,7 +215,10 @@ class RendezvousService(Service):
         tables = {
             f"{kind} {number}": table for kind, each in kinds.items() for number, table in enumerate(each)
         }
-        buckets = {"absent": self.registry.admission.absent_calls}
+        buckets = {"absent": self.registry.admission.absent_calls, "probes": self._second.prober.by_prefix}
+        if membership is not None:
+            buckets["invitations"] = membership.wrong_invitations
+            buckets["revocations"] = membership.revocations
         directory.share(SharedCounts(tables, buckets, self.monotonic, secret=secret, random=self.random))
 
     @property
