@@ -24,6 +24,11 @@ from punch.test.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES, SETTINGS
 
 PEERS = [identity.peer_id for identity in IDENTITIES[:2]]
+RESIDENTS = 30
+"""
+Other peers of each process, which stay there: with few entries, all are refreshed each second, which mends
+whatever went wrong.
+"""
 SLACK = 600.0
 """Seconds that pass beside: runs are much shorter."""
 a_peer, a_process = st.sampled_from(PEERS), st.integers(0, 2)
@@ -38,6 +43,9 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.redis = SimulatedRedis(self.net, self.net.host("redis", REDIS))
         self.running = True
         self.processes = [Process(self.net, number) for number in (1, 2, 3)]
+        for number, process in enumerate(self.processes):
+            for other in range(RESIDENTS):
+                process.register(PeerID(bytes([number, other]) * 16))
         self.newest: dict[PeerID, Process] = {}
         """Where each peer registered last."""
         self.hours = 0.0
