@@ -19,6 +19,7 @@ type name       payload
 0x92 OPENED     for the layer above: where the sender may be reached
 0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
+0xA0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link
 ==== ========== ======================================================================================
 """
 
@@ -30,6 +31,7 @@ from enum import IntEnum
 from typing import Final
 
 from punch.link.events import MAX_REASON, CloseCode
+from punch.wire.stun_attributes import RelayLimit
 
 MAX_FRAME: Final = 16 * 1024
 OPTIONAL: Final = 0x80
@@ -60,6 +62,7 @@ class OptionalFrameType(IntEnum):
     OPENED = 0x92
     PREKEY = 0x93
     BEGIN = 0x94
+    SLOWED = 0xA0
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
@@ -123,6 +126,17 @@ def decode_close(payload: bytes) -> tuple[CloseCode, str]:
         return known_code(payload[0]), payload[1:].decode("utf-8")
     except UnicodeDecodeError as error:
         raise FrameError("the reason of a CLOSE frame is not UTF-8") from error
+
+
+def decode_slowed(payload: bytes) -> RelayLimit | None:
+    """
+    Decode the payload of a SLOWED frame; None if a newer version added the rate.
+
+    :raise FrameError: the frame is malformed.
+    """
+    if len(payload) != 1:
+        raise FrameError("a SLOWED frame has one byte")
+    return RelayLimit(payload[0]) if payload[0] in RelayLimit.__members__.values() else None
 
 
 class ControlFrameReader:

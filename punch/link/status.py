@@ -36,7 +36,8 @@ class LinkStatus:
     :ivar path: its path, or the last one.
     :ivar since: when the link came up, in seconds since 1970.
     :ivar disconnected: the path is lost; the link waits for another one.
-    :ivar slowed: the limit because of which a relay of ours drops datagrams of it now; None: none does.
+    :ivar slowed: the limit because of which a relay, ours or the other side's, drops datagrams of it now;
+        None: none does.
     :ivar post_quantum: its keys were agreed with X25519MLKEM768 (`Link.post_quantum`).
     :ivar post_quantum_offers: the offer and the answer of its call were sealed with ML-KEM-768 as well as
         X25519 (`Signaling.post_quantum`).

@@ -21,7 +21,7 @@ from punch.ice.techniques import Technique
 from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkError, LinkRole
-from punch.link.frames import OptionalFrameType
+from punch.link.frames import FrameError, OptionalFrameType, decode_slowed
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.link.status import LinkStatus, Path
@@ -470,7 +470,9 @@ class Call:
             self.punching.receive_frame(frame_type, payload, now)
             if frame_type == OptionalFrameType.PREKEY:
                 self._learn_prekey(payload)
-        except (RestartError, PunchingError, PrekeyError) as error:
+            elif frame_type == OptionalFrameType.SLOWED:
+                self._slowed_there(decode_slowed(payload), now)
+        except (RestartError, PunchingError, PrekeyError, FrameError) as error:
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
             self.changed()
@@ -551,10 +553,24 @@ class Call:
         refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
         self._tell(PathLost(self.peer, self.name, refused))
 
-    def _slowed(self, limit: RelayLimit) -> None:
-        """A relay has begun to drop datagrams of the path."""
-        if self._status is not None:
+    def _slowed(self, limit: RelayLimit, begins: bool) -> None:
+        """A relay of ours drops datagrams of the path. Its other side is not told by it, but by us."""
+        if self._status is None or self.link is None:
+            return
+        if begins:
             self._tell(PathSlowed(self.peer, limit, self.name))
+        with suppress(LinkError):
+            self.link.send_control(OptionalFrameType.SLOWED, bytes([limit]))
+        self.changed()
+
+    def _slowed_there(self, limit: RelayLimit | None, now: float) -> None:
+        """A relay of the other side drops datagrams of the path; None: because of a limit not known here."""
+        path = self._path
+        if limit is None or self.transport is None or self._status is None:
+            return
+        # The path may have changed while the frame was on its way
+        if path is not None and path.kind == "relay" and self.transport.peer_limited(limit, now):
+            self._tell(PathSlowed(self.peer, limit, self.name, there=True))
 
     def _link_status(self) -> LinkStatus | None:
         if self._status is None or self.transport is None:

@@ -168,11 +168,14 @@ class PathSlowed(Event):
     """
     A relay drops datagrams of the link, because more come than this limit allows. It is told again only after
     half a minute without (`LinkStatus.slowed`).
+
+    :ivar there: it is a relay of the other side, which says so; the limit is one of the other side, too.
     """
 
     peer: PeerID
     limit: RelayLimit
     name: str | None = None
+    there: bool = False
 
 
 @dataclass(frozen=True)

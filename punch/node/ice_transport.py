@@ -121,7 +121,8 @@ class IceTransport:
     The ICE agents of one call, and the address pair that its link's datagrams take.
 
     :param changed: called when there is something to send, or an event, outside of a call of the owner.
-    :param slowed: called when a relay of ours begins to drop datagrams of the path because of this limit.
+    :param slowed: called when a relay of ours drops datagrams of the path because of this limit, about every
+        ten seconds, and with whether it has begun to.
     :ivar generations: the agents: that of the call, and those of ICE restarts.
     :ivar route: the local and remote address that datagrams are sent between now, or None.
     """
@@ -132,7 +133,7 @@ class IceTransport:
         peer: PeerID,
         context: CallContext,
         changed: Callable[[], None],
-        slowed: Callable[[RelayLimit], None],
+        slowed: Callable[[RelayLimit, bool], None],
     ) -> None:
         self.generations = Generations(agent)
         self.route: tuple[Address, Address] | None = None
@@ -140,7 +141,8 @@ class IceTransport:
         self._relays = context.network.relays
         self._changed = changed
         self._slowed = slowed
-        self._slowed_path = SlowedPath()
+        self._slowed_here = SlowedPath()
+        self._slowed_there = SlowedPath()
         self._budget = context.budgets.of(peer, context.monotonic())
         self._early = EarlyHandshake(context.paths.hosts(peer), self._budget.early)
         self._unanswered_data = UnansweredData()
@@ -274,13 +276,26 @@ class IceTransport:
 
     def relay_limited(self, local: Address, limit: RelayLimit) -> None:
         """A relay drops datagrams because of a limit: of the path, if this relayed address is part of it."""
-        uses = self.route is not None and self.route[0] == local
-        if uses and self._slowed_path.learn(limit, local, self._context.monotonic()):
-            self._slowed(limit)
+        if self.route is not None and self.route[0] == local:
+            self._slowed(limit, self._slowed_here.learn(limit, local, self._context.monotonic()))
+
+    def peer_limited(self, limit: RelayLimit, now: float) -> bool:
+        """
+        The other side says that its relay drops datagrams because of a limit.
+
+        :return: whether it has begun to, and no relay of ours does.
+        """
+        if self.route is None:
+            return False
+        alone = self._slowed_here.limit(self.route[0], now) is None
+        return self._slowed_there.learn(limit, self.route[1], now) and alone
 
     def limit(self, now: float) -> RelayLimit | None:
-        """Which limit of a relay of ours slows the path down now, if one does."""
-        return None if self.route is None else self._slowed_path.limit(self.route[0], now)
+        """Which limit of a relay, ours or the other side's, slows the path down now, if one does."""
+        if self.route is None:
+            return None
+        ours = self._slowed_here.limit(self.route[0], now)
+        return self._slowed_there.limit(self.route[1], now) if ours is None else ours
 
     def _permit(self, relay: RelayClient) -> None:
         """Have the relay accept datagrams of those addresses of the peer that it can reach."""

@@ -115,28 +115,28 @@ class UnansweredData:
 
 class SlowedPath:
     """
-    Whether a relay of ours drops datagrams of the path, because more come than it allows. It says so every
-    few seconds while it does.
+    Whether a relay at one end of the path drops its datagrams, because more come than it allows. It says so
+    every few seconds while it does.
     """
 
     def __init__(self) -> None:
         self._limit: RelayLimit | None = None
-        self._relayed: Address | None = None
+        self._end: Address | None = None
         self._until = 0.0
 
-    def learn(self, limit: RelayLimit, relayed: Address, now: float) -> bool:
+    def learn(self, limit: RelayLimit, end: Address, now: float) -> bool:
         """
-        The relay of the address `relayed`, which the path uses, drops datagrams.
+        The relay at this address, an end of the path, drops datagrams.
 
         :return: whether it is the first time since it was silent for `SLOWED`.
         """
-        first = self.limit(relayed, now) is None
-        self._limit, self._relayed, self._until = limit, relayed, now + SLOWED
+        first = self.limit(end, now) is None
+        self._limit, self._end, self._until = limit, end, now + SLOWED
         return first
 
-    def limit(self, local: Address | None, now: float) -> RelayLimit | None:
-        """The limit that was exceeded in the last `SLOWED` seconds on a path with this local address."""
-        return self._limit if local == self._relayed and now < self._until else None
+    def limit(self, end: Address, now: float) -> RelayLimit | None:
+        """The limit that was exceeded in the last `SLOWED` seconds on a path with this address at its end."""
+        return self._limit if end == self._end and now < self._until else None
 
 
 class DebouncedPath:

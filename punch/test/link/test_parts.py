@@ -15,11 +15,13 @@ from punch.link.frames import (
     clip_reason,
     decode_close,
     decode_credit,
+    decode_slowed,
     encode_close,
     encode_credit,
     encode_frame,
 )
 from punch.link.stream import ReceiveWindow, SendAllowance, SendBuffer, WindowBudget, encode_name
+from punch.wire.stun_attributes import RelayLimit
 
 
 class FrameTests(SynchronousTestCase):
@@ -69,10 +71,17 @@ class FrameTests(SynchronousTestCase):
         self.assertTrue(reason.encode("utf-8", "replace").decode().startswith(clipped))
         self.assertEqual(decode_close(encode_close(0, reason)[3:]), (0, clipped))
 
+    def test_slowed(self) -> None:
+        """A rate that a newer version added is none that is known; other lengths are wrong."""
+        self.assertEqual([decode_slowed(bytes([limit])) for limit in RelayLimit], list(RelayLimit))
+        self.assertIsNone(decode_slowed(b"\x04"))
+        for payload in (b"", b"\1\1"):
+            self.assertRaises(FrameError, decode_slowed, payload)
+
     @given(st.binary(max_size=300))
     @settings(derandomize=True, deadline=None, max_examples=60)
     def test_any_payload(self, payload: bytes) -> None:
-        for decode in (decode_close, decode_credit):
+        for decode in (decode_close, decode_credit, decode_slowed):
             try:
                 decode(payload)
             except FrameError:

@@ -6,11 +6,12 @@ import gc
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
+from punch.link.frames import OptionalFrameType
 from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost, PathSlowed
 from punch.node.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
-from punch.test.relayed import EASY, RelayTestCase
+from punch.test.relayed import EASY, HARD, RelayTestCase
 from punch.test.system import SERVICE, Peer, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.control import Relays
@@ -227,7 +228,8 @@ class RateTests(RelayTestCase):
 
     def test_the_link_says_so(self) -> None:
         """
-        The peer whose relay drops what the link sends is told once, and its status says so while it lasts.
+        The peer whose relay drops what the link sends is told once, and tells the other side, whose user is
+        told once, too. Their status says so while it lasts.
         """
         self.start(RendezvousLimits(relay_rate_per_peer=40_000.0))
         alice, bob = self.pair()
@@ -238,14 +240,35 @@ class RateTests(RelayTestCase):
             alice.chat.send(bob.id, f"{number}" * 1000)
         self.net.run_until(lambda: len(bob.messages) == 100, 60.0, "the messages")
         told = [(peer, event) for peer in (alice, bob) for event in peer.of(PathSlowed)]
-        ((peer, event),) = told
-        self.assertEqual(event.limit, RelayLimit.PEER)
-        other = bob if peer is alice else alice
-        self.assertEqual(event.peer, other.id)
-        self.assertEqual((self.slowed(peer, other), self.slowed(other, peer)), (RelayLimit.PEER, None))
-        self.net.advance(31.0)
-        self.assertIsNone(self.slowed(peer, other))
+        self.assertEqual([event.limit for _, event in told], [RelayLimit.PEER] * 2)
+        self.assertEqual([event.peer for _, event in told], [bob.id, alice.id])
+        self.assertEqual(sorted(event.there for _, event in told), [False, True])
+        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {RelayLimit.PEER})
+        self.net.advance(41.0)
+        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {None})
         self.chat(alice, bob)
+
+    def test_what_the_other_side_says(self) -> None:
+        """It counts for a path through a relay only, and a frame of another form ends the link."""
+        for kind in (HARD, EASY):
+            self.setUp()
+            self.start()
+            alice, bob = self.pair(kind, kind)
+            connect(alice, bob)
+            self.net.advance(10.0)
+            on_control = alice.link_to(bob).on_control
+            assert on_control is not None
+            on_control(OptionalFrameType.SLOWED, b"\x04")
+            self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
+            for _ in range(3):
+                on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
+            told = [(event.limit, event.there) for event in alice.of(PathSlowed)]
+            self.assertEqual(told, [(RelayLimit.RELAY, True)] if kind is HARD else [])
+            self.assertEqual(self.slowed(alice, bob), RelayLimit.RELAY if kind is HARD else None)
+        assert on_control is not None
+        on_control(OptionalFrameType.SLOWED, b"")
+        self.net.advance(1.0)
+        self.assertEqual([event.reason for event in alice.of(Disconnected)], ["protocol"])
 
 
 class RestartTests(RelayTestCase):

@@ -165,7 +165,13 @@ class EventTests(JSONCase):
             (PathLost(BOB, "bob"), {"event": "path-lost", "peer": str(BOB), "text": LOST}),
             (
                 PathSlowed(BOB, RelayLimit.ADDRESS, "bob"),
-                {"event": "path-slowed", "peer": str(BOB), "limit": "address", "text": SLOWED},
+                {
+                    "event": "path-slowed",
+                    "peer": str(BOB),
+                    "limit": "address",
+                    "there": False,
+                    "text": SLOWED,
+                },
             ),
             (
                 CallFailed(BOB, OtherCause("refused", "They said no.")),

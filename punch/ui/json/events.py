@@ -264,6 +264,7 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
         "event": "path-slowed",
         "peer": str(event.peer),
         "limit": event.limit.name.lower(),
+        "there": event.there,
         "text": event_sentence(event),
     },
     peer_events.Disconnected: lambda event, chat: {

@@ -91,6 +91,13 @@ _LIMITS = {
     RelayLimit.NETWORK: "your network uses all of the rate that the relay allows it",
 }
 
+_LIMITS_THERE = {
+    RelayLimit.RELAY: "the other side's relay, which it goes through, carries as much as it can",
+    RelayLimit.PEER: "the other side uses all of the rate that its relay allows it",
+    RelayLimit.ADDRESS: "the other side's address uses all of the rate that its relay allows it",
+    RelayLimit.NETWORK: "the other side's network uses all of the rate that its relay allows it",
+}
+
 _PROBLEMS = {
     ProblemCode.NAME_UNKNOWN: "The name {host} of the rendezvous is not known here, or no name server "
     "answers; check the address, and that this machine is online.",
@@ -179,7 +186,8 @@ def event_sentence(event: CallFailed | Disconnected | PathLost | PathSlowed | Un
     """Return the sentence for an event that says why something ended, or became slow."""
     if isinstance(event, PathSlowed):
         return (
-            f"The link to {_who(event.peer, event.name)} is slow now, since {_LIMITS[event.limit]}; "
+            f"The link to {_who(event.peer, event.name)} is slow now, since "
+            f"{(_LIMITS_THERE if event.there else _LIMITS)[event.limit]}; "
             "nothing is lost, it only takes longer."
         )
     if isinstance(event, PathLost):

@@ -69,8 +69,12 @@ class CauseTests(SynchronousTestCase):
 
     def test_each_limit_of_a_relay(self) -> None:
         """One sentence for each, without placeholders."""
-        sentences = {event_sentence(PathSlowed(BOB, limit, "bob")) for limit in RelayLimit}
-        self.assertEqual(len(sentences), len(RelayLimit))
+        sentences = {
+            event_sentence(PathSlowed(BOB, limit, "bob", there))
+            for limit in RelayLimit
+            for there in (False, True)
+        }
+        self.assertEqual(len(sentences), 2 * len(RelayLimit))
         for sentence in sentences:
             self.assertTrue(sentence.startswith(f"The link to bob ({BOB.short}…) is slow now, since "))
             self.assertNotIn("{", sentence)
