@@ -1,7 +1,8 @@
 """
 The distributions are complete: built as for a package index, unpacked elsewhere, tested there.
 
-The wheel is built from the source distribution.
+The wheel is built from the source distribution. `PUNCH_SDIST=whole` runs `trial punch` in what was
+unpacked, and more of `tests/`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,36 @@ import punch
 from . import old_release
 
 ROOT = Path(__file__).parent.parent
+WHOLE = os.environ.get("PUNCH_SDIST") == "whole"
+
+#: Those that read files of the distribution: documents, word lists, pages, plugins, completions.
+TRIAL = (
+    "punch.test.test_layers",
+    "punch.test.cli.test_main",
+    "punch.test.apps.codes.test_code",
+    "punch.test.ui.web.test_server",
+    "punch.test.rendezvous.monitoring.test_http",
+)
+PYTEST = (
+    "tests/test_json_docs.py",
+    "tests/test_architecture_docs.py",
+    "tests/test_protocol_docs.py",
+    "tests/test_security_docs.py",
+)
+
+#: More of them, with real processes.
+MORE_PYTEST = (
+    "tests/test_readme.py",
+    "tests/test_shell_files.py",
+    "tests/test_deploy.py",
+    "tests/test_peer_process.py",
+    "tests/test_rendezvous_process.py",
+    "tests/test_codes.py",
+    "tests/test_forwards.py",
+    "tests/test_transfers.py",
+    "tests/test_examples.py",
+    "tests/test_output.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +110,7 @@ def python(source: Path, *arguments: str, more: Path | None = None) -> subproces
         env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 
@@ -95,15 +126,19 @@ def test_all_files(source: Path) -> None:
 
 
 def test_its_own_tests(source: Path) -> None:
-    """All of them can be collected, and some of them run."""
-    collected = python(source, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
-    assert collected.returncode == 0, collected.stdout + collected.stderr
-    done = python(source, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_json_docs.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = python(source, "-m", "twisted.trial", "punch.test.test_layers", "punch.test.cli.test_main")
-    assert done.returncode == 0, done.stdout + done.stderr
+    """All of them can be collected. Some run: those that read its files, or, if asked for, many more."""
     where = python(source, "-c", "import punch; print(punch.__file__)").stdout
     assert where.startswith(str(source))
+    pytest_here = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    collected = python(source, *pytest_here, "--collect-only", "tests")
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    for command in (
+        (*pytest_here, *PYTEST, *(MORE_PYTEST if WHOLE else ())),
+        ("-m", "twisted.trial", *(["punch"] if WHOLE else TRIAL)),
+    ):
+        done = python(source, *command)
+        print(done.stdout[-2000:])
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_description_stands_alone(source: Path) -> None:
