@@ -22,12 +22,13 @@ from .profiles import ABOUT, PROFILES
 from .report import failures, markdown, path_of
 from .table import expected
 
-# Each profile at least once with itself and once with a peer that it must be direct to, or can't be;
-# none in so many that the others wait for it.
+# Each profile at least once with a peer that it must be direct to, or can't be; once as the first of a pair,
+# with batched sockets, and once as the second, with portable ones; none in so many that others wait for it.
 QUICK = (
     "masq-drop:masq-drop,masq-reject:masq-reject,masq-accept:masq-accept,masq-drop:masq-accept,"
-    "masq-drop:random-drop,random-reject:random-accept,masq-reject:fully-reject,fully-drop:fully-accept,"
-    "random-drop:cone,fully-drop:open,short:short,masq-reject:short,cone:cone,cone:cgnat,masq-accept:open,"
+    "masq-drop:random-drop,random-drop:random-reject,random-reject:random-accept,random-accept:fully-drop,"
+    "masq-reject:fully-reject,fully-reject:fully-accept,fully-accept:cone,random-drop:cone,fully-drop:open,"
+    "short:short,masq-reject:short,cone:cone,cone:cgnat,masq-accept:open,"
     "cgnat-hairpin:cgnat-hairpin,cgnat:cgnat,cgnat-hairpin:cgnat,open:open,open:ipv6,dual:dual,dual:ipv6,"
     "ipv6:ipv6,masq-reject:dual,masq-accept:ipv6,ipv6:tcp443,no-udp:no-udp,tcp443:tcp443,no-udp:tcp443,"
     "open:tcp443,masq-accept:no-udp,fully-drop:tcp443,docker:docker,docker:overlap,overlap:overlap,lan:lan,"
@@ -79,9 +80,10 @@ def test_the_table_has_every_pair() -> None:
 
 
 def test_the_quick_selection_has_every_profile() -> None:
-    """Each of them, and each of the table's marks."""
+    """Each of them with both kinds of sockets, and each of the table's marks."""
     pairs = parse_pairs(QUICK)
-    assert {name for pair in pairs for name in pair} == set(PROFILES)
+    for side in (0, 1):
+        assert {pair[side] for pair in pairs} == set(PROFILES)
     assert {expected()[pair] for pair in pairs} == {"d", "l", "r", "?"}
     assert set(parse_pairs(QUICK_WEATHER)) <= set(all_pairs())
 
