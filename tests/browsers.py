@@ -2,8 +2,9 @@
 Chromium or Firefox, in a peer's own network namespace if need be, and what a person does in it.
 
 Playwright drives both: Chromium over its DevTools protocol, Debian's unmodified Firefox over WebDriver BiDi.
-What that can't do yet is not asked of Firefox: other media features, and permissions. (Playwright 1.65 and
-newer set media features always, which a Firefox ESR refuses.)
+What that can't do yet is not asked of Firefox: other media features, for which it has preferences (themes are
+those of the page), and permissions. (Playwright 1.65 and newer set media features always, which a Firefox ESR
+refuses.)
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -26,6 +29,15 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+
+from . import browser_bridge
+from .needs import need
+
+#: The browsers of a test that always runs in both.
+BOTH = ["chromium", "firefox"]
+
+#: Those of a test that runs in Firefox only with `--browsers=all`.
+EITHER = ["chromium", pytest.param("firefox", marks=pytest.mark.all_browsers)]
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1180, "height": 800}
@@ -88,7 +100,10 @@ class Visitor:
     def show(self, size: dict[str, int], theme: str) -> None:
         """Another window, another taste."""
         self.page.set_viewport_size({"width": size["width"], "height": size["height"]})
-        self.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+        if self.browser_name == "firefox":
+            self.page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
+        else:
+            self.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
 
     def go(self, where: str) -> None:
         """Open another part of the page: it is there, and has taken the focus."""
@@ -143,10 +158,31 @@ class Visitor:
         )
 
 
+#: The browsers that were started and may still run.
+_started: list[Browser] = []
+
+
 @contextlib.contextmanager
 def playing() -> Iterator[Playwright]:
+    """
+    What starts browsers, which end with it.
+
+    :raise AssertionError: at the end, a page that is open does not fit its window.
+    """
     with sync_playwright() as playwright:
         yield playwright
+        check_layout()
+        _started.clear()
+
+
+def open_pages() -> list[Page]:
+    """All pages that are open in any browser."""
+    return [page for browser in _started for context in browser.contexts for page in context.pages]
+
+
+def check_layout() -> None:
+    """:raise AssertionError: a page that is open does not fit its window."""
+    assert [problem for page in open_pages() for problem in layout_problems(page)] == []
 
 
 def layout_problems(
@@ -178,11 +214,6 @@ def layout_problems(
     return problems
 
 
-def open_pages(*browsers: Browser) -> list[Page]:
-    """All pages that are open in them."""
-    return [page for browser in browsers for context in browser.contexts for page in context.pages]
-
-
 def starter(program: str, prefix: Sequence[str], directory: Path) -> Path:
     """A command that starts a browser somewhere (`ip netns exec …`)."""
     found = shutil.which(program)
@@ -195,11 +226,13 @@ def starter(program: str, prefix: Sequence[str], directory: Path) -> Path:
 
 def chromium_in(playwright: Playwright, prefix: Sequence[str], directory: Path) -> Browser:
     """Chromium, started by a command that puts it somewhere."""
-    return playwright.chromium.launch(
+    browser = playwright.chromium.launch(
         executable_path=str(starter("chromium", prefix, directory)),
         args=["--no-sandbox", "--disable-dev-shm-usage"],
         headless=True,
     )
+    _started.append(browser)
+    return browser
 
 
 #: Firefox without a screen has neither a mouse, nor the focus in more than one window.
@@ -207,7 +240,12 @@ AT_A_DESK: dict[str, bool | int] = {
     "focusmanager.testmode": True,
     "ui.allPointerCapabilities": 6,
     "ui.primaryPointerCapabilities": 6,
+    # A page may use the clipboard without a click.
+    "dom.events.testing.asyncClipboard": True,
 }
+
+#: Firefox's own setting for high contrast: the colours of the system for all pages.
+FORCED_COLOURS: dict[str, bool | int] = {"browser.display.document_color_use": 2}
 
 
 def firefox_in(
@@ -216,10 +254,29 @@ def firefox_in(
     directory: Path,
     preferences: dict[str, bool | int] | None = None,
 ) -> Browser:
-    """Debian's Firefox, started by a command that puts it somewhere."""
-    return playwright.firefox.launch(
+    """Debian's Firefox, started by a command that puts it somewhere: into a network namespace, if any."""
+    if prefix:
+        prefix = [sys.executable, str(Path(browser_bridge.__file__)), prefix[-1]]
+    browser = playwright.firefox.launch(
         channel="moz-firefox",
         executable_path=str(starter("firefox-esr", prefix, directory)),
         headless=True,
         firefox_user_prefs={**AT_A_DESK, **(preferences or {})},
     )
+    _started.append(browser)
+    return browser
+
+
+def browser_in(
+    name: str,
+    playwright: Playwright,
+    prefix: Sequence[str],
+    directory: Path,
+    preferences: dict[str, bool | int] | None = None,
+) -> Browser:
+    """The browser of this name, started by a command that puts it somewhere; `preferences` are of Firefox."""
+    if name == "firefox":
+        need("firefox-esr")
+        return firefox_in(playwright, prefix, directory, preferences)
+    need("chromium")
+    return chromium_in(playwright, prefix, directory)

@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how much of the grid of kernel NATs is run: a selection of its pairs, or all, five times each",
     )
     parser.addoption(
+        "--browsers",
+        choices=["quick", "all"],
+        default="quick",
+        help="run all tests of pages in Firefox, too, or those that differ most between browsers",
+    )
+    parser.addoption(
         "--debian",
         metavar="DIR",
         help="try the deployment on a Debian of its own (minutes), installed into DIR if it is empty",
@@ -52,11 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "all_browsers: is run only with --browsers=all")
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(side_by_side.Turn())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--browsers") != "all":
+        left_out = [item for item in items if item.get_closest_marker("all_browsers")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: side_by_side.order(item.nodeid))
 
 

@@ -8,11 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from . import axe
-from .browsers import Visitor, chromium_in, playing
-from .needs import need
+from .browsers import EITHER, Visitor, browser_in, playing
 from .processes import PUNCH
 from .web_pair import DIRECT, BrowserPair, PageInspector, inspector, pair
 
@@ -246,9 +246,9 @@ def test_every_other_page(pair: BrowserPair, inspector: PageInspector) -> None:
     assert bob.complaints == []
 
 
-def test_three_commands_lead_to_a_chat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_three_commands_lead_to_a_chat(tmp_path: Path, name: str) -> None:
     """`punch demo --web`: two addresses, a click, a yes, and two people talk."""
-    need("chromium")
     demo = subprocess.Popen([PUNCH, "demo", "--web"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert demo.stdout is not None
     try:
@@ -259,8 +259,8 @@ def test_three_commands_lead_to_a_chat(tmp_path: Path) -> None:
                 break
         assert len(urls) == 2
         with playing() as playwright:
-            chromium = chromium_in(playwright, [], tmp_path)
-            alice, bob = (Visitor(chromium, url) for url in urls)
+            browser = browser_in(name, playwright, [], tmp_path)
+            alice, bob = (Visitor(browser, url) for url in urls)
             alice.page.locator("a.person", has_text="Bob").click()
             alice.page.get_by_role("button", name="Call: Bob", exact=True).click()
             bob.page.get_by_role("button", name="Accept", exact=True).click()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
 from playwright.sync_api import expect
 
 from . import axe
-from .browsers import DESKTOP, PHONE
+from .browsers import DESKTOP, EITHER, PHONE
 from .web_pages import LinkedPages, linked, linked_pages
 from .web_pair import wait_until
 
 __all__ = ["linked", "linked_pages"]
 
 
-def test_a_long_history(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_a_long_history(linked: LinkedPages, name: str) -> None:
     """Scrolling back loads more and stays where it was; a hit of long ago is shown among its neighbours."""
-    visitor = linked.visit("chromium", linked.alice)
+    visitor = linked.visit(name, linked.alice)
     page = visitor.page
     for number in range(130):
         linked.bob.peer.command("send", peer=linked.alice.id, text=f"Message {number:03}")
@@ -74,9 +76,10 @@ def test_a_long_history(linked: LinkedPages) -> None:
     assert visitor.complaints == []
 
 
-def test_a_click_while_messages_come(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_a_click_while_messages_come(linked: LinkedPages, name: str) -> None:
     """A click counts even if its button is drawn anew between press and release."""
-    page = linked.visit("chromium", linked.alice).page
+    page = linked.visit(name, linked.alice).page
     page.locator("a.person").hover()
     page.mouse.down()
     linked.bob.peer.command("send", peer=linked.alice.id, text="In between")
@@ -87,9 +90,10 @@ def test_a_click_while_messages_come(linked: LinkedPages) -> None:
     expect(page.locator(".badge")).to_have_count(0)
 
 
-def test_old_messages_go(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_old_messages_go(linked: LinkedPages, name: str) -> None:
     """Unread messages that were erased for their age are no longer counted, and newer ones are."""
-    visitor = linked.visit("chromium", linked.alice)
+    visitor = linked.visit(name, linked.alice)
     page = visitor.page
     for text in ("old", "older"):
         linked.bob.peer.command("send", peer=linked.alice.id, text=text)
@@ -108,9 +112,10 @@ def test_old_messages_go(linked: LinkedPages) -> None:
     assert visitor.complaints == []
 
 
-def test_the_end_stays_in_view(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_the_end_stays_in_view(linked: LinkedPages, name: str) -> None:
     """The newest messages stay in view when the window changes its size or the picture its height."""
-    alice = linked.visit("chromium", linked.alice)
+    alice = linked.visit(name, linked.alice)
     alice.go(f"#/chat/{linked.bob.id}")
     page = alice.page
     for number in range(12):

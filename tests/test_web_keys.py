@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from .browsers import Visitor
-from .web_pages import BROWSERS, LinkedPages, PagePeer, linked, linked_pages
+from .browsers import BOTH, EITHER, Visitor
+from .web_pages import LinkedPages, PagePeer, linked, linked_pages
 
 __all__ = ["linked", "linked_pages"]
 
@@ -40,7 +40,7 @@ def chat(linked: LinkedPages, name: str) -> Visitor:
     return visitor
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_a_key_of_a_composition_is_not_ours(linked: LinkedPages, name: str) -> None:
     """Enter that chooses a word sends and calls nothing, and Escape that takes it back leaves nothing."""
     visitor = chat(linked, name)
@@ -121,7 +121,7 @@ def test_a_real_composition(linked: LinkedPages) -> None:
     assert visitor.complaints == []
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_a_character_that_alt_makes(linked: LinkedPages, name: str) -> None:
     """Option and AltGr make letters: those do nothing else, nor does Alt in a field, while a call waits."""
     visitor = chat(linked, name)
@@ -176,7 +176,7 @@ def drafts(page: Page) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_a_draft_is_kept(linked: LinkedPages, name: str) -> None:
     """Over another chat, Back and a reload; until it is sent, or the history is erased."""
     visitor = chat(linked, name)
@@ -230,10 +230,11 @@ def test_a_draft_is_kept(linked: LinkedPages, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_a_restart_of_punch(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_a_restart_of_punch(linked: LinkedPages, name: str) -> None:
     """The page says what to do, and has the draft again; without a history, no draft is kept either."""
     carol = PagePeer(linked.running, "carol", linked.address)
-    visitor = linked.visit("chromium", carol)
+    visitor = linked.visit(name, carol)
     page = visitor.page
     box = page.locator("#write")
 
@@ -269,9 +270,10 @@ def test_a_restart_of_punch(linked: LinkedPages) -> None:
     carol.peer.close()
 
 
-def test_what_is_said_while_the_page_goes(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", EITHER)
+def test_what_is_said_while_the_page_goes(linked: LinkedPages, name: str) -> None:
     """A message whose answer no page has heard is neither lost nor offered again when it was taken."""
-    visitor = linked.visit("chromium", linked.alice)
+    visitor = linked.visit(name, linked.alice)
     page = visitor.tab()
     reaches_punch = [False]
 

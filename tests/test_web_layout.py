@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from .browsers import layout_problems
-from .web_pages import BROWSERS, LinkedPages, linked, linked_pages
+from .browsers import BOTH, layout_problems
+from .web_pages import LinkedPages, linked, linked_pages
 
 __all__ = ["linked", "linked_pages"]
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_the_document_is_as_high_as_the_window(linked: LinkedPages, name: str) -> None:
     """With 60 messages, on every page, with the picture and its table, a dialog, a menu and a banner."""
     alice, bob = linked.alice, linked.bob

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from .browsers import Visitor, chromium_in, playing
+from .browsers import EITHER, Visitor, browser_in, playing
 from .processes import Programs, programs
 from .web_pages import PagePeer
 from .web_pair import PageInspector, inspector
@@ -21,7 +21,7 @@ __all__ = ["inspector"]
 class Strangers:
     """Alice and Bob with a page each, who have never met."""
 
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
+    def __init__(self, stack: ExitStack, directory: Path, browser: str) -> None:
         running = stack.enter_context(programs(directory))
         playwright = stack.enter_context(playing())
         rendezvous = running.rendezvous(
@@ -34,7 +34,7 @@ class Strangers:
             state="state-service",
         )
         address = rendezvous.wait("listening")["address"]
-        self.browser = chromium_in(playwright, [], directory)
+        self.browser = browser_in(browser, playwright, [], directory)
         self.folders = {name: directory / f"received by {name}" for name in ("alice", "bob")}
         self.alice, self.bob = (self.visitor(running, name, address) for name in ("alice", "bob"))
 
@@ -47,10 +47,10 @@ class Strangers:
         return visitor
 
 
-@pytest.fixture
-def strangers(tmp_path: Path) -> Iterator[Strangers]:
+@pytest.fixture(params=EITHER)
+def strangers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Strangers]:
     with ExitStack() as stack:
-        yield Strangers(stack, tmp_path)
+        yield Strangers(stack, tmp_path, request.param)
 
 
 PHOTO = bytes(range(250)) * 12_000

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Playwright
 
-from .browsers import DESKTOP, Visitor, chromium_in, firefox_in, layout_problems, open_pages, playing
-from .needs import need
+from .browsers import DESKTOP, FORCED_COLOURS, Visitor, browser_in, check_layout, open_pages, playing
 from .processes import JSONProcess, Programs, programs
-
-BROWSERS = ["chromium", "firefox"]
 
 
 class PagePeer:
@@ -64,7 +61,7 @@ class LinkedPages:
         self.running = running
         self.directory = running.directory
         self.playwright = playwright
-        self._browsers: dict[str, Browser] = {}
+        self._browsers: dict[tuple[str, bool], Browser] = {}
         rendezvous = running.rendezvous(
             "--host",
             "127.0.0.1",
@@ -85,32 +82,33 @@ class LinkedPages:
         self.alice.ask("call", peer=self.bob.id)
         self.alice.peer.wait("connected")
 
-    def browser(self, name: str) -> Browser:
+    def browser(self, name: str, *, forced_colours: bool = False) -> Browser:
         """The browser of this name, started when it is first asked for."""
-        if name not in self._browsers:
-            need("firefox-esr" if name == "firefox" else "chromium")
-            launch = firefox_in if name == "firefox" else chromium_in
-            self._browsers[name] = launch(self.playwright, [], self.directory)
-        return self._browsers[name]
+        key = name, forced_colours
+        if key not in self._browsers:
+            preferences = FORCED_COLOURS if forced_colours else None
+            self._browsers[key] = browser_in(name, self.playwright, [], self.directory, preferences)
+        return self._browsers[key]
 
-    def visit(self, name: str, who: PagePeer, size: dict[str, int] = DESKTOP) -> Visitor:
+    def visit(
+        self, name: str, who: PagePeer, size: dict[str, int] = DESKTOP, *, forced_colours: bool = False
+    ) -> Visitor:
         """A new visitor with a page of this peer."""
-        visitor = Visitor(self.browser(name), who.new_url(), size)
+        visitor = Visitor(self.browser(name, forced_colours=forced_colours), who.new_url(), size)
         visitor.page.locator(".me").wait_for()
+        if forced_colours and name == "chromium":
+            visitor.page.emulate_media(forced_colors="active")
         return visitor
 
-    def pages(self) -> list[Page]:
-        """All that are open."""
-        return open_pages(*self._browsers.values())
-
     def tidy(self) -> None:
-        """Close all pages, erase what was said. :raise AssertionError: a page is larger than its window."""
-        problems = [problem for page in self.pages() for problem in layout_problems(page)]
-        for page in self.pages():
-            page.context.close()
-        self.alice.ask("erase", all=True)
-        self.bob.ask("erase", all=True)
-        assert problems == []
+        """Close all pages, erase what was said. :raise AssertionError: a page does not fit its window."""
+        try:
+            check_layout()
+        finally:
+            for page in open_pages():
+                page.context.close()
+            self.alice.ask("erase", all=True)
+            self.bob.ask("erase", all=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, Playwright
 
 from . import axe
-from .browsers import DESKTOP, PHONE, Visitor, chromium_in, layout_problems, open_pages, playing
+from .browsers import DESKTOP, EITHER, PHONE, Visitor, browser_in, layout_problems, playing
 from .homes import Homes
-from .needs import need, need_namespaces
+from .needs import need_namespaces
 from .netns import Host, Namespaces
 from .processes import JSONProcess, Programs, programs
 
@@ -39,8 +39,8 @@ class BrowserUser:
         self.url: str = self.peer.wait("web")["url"]
         # Chromium drops what it is fetching when addresses come.
         host.settle()
-        self.chromium = chromium_in(pair.playwright, host.prefix, pair.directory)
-        self.visitor = Visitor(self.chromium, self.url)
+        browser = browser_in(pair.browser, pair.playwright, host.prefix, pair.directory)
+        self.visitor = Visitor(browser, self.url)
         self.page = self.visitor.page
 
     def start(self, *options: str) -> JSONProcess:
@@ -67,11 +67,14 @@ class BrowserUser:
 
 
 class BrowserPair(Homes):
-    """Two users with a browser each."""
+    """Two users with a browser each, both of one kind."""
 
-    def __init__(self, namespaces: Namespaces, running: Programs, playwright: Playwright) -> None:
+    def __init__(
+        self, namespaces: Namespaces, running: Programs, playwright: Playwright, browser: str
+    ) -> None:
         super().__init__(namespaces, running)
         self.playwright = playwright
+        self.browser = browser
         self.alice = BrowserUser(self, "alice", self.home_of_alice)
         self.bob = BrowserUser(self, "bob", self.home_of_bob)
 
@@ -97,20 +100,12 @@ class BrowserPair(Homes):
         pages = [user.visitor.said() for user in (self.alice, self.bob)]
         return pages + [each.said() for each in (self.alice.peer, self.bob.peer, self.rendezvous)]
 
-    def layout_problems(self) -> list[str]:
-        """What is wrong with the size of any page that is open."""
-        pages = open_pages(self.alice.chromium, self.bob.chromium)
-        return [problem for page in pages for problem in layout_problems(page)]
 
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[BrowserPair]:
+@pytest.fixture(params=EITHER)
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[BrowserPair]:
     need_namespaces()
-    need("chromium")
     with Namespaces() as namespaces, programs(tmp_path) as running, playing() as playwright:
-        made = BrowserPair(namespaces, running, playwright)
-        yield made
-        assert made.layout_problems() == []
+        yield BrowserPair(namespaces, running, playwright, request.param)
 
 
 class PageInspector:
@@ -134,17 +129,22 @@ class PageInspector:
             where = f"{name}, {size['width']} px, {theme}"
             self.problems += [f"{where}: {each}" for each in axe.violations(page)]
             self.problems += [f"{where}: {each}" for each in layout_problems(page, [size])]
-            if self.directory is not None:
-                page.screenshot(path=str(self.directory / f"{name}-{size['width']}-{theme}.png"))
-        if self.directory is not None:
+            self._keep(name, size, theme, visitor)
+        if self.directory is not None and visitor.browser_name == "chromium":
             page.emulate_media(color_scheme="light", forced_colors="active")
             for size in SIZES:
                 page.set_viewport_size({"width": size["width"], "height": size["height"]})
                 page.wait_for_timeout(250)
-                page.screenshot(path=str(self.directory / f"{name}-{size['width']}-forced.png"))
+                self._keep(name, size, "forced", visitor)
             page.emulate_media(forced_colors="none")
         visitor.show(DESKTOP, "light")
         page.wait_for_timeout(100)
+
+    def _keep(self, name: str, size: dict[str, int], colours: str, visitor: Visitor) -> None:
+        if self.directory is not None:
+            browser = "" if visitor.browser_name == "chromium" else f"{visitor.browser_name}-"
+            path = self.directory / f"{browser}{name}-{size['width']}-{colours}.png"
+            visitor.page.screenshot(path=str(path))
 
 
 @pytest.fixture
