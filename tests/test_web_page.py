@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from .browsers import DESKTOP, PHONE, ZOOMED, Visitor, layout_problems
-from .web_pages import BROWSERS, LinkedPages, linked, linked_pages
+from . import axe
+from .browsers import BOTH, DESKTOP, PHONE, ZOOMED, Visitor, layout_problems
+from .web_pages import LinkedPages, linked, linked_pages
 
 __all__ = ["linked", "linked_pages"]
 
@@ -29,7 +30,7 @@ def chat(linked: LinkedPages, visitor: Visitor) -> Page:
     return visitor.page
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_days_pass(linked: LinkedPages, name: str) -> None:
     """Today is yesterday past midnight, has its year in another one, and is today in a clock set back."""
     says(linked, "Good morning")
@@ -75,7 +76,7 @@ def test_another_time_zone(linked: LinkedPages) -> None:
     expect(shown).to_have_text(re.compile(f"^{(hour + 9) % 24:02}:"))
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_groups_and_order(linked: LinkedPages, name: str) -> None:
     """Several messages of one person have one time; what happened after them stands after them."""
     for number in range(3):
@@ -104,6 +105,8 @@ def test_groups_and_order(linked: LinkedPages, name: str) -> None:
         box = figure.bounding_box()
         assert box is not None
         assert box["height"] < 48, size
+        words = figure.locator(".words")
+        assert words.evaluate("words => words.scrollWidth <= words.clientWidth"), size
         toggle = page.get_by_role("button", name="How you are connected", exact=True)
         toggle.click()
         expect(page.locator(".diagram")).to_be_visible()
@@ -132,6 +135,21 @@ LINKS: list[tuple[str, list[tuple[str, str]]]] = [
     ),
     ("https://аррle.com/login", [("https://xn--le-6kc8da.com/login", "https://xn--le-6kc8da.com/login")]),
     ("看https://例え.jp/道。", [("https://xn--r8jz45g.jp/道", "https://xn--r8jz45g.jp/%E9%81%93")]),
+    (
+        "ببین https://example.com/a، و https://example.com/b؟",
+        [(f"https://example.com/{x}",) * 2 for x in "ab"],
+    ),
+    ("देखो https://example.com/x। ‹https://example.com/y›", [(f"https://example.com/{x}",) * 2 for x in "xy"]),
+    (
+        "https://fa.example/می\u200cخواهم",
+        [
+            (
+                "https://fa.example/می\u200cخواهم",
+                "https://fa.example/%D9%85%DB%8C%E2%80%8C%D8%AE%D9%88%D8%A7%D9%87%D9%85",
+            )
+        ],
+    ),
+    ("https://example.com/a\u200db", [("https://example.com/a", "https://example.com/a")]),
     ("HTTPS://EXAMPLE.COM/Path", [("https://example.com/Path", "https://example.com/Path")]),
     ("http://2130706433/x", [("http://127.0.0.1/x", "http://127.0.0.1/x")]),
     ("http://[2001:db8::1]:8080/", [("http://[2001:db8::1]:8080/", "http://[2001:db8::1]:8080/")]),
@@ -144,7 +162,7 @@ LINKS: list[tuple[str, list[tuple[str, str]]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_links(linked: LinkedPages, name: str) -> None:
     """Only addresses of the web become links, they lead where they seem to, and tell nobody where from."""
     for text, _ in LINKS:
@@ -164,7 +182,7 @@ def test_links(linked: LinkedPages, name: str) -> None:
     assert visitor.complaints == []
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_what_is_not_seen(linked: LinkedPages, name: str) -> None:
     """Hebrew is shown without marks and isolates, and an ID is found with what is unseen in it."""
     says(linked, "\u200fשלום, \u2067עולם\u2069 (42)!\u200f")
@@ -235,7 +253,7 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_long_words(linked: LinkedPages, name: str) -> None:
     """IDs, addresses, names of 64 wide letters and URLs stay in their places, on a phone and enlarged."""
     for text in LONG:
@@ -314,14 +332,14 @@ def test_long_words(linked: LinkedPages, name: str) -> None:
     assert problems == []
 
 
-def test_few_colours(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_few_colours(linked: LinkedPages, name: str) -> None:
     """In forced colours, what is chosen, who says what and how somebody is can be told apart."""
     says(linked, "Theirs")
     linked.alice.ask("send", peer=linked.bob.id, text="Ours")
-    visitor = linked.visit("chromium", linked.alice)
+    visitor = linked.visit(name, linked.alice, forced_colours=True)
     page = chat(linked, visitor)
     expect(page.locator(".message")).to_have_count(2)
-    page.emulate_media(forced_colors="active")
     looks = """elements => elements.map(each => {
         const style = getComputedStyle(each);
         const names = ["backgroundColor", "backgroundImage", "color", "borderRightWidth", "borderStyle"];
@@ -353,13 +371,18 @@ def test_few_colours(linked: LinkedPages) -> None:
     page_colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     for dot in dots:
         assert not dot.startswith(page_colour) or "solid" in dot
+    # All text has enough contrast, what is found too; as far as the system's own colours have it.
+    page.locator("#find").fill("theirs")
+    expect(page.locator(".hit mark")).to_have_text("Theirs")
+    if name == "chromium":
+        assert axe.violations(page) == []
     # A code is read by a camera: dark on light, whatever the colours.
     visitor.go("#/you")
     assert page.locator(".qr").evaluate("qr => getComputedStyle(qr).backgroundColor") == "rgb(255, 255, 255)"
     assert visitor.complaints == []
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_searching(linked: LinkedPages, name: str) -> None:
     """One letter that means a word finds it; what is pasted is called what it is."""
     for text in ("山に登る", "ひらがな", "한국어", "an ordinary x"):
@@ -404,7 +427,7 @@ def test_searching(linked: LinkedPages, name: str) -> None:
 ENGLAND = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng") + "\U000e007f"
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_cut_texts(linked: LinkedPages, name: str) -> None:
     """Lists show beginnings and parts of messages: nothing is cut in two that is drawn as one."""
     visitor = linked.visit(name, linked.alice)
@@ -430,9 +453,10 @@ def test_cut_texts(linked: LinkedPages, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_too_many_tabs(linked: LinkedPages) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_too_many_tabs(linked: LinkedPages, name: str) -> None:
     """One more page than there may be says so, and which to close, and opens when there is room."""
-    visitor = linked.visit("chromium", linked.alice)
+    visitor = linked.visit(name, linked.alice)
     first = chat(linked, visitor)
     first.evaluate(
         """async () => {
@@ -453,7 +477,7 @@ def test_too_many_tabs(linked: LinkedPages) -> None:
     first.evaluate("held.forEach(each => each.close())")
 
 
-@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_tabs_speak_with_one_voice(linked: LinkedPages, name: str) -> None:
     """What one tab shows, no other announces; what none shows is announced once."""
     visitor = linked.visit(name, linked.alice)

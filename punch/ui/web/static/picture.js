@@ -40,8 +40,8 @@ function lanes(pairs) {
   return found;
 }
 
-/** The state of the call in one sentence. */
-export function caption(person, name) {
+/** The state of the call in one sentence; `short`: it fits into one line of a telephone once there is a link. */
+export function caption(person, name, short = false) {
   const { link, stage, pairs } = person;
   if (stage === "ringing") return `${name} is calling. Nothing of yours is told before you accept.`;
   if (stage === "calling") return `Calling ${name}: the rendezvous passes on a sealed offer.`;
@@ -50,7 +50,8 @@ export function caption(person, name) {
     const works = pairs.filter((pair) => pair.state === "succeeded").length;
     return `Trying ${count(pairs.length, "pair")} of addresses${works ? `, ${works} work${works === 1 ? "s" : ""}` : ""}.`;
   }
-  if (link?.dark) return "No path right now. Others are looked for, and what you write waits.";
+  if (link?.dark) return short ? "No path right now: what you write waits." : "No path right now. Others are looked for, and what you write waits.";
+  if (link && short) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)}`;
   const keys = link?.post_quantum ? " Post-quantum key exchange." : "";
   if (link) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)} there and back.${keys}`;
   return "Not connected.";
@@ -181,6 +182,7 @@ export class Picture {
 
   /** The sentence alone, in one line. */
   fold(folded) {
+    this.folded = folded;
     this.element.classList.toggle("folded", folded);
     this.diagram.hidden = folded;
     this.showDetails();
@@ -215,7 +217,7 @@ export class Picture {
       );
       this.showDetails();
     }
-    const words = caption(person, name);
+    const words = caption(person, name, this.folded);
     if (this.words.textContent !== words) this.words.textContent = words;
   }
 }
