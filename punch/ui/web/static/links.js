@@ -4,23 +4,30 @@ import { h } from "./dom.js";
 import { visible, withoutIsolates } from "./text.js";
 
 // These end an address: invisible control characters, quotation brackets, and the punctuation of scripts without spaces.
-const ADDRESS = /(?<![\p{Script=Latin}\p{N}_])https?:\/\/[^\s\p{C}\p{Z}<>"«»“”„「」『』【】〈〉《》（）。、，；：！？]+/giu;
+// Joiners, which are parts of words in Persian and Indian scripts, belong to it where they stand between such letters.
+const ADDRESS =
+  /(?<![\p{Script=Latin}\p{N}_])https?:\/\/(?:[^\s\p{C}\p{Z}<>"«»“”„「」『』【】〈〉《》（）。、，；：！？]|(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f\p{C}\p{Z}]))+/giu;
+
+// These are not the end of an address, in no script: what ends sentences and their parts, and quotation marks.
+const AFTER = /[.,;:!?'…*_~|`\p{Terminal_Punctuation}\p{Pi}\p{Pf}\p{Pe}]/u;
 
 const CLOSING = { ")": "(", "]": "[", "}": "{" };
 
 /** An address without punctuation at its end, and without brackets that it does not open: they belong to the sentence. */
 function trimmed(address) {
+  const left = {};
+  for (const character of address) left[character] = (left[character] ?? 0) + 1;
   let end = address.length;
   for (;;) {
-    const last = address[end - 1];
+    const last = String.fromCodePoint(address.codePointAt(/[\udc00-\udfff]/.test(address[end - 1]) ? end - 2 : end - 1));
     const opening = CLOSING[last];
     if (opening) {
-      const inside = address.slice(0, end);
-      if (inside.split(opening).length >= inside.split(last).length) break;
-    } else if (!/[.,;:!?'’‘…*_~|`]/.test(last)) {
+      if ((left[opening] ?? 0) >= left[last]) break;
+    } else if (!AFTER.test(last)) {
       break;
     }
-    end -= 1;
+    left[last] -= 1;
+    end -= last.length;
   }
   return address.slice(0, end);
 }
