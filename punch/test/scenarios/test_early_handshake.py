@@ -10,13 +10,15 @@ from dataclasses import replace
 
 from punch.contacts import AddressBook
 from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
+from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
 from punch.node.early_handshake import GRACE
 from punch.node.path import RelayPolicy
 from punch.test.internet import NAT, Filtering, InternetTestCase, LinkSpec, Mapping, Ports, Seen
 from punch.test.internet.packet import Packet
+from punch.test.middleman import MiddlemanTestCase
 from punch.test.system import EPOCH, SERVICE, Connected, Peer, Rendezvous, introduce
-from punch.wire.control import Accept
+from punch.wire.control import Accept, Answered, Incoming, Reply
 
 D = 0.1
 """Seconds from peer to peer, and through the service."""
@@ -364,3 +366,64 @@ class HostileTests(EarlyTestCase):
         self.assertLessEqual(len(early), MAX_EARLY)
         self.assertLessEqual(sum(seen.size for seen in early), MAX_EARLY_BYTES)
         self.stop()
+
+
+class RendezvousTests(MiddlemanTestCase):
+    """A rendezvous that records, repeats and lies."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        introduce(self.bob, self.alice)
+        self.call(10.0)
+        self.net.advance(2.0)
+        self.alice.node.hangup(self.bob.id)
+        # What was answered lately would be forgotten, and so would be the budget
+        self.net.advance(700.0)
+        self.seen: list[Seen] = []
+        self.net.trace = self.seen.append
+
+    def initials(self) -> list[Seen]:
+        """The first packets of handshakes that leave Alice's host, unless a check was answered before."""
+        early = []
+        for seen in self.seen:
+            if seen.link == "alice down" and seen.payload[:2] == b"\x01\x01" and seen.source[1] != 3478:
+                break
+            if seen.link == "alice up" and is_handshake(seen):
+                early.append(seen)
+        return early
+
+    def call_again(self) -> None:
+        self.alice.call(self.bob.id)
+        self.net.advance(3.0)
+
+    def test_honest(self) -> None:
+        """So that the other tests show something."""
+        self.call_again()
+        self.assertEqual(len(self.initials()), 2)
+
+    def test_a_recorded_answer(self) -> None:
+        """It belongs to another offer: nothing is sent at all."""
+        recorded = [reply for _, reply in self.middle.passed if isinstance(reply, Answered)]
+
+        def repeat(to: PeerID, reply: Answered) -> list[tuple[PeerID, Reply]]:
+            return [(to, replace(recorded[0], call=reply.call))]
+
+        self.on(Answered, repeat)
+        self.call_again()
+        self.assertEqual(self.initials(), [])
+        self.assertEqual([seen for seen in self.seen if is_handshake(seen)], [])
+
+    def test_an_offer_that_is_delivered_again(self) -> None:
+        """Bob answers no copy, so that nothing of his is sent to where Alice was."""
+        (recorded, *_) = [reply for _, reply in self.middle.passed if isinstance(reply, Incoming)]
+        for call in (recorded.call, "ab" * 16):
+            self.middle.deliver(self.bob.id, replace(recorded, call=call))
+            self.net.advance(2.0)
+        self.assertEqual([seen for seen in self.seen if seen.link == "bob up" and is_handshake(seen)], [])
+
+    def test_in_the_name_of_another(self) -> None:
+        """An answer of Bob's as that of somebody else."""
+        stranger = Identity.generate(self.net.random_bytes("stranger")).peer_id
+        self.on(Answered, lambda to, reply: [(to, replace(reply, sender=stranger))])
+        self.call_again()
+        self.assertEqual([seen for seen in self.seen if is_handshake(seen)], [])
