@@ -172,6 +172,13 @@ class CheckList:
         ]
         return len(alike) >= MAX_ECHOES
 
+    def awaits_familiar(self, needed: Callable[[CandidatePair], bool]) -> bool:
+        """Whether a pair with an address at which the peer answered before is still to be checked."""
+        return any(
+            pair.state in _UNTRIED and self._is_familiar(pair) and needed(pair)
+            for pair in self._pairs.values()
+        )
+
     def pending(self, needed: Callable[[CandidatePair], bool]) -> int:
         """How many pairs are waiting or in progress; the RTO depends on it (RFC 8445, section 14.3)."""
         return sum(pair.state in _PENDING and needed(pair) for pair in self._pairs.values())
@@ -194,8 +201,8 @@ class CheckList:
         return max(nominated, key=lambda pair: (pair.nomination or 0, self._priority(pair)), default=None)
 
     def _is_familiar(self, pair: CandidatePair) -> bool:
-        direct = pair.local.type is not CandidateType.RELAY and pair.remote.type is not CandidateType.RELAY
-        return direct and pair.remote.address.host in self._familiar
+        types = pair.local.type, pair.remote.type
+        return CandidateType.RELAY not in types and pair.remote.address.host in self._familiar
 
     def _priority(self, pair: CandidatePair) -> int:
         return pair.priority(self.controlling)

@@ -53,7 +53,8 @@ class Pacer:
     def hold(self, now: float) -> None:
         """
         Hold back the checks through the peer's NAT until the peer probably knows our candidates
-        (`reflected`), or `HEAD_START` is over. Other checks and triggered checks are not held back.
+        (`reflected`), or `HEAD_START` is over. Triggered checks are not held back, nor are others, unless the
+        peer has answered before at one of these addresses.
 
         Some routers take unsolicited datagrams as meant for themselves and remember the sender. They give
         what their own host sends there afterwards another port, which the peer's NAT does not let in. This is
@@ -114,7 +115,12 @@ class Pacer:
     def _due(self, pair: CandidatePair) -> bool:
         if not self._selector.needed(pair):
             return False
-        if self._held_until is None or pair.local.type is CandidateType.RELAY:
+        if self._held_until is None:
+            return True
+        if self._checklist.awaits_familiar(self._selector.needed):
+            # Another check just before would delay the one that is likely to work by Ta
+            return False
+        if pair.local.type is CandidateType.RELAY:
             return True
         # Unlikely pairs are checked last in any case, and would only delay the others
         return pair.remote.type is not CandidateType.SRFLX and not self._unlikely(pair)

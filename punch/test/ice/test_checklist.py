@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.agent import Agent
 from punch.ice.checklist import MAX_PAIRS, CheckList
+from punch.ice.checks import IceCredentials
+from punch.ice.pacing import HEAD_START
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import Purpose, Transaction
+from punch.test.ice_network import REFLECTOR
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 
@@ -181,3 +187,58 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(transaction.rtt(100.25), (0.25, True))
         transaction.handle_timer(100.5)
         self.assertEqual(transaction.rtt(100.75), (0.75, False))
+
+
+class FamiliarTests(SynchronousTestCase):
+    """Addresses at which the peer answered before are checked first."""
+
+    OURS = Address("192.168.1.2", 5000)
+    RELAYED = Address("198.51.100.1", 50000)
+    REFLEXIVE = Address("203.0.113.2", 6000)
+    OTHER = Address("203.0.113.3", 6000)
+
+    def agent(self, *familiar: str) -> Agent:
+        """An agent that asks a reflector, and knows the peer's candidates."""
+        random = Random(1)
+        agent = Agent(
+            controlling=False,
+            credentials=IceCredentials.generate(random.randbytes),
+            random=random.randbytes,
+            familiar=familiar,
+        )
+        agent.add_local_address(self.OURS)
+        agent.gather([REFLECTOR], 0.0)
+        agent.set_remote(IceCredentials.generate(random.randbytes), 0.05, 0.0)
+        for number, (kind, address) in enumerate(
+            (
+                (CandidateType.RELAY, self.RELAYED),
+                (CandidateType.SRFLX, self.OTHER),
+                (CandidateType.SRFLX, self.REFLEXIVE),
+            )
+        ):
+            related = Address("0.0.0.0", 9)
+            agent.add_remote_candidate(
+                Candidate(kind, address, 1000 - number, str(number), related=related), 0.0
+            )
+        return agent
+
+    def checked(self, agent: Agent, until: float) -> list[Address]:
+        """Where the first check of each pair goes, in order; the reflector does not answer."""
+        sent: list[Address] = []
+        for step in range(round(until / 0.01)):
+            sent += [transmit.remote for transmit in agent.datagrams_to_send(step * 0.01)]
+        return [remote for remote in dict.fromkeys(sent) if remote != REFLECTOR]
+
+    def test_first(self) -> None:
+        """
+        Once checks through the peer's NAT are no longer held back; until then no other one takes its turn.
+        """
+        agent = self.agent(self.REFLEXIVE.host)
+        self.assertEqual(self.checked(agent, HEAD_START - 0.02), [])
+        self.assertEqual(self.checked(self.agent(self.REFLEXIVE.host), 0.45)[0], self.REFLEXIVE)
+
+    def test_others(self) -> None:
+        """Without one, or if none of the peer's addresses is, nothing is different."""
+        for familiar in ((), ("203.0.113.99",), (self.RELAYED.host,)):
+            order = self.checked(self.agent(*familiar), 0.45)
+            self.assertEqual(order, [self.RELAYED, self.OTHER, self.REFLEXIVE], familiar)
