@@ -19,7 +19,7 @@ type name       payload
 0x92 OPENED     for the layer above: where the sender may be reached
 0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
-0xA0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link
+0xa0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link
 ==== ========== ======================================================================================
 """
 
