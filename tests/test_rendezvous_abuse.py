@@ -58,10 +58,9 @@ def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join(20.0)
 
 
-def test_replayed_hellos_leave_a_neighbour_in(service: JSONProcess, tmp_path: Path) -> None:
-    address = listening(service)
-    rate = 1600
-    hello = client_hello()
+@contextlib.contextmanager
+def hellos(address: RendezvousAddress, rate: float, make: Callable[[], bytes]) -> Iterator[None]:
+    """So many connections a second from one address, each of which begins with a ClientHello."""
 
     def attack(over: threading.Event) -> None:
         connections: list[socket.socket] = []
@@ -75,7 +74,7 @@ def test_replayed_hellos_leave_a_neighbour_in(service: JSONProcess, tmp_path: Pa
                 with contextlib.suppress(BlockingIOError):
                     connection.connect((address.host, address.port))
                 with contextlib.suppress(OSError):
-                    connection.send(hello)
+                    connection.send(make())
             while len(connections) > 200:
                 connections.pop(0).close()
             over.wait(0.005)
@@ -84,7 +83,21 @@ def test_replayed_hellos_leave_a_neighbour_in(service: JSONProcess, tmp_path: Pa
 
     with in_background(attack):
         time.sleep(1.0)
+        yield
+
+
+def test_replayed_hellos_leave_a_neighbour_in(service: JSONProcess, tmp_path: Path) -> None:
+    address, hello = listening(service), client_hello()
+    with hellos(address, 1600, lambda: hello):
         for _ in range(5):
+            register(address, tmp_path, 20.0).close()
+
+
+def test_a_neighbour_tries_again_if_each_hello_is_new(service: JSONProcess, tmp_path: Path) -> None:
+    """It has the chance of any other ClientHello from this address, and `register` tries again."""
+    address, hello = listening(service), client_hello()
+    with hellos(address, 1600, lambda: hello[:11] + os.urandom(32) + hello[43:]):
+        for _ in range(2):
             register(address, tmp_path, 20.0).close()
 
 

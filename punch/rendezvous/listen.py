@@ -94,7 +94,7 @@ def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEn
     inner = _without_balancer(description)
     behind_balancer = inner != description
     try:
-        server = cast(IStreamServerEndpoint, serverFromString(reactor, inner))  # type: ignore[no-untyped-call]
+        server = cast(IStreamServerEndpoint, serverFromString(reactor, _with_backlog(inner)))  # type: ignore[no-untyped-call]
         wildcard = _wildcard_port(inner)
         if wildcard is not None and wildcard[0] not in ipv6_ports:
             server = _WildcardEndpoint(cast(IReactorTCP, reactor), *wildcard)
@@ -127,6 +127,12 @@ def _wildcard_port(description: str) -> tuple[int, int] | None:
     return int(values["port"]), int(values.get("backlog", BACKLOG))
 
 
+def _with_backlog(description: str) -> str:
+    """The string of a TCP endpoint with our backlog, where it names none."""
+    values = _values(description, "tcp", "tcp6")
+    return f"{description}:backlog={BACKLOG}" if values and "backlog" not in values else description
+
+
 def listening_failed(problem: Exception, where: str, option: str) -> tuple[str, str]:
     """
     Why it is not possible to listen somewhere: a code and a sentence for the user.
@@ -148,8 +154,12 @@ def listening_failed(problem: Exception, where: str, option: str) -> tuple[str, 
 
 def tcp_values(description: str) -> dict[str, str]:
     """The arguments of a `tcp:` endpoint string, unparsed; empty for any other endpoint."""
+    return _values(description, "tcp")
+
+
+def _values(description: str, *kinds: str) -> dict[str, str]:
     kind, *parts = re.split(r"(?<!\\):", description)
-    if kind.lower() != "tcp":
+    if kind.lower() not in kinds:
         return {}
     values = dict(
         zip(("port", "interface", "backlog"), [part for part in parts if "=" not in part], strict=False)

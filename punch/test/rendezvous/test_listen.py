@@ -11,10 +11,11 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.server_udp import UDPPort, open_ports
-from punch.rendezvous.listen import listen_on_all_addresses
+from punch.rendezvous.listen import BACKLOG, listen_on_all_addresses, parse_endpoints
 from punch.wire.address import Address
 
 Kind = Literal["TCP", "UDP"]
@@ -64,6 +65,29 @@ class Reactor:
             raise problem
         self.listening.append((kind, host, port))
         return Port(self, kind, host, port)
+
+
+class EndpointTests(SynchronousTestCase):
+    """Endpoint strings."""
+
+    def test_backlog(self) -> None:
+        """
+        The system queues as many connections at any TCP endpoint as at the default one. Twisted's default is
+        50, beyond which a flood keeps out everybody.
+        """
+        for description, backlog in (
+            ("tcp:7001", BACKLOG),
+            ("tcp:7001:interface=192.0.2.1", BACKLOG),
+            (r"tcp:7001:interface=2001\:db8\:\:1", BACKLOG),
+            ("tcp6:7001:interface=\\:\\:1", BACKLOG),
+            ("tcp:7001:192.0.2.1:5", 5),
+            ("tcp:7001:interface=192.0.2.1:backlog=5", 5),
+            ("haproxy:tcp:7001:interface=192.0.2.1", BACKLOG),
+        ):
+            reactor = MemoryReactor()
+            (endpoint,) = parse_endpoints(reactor, [description])
+            endpoint.server.listen(ServerFactory())
+            self.assertEqual({each[2] for each in reactor.tcpServers}, {backlog}, description)
 
 
 class UnusedServer:
