@@ -14,7 +14,8 @@ relay (`Route`). An answer to one of our own sockets validates all routes to the
 Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
 has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
 permitted. The relay is at the address where it has answered us. It may say that it relays elsewhere, such as
-at its IPv4 address if we reach it over IPv6; that counts only for packets through the relay itself.
+at its IPv4 address if we reach it over IPv6; that counts only for packets through the relay itself. Ports
+below 1024 are those of other services of that host (relayed ports begin at 49152, RFC 8656, section 7.2).
 
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
@@ -36,6 +37,7 @@ from punch.ice.pairs import CandidatePair
 from punch.identity import PeerID
 from punch.wire.address import Address
 from punch.wire.candidate import CandidateType
+from punch.wire.special_addresses import FIRST_PORT
 
 WINDOW = 600.0
 """Seconds for which a packet counts."""
@@ -281,8 +283,10 @@ class Budget:
         if opening and any(answered.remote.host == address.host for answered in self._answered):
             return self.openings.allows(address, size, now)
         size += _HEADERS[address.is_ipv6]
-        through_it = route.relayed is not None and route.relayed.host == address.host
-        sent = self._to_our_relays if through_it or address.host in relays else self._sent
+        at_relay = address.host in relays or (
+            route.relayed is not None and route.relayed.host == address.host
+        )
+        sent = self._to_our_relays if at_relay and address.port >= FIRST_PORT else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
         if sent is self._to_our_relays:

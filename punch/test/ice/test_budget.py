@@ -224,6 +224,20 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(one.is_validated(relay, 2.0))
         self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
 
+    def test_other_services_at_a_relay_of_ours(self) -> None:
+        """Its low ports count as any other address, directly and through the relay, in ten minutes."""
+        relay = Address("198.51.100.1", 2000)
+        budget = Budget()
+        sent = [
+            budget.allows(Route(relay._replace(port=port), through), 96, kind, float(now), {relay.host})
+            for now in range(0, 599, 60)
+            for port in (53, 80, 443, 1023)
+            for through in (None, relay)
+            for kind in PacketKind
+        ]
+        self.assertLessEqual(sum(sent), MAX_PACKETS)
+        self.assertGreater(sum(sent), DIRECT)
+
     def test_a_relay_of_ours_over_the_other_family(self) -> None:
         """
         We reach it over IPv6, and it relays at its IPv4 address, as is the default: through it, the same
