@@ -69,6 +69,7 @@ STREAM_OPEN = b"\x0a\x04" + integer(len(encode_name("chat/2"))) + encode_name("c
 
 FORGED: dict[str, Callable[[], Iterator[bytes]]] = {
     **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS | BULK).items()},
+    "RESET_STREAM": lambda: packed(lambda number: b"\x04\x04\x01" + integer(len(STREAM_OPEN) - 3)),
     "ACK, ECN": lambda: packed(lambda number: b"\x03\x00\x00\x00\x00" + 3 * integer(number)),
     "STREAM, without length": lambda: cycle(
         (
