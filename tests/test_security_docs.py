@@ -38,6 +38,7 @@ from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
 from punch.wire.sealed import PADDING
 from punch.wire.service_records import MAX_RECORDS
 from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
+from punch.wire.stun import MAX_ATTRIBUTES
 from punch.wire.turn_uri import MAX_RELAYS
 from tests.test_link_floods import QUICK, REST
 from tests.test_link_memory import BOUND, MOST_OF_PADDING
@@ -127,6 +128,7 @@ SECURITY_NUMBERS = [
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
     f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
     f"one for {WORDS[UNPROVED_PART]} that the relay may have",
+    f"request of up to {MAX_ATTRIBUTES} attributes",
     f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
     f"after {LIMITS.handshake_time:.0f} seconds at most",
     f"There are {LIMITS.handshakes} places",

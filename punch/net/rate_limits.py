@@ -124,7 +124,8 @@ class NoRoom(Exception):
 
 def source_of(host: str) -> Source:
     """
-    The prefixes of a host's address. An IPv4 address that is written as IPv6 is the IPv4 address.
+    The prefixes of a host's address. An IPv4 address that is written as IPv6 (mapped, or by a NAT64 in front
+    of the service) is the IPv4 address, and so is a network of 6to4, which everybody has who has the address.
 
     :param host: an IP address, with a zone or without; any other text is a source of its own.
     """
@@ -133,15 +134,20 @@ def source_of(host: str) -> Source:
     except ValueError:
         return (host,)
     if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        if mapped is None:
-            packed = address.packed
+        packed = address.packed
+        if packed.startswith((_MAPPED, _NAT64)):
+            packed = packed[12:]
+        elif packed.startswith(_6TO4):
+            packed = packed[2:6]
+        else:
             return packed[:6], packed[:7], packed[:8]
-        address = mapped
-    packed = address.packed
+    else:
+        packed = address.packed
     return packed[:3], packed
 
 
+_MAPPED, _NAT64 = bytes(10) + b"\xff\xff", b"\0\x64\xff\x9b" + bytes(8)
+_6TO4 = b"\x20\x02"
 _WIDTHS = {3: 2, 6: 2, 7: 1}
 
 
@@ -491,15 +497,8 @@ class SourceBuckets:
 
 
 def address_key(host: str) -> str:
-    """One address for the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
-    try:
-        return str(_ipv4_or_prefix(host))
-    except ValueError:
+    """The narrowest prefix of `source_of` as text: an IPv4 address, a /64 of IPv6, or the text itself."""
+    prefix = source_of(host)[-1]
+    if not isinstance(prefix, bytes):
         return host
-
-
-def _ipv4_or_prefix(host: str) -> IPv4Address | str:
-    address = parsed(host.partition("%")[0])
-    if isinstance(address, IPv4Address):
-        return address
-    return address.ipv4_mapped or f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(IPv4Address(prefix)) if len(prefix) == 4 else f"{IPv6Address(prefix + bytes(8))}/64"

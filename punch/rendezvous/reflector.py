@@ -31,6 +31,7 @@ from punch.wire.address import Address, canonical
 from punch.wire.stun import (
     HEADER_SIZE,
     MAGIC_COOKIE,
+    MAX_ATTRIBUTES,
     Attribute,
     STUNError,
     StunMessage,
@@ -53,6 +54,7 @@ MAX_QUESTION = 2048
 AMPLIFICATION = 3
 """No answer is longer than this many times its question."""
 
+_6TO4, _NAT64 = 0x2002, 0x64FF9B << 64
 _BINDING_REQUEST = b"\x00\x01"
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 PLAIN_REQUEST = _BINDING_REQUEST + b"\x00\x00" + _COOKIE
@@ -149,6 +151,11 @@ class Reflector:
         """Whether a host may have an answer. `wide`: it has an IPv6 address."""
         if not wide:
             return self._buckets.allow(number >> 8, now)
+        # As in `punch.net.rate_limits.source_of`
+        if number >> 112 == _6TO4:
+            return self._buckets.allow(number >> 88 & 0xFFFFFF, now)
+        if number >> 32 == _NAT64:
+            return self._buckets.allow(number >> 8 & 0xFFFFFF, now)
         # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
         return (
             self._buckets.allow(~(number >> 64), now)
@@ -159,7 +166,7 @@ class Reflector:
     def _answer(self, data: bytes, remote: Address, now: float, local: str | None) -> bytes | None:
         """The answer to a Binding request with attributes, or None if it is malformed."""
         try:
-            request = parse(data, only=_KNOWN)
+            request = parse(data, most=MAX_ATTRIBUTES, only=_KNOWN)
         except STUNError:
             return None
         unknown = _not_supported(request)

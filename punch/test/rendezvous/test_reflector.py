@@ -19,6 +19,7 @@ from punch.rendezvous.reflector import BURST, CAPACITY, RATE, Reflector
 from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
 from punch.wire.stun import (
+    MAX_ATTRIBUTES,
     Attribute,
     MessageClass,
     Method,
@@ -136,7 +137,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_many_unknown_attributes(self) -> None:
         """However many they are, the answer has at most three times the size of the request."""
-        for count in (1, 2, 3, 10, 100, 500):
+        for count in (1, 2, 3, 10, MAX_ATTRIBUTES):
             data = question(*((0x4000 + number, b"") for number in range(count)))
             unknown = parse(self.answer(data)).get(Attribute.UNKNOWN_ATTRIBUTES)
             self.assertEqual(unknown, tuple(range(0x4000, 0x4000 + count)))
@@ -250,6 +251,8 @@ class LimitTests(SynchronousTestCase):
         for first, second in [
             ("203.0.113.1", "203.0.113.2"),
             ("203.0.112.1", "::ffff:203.0.112.9"),
+            ("64:ff9b::192.0.2.1", "192.0.2.2"),
+            ("2002:c633:6401::1", "2002:c633:64ff:ff00::1"),
             ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2"),
             ("2001:db8:0:2::1", "2001:db8:0:2::1"),
             ("::1", "::2"),

@@ -113,6 +113,19 @@ class UnauthenticatedTests(SynchronousTestCase):
 class ReflectorTests(SynchronousTestCase):
     """Binding requests."""
 
+    def test_too_many_attributes(self) -> None:
+        """They are not looked through: five hundred would take a hundred times as long as none."""
+        for kind in (Attribute.SOFTWARE, Attribute.PRIORITY, 0x8099):
+            for number, answered in ((MAX_ATTRIBUTES, True), (MAX_ATTRIBUTES + 1, False), (240, False)):
+                body = int(kind).to_bytes(2, "big") + b"\0\4abcd"
+                data = (
+                    b"\0\1"
+                    + (8 * number).to_bytes(2, "big")
+                    + b"\x21\x12\xa4\x42transaction."
+                    + number * body
+                )
+                self.assertEqual(Reflector().handle(data, ALICE, 0.0) is not None, answered)
+
     def test_repeated_attributes(self) -> None:
         """Only the first of each type has a meaning."""
         costs = []
