@@ -15,8 +15,10 @@ from punch.link.frames import (
     ControlFrameReader,
     ControlFrameType,
     FrameError,
+    OptionalFrameType,
     decode_close,
     decode_credit,
+    decode_slowed,
     encode_close,
     encode_credit,
     encode_frame,
@@ -40,6 +42,8 @@ from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
+from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.punching import Begin, First, Nats, Opened, PunchingError, Targets
 from tests.fuzz.target import Reader, chunk, target
 
 MOST_KEPT = 1 << 20
@@ -275,7 +279,8 @@ if _AIOQUIC is not None:
 
 
 def _control_frames() -> Iterator[bytes]:
-    yield encode_credit(4, 100) + encode_close(3, "réason") + encode_frame(0x81, b"x")
+    slowed = encode_frame(OptionalFrameType.SLOWED, b"\2")
+    yield encode_credit(4, 100) + encode_close(3, "réason") + slowed + encode_frame(0x81, b"x")
 
 
 @target(_control_frames, longest=1024)
@@ -302,5 +307,37 @@ def frames(data: bytes) -> None:
             elif frame_type == ControlFrameType.CLOSE:
                 code, reason = decode_close(payload)
                 assert decode_close(encode_close(code, reason)[3:]) == (code, reason)
+            elif frame_type == OptionalFrameType.SLOWED:
+                limit = decode_slowed(payload)
+                assert limit is None or bytes([limit]) == payload
         except FrameError:
             continue
+
+
+def _punching() -> Iterator[bytes]:
+    profile = NatProfile(
+        "192.0.2.1", frozenset({Mapping.ADDRESS_DEPENDENT}), PortAssignment.SEQUENTIAL, -2, 5, 6, 60
+    )
+    yield Nats((profile, NatProfile("2001:db8::1"))).encode()
+    yield Targets(1, "prediction", "192.0.2.1", (40_000, 40_002)).encode()
+    yield Targets(2, "simultaneous", "192.0.2.1", (40_000,), First.BOTH).encode()
+    yield Opened(1, "192.0.2.1", ((50_000, 50_001), ())).encode()
+    yield Opened(1, "192.0.2.1", (), 1024).encode()
+    yield Begin(3).encode()
+
+
+@target(_punching, longest=2048)
+def punching_frames(data: bytes) -> None:
+    """NATS, TARGETS, OPENED and BEGIN frames: what is read can be written and read again."""
+    kinds: tuple[type[Nats] | type[Targets] | type[Opened] | type[Begin], ...] = (
+        Nats,
+        Targets,
+        Opened,
+        Begin,
+    )
+    for kind in kinds:
+        try:
+            found = kind.decode(data)
+        except PunchingError:
+            continue
+        assert kind.decode(found.encode()) == found

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.names.dns import IN, SRV, Message, Record_SRV, RRHeader
 
 from punch.identity import Identity
+from punch.natcheck.captive_portal import LONGEST, is_portal
 from punch.net.srv import ServiceResolver
 from punch.node.control.core import ControlCore
 from punch.node.control.servers import Servers
@@ -22,6 +23,7 @@ from punch.test.scripted_service import ScriptedService
 from punch.test.system import SERVICE, Peer
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, ErrorCode, Register
+from punch.wire.proxy import MAX_HEAD, ProxyAddress, ProxyError, handshake
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.sealed import ANSWER_LABEL, CANDIDATE_LABEL, Envelope, open_offer
 from punch.wire.service_records import in_order
@@ -199,3 +201,56 @@ def srv_records(data: bytes) -> None:
         assert RendezvousAddress.parse(str(server.address)) == server.address
     assert sorted(map(repr, in_order(records or (), bytes))) == sorted(map(repr, records or ()))
     check_log()
+
+
+def _proxies() -> Iterator[bytes]:
+    yield b"\0\xff" + b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\nVia: x\r\n\r\nhello"
+    yield b"\0\5" + b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+    yield b"\1\0" + b"\5\2\1\0" + b"\5\0\0\1" + bytes(6) + b"hello"
+    yield b"\1\xff" + b"\5\0" + b"\5\0\0\3\4host\0\1" + b"\5\1\0\1"
+
+
+@target(_proxies, longest=4096)
+def proxy_answers(data: bytes) -> None:
+    """What answers at the address of a proxy: where it is cut makes no difference."""
+    reader = Reader(data)
+    kind, size = reader.byte() & 1, reader.byte() + 1
+    stream = reader.rest()
+    proxy = ProxyAddress.parse("socks5://me:secret@192.0.2.9" if kind else "http://me:secret@192.0.2.9")
+
+    def talk(pieces: list[bytes]) -> tuple[bytes, bytes | None, object]:
+        core = handshake(proxy, "rendezvous.example", 7001)
+        said, rest = core.begin(), b""
+        for piece in pieces:
+            if core.rest is not None:
+                rest += piece
+                continue
+            try:
+                said += core.receive(piece)
+            except ProxyError as error:
+                return said, None, (error.refusal, error.detail)
+        return said, None if core.rest is None else core.rest + rest, None
+
+    whole = talk([stream])
+    pieces = talk([stream[at : at + size] for at in range(0, len(stream), size)])
+    # What would be said next is not said if the same piece has a refusal, too
+    assert whole[1:] == pieces[1:]
+    assert whole[0] == pieces[0][: len(whole[0])]
+    assert len(pieces[0]) < 1000
+    assert whole[1] is None or stream.endswith(whole[1])
+    assert len(stream) < MAX_HEAD
+
+
+def _portals() -> Iterator[bytes]:
+    yield b"HTTP/1.1 302 Found\r\nLocation: http://login.example/?from=x\r\n\r\n"
+    yield b"HTTP/1.0 511 Network Authentication Required\r\n\r\n<html>"
+    yield b"HTTP/1.1 307 x\r\nlocation : http://[2001:db8::1%eth0]:5/\r\n\r\n"
+
+
+@target(_portals, longest=1024)
+def captive_portal(data: bytes) -> None:
+    """What answers a web request in place of the rendezvous: a portal or none, never of another answer."""
+    for host in ("rendezvous.example", "192.0.2.1", "2001:db8::1"):
+        if is_portal(data, host):
+            assert data.startswith(b"HTTP/1.")
+            assert is_portal(data + bytes(LONGEST), host) or b"\r\n\r\n" not in data

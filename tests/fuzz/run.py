@@ -31,7 +31,7 @@ MEMORY = 1024
 """MiB that a target may use."""
 TIMEOUT = 10
 """Seconds that one input may take."""
-GROUPS = ("wire", "turn", "ice", "link", "rendezvous", "node", "chat", "ui", "state")
+GROUPS = ("wire", "turn", "ice", "link", "rendezvous", "node", "apps", "chat", "ui", "state")
 """The modules of the targets."""
 
 

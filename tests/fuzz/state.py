@@ -9,12 +9,13 @@ from functools import cache
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.node.offer_freshness import KeptOffers
+from punch.rendezvous import member_records
 from punch.rendezvous.member_database import MemberDatabase
 from punch.rendezvous.membership import MemberStoreError
 from punch.state import PeerState, RendezvousState, StateError
 from punch.test.strategies import IDENTITIES
 from punch.wire.fields import is_visible
-from punch.wire.invitation import Invitation
+from punch.wire.invitation import AdmissionRefusal, Invitation
 from tests.fuzz.files import directory, write_damaged
 from tests.fuzz.target import chunk, target
 
@@ -163,3 +164,31 @@ def member_database(data: bytes) -> None:
                 read()
     finally:
         database.close()
+
+
+def _records() -> Iterator[bytes]:
+    for record in (
+        member_records.InvitationMade(bytes(6), bytes(32), 2, 1e9, 10**10),
+        member_records.InvitationRedeemed(bytes(6), BOB, "Bob", 1e9),
+        member_records.PeerRevoked(EVE, AdmissionRefusal.ID_REVOKED, 1e9, bytes(64)),
+        member_records.RevocationUndone(EVE, 1e9),
+    ):
+        yield member_records.encode(record)
+
+
+@target(_records, longest=1024)
+def member_record(data: bytes) -> None:
+    """What other processes have written about members: kept, or refused."""
+    try:
+        record = member_records.decode(data)
+    except member_records.RecordError:
+        return
+    assert member_records.decode(member_records.encode(record)) == record
+    store = MemberDatabase(None)
+    try:
+        store.add_records([record])
+        store.is_member(BOB)
+        store.members()
+        store.revoked()
+    finally:
+        store.close()
