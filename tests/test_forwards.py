@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -140,6 +142,49 @@ def test_half_close_and_many(peers: ForwardPeers, digests: int) -> None:
     done = peers.run("pipe", "bob", "digest", name="alice")
     assert done.returncode == 4
     assert b"no service" in done.stderr
+
+
+def test_a_thousand_at_once(peers: ForwardPeers, digests: int) -> None:
+    """
+    Of 1,000 connections at once, a link carries about 100 at a time; the others wait in order, and none is
+    passed over. Each sends 10 kB, or as much as PUNCH_STREAM_BYTES says.
+    """
+    count, size = 1000, int(os.environ.get("PUNCH_STREAM_BYTES", "10000"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4 * count:
+        pytest.skip(f"a process may open {hard} files at most")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * count), hard))
+    content = Random("stream").randbytes(size)
+    connected: list[int] = []
+    ended: list[int] = []
+
+    async def connect(number: int, path: str, ready: asyncio.Event) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        connected.append(number)
+        if len(connected) == count:
+            ready.set()
+        await ready.wait()
+        writer.write(b"%d " % number + content)
+        writer.write_eof()
+        digest = (await reader.read()).decode()
+        assert digest == sha256(b"%d " % number + content).hexdigest(), number
+        ended.append(number)
+        writer.close()
+
+    async def connect_all(path: str) -> None:
+        ready = asyncio.Event()
+        await asyncio.gather(*(connect(number, path, ready) for number in range(count)))
+
+    try:
+        exposed = peers.start("expose", str(digests), "--to", "alice", "--as", "digest", name="bob")
+        exposed.wait("exposed", 60.0)
+        forwards = peers.start("forward", str(peers.directory / "socket"), "bob:digest", name="alice")
+        asyncio.run(asyncio.wait_for(connect_all(forwards.wait("listening", 60.0)["address"]), 600.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    place = {number: place for place, number in enumerate(connected)}
+    late = max(ended.index(number) - place[number] for number in range(count))
+    assert late < 300, "a connection has waited for too many that came after it"
 
 
 def test_nobody_listens(peers: ForwardPeers) -> None:
