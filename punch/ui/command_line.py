@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -178,8 +178,8 @@ class CommandLine:
         self._screen.changed()
 
     def drop_answered(self) -> None:
-        """Forget questions about calls that no longer wait for an answer."""
-        self.questions.keep(self._chat.questions)
+        """Forget questions that no longer wait for an answer."""
+        self.questions.drop_answered()
 
     def _answered(self, text: str, word: str, seen: int | None) -> bool:
         """Whether a line belongs to the open question; if so, handle it."""
@@ -254,6 +254,10 @@ class CommandLine:
             contact_fields(self._chat.contacts.get(peer)), None if link is None else link_fields(link)
         )
         self._screen.show("\n".join(lines))
+
+    def perform(self, name: str, **fields: Any) -> None:
+        """Do what a command does, as if it had been typed."""
+        self._perform(slash.TypedCommand(name, fields))
 
     def _perform(self, typed: slash.TypedCommand) -> None:
         if typed.name == "send":

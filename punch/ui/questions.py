@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from punch.identity import PeerID
@@ -14,6 +14,7 @@ class Question:
     Something that the next typed line may answer.
 
     :ivar peer: whose call it is about, if it is about one.
+    :ivar waits: whether it still waits for an answer: it may be answered elsewhere, or be given up.
     :ivar asked: the number of the line that asked it; None: not asked yet.
     :ivar refused_by_quit: whether `/quit` answers it with no.
     """
@@ -24,6 +25,7 @@ class Question:
     peer: PeerID | None = None
     asked: int | None = None
     refused_by_quit: bool = False
+    waits: Callable[[], bool] = lambda: True
 
 
 class Questions:
@@ -58,10 +60,10 @@ class Questions:
         if self._waiting:
             self._waiting[0].asked = self._show(self._waiting[0].text())
 
-    def keep(self, callers: Collection[PeerID]) -> None:
-        """Drop the questions about calls of others: they were answered elsewhere, or given up."""
+    def drop_answered(self) -> None:
+        """Drop the questions that do not wait any more."""
         first = self.open
-        self._waiting = [each for each in self._waiting if each.peer is None or each.peer in callers]
+        self._waiting = [each for each in self._waiting if each.waits()]
         if self.open is not first:
             self.ask_again()
 

@@ -54,7 +54,7 @@ from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_sentence
 from punch.ui.text.sentences import count, describe, shortened
-from punch.ui.text.transfers import offer_lines
+from punch.ui.text.transfers import offer_lines, offered
 from punch.ui.transfer_progress import LINE_INTERVAL
 
 #: Reasons of a failed call that say no more than that it failed.
@@ -198,6 +198,7 @@ class TextRenderer:
                 partial(self._chat.accept, peer),
                 partial(self._chat.reject, peer),
                 peer,
+                waits=lambda: peer in self._chat.questions,
             )
         )
 
@@ -313,11 +314,28 @@ class TextRenderer:
         if transfer.stage is Stage.OFFERED and not transfer.outgoing:
             first, *more = offer_lines(transfer.offer, self._view.name_of(transfer.peer))
             self._screen.show("\n".join([self._timed(first), *more]))
-            self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
+            self._ask_about(transfer)
         elif transfer.stage is not Stage.OFFERED:
+            self._line.drop_answered()
             self._show_transfer_line(transfer)
             if transfer.stage is Stage.DONE and transfer.offer.text is not None:
                 self._screen.show(printable(transfer.offer.text, "\n"))
+
+    def _ask_about(self, transfer: Transfer) -> None:
+        """A peer offers files: ask whether to take them, where a person can see the question."""
+        number = transfer.number
+        if not self._view.watched:
+            self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
+            return
+        what = offered(transfer.offer)
+        self._line.ask(
+            Question(
+                lambda: f"Receive {what} from {self._style.bold(self._view.name_of(transfer.peer))}? [y/n]",
+                partial(self._line.perform, "accept-files", transfer=number),
+                partial(self._line.perform, "refuse-files", transfer=number),
+                waits=lambda: transfer.stage is Stage.OFFERED,
+            )
+        )
 
     def _show_other(self, event: Event) -> None:
         if isinstance(event, CallUnanswerable):

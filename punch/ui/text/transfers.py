@@ -76,6 +76,13 @@ def offer_lines(offer: FilesOffer, who: str) -> list[str]:
     ]
 
 
+def offered(offer: FilesOffer) -> str:
+    """What is offered, in two or three words."""
+    if offer.text is not None:
+        return "the text"
+    return name_text(offer.items[0].name) if len(offer.items) == 1 else f"{len(offer.items)} items"
+
+
 def _others_text(offer: FilesOffer, items: str) -> str:
     """How many folders and links there are in the items: they take space, too."""
     others = offer.entries - offer.files - sum(item.kind is EntryKind.FOLDER for item in offer.items)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from punch.apps.files.events import Stage, Transfer, TransferChanged
+from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.node.events import (
     Introduced,
 )
@@ -39,6 +41,29 @@ class QuestionTests(TerminalCase):
         self.emit(incoming(EVE))
         self.fixture.chat.accept(EVE)
         self.emit(Introduced(EVE, "eve"))
+        self.assertIsNone(self.front_end.line.questions.open)
+
+    def test_files_are_offered(self) -> None:
+        """The answer is a command about this offer; one that was answered elsewhere is not asked about."""
+        tell = self.fixture.chat.views.tell
+        transfers = [
+            Transfer(number, BOB, False, FilesOffer((Item(f"{number}.txt", EntryKind.FILE, 9, 1),), 1, ()))
+            for number in (7, 8, 9)
+        ]
+        for transfer in transfers:
+            tell(TransferChanged(transfer))
+        shown = self.prompt.take()
+        self.assertEqual((shown.count("wants to send you"), shown.count("[y/n]")), (3, 1))
+        self.assertIn(f"Receive 7.txt from {BOB.short}", shown)
+        self.type("y")
+        # No files can be received in this process
+        self.assertIn("Files can't be sent here", self.prompt.take())
+        question = self.front_end.line.questions.open
+        assert question is not None
+        self.assertIn("8.txt", question.text())
+        for transfer in transfers[1:]:
+            transfer.stage = Stage.FAILED
+        tell(TransferChanged(transfers[1]))
         self.assertIsNone(self.front_end.line.questions.open)
 
     def test_erasing_is_asked_about(self) -> None:
