@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -127,3 +129,36 @@ def test_a_file_for_somebody_unknown(users: Users) -> None:
     assert (folder / "photo.jpg").read_bytes() == content
     assert not (users.directory / "carol" / "peers" / "carol" / "identity.key").exists()
     assert not (users.directory / "carol" / "peers" / "carol" / "known.json").exists()
+
+
+def test_the_capture_in_the_readme(users: Users) -> None:
+    """What the README shows of a file by a code is what both sides show today, line after line."""
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    section = text.partition("## Send a file to a friend")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    shown = [[line for line in block.splitlines() if not line.startswith("$ ")] for block in blocks]
+    folder = users.directory / "readme"
+    folder.mkdir()
+    (users.directory / "holiday.zip").touch()
+    os.truncate(users.directory / "holiday.zip", 24_000_000)
+    # Without a QR code, for which `codes` has no library
+    extra = {"PYTHONIOENCODING": "iso-8859-1"}
+    send, receive = users.words("alice", "send", "holiday.zip"), users.words("bob", "receive")
+    with terminal(send, users.directory, extra=extra) as alice:
+        code = alice.wait("[0-9]{5}-[a-z]+-[a-z]+-[a-z]+", 60.0)[0]
+        with terminal([*receive, code], folder, extra=extra) as bob:
+            bob.wait(r"\[y/n\]", 60.0)
+            bob.type("y\n")
+            bob.wait("Received from", 60.0)
+            alice.wait("Sent to", 60.0)
+            screens = [alice.text, bob.text]
+    for lines, screen in zip(shown, screens, strict=True):
+        position = 0
+        for line in lines:
+            line = line.replace("12508-augmented-wishbone-donut", code).replace("/home/bob", str(folder))
+            found = re.compile(re.escape(line).replace(r"1\ s\.", r"[0-9]+\ (s|ms)\.")).search(
+                screen, position
+            )
+            assert found is not None, (line, screen)
+            position = found.end()
+    assert (folder / "holiday.zip").stat().st_size == 24_000_000
