@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,11 @@ def test_a_peer_that_returns_to_an_old_release(releases: Releases) -> None:
         alice.command("status")
         [link] = alice.wait("result", where=lambda event: event["command"] == "status")["links"]
         assert link["post_quantum_offers"] is expected
+        kept = releases.running.directory / "state-alice" / "peers" / "alice" / "prekeys" / bobs
+        end = time.monotonic() + 30.0
+        while not kept.exists():  # The link tells it when it is quiet
+            assert time.monotonic() < end
+            time.sleep(0.2)
         alice.command("hangup", peer=bobs)
         alice.wait("disconnected")
         bob.wait("disconnected")

@@ -25,7 +25,7 @@ from punch.link.frames import FrameError, OptionalFrameType, decode_slowed
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.link.status import LinkStatus, Path
-from punch.net.driver import Driver, Timed
+from punch.net.driver import Driver, Timed, Timer
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, RelayFailure, SimpleCause, cause_of_close
 from punch.node.events import (
@@ -46,7 +46,6 @@ from punch.node.signaling import (
     Challenged,
     Introduction,
     MoreCandidates,
-    PrekeyTold,
     Signaling,
     SignalingEvent,
 )
@@ -64,6 +63,12 @@ RELAYED = 10.0
 """Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
+
+PREKEY_DELAY = 5.0
+"""
+Seconds after which a link tells our prekey, if nothing is under way on it then: on a slow line, it would
+delay what is, and lengthen the round trips by which queues are judged. Else it is tried again later.
+"""
 
 
 class Call:
@@ -100,6 +105,7 @@ class Call:
         self._asker: Callable[[Call, bool], None] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._timed)
         self._debounced_path = DebouncedPath(self._tell_path)
+        self._prekey_timer = Timer(context.clock)
 
     @classmethod
     def outgoing(cls, peer: PeerID, context: CallContext) -> Call:
@@ -362,8 +368,6 @@ class Call:
             self._introduce(event, now)
         elif isinstance(event, Challenged):
             self._call_again(event.challenge, now)
-        elif isinstance(event, PrekeyTold):
-            self._learn_prekey(event.signed)
         elif isinstance(event, MoreCandidates):
             if self.transport is not None and not self.transport.generations.number:
                 self.transport.add_remote(event.candidates, event.complete, now)
@@ -477,6 +481,14 @@ class Call:
         else:
             self.changed()
 
+    def _send_prekey(self) -> None:
+        assert self.link is not None
+        if not self.link.core.delivered():
+            self._prekey_timer.start(PREKEY_DELAY, self._send_prekey)
+            return
+        with suppress(LinkError):  # The link is over; `Link.when_closed` tells
+            self.link.send_control(OptionalFrameType.PREKEY, self._context.prekeys.own)
+
     def _learn_prekey(self, signed: bytes) -> None:
         context = self._context
         context.prekeys.learn(self.peer, signed, keep=context.calls.knows(self.peer))
@@ -504,8 +516,7 @@ class Call:
         )
         self.punching.path_changed(now)
         if self._context.prekeys.own:
-            with suppress(LinkError):  # It is over again; `Link.when_closed` tells
-                self.link.send_control(OptionalFrameType.PREKEY, self._context.prekeys.own)
+            self._prekey_timer.start(PREKEY_DELAY, self._send_prekey)
         self.signaling.link_proved()
         self._announce()
         self.changed()
@@ -609,6 +620,7 @@ class Call:
         self.signaling.link_ended()
         self._context.channel.remove(self.signaling)
         self._driver.stop()
+        self._prekey_timer.cancel()
         if self.restarts is not None:
             self.restarts.close()
         if self.punching is not None:

@@ -19,7 +19,7 @@ from punch.node.path import RelayPolicy, SprayPolicy
 from punch.node.path_memory import PathMemory
 from punch.node.prekeys import Prekeys
 from punch.node.signaling import Signaling
-from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Prekey, Request
+from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 
 if TYPE_CHECKING:
     from punch.node.calls import Calls
@@ -89,7 +89,7 @@ class SignalingChannel:
         for message in unsent:
             self._send(message)
 
-    def receive(self, reply: Answered | Candidates | Prekey | Ended | Error) -> None:
+    def receive(self, reply: Answered | Candidates | Ended | Error) -> None:
         """Hand a message to its call. One that belongs to no call, or has another sender, is dropped."""
         signaling, changed = self._calls.get(reply.call or "", (None, None))
         if signaling is None or changed is None:
@@ -100,8 +100,6 @@ class SignalingChannel:
             signaling.receive_answer(reply.answer, self._monotonic())
         elif isinstance(reply, Candidates):
             signaling.receive_candidates(reply.envelope)
-        elif isinstance(reply, Prekey):
-            signaling.receive_prekey(reply.prekey)
         else:
             signaling.receive_end(reply.code)
         self.flush(signaling)

@@ -385,12 +385,7 @@ class IceRestarts:
             return
         try:
             signaling = Signaling.outgoing(
-                context.identity,
-                self._peer,
-                self._description(),
-                prekey=context.prekeys.of(self._peer),
-                random=context.random,
-                now=now,
+                context.identity, self._peer, self._description(), random=context.random, now=now
             )
         except SealError:
             return
@@ -407,8 +402,6 @@ class IceRestarts:
     def _signaling_ended(self, signaling: Signaling, event: CallEnded, now: float) -> None:
         self._signalings.remove(signaling)
         self._context.channel.remove(signaling)
-        if signaling.prekey_refused:
-            self._context.prekeys.forget(self._peer)
         if signaling.answered or self._remote_known or self.working:
             return
         if event.cause.reason == ErrorCode.REFUSED.value:

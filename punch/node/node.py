@@ -463,9 +463,11 @@ class Node(Service):
             self._incoming.receive(reply)
         elif isinstance(reply, Relays):
             self._network.offered(reply.relays)
+        elif isinstance(reply, Prekey):
+            self._context.prekeys.told(reply.sender, reply.prekey, keep=reply.sender in self._known)
         elif isinstance(reply, Returned):
             self._tell(PeerReturned(reply.sender))
-        elif isinstance(reply, (Answered, Candidates, Prekey, Ended, Error)):
+        elif isinstance(reply, (Answered, Candidates, Ended, Error)):
             self._channel.receive(reply)
 
     # Internals

@@ -1,9 +1,10 @@
 """
-The prekeys of other peers (`punch.wire.prekey`): learned on links, and used for the offers of later calls.
+The prekeys of other peers (`punch.wire.prekey`): learned on links, and used in later calls.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -63,6 +64,17 @@ class Prekeys:
             self._put(peer, signed)
         if keep and self._storage is not None and self._storage.read(peer) != signed:
             self._storage.write(peer, signed)
+
+    def told(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
+        """
+        The rendezvous has told the prekey of a peer. That of a peer that was not called, or a wrong one, is
+        ignored.
+
+        :param keep: also for later processes.
+        """
+        if peer in self._of:
+            with suppress(PrekeyError):
+                self.learn(peer, signed, keep=keep)
 
     def forget(self, peer: PeerID) -> None:
         """

@@ -39,7 +39,7 @@ from punch.wire.control import (
     new_call,
 )
 from punch.wire.nat_profile import NatProfile
-from punch.wire.prekey import SEED_SIZE, PrekeyError, check_prekey, public_kem_key, supported
+from punch.wire.prekey import SEED_SIZE, PrekeyError, public_kem_key, supported
 from punch.wire.sealed import (
     MAX_CANDIDATES,
     AnswerBody,
@@ -132,20 +132,13 @@ class Challenged:
 
 
 @dataclass(frozen=True)
-class PrekeyTold:
-    """Event: the rendezvous has told the callee's prekey, which is signed by the callee."""
-
-    signed: bytes
-
-
-@dataclass(frozen=True)
 class CallEnded:
     """Event: the call ended without a link."""
 
     cause: Cause
 
 
-SignalingEvent = Introduction | MoreCandidates | Challenged | PrekeyTold | CallEnded
+SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
 
 
 class Signaling:
@@ -217,13 +210,14 @@ class Signaling:
         """
         Call `peer` with the candidates known now; `add_candidates` sends those found later.
 
-        :param prekey: the public prekey of the peer (`punch.wire.prekey`); empty if it is not known.
+        :param prekey: the public prekey of the peer (`punch.wire.prekey`); with it, all messages of the
+            call are hybrid; empty if it is not known.
         :raise SealError: the peer's key cannot be sealed to.
         """
         key = X25519PrivateKey.from_private_bytes(random(32))
         signaling = cls(identity, peer, new_call(random), None, key, now)
         reply_kem = b""
-        if supported():
+        if prekey:
             signaling._reply_kem = MLKEM768PrivateKey.from_seed_bytes(random(SEED_SIZE))
             reply_kem = signaling._reply_kem.public_key().public_bytes_raw()
             signaling._kem = prekey
@@ -248,8 +242,8 @@ class Signaling:
         signaling.complete = description.complete
         # The callee may ask for this offer once more, with a challenge
         signaling._repeatable = not description.challenge and not description.generation
-        # The prekey is for the candidates that are found meanwhile, and for later calls
-        wanted = bool(reply_kem) and not prekey
+        # If there is no answer, the rendezvous tells it for the next call
+        wanted = supported() and not prekey and not description.generation
         signaling._outbox.append(Establish(signaling.call_id, peer, envelope, notify=True, prekey=wanted))
         return signaling
 
@@ -427,15 +421,6 @@ class Signaling:
             self._events.append(MoreCandidates(trickle.candidates, trickle.complete))
             if self.state is SignalingState.LINKED:
                 self._release_when_complete()
-
-    def receive_prekey(self, signed: bytes) -> None:
-        """Take the callee's prekey, to which what is sent from now on is sealed. A wrong one is ignored."""
-        if self.state is SignalingState.CALLING and self._reply_kem is not None and not self._kem:
-            try:
-                self._kem = check_prekey(self.peer, signed)
-            except PrekeyError:
-                return
-            self._events.append(PrekeyTold(signed))
 
     def receive_end(self, code: ErrorCode) -> None:
         """

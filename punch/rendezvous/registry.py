@@ -117,6 +117,8 @@ class OtherProcesses(Protocol):
 class _Introduction:
     core: IntroductionData
     machine: IntroductionInputs
+    prekey: bytes
+    """That of the callee, for the caller if it has no answer; empty: none, or the caller did not ask."""
 
 
 class Registry:
@@ -429,15 +431,13 @@ class Registry:
             now + self._limits.ring_time,
             self._deliver,
         )
-        introduction = _Introduction(core, introduce(core))
+        introduction = _Introduction(core, introduce(core), callee.prekey if request.prekey else b"")
         self._introductions[key] = introduction
         self.introductions_begun += 1
         caller.calls[key] = None
         callee.calls[key] = None
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
-        if request.prekey and callee.prekey and caller.process is None:
-            self.deliver(caller.peer, Prekey(core.call, callee.peer, callee.prekey))
 
     def _enter_place(self, source: Source, peer: PeerID) -> None:
         """
@@ -499,6 +499,8 @@ class Registry:
             return
         self._deadlines.discard(key)
         self.admission.leave(key)
+        if introduction.prekey and core.answer is None:
+            self.deliver(core.caller, Prekey(core.callee, introduction.prekey))
         for peer in (core.caller, core.callee):
             registration = self._peers.get(peer)
             if registration is not None:

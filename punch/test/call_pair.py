@@ -32,13 +32,14 @@ def description(name: str, *candidates: Candidate, complete: bool = False) -> De
 class CallPair:
     """The signaling of both ends of one call; the test carries the messages between them."""
 
-    def __init__(self, caller: Identity = ALICE, callee: Identity = BOB) -> None:
+    def __init__(self, caller: Identity = ALICE, callee: Identity = BOB, prekey: bytes = b"") -> None:
         self.now = 100.0
         self._drawn = 0
         self.caller = Signaling.outgoing(
             caller,
             callee.peer_id,
             description("alice", candidate(0)),
+            prekey=prekey,
             random=self._random,
             now=self.now,
         )

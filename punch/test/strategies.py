@@ -183,7 +183,7 @@ REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
     Incoming: st.builds(Incoming, calls, peer_ids, names, envelopes),
     Answered: st.builds(Answered, calls, peer_ids, envelopes),
     Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
-    Prekey: st.builds(Prekey, calls, peer_ids, octets(SIGNED_SIZE)),
+    Prekey: st.builds(Prekey, peer_ids, octets(SIGNED_SIZE)),
     Ended: st.builds(Ended, calls, codes, sentences, sender=st.none() | peer_ids),
     Returned: st.builds(Returned, peer_ids),
     Error: st.builds(

@@ -188,7 +188,8 @@ class Ping:
 class Establish:
     """
     A caller asks to be introduced. It chooses the call ID. `notify` asks for `Returned`, once, if the called
-    peer is away and registers within the next hour, and `prekey` for `Prekey`, once, if it is there.
+    peer is away and registers within the next hour, and `prekey` for `Prekey`, if it is there and does not
+    answer.
     """
 
     call: _Call
@@ -365,9 +366,11 @@ class Candidates:
 @json_message(REPLIES, "prekey")
 @dataclass(frozen=True)
 class Prekey:
-    """The signed prekey of the called peer, which it has registered with; the caller asked for it."""
+    """
+    The signed prekey of a peer, which it has registered with. The caller asked for it, and the call was not
+    answered: a link would have told it.
+    """
 
-    call: _Call
     sender: _Sender
     prekey: _SignedPrekey
 

@@ -6,9 +6,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
+from punch.node.call import PREKEY_DELAY
 from punch.node.events import CallFailed, Connected, Disconnected, IncomingCall
 from punch.node.prekeys import MAX_PREKEYS, Prekeys
-from punch.test.call_pair import ALICE, BOB, CallPair, candidate
+from punch.node.signaling import MoreCandidates
+from punch.test.call_pair import ALICE, BOB, CallPair, candidate, events
 from punch.test.middleman import Forward, MiddlemanTestCase
 from punch.test.strategies import identity
 from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Trickle
@@ -71,35 +73,31 @@ class PrekeysTests(SynchronousTestCase):
 
 
 class SignalingTests(SynchronousTestCase):
-    """One call whose caller learns the prekey while it rings."""
+    """One call."""
 
     def test_without(self) -> None:
-        """The answer is sealed to the fresh key in the offer; the offer itself was not hybrid."""
+        """Nothing is hybrid, and the rendezvous is asked for the prekey."""
         wire = CallPair()
         self.assertTrue(wire.establish.prekey)
-        self.assertFalse(wire.establish.offer.hybrid)
-        self.assertTrue(wire.accept().hybrid)
-        self.assertTrue(wire.trickle(wire.callee, candidate(3)).hybrid)
+        sent = [wire.establish.offer, wire.accept(), wire.trickle(wire.callee, candidate(3))]
+        self.assertEqual([each.hybrid for each in sent], [False] * 3)
         self.assertFalse(wire.callee.post_quantum)
 
-    def test_learned_while_calling(self) -> None:
-        """Candidates that are found later are sealed to it."""
-        wire = CallPair()
-        self.assertFalse(wire.trickle(wire.caller, candidate(2)).hybrid)
-        wire.caller.receive_prekey(signed_prekey(BOB))
-        later = wire.trickle(wire.caller, candidate(3))
-        self.assertTrue(later.hybrid)
-        wire.callee.receive_candidates(later)
-        wire.accept()
-        self.assertEqual(wire.callee.post_quantum, False)
-
-    def test_of_another(self) -> None:
-        """A prekey that the callee has not signed changes nothing."""
-        wire = CallPair()
-        for signed in (signed_prekey(ALICE), bytes(SIGNED_SIZE), b""):
-            wire.caller.receive_prekey(signed)
-        self.assertFalse(wire.trickle(wire.caller, candidate(2)).hybrid)
-        self.assertIsNone(wire.caller.next_event())
+    def test_with(self) -> None:
+        """All that both sides send is hybrid, and arrives."""
+        wire = CallPair(prekey=signed_prekey(BOB)[:KEY_SIZE])
+        self.assertFalse(wire.establish.prekey)
+        early = wire.trickle(wire.caller, candidate(2))
+        wire.callee.receive_candidates(early)
+        here, there = wire.introduce()
+        self.assertEqual(there.remote.candidates, (candidate(0), candidate(2)))
+        self.assertEqual(here.remote.candidates, (candidate(1),))
+        late = wire.trickle(wire.callee, candidate(3))
+        wire.caller.receive_candidates(late)
+        self.assertEqual([each.hybrid for each in (wire.establish.offer, early, late)], [True] * 3)
+        self.assertEqual(events(wire.caller), [MoreCandidates((candidate(3),), False)])
+        self.assertTrue(wire.caller.post_quantum)
+        self.assertTrue(wire.callee.post_quantum)
 
 
 class CallTests(MiddlemanTestCase):
@@ -114,7 +112,7 @@ class CallTests(MiddlemanTestCase):
     def connected(self) -> None:
         """Alice calls Bob, and there is a link on both sides."""
         self.assertIsInstance(self.call(5.0), Connected)
-        self.net.advance(1.0)
+        self.net.advance(PREKEY_DELAY + 1.0)
 
     def hang_up(self) -> None:
         """End the link, so that the next call is another one."""
@@ -128,7 +126,7 @@ class CallTests(MiddlemanTestCase):
         return [link.status is not None and link.status.post_quantum_offers for link in links]
 
     def test_second_call(self) -> None:
-        """The first offer is not hybrid. What follows is, also in the other direction, and links say it."""
+        """The first call is not hybrid. Later ones are, also in the other direction, and links say it."""
         self.connected()
         self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (False, True))
         self.assertEqual(self.offers(), [False, False])
@@ -147,37 +145,30 @@ class CallTests(MiddlemanTestCase):
     def test_told_by_the_rendezvous(self) -> None:
         """A caller who is refused has the prekey all the same, for the next call."""
         carol = self.peer("carol", Accept.ASK).register()
-        signed = signed_prekey(carol.identity)
+        for _ in range(2):
+            self.alice.call(carol.id)
+            carol.wait_for(IncomingCall, 2.0)
+            carol.node.reject(self.alice.id)
+            self.net.advance(2.0)
+            offer = self.establish().offer
+            self.middle.deliver(self.alice.id, Prekey(carol.id, signed_prekey(carol.identity)))
+            self.net.advance(1.0)
+        self.assertTrue(offer.hybrid)
+        self.assertTrue(open_offer(carol.identity, self.alice.id, offer).reply_kem)
 
-        def tell(to: PeerID, incoming: Incoming) -> Forward:
-            return [(to, incoming), (incoming.sender, Prekey(incoming.call, to, signed))]
-
-        self.on(Incoming, tell)
-        self.alice.call(carol.id)
-        carol.wait_for(IncomingCall, 2.0)
-        carol.node.reject(self.alice.id)
-        self.alice.wait_for(CallFailed, 2.0)
-        self.alice.call(carol.id)
-        self.net.advance(2.0)
-        self.assertTrue(self.establish().offer.hybrid)
-        self.assertTrue(open_offer(carol.identity, self.alice.id, self.establish().offer).reply_kem)
-
-    def test_swapped_by_the_rendezvous(self) -> None:
-        """It can offer prekeys of its own, or of somebody else: nobody uses them, and calls go on."""
-        eve = identity(9)
-
-        def tell(to: PeerID, incoming: Incoming) -> Forward:
-            forged = signed_prekey(eve)
-            return [
-                (incoming.sender, Prekey(incoming.call, to, forged)),
-                (incoming.sender, Prekey("12" * 16, to, signed_prekey(self.bob.identity))),
-                (to, incoming),
-            ]
-
-        self.on(Incoming, tell)
-        self.connected()
-        trickles = [each for each in self.middle.requests(Trickle) if isinstance(each, Trickle)]
-        self.assertEqual([each.envelope.hybrid for each in trickles if each.to == self.bob.id], [False])
+    def test_made_up_by_the_rendezvous(self) -> None:
+        """It can offer prekeys of its own, or of peers that nobody called: nobody uses them."""
+        carol = self.peer("carol", Accept.ASK).register()
+        self.middle.deliver(self.alice.id, Prekey(carol.id, signed_prekey(carol.identity)))
+        self.alice.call(self.bob.id)
+        self.middle.deliver(self.alice.id, Prekey(self.bob.id, signed_prekey(identity(9))))
+        self.alice.wait_for(Connected, 5.0)
+        self.alice.node.hangup(self.bob.id)
+        self.net.advance(3.0)
+        for peer in (self.bob, carol):
+            self.alice.call(peer.id)
+            self.net.advance(1.0)
+            self.assertEqual((self.establish().to, self.establish().offer.hybrid), (peer.id, False))
 
     def test_returned_to_an_old_release(self) -> None:
         """Who can't open a hybrid offer refuses it; the next offer is one that it opens."""

@@ -25,9 +25,12 @@ from punch.test.rendezvous.test_registry import CALL, envelope
 from punch.wire.control import (
     Accept,
     Answer,
+    Cancel,
+    ErrorCode,
     Establish,
     Ping,
     Register,
+    Reject,
     Trickle,
 )
 from punch.wire.fields import to_base64
@@ -214,18 +217,27 @@ class IntroductionTests(RendezvousCase):
         self.assertEqual((answered["from"], answered["answer"]), (str(b), envelope(a, 2).to_json()))
 
     def test_prekey(self) -> None:
-        """A caller who asks is told the prekey that the callee has registered with, and nobody else is."""
+        """A caller who asked, and was not answered, is told what the callee has registered with."""
         alice = self.register(self.alice)
         bob = self.register(self.bob, self.office, prekey=b"p" * SIGNED_SIZE)
         b = self.bob.peer_id
-        for call, wanted in ((CALL, True), ("7" * 32, False)):
+        a = self.alice.peer_id
+        for call, wanted in ((CALL, True), ("7" * 32, True), ("9" * 32, False)):
             alice.send(Establish(call, b, envelope(b), prekey=wanted))
-        bob.send(Establish("8" * 32, self.alice.peer_id, envelope(self.alice.peer_id), prekey=True))
+        bob.send(Establish("8" * 32, a, envelope(a), prekey=True))
+        self.net.advance(0.5)
+        self.assertEqual(alice.of("prekey"), [])
+        bob.send(Answer(CALL, a, envelope(a)), Cancel(CALL, a))
+        self.net.advance(0.5)
+        self.assertEqual((len(alice.of("ended")), alice.of("prekey")), (1, []))
+        for call in ("7" * 32, "9" * 32):
+            bob.send(Reject(call, a, ErrorCode.REFUSED))
         self.net.advance(0.5)
         [told] = alice.of("prekey")
-        self.assertEqual((told["call"], told["from"]), (CALL, str(b)))
-        self.assertEqual(told["prekey"], to_base64(b"p" * SIGNED_SIZE))
-        self.assertEqual(bob.of("prekey"), [])
+        self.assertEqual((told["from"], told["prekey"]), (str(b), to_base64(b"p" * SIGNED_SIZE)))
+        alice.send(Reject("8" * 32, b, ErrorCode.REFUSED))
+        self.net.advance(0.5)
+        self.assertEqual((len(bob.of("ended")), bob.of("prekey")), (1, []))
 
     def test_gone_during_the_introduction(self) -> None:
         alice = self.register(self.alice)
