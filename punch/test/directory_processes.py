@@ -7,7 +7,7 @@ from random import Random
 
 import txredisapi  # noqa: F401 (it asks for a reactor when it is imported, and tests have none)
 
-from punch.identity import PeerID
+from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
@@ -31,6 +31,7 @@ class Process:
         url: str = f"redis://{REDIS}",
         wall: Callable[[], float] | None = None,
         name: str = "",
+        random: RandomBytes | None = None,
     ) -> None:
         self.net = net
         self.host = net.host(f"process {number}", f"198.51.100.{number}")
@@ -41,7 +42,7 @@ class Process:
             reactor=self.host.reactor,
             monotonic=self.host.monotonic,
             wall=wall or (lambda: EPOCH + net.now),
-            random=net.random_bytes(f"process {name or number}"),
+            random=random or net.random_bytes(f"process {name or number}"),
             report=lambda problem: self.problems.append(problem),
         )
         self.peers: dict[PeerID, None] = {}

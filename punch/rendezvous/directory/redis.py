@@ -75,6 +75,9 @@ LAST_TIME = 0.5
 """Seconds that Redis has, when this process stops, to take what was said last."""
 STEADY = 1.5
 """Seconds for which Redis has to work before it is said to, if the last time it failed within them."""
+TWIN_TIME = 10.0
+"""Seconds for which the operator is told of another process of the same name after each sign of it."""
+_SIGN_SIZE = 8
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -129,6 +132,11 @@ class RedisDirectory:
             send=self._send,
         )
         self._shared = SharedStates(monotonic)
+        self._sign = b""
+        """What this process sends to itself with each beat."""
+        self._other_sign, self._other_sign_at = b"", -math.inf
+        """What another process of the same name has sent, and when that came first."""
+        self._twin_until = -math.inf
         self._missing: set[str] = set()
         self._offset = 0.0
         """Add it to monotonic seconds to get the time that Redis shows."""
@@ -158,6 +166,11 @@ class RedisDirectory:
         redis = f"Redis at {self._address.location}"
         if self._reason is not None:
             return f"{redis}: {self._reason}. Only peers of this server can call each other."
+        if self._monotonic() < self._twin_until:
+            return (
+                f"{redis}: another process has the same name as this one, as a copy of a running machine "
+                "has; restart one of them, since calls between the two fail."
+            )
         if abs(self._clock_error) > MAX_CLOCK_ERROR:
             return (
                 f"The clock of this machine and that of {redis} differ by {abs(self._clock_error):.0f} s: "
@@ -263,6 +276,7 @@ class RedisDirectory:
         if version is not None and version < OLDEST:
             found, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
             raise RedisProblem(f"its version is {found}, and {oldest} is the oldest that works; update it")
+        self._sign = self._random(_SIGN_SIZE)
         await subscriber.connect(host, port)
         await subscriber.subscribe(f"punch:to:{self.name}")
 
@@ -276,7 +290,7 @@ class RedisDirectory:
             ("GET", "punch:owner"),
             ("EXISTS", process),
             ("SET", process, "1", "EX", LIFE),
-            ("PUBLISH", f"punch:to:{self.name}", b""),
+            ("PUBLISH", f"punch:to:{self.name}", self._sign),
             ("TIME",),
             *(("EXISTS", f"punch:process:{other}") for other in others),
         )
@@ -378,9 +392,23 @@ class RedisDirectory:
         if self._user is not None:
             self._user.process_lost(process)
 
+    def _see_sign(self, sign: bytes) -> None:
+        """This process sends its sign to see that the subscription works. Nobody else has its name."""
+        now = self._monotonic()
+        if sign == self._sign:
+            return
+        if sign != self._other_sign:
+            # This process may have sent it before it connected again; then it does not come again
+            self._other_sign, self._other_sign_at = sign, now
+        elif now >= self._other_sign_at + BEAT / 2:
+            self._twin_until = now + TWIN_TIME
+
     def _received(self, data: bytes) -> None:
-        if not data or self._user is None:
-            return  # This process has sent it, to see that the subscription works.
+        if len(data) == _SIGN_SIZE:
+            self._see_sign(data)
+            return
+        if self._user is None:
+            return
         try:
             sender, message = self._sealer.open(data)
         except ProcessMessageError as problem:

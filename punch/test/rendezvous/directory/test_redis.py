@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, cycle, islice
+
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
@@ -10,7 +12,7 @@ from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
-from punch.rendezvous.directory.redis import LAST_TIME
+from punch.rendezvous.directory.redis import LAST_TIME, TWIN_TIME
 from punch.test.directory_processes import REDIS, Process, run_seed
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis
@@ -503,6 +505,36 @@ class BadRedisTests(RedisTestCase):
         self.net.advance(3.0)
         self.assertEqual(two.replaced, [])
         self.assertEqual(three.locate(BOB), two.name)
+
+    def test_one_name_for_two(self) -> None:
+        """Names are random, so only a copy of a running process has the same one: both operators are told."""
+        for number in (1, 2):
+            random = chain(bytes(16), cycle([number]))
+            self.processes.append(
+                Process(self.net, number, random=lambda size, random=random: bytes(islice(random, size)))  # type: ignore[misc]
+            )
+        one, two = self.processes
+        self.assertEqual(one.name, two.name)
+        self.net.advance(5.0)
+        for process in self.processes:
+            assert process.directory.problem is not None
+            self.assertIn("another process has the same name", process.directory.problem)
+        two.directory.stop()
+        self.net.advance(TWIN_TIME + 2.0)
+        self.assertIsNone(one.directory.problem)
+
+    def test_its_own_signs_are_those_of_nobody_else(self) -> None:
+        """Also if Redis has those of an earlier connection still to deliver."""
+        (one,) = self.start()
+        for delay in (2.5, 0.0) * 2:
+            self.redis.delay = delay
+            self.net.advance(3.0)
+            self.redis.stop()
+            self.net.advance(0.1)
+            self.redis.start()
+            self.net.advance(6.0)
+        self.assertNotIn("same name", " ".join(filter(None, one.problems)))
+        self.assertIsNone(one.directory.problem)
 
     def test_clock_an_hour_off(self) -> None:
         """Registrations are ordered all the same, and the operator is told."""
