@@ -22,9 +22,11 @@ from punch.local import connection as local_connection
 from punch.local import server as local_server
 from punch.local.protocol import MAX_LINE
 from punch.node import offer_freshness
+from punch.node.calls import MAX_CALLS
 from punch.node.control import core, hosts
 from punch.rendezvous import admission, connection_limiter
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.membership import MAX_REVOCATIONS, REVOCATION_BURST
 from punch.rendezvous.probing import PERIOD
 from punch.rendezvous.reflector import AMPLIFICATION
 from punch.test.link.test_limits import MOST_PACKETS
@@ -50,7 +52,7 @@ CLAIMS, TABLE = SECURITY.split("## Which test shows what\n")
 NAMES = re.findall(r"`([\w.]*\btest_[\w.]+)`", TABLE.split("| --- |")[1])
 
 LIMITS = RendezvousLimits()
-WORDS = {2: "two", 4: "four", 8: "eight", 10: "ten", 24: "24"}
+WORDS = {2: "two", 4: "four", 5: "five", 8: "eight", 10: "ten", 24: "24"}
 
 
 @cache
@@ -122,12 +124,15 @@ SECURITY_NUMBERS = [
     f"a real process {len(QUICK + REST)} kinds of packets",
     f"sends {len(QUICK)} of the {len(QUICK + REST)} kinds",
     f"Up to {CONNECTION_WINDOW >> 20} MiB",
+    f"A node has at most {MAX_CALLS} calls and links, so {MAX_CALLS * CONNECTION_WINDOW / (1 << 30)} GiB",
     f"one of {Sampler.ONE_OF} at random",
     f"{2 * Sampler.ONE_OF - 1} packets",
     f"Datagrams of more than {MAX_RECEIVED:,} bytes",
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
     f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
     f"one for {WORDS[UNPROVED_PART]} that the relay may have",
+    f"takes {WORDS[REVOCATION_BURST]} revocations from one address at once, one in ten minutes later, "
+    f"and {MAX_REVOCATIONS:,} in all",
     f"request of up to {MAX_ATTRIBUTES} attributes",
     f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
     f"after {LIMITS.handshake_time:.0f} seconds at most",

@@ -120,12 +120,14 @@ class Membership:
         listed: frozenset[PeerID] = frozenset(),
         contact: str = "",
         relay_for_invited: bool = False,
+        most_revocations: int = MAX_REVOCATIONS,
     ) -> None:
         """
         :param service: what invitations name this rendezvous by (`punch.wire.invitation.service_tag`).
         :param relay_for_invited: whether the relay is only for members and for peers of the list, where
             others may register.
         :param contact: whom to ask for an invitation, as the operator says it.
+        :param most_revocations: after so many, those of owners are refused.
         """
         self.listed = listed
         self.problem: str | None = None
@@ -134,6 +136,7 @@ class Membership:
         self._service = service
         self._contact = contact
         self._relay_for_invited = relay_for_invited
+        self._most_revocations = most_revocations
         self.revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
         self.wrong_invitations = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
 
@@ -198,7 +201,7 @@ class Membership:
             return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
         try:
             allowed = self.revocations.allow(source_of(address), now)
-            if not allowed or self._store.count_revoked() >= MAX_REVOCATIONS:
+            if not allowed or self._store.count_revoked() >= self._most_revocations:
                 return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
             self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
         except MemberStoreError as problem:

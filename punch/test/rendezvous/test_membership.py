@@ -374,6 +374,17 @@ class ServiceTests(RendezvousCase):
         self.assertEqual(errors[-1].code, ErrorCode.RATE)
         self.assertEqual(len(self.store.revoked()), REVOCATION_BURST)
 
+    def test_revocations_in_all(self) -> None:
+        """Also those from everywhere have an end; whoever is revoked stays so."""
+        members = Membership(AdmitPolicy.OPEN, self.store, service=SERVICE, most_revocations=3)
+        keys = [self.key(str(number)) for number in range(5)]
+        errors = [
+            members.revoke(key.peer_id, Revoke.by(key), f"192.0.{number}.1", 0.0, 0.0)
+            for number, key in enumerate(keys)
+        ]
+        self.assertEqual([error.code for error in errors], [ErrorCode.DENIED] * 3 + [ErrorCode.RATE] * 2)
+        self.assertEqual(set(self.store.revoked()), {key.peer_id for key in keys[:3]})
+
     def test_a_refused_revocation_reads_no_list(self) -> None:
         """However many were revoked before, a stranger's message is refused without reading them."""
         store = _CountedReads(None)
