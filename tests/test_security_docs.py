@@ -131,6 +131,7 @@ SECURITY_NUMBERS = [
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
     f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
     f"one for {WORDS[UNPROVED_PART]} that the relay may have",
+    f"the last {LIMITS.registrations // 8:,} that registered have their ID",
     f"takes {WORDS[REVOCATION_BURST]} revocations from one address at once, one in ten minutes later, "
     f"and {MAX_REVOCATIONS:,} in all",
     f"request of up to {MAX_ATTRIBUTES} attributes",

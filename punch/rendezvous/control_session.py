@@ -71,7 +71,7 @@ class ControlSession:
     :param connection: the number of the connection.
     :param peer: the peer that has proved its key on this connection.
     :param address: the IP address that the peer is seen from.
-    :param relays: returns the relays that a peer may use, with new credentials.
+    :param relays: returns the relays that a peer at an address may use, with new credentials.
     :param probing: the reflector's second port, from which probes are sent.
     :param admit: says whether the peer may register.
     :param revoke: takes the peer's revocation of its own ID, and returns the last line.
@@ -91,7 +91,7 @@ class ControlSession:
         limits: RendezvousLimits,
         now: float,
         probing: Probing,
-        relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
+        relays: Callable[[PeerID, str], tuple[RelayServer, ...]] = lambda peer, address: (),
         admit: Admit = lambda request: None,
         revoke: Callable[[Revoke], Error] = lambda request: Error(ErrorCode.FORBIDDEN, "Not here."),
         limit_hit: LimitHit = lambda limit, code: None,
@@ -142,7 +142,7 @@ class ControlSession:
             call = None if isinstance(request, (RenewRelays, Probe, Revoke)) else request.call
             self.send(Error(ErrorCode.FORBIDDEN, "Register first.", call))
         elif isinstance(request, RenewRelays):
-            self.send(Relays(self._relays(self.peer)))
+            self.send(Relays(self._relays(self.peer, self.address)))
         elif isinstance(request, Revoke):
             self.close(self._revoke(request))
         elif isinstance(request, Probe):
@@ -223,7 +223,7 @@ class ControlSession:
                 self.address,
                 self._reflector_port,
                 self._limits.keepalive,
-                relays=self._relays(self.peer),
+                relays=self._relays(self.peer, self.address),
                 second_reflector=self._probing.port,
                 reflector_addresses=self._probing.addresses,
                 retry=self._retry,

@@ -5,7 +5,6 @@ The relay as a part of the rendezvous: from its configuration to what peers are 
 from __future__ import annotations
 
 import hmac
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,6 +15,8 @@ from twisted.internet.protocol import DatagramProtocol
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.interfaces import source_address
+from punch.net.rate_limits import Shares, Source, source_of
+from punch.net.source_cache import SourceCache
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.membership import Membership
@@ -113,7 +114,8 @@ class CredentialIssuer:
 
 _SECRET_LABEL = b"punch/1 relay secret"
 
-_REMEMBERED = 20_000
+_PART = 16
+"""The share of an address of the peers that are remembered is one in this many."""
 DENIED = 403
 """The error code for users that the operator refuses, and for clients at a relayed address."""
 _LIMITS = {486: "relay-allocations-of-peer-or-address", 508: "relay-allocations"}
@@ -144,7 +146,10 @@ class RelayService:
         self._not_logged: set[Address] = set()
         """The relayed addresses of allocations that have no line in the log yet."""
         self._membership = membership
-        self._peers: OrderedDict[str, PeerID] = OrderedDict()
+        remembered = 2 * limits.registrations
+        self._peers: SourceCache[str, PeerID] = SourceCache(
+            remembered, Shares.growing(-(-remembered // _PART))
+        )
         """The peers behind the names of users, of those that got credentials last."""
         # Derived from the key, so that credentials stay valid over a restart.
         key = config.identity.private_key.private_bytes_raw()
@@ -192,12 +197,12 @@ class RelayService:
             )
             self.relay.core.allocations.quotas.own_limit = self._own_quota
 
-    def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
-        """The relays for a peer, with new credentials."""
+    def servers(self, peer: PeerID, address: str) -> tuple[RelayServer, ...]:
+        """The relays for a peer at this address, with new credentials."""
         if self._membership is not None and not self._membership.may_relay(peer):
             return ()
         if self.relay is not None:
-            self._remember(peer)
+            self._remember(peer, source_of(address))
         return self._issuer.servers(peer)
 
     def store_usage(self, store: Callable[[int, Mapping[PeerID, int]], object]) -> None:
@@ -229,23 +234,20 @@ class RelayService:
             quotas = self.relay.core.allocations.quotas
             quotas.begin_day(unix)
             for peer, used in usage.items():
-                self._remember(peer)
+                self._remember(peer, (str(peer),))
                 quotas.restore(user_of(self._secret, peer), used)
 
     @property
     def peers(self) -> Collection[PeerID]:
         """The peers that got credentials last."""
-        return self._peers.values()
+        return [peer for _, peer in self._peers]
 
-    def _remember(self, peer: PeerID) -> None:
+    def _remember(self, peer: PeerID, source: Source) -> None:
         for secret in self._settings.secrets:
             user = user_of(secret, peer)
-            self._peers[user] = peer
-            self._peers.move_to_end(user)
+            self._peers.put(source, user, peer)
             if self.relay is not None:
                 self.relay.core.allocations.quotas.update_limit(user)
-        while len(self._peers) > _REMEMBERED:
-            self._peers.popitem(last=False)
 
     def _own_quota(self, user: str) -> int | None:
         peer = self._peers.get(user)
@@ -271,11 +273,11 @@ class RelayService:
     def _happened(self, event: RelayEvent) -> None:
         if isinstance(event, RelayLimitHit):
             user = event.user
-            self._log.limit_hit(event.host, event.limit, user and str(self._peers.get(user, user)))
+            self._log.limit_hit(event.host, event.limit, user and str(self._peers.get(user) or user))
             return
         owner = event.owner
         host = owner.client.host
-        peer = str(self._peers.get(owner.user, owner.user))
+        peer = str(self._peers.get(owner.user) or owner.user)
         if isinstance(event, AllocationRefused):
             if event.code == DENIED:
                 self._log.denied(host, peer)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import Any
 
-from punch.rendezvous.config import RendezvousLimits
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import Identity, PeerID
+from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
+from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.relay.service import RelayService
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn_server import UDP, code_of
@@ -287,6 +295,30 @@ class IssuedCredentialsTests(RelayServiceCase):
         self.restart(turn=(url,), turn_secret=b"shared", relay=False)
         (server,) = self.servers()
         self.assertEqual((server.url, server.nonce, server.pin), (url, "", None))
+
+
+class RememberedTests(SynchronousTestCase):
+    """Whose credentials the service knows to be whose, for its log, the deny list and quotas."""
+
+    def test_new_identities_of_one_network(self) -> None:
+        """However many come from there, the peers of others are not forgotten."""
+        clock = Clock()
+        service = RelayService(
+            RendezvousConfig(Identity.generate(bytes), limits=RendezvousLimits(registrations=100)),
+            Reflector(),
+            reactor=clock,
+            monotonic=clock.seconds,
+            wall=clock.seconds,
+            random=Random(1).randbytes,
+            log=OperatorLog(clock=clock, monotonic=clock.seconds),
+        )
+        honest = [PeerID(bytes([number] * 32)) for number in (1, 2)]
+        for peer, address in zip(honest, ("192.0.2.1", "2001:db8:2::1"), strict=True):
+            service.servers(peer, address)
+        for number in range(250):
+            service.servers(PeerID(number.to_bytes(32, "big")), f"2001:db8:1:{number << 8:x}::1")
+        self.assertLessEqual(set(honest), set(service.peers))
+        self.assertEqual(len(service.peers), len(honest) + 4 * 13)
 
 
 class BoundTests(RelayServiceCase):
