@@ -25,6 +25,7 @@ from punch.net.udp import (
     BatchedSocket,
     DatagramSocket,
     PortableSocket,
+    Reach,
     has_segmentation,
     open_batched,
     open_portable,
@@ -190,6 +191,38 @@ def test_addresses_that_cannot_be_had(loop: Loop, kind: Open) -> None:
         loop.open(kind, "127.0.0.1", taken.local.port)
     with pytest.raises(CannotListenError):
         loop.open(kind, "192.0.2.1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shows what arrives as Linux does")
+@pytest.mark.parametrize("kind", KINDS)
+def test_datagrams_that_do_not_come_far(loop: Loop, kind: Open) -> None:
+    """One has the TTL and the option that it was sent with; those before and after it have the usual ones."""
+    recvttl, recvopts = 12, 6
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(("127.0.0.1", 0))
+        inbox.settimeout(5.0)
+        for option in (recvttl, recvopts):
+            inbox.setsockopt(socket.IPPROTO_IP, option, 1)
+        sender, _ = loop.open(kind)
+        remote = Address(*inbox.getsockname())
+        arrived = []
+        for reach in (None, Reach(5), None, Reach(7, 3), None):
+            if reach is None:
+                sender.send([b"usual"], remote)
+            else:
+                sender.send_limited(b"limited", remote, reach)
+            data, ancillary, _, _ = inbox.recvmsg(100, 200)
+            levels = {kind: value for level, kind, value in ancillary if level == socket.IPPROTO_IP}
+            ttl = int.from_bytes(levels[socket.IP_TTL], sys.byteorder)
+            arrived.append((data, ttl, levels.get(recvopts, b"")))
+        assert arrived == [
+            (b"usual", arrived[0][1], b""),
+            (b"limited", 5, b""),
+            (b"usual", 64, b""),
+            # Type, length, pointer behind the end; this host has incremented the overflow count of 12
+            (b"limited", 7, bytes((68, 4, 5, 13 << 4))),
+            (b"usual", 64, b""),
+        ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,8 +10,11 @@ packet has to be on its way before the other side's first one arrives:
   whatever order. The two sides say over the link when that packet has left, so there is no race.
 - Where the other router is too near for that, one side after the other is the first (`First`). If only one
   of the routers takes unsolicited packets, its side has to be first.
-- If both routers do, and are near, both packets leave at the same moment: the side that aims waits for half
-  the round-trip time after it has said so.
+- If both do, and are near, the packet has an IP option in some attempts by which not even the other router
+  takes it, though it is for that router. Packets with options may be dropped by one's own router, so they are
+  not tried first.
+- Where packets take some time, both packets leave at the same moment and cross: the side that aims waits for
+  half the round-trip time after it has said so.
 
 Each attempt is made from new ports, since those of the attempt before may be taken by such flows.
 """
@@ -22,13 +25,16 @@ from typing import Final
 
 from punch.wire.punching import First
 
-LOW_TTLS: Final = (5, 5, 8, 8)
-"""The TTL of the first packet, in each attempt of four: home and carrier NATs are within so many routers."""
+LOW_TTLS: Final = (5, 5, 5, 8, 8)
+"""The TTL of the first packet, in each turn: home and carrier NATs are within so many routers."""
+ROUTERS: Final = (None, None, 1, 1, 2)
+"""How many routers may take it at all, in each turn: that of a home, or a carrier's besides."""
 FAR: Final = 0.02
 """The round-trip time in seconds from which on two packets can be on their way at the same time."""
-ORDERS_FAR: Final = (First.BOTH, First.BOTH, First.OPENS, First.AIMS)
-ORDERS_NEAR: Final = (First.OPENS, First.AIMS, First.OPENS, First.AIMS)
-"""Which side is first, in each attempt of four."""
+ORDERS_FAR: Final = (First.BOTH, First.BOTH, First.OPENS, First.AIMS, First.OPENS)
+ORDERS_NEAR: Final = (First.OPENS, First.AIMS, First.OPENS, First.AIMS, First.OPENS)
+"""Which side is first, in each turn."""
+TURNS: Final = len(ROUTERS)
 CHECK_GAPS: Final = (0.05, 0.1, 0.2, 0.3)
 """Seconds after each of the packets with the usual TTL."""
 MAX_PACKETS: Final = 1 + len(CHECK_GAPS)
@@ -39,17 +45,11 @@ SPACE: Final = 0.1
 """The least seconds between the first packet and the next, if both sides send at the same time."""
 
 
-def order_of(attempt: int, rtt: float) -> First:
+def order_of(turn: int, rtt: float) -> First:
     """
     Return which side sends first.
 
-    :param attempt: the number of this attempt, from 0.
+    :param turn: how many attempts there were before, modulo `TURNS`.
     :param rtt: the round-trip time of the link, in seconds.
     """
-    orders = ORDERS_FAR if rtt >= FAR else ORDERS_NEAR
-    return orders[attempt % len(orders)]
-
-
-def low_ttl(attempt: int) -> int:
-    """Return the TTL of the first packet of an attempt, which has a number from 0."""
-    return LOW_TTLS[attempt % len(LOW_TTLS)]
+    return (ORDERS_FAR if rtt >= FAR else ORDERS_NEAR)[turn]

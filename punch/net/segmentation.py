@@ -39,6 +39,7 @@ ANCILLARY_SIZE: Final = 128
 
 _IPPROTO_IP: Final = 0
 _IPPROTO_IPV6: Final = 41
+_IP_OPTIONS: Final = getattr(socket, "IP_OPTIONS", 4)
 # Linux's numbers; the socket module has no names for them
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
@@ -224,6 +225,28 @@ def set_ttl(sock: HasOptions, ipv6: bool, ttl: int | None) -> bool:
     if ipv6:
         return set_option(sock, _IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, -1 if ttl is None else ttl)
     return set_option(sock, _IPPROTO_IP, socket.IP_TTL, USUAL_TTL if ttl is None else ttl)
+
+
+def limit_routers(sock: socket.socket, routers: int | None) -> bool:
+    """
+    Set how many routers may take an IPv4 datagram of this socket, be it to pass it on or because it is for
+    them. Returns whether the system accepted it.
+
+    The datagrams have a timestamp option without room (RFC 791, section 3.1). Each router increments its
+    overflow count, and discards the datagram when the count, of four bits, overflows.
+
+    :param routers: 1 to 15; None: any number.
+    """
+    try:
+        sock.setsockopt(_IPPROTO_IP, _IP_OPTIONS, b"" if routers is None else timestamp_option(15 - routers))
+    except OSError:
+        return False
+    return True
+
+
+def timestamp_option(overflow: int) -> bytes:
+    """Return an IPv4 timestamp option without room for timestamps, with this overflow count."""
+    return bytes((68, 4, 5, overflow << 4))
 
 
 def forbid_fragments(sock: HasOptions, ipv6: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.error import CannotListenError
 
 from punch.net.interfaces import select
-from punch.net.udp import DatagramSocket, Receiver
+from punch.net.udp import DatagramSocket, Reach, Receiver
 from punch.wire.address import Address, Transmit
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
@@ -95,11 +95,11 @@ class SocketSet:
         if socket is not None:
             socket.close()
 
-    def send_with_ttl(self, transmit: Transmit, ttl: int) -> None:
-        """Send a datagram from a socket of `open_extra` with this TTL; it is lost if there is none."""
+    def send_limited(self, transmit: Transmit, reach: Reach) -> None:
+        """Send a datagram from a socket of `open_extra` so far; it is lost if there is none."""
         socket = self._extra.get(transmit.local)
         if socket is not None:
-            socket.send_with_ttl(transmit.data, transmit.remote, ttl)
+            socket.send_limited(transmit.data, transmit.remote, reach)
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.interfaces import (
@@ -36,6 +36,7 @@ from punch.net.segmentation import (
     BatchSender,
     coalesce,
     forbid_fragments,
+    limit_routers,
     set_option,
     set_ttl,
     take,
@@ -60,14 +61,24 @@ class DatagramSocket(Protocol):
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         """Send datagrams to one address. It raises nothing: what can't be sent is lost."""
 
-    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
-        """
-        Send one datagram that at most `ttl` routers and its destination take; with the usual TTL where it
-        can't be set.
-        """
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
+        """Send one datagram that comes so far, or farther where the system can't limit that."""
 
     def close(self) -> None:
         """Close it. Nothing is received afterwards."""
+
+
+class Reach(NamedTuple):
+    """
+    How far a datagram may come.
+
+    :ivar ttl: how many routers may pass it on (IPv6: the hop limit).
+    :ivar routers: how many routers may take it, be it to pass it on or because it is for them (IPv4 only);
+        None: any number.
+    """
+
+    ttl: int
+    routers: int | None = None
 
 
 Receiver = Callable[[Sequence[bytes], Address, DatagramSocket], None]
@@ -170,12 +181,12 @@ class BatchedSocket:
             room = self._limit - len(self._queue)
             self._queue.extend((data, remote) for data in datagrams[done : done + room])
 
-    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
         if self._fileno < 0 or self._queue:
             return  # It would wait for those before, which have the usual TTL
-        set_ttl(self._socket, remote.is_ipv6, ttl)
+        _limit(self._socket, remote, reach)
         self._sender.send([data], remote)
-        set_ttl(self._socket, remote.is_ipv6, None)
+        _limit(self._socket, remote, None)
 
     def close(self) -> None:
         if self._fileno >= 0:
@@ -266,14 +277,14 @@ class PortableSocket(DatagramProtocol):
         if self._open:
             write_each(self.transport, datagrams, remote)
 
-    def send_with_ttl(self, data: bytes, remote: Address, ttl: int) -> None:
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
         sock: socket.socket | None = getattr(self.transport, "socket", None)
         if sock is None or not self._open:
             self.send([data], remote)
             return
-        set_ttl(sock, remote.is_ipv6, ttl)
+        _limit(sock, remote, reach)
         self.send([data], remote)
-        set_ttl(sock, remote.is_ipv6, None)
+        _limit(sock, remote, None)
 
     def close(self) -> None:
         if self._open:
@@ -298,6 +309,12 @@ class PortableSocket(DatagramProtocol):
                 hand_over(self._receiver, datagrams, remote, self)
         if self._after is not None:
             self._after()
+
+
+def _limit(sock: socket.socket, remote: Address, reach: Reach | None) -> None:
+    set_ttl(sock, remote.is_ipv6, None if reach is None else reach.ttl)
+    if not remote.is_ipv6:
+        limit_routers(sock, None if reach is None else reach.routers)
 
 
 def write_each(transport: IUDPTransport, datagrams: Sequence[bytes], remote: Address) -> None:

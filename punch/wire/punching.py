@@ -23,6 +23,8 @@ MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""
 MAX_ALTERNATIVES: Final = 4
 """How many ports OPENED may name for each of these."""
+MAX_TURN: Final = 4
+"""The greatest `Targets.turn`."""
 MAX_COUNT: Final = 1024
 """How many open ports OPENED may speak of without naming them."""
 
@@ -31,6 +33,7 @@ T = TypeVar("T")
 _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
 _count = integer(0, MAX_COUNT)
+_turn = integer(0, MAX_TURN)
 
 
 class First(str, Enum):
@@ -74,6 +77,8 @@ class Targets:
     :ivar attempt: a number that is greater than in any attempt of the sender before, on this link.
     :ivar technique: its name; a receiver that does not know it, or would choose another one, refuses.
     :ivar first: which side sends first, for a simultaneous open; else None.
+    :ivar turn: how many such attempts there were before, from 0 again after `MAX_TURN`: how far the first
+        packets come depends on it.
     """
 
     attempt: int
@@ -81,6 +86,7 @@ class Targets:
     host: str
     ports: tuple[int, ...]
     first: First | None = None
+    turn: int = 0
 
     def encode(self) -> bytes:
         """Encode the payload of a TARGETS frame."""
@@ -91,7 +97,7 @@ class Targets:
             "ports": list(self.ports),
         }
         if self.first is not None:
-            fields["first"] = self.first.value
+            fields["first"], fields["turn"] = self.first.value, self.turn
         return strict_json.dumps(fields)
 
     @classmethod
@@ -110,6 +116,7 @@ class Targets:
                 field(fields, "host", ip),
                 field(fields, "ports", sequence(_port, MAX_TARGETS)),
                 field(fields, "first", one_of(*First), None),
+                field(fields, "turn", _turn, 0),
             ),
         )
 

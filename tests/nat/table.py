@@ -19,11 +19,10 @@ open simultaneously or spray:
   for the reflector: spraying finds an open port later. S to S: relay.
 - masq-accept: E, but a packet that comes before its own host has sent one is taken for a flow to the router
   itself, and the host's next packet can't have that flow's port and gets another: the pair looks like S to
-  E. Against E, simultaneous open lets its host be first: direct later, if it is not before. Against itself it
-  is a race: it is won if both first packets are under way at the same time, which a network without delay
-  prevents (the routers are next to each other here, so the low TTL does not help). Against S, half of the
-  packets of spraying are in vain: a race, too. Against a peer that filters nothing (cone, open), the other
-  port is a peer-reflexive candidate: direct.
+  E. Simultaneous open lets its host be first, and against itself has first packets that not even the other
+  router takes: direct later, if it is not before. Against S, half of the packets of spraying are in vain: a
+  race. Against a peer that filters nothing (cone, open), the other port is a peer-reflexive candidate:
+  direct.
 - cone: endpoint-independent mapping and filtering. Checks of S come in, and the answers go where they came
   from: direct to all that have IPv4 and UDP.
 - open: as cone, with both families and no NAT.
@@ -51,7 +50,7 @@ DIRECT, LATE, RELAY, RACE = "d", "l", "r", "?"
 TABLE: Final = """
 masq-drop         d  d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
 masq-reject          d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
-masq-accept             ?   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   r  r   l  l  l
+masq-accept             l   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   r  r   l  l  l
 random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 random-accept                     r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l

@@ -15,6 +15,7 @@ from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
+from punch.net.udp import Reach
 from punch.node.ice_transport import IceTransport
 from punch.node.network import Network
 from punch.node.punching.sockets import AttemptSockets
@@ -94,21 +95,21 @@ class Attempt:
         opened = answered.value
         return None if opened.refused or not self.may_aim_at(opened.host) else opened
 
-    def send(self, base: Address, remote: Address, budget: OpeningBudget, ttl: int | None = None) -> bool:
+    def send(self, base: Address, remote: Address, budget: OpeningBudget, reach: Reach | None = None) -> bool:
         """
         Send a check from a socket of this attempt; returns False if that is impossible, or too much.
 
         :param budget: counts it.
-        :param ttl: how many routers may pass it on; None: as many as usual.
+        :param reach: how far it may come; None: as far as usual.
         """
         opening = self.agent.opening(base, remote)
         if opening is None or not budget.allows(remote, len(opening.data), self.transactions.now):
             return False
-        if ttl is None:
+        if reach is None:
             # In order with requests to reflectors
             self.transactions.send(opening)
         else:
-            self.network.sockets.send_with_ttl(opening, ttl)
+            self.network.sockets.send_limited(opening, reach)
         return True
 
     async def await_path(self, bases: Collection[Address], arrival: float = ARRIVAL_TIME) -> None:

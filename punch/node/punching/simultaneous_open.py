@@ -15,8 +15,9 @@ from punch.ice import simultaneous_open
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
 from punch.ice.candidates import may_pair
-from punch.ice.simultaneous_open import CHECK_GAPS, MAX_PACKETS, SPACE
+from punch.ice.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
 from punch.ice.techniques import Technique, port_of_socket
+from punch.net.udp import Reach
 from punch.node.punching.attempt import ANSWER_TIME, Attempt
 from punch.node.punching.prediction import REQUEST_SIZE, wait_after
 from punch.wire.address import Address
@@ -57,15 +58,15 @@ class SimultaneousOpen:
         """Make an attempt, on the side that aims. Returns True: one that was refused is repeated as soon."""
         if not attempt.may_aim_at(attempt.theirs.host):
             return True
-        number, self._made = self._made, self._made + 1
+        turn, self._made = self._made % TURNS, self._made + 1
         opened_socket = await self._open_socket(attempt)
         if opened_socket is None:
             return True
         base, mapped = opened_socket
-        first = simultaneous_open.order_of(number, attempt.rtt)
+        first = simultaneous_open.order_of(turn, attempt.rtt)
         opened = await attempt.ask_other_side(
             Targets(
-                attempt.number, Technique.SIMULTANEOUS_OPEN.value, mapped.host, (mapped.port,), first=first
+                attempt.number, Technique.SIMULTANEOUS_OPEN.value, mapped.host, (mapped.port,), first, turn
             )
         )
         if opened is None or not opened.ports or not opened.ports[0]:
@@ -73,21 +74,20 @@ class SimultaneousOpen:
         remote = Address(opened.host, opened.ports[0][0])
         transactions, rtt = attempt.transactions, attempt.rtt
         if first is First.AIMS:
-            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            attempt.send(base, remote, self._budget, _reach(turn))
             attempt.begin()
             # Theirs come first, or they were lost
             await transactions.sleep(rtt + SPACE)
         elif first is First.BOTH:
             attempt.begin()
             await transactions.sleep(rtt / 2)
-            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            attempt.send(base, remote, self._budget, _reach(turn))
             await transactions.sleep(max(SPACE, rtt))
         await self._check(attempt, base, remote)
         return True
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Make an attempt that the other side asks for; returns False if it is to be refused."""
-        number, self._made = self._made, self._made + 1
         opened_socket = await self._open_socket(attempt, charged=True)
         if opened_socket is None:
             return False
@@ -96,7 +96,7 @@ class SimultaneousOpen:
         transactions, rtt = attempt.transactions, attempt.rtt
         first = targets.first is First.OPENS
         if first:
-            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            attempt.send(base, remote, self._budget, _reach(targets.turn))
         attempt.answer(Opened(targets.attempt, mapped.host, ((mapped.port,),)))
         # Attempts with other peers do no harm
         attempt.release()
@@ -105,7 +105,7 @@ class SimultaneousOpen:
         elif not await transactions.within(attempt.begun, ANSWER_TIME):
             return True
         if targets.first is First.BOTH:
-            attempt.send(base, remote, self._budget, simultaneous_open.low_ttl(number))
+            attempt.send(base, remote, self._budget, _reach(targets.turn))
             await transactions.sleep(max(SPACE, rtt))
         await self._check(attempt, base, remote)
         return True
@@ -142,3 +142,8 @@ class SimultaneousOpen:
                 break
             await attempt.transactions.sleep(gap)
         await attempt.await_path({base}, max(simultaneous_open.WAIT, 3 * attempt.rtt))
+
+
+def _reach(turn: int) -> Reach:
+    """Return how far the first packet comes."""
+    return Reach(LOW_TTLS[turn], ROUTERS[turn])

@@ -18,6 +18,7 @@ from punch.ice.budget import OpeningBudget
 from punch.ice.candidates import may_pair
 from punch.ice.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
 from punch.ice.techniques import Technique, port_of_socket
+from punch.net.udp import Reach
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address
 from punch.wire.punching import Opened, Targets
@@ -113,7 +114,7 @@ class Spraying:
             return False
         attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
         first, second = (Address(targets.host, port) for port in targets.ports)
-        await self._open_all(attempt, bases, first, LOW_TTL)
+        await self._open_all(attempt, bases, first, Reach(LOW_TTL))
         deadline = attempt.transactions.now + PROBE_TIME
         while not attempt.begun.done and not self._is_over(attempt, bases):
             if attempt.transactions.now >= deadline:
@@ -124,12 +125,12 @@ class Spraying:
         return True
 
     async def _open_all(
-        self, attempt: Attempt, bases: list[Address], remote: Address, ttl: int | None
+        self, attempt: Attempt, bases: list[Address], remote: Address, reach: Reach | None
     ) -> None:
         """Send from all of these sockets to one address, until a check arrives."""
         pace = Pace(attempt.transactions.now)
         for base in bases:
-            if self._is_over(attempt, bases) or not attempt.send(base, remote, self._budget, ttl):
+            if self._is_over(attempt, bases) or not attempt.send(base, remote, self._budget, reach):
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 

@@ -156,6 +156,7 @@ class Host:
         payload: object,
         length: int,
         ttl: int | None = None,
+        routers: int | None = None,
     ) -> None:
         """
         Send `length` bytes of payload.
@@ -164,7 +165,7 @@ class Host:
             address has gone).
         """
         size = length + header_size(protocol, destination[0])
-        packet = Packet(protocol, source, destination, payload, size, ttl)
+        packet = Packet(protocol, source, destination, payload, size, ttl, routers)
         if self.owns(destination[0]):
             self._loopback.carry(packet, self._receive, later=True)
             return

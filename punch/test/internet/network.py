@@ -126,6 +126,8 @@ class Network:
         if drop is not None and drop(packet):
             return
         passed_on = packet.passed_on(self.hops)
+        if passed_on is not None:
+            passed_on = passed_on.taken(self.hops)
         if passed_on is not None and not self.forward_inside(passed_on):
             self.forward_outside(passed_on)
 
@@ -263,6 +265,8 @@ class Router:
         now = self.lan.net.clock.seconds()
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
         out = packet.passed_on(1)
+        if out is not None:
+            out = out.taken(1)
         if out is not None and self.firewall is not None:
             out = self.firewall.outbound(out, now)
         if out is not None and nat is not None:
@@ -279,9 +283,9 @@ class Router:
         """Process a packet from outside for the router or the LAN."""
         now = self.lan.net.clock.seconds()
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
-        allowed: Packet | None = packet
-        if nat is not None:
-            allowed = nat.inbound(packet, now)
+        allowed = packet.taken(1)
+        if allowed is not None and nat is not None:
+            allowed = nat.inbound(allowed, now)
         if allowed is not None:
             allowed = allowed.passed_on(1)
         if allowed is not None and self.firewall is not None:

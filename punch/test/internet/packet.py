@@ -21,10 +21,11 @@ class Packet:
     One IP packet. It is never changed: a NAT makes a new one.
 
     `payload` is bytes for UDP, a `Segment` for TCP; `size` counts all headers. `ttl` is how many
-    routers may pass it on, None if that are more than there are.
+    routers may pass it on, None if that are more than there are. `routers` is how many may take it, be it to
+    pass it on or because it is for them.
     """
 
-    __slots__ = ("destination", "payload", "protocol", "size", "source", "ttl")
+    __slots__ = ("destination", "payload", "protocol", "routers", "size", "source", "ttl")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Packet:
         payload: Any,
         size: int,
         ttl: int | None = None,
+        routers: int | None = None,
     ) -> None:
         self.protocol = protocol
         self.source = source
@@ -41,20 +43,26 @@ class Packet:
         self.payload = payload
         self.size = size
         self.ttl = ttl
+        self.routers = routers
 
     def translated(self, source: Endpoint, destination: Endpoint) -> Packet:
         """The same packet between other endpoints."""
-        return Packet(self.protocol, source, destination, self.payload, self.size, self.ttl)
+        return Packet(self.protocol, source, destination, self.payload, self.size, self.ttl, self.routers)
 
     def passed_on(self, routers: int) -> Packet | None:
         """The same packet behind so many routers; None if it has not come so far."""
         if self.ttl is None:
             return self
-        if self.ttl <= routers:
-            return None
-        return Packet(
-            self.protocol, self.source, self.destination, self.payload, self.size, self.ttl - routers
-        )
+        return None if self.ttl <= routers else self._limited(self.ttl - routers, self.routers)
+
+    def taken(self, routers: int) -> Packet | None:
+        """The same packet, taken by so many routers; None if one of them discards it."""
+        if self.routers is None:
+            return self
+        return None if self.routers < routers else self._limited(self.ttl, self.routers - routers)
+
+    def _limited(self, ttl: int | None, routers: int | None) -> Packet:
+        return Packet(self.protocol, self.source, self.destination, self.payload, self.size, ttl, routers)
 
     @property
     def data(self) -> bytes:

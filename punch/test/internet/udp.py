@@ -44,17 +44,23 @@ def _is_address(host: str) -> bool:
 
 class SocketOptions:
     """
-    What `setsockopt` sets: the TTL. Other options are taken and do nothing.
+    What `setsockopt` sets: the TTL, and the timestamp option of IPv4. Other options are taken and do nothing.
 
     :ivar ttl: None if it is the usual one.
+    :ivar routers: how many routers may take a packet until the overflow count of its timestamp option
+        overflows; None without the option.
     """
 
     def __init__(self) -> None:
         self.ttl: int | None = None
+        self.routers: int | None = None
 
-    def setsockopt(self, level: int, option: int, value: int) -> None:
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """Set an option."""
-        if (level, option) in _TTL:
+        if isinstance(value, bytes):
+            if (level, option) == (socket.IPPROTO_IP, socket.IP_OPTIONS):
+                self.routers = 15 - (value[3] >> 4) if value[:3] == b"\x44\x04\x05" else None
+        elif (level, option) in _TTL:
             self.ttl = value if 0 < value < _USUAL_TTL else None
 
 
@@ -154,7 +160,9 @@ class SimulatedUDPPort:
         local = self._local[0]
         if local in (IPV4_ANY, IPV6_ANY):
             local = self._host.source_for(remote[0])
-        self._host.send("udp", (local, self._local[1]), remote, bytes(packet), len(packet), self.socket.ttl)
+        options = self.socket
+        source = (local, self._local[1])
+        self._host.send("udp", source, remote, bytes(packet), len(packet), options.ttl, options.routers)
 
     def writeSequence(self, seq: list[bytes], addr: tuple[str, int]) -> None:
         self.write(b"".join(seq), addr)

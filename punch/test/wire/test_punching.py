@@ -10,10 +10,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, nat_profiles
 from punch.wire.nat_profile import MAX_PROFILES, NatProfile
-from punch.wire.punching import MAX_ALTERNATIVES, MAX_TARGETS, Nats, Opened, PunchingError, Targets
+from punch.wire.punching import (
+    MAX_ALTERNATIVES,
+    MAX_COUNT,
+    MAX_TARGETS,
+    MAX_TURN,
+    Begin,
+    First,
+    Nats,
+    Opened,
+    PunchingError,
+    Targets,
+)
 
 TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
 OPENED = Opened(3, "203.0.113.8", ((50000,), (50001, 50002)))
+SIMULTANEOUS = Targets(4, "simultaneous-open", "203.0.113.7", (40000,), First.BOTH, 2)
+SPRAYED = Opened(5, "203.0.113.8", (), 256)
 
 
 class PunchingTests(SynchronousTestCase):
@@ -39,6 +52,34 @@ class PunchingTests(SynchronousTestCase):
             {"attempt": 3, "host": "203.0.113.8", "ports": [[50000], [50001, 50002]]},
         )
 
+    def test_other_techniques(self) -> None:
+        """What a simultaneous open and spraying have besides."""
+        for first in First:
+            asked = Targets(4, "simultaneous-open", "203.0.113.7", (40000,), first, MAX_TURN)
+            self.assertEqual(Targets.decode(asked.encode()), asked)
+        fields = json.loads(SIMULTANEOUS.encode())
+        self.assertEqual((fields["first"], fields["turn"]), ("both", 2))
+        self.assertEqual(Opened.decode(SPRAYED.encode()), SPRAYED)
+        self.assertEqual(
+            json.loads(SPRAYED.encode()), {"attempt": 5, "host": "203.0.113.8", "ports": [], "count": 256}
+        )
+        self.assertEqual(Begin.decode(Begin(7).encode()), Begin(7))
+        self.assertEqual(json.loads(Begin(7).encode()), {"attempt": 7})
+        refused = Opened(3, "203.0.113.8", ())
+        self.assertEqual([each.refused for each in (refused, SPRAYED, OPENED)], [True, False, False])
+
+    def test_malformed_others(self) -> None:
+        """Sides, turns and numbers that there are not."""
+        wrong: list[dict[str, object]] = [{"first": ""}, {"first": 1}, {"turn": -1}, {"turn": MAX_TURN + 1}]
+        for change in wrong:
+            data = json.dumps({**json.loads(SIMULTANEOUS.encode()), **change}).encode()
+            self.assertRaises(PunchingError, Targets.decode, data)
+        for count in (-1, MAX_COUNT + 1, "1", None, 1.5):
+            data = json.dumps({**json.loads(SPRAYED.encode()), "count": count}).encode()
+            self.assertRaises(PunchingError, Opened.decode, data)
+        for attempt in (0, 2**31, "1", None):
+            self.assertRaises(PunchingError, Begin.decode, json.dumps({"attempt": attempt}).encode())
+
     def test_malformed(self) -> None:
         """Wrong values, too many ports, what is no address, and no JSON."""
         targets, opened = json.loads(TARGETS.encode()), json.loads(OPENED.encode())
@@ -63,6 +104,6 @@ class PunchingTests(SynchronousTestCase):
         for change in wrong + ports:
             data = json.dumps({**opened, **change}).encode()
             self.assertRaises(PunchingError, Opened.decode, data)
-        for kind in (Nats, Targets, Opened):
+        for kind in (Nats, Targets, Opened, Begin):
             for data in (b"", b"[]", b"{}", b"\xff", b"{" * 5000, b'{"attempt": 1, "attempt": 2}'):
                 self.assertRaises(PunchingError, kind.decode, data)
