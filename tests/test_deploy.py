@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 import urllib.request
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,21 @@ def test_compose() -> None:
 
 def test_what_the_container_copies_is_there() -> None:
     text = (DEPLOY / "Containerfile").read_text()
+    copied: set[str] = set()
     for line in re.findall(r"^COPY (?!--)(.*)$", text, re.MULTILINE):
-        *sources, _target = line.split()
+        *sources, target = line.split()
         for source in sources:
             assert (DEPLOY.parent / source).exists(), source
+            # A file goes into a directory, the content of a directory to a path
+            copied.add(target + source if target.endswith("/") else target)
     # What setup.py and setup.cfg read while the package is built.
-    assert {"README.md", "LICENSE", "LICENSE-UNICODE"} <= set(text.split())
+    settings = ConfigParser()
+    settings.read(DEPLOY.parent / "setup.cfg", "utf-8")
+    files = {line for value in settings["options.data_files"].values() for line in value.split()}
+    assert len(files) > 3
+    for name in {"README.md", "LICENSE", "LICENSE-UNICODE", "punch", "twisted", *files}:
+        path = f"/src/{name}"
+        assert any(path == each or path.startswith(f"{each}/") for each in copied), name
 
 
 def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
