@@ -344,7 +344,8 @@ class RedisDirectory:
             # If it fails in the same way a moment after each new connection, the operator hears of it once…
             self._unsteady = now < self._found_at + STEADY
             # …and so if it refuses the same command now and then.
-            self._repeated = commands.given_up and reason == self._refused and now < self._refused_until
+            same = _same_refusal(reason, self._refused)
+            self._repeated = commands.given_up and same and now < self._refused_until
             if commands.given_up and not self._repeated:
                 self._refused, self._refused_until = reason, now + _LOG_PAUSE
         self._reason = reason
@@ -432,3 +433,13 @@ class RedisDirectory:
         elif since > message.since and self._commands is not None:
             # The sender has an older registration, and has written over the entry
             in_background(self._commands, self._entries.write(self._commands, message.peer))
+
+
+def _same_refusal(one: str, other: str) -> bool:
+    """
+    Whether two reasons are of one cause: an answer that is cut short is noticed as the answer to a command,
+    or when the next one completes it.
+    """
+    return one == other or (
+        NOT_REDIS in (one, other) and one.startswith(NOT_REDIS) == other.startswith(NOT_REDIS)
+    )
