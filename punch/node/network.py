@@ -336,6 +336,7 @@ class Network:
             self.refresh()
 
     def _changed(self, gone: Collection[str]) -> None:
+        self.relays.other_addresses()
         self._look_up_again()
         self._changes.network_changed(self.refresh(), gone)
 

@@ -8,7 +8,8 @@ packets for as long as it is kept. A link that loses its direct path joins the p
 
 Relays are asked over UDP first. If none has answered after `HEAD_START`, because a firewall drops UDP or a
 packet was lost, they are asked over TCP and TLS too, and also if the largest datagrams do not reach the relay
-over UDP. The first answer wins. A late answer over UDP is still used, since UDP is the better transport.
+over UDP. The first answer wins. A late answer over UDP is still used, since UDP is the better transport. On a
+network where the last relay was reached over TCP or TLS alone, all are asked at once.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ class RelayPool:
         self._flows: dict[tuple[Address, Address], DatagramRelayClient] = {}
         self._problems: dict[TurnURI, AllocationProblem] = {}
         self._full_until: dict[TurnURI, float] = {}
+        self._streams_first = False
         self._streams_due = Timer(reactor)
         self._check_timer = Timer(reactor)
         self._again = Timer(reactor)
@@ -187,6 +189,10 @@ class RelayPool:
     def network_changed(self) -> None:
         """Look all names up again: they may have other addresses in this network."""
         self._addresses.look_up_all()
+
+    def other_addresses(self) -> None:
+        """This machine has other addresses: what is known of transports may not hold any more."""
+        self._streams_first = False
 
     # What calls and links ask
 
@@ -295,6 +301,7 @@ class RelayPool:
             self._close(relay)
             return
         self._attempts.remove(relay)
+        self._streams_first = relay.base is None and all(each.base is None for each in self._relays.values())
         self._relays[relay.local] = relay
         self._problems.pop(relay.server.url, None)
         self._delay, self._failing_since = _FIRST_DELAY, None
@@ -374,7 +381,7 @@ class RelayPool:
         datagram_tries = self._datagram_tries(servers)
         self._streams_due.start(HEAD_START, self._try_streams)
         self._try_datagrams(datagram_tries)
-        if not datagram_tries:
+        if self._streams_first or not datagram_tries:
             self._try_streams()
         self._finish()
 

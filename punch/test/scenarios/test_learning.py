@@ -5,9 +5,10 @@ from __future__ import annotations
 from punch.ice.techniques import Technique
 from punch.learned_paths import MAX_TRIES
 from punch.node.punching.coordinator import SETTLE, PunchingStatus
-from punch.test.internet import Mapping, Ports
+from punch.node.relay_pool import HEAD_START
+from punch.test.internet import NAT, LinkSpec, Mapping, Ports
 from punch.test.scenarios.test_early_handshake import EarlyTestCase
-from punch.test.system import introduce
+from punch.test.system import Connected, Peer, SystemTestCase, introduce
 
 
 class LearningTests(EarlyTestCase):
@@ -112,3 +113,34 @@ class LearningTests(EarlyTestCase):
         self.fail(MAX_TRIES - 1)
         self.assertGreater(self.attempts(), 0)
         self.net.drop = None
+
+
+class RelayTransportTests(SystemTestCase):
+    """By which transport the relay was reached last."""
+
+    def seconds(self, alice: Peer, bob: Peer) -> float:
+        """How long a call takes; then it ends, and its relays are given back."""
+        count = len(alice.of(Connected))
+        began = self.net.now
+        alice.call(bob.id)
+        alice.wait_for(Connected, 20.0, count + 1)
+        seconds = self.net.now - began
+        self.assertEqual(alice.last(Connected).path.kind, "relay")
+        alice.node.hangup(bob.id)
+        self.net.advance(400.0)
+        return seconds
+
+    def home(self, number: int) -> Peer:
+        """A registered peer in a network without UDP."""
+        nat = NAT(public=f"203.0.113.{number}", block_udp=True)
+        lan = self.net.lan(f"home {number}", f"192.168.{number}.0/24", nat=nat, link=LinkSpec(delay=0.02))
+        peer = Peer(self.net, lan.host(f"peer {number}"), self.rendezvous.address, pacing=0.02)
+        self.peers.append(peer)
+        return peer.register()
+
+    def test_a_network_without_udp(self) -> None:
+        """The first call waits for answers over UDP for a while, the next one does not."""
+        alice, bob = self.home(1), self.home(2)
+        introduce(alice, bob)
+        first, second = self.seconds(alice, bob), self.seconds(alice, bob)
+        self.assertAlmostEqual(first - second, HEAD_START, 1)
