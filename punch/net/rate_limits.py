@@ -293,7 +293,7 @@ class SourceTable(Generic[K]):
         return key in self._sources
 
     def count(self, source: Source) -> int:
-        """How many entries the narrowest prefix of `source` has."""
+        """How many entries the last prefix of `source` has, which may be a part of a source."""
         path = self._path(source)
         return path[-1].count if len(path) > len(source) else 0
 
@@ -464,6 +464,13 @@ class SourceBuckets:
             for buckets, key, _ in wanted:
                 buckets.allow(key, now, cost)
         return not lacking
+
+    def has(self, source: Source, now: float, cost: float = 1.0, *, about: Hashable = None) -> bool:
+        """Whether `allow` would take so many tokens. Nothing is taken."""
+        return all(
+            self._buckets[width(prefix)].has((prefix, about), now, cost + self._elsewhere.get(prefix, 0.0))
+            for prefix in source
+        )
 
     def give_back(self, source: Source, cost: float = 1.0, *, about: Hashable = None) -> None:
         """Put back what `allow` has taken."""

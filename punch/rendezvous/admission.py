@@ -9,9 +9,11 @@ Acquainted peers have places of their own, and all places are shared between the
 (`SourceTable`). There are places
 
 - for all introductions together;
-- at each called peer for calls that ring. When other sources have all of them, and none has more than one, a
-  few more calls are passed on: the called peer accepts those from peers that it knows, and reports busy for
-  the others at once. A call that it lets ring nevertheless gets the next free place;
+- at each called peer for calls that ring. When other sources have all of them, and none has more than one,
+  the call that has rung longest, for `_RUNG` seconds at least, makes room for a network that has no call
+  there and has not called for a while. Otherwise a few more calls are passed on: the called peer accepts
+  those from peers that it knows, and reports busy for the others at once. A call that it lets ring
+  nevertheless gets the next free place;
 - at each called peer for calls that it has answered and that are not over: a peer that accepts every call has
   room for this many. No call is refused for want of these: the oldest one of the address, of its network or
   of all ends instead.
@@ -95,6 +97,8 @@ RESERVE = 8
 """One place in this many is reserved for peers that were here before."""
 _UNDECIDED = 4
 """The number of calls that are passed on for the called peer to decide, in units of `calls_per_callee`."""
+_RUNG = 5.0
+"""Seconds after which a stranger's call may end for one of another network."""
 _FIRST_PERIOD = 60.0
 """Seconds after which a call of a source to a peer counts as the first one again."""
 _FIRST_GROWTH = (1, SITE_GROWTH, 64)
@@ -122,6 +126,8 @@ class _CalleePlaces:
         self.undecided: _Table = SourceTable(_UNDECIDED * places, Shares.growing(_UNDECIDED * share))
         self._passed_on: dict[IntroductionKey, Source] = {}
         """The calls in `undecided`, the oldest first."""
+        self._rings_since: dict[IntroductionKey, float] = {}
+        """When the calls in `strangers` began to ring, the oldest first."""
         self._answered: _Table = SourceTable(
             limits.answered_per_callee, Shares.growing(limits.answered_per_source)
         )
@@ -151,19 +157,32 @@ class _CalleePlaces:
         self._answered.enter(source, key)
         self._order[key] = source
 
-    def ring(self, table: _Table, source: Source, key: IntroductionKey) -> None:
+    def ring(self, table: _Table, source: Source, key: IntroductionKey, now: float) -> None:
         """Enter a ringing call into the table that was chosen for it."""
         table.enter(source, key)
         if table is self.undecided:
             self._passed_on[key] = source
+        elif table is self.strangers:
+            self._rings_since[key] = now
+
+    def rung(self, source: Source, now: float) -> IntroductionKey | None:
+        """
+        The stranger's call that has rung longest, if it has rung for a while and the network of `source` has
+        none; else None.
+        """
+        if self.strangers.count(source[:1]):
+            return None
+        key, since = next(iter(self._rings_since.items()), (None, now))
+        return key if now >= since + _RUNG else None
 
     def stop_ringing(self, key: IntroductionKey) -> None:
         """A call is answered or over."""
         for table in self.ringing:
             table.leave(key)
         self._passed_on.pop(key, None)
+        self._rings_since.pop(key, None)
 
-    def fill(self) -> None:
+    def fill(self, now: float) -> None:
         """Give free places to calls that were passed on and still ring."""
         for waiting, source in list(self._passed_on.items()):
             with suppress(NoRoom):
@@ -171,6 +190,7 @@ class _CalleePlaces:
                     self.undecided.leave(waiting)
                     del self._passed_on[waiting]
                     self.strangers.enter(source, waiting)
+                    self._rings_since[waiting] = now
 
     def leave(self, key: IntroductionKey) -> None:
         """An answered call is over."""
@@ -236,7 +256,8 @@ class IntroductionAdmission:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         places = self._callees.get(callee) or _CalleePlaces(self._limits)
-        at_callee, second_ended = self._ring(places, source, acquainted)
+        first = self._first.has(source, now, about=(callee, acquainted))
+        at_callee, second_ended = self._ring(places, source, acquainted, first, now)
         if not self._allow(callee, source, acquainted, now):
             raise IntroductionRefusal(
                 ErrorCode.BUSY, "This peer was called too often just now; try again later."
@@ -248,7 +269,7 @@ class IntroductionAdmission:
         self._entries[key] = _Admitted(caller, callee, source)
         self._callers.enter(caller)
         in_all.enter(source, key)
-        places.ring(at_callee, source, key)
+        places.ring(at_callee, source, key, now)
 
     def check_absent(self, source: Source, now: float) -> None:
         """
@@ -315,19 +336,22 @@ class IntroductionAdmission:
         self._callees[entry.callee].stop_ringing(key)
 
     def _ring(
-        self, places: _CalleePlaces, source: Source, acquainted: bool
+        self, places: _CalleePlaces, source: Source, acquainted: bool, first: bool, now: float
     ) -> tuple[_Table, IntroductionKey | None]:
         """
         A table with a place at the called peer, and the call that has to end for it.
 
+        :param first: the source has not called this peer for a while.
         :raise IntroductionRefusal: there is no place.
         """
-        places.fill()
+        places.fill(now)
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
             return room_in(tables, source)
         except NoRoom as problem:
             full = problem
+        if first and full.shared and (rung := places.rung(source, now)) is not None:
+            return places.strangers, rung
         if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
                 return room_in([places.undecided], source)

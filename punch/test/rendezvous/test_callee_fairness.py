@@ -92,6 +92,23 @@ class CalleeTests(FairnessCase):
         self.flood([f"10.{number}.0.1" for number in range(100, 120)], mark=1)
         self.assertNotIn(ErrorCode.BUSY, self.ends(peer("stranger")).values())
 
+    def test_strangers_of_many_networks_take_turns(self) -> None:
+        """
+        Sixty networks call again and again: each stranger's call of another network rings, for five seconds
+        at least. Who has called a moment ago does not end the calls of others.
+        """
+        hosts = [f"10.{number}.0.1" for number in range(60)]
+        for turn in range(4):
+            for _ in range(3):
+                self.flood(hosts)
+                self.wait(2.0)
+            self.assert_rings(peer("stranger", turn), f"198.51.{turn}.1")
+            heard, ended = len(self.asking.heard), len(self.ends(self.bob))
+            for _ in range(4):
+                self.flood(hosts)
+                self.wait(1.0)
+            self.assertEqual((len(self.asking.heard), len(self.ends(self.bob))), (heard, ended))
+
     def test_calls_that_were_passed_on(self) -> None:
         """Calls that were passed on and still ring get places as soon as there are some."""
         self.decisions[self.bob] = lambda incoming: None
