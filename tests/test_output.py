@@ -66,6 +66,14 @@ def test_a_home_directory_that_is_not_utf8(tmp_path: Path, extra: dict[str, str]
     assert os.path.isdir(os.path.join(home, b".local"))
 
 
+@pytest.mark.parametrize("columns", ["0", "-5", "3", "x", "", "9" * 5000])
+def test_a_terminal_of_odd_width(columns: str) -> None:
+    for arguments in COMMANDS[1:]:
+        done = run(arguments, COLUMNS=columns)
+        assert (done.returncode, done.stderr) == (0, b""), done
+        assert b"--help" in done.stdout
+
+
 def test_an_output_that_takes_nothing(tmp_path: Path) -> None:
     """A full disk is a failure and gets a sentence; an output that is closed is what the user wanted."""
     wrong = [[PUNCH, "bogus"], [TWISTD, "-n", "punch-peer", "--bogus"]]

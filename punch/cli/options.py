@@ -13,6 +13,9 @@ from punch import __version__
 from punch.cli import twistd
 from punch.cli.usage import escape_output, seen_words, show, usage_error_text
 
+_LEAST_COLUMNS = 60
+"""Help is never narrower: the longest options need half of that."""
+
 commands: dict[str, str] = {}
 """What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
 
@@ -64,6 +67,12 @@ class CommandOptions(usage.Options):
         """Refuse arguments that are no options."""
         if arguments:
             raise usage.UsageError(f"unexpected argument {arguments[0]}")
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help, as wide as the terminal. Twisted takes any `COLUMNS`, and fails if there is no room."""
+        from shutil import get_terminal_size
+
+        return super().getUsage(width or max(_LEAST_COLUMNS, get_terminal_size().columns))
 
     def getSynopsis(self) -> str:
         """The first line of the help."""
