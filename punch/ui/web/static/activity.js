@@ -12,7 +12,7 @@ const WAIT = 300;
 /** Events after which links or services may be others. */
 const CHANGES = new Set(["snapshot", "connected", "disconnected", "path", "path-lost", "contact", "forgotten"]);
 
-const SERVICES = { "chat/2": "The chat", "files/1": "Files: you are asked about each offer, but not of those with this grant" };
+const SERVICES = { "chat/2": "The chat", "files/1": "Files: you are asked about each offer, except those of peers with this grant" };
 
 export class ActivityPage extends Page {
   constructor(app) {
