@@ -124,6 +124,7 @@ SECURITY_NUMBERS = [
     f"a real process {len(QUICK + REST)} kinds of packets",
     f"sends {len(QUICK)} of the {len(QUICK + REST)} kinds",
     f"Up to {CONNECTION_WINDOW >> 20} MiB",
+    f"A node has {MAX_CALLS} calls and links at most. Where anyone is accepted, somebody with {MAX_CALLS}",
     f"A node has at most {MAX_CALLS} calls and links, so {MAX_CALLS * CONNECTION_WINDOW / (1 << 30)} GiB",
     f"one of {Sampler.ONE_OF} at random",
     f"{2 * Sampler.ONE_OF - 1} packets",
