@@ -2,7 +2,7 @@
 One TCP connection (RFC 9293) as a kernel keeps it.
 
 Retransmission (RFC 6298), fast retransmission, flow control with window probes, half-close, resets and
-time-outs are simulated. Congestion control, delayed acknowledgements, Nagle's algorithm, simultaneous open
+time-outs and simultaneous open are simulated. Congestion control, delayed acknowledgements, Nagle's algorithm
 and TIME-WAIT are not.
 """
 
@@ -321,7 +321,13 @@ class Connection:
                 self._receive_data(segment)
 
     def _receive_in_syn_sent(self, segment: Segment) -> None:
-        if segment.ack != self._highest:
+        if segment.syn and segment.ack is None and not segment.rst:
+            # Simultaneous open (RFC 9293 §3.5): our SYN again, now with an acknowledgement
+            self.state = State.SYN_RECEIVED
+            self._expected = segment.seq + 1
+            self._window = segment.window
+            self._send_syn()
+        elif segment.ack != self._highest:
             reset = segment.reset_for()
             if segment.ack is not None and reset is not None:
                 self._emit(reset)

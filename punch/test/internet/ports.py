@@ -60,6 +60,10 @@ class PortTable(Generic[Bound]):
             return bound[IPV4_ANY]
         return bound.get(IPV6_ANY)
 
+    def holder(self, endpoint: Endpoint) -> Bound | None:
+        """The socket that is bound to exactly this address and port."""
+        return self._ports.get(endpoint[1], {}).get(endpoint[0])
+
     def clear(self) -> None:
         """Unbind all sockets."""
         self._ports.clear()

@@ -158,7 +158,7 @@ class HostReactor(Clock):
         return listening
 
     def listenTCP(
-        self, port: int, factory: Factory, backlog: int = 50, interface: str = ""
+        self, port: Any, factory: Factory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         listening = SimulatedPort(port, factory, backlog, interface, self)
         listening.startListening()

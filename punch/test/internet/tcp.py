@@ -118,7 +118,18 @@ class TCPSocket(Connection):
         return self._options.get((level, option), 0)
 
     def bind(self, address: tuple[Any, ...]) -> None:
-        self._bound = self.local = self.stack.bound.bind(local_form(address[0]), address[1], self)
+        local = local_form(address[0]), int(address[1])
+        holder = self.stack.bound.holder(local) if local[1] else None
+        if holder is not None and holder.shares_port and self.shares_port:
+            # The port stays the other socket's: a listening one gets what belongs to no connection
+            self.local = local
+        else:
+            self._bound = self.local = self.stack.bound.bind(*local, self)
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether others of this kind may be bound to the same address and port (SO_REUSEPORT)."""
+        return bool(self.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
     def listen(self, backlog: int) -> None:
         self.state = State.LISTENING

@@ -36,6 +36,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.tcp import makeBinding
 from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -495,3 +496,78 @@ class FlowTests(TCPTestCase):
         self.net.run_until(lambda: server.lost and client.lost, 3600)
         self.net.advance(3600)
         self.assert_no_sockets()
+
+
+class SimultaneousOpenTests(InternetTestCase):
+    """Both sides connect at once (RFC 9293, section 3.5), through NATs that let in nothing else."""
+
+    def place(self, delay: float, **options: Any) -> None:
+        """Two homes, and the ports at which their hosts bind: the NATs keep them."""
+        self.net = self.internet()
+        self.hosts = []
+        for number in (1, 2):
+            nat = NAT(public=f"203.0.113.{number}", **options)
+            link = LinkSpec(delay=delay)
+            lan = self.net.lan(f"home {number}", f"192.168.{number}.0/24", nat=nat, link=link)
+            self.hosts.append(lan.host(f"host {number}"))
+
+    def connect(self, index: int) -> tuple[Collector, list[Failure]]:
+        """Connect to the other side from the port that it connects to."""
+        made, failures = Collector(), list[Failure]()
+        host = self.hosts[index]
+        binding = makeBinding(host.address, 9000 + index, reuseAddress=True, reusePort=True)
+        endpoint: Any = TCP4ClientEndpoint(host.reactor, f"203.0.113.{2 - index}", 9001 - index, 0.9, binding)
+        endpoint.connect(Factory.forProtocol(lambda: made)).addErrback(failures.append)
+        return made, failures
+
+    def test_crossing(self) -> None:
+        """SYNs that cross make one connection, which carries data both ways, whoever is first."""
+        for wait in (0.0, 0.03, 0.2, 0.5):
+            self.place(0.05)
+            one, _ = self.connect(0)
+            self.net.advance(wait)
+            other, _ = self.connect(1)
+            self.net.advance(1.0)
+            self.assertEqual((one.made, other.made), (1, 1), wait)
+            one.tcp.write(b"one")
+            other.tcp.write(b"other")
+            self.net.advance(1.0)
+            self.assertEqual((one.received, other.received), (b"other", b"one"))
+            one.tcp.loseConnection()
+            self.net.advance(70.0)
+            self.assertIsNotNone(other.lost)
+            self.assertEqual([dict(host.tcp.flows) for host in self.hosts], [{}, {}])
+
+    def test_alone(self) -> None:
+        """One side alone is not let in: its SYN is dropped, or answered with a reset."""
+        for unsolicited, kind in (
+            (Unsolicited.DROP, TimeoutError),
+            (Unsolicited.REJECT, ConnectionRefusedError),
+        ):
+            self.place(0.05, unsolicited=unsolicited)
+            made, failures = self.connect(0)
+            self.net.advance(2.0)
+            self.assertEqual((made.made, [failure.type for failure in failures]), (0, [kind]))
+
+    def test_shared_port(self) -> None:
+        """A port that is listened at and connected from; one without SO_REUSEPORT is not shared."""
+        self.place(0.05)
+        here, there = self.hosts
+        serving = Serving(Collector)
+        binding = makeBinding(here.address, 9000, reuseAddress=True, reusePort=True)
+        reactor: Any = here.reactor
+        port = reactor.listenTCP(binding, serving)
+        self.net.lans["home 1"].nat.forward("tcp", 9000, (here.address, 9000))  # type: ignore[union-attr]
+        made, _ = self.connect(0)
+        self.net.advance(0.3)
+        other, _ = self.connect(1)
+        self.net.advance(0.5)
+        # The SYN belongs to the socket that connects to where it came from
+        self.assertEqual((made.made, other.made, serving.made), (1, 1, []))
+        third = Collector()
+        client: Any = TCP4ClientEndpoint(there.reactor, "203.0.113.1", 9000)
+        client.connect(Factory.forProtocol(lambda: third))
+        self.net.advance(0.5)
+        self.assertEqual((len(serving.made), third.made), (1, 1))
+        self.assertRaises(CannotListenError, reactor.listenTCP, 9000, serving, 5, here.address)
+        port.stopListening()

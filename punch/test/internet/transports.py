@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp
@@ -39,7 +40,10 @@ class SimulatedPort(tcp.Port):
 
     def createInternetSocket(self) -> Any:
         reactor: Any = self.reactor
-        return TCPSocket(reactor.host, self.addressFamily)
+        created = TCPSocket(reactor.host, self.addressFamily)
+        # What `makeBinding` was given
+        created.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, getattr(self, "_reusePort", False))
+        return created
 
     def doRead(self) -> None:
         """Accept pending connections. Exceptions are raised, not logged as by Twisted's own port."""
