@@ -319,7 +319,7 @@ class Demo:
         self.step(f"Punching: checking {count(pairs, 'pair')} of addresses")
         link = self.wait("alice", "connected")
         self.wait("bob", "connected")
-        self.step(self._style.bold(f"Connected {path_in_words(link['path'])}"))
+        self.step(self._style.bold(f"Connected {path_in_words(link['path'], link['protocol'])}"))
         self.say(
             f"    path: {link['path']}, {link['local']} → {link['remote']} over {link['protocol'].upper()}"
         )

@@ -329,6 +329,14 @@ class Agent:
         """The sockets of `add_opening`."""
         return self._locals.openings
 
+    def connection_lost(self, base: Address, remote: Address, now: float) -> None:
+        """A TCP connection has ended: the pair of these addresses fails at once."""
+        pair = self._checklist.get(base, remote)
+        if self.state not in _ENDED and pair is not None:
+            self._worked_at = None
+            self.path.drop([pair], now)
+            self._remotes.forget([remote])
+
     def has_received_check(self, bases: Collection[Address]) -> bool:
         """Whether an authenticated check has arrived at one of these sockets."""
         return any(pair.base in bases and pair.received_check is not None for pair in self._checklist)

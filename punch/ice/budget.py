@@ -78,6 +78,10 @@ OF_ONE_HEARD_THROUGH = 2
 How many checks may go from our own sockets to one address as triggered ones, because an authenticated check
 came from there through our relay. A router may have mapped this port when the rest of the limit was used up.
 """
+CONNECTS = 5
+"""How many SYNs of TCP connections may be sent in `WINDOW` (`Budget.allows_connect`)."""
+SYN_SIZE = 40
+"""The bytes of a SYN's TCP header, options included; that of UDP has 8."""
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
@@ -134,6 +138,8 @@ class PacketKind(Enum):
     """An answer to a check that came from there."""
     TRIGGERED = "triggered"
     """A triggered check. When it is answered, later packets do not count."""
+    CONNECT = "connect"
+    """The SYN of a TCP connection. When it is made, this packet does not count."""
 
 
 _RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
@@ -304,6 +310,34 @@ class Budget:
             return False
         sent.append(_Sent(now, route, size, kind, later, relayed))
         return True
+
+    def allows_connect(self, remote: Address, now: float) -> bool:
+        """
+        Whether the SYN of a TCP connection may be sent now. If so, it is counted: among all packets to
+        addresses that have not answered, or with `openings` if the peer has answered us directly at this IP
+        address.
+        """
+        self._forget(now)
+        if any(each.relayed is None and each.remote.host == remote.host for each in self._answered):
+            allowed = self.openings.has(1, SYN_SIZE - 8, remote, now)
+            if allowed:
+                self.openings.charge(remote, SYN_SIZE - 8, now)
+            return allowed
+        size = SYN_SIZE + (40 if remote.is_ipv6 else 20)
+        kept = max(0, RESERVED - sum(each.relayed for each in self._sent))
+        connects = sum(each.kind is PacketKind.CONNECT for each in self._sent)
+        total = size + sum(each.size for each in self._sent)
+        full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
+        if full or connects >= CONNECTS:
+            return False
+        self._sent.append(_Sent(now, Route(remote), size, PacketKind.CONNECT, False, False))
+        return True
+
+    def connected(self, remote: Address) -> None:
+        """A TCP connection to this address is made, so its SYN, and those before, do not count."""
+        kept = [each for each in self._sent if each.route.remote != remote]
+        self._sent.clear()
+        self._sent.extend(kept)
 
     def answered(self, route: Route, now: float) -> None:
         """A check on this route was answered: forget what was sent on the routes that this validates."""

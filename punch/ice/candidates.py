@@ -67,10 +67,12 @@ def usable(address: Address) -> bool:
 
 def may_pair(base: Address, remote: Address) -> bool:
     """
-    Whether checks may be sent from `base` to `remote`: both of one family, and both or neither of them
-    loopback, and link-local.
+    Whether checks may be sent from `base` to `remote`: both of one transport and family, and both or neither
+    of them loopback, and link-local.
     """
-    if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
+    if base.protocol != remote.protocol or base.is_ipv6 != remote.is_ipv6:
+        return False
+    if base == remote or not usable(remote):
         return False
     ours, theirs = parsed(base.host), parsed(remote.host)
     return ours.is_loopback == theirs.is_loopback and ours.is_link_local == theirs.is_link_local
@@ -82,7 +84,9 @@ def may_relay(relayed: Address, remote: Address) -> bool:
 
     A relay with an address of a private network, as in a test network, may reach other private addresses.
     """
-    if relayed.is_ipv6 != remote.is_ipv6 or relayed == remote or not usable(remote):
+    if remote.protocol != "udp" or relayed.is_ipv6 != remote.is_ipv6:
+        return False
+    if relayed == remote or not usable(remote):
         return False
     return not is_local(remote.host) or is_local(relayed.host)
 
@@ -368,7 +372,7 @@ class RemoteCandidates:
             return False
         if candidate.type is CandidateType.PRFLX or self._signalled >= MAX_SIGNALLED:
             return False
-        if candidate.component != _COMPONENT or candidate.protocol.lower() != "udp":
+        if candidate.component != _COMPONENT or candidate.protocol != "udp":
             return False
         if not usable(candidate.address) or not 0 < candidate.priority < 2**31:
             return False

@@ -12,7 +12,7 @@ from punch.ice.checks import Check, IceCredentials, IceRole, ReceivedCheck, buil
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import LAST_WAIT, REQUESTS, RTO, Purpose, Transaction
 from punch.identity import RandomBytes
-from punch.wire.address import FULL_SIZE, Address, Transmit
+from punch.wire.address import FULL_SIZE, Address, Transmit, same_protocol
 from punch.wire.stun import Attribute, MessageClass, StunMessage
 
 MAX_ROLE_SWITCHES = 16
@@ -244,7 +244,8 @@ class CheckClient:
         pair.answered_at = now
         pair.asked_at = max(pair.asked_at, transaction.started)
         self._finish(pair)
-        return CheckOutcome(pair, transaction, CheckVerdict.SUCCEEDED, received.source)
+        source = same_protocol(received.source.host, received.source.port, check.local)
+        return CheckOutcome(pair, transaction, CheckVerdict.SUCCEEDED, source)
 
     def expire(self, now: float) -> list[TimedOut]:
         """Retransmit what is due; returns the checks that failed without an answer."""
@@ -334,7 +335,7 @@ class CheckClient:
         mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
         if not isinstance(mapped, Address) or not usable(mapped):
             return CheckVerdict.FAILED, None
-        return CheckVerdict.SUCCEEDED, mapped
+        return CheckVerdict.SUCCEEDED, same_protocol(mapped.host, mapped.port, local)
 
     def _finish(self, pair: CandidatePair) -> None:
         """Drop the other checks of a pair that was answered."""

@@ -36,7 +36,7 @@ SETTLE = 3.0
 LINGER = 10.0
 """Seconds that the old session still answers checks."""
 
-_RANKS = {"relay": 0, "host": 2}
+_RANKS = {"relay": 0, "host": 3}
 _ENDS = (ConsentLost, PathFailed)
 _PATHS = (Selected, ChecksUnanswered, PairDisconnected, Recovered, *_ENDS)
 
@@ -198,4 +198,6 @@ class Generations:
 
 
 def _rank(pair: Pair) -> int:
-    return _RANKS.get(pair.path, 1)
+    if pair.path != "relay" and pair.local_base.protocol == "tcp":
+        return 1
+    return _RANKS.get(pair.path, 2)

@@ -39,26 +39,35 @@ class PathKind(int, Enum):
     STREAMED = 1
     """Relayed over TCP, where a lost packet delays all later ones."""
     RELAYED = 2
-    REFLEXIVE = 3
-    HOST = 4
+    TCP = 3
+    """Direct, over TCP."""
+    REFLEXIVE = 4
+    HOST = 5
 
 
 def path_kind(local: CandidateType, remote: CandidateType, streamed: bool = False) -> PathKind:
     """
     The kind of a path between candidates of these types.
 
-    :param streamed: the relay is reached over a stream.
+    :param streamed: the path, or the relay, is reached over a stream.
     """
     relays = (local, remote).count(CandidateType.RELAY)
     if relays == 2:
         return PathKind.RELAYED_TWICE
     if relays:
         return PathKind.STREAMED if streamed else PathKind.RELAYED
+    if streamed:
+        return PathKind.TCP
     return PathKind.HOST if local == remote == CandidateType.HOST else PathKind.REFLEXIVE
 
 
 def _is_streamed(candidate: Candidate) -> bool:
-    """What a relayed candidate's priority says (RFC 8445, section 5.1.2): there is no other sign of it."""
+    """
+    Whether a candidate is of TCP, or its relay is reached over a stream. Only the priority of a relayed
+    candidate says so (RFC 8445, section 5.1.2).
+    """
+    if candidate.protocol == "tcp":
+        return True
     preference = candidate.priority >> 8 & 0xFFFF
     return candidate.type is CandidateType.RELAY and preference <= STREAM_PREFERENCE
 
@@ -93,6 +102,11 @@ class Pair:
     def remote_address(self) -> Address:
         """The address to send to."""
         return self.remote.address
+
+    @property
+    def improvable(self) -> bool:
+        """Whether a better path than this one may be found: it is relayed, or over TCP."""
+        return self.path == "relay" or self.local_base.protocol == "tcp"
 
     @property
     def path(self) -> str:

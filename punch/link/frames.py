@@ -19,6 +19,7 @@ type name       payload
 0x92 OPENED     for the layer above: where the sender may be reached
 0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
+0x95 TCP        for the layer above: where the sender listens for TCP
 0xa0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link
 ==== ========== ======================================================================================
 """
@@ -62,6 +63,7 @@ class OptionalFrameType(IntEnum):
     OPENED = 0x92
     PREKEY = 0x93
     BEGIN = 0x94
+    TCP = 0x95
     SLOWED = 0xA0
 
 

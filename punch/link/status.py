@@ -17,7 +17,7 @@ class Path:
     :ivar kind: "host", "srflx", "prflx" or "relay", as `Pair.path`.
     :ivar local: the address that the peer sees us as.
     :ivar remote: the peer's address.
-    :ivar protocol: the transport protocol, "udp".
+    :ivar protocol: the transport protocol, "udp" or "tcp". It is "udp" with a relay, however that is reached.
     :ivar rtt: the round-trip time in seconds, 0 while it is unknown.
     """
 

@@ -167,6 +167,11 @@ class OwnNode:
                             "packets": link.punching.packets,
                             "bytes": link.punching.bytes,
                         },
+                        "tcp_punching": {
+                            "attempts": link.tcp_punching.attempts,
+                            "packets": link.tcp_punching.packets,
+                            "bytes": link.tcp_punching.bytes,
+                        },
                     }
                     for link in status.links
                 ],

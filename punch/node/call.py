@@ -49,6 +49,7 @@ from punch.node.signaling import (
     Signaling,
     SignalingEvent,
 )
+from punch.node.tcp_punching import TCPPunching
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
@@ -79,6 +80,7 @@ class Call:
     :ivar transport: its ICE transport; None while an incoming call rings.
     :ivar restarts: finds new paths for the link; None until it is proved.
     :ivar punching: finds a direct path while there is a relayed one; None until the link is proved.
+    :ivar tcp_punching: the same over TCP.
     :ivar link: the link; None until the introduction.
     :ivar pair: the selected pair, or the last one; None until there is one.
     :ivar guest: whether nobody was asked, and the call was accepted for a service (`Services.answer`).
@@ -89,6 +91,7 @@ class Call:
         self.transport: IceTransport | None = None
         self.restarts: IceRestarts | None = None
         self.punching: Punching | None = None
+        self.tcp_punching: TCPPunching | None = None
         self.link: Link | None = None
         self.pair: Pair | None = None
         self.guest = False
@@ -237,6 +240,8 @@ class Call:
         now = self._context.monotonic()
         if self.transport.bases_changed(bases, now) and self.restarts is not None:
             self.restarts.network_changed(now)
+        if self.tcp_punching is not None:
+            self.tcp_punching.network_changed()
         self.changed()
 
     def nat_observed(self) -> None:
@@ -449,6 +454,8 @@ class Call:
             restarts.path_found(now)
         if self.punching is not None:
             self.punching.path_changed(now)
+        if self.tcp_punching is not None:
+            self.tcp_punching.path_changed(now)
         if moved or back:
             link.path_changed()
         path = self._path
@@ -466,12 +473,15 @@ class Call:
             self._context.network.router.route(connection_id, self.transport, added)
 
     def _receive_frame(self, frame_type: int, payload: bytes) -> None:
-        if self.restarts is None or self.punching is None or self.link is None or self._over:
+        if self.restarts is None or self.link is None or self._over:
             return
+        assert self.punching is not None
+        assert self.tcp_punching is not None
         now = self._context.monotonic()
         try:
             self.restarts.receive_frame(frame_type, payload, now)
             self.punching.receive_frame(frame_type, payload, now)
+            self.tcp_punching.receive_frame(frame_type, payload, now)
             if frame_type == OptionalFrameType.PREKEY:
                 self._learn_prekey(payload)
             elif frame_type == OptionalFrameType.SLOWED:
@@ -515,6 +525,8 @@ class Call:
             self.peer, self.link, self.transport, self._context, self._nats, self.changed
         )
         self.punching.path_changed(now)
+        self.tcp_punching = TCPPunching(self.peer, self.link, self.transport, self._context, self.changed)
+        self.tcp_punching.path_changed(now)
         if self._context.prekeys.own:
             self._prekey_timer.start(PREKEY_DELAY, self._send_prekey)
         self.signaling.link_proved()
@@ -625,5 +637,7 @@ class Call:
             self.restarts.close()
         if self.punching is not None:
             self.punching.close()
+        if self.tcp_punching is not None:
+            self.tcp_punching.close()
         if self.transport is not None:
             self.transport.close()

@@ -42,8 +42,8 @@ RESTART_GAP = 1.0
 """Seconds between two restarts of a path that works."""
 IMPROVE = 15.0, 300.0
 """
-Seconds on a relayed path until a restart looks for a better one: the first time, and at most; doubled each
-time. What closed the direct path may have changed, which nothing else would notice.
+Seconds on a relayed path, or on one over TCP, until a restart looks for a better one: the first time, and at
+most; doubled each time. What closed the direct path may have changed, which nothing else would notice.
 """
 UNANSWERED = 60.0
 """Seconds that a generation which the other side did not answer is kept for while the path works."""
@@ -144,7 +144,7 @@ class IceRestarts:
             self.disconnected = None
             self._context.calls.call_disconnected(False)
         pair = self._generations.selected
-        if pair is None or pair.path != "relay" or self._context.relay_policy is RelayPolicy.ONLY:
+        if pair is None or not pair.improvable or self._context.relay_policy is RelayPolicy.ONLY:
             self._improve_at, self._improve_wait = None, IMPROVE[0]
         elif self._improve_at is None:
             self._improve_at = now + self._improve_wait
@@ -162,9 +162,9 @@ class IceRestarts:
             self.restart(now)
 
     def address_found(self, now: float) -> None:
-        """There is a new address of ours, which may make a relayed path direct."""
+        """There is a new address of ours, which may lead to a better path than a relay or TCP."""
         pair = self._generations.selected
-        if pair is not None and pair.path == "relay":
+        if pair is not None and pair.improvable:
             self.network_changed(now)
 
     def network_back(self, now: float) -> None:

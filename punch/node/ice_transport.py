@@ -26,6 +26,7 @@ from punch.node.early_handshake import EarlyHandshake
 from punch.node.path import RelayPolicy, SlowedPath, UnansweredData
 from punch.node.relay import RelayClient
 from punch.node.signaling import Description
+from punch.node.tcp_connections import TCPConnection
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
@@ -155,6 +156,7 @@ class IceTransport:
         self._handshake: list[bytes] = []
         self._remote_addresses: list[Address] = []
         self._relayed: list[Address] = []
+        self._connections: dict[TCPConnection, Address | None] = {}
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
@@ -176,13 +178,18 @@ class IceTransport:
     def restart(self, agent: Agent, number: int, now: float) -> None:
         """ICE restart: try a new agent, of the generation `number`."""
         self.generations.begin(agent, number, now)
+        for connection, mapped in self._connections.items():
+            agent.add_opening(connection.local, mapped)
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
         self.gather(now)
 
     def set_remote(self, ufrag: str, password: str, pacing_ms: int, now: float) -> None:
         """Set the credentials of the peer's newest agent, and its Ta in milliseconds."""
-        self.generations.newest.set_remote(IceCredentials(ufrag, password), pacing_ms / 1000, now)
+        agent = self.generations.newest
+        agent.set_remote(IceCredentials(ufrag, password), pacing_ms / 1000, now)
+        for connection in self._connections:
+            self._check_connection(agent, connection)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
@@ -426,6 +433,46 @@ class IceTransport:
     def probe(self, now: float) -> None:
         """Check whether the path works."""
         self.generations.use.path.probe(now)
+
+    # TCP connections
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the link works over a relay, and may leave it."""
+        generations = self.generations
+        pair = generations.selected
+        auto = self._context.relay_policy is RelayPolicy.AUTO
+        return auto and pair is not None and pair.path == "relay" and generations.working
+
+    def connection_made(self, connection: TCPConnection, mapped: Address | None) -> None:
+        """
+        Check a TCP connection to the other side, in the ICE sessions that there are and in later ones.
+
+        :param mapped: our end as a reflector sees it, if that is known.
+        """
+        self._connections[connection] = mapped
+        for agent in self.generations.agents:
+            agent.add_opening(connection.local, mapped)
+            self._check_connection(agent, connection)
+        self._changed()
+
+    def connection_lost(self, connection: TCPConnection) -> None:
+        """A TCP connection has ended, and with it the path on it."""
+        del self._connections[connection]
+        now = self._context.monotonic()
+        shared = any(other.local == connection.local for other in self._connections)
+        for agent in self.generations.agents:
+            agent.connection_lost(connection.local, connection.remote, now)
+            if not shared:
+                agent.remove_local(connection.local, now)
+        self._changed()
+
+    def _check_connection(self, agent: Agent, connection: TCPConnection) -> None:
+        if connection.accepted and not connection.proved:
+            return  # It may be a stranger's, and a check contains secrets of the call
+        opening = agent.opening(connection.local, connection.remote)
+        if opening is not None:
+            connection.send([opening.data])
 
     # Output and time
 

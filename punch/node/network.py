@@ -27,7 +27,8 @@ from punch.node.port_mappings import Gateways, PortMappings
 from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
 from punch.node.relay_pool import RelayPool
 from punch.node.router import Router
-from punch.wire.address import Address, Transmit
+from punch.node.tcp_connections import TCPConnections
+from punch.wire.address import Address, TCPAddress, Transmit, canonical
 from punch.wire.control import RenewRelays, Welcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.special_addresses import usable_port
@@ -110,6 +111,7 @@ class Network:
     :ivar router: hands datagrams to calls.
     :ivar sockets: the UDP sockets.
     :ivar relays: the allocations on relays.
+    :ivar tcp: the TCP connections to peers.
     """
 
     _log = Logger()
@@ -164,9 +166,10 @@ class Network:
             open_socket,
             addresses,
             self.router.receive_from_socket,
-            lambda *leaving: self.relays.send(*leaving),
+            lambda *leaving: self.relays.send(*leaving) or self.tcp.send(*leaving),
             lambda: self._source_addresses(),
         )
+        self.tcp = TCPConnections(reactor, self.router.receive, allowed=proxy is None)
         self.relays = RelayPool(
             reactor,
             monotonic=monotonic,
@@ -238,8 +241,9 @@ class Network:
         self.reflexive_addresses.listen(wanted)
         self.relays.need(relays)
 
-    def welcomed(self, welcome: Welcome, host: str) -> None:
-        """Take the reflectors and relays that the rendezvous at the IP address `host` names."""
+    def welcomed(self, welcome: Welcome, host: str, port: int) -> None:
+        """Take the reflectors and relays that the rendezvous at this IP address and TCP port names."""
+        self.tcp.reflector = TCPAddress(*canonical(host, port))
         self._policy.reached(host)
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
@@ -302,6 +306,13 @@ class Network:
         if gather:
             self.nat_observer.keep(bases, anew=anew)
         return bases
+
+    @property
+    def passes_no_udp(self) -> bool:
+        """Whether UDP probably does not get out: no reflector answers, and relays are reached over TCP."""
+        relays = self.relays.current
+        answered = self.reflexive_addresses.mappings() or any(relay.base is not None for relay in relays)
+        return bool(self.reflectors and relays) and not answered
 
     def _look_up_again(self) -> None:
         """Look names up again: they may have other addresses by now, or on this network."""

@@ -433,7 +433,7 @@ class Node(Service):
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """The node is registered: place the calls that waited, and look for paths."""
         self._expected_until = float("-inf")
-        self._network.welcomed(welcome, host)
+        self._network.welcomed(welcome, host, self._control.address.port)
         self._watch_for_return()
         self._registration = Registered(str(self._control.address))
         self._tell(self._registration)

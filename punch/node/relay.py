@@ -9,27 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import (
-    IProtocol,
-    IPushProducer,
-    IReactorTime,
-    IStreamClientEndpoint,
-    ITCPTransport,
-)
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from punch.identity import RandomBytes
-from punch.net.driver import Driver, Timer
+from punch.net.driver import Driver
+from punch.net.message_stream import MessageStream
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
 from punch.turn.client import ClientState, TurnClient
@@ -40,17 +33,11 @@ from punch.turn.client_events import (
     RateLimited,
     RelayCredentials,
 )
-from punch.wire.address import Address, canonical
+from punch.wire.address import Address
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn import FramingError, StreamSplitter
+from punch.wire.turn import StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
-
-_PIECE = 16 * 1024
-"""Bytes written to a stream at once. Between two pieces the transport may pause its producer."""
-
-CLOSE_TIME = 1.0
-"""Seconds that a connection may take to close before it is aborted."""
 
 Received = Callable[[Sequence[bytes], Address, Address], None]
 """Takes datagrams, the peer that they came from, and the relayed address that they came to."""
@@ -284,7 +271,7 @@ class StreamRelayClient(RelayClient):
         super().__init__(server, context, reliable=True)
         self._endpoint = endpoint
         self._connecting: Deferred[IProtocol] | None = None
-        self._stream: _Stream | None = None
+        self._stream: MessageStream | None = None
 
     @property
     def host(self) -> str | None:
@@ -300,7 +287,7 @@ class StreamRelayClient(RelayClient):
         super().abandon()
         self._over()
 
-    def connected(self, stream: _Stream) -> None:
+    def connected(self, stream: MessageStream) -> None:
         """The connection has been made."""
         self._stream = stream
         if self._client.state is ClientState.NEW:
@@ -322,8 +309,8 @@ class StreamRelayClient(RelayClient):
         if self._stream is not None and not self._stream.full:
             super().send(datagrams, remote)
 
-    def _build(self) -> _Stream:
-        return _Stream(self, self._context.clock)
+    def _build(self) -> MessageStream:
+        return MessageStream(self, StreamSplitter(), self._context.clock)
 
     def _unconnected(self, failure: Failure) -> None:
         if self._connecting is not None:  # None: it was given up, and the owner is not told.
@@ -350,103 +337,6 @@ class StreamRelayClient(RelayClient):
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
-
-
-@implementer(IPushProducer)
-class _Stream(Protocol):
-    """The connection of a `StreamRelayClient`."""
-
-    def __init__(self, relay: StreamRelayClient, clock: IReactorTime) -> None:
-        self._relay: StreamRelayClient | None = relay
-        self._late = Timer(clock)
-        self._splitter = StreamSplitter()
-        self.full = False
-        """Whether so much waits to be sent that datagrams are dropped, since they would arrive late."""
-
-    def connectionMade(self) -> None:
-        transport = self.transport
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        self._transport.registerProducer(self, True)
-        if self._relay is not None:
-            self._relay.connected(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._relay is None:
-            return
-        try:
-            messages = self._splitter.feed(data)
-        except FramingError:
-            self._transport.abortConnection()
-            return
-        self._relay.received(messages)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._late.cancel()
-        relay, self._relay = self._relay, None
-        if relay is not None:
-            relay.disconnected()
-
-    @property
-    def host(self) -> str:
-        """The IP address that the connection goes to."""
-        peer = self._transport.getPeer()
-        return canonical(peer.host, peer.port).host
-
-    def write(self, messages: list[bytes]) -> None:
-        """Send messages until the transport pauses its producer."""
-        piece: list[bytes] = []
-        size = 0
-        for message in messages:
-            piece.append(message)
-            size += len(message)
-            if size >= _PIECE:
-                self._transport.write(b"".join(piece))
-                piece, size = [], 0
-                if self.full:
-                    return
-        if piece:
-            self._transport.write(b"".join(piece))
-
-    def close(self) -> None:
-        """Close the connection once all is sent, or after `CLOSE_TIME`, without telling its relay client."""
-        self._relay = None
-        if self.connected:
-            self._transport.unregisterProducer()
-            self._transport.loseConnection()
-            self._late.start(CLOSE_TIME, self._transport.abortConnection)
-
-    @property
-    def _transport(self) -> _Transport:
-        return cast(_Transport, self.transport)
-
-    def pauseProducing(self) -> None:
-        """More than 64 KiB wait to be sent."""
-        self.full = True
-
-    def resumeProducing(self) -> None:
-        """All that waited has been sent."""
-        self.full = False
-
-    def stopProducing(self) -> None:
-        """The connection has ended."""
-        self.full = True
-
-
-class _Transport(TypingProtocol):
-    """What is used of a TCP or TLS transport."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def getPeer(self) -> IPv4Address | IPv6Address: ...
-
-    def loseConnection(self) -> None: ...
-
-    def abortConnection(self) -> None: ...
-
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
-
-    def unregisterProducer(self) -> None: ...
 
 
 def credentials_of(server: RelayServer) -> RelayCredentials:

@@ -13,6 +13,7 @@ from punch.node.call_context import SignalingChannel
 from punch.node.calls import Calls
 from punch.node.network import Network
 from punch.node.punching.coordinator import PunchingStatus
+from punch.node.tcp_punching import TCPPunchingStatus
 from punch.wire.address import Address
 from punch.wire.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport
@@ -42,6 +43,7 @@ class LinkSummary:
     :ivar streams: how many streams are open on it.
     :ivar post_quantum: its keys were agreed with X25519MLKEM768.
     :ivar punching: what is tried for a direct path, and what that has cost.
+    :ivar tcp_punching: the same for a direct path over TCP.
     """
 
     peer: PeerID
@@ -50,6 +52,7 @@ class LinkSummary:
     streams: int
     post_quantum: bool
     punching: PunchingStatus
+    tcp_punching: TCPPunchingStatus
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,13 @@ def node_status(
                 call.link.stream_count,
                 call.link.post_quantum,
                 call.punching.status,
+                call.tcp_punching.status,
             )
             for peer, call in calls.links.items()
-            if call.link is not None and call.link.status is not None and call.punching is not None
+            if call.link is not None
+            and call.link.status is not None
+            and call.punching is not None
+            and call.tcp_punching is not None
         ),
         calling=tuple(calls.attempts),
         services=tuple(services.names),

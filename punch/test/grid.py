@@ -54,14 +54,12 @@ def must_be_direct(one: str, other: str) -> bool:
     """
     Whether a pair must have a direct path (RFC 8445), by the table of `nat_pairs` and these rules:
 
-    without UDP, nothing is direct; with the open internet, everything else is; a firewall filters like
-    EIM/APDF, and so do two NATs of that kind one after the other.
+    with the open internet, everything is; a firewall filters like EIM/APDF, and so do two NATs of that kind
+    one after the other. Where no UDP gets out, the NAT is of that kind, and the same holds for TCP.
     """
-    if NO_UDP in (one, other):
-        return False
     if OPEN in (one, other):
         return True
-    same = {FIREWALL: "EIM/APDF", CARRIER: "EIM/APDF"}
+    same = dict.fromkeys((FIREWALL, CARRIER, NO_UDP), "EIM/APDF")
     return must_connect()[same.get(one, one), same.get(other, other)]
 
 

@@ -77,16 +77,16 @@ PLACES: Final = {
     "open internet to every NAT": "direct",
     "open internet to open internet": "host",
     "public addresses behind firewalls": "host",
-    "UDP blocked to EIM/EIF": "relay",
-    "UDP blocked to UDP blocked": "relay",
+    "UDP blocked to EIM/EIF": "direct",
+    "UDP blocked to UDP blocked": "direct",
 }
 """
 Other places. "host": by host candidates. "direct": by others. "relay": by no direct path.
 
 Without hairpinning (RFC 4787 §6) two homes behind one carrier-grade NAT have no address in common that either
 can send to; double NAT behaves as one whose mapping and filtering are the strictest of both; stateful
-firewalls filter as APDF with public addresses as host candidates; where UDP is blocked there is nothing to
-check but what a relay, reached over TCP, has to offer.
+firewalls filter as APDF with public addresses as host candidates; where UDP is blocked, TCP gets through such
+NATs by simultaneous open (Ford 2005, section 4).
 """
 
 

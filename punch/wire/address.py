@@ -25,12 +25,41 @@ class Address(NamedTuple):
     def is_ipv6(self) -> bool:
         return ":" in self.host
 
+    @property
+    def protocol(self) -> str:
+        """The transport protocol, "udp" or "tcp"."""
+        return "udp"
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
 
 
+class TCPAddress(Address):
+    """An IP address and a TCP port. It equals no address of UDP, and their hashes differ."""
+
+    __slots__ = ()
+
+    @property
+    def protocol(self) -> str:
+        return "tcp"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TCPAddress) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return ~tuple.__hash__(self)
+
+
+def same_protocol(host: str, port: int, other: Address) -> Address:
+    """Return an address of the same transport protocol as another one."""
+    return (TCPAddress if isinstance(other, TCPAddress) else Address)(host, port)
+
+
 class Transmit(NamedTuple):
-    """A datagram to send from the socket bound to `local` to `remote`."""
+    """A datagram to send from `local` to `remote`: from a socket, or on the TCP connection between them."""
 
     data: bytes
     remote: Address

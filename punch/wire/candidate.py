@@ -1,4 +1,7 @@
-"""ICE candidates in the text form of RFC 8839, section 5.1 (the value of an `a=candidate` line)."""
+"""
+ICE candidates in the text form of RFC 8839, section 5.1 (the value of an `a=candidate` line), for TCP that of
+RFC 6544, section 4.5.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 
-from punch.wire.address import Address, canonical, parsed
+from punch.wire.address import Address, TCPAddress, canonical, parsed
 
 MAX_TEXT = 512
 """The longest text of a candidate in characters, extensions included."""
@@ -15,7 +18,7 @@ MAX_TEXT = 512
 _GRAMMAR = re.compile(
     r"(?P<foundation>[A-Za-z0-9+/]{1,32}) (?P<component>[0-9]{1,3}) (?P<protocol>[!-~]+)"
     r" (?P<priority>[0-9]{1,10}) (?P<host>[!-~]+) (?P<port>[0-9]{1,5}) typ (?P<type>[!-~]+)"
-    r"(?: raddr (?P<raddr>[!-~]+))?(?: rport (?P<rport>[0-9]{1,5}))?(?: [!-~]+ [!-~]+)*"
+    r"(?: raddr (?P<raddr>[!-~]+))?(?: rport (?P<rport>[0-9]{1,5}))?(?P<extensions>(?: [!-~]+ [!-~]+)*)"
 )
 
 
@@ -28,9 +31,20 @@ class CandidateType(str, Enum):
     RELAY = "relay"
 
 
+class TCPType(str, Enum):
+    """How a TCP connection to a candidate comes about (RFC 6544, section 4.5)."""
+
+    ACTIVE = "active"
+    """The owner connects, and listens nowhere."""
+    PASSIVE = "passive"
+    """The owner listens there."""
+    SIMULTANEOUS_OPEN = "so"
+    """The owner connects from there while the other side connects to it."""
+
+
 class UnsupportedCandidate(ValueError):
     """
-    A candidate that Punch does not support (TCP, a host name, an unknown type) and that is to be ignored.
+    A candidate that Punch does not support (another transport, a host name, an unknown type), to be ignored.
     """
 
 
@@ -39,7 +53,8 @@ class Candidate:
     """
     An address at which a peer may be reached.
 
-    `related` is the base of a reflexive candidate, or the mapped address of a relayed one.
+    `related` is the base of a reflexive candidate, or the mapped address of a relayed one. Candidates of TCP,
+    and no others, have a `tcp_type`; their address is a `TCPAddress`.
     """
 
     type: CandidateType
@@ -48,13 +63,19 @@ class Candidate:
     foundation: str
     related: Address | None = None
     component: int = 1
-    protocol: str = "udp"
+    tcp_type: TCPType | None = None
+
+    @property
+    def protocol(self) -> str:
+        """The transport protocol, "udp" or "tcp"."""
+        return self.address.protocol
 
     def __str__(self) -> str:
         related = f" raddr {self.related.host} rport {self.related.port}" if self.related else ""
+        tcp = f" tcptype {self.tcp_type.value}" if self.tcp_type else ""
         return (
             f"{self.foundation} {self.component} {self.protocol} {self.priority} "
-            f"{self.address.host} {self.address.port} typ {self.type.value}{related}"
+            f"{self.address.host} {self.address.port} typ {self.type.value}{related}{tcp}"
         )
 
     @classmethod
@@ -77,8 +98,11 @@ class Candidate:
             raise ValueError(f"the port is {port}, not 1 to 65535")
         if (match["raddr"] is None) != (match["rport"] is None):
             raise ValueError("raddr and rport belong together")
-        if match["protocol"].lower() != "udp":
-            raise UnsupportedCandidate(f"candidates are UDP, not {match['protocol']!a}")
+        protocol, tcp_type = match["protocol"].lower(), None
+        if protocol == "tcp":
+            tcp_type = _tcp_type(match["extensions"].split())
+        elif protocol != "udp":
+            raise UnsupportedCandidate(f"candidates are UDP or TCP, not {match['protocol']!a}")
         try:
             kind = CandidateType(match["type"])
         except ValueError as error:
@@ -86,7 +110,18 @@ class Candidate:
         address = _address(match["host"], port)
         _check_unicast(address)
         related = None if match["raddr"] is None else _address(match["raddr"], int(match["rport"]))
-        return cls(kind, address, priority, match["foundation"], related, component)
+        if tcp_type is not None:
+            address = TCPAddress(*address)
+        return cls(kind, address, priority, match["foundation"], related, component, tcp_type)
+
+
+def _tcp_type(extensions: list[str]) -> TCPType:
+    """Return the type that the extensions of a candidate of TCP name."""
+    values = dict(zip(extensions[::2], extensions[1::2], strict=True))
+    try:
+        return TCPType(values["tcptype"])
+    except (KeyError, ValueError) as error:
+        raise UnsupportedCandidate("a candidate of TCP has no known tcptype") from error
 
 
 def _address(host: str, port: int) -> Address:

@@ -1,11 +1,12 @@
 """
 What two peers say to each other over a link to open a direct path (docs/protocol.md, section 7.4): the
-payloads of the optional control frames NATS, TARGETS, OPENED and BEGIN, which are JSON objects.
+payloads of the optional control frames NATS, TARGETS, OPENED, BEGIN and TCP, which
+are JSON objects.
 
 The link is encrypted and authenticated, so they are neither sealed nor signed. Each technique uses the same
 messages: the side that aims says with TARGETS from which ports it expects to send, and the side that opens
 says with OPENED at which ports it may be reached then. Some techniques have the side that aims say with BEGIN
-that the other side is to send now.
+that the other side is to send now. TCP is for networks that pass no UDP.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 from punch.wire import strict_json
+from punch.wire.candidate import Candidate
 from punch.wire.fields import field, integer, ip, mapping, one_of, sequence, token
 from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
+from punch.wire.sealed import read_tcp_candidates, write_candidates
 
 MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""
@@ -189,6 +192,38 @@ class Begin:
         :raise PunchingError: it is malformed.
         """
         return _decode("a BEGIN", payload, lambda fields: cls(field(fields, "attempt", _attempt)))
+
+
+@dataclass(frozen=True)
+class TCPCandidates:
+    """
+    The sender wants to connect over TCP, and listens at these candidates.
+
+    :ivar attempt: the number of the attempt; an answer has the same one.
+    :ivar candidates: none if it can't, or does not agree.
+    """
+
+    attempt: int
+    candidates: tuple[Candidate, ...]
+
+    def encode(self) -> bytes:
+        """Encode the payload of a TCP frame."""
+        return strict_json.dumps({"attempt": self.attempt, "candidates": write_candidates(self.candidates)})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> TCPCandidates:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        return _decode(
+            "a TCP",
+            payload,
+            lambda fields: cls(
+                field(fields, "attempt", _attempt), field(fields, "candidates", read_tcp_candidates)
+            ),
+        )
 
 
 def _decode(frame: str, payload: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:

@@ -53,6 +53,8 @@ from punch.wire.prekey import KEY_SIZE, PrekeyError, private_prekey, public_kem_
 
 MAX_CANDIDATES = 32
 """How many candidates one offer, answer or trickled message may have."""
+MAX_TCP_CANDIDATES = 8
+"""How many candidates of TCP one message on the link may have."""
 MAX_BODY = 10240
 """The largest sealed body in bytes: with base64, keys and signature it fits into a control line."""
 PADDING = 256
@@ -474,9 +476,18 @@ def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:
 
 
 def read_candidates(value: object) -> tuple[Candidate, ...]:
-    """Read candidates. Those of unknown types are left out, as RFC 8839 demands."""
-    found = sequence(_candidate, MAX_CANDIDATES)(value)
-    return tuple(candidate for candidate in found if candidate is not None)
+    """Read candidates of UDP. Those of other transports and types are left out, as RFC 8839 demands."""
+    return _read_candidates(value, "udp", MAX_CANDIDATES)
+
+
+def read_tcp_candidates(value: object) -> tuple[Candidate, ...]:
+    """Read candidates of TCP, of which there are `MAX_TCP_CANDIDATES` at most. Others are left out."""
+    return _read_candidates(value, "tcp", MAX_TCP_CANDIDATES)
+
+
+def _read_candidates(value: object, protocol: str, most: int) -> tuple[Candidate, ...]:
+    found = sequence(_candidate, most)(value)
+    return tuple(each for each in found if each is not None and each.protocol == protocol)
 
 
 def _candidate(value: object) -> Candidate | None:

@@ -193,7 +193,7 @@ def _decode_xored(value: bytes, mask: bytes, port_mask: int) -> Address:
 
 
 def _encode_xored(address: Address, mask: bytes, port_mask: int) -> bytes:
-    host, port = address
+    host, port = address.host, address.port
     if ":" in host:
         number = int(parsed(host)) ^ int.from_bytes(mask, "big")
         return _ADDRESS.pack(0, IPV6, port ^ port_mask) + number.to_bytes(16, "big")

@@ -35,7 +35,10 @@ open simultaneously or spray:
   and port, and a host candidate is its own reflexive one: direct. To everybody else the relay translates
   between the families (RFC 8656 §1).
 - dual: as ipv6 towards open, dual and ipv6; its IPv4 is S.
-- no-udp, tcp443: a peer without UDP has no direct path (RFC 6544 candidates are not used): relay over TCP.
+- no-udp: plain masquerading for TCP, so E there (RFC 5382 §4): by simultaneous open it is direct to E, and to
+  whom anybody reaches. cone is like masq-drop for TCP. masq-accept may answer a SYN by a reset; another SYN,
+  or an attempt from other ports, gets through. To S, and to those with IPv6 alone, the relay.
+- tcp443: nobody listens at port 443 behind a NAT: relay.
 """
 
 from __future__ import annotations
@@ -48,23 +51,23 @@ DIRECT, LATE, RELAY, RACE = "d", "l", "r", "?"
 #
 #                 md mr ma  rd rr ra  fd fr fa  sh co ch cg  op du v6  nu 44  do ov la
 TABLE: Final = """
-masq-drop         d  d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
-masq-reject          d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   r  r   d  d  d
-masq-accept             l   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   r  r   l  l  l
+masq-drop         d  d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   d  r   d  d  d
+masq-reject          d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   d  r   d  d  d
+masq-accept             l   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   l  r   l  l  l
 random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 random-accept                     r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 fully-drop                            r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
 fully-reject                             r  r   l  d  l  l   d  r  r   r  r   l  l  l
 fully-accept                                r   l  d  l  l   d  r  r   r  r   l  l  l
-short                                           d  d  d  d   d  l  r   r  r   d  d  d
-cone                                               d  d  d   d  d  r   r  r   d  d  d
-cgnat-hairpin                                         d  d   d  l  r   r  r   d  d  d
-cgnat                                                    r   d  l  r   r  r   d  d  d
-open                                                         d  d  d   r  r   d  d  d
+short                                           d  d  d  d   d  l  r   d  r   d  d  d
+cone                                               d  d  d   d  d  r   d  r   d  d  d
+cgnat-hairpin                                         d  d   d  l  r   d  r   d  d  d
+cgnat                                                    r   d  l  r   d  r   d  d  d
+open                                                         d  d  d   d  r   d  d  d
 dual                                                            d  d   r  r   l  l  l
 ipv6                                                               d   r  r   r  r  r
-no-udp                                                                 r  r   r  r  r
+no-udp                                                                 d  r   d  d  d
 tcp443                                                                    r   r  r  r
 docker                                                                        d  d  d
 overlap                                                                          d  d

@@ -29,7 +29,7 @@ from punch.natcheck.transactions import Later, Transactions
 from punch.net.driver import Driver
 from punch.node.call_context import CallContext
 from punch.node.ice_transport import IceTransport
-from punch.node.path import RelayPolicy, SprayPolicy
+from punch.node.path import SprayPolicy
 from punch.node.punching.attempt import Attempt, AttemptMaker
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
@@ -249,10 +249,7 @@ class Punching:
     @property
     def _relayed(self) -> bool:
         """Whether the link works over a relay, and may leave it."""
-        generations = self._transport.generations
-        pair = generations.selected
-        auto = self._context.relay_policy is RelayPolicy.AUTO
-        return auto and pair is not None and pair.path == "relay" and generations.working
+        return self._transport.relayed
 
     @property
     def _ours(self) -> tuple[NatProfile, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import (
+    CONNECTS,
     DIRECT,
     MAX_ANSWERED,
     MAX_BYTES,
@@ -32,7 +33,7 @@ from punch.ice.budget import (
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.pairs import CandidatePair
 from punch.identity import PeerID
-from punch.wire.address import Address
+from punch.wire.address import Address, TCPAddress
 from punch.wire.candidate import Candidate, CandidateType
 
 
@@ -281,6 +282,54 @@ class BudgetTests(SynchronousTestCase):
             budgets.of(peer, 1.0).answered(route(0), 1.0)
         self.assertIs(budgets.of(peers[0], 2.0), link)
         self.assertTrue(budgets.of(peers[0], 2.0).is_validated(route(0), 2.0))
+
+
+class ConnectTests(SynchronousTestCase):
+    """SYNs of TCP connections: part of the same limit."""
+
+    def test_limits(self) -> None:
+        """Their number, with all other packets, and in time."""
+        budget = Budget()
+        sent = sum(budget.allows_connect(TCPAddress(*address(number)), 0.0) for number in range(50))
+        self.assertEqual(sent, CONNECTS)
+        others = sum(
+            budget.allows(route(number), 100, kind, 0.0, relayed=relayed)
+            for relayed, kind in ((False, PacketKind.TRIGGERED), (True, PacketKind.RELAYED))
+            for number in range(50)
+        )
+        self.assertEqual(sent + others, MAX_PACKETS)
+        self.assertFalse(budget.allows_connect(TCPAddress(*address(1)), WINDOW - 0.001))
+        self.assertTrue(budget.allows_connect(TCPAddress(*address(1)), WINDOW))
+
+    def test_after_other_packets(self) -> None:
+        """No SYN if packets of other kinds have used up the limit, or the bytes."""
+        for size, most in ((10, 0), (900, 3)):
+            budget = Budget()
+            for number in range(50):
+                budget.allows(route(number), size, PacketKind.TRIGGERED, 0.0)
+            sent = sum(budget.allows_connect(TCPAddress(*address(1)), 0.0) for _ in range(50))
+            self.assertEqual(sent, most)
+
+    def test_who_accepts_costs_nothing(self) -> None:
+        """Only what went to that address and port."""
+        budget = Budget()
+        for number in range(CONNECTS):
+            budget.allows_connect(TCPAddress(*address(number)), 0.0)
+        budget.connected(address(0))
+        self.assertFalse(budget.allows_connect(TCPAddress(*address(9)), 0.0))
+        budget.connected(TCPAddress(*address(0)))
+        self.assertTrue(budget.allows_connect(TCPAddress(*address(9)), 0.0))
+        self.assertFalse(budget.allows_connect(TCPAddress(*address(9)), 0.0))
+
+    def test_where_the_peer_has_answered(self) -> None:
+        """SYNs to other ports there are counted with openings, unless only a relay says that it answered."""
+        budget = Budget()
+        there = TCPAddress(address(1).host, 7)
+        budget.answered(Route(address(1), address(2)), 0.0)
+        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), CONNECTS)
+        budget.answered(route(1), 0.0)
+        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), MAX_OPENINGS)
+        self.assertEqual(budget.openings.packets, 0)
 
 
 class OpeningTests(SynchronousTestCase):

@@ -26,8 +26,8 @@ from punch.ice.pairs import (
     pair_priority,
     path_kind,
 )
-from punch.wire.address import Address, preference_class
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.address import Address, TCPAddress, preference_class
+from punch.wire.candidate import Candidate, CandidateType, TCPType
 
 HOST, SRFLX, PRFLX, RELAY = CandidateType
 BASE = Address("192.168.1.2", 5000)
@@ -229,7 +229,7 @@ class RemoteTests(SynchronousTestCase):
             signalled("192.0.2.1", priority=2**31),
             signalled("192.0.2.1", kind=PRFLX),
             Candidate(HOST, Address("192.0.2.1", 1), 1, "1", component=2),
-            Candidate(HOST, Address("192.0.2.1", 1), 1, "1", protocol="tcp"),
+            Candidate(HOST, TCPAddress("192.0.2.1", 1), 1, "1", tcp_type=TCPType.PASSIVE),
         ]
         self.assertFalse(any(self.remote.add(candidate) for candidate in useless))
         self.assertEqual(len(self.remote), 0)

@@ -105,7 +105,7 @@ class ReportTests(SynchronousTestCase):
     def test_other_places(self) -> None:
         """The rules beside the table are the same in both directions."""
         for one in PLACES:
-            self.assertFalse(must_be_direct(one, NO_UDP))
+            self.assertEqual(must_be_direct(one, NO_UDP), must_be_direct(one, "EIM/APDF"))
             for other in PLACES:
                 self.assertEqual(must_be_direct(one, other), must_be_direct(other, one), (one, other))
 

@@ -158,10 +158,11 @@ class TopologyTests(InternetTestCase):
         return self.peer(lan.host(f"worker-{number}"))
 
     def test_udp_blocked(self) -> None:
-        """A peer whose network blocks UDP is reached through the relay, which it uses over TCP."""
+        """A peer whose network blocks UDP is reached over TCP."""
         self.check("UDP blocked to EIM/EIF", self.office(5), self.home("bob", 2, filtering=Filtering.EIF))
 
     def test_udp_blocked_on_both_sides(self) -> None:
-        """If both networks block UDP, the path is from one relayed address to the other."""
+        """If both networks block UDP, the path is over TCP, from one NAT to the other."""
         here = self.check("UDP blocked to UDP blocked", self.office(5), self.office(6))
-        self.assertEqual((here.path.local.host, here.path.remote.host), (SERVICE, SERVICE))
+        self.assertEqual(here.path.protocol, "tcp")
+        self.assertEqual((here.path.local.host, here.path.remote.host), ("203.0.113.5", "203.0.113.6"))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, candidates
-from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType, UnsupportedCandidate
+from punch.wire.address import Address, TCPAddress
+from punch.wire.candidate import Candidate, CandidateType, TCPType, UnsupportedCandidate
 
 HOST = "1 1 udp 2130706431 192.168.1.2 50000 typ host"
 
@@ -63,10 +63,25 @@ class CandidateTests(SynchronousTestCase):
         mapped = Candidate.parse("1 1 udp 1 ::ffff:192.0.2.1 5 typ host")
         self.assertEqual(mapped.address, Address("192.0.2.1", 5))
 
+    def test_tcp(self) -> None:
+        """Candidates of TCP (RFC 6544, section 4.5), which equal none of UDP at the same address and port."""
+        text = "1 1 tcp 2105458943 192.0.2.1 9000 typ srflx raddr 10.0.1.1 rport 8998 tcptype so"
+        candidate = Candidate.parse(text)
+        self.assertEqual(candidate.tcp_type, TCPType.SIMULTANEOUS_OPEN)
+        self.assertEqual(candidate.address, TCPAddress("192.0.2.1", 9000))
+        self.assertEqual((candidate.protocol, str(candidate)), ("tcp", text))
+        self.assertEqual(Candidate.parse(text + " generation 0"), candidate)
+        udp = Address("192.0.2.1", 9000)
+        self.assertNotEqual(candidate.address, udp)
+        self.assertNotEqual(udp, candidate.address)
+        self.assertEqual(len({candidate.address, udp, TCPAddress(*udp)}), 2)
+
     def test_unsupported(self) -> None:
         """Right, perhaps, but of no use to us: told apart, so that it can be ignored."""
         for text in (
-            "1 1 tcp 1 192.0.2.1 9 typ host tcptype active",
+            "1 1 tcp 1 192.0.2.1 9 typ host",
+            "1 1 tcp 1 192.0.2.1 9 typ host tcptype lazy",
+            "1 1 sctp 1 192.0.2.1 9 typ host",
             "1 1 udp 1 3f1c.local 5000 typ host",
             "1 1 udp 1 example.org 5000 typ host",
             "1 1 udp 1 192.0.2.1 5000 typ token",

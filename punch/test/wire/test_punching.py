@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, nat_profiles
+from punch.wire.candidate import Candidate
 from punch.wire.nat_profile import MAX_PROFILES, NatProfile
 from punch.wire.punching import (
     MAX_ALTERNATIVES,
@@ -21,7 +22,9 @@ from punch.wire.punching import (
     Opened,
     PunchingError,
     Targets,
+    TCPCandidates,
 )
+from punch.wire.sealed import MAX_TCP_CANDIDATES
 
 TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
 OPENED = Opened(3, "203.0.113.8", ((50000,), (50001, 50002)))
@@ -79,6 +82,25 @@ class PunchingTests(SynchronousTestCase):
             self.assertRaises(PunchingError, Opened.decode, data)
         for attempt in (0, 2**31, "1", None):
             self.assertRaises(PunchingError, Begin.decode, json.dumps({"attempt": attempt}).encode())
+
+    def test_tcp(self) -> None:
+        """Where a side listens for TCP; candidates of other kinds are left out."""
+        text = "0h 1 tcp 2122317823 192.0.2.1 9000 typ host tcptype passive"
+        said = TCPCandidates(1, (Candidate.parse(text),))
+        self.assertEqual(TCPCandidates.decode(said.encode()), said)
+        self.assertEqual(json.loads(said.encode()), {"attempt": 1, "candidates": [text]})
+        others = ["1 1 udp 1 192.0.2.1 5 typ host", "1 1 tcp 1 192.0.2.1 9 typ host", text]
+        self.assertEqual(
+            TCPCandidates.decode(json.dumps({"attempt": 1, "candidates": others}).encode()), said
+        )
+        for wrong in (
+            {"attempt": 0, "candidates": []},
+            {"attempt": 1},
+            {"attempt": 1, "candidates": [text] * (MAX_TCP_CANDIDATES + 1)},
+            {"attempt": 1, "candidates": ["1 1 tcp 1 192.0.2.1 0 typ host tcptype passive"]},
+            {"attempt": 1, "candidates": text},
+        ):
+            self.assertRaises(PunchingError, TCPCandidates.decode, json.dumps(wrong).encode())
 
     def test_malformed(self) -> None:
         """Wrong values, too many ports, what is no address, and no JSON."""

@@ -334,7 +334,8 @@ class TerminalFrontEnd:
             return "bad", f"{name}: path lost, looking for another"
         if link is not None:
             slowed = "" if link.slowed is None else ", slowed down by it"
-            return "good", f"{name} {path_in_words(link.path.kind)}{slowed}, {milliseconds(link.path.rtt)}"
+            path = path_in_words(link.path.kind, link.path.protocol)
+            return "good", f"{name} {path}{slowed}, {milliseconds(link.path.rtt)}"
         stage = self._chat.stage(peer)
         if stage is CallState.RINGING:
             return "", f"{name} is calling"

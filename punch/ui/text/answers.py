@@ -9,7 +9,7 @@ from typing import Any
 from punch.amounts import format_bytes
 from punch.identity import PeerID
 from punch.sanitize import cut, printable
-from punch.ui.text.nat import nat_in_words, punching_in_words
+from punch.ui.text.nat import nat_in_words, punching_in_words, tcp_punching_in_words
 from punch.ui.text.sentences import (
     count,
     milliseconds,
@@ -213,7 +213,8 @@ def link_in_words(link: Answer) -> str:
     if link.get("post_quantum_offers"):
         keys += ", post-quantum offers"
     slowed = ", slowed down by it" if link.get("slowed") else ""
-    return f"{path_in_words(link['path'])}{slowed}, round trip {milliseconds(link['rtt'])}{keys}"
+    path = path_in_words(link["path"], link["protocol"])
+    return f"{path}{slowed}, round trip {milliseconds(link['rtt'])}{keys}"
 
 
 def _unregistered(answer: Answer) -> str:
@@ -231,8 +232,9 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
         tried = punching_in_words(link["punching"]) if "punching" in link else ""
-        if tried:
-            yield f"{name(peer)}: {tried}"
+        over_tcp = tcp_punching_in_words(link["tcp_punching"]) if "tcp_punching" in link else ""
+        for each in filter(None, (tried, over_tcp)):
+            yield f"{name(peer)}: {each}"
     for mapping in answer.get("port_mappings", ()):
         external, local = printable(mapping["external"]), printable(mapping["local"])
         yield f"The router passes {external} on to {local} ({printable(mapping['method'])})"

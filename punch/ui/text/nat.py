@@ -70,6 +70,14 @@ def punching_in_words(punching: Mapping[str, Any]) -> str:
     )
 
 
+def tcp_punching_in_words(punching: Mapping[str, Any]) -> str:
+    """Return what a link tried to get a direct path over TCP; nothing if it did not."""
+    attempts, packets = punching["attempts"], punching["packets"]
+    if not attempts:
+        return ""
+    return f"over TCP: {count(attempts, 'attempt')}, {count(packets, 'packet')}, {punching['bytes']:,} bytes"
+
+
 def nat_in_words(profile: NatProfile) -> str:
     """Return what is known about a NAT, as one line."""
     if not profile.mapping:

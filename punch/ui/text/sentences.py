@@ -90,9 +90,10 @@ _PATHS = {
 }
 
 
-def path_in_words(path: str) -> str:
-    """What a path's kind means to a person."""
-    return _PATHS.get(path, path)
+def path_in_words(path: str, protocol: str) -> str:
+    """What a path's kind means to a person. A relay is reached over any protocol, and `protocol` is udp."""
+    words = _PATHS.get(path, path)
+    return words.replace("directly", "directly over TCP") if protocol == "tcp" else words
 
 
 def describe(event: Event, name: str = "", to: str | None = None) -> str:
@@ -130,6 +131,6 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
 
 def _path(path: Path) -> str:
     return (
-        f"{path_in_words(path.kind)}: {path.kind} path {path.local} → {path.remote} "
+        f"{path_in_words(path.kind, path.protocol)}: {path.kind} path {path.local} → {path.remote} "
         f"over {path.protocol.upper()}, round trip {milliseconds(path.rtt)}"
     )

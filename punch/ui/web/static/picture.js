@@ -53,7 +53,7 @@ export function caption(person, name, short = false) {
   if (link?.dark) return short ? "No path right now: what you write waits." : "No path right now. Others are looked for, and what you write waits.";
   if (link && short) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)}`;
   const keys = link?.post_quantum ? " Post-quantum key exchange." : "";
-  if (link) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)} there and back.${keys}`;
+  if (link) return `${pathInWords(link.path, link.protocol)}, ${milliseconds(link.rtt)} there and back.${keys}`;
   return "Not connected.";
 }
 

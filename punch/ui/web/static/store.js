@@ -431,7 +431,7 @@ export class Store {
     const { path, local, remote, protocol, rtt, post_quantum } = event;
     person.link = { path, local, remote, protocol, rtt, post_quantum, since: now(), dark: false };
     Object.assign(person, { stage: null, away: null, known: true, listed: true, touched: now() });
-    this.note(event.peer, `Connected. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    this.note(event.peer, `Connected. ${pathInWords(path, protocol)}, ${milliseconds(rtt)}`);
   }
 
   on_path(event) {
@@ -439,8 +439,8 @@ export class Store {
     const { path, local, remote, protocol, rtt } = event;
     const before = person.link;
     person.link = { ...before, path, local, remote, protocol, rtt, dark: false, changed: now() };
-    if (before?.dark) this.note(event.peer, `There is a path again. ${pathInWords(path)}, ${milliseconds(rtt)}`);
-    else this.note(event.peer, `The path changed. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    if (before?.dark) this.note(event.peer, `There is a path again. ${pathInWords(path, protocol)}, ${milliseconds(rtt)}`);
+    else this.note(event.peer, `The path changed. ${pathInWords(path, protocol)}, ${milliseconds(rtt)}`);
   }
 
   on_path_lost(event) {

@@ -151,7 +151,8 @@ const PATHS = {
   relay: "Through a relay",
 };
 
-export const pathInWords = (path) => PATHS[path] ?? plain(path, 20);
+export const pathInWords = (path, protocol) =>
+  (PATHS[path] ?? plain(path, 20)).replace(/^Direct/, protocol === "tcp" ? "Direct over TCP" : "Direct");
 
 export const shortPath = (path) => ({ host: "Same network", relay: "Relayed" })[path] ?? "Direct";
 

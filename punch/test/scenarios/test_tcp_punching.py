@@ -1,0 +1,443 @@
+"""Direct paths over TCP where no UDP gets out, and what strangers and hostile peers can do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.protocol import ClientFactory, Protocol
+
+from punch.ice.budget import CONNECTS, MAX_BYTES, MAX_PACKETS
+from punch.link.frames import OptionalFrameType
+from punch.node.events import Disconnected, PathChanged
+from punch.node.path import RelayPolicy
+from punch.node.tcp_connections import MAX_UNPROVED_OF_ONE
+from punch.node.tcp_punching import CHECK_TIME, TIDY_GAP
+from punch.test.internet import (
+    NAT,
+    Filtering,
+    Firewall,
+    Host,
+    InternetTestCase,
+    LinkSpec,
+    Mapping,
+    Ports,
+    Unsolicited,
+)
+from punch.test.system import SERVICE, Connected, Peer, Rendezvous
+from punch.wire.address import TCPAddress
+from punch.wire.candidate import Candidate, CandidateType, TCPType
+from punch.wire.control import Accept
+from punch.wire.proxy import ProxyAddress, ProxySettings
+from punch.wire.punching import TCPCandidates
+
+WITHIN = 5.0
+"""Seconds after the call within which the path must be direct."""
+VICTIM = "198.51.100.200"
+ALICE, BOB = "203.0.113.1", "203.0.113.2"
+
+
+def no_udp(**options: Any) -> NAT:
+    """An ordinary NAT, except that no UDP gets out."""
+    return NAT(ports=Ports.RANDOM, block_udp=True, **options)
+
+
+class TCPTestCase(InternetTestCase):
+    """Alice, whose network passes no UDP, and bob."""
+
+    def place(
+        self,
+        right: NAT | Firewall | None,
+        *,
+        left: NAT | None = None,
+        link: LinkSpec | None = None,
+        seed: int = 1,
+        **options: Any,
+    ) -> None:
+        """Register both. None: bob has a public address."""
+        self.net = self.internet(seed)
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.victim = self.net.host("victim", VICTIM)
+        link = link or LinkSpec(delay=0.025)
+        self.blocked = left or no_udp()
+        self.blocked.public = ALICE
+        here = self.net.lan("alice", "192.168.1.0/24", nat=self.blocked, link=link).host("alice")
+        there: Host
+        if right is None:
+            there = self.net.host("bob", BOB, link=link)
+        elif isinstance(right, Firewall):
+            there = self.net.lan("bob", "203.9.116.0/24", firewall=right, link=link).host("bob")
+        else:
+            right.public = BOB
+            there = self.net.lan("bob", "192.168.2.0/24", nat=right, link=link).host("bob")
+        self.alice, self.bob = self.peers = [
+            Peer(self.net, host, self.rendezvous.address, accept=Accept.ANYONE, **options).register()
+            for host in (here, there)
+        ]
+        self.net.advance(5.0)
+
+    def call(self, caller: int = 0) -> float:
+        """Have one call the other; returns when that was."""
+        began = self.net.now
+        self.peers[caller].call(self.peers[1 - caller].id)
+        for peer in self.peers:
+            peer.wait_for(Connected, 15.0)
+        return began
+
+    def path(self, peer: Peer) -> tuple[str, str]:
+        """The kind of path that a peer uses, and its transport protocol."""
+        other = self.bob if peer is self.alice else self.alice
+        status = peer.link_to(other).status
+        assert status is not None
+        return status.path.kind, status.path.protocol
+
+    @property
+    def over_tcp(self) -> bool:
+        """Whether both sides use a direct path over TCP."""
+        return all(self.path(peer) == ("prflx", "tcp") for peer in self.peers)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether either side is on a relay."""
+        return any(self.path(peer)[0] == "relay" for peer in self.peers)
+
+    def syns(self, peer: Peer) -> int:
+        """How many SYNs a peer says that it has sent to the other one."""
+        (link,) = peer.node.status.links
+        return link.tcp_punching.packets
+
+    def wait(self, condition: Callable[[], object], timeout: float) -> None:
+        """Let time pass until something is so."""
+        deadline = self.net.now + timeout
+        while not condition():
+            self.assertLess(self.net.now, deadline)
+            self.net.advance(0.05)
+
+    def listening(self, peer: Peer) -> list[int]:
+        """The TCP ports at which a peer listens."""
+        return [port.getHost().port for port in peer.host.reactor.open_ports if port.getHost().type == "TCP"]
+
+    def stop(self) -> None:
+        """Stop the peers and check that nothing is left of them."""
+        for peer in self.peers:
+            peer.stop()
+        self.net.advance(10.0)
+        for peer in self.peers:
+            self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)
+            self.assertEqual(peer.host.reactor.open_ports, [], peer.name)
+
+
+class DirectTests(TCPTestCase):
+    """Partners whose NATs let TCP be punched."""
+
+    def check(self, right: NAT | Firewall | None, caller: int = 0, **options: Any) -> None:
+        """The path is direct 5 s after the call, and 25 s after it, and carries data."""
+        self.place(right, **options)
+        began = self.call(caller)
+        self.wait(lambda: self.over_tcp, began + WITHIN - self.net.now)
+        for peer in self.peers:
+            self.assertLessEqual(self.syns(peer), CONNECTS)
+        self.net.advance(began + 25.0 - self.net.now)
+        self.assertTrue(self.over_tcp)
+        self.alice.chat.send(self.bob.id, "over TCP")
+        self.wait(lambda: self.bob.messages, 1.0)
+        for peer in self.peers:
+            self.assertEqual(self.listening(peer), [])
+        self.stop()
+
+    def test_home(self) -> None:
+        """A NAT with one port for all, whoever calls."""
+        for caller in (0, 1):
+            self.check(NAT(ports=Ports.RANDOM), caller)
+
+    def test_both(self) -> None:
+        """No UDP on both sides: both begin."""
+        self.check(no_udp())
+
+    def test_public(self) -> None:
+        """Everybody reaches bob, who listens; alice connects."""
+        self.check(None, 1)
+
+    def test_firewall(self) -> None:
+        """A public address behind a firewall."""
+        self.check(Firewall(filtering=Filtering.APDF))
+
+    def test_refusing(self) -> None:
+        """NATs that answer SYNs that nobody asked for with a reset, with and without delay."""
+        self.check(NAT(ports=Ports.RANDOM, unsolicited=Unsolicited.REJECT))
+        self.check(
+            NAT(ports=Ports.RANDOM, unsolicited=Unsolicited.REJECT),
+            left=no_udp(unsolicited=Unsolicited.REJECT),
+            link=LinkSpec(delay=0.001),
+        )
+
+
+class RelayTests(TCPTestCase):
+    """Where nothing is direct, or nothing is tried."""
+
+    def test_random_ports(self) -> None:
+        """Bob's NAT has another port for each destination: few SYNs, and the link stays on the relay."""
+        self.place(NAT(ports=Ports.RANDOM, mapping=Mapping.APDM))
+        self.call()
+        self.net.advance(60.0)
+        self.assertEqual({self.path(peer)[0] for peer in self.peers}, {"relay"})
+        for peer in self.peers:
+            self.assertLessEqual(self.syns(peer), CONNECTS)
+        self.stop()
+
+    def test_udp_works(self) -> None:
+        """An ordinary call, direct or not, listens nowhere and connects nowhere."""
+        for left, right in (
+            (NAT(ports=Ports.RANDOM), NAT(ports=Ports.RANDOM)),
+            (NAT(mapping=Mapping.APDM, ports=Ports.RANDOM), NAT(mapping=Mapping.APDM, ports=Ports.RANDOM)),
+        ):
+            self.place(right, left=left)
+            self.net.trace = []
+            self.call()
+            self.net.advance(20.0)
+            self.assertEqual([self.path(peer)[1] for peer in self.peers], ["udp", "udp"])
+            tcp = {(each.source, each.destination) for each in self.net.trace if each.protocol == "tcp"}
+            # Both have their one connection to the rendezvous, seen on each side of the NAT
+            self.assertLessEqual(len(tcp), 8)
+            for peer in self.peers:
+                (link,) = peer.node.status.links
+                self.assertEqual(link.tcp_punching.attempts, 0)
+            self.stop()
+
+    def test_hidden_addresses(self) -> None:
+        """With `--relay only`, the other side never learns our addresses."""
+        self.place(None, relay=RelayPolicy.ONLY)
+        self.call()
+        self.net.advance(10.0)
+        for peer in self.peers:
+            (link,) = peer.node.status.links
+            self.assertEqual(link.tcp_punching.attempts, 0)
+        self.stop()
+
+    def test_an_older_release(self) -> None:
+        """One that skips the frame: alice tries seldom, and sends no SYN."""
+        self.place(NAT(ports=Ports.RANDOM))
+        self.call()
+        link = self.bob.link_to(self.alice)
+        on_control = link.on_control
+        assert on_control is not None
+        link.on_control = lambda frame_type, payload: (
+            None if frame_type == OptionalFrameType.TCP else on_control(frame_type, payload)
+        )
+        self.net.advance(60.0)
+        self.assertEqual(self.syns(self.alice), 0)
+        (summary,) = self.alice.node.status.links
+        self.assertIn(summary.tcp_punching.attempts, range(3, 7))
+        self.assertEqual({self.path(peer)[0] for peer in self.peers}, {"relay"})
+        self.stop()
+
+
+class ChangeTests(TCPTestCase):
+    """A path over TCP that ends, or is no longer the best."""
+
+    def setUp(self) -> None:
+        self.place(NAT(ports=Ports.RANDOM))
+        self.call()
+        self.wait(lambda: self.over_tcp, WITHIN)
+
+    def test_the_connection_ends(self) -> None:
+        """A router resets it: the link goes on at once over another path, and becomes direct again."""
+        self.net.advance(25.0)
+        for peer in self.peers:
+            for socket in list(peer.host.tcp.flows.values()):
+                if socket.remote[0] in (ALICE, BOB):
+                    socket.reset()
+        changed = len(self.alice.of(PathChanged))
+        self.alice.chat.send(self.bob.id, "still there?")
+        self.wait(lambda: self.bob.messages, 3.0)
+        self.wait(lambda: len(self.alice.of(PathChanged)) > changed + 1 and self.over_tcp, 10.0)
+        self.assertEqual([*self.alice.of(Disconnected), *self.bob.of(Disconnected)], [])
+        self.stop()
+
+    def test_udp_works_again(self) -> None:
+        """An ICE restart finds the better path, and the connection is closed."""
+        self.blocked.block_udp = False
+        self.wait(lambda: {self.path(peer)[1] for peer in self.peers} == {"udp"}, 40.0)
+        self.assertFalse(self.relayed)
+        self.net.advance(25.0)
+        for peer in self.peers:
+            self.assertFalse(self.relayed)
+            remotes = {remote[0] for _, remote in peer.host.tcp.flows}
+            self.assertEqual(remotes, {SERVICE})
+        self.stop()
+
+    def test_silence(self) -> None:
+        """Nothing passes between the two any more, and no reset says so: consent finds out."""
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+        self.alice.chat.send(self.bob.id, "still there?")
+        self.wait(lambda: self.bob.messages and self.relayed, 10.0)
+        self.stop()
+
+
+class Stranger(Protocol):
+    """Connects, says something, and notes the end."""
+
+    def __init__(self, say: bytes) -> None:
+        self.say = say
+        self.received = b""
+        self.made_at = self.lost_at = 0.0
+        self.now: Callable[[], float] = lambda: 0.0
+
+    def connectionMade(self) -> None:
+        self.made_at = self.now()
+        assert self.transport is not None
+        if self.say:
+            self.transport.write(self.say)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost_at = self.now()
+
+
+class _Strangers(ClientFactory):
+    noisy = False
+
+    def __init__(self, protocol: Stranger) -> None:
+        self.stranger = protocol
+
+    def buildProtocol(self, addr: object) -> Stranger:
+        return self.stranger
+
+
+class HostileTests(TCPTestCase):
+    """Bob has a public address, and alice's SYNs are lost, so that bob's port stays open for a while."""
+
+    def setUp(self) -> None:
+        self.place(None)
+        self.stranger = self.net.host("stranger", "198.51.100.66")
+        self.lost = True
+        self.net.drop = lambda packet: (
+            self.lost
+            and packet.protocol == "tcp"
+            and {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+        )
+        self.call()
+        self.wait(lambda: self.listening(self.bob), 5.0)
+        (self.port,) = self.listening(self.bob)
+
+    def connect(self, say: bytes, host: Host | None = None) -> Stranger:
+        """Have a stranger connect to bob's port."""
+        protocol = Stranger(say)
+        protocol.now = lambda: self.net.now
+        (host or self.stranger).reactor.connectTCP(BOB, self.port, _Strangers(protocol))
+        return protocol
+
+    def say(self, candidates: tuple[Candidate, ...], attempt: int = 50) -> None:
+        """Have bob receive a TCP frame of alice."""
+        on_control = self.bob.link_to(self.alice).on_control
+        assert on_control is not None
+        on_control(OptionalFrameType.TCP, TCPCandidates(attempt, candidates).encode())
+
+    def test_strangers(self) -> None:
+        """Garbage ends a connection at once, silence soon; neither hears anything. The call succeeds."""
+        said = {
+            "http": b"GET / HTTP/1.1\r\n\r\n",
+            "long": b"\x07\xd1" + bytes(100),
+            "empty": b"\0\0",
+            "tls": b"\x16\x03\x01\x02\x00\x01",
+            "silent": b"",
+            "slow": b"\x04",
+            "stun": b"\0\x14\0\x01\0\0\x21\x12\xa4\x42" + bytes(12),
+            "quic": b"\0\x20" + b"\xc0\0\0\0\x01" + bytes(27),
+        }
+        strangers = {
+            name: self.connect(text, self.net.host(name, f"198.51.100.{70 + number}"))
+            for number, (name, text) in enumerate(said.items())
+        }
+        self.net.advance(0.5)
+        for name in ("http", "long", "empty", "tls"):
+            self.assertGreater(strangers[name].lost_at, 0.0, name)
+        self.lost = False
+        self.net.advance(CHECK_TIME + 2 * TIDY_GAP)
+        for name, stranger in strangers.items():
+            self.assertGreater(stranger.made_at, 0.0, name)
+            self.assertGreater(stranger.lost_at, 0.0, name)
+            self.assertLess(stranger.lost_at, stranger.made_at + CHECK_TIME + 2 * TIDY_GAP, name)
+            self.assertEqual(stranger.received, b"", name)
+        self.wait(lambda: self.over_tcp, 20.0)
+        self.stop()
+
+    def test_many(self) -> None:
+        """One address has few connections, and takes no room of the other side."""
+        strangers = [self.connect(b"") for _ in range(200)]
+        self.net.advance(1.0)
+        held = [each for each in strangers if each.made_at and not each.lost_at]
+        self.assertEqual(len(held), MAX_UNPROVED_OF_ONE)
+        self.lost = False
+        self.wait(lambda: self.over_tcp, 20.0)
+        self.stop()
+
+    def test_nobody_is_expected(self) -> None:
+        """When the attempt is over, bob listens no more."""
+        self.lost = False
+        self.wait(lambda: self.over_tcp, 10.0)
+        self.net.advance(5.0)
+        self.assertEqual(self.listening(self.bob), [])
+        self.assertEqual(self.connect(b"").made_at, 0.0)
+        self.stop()
+
+    def test_victims(self) -> None:
+        """
+        Alice names others' addresses, again and again. Services below port 1024, private, loopback and own
+        addresses get nothing, others at most the packets that any peer may cause.
+        """
+        self.net.trace = []
+        hosts = (VICTIM, "198.51.100.1", "127.0.0.1", "10.0.0.1", "169.254.1.1", "192.168.1.2", BOB, "::1")
+        for number in range(30):
+            candidates = tuple(
+                Candidate(kind, TCPAddress(host, port), 1000 + index, "1", tcp_type=TCPType.PASSIVE)
+                for index, (host, port, kind) in enumerate(
+                    (host, port, CandidateType.HOST)
+                    for host in hosts[number % 8 : number % 8 + 1]
+                    for port in (22, 25, 443, 8080 + number)
+                )
+            )
+            try:
+                self.say(candidates, 100 + number)
+            except ValueError:
+                continue
+            self.net.advance(10.0)
+        sent = [
+            each
+            for each in self.net.trace
+            if each.source[0] == BOB and each.protocol == "tcp" and each.link == "bob up"
+        ]
+        there = [each for each in sent if each.destination[0] != SERVICE or each.destination[1] >= 8080]
+        self.assertLessEqual(len(there), min(CONNECTS, MAX_PACKETS))
+        self.assertLessEqual(sum(each.size for each in there), MAX_BYTES)
+        self.assertEqual([each.destination for each in there if each.destination[1] < 1024], [])
+        self.assertEqual({each.destination[0] for each in there} - {VICTIM, SERVICE, ALICE}, set())
+        self.stop()
+
+    def test_again_and_again(self) -> None:
+        """A peer that begins attempts without a pause has one answered now and then."""
+        (link,) = self.bob.node.status.links
+        before = link.tcp_punching.attempts
+        for number in range(100):
+            self.say((Candidate.parse("1 1 tcp 1 198.51.100.200 9999 typ srflx tcptype so"),), 100 + number)
+            self.net.advance(0.1)
+        (link,) = self.bob.node.status.links
+        self.assertLessEqual(link.tcp_punching.attempts - before, 4)
+        self.stop()
+
+
+class ProxyTests(TCPTestCase):
+    """A network with a proxy."""
+
+    def test_nothing_beside_it(self) -> None:
+        """No TCP connection goes past a proxy."""
+        proxy = ProxySettings(ProxyAddress.parse("http://198.51.100.9:3128"), "--proxy", required=False)
+        self.place(None, proxy=proxy)
+        self.call()
+        self.net.advance(10.0)
+        for peer in self.peers:
+            (link,) = peer.node.status.links
+            self.assertEqual(link.tcp_punching.attempts, 0)
+        self.stop()
