@@ -356,6 +356,28 @@ def test_what_goes_wrong(peers: ForwardPeers) -> None:
             assert sentence in done.stderr.decode(), (words, done.stderr)
 
 
+def test_the_node_is_killed_under_five_commands(peers: ForwardPeers) -> None:
+    """Each says that the process whose node it used is gone, and ends with the status for that."""
+    chat = peers.chat("alice")
+    commands = [
+        (peers.start(*words, name="alice"), event)
+        for words, event in (
+            (("forward", "0", "bob:80"), "listening"),
+            (("forward", "--udp", "0", "bob:53"), "listening"),
+            (("expose", "localhost:1", "--to", "bob"), "exposed"),
+            (("expose", "--udp", "localhost:1", "--to", "bob"), "exposed"),
+            (("receive", "--yes", "--output", str(peers.directory)), "ready"),
+        )
+    ]
+    for command, event in commands:
+        command.wait(event, 60.0)
+    chat.kill()
+    for command, _ in commands:
+        assert command.wait("failed", 20.0)["reason"] == "node-lost"
+        assert command.exit() == 9
+        assert "Traceback" not in command.stderr
+
+
 def test_a_rendezvous_that_is_away(peers: ForwardPeers, service: LocalPeers) -> None:
     """Who exposes something is told that it can't be reached, and that it ends with Ctrl-C."""
     address = re.sub(r":\d+/", ":1/", service.address)
