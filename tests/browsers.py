@@ -242,6 +242,8 @@ AT_A_DESK: dict[str, bool | int] = {
     "ui.primaryPointerCapabilities": 6,
     # A page may use the clipboard without a click.
     "dom.events.testing.asyncClipboard": True,
+    # The panel of downloads would take the focus from the page.
+    "browser.download.alwaysOpenPanel": False,
 }
 
 #: Firefox's own setting for high contrast: the colours of the system for all pages.
