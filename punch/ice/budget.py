@@ -353,6 +353,18 @@ class Budget:
                 sent.clear()
                 sent.extend(kept)
 
+    def path_found(self, host: str) -> None:
+        """
+        A technique has found a direct path to a port of this IP address: what was sent to its other ports, in
+        vain, no longer counts. Otherwise two peers that need techniques could call each other a few times
+        only.
+        """
+        kept = [each for each in self._sent if each.route.remote.host != host]
+        self._sent.clear()
+        self._sent.extend(kept)
+        self.openings.answered()
+        self.sprays.answered()
+
     def is_validated(self, route: Route, now: float) -> bool:
         """Whether a check was answered that validates this route, so that everything may be sent on it."""
         newest = max(self._answered.get(each, -WINDOW) for each in (route, Route(route.remote)))

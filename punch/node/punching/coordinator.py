@@ -101,7 +101,7 @@ class Punching:
         self._context = context
         self._network = context.network
         self._changed = changed
-        budget = context.budgets.of(peer, context.monotonic())
+        self._budget = budget = context.budgets.of(peer, context.monotonic())
         self._budgets = budget.openings, budget.sprays
         self._makers: dict[Technique, AttemptMaker] = {
             Technique.PREDICTION: Prediction(budget.openings),
@@ -141,9 +141,8 @@ class Punching:
                 self._found = True
                 self._remember(found=True)
             self._begin_anew()
-            if self._sockets.selected:
-                for budget in self._budgets:
-                    budget.answered()
+            if self._sockets.selected is not None:
+                self._budget.path_found(self._sockets.selected.host)
         elif self._begin_at is None:
             # The proofs first, which may take that long
             self._settled_at = now + self._settle_time

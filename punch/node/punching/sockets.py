@@ -34,10 +34,11 @@ class AttemptSockets:
         self._bases: list[Address] = []
 
     @property
-    def selected(self) -> bool:
-        """Whether the selected pair is that of a socket of an attempt."""
+    def selected(self) -> Address | None:
+        """The remote address of the selected pair, if that is one of a socket of an attempt."""
         selected = self._transport.generations.selected
-        return selected is not None and selected.local_base in self._bases
+        own = selected is not None and selected.local_base in self._bases
+        return selected.remote_address if selected is not None and own else None
 
     def begin(self) -> TransactionSockets:
         """Return the transactions of an attempt that begins."""

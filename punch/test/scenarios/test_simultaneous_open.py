@@ -10,10 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.simultaneous_open import FAR, LOW_TTLS, MAX_PACKETS, ROUTERS, TURNS, order_of
 from punch.ice.techniques import Technique
+from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.punching import VICTIM, PunchingTestCase
-from punch.test.system import SERVICE, Peer
+from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.punching import MAX_TURN, Begin, First, Opened, Targets
 
 WITHIN = 5.0
@@ -83,6 +84,24 @@ class DirectTests(PunchingTestCase):
         self.check(TAKES, TAKES, NEAR, HOPS)
         self.check(TAKES, TAKES, FAR_LINK, HOPS)
         self.check(TAKES, TAKES, FAR_LINK, 0)
+
+    def test_again_and_again(self) -> None:
+        """
+        Two peers that call each other many times in ten minutes: what was sent in vain does not add up to the
+        limit.
+        """
+        self.place(linux(TAKES), linux(TAKES), 1, NEAR)
+        for number in range(8):
+            caller, callee = (self.alice, self.bob) if number % 2 else (self.bob, self.alice)
+            caller.call(callee.id)
+            for peer in self.peers:
+                peer.wait_for(Connected, 15.0, number + 1)
+            self.net.run_until(lambda: "relay" not in self.paths, 10.0, f"a direct path in call {number}")
+            self.net.advance(1.0)
+            caller.link_to(callee).close(CloseCode.OK, "")
+            # Until the routers have forgotten their flows
+            self.net.advance(40.0)
+        self.stop()
 
     def test_both_next_to_each_other(self) -> None:
         """Without delay: not even the other router takes the first packet."""
