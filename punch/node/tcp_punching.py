@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.error import TimeoutError as UserTimeout
 from twisted.internet.interfaces import IListeningPort
@@ -311,9 +311,10 @@ class TCPPunching:
             reflection.mapped.addTimeout(
                 REFLECTION_TIME, self._context.clock, onTimeoutCancel=lambda result, seconds: None
             )
-        seen = await gatherResults([each.mapped for each in attempt.reflections.values()], consumeErrors=True)
-        found = zip(attempt.reflections, seen, strict=True)
-        attempt.mapped = {local: mapped for local, mapped in found if mapped is not None}
+        for local, reflection in list(attempt.reflections.items()):
+            mapped = await reflection.mapped
+            if mapped is not None:
+                attempt.mapped[local] = mapped
         return tuple(self._candidates(attempt))
 
     def _candidates(self, attempt: _TCPAttempt) -> list[Candidate]:
