@@ -132,9 +132,16 @@ class Results:
                         found.append(f"{where}: no link")
                     elif not outcome.path:
                         found.append(f"{where}: the link was lost")
-                    elif outcome.path == "relay" and self.direct(one, other):
+                    elif outcome.path == "relay" and self._is_judged(one, other):
                         found.append(f"{where}: on the relay after {SETTLED:g} s, but a direct path exists")
         return found
+
+    def _is_judged(self, one: str, other: str) -> bool:
+        """
+        Whether a pair must be direct by now. Over TCP, each lost packet before that costs a second, so with
+        loss the time is too short for some calls.
+        """
+        return self.direct(one, other) and not (self.link.loss and NO_UDP in (one, other))
 
     def summary(self) -> str:
         """A sentence on the whole."""

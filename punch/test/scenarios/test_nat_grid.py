@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -88,6 +89,9 @@ class ReportTests(SynchronousTestCase):
             found, ["EIM/EIF to EIM/APDF, try 1: on the relay after 5 s, but a direct path exists"]
         )
         self.assertEqual(self.results(CallOutcome(0.1, "relay"), "EIM/APDF", "APDM/APDF").failures(), [])
+        over_tcp = self.results(CallOutcome(0.1, "relay"), "EIM/APDF", NO_UDP)
+        self.assertEqual(len(over_tcp.failures()), 1)
+        self.assertEqual(replace(over_tcp, link=BAD).failures(), [])
 
     def test_no_link(self) -> None:
         """A call that failed, and one whose link has ended."""
