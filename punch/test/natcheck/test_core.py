@@ -339,7 +339,7 @@ class WordTests(SynchronousTestCase):
         """The usual network."""
         report = NetcheckReport(PUNCH, HOME, FamilyReport(), control_latency=0.02, transports=ALL_WAYS)
         said = self.said(report)
-        self.assertIn("Over IPv4: direct links to most peers; a relay is needed with those whose NAT", said)
+        self.assertIn("Over IPv4: direct links to most peers; with those whose NAT", said)
         self.assertIn("A relay can be reached over UDP, TCP and TLS.", said)
         self.assertIn("does not hairpin", said)
         written = text(report)
@@ -417,7 +417,7 @@ class WordTests(SynchronousTestCase):
         for mappings in ({ADM}, {APDM}, {ADM, APDM}):
             family = replace(HOME, mapping=frozenset(mappings), filtering=ANY_FILTERING)
             report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
-            self.assertIn("Over IPv4: direct links to few peers", self.said(report))
+            self.assertIn("Over IPv4: direct links to few peers at once", self.said(report))
             self.assertEqual(report.direct, Direct.SOME)
 
     def test_open(self) -> None:
@@ -437,7 +437,7 @@ class WordTests(SynchronousTestCase):
         nothing = FamilyReport(local_addresses=("10.0.0.2",))
         ways: dict[Transport, bool | None] = {**ALL_WAYS, Transport.UDP: False, Transport.TURN_UDP: False}
         said = self.said(NetcheckReport(PUNCH, nothing, transports=ways))
-        self.assertIn("every link to another network needs a relay", said)
+        self.assertIn("links to other networks are on a relay, until they get a direct path over TCP", said)
         self.assertIn("A relay can be reached over TCP and TLS.", said)
         none: dict[Transport, bool | None] = dict.fromkeys(Transport, False)
         self.assertIn("can't be reached", self.said(NetcheckReport(PUNCH, nothing, transports=none)))
@@ -464,7 +464,7 @@ class WordTests(SynchronousTestCase):
         self.assertEqual((report.udp, report.direct, report.certain), (None, Direct.UNKNOWN, False))
         said = self.said(report)
         self.assertIn("Nothing answers over UDP either", said)
-        self.assertNotIn("needs a relay", said)
+        self.assertNotIn("on a relay", said)
         self.assertIn("IPv4          unknown, nothing answers 10.0.0.2\n", text(report))
         self.assertIsNone(report.to_json()["ipv4"]["filtering"])
 

@@ -41,10 +41,11 @@ _TRANSPORTS = {
 }
 _DIRECT = {
     Direct.ALL: "direct links to all peers whose network lets UDP through.",
-    Direct.MOST: "direct links to most peers; a relay is needed with those whose NAT has another port for "
-    "each destination, at random, or whose network lets no UDP through.",
-    Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
-    "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
+    Direct.MOST: "direct links to most peers; with those whose NAT has another port for each destination, at "
+    "random, a link is on a relay until a port is found, which takes some seconds.",
+    Direct.SOME: "direct links to few peers at once, as the NAT has another port for each destination: to "
+    "those that anybody reaches, or whose NAT lets in what comes from another port. With all others a link "
+    "is on a relay, until a port is found if their NAT has the same one for all destinations.",
 }
 _METHODS = {MappingProtocol.PCP: "PCP", MappingProtocol.NAT_PMP: "NAT-PMP", MappingProtocol.UPNP: "UPnP"}
 _WIDTH = 14
@@ -70,7 +71,8 @@ def conclusions(report: NetcheckReport) -> list[str]:
         found.append(_nothing_of_udp(report))
     elif not report.udp:
         found.append(
-            "No UDP gets through to the rendezvous and back: every link to another network needs a relay."
+            "No UDP gets through to the rendezvous and back: links to other networks are on a relay, until "
+            "they get a direct path over TCP where both networks let that through."
         )
     found += _direct(report)
     if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
