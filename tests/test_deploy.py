@@ -122,6 +122,8 @@ def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
     configuration = tmp_path / "turnserver.conf"
     configuration.write_text(text + "static-auth-secret=secret\nrealm=turn.example.org\n")
     assert "listening-port=3480" in text
+    # It would wait for ever for 3481, which the second rendezvous of compose.yaml has
+    assert "\nno-rfc5780\n" in text
     with (tmp_path / "log").open("w+") as log:
         server = subprocess.Popen(
             [
