@@ -198,6 +198,25 @@ def test_behind_a_balancer(running: Programs, tmp_path: Path) -> None:
         client.close()
 
 
+def test_a_header_that_waits_to_be_accepted(running: Programs) -> None:
+    """A busy process finds the PROXY header when it accepts: that is no connection that begins wrongly."""
+    service = running.rendezvous(
+        *("--control", "haproxy:tcp:0", "--reflector-port", "0", "--host", "127.0.0.1")
+    )
+    port = listening(service).port
+    service.kill(signal.SIGSTOP)
+    try:
+        early = socket.create_connection(("127.0.0.1", port))
+        early.sendall(b"PROXY TCP4 203.0.113.1 127.0.0.1 4000 7001\r\n")
+    finally:
+        service.kill(signal.SIGCONT)
+    with early:
+        early.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            # Closed, this would be b"", or an error of another kind
+            early.recv(1)
+
+
 def test_key_is_kept(running: Programs, tmp_path: Path) -> None:
     first = running.rendezvous(*FREE)
     pin = listening(first).pin
