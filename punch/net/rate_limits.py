@@ -465,13 +465,6 @@ class SourceBuckets:
                 buckets.allow(key, now, cost)
         return not lacking
 
-    def has(self, source: Source, now: float, cost: float = 1.0, *, about: Hashable = None) -> bool:
-        """Whether `allow` would take so many tokens. Nothing is taken."""
-        return all(
-            self._buckets[width(prefix)].has((prefix, about), now, cost + self._elsewhere.get(prefix, 0.0))
-            for prefix in source
-        )
-
     def give_back(self, source: Source, cost: float = 1.0, *, about: Hashable = None) -> None:
         """Put back what `allow` has taken."""
         for prefix in source:

@@ -284,7 +284,10 @@ class IceTransport:
     def relay_limited(self, local: Address, limit: RelayLimit) -> None:
         """A relay drops datagrams because of a limit: of the path, if this relayed address is part of it."""
         if self.route is not None and self.route[0] == local:
-            self._slowed(limit, self._slowed_here.learn(limit, local, self._context.monotonic()))
+            now = self._context.monotonic()
+            begins = self._slowed_here.learn(limit, local, now)
+            if self._slowed_here.tells(now) or begins:
+                self._slowed(limit, begins)
 
     def peer_limited(self, limit: RelayLimit, now: float) -> bool:
         """

@@ -26,6 +26,8 @@ BURST = 0.05
 """Seconds within which everything that is sent counts as one burst."""
 SLOWED = 30.0
 """Seconds for which a path counts as slowed down after its relay has said so: three times its longest gap."""
+TOLD_GAP = 2.0
+"""The least seconds between two frames that tell the other side so."""
 HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
 
@@ -123,6 +125,7 @@ class SlowedPath:
         self._limit: RelayLimit | None = None
         self._end: Address | None = None
         self._until = 0.0
+        self._told_at = float("-inf")
 
     def learn(self, limit: RelayLimit, end: Address, now: float) -> bool:
         """
@@ -137,6 +140,13 @@ class SlowedPath:
     def limit(self, end: Address, now: float) -> RelayLimit | None:
         """The limit that was exceeded in the last `SLOWED` seconds on a path with this address at its end."""
         return self._limit if end == self._end and now < self._until else None
+
+    def tells(self, now: float) -> bool:
+        """Whether the other side is told now, which it is once in `TOLD_GAP` whatever the relay says."""
+        if now < self._told_at + TOLD_GAP:
+            return False
+        self._told_at = now
+        return True
 
 
 class DebouncedPath:

@@ -10,8 +10,8 @@ Acquainted peers have places of their own, and all places are shared between the
 
 - for all introductions together;
 - at each called peer for calls that ring. When other sources have all of them, and none has more than one,
-  the call that has rung longest, for `_RUNG` seconds at least, makes room for a network that has no call
-  there and has not called for a while. Otherwise a few more calls are passed on: the called peer accepts
+  one whose network has taken more of the called peer's time makes room (`RingingTurns`). Otherwise a few
+  more calls are passed on: the called peer accepts
   those from peers that it knows, and reports busy for the others at once. A call that it lets ring
   nevertheless gets the next free place;
 - at each called peer for calls that it has answered and that are not over: a peer that accepts every call has
@@ -29,6 +29,7 @@ from typing import Generic, TypeVar
 
 from punch.identity import PeerID
 from punch.net.rate_limits import (
+    NETWORK_GROWTH,
     SITE_GROWTH,
     Counters,
     NoRoom,
@@ -41,6 +42,7 @@ from punch.net.rate_limits import (
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.introduction import IntroductionKey
+from punch.rendezvous.ringing_turns import RingingTurns
 from punch.wire.control import ErrorCode
 
 K = TypeVar("K", bound=Hashable)
@@ -97,11 +99,9 @@ RESERVE = 8
 """One place in this many is reserved for peers that were here before."""
 _UNDECIDED = 4
 """The number of calls that are passed on for the called peer to decide, in units of `calls_per_callee`."""
-_RUNG = 5.0
-"""Seconds after which a stranger's call may end for one of another network."""
 _FIRST_PERIOD = 60.0
 """Seconds after which a call of a source to a peer counts as the first one again."""
-_FIRST_GROWTH = (1, SITE_GROWTH, 64)
+_FIRST_GROWTH = (1, SITE_GROWTH, NETWORK_GROWTH)
 """The number of first calls of an address, a /56, and a /24 or /48 in that time."""
 
 _Table = SourceTable[IntroductionKey]
@@ -126,8 +126,6 @@ class _CalleePlaces:
         self.undecided: _Table = SourceTable(_UNDECIDED * places, Shares.growing(_UNDECIDED * share))
         self._passed_on: dict[IntroductionKey, Source] = {}
         """The calls in `undecided`, the oldest first."""
-        self._rings_since: dict[IntroductionKey, float] = {}
-        """When the calls in `strangers` began to ring, the oldest first."""
         self._answered: _Table = SourceTable(
             limits.answered_per_callee, Shares.growing(limits.answered_per_source)
         )
@@ -157,32 +155,19 @@ class _CalleePlaces:
         self._answered.enter(source, key)
         self._order[key] = source
 
-    def ring(self, table: _Table, source: Source, key: IntroductionKey, now: float) -> None:
+    def ring(self, table: _Table, source: Source, key: IntroductionKey) -> None:
         """Enter a ringing call into the table that was chosen for it."""
         table.enter(source, key)
         if table is self.undecided:
             self._passed_on[key] = source
-        elif table is self.strangers:
-            self._rings_since[key] = now
-
-    def rung(self, source: Source, now: float) -> IntroductionKey | None:
-        """
-        The stranger's call that has rung longest, if it has rung for a while and the network of `source` has
-        none; else None.
-        """
-        if self.strangers.count(source[:1]):
-            return None
-        key, since = next(iter(self._rings_since.items()), (None, now))
-        return key if now >= since + _RUNG else None
 
     def stop_ringing(self, key: IntroductionKey) -> None:
         """A call is answered or over."""
         for table in self.ringing:
             table.leave(key)
         self._passed_on.pop(key, None)
-        self._rings_since.pop(key, None)
 
-    def fill(self, now: float) -> None:
+    def fill(self) -> None:
         """Give free places to calls that were passed on and still ring."""
         for waiting, source in list(self._passed_on.items()):
             with suppress(NoRoom):
@@ -190,7 +175,6 @@ class _CalleePlaces:
                     self.undecided.leave(waiting)
                     del self._passed_on[waiting]
                     self.strangers.enter(source, waiting)
-                    self._rings_since[waiting] = now
 
     def leave(self, key: IntroductionKey) -> None:
         """An answered call is over."""
@@ -226,6 +210,7 @@ class IntroductionAdmission:
         self._callees: dict[PeerID, _CalleePlaces] = {}
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
+        self._turns = RingingTurns(remembered)
         self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
         self.absent_calls = SourceBuckets(limits.absent_rate, limits.absent_burst, remembered)
         self._first = SourceBuckets(1 / _FIRST_PERIOD, 1, remembered, growth=_FIRST_GROWTH)
@@ -256,8 +241,7 @@ class IntroductionAdmission:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         places = self._callees.get(callee) or _CalleePlaces(self._limits)
-        first = self._first.has(source, now, about=(callee, acquainted))
-        at_callee, second_ended = self._ring(places, source, acquainted, first, now)
+        at_callee, second_ended = self._ring(places, callee, source, acquainted, now)
         if not self._allow(callee, source, acquainted, now):
             raise IntroductionRefusal(
                 ErrorCode.BUSY, "This peer was called too often just now; try again later."
@@ -269,7 +253,11 @@ class IntroductionAdmission:
         self._entries[key] = _Admitted(caller, callee, source)
         self._callers.enter(caller)
         in_all.enter(source, key)
-        places.ring(at_callee, source, key, now)
+        places.ring(at_callee, source, key)
+        if at_callee is places.strangers and not acquainted:
+            self._turns.begin(callee, source, key, now)
+        elif at_callee is places.undecided and not acquainted:
+            self._turns.passed_on(callee, source, now)
 
     def check_absent(self, source: Source, now: float) -> None:
         """
@@ -334,24 +322,24 @@ class IntroductionAdmission:
         entry.ringing = False
         self._callers.leave(entry.caller)
         self._callees[entry.callee].stop_ringing(key)
+        self._turns.end(entry.callee, key)
 
     def _ring(
-        self, places: _CalleePlaces, source: Source, acquainted: bool, first: bool, now: float
+        self, places: _CalleePlaces, callee: PeerID, source: Source, acquainted: bool, now: float
     ) -> tuple[_Table, IntroductionKey | None]:
         """
         A table with a place at the called peer, and the call that has to end for it.
 
-        :param first: the source has not called this peer for a while.
         :raise IntroductionRefusal: there is no place.
         """
-        places.fill(now)
+        places.fill()
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
             return room_in(tables, source)
         except NoRoom as problem:
             full = problem
-        if first and full.shared and (rung := places.rung(source, now)) is not None:
-            return places.strangers, rung
+        if full.shared and (over := self._turns.over(callee, source, now)) is not None:
+            return places.strangers, over
         if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
                 return room_in([places.undecided], source)

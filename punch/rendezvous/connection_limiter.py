@@ -391,9 +391,11 @@ class ConnectionLimiter:
         if not len(table):
             evicted = self._places[0].room(source)
         else:
-            # As in a table that is full: the oldest of the source that has most.
+            # As in a table that is full: the oldest of the source that has most, also if that is a network
+            # with one at each address.
             largest = self._open[table.newest(())]
-            evicted = table.oldest(largest) if table.count(largest) > 1 else next(iter(self._waiting))
+            many = table.count(largest[:1]) > 1
+            evicted = table.oldest(largest) if many else next(iter(self._waiting))
         if evicted is not None:
             self.closed(evicted)
         return evicted

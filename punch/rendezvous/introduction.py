@@ -23,7 +23,7 @@ from punch.wire.sealed import Envelope
 
 Deliver = Callable[[PeerID, Reply], None]
 
-DISPLACED = "Your network has more calls waiting than others, who call now; try again later."
+DISPLACED = "Your call has ended to make room for calls of others; try again later."
 
 IntroductionKey = tuple[str, PeerID, PeerID]
 """The call ID and both peers, the smaller first, so that either peer finds the introduction."""

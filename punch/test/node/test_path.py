@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.status import Path
-from punch.node.path import HOLD, SLOWED, DebouncedPath, SlowedPath
+from punch.node.path import HOLD, SLOWED, TOLD_GAP, DebouncedPath, SlowedPath
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
 
@@ -89,3 +89,9 @@ class SlowedPathTests(SynchronousTestCase):
         self.assertIsNone(path.limit(there, 5.0))
         self.assertTrue(path.learn(RelayLimit.PEER, there, 6.0))
         self.assertEqual(path.limit(there, 7.0), RelayLimit.PEER)
+
+    def test_the_other_side_is_told_now_and_then(self) -> None:
+        """However often a relay says so."""
+        path = SlowedPath()
+        told = [now for now in range(100) if path.tells(now / 10)]
+        self.assertEqual(told, list(range(0, 100, int(TOLD_GAP * 10))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from punch.identity import PeerID
+from punch.rendezvous.ringing_turns import TURN
 from punch.test.rendezvous.test_registry_fairness import SIXTY, SIXTY_APART, Asking, FairnessCase, peer
 from punch.wire.control import (
     Cancel,
@@ -94,20 +95,46 @@ class CalleeTests(FairnessCase):
 
     def test_strangers_of_many_networks_take_turns(self) -> None:
         """
-        Sixty networks call again and again: each stranger's call of another network rings, for five seconds
-        at least. Who has called a moment ago does not end the calls of others.
+        Sixty networks call again and again, and so keep all places. Once their calls have rung for a turn,
+        each stranger's call of another network rings, and does so for a turn at least.
         """
-        hosts = [f"10.{number}.0.1" for number in range(60)]
-        for turn in range(4):
-            for _ in range(3):
-                self.flood(hosts)
-                self.wait(2.0)
-            self.assert_rings(peer("stranger", turn), f"198.51.{turn}.1")
-            heard, ended = len(self.asking.heard), len(self.ends(self.bob))
-            for _ in range(4):
-                self.flood(hosts)
+        for _ in range(30):
+            self.flood(SIXTY_APART)
+            self.wait(1.0)
+        for turn in range(6):
+            stranger = peer("stranger", turn)
+            self.assert_rings(stranger, f"198.51.{turn}.1")
+            for _ in range(int(TURN)):
+                self.flood(SIXTY_APART)
                 self.wait(1.0)
-            self.assertEqual((len(self.asking.heard), len(self.ends(self.bob))), (heard, ended))
+                self.assertEqual(self.ends(stranger), {})
+
+    def test_networks_that_call_again_and_again(self) -> None:
+        """
+        Eight networks with a new caller every few seconds, who gives up, so that no call has rung for long:
+        a stranger's call rings, and none of theirs ends it, however long it rings.
+        """
+        networks = [[f"10.{network}.0.{number}" for number in range(1, 200)] for network in range(8)]
+        going: list[tuple[PeerID, str]] = []
+        for turn in range(6):
+            for caller, call in going:
+                self.ask(caller, Cancel(call, self.bob))
+            going.clear()
+            for hosts in networks:
+                caller = peer("again", hosts[turn])
+                self.join(caller, hosts[turn])
+                call = self.call(caller, self.bob)
+                if call is not None:
+                    going.append((caller, call))
+            self.wait(4.0)
+        stranger = peer("stranger")
+        self.assert_rings(stranger, "198.51.100.1")
+        for turn in range(6, 50):
+            caller = peer("again", turn)
+            self.join(caller, networks[turn % 8][turn])
+            self.call(caller, self.bob)
+            self.wait(1.0)
+            self.assertEqual(self.ends(stranger), {})
 
     def test_calls_that_were_passed_on(self) -> None:
         """Calls that were passed on and still ring get places as soon as there are some."""

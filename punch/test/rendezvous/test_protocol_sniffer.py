@@ -122,6 +122,9 @@ class ConnectionLimiterTests(SynchronousTestCase):
         flood = [self.admit("203.0.113.1") for _ in range(3)] + [self.admit("203.0.113.2") for _ in range(2)]
         self.assertEqual(len(self.limiter), 20)
         self.assertEqual([self.evicted_for(f"203.0.113.{index}") for index in (3, 4)], flood[:2])
+        # Also if it has one connection at each address
+        for index in range(5, 12):
+            self.evicted_for(f"203.0.113.{index}")
         self.assertTrue(self.limiter.is_waiting(honest))
 
     def test_places_of_peers_that_were_registered_before(self) -> None:
