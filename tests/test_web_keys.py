@@ -168,6 +168,40 @@ def test_a_character_that_alt_makes(linked: LinkedPages, name: str) -> None:
     assert visitor.complaints == []
 
 
+@pytest.mark.parametrize("name", EITHER)
+def test_a_key_for_a_call_that_has_just_ended(linked: LinkedPages, name: str) -> None:
+    """It does not answer the call that takes its place: that is somebody else's."""
+    visitor = chat(linked, name)
+    page = visitor.page
+    first, second = callers = [
+        linked.running.peer(who, "--rendezvous", linked.address, state=f"state-{who}-{name}")
+        for who in ("emma", "finn")
+    ]
+    cards = page.get_by_role("region", name="Incoming calls").locator(".call")
+    for number, caller in enumerate(callers, 1):
+        caller.wait("registered")
+        caller.command("call", peer=linked.alice.id)
+        expect(cards).to_have_count(number)
+    # The key comes in the moment in which the first card has gone.
+    page.evaluate(
+        """() => new MutationObserver((changes, observer) => {
+            observer.disconnect();
+            document.getElementById("main").dispatchEvent(
+                new KeyboardEvent("keydown", {key: "y", code: "KeyY", altKey: true, bubbles: true}));
+        }).observe(document.getElementById("calls"), {childList: true})"""
+    )
+    first.command("hangup", peer=linked.alice.id)
+    expect(cards).to_have_count(1)
+    assert not any(event["event"] in ("introduced", "connected") for event in second.settle())
+    page.wait_for_timeout(1100)
+    expect(cards).to_have_count(1)
+    assert not press(page, "#main", "n", code="KeyN", altKey=True)
+    assert second.wait("failed")["reason"] == "refused"
+    for caller in callers:
+        linked.running.end(caller)
+    assert visitor.complaints == []
+
+
 def drafts(page: Page) -> list[str]:
     """What the browser keeps of what is not said."""
     found: list[str] = page.evaluate(

@@ -25,6 +25,8 @@ class App {
     this.banner = document.getElementById("banner");
     this.calls = document.getElementById("calls");
     this.cards = new Map();
+    // When the first card went away by itself and another one took its place.
+    this.replacedAt = -Infinity;
     this.online = false;
     this.route = { page: "", peer: null, at: null };
     this.connection = new Connection(
@@ -256,6 +258,7 @@ class App {
     // Calls have the ID of a peer as their key, offers of files the number of a transfer.
     const { questions, offers } = this.store;
     const wanted = new Set([...questions, ...offers.map((offer) => offer.transfer)]);
+    const [first] = this.cards.values();
     for (const [key, card] of this.cards) {
       if (!wanted.has(key)) {
         const had = card.contains(document.activeElement);
@@ -266,6 +269,8 @@ class App {
     for (const peer of questions) if (!this.cards.has(peer)) this.cards.set(peer, this.card(peer));
     for (const offer of offers) if (!this.cards.has(offer.transfer)) this.cards.set(offer.transfer, offerCard(this, offer));
     arrange(this.calls, [...this.cards.values()]);
+    const [now] = this.cards.values();
+    if (first && now && now !== first && !first.answered) this.replacedAt = performance.now();
   }
 
   card(peer) {
@@ -330,6 +335,14 @@ class App {
 
   // The keyboard
 
+  answerFirst(answer) {
+    // A key that was meant for the card before, which ended just now, must not answer this one.
+    if (performance.now() < this.replacedAt + 1000) return;
+    const [card] = this.cards.values();
+    card.answered = true;
+    card.answer(answer);
+  }
+
   key(event) {
     if (document.querySelector("dialog[open]") || !this.store.me) return;
     const done = () => event.preventDefault();
@@ -343,10 +356,10 @@ class App {
       this.shortcuts();
     } else if (this.cards.size && isAltLetter(event, "y")) {
       done();
-      [...this.cards.values()][0].answer("accept");
+      this.answerFirst("accept");
     } else if (this.cards.size && isAltLetter(event, "n")) {
       done();
-      [...this.cards.values()][0].answer("reject");
+      this.answerFirst("reject");
     } else if (isAltArrow(event, "ArrowDown")) {
       done();
       this.step(1);
