@@ -123,9 +123,9 @@ class CalleeTests(FairnessCase):
             for hosts in networks:
                 caller = peer("again", hosts[turn])
                 self.join(caller, hosts[turn])
-                call = self.call(caller, self.bob)
-                if call is not None:
-                    going.append((caller, call))
+                rings = self.call(caller, self.bob)
+                if rings is not None:
+                    going.append((caller, rings))
             self.wait(4.0)
         stranger = peer("stranger")
         self.assert_rings(stranger, "198.51.100.1")
