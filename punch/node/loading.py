@@ -21,12 +21,17 @@ def load_at_first_call(node: INode) -> None:
     Have a thread load these modules when the first call of a node begins: the answer takes as long at least.
     """
 
+    begun = False
+
     def note(event: Event) -> None:
-        if isinstance(event, (Calling, IncomingCall)):
-            end()
+        nonlocal begun
+        if not begun and isinstance(event, (Calling, IncomingCall)):
+            # This listener stays: when one leaves, calls that nobody can answer are refused, and the first
+            # call is being decided just now.
+            begun = True
             Thread(target=_load, name="load", daemon=True).start()
 
-    end = node.subscribe(note)
+    node.subscribe(note)
 
 
 def _load() -> None:
