@@ -37,6 +37,7 @@ from tests.netns import Namespaces, entered
 from tests.processes import Programs, cpu_seconds, programs
 from tests.test_rendezvous_process import ControlConnection, listening
 
+ROOT = Path(__file__).parent.parent
 PEERS = 20
 TIMEOUT = 20.0
 """Seconds; how long things take on a machine that does nothing else is printed."""
@@ -85,6 +86,8 @@ REFLECTOR = 3478
 SECRET = "known to the flooder"
 FILLED = 4.0
 """Seconds that the flooder needs to fill the tables."""
+PAUSE = 0.5
+"""Seconds between two honest peers."""
 MOST = 5.0
 """Seconds that anything takes at most, on a machine that others use as well."""
 
@@ -180,12 +183,16 @@ def attack_process(running: Programs, directory: Path) -> None:
     addresses = [RendezvousAddress(each, pinned.port, pinned.pin) for each in HOSTS]
     bob = RegisteredPeer(addresses[0], directory, "10.200.0.1")
     arguments = (*HOSTS, str(pinned.port), str(REFLECTOR), SECRET, str(bob.identity.peer_id))
-    flooder = running.start([sys.executable, "-m", "tests.rendezvous_flooder", *arguments])
+    flooder = running.start(
+        [sys.executable, "-m", "tests.rendezvous_flooder", *arguments], env={"PYTHONPATH": str(ROOT)}
+    )
     flooder.wait("began")
     time.sleep(FILLED)
     times: dict[str, list[float]] = {"registers": [], "calls": [], "is called": [], "restarts": []}
     cpu, since = cpu_seconds(service.process.pid), time.monotonic()
     for number in range(PEERS):
+        # They come over several seconds, so that each meets another moment of the attack
+        time.sleep(PAUSE)
         source = f"2001:db8:f{number:03x}::1" if number % 2 else f"10.{201 + number}.0.1"
         marks = [time.monotonic()]
         alice = RegisteredPeer(addresses[number % 2], directory, source)
