@@ -78,7 +78,8 @@ class Call:
 
     :ivar signaling: its signaling.
     :ivar transport: its ICE transport; None while an incoming call rings.
-    :ivar restarts: finds new paths for the link; None until it is proved.
+    :ivar restarts: finds new paths for the link; None until it is proved. It begins nothing until there was
+        a path: a link that is proved before fails like one that is not.
     :ivar punching: finds a direct path while there is a relayed one; None until the link is proved.
     :ivar tcp_punching: the same over TCP.
     :ivar link: the link; None until the introduction.
@@ -219,9 +220,9 @@ class Call:
         return self._asker is not None
 
     def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
-        """End the link, or the call if its link is not proved yet."""
+        """End the link, or the call if its link is not proved or has no path yet."""
         self._asker = None
-        if self.link is not None and self.link.proved:
+        if self.link is not None and self.link.proved and self.pair is not None:
             self.link.close(code, reason)
             return
         rings = self.state is CallState.RINGING
@@ -238,8 +239,8 @@ class Call:
         if self.transport is None or self._over:
             return
         now = self._context.monotonic()
-        if self.transport.bases_changed(bases, now) and self.restarts is not None:
-            self.restarts.network_changed(now)
+        if self.transport.bases_changed(bases, now) and self._may_restart is not None:
+            self._may_restart.network_changed(now)
         if self.tcp_punching is not None:
             self.tcp_punching.network_changed()
         self.changed()
@@ -263,17 +264,18 @@ class Call:
 
     def network_back(self) -> None:
         """The network, or the rendezvous, was away and is back."""
-        if self.restarts is not None and not self._over:
-            self.restarts.network_back(self._context.monotonic())
+        if self._may_restart is not None and not self._over:
+            self._may_restart.network_back(self._context.monotonic())
             self.changed()
 
     def woke(self) -> None:
         """The machine has slept: check the path, and look for another one at the same time."""
-        if self.transport is None or self.restarts is None or self.link is None or self._over:
+        restarts = self._may_restart
+        if self.transport is None or restarts is None or self.link is None or self._over:
             return
         now = self._context.monotonic()
         self.transport.probe(now)
-        self.restarts.restart(now)
+        restarts.restart(now)
         self.link.path_changed()
         self.changed()
 
@@ -296,6 +298,11 @@ class Call:
         self._driver.run()
 
     # Inside
+
+    @property
+    def _may_restart(self) -> IceRestarts | None:
+        """What finds new paths for a link that had one; None: it is not proved, or had none yet."""
+        return None if self.pair is None else self.restarts
 
     @property
     def _path(self) -> Path | None:
@@ -447,8 +454,8 @@ class Call:
         moved = self.transport.use_pair(pair, now)
         if previous is None:
             link.start(self.transport.early_wait(pair, now))
-            self._announce()
-            return
+            if restarts is None:
+                return
         back = self.state is CallState.DISCONNECTED
         if restarts is not None:
             restarts.path_found(now)
@@ -458,13 +465,14 @@ class Call:
             self.tcp_punching.path_changed(now)
         if moved or back:
             link.path_changed()
+        self._announce()
         path = self._path
         if path is not None and self.state is CallState.CONNECTED:
             self._debounced_path.changed(path, now)
 
     def _transport_failed(self, failure: CheckingFailure | None, now: float) -> None:
-        if self.restarts is not None:
-            self.restarts.generation_failed(now)
+        if self._may_restart is not None:
+            self._may_restart.generation_failed(now)
         else:
             self.signaling.fail(self._context.network.no_path(failure))
 
@@ -536,6 +544,7 @@ class Call:
     def _announce(self) -> None:
         path, link = self._path, self.link
         if self.restarts is not None and path is not None and link is not None and self._status is None:
+            self.signaling.path_found()
             self._status = LinkStatus(
                 path,
                 self._context.wall(),

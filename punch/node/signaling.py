@@ -57,7 +57,7 @@ from punch.wire.sealed import (
 )
 
 INTRODUCED_TIME = 60.0
-"""Seconds from the introduction within which the link must be proved."""
+"""Seconds from the introduction within which the link must be proved and have a path."""
 MAX_TRICKLES = 64
 """Trickled messages accepted from the other side in one call."""
 MAX_GAP = 8
@@ -74,7 +74,7 @@ class SignalingState(Enum):
     INTRODUCED = "introduced"
     """Both sides have each other's description; the link is not proved yet."""
     LINKED = "linked"
-    """The link is proved. The rendezvous can no longer end the call."""
+    """The link is proved. The rendezvous can no longer end the call, which still fails without a path."""
     OVER = "over"
     """Nothing is sent or received any more."""
 
@@ -314,10 +314,13 @@ class Signaling:
         self._introduce(self.offer, envelope.digest(), None, now)
 
     def reject(self, code: ErrorCode, cause: Cause) -> None:
-        """Reject a ringing call (`code` tells the other side why), or cancel one that is not linked yet."""
+        """
+        Reject a ringing call (`code` tells the other side why), or cancel one that has no link with a path
+        yet.
+        """
         if self.state is SignalingState.RINGING:
             self._outbox.append(Reject(self.call_id, self.peer, code))
-        elif self.state in (SignalingState.CALLING, SignalingState.INTRODUCED):
+        elif self.state is SignalingState.CALLING or self._may_fail:
             self._cancel()
         else:
             return
@@ -332,11 +335,11 @@ class Signaling:
 
     def fail(self, cause: Cause) -> None:
         """
-        End an introduced call from which no link came.
+        End an introduced call from which no link came, or one without a path.
 
         The other side is not told: it finds out with its own reason, and would take a message for a hang-up.
         """
-        if self.state is SignalingState.INTRODUCED:
+        if self._may_fail:
             self._end(cause)
 
     @property
@@ -356,11 +359,19 @@ class Signaling:
             self._release_when_complete()
 
     def link_proved(self) -> None:
-        """The link is proved; from now on the rendezvous cannot end the call."""
+        """
+        The link is proved; from now on the rendezvous cannot end the call.
+
+        A handshake that began early may prove it before there is a path: it fails if none is found in time.
+        """
         if self.state is SignalingState.INTRODUCED:
             self.state = SignalingState.LINKED
-            self._deadline = None
             self._release_when_complete()
+
+    def path_found(self) -> None:
+        """The proved link has a path: from now on the call cannot fail, but only the link end."""
+        if self.state is SignalingState.LINKED:
+            self._deadline = None
 
     def link_ended(self) -> None:
         """The proved link has ended, so the rendezvous may forget the introduction."""
@@ -456,16 +467,22 @@ class Signaling:
         return self._deadline
 
     def handle_timer(self, now: float) -> None:
-        """End the call if ringing, or the proof of the link, has taken too long."""
+        """End the call if ringing, the proof of the link, or finding a path for it, has taken too long."""
         if self._deadline is None or now < self._deadline:
             return
-        if self.state is SignalingState.INTRODUCED:
+        if self._may_fail:
             self._end(NoPathFound())
         else:
             rang = self.state is SignalingState.RINGING
             self.reject(ErrorCode.REFUSED, IntroductionEnded(ErrorCode.TIMEOUT, rang=rang))
 
     # Inside
+
+    @property
+    def _may_fail(self) -> bool:
+        """Whether there is no link with a path yet, between peers that know each other's description."""
+        without_path = self.state is SignalingState.LINKED and self._deadline is not None
+        return without_path or self.state is SignalingState.INTRODUCED
 
     def _take_first(self, body: Offer | AnswerBody) -> None:
         """Take the candidates in the other side's offer or answer."""
@@ -500,7 +517,8 @@ class Signaling:
 
     def _broken(self) -> None:
         """A message came that the other side did not send in this form."""
-        self.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
+        if self.state is not SignalingState.LINKED:
+            self.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
     def _cancel(self) -> None:
         self._released = True

@@ -148,16 +148,37 @@ class SignalingTests(SynchronousTestCase):
             self.assertEqual(call.messages_to_send(), [])
 
     def test_a_link_has_no_deadline(self) -> None:
-        """Once the link is proved, no message and no timer ends the call."""
+        """Once the link is proved, no message ends the call, and with a path no timer does."""
         wire = CallPair()
         wire.introduce()
         wire.caller.link_proved()
-        self.assertIsNone(wire.caller.get_timer())
         for code in ErrorCode:
             wire.caller.receive_end(code)
         wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(3))))
-        wire.caller.reject(ErrorCode.REFUSED, SimpleCause.DECLINED)
         self.assertEqual(events(wire.caller), [])
+        wire.caller.path_found()
+        self.assertIsNone(wire.caller.get_timer())
+        wire.caller.reject(ErrorCode.REFUSED, SimpleCause.DECLINED)
+        wire.caller.fail(SimpleCause.NO_LINK)
+        self.assertEqual(events(wire.caller), [])
+
+    def test_a_link_without_a_path(self) -> None:
+        """It ends after the same 60 s, or before if no pair is left or the user does not want to wait."""
+        for role in ("caller", "callee"):
+            for end in (
+                lambda call, now: call.handle_timer(now + INTRODUCED_TIME),
+                lambda call, now: call.fail(SimpleCause.NO_LINK),
+                lambda call, now: call.reject(ErrorCode.REFUSED, SimpleCause.GIVEN_UP),
+            ):
+                wire = CallPair()
+                wire.introduce()
+                call = getattr(wire, role)
+                call.link_proved()
+                call.handle_timer(wire.now + INTRODUCED_TIME - 0.1)
+                self.assertEqual(events(call), [])
+                end(call, wire.now)
+                self.assertIsInstance(events(call)[-1], CallEnded)
+                self.assertIsNone(call.get_timer())
         self.assertEqual(wire.caller.messages_to_send(), [])
 
     def test_end_by_the_rendezvous(self) -> None:

@@ -13,12 +13,24 @@ from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
 from punch.node.early_handshake import GRACE
+from punch.node.ice_restart import IMPROVE
 from punch.node.path import RelayPolicy
+from punch.node.signaling import INTRODUCED_TIME
 from punch.test.internet import NAT, Filtering, InternetTestCase, LinkSpec, Mapping, Ports, Seen
 from punch.test.internet.packet import Packet
 from punch.test.middleman import MiddlemanTestCase
-from punch.test.system import EPOCH, SERVICE, Connected, Peer, Rendezvous, introduce
+from punch.test.system import (
+    EPOCH,
+    SERVICE,
+    CallFailed,
+    Connected,
+    Disconnected,
+    Peer,
+    Rendezvous,
+    introduce,
+)
 from punch.wire.control import Accept, Answered, Incoming, Reply
+from punch.wire.stun import Attribute, MessageClass, parse
 
 D = 0.1
 """Seconds from peer to peer, and through the service."""
@@ -30,6 +42,14 @@ DAY = 86400.0
 def is_handshake(packet: Packet | Seen) -> bool:
     """Whether a packet is one of QUIC's handshake."""
     return packet.protocol == "udp" and bytes(packet.payload[:1]) >= b"\xc0"
+
+
+def answers(packet: Packet) -> bool:
+    """Whether a packet tells that a check has arrived: as its answer, or in a check of the other side."""
+    if packet.protocol != "udp" or packet.payload[:1] not in (b"\x00", b"\x01"):
+        return False
+    message = parse(packet.payload)
+    return message.message_class is MessageClass.SUCCESS or Attribute.RECEIVED_CHECK in message
 
 
 class EarlyTestCase(InternetTestCase):
@@ -258,6 +278,105 @@ class LossTests(EarlyTestCase):
             )
 
         self.compare(impair, GRACE)
+
+
+class NoPathTests(EarlyTestCase):
+    """The handshake is answered, which proves the link, and checks are not, so that there is no path."""
+
+    def prove(self, *unanswered: str) -> None:
+        """Alice calls. What would tell these homes that their checks have arrived is lost."""
+        self.net.drop = lambda packet: (
+            packet.source[0] in HOMES and packet.destination[0] in unanswered and answers(packet)
+        )
+        self.alice.call(self.bob.id)
+        self.net.advance(1.0)
+        self.assertTrue(self.early_packets())
+
+    def fails(self, *unanswered: str) -> None:
+        """Both calls end; if Alice has a path, she has a link meanwhile."""
+        self.relay = RelayPolicy.NEVER
+        self.meet()
+        self.start()
+        self.prove(*unanswered)
+        self.assertEqual(len(self.alice.of(Connected)), HOMES[0] not in unanswered)
+        self.net.advance(INTRODUCED_TIME)
+        self.assertEqual(len(self.bob.of(CallFailed)), 1)
+        self.net.advance(30.0)
+        for peer in (self.alice, self.bob):
+            linked = peer is self.alice and HOMES[0] not in unanswered
+            self.assertEqual((len(peer.of(CallFailed)), len(peer.of(Disconnected))), (not linked, linked))
+            self.assertEqual(peer.node.status.links, ())
+        self.stop()
+
+    def test_neither_has_a_path(self) -> None:
+        self.fails(*HOMES)
+
+    def test_the_caller_has_none(self) -> None:
+        self.fails(HOMES[0])
+
+    def test_the_callee_has_none(self) -> None:
+        self.fails(HOMES[1])
+
+    def gone(self, *, caller: bool) -> None:
+        """One side has answered the handshake, and can't be reached by the rendezvous either after that."""
+        self.relay = RelayPolicy.NEVER
+        self.meet()
+        left, gone = self.start()[:: -1 if caller else 1]
+        self.prove(HOMES[1] if caller else HOMES[0])
+        gone.host.kill()
+        self.net.advance(INTRODUCED_TIME)
+        self.assertEqual((len(left.of(CallFailed)), left.of(Connected)), (1, []))
+        left.stop()
+
+    def test_the_caller_is_gone(self) -> None:
+        self.gone(caller=True)
+
+    def test_the_callee_is_gone(self) -> None:
+        self.gone(caller=False)
+
+    def test_the_caller_gives_up(self) -> None:
+        """Both calls end at once, as those of a link that is not proved."""
+        self.relay = RelayPolicy.NEVER
+        self.meet()
+        self.start()
+        self.prove(*HOMES)
+        self.alice.node.hangup(self.bob.id)
+        self.net.advance(1.0)
+        for peer in (self.alice, self.bob):
+            self.assertEqual((len(peer.of(CallFailed)), peer.of(Connected)), (1, []))
+        self.stop()
+
+    def test_the_path_is_found_later(self) -> None:
+        """First on one side, whose messages through the rendezvous do not end the call of the other one."""
+        self.relay = RelayPolicy.NEVER
+        for home in HOMES:
+            self.meet()
+            self.start()
+            self.prove(home)
+            self.net.drop = None
+            for peer in (self.alice, self.bob):
+                peer.wait_for(Connected, 5.0)
+                self.net.advance(5.0)
+                self.assertEqual((peer.of(CallFailed), peer.of(Disconnected)), ([], []))
+            self.net.advance(INTRODUCED_TIME)
+            self.assertEqual([len(each.node.status.links) for each in (self.alice, self.bob)], [1, 1])
+            self.stop()
+
+    def test_the_relay_is_found_later(self) -> None:
+        """It is left as any other for a direct path, which a restart looks for after a while."""
+        self.meet()
+        self.start()
+        self.prove(*HOMES)
+        for peer in (self.alice, self.bob):
+            self.assertEqual(peer.wait_for(Connected, 10.0).path.kind, "relay")
+        self.net.drop = None
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        self.net.run_until(
+            lambda: all(link.status and link.status.path.kind != "relay" for link in links),
+            IMPROVE[0] + 5.0,
+            "a direct path",
+        )
+        self.stop()
 
 
 class HostileTests(EarlyTestCase):
