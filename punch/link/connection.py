@@ -71,6 +71,9 @@ class Connection:
     """
     A QUIC connection and its proof. It receives the library's events, and passes them to its stream
     multiplexer when it is proved.
+
+    :ivar over: whether it has ended.
+    :ivar heard: whether a datagram has come that was for it, as far as its header says.
     """
 
     def __init__(
@@ -79,10 +82,9 @@ class Connection:
         self.quic = quic
         self.connection_ids: set[bytes] = set()
         self.streams: StreamMultiplexer | None = None
-        self.over = False
+        self.over = self.heard = False
         self._limits = limits
-        self._began = self._heard = now
-        self._received = False
+        self._began = self._last_heard = now
         self._handshake_at = now
         self._terms = terms
         self._budget: int | None = limits.unproved_bytes
@@ -93,11 +95,6 @@ class Connection:
         self._last: list[bytes] = []
         # Events that came before the proof, as calls of the multiplexer's methods, in order
         self._held: list[Callable[[StreamMultiplexer], None]] = []
-
-    @property
-    def heard(self) -> bool:
-        """Whether a datagram has come that was for it, as far as its header says."""
-        return self._received
 
     @property
     def deadline(self) -> float:
@@ -112,14 +109,14 @@ class Connection:
         if self._handshake_done:
             end = self._handshake_at + 4 * (self._handshake_at - began)
         else:
-            end = self._heard + 2 * (self._heard - began)
-            end = max(end, self._heard + limits.unproved_seconds)
+            end = self._last_heard + 2 * (self._last_heard - began)
+            end = max(end, self._last_heard + limits.unproved_seconds)
         return min(max(end, began + limits.unproved_seconds), began + limits.slowest_seconds)
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """Process datagrams."""
         self._at(now)
-        self._heard, self._received = now, True
+        self._last_heard, self.heard = now, True
         if self._budget is not None and not self.over:
             self._budget -= sum(map(len, datagrams))
             if self._budget < 0:

@@ -154,13 +154,15 @@ class LinkCore:
         self._now = now
         try:
             connection = Connection(self._backend.client(now), self._terms, self.limits, self._callbacks, now)
-            datagrams = connection.datagrams_to_send(now)
         except QuicError:
             return []  # `start` tells, if it fails there too
+        # Before it may end, which does not end the link
+        self._early = connection
+        datagrams = connection.datagrams_to_send(now)
         if not 0 < len(datagrams) <= MAX_EARLY_DATAGRAMS:
             connection.quic.discard()
+            self._early = None
             return []
-        self._early = connection
         self._add(connection)
         return datagrams
 
@@ -492,11 +494,17 @@ class LinkCore:
         return self._streams
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
-        if connection is self._early and connection is not self._link:
+        if connection is not self._link:
+            if self.role is LinkRole.CALLEE or self._link is not None or self._deadline is None:
+                return
             if self._connect_at is not None:
                 self._connect_at = self._now
-        elif connection is self._link or self.role is LinkRole.CALLER:
-            self._finish(_CloseReason(code, clip_reason(reason), by_peer))
+            if self._connect_at is not None or any(map(self._may_be_proved, self._connections)):
+                return
+        self._finish(_CloseReason(code, clip_reason(reason), by_peer))
+
+    def _may_be_proved(self, connection: Connection) -> bool:
+        return not connection.over and not self._is_silent(connection)
 
     def _answered(self, connection: Connection) -> None:
         if connection is self._link:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from punch.link.core import MAX_EARLY_DATAGRAMS, LinkState
 from punch.link.events import CloseCode, LinkRole
 from punch.link.proof import LinkCertificate
+from punch.link.quic import QuicConnection, QuicError
 from punch.test.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe
 
 LATE = 0.5
@@ -103,6 +106,69 @@ class EarlyTests(LinkTestCase):
         self.assertTrue(self.pipe.run(1.0, self.proved))
         self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
         self.check_one_link()
+
+    def test_the_library_fails(self) -> None:
+        """If it makes no Initial early, the link begins as it would without."""
+        inner = self.backend
+        fails = True
+
+        class Unable:
+            """A connection that sends nothing."""
+
+            def __init__(self, connection: QuicConnection) -> None:
+                self._connection = connection
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._connection, name)
+
+            def datagrams_to_send(self, now: float) -> list[bytes]:
+                raise QuicError("no")
+
+        class Failing:
+            """A QUIC library that makes such connections for a while."""
+
+            name = inner.name
+            server = inner.server
+
+            def client(self, now: float) -> QuicConnection:
+                connection = inner.client(now)
+                return cast(QuicConnection, Unable(connection)) if fails else connection
+
+        self.caller = self.make_caller(backend=Failing())
+        self.pipe = Pipe(self.caller, self.callee)
+        self.assertEqual(self.caller.core.start_early(0.0), [])
+        self.caller.take()
+        self.assertEqual((self.caller.closed, self.caller.core.connection_count), (None, 0))
+        fails = False
+        self.start(wait=10.0)
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.check_one_link()
+
+    def test_another_one_fails(self) -> None:
+        """
+        The second connection ends, and the early one, which was answered, goes on: it becomes the link, or
+        ends it as well.
+        """
+        for lost in (False, True):
+            self.setUp()
+            self.callee.receive(self.early, 0.0)
+            answer = self.callee.send(0.0)
+            self.start()
+            second = self.caller.send(0.0)
+            self.pipe.now = DELAY
+            self.caller.receive([answer[0][:60] + b"garbled" + answer[0][67:]], DELAY)
+            other = self.make_callee(certificate=LinkCertificate.generate(self.random.randbytes))
+            other.receive(second, DELAY)
+            self.caller.receive(other.send(DELAY), DELAY)
+            self.assertIsNone(self.caller.closed)
+            if lost:
+                self.pipe.lose = lambda data, target: True
+                self.assertTrue(self.pipe.run(30.0, lambda: self.caller.closed is not None))
+            else:
+                self.caller.receive(answer, self.pipe.now)
+                self.assertTrue(self.pipe.run(1.0, self.proved))
+                self.pipe.run(1.0)
+                self.assertEqual((self.caller.closed, self.callee.closed), (None, None))
 
     def test_given_up(self) -> None:
         """The call ends before there is a path: nothing more is sent."""

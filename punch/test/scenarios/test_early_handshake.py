@@ -453,8 +453,8 @@ class HostileTests(EarlyTestCase):
         self.start()
         self.assert_nothing_early()
 
-    def test_a_victim_that_a_known_peer_names(self) -> None:
-        """The paths that are remembered are to another host than the one that is named now."""
+    def test_where_the_peer_is_not_now(self) -> None:
+        """Nothing goes to an address that is remembered, which may be somebody else's, but was not named."""
         self.meet()
         victim = self.net.host("victim", "203.0.113.66")
         for book in self.books:
