@@ -62,6 +62,8 @@ from punch.wire.stun_attributes import RelayLimit
 
 RELAYED = 10.0
 """Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
+LASTED = 3.0
+"""Seconds after which the path of a link is remembered, unless the link is over sooner."""
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
 
@@ -110,6 +112,7 @@ class Call:
         self._driver = Driver(context.clock, context.monotonic, self._step, self._timed)
         self._debounced_path = DebouncedPath(self._tell_path)
         self._prekey_timer = Timer(context.clock)
+        self._path_timer = Timer(context.clock)
 
     @classmethod
     def outgoing(cls, peer: PeerID, context: CallContext) -> Call:
@@ -553,22 +556,26 @@ class Call:
             )
             self._connected_at = self._context.monotonic()
             self._debounced_path.announced(path)
-            self._remember_path()
+            self._path_timer.start(LASTED, self._remember_path)
             self._tell(Connected(self.peer, self.name or "", path, link))
 
     def _tell_path(self) -> None:
         path = self._path
         if path is not None and self._status is not None:
             self._status = replace(self._status, path=path, disconnected=False)
-            self._remember_path()
+            if not self._path_timer.running:
+                # Not at once: the other side may change the path as often as it likes, and this is written
+                self._path_timer.start(LASTED, self._remember_path)
             self._tell(PathChanged(self.peer, path))
 
     def _remember_path(self, *, over: bool = False) -> None:
-        """Remember a direct path, and when the link is `over` a relayed one that has lasted."""
+        """Remember a direct path over UDP, and when the link is `over` a relayed one that has lasted."""
         pair, transport = self.pair, self.transport
         if pair is None or transport is None:
             return
         if pair.path != "relay":
+            if pair.local_base.protocol == "tcp":
+                return  # The next call begins over UDP, about which this tells nothing
             opened = self.punching is not None and pair.local_base in transport.generations.use.openings
             technique = self.punching.status.technique if opened and self.punching else Technique.ICE
             host = pair.remote_address.host
@@ -642,6 +649,7 @@ class Call:
         self._context.channel.remove(self.signaling)
         self._driver.stop()
         self._prekey_timer.cancel()
+        self._path_timer.cancel()
         if self.restarts is not None:
             self.restarts.close()
         if self.punching is not None:

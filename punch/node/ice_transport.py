@@ -144,8 +144,9 @@ class IceTransport:
         self._slowed = slowed
         self._slowed_here = SlowedPath()
         self._slowed_there = SlowedPath()
+        self._peer = peer
         self._budget = context.budgets.of(peer, context.monotonic())
-        self._early = EarlyHandshake(context.paths.hosts(peer), self._budget.early)
+        self._early = EarlyHandshake((), self._budget.early)
         self._unanswered_data = UnansweredData()
         self._left_blocked = False
         self._large = False
@@ -188,6 +189,9 @@ class IceTransport:
         """Set the credentials of the peer's newest agent, and its Ta in milliseconds."""
         agent = self.generations.newest
         agent.set_remote(IceCredentials(ufrag, password), pacing_ms / 1000, now)
+        if not self.generations.number:
+            # Not when the call began: it may have rung for a while, and this machine be elsewhere by now
+            self._early = EarlyHandshake(self._context.paths.hosts(self._peer), self._budget.early)
         for connection in self._connections:
             self._check_connection(agent, connection)
 

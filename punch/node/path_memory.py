@@ -80,7 +80,9 @@ class PathMemory:
         if before is None:
             return
         after = replace(before, kind=kind, technique=technique.value, day=self._day)
-        if after != before:
+        # Which of the direct kinds it was matters to nothing, and may change often
+        news = replace(after, kind=before.kind) if before.direct and after.direct else after
+        if news != before:
             self._learn(peer, after)
 
     def tried(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contacts import AddressBook
+from punch.ice.techniques import Technique
 from punch.identity import Identity, PeerID
 from punch.learned_paths import (
     MAX_PATHS,
@@ -25,9 +26,38 @@ from punch.learned_paths import (
     with_path,
     with_result,
 )
+from punch.node.path_memory import PathMemory
 
 PATH = LearnedPath("here", "203.0.113.1", "srflx", "ice", 20000)
 PEER: PeerID = Identity.generate(lambda size: b"\x11" * size).peer_id
+
+
+class MemoryTests(SynchronousTestCase):
+    """What a node makes of what happens."""
+
+    def test_what_is_written_again(self) -> None:
+        """Another direct kind of path is no news; a relay, another technique and another day are."""
+        book = AddressBook(None)
+        book.add(PEER, "bob")
+        day = 1
+        memory = PathMemory(book, lambda: "here", lambda: day * 86400.0)
+        kinds = []
+        for kind, technique in (
+            ("srflx", Technique.ICE),
+            ("prflx", Technique.ICE),
+            ("prflx", Technique.PREDICTION),
+            ("host", Technique.PREDICTION),
+            ("relay", Technique.RELAY),
+            ("host", Technique.ICE),
+        ):
+            memory.worked(PEER, "203.0.113.1", kind, technique)
+            (path,) = book.entry(PEER).paths
+            kinds.append(path.kind)
+            self.assertEqual(path.technique, technique.value)
+        self.assertEqual(kinds, ["srflx", "srflx", "prflx", "prflx", "relay", "host"])
+        day = 2
+        memory.worked(PEER, "203.0.113.1", "srflx", Technique.ICE)
+        self.assertEqual([(path.kind, path.day) for path in book.entry(PEER).paths], [("srflx", 2)])
 
 
 class PathTests(SynchronousTestCase):

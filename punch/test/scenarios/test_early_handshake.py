@@ -12,6 +12,7 @@ from punch.contacts import AddressBook
 from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
+from punch.node.call import LASTED
 from punch.node.early_handshake import GRACE
 from punch.node.ice_restart import IMPROVE
 from punch.node.path import RelayPolicy
@@ -25,6 +26,7 @@ from punch.test.system import (
     CallFailed,
     Connected,
     Disconnected,
+    IncomingCall,
     Peer,
     Rendezvous,
     introduce,
@@ -72,6 +74,7 @@ class EarlyTestCase(InternetTestCase):
         self.days = 0.0
         self.starts = 0
         self.relay = RelayPolicy.AUTO
+        self.accept = Accept.ANYONE
         self.seen: list[Seen] = []
         self.net.trace = self.seen.append
 
@@ -84,7 +87,7 @@ class EarlyTestCase(InternetTestCase):
                 host,
                 self.rendezvous.address,
                 known=book,
-                accept=Accept.ANYONE,
+                accept=self.accept,
                 pacing=0.02,
                 salt=str(self.starts),
                 relay=self.relay,
@@ -202,6 +205,22 @@ class TimeTests(EarlyTestCase):
         self.assertTrue(0 < sum(sizes["bob up"]) <= 3 * 2400, sizes)
         self.assertEqual({seen.destination[0] for seen in self.early_packets()}, set(HOMES))
         self.stop()
+
+    def test_when_a_path_is_remembered(self) -> None:
+        """When it has lasted, or at the end of a shorter link."""
+        for seconds, remembered in ((LASTED - 1.0, 0), (LASTED, 1)):
+            for book in self.books:
+                for peer in book:
+                    book.forget(peer)
+            alice, bob = self.start()
+            introduce(alice, bob)
+            introduce(bob, alice)
+            self.connect()
+            self.net.advance(seconds)
+            books = list(zip(self.books, (bob, alice), strict=True))
+            self.assertEqual([len(book.entry(peer.id).paths) for book, peer in books], [remembered] * 2)
+            self.stop()
+            self.assertEqual([len(book.entry(peer.id).paths) for book, peer in books], [1, 1])
 
     def test_another_network(self) -> None:
         """Where it is another network on either side, nothing is sent early until that is known, too."""
@@ -420,6 +439,23 @@ class HostileTests(EarlyTestCase):
         self.books[0].block(self.bob.id)
         self.connect()
         self.assertNotIn("alice up", {seen.link for seen in self.early_packets()})
+        self.stop()
+
+    def test_another_network_while_it_rings(self) -> None:
+        """What was learned in one network does not count in another, for a call that began in the first."""
+        self.meet()
+        self.books[1], self.accept = AddressBook(None), Accept.ASK
+        self.start()
+        self.alice.call(self.bob.id)
+        self.bob.wait_for(IncomingCall, 5.0)
+        guests = self.net.lan(
+            "guests", "192.168.9.0/24", nat=NAT(public="203.0.113.9"), link=LinkSpec(delay=D / 2)
+        )
+        self.alice.host.move(guests, "192.168.9.2")
+        self.net.advance(3.0)
+        self.bob.node.accept(self.alice.id)
+        self.net.run_until(lambda: self.alice.of(Connected), 30.0, "a link")
+        self.assertEqual(self.early_packets(), [])
         self.stop()
 
     def test_long_ago(self) -> None:

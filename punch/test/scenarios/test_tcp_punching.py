@@ -143,6 +143,11 @@ class DirectTests(TCPTestCase):
         self.wait(lambda: self.bob.messages, 1.0)
         for peer in self.peers:
             self.assertEqual(self.listening(peer), [])
+        # It tells nothing about UDP, by which the next call begins
+        paths = [
+            path for peer in self.peers for other in peer.known for path in peer.known.entry(other).paths
+        ]
+        self.assertEqual([path for path in paths if path.direct], [])
         self.stop()
 
     def test_home(self) -> None:
