@@ -42,8 +42,10 @@ from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
+from punch.wire.candidate import Candidate
 from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
-from punch.wire.punching import Begin, First, Nats, Opened, PunchingError, Targets
+from punch.wire.punching import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
+from punch.wire.sealed import MAX_TCP_CANDIDATES
 from tests.fuzz.target import Reader, chunk, target
 
 MOST_KEPT = 1 << 20
@@ -324,16 +326,24 @@ def _punching() -> Iterator[bytes]:
     yield Opened(1, "192.0.2.1", ((50_000, 50_001), ())).encode()
     yield Opened(1, "192.0.2.1", (), 1024).encode()
     yield Begin(3).encode()
+    yield TCPCandidates(4, ()).encode()
+    texts = (
+        "0h 1 tcp 2113934335 192.168.1.2 40000 typ host tcptype passive",
+        "0s 1 tcp 1677721600 2001:db8::1 50000 typ srflx raddr fd00::2 rport 40000 tcptype so",
+        "1 1 udp 1 192.0.2.1 9 typ host",
+    )
+    yield TCPCandidates(5, tuple(map(Candidate.parse, texts))).encode()
 
 
 @target(_punching, longest=2048)
 def punching_frames(data: bytes) -> None:
-    """NATS, TARGETS, OPENED and BEGIN frames: what is read can be written and read again."""
-    kinds: tuple[type[Nats] | type[Targets] | type[Opened] | type[Begin], ...] = (
+    """NATS, TARGETS, OPENED, BEGIN and TCP frames: what is read can be written and read again."""
+    kinds: tuple[type[Nats] | type[Targets] | type[Opened] | type[Begin] | type[TCPCandidates], ...] = (
         Nats,
         Targets,
         Opened,
         Begin,
+        TCPCandidates,
     )
     for kind in kinds:
         try:
@@ -341,3 +351,6 @@ def punching_frames(data: bytes) -> None:
         except PunchingError:
             continue
         assert kind.decode(found.encode()) == found
+        if isinstance(found, TCPCandidates):
+            assert len(found.candidates) <= MAX_TCP_CANDIDATES
+            assert all(each.protocol == "tcp" for each in found.candidates)

@@ -66,6 +66,7 @@ from punch.wire.sealed import (
     seal_offer,
     seal_trickle,
 )
+from punch.wire.stream_framing import MAX_LENGTH, DatagramSplitter, encode_frames
 from punch.wire.stun import (
     MAX_ATTRIBUTES,
     Attribute,
@@ -205,6 +206,38 @@ def stun_stream(data: bytes) -> None:
             assert channel is not None
             assert encode_channel_data(*channel, padded=False) == message
         assert len(message) <= 1500
+
+
+def _framed() -> Iterator[bytes]:
+    yield b"\0" + encode_frames((b"\0\1" + bytes(18), b"\x40" + bytes(200), b"x"))
+    yield b"\2" + encode_frames((bytes(MAX_LENGTH), b"x")) + b"\0"
+    yield b"\xff" + encode_frames((b"x",)) + b"\0\0"
+    yield b"\0" + encode_frames((b"x",)) + (MAX_LENGTH + 1).to_bytes(2, "big")
+
+
+@target(_framed, longest=4096)
+def datagram_stream(data: bytes) -> None:
+    """Datagrams on a TCP connection (RFC 4571): where the stream is cut makes no difference."""
+    stream = data[1:]
+
+    def split(size: int) -> tuple[list[bytes], bool]:
+        splitter, found = DatagramSplitter(), list[bytes]()
+        for at in range(0, len(stream), size):
+            try:
+                found += splitter.feed(stream[at : at + size])
+            except FramingError:
+                return found, False
+            kept = len(stream[: at + size]) - len(encode_frames(found))
+            assert 0 <= kept < 2 + MAX_LENGTH
+        return found, True
+
+    whole, pieces, bytewise = (split(size) for size in (len(stream) + 1, data[0] + 1 if data else 1, 1))
+    assert pieces[1] == bytewise[1] == whole[1]
+    # What a piece has before a wrong length is lost with it
+    assert bytewise[0][: len(pieces[0])] == pieces[0]
+    assert pieces[0][: len(whole[0])] == whole[0]
+    assert whole[0] == bytewise[0] or not whole[1]
+    assert stream.startswith(encode_frames(bytewise[0]))
 
 
 def _datagrams() -> Iterator[bytes]:
