@@ -79,9 +79,14 @@ How many checks may go from our own sockets to one address as triggered ones, be
 came from there through our relay. A router may have mapped this port when the rest of the limit was used up.
 """
 CONNECTS = 5
-"""How many SYNs of TCP connections may be sent in `WINDOW` (`Budget.allows_connect`)."""
+"""
+How many SYNs of TCP connections may be sent in `WINDOW` (`Budget.allows_connect`), and how many checks on
+these connections (`Budget.allows_first_check`).
+"""
 SYN_SIZE = 40
 """The bytes of a SYN's TCP header, options included; that of UDP has 8."""
+SEGMENT_SIZE = 34
+"""The bytes of another TCP header, with timestamps, and of the length of a datagram (RFC 4571)."""
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
@@ -139,7 +144,9 @@ class PacketKind(Enum):
     TRIGGERED = "triggered"
     """A triggered check. When it is answered, later packets do not count."""
     CONNECT = "connect"
-    """The SYN of a TCP connection. When it is made, this packet does not count."""
+    """The SYN of a TCP connection."""
+    FIRST_CHECK = "first check"
+    """A check on a TCP connection that we have made: whoever accepts it has not answered a check by that."""
 
 
 _RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
@@ -318,26 +325,40 @@ class Budget:
         address.
         """
         self._forget(now)
-        if any(each.relayed is None and each.remote.host == remote.host for each in self._answered):
-            allowed = self.openings.has(1, SYN_SIZE - 8, remote, now)
-            if allowed:
-                self.openings.charge(remote, SYN_SIZE - 8, now)
-            return allowed
-        size = SYN_SIZE + (40 if remote.is_ipv6 else 20)
         kept = max(0, RESERVED - sum(each.relayed for each in self._sent))
-        connects = sum(each.kind is PacketKind.CONNECT for each in self._sent)
+        return self._allows_tcp(remote, SYN_SIZE, PacketKind.CONNECT, now, kept)
+
+    def allows_first_check(self, remote: Address, size: int, now: float) -> bool:
+        """
+        Whether a check of `size` bytes may be sent now on a TCP connection that we have made. If so, it is
+        counted like the SYN, unless a check to this address was answered. It may use the part of the limit
+        that is reserved for relayed candidates; otherwise the SYN could have been in vain.
+        """
+        self._forget(now)
+        if self.is_validated(Route(remote), now):
+            return True
+        return self._allows_tcp(remote, SEGMENT_SIZE + size, PacketKind.FIRST_CHECK, now, 0)
+
+    def _allows_tcp(self, remote: Address, size: int, kind: PacketKind, now: float, kept: int) -> bool:
+        """
+        Whether a TCP segment may be sent now. If so, it is counted.
+
+        :param size: its bytes, without the IP header.
+        :param kept: how many packets are reserved for others.
+        """
+        if any(each.relayed is None and each.remote.host == remote.host for each in self._answered):
+            allowed = self.openings.has(1, size - 8, remote, now)
+            if allowed:
+                self.openings.charge(remote, size - 8, now)
+            return allowed
+        size += 40 if remote.is_ipv6 else 20
+        alike = sum(each.kind is kind for each in self._sent)
         total = size + sum(each.size for each in self._sent)
         full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
-        if full or connects >= CONNECTS:
+        if full or alike >= CONNECTS:
             return False
-        self._sent.append(_Sent(now, Route(remote), size, PacketKind.CONNECT, False, False))
+        self._sent.append(_Sent(now, Route(remote), size, kind, False, False))
         return True
-
-    def connected(self, remote: Address) -> None:
-        """A TCP connection to this address is made, so its SYN, and those before, do not count."""
-        kept = [each for each in self._sent if each.route.remote != remote]
-        self._sent.clear()
-        self._sent.extend(kept)
 
     def answered(self, route: Route, now: float) -> None:
         """A check on this route was answered: forget what was sent on the routes that this validates."""

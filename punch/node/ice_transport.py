@@ -478,7 +478,10 @@ class IceTransport:
         if connection.accepted and not connection.proved:
             return  # It may be a stranger's, and a check contains secrets of the call
         opening = agent.opening(connection.local, connection.remote)
-        if opening is not None:
+        if opening is None:
+            return
+        now = self._context.monotonic()
+        if self._budget.allows_first_check(connection.remote, len(opening.data), now):
             connection.send([opening.data])
 
     # Output and time

@@ -44,6 +44,8 @@ from punch.wire.special_addresses import FIRST_PORT
 
 SETTLE = 0.5
 """Seconds on a relayed path after which the first attempt begins, so that plain ICE comes first."""
+STEADY = 60.0
+"""Seconds that a direct path must have lasted so that later attempts come as soon as those of a new link."""
 AGAIN = 1.0, 5.0, 300.0
 """
 Seconds from the beginning of an attempt to that of the next: the first time, the second time, and at most;
@@ -150,6 +152,7 @@ class TCPPunching:
         self._wanted = False
         self._packets = self._bytes = 0
         self._begun_at = float("-inf")
+        self._direct_since: float | None = None
         self._attempt: _TCPAttempt | None = None
         self._running: Deferred[None] | None = None
         self._begin = Timer(context.clock)
@@ -170,9 +173,16 @@ class TCPPunching:
             return
         if not self._transport.relayed:
             self._begin.cancel()
-            self._tries = self._looks = 0
-        elif not self._begin.running and self._attempt is None:
-            self._begin.start(SETTLE, self._due)
+            self._looks = 0
+            if self._direct_since is None:
+                self._direct_since = now
+        else:
+            # The other side can have a direct path come and go as fast as it likes
+            if self._direct_since is not None and now >= self._direct_since + STEADY:
+                self._tries = 0
+            self._direct_since = None
+            if not self._begin.running and self._attempt is None:
+                self._schedule_attempt(SETTLE)
         self._schedule_tidying()
 
     def network_changed(self) -> None:
@@ -233,6 +243,11 @@ class TCPPunching:
             self._looks += 1
             self._begin.start(_wait_after(1 + self._looks), self._due)
 
+    def _schedule_attempt(self, least: float) -> None:
+        """Begin the next attempt as long after the last one as `AGAIN` says, in `least` seconds or later."""
+        since = self._context.monotonic() - self._begun_at
+        self._begin.start(max(least, _wait_after(self._tries) - since), self._due)
+
     def _start(self, number: int, theirs: tuple[Candidate, ...] | None) -> None:
         """
         Begin an attempt.
@@ -280,8 +295,7 @@ class TCPPunching:
                 self._running = None
                 self._end_attempt()
                 if self._transport.relayed and not self._closed:
-                    since = self._context.monotonic() - self._begun_at
-                    self._begin.start(max(0.0, _wait_after(self._tries) - since), self._due)
+                    self._schedule_attempt(0.0)
 
     def _end_attempt(self) -> None:
         attempt, self._attempt = self._attempt, None
@@ -377,6 +391,8 @@ class TCPPunching:
         tcp = self._network.tcp
         if not self._budget.allows_connect(remote, self._context.monotonic()):
             return
+        if any((each.local, each.remote) == (local, remote) for each in self._connections):
+            return  # It counts all the same, for what is left tells the other side who accepts connections
         self._packets += 1
         self._bytes += SYN_SIZE + (40 if remote.is_ipv6 else 20)
         connection = TCPConnection(tcp, self._made, self._lost)
@@ -402,7 +418,6 @@ class TCPPunching:
         if self._closed or attempt is None or not may_pair(connection.local, connection.remote):
             connection.close()
             return
-        self._budget.connected(connection.remote)
         self._connections[connection] = self._context.monotonic()
         self._transport.connection_made(connection, attempt.mapped.get(connection.local))
         self._schedule_tidying()

@@ -310,16 +310,37 @@ class ConnectTests(SynchronousTestCase):
             sent = sum(budget.allows_connect(TCPAddress(*address(1)), 0.0) for _ in range(50))
             self.assertEqual(sent, most)
 
-    def test_who_accepts_costs_nothing(self) -> None:
-        """Only what went to that address and port."""
+    def test_first_checks(self) -> None:
+        """As many as SYNs, and part of the same limit, until one to this address and port is answered."""
         budget = Budget()
+        first, last = TCPAddress(*address(0)), TCPAddress(*address(9))
         for number in range(CONNECTS):
-            budget.allows_connect(TCPAddress(*address(number)), 0.0)
-        budget.connected(address(0))
-        self.assertFalse(budget.allows_connect(TCPAddress(*address(9)), 0.0))
-        budget.connected(TCPAddress(*address(0)))
-        self.assertTrue(budget.allows_connect(TCPAddress(*address(9)), 0.0))
-        self.assertFalse(budget.allows_connect(TCPAddress(*address(9)), 0.0))
+            self.assertTrue(budget.allows_connect(TCPAddress(*address(number)), 0.0))
+            self.assertTrue(budget.allows_first_check(TCPAddress(*address(number)), 100, 0.0))
+        for to in (first, last):
+            self.assertFalse(budget.allows_connect(to, 0.0))
+            self.assertFalse(budget.allows_first_check(to, 100, 0.0))
+        others = sum(budget.allows(route(number), 10, PacketKind.RELAYED, 0.0) for number in range(50))
+        others += sum(budget.allows(route(number), 10, PacketKind.TRIGGERED, 0.0) for number in range(50))
+        self.assertEqual(2 * CONNECTS + others, MAX_PACKETS)
+        budget.answered(Route(first, address(1)), 0.0)
+        budget.answered(route(0), 0.0)
+        self.assertFalse(budget.allows_connect(last, 0.0))
+        budget.answered(Route(first), 0.0)
+        for _ in range(MAX_PACKETS):
+            self.assertTrue(budget.allows_first_check(first, 100, 0.0))
+        self.assertTrue(budget.allows_connect(last, 0.0))
+        self.assertTrue(budget.allows_first_check(last, 100, 0.0))
+        self.assertFalse(budget.allows_connect(last, 0.0))
+        self.assertFalse(budget.allows_first_check(last, 100, 0.0))
+
+    def test_first_checks_are_limited_in_bytes(self) -> None:
+        """As all packets to addresses that have not answered."""
+        for to in (TCPAddress(*address(1)), TCPAddress("2001:db8::1", 7)):
+            budget = Budget()
+            size = MAX_BYTES // 3
+            sent = sum(budget.allows_first_check(to, size, 0.0) for _ in range(CONNECTS))
+            self.assertEqual(sent, 2)
 
     def test_where_the_peer_has_answered(self) -> None:
         """SYNs to other ports there are counted with openings, unless only a relay says that it answered."""

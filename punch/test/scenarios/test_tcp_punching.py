@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory
 
 from punch.ice.budget import CONNECTS, MAX_BYTES, MAX_PACKETS
-from punch.link.frames import OptionalFrameType
+from punch.link.frames import ControlFrameType, OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
 from punch.node.path import RelayPolicy
 from punch.node.tcp_connections import MAX_UNPROVED_OF_ONE
@@ -25,9 +25,10 @@ from punch.test.internet import (
     Unsolicited,
 )
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
-from punch.wire.address import TCPAddress
+from punch.wire.address import Address, TCPAddress
 from punch.wire.candidate import Candidate, CandidateType, TCPType
 from punch.wire.control import Accept
+from punch.wire.ice_restart import Restart
 from punch.wire.proxy import ProxyAddress, ProxySettings
 from punch.wire.punching import TCPCandidates
 
@@ -69,7 +70,8 @@ class TCPTestCase(InternetTestCase):
             there = self.net.lan("bob", "203.9.116.0/24", firewall=right, link=link).host("bob")
         else:
             right.public = BOB
-            there = self.net.lan("bob", "192.168.2.0/24", nat=right, link=link).host("bob")
+            self.lan = self.net.lan("bob", "192.168.2.0/24", nat=right, link=link)
+            there = self.lan.host("bob")
         self.alice, self.bob = self.peers = [
             Peer(self.net, host, self.rendezvous.address, accept=Accept.ANYONE, **options).register()
             for host in (here, there)
@@ -116,6 +118,19 @@ class TCPTestCase(InternetTestCase):
     def listening(self, peer: Peer) -> list[int]:
         """The TCP ports at which a peer listens."""
         return [port.getHost().port for port in peer.host.reactor.open_ports if port.getHost().type == "TCP"]
+
+    def say(self, candidates: tuple[Candidate, ...], attempt: int = 50) -> None:
+        """Have bob receive a TCP frame of alice."""
+        on_control = self.bob.link_to(self.alice).on_control
+        assert on_control is not None
+        on_control(OptionalFrameType.TCP, TCPCandidates(attempt, candidates).encode())
+
+    def named(self, host: str, *ports: int) -> tuple[Candidate, ...]:
+        """Candidates at an address."""
+        return tuple(
+            Candidate(CandidateType.HOST, TCPAddress(host, port), 1000, "1", tcp_type=TCPType.PASSIVE)
+            for port in ports
+        )
 
     def stop(self) -> None:
         """Stop the peers and check that nothing is left of them."""
@@ -245,18 +260,42 @@ class ChangeTests(TCPTestCase):
         self.call()
         self.wait(lambda: self.over_tcp, WITHIN)
 
-    def test_the_connection_ends(self) -> None:
-        """A router resets it: the link goes on at once over another path, and becomes direct again."""
-        self.net.advance(25.0)
+    def reset(self) -> None:
+        """A router between the two ends their connection."""
         for peer in self.peers:
             for socket in list(peer.host.tcp.flows.values()):
                 if socket.remote[0] in (ALICE, BOB):
                     socket.reset()
+
+    def test_the_connection_ends(self) -> None:
+        """A router resets it: the link goes on at once over another path, and becomes direct again."""
+        self.net.advance(25.0)
+        self.reset()
         changed = len(self.alice.of(PathChanged))
         self.alice.chat.send(self.bob.id, "still there?")
         self.wait(lambda: self.bob.messages, 3.0)
         self.wait(lambda: len(self.alice.of(PathChanged)) > changed + 1 and self.over_tcp, 10.0)
         self.assertEqual([*self.alice.of(Disconnected), *self.bob.of(Disconnected)], [])
+        self.stop()
+
+    def test_it_ends_again_and_again(self) -> None:
+        """Attempts come as seldom as if none had succeeded, until a path has lasted for a minute."""
+        (link,) = self.alice.node.status.links
+        before = link.tcp_punching.attempts
+        until = self.net.now + 60.0
+        while self.net.now < until:
+            if self.over_tcp:
+                self.reset()
+            self.net.advance(0.5)
+        (link,) = self.alice.node.status.links
+        # After 1, 5, 10, 20 and 40 s
+        self.assertIn(link.tcp_punching.attempts - before, range(2, 6))
+        self.wait(lambda: self.over_tcp, 90.0)
+        self.net.advance(90.0)
+        self.assertTrue(self.over_tcp)
+        self.reset()
+        self.wait(lambda: self.relayed, 5.0)
+        self.wait(lambda: self.over_tcp, 5.0)
         self.stop()
 
     def test_udp_works_again(self) -> None:
@@ -303,6 +342,40 @@ class Stranger(Protocol):
         self.lost_at = self.now()
 
 
+class _Service(Stranger):
+    """Notes what it is sent, and may close the connection then."""
+
+    closes = False
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.closes:
+            assert self.transport is not None
+            self.transport.loseConnection()
+
+
+class Server(ServerFactory):
+    """
+    A service of somebody else, which accepts everybody.
+
+    :ivar closes: whether it ends a connection on which a connectivity check comes.
+    """
+
+    noisy = False
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.connections: list[Stranger] = []
+        self.closes = False
+        self._now = now
+
+    def buildProtocol(self, addr: object) -> Stranger:
+        stranger = _Service(b"")
+        stranger.closes = self.closes
+        stranger.now = self._now
+        self.connections.append(stranger)
+        return stranger
+
+
 class _Strangers(ClientFactory):
     noisy = False
 
@@ -329,18 +402,12 @@ class HostileTests(TCPTestCase):
         self.wait(lambda: self.listening(self.bob), 5.0)
         (self.port,) = self.listening(self.bob)
 
-    def connect(self, say: bytes, host: Host | None = None) -> Stranger:
-        """Have a stranger connect to bob's port."""
+    def connect(self, say: bytes, host: Host | None = None, port: int = 0) -> Stranger:
+        """Have a stranger connect to bob's port, by default that of his first attempt."""
         protocol = Stranger(say)
         protocol.now = lambda: self.net.now
-        (host or self.stranger).reactor.connectTCP(BOB, self.port, _Strangers(protocol))
+        (host or self.stranger).reactor.connectTCP(BOB, port or self.port, _Strangers(protocol))
         return protocol
-
-    def say(self, candidates: tuple[Candidate, ...], attempt: int = 50) -> None:
-        """Have bob receive a TCP frame of alice."""
-        on_control = self.bob.link_to(self.alice).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.TCP, TCPCandidates(attempt, candidates).encode())
 
     def test_strangers(self) -> None:
         """Garbage ends a connection at once, silence soon; neither hears anything. The call succeeds."""
@@ -390,13 +457,6 @@ class HostileTests(TCPTestCase):
         self.assertEqual(self.connect(b"").made_at, 0.0)
         self.stop()
 
-    def named(self, host: str, *ports: int) -> tuple[Candidate, ...]:
-        """Candidates at an address."""
-        return tuple(
-            Candidate(CandidateType.HOST, TCPAddress(host, port), 1000, "1", tcp_type=TCPType.PASSIVE)
-            for port in ports
-        )
-
     def test_victims(self) -> None:
         """
         Alice names others' addresses, again and again. Services below port 1024, private, loopback and own
@@ -442,6 +502,91 @@ class HostileTests(TCPTestCase):
             self.net.advance(0.1)
         (link,) = self.bob.node.status.links
         self.assertLessEqual(link.tcp_punching.attempts - before, 4)
+        self.stop()
+
+
+class VictimTests(TCPTestCase):
+    """Alice says that she listens at ports of somebody else's, which accept connections."""
+
+    def setUp(self) -> None:
+        self.place(None)
+        self.server = Server(lambda: self.net.now)
+        self.ports = 8001, 8002, 8003
+        for port in self.ports:
+            self.victim.reactor.listenTCP(port, self.server)
+        self.call()
+        theirs, ours = self.bob.link_to(self.alice), self.alice.link_to(self.bob)
+        receive, answer = theirs.on_control, ours.on_control
+        assert receive is not None
+        assert answer is not None
+        self.receive, self.answer = receive, answer
+
+        def theirs_received(frame_type: int, payload: bytes) -> None:
+            if frame_type != OptionalFrameType.TCP:
+                self.receive(frame_type, payload)
+
+        def ours_received(frame_type: int, payload: bytes) -> None:
+            if frame_type != OptionalFrameType.TCP:
+                self.answer(frame_type, payload)
+            elif (said := TCPCandidates.decode(payload)).candidates:
+                self.lie(said.attempt)
+
+        theirs.on_control, ours.on_control = theirs_received, ours_received
+
+    def lie(self, attempt: int) -> None:
+        """Have bob receive alice's frame."""
+        said = TCPCandidates(attempt, self.named(VICTIM, *self.ports))
+        self.receive(OptionalFrameType.TCP, said.encode())
+
+    def check(self, *, closes: bool) -> None:
+        """For three minutes, bob connects few times, and sends one check on each connection."""
+        self.server.closes = closes
+        for number in range(18):
+            self.lie(1000 * (1 + number))
+            self.net.advance(10.0)
+        connections = self.server.connections
+        self.assertIn(len(connections), range(3, CONNECTS + 1))
+        for each in connections:
+            self.assertIn(len(each.received), range(50, 200))
+            self.assertLess(each.lost_at - each.made_at, CHECK_TIME + 2 * TIDY_GAP)
+            self.assertGreaterEqual(each.lost_at, each.made_at)
+        self.assertEqual(self.syns(self.bob), len(connections))
+        self.stop()
+
+    def test_they_close(self) -> None:
+        """Whoever accepts has not answered: its SYN still counts."""
+        self.check(closes=True)
+
+    def test_they_wait(self) -> None:
+        """Where a connection is open, no further SYN goes."""
+        self.check(closes=False)
+
+    def test_after_udp(self) -> None:
+        """Checks over UDP, SYNs, and checks on connections have one limit."""
+        other = self.net.host("other", "198.51.100.201").addresses[0]
+        self.server.closes = True
+        self.net.trace = []
+        self.alice.link_to(self.bob).on_control = None
+        candidates = tuple(
+            Candidate(kind, Address(host, 9000 + number), 1000 + number, str(number))
+            for kind, host in ((CandidateType.HOST, VICTIM), (CandidateType.RELAY, other))
+            for number in range(8)
+        )
+        self.receive(ControlFrameType.RESTART, Restart(1, "A" * 8, "A" * 24, candidates).encode())
+        self.net.advance(2.0)
+        for number in range(5):
+            self.lie(1000 * (1 + number))
+            self.net.advance(10.0)
+        checks = [
+            each
+            for each in self.net.trace
+            if each.protocol == "udp" and each.link in ("victim down", "other down")
+        ]
+        connections = self.server.connections
+        self.assertGreater(len(checks), 10)
+        self.assertGreater(len(connections), 2)
+        answered = sum(bool(each.received) for each in connections)
+        self.assertLessEqual(len(checks) + len(connections) + answered, MAX_PACKETS)
         self.stop()
 
 
