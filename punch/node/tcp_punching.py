@@ -82,7 +82,7 @@ CHECK_TIME = 5.0
 TIDY_GAP = 1.0
 """Seconds between two looks at connections on which no authenticated check has come yet."""
 UNUSED_TIME = 15.0
-"""Seconds after which a connection is closed that the link does not use, while it has another direct path."""
+"""Seconds after which a connection is closed that the link does not use, except during an attempt."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _TCPAttempt:
         self.mapped: dict[Address, Address] = {}
         self.connecting: list[Deferred[Any]] = []
         self.refusals = 0
-        """How many connections failed at once."""
+        """How many connections to public addresses failed at once."""
 
     def close(self) -> None:
         """Listen no more, and give up what is not connected yet."""
@@ -158,6 +158,7 @@ class TCPPunching:
         self._begin = Timer(context.clock)
         self._connections: dict[TCPConnection, float] = {}
         self._tidy = Timer(context.clock)
+        self._tidy_gap = 0.0
         self._closed = False
 
     @property
@@ -191,6 +192,9 @@ class TCPPunching:
         for connection in [each for each in self._connections if each.local.host not in hosts]:
             self._close(connection)
         self._tries = self._looks = 0
+        if self._begin.running:
+            # What was tried on the last network says nothing about this one
+            self._schedule_attempt(SETTLE)
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
         """
@@ -358,7 +362,7 @@ class TCPPunching:
         Return the addresses to connect from and to.
 
         Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN in our own
-        network.
+        network. That they are in it, the other side only says. So it must not see what answers there.
         """
         ours = {mapped.host for mapped in attempt.mapped.values()}
         neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)
@@ -402,8 +406,10 @@ class TCPPunching:
         def ended(result: object) -> None:
             attempt.connecting.remove(connecting)
             if isinstance(result, Failure):
-                # Twisted has no single error for refusals by ICMP
-                if not isinstance(result.value, (UserTimeout, *_CANCELLED)):
+                # Twisted has no single error for refusals by ICMP. Those at private addresses have no effect,
+                # by which the other side could see who is in our network
+                refused = not isinstance(result.value, (UserTimeout, *_CANCELLED))
+                if refused and not is_local(remote.host):
                     attempt.refusals += 1
                 # Nobody listens there, the SYN was dropped, or the attempt was ended
                 _expect(result, ConnectError, *_CANCELLED)
@@ -438,9 +444,14 @@ class TCPPunching:
         return proved
 
     def _schedule_tidying(self) -> None:
-        if self._connections and not self._closed:
-            proved = all(connection.proved for connection in self._connections)
-            self._tidy.start(CHECK_TIME if proved else TIDY_GAP, self._close_unused)
+        if not self._connections or self._closed:
+            return
+        proved = all(connection.proved for connection in self._connections)
+        gap = CHECK_TIME if proved else TIDY_GAP
+        # Each connection of a stranger would postpone the look otherwise
+        if not self._tidy.running or gap < self._tidy_gap:
+            self._tidy_gap = gap
+            self._tidy.start(gap, self._close_unused)
 
     def _close_unused(self) -> None:
         """Close the connections without an authenticated check, and those that nobody has used for long."""

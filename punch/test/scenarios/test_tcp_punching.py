@@ -486,6 +486,19 @@ class HostileTests(TCPTestCase):
         self.assertEqual({each.destination[0] for each in there} - {VICTIM, SERVICE, ALICE}, set())
         self.stop()
 
+    def test_others_come_and_go(self) -> None:
+        """Strangers who connect all the time do not keep another one's silent connection open."""
+        silent = self.connect(b"")
+        self.wait(lambda: silent.made_at, 1.0)
+        hosts = [self.net.host(f"stranger {number}", f"198.51.100.{70 + number}") for number in range(40)]
+        for host in hosts:
+            for port in self.listening(self.bob):
+                self.connect(b"\0\0", host, port)
+            self.net.advance(0.2)
+        self.assertGreater(silent.lost_at, 0.0)
+        self.assertLess(silent.lost_at, silent.made_at + CHECK_TIME + 2 * TIDY_GAP)
+        self.stop()
+
     def test_the_call_ends(self) -> None:
         """The link is closed while both sides ask how their ports are seen."""
         self.alice.node.hangup(self.bob.id)
@@ -587,6 +600,67 @@ class VictimTests(TCPTestCase):
         self.assertGreater(len(connections), 2)
         answered = sum(bool(each.received) for each in connections)
         self.assertLessEqual(len(checks) + len(connections) + answered, MAX_PACKETS)
+        self.stop()
+
+
+class NeighbourTests(TCPTestCase):
+    """Bob is behind a NAT, and alice says falsely that she is behind the same one."""
+
+    def seen(self, answer: str) -> list[object]:
+        """
+        Have bob connect to a private address and to one of alice's. Returns all that alice can see: when he
+        connects to hers, and when he listens, in seconds from the beginning.
+
+        :param answer: what is at the private address.
+        """
+        self.place(NAT(ports=Ports.RANDOM))
+        server, private, hers = Server(lambda: self.net.now), "192.168.2.50", "198.51.100.201"
+        if answer != "nobody":
+            host = self.lan.host("printer", private)
+            if answer == "a service":
+                host.reactor.listenTCP(8000, server)
+        self.net.drop = lambda packet: (
+            packet.protocol == "tcp" and {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+        )
+        self.call()
+        self.net.trace = []
+        began = self.net.now
+        same = Candidate(CandidateType.SRFLX, TCPAddress(BOB, 1), 1, "1", tcp_type=TCPType.SIMULTANEOUS_OPEN)
+        self.say((*self.named(private, 8000), *self.named(hers, 9000), same))
+        listening = []
+        for _ in range(100):
+            listening.append(len(self.listening(self.bob)))
+            self.net.advance(0.05)
+        at = {
+            host: [each.time - began for each in self.net.trace if each.destination[0] == host]
+            for host in (private, hers)
+        }
+        self.assertTrue(at[private])
+        self.assertTrue(at[hers])
+        self.assertEqual(bool(server.connections), answer == "a service")
+        self.stop()
+        return [listening, [round(each, 3) for each in at[hers]]]
+
+    def test_private_addresses(self) -> None:
+        """Whether anybody is there, and refuses or accepts, changes nothing that alice can see."""
+        nobody = self.seen("nobody")
+        for answer in ("no service", "a service"):
+            self.assertEqual(self.seen(answer), nobody, answer)
+
+
+class MoveTests(TCPTestCase):
+    """A peer moves that has been on the relay for long."""
+
+    def test_to_a_network_without_udp(self) -> None:
+        """The next attempt comes as soon as the first one of a new link, and not after five minutes."""
+        bad = [NAT(mapping=Mapping.APDM, ports=Ports.RANDOM) for _ in range(2)]
+        self.place(bad[0], left=bad[1])
+        self.call()
+        self.net.advance(330.0)
+        self.assertEqual([self.path(peer) for peer in self.peers], [("relay", "udp")] * 2)
+        cafe = no_udp(public="203.0.113.77")
+        self.alice.host.move(self.net.lan("cafe", "192.168.3.0/24", nat=cafe, link=LinkSpec(delay=0.025)))
+        self.wait(lambda: self.alice.node.status.links[0].tcp_punching.attempts, 30.0)
         self.stop()
 
 
