@@ -2,7 +2,8 @@
 What a person types: messages, commands that begin with a slash, and answers to questions.
 
 A line is judged by what was on the screen when it was begun: it answers no question that was asked later, and
-it marks only those messages as read that were there.
+it marks only those messages as read that were there. If a message was shown below a question, "yes" may be
+meant for either, and the question is asked again.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class CommandLine:
         self.current = view.settings.target
         self.chosen = self.current is not None
         self.connected_peers: dict[PeerID, None] = {}
-        self.questions = Questions(screen.show)
+        self.questions = Questions(screen.show, view.clock.seconds)
         self._view = view
         self._screen = screen
         self._style = style
@@ -167,7 +168,7 @@ class CommandLine:
     # -- questions --
 
     def ask(self, question: Question) -> None:
-        """Ask a question, as soon as no other is open."""
+        """Ask a question, as `Questions.ask` does."""
         self.questions.ask(question)
 
     def answer(self, yes: bool) -> None:
@@ -188,9 +189,12 @@ class CommandLine:
             return False
         in_time = seen is None or (question.asked is not None and seen >= question.asked)
         if word in ANSWERS and in_time:
-            self.answer(word[0] == "y")
+            if question.followed is None or (seen is not None and seen < question.followed):
+                self.answer(word[0] == "y")
+            else:
+                self.questions.ask_again()
             return True
-        if seen is not None and self.current is not None:
+        if self.current is not None and (seen is not None or question.time is not None):
             return False
         if word:
             self._screen.show(
@@ -205,6 +209,7 @@ class CommandLine:
     def shown_with(self, shown: int, message: ChatMessage) -> None:
         """A message is on the screen with `show` number `shown`: it is read, with those before it, when that
         was seen."""
+        self.questions.message_shown(shown)
         unseen = self._unseen.setdefault(message.peer, [])
         unseen.append((shown, message.number))
         if len(unseen) > MAX_UNSEEN:
@@ -292,7 +297,7 @@ class CommandLine:
         lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
         if unsent is not None:
             lost = f"{unsent} End even so?"
-        self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None))
+        self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None, by_user=True))
 
     def _confirm_erase(self, typed: slash.TypedCommand) -> None:
         peer = typed.fields.get("peer")
@@ -306,6 +311,7 @@ class CommandLine:
                 lambda: f"Erase {what} on this machine? [y/n]",
                 partial(self._perform, typed),
                 lambda: self._show_dim("Nothing was erased."),
+                by_user=True,
             )
         )
 

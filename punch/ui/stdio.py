@@ -181,13 +181,9 @@ class StdioFrontEnd:
             lambda: self.line.send_parts(peer, "\n".join(self._take_paste())),
             lambda: self._text.show_dim(f"{count(len(self._take_paste()), 'line')} not sent."),
             refused_by_quit=True,
+            by_user=True,
         )
         self.line.ask(self._paste_question)
-        if self.line.questions.open is not self._paste_question:
-            self._text.show_dim(
-                f"{count(len(lines), 'line')} came at once: whether to send them is asked next."
-            )
-            self.line.questions.ask_again()
 
     def _take_paste(self) -> list[str]:
         paste, self._paste, self._paste_question = self._paste, [], None

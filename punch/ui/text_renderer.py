@@ -60,6 +60,9 @@ from punch.ui.transfer_progress import LINE_INTERVAL
 #: Reasons of a failed call that say no more than that it failed.
 _NOT_THERE = ("not-registered", "gone", "timeout")
 
+#: For how many seconds y or n answers an offer of files, as long as a call rings. It waits for longer.
+OFFER_TIME = 60.0
+
 Progress = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost | PathSlowed
 
 
@@ -324,8 +327,9 @@ class TextRenderer:
     def _ask_about(self, transfer: Transfer) -> None:
         """A peer offers files: ask whether to take them, where a person can see the question."""
         number = transfer.number
+        how = f"Type /accept-files {number} or /refuse-files {number}"
         if not self._view.watched:
-            self._screen.show(f"Type /accept-files {number} or /refuse-files {number}")
+            self._screen.show(how)
             return
         what = offered(transfer.offer)
         self._line.ask(
@@ -334,6 +338,10 @@ class TextRenderer:
                 partial(self._line.perform, "accept-files", transfer=number),
                 partial(self._line.perform, "refuse-files", transfer=number),
                 waits=lambda: transfer.stage is Stage.OFFERED,
+                time=OFFER_TIME,
+                later=lambda: self._style.dim(
+                    f"{how} to answer {self._view.name_of(transfer.peer)} about {what}"
+                ),
             )
         )
 

@@ -345,6 +345,8 @@ class TerminalFrontEnd:
         return "dim", f"{name} is away"
 
     def _tick(self) -> None:
+        if not self._exit.finished:
+            self.line.drop_answered()
         self.changed()
         self._timer = self.view.clock.callLater(STATUS_INTERVAL, self._tick)
 
