@@ -164,6 +164,9 @@ class Node(Service):
         self._known = known = AddressBook(None) if known is None else known
         own_prekeys = Prekeys(identity, prekeys)
         self._listeners: list[_Listener] = []
+        # How many events are being told, and whether a listener has left meanwhile
+        self._telling = 0
+        self._listener_left = False
         self._waiters = Waiters(self.link, self._is_calling)
         self._clock = reactor
         self._addresses = addresses
@@ -305,7 +308,8 @@ class Node(Service):
         def end() -> None:
             if subscription in self._listeners:
                 self._listeners.remove(subscription)
-                self.reject_unanswerable()
+                self._listener_left = True
+                self._listeners_changed()
 
         return end
 
@@ -472,12 +476,21 @@ class Node(Service):
 
     # Internals
 
+    def _listeners_changed(self) -> None:
+        # Not before the others know the event at which a listener left
+        if self._listener_left and not self._telling:
+            self._listener_left = False
+            self.reject_unanswerable()
+
     def _tell(self, event: Event) -> None:
+        self._telling += 1
         for listener in list(self._listeners):
             try:
                 listener.handle(event)
             except Exception:
                 self._log.failure("A listener failed at {event}.", event=type(event).__name__)
+        self._telling -= 1
+        self._listeners_changed()
         if isinstance(event, IncomingCall) and not event.decided:
             self.reject_unanswerable()
         self._waiters.handle(event)

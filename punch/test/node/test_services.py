@@ -21,6 +21,7 @@ from punch.link.transport import StreamTransport
 from punch.node.causes import IntroductionEnded, Reason
 from punch.node.events import (
     CallFailed,
+    Calling,
     CallUnanswerable,
     Connected,
     Disconnected,
@@ -214,6 +215,37 @@ class ServiceTests(NodeTestCase):
         self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
         self.assertEqual(len(self.of("alice", IncomingCall)), 1)
         self.assertEqual(self.of("alice", CallUnanswerable), [CallUnanswerable(self.bob.identity.peer_id)])
+
+    def test_a_listener_that_leaves(self) -> None:
+        """What follows from its leaving is told after the event at which it left."""
+
+        def leave(event: Event) -> None:
+            if isinstance(event, IncomingCall):
+                end()
+
+        end = self.alice.subscribe(leave)
+        told: list[Event] = []
+        self.alice.subscribe(told.append)
+        refused = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
+        self.assertEqual([type(event) for event in told], [IncomingCall, CallUnanswerable, CallFailed])
+
+    def test_an_answering_listener_that_leaves(self) -> None:
+        """Calls that it can't have decided any more are refused, whichever event it leaves at."""
+
+        def leave(event: Event) -> None:
+            if isinstance(event, Calling):
+                end()
+
+        end = self.alice.subscribe(leave, lambda: True)
+        refused = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertNoResult(refused)
+        other = self.alice.connect(Identity.generate(self.net.random_bytes("nobody")).peer_id)
+        self.net.advance(15.0)
+        self.failureResultOf(other, CallFailed)
+        self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
 
     def test_a_listener_decides(self) -> None:
         there = True
