@@ -190,7 +190,10 @@ def remembered_offers(state: PeerState) -> OfferMemory:
 
 
 class KeptPrekeys:
-    """The prekeys that an identity keeps of known peers. Trouble with the disk is logged, and no prekey."""
+    """
+    The prekeys that an identity keeps of known peers. If the disk fails, that is logged; then no prekey is
+    read or kept.
+    """
 
     def __init__(self, state: PeerState) -> None:
         self._state = state

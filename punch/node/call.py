@@ -113,6 +113,7 @@ class Call:
         self._debounced_path = DebouncedPath(self._tell_path)
         self._prekey_timer = Timer(context.clock)
         self._path_timer = Timer(context.clock)
+        self._prekey_received = False
 
     @classmethod
     def outgoing(cls, peer: PeerID, context: CallContext) -> Call:
@@ -511,6 +512,10 @@ class Call:
             self.link.send_control(OptionalFrameType.PREKEY, self._context.prekeys.own)
 
     def _learn_prekey(self, signed: bytes) -> None:
+        if self._prekey_received:
+            # Each would be checked and written
+            raise PrekeyError("a prekey comes once")
+        self._prekey_received = True
         context = self._context
         context.prekeys.learn(self.peer, signed, keep=context.calls.knows(self.peer))
 

@@ -67,19 +67,19 @@ class Prekeys:
 
     def told(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """
-        The rendezvous has told the prekey of a peer. That of a peer that was not called, or a wrong one, is
-        ignored.
+        The rendezvous has told the prekey of a peer. A wrong one is ignored, and that of a peer that was not
+        called or whose prekey is known.
 
         :param keep: also for later processes.
         """
-        if peer in self._of:
+        if self._of.get(peer) == b"":
             with suppress(PrekeyError):
                 self.learn(peer, signed, keep=keep)
 
     def forget(self, peer: PeerID) -> None:
         """
         A peer has refused an offer that was sealed to its prekey: an earlier release, to which it may have
-        returned, can't open that. Its prekey is learned again on the next link.
+        returned, can't open that. If it has not, the rendezvous tells the prekey again, or the next link.
         """
         if self.of(peer) and self._storage is not None:
             self._storage.write(peer, None)

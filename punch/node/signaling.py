@@ -242,8 +242,9 @@ class Signaling:
         signaling.complete = description.complete
         # The callee may ask for this offer once more, with a challenge
         signaling._repeatable = not description.challenge and not description.generation
-        # If there is no answer, the rendezvous tells it for the next call
-        wanted = supported() and not prekey and not description.generation
+        # If there is no answer, the rendezvous tells it for the next call; also if it is known, since a
+        # refusal makes us forget it
+        wanted = supported() and not description.generation
         signaling._outbox.append(Establish(signaling.call_id, peer, envelope, notify=True, prekey=wanted))
         return signaling
 

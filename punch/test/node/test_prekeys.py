@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
@@ -13,8 +14,8 @@ from punch.node.signaling import MoreCandidates
 from punch.test.call_pair import ALICE, BOB, CallPair, candidate, events
 from punch.test.middleman import Forward, MiddlemanTestCase
 from punch.test.strategies import identity
-from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Trickle
-from punch.wire.prekey import KEY_SIZE, SIGNED_SIZE, signed_prekey
+from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Reply, Trickle
+from punch.wire.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, signed_prekey
 from punch.wire.sealed import Offer, open_offer, seal_offer
 
 
@@ -58,6 +59,20 @@ class PrekeysTests(SynchronousTestCase):
         prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
         self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
 
+    def test_told(self) -> None:
+        """The rendezvous tells what is not known yet, and replaces nothing: each would be written."""
+        kept = Kept()
+        prekeys = Prekeys(ALICE, kept)
+        key = MLKEM768PrivateKey.generate().public_key().public_bytes_raw()
+        other = key + BOB.sign(PREKEY_LABEL, key)
+        for signed in (signed_prekey(BOB), other):
+            prekeys.of(BOB.peer_id)
+            prekeys.told(BOB.peer_id, signed, keep=True)
+            self.assertEqual(kept, {BOB.peer_id: signed_prekey(BOB)})
+        prekeys.forget(BOB.peer_id)
+        prekeys.told(BOB.peer_id, signed_prekey(BOB), keep=True)
+        self.assertEqual(kept, {BOB.peer_id: signed_prekey(BOB)})
+
     def test_damaged(self) -> None:
         """A file that somebody has changed is as good as none."""
         kept = Kept({BOB.peer_id: bytes(SIGNED_SIZE)})
@@ -86,7 +101,7 @@ class SignalingTests(SynchronousTestCase):
     def test_with(self) -> None:
         """All that both sides send is hybrid, and arrives."""
         wire = CallPair(prekey=signed_prekey(BOB)[:KEY_SIZE])
-        self.assertFalse(wire.establish.prekey)
+        self.assertTrue(wire.establish.prekey)
         early = wire.trickle(wire.caller, candidate(2))
         wire.callee.receive_candidates(early)
         here, there = wire.introduce()
@@ -132,7 +147,7 @@ class CallTests(MiddlemanTestCase):
         self.assertEqual(self.offers(), [False, False])
         self.hang_up()
         self.connected()
-        self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (True, False))
+        self.assertEqual((self.establish().offer.hybrid, self.establish().prekey), (True, True))
         self.assertEqual(self.offers(), [True, True])
         for trickle in self.middle.requests(Trickle)[-1:]:
             assert isinstance(trickle, Trickle)
@@ -143,18 +158,26 @@ class CallTests(MiddlemanTestCase):
         self.assertTrue(self.establish().offer.hybrid)
 
     def test_told_by_the_rendezvous(self) -> None:
-        """A caller who is refused has the prekey all the same, for the next call."""
+        """
+        A caller who is refused has the prekey all the same, for the next call. So a user's no makes no offer
+        less safe: the prekey that is forgotten then is told again.
+        """
         carol = self.peer("carol", Accept.ASK).register()
-        for _ in range(2):
+
+        def tell(to: PeerID, reply: Reply) -> Forward:
+            told = Prekey(carol.id, signed_prekey(carol.identity))
+            return [(to, reply), (to, told)] if isinstance(reply, Ended) else [(to, reply)]
+
+        self.middle.meddle = tell
+        for hybrid in (False, True, True):
             self.alice.call(carol.id)
             carol.wait_for(IncomingCall, 2.0)
             carol.node.reject(self.alice.id)
             self.net.advance(2.0)
+            carol.events.clear()
             offer = self.establish().offer
-            self.middle.deliver(self.alice.id, Prekey(carol.id, signed_prekey(carol.identity)))
-            self.net.advance(1.0)
-        self.assertTrue(offer.hybrid)
-        self.assertTrue(open_offer(carol.identity, self.alice.id, offer).reply_kem)
+            self.assertEqual((offer.hybrid, self.establish().prekey), (hybrid, True))
+            self.assertEqual(bool(open_offer(carol.identity, self.alice.id, offer).reply_kem), hybrid)
 
     def test_made_up_by_the_rendezvous(self) -> None:
         """It can offer prekeys of its own, or of peers that nobody called: nobody uses them."""
@@ -194,10 +217,19 @@ class CallTests(MiddlemanTestCase):
     def test_malformed_frame(self) -> None:
         """A prekey on the link that is none, or somebody else's, ends the link, as malformed frames do."""
         for payload in (b"", signed_prekey(identity(9))):
-            self.connected()
+            self.assertIsInstance(self.call(5.0), Connected)
+            self.net.advance(1.0)
             self.alice.link_to(self.bob).send_control(OptionalFrameType.PREKEY, payload)
             self.alice.wait_for(Disconnected, 3.0)
             self.alice.events.clear()
+
+    def test_second_frame(self) -> None:
+        """Each would cost a signature check and perhaps a write to the disk: a second one ends the link."""
+        self.connected()
+        self.alice.link_to(self.bob).send_control(
+            OptionalFrameType.PREKEY, signed_prekey(self.alice.identity)
+        )
+        self.alice.wait_for(Disconnected, 3.0)
 
     def test_reply_kem_of_no_use(self) -> None:
         """An offer with a reply key that is no key of ML-KEM is refused."""
