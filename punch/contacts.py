@@ -150,14 +150,18 @@ class AddressBook:
     All entries.
 
     :param path: the file; None keeps the entries in memory.
+    :param forgotten: is called with a peer that `forget` has removed, and may raise `AddressBookError`.
     :ivar sleep: how to wait, in seconds, while another process changes the file. None in a reactor's thread,
         which may not wait: a change then holds at once, and is written with the next change or `refresh`.
     :raise AddressBookError: the file exists and can't be read. It is not changed.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(
+        self, path: Path | None, *, forgotten: Callable[[PeerID], object] = lambda peer: None
+    ) -> None:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
+        self._forgotten = forgotten
         self._late: list[tuple[PeerID, Callable[[Contact], Contact]]] = []
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
@@ -246,7 +250,10 @@ class AddressBook:
 
     def forget(self, peer: PeerID) -> bool:
         """Remove a peer from the book, with its block, its grants and what was learned about paths to it."""
-        return self._change(peer, lambda entry: Contact())
+        changed = self._change(peer, lambda entry: Contact())
+        if changed:
+            self._forgotten(peer)
+        return changed
 
     # -- inside --
 

@@ -4,7 +4,8 @@ What Punch keeps between runs: keys, the address book, the rendezvous used last.
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log, status.sock (while it runs)
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
                            last-rendezvous, last-web-port, offers.json (which offers were taken),
-                           peer.log, .lock, node.sock (while it runs; `punch.local`)
+                           prekeys/ID (of known peers, `punch.wire.prekey`), peer.log, .lock,
+                           node.sock (while it runs; `punch.local`)
 
 Directories are made when something is first written to them, for their owner only.
 """
@@ -273,7 +274,8 @@ class PeerState:
 
     def forget_prekeys(self) -> None:
         """
-        Remove the prekeys of peers that are not in the address book any more.
+        Remove the prekeys of peers that are not in the address book any more, though nobody has told it to
+        forget them: it was replaced, say.
 
         :raise StateError: the directory can't be read, or a file can't be removed.
         """
@@ -283,6 +285,12 @@ class PeerState:
                 with suppress(PeerIDError):  # somebody else's file
                     if PeerID.parse(path.name) not in known:
                         path.unlink(missing_ok=True)
+
+    def _forget_prekey(self, peer: PeerID) -> None:
+        try:
+            self.write_prekey(peer, None)
+        except StateError as error:
+            raise AddressBookError("state", str(error)) from error
 
     def lock(self, program: str = "") -> Lock:
         """
@@ -333,7 +341,7 @@ class PeerState:
         """
         if self._book is None:
             try:
-                self._book = AddressBook(self.directory / "known.json")
+                self._book = AddressBook(self.directory / "known.json", forgotten=self._forget_prekey)
             except AddressBookError as error:
                 raise StateError(str(error)) from error
         return self._book

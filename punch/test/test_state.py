@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.contacts import AddressBookError
 from punch.identity import PeerID
 from punch.state import StateDirectory, StateError, default_state_dir
 from punch.test.strategies import IDENTITIES
@@ -153,6 +154,17 @@ class PeerStateTests(StateTestCase):
         self.assertIsNone(peer.read_prekey(ALICE))
         self.assert_private()
 
+    def test_the_prekey_of_a_forgotten_peer(self) -> None:
+        """No file names who was taken out of the address book, which another process may do."""
+        peer = self.state.peer("alice")
+        for known in (ALICE, BOB):
+            peer.book.add(known, "")
+            peer.write_prekey(known, known.key * 39)
+        self.state.peer("alice").book.forget(ALICE)
+        self.assertEqual((peer.read_prekey(ALICE), peer.read_prekey(BOB)), (None, BOB.key * 39))
+        peer.book.forget(BOB)
+        self.assertEqual(list((peer.directory / "prekeys").iterdir()), [])
+
     def test_prekeys_where_none_can_be(self) -> None:
         """A file where the directory should be is an error with a sentence."""
         peer = self.state.peer("alice")
@@ -163,6 +175,10 @@ class PeerStateTests(StateTestCase):
             peer.forget_prekeys,
         ):
             self.assertRaises(StateError, call)
+        peer.book.add(ALICE, "")
+        error = self.assertRaises(AddressBookError, peer.book.forget, ALICE)
+        self.assertEqual(error.code, "state")
+        self.assertNotIn(ALICE, self.state.peer("alice").book)
 
     def test_cannot_be_written(self) -> None:
         """Below a regular file: every use ends in a sentence with the path and --state-dir."""
