@@ -490,7 +490,9 @@ class Node(Service):
             except Exception:
                 self._log.failure("A listener failed at {event}.", event=type(event).__name__)
         self._telling -= 1
-        self._listeners_changed()
+        if not (isinstance(event, IncomingCall) and event.decided):
+            # A call that is decided is accepted right after this event, and told of then
+            self._listeners_changed()
         if isinstance(event, IncomingCall) and not event.decided:
             self.reject_unanswerable()
         self._waiters.handle(event)

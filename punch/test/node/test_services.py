@@ -231,6 +231,19 @@ class ServiceTests(NodeTestCase):
         self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
         self.assertEqual([type(event) for event in told], [IncomingCall, CallUnanswerable, CallFailed])
 
+    def test_a_listener_that_leaves_at_a_call_of_a_known_peer(self) -> None:
+        """The call is accepted all the same, though nobody could be asked."""
+        self.books["alice"].add(self.bob.identity.peer_id, "bob")
+
+        def leave(event: Event) -> None:
+            if isinstance(event, IncomingCall):
+                end()
+
+        end = self.alice.subscribe(leave)
+        linked = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertEqual(self.successResultOf(linked).core.remote, self.alice.identity.peer_id)
+
     def test_an_answering_listener_that_leaves(self) -> None:
         """Calls that it can't have decided any more are refused, whichever event it leaves at."""
 
