@@ -188,7 +188,7 @@ class OpeningBudget:
         self.packets = self.bytes = 0
         self._most = most
         self._size = size
-        self._sent: deque[tuple[float, int]] = deque()
+        self._sent: deque[tuple[float, int, str]] = deque()
         self._counted = 0
 
     def left(self, now: float) -> int:
@@ -202,10 +202,10 @@ class OpeningBudget:
         wanted = packets * (size + _HEADERS[remote.is_ipv6])
         return self.left(now) >= packets and self._counted + wanted <= self._size
 
-    def answered(self) -> None:
-        """A port to which it was sent has answered, and the path is used: what was sent no longer counts."""
-        self._sent.clear()
-        self._counted = 0
+    def path_found(self, host: str) -> None:
+        """A path to a port of this IP address is used: what was sent there no longer counts."""
+        self._sent = deque(each for each in self._sent if each[2] != host)
+        self._counted = sum(size for _, size, _ in self._sent)
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
@@ -214,7 +214,7 @@ class OpeningBudget:
     def charge(self, remote: Address, size: int, now: float) -> None:
         """Count a datagram that is sent elsewhere, for the same purpose."""
         size += _HEADERS[remote.is_ipv6]
-        self._sent.append((now, size))
+        self._sent.append((now, size, remote.host))
         self._counted += size
 
     def allows(self, remote: Address, size: int, now: float) -> bool:
@@ -378,13 +378,13 @@ class Budget:
         """
         A technique has found a direct path to a port of this IP address: what was sent to its other ports, in
         vain, no longer counts. Otherwise two peers that need techniques could call each other a few times
-        only.
+        only. What was sent to other addresses counts: nothing says that the peer is there.
         """
         kept = [each for each in self._sent if each.route.remote.host != host]
         self._sent.clear()
         self._sent.extend(kept)
-        self.openings.answered()
-        self.sprays.answered()
+        self.openings.path_found(host)
+        self.sprays.path_found(host)
 
     def is_validated(self, route: Route, now: float) -> bool:
         """Whether a check was answered that validates this route, so that everything may be sent on it."""

@@ -13,6 +13,7 @@ from punch.ice.budget import (
     MAX_OPENINGS,
     MAX_PACKETS,
     MAX_PEERS,
+    MAX_SPRAYED,
     OF_ONE,
     OF_ONE_HEARD,
     OF_ONE_HEARD_THROUGH,
@@ -396,6 +397,28 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(budget.openings.packets, 1)
         sent = sum(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True) for _ in range(200))
         self.assertEqual(sent + 1, MAX_OPENINGS)
+
+    def test_a_path_is_found(self) -> None:
+        """What went to that IP address no longer counts; what went elsewhere does, of each kind."""
+        budget = Budget()
+        here, there = Address(address(1).host, 7), Address(address(2).host, 7)
+        for remote in (here, there, here):
+            budget.allows(Route(remote), 100, PacketKind.TRIGGERED, 0.0)
+            for openings in (budget.openings, budget.sprays):
+                self.assertTrue(openings.allows(remote, 100, 0.0))
+        self.assertTrue(budget.openings.allows(there, MAX_OPENING_BYTES - 412, 0.0))
+        self.assertFalse(budget.openings.has(1, 100, there, 0.0))
+        budget.path_found(here.host)
+        self.assertEqual(budget.openings.left(0.0), MAX_OPENINGS - 2)
+        self.assertEqual(budget.sprays.left(0.0), MAX_SPRAYED - 1)
+        # Of the bytes, 128 count for the first packet there, and all but 384 for the second
+        self.assertTrue(budget.openings.has(2, 100, there, 0.0))
+        self.assertFalse(budget.openings.has(3, 100, there, 0.0))
+        for _ in range(3):
+            budget.path_found(here.host)
+        self.assertEqual(budget.sprays.left(0.0), MAX_SPRAYED - 1)
+        budget.path_found(there.host)
+        self.assertTrue(budget.is_idle(0.0))
 
     def test_kept(self) -> None:
         """A budget with openings that count is not idle."""
