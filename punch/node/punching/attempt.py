@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from punch.ice.agent import Agent
-from punch.ice.budget import OpeningBudget
+from punch.ice.budget import WINDOW, OpeningBudget
+from punch.ice.techniques import Technique
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
 from punch.net.udp import Reach
@@ -29,6 +30,58 @@ ARRIVAL_TIME = 1.0
 """Seconds that packets have to arrive, and the checks that follow them to be answered."""
 REPEATS = 4
 """How often so much time is added if something has arrived, while the link does not take the new path yet."""
+LONGEST_RTT = 2.0
+"""
+Round-trip times of a link count as so many seconds at most: the other side can make them longer, and an
+attempt that waits keeps those with others from being made.
+"""
+MAX_HOSTS = 4
+"""For how many IP addresses of the other side the attempts are counted separately."""
+
+
+class Tries:
+    """
+    How many attempts were made on a link, and when the next one may be.
+
+    Each technique is counted for itself, and so is each IP address of the other side: that it is at another
+    one says that what failed before says nothing, and does not shorten the waits at the one before. Since a
+    peer may have any number of addresses, all further ones are counted together.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Technique, str], tuple[int, float]] = {}
+
+    def add(self, technique: Technique, host: str, now: float) -> int:
+        """An attempt has begun at `now`; returns how many there were."""
+        key = self._key(technique, host)
+        tries = self._made.get(key, (0, now))[0] + 1
+        self._made[key] = tries, now
+        return tries
+
+    def next_at(
+        self, technique: Technique, host: str, wait_after: Callable[[int], float], part: float = 1.0
+    ) -> float:
+        """
+        Return when the next attempt may begin.
+
+        :param wait_after: returns the least seconds from the beginning of an attempt to that of the next.
+        :param part: which part of this wait has to be over.
+        """
+        made = self._made.get(self._key(technique, host))
+        return float("-inf") if made is None else made[1] + part * wait_after(made[0])
+
+    def path_found(self, now: float) -> None:
+        """There is a direct path: what was made some time ago no longer counts."""
+        self._made = {key: made for key, made in self._made.items() if now < made[1] + WINDOW}
+
+    def clear(self) -> None:
+        """We are in another network: nothing counts any more."""
+        self._made.clear()
+
+    def _key(self, technique: Technique, host: str) -> tuple[Technique, str]:
+        key = technique, host
+        others = sum(each[0] is technique for each in self._made)
+        return key if key in self._made or others < MAX_HOSTS else (technique, "")
 
 
 @dataclass(frozen=True)
@@ -42,13 +95,14 @@ class Attempt:
     :ivar ours: what is known about our NAT.
     :ivar theirs: what the other side knows about its NAT.
     :ivar transactions: asks reflectors, waits, and sends.
-    :ivar rtt: the round-trip time of the link, in seconds.
+    :ivar rtt: the round-trip time of the link, in seconds; `LONGEST_RTT` at most.
     :ivar random: draws random bytes.
     :ivar relayed: returns whether the link still takes a relayed path.
     :ivar propose: sends TARGETS; returns the answer, which may never come.
     :ivar answer: sends OPENED.
     :ivar begin: sends BEGIN.
     :ivar begun: the other side has sent BEGIN.
+    :ivar sent: called when a packet was sent to the other side.
     :ivar release: lets this node make attempts with others, since this one only waits from now on.
     """
 
@@ -68,6 +122,7 @@ class Attempt:
     answer: Callable[[Opened], None]
     begin: Callable[[], None]
     begun: Later[None]
+    sent: Callable[[], None]
     release: Callable[[], None]
 
     @property
@@ -105,6 +160,7 @@ class Attempt:
         opening = self.agent.opening(base, remote)
         if opening is None or not budget.allows(remote, len(opening.data), self.transactions.now):
             return False
+        self.sent()
         if reach is None:
             # In order with requests to reflectors
             self.transactions.send(opening)

@@ -30,7 +30,7 @@ from punch.net.driver import Driver
 from punch.node.call_context import CallContext
 from punch.node.ice_transport import IceTransport
 from punch.node.path import SprayPolicy
-from punch.node.punching.attempt import Attempt, AttemptMaker
+from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
 from punch.node.punching.sockets import AttemptSockets
@@ -44,7 +44,10 @@ Seconds on a relayed path after which the first attempt begins: plain ICE needs 
 had a direct path by the same technique before, it begins at once.
 """
 ATTEMPTS = 3
-"""How many attempts on a link must have failed, so that the technique is taken to have failed there."""
+"""
+How many attempts on a link, in which packets were sent, must have failed between the same networks, so that
+the technique is taken to have failed there.
+"""
 LONGEST_WAIT = 300.0
 """Seconds until an attempt is considered again for which the budget is not enough."""
 NETWORK_CHANGE_GAP = 60.0
@@ -112,11 +115,13 @@ class Punching:
         self._theirs = tuple(theirs)
         self._told: tuple[NatProfile, ...] = ()
         self._attempts = 0
-        self._tries = self._refusals = 0
-        self._proofs = 0
+        self._tries = Tries()
+        # How many attempts have sent something between the networks in use, and the number of the newest one
+        self._made = self._newest_made = 0
+        self._refusals = self._proofs = 0
         self._newest = 0
         self._opening = self._found = False
-        self._opened_at = self._network_changed_at = self._settled_at = float("-inf")
+        self._network_changed_at = self._settled_at = float("-inf")
         self._begin_at: float | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
         self._begun: tuple[int, Later[None]] | None = None
@@ -155,6 +160,8 @@ class Punching:
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
         if _hosts(self._told) != _hosts(self._ours):
+            self._tries.clear()
+            self._made = 0
             self._begin_anew()
         self.path_changed(now)
 
@@ -182,19 +189,18 @@ class Punching:
 
     def close(self) -> None:
         """The link is over: close the sockets."""
-        if self._attempts >= ATTEMPTS and not self._found:
+        if self._made >= ATTEMPTS and not self._found:
             self._remember(found=False)
         self._driver.stop()
         self._end_attempt()
         self._sockets.close()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
-        if (
-            _hosts(nats.profiles) != _hosts(self._theirs)
-            and now >= self._network_changed_at + NETWORK_CHANGE_GAP
-        ):
-            self._network_changed_at = now
-            self._begin_anew()
+        if _hosts(nats.profiles) != _hosts(self._theirs):
+            self._made = 0
+            if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
+                self._network_changed_at = now
+                self._begin_anew()
         self._theirs = nats.profiles
         self.path_changed(now)
 
@@ -204,8 +210,9 @@ class Punching:
             self._sockets.observing.transactions.handle_timer(now)
 
     def _begin_anew(self) -> None:
-        """The network is another one, or was better meanwhile: what failed before says nothing."""
-        self._tries = self._refusals = self._proofs = 0
+        """The network is another one, or was better meanwhile: begin as soon as the waits allow."""
+        self._tries.path_found(self._context.monotonic())
+        self._refusals = self._proofs = 0
         self._begin_at = None
 
     # Time
@@ -219,7 +226,8 @@ class Punching:
         if self._begin_at is None or now < self._begin_at:
             return
         self._begin_at = None
-        maker = self._makers.get(self._technique)
+        technique = self._technique
+        maker = self._makers.get(technique)
         if not self._relayed or maker is None or not self._is_worth_trying:
             return
         found = self._network.nat_observer.base_and_reflector
@@ -234,9 +242,11 @@ class Punching:
             return
         elif now < self._settled_at:
             self._begin_at = self._settled_at
+        elif now < (next_at := self._next_at(self._theirs[0].host, maker)):
+            self._begin_at = next_at
         elif not maker.can_aim(now):
             self._begin_at = now + LONGEST_WAIT
-        elif not self._begin(lambda transactions: self._aim(maker, transactions)):
+        elif not self._begin(lambda transactions: self._aim(maker, technique, transactions)):
             self._begin_at = now + BUSY
 
     # The choice
@@ -289,14 +299,13 @@ class Punching:
 
     # The side that aims
 
-    async def _aim(self, maker: AttemptMaker, transactions: Transactions) -> None:
+    async def _aim(self, maker: AttemptMaker, technique: Technique, transactions: Transactions) -> None:
         """Make one attempt."""
         self._attempts += 1
         started = transactions.now
         attempt = self._attempt(self._attempts, transactions)
         if attempt is not None and await maker.aim(attempt):
-            self._tries += 1
-            wait = maker.wait_after(self._tries)
+            wait = maker.wait_after(self._tries.add(technique, attempt.theirs.host, started))
         else:
             self._refusals += 1
             wait = refusal_wait(self._refusals)
@@ -322,7 +331,7 @@ class Punching:
             and self._relayed
             and self._opens
             # Half the wait of the other side, whose messages may be late
-            and now >= self._opened_at + maker.wait_after(self._tries) / 2
+            and now >= self._next_at(targets.host, maker, 0.5)
             and targets.host in self._agent.proven_hosts
             and maker.can_open(self._agent, found[0], targets, now)
         )
@@ -339,8 +348,8 @@ class Punching:
     async def _open(self, maker: AttemptMaker, transactions: Transactions, targets: Targets) -> None:
         """Open our NAT for one attempt of the other side."""
         self._attempts += 1
-        self._tries += 1
-        self._opening, self._opened_at = True, transactions.now
+        self._tries.add(Technique(targets.technique), targets.host, transactions.now)
+        self._opening = True
         attempt = self._attempt(targets.attempt, transactions)
         if attempt is None or not await maker.open(attempt, targets):
             self._refuse(targets)
@@ -371,15 +380,26 @@ class Punching:
             network=self._network,
             transport=self._transport,
             sockets=self._sockets,
-            rtt=self._link.rtt or 0.0,
+            rtt=min(self._link.rtt or 0.0, LONGEST_RTT),
             random=self._context.random,
             relayed=lambda: self._relayed,
             propose=self._propose,
             answer=self._answer,
             begin=lambda: self._send_frame(OptionalFrameType.BEGIN, Begin(number).encode()),
             begun=begun,
+            sent=lambda: self._count_made(number),
             release=lambda: self._context.punching_slot.release(self),
         )
+
+    def _next_at(self, host: str, maker: AttemptMaker, part: float = 1.0) -> float:
+        """Return when the next attempt may begin with the other side at this IP address."""
+        return self._tries.next_at(self._technique, host, maker.wait_after, part)
+
+    def _count_made(self, number: int) -> None:
+        """A packet of this attempt was sent."""
+        if number != self._newest_made:
+            self._newest_made = number
+            self._made += 1
 
     def _begin(self, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]) -> bool:
         """Begin an attempt; returns False if this node makes another one."""

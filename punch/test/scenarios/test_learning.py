@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.ice.techniques import Technique
 from punch.learned_paths import MAX_TRIES
-from punch.node.punching.coordinator import SETTLE, PunchingStatus
+from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.node.relay_pool import HEAD_START
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports
 from punch.test.scenarios.test_early_handshake import EarlyTestCase
@@ -101,6 +101,19 @@ class LearningTests(EarlyTestCase):
         self.nats[1].step = 2
         self.nats[0].renumber("203.0.113.31")
         self.assertGreater(self.attempts(), 0, "the network is another one")
+        self.net.drop = None
+
+    def test_what_was_not_made_is_no_failure(self) -> None:
+        """Attempts that the other side refuses, or never answers, say nothing about the technique."""
+        for _ in range(MAX_TRIES):
+            self.link()
+            for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
+                here.link_to(there).on_control = None
+            self.net.advance(20.0)
+            self.assertGreaterEqual(max(tried.attempts for tried in self.tried), ATTEMPTS)
+            self.stop()
+        self.lose()
+        self.assertGreater(self.attempts(), 0)
         self.net.drop = None
 
     def test_it_works_after_all(self) -> None:

@@ -272,6 +272,17 @@ class HostileOpenerTests(PunchingTestCase):
         self.assertLessEqual(self.status(self.bob).packets, MAX_SPRAYED)
         self.assertLessEqual(self.status(self.bob).bytes, MAX_SPRAYED_BYTES)
 
+    def test_moving_again_and_again(self) -> None:
+        """A peer that says of its NAT every minute that it is another one gets no more attempts."""
+        for number in range(9):
+            other = NatProfile(
+                f"203.0.113.{50 + number}", frozenset({Maps.ENDPOINT_INDEPENDENT}), PortAssignment.RANDOM
+            )
+            self.say(OptionalFrameType.NATS, Nats((other,)).encode())
+            for _ in range(6):
+                self.ask(self.targets(), 10.0)
+        self.assertLessEqual(self.status(self.bob).attempts, 3)
+
     def test_begin(self) -> None:
         """BEGIN without an attempt, or for another one, starts nothing; that of this one, the second half."""
         self.net.trace = []
