@@ -8,7 +8,7 @@ data stays unanswered (`punch.node.path.UnansweredData`), another pair is select
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
@@ -47,6 +47,8 @@ LARGE = 1100
 """Bytes of a datagram from which on, if the link loses something, the path is checked in full size…"""
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
+OPENING_GAP = 0.5
+"""Seconds between two checks by which another ICE session learns of a path that an attempt has found."""
 HINT_GAP = 2.0
 """Seconds between two checks of our path because the other side sends on another."""
 
@@ -158,6 +160,8 @@ class IceTransport:
         self._remote_addresses: list[Address] = []
         self._relayed: list[Address] = []
         self._connections: dict[TCPConnection, Address | None] = {}
+        self._openings: dict[Address, Address | None] = {}
+        self._opening_checked_at = -OPENING_GAP
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
@@ -181,6 +185,8 @@ class IceTransport:
         self.generations.begin(agent, number, now)
         for connection, mapped in self._connections.items():
             agent.add_opening(connection.local, mapped)
+        for base, mapped in self._openings.items():
+            agent.add_opening(base, mapped)
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
         self.gather(now)
@@ -194,6 +200,8 @@ class IceTransport:
             self._early = EarlyHandshake(self._context.paths.hosts(self._peer), self._budget.early)
         for connection in self._connections:
             self._check_connection(agent, connection)
+        if self.route is not None:
+            self._check_opening(*self.route)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
@@ -330,7 +338,11 @@ class IceTransport:
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
         """Hand a STUN message to its agent."""
-        self.generations.receive_datagram(data, remote, local, self._context.monotonic())
+        now = self._context.monotonic()
+        self.generations.receive_datagram(data, remote, local, now)
+        if local in self._openings and now >= self._opening_checked_at + OPENING_GAP:
+            self._opening_checked_at = now
+            self._check_opening(local, remote)
         self._changed()
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
@@ -440,6 +452,39 @@ class IceTransport:
     def probe(self, now: float) -> None:
         """Check whether the path works."""
         self.generations.use.path.probe(now)
+
+    # Sockets of attempts (`punch.node.punching`)
+
+    def add_opening(self, base: Address, mapped: Address | None = None) -> None:
+        """
+        Take checks at a socket of an attempt, in the ICE sessions that there are and in later ones.
+
+        :param mapped: its address as a reflector sees it, if that is known.
+        """
+        self._openings[base] = mapped
+        for agent in self.generations.agents:
+            agent.add_opening(base, mapped)
+
+    def remove_opening(self, base: Address, now: float) -> None:
+        """A socket of an attempt is closed, and with it each path from there."""
+        self._openings.pop(base, None)
+        for agent in self.generations.agents:
+            agent.remove_local(base, now)
+
+    def has_received_check(self, bases: Collection[Address]) -> bool:
+        """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
+        return any(agent.has_received_check(bases) for agent in self.generations.agents)
+
+    def _check_opening(self, local: Address, remote: Address) -> None:
+        """
+        If a path from a socket of an attempt is known to work, and the newest ICE session has no check from
+        there yet, send one of it. Otherwise an ICE restart would give up that path.
+        """
+        agent = self.generations.newest
+        works = local in self._openings and self._is_validated(local, remote, self._context.monotonic())
+        opening = agent.opening(local, remote) if works and not agent.validated(local, remote) else None
+        if opening is not None:
+            self._context.network.sockets.send([opening.data], remote, local)
 
     # TCP connections
 

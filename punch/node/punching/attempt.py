@@ -176,7 +176,7 @@ class Attempt:
         :param arrival: seconds that packets have to arrive.
         """
         await self.transactions.sleep(arrival)
-        if self.agent.has_received_check(bases):
+        if self.transport.has_received_check(bases):
             # The NATs are open: whatever was lost is sent again
             for _ in range(REPEATS):
                 if self.relayed():

@@ -69,8 +69,7 @@ class AttemptSockets:
         used = None if selected is None else selected.local_base
         for base in [base for base in self._bases if base != used]:
             self._bases.remove(base)
-            for agent in self._transport.generations.agents:
-                agent.remove_local(base, now)
+            self._transport.remove_opening(base, now)
             self._network.sockets.close_extra(base)
 
     def close(self) -> None:

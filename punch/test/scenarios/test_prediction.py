@@ -81,6 +81,20 @@ class DirectTests(PunchingTestCase):
         """A mapping for each address, which one reflector can't tell from one for all."""
         self.check(sequential(mapping=Mapping.ADM), sequential(2))
 
+    def test_an_ice_restart_later(self) -> None:
+        """When one of the machines has another address besides, the path stays as it is."""
+        self.place(sequential(), sequential(2))
+        self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+        self.net.advance(10.0)
+        attempts = self.status(self.alice).attempts
+        host = self.alice.host
+        host.move(host.interfaces[0].network, host.address, "192.168.1.77")
+        for _ in range(60):
+            self.net.advance(0.5)
+            self.assertNotIn("relay", self.paths)
+        self.assertEqual(self.status(self.alice).attempts, attempts)
+        self.stop()
+
     def test_all(self) -> None:
         """All pairs, with many seeds, also with loss (PUNCH_SEEDS=all)."""
         if not ALL:

@@ -124,6 +124,23 @@ class DirectTests(PunchingTestCase):
         self.assertEqual([self.status(peer).attempts for peer in self.peers], [2, 2])
         self.stop()
 
+    def test_an_ice_restart_meanwhile(self) -> None:
+        """
+        With long round trips, an attempt is not over when ICE is restarted to improve the path: it goes on,
+        and the path that it finds is kept.
+        """
+        self.place(one_port(), random_ports(), link=LinkSpec(delay=0.3))
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.net.advance(15.5)
+        self.net.drop = None
+        self.net.run_until(lambda: "relay" not in self.paths, 10.0, "a direct path")
+        for _ in range(15):
+            self.net.advance(1.0)
+            self.assertNotIn("relay", self.paths)
+        self.assertEqual([self.status(peer).attempts for peer in self.peers], [1, 1])
+        self.stop()
+
 
 class OffTests(PunchingTestCase):
     """Where nothing is sent."""
