@@ -12,6 +12,7 @@ import errno
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from struct import Struct
 from typing import Final, Protocol
 
@@ -45,8 +46,6 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_DONT: Final = 0
 _PMTUDISC_PROBE: Final = 3
-USUAL_TTL: Final = 64
-"""How many routers may pass on a datagram, as RFC 1700 recommends and most systems have it."""
 # The numbers of other systems.
 _IP_DONTFRAG: Final = {"darwin": 28, "win32": 14}
 _IPV6_DONTFRAG: Final = {"win32": 14}
@@ -224,7 +223,16 @@ def set_ttl(sock: HasOptions, ipv6: bool, ttl: int | None) -> bool:
     """
     if ipv6:
         return set_option(sock, _IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, -1 if ttl is None else ttl)
-    return set_option(sock, _IPPROTO_IP, socket.IP_TTL, USUAL_TTL if ttl is None else ttl)
+    return set_option(sock, _IPPROTO_IP, socket.IP_TTL, _system_ttl() if ttl is None else ttl)
+
+
+@cache
+def _system_ttl() -> int:
+    """Return the value of IP_TTL for as many routers as the system says."""
+    if sys.platform == "linux":
+        return -1  # As `net.ipv4.ip_default_ttl` or the route says at the time
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return sock.getsockopt(_IPPROTO_IP, socket.IP_TTL)
 
 
 def limit_routers(sock: socket.socket, routers: int | None) -> bool:
