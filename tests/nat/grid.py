@@ -37,6 +37,11 @@ SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found…"""
 LATER = 25.0
 """…but for pairs that take spraying, or several attempts: so many."""
+KEPT = 5.0
+"""
+Seconds for which a path that was found in this time is watched, unless they are over before. An ICE restart
+takes three to give up a path.
+"""
 AT_ONCE = 16
 """Calls side by side; most of them wait for `SETTLED`."""
 CONNECTING = 2
@@ -61,7 +66,7 @@ class CallOutcome:
     :ivar first: the paths on both sides when they were connected.
     :ivar settled: the paths `SETTLED` seconds after that, on each side by its own clock.
     :ivar problem: what went wrong, "" if nothing did.
-    :ivar later: the paths `LATER` seconds after that, or before as soon as none is relayed; those of
+    :ivar later: the paths `LATER` seconds after that, or when none was relayed for `KEPT` seconds; those of
         `settled` if that was not waited for.
     """
 
@@ -207,11 +212,8 @@ class Grid:
         both = (caller, callee), (callee, caller)
         settled = tuple(path_settled(one, other) for one, other in both)
         later = settled
-        if expected()[pair] in (LATE, RACE):
-            deadline = time.monotonic() + LATER - SETTLED
-            while "relay" in later and time.monotonic() < deadline:
-                time.sleep(0.25)
-                later = tuple(path_now(one, other) for one, other in both)
+        if expected()[pair] in (LATE, RACE) and "relay" in settled:
+            later = paths_later(both)
         hang_up(caller, callee)
         problem = "the link was lost" if "" in settled + later else ""
         return CallOutcome(outcome.seconds, outcome.first, settled, problem, later)
@@ -311,6 +313,23 @@ def path_now(process: JSONProcess, other: JSONProcess) -> str:
         elif event["event"] == "disconnected":
             path = ""
     return str(path)
+
+
+def paths_later(both: Sequence[tuple[JSONProcess, JSONProcess]]) -> tuple[str, ...]:
+    """The paths of both sides in the end: `CallOutcome.later`."""
+    now = time.monotonic()
+    deadline = now + LATER - SETTLED
+    direct_at: float | None = None
+    while True:
+        paths = tuple(path_now(one, other) for one, other in both)
+        if "relay" in paths:
+            direct_at = None
+        elif direct_at is None:
+            direct_at = now
+        if now >= deadline or (direct_at is not None and now >= direct_at + KEPT):
+            return paths
+        time.sleep(0.25)
+        now = time.monotonic()
 
 
 def path_settled(process: JSONProcess, other: JSONProcess) -> str:
