@@ -29,7 +29,10 @@ ANSWER_TIME = 3.0
 ARRIVAL_TIME = 1.0
 """Seconds that packets have to arrive, and the checks that follow them to be answered."""
 REPEATS = 4
-"""How often so much time is added if something has arrived, while the link does not take the new path yet."""
+"""
+How often so much time, or one and a half round-trip times, is added if something has arrived, while the link
+does not take the new path yet.
+"""
 LONGEST_RTT = 2.0
 """
 Round-trip times of a link count as so many seconds at most: the other side can make them longer, and an
@@ -173,14 +176,16 @@ class Attempt:
         Wait until packets have arrived at one of these sockets and the link has taken the new path, if it
         does.
 
-        :param arrival: seconds that packets have to arrive.
+        :param arrival: the least seconds that packets have to arrive; with long round trips they have one and
+            a half of these.
         """
-        await self.transactions.sleep(arrival)
+        round_trip = 1.5 * self.rtt
+        await self.transactions.sleep(max(arrival, round_trip))
         if self.transport.has_received_check(bases):
             # The NATs are open: whatever was lost is sent again
             for _ in range(REPEATS):
                 if self.relayed():
-                    await self.transactions.sleep(ARRIVAL_TIME)
+                    await self.transactions.sleep(max(ARRIVAL_TIME, round_trip))
 
 
 class AttemptMaker(Protocol):
