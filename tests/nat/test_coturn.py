@@ -51,7 +51,9 @@ class CoturnNetwork:
         options = [*options, "--turn-secret-file", str(secret), *servers]
         _, address = start_rendezvous(self.programs, self.network, options)
         left, right = sites(self.network, "turn", 1, SIDES)
-        alice, bob = (start_peer(self.programs, site, address) for site in (left, right))
+        # The link is to stay on the relay
+        options = ["--spray", "never"]
+        alice, bob = (start_peer(self.programs, site, address, options) for site in (left, right))
         for peer in (alice, bob):
             peer.wait("registered", 60.0)
         pair = ConnectedPair(self.network, 1, left, right, alice, bob)

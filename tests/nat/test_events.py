@@ -158,7 +158,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
             pairs: dict[str, ConnectedPair] = {}
             for number, (name, scenario) in enumerate(SCENARIOS.items(), 1):
                 left, right = sites(network, f"s{number}", number, scenario.sides)
-                peers = [start_peer(programs, site, address) for site in (left, right)]
+                # A link on the relay is to stay there
+                options = ["--spray", "never"]
+                peers = [start_peer(programs, site, address, options) for site in (left, right)]
                 for peer in peers:
                     peer.wait("registered", 60.0)
                 pairs[name] = ConnectedPair(network, number, left, right, peers[0], peers[1])
@@ -197,7 +199,9 @@ def test_relay_killed(tmp_path: Path) -> None:
         try:
             rendezvous, address = start_rendezvous(programs, network)
             left, right = sites(network, "relayed", 1, ("fully-drop", "masq-drop"))
-            alice, bob = (start_peer(programs, site, address) for site in (left, right))
+            # The link is to stay on the relay
+            options = ["--spray", "never"]
+            alice, bob = (start_peer(programs, site, address, options) for site in (left, right))
             for peer in (alice, bob):
                 peer.wait("registered", 60.0)
             pair = ConnectedPair(network, 1, left, right, alice, bob)
