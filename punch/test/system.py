@@ -391,3 +391,24 @@ __all__ = [
     "connect",
     "introduce",
 ]
+
+
+class DualStackTestCase(SystemTestCase):
+    """
+    A test with a second rendezvous, which has both address families and one name.
+
+    :ivar dual: this rendezvous.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.net.dns["meet.example"] = ["198.51.100.2", "2001:db8:ffff::1"]
+        host = self.net.host("dual", "198.51.100.2", "2001:db8:ffff::1")
+        self.dual = Rendezvous(self.net, host, control=None, name="meet.example")
+
+    def tearDown(self) -> None:
+        """Stop the second service, too."""
+        for peer in self.peers:
+            peer.stop()
+        self.dual.stop()
+        super().tearDown()

@@ -53,7 +53,6 @@ from punch.apps.pipe.messages import (
     encode_piece,
     encode_status,
 )
-from punch.identity import PeerID
 from punch.local.protocol import (
     Abort,
     CommandError,
@@ -64,20 +63,14 @@ from punch.local.protocol import (
     request_fields,
 )
 from punch.local.protocol import line as encode_fields
+from punch.test.apps.codes.test_exchange import forward
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import (
-    Answer,
     Answered,
-    Cancel,
     Candidates,
-    Ended,
-    ErrorCode,
     Establish,
     Incoming,
-    Reject,
-    Reply,
     Request,
-    Trickle,
 )
 from punch.wire.control import encode as encode_line
 from punch.wire.fields import is_visible
@@ -118,19 +111,6 @@ def code_text(data: bytes) -> None:
         assert said.isprintable(), said
         return
     assert Code.parse(str(code)) == code
-
-
-def _delivered(request: Request, sender: PeerID) -> Reply:
-    """What a rendezvous makes of a message for the peer that gets it."""
-    if isinstance(request, Establish):
-        return Incoming(request.call, sender, "code", request.offer)
-    if isinstance(request, Answer):
-        return Answered(request.call, sender, request.answer)
-    if isinstance(request, Trickle):
-        return Candidates(request.call, sender, request.envelope)
-    assert isinstance(request, (Cancel, Reject))
-    code = request.code if isinstance(request, Reject) else ErrorCode.CANCELLED
-    return Ended(request.call, code, "", sender=sender)
 
 
 def _exchanges() -> Iterator[bytes]:
@@ -176,11 +156,11 @@ def code_exchange(data: bytes) -> None:
         elif kind == 2:
             # Somebody with other words
             exchanges += 1
-            issuer.receive(_delivered(first, CALLER.peer_id), now)
+            issuer.receive(forward(first, CALLER.peer_id), now)
             for message in said(issuer):
-                redeemer.receive(_delivered(message, CODE.identity.peer_id), now)
+                redeemer.receive(forward(message, CODE.identity.peer_id), now)
             for message in said(redeemer):
-                issuer.receive(_delivered(message, CALLER.peer_id), now)
+                issuer.receive(forward(message, CALLER.peer_id), now)
         elif kind == 3:
             envelope = Envelope(CALLER.peer_id, reader.chunk(), bytes(64))
             reply = Candidates if reader.byte() & 1 else Answered
@@ -193,9 +173,9 @@ def code_exchange(data: bytes) -> None:
             other = Redeemer(CODE, MALLORY.peer_id, MALLORY, name, CodePurpose.CONTACT, now, random)
             for _ in range(3):
                 for message in said(other):
-                    issuer.receive(_delivered(message, MALLORY.peer_id), now)
+                    issuer.receive(forward(message, MALLORY.peer_id), now)
                 for message in said(issuer):
-                    other.receive(_delivered(message, CODE.identity.peer_id), now)
+                    other.receive(forward(message, CODE.identity.peer_id), now)
             assert not isinstance(other.outcome, Card) or other.outcome.peer == OWNER.peer_id
         else:
             now += reader.byte()

@@ -9,27 +9,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.ice_network import IceNetwork
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
-from punch.test.system import Connected, Peer, Rendezvous, SystemTestCase, introduce
+from punch.test.system import Connected, DualStackTestCase, Peer, introduce
 
 SLOW = 0.6
 """Seconds that the slow family takes longer, each way."""
 
 
-class DualStackTests(SystemTestCase):
+class DualStackTests(DualStackTestCase):
     """Whole nodes."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.net.dns["meet.example"] = ["198.51.100.2", "2001:db8:ffff::1"]
-        host = self.net.host("dual", "198.51.100.2", "2001:db8:ffff::1")
-        self.dual = Rendezvous(self.net, host, control=None, name="meet.example")
-
-    def tearDown(self) -> None:
-        """Stop the second service, too."""
-        for peer in self.peers:
-            peer.stop()
-        self.dual.stop()
-        super().tearDown()
 
     def dual_stack(self, name: str, *, strict: bool = False, ipv6: bool = True) -> Peer:
         """A registered peer behind a firewall (IPv6) and a NAT that may be strict (IPv4)."""

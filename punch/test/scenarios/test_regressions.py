@@ -23,7 +23,7 @@ from punch.node.events import (
 )
 from punch.node.path import RelayPolicy
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
-from punch.test.system import Peer, Rendezvous, SystemTestCase, connect, introduce
+from punch.test.system import DualStackTestCase, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.address import Address
 from punch.wire.demux import DatagramKind, classify
@@ -286,21 +286,8 @@ class PersistenceTests(SystemTestCase):
         alice.wait_for(Connected, 10.0)
 
 
-class IPv6Tests(SystemTestCase):
+class IPv6Tests(DualStackTestCase):
     """Links over IPv6, and peers with one address family each."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.net.dns["meet.example"] = ["198.51.100.2", "2001:db8:ffff::1"]
-        host = self.net.host("dual", "198.51.100.2", "2001:db8:ffff::1")
-        self.dual = Rendezvous(self.net, host, control=None, name="meet.example")
-
-    def tearDown(self) -> None:
-        """Stop the second service, too."""
-        for peer in self.peers:
-            peer.stop()
-        self.dual.stop()
-        super().tearDown()
 
     def start(self, host: Host, relay: RelayPolicy = RelayPolicy.AUTO) -> Peer:
         """A peer of the service that has both families."""
