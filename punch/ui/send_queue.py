@@ -156,7 +156,7 @@ class SendQueue:
         while self._lines and not (self._busy or waiting or self._stopped):
             peer, texts = self._batch()
             self._busy = True
-            maybeDeferred(self._chat.send_all, peer, texts).addCallbacks(
+            maybeDeferred(self._chat.conversations.open(peer).send, texts).addCallbacks(
                 self._stored, self._failed, callbackArgs=(len(texts),), errbackArgs=(len(texts),)
             )
             waiting = self._timer is not None and self._timer.active()

@@ -8,8 +8,8 @@ view would need.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -34,7 +34,6 @@ from punch.apps.chat.model import (
     ChatMessage,
     ChatStatus,
     ClientID,
-    check_text,
 )
 from punch.apps.chat.storage import Storage, Timers, Worker
 from punch.apps.chat.store import Store
@@ -53,12 +52,6 @@ from punch.wire.fields import check_name
 
 if TYPE_CHECKING:
     from punch.link.link import Link
-
-#: Most text that may wait for its acknowledgements, in characters, for all peers together.
-MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024
-
-#: Most messages that may wait for their acknowledgements, for all peers together.
-MAX_UNDELIVERED = 100_000
 
 #: Seconds after which the caller opens a chat stream again that has ended while its link stayed.
 REOPEN_DELAY = 5.0
@@ -365,62 +358,13 @@ class Chat:
 
     def send(self, who: str | PeerID, text: str, client_id: ClientID | None = None) -> Deferred[ChatMessage]:
         """
-        Send a message, now or when the peer is connected.
+        Send a message, as `Conversation.send` does.
 
-        :param client_id: a script's own name for the message.
         :return: the message, when it is stored; a failure if it can't be stored.
-        :raise ChatError: the message can't be sent; nothing was stored.
+        :raise ChatError: as there, or there is no such peer.
         """
-        peer = self._check_sendable(who, [text])
-        added = self.storage.ask(Store.add, peer, self._new_epoch(), text, self._wall(), client_id)
-        return self._add(peer, [text], added.addCallback(lambda message: [message])).addCallback(
-            lambda messages: messages[0]
-        )
-
-    def send_all(self, who: str | PeerID, texts: Sequence[str]) -> Deferred[list[ChatMessage]]:
-        """
-        Send several messages, in order: all of them, or none.
-
-        :return: as `send`.
-        :raise ChatError: as `send`.
-        """
-        peer = self._check_sendable(who, texts)
-        added = self.storage.ask(Store.add_all, peer, self._new_epoch(), texts, self._wall())
-        return self._add(peer, texts, added)
-
-    def _check_sendable(self, who: str | PeerID, texts: Sequence[str]) -> PeerID:
-        peer = self.contacts.find_reachable(who)
-        for text in texts:
-            check_text(text)
-        size = self.conversations.undelivered_size() + sum(map(len, texts))
-        undelivered = self.conversations.undelivered()
-        if size > MAX_UNDELIVERED_SIZE or undelivered + len(texts) > MAX_UNDELIVERED:
-            raise ChatError(
-                "outbox-full",
-                f"{undelivered:,} messages are not delivered yet: send again when some of them are.",
-            )
-        return peer
-
-    def _add(
-        self, peer: PeerID, texts: Sequence[str], added: Deferred[list[ChatMessage]]
-    ) -> Deferred[list[ChatMessage]]:
-        conversation = self.conversations.open(peer)
-        for text in texts:
-            conversation.adding(text)
-
-        def stored(messages: list[ChatMessage]) -> list[ChatMessage]:
-            self.storage.works()
-            messages = [conversation.added(message) for message in messages]
-            if self.waits(peer):
-                self.calls.waiting(peer)
-            return messages
-
-        def not_stored(failure: Any) -> Any:
-            for text in texts:
-                conversation.not_added(text)
-            return failure
-
-        return added.addCallbacks(stored, not_stored)
+        conversation = self.conversations.open(self.contacts.find_reachable(who))
+        return conversation.send([text], client_id).addCallback(lambda messages: messages[0])
 
     def _new_epoch(self) -> bytes:
         return self._random(protocol.EPOCH)
@@ -430,6 +374,11 @@ class Chat:
         return self.conversations.undelivered(peer) > 0 and not self._book.blocked(peer)
 
     # -- what conversations report --
+
+    def conversation_waits(self, peer: PeerID) -> None:
+        """Messages to the peer were stored."""
+        if self.waits(peer):
+            self.calls.waiting(peer)
 
     def conversation_heard(
         self, conversation: Conversation, event: protocol.Named | protocol.Farewell

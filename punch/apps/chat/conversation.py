@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from punch.apps.chat import protocol
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import MessageAdded, MessageChanged, Views
-from punch.apps.chat.model import ChatMessage, MessageState
+from punch.apps.chat.model import ChatMessage, ClientID, MessageState, check_text
 from punch.apps.chat.protocol import (
     ChatCore,
     Hello,
@@ -37,6 +37,8 @@ from punch.identity import PeerID
 
 if TYPE_CHECKING:
     from punch.apps.chat.chat import Chat
+
+T = TypeVar("T")
 
 #: Reading from the stream stops while this many messages wait for the store and the views.
 MAX_UNHANDLED = 64
@@ -135,25 +137,42 @@ class Conversation:
         """Take over from the store how many messages wait in it."""
         self._kept = _Load(messages, characters)
 
-    def adding(self, text: str) -> None:
-        """A message of ours is about to be stored."""
-        self._coming.add(1, len(text))
+    def send(self, texts: Sequence[str], client_id: ClientID | None = None) -> Deferred[list[ChatMessage]]:
+        """
+        Send messages, now or when the peer is connected: in order, and all of them or none.
 
-    def not_added(self, text: str) -> None:
-        """A message of ours could not be stored."""
-        self._coming.add(-1, -len(text))
+        :param client_id: a script's own name for the message, if it is one.
+        :return: the messages, when they are stored; a failure if they can't be stored.
+        :raise ChatError: they can't be sent; nothing was stored.
+        """
+        self._chat.contacts.find_reachable(self.peer)
+        for text in texts:
+            check_text(text)
+        self._chat.conversations.check_room(texts)
+        self._coming.add(len(texts), sum(map(len, texts)))
+        added = self._storage.ask(Store.add_all, self.peer, self._new_epoch(), texts, self._wall(), client_id)
+        return added.addCallbacks(self._added, self._not_added, errbackArgs=(texts,))
 
-    def added(self, message: ChatMessage) -> ChatMessage:
-        """A message of ours was stored: send it if there is a stream. Returns it with its new state."""
-        self._coming.add(-1, -len(message.text))
-        self._kept.add(1, len(message.text))
-        core = self._core
-        if core is not None:
-            message = replace(message, state=MessageState.SENT)
-            core.send(_outgoing(message))
-        self._views.tell(MessageAdded(message))
-        self._say()
-        return message
+    def _added(self, messages: list[ChatMessage]) -> list[ChatMessage]:
+        """Messages of ours were stored: send them if there is a stream, and return them as they are then."""
+        self._storage.works()
+        sent = []
+        for message in messages:
+            self._coming.add(-1, -len(message.text))
+            self._kept.add(1, len(message.text))
+            core = self._core
+            if core is not None:
+                message = replace(message, state=MessageState.SENT)
+                core.send(_outgoing(message))
+            self._views.tell(MessageAdded(message))
+            self._say()
+            sent.append(message)
+        self._chat.conversation_waits(self.peer)
+        return sent
+
+    def _not_added(self, failure: T, texts: Sequence[str]) -> T:
+        self._coming.add(-len(texts), -sum(map(len, texts)))
+        return failure
 
     def current(self, message: ChatMessage) -> ChatMessage:
         """A message from the store with the state that it has now."""

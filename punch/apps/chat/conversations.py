@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
 from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.events import Views
-from punch.apps.chat.model import ChatMessage
+from punch.apps.chat.model import ChatError, ChatMessage
 from punch.apps.chat.storage import Storage, Timers
 from punch.identity import PeerID
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 #: Conversations that are kept in memory. Beyond that, those are dropped that the store has in full.
 MAX_CONVERSATIONS = 256
+
+#: Most text that may wait for its acknowledgements, in characters, for all peers together.
+MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024
+
+#: Most messages that may wait for their acknowledgements, for all peers together.
+MAX_UNDELIVERED = 100_000
 
 #: Seconds in which the peers may confirm that they have all messages when the chat ends.
 LEAVE_TIMEOUT = 1.5
@@ -77,6 +83,19 @@ class Conversations:
     def undelivered_size(self) -> int:
         """How much text has no acknowledgement yet, in characters."""
         return sum(each.undelivered_size for each in self._conversations.values())
+
+    def check_room(self, texts: Sequence[str]) -> None:
+        """
+        Check whether more messages of ours may wait.
+
+        :raise ChatError: too many do (`outbox-full`).
+        """
+        size, undelivered = self.undelivered_size() + sum(map(len, texts)), self.undelivered()
+        if size > MAX_UNDELIVERED_SIZE or undelivered + len(texts) > MAX_UNDELIVERED:
+            raise ChatError(
+                "outbox-full",
+                f"{undelivered:,} messages are not delivered yet: send again when some of them are.",
+            )
 
     def unhandled(self, peer: PeerID) -> int:
         """How many messages of `peer` were not yet delivered to the views."""

@@ -133,10 +133,17 @@ class Store:
             number = self._insert(key, sent, 0, _WAITING, text, time, None, client)
         return ChatMessage(number, peer, sent, True, text, time, MessageState.WAITING, None, client_id)
 
-    def add_all(self, peer: PeerID, epoch: bytes, texts: Sequence[str], time: float) -> list[ChatMessage]:
-        """Store several messages of ours as `add` does, all or none."""
+    def add_all(
+        self,
+        peer: PeerID,
+        epoch: bytes,
+        texts: Sequence[str],
+        time: float,
+        client_id: ClientID | None = None,
+    ) -> list[ChatMessage]:
+        """Store several messages of ours as `add` does, all or none. One message may have a `client_id`."""
         with self._transaction():
-            return [self.add(peer, epoch, text, time) for text in texts]
+            return [self.add(peer, epoch, text, time, client_id) for text in texts]
 
     def receive(
         self, peer: PeerID, remote_epoch: bytes, messages: Iterable[MessageReceived], time: float

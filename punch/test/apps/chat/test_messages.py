@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from punch.apps.chat import MessageState
-from punch.apps.chat.chat import MAX_UNDELIVERED
 from punch.apps.chat.conversation import MAX_UNHANDLED
-from punch.apps.chat.conversations import LEAVE_TIMEOUT, MAX_CONVERSATIONS
+from punch.apps.chat.conversations import LEAVE_TIMEOUT, MAX_CONVERSATIONS, MAX_UNDELIVERED
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
     ChatBroken,
