@@ -58,7 +58,7 @@ class PoolUser:
             open_socket,
             lambda: ["127.0.0.1"],
             lambda datagrams, remote, socket: self._arrived(datagrams, remote, socket.local),
-            lambda datagrams, remote, local: self.pool.send(datagrams, remote, local),
+            lambda local, remote: self.pool.find(local),
         )
         self.pool = RelayPool(
             reactor,

@@ -10,7 +10,7 @@ the first call.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.error import CannotListenError
 
@@ -19,6 +19,13 @@ from punch.net.udp import DatagramSocket, Reach, Receiver
 from punch.wire.address import Address, Transmit
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
+
+
+class Carrier(Protocol):
+    """What sends datagrams from one local address: a socket, a relay, or a TCP connection."""
+
+    def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
+        """Send datagrams to one address. It raises nothing: what can't be sent is lost."""
 
 
 class SocketSet:
@@ -30,17 +37,18 @@ class SocketSet:
         open_socket: OpenSocket,
         addresses: Callable[[], list[str]],
         receive: Receiver,
-        relay: Callable[[Sequence[bytes], Address, Address], bool],
+        other: Callable[[Address, Address], Carrier | None],
         preferred: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """
         :param open_socket: opens a socket at an IP address and a port (0: any).
         :param addresses: returns the IP addresses of this machine.
         :param receive: takes what the sockets receive.
-        :param relay: sends datagrams from a relayed address; returns False if there is no such address.
+        :param other: returns what sends from a local address that is none of a socket, to a remote address;
+            None if nothing does.
         :param preferred: returns the local addresses from which the rendezvous is reached, if known.
         """
-        self._relay = relay
+        self._other = other
         self._reactor = reactor
         self._open_socket = open_socket
         self._addresses = addresses
@@ -101,16 +109,18 @@ class SocketSet:
         if socket is not None:
             socket.send_limited(transmit.data, transmit.remote, reach)
 
+    def carrier(self, local: Address, remote: Address) -> Carrier | None:
+        """
+        Return what sends from `local` to `remote`: a socket, or the relay or TCP connection that has this
+        address; None if nothing does. What it is given after it was closed is lost.
+        """
+        return self._sockets.get(local) or self._extra.get(local) or self._other(local, remote)
+
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """
-        Send datagrams from the socket of `local`, or through the relay that has this address. They are lost
-        if neither exists.
-        """
-        socket = self._sockets.get(local) or self._extra.get(local)
-        if socket is not None:
-            socket.send(datagrams, remote)
-        else:
-            self._relay(datagrams, remote, local)
+        """Send datagrams from `local`. They are lost if nothing sends from there."""
+        carrier = self.carrier(local, remote)
+        if carrier is not None:
+            carrier.send(datagrams, remote)
 
     def close(self) -> None:
         """Close all sockets."""

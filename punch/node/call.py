@@ -373,7 +373,7 @@ class Call:
                 self._context.calls.call_silent()
         elif isinstance(event, (ice.PairDisconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
-                self.transport.route = None
+                self.transport.leave_route()
             if self.restarts is not None:
                 self.restarts.path_unresponsive(now)
         elif isinstance(event, ice.PathFailed):

@@ -21,6 +21,7 @@ from punch.identity import PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
+from punch.net.socket_set import Carrier
 from punch.node.call_context import CallContext
 from punch.node.early_handshake import EarlyHandshake
 from punch.node.path import RelayPolicy, SlowedPath, UnansweredData
@@ -140,6 +141,7 @@ class IceTransport:
     ) -> None:
         self.generations = Generations(agent)
         self.route: tuple[Address, Address] | None = None
+        self._carrier: Carrier | None = None
         self._context = context
         self._relays = context.network.relays
         self._changed = changed
@@ -282,6 +284,7 @@ class IceTransport:
 
     def relay_lost(self, local: Address) -> None:
         """A relayed address is gone, and with it every pair through it."""
+        self._carrier = None
         if local in self._relayed:
             self._relayed.remove(local)
             for agent in self.generations.agents:
@@ -363,7 +366,7 @@ class IceTransport:
         if not link.proved:
             allowed = self.generations.validated(local, remote)
             if allowed and self.route is None:
-                self.route = local, remote
+                self._take_route((local, remote))
             if link.role is LinkRole.CALLEE and allowed and local not in self._relayed:
                 self._early.received(datagrams, remote)
         self._link_received(remote, local)
@@ -412,11 +415,16 @@ class IceTransport:
             if early := self._early.reply(datagrams, remote, now):
                 sockets.send(early, remote, local)
             return
-        sockets.send(datagrams, remote, local)
+        carrier = self._carrier
+        if carrier is None:
+            # Once for a path, and not for each turn of a bulk transfer
+            carrier = self._carrier = sockets.carrier(local, remote)
+        if carrier is not None:
+            carrier.send(datagrams, remote)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
-        if handshake:
+        if handshake and carrier is not None:
             # Twice: they are few, and the loss of one delays the handshake by half a second or more
-            sockets.send(handshake, remote, local)
+            carrier.send(handshake, remote)
         if not self._unanswered_data.proved:
             self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
         else:
@@ -440,13 +448,21 @@ class IceTransport:
         elif self._release_at is None and self._joined:
             self._release_at = now + STABLE
         route = pair.local_base, pair.remote_address
-        moved, self.route = self.route != route, route
+        moved = self.route != route
         if moved:
+            self._take_route(route)
             self._unanswered_since = None
             self._unanswered_data.end()
             again, self._handshake = self._handshake, []
             self.send(again)
         return moved
+
+    def leave_route(self) -> None:
+        """Send nothing to the other side until another pair is selected."""
+        self._take_route(None)
+
+    def _take_route(self, route: tuple[Address, Address] | None) -> None:
+        self.route, self._carrier = route, None
 
     def probe(self, now: float) -> None:
         """Check whether the path works."""
@@ -511,6 +527,7 @@ class IceTransport:
     def connection_lost(self, connection: TCPConnection) -> None:
         """A TCP connection has ended, and with it the path on it."""
         del self._connections[connection]
+        self._carrier = None
         now = self._context.monotonic()
         shared = any(other.local == connection.local for other in self._connections)
         for agent in self.generations.agents:
@@ -527,7 +544,7 @@ class IceTransport:
             return
         now = self._context.monotonic()
         if self._budget.allows_first_check(connection.remote, len(opening.data), now):
-            connection.send([opening.data])
+            connection.send([opening.data], connection.remote)
 
     # Output and time
 
@@ -594,7 +611,8 @@ class IceTransport:
     def close(self) -> None:
         """Close the agents, receive nothing more, and give the relays back."""
         self._context.network.router.remove(self)
-        self.route = self._probe_at = None
+        self.leave_route()
+        self._probe_at = None
         self.generations.close(self._context.monotonic())
         self._relays.leave(self)
 

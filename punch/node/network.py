@@ -166,7 +166,7 @@ class Network:
             open_socket,
             addresses,
             self.router.receive_from_socket,
-            lambda *leaving: self.relays.send(*leaving) or self.tcp.send(*leaving),
+            lambda local, remote: self.relays.find(local) or self.tcp.find(local, remote),
             lambda: self._source_addresses(),
         )
         self.tcp = TCPConnections(reactor, self.router.receive, allowed=proxy is None)

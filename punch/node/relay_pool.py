@@ -243,13 +243,9 @@ class RelayPool:
         """How many relays are being asked for an allocation."""
         return len(self._attempts)
 
-    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
-        """Send from the relayed address `local`. Returns False if there is no such address."""
-        relay = self._relays.get(local)
-        if relay is None:
-            return False
-        relay.send(datagrams, remote)
-        return True
+    def find(self, local: Address) -> RelayClient | None:
+        """Return the relay that has the relayed address `local`, if one does."""
+        return self._relays.get(local)
 
     def base_of(self, local: Address) -> Address | None:
         """The local address of the socket that a relayed address depends on, if any."""

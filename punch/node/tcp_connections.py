@@ -66,8 +66,8 @@ class TCPConnection:
         self._lost = lost
         self._stream: MessageStream | None = None
 
-    def send(self, datagrams: Sequence[bytes]) -> None:
-        """Send datagrams."""
+    def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
+        """Send datagrams to the other end, which is `remote`."""
         stream = self._stream
         if stream is not None and not stream.full:
             stream.write([encode_frames((data,)) for data in datagrams])
@@ -120,13 +120,9 @@ class TCPConnections:
         """Return how many are open."""
         return len(self._open)
 
-    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
-        """Send on the connection between these addresses. Returns False if there is none."""
-        connection = self._open.get((local, remote))
-        if connection is None:
-            return False
-        connection.send(datagrams)
-        return True
+    def find(self, local: Address, remote: Address) -> TCPConnection | None:
+        """Return the connection between these addresses, if there is one."""
+        return self._open.get((local, remote))
 
     def admits(self, host: str) -> bool:
         """Whether another connection of this IP address may be accepted."""

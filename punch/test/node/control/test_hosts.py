@@ -162,7 +162,7 @@ class PoolTests(HostPolicyTestCase):
             open_portable,
             lambda: self.machine.addresses,
             self.receive,
-            lambda *leaving: False,
+            lambda local, remote: None,
         )
         self.sockets.refresh()
         self.pools: list[RelayPool] = []
