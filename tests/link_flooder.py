@@ -30,7 +30,7 @@ from punch.link.link import Link
 from punch.link.packet import CONNECTION_ID_LENGTH, PacketReader, QuicFrameType
 from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicConnection, QuicSink
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic_qh3 import Qh3Backend, Qh3Connection
 from punch.link.stream import encode_name
 from punch.net.reactor import use_monotonic_time
 from punch.node.events import (
@@ -168,7 +168,7 @@ class Replies:
                     return
 
 
-class FloodingConnection(QuicConnection):
+class FloodingConnection(Qh3Connection):
     """
     A connection that keeps its secrets, and sends forged packets of its own from some time on.
 
@@ -177,7 +177,7 @@ class FloodingConnection(QuicConnection):
 
     def __init__(self, plain: QuicConnection) -> None:
         self._kept = plain.configuration.secrets_log_file = KeptSecrets()
-        super().__init__(plain.adapter)
+        super().__init__(plain.library)
         self.sent = 0
         self.said = Replies()
         self._told = False

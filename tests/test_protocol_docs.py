@@ -18,7 +18,7 @@ from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
 from punch.link import frames, proof, quic
-from punch.link.connection import APPLICATION_CODES
+from punch.link.endings import APPLICATION_CODES
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, sealed, strict_json
 from punch.wire.candidate import Candidate

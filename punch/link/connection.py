@@ -1,5 +1,5 @@
 """
-One QUIC connection of a link: its proof, and then the events for its stream multiplexer.
+One QUIC connection of a link, until it is proved: from then on, its stream multiplexer receives and sends.
 
 On the caller's side it is proved when the handshake has completed with the certificate that the callee's
 answer named. On the callee's side it is proved when the caller's proof, the first 65 bytes of stream 0,
@@ -18,8 +18,9 @@ from hmac import compare_digest
 from typing import Final
 
 from punch.identity import Identity, PeerID
+from punch.link.endings import APPLICATION_CODES, explain, explain_failure
 from punch.link.events import CloseCode, LinkLimits, LinkRole
-from punch.link.frames import encode_close, known_code
+from punch.link.frames import encode_close
 from punch.link.multiplexer import CONTROL_STREAM, StreamMultiplexer
 from punch.link.proof import (
     PROOF_LENGTH,
@@ -32,12 +33,8 @@ from punch.link.quic import ALPN, QuicConnection, QuicError, QuicStreamLimit
 from punch.link.receive_limits import LimitExceeded
 from punch.net.deadlines import earliest
 
-APPLICATION_CODES: Final = 0x5000
-"""The QUIC application error code of close code 0. QUIC itself defines no codes there."""
 MOST_HELD: Final = 1024
 """How many events are kept until a connection is proved."""
-_APPLICATION_ERROR: Final = 0x0C
-_CRYPTO_ERRORS: Final = range(0x100, 0x200)
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,15 @@ class Callbacks:
     """The connection was proved at that time. Returns its stream multiplexer."""
     ended: Callable[[Connection, CloseCode, str, bool], None]
     """The connection ended: code, reason, whether the other side ended it."""
-    answered: Callable[[Connection], None]
-    """The other side answered a ping, after the proof."""
     connection_id: Callable[[Connection, bytes, bool], None]
     """A connection ID came into use (True) or is no longer used (False)."""
 
 
 class Connection:
     """
-    A QUIC connection and its proof. It receives the library's events, and passes them to its stream
-    multiplexer when it is proved.
+    A QUIC connection and its proof. What has come before the proof is kept for the stream multiplexer.
 
-    :ivar over: whether it has ended.
+    :ivar streams: its stream multiplexer, None until it is proved.
     :ivar heard: whether a datagram has come that was for it, as far as its header says.
     """
 
@@ -82,7 +76,7 @@ class Connection:
         self.quic = quic
         self.connection_ids: set[bytes] = set()
         self.streams: StreamMultiplexer | None = None
-        self.over = self.heard = False
+        self.heard = False
         self._limits = limits
         self._began = self._last_heard = now
         self._handshake_at = now
@@ -92,9 +86,15 @@ class Connection:
         self._now = now
         self._handshake_done = False
         self._proof = bytearray()
+        self._over = False
         self._last: list[bytes] = []
         # Events that came before the proof, as calls of the multiplexer's methods, in order
         self._held: list[Callable[[StreamMultiplexer], None]] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._over or (self.streams is not None and self.streams.over)
 
     @property
     def deadline(self) -> float:
@@ -114,7 +114,7 @@ class Connection:
         return min(max(end, began + limits.unproved_seconds), began + limits.slowest_seconds)
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
-        """Process datagrams."""
+        """Process datagrams, unless `streams` does."""
         self._at(now)
         self._last_heard, self.heard = now, True
         if self._budget is not None and not self.over:
@@ -126,20 +126,13 @@ class Connection:
             self.quic.receive(datagrams, now)
         except (QuicError, LimitExceeded) as error:
             self._failed(error)
-        self._deliver()
-
-    def _deliver(self) -> None:
         try:
             self.quic.deliver(self)
         except (QuicError, LimitExceeded) as error:
             self._failed(error)
 
     def _failed(self, error: QuicError | LimitExceeded) -> None:
-        """Close the connection: the library failed, or the other side exceeded a limit."""
-        if isinstance(error, LimitExceeded):
-            self.close(CloseCode.PROTOCOL, str(error))
-        else:
-            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
+        self.close(*explain_failure(error))
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
@@ -168,18 +161,9 @@ class Connection:
             self.close(CloseCode.TIMEOUT, "The link was not proved in time.")
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        """Return the datagrams to send now."""
+        """Return the datagrams to send now: before the proof, and the last. Else `streams` collects them."""
         self._at(now)
-        out: list[bytes] = []
-        if self.streams is not None and not self.over:
-            try:
-                self.streams.collect_datagrams(now, out)
-            except (QuicError, LimitExceeded) as error:
-                self._failed(error)
-            else:
-                return out
-        out += self._last
-        self._last.clear()
+        out, self._last = self._last, []
         try:
             out += self.quic.datagrams_to_send(now)
         except (QuicError, LimitExceeded) as error:
@@ -201,19 +185,18 @@ class Connection:
         The libraries report a CONNECTION_CLOSE only when the connection has drained, so the code and reason
         are sent on the control stream before.
         """
-        self.over = True
-        with suppress(QuicError, LimitExceeded):
-            if self.streams is not None:
-                self.streams.send_close(code, reason)
-                self.streams.collect_datagrams(self._now, self._last)
-            elif self._proof:
+        self._over = True
+        if self.streams is not None:
+            self._last += self.streams.close(code, reason)
+        elif self._proof:
+            with suppress(QuicError, LimitExceeded):
                 self.quic.send(CONTROL_STREAM, encode_close(code, reason), False)
                 self._last += self.quic.datagrams_to_send(self._now)
         self._forget()
         self.quic.close(APPLICATION_CODES + code, reason)
 
     def _forget(self) -> None:
-        self.over = True
+        self._over = True
         self._held.clear()
         self.quic.erase_secrets()
 
@@ -335,8 +318,8 @@ class Connection:
             self._held.append(partial(StreamMultiplexer.on_datagram, data=data))
 
     def on_ping_answered(self) -> None:
-        if self.streams is not None and not self.over:
-            self._callbacks.answered(self)
+        if self.streams is not None:
+            self.streams.on_ping_answered()
 
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:
         self._callbacks.connection_id(self, connection_id, added)
@@ -346,20 +329,3 @@ class Connection:
             return
         self._forget()
         self._callbacks.ended(self, *explain(code, application, reason))
-
-
-def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, bool]:
-    """
-    The end of a QUIC connection as an end of the link: code, reason, whether the other side's application
-    ended it.
-    """
-    if application and APPLICATION_CODES <= code < APPLICATION_CODES + 256:
-        return known_code(code - APPLICATION_CODES), reason, True
-    if not application and code in _CRYPTO_ERRORS:
-        return CloseCode.PROOF, f"The handshake failed: {reason or hex(code)}.", False
-    if not application and code == _APPLICATION_ERROR:
-        # During the handshake, QUIC replaces our own code by this one
-        return CloseCode.REFUSED, "The other side closed the connection.", True
-    if "idle" in reason.lower():
-        return CloseCode.LOST, "The other side has not been heard of for too long.", False
-    return CloseCode.PROTOCOL, f"QUIC ended the connection: {reason or hex(code)}.", False

@@ -26,7 +26,6 @@ from punch.link.events import (
     LinkError,
     LinkLimits,
     LinkRole,
-    PingAnswered,
     Proved,
 )
 from punch.link.frames import clip_reason
@@ -106,7 +105,7 @@ class LinkCore:
         self.limits = LinkLimits() if limits is None else limits
         self._backend: QuicBackend = Qh3Backend(clock=clock) if backend is None else backend
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
-        self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
+        self._callbacks = Callbacks(self._proved, self._ended, self._connection_id)
         self._connections: list[Connection] = []
         self._early: Connection | None = None
         self._connect_at: float | None = None
@@ -244,9 +243,12 @@ class LinkCore:
             caller's Initial among them may start a connection.
         """
         self._now = now
-        link = self._link
-        if link is not None:
+        link, streams = self._link, self._streams
+        if streams is not None and not streams.over:
             # The library drops what is not for it; looking at each datagram here would slow bulk transfers.
+            streams.receive_datagrams(datagrams, now)
+            return
+        if link is not None:
             link.receive(datagrams, now)
             return
         for data in datagrams:
@@ -257,27 +259,31 @@ class LinkCore:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return the datagrams to send now, at most 1,200 bytes each."""
         self._now = now
-        link = self._link
         out: list[bytes] = []
         while self._pings:
             before = len(out)
             for connection in self._connections:
                 if not connection.over and not self._is_silent(connection):
                     connection.quic.ping()
-                    out += connection.datagrams_to_send(now)
+                    self._collect(connection, now, out)
             # Pings that the library may not send now stay in a queue of limited size
             self._pings = self._pings - 1 if len(out) > before else 0
-        if link is not None and len(self._connections) == 1:
-            return out + link.datagrams_to_send(now)
         for connection in list(self._connections):
             if self._is_silent(connection):
                 continue
-            out += connection.datagrams_to_send(now)
-            if connection.over and connection is not link:
+            self._collect(connection, now, out)
+            if connection.over and connection is not self._link:
                 # Its CONNECTION_CLOSE was sent; if that is lost, the other side's own timer ends the
                 # connection
                 self._remove(connection)
         return out
+
+    def _collect(self, connection: Connection, now: float, out: list[bytes]) -> None:
+        streams = connection.streams
+        if streams is not None and not streams.over:
+            streams.collect_datagrams(now, out)
+        if streams is None or streams.over:
+            out += connection.datagrams_to_send(now)
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
@@ -482,6 +488,7 @@ class LinkCore:
             limits=self.limits,
             emit=self._emit,
             end=partial(self._ended, connection),
+            connection_id=partial(self._connection_id, connection),
             now=now,
         )
         self._discard_silent()
@@ -505,10 +512,6 @@ class LinkCore:
 
     def _may_be_proved(self, connection: Connection) -> bool:
         return not connection.over and not self._is_silent(connection)
-
-    def _answered(self, connection: Connection) -> None:
-        if connection is self._link:
-            self._emit(PingAnswered())
 
     def _finish(self, close_reason: _CloseReason) -> None:
         if self.state is LinkState.CLOSED:

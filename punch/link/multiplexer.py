@@ -1,5 +1,5 @@
 """
-What a proved connection carries: streams with credits, datagrams, and the control stream.
+A proved connection, and what it carries: streams with credits, datagrams, and the control stream.
 
 A `StreamMultiplexer` queues what is to be sent until `collect_datagrams`, so that everything of one turn goes
 out in as few datagrams as possible. The QUIC library is given control frames at once. Of streams, in turn, it
@@ -9,19 +9,21 @@ waits behind little.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from punch.link.datagrams import DatagramQueue
+from punch.link.endings import explain, explain_failure
 from punch.link.events import (
     INITIAL_CREDIT,
-    MAX_DATAGRAM,
     CloseCode,
     ControlFrame,
     Datagram,
     Event,
     LinkLimits,
     LinkRole,
+    PingAnswered,
     StreamAccepted,
     StreamData,
     StreamLimitError,
@@ -40,8 +42,8 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic import QuicConnection, QuicStreamLimit
-from punch.link.receive_limits import ReceiveAllowance
+from punch.link.quic import QuicConnection, QuicError, QuicStreamLimit
+from punch.link.receive_limits import LimitExceeded, ReceiveAllowance
 from punch.link.send_window import Flight, SendWindow
 from punch.link.stream import ReceiveWindow, SendAllowance, Stream, StreamError, WindowBudget, encode_name
 
@@ -50,8 +52,6 @@ TURN: Final = 16 * 1024
 """Bytes of one stream that are sent before it is the next one's turn."""
 CONTROL_QUEUE: Final = 256 * 1024
 """Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
-DATAGRAM_QUEUE: Final = 128
-"""Unreliable messages that wait for the congestion controller; then the oldest is dropped."""
 
 _ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
 
@@ -62,6 +62,8 @@ class StreamMultiplexer:
 
     :param emit: takes events for the layer above.
     :param end: ends the link: code, reason, whether the other side said so.
+    :param connection_id: told of connection IDs that come into use (True), or are no longer used (False).
+    :ivar over: whether the connection has ended.
     """
 
     def __init__(
@@ -72,13 +74,16 @@ class StreamMultiplexer:
         limits: LinkLimits,
         emit: Callable[[Event], None],
         end: Callable[[CloseCode, str, bool], None],
+        connection_id: Callable[[bytes, bool], None],
         now: float,
     ) -> None:
         self.now = now
+        self.over = False
         self._quic = quic
         self._limits = limits
         self._emit = emit
         self._end = end
+        self.on_connection_id = connection_id
         self._local_parity = 0 if role is LinkRole.CALLER else 1
         self._budget = WindowBudget(limits.total_window)
         self._streams: dict[int, Stream] = {}
@@ -98,8 +103,7 @@ class StreamMultiplexer:
         # once.
         self._remote_streams = ReceiveAllowance(2048, 500)
         self._local_streams = ReceiveAllowance(1536, 400)
-        self._datagrams_left = ReceiveAllowance(4096, 2000)
-        self._datagrams: deque[bytes] = deque()
+        self._datagrams = DatagramQueue(quic)
         # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
         # callee has accepted the proof, the caller sends little.
         self._early_left: int | None = limits.early_bytes if role is LinkRole.CALLER else None
@@ -209,11 +213,7 @@ class StreamMultiplexer:
 
         :raise ValueError: it is longer than `MAX_DATAGRAM`.
         """
-        if len(data) > MAX_DATAGRAM:
-            raise ValueError(f"a datagram of a link has at most {MAX_DATAGRAM} bytes, this one {len(data)}")
-        if len(self._datagrams) >= DATAGRAM_QUEUE:
-            self._datagrams.popleft()
-        self._datagrams.append(data)
+        self._datagrams.put(data)
 
     def send_control(self, frame_type: int, payload: bytes) -> None:
         """
@@ -231,15 +231,31 @@ class StreamMultiplexer:
             self._close_sent = True
             self._control += encode_close(code, reason)
 
+    def close(self, code: CloseCode, reason: str) -> list[bytes]:
+        """Do nothing more, and return the last datagrams, which tell the other side that the link ends."""
+        self.over = True
+        last: list[bytes] = []
+        with suppress(QuicError, LimitExceeded):
+            self.send_close(code, reason)
+            self._collect(self.now, last)
+        return last
+
+    def _failed(self, error: QuicError | LimitExceeded) -> None:
+        """End the link: the library failed, or the other side exceeded a limit."""
+        if not self.over:
+            self._end(*explain_failure(error), False)
+
     # Sending
 
     def collect_datagrams(self, now: float, out: list[bytes]) -> None:
-        """
-        Append everything that may be sent now, as datagrams.
-
-        :raise QuicError: the QUIC library failed.
-        """
+        """Append everything that may be sent now, as datagrams."""
         self.now = now
+        try:
+            self._collect(now, out)
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
+
+    def _collect(self, now: float, out: list[bytes]) -> None:
         quic = self._quic
         flight = quic.flight()
         self._window.received(now, flight)
@@ -264,7 +280,9 @@ class StreamMultiplexer:
             if not (progress and self._busy):
                 break
         if self._datagrams:
-            self._feed_datagrams(out, now)
+            sent = self._datagrams.collect_datagrams(now, out, self._early_left)
+            if self._early_left is not None:
+                self._early_left -= sent
             self._window.sent(quic.flight().in_flight)
         for stream in list(self._full.values()):
             if stream.out.queued <= stream.out.capacity(self._ahead) // 2:
@@ -323,35 +341,28 @@ class StreamMultiplexer:
             self._early_left -= sent
         return sent
 
-    def _feed_datagrams(self, out: list[bytes], now: float) -> None:
-        """
-        Hand over datagrams a packet's worth at a time, and stop when nothing comes out: the library would
-        queue them without bound, and an unreliable message that waits is worth less than the next one.
-        """
-        while self._datagrams:
-            size = 0
-            while self._datagrams and size + len(self._datagrams[0]) <= MAX_DATAGRAM:
-                if self._early_left is not None and len(self._datagrams[0]) > self._early_left:
-                    self._datagrams.clear()
-                    break
-                data = self._datagrams.popleft()
-                if self._datagrams_left.left(now) < 1:
-                    # More small ones than the other side takes: lost, as unreliable messages may be.
-                    continue
-                self._datagrams_left.spend(now)
-                self._datagrams_left.earn(len(data) / 128)
-                size += len(data) + 3
-                if self._early_left is not None:
-                    self._early_left -= len(data)
-                self._quic.send_datagram(data)
-            datagrams = self._quic.datagrams_to_send(now)
-            out += datagrams
-            if not datagrams:
-                break
-
     # Receiving
 
+    def receive_datagrams(self, datagrams: Sequence[bytes], now: float) -> None:
+        """Process datagrams."""
+        self.now = now
+        try:
+            self._quic.receive(datagrams, now)
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
+        try:
+            self._quic.deliver(self)
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
+
+    # Events of the QUIC library (QuicSink)
+
+    def on_handshake(self, alpn: str | None, resumed: bool) -> None:
+        """Do nothing: the connection is proved."""
+
     def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
+        if self.over:
+            return
         if stream_id == CONTROL_STREAM:
             self._control_data(data, fin)
             return
@@ -416,6 +427,8 @@ class StreamMultiplexer:
         return False
 
     def on_stream_reset(self, stream_id: int, code: int) -> None:
+        if self.over:
+            return
         if stream_id == CONTROL_STREAM:
             self._violation("The other side gave up the control stream.")
             return
@@ -439,7 +452,17 @@ class StreamMultiplexer:
             self._emit(StreamReset(stream_id, code))
 
     def on_datagram(self, data: bytes) -> None:
-        self._emit(Datagram(data))
+        if not self.over:
+            self._emit(Datagram(data))
+
+    def on_ping_answered(self) -> None:
+        if not self.over:
+            self._emit(PingAnswered())
+
+    def on_terminated(self, code: int, application: bool, reason: str) -> None:
+        if not self.over:
+            self.over = True
+            self._end(*explain(code, application, reason))
 
     def _control_data(self, data: bytes, fin: bool) -> None:
         try:

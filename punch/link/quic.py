@@ -1,6 +1,6 @@
 """
-QUIC connections (RFC 9000) of either library: what the rest of a link uses, over aioquic's API, which qh3
-follows. The adapters in `quic_qh3.py` and `quic_aioquic.py` have what differs.
+QUIC connections (RFC 9000): what the rest of a link uses, and what is done alike with both libraries, as qh3
+follows aioquic's API. `quic_qh3.py` and `quic_aioquic.py` have what differs.
 
 What a link relies on, and neither library's documentation says:
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
@@ -66,7 +67,7 @@ class QuicError(Exception):
     The QUIC library failed on a connection, which is of no more use; `str()` says why.
 
     What a library raises while it is asked for something (to send, to reset) is kept, and raised as this by
-    the next call that drives the connection; `get_timer` is then due at once.
+    the next `deliver` or `handle_timer`; `get_timer` is then due at once.
     """
 
 
@@ -120,58 +121,8 @@ def library_errors() -> Iterator[None]:
         raise as_quic_error(error) from error
 
 
-_NO_FLIGHT = Flight(0, 0, 0, None)
-
-
-class QuicAdapter(Protocol):
-    """
-    One connection of a library, with a method for each thing that is done differently with the other one. The
-    library's objects are `Any`, since one class can't be typed against both.
-
-    :ivar library: the library's own connection.
-    :ivar events: the library's module of events.
-    :ivar refusals: what the library raises if a connection, or that direction of a stream, is over.
-    :ivar limits: counts what `receive` processes.
-    """
-
-    library: Any
-    events: Any
-    refusals: tuple[type[Exception], ...]
-    limits: ReceiveLimits
-
-    def receive(self, datagrams: list[bytes], now: float) -> None:
-        """
-        Process datagrams.
-
-        :raise LimitExceeded: the other side sent more of something than it may.
-        """
-
-    def count_frames(self, secret: bytes) -> None:
-        """Count the frames of packets from now on. `secret` is the traffic secret of the other side."""
-
-    def datagrams_to_send(self, now: float) -> list[bytes]:
-        """Return what the library has to send."""
-
-    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        """Queue bytes on a stream."""
-
-    def unsent(self, stream_id: int) -> int:
-        """Return how many bytes of a stream have not been sent for the first time."""
-
-    def flight(self) -> Flight:
-        """Return what is in flight."""
-
-    def peer_certificate(self) -> bytes | None:
-        """Return the other side's certificate (DER), None before the handshake."""
-
-    def post_quantum(self) -> bool:
-        """Return whether the key exchange was X25519MLKEM768 (`QuicConnection.post_quantum`)."""
-
-    def rtt(self) -> float | None:
-        """Return the smoothed round-trip time in seconds, once known."""
-
-    def losses(self) -> int:
-        """Return a number that grows with each packet declared lost and each probe timeout."""
+NO_FLIGHT: Final = Flight(0, 0, 0, None)
+"""What is in flight on a connection that is over."""
 
 
 class _Discarded:
@@ -181,27 +132,37 @@ class _Discarded:
         return None
 
 
-class QuicConnection:
+class QuicConnection(ABC):
     """
     One QUIC connection, sans I/O. `now` is in monotonic seconds. What is asked of a connection or stream that
     is over has no effect.
 
-    :param adapter: a new connection of a library, whose settings are `common_settings` and its own.
+    There is a subclass for each library. The library's objects are `Any`, since one class can't be typed
+    against both.
+
+    :param library: the library's own connection, whose settings are `common_settings` and its own.
+    :param events: the library's module of events.
+    :param refusals: what the library raises if a connection, or that direction of a stream, is over.
+    :param limits: counts what `receive` processes, and what is sent.
     :ivar connection_id: the first of our own connection IDs.
     :ivar configuration: the library's settings for it.
     :ivar post_quantum: whether the keys were agreed with X25519MLKEM768, so that who records the packets
         can't read them with a quantum computer later; False before the handshake is done.
+    :ivar packets_sent: since the last update of the keys.
+    :ivar discarded: whether the library keeps nothing of it any more.
     """
 
     key_update_after = KEY_UPDATE_AFTER
 
-    def __init__(self, adapter: QuicAdapter) -> None:
-        library, events = adapter.library, adapter.events
-        self.adapter = adapter
+    def __init__(
+        self, library: Any, events: Any, refusals: tuple[type[Exception], ...], limits: ReceiveLimits
+    ) -> None:
+        self.library = library
+        self.limits = limits
         self.configuration = library.configuration
         self.connection_id: bytes = library.host_cid
         self._secrets: SecretsLog = self.configuration.secrets_log_file
-        self._limits = adapter.limits
+        self._refusals = refusals
         self._stream_data = events.StreamDataReceived
         self._handlers = {
             events.HandshakeCompleted: self._handshake,
@@ -213,24 +174,27 @@ class QuicConnection:
             events.ConnectionIdRetired: lambda event, sink: sink.on_connection_id(event.connection_id, False),
             events.ConnectionTerminated: self._terminated,
         }
+        self.packets_sent = 0
         self.post_quantum = False
         self._uids = itertools.count(1)
         self._probes: set[int] = set()
-        self._sent = 0
         self._failure: QuicError | None = None
         self._failure_told = False
-        self._discarded = False
+        self.discarded = False
 
     def discard(self) -> None:
         """Free all that the library keeps: the connection is over, and nothing more is asked of it."""
-        if self._discarded:
+        if self.discarded:
             return
         # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
         # to 24 MiB large. qh3's object refers to itself.
-        self._discarded = True
-        vars(self.adapter.library).clear()
-        self.adapter.library = _Discarded()
+        self.discarded = True
+        vars(self.library).clear()
+        self.library = _Discarded()
 
+    # What each library does in its way
+
+    @abstractmethod
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """
         Process datagrams of any content; what is not for this connection is ignored, and so is what is empty
@@ -239,13 +203,48 @@ class QuicConnection:
         :raise QuicError: something in them was too much for the library.
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
         """
-        self._drive(
-            None, self.adapter.receive, [data for data in datagrams if 0 < len(data) <= MAX_RECEIVED], now
-        )
-        if self._limits.wants_ping():
-            # Without an acknowledgement, the libraries forget nothing of what they sent, and they don't ask
-            # for one when they send acknowledgements alone.
-            self._probes.add(self.ping())
+
+    @abstractmethod
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """
+        Return the datagrams that may be sent now, at most 1,200 bytes each.
+
+        :raise QuicError: the library failed.
+        """
+
+    @abstractmethod
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+        """Queue bytes on a stream."""
+
+    @abstractmethod
+    def unsent(self, stream_id: int) -> int:
+        """Return how many bytes of a stream have not been sent for the first time."""
+
+    @abstractmethod
+    def flight(self) -> Flight:
+        """Return what is in flight: nothing, and a window of 0, once the connection is over."""
+
+    @abstractmethod
+    def _certificate(self) -> bytes | None:
+        """Return the other side's certificate (DER), None before the handshake."""
+
+    @abstractmethod
+    def _is_post_quantum(self) -> bool:
+        """Return whether the key exchange was X25519MLKEM768."""
+
+    @abstractmethod
+    def _smoothed_rtt(self) -> float | None:
+        """Return the smoothed round-trip time in seconds, once known."""
+
+    @abstractmethod
+    def _loss_count(self) -> int:
+        """Return a number that grows with each packet declared lost and each probe timeout."""
+
+    @abstractmethod
+    def _count_frames(self, secret: bytes) -> None:
+        """Count the frames of packets from now on. `secret` is the traffic secret of the other side."""
+
+    # What is done alike with both
 
     def deliver(self, sink: QuicSink) -> None:
         """
@@ -254,6 +253,12 @@ class QuicConnection:
         :raise QuicError: the library failed.
         :raise LimitExceeded: it was more than the other side may send.
         """
+        if self.limits.wants_ping():
+            # Without an acknowledgement, the libraries forget nothing of what they sent, and they don't ask
+            # for one when they send acknowledgements alone.
+            self._probes.add(self.ping())
+        if self.packets_sent >= self.key_update_after and self._try(self.library.request_key_update):
+            self.packets_sent = 0
         # A bulk transfer makes many events. Pieces of a stream are handed on as one, also when streams take
         # turns.
         data: dict[int, list[bytes]] = {}
@@ -276,33 +281,33 @@ class QuicConnection:
 
     def _events(self) -> Sequence[Any]:
         events = []
-        next_event = self.adapter.library.next_event
+        next_event = self.library.next_event
         while (event := next_event()) is not None:
             events.append(event)
         return events
 
     def _deliver_data(self, sink: QuicSink, stream_id: int, pieces: list[bytes], last: bool) -> None:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._limits.delivered(stream_id, len(data), last, len(pieces))
+        self.limits.delivered(stream_id, len(data), last, len(pieces))
         sink.on_stream_data(stream_id, data, last)
 
     def _handshake(self, event: Any, sink: QuicSink) -> None:
-        self.post_quantum = self._ask(False, self.adapter.post_quantum)
+        self.post_quantum = self._ask(False, self._is_post_quantum)
         sink.on_handshake(event.alpn_protocol, bool(event.session_resumed or event.early_data_accepted))
 
     def _reset(self, event: Any, sink: QuicSink) -> None:
-        self._limits.forget(event.stream_id)
+        self.limits.forget(event.stream_id)
         sink.on_stream_reset(event.stream_id, event.error_code)
 
     def _stop_sending(self, event: Any, sink: QuicSink) -> None:
         sink.on_stream_reset(event.stream_id, event.error_code)
 
     def _datagram(self, event: Any, sink: QuicSink) -> None:
-        self._limits.datagram(len(event.data))
+        self.limits.datagram(len(event.data))
         sink.on_datagram(event.data)
 
     def _ping_answered(self, event: Any, sink: QuicSink) -> None:
-        self._limits.answered()
+        self.limits.answered()
         if event.uid in self._probes:
             self._probes.clear()
         else:
@@ -311,23 +316,11 @@ class QuicConnection:
     def _terminated(self, event: Any, sink: QuicSink) -> None:
         sink.on_terminated(event.error_code, event.frame_type is None, event.reason_phrase)
 
-    def datagrams_to_send(self, now: float) -> list[bytes]:
-        """
-        Return the datagrams that may be sent now, at most 1,200 bytes each.
-
-        :raise QuicError: the library failed.
-        """
-        datagrams: list[bytes] = self._drive([], self.adapter.datagrams_to_send, now)
-        self._sent += len(datagrams)
-        if self._sent >= self.key_update_after and self._try(self.adapter.library.request_key_update):
-            self._sent = 0
-        return datagrams
-
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
-        if self._discarded:
+        if self.discarded:
             return None
-        timer = self._ask(None, self.adapter.library.get_timer)
+        timer = self._ask(None, self.library.get_timer)
         return 0.0 if self._failure is not None and not self._failure_told else timer
 
     def handle_timer(self, now: float) -> None:
@@ -336,7 +329,7 @@ class QuicConnection:
 
         :raise QuicError: the library failed.
         """
-        self._drive(None, self.adapter.library.handle_timer, now)
+        self._drive(None, self.library.handle_timer, now)
 
     def open_stream(self) -> int:
         """
@@ -344,38 +337,25 @@ class QuicConnection:
 
         :raise QuicStreamLimit: the other side allows no more at once, or the library refuses.
         """
-        stream_id: int | None = self._ask(None, self.adapter.library.get_next_available_stream_id)
-        if stream_id is None or not self._try(self.adapter.library.send_stream_data, stream_id, b"", False):
+        stream_id: int | None = self._ask(None, self.library.get_next_available_stream_id)
+        if stream_id is None or not self._try(self.library.send_stream_data, stream_id, b"", False):
             raise QuicStreamLimit("no more streams can be opened now")
         return stream_id
 
-    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        """Queue bytes on a stream."""
-        self._limits.sent(len(data))
-        self._ask(None, self.adapter.send, stream_id, data, fin)
-
-    def unsent(self, stream_id: int) -> int:
-        """Return how many bytes of a stream have not been sent for the first time."""
-        return self._ask(0, self.adapter.unsent, stream_id)
-
-    def flight(self) -> Flight:
-        """Return what is in flight: nothing, and a window of 0, once the connection is over."""
-        return self._ask(_NO_FLIGHT, self.adapter.flight)
-
     def reset(self, stream_id: int, code: int) -> None:
         """Reset a stream in both directions. Nothing happens if it is over already."""
-        self._try(self.adapter.library.reset_stream, stream_id, code)
-        self._try(self.adapter.library.stop_stream, stream_id, code)
+        self._try(self.library.reset_stream, stream_id, code)
+        self._try(self.library.stop_stream, stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
         """Queue an unreliable message."""
-        self._limits.sent(len(data))
-        self._ask(None, self.adapter.library.send_datagram_frame, data)
+        self.limits.sent(len(data))
+        self._ask(None, self.library.send_datagram_frame, data)
 
     def ping(self) -> int:
         """Send a PING frame, which the other side has to acknowledge, and return its number."""
         uid = next(self._uids)
-        self._try(self.adapter.library.send_ping, uid)
+        self._try(self.library.send_ping, uid)
         return uid
 
     def _try(self, operation: Callable[..., object], *arguments: object) -> bool:
@@ -388,17 +368,22 @@ class QuicConnection:
         Return what an operation of the library returns; `default` if it refuses, because the connection or
         stream is over, or fails, which the next `_drive` tells.
         """
-        if self._discarded:
+        if self.discarded:
             return default
         try:
             return operation(*arguments)
-        except self.adapter.refusals:
-            return default
         except BaseException as error:
-            failure = as_quic_error(error)
-            if self._failure is None:
-                self._failure = failure
+            self._refused_or_failed(error)
             return default
+
+    def _refused_or_failed(self, error: BaseException) -> None:
+        """
+        Keep what the library raised when it was asked for something, unless it only refuses, because the
+        connection or stream is over.
+        """
+        failure = as_quic_error(error)
+        if not self.discarded and not isinstance(error, self._refusals) and self._failure is None:
+            self._failure = failure
 
     def _drive(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
         """
@@ -406,7 +391,7 @@ class QuicConnection:
 
         :raise QuicError: it failed, or an earlier call did.
         """
-        if self._discarded:
+        if self.discarded:
             return default
         if self._failure is not None and not self._failure_told:
             self._failure_told = True
@@ -420,11 +405,11 @@ class QuicConnection:
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection at once with an application's code."""
-        self._try(self.adapter.library.close, code, None, reason)
+        self._try(self.library.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
         """Return the other side's certificate (DER), None before the handshake."""
-        return self._ask(None, self.adapter.peer_certificate)
+        return self._ask(None, self._certificate)
 
     def binding(self) -> bytes:
         """
@@ -436,7 +421,7 @@ class QuicConnection:
         secret = self._secrets.receiving(self.configuration.is_client)
         binding = self._secrets.binding()
         if secret is not None:
-            self.adapter.count_frames(secret)
+            self._count_frames(secret)
         return binding
 
     def erase_secrets(self) -> None:
@@ -447,12 +432,12 @@ class QuicConnection:
     @property
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds, once known."""
-        return self._ask(None, self.adapter.rtt)
+        return self._ask(None, self._smoothed_rtt)
 
     @property
     def losses(self) -> int:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
-        return self._ask(0, self.adapter.losses)
+        return self._ask(0, self._loss_count)
 
 
 class QuicBackend(Protocol):

@@ -1,16 +1,25 @@
 """
-The QUIC adapter over aioquic (the `punch[aioquic]` extra; needs Python 3.11): pure Python, slower, and a
+QUIC connections of aioquic (the `punch[aioquic]` extra; needs Python 3.11): pure Python, slower, and a
 second opinion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
 from punch.link.proof import LinkCertificate
-from punch.link.quic import LOGICAL_ADDRESS, QuicConnection, common_settings, library_errors
-from punch.link.receive_limits import ReceiveLimits
+from punch.link.quic import (
+    LOGICAL_ADDRESS,
+    MAX_RECEIVED,
+    NO_FLIGHT,
+    QuicConnection,
+    as_quic_error,
+    common_settings,
+    library_errors,
+)
+from punch.link.receive_limits import LimitExceeded, ReceiveLimits
 from punch.link.send_window import Flight
 
 MOST_GAPS: Final = 4096
@@ -128,72 +137,93 @@ class FrameLog:
         return
 
 
-class AioquicAdapter:
+class AioquicConnection(QuicConnection):
     """
-    A connection of aioquic (`QuicAdapter`). What this link needs and aioquic doesn't offer is read from its
-    private parts here.
+    A connection of aioquic. What this link needs and aioquic doesn't offer is read from its private parts
+    here.
 
     :param library: aioquic's connection, of which the logger is a `FrameLog`.
     """
 
-    refusals: tuple[type[Exception], ...] = (RuntimeError, ValueError)
-
     def __init__(self, library: Any) -> None:
         from aioquic.quic import events
 
-        self.library = library
-        self.events: Any = events
-        self.limits = ReceiveLimits(MOST_GAPS, joins=True)
+        super().__init__(library, events, (RuntimeError, ValueError), ReceiveLimits(MOST_GAPS, joins=True))
         self._trace: FrameTrace = library.configuration.quic_logger.trace
 
-    def receive(self, datagrams: list[bytes], now: float) -> None:
-        for data in datagrams:
-            self.library.receive_datagram(data, LOGICAL_ADDRESS, now)
-            packets = self._trace.take()
-            if packets:
-                self.limits.packets(len(packets), now)
-                for frames in packets:
-                    self.limits.events(len(frames), now)
-                    self.limits.frames(frames, now)
+    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        if self.discarded:
+            return
+        try:
+            for data in datagrams:
+                if 0 < len(data) <= MAX_RECEIVED:
+                    self._take(data, now)
+        except LimitExceeded:
+            raise
+        except BaseException as error:
+            raise as_quic_error(error) from error
 
-    def count_frames(self, secret: bytes) -> None:
-        """Do nothing: the library tells of all frames."""
+    def _take(self, data: bytes, now: float) -> None:
+        self.library.receive_datagram(data, LOGICAL_ADDRESS, now)
+        packets = self._trace.take()
+        if packets:
+            self.limits.packets(len(packets), now)
+            for frames in packets:
+                self.limits.events(len(frames), now)
+                self.limits.frames(frames, now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        # A server has no path before the first datagram, for which the library is not prepared.
-        if not self.library._network_paths:
+        if self.discarded:
             return []
-        return [data for data, _ in self.library.datagrams_to_send(now)]
+        try:
+            # A server has no path before the first datagram, for which the library is not prepared.
+            if not self.library._network_paths:
+                return []
+            datagrams = [data for data, _ in self.library.datagrams_to_send(now)]
+        except BaseException as error:
+            raise as_quic_error(error) from error
+        self.packets_sent += len(datagrams)
+        return datagrams
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        self.library.send_stream_data(stream_id, bytes(data), fin)
+        self.limits.sent(len(data))
+        self._ask(None, self.library.send_stream_data, stream_id, bytes(data), fin)
 
     def unsent(self, stream_id: int) -> int:
+        return self._ask(0, self._unsent, stream_id)
+
+    def _unsent(self, stream_id: int) -> int:
         stream = self.library._streams.get(stream_id)
         return 0 if stream is None else sum(len(pending) for pending in stream.sender._pending)
 
     def flight(self) -> Flight:
+        return self._ask(NO_FLIGHT, self._flight)
+
+    def _flight(self) -> Flight:
         loss = self.library._loss
-        unsent = sum(map(self.unsent, self.library._streams))
+        unsent = sum(map(self._unsent, self.library._streams))
         rtt = float(loss._rtt_latest) if loss._rtt_initialized else None
         return Flight(loss.bytes_in_flight, loss.congestion_window, unsent, rtt)
 
-    def post_quantum(self) -> bool:
+    def _is_post_quantum(self) -> bool:
         # It offers and accepts no such group.
         return False
 
-    def peer_certificate(self) -> bytes | None:
+    def _certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding
 
         certificate = self.library.tls._peer_certificate
         return None if certificate is None else bytes(certificate.public_bytes(Encoding.DER))
 
-    def losses(self) -> int:
+    def _loss_count(self) -> int:
         return self._trace.lost + int(self.library._loss._pto_count)
 
-    def rtt(self) -> float | None:
+    def _smoothed_rtt(self) -> float | None:
         loss = self.library._loss
         return float(loss._rtt_smoothed) if loss._rtt_initialized else None
+
+    def _count_frames(self, secret: bytes) -> None:
+        """Do nothing: the library tells of all frames."""
 
 
 class AioquicBackend:
@@ -207,7 +237,7 @@ class AioquicBackend:
 
             library = Library(configuration=self._configuration(True))
             library.connect(LOGICAL_ADDRESS, now)
-            return QuicConnection(AioquicAdapter(library))
+            return AioquicConnection(library)
 
     def server(
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
@@ -223,7 +253,7 @@ class AioquicBackend:
                 configuration=configuration,
                 original_destination_connection_id=original_destination_connection_id,
             )
-            return QuicConnection(AioquicAdapter(library))
+            return AioquicConnection(library)
 
     def _configuration(self, is_client: bool) -> Any:
         from aioquic.quic.configuration import QuicConfiguration

@@ -1,16 +1,24 @@
-"""The QUIC adapter over qh3, a QUIC core in Rust; `quic_aioquic.py` is the other one."""
+"""QUIC connections of qh3, a QUIC core in Rust; those of the other library are in `quic_aioquic.py`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
 from punch.link.proof import LinkCertificate
-from punch.link.quic import LOGICAL_ADDRESS, QuicConnection, common_settings, library_errors
-from punch.link.receive_limits import ReceiveLimits, Sampler
+from punch.link.quic import (
+    LOGICAL_ADDRESS,
+    MAX_RECEIVED,
+    NO_FLIGHT,
+    QuicConnection,
+    as_quic_error,
+    common_settings,
+    library_errors,
+)
+from punch.link.receive_limits import LimitExceeded, ReceiveLimits, Sampler
 from punch.link.send_window import Flight
 
 _ED25519: Final = 0x0807
@@ -49,9 +57,9 @@ class HybridKey:
         return shared
 
 
-class Qh3Adapter:
+class Qh3Connection(QuicConnection):
     """
-    A connection of qh3 (`QuicAdapter`).
+    A connection of qh3.
 
     :param library: qh3's connection.
     :param random: chooses which packets are read.
@@ -64,24 +72,26 @@ class Qh3Adapter:
         from qh3.quic import events
         from qh3.quic.connection import QuicConnectionError
 
-        self.library = library
-        self.events: Any = events
-        self.refusals: tuple[type[Exception], ...] = (QuicConnectionError, ValueError)
-        self.limits = ReceiveLimits()
+        super().__init__(library, events, (QuicConnectionError, ValueError), ReceiveLimits())
         self._clock = clock
         self._sampler = Sampler(random)
         self._reader: PacketReader | None = None
 
-    def count_frames(self, secret: bytes) -> None:
-        self._reader = PacketReader(secret)
-
-    def receive(self, datagrams: list[bytes], now: float) -> None:
-        reader = self._reader
-        if reader is None:
-            self.library.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
+    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        if self.discarded:
             return
-        for at in range(0, len(datagrams), AT_ONCE):
-            self._take_some(reader, datagrams[at : at + AT_ONCE], now)
+        usable = [data for data in datagrams if 0 < len(data) <= MAX_RECEIVED]
+        reader = self._reader
+        try:
+            if reader is None:
+                self.library.receive_many_datagrams(usable, LOGICAL_ADDRESS, now)
+                return
+            for at in range(0, len(usable), AT_ONCE):
+                self._take_some(reader, usable[at : at + AT_ONCE], now)
+        except LimitExceeded:
+            raise
+        except BaseException as error:
+            raise as_quic_error(error) from error
 
     def _take_some(self, reader: PacketReader, datagrams: list[bytes], now: float) -> None:
         start = 0
@@ -124,56 +134,72 @@ class Qh3Adapter:
         try:
             while (transmit := poll(now)) is not None:
                 datagrams.append(transmit[0])
-        except RuntimeError as error:
-            if str(error) != _BLOCKED:
-                raise
+        except BaseException as error:
+            if not isinstance(error, RuntimeError) or str(error) != _BLOCKED:
+                raise as_quic_error(error) from error
             # Before its client's address is validated, a server may send three times what it received (RFC
             # 9000, section 8.1). Of a datagram, qh3 counts the packet alone: a client that pads its Initial
             # behind the packet, as aioquic does, leaves no room for the rest of the server's flight. There
             # is room when the next datagram comes, and the library keeps all that it has to send.
+        self.packets_sent += len(datagrams)
         return datagrams
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        self.library.send_stream_data(stream_id, data, fin)
+        self.limits.sent(len(data))
+        try:
+            self.library.send_stream_data(stream_id, data, fin)
+        except BaseException as error:
+            self._refused_or_failed(error)
 
     def unsent(self, stream_id: int) -> int:
-        size: int = self.library.get_send_buffer_size(stream_id)
+        try:
+            size: int = self.library.get_send_buffer_size(stream_id)
+        except BaseException as error:
+            self._refused_or_failed(error)
+            return 0
         return size
 
     def flight(self) -> Flight:
         # As the smoothed round-trip time below.
         core = self.library._core
         if core is None:
-            return Flight(0, 0, 0, None)
-        unsent = core.get_send_buffer_size(None)
-        return Flight(core.bytes_in_flight, core.congestion_window, unsent, core.latest_rtt)
+            return NO_FLIGHT
+        try:
+            unsent = core.get_send_buffer_size(None)
+            return Flight(core.bytes_in_flight, core.congestion_window, unsent, core.latest_rtt)
+        except BaseException as error:
+            self._refused_or_failed(error)
+            return NO_FLIGHT
 
-    def peer_certificate(self) -> bytes | None:
+    def _certificate(self) -> bytes | None:
         certificate = self.library.get_peercert()
         return None if certificate is None else bytes(certificate.public_bytes())
 
-    def post_quantum(self) -> bool:
+    def _is_post_quantum(self) -> bool:
         # A server makes the key of the group that it has chosen, and no other.
         key = self.library.tls._x25519_kyber_768_private_key
         return key.used if isinstance(key, HybridKey) else key is not None
 
-    def rtt(self) -> float | None:
+    def _smoothed_rtt(self) -> float | None:
         # Not public in qh3 2.x, whose version is pinned below 3: the estimate of its recovery, which leaves
         # out the other side's delay before acknowledging, as a measurement from outside could not.
         core = self.library._core
         rtt: float | None = None if core is None else core.smoothed_rtt
         return rtt
 
-    def losses(self) -> int:
+    def _loss_count(self) -> int:
         core = self.library._core
         return 0 if core is None else int(core.loss_total + core.pto_total)
+
+    def _count_frames(self, secret: bytes) -> None:
+        self._reader = PacketReader(secret)
 
 
 class Qh3Backend:
     """
     qh3 (`QuicBackend`).
 
-    :param random, clock: see `Qh3Adapter`.
+    :param random, clock: see `Qh3Connection`.
     """
 
     name = "qh3"
@@ -190,7 +216,7 @@ class Qh3Backend:
             library.connect(LOGICAL_ADDRESS, now)
             tls: Any = library.tls
             tls._x25519_kyber_768_private_key = HybridKey(tls._x25519_kyber_768_private_key)
-            return QuicConnection(Qh3Adapter(library, self._random, self._clock))
+            return Qh3Connection(library, self._random, self._clock)
 
     def server(
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
@@ -205,7 +231,7 @@ class Qh3Backend:
                 configuration=configuration,
                 original_destination_connection_id=original_destination_connection_id,
             )
-            return QuicConnection(Qh3Adapter(library, self._random, self._clock))
+            return Qh3Connection(library, self._random, self._clock)
 
     def configuration(self, is_client: bool) -> Any:
         """Return qh3's configuration of a connection."""

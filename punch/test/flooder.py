@@ -13,7 +13,7 @@ from qh3.quic.connection import QuicConnection as Library
 from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
 from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic import ALPN, LOGICAL_ADDRESS, QuicConnection
-from punch.link.quic_qh3 import Qh3Adapter
+from punch.link.quic_qh3 import Qh3Connection
 from punch.test.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150
@@ -102,7 +102,7 @@ class Flooder:
         configuration.signature_algorithms = [0x0807]
         quic = Library(configuration=configuration)
         quic.connect(LOGICAL_ADDRESS, 0.0)
-        return RogueCaller(QuicConnection(Qh3Adapter(quic)))
+        return RogueCaller(Qh3Connection(quic))
 
     def _callee(self, certificate: LinkCertificate) -> Rogue:
         return RogueCallee(_Server(self._configuration(False)), certificate)
@@ -151,7 +151,7 @@ class _Server:
             configuration=self._configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
-        return QuicConnection(Qh3Adapter(quic))
+        return Qh3Connection(quic)
 
 
 def integer(value: int) -> bytes:

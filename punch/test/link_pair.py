@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.link.connection import APPLICATION_CODES
 from punch.link.core import LinkCore
+from punch.link.endings import APPLICATION_CODES
 from punch.link.events import (
     Closed,
     ConnectionIDAdded,

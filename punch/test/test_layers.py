@@ -72,6 +72,8 @@ PURE = [
         for name in (
             "connection",
             "core",
+            "datagrams",
+            "endings",
             "events",
             "frames",
             "multiplexer",

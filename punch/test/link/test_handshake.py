@@ -198,21 +198,20 @@ class Tickets(QuicBackend):
     def client(self, now: float, resume: bool = False) -> Any:
         from qh3.quic.connection import QuicConnection as Library
 
-        from punch.link.quic import LOGICAL_ADDRESS, QuicConnection
-        from punch.link.quic_qh3 import Qh3Adapter
+        from punch.link.quic import LOGICAL_ADDRESS
+        from punch.link.quic_qh3 import Qh3Connection
 
         configuration = self.plain.configuration(True)
         if resume or self.resume:
             configuration.session_ticket = self.of_client[0]
         quic = Library(configuration=configuration, session_ticket_handler=self.of_client.append)
         quic.connect(LOGICAL_ADDRESS, now)
-        return QuicConnection(Qh3Adapter(quic))
+        return Qh3Connection(quic)
 
     def server(self, certificate: LinkCertificate, original_destination_connection_id: bytes) -> Any:
         from qh3.quic.connection import QuicConnection as Library
 
-        from punch.link.quic import QuicConnection
-        from punch.link.quic_qh3 import Qh3Adapter
+        from punch.link.quic_qh3 import Qh3Connection
 
         def keep(ticket: Any) -> None:
             self.of_server[ticket.ticket] = ticket
@@ -225,4 +224,4 @@ class Tickets(QuicBackend):
             session_ticket_handler=keep,
             session_ticket_fetcher=lambda label: self.of_server.pop(label, None),
         )
-        return QuicConnection(Qh3Adapter(quic))
+        return Qh3Connection(quic)

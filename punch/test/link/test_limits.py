@@ -333,7 +333,7 @@ class _Failing:
         return self._broken(self._inner.server(certificate, original_destination_connection_id))
 
     def _broken(self, connection: Any) -> QuicConnection:
-        connection.adapter.library = _FailingLibrary(connection.adapter.library, self)
+        connection.library = _FailingLibrary(connection.library, self)
         broken: QuicConnection = connection
         return broken
 
@@ -510,7 +510,7 @@ class _Watching:
         return self._watched(self._inner.server(certificate, original_destination_connection_id))
 
     def _watched(self, connection: Any) -> QuicConnection:
-        self.connections.append(weakref.ref(connection.adapter.library))
+        self.connections.append(weakref.ref(connection.library))
         watched: QuicConnection = connection
         return watched
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.connection import APPLICATION_CODES, explain
+from punch.link.endings import APPLICATION_CODES, explain
 from punch.link.events import INITIAL_CREDIT, MAX_REASON, CloseCode
 from punch.link.frames import (
     MAX_FRAME,

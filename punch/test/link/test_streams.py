@@ -153,13 +153,13 @@ class StreamTests(LinkTestCase):
         updates = [0, 0]
         for index, connection in enumerate(keeping.connections):
             connection.key_update_after = 60
-            request = connection.adapter.library.request_key_update
+            request = connection.library.request_key_update
 
             def count(index: int = index, request: Any = request) -> None:
                 request()
                 updates[index] += 1
 
-            connection.adapter.library.request_key_update = count
+            connection.library.request_key_update = count
         pipe.lose = lambda data, target: self.random.random() < 0.02
         stream_id = caller.core.open_stream("x")
         data = self.random.randbytes(400_000)
