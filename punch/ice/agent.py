@@ -32,11 +32,10 @@ from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials
 from punch.ice.events import AgentState, Event
 from punch.ice.failure import FailureTimer, checking_failure
 from punch.ice.gathering import Gatherer
-from punch.ice.nomination import Nomination, Selector
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.port_mapping import mapped_addresses
-from punch.ice.selected_pair import SelectedPair
+from punch.ice.selected_pair import Nomination, SelectedPair, Selector
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
-from punch.ice.nomination import Selector
 from punch.ice.pairs import CandidatePair
+from punch.ice.selected_pair import Selector
 from punch.ice.transactions import RTO
 from punch.wire.candidate import CandidateType
 
