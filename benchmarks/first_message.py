@@ -28,7 +28,7 @@ from importlib.metadata import version
 from math import inf
 
 from punch.contacts import AddressBook
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.node.events import Connected
 from punch.test.internet import NAT, Filtering, Internet, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.system import SERVICE, Peer, Registered, Rendezvous, introduce

@@ -30,7 +30,7 @@ class FailedTechnique:
     """
     A technique that found no path.
 
-    :ivar technique: its name (`punch.ice.techniques.Technique`).
+    :ivar technique: its name (`punch.ice.punching.techniques.Technique`).
     :ivar nats: what the two NATs were (`nats_key`): if that changes, it counts no more.
     :ivar times: on how many links in a row.
     :ivar day: when it was tried last, in days since 1970.

@@ -34,7 +34,7 @@ from punch.ice.failure import FailureTimer, checking_failure
 from punch.ice.gathering import Gatherer
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
-from punch.ice.port_mapping import mapped_addresses
+from punch.ice.port_mapping.mapper import mapped_addresses
 from punch.ice.selected_pair import Nomination, SelectedPair, Selector
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
@@ -298,7 +298,7 @@ class Agent:
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
-    # Openings (`punch.ice.prediction`)
+    # Openings (`punch.ice.punching.prediction`)
 
     def add_opening(self, base: Address, mapped: Address | None = None) -> None:
         """

@@ -171,8 +171,8 @@ class _Sent(NamedTuple):
 
 class OpeningBudget:
     """
-    What may be sent to ports that a peer says will be its own (`punch.ice.prediction`), over all calls, or to
-    ports that are guessed (`punch.ice.spraying`).
+    What may be sent to ports that a peer says will be its own (`punch.ice.punching.prediction`), over all
+    calls, or to ports that are guessed (`punch.ice.punching.spraying`).
 
     It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
     answered checks, over a link that works, and each port gets few of them. Checks and answers that follow

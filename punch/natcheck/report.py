@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from punch.ice.port_lease import PortMapping
-from punch.ice.techniques import nat_class, techniques_with_all
+from punch.ice.port_mapping.lease import PortMapping
+from punch.ice.punching.techniques import nat_class, techniques_with_all
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
 from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
 

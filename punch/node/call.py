@@ -17,7 +17,7 @@ from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
 from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkError, LinkRole

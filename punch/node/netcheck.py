@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 
-from punch.ice.port_lease import PortMapping
+from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport, Transport

@@ -118,7 +118,7 @@ class Node(Service):
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
-    :param spray: whether many packets may be sent to guessed ports of a peer (`punch.ice.spraying`).
+    :param spray: whether many packets may be sent to guessed ports of a peer (`punch.ice.punching.spraying`).
     :param descriptors: how many more sockets this process may open.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.

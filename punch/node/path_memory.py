@@ -13,7 +13,7 @@ from dataclasses import replace
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
 from punch.learned_paths import (
     MAX_AGE,

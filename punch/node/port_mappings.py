@@ -17,8 +17,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
-from punch.ice.port_lease import PortMapping
-from punch.ice.port_mapping import Mapped, PortMapper
+from punch.ice.port_mapping.lease import PortMapping
+from punch.ice.port_mapping.mapper import Mapped, PortMapper
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
 from punch.net.socket_set import OpenSocket

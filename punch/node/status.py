@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from punch.ice.port_lease import PortMapping
+from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import PeerID
 from punch.link.services import Services
 from punch.link.status import LinkStatus

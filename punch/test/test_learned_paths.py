@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contacts import AddressBook
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.identity import Identity, PeerID
 from punch.learned_paths import (
     MAX_PATHS,

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from punch.ice.spraying import BURST, MAX_PACKETS, RATE, SOCKETS
+from punch.ice.punching.spraying import BURST, MAX_PACKETS, RATE, SOCKETS
 from tests.needs import need, need_namespaces
 from tests.netns import Host
 from tests.processes import Programs

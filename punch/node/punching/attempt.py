@@ -13,7 +13,7 @@ from typing import Protocol
 
 from punch.ice.agent import Agent
 from punch.ice.budget import WINDOW, OpeningBudget
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
 from punch.net.udp import Reach

@@ -2,11 +2,11 @@
 The coordination of attempts at a direct path, for one link: when one is made, who makes it, and by which
 technique.
 
-`punch.ice.techniques` says which technique is used, and which side opens. The two sides coordinate each
-attempt over the link, so both have proved their keys to each other, and nobody else can start any of this.
-Packets go only to IP addresses at which the other side has proved that it receives. Their number is limited
-for each peer (`punch.ice.budget`), and one node makes one attempt at a time. How an attempt is made is up to
-the technique (`punch.node.punching.attempt.AttemptMaker`).
+`punch.ice.punching.techniques` says which technique is used, and which side opens. The two sides coordinate
+each attempt over the link, so both have proved their keys to each other, and nobody else can start any of
+this. Packets go only to IP addresses at which the other side has proved that it receives. Their number is
+limited for each peer (`punch.ice.budget`), and one node makes one attempt at a time. How an attempt is made
+is up to the technique (`punch.node.punching.attempt.AttemptMaker`).
 
 Packets that arrive are connectivity checks of the ICE agent in use, at a socket that was opened for this
 attempt. The agent answers and repeats them as it does any others, and selects the pair if it is better than
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from punch.ice.agent import Agent
-from punch.ice.techniques import Technique, opens, technique_for
+from punch.ice.punching.techniques import Technique, opens, technique_for
 from punch.identity import PeerID
 from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType

@@ -4,18 +4,18 @@ Attempts by prediction: each side sends to the ports that the other side's NAT a
     aims:   observe the own NAT, send TARGETS, await OPENED, observe again, send to what is open
     opens:  receive TARGETS, send to all targets while observing the own NAT, send OPENED
 
-`punch.ice.prediction` says which ports these are.
+`punch.ice.punching.prediction` says which ports these are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from punch.ice import prediction
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
 from punch.ice.candidates import may_pair
-from punch.ice.techniques import Technique
+from punch.ice.punching import prediction
+from punch.ice.punching.techniques import Technique
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address
 from punch.wire.punching import Opened, Targets

@@ -6,17 +6,17 @@ Attempts by simultaneous open: both sides first send a packet that opens only th
 
 The side that is first sends its packet before it sends OPENED or BEGIN, and the other one sends checks when
 that has come. If both are first, BEGIN says that the other side is to send at once.
-`punch.ice.simultaneous_open` says who is first, and why.
+`punch.ice.punching.simultaneous_open` says who is first, and why.
 """
 
 from __future__ import annotations
 
-from punch.ice import simultaneous_open
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
 from punch.ice.candidates import may_pair
-from punch.ice.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
-from punch.ice.techniques import Technique, port_of_socket
+from punch.ice.punching import simultaneous_open
+from punch.ice.punching.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
+from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp import Reach
 from punch.node.punching.attempt import ANSWER_TIME, Attempt
 from punch.node.punching.prediction import REQUEST_SIZE, wait_after

@@ -5,19 +5,20 @@ Attempts by spraying: many sockets on the side with random ports, many guessed p
     opens:  receive TARGETS, send OPENED, send from many sockets to the first target, await BEGIN, send to the
             second target
 
-`punch.ice.spraying` says how many, and why. The first check that arrives ends all of this on both sides.
+`punch.ice.punching.spraying` says how many, and why. The first check that arrives ends all of this on both
+sides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from punch.ice import spraying
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
 from punch.ice.candidates import may_pair
-from punch.ice.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
-from punch.ice.techniques import Technique, port_of_socket
+from punch.ice.punching import spraying
+from punch.ice.punching.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
+from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp import Reach
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address

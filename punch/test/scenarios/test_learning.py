@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.ice.techniques import Technique
+from punch.ice.punching.techniques import Technique
 from punch.learned_paths import MAX_TRIES
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.node.relay_pool import HEAD_START

@@ -9,8 +9,8 @@ from itertools import pairwise, product
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS, WINDOW
-from punch.ice.prediction import MAX_AIMS, TARGETS
-from punch.ice.techniques import Technique
+from punch.ice.punching.prediction import MAX_AIMS, TARGETS
+from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
 from punch.node.punching.attempt import MAX_HOSTS, Tries

@@ -8,8 +8,8 @@ from itertools import product
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
-from punch.ice.simultaneous_open import FAR, LOW_TTLS, MAX_PACKETS, ROUTERS, TURNS, order_of
-from punch.ice.techniques import Technique
+from punch.ice.punching.simultaneous_open import FAR, LOW_TTLS, MAX_PACKETS, ROUTERS, TURNS, order_of
+from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from punch.ice.budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
-from punch.ice.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, SOCKETS
-from punch.ice.techniques import Technique
+from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, SOCKETS
+from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.node.path import SprayPolicy

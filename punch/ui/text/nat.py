@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from punch.amounts import format_duration
-from punch.ice.techniques import NatClass, Technique, techniques_with_all
+from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
 from punch.sanitize import printable
 from punch.ui.text.sentences import count
 from punch.wire.nat_profile import Mapping as Mappings

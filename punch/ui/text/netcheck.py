@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from math import ceil, floor
 from typing import TypeVar
 
-from punch.ice.port_lease import MappingProtocol, PortMapping
+from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
 from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,

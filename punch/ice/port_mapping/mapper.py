@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from punch.ice.port_lease import CONFIRM, PortLease, PortMapping
+from punch.ice.port_mapping.lease import CONFIRM, PortLease, PortMapping
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, parsed

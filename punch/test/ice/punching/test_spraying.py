@@ -8,7 +8,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, WINDOW, OpeningBudget
-from punch.ice.spraying import (
+from punch.ice.punching.spraying import (
     BURST,
     HIGHEST,
     LOWEST,

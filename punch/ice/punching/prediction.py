@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from punch.ice.techniques import NatClass, depends_on_port, nat_class
+from punch.ice.punching.techniques import NatClass, depends_on_port, nat_class
 from punch.wire.nat_profile import NatProfile
 from punch.wire.punching import MAX_ALTERNATIVES
 

@@ -9,8 +9,8 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
-from punch.ice.port_mapping import Event, Mapped, PortMapper, Unmapped, mapped_addresses
+from punch.ice.port_mapping.lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
+from punch.ice.port_mapping.mapper import Event, Mapped, PortMapper, Unmapped, mapped_addresses
 from punch.wire.address import Address, Transmit
 
 GATEWAY = Address("192.168.1.1", 5351)

@@ -8,7 +8,7 @@ from random import Random
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from punch.ice.prediction import (
+from punch.ice.punching.prediction import (
     MAX_AIMS,
     TARGETS,
     aims,
@@ -18,7 +18,7 @@ from punch.ice.prediction import (
     steps_between,
     targets,
 )
-from punch.ice.techniques import (
+from punch.ice.punching.techniques import (
     TECHNIQUES,
     NatClass,
     Technique,
