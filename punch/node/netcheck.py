@@ -39,7 +39,7 @@ from punch.node.control.hosts import (
 from punch.node.port_mappings import Gateways, PortMappingTrial
 from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
-from punch.turn.client_events import AllocationProblem
+from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome

@@ -25,8 +25,8 @@ from punch.net.driver import Driver
 from punch.net.message_stream import MessageStream
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
-from punch.turn.client import ClientState, TurnClient
-from punch.turn.client_events import (
+from punch.turn.client.core import ClientState, TurnClient
+from punch.turn.client.events import (
     Allocated,
     AllocationFailed,
     AllocationProblem,

@@ -33,7 +33,7 @@ from punch.node.relay import (
     relay_endpoint,
 )
 from punch.node.relay_addresses import RelayAddresses
-from punch.turn.client_events import AllocationProblem
+from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from punch.turn.client import TurnClient
-from punch.turn.client_events import Data, Event, RelayCredentials
+from punch.turn.client.core import TurnClient
+from punch.turn.client.events import Data, Event, RelayCredentials
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

@@ -1,1 +1,1 @@
-"""TURN (RFC 8656) without I/O: the client, and the server in `punch.turn.server`."""
+"""TURN (RFC 8656) without I/O: `punch.turn.client` and `punch.turn.server`."""

@@ -11,7 +11,7 @@ from punch.rendezvous.reflector import Reflector
 from punch.test.rendezvous.relay.test_random_requests import IN_ALL, RandomRequestTests, RelayUsers
 from punch.test.turn_client import CHECK, KEY, MAPPED, OTHER, PEER, QUIC, RELAYED, ScriptedServer
 from punch.test.turn_server import BOB, HERE, UDP, FiveTupleClient
-from punch.turn.client import ClientState
+from punch.turn.client.core import ClientState
 from punch.turn.server.allocation import FiveTuple
 from punch.turn.server.core import AMPLIFICATION
 from punch.wire.address import Address

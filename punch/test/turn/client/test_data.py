@@ -7,8 +7,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn_client import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, ScriptedServer
-from punch.turn.client import ClientState
-from punch.turn.client_events import (
+from punch.turn.client.core import ClientState
+from punch.turn.client.events import (
     AllocationDenied,
     AllocationFailed,
     AllocationProblem,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from punch.identity import RandomBytes
-from punch.turn.client_events import RelayCredentials
+from punch.turn.client.events import RelayCredentials
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -25,7 +25,7 @@ from typing import Any
 
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
-from punch.turn.client_events import (
+from punch.turn.client.events import (
     PROBLEM_OF_CODE,
     Allocated,
     AllocationDenied,
@@ -36,14 +36,14 @@ from punch.turn.client_events import (
     RateLimited,
     RelayCredentials,
 )
-from punch.turn.client_permissions import (
+from punch.turn.client.permissions import (
     TRY_AGAIN_AFTER,
     Channel,
     ClientPermissions,
     Grant,
     Permission,
 )
-from punch.turn.client_requests import (
+from punch.turn.client.requests import (
     SUCCESS,
     ClientRequest,
     ClientRequests,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn_client import KEY, MAPPED, PEER, RELAYED, STRANGER, ScriptedServer
-from punch.turn.client import ClientState
-from punch.turn.client_events import (
+from punch.turn.client.core import ClientState
+from punch.turn.client.events import (
     Allocated,
     AllocationFailed,
     AllocationProblem,
