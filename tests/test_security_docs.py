@@ -24,11 +24,12 @@ from punch.local.protocol import MAX_LINE
 from punch.node import offer_freshness
 from punch.node.calls import MAX_CALLS
 from punch.node.control import core, hosts
-from punch.rendezvous import admission, connection_limiter
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.membership import MAX_REVOCATIONS, REVOCATION_BURST
-from punch.rendezvous.probing import PERIOD
-from punch.rendezvous.reflector import AMPLIFICATION
+from punch.rendezvous.members.membership import MAX_REVOCATIONS, REVOCATION_BURST
+from punch.rendezvous.registry import admission
+from punch.rendezvous.tcp import connection_limiter
+from punch.rendezvous.udp.probing import PERIOD
+from punch.rendezvous.udp.reflector import AMPLIFICATION
 from punch.test.link.test_limits import MOST_PACKETS
 from punch.turn.server import core as relay
 from punch.turn.server.allocations import UNPROVED_PART

@@ -9,9 +9,9 @@ from pathlib import Path
 from cryptography import x509
 from twisted.logger import Logger
 
-from punch.rendezvous.control_sessions import ServiceReport
+from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.service import RendezvousService
-from punch.rendezvous.tls import CertificateProblem, load_certificate
+from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate
 
 EARLY = timedelta(days=7)
 """How long before its end a certificate is a reason for `/healthz`; authorities' clients renew it earlier."""

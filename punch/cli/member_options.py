@@ -15,11 +15,11 @@ from twisted.logger import Logger
 
 from punch.amounts import number_of_bytes
 from punch.identity import Identity
-from punch.rendezvous.control_sessions import ServiceReport
+from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
-from punch.rendezvous.list_file import ListFileError, read_text
-from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
-from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
+from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
+from punch.rendezvous.members.list_file import ListFileError, read_text
+from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
 from punch.rendezvous.service import RendezvousService
 from punch.sanitize import quoted
 from punch.turn.server.quotas import DAY

@@ -1,8 +1,8 @@
 """
 The commands `punch rendezvous invite`, `peers`, `usage` and `revoke`, for the operator of a rendezvous.
 
-They use the list of members in the state directory (`punch.rendezvous.member_database`), so they work whether
-the service runs or not; a running one looks every second whether it has changed.
+They use the list of members in the state directory (`punch.rendezvous.members.database`), so they work
+whether the service runs or not; a running one looks every second whether it has changed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from punch.cli.usage import show, write_stderr
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import is_name
-from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
-from punch.rendezvous.membership import MemberStoreError
+from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
+from punch.rendezvous.members.membership import MemberStoreError
 from punch.sanitize import quoted
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.turn.server.quotas import DAY

@@ -26,10 +26,10 @@ from punch.cli.rendezvous_announcer import Announcer
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.directory.redis import RedisDirectory
-from punch.rendezvous.listen import EndpointError
 from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.service import RendezvousService
+from punch.rendezvous.tcp.listen import EndpointError
 from punch.state import StateError
 from punch.wire.rendezvous_address import DEFAULT_PORT
 

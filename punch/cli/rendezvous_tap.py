@@ -35,15 +35,15 @@ from punch.rendezvous.config import (
     RendezvousLimits,
     ServerCertificate,
 )
-from punch.rendezvous.deny import DenyList
-from punch.rendezvous.deny import read as read_deny_list
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
-from punch.rendezvous.list_file import ListFileError
-from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.deny import read as read_deny_list
+from punch.rendezvous.members.list_file import ListFileError
 from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
-from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
+from punch.rendezvous.tcp.listen import EndpointError, check_kind
+from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.control import MAX_REFLECTORS

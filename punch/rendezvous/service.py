@@ -29,21 +29,26 @@ from twisted.python.failure import Failure
 from punch.identity import RandomBytes
 from punch.net.rate_limits import SourceTable
 from punch.net.server_udp import UDPPort, errno_of, open_ports
-from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
-from punch.rendezvous.control_protocol import ControlServerProtocol
-from punch.rendezvous.control_sessions import ControlSessions, ServiceReport, finish_introductions
-from punch.rendezvous.deny import DenyList
+from punch.rendezvous.control.protocol import ControlServerProtocol
+from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, finish_introductions
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
 from punch.rendezvous.directory.link import DirectoryLink
 from punch.rendezvous.directory.shared_counts import SharedCounts
-from punch.rendezvous.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
-from punch.rendezvous.membership import Membership
+from punch.rendezvous.members.access import AccessControl
+from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.protocol_sniffer import (
+from punch.rendezvous.registry.registry import Registry
+from punch.rendezvous.relay.relay import Relay
+from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.relay.shared_quotas import SharedQuotas
+from punch.rendezvous.relay.shared_rates import SharedRates
+from punch.rendezvous.tcp.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
+from punch.rendezvous.tcp.protocol_sniffer import (
     STUN,
     TLS,
     Established,
@@ -51,14 +56,9 @@ from punch.rendezvous.protocol_sniffer import (
     RefusedConnection,
     Route,
 )
-from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.registry import Registry
-from punch.rendezvous.relay.relay import Relay
-from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.relay.shared_quotas import SharedQuotas
-from punch.rendezvous.relay.shared_rates import SharedRates
-from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
-from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
+from punch.rendezvous.tcp.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
+from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.udp.server import DatagramRelay, SecondReflector, UDPServer
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0

@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from punch.identity import Identity, PeerID
 from punch.net.driver import Driver, Timed
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control_session import ControlSession
+from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.link import DirectoryLink
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
-from punch.rendezvous.outputs import Deliver, Disconnect
+from punch.rendezvous.registry.outputs import Deliver, Disconnect
 from punch.test.internet import Internet
 from punch.test.simulated_redis import SimulatedRedis
 from punch.wire.control import (

@@ -114,21 +114,21 @@ PURE = [
     *(
         f"punch.rendezvous.{name}"
         for name in (
-            "admission",
             "config",
-            "connection_limiter",
-            "control_session",
+            "control.session",
             "directory.exchange",
             "directory.messages",
             "directory.redis_address",
-            "introduction",
+            "members.deny",
+            "members.membership",
+            "members.records",
             "monitoring.figures",
             "monitoring.health",
             "monitoring.page",
-            "probing",
-            "reflector",
-            "outputs",
             "registry",
+            "tcp.connection_limiter",
+            "udp.probing",
+            "udp.reflector",
         )
     ),
 ]

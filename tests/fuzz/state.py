@@ -9,9 +9,9 @@ from functools import cache
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.node.offer_freshness import KeptOffers
-from punch.rendezvous import member_records
-from punch.rendezvous.member_database import MemberDatabase
-from punch.rendezvous.membership import MemberStoreError
+from punch.rendezvous.members import records as member_records
+from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.membership import MemberStoreError
 from punch.state import PeerState, RendezvousState, StateError
 from punch.test.strategies import IDENTITIES
 from punch.wire.fields import is_visible

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable, source_of
-from punch.rendezvous.admission import RESERVE, IntroductionRefusal, room_in
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.interface import UNKNOWN
 from punch.rendezvous.directory.messages import (
@@ -32,8 +31,9 @@ from punch.rendezvous.directory.messages import (
     PeerReply,
     PeerRequest,
 )
-from punch.rendezvous.introduction import DISPLACED
-from punch.rendezvous.registry import NOT_REGISTERED, SETTLE_TIME, Registration, Registry
+from punch.rendezvous.registry.admission import RESERVE, IntroductionRefusal, room_in
+from punch.rendezvous.registry.introduction import DISPLACED
+from punch.rendezvous.registry.registry import NOT_REGISTERED, SETTLE_TIME, Registration, Registry
 from punch.wire.control import (
     Answer,
     Answered,

@@ -12,7 +12,7 @@ from punch.identity import PeerID
 from punch.rendezvous.directory.exchange import AwaitReturn, CallKey, Exchange, Locate
 from punch.rendezvous.directory.interface import Directory, DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
-from punch.rendezvous.outputs import DeliverToProcess, Output, PeerRegistered, PeerUnregistered
+from punch.rendezvous.registry.outputs import DeliverToProcess, Output, PeerRegistered, PeerUnregistered
 
 UNREACHABLE = (
     "No peer of this ID is registered at this server, and the other servers of the rendezvous can't be asked "

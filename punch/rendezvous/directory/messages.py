@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from punch.identity import PeerID, PeerIDError, RandomBytes
-from punch.rendezvous.registry import Introducing
+from punch.rendezvous.registry.registry import Introducing
 from punch.wire import strict_json
 from punch.wire.address import canonical
 from punch.wire.control import (

@@ -1,10 +1,10 @@
 """
 Keeps the members of processes with different state directories in step.
 
-Each process has all records in its own database (`punch.rendezvous.member_records`), which is what it decides
-by; Redis has them in a list, to which each process adds its own. A process reads the list from where it read
-last. When the list is another one, since Redis was flushed, or a replica that lacks the latest entries has
-taken over, it reads it from the beginning, and adds what is not in it.
+Each process has all records in its own database (`punch.rendezvous.members.records`), which is what it
+decides by; Redis has them in a list, to which each process adds its own. A process reads the list from where
+it read last. When the list is another one, since Redis was flushed, or a replica that lacks the latest
+entries has taken over, it reads it from the beginning, and adds what is not in it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from twisted.logger import Logger
 from punch.identity import RandomBytes
 from punch.rendezvous.directory.messages import derive
 from punch.rendezvous.directory.shared_state import Ask
-from punch.rendezvous.member_records import Record, RecordError, decode
-from punch.rendezvous.membership import MemberStoreError
+from punch.rendezvous.members.membership import MemberStoreError
+from punch.rendezvous.members.records import Record, RecordError, decode
 
 KEY = "punch:members"
 _BATCH = 100

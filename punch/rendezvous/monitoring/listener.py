@@ -18,7 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
-from punch.rendezvous.listen import listening_failed, tcp_values
+from punch.rendezvous.tcp.listen import listening_failed, tcp_values
 
 OPTION = "--metrics"
 LOOPBACK = "127.0.0.1"

@@ -31,8 +31,8 @@ from punch.net.driver import Driver
 from punch.net.segmentation import allow_fragments
 from punch.net.server_udp import UDPPort
 from punch.net.udp import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
-from punch.rendezvous.protocol_sniffer import Established
-from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.tcp.protocol_sniffer import Established
+from punch.rendezvous.udp.reflector import Reflector
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.destinations import Destinations

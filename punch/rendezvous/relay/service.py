@@ -18,11 +18,11 @@ from punch.net.interfaces import source_address
 from punch.net.rate_limits import Shares, Source, source_of
 from punch.net.source_cache import SourceCache
 from punch.rendezvous.config import RendezvousConfig
-from punch.rendezvous.deny import DenyList
-from punch.rendezvous.membership import Membership
+from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.relay import Relay
+from punch.rendezvous.udp.reflector import Reflector
 from punch.turn.server.allocation import (
     AllocationMade,
     AllocationOwner,

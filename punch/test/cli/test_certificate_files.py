@@ -9,7 +9,7 @@ from typing import cast
 from punch.cli.certificate_files import CertificateFiles
 from punch.rendezvous.config import ServerCertificate
 from punch.rendezvous.service import RendezvousService
-from punch.rendezvous.tls import load_certificate
+from punch.rendezvous.tcp.tls import load_certificate
 from punch.test.cli.test_rendezvous_tap import NOW, TapCase, issue
 
 

@@ -13,9 +13,9 @@ from unittest import skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.rendezvous_members import main
-from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
+from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
 from punch.state import StateDirectory
-from punch.test.rendezvous.test_registry import ALICE
+from punch.test.rendezvous.registry.test_registry import ALICE
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 

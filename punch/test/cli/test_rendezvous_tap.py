@@ -32,7 +32,7 @@ from punch.cli.rendezvous_tap import Options
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.redis_address import RedisAddress
-from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
+from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
 from punch.state import StateDirectory
 from punch.test.no_reactor import no_reactor
 

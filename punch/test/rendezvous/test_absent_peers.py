@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.test.rendezvous.directory.processes import ALICE, BOB, CAROL, Processes, envelope
 from punch.wire.control import Cancel, ErrorCode, Establish
 

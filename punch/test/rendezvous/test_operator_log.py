@@ -12,11 +12,11 @@ from twisted.logger import ILogObserver, Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.deny import DenyList
-from punch.rendezvous.member_database import MemberDatabase
-from punch.rendezvous.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
+from punch.rendezvous.members.access import AccessControl
+from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE

@@ -10,9 +10,9 @@ from twisted.internet.protocol import DatagramProtocol
 
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCertificate
-from punch.rendezvous.listen import EndpointError
-from punch.rendezvous.membership import Membership
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.service import RendezvousService
+from punch.rendezvous.tcp.listen import EndpointError
 from punch.test.control_client import (
     RecordingControlClient,
     connect_control,
@@ -21,7 +21,7 @@ from punch.test.control_client import (
     key_of_another_kind,
 )
 from punch.test.internet import Host, InternetTestCase
-from punch.test.rendezvous.test_registry import CALL, envelope
+from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.wire.control import (
     Accept,
     Answer,

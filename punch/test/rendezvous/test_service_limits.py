@@ -12,7 +12,7 @@ from punch.test.control_client import (
     connect_raw,
     key_of,
 )
-from punch.test.rendezvous.test_registry import CALL, envelope
+from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.wire.control import (
     Accept,

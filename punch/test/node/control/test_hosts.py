@@ -23,8 +23,8 @@ from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
 from punch.node.path import RelayPolicy
 from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.relay_pool import RelayPool
-from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.udp_server import UDPServer
+from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.udp.server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.simulated_proxy import SimulatedProxy

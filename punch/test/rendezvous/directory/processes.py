@@ -7,7 +7,7 @@ from collections import deque
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import AwaitReturn, Exchange, Locate
-from punch.rendezvous.outputs import Deliver, DeliverToProcess, Disconnect, LimitHit
+from punch.rendezvous.registry.outputs import Deliver, DeliverToProcess, Disconnect, LimitHit
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import (
     Accept,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange
-from punch.rendezvous.outputs import LimitHit
-from punch.rendezvous.registry import SETTLE_TIME
+from punch.rendezvous.registry.admission import IntroductionRefusal
+from punch.rendezvous.registry.outputs import LimitHit
+from punch.rendezvous.registry.registry import SETTLE_TIME
 from punch.test.rendezvous.directory.processes import ALICE, BOB, CALL, CAROL, Processes, envelope
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (

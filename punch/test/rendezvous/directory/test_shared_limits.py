@@ -11,8 +11,8 @@ from punch.identity import Identity
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
-from punch.rendezvous.member_database import MemberDatabase
-from punch.rendezvous.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
+from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.service import RendezvousService
 from punch.test.control_client import RecordingControlClient, connect_control, key_of
 from punch.test.directory_processes import REDIS

@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.shared_members import SharedMembers
-from punch.rendezvous.member_database import MemberDatabase
-from punch.rendezvous.member_records import (
+from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.membership import MemberStoreError, Redemption
+from punch.rendezvous.members.records import (
     InvitationMade,
     InvitationRedeemed,
     PeerRevoked,
@@ -23,7 +24,6 @@ from punch.rendezvous.member_records import (
     decode,
     encode,
 )
-from punch.rendezvous.membership import MemberStoreError, Redemption
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.monitoring.metrics import FiguresCollector, make_registry
 from punch.rendezvous.monitoring.service import figures_of
-from punch.test.rendezvous.test_registry import CALL, envelope
+from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.wire.control import Accept, Answer, Establish, Register
 

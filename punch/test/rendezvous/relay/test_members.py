@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from punch.identity import PeerID
-from punch.rendezvous.member_database import MAX_PEERS_A_DAY, MemberDatabase
-from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError
+from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
+from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.turn_server import UDP, code_of
 from punch.turn.server.quotas import DAY

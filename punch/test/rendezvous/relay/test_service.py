@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.udp.reflector import Reflector
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn_server import UDP, code_of

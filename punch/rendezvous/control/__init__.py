@@ -1,0 +1,1 @@
+"""The control channel: registered peers, each on a connection with lines over TLS."""

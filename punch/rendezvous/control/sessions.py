@@ -1,0 +1,250 @@
+"""The connections of registered peers, what the registry has for them, and how they end with the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from functools import partial
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from punch.identity import PeerID
+from punch.net.driver import Driver, Timed
+from punch.net.fairness import SourceShares
+from punch.net.rate_limits import source_of
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.control.protocol import ControlServerProtocol
+from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.directory.link import DirectoryLink
+from punch.rendezvous.members.access import AccessControl
+from punch.rendezvous.monitoring.figures import Totals
+from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.registry.outputs import (
+    Deliver,
+    DeliverToProcess,
+    Disconnect,
+    LimitHit,
+    PeerRegistered,
+    PeerUnregistered,
+)
+from punch.rendezvous.registry.registry import SHUTDOWN_TEXT, Registry
+from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.udp.server import SecondReflector
+from punch.wire.control import Error, ErrorCode, Revoke
+
+_STEP = 0.1
+"""Seconds between two looks at the introductions when the service ends."""
+
+
+class ServiceReport(Protocol):
+    """Called with each event of the service and its fields."""
+
+    def __call__(self, event: str, **fields: object) -> None: ...
+
+
+class ControlSessions:
+    """
+    The control connections of one service: it gives each a session, and delivers what the registry says.
+
+    It is the `ControlServerOwner` of its connections.
+
+    :param clock: runs timers.
+    :param monotonic: monotonic seconds.
+    :param directory: the way to the other processes of the service; None if there are none.
+    :param report: called with the events `registered` and `gone`.
+    :ivar reflector_port: the port that peers are told; 0 until the service listens.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: RendezvousLimits,
+        *,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        access: AccessControl,
+        relay: RelayService,
+        second_reflector: SecondReflector,
+        directory: DirectoryLink | None,
+        log: OperatorLog,
+        totals: Totals,
+        report: ServiceReport,
+    ) -> None:
+        self.clock = clock
+        self.monotonic = monotonic
+        self.unread_bytes = limits.unread_bytes
+        self.reflector_port = 0
+        self._registry = registry
+        self._limits = limits
+        self._access = access
+        self._relay = relay
+        self._second = second_reflector
+        self._directory = directory
+        self._operator_log = log
+        self._totals = totals
+        self._report = report
+        self._lines = SourceShares(limits.address_rate, limits.address_burst, 4 * limits.registrations)
+        self._controls: dict[int, ControlServerProtocol] = {}
+        self._last_connection = 0
+        # To send may end a connection, which may leave more to deliver.
+        self._driver = Driver(clock, monotonic, self._deliver_all, self._cores)
+
+    def denied(self, peer: PeerID, address: str) -> Error | None:
+        """The error for a peer that the operator refuses; None for other peers."""
+        return self._access.denied(peer, address)
+
+    def was_registered(self, peer: PeerID) -> bool:
+        """Whether a peer was registered before."""
+        return self._registry.was_registered(peer)
+
+    def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
+        """A peer has proved its key on a new connection. Return the session for it."""
+
+        def limit_hit(limit: str, code: ErrorCode) -> None:
+            if limit == "registrations":
+                self._operator_log.registration_refused(address, peer, code.value)
+            else:
+                self._operator_log.limit_hit(address, limit, peer)
+
+        self._last_connection += 1
+        self._controls[self._last_connection] = protocol
+        return ControlSession(
+            self._registry,
+            self._last_connection,
+            peer,
+            address,
+            reflector_port=self.reflector_port,
+            relays=self._relay.servers,
+            probing=self._second,
+            limits=self._limits,
+            admit=partial(self._access.not_admitted, peer, address),
+            revoke=partial(self._revoke, peer, address),
+            limit_hit=limit_hit,
+            now=self.monotonic(),
+        )
+
+    def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
+        error = self._access.revoke(peer, address, request)
+        if error.code is ErrorCode.DENIED:
+            self._relay.deny_also(peer)
+        return error
+
+    def line_came(self, session: ControlSession) -> float:
+        """A session got a line. Return the seconds for which it should read no other."""
+        source = source_of(session.address)
+        wait = self._lines.charge(source, session.connection, 1.0, self.monotonic())
+        if wait > 0.0:
+            self._operator_log.limit_hit(session.address, "lines", session.peer)
+        return wait
+
+    def registry_changed(self) -> None:
+        """Do what the registry asks for."""
+        self._driver.run()
+
+    def _cores(self) -> Sequence[Timed]:
+        if self._directory is None:
+            return (self._registry,)
+        return (self._registry, self._directory.exchange)
+
+    def _deliver_all(self, now: float) -> bool:
+        touched: dict[int, ControlServerProtocol] = {}
+        while (output := self._registry.next_output()) is not None:
+            if isinstance(output, PeerRegistered):
+                self._totals.registrations += 1
+                self._operator_log.registered(output.peer, output.name)
+                self._report("registered", peer=str(output.peer), name=output.name)
+            elif isinstance(output, PeerUnregistered):
+                self._operator_log.gone(output.peer, output.reason)
+                self._report("gone", peer=str(output.peer), reason=output.reason)
+            elif isinstance(output, LimitHit):
+                self._operator_log.limit_hit(output.address, output.limit, output.peer)
+            elif not isinstance(output, DeliverToProcess):
+                self._pass_on(output, touched)
+            if self._directory is not None:
+                self._directory.note(output)
+        for control in touched.values():
+            control.flush()
+        passed_on = self._directory is not None and self._directory.pass_on()
+        return bool(touched) or passed_on
+
+    def lost(self, session: ControlSession) -> None:
+        """The connection of a session is gone."""
+        self._controls.pop(session.connection, None)
+
+    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol]) -> None:
+        control = self._controls.get(output.connection)
+        if control is None or control.session is None:
+            return
+        touched[output.connection] = control
+        if isinstance(output, Deliver):
+            control.session.send(output.reply)
+        else:
+            control.session.close(output.error)
+
+    def end_refused(self) -> int:
+        """
+        End the registrations, calls and allocations of peers that the deny list, the list of members or a
+        revocation refuses now.
+
+        :return: the number of peers whose connections were closed.
+        """
+        controls = [
+            (control, session)
+            for control in self._controls.values()
+            if (session := control.session) is not None and not session.closed
+        ]
+        # Those that have left may have credentials for the relay.
+        known = {session.peer for _, session in controls}.union(self._relay.peers)
+        gone = self._access.no_longer_admitted(known)
+        self._relay.deny(self._access.deny, self._access.revoked.union(gone))
+        ended = 0
+        for control, session in controls:
+            error = self.denied(session.peer, session.address) or gone.get(session.peer)
+            if error is not None:
+                session.close(error)
+                control.flush()
+                ended += 1
+        if self._directory is not None:
+            self._directory.exchange.end_denied()
+        self.registry_changed()
+        return ended
+
+    def end(self, kept: Set[PeerID]) -> None:
+        """Tell all peers but those in `kept` that the service ends, and close their connections."""
+        for control in list(self._controls.values()):
+            session = control.session
+            if session is not None and not session.closed and session.peer not in kept:
+                session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT))
+                control.flush()
+        self.registry_changed()
+
+    def stop(self) -> None:
+        """Deliver nothing more."""
+        self._driver.stop()
+
+
+async def finish_introductions(
+    registry: Registry,
+    end_sessions: Callable[[Set[PeerID]], None],
+    *,
+    clock: IReactorTime,
+    monotonic: Callable[[], float],
+    time: float,
+) -> None:
+    """
+    Refuse new registrations and calls, end the sessions of peers without an introduction at once, and the
+    others when their introductions are finished.
+
+    :param end_sessions: tells all peers but these that the service ends, and closes their connections.
+    :param time: seconds that this may take at most.
+    """
+    registry.stop()
+    end = monotonic() + time
+    while True:
+        now = monotonic()
+        unfinished = registry.unfinished(now) if now < end else set()
+        end_sessions(unfinished)
+        if not unfinished:
+            return
+        await deferLater(clock, min(_STEP, end - now), lambda: None)

@@ -1,0 +1,1 @@
+"""Who may use the service: the operator's deny list, members and invitations."""

@@ -1,0 +1,468 @@
+"""
+Invitations, members and revocations of a rendezvous in an SQLite file, which the service and the commands of
+the operator (`punch rendezvous invite`, …) use at the same time.
+
+What changes is also kept as records in a journal (`punch.rendezvous.members.records`), which processes with
+other state directories exchange.
+
+A transaction is on the disk when a method returns (`synchronous = FULL`), so a process may be killed at any
+moment. The commands need no way to the service: `changed` tells it that another process has written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+
+from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
+from punch.identity import PeerID
+from punch.rendezvous.members.membership import MemberStoreError, Redemption
+from punch.rendezvous.members.records import (
+    InvitationMade,
+    InvitationRedeemed,
+    PeerRevoked,
+    Record,
+    RevocationUndone,
+    encode,
+)
+from punch.wire.invitation import AdmissionRefusal, Invitation
+
+FILE_NAME = "members.sqlite"
+
+_APPLICATION_ID = 0x50554D62  # "PUMb"
+_VERSION = 2
+USAGE_DAYS = 62
+"""Days for which usage is kept."""
+MAX_PEERS_A_DAY = 50_000
+"""Peers whose usage is kept for a day."""
+_BUSY_TIME = 2.0
+"""Seconds that a process waits for the transaction of another one."""
+
+_TABLES = (
+    """
+    CREATE TABLE invitations (
+        number BLOB PRIMARY KEY, digest BLOB NOT NULL, uses INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0,
+        expires REAL NOT NULL, relay_quota INTEGER
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE members (
+        peer BLOB PRIMARY KEY, name TEXT NOT NULL, invitation BLOB NOT NULL, since REAL NOT NULL,
+        relay_quota INTEGER
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE revocations (
+        peer BLOB PRIMARY KEY, refusal TEXT NOT NULL, time REAL NOT NULL, statement BLOB
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE usage (
+        day INTEGER NOT NULL, peer BLOB NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, peer)
+    ) WITHOUT ROWID
+    """,
+)
+"""Version 1. In `revocations`, the refusal is empty if the operator has taken the revocation back."""
+_JOURNAL = (
+    "CREATE TABLE journal (number INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB UNIQUE, record BLOB)",
+    "CREATE INDEX members_of_invitation ON members (invitation, since, peer)",
+    "CREATE VIEW revoked AS SELECT * FROM revocations WHERE refusal != ''",
+)
+"""What version 2 has in addition."""
+_NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
+
+
+@dataclass(frozen=True)
+class Member:
+    """
+    A peer that has redeemed an invitation, or was revoked.
+
+    :ivar since: Unix seconds of the redemption; None for a peer that was never a member.
+    :ivar relay_quota: bytes a day that the relay carries for it; None: the service's own limit.
+    """
+
+    peer: PeerID
+    name: str
+    since: float | None
+    relay_quota: int | None
+    refusal: AdmissionRefusal | None
+
+
+class MemberDatabase:
+    """
+    Implements `MemberStore`.
+
+    :param path: the file; None keeps everything in memory.
+    :raise MemberStoreError: the file can't be used. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._where = "in memory" if path is None else str(path)
+        self._open: sqlite3.Connection | None = None
+        self._added = False
+        self._data_version = self._pragma("data_version")
+
+    def close(self) -> None:
+        """Close the file. It is opened again when it is used again, for example after a fork."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def changed(self) -> bool:
+        """Whether records of another process were added since the last call, here or in the file."""
+        before, self._data_version = self._data_version, self._pragma("data_version")
+        added, self._added = self._added, False
+        return added or before != self._data_version
+
+    # -- MemberStore --
+
+    def is_member(self, peer: PeerID) -> bool:
+        """Whether a peer has redeemed an invitation."""
+        return bool(self._rows("SELECT 1 FROM members WHERE peer = ?", peer.key))
+
+    def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
+        """Make a peer a member by an invitation."""
+        outcome = self._look_up(invitation, wall)
+        if outcome is not Redemption.ACCEPTED:
+            # Who has nothing valid keeps no other process waiting for a transaction.
+            return outcome
+        with self._transaction():
+            outcome = self._look_up(invitation, wall)
+            if outcome is Redemption.ACCEPTED:
+                self._add(InvitationRedeemed(invitation.number, peer, name, wall))
+        return outcome
+
+    def _look_up(self, invitation: Invitation, wall: float) -> Redemption:
+        """Whether an invitation can be redeemed now."""
+        found = self._rows(
+            "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
+        )
+        digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
+        with self._values():
+            if not compare_digest(digest, invitation.digest):
+                return Redemption.UNKNOWN
+            if wall >= expires:
+                return Redemption.EXPIRED
+            return Redemption.USED if used >= uses else Redemption.ACCEPTED
+
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day of a member's own quota; None if it has none of its own."""
+        found = self._rows("SELECT relay_quota FROM members WHERE peer = ?", peer.key)
+        return found[0][0] if found else None
+
+    def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
+        """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
+        found = self._rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
+        with self._values():
+            return AdmissionRefusal(found[0][0]) if found else None
+
+    def revoked(self) -> frozenset[PeerID]:
+        """All peers that are refused for ever."""
+        with self._values():
+            return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revoked"))
+
+    def count_revoked(self) -> int:
+        """How many there are."""
+        return int(self._rows("SELECT count(*) FROM revoked")[0][0])
+
+    # -- what the relay has carried --
+
+    def add_usage(self, day: int, usage: Mapping[PeerID, int]) -> None:
+        """
+        Add the bytes that a relay has carried for each peer on a day (since 1970). They are kept for
+        `USAGE_DAYS`.
+
+        New identities cost nothing, so of a day there are at most `MAX_PEERS_A_DAY`; others are left out.
+        """
+        with self._transaction():
+            self._run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
+            ((peers,),) = self._rows("SELECT count(*) FROM usage WHERE day = ?", day)
+            for peer, more in usage.items():
+                changed = self._run(
+                    "UPDATE usage SET bytes = bytes + ? WHERE day = ? AND peer = ?", more, day, peer.key
+                )
+                if not changed.rowcount and peers < MAX_PEERS_A_DAY:
+                    self._run("INSERT INTO usage VALUES (?, ?, ?)", day, peer.key, more)
+                    peers += 1
+
+    def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
+        """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""
+        rows = self._rows(
+            "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
+        )
+        with self._values():
+            return [(day, PeerID(key), used) for day, key, used in rows]
+
+    # -- for the operator --
+
+    def invite(self, invitation: Invitation, uses: int, expires: float, relay_quota: int | None) -> None:
+        """
+        Accept an invitation from `uses` peers.
+
+        :param expires: Unix seconds.
+        :param relay_quota: see `Member`.
+        """
+        with self._transaction():
+            self._add(InvitationMade(invitation.number, invitation.digest, uses, expires, relay_quota))
+
+    def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
+        """
+        Refuse a peer from now on.
+
+        :param statement: what its owner has signed; empty: the operator does it.
+        """
+        with self._transaction():
+            if self.revocation(peer) not in (refusal, AdmissionRefusal.ID_REVOKED):
+                self._add(PeerRevoked(peer, refusal, self._later(peer, wall), statement))
+
+    def restore(self, peer: PeerID, wall: float) -> bool:
+        """
+        Take back what the operator has revoked.
+
+        :return: whether there was something; not what the owner has revoked.
+        """
+        with self._transaction():
+            if self.revocation(peer) is not AdmissionRefusal.REVOKED:
+                return False
+            self._add(RevocationUndone(peer, self._later(peer, wall)))
+        return True
+
+    def _later(self, peer: PeerID, wall: float) -> float:
+        """Unix seconds that are later than what is known about a peer, whatever the clocks say."""
+        found = self._rows("SELECT time FROM revocations WHERE peer = ?", peer.key)
+        return max(wall, found[0][0] + 0.001) if found else wall
+
+    def members(self) -> list[Member]:
+        """All members and all revoked peers, the oldest members first."""
+        rows = self._rows(
+            """
+            SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal
+              FROM members m LEFT JOIN revoked r ON m.peer = r.peer
+            UNION ALL
+            SELECT r.peer, '', NULL, NULL, r.refusal FROM revoked r
+              WHERE r.peer NOT IN (SELECT peer FROM members)
+            """
+        )
+        with self._values():
+            rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
+            return [
+                Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal))
+                for key, name, since, quota, refusal in rows
+            ]
+
+    # -- records --
+
+    def records_after(self, number: int, most: int) -> list[tuple[int, bytes]]:
+        """The records of the journal after the one with this number, the oldest first, with their numbers."""
+        return self._rows("SELECT number, record FROM journal WHERE number > ? LIMIT ?", number, most)
+
+    def add_records(self, records: Iterable[Record]) -> None:
+        """Add records of other processes. Those that are there already change nothing."""
+        with self._transaction():
+            for record in records:
+                self._added |= self._add(record)
+
+    def _add(self, record: Record) -> bool:
+        """
+        Add a record to the journal, and change the tables.
+
+        :return: whether it is new.
+        """
+        if not self._note(record):
+            return False
+        if isinstance(record, InvitationMade):
+            self._run(
+                "INSERT OR IGNORE INTO invitations (number, digest, uses, used, expires, relay_quota) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                *(record.number, record.digest, record.uses, record.used, record.expires),
+                record.relay_quota,
+            )
+        elif isinstance(record, InvitationRedeemed):
+            self._redeemed(record)
+        elif isinstance(record, PeerRevoked):
+            self._revocation_changed(record.peer, record.refusal.value, record.time, record.statement)
+        else:
+            self._revocation_changed(record.peer, "", record.time, b"")
+        return True
+
+    def _note(self, record: Record) -> bool:
+        return self._run(_NOTE, *_noted(record)).rowcount > 0
+
+    def _redeemed(self, record: InvitationRedeemed) -> None:
+        found = self._rows("SELECT uses, used, relay_quota FROM invitations WHERE number = ?", record.number)
+        if not found:
+            return
+        ((uses, used, quota),) = found
+        ((invitation, since),) = self._rows(
+            "SELECT invitation, since FROM members WHERE peer = ?", record.peer.key
+        ) or [(None, None)]
+        if invitation == record.number:
+            # At two processes at once.
+            earlier = min(since, record.since)
+            self._run("UPDATE members SET since = ? WHERE peer = ?", earlier, record.peer.key)
+            return
+        self._run("UPDATE invitations SET used = used + 1 WHERE number = ?", record.number)
+        if since is not None and since >= record.since:
+            return
+        self._run(
+            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
+            *(record.peer.key, record.name, record.number, record.since, quota),
+        )
+        if used >= uses:
+            self._run(
+                "DELETE FROM members WHERE peer = (SELECT peer FROM members WHERE invitation = ? "
+                "ORDER BY since DESC, peer DESC LIMIT 1)",
+                record.number,
+            )
+
+    def _revocation_changed(self, peer: PeerID, refusal: str, time: float, statement: bytes) -> None:
+        owner = AdmissionRefusal.ID_REVOKED.value
+        found = self._rows("SELECT refusal, time FROM revocations WHERE peer = ?", peer.key)
+        if found and refusal != owner and (found[0][0] == owner or found[0][1] >= time):
+            return
+        self._run(
+            "INSERT OR REPLACE INTO revocations VALUES (?, ?, ?, ?)",
+            *(peer.key, refusal, time, statement or None),
+        )
+
+    # -- within --
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._check_files()
+            with self._errors():
+                connection = sqlite3.connect(
+                    ":memory:" if self._path is None else self._path,
+                    timeout=_BUSY_TIME,
+                    isolation_level=None,
+                )
+                try:
+                    self._prepare(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+            self._open = connection
+        return self._open
+
+    def _check_files(self) -> None:
+        path = self._path
+        if path is None:
+            return
+        try:
+            make_private_directory(path.parent)
+            for each in sqlite_files(path):
+                # SQLite opens whatever has these names, and would wait for the other end of a pipe.
+                check_regular(each)
+            create_private(path, b"")
+        except OSError as error:
+            what = f"The list of members {error.filename or path}"
+            advice = "choose another directory with --state-dir"
+            raise MemberStoreError(unusable(what, error, advice)) from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        one = connection.execute
+        (application,) = one("PRAGMA application_id").fetchone()
+        (version,) = one("PRAGMA user_version").fetchone()
+        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != _APPLICATION_ID:
+            raise MemberStoreError(
+                f"The file {self._where} is a database, but not a list of members. Move it away, or choose "
+                "another directory with --state-dir."
+            )
+        if version > _VERSION:
+            raise MemberStoreError(
+                f"The list of members {self._where} was written by a newer version of Punch: use that one."
+            )
+        one("PRAGMA journal_mode = WAL").fetchall()
+        one("PRAGMA synchronous = FULL")
+        one("BEGIN IMMEDIATE")
+        # Another process may have made the tables meanwhile.
+        (version,) = one("PRAGMA user_version").fetchone()
+        if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for table in _TABLES:
+                one(table)
+            one(f"PRAGMA application_id = {_APPLICATION_ID}")
+        if version < _VERSION:
+            for statement in _JOURNAL:
+                one(statement)
+            for record in _records_of_version_1(connection):
+                one(_NOTE, _noted(record))
+            one(f"PRAGMA user_version = {_VERSION}")
+        one("COMMIT")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._errors():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._unusable(str(error)) from error
+        except UnicodeDecodeError as error:
+            # The message of SQLite's error quotes what is in the file.
+            raise self._unusable("its tables can't be read") from error
+
+    @contextmanager
+    def _values(self) -> Iterator[None]:
+        """Make values of what stands in the file. :raise MemberStoreError: it is not what was written."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self._unusable("an entry is not what was written") from error
+
+    def _unusable(self, cause: str) -> MemberStoreError:
+        return MemberStoreError(
+            f"The list of members {self._where} can't be used: {cause}. Make room or make it writable; "
+            "if it is damaged, move it away with the files beside it that begin with its name."
+        )
+
+    def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        with self._errors():
+            return self._connection.execute(statement, arguments)
+
+    def _rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(query, arguments).fetchall()
+
+    def _pragma(self, name: str) -> int:
+        return int(self._rows(f"PRAGMA {name}")[0][0])
+
+
+def _noted(record: Record) -> tuple[bytes, bytes]:
+    data = encode(record)
+    return sha256(data).digest(), data
+
+
+def _records_of_version_1(connection: sqlite3.Connection) -> Iterator[Record]:
+    """The records of what a file without a journal contains."""
+    invitations = connection.execute(
+        "SELECT number, digest, uses, expires, relay_quota, used - "
+        "(SELECT count(*) FROM members WHERE invitation = number) FROM invitations"
+    )
+    for number, digest, uses, expires, quota, used in invitations.fetchall():
+        yield InvitationMade(number, digest, uses, expires, quota, max(0, used))
+    members = connection.execute("SELECT invitation, peer, name, since FROM members ORDER BY since, peer")
+    for number, peer, name, since in members.fetchall():
+        yield InvitationRedeemed(number, PeerID(peer), name, since)
+    revocations = connection.execute("SELECT peer, refusal, time, statement FROM revocations")
+    for peer, refusal, time, statement in revocations.fetchall():
+        yield PeerRevoked(PeerID(peer), AdmissionRefusal(refusal), time, statement or b"")

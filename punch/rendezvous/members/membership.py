@@ -1,0 +1,282 @@
+"""
+Who may use the rendezvous: anyone, invited peers, or the peers of a list. Pure; what is kept is in a
+`MemberStore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from enum import Enum
+from typing import Protocol
+
+from punch.identity import PeerID, PeerIDError
+from punch.net.rate_limits import SourceBuckets, source_of
+from punch.rendezvous.members.list_file import ListFileError, entries
+from punch.wire.control import Error, ErrorCode, Revoke
+from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
+
+INVITATION_RATE = 0.5
+"""Wrong invitations a second from one address that are told what is wrong, for long…"""
+INVITATION_BURST = 60
+"""…and at once. Right ones are not counted, so that nobody's guesses keep a neighbour out."""
+REVOCATION_RATE = 1 / 600
+"""Revocations a second that owners of IDs at one address may make for long, since IDs are free…"""
+REVOCATION_BURST = 5
+"""…and at once."""
+MAX_REVOCATIONS = 100_000
+_SOURCES = 10_000
+
+_TEXTS = {
+    AdmissionRefusal.NOT_INVITED: "This rendezvous is for invited peers.",
+    AdmissionRefusal.INVITATION_USED: "This invitation was used already.",
+    AdmissionRefusal.INVITATION_EXPIRED: "This invitation has expired.",
+    AdmissionRefusal.INVITATION_UNKNOWN: "This invitation is not known here.",
+    AdmissionRefusal.INVITATION_ELSEWHERE: "This invitation is for another rendezvous.",
+    AdmissionRefusal.NOT_LISTED: "This rendezvous is for the peers on a list of its operator.",
+    AdmissionRefusal.REVOKED: "The operator has revoked the admission of this peer ID.",
+    AdmissionRefusal.ID_REVOKED: "The owner of this peer ID has revoked it.",
+}
+
+
+class AdmitPolicy(str, Enum):
+    """Who may register."""
+
+    OPEN = "open"
+    """Anyone who can make a key."""
+    INVITED = "invited"
+    """Peers with an invitation, and those of the list if there is one."""
+    LISTED = "listed"
+    """The peers of the list."""
+
+
+class Redemption(Enum):
+    """What became of an invitation that a peer has sent."""
+
+    ACCEPTED = "accepted"
+    UNKNOWN = "unknown"
+    USED = "used"
+    EXPIRED = "expired"
+
+
+class MemberStoreError(Exception):
+    """Members can't be read or written; `str()` is a sentence for the operator."""
+
+
+class MemberStore(Protocol):
+    """
+    Who has redeemed which invitation, and who is refused for ever. All methods may raise `MemberStoreError`.
+    """
+
+    def is_member(self, peer: PeerID) -> bool:
+        """Whether a peer has redeemed an invitation."""
+
+    def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
+        """
+        Make a peer, which calls itself `name`, a member by an invitation. When this returns `ACCEPTED`, it is
+        kept, whatever happens to the process.
+
+        The secret is compared in constant time, and only who has it learns more than `UNKNOWN`.
+        """
+
+    def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
+        """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
+
+    def revoked(self) -> Collection[PeerID]:
+        """All peers that are refused for ever."""
+
+    def count_revoked(self) -> int:
+        """How many there are."""
+
+    def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
+        """Refuse a peer for ever; `statement` is what its owner has signed."""
+
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day of a member's own quota; None if it has none of its own."""
+
+
+_REDEMPTIONS = {
+    Redemption.UNKNOWN: AdmissionRefusal.INVITATION_UNKNOWN,
+    Redemption.USED: AdmissionRefusal.INVITATION_USED,
+    Redemption.EXPIRED: AdmissionRefusal.INVITATION_EXPIRED,
+}
+
+
+class Membership:
+    """
+    Decides whether a peer that has proved its key may register.
+
+    :ivar listed: the peers of the list.
+    :ivar wrong_invitations: the rate of wrong invitations that are told what is wrong.
+    :ivar revocations: the rate of revocations by owners of IDs.
+    :ivar problem: a sentence for the operator if the last call could not use the store; None if it could.
+    """
+
+    def __init__(
+        self,
+        policy: AdmitPolicy,
+        store: MemberStore,
+        *,
+        service: bytes,
+        listed: frozenset[PeerID] = frozenset(),
+        contact: str = "",
+        relay_for_invited: bool = False,
+        most_revocations: int = MAX_REVOCATIONS,
+    ) -> None:
+        """
+        :param service: what invitations name this rendezvous by (`punch.wire.invitation.service_tag`).
+        :param relay_for_invited: whether the relay is only for members and for peers of the list, where
+            others may register.
+        :param contact: whom to ask for an invitation, as the operator says it.
+        :param most_revocations: after so many, those of owners are refused.
+        """
+        self.listed = listed
+        self.problem: str | None = None
+        self._policy = policy
+        self._store = store
+        self._service = service
+        self._contact = contact
+        self._relay_for_invited = relay_for_invited
+        self._most_revocations = most_revocations
+        self.revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
+        self.wrong_invitations = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
+
+    def admit(
+        self, peer: PeerID, name: str, invitation: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        """
+        A peer wants to register.
+
+        :param invitation: the token that it has sent; empty: none.
+        :param address: its IP address, by which tokens are counted.
+        :param now: monotonic seconds.
+        :param wall: Unix seconds, by which invitations expire.
+        :return: why it may not; None if it may.
+        """
+        self.problem = None
+        try:
+            return self._admit(peer, name, invitation, address, now, wall)
+        except MemberStoreError as problem:
+            return self._unusable(problem)
+
+    def _admit(
+        self, peer: PeerID, name: str, invitation: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        """:raise MemberStoreError: the members can't be read or written."""
+        refusal = self._store.revocation(peer)
+        wants_relay = self._relay_for_invited and invitation and not self._is_known(peer)
+        if refusal is None and (wants_relay or not self._admitted(peer)):
+            if self._policy is AdmitPolicy.LISTED:
+                refusal = AdmissionRefusal.NOT_LISTED
+            elif not invitation:
+                refusal = AdmissionRefusal.NOT_INVITED
+            else:
+                return self._redeem(peer, name, invitation, address, now, wall)
+        return None if refusal is None else self._error(refusal)
+
+    def refused(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
+        """
+        Those of these registered peers that may not stay, after the list or the store has changed.
+
+        :raise MemberStoreError: the members can't be read.
+        """
+        revoked = self._store.revoked()
+        listed = self._policy is AdmitPolicy.LISTED
+        other = AdmissionRefusal.NOT_LISTED if listed else AdmissionRefusal.REVOKED
+        errors = {}
+        for peer in peers:
+            if peer in revoked:
+                errors[peer] = self._error(self._store.revocation(peer) or AdmissionRefusal.REVOKED)
+            elif not self._admitted(peer):
+                errors[peer] = self._error(other)
+        return errors
+
+    def revoke(self, peer: PeerID, request: Revoke, address: str, now: float, wall: float) -> Error:
+        """
+        Refuse a peer for ever whose owner asks for that.
+
+        :return: what the peer is told.
+        """
+        self.problem = None
+        if not request.is_by(peer):
+            return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
+        try:
+            allowed = self.revocations.allow(source_of(address), now)
+            if not allowed or self._store.count_revoked() >= self._most_revocations:
+                return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
+            self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
+        except MemberStoreError as problem:
+            return self._unusable(problem)
+        return self._error(AdmissionRefusal.ID_REVOKED)
+
+    @property
+    def revoked(self) -> Collection[PeerID]:
+        """
+        The peers that are refused for ever.
+
+        :raise MemberStoreError: the members can't be read.
+        """
+        return self._store.revoked()
+
+    def may_relay(self, peer: PeerID) -> bool:
+        """Whether a registered peer may use the relay."""
+        try:
+            return not self._relay_for_invited or self._is_known(peer)
+        except MemberStoreError:
+            return False
+
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day that the relay carries for a peer by its invitation; None: no limit of its own."""
+        try:
+            return self._store.relay_quota(peer)
+        except MemberStoreError:
+            return None
+
+    def _admitted(self, peer: PeerID) -> bool:
+        if self._policy is AdmitPolicy.OPEN:
+            return True
+        return peer in self.listed if self._policy is AdmitPolicy.LISTED else self._is_known(peer)
+
+    def _is_known(self, peer: PeerID) -> bool:
+        return peer in self.listed or self._store.is_member(peer)
+
+    def _redeem(
+        self, peer: PeerID, name: str, token: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        try:
+            invitation = Invitation.parse(token)
+        except InvitationError as problem:
+            return self._error(AdmissionRefusal.INVITATION_UNKNOWN, str(problem))
+        if invitation.service != self._service:
+            return self._error(AdmissionRefusal.INVITATION_ELSEWHERE)
+        outcome = self._store.redeem(invitation, peer, name, wall)
+        if outcome is Redemption.ACCEPTED:
+            return None
+        if not self.wrong_invitations.allow(source_of(address), now):
+            return Error(ErrorCode.RATE, "Too many wrong invitations came from your address.")
+        return self._error(_REDEMPTIONS[outcome])
+
+    def _unusable(self, problem: MemberStoreError) -> Error:
+        # The peer tries again later: the operator has to make room on the disk, for example.
+        self.problem = str(problem)
+        return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
+
+    def _error(self, refusal: AdmissionRefusal, text: str = "") -> Error:
+        return Error(ErrorCode.DENIED, text or _TEXTS[refusal], refusal=refusal, contact=self._contact)
+
+
+def parse_members(text: str) -> frozenset[PeerID]:
+    """
+    Read the text of a list of members: one peer ID a line.
+
+    The keys of peer IDs are not checked, only their checksums.
+
+    :raise ListFileError: with the line and the column of the first error.
+    """
+    peers = set()
+    for line, column, entry in entries(text):
+        try:
+            peers.add(PeerID.parse_unchecked(entry))
+        except PeerIDError as problem:
+            why = str(problem).rstrip(".")
+            raise ListFileError.at(line, column, f"{entry[:80]!r} is no peer ID ({why})") from problem
+    return frozenset(peers)

@@ -1,0 +1,1 @@
+"""Who is registered, and who is introduced to whom. Pure."""

@@ -1,0 +1,1 @@
+"""The UDP ports: the reflector, and probes of NATs."""

@@ -1,0 +1,203 @@
+"""
+The reflector: a STUN Binding server (RFC 8489), which tells clients their reflexive address.
+
+The source address of a request may be forged, so the reflector must not be useful for attacks:
+
+- A plain Binding request of 20 bytes is answered with 32 (IPv6: 44): the header and XOR-MAPPED-ADDRESS, no
+  SOFTWARE, no MAPPED-ADDRESS, no OTHER-ADDRESS. No answer is ever longer than three times its question.
+- Only well-formed Binding requests are answered. Noise, responses, indications, other methods, and requests
+  without the magic cookie (RFC 3489) are ignored.
+- Token buckets limit the answers to `RATE` a second and `BURST` at once: one for each IPv4 /24 and IPv6 /64,
+  for each /56 with twice as many, and for each /48 with four times as many.
+- An answer goes to the source of the request, from the address where the request arrived. RFC 5780's
+  CHANGE-REQUEST, RESPONSE-PORT and PADDING would let strangers choose another destination or a larger answer.
+  They are answered with 420 (Unknown Attribute), as RFC 8489, section 6.3.1 asks of a server that does not
+  support them; `turnutils_natdiscovery` takes that, and the lack of OTHER-ADDRESS in every answer, as "this
+  server has no RFC 5780". Peers get the same function over the control channel, for addresses at which they
+  receive: see `punch.rendezvous.udp.probing`.
+
+No address is stored or logged. Memory holds the prefixes of recent clients: the /24, or the /64, /56 and /48.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from struct import Struct
+
+from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH
+from punch.net.token_bucket import TokenBuckets
+from punch.wire.address import Address, canonical
+from punch.wire.stun import (
+    HEADER_SIZE,
+    MAGIC_COOKIE,
+    MAX_ATTRIBUTES,
+    Attribute,
+    STUNError,
+    StunMessage,
+    encode,
+    error,
+    parse,
+    success,
+)
+from punch.wire.stun_attributes import CODECS
+
+RATE = 100.0
+"""Answers a second to one IPv4 /24 or IPv6 /64, for long; wider IPv6 prefixes get more."""
+BURST = 500.0
+"""Answers to one IPv4 /24 or IPv6 /64 at once, after a pause."""
+CAPACITY = 16384
+"""Buckets that are kept for each width of prefix."""
+
+MAX_QUESTION = 2048
+"""Bytes: longer datagrams are ignored. RFC 5780's padded requests have about 1,530."""
+AMPLIFICATION = 3
+"""No answer is longer than this many times its question."""
+
+_6TO4, _NAT64 = 0x2002, 0x64FF9B << 64
+_BINDING_REQUEST = b"\x00\x01"
+_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+PLAIN_REQUEST = _BINDING_REQUEST + b"\x00\x00" + _COOKIE
+"""The beginning of a request of `HEADER_SIZE` bytes; the transaction ID follows."""
+# Type and length of the answer to a plain request, and its one attribute up to the value.
+_ANSWER4, _ANSWER6 = b"\x01\x01\x00\x0c", b"\x01\x01\x00\x18"
+_PLAIN4 = Struct(">4s16sHHHHI")
+_MAPPED6 = Struct(">HHHH")
+_XOR_MAPPED_ADDRESS = int(Attribute.XOR_MAPPED_ADDRESS)
+_PORT_MASK = MAGIC_COOKIE >> 16
+_KNOWN = frozenset(CODECS)
+"""Of each type the first attribute is decoded, and others, which have no meaning, are not."""
+_REFUSED = (Attribute.CHANGE_REQUEST, Attribute.RESPONSE_PORT, Attribute.PADDING)
+
+
+Prove = Callable[[bytes, Address, str, float], bytes]
+"""Makes a proof from a commitment, its source, our address at which it arrived, and the time."""
+
+
+class Reflector:
+    """
+    Makes the answers. Pure: no socket, no clock.
+
+    :param buckets: the buckets of IPv4 /24s and IPv6 /64s; keys are opaque numbers. Those of a /56 have
+        `SITE_GROWTH` times their rate and burst, those of a /48 `NETWORK_GROWTH` times.
+    :param limited: called with a host whose prefix has exceeded its rate.
+    :param prove: makes the proofs with which peers ask for probes; None if there are no probes.
+    """
+
+    def __init__(
+        self,
+        buckets: TokenBuckets | None = None,
+        *,
+        prove: Prove | None = None,
+        limited: Callable[[str], None] = lambda host: None,
+    ) -> None:
+        self._buckets = TokenBuckets(RATE, BURST, CAPACITY) if buckets is None else buckets
+        self._sites, self._networks = (
+            TokenBuckets(times * self._buckets.rate, times * self._buckets.burst, self._buckets.capacity)
+            for times in (SITE_GROWTH, NETWORK_GROWTH)
+        )
+        self._prove = prove
+        self._limited = limited
+
+    def handle(
+        self, data: bytes, remote: tuple[str, int], now: float, local: str | None = None
+    ) -> bytes | None:
+        """
+        The answer to `data`, to be sent to its source, or None if it is not answered.
+
+        :param remote: the source: host and port. An IPv6 host may have a zone ("%eth0").
+        :param now: monotonic seconds.
+        :param local: our address at which it arrived, if it is a datagram.
+        :raise ValueError: `remote` is not an IP address.
+        """
+        plain = len(data) == HEADER_SIZE and data.startswith(PLAIN_REQUEST)
+        if not plain and not (
+            HEADER_SIZE < len(data) <= MAX_QUESTION
+            and data.startswith(_BINDING_REQUEST)
+            and data.startswith(_COOKIE, 4)
+        ):
+            return None
+        host, port = remote
+        if ":" not in host:
+            a, b, c, d = host.split(".")
+            number = int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
+            wide = False
+        else:
+            number = int(IPv6Address(host.partition("%")[0]))
+            wide = number >> 32 != 0xFFFF
+            if not wide:
+                # An IPv4 client, as a socket for both families shows it.
+                number &= 0xFFFFFFFF
+        if not self._allowed(number, wide, now):
+            self._limited(host)
+            return None
+        if plain:
+            return _plain_answer(data, number, wide, port)
+        return self._answer(data, canonical(host.partition("%")[0], port), now, local)
+
+    def handle_plain(self, question: bytes, number: int, port: int, now: float) -> bytes | None:
+        """
+        The same as `handle` for a request of an IPv4 host that begins with `PLAIN_REQUEST` and has
+        `HEADER_SIZE` bytes.
+
+        :param number: the host's address.
+        """
+        if self._allowed(number, False, now):
+            return _plain_answer(question, number, False, port)
+        self._limited(str(IPv4Address(number)))
+        return None
+
+    def _allowed(self, number: int, wide: bool, now: float) -> bool:
+        """Whether a host may have an answer. `wide`: it has an IPv6 address."""
+        if not wide:
+            return self._buckets.allow(number >> 8, now)
+        # As in `punch.net.rate_limits.source_of`
+        if number >> 112 == _6TO4:
+            return self._buckets.allow(number >> 88 & 0xFFFFFF, now)
+        if number >> 32 == _NAT64:
+            return self._buckets.allow(number >> 8 & 0xFFFFFF, now)
+        # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
+        return (
+            self._buckets.allow(~(number >> 64), now)
+            and self._sites.allow(number >> 72, now)
+            and self._networks.allow(number >> 80, now)
+        )
+
+    def _answer(self, data: bytes, remote: Address, now: float, local: str | None) -> bytes | None:
+        """The answer to a Binding request with attributes, or None if it is malformed."""
+        try:
+            request = parse(data, most=MAX_ATTRIBUTES, only=_KNOWN)
+        except STUNError:
+            return None
+        unknown = _not_supported(request)
+        if unknown:
+            response = error(request, 420, "", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
+        else:
+            attributes: list[tuple[int, object]] = [(Attribute.XOR_MAPPED_ADDRESS, remote)]
+            committed = request.get(Attribute.PROBE)
+            if self._prove is not None and committed is not None and local is not None:
+                attributes.append((Attribute.PROBE, self._prove(committed, remote, local, now)))
+            response = success(request, *attributes)
+        answer = encode(response, fingerprint=request.has_fingerprint)
+        return answer if len(answer) <= AMPLIFICATION * len(data) else None
+
+
+def _plain_answer(data: bytes, number: int, wide: bool, port: int) -> bytes:
+    # Nearly every request is a plain one, so its answer is assembled here for speed.
+    if wide:
+        mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
+        head = _MAPPED6.pack(_XOR_MAPPED_ADDRESS, 20, 2, port ^ _PORT_MASK)
+        return b"%b%b%b%b" % (_ANSWER6, data[4:], head, mapped)
+    return _PLAIN4.pack(
+        _ANSWER4, data[4:], _XOR_MAPPED_ADDRESS, 8, 1, port ^ _PORT_MASK, number ^ MAGIC_COOKIE
+    )
+
+
+def _not_supported(request: StunMessage) -> tuple[int, ...]:
+    """
+    The attributes of a request that are not supported.
+
+    A CHANGE-REQUEST without a flag, like an empty PADDING, asks for nothing. Attributes of ICE, TURN and
+    authentication are known and have no meaning here, so they are ignored (RFC 8489, section 6.3.1).
+    """
+    return tuple(int(kind) for kind in _REFUSED if request.get(kind)) + request.unknown_required()

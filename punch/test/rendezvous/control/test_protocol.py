@@ -1,0 +1,91 @@
+"""Many lines at once on a control connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import Identity, PeerID
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.control.protocol import ControlServerProtocol
+from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.registry.registry import Registry
+from punch.test.control_client import key_of
+from punch.test.rendezvous.control.test_session import Probes
+from punch.wire.control import Error, Ping, encode
+
+
+class TLSTransport(StringTransport):
+    """A transport whose other side has shown this certificate."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        super().__init__()
+        self.certificate = certificate
+
+    def getHandle(self) -> TLSTransport:
+        return self
+
+    def get_peer_certificate(self, *, as_cryptography: bool) -> x509.Certificate:
+        return self.certificate
+
+
+class Owner:
+    """The service of a few connections."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock: Any = clock
+        self.monotonic = clock.seconds
+        self.unread_bytes = 65536
+        self.registry = Registry(RendezvousLimits())
+
+    def denied(self, peer: PeerID, address: str) -> Error | None:
+        return None
+
+    def was_registered(self, peer: PeerID) -> bool:
+        return self.registry.was_registered(peer)
+
+    def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
+        return ControlSession(
+            self.registry,
+            1,
+            peer,
+            address,
+            reflector_port=0,
+            limits=RendezvousLimits(),
+            now=0.0,
+            probing=Probes(),
+        )
+
+    def line_came(self, session: ControlSession) -> float:
+        return 0.0
+
+    def registry_changed(self) -> None:
+        """Nothing is introduced here."""
+
+    def lost(self, session: ControlSession) -> None:
+        """Nothing is kept."""
+
+
+def established(*, metered: bool = True, earlier: bool = False) -> None:
+    """The connection may stay."""
+
+
+class TurnTests(SynchronousTestCase):
+    def test_many_lines_at_once(self) -> None:
+        """A few are answered before others get their turn, the rest afterwards."""
+        clock = Clock()
+        protocol = ControlServerProtocol(Owner(clock), established)
+        transport = TLSTransport(key_of(Identity.generate())[1])
+        protocol.makeConnection(transport)
+        protocol.dataReceived((encode(Ping()) + b"\n") * 50)
+        self.assertLessEqual(transport.value().count(b"pong"), 10)
+        clock.advance(0.0)
+        self.assertEqual(transport.value().count(b"pong"), 50)
+        # Then it reads at once again.
+        protocol.dataReceived(encode(Ping()) + b"\n")
+        self.assertEqual(transport.value().count(b"pong"), 51)
+        protocol.connectionLost()
