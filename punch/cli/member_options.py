@@ -18,7 +18,7 @@ from punch.identity import Identity
 from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
-from punch.rendezvous.members.list_file import ListFileError, read_text
+from punch.rendezvous.members.lists import ListFileError, read_list
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
 from punch.rendezvous.service import RendezvousService
 from punch.sanitize import quoted
@@ -139,7 +139,7 @@ def read_members(path: Path) -> frozenset[Any]:
 
     :raise ListFileError: it cannot be read, or it has an error; the sentence names the file.
     """
-    text = read_text(path, "The list of members")
+    text = read_list(path, "The list of members")
     try:
         return parse_members(text)
     except ListFileError as problem:

@@ -10,8 +10,7 @@ from twisted.logger import Logger
 
 from punch.cli import twistd
 from punch.files import replace_private
-from punch.rendezvous.members.deny import read as read_deny_list
-from punch.rendezvous.members.list_file import ListFileError
+from punch.rendezvous.members.lists import ListFileError, read_deny_list
 from punch.rendezvous.service import RendezvousService
 from punch.state import RendezvousState, StateError
 

@@ -36,9 +36,7 @@ from punch.rendezvous.config import (
     ServerCertificate,
 )
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
-from punch.rendezvous.members.deny import DenyList
-from punch.rendezvous.members.deny import read as read_deny_list
-from punch.rendezvous.members.list_file import ListFileError
+from punch.rendezvous.members.lists import DenyList, ListFileError, read_deny_list
 from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from punch.identity import Identity
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.turn.server.settings import RelaySettings
 from punch.wire.control import RING_TIME
 from punch.wire.rendezvous_address import DEFAULT_PORT

@@ -37,7 +37,7 @@ from punch.rendezvous.directory.interface import Directory
 from punch.rendezvous.directory.link import DirectoryLink
 from punch.rendezvous.directory.shared_counts import SharedCounts
 from punch.rendezvous.members.access import AccessControl
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.monitoring.health import Health

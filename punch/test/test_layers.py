@@ -119,7 +119,7 @@ PURE = [
             "directory.exchange",
             "directory.messages",
             "directory.redis_address",
-            "members.deny",
+            "members.lists",
             "members.membership",
             "members.records",
             "monitoring.figures",

@@ -30,8 +30,7 @@ from punch.rendezvous.directory.messages import (
     derive,
 )
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
-from punch.rendezvous.members.deny import DenyList
-from punch.rendezvous.members.list_file import ListFileError
+from punch.rendezvous.members.lists import DenyList, ListFileError
 from punch.rendezvous.members.membership import parse_members
 from punch.rendezvous.monitoring.service import figures_of
 from punch.rendezvous.registry.outputs import Deliver, DeliverToProcess, Disconnect

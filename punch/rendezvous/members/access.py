@@ -9,7 +9,7 @@ from dataclasses import replace
 from punch.identity import PeerID
 from punch.net.rate_limits import Shares, source_of
 from punch.net.source_cache import SourceCache
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
 from punch.wire.control import Error, ErrorCode, Register, Revoke

@@ -18,7 +18,7 @@ from punch.net.interfaces import source_address
 from punch.net.rate_limits import Shares, Source, source_of
 from punch.net.source_cache import SourceCache
 from punch.rendezvous.config import RendezvousConfig
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.relay.relay import Relay

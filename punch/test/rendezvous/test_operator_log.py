@@ -15,7 +15,7 @@ from zope.interface import implementer
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.members.database import MemberDatabase
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase

@@ -19,7 +19,7 @@ from punch.identity import Identity
 from punch.net.srv import TIMEOUT, LookUpService, ServiceResolver
 from punch.node.control.client import ControlClient
 from punch.node.control.servers import Server, Servers
-from punch.rendezvous.members.deny import DenyList
+from punch.rendezvous.members.lists import DenyList
 from punch.test.internet import Host, Internet
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.node.control.test_tls import Watcher

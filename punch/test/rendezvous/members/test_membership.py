@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.members.database import MemberDatabase
-from punch.rendezvous.members.list_file import ListFileError
+from punch.rendezvous.members.lists import ListFileError
 from punch.rendezvous.members.membership import (
     INVITATION_BURST,
     REVOCATION_BURST,

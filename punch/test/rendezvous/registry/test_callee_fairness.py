@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from punch.identity import PeerID
-from punch.rendezvous.registry.ringing_turns import TURN
+from punch.rendezvous.registry.admission import TURN
 from punch.test.rendezvous.registry.test_fairness import SIXTY, SIXTY_APART, Asking, FairnessCase, peer
 from punch.wire.control import (
     Cancel,

@@ -9,8 +9,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID, PeerIDError
-from punch.rendezvous.members.deny import DenyList
-from punch.rendezvous.members.list_file import ListFileError
+from punch.rendezvous.members.lists import DenyList, ListFileError
 from punch.test.control_client import connect_control, key_of
 from punch.test.rendezvous.registry.test_registry import (
     ALICE,

@@ -1,5 +1,6 @@
 """
-The peers and networks that the operator refuses, from a file with one of them a line.
+Lists of the operator, in files with one entry a line, and the deny list: the peers and networks that are
+refused.
 
     # comments, and empty lines
     txjl2ynp4nzcq3wdb44oy7lgmqcyy5fdrg7xyqpdzjv3ujyyrbfc5aid
@@ -7,22 +8,75 @@ The peers and networks that the operator refuses, from a file with one of them a
     198.51.100.0/24
     2001:db8:7::/48
 
-Pure except for `read`.
+Errors name the line and the column. Pure except for what reads files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
+from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
-from punch.rendezvous.members.list_file import ListFileError, entries, read_text
 from punch.wire.address import parsed
 
+MAX_BYTES = 16 * 1024 * 1024
+"""The largest size of such a file."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _ADDRESS = "0123456789abcdefABCDEF.:/%"
+
+
+class ListFileError(ValueError):
+    """A list cannot be used; `str()` is a sentence that names the place of the error."""
+
+    @classmethod
+    def at(cls, line: int, column: int, problem: str) -> ListFileError:
+        """The error at a place of the file, whose name is not known here."""
+        return cls(f"line {line}, column {column}: {problem}")
+
+
+def entries(text: str) -> Iterator[tuple[int, int, str]]:
+    """
+    The entries of a list, each with its line and its column.
+
+    :raise ListFileError: there are two entries in one line.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.isascii():
+            # Pasted addresses and IDs may contain invisible characters.
+            line = "".join(c for c in line if unicodedata.category(c) != "Cf")
+        content = line.partition("#")[0]
+        entry = content.strip()
+        if not entry:
+            continue
+        column = content.index(entry) + 1
+        words = entry.split()
+        if len(words) > 1:
+            column += entry.index(words[1], len(words[0]))
+            raise ListFileError.at(number, column, "there is one entry a line, and comments begin with #")
+        yield number, column, entry
+
+
+def read_list(path: Path, what: str) -> str:
+    """
+    The text of a file.
+
+    :param what: names the list in errors: "The deny list".
+    :raise ListFileError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        data = read_regular(path, MAX_BYTES)
+    except OSError as problem:
+        raise ListFileError(f"{what} {path} can't be read ({problem.strerror}).") from problem
+    try:
+        return data.decode()
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        column = problem.start - (data.rfind(b"\n", 0, problem.start) + 1) + 1
+        raise ListFileError(f"{what} {path}, line {line}, column {column}: not UTF-8.") from problem
 
 
 @dataclass(frozen=True)
@@ -112,13 +166,13 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     return network
 
 
-def read(path: Path) -> DenyList:
+def read_deny_list(path: Path) -> DenyList:
     """
     Read a file.
 
     :raise ListFileError: it cannot be read, or it has an error; the sentence names the file.
     """
-    text = read_text(path, "The deny list")
+    text = read_list(path, "The deny list")
     try:
         return DenyList.parse(text)
     except ListFileError as problem:
