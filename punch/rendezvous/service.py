@@ -35,7 +35,8 @@ from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, fi
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
 from punch.rendezvous.directory.link import DirectoryLink
-from punch.rendezvous.directory.shared_counts import SharedCounts
+from punch.rendezvous.directory.shared_limits import SharedCounts, SharedRates
+from punch.rendezvous.directory.shared_quotas import SharedQuotas
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership
@@ -45,8 +46,6 @@ from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.registry.registry import Registry
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.relay.shared_quotas import SharedQuotas
-from punch.rendezvous.relay.shared_rates import SharedRates
 from punch.rendezvous.tcp.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.tcp.protocol_sniffer import (
     STUN,

@@ -7,9 +7,9 @@ The directory in Redis.
     punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
     punch:members         see `punch.rendezvous.directory.shared_members`
-    punch:counts          see `punch.rendezvous.directory.shared_counts`
-    punch:rates           see `punch.rendezvous.relay.shared_rates`
-    punch:relayed:DAY     see `punch.rendezvous.relay.shared_quotas`
+    punch:counts          see `punch.rendezvous.directory.shared_limits`
+    punch:rates           see `punch.rendezvous.directory.shared_limits`
+    punch:relayed:DAY     see `punch.rendezvous.directory.shared_quotas`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
 process that died do no harm, and expire later. Nothing here needs a wall clock: registrations are ordered by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.rendezvous.relay.shared_rates import SharedRates
+from punch.rendezvous.directory.shared_limits import SharedRates
 from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.simulated_redis import SimulatedRedis
