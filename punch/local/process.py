@@ -26,8 +26,7 @@ from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_
 from punch.local.server import LocalServer, is_own
 from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign
 from punch.names import without_format
-from punch.net.gateway import gateways_of_machine
-from punch.net.interfaces import source_address
+from punch.net.interfaces import gateways_of_machine, source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine

@@ -1,5 +1,6 @@
 """
-The addresses of this machine that peers may reach: the host candidates.
+The addresses of this machine that peers may reach, which are the host candidates, and its default gateways,
+where port mappings are asked for (RFC 6887, section 8.1).
 
 Loopback addresses are returned only if there are no others, or if they are asked for: two peers on one
 machine reach each other at the addresses of its interfaces.
@@ -9,6 +10,9 @@ needed that it does not tell. Whether the interface is up: Linux keeps the IPv4 
 is taken down, and a link has to leave them at once. And the flags of IPv6 addresses: temporary addresses are
 preferred to those that contain the hardware's address, and deprecated ones are not used; for these
 /proc/net/if_inet6 is read in addition.
+
+Linux tells the gateways in two files of /proc. On other systems none is found, and no port is mapped: FreeBSD
+and macOS tell them through a routing socket, and Windows through a library, neither of which is read here.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_ubyte, c_uint, c_ushort, c_void_p
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
@@ -34,7 +38,13 @@ reaches the rendezvous are always among them.
 """
 PER_SUBNET = 2
 """How many IPv6 addresses of one /64 are used at most: a host may have many temporary ones."""
+MOST = 256 * 1024
+"""
+Bytes that are read of each file with routes: some 2,000 of them. A router with more, which the default route
+may not be among, maps no ports for itself.
+"""
 
+# linux/if.h
 _UP = 0x1
 _LOOPBACK = 0x8
 _IF_INET6 = Path("/proc/net/if_inet6")
@@ -44,6 +54,12 @@ _UNUSABLE = 0x08 | 0x20 | 0x40
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 # How the names of the bridges and links of containers and virtual machines begin.
 _VIRTUAL = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "vmnet", "vboxnet", "vnet")
+_ROUTES_4 = Path("/proc/net/route")
+_ROUTES_6 = Path("/proc/net/ipv6_route")
+# linux/route.h and linux/ipv6_route.h
+_ROUTE_UP = 0x1
+_GATEWAY = 0x2
+_REJECT = 0x200
 
 
 class Interface(NamedTuple):
@@ -255,3 +271,78 @@ def _by_name() -> list[str]:
     # Documentation addresses: the route to them is the default route.
     hosts += [host for host in map(source_address, ("192.0.2.1", "2001:db8::1")) if host is not None]
     return [*hosts, "127.0.0.1"]
+
+
+class Gateway(NamedTuple):
+    """A router of a default route. The address of a link-local one ends with its zone (RFC 4007)."""
+
+    interface: str
+    host: str
+    metric: int
+
+
+def gateways_of_machine() -> Mapping[str, str]:
+    """Return the default gateway of each address of this machine that has one."""
+    try:
+        routes = [*ipv4_gateways(_read(_ROUTES_4)), *ipv6_gateways(_read(_ROUTES_6))]
+        return gateways_of(machine_interfaces(), routes)
+    except OSError:
+        return {}
+
+
+def gateways_of(interfaces: Iterable[Interface], gateways: Sequence[Gateway]) -> Mapping[str, str]:
+    """
+    Return the gateway of each local address: that of its interface and family with the smallest metric.
+
+    Only global IPv6 addresses have one: others can't be reached from elsewhere.
+    """
+    found: dict[str, str] = {}
+    ordered = sorted(gateways, key=lambda gateway: gateway.metric)
+    for name, host, _ in interfaces:
+        if ":" in host and preference_class(host) != 0:
+            continue
+        for gateway in ordered:
+            # The name of an IPv4 address may have a label: eth0:1
+            if gateway.interface == name.partition(":")[0] and (":" in gateway.host) == (":" in host):
+                found.setdefault(host, gateway.host)
+    return found
+
+
+def ipv4_gateways(text: str) -> Iterator[Gateway]:
+    """Read /proc/net/route. What can't be read is left out."""
+    for line in text.splitlines()[1:]:
+        columns = line.split()
+        try:
+            name, destination, gateway, flags, _, _, metric, mask = columns[:8]
+            wanted = int(flags, 16) & (_ROUTE_UP | _GATEWAY | _REJECT) == _ROUTE_UP | _GATEWAY
+            if wanted and int(destination, 16) == int(mask, 16) == 0:
+                # The kernel prints the address as a number of this machine's byte order
+                packed = int(gateway, 16).to_bytes(4, sys.byteorder)
+                yield Gateway(name, str(IPv4Address(packed)), int(metric))
+        except (ValueError, OverflowError):
+            continue
+
+
+def ipv6_gateways(text: str) -> Iterator[Gateway]:
+    """Read /proc/net/ipv6_route. What can't be read is left out."""
+    for line in text.splitlines():
+        columns = line.split()
+        try:
+            destination, size, _, _, gateway, metric, _, _, flags, name = columns
+            wanted = int(flags, 16) & (_ROUTE_UP | _GATEWAY | _REJECT) == _ROUTE_UP | _GATEWAY
+            if wanted and int(size, 16) == int(destination, 16) == 0:
+                ip = IPv6Address(bytes.fromhex(gateway))
+                zone = f"%{name}" if ip.is_link_local else ""
+                yield Gateway(name, f"{ip}{zone}", int(metric, 16))
+        except (ValueError, OverflowError):
+            continue
+
+
+def _read(path: Path) -> str:
+    """Return the complete lines at the beginning of a file; none if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST)
+    except FileNotFoundError:
+        return ""
+    return content[: content.rfind(b"\n") + 1].decode("ascii", "replace")

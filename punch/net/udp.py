@@ -8,6 +8,7 @@ The service's sockets on wildcard addresses are in `punch.net.server_udp`.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,12 +44,19 @@ from punch.net.segmentation import (
 )
 from punch.wire.address import Address, canonical
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 READS_A_TURN = 24
 """Calls of `recvmsg` on one socket before the others of the reactor have their turn."""
 SEND_QUEUE = 4096
 """Datagrams that wait while the kernel's buffer is full; further ones are lost."""
 RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes asked of the kernel, for bursts that arrive while the process is busy. It may give less."""
+
+_DESCRIPTORS = ("/proc/self/fd", "/dev/fd")
 
 
 class DatagramSocket(Protocol):
@@ -413,3 +421,17 @@ def open_socket(reactor: IReactorUDP, host: str, port: int, receiver: Receiver) 
 def enlarge_buffer(sock: socket.socket) -> None:
     """Ask for a large receive buffer; it does without where the system refuses."""
     set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def free_descriptors() -> int:
+    """Return how many more descriptors the limit of the process allows; 0 if that is not known."""
+    if resource is None:
+        return 0
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for folder in _DESCRIPTORS:
+        try:
+            used = len(os.listdir(folder))
+        except OSError:
+            continue
+        return 1 << 16 if limit == resource.RLIM_INFINITY else max(0, limit - used)
+    return 0

@@ -29,10 +29,10 @@ from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
-from punch.net.descriptors import free_descriptors
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
+from punch.net.udp import free_descriptors
 from punch.net.udp import open_socket as open_best_socket
 from punch.net.upnp import Upnp
 from punch.node.call import Call
@@ -112,7 +112,7 @@ class Node(Service):
     :param addresses: the local addresses to use, asked anew for every call.
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
     :param gateways: the router of each of our addresses, which is asked for a port that leads to this node
-        (`punch.net.gateway.gateways_of_machine`); None: none is asked.
+        (`punch.net.interfaces.gateways_of_machine`); None: none is asked.
     :param upnp: asks these routers by UPnP too (`punch.net.upnp.upnp_of_machine`); None: not by that.
     :param wall: seconds since 1970 by the wall clock, to notice sleep, and for times of offers and links; all
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).

@@ -66,7 +66,7 @@ PURE = [
     "punch.ice",
     "punch.turn",
     "punch.natcheck",
-    *(f"punch.net.{name}" for name in ("deadlines", "gateway", "interfaces", "rate_limits", "token_bucket")),
+    *(f"punch.net.{name}" for name in ("deadlines", "fairness", "interfaces", "rate_limits", "token_bucket")),
     *(
         f"punch.link.{name}"
         for name in (
@@ -138,7 +138,6 @@ ASKING = [
     "punch.contacts",
     "punch.identity",
     "punch.state",
-    "punch.net.gateway",
     "punch.net.interfaces",
     "punch.apps.files.pipes",
 ]

@@ -27,6 +27,7 @@ from hashlib import sha256
 from typing import Generic, TypeVar
 
 from punch.identity import PeerID
+from punch.net.fairness import SourceCache
 from punch.net.rate_limits import (
     NETWORK_GROWTH,
     SITE_GROWTH,
@@ -38,7 +39,6 @@ from punch.net.rate_limits import (
     SourceScope,
     SourceTable,
 )
-from punch.net.source_cache import SourceCache
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.introduction import IntroductionKey

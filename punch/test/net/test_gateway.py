@@ -6,8 +6,14 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.gateway import Gateway, gateways_of, gateways_of_machine, ipv4_gateways, ipv6_gateways
-from punch.net.interfaces import Interface
+from punch.net.interfaces import (
+    Gateway,
+    Interface,
+    gateways_of,
+    gateways_of_machine,
+    ipv4_gateways,
+    ipv6_gateways,
+)
 
 
 def number(*octets: int) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from math import inf
 from typing import Any
 
+from punch.net.fairness import SourceCache
 from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, address_key, source_of, width
-from punch.net.source_cache import SourceCache
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
 
