@@ -108,7 +108,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
     from punch.link.link import Link
     from punch.link.proof import LinkCertificate
     from punch.link.services import Services
-    from punch.net.udp import open_portable, open_socket
+    from punch.net.udp.sockets import open_portable, open_socket
     from punch.wire.address import Address
 
     caller = Identity.generate(lambda n: b"\x01" * n)

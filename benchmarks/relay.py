@@ -8,8 +8,8 @@ through UDP channels (RFC 8656, section 12) of several clients, as many as the s
 is what arrives. "singly" means that each datagram is sent by a system call of its own; "together", that the
 load uses UDP_SEGMENT, as QUIC peers with large windows do. CPU is that of the server alone. Binding requests
 come from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.udp.reflector`) stays out
-of the way, in batches (`punch.net.message_batch`), as otherwise the load would be slower than the servers.
-Rounds are interleaved, and the median is reported.
+of the way, in batches (`punch.net.udp.message_batch`), as otherwise the load would be slower than the
+servers. Rounds are interleaved, and the median is reported.
 
 The status is 1 if an aim is missed: a third of coturn's packets a second (singly, from client to peer), half
 of its answers a second. Without coturn there is nothing to compare with, and the status is 2.
@@ -37,8 +37,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from punch.net.message_batch import SIZE, AnswerSender, MessageReceiver, one_control_message
-from punch.net.segmentation import (
+from punch.net.udp.message_batch import SIZE, AnswerSender, MessageReceiver, one_control_message
+from punch.net.udp.segmentation import (
     SEGMENT_SIZE,
     SOL_UDP,
     UDP_GRO,

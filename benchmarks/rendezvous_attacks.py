@@ -25,7 +25,7 @@ from collections.abc import Callable
 from OpenSSL import SSL
 
 from benchmarks.rendezvous_load import Load, source_address
-from punch.net.segmentation import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
+from punch.net.udp.segmentation import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
 
 HOST = "127.0.0.1"
 NETWORKS = (1000, 1200)

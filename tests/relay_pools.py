@@ -24,8 +24,8 @@ from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from punch.net.socket_set import SocketSet
-from punch.net.udp import open_socket
+from punch.net.udp.socket_set import SocketSet
+from punch.net.udp.sockets import open_socket
 from punch.node.relay import RelayClient
 from punch.node.relay_pool import RelayPool
 from punch.wire.address import Address

@@ -15,7 +15,7 @@ import struct
 import sys
 from pathlib import Path
 
-from punch.net.segmentation import UDP_SEGMENT
+from punch.net.udp.segmentation import UDP_SEGMENT
 
 _SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
 _BATCHES = {"x86_64": (299, 307), "aarch64": (243, 269)}

@@ -30,7 +30,7 @@ import sys
 from twisted.internet import reactor, stdio
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
-from punch.net.server_udp import PlainPort
+from punch.net.udp.server import PlainPort
 from punch.rendezvous.udp.server import UDPServer
 class Parent(Protocol):
     def connectionLost(self, reason):

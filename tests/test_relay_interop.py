@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from aioice.turn import create_turn_endpoint
 
-from punch.net.segmentation import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
+from punch.net.udp.segmentation import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
 from punch.wire.address import Address
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.stun import (

@@ -17,11 +17,11 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.pollreactor import PollReactor
 from twisted.internet.selectreactor import SelectReactor
 
-from punch.net import udp
-from punch.net.message_batch import HAS_BATCHES
-from punch.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT, set_ttl
-from punch.net.server_udp import open_ports
-from punch.net.udp import (
+from punch.net.udp import sockets as udp
+from punch.net.udp.message_batch import HAS_BATCHES
+from punch.net.udp.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT, set_ttl
+from punch.net.udp.server import open_ports
+from punch.net.udp.sockets import (
     BatchedSocket,
     DatagramSocket,
     PortableSocket,

@@ -24,7 +24,7 @@ from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
-from punch.net.udp import open_socket
+from punch.net.udp.sockets import open_socket
 from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
 from punch.node.path import PortMappingPolicy

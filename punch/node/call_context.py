@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
-from punch.net.udp import free_descriptors
+from punch.net.udp.sockets import free_descriptors
 from punch.node.network import Network
 from punch.node.offer_freshness import OfferTimes
 from punch.node.path import RelayPolicy, SprayPolicy

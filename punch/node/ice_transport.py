@@ -21,7 +21,7 @@ from punch.identity import PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
-from punch.net.socket_set import Carrier
+from punch.net.udp.socket_set import Carrier
 from punch.node.call_context import CallContext
 from punch.node.early_handshake import EarlyHandshake
 from punch.node.path import RelayPolicy, SlowedPath, UnansweredData

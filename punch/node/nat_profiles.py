@@ -18,8 +18,8 @@ from punch.identity import RandomBytes
 from punch.natcheck.profile import NatProfiles, Observation, observe
 from punch.natcheck.transactions import Later, ReflectorAddresses, Transactions
 from punch.net.driver import Driver
-from punch.net.socket_set import OpenSocket
-from punch.net.udp import DatagramSocket
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import DatagramSocket
 from punch.wire.address import Address, Transmit
 from punch.wire.nat_profile import MAX_PROFILES, NatProfile
 

@@ -24,9 +24,9 @@ from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport, Tr
 from punch.net.driver import Driver
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
-from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
-from punch.net.udp import DatagramSocket
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
 from punch.node.captive_portal import answers_as_portal
 from punch.node.causes import ControlProblem

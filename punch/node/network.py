@@ -17,7 +17,7 @@ from punch.identity import RandomBytes
 from punch.learned_paths import network_key
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.monitor import NetworkMonitor
-from punch.net.socket_set import OpenSocket, SocketSet
+from punch.net.udp.socket_set import OpenSocket, SocketSet
 from punch.net.upnp import Upnp
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy

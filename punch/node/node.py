@@ -30,10 +30,10 @@ from punch.link.link import Link
 from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
-from punch.net.socket_set import OpenSocket
 from punch.net.srv import LookUpService
-from punch.net.udp import free_descriptors
-from punch.net.udp import open_socket as open_best_socket
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import free_descriptors
+from punch.net.udp.sockets import open_socket as open_best_socket
 from punch.net.upnp import Upnp
 from punch.node.call import Call
 from punch.node.call_context import CallContext, SignalingChannel

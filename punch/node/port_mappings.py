@@ -21,8 +21,8 @@ from punch.ice.port_mapping.lease import PortMapping
 from punch.ice.port_mapping.mapper import Mapped, PortMapper
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
-from punch.net.socket_set import OpenSocket
-from punch.net.udp import DatagramSocket
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
 from punch.wire.address import Address
 from punch.wire.upnp import UpnpGrant, UpnpRequest

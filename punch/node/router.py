@@ -19,7 +19,7 @@ from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, 
 from punch.wire.turn import MAX_REQUEST
 
 if TYPE_CHECKING:
-    from punch.net.udp import DatagramSocket
+    from punch.net.udp.sockets import DatagramSocket
     from punch.node.ice_transport import IceTransport
     from punch.node.reflexive_addresses import ReflexiveAddressCache
 

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 
 from punch.identity import RandomBytes
 from punch.net.rate_limits import SourceTable
-from punch.net.server_udp import UDPPort, errno_of, open_ports
+from punch.net.udp.server import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, finish_introductions

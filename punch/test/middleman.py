@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.net.server_udp import PlainPort
+from punch.net.udp.server import PlainPort
 from punch.node.events import CallFailed, Connected
 from punch.rendezvous.udp.reflector import Reflector
 from punch.rendezvous.udp.server import UDPServer

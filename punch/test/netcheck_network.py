@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import Identity
 from punch.natcheck.report import NetcheckReport
-from punch.net.udp import open_portable
+from punch.net.udp.sockets import open_portable
 from punch.node.netcheck import NetcheckRun
 from punch.node.port_mappings import Gateways
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig

@@ -36,7 +36,7 @@ from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.net.driver import Driver, Timer
 from punch.net.reactor import look_up
-from punch.net.udp import SEND_ERRORS
+from punch.net.udp.sockets import SEND_ERRORS
 
 MAX_FLOWS_OF_ALL = 2048
 """Flows of all peers at once at one exposed port; datagrams of further ones are lost."""

@@ -16,7 +16,7 @@ from punch.ice.budget import WINDOW, OpeningBudget
 from punch.ice.punching.techniques import Technique
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
-from punch.net.udp import Reach
+from punch.net.udp.sockets import Reach
 from punch.node.ice_transport import IceTransport
 from punch.node.network import Network
 from punch.node.punching.sockets import AttemptSockets

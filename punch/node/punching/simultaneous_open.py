@@ -17,7 +17,7 @@ from punch.ice.candidates import may_pair
 from punch.ice.punching import simultaneous_open
 from punch.ice.punching.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
 from punch.ice.punching.techniques import Technique, port_of_socket
-from punch.net.udp import Reach
+from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import ANSWER_TIME, Attempt
 from punch.node.punching.prediction import REQUEST_SIZE, wait_after
 from punch.wire.address import Address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from punch.net.udp import DatagramSocket
+from punch.net.udp.sockets import DatagramSocket
 from punch.node.ice_transport import IceTransport
 from punch.node.nat_profiles import TransactionSockets
 from punch.node.network import Network

@@ -19,7 +19,7 @@ from punch.ice.candidates import may_pair
 from punch.ice.punching import spraying
 from punch.ice.punching.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
 from punch.ice.punching.techniques import Technique, port_of_socket
-from punch.net.udp import Reach
+from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address
 from punch.wire.punching import Opened, Targets

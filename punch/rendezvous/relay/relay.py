@@ -28,9 +28,9 @@ from zope.interface import implementer
 
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
-from punch.net.segmentation import allow_fragments
-from punch.net.server_udp import UDPPort
-from punch.net.udp import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
+from punch.net.udp.segmentation import allow_fragments
+from punch.net.udp.server import UDPPort
+from punch.net.udp.sockets import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
 from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.rendezvous.udp.reflector import Reflector
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent

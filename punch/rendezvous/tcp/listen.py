@@ -26,7 +26,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
-from punch.net.server_udp import errno_of, of_each_family
+from punch.net.udp.server import errno_of, of_each_family
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 511

@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.identity import PeerID, RandomBytes
-from punch.net.server_udp import DatagramServer, UDPPort, open_ports
+from punch.net.udp.server import DatagramServer, UDPPort, open_ports
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.udp.probing import Prober, ProbeSend, Vantages
 from punch.rendezvous.udp.reflector import PLAIN_REQUEST, Reflector

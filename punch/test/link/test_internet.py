@@ -12,7 +12,7 @@ from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.link.quic import QuicBackend
 from punch.link.services import Services
-from punch.net.udp import open_socket
+from punch.net.udp.sockets import open_socket
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec
 from punch.test.internet.packet import Seen

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.natcheck.behaviour import ANY_MAPPING
 from punch.natcheck.profile import NatProfiles, Observation, common_step, difference
 from punch.natcheck.transactions import ReflectorAddresses
-from punch.net.udp import open_portable
+from punch.net.udp.sockets import open_portable
 from punch.node.nat_profiles import FRESH, NatObserver
 from punch.test.internet import NAT, Host, InternetTestCase, Ports
 from punch.test.internet import Mapping as Maps

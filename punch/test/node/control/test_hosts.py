@@ -13,10 +13,10 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from punch.identity import Identity
-from punch.net.server_udp import PlainPort
-from punch.net.socket_set import SocketSet
 from punch.net.srv import LookUpService
-from punch.net.udp import DatagramSocket, open_portable
+from punch.net.udp.server import PlainPort
+from punch.net.udp.socket_set import SocketSet
+from punch.net.udp.sockets import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun

@@ -14,7 +14,7 @@ from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.server_udp import UDPPort, open_ports
+from punch.net.udp.server import UDPPort, open_ports
 from punch.rendezvous.tcp.listen import BACKLOG, listen_on_all_addresses, parse_endpoints
 from punch.wire.address import Address
 

@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.server_udp import PlainPort
 from punch.net.token_bucket import TokenBuckets
+from punch.net.udp.server import PlainPort
 from punch.rendezvous.udp.reflector import BURST, CAPACITY, RATE, Reflector
 from punch.rendezvous.udp.server import UDPServer
 from punch.wire.address import Address

@@ -1,8 +1,8 @@
 """
 Receiving and answering datagrams of many hosts in one system call: `recvmmsg` and `sendmmsg` of Linux.
 
-Python's sockets don't have them, so they are called with ctypes. UDP_SEGMENT (`punch.net.segmentation`) is
-for many datagrams of one host; both work together, as one message of a batch may have several datagrams.
+Python's sockets don't have them, so they are called with ctypes. UDP_SEGMENT (`punch.net.udp.segmentation`)
+is for many datagrams of one host; both work together, as one message of a batch may have several datagrams.
 
 A sandbox may refuse these calls (seccomp). Then `recvmsg` and `sendmsg` take their place, for one message at
 a time.
@@ -20,7 +20,7 @@ from functools import cache
 from struct import Struct
 from typing import Any, Final
 
-from punch.net.segmentation import MAX_UDP, ControlMessage
+from punch.net.udp.segmentation import MAX_UDP, ControlMessage
 
 SIZE: Final = 64
 """Messages of one call."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from twisted.internet.error import CannotListenError
 
 from punch.net.interfaces import select
-from punch.net.udp import DatagramSocket, Reach, Receiver
+from punch.net.udp.sockets import DatagramSocket, Reach, Receiver
 from punch.wire.address import Address, Transmit
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.message_batch import control_messages, one_control_message, sender_of
+from punch.net.udp.message_batch import control_messages, one_control_message, sender_of
 from punch.test.strategies import SETTINGS
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.segmentation import (
+from punch.net.udp.segmentation import (
     BUFFERS,
     SEGMENT_SIZE,
     SOL_UDP,

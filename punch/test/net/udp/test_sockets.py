@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.segmentation import MAX_BATCH, MAX_SEGMENTS, batch_end
-from punch.net.udp import PortableSocket, datagram_address, open_portable, open_socket
+from punch.net.udp.segmentation import MAX_BATCH, MAX_SEGMENTS, batch_end
+from punch.net.udp.sockets import PortableSocket, datagram_address, open_portable, open_socket
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec
 from punch.test.internet.testcase import InternetTestCase

@@ -23,7 +23,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.net.message_batch import (
+from punch.net.udp.message_batch import (
     HAS_BATCHES,
     IPV4_NAME,
     IPV4_NAME_SIZE,
@@ -35,7 +35,7 @@ from punch.net.message_batch import (
     sender_of,
     shared_receiver,
 )
-from punch.net.segmentation import (
+from punch.net.udp.segmentation import (
     MAX_UDP,
     BatchSender,
     ControlMessage,
@@ -44,7 +44,7 @@ from punch.net.segmentation import (
     set_option,
     split,
 )
-from punch.net.udp import enlarge_buffer, write_each
+from punch.net.udp.sockets import enlarge_buffer, write_each
 from punch.wire.address import Address, canonical
 
 _DATAGRAMS = 256

@@ -1,9 +1,9 @@
 """
 UDP sockets that are bound to one address: a node's, and those behind the relayed addresses of a relay.
 
-`BatchedSocket` hands the kernel many datagrams in one call (`punch.net.segmentation`). `PortableSocket` works
-on any reactor with `listenUDP`, simulated ones included. `open_socket` opens the better one that there is.
-The service's sockets on wildcard addresses are in `punch.net.server_udp`.
+`BatchedSocket` hands the kernel many datagrams in one call (`punch.net.udp.segmentation`). `PortableSocket`
+works on any reactor with `listenUDP`, simulated ones included. `open_socket` opens the better one that there
+is. The service's sockets on wildcard addresses are in `punch.net.udp.server`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.net.segmentation import (
+from punch.net.udp.segmentation import (
     ANCILLARY_SIZE,
     BUFFERS,
     MAX_UDP,
