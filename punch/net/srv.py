@@ -11,8 +11,7 @@ from twisted.internet.interfaces import IResolver
 from twisted.python.failure import Failure
 
 from punch.net.driver import Timer
-from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
-from punch.wire.service_records import SERVICE, ServiceRecord
+from punch.wire.rendezvous_address import SERVICE, RendezvousAddress, RendezvousAddressError, ServiceRecord
 from punch.wire.special_addresses import usable_port
 
 TIMEOUT = 3.0

@@ -21,7 +21,7 @@ from punch.net import upnp_child
 from punch.wire import strict_json
 from punch.wire.address import Address
 from punch.wire.fields import field, integer, mapping, string
-from punch.wire.upnp import UpnpGrant, UpnpRequest
+from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 Upnp = Callable[[UpnpRequest], "Deferred[UpnpGrant | None]"]
 """

@@ -25,7 +25,7 @@ from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
 from punch.wire.address import Address
-from punch.wire.upnp import UpnpGrant, UpnpRequest
+from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 Gateways = Callable[[], Mapping[str, str]]
 """Returns the default gateway of each local IP address that has one."""

@@ -12,7 +12,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 from punch.test.internet import Host, Lan
 from punch.wire.address import Address
-from punch.wire.upnp import UpnpGrant, UpnpRequest
+from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 
 class MappingRouter(DatagramProtocol):

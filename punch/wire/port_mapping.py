@@ -1,8 +1,10 @@
 """
 The messages by which a host asks its router for a port: PCP (RFC 6887) and its predecessor NAT-PMP (RFC
-6886). Both are sent to UDP port 5351 of the default gateway.
+6886), which are sent to UDP port 5351 of the default gateway, and the search for a router with UPnP (SSDP,
+UPnP Device Architecture 2.0, section 1.3), with what that is asked for.
 
 Only what this project uses is here: mappings of UDP ports, and NAT-PMP's request for the external address.
+The rest of UPnP, which is XML over HTTP, is `miniupnpc`'s (`punch.net.upnp`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 from punch.wire.address import Address, canonical
 
@@ -17,6 +20,13 @@ SERVER_PORT = 5351
 """Where the router listens (RFC 6887, section 19.1; RFC 6886, section 3.1)."""
 LONGEST = 1100
 """The longest message of PCP, in bytes (RFC 6887, section 7)."""
+
+SSDP_PORT = 1900
+MULTICAST = Address("239.255.255.250", SSDP_PORT)
+"""Where all devices of a network listen for searches."""
+LONGEST_ANSWER = 1500
+"""The longest answer to a search that is read, in bytes."""
+LONGEST_URL = 256
 
 NAT_PMP = 0
 PCP = 2
@@ -37,6 +47,14 @@ _ANSWER_HEADER = struct.Struct("!BBBBII12s")
 _MAPPING = struct.Struct("!12sB3xHH16s")
 _NAT_PMP_MAPPING = struct.Struct("!BBHHHI")
 _NAT_PMP_HEADER = struct.Struct("!BBHI")
+
+_SEARCH = (
+    "M-SEARCH * HTTP/1.1\r\n"
+    "HOST: {host}:{port}\r\n"
+    'MAN: "ssdp:discover"\r\n'
+    "MX: 1\r\n"
+    "ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n"
+)
 
 
 @dataclass(frozen=True)
@@ -171,3 +189,70 @@ def _packed(host: str) -> bytes:
     """Return an address in 16 bytes, IPv4 as IPv4-mapped IPv6 (RFC 6887, section 5)."""
     ip = ip_address(host)
     return ip.packed if isinstance(ip, IPv6Address) else bytes(10) + b"\xff\xff" + ip.packed
+
+
+@dataclass(frozen=True)
+class UpnpRequest:
+    """
+    A mapping of a UDP port that a router with UPnP is asked for.
+
+    :ivar url: where the router describes itself.
+    :ivar internal: the address of the socket.
+    :ivar port: the external port that is wished for, or that is deleted.
+    :ivar lifetime: seconds; 0 deletes the mapping.
+    """
+
+    url: str
+    internal: Address
+    port: int
+    lifetime: int
+
+
+@dataclass(frozen=True)
+class UpnpGrant:
+    """
+    A port that a router has mapped.
+
+    :ivar external: the port at the address that the router names; "0.0.0.0" if it names none.
+    :ivar lifetime: seconds; 0: the mapping stays until it is deleted.
+    """
+
+    external: Address
+    lifetime: int
+
+
+def search_request(server: Address) -> bytes:
+    """
+    Return the search for routers of any version.
+
+    :param server: where it is sent: to all devices (`MULTICAST`), or to one.
+    """
+    return _SEARCH.format(host=server.host, port=server.port).encode("ascii")
+
+
+def parse_search_answer(data: bytes, router: str) -> str | None:
+    """
+    Return the URL at which the router describes itself; None if the answer is malformed, or names another
+    host.
+
+    :param router: the IPv4 address that the answer came from.
+    """
+    if len(data) > LONGEST_ANSWER or not data.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
+        return None
+    for line in data.split(b"\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"location":
+            return _url(value.strip(), router)
+    return None
+
+
+def _url(value: bytes, router: str) -> str | None:
+    if len(value) > LONGEST_URL or any(not 0x20 < byte < 0x7F for byte in value):
+        return None
+    url = value.decode("ascii")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "http" and parts.netloc in (router, f"{router}:{parts.port}")
+    except ValueError:
+        return None
+    return url if usable and parts.path.startswith("/") else None

@@ -1,6 +1,6 @@
 """
 The address of a rendezvous: ``punch://host:port`` or ``punch://host:port/PIN``, where ``?token=TOKEN`` may
-follow, an invitation.
+follow, an invitation; and the SRV records (RFC 2782) by which DNS names its hosts and ports. Pure.
 
 With a pin, the service's key must have that hash; without one, its certificate must be issued by a
 certificate authority. A service of several processes has several addresses, separated by commas.
@@ -9,7 +9,7 @@ certificate authority. A service of several processes has several addresses, sep
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import ip_address
@@ -30,6 +30,10 @@ DEFAULT_PORT = 7001
 SCHEME = "punch"
 MAX_ADDRESSES = 8
 """Addresses of one service that a user may give."""
+SERVICE = "_punch._tcp"
+"""What stands before the name of a domain to ask for its SRV records."""
+MAX_RECORDS = 16
+"""SRV records of one name that are used."""
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -247,3 +251,30 @@ def _pin(text: str) -> bytes:
             "install a newer Punch."
         )
     return pin
+
+
+@dataclass(frozen=True)
+class ServiceRecord:
+    """An SRV record: `host` and `port` of a service. The host is empty if there is no such service."""
+
+    priority: int
+    weight: int
+    host: str
+    port: int
+
+
+def in_order(records: Sequence[ServiceRecord], random: Callable[[int], bytes]) -> list[ServiceRecord]:
+    """Order SRV records as RFC 2782 says: by priority, and at random by weight where that is the same."""
+    ordered: list[ServiceRecord] = []
+    for priority in sorted({record.priority for record in records}):
+        # Records of weight 0 come first, so that they have a small chance beside others.
+        left = sorted((each for each in records if each.priority == priority), key=lambda each: each.weight)
+        while left:
+            chosen = int.from_bytes(random(8), "big") % (sum(each.weight for each in left) + 1)
+            for record in left:
+                chosen -= record.weight
+                if chosen <= 0:
+                    break
+            left.remove(record)
+            ordered.append(record)
+    return ordered

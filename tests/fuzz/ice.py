@@ -24,9 +24,9 @@ from punch.wire import port_mapping, strict_json
 from punch.wire.address import Address, Transmit, canonical
 from punch.wire.candidate import Candidate
 from punch.wire.control import Probe, Probed
+from punch.wire.port_mapping import parse_search_answer
 from punch.wire.probing import ProbeOutcome
 from punch.wire.stun import Attribute
-from punch.wire.upnp import parse_search_answer
 from tests.fuzz.target import Reader, chunk, target
 from tests.fuzz.turn import attributes_of, signed
 from tests.fuzz.wire import stun_messages

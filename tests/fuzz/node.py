@@ -24,9 +24,8 @@ from punch.test.system import SERVICE, Peer
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, ErrorCode, Register
 from punch.wire.proxy import MAX_HEAD, ProxyAddress, ProxyError, handshake
-from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+from punch.wire.rendezvous_address import RendezvousAddress, in_order, pin_of
 from punch.wire.sealed import ANSWER_LABEL, CANDIDATE_LABEL, Envelope, open_offer
-from punch.wire.service_records import in_order
 from tests.fuzz.target import Reader, check_log, chunk, target
 from tests.fuzz.wire import reply_lines, sealed_texts
 

@@ -17,21 +17,19 @@ from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 from punch.wire.port_mapping import (
+    MULTICAST,
+    SSDP_PORT,
     SUCCESS,
     AddressAnswer,
     Answer,
     MappingAnswer,
     PcpAnswer,
-    nat_pmp_address_request,
-    nat_pmp_map_request,
-    pcp_map_request,
-)
-from punch.wire.upnp import (
-    MULTICAST,
-    SSDP_PORT,
     UpnpGrant,
     UpnpRequest,
+    nat_pmp_address_request,
+    nat_pmp_map_request,
     parse_search_answer,
+    pcp_map_request,
     search_request,
 )
 

@@ -19,8 +19,7 @@ from punch.ice.port_mapping.lease import CONFIRM, PortLease, PortMapping
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, parsed
-from punch.wire.port_mapping import SERVER_PORT, PcpAnswer, parse
-from punch.wire.upnp import UpnpGrant, UpnpRequest
+from punch.wire.port_mapping import SERVER_PORT, PcpAnswer, UpnpGrant, UpnpRequest, parse
 
 
 @dataclass(frozen=True)

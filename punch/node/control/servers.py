@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from punch.identity import RandomBytes
-from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.service_records import MAX_RECORDS, ServiceRecord, in_order
+from punch.wire.rendezvous_address import MAX_RECORDS, RendezvousAddress, ServiceRecord, in_order
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from punch.net.upnp_child import (
     map_port,
 )
 from punch.wire.address import Address
-from punch.wire.upnp import UpnpGrant
+from punch.wire.port_mapping import UpnpGrant
 
 HOST, PORT = "192.168.1.7", 40000
 OTHERS_TRIED = (50001, 50002, 50003)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.wire.address import Address
-from punch.wire.upnp import LONGEST, MULTICAST, parse_search_answer, search_request
+from punch.wire.port_mapping import LONGEST_ANSWER, MULTICAST, parse_search_answer, search_request
 
 ROUTER = "192.168.1.1"
 MINIUPNPD = (
@@ -69,6 +69,6 @@ class SearchTests(SynchronousTestCase):
             b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1/\xff\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1/a b\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1/%s\r\n\r\n" % (b"x" * 300),
-            MINIUPNPD + bytes(LONGEST),
+            MINIUPNPD + bytes(LONGEST_ANSWER),
         ):
             self.assertIsNone(parse_search_answer(answer, ROUTER), answer)

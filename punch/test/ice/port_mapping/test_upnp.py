@@ -17,7 +17,7 @@ from punch.test.ice.port_mapping.test_mapper import (
     pcp,
 )
 from punch.wire.address import Address, Transmit
-from punch.wire.upnp import MULTICAST, UpnpGrant, UpnpRequest
+from punch.wire.port_mapping import MULTICAST, UpnpGrant, UpnpRequest
 
 URL = "http://192.168.1.1:5000/rootDesc.xml"
 SSDP = Address(GATEWAY.host, 1900)

@@ -34,8 +34,7 @@ from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible
 from punch.wire.proxy import ProxyAddress, ProxySettings
-from punch.wire.rendezvous_address import RendezvousAddress, pin_of
-from punch.wire.service_records import ServiceRecord
+from punch.wire.rendezvous_address import RendezvousAddress, ServiceRecord, pin_of
 from punch.wire.stun import Attribute, encode, long_term_key, parse, success
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI

@@ -26,8 +26,7 @@ from punch.test.node.control.test_tls import Watcher
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import Rendezvous
 from punch.wire.control import Accept, Error, ErrorCode, Register, Request, Welcome
-from punch.wire.rendezvous_address import RendezvousAddress, pin_of
-from punch.wire.service_records import ServiceRecord, in_order
+from punch.wire.rendezvous_address import RendezvousAddress, ServiceRecord, in_order, pin_of
 
 A, B, C = (RendezvousAddress(f"192.0.2.{number}") for number in (1, 2, 3))
 NAME = RendezvousAddress.parse("punch://example.org")
