@@ -4,7 +4,7 @@ What Punch keeps between runs: keys, the address book, the rendezvous used last.
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log, status.sock (while it runs)
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
                            last-rendezvous, last-web-port, offers.json (which offers were taken),
-                           prekeys/ID (of known peers, `punch.wire.prekey`), peer.log, .lock,
+                           prekeys/ID (of known peers, `punch.wire.peers.prekey`), peer.log, .lock,
                            node.sock (while it runs; `punch.local`)
 
 Directories are made when something is first written to them, for their owner only.

@@ -28,8 +28,8 @@ from pathlib import Path
 from punch.identity import Identity, PeerID
 from punch.test.control_client import key_of
 from punch.wire.control import Accept, Establish, Register, encode, new_call
+from punch.wire.peers.sealed import Envelope
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.sealed import Envelope
 from tests.test_rendezvous_abuse import client_hello
 from tests.test_rendezvous_process import ControlConnection
 from tests.turn_probe import ALLOCATE, UDP, TurnProbe

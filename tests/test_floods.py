@@ -30,8 +30,8 @@ from punch.wire.control import (
     encode,
     new_call,
 )
+from punch.wire.peers.sealed import Envelope
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.sealed import Envelope
 from tests.needs import need_namespaces
 from tests.netns import Namespaces, entered
 from tests.processes import Programs, cpu_seconds, programs

@@ -20,18 +20,19 @@ from punch.link import events as link
 from punch.link import frames, proof, quic
 from punch.link.endings import APPLICATION_CODES
 from punch.rendezvous.config import RendezvousLimits
-from punch.wire import control, sealed, strict_json
-from punch.wire.candidate import Candidate
+from punch.wire import control, strict_json
 from punch.wire.invitation import AdmissionRefusal
-from punch.wire.nat_profile import NatProfile
-from punch.wire.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, private_prekey, signed_prekey
-from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
-from punch.wire.sealed import (
+from punch.wire.peers import sealed
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, private_prekey, signed_prekey
+from punch.wire.peers.sealed import (
     AnswerBody,
     Envelope,
     Offer,
     TrickledCandidates,
 )
+from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")

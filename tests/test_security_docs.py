@@ -38,8 +38,8 @@ from punch.ui.web import connections, uploads
 from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
+from punch.wire.peers.sealed import PADDING
 from punch.wire.rendezvous_address import MAX_RECORDS
-from punch.wire.sealed import PADDING
 from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
 from punch.wire.stun import MAX_ATTRIBUTES
 from punch.wire.turn_uri import MAX_RELAYS

@@ -40,7 +40,7 @@ from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, STUNError, StunMessage, parse
 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")

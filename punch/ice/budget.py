@@ -36,7 +36,7 @@ from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.ice.pairs import CandidatePair
 from punch.identity import PeerID
 from punch.wire.address import Address
-from punch.wire.candidate import CandidateType
+from punch.wire.peers.candidate import CandidateType
 from punch.wire.special_addresses import FIRST_PORT
 
 WINDOW = 600.0

@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from punch.wire.address import Address, parsed, preference_class
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 
 STREAM_PREFERENCE = 0x7FFF
 """The largest local preference of relayed candidates whose relay is reached over TCP or TLS."""

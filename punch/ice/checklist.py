@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair, may_relay
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 
 MAX_PAIRS = 100
 """RFC 8445, section 6.1.2.5."""

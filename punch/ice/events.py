@@ -7,7 +7,7 @@ from enum import Enum
 
 from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
-from punch.wire.candidate import Candidate
+from punch.wire.peers.candidate import Candidate
 
 
 class AgentState(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from punch.wire.candidate import Candidate
+from punch.wire.peers.candidate import Candidate
 
 PAC_TIMEOUT = 39.5
 """Seconds of checking before an ICE session may fail (RFC 8863, section 4)."""

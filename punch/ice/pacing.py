@@ -9,7 +9,7 @@ from punch.ice.checklist import CheckList
 from punch.ice.pairs import CandidatePair
 from punch.ice.selected_pair import Selector
 from punch.ice.transactions import RTO
-from punch.wire.candidate import CandidateType
+from punch.wire.peers.candidate import CandidateType
 
 PACING = 0.05
 """Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""

@@ -8,7 +8,7 @@ from enum import Enum
 from punch.ice.candidates import STREAM_PREFERENCE
 from punch.ice.transactions import Transaction
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 
 
 class PairState(Enum):

@@ -12,12 +12,12 @@ type name       payload
 0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
                 bytes on that stream in all, its name included; a limit only grows
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
-0x10 CANDIDATES for the layer above (`punch.wire.ice_restart`): candidates found after an ICE restart
+0x10 CANDIDATES for the layer above (`punch.wire.peers.ice_restart`): candidates found after an ICE restart
 0x11 RESTART    for the layer above: an ICE restart
-0x90 NATS       for the layer above (`punch.wire.punching`): what the sender knows about its NATs
+0x90 NATS       for the layer above (`punch.wire.peers.punching`): what the sender knows about its NATs
 0x91 TARGETS    for the layer above: where the sender will be seen
 0x92 OPENED     for the layer above: where the sender may be reached
-0x93 PREKEY     for the layer above (`punch.wire.prekey`): the sender's signed prekey
+0x93 PREKEY     for the layer above (`punch.wire.peers.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
 0x95 TCP        for the layer above: where the sender listens for TCP
 0xa0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link

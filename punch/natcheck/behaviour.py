@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import pairwise
 
 from punch.wire.address import Address
-from punch.wire.nat_profile import Mapping, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, PortAssignment
 
 
 class Filtering(str, Enum):

@@ -19,7 +19,14 @@ from punch.ice.candidates import is_local
 from punch.natcheck.behaviour import Mappings, mapping_of
 from punch.natcheck.transactions import ReflectorAddresses, Transactions
 from punch.wire.address import Address
-from punch.wire.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_PROFILES, MAX_STEP, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import (
+    MAX_AGE,
+    MAX_OBSERVED,
+    MAX_PROFILES,
+    MAX_STEP,
+    NatProfile,
+    PortAssignment,
+)
 
 SOCKETS = 3
 """How many new sockets one observation takes."""

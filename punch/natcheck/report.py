@@ -10,7 +10,7 @@ from typing import Any
 from punch.ice.port_mapping.lease import PortMapping
 from punch.ice.punching.techniques import nat_class, techniques_with_all
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
-from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 UNKNOWN = "unknown"
 

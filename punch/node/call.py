@@ -51,13 +51,13 @@ from punch.node.signaling import (
 )
 from punch.node.tcp_punching import TCPPunching
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
-from punch.wire.ice_restart import RestartError
-from punch.wire.nat_profile import NatProfile
-from punch.wire.prekey import PrekeyError
-from punch.wire.punching import PunchingError
-from punch.wire.sealed import Envelope
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.ice_restart import RestartError
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.prekey import PrekeyError
+from punch.wire.peers.punching import PunchingError
+from punch.wire.peers.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 
 RELAYED = 10.0

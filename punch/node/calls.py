@@ -32,7 +32,7 @@ from punch.node.events import (
 from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.signaling import Signaling
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
-from punch.wire.sealed import SealError
+from punch.wire.peers.sealed import SealError
 
 MAX_CALLS = 64
 """Calls and links at once."""

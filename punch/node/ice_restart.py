@@ -27,10 +27,10 @@ from punch.node.causes import IntroductionEnded
 from punch.node.ice_transport import IceTransport, new_agent
 from punch.node.path import RelayPolicy
 from punch.node.signaling import CallEnded, Description, Introduction, MoreCandidates, Signaling
-from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
-from punch.wire.ice_restart import LateCandidates, Restart
-from punch.wire.sealed import MAX_CANDIDATES, Envelope, SealError
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.ice_restart import LateCandidates, Restart
+from punch.wire.peers.sealed import MAX_CANDIDATES, Envelope, SealError
 
 LOST_AFTER = 3.0
 """Seconds without a path after which the user is told."""

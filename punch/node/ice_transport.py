@@ -29,7 +29,7 @@ from punch.node.relay import RelayClient
 from punch.node.signaling import Description
 from punch.node.tcp_connections import TCPConnection
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
 
 STABLE = 20.0

@@ -21,7 +21,7 @@ from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.wire.address import Address, Transmit
-from punch.wire.nat_profile import MAX_PROFILES, NatProfile
+from punch.wire.peers.nat_profile import MAX_PROFILES, NatProfile
 
 FRESH = 120.0
 """Seconds for which a profile is not observed again while the network stays the same."""

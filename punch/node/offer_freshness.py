@@ -24,7 +24,7 @@ from enum import Enum
 from punch.identity import PeerID, RandomBytes
 from punch.wire import strict_json
 from punch.wire.fields import FieldError, binary, field, integer, mapping, sequence, to_base64
-from punch.wire.sealed import CHALLENGE_SIZE, MAX_TIME, Offer
+from punch.wire.peers.sealed import CHALLENGE_SIZE, MAX_TIME, Offer
 
 WINDOW = 300.0
 """Seconds that an offer's time and this clock may differ by before the caller is asked."""

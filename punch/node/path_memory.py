@@ -23,7 +23,7 @@ from punch.learned_paths import (
     path_of,
     with_result,
 )
-from punch.wire.nat_profile import NatProfile
+from punch.wire.peers.nat_profile import NatProfile
 
 _DAY = 86400.0
 

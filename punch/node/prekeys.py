@@ -1,5 +1,5 @@
 """
-The prekeys of other peers (`punch.wire.prekey`): learned on links, and used in later calls.
+The prekeys of other peers (`punch.wire.peers.prekey`): learned on links, and used in later calls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from punch.identity import Identity, PeerID
-from punch.wire.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
+from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
 
 MAX_PREKEYS = 256
 """Of how many peers the prekeys are in memory, those used last."""

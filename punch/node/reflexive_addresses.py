@@ -27,7 +27,7 @@ from punch.identity import RandomBytes
 from punch.net.driver import Driver, Timed
 from punch.net.reactor import look_up
 from punch.wire.address import Address, Transmit, canonical
-from punch.wire.candidate import CandidateType
+from punch.wire.peers.candidate import CandidateType
 from punch.wire.stun import (
     MessageClass,
     Method,

@@ -26,7 +26,6 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import LinkRole
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
-from punch.wire.candidate import Candidate
 from punch.wire.control import (
     RING_TIME,
     Answer,
@@ -38,9 +37,10 @@ from punch.wire.control import (
     Trickle,
     new_call,
 )
-from punch.wire.nat_profile import NatProfile
-from punch.wire.prekey import SEED_SIZE, PrekeyError, public_kem_key, supported
-from punch.wire.sealed import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.prekey import SEED_SIZE, PrekeyError, public_kem_key, supported
+from punch.wire.peers.sealed import (
     MAX_CANDIDATES,
     AnswerBody,
     Envelope,
@@ -210,7 +210,7 @@ class Signaling:
         """
         Call `peer` with the candidates known now; `add_candidates` sends those found later.
 
-        :param prekey: the public prekey of the peer (`punch.wire.prekey`); with it, all messages of the
+        :param prekey: the public prekey of the peer (`punch.wire.peers.prekey`); with it, all messages of the
             call are hybrid; empty if it is not known.
         :raise SealError: the peer's key cannot be sealed to.
         """

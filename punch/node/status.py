@@ -15,7 +15,7 @@ from punch.node.network import Network
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.tcp_punching import TCPPunchingStatus
 from punch.wire.address import Address
-from punch.wire.nat_profile import NatProfile
+from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport
 
 

@@ -38,8 +38,8 @@ from punch.node.ice_transport import IceTransport
 from punch.node.path import RelayPolicy
 from punch.node.tcp_connections import TCPConnection, TCPReflection
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType, TCPType
-from punch.wire.punching import TCPCandidates
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.punching import TCPCandidates
 from punch.wire.special_addresses import FIRST_PORT
 
 SETTLE = 0.5

@@ -8,10 +8,10 @@ from punch.identity import Identity
 from punch.node.signaling import Description, Introduction, Signaling, SignalingEvent
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Answer, Establish, Trickle
-from punch.wire.nat_profile import NatProfile
-from punch.wire.sealed import Envelope
+from punch.wire.peers.candidate import Candidate, CandidateType
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.sealed import Envelope
 
 ALICE, BOB, MALLORY = IDENTITIES[:3]
 PASSWORD = "p" * 24

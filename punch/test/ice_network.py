@@ -19,7 +19,7 @@ from punch.ice.checks import IceCredentials
 from punch.ice.events import Event, Selected
 from punch.ice.pairs import Pair
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate
+from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import Attribute, encode, parse, success
 
 REFLECTOR = Address("198.51.100.1", 3478)

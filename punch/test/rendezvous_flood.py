@@ -21,7 +21,7 @@ from punch.test.control_client import RecordingControlClient, connect_control, c
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Packet
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 from punch.wire.control import Accept, Establish, Ping, Register, new_call
-from punch.wire.sealed import Envelope, Offer, seal_offer
+from punch.wire.peers.sealed import Envelope, Offer, seal_offer
 
 LIMITS = replace(
     RendezvousLimits(),

@@ -53,8 +53,8 @@ from punch.wire.control import (
     decode_reply,
     encode,
 )
+from punch.wire.peers.sealed import Envelope
 from punch.wire.probing import ProbeOutcome
-from punch.wire.sealed import Envelope
 
 REDIS = "198.51.100.9"
 BACK_TIME = 10.0

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from punch.identity import Identity, PeerID
 from punch.wire.address import Address, canonical
-from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import (
     Accept,
     Answer,
@@ -40,10 +39,11 @@ from punch.wire.control import (
 )
 from punch.wire.fields import is_visible
 from punch.wire.invitation import AdmissionRefusal
-from punch.wire.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
-from punch.wire.prekey import SIGNED_SIZE
+from punch.wire.peers.candidate import Candidate, CandidateType
+from punch.wire.peers.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
+from punch.wire.peers.prekey import SIGNED_SIZE
+from punch.wire.peers.sealed import MAX_BODY, Envelope
 from punch.wire.probing import ProbeOutcome, Vantage
-from punch.wire.sealed import MAX_BODY, Envelope
 from punch.wire.turn_uri import (
     MAX_LIFETIME,
     MAX_RELAYS,

@@ -23,9 +23,9 @@ from punch.wire import strict_json
 from punch.wire.fields import FieldError, field, integer
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.message_shapes import SHAPES, FieldSpec, MessageShape, json_message
-from punch.wire.prekey import SIGNED_SIZE
+from punch.wire.peers.prekey import SIGNED_SIZE
+from punch.wire.peers.sealed import Envelope
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
-from punch.wire.sealed import Envelope
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 
 VERSION = 1
@@ -168,7 +168,7 @@ REPLIES: dict[str, MessageShape] = {}
 class Register:
     """
     The first message of a peer. `invitation` is the token of an invitation to the service; empty: none.
-    `prekey` is its signed prekey (`punch.wire.prekey`); empty: it has none.
+    `prekey` is its signed prekey (`punch.wire.peers.prekey`); empty: it has none.
     """
 
     name: _Name

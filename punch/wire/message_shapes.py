@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from punch.identity import PeerID
 from punch.wire.fields import Reader, field, to_base64
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 from punch.wire.turn_uri import RelayServer
 
 T = TypeVar("T")

@@ -74,7 +74,7 @@ from punch.wire.control import (
 )
 from punch.wire.control import encode as encode_line
 from punch.wire.fields import is_visible
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 from tests.fuzz.files import directory
 from tests.fuzz.target import Reader, check_log, chunk, target
 

@@ -22,8 +22,8 @@ from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire import port_mapping, strict_json
 from punch.wire.address import Address, Transmit, canonical
-from punch.wire.candidate import Candidate
 from punch.wire.control import Probe, Probed
+from punch.wire.peers.candidate import Candidate
 from punch.wire.port_mapping import parse_search_answer
 from punch.wire.probing import ProbeOutcome
 from punch.wire.stun import Attribute

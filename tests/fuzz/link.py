@@ -42,10 +42,10 @@ from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
-from punch.wire.candidate import Candidate
-from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
-from punch.wire.punching import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
-from punch.wire.sealed import MAX_TCP_CANDIDATES
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.peers.punching import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
+from punch.wire.peers.sealed import MAX_TCP_CANDIDATES
 from tests.fuzz.target import Reader, chunk, target
 
 MOST_KEPT = 1 << 20

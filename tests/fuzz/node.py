@@ -23,9 +23,9 @@ from punch.test.scripted_service import ScriptedService
 from punch.test.system import SERVICE, Peer
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, ErrorCode, Register
+from punch.wire.peers.sealed import ANSWER_LABEL, CANDIDATE_LABEL, Envelope, open_offer
 from punch.wire.proxy import MAX_HEAD, ProxyAddress, ProxyError, handshake
 from punch.wire.rendezvous_address import RendezvousAddress, in_order, pin_of
-from punch.wire.sealed import ANSWER_LABEL, CANDIDATE_LABEL, Envelope, open_offer
 from tests.fuzz.target import Reader, check_log, chunk, target
 from tests.fuzz.wire import reply_lines, sealed_texts
 

@@ -15,7 +15,6 @@ from punch.test.call_pair import ALICE, BOB, CallPair, candidate
 from punch.test.wire.stun_vectors import PASSWORD, VECTORS
 from punch.wire import strict_json
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
 from punch.wire.control import (
     Accept,
     Answer,
@@ -46,11 +45,10 @@ from punch.wire.control import (
 )
 from punch.wire.control import encode as encode_line
 from punch.wire.demux import DatagramKind, classify
-from punch.wire.ice_restart import LateCandidates, Restart, RestartError
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
-from punch.wire.probing import ProbeOutcome, Vantage
-from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
-from punch.wire.sealed import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.ice_restart import LateCandidates, Restart, RestartError
+from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
     OFFER_LABEL,
@@ -66,6 +64,8 @@ from punch.wire.sealed import (
     seal_offer,
     seal_trickle,
 )
+from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 from punch.wire.stream_framing import MAX_LENGTH, DatagramSplitter, encode_frames
 from punch.wire.stun import (
     MAX_ATTRIBUTES,

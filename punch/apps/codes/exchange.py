@@ -54,7 +54,7 @@ from punch.wire.control import (
     new_call,
 )
 from punch.wire.fields import FieldError, field
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 VERSION = 1
 """The version of this exchange."""

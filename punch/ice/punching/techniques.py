@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 
 class NatClass(str, Enum):

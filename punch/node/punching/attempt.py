@@ -21,8 +21,8 @@ from punch.node.ice_transport import IceTransport
 from punch.node.network import Network
 from punch.node.punching.sockets import AttemptSockets
 from punch.wire.address import Address
-from punch.wire.nat_profile import NatProfile
-from punch.wire.punching import Opened, Targets
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.punching import Opened, Targets
 
 ANSWER_TIME = 3.0
 """Seconds that the other side has to answer TARGETS."""

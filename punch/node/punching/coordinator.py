@@ -35,8 +35,8 @@ from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
 from punch.node.punching.sockets import AttemptSockets
 from punch.node.punching.spraying import Spraying
-from punch.wire.nat_profile import NatProfile
-from punch.wire.punching import Begin, Nats, Opened, Targets
+from punch.wire.peers.nat_profile import NatProfile
+from punch.wire.peers.punching import Begin, Nats, Opened, Targets
 
 SETTLE = 1.0
 """

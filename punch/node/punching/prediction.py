@@ -18,7 +18,7 @@ from punch.ice.punching import prediction
 from punch.ice.punching.techniques import Technique
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address
-from punch.wire.punching import Opened, Targets
+from punch.wire.peers.punching import Opened, Targets
 
 ROUND = 1.0
 """The least seconds from the beginning of one attempt to that of the next…"""

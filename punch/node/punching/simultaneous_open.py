@@ -21,7 +21,7 @@ from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import ANSWER_TIME, Attempt
 from punch.node.punching.prediction import REQUEST_SIZE, wait_after
 from punch.wire.address import Address
-from punch.wire.punching import First, Opened, Targets
+from punch.wire.peers.punching import First, Opened, Targets
 
 REQUESTS = 1
 """How often the side that opens asks a reflector in one attempt."""

@@ -22,7 +22,7 @@ from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import Attempt
 from punch.wire.address import Address
-from punch.wire.punching import Opened, Targets
+from punch.wire.peers.punching import Opened, Targets
 
 PROBE_TIME = 2 * MAX_PACKETS / RATE
 """Seconds that the side that opens waits for BEGIN: twice as long as the probes take."""

@@ -19,7 +19,7 @@ from automat import TypeMachineBuilder
 
 from punch.identity import PeerID
 from punch.wire.control import Answered, Candidates, Ended, ErrorCode, Incoming, Reply
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 Deliver = Callable[[PeerID, Reply], None]
 

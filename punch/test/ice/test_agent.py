@@ -12,7 +12,7 @@ from punch.ice.events import AgentState, CheckingStarted, Selected
 from punch.ice.failure import MAX_CHECKING
 from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, MessageClass, parse
 
 DELAY = 0.05

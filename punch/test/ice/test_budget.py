@@ -35,7 +35,7 @@ from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.pairs import CandidatePair
 from punch.identity import PeerID
 from punch.wire.address import Address, TCPAddress
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 
 
 def address(number: int) -> Address:

@@ -27,7 +27,7 @@ from punch.ice.pairs import (
     path_kind,
 )
 from punch.wire.address import Address, TCPAddress, preference_class
-from punch.wire.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 
 HOST, SRFLX, PRFLX, RELAY = CandidateType
 BASE = Address("192.168.1.2", 5000)

@@ -14,7 +14,7 @@ from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import Purpose, Transaction
 from punch.test.ice_network import REFLECTOR
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 
 HERE, THERE = Address("192.0.2.1", 1), Address("192.0.2.2", 2)
 

@@ -9,7 +9,7 @@ from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
 from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, encode, error, parse, success
 
 DELAY = 0.05

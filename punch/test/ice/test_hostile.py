@@ -17,7 +17,7 @@ from punch.ice.events import AgentState, Selected
 from punch.test.costs import calls_of
 from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import (
     FINGERPRINT_MASK,
     Attribute,

@@ -9,7 +9,7 @@ from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.ice.events import AgentState, RoleChanged, Selected
 from punch.test.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
+from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import (
     Attribute,
     MessageClass,

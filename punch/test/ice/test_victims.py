@@ -26,9 +26,9 @@ from punch.test.internet.recorder import bind
 from punch.test.middleman import MiddlemanTestCase
 from punch.test.system import introduce
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming
-from punch.wire.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
+from punch.wire.peers.candidate import Candidate, CandidateType
+from punch.wire.peers.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 
 UFRAG, PASSWORD = "eveUfrag", "e" * 24

@@ -15,7 +15,7 @@ from punch.test.internet import NAT, Host, InternetTestCase, Ports
 from punch.test.internet import Mapping as Maps
 from punch.test.netcheck_network import SECOND, SERVICE, NetcheckNetwork
 from punch.wire.address import Address
-from punch.wire.nat_profile import MAX_OBSERVED, Mapping, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import MAX_OBSERVED, Mapping, NatProfile, PortAssignment
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
 ONE_ADDRESS = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})

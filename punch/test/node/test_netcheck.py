@@ -31,7 +31,7 @@ from punch.test.internet import Ports as P
 from punch.test.mapping_router import MappingRouter
 from punch.test.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
 from punch.ui.text.netcheck import text
-from punch.wire.nat_profile import Mapping, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAPPING = {

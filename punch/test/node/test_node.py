@@ -23,8 +23,8 @@ from punch.test.middleman import Middleman, MiddlemanTestCase
 from punch.test.scripted_service import ScriptedService
 from punch.test.system import SERVICE, Peer, introduce
 from punch.wire.control import Accept, ErrorCode, Establish, Incoming, Reject
+from punch.wire.peers.sealed import Offer, seal_offer
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
-from punch.wire.sealed import Offer, seal_offer
 
 
 class BoundTests(MiddlemanTestCase):

@@ -29,7 +29,7 @@ from punch.test.middleman import MiddlemanTestCase
 from punch.test.strategies import IDENTITIES
 from punch.test.system import Peer, introduce
 from punch.wire.control import Answer, Candidates, ErrorCode, Establish, Incoming, Reject, Reply, Trickle
-from punch.wire.sealed import MAX_TIME, Offer, open_offer, seal_offer
+from punch.wire.peers.sealed import MAX_TIME, Offer, open_offer, seal_offer
 
 WALL = 1_700_000_000.0
 OFFER = Offer("alice", "ufrag", "p" * 24, (), bytes([9]) + bytes(31))

@@ -15,8 +15,8 @@ from punch.test.call_pair import ALICE, BOB, CallPair, candidate, events
 from punch.test.middleman import Forward, MiddlemanTestCase
 from punch.test.strategies import identity
 from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Reply, Trickle
-from punch.wire.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, signed_prekey
-from punch.wire.sealed import Offer, open_offer, seal_offer
+from punch.wire.peers.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, signed_prekey
+from punch.wire.peers.sealed import Offer, open_offer, seal_offer
 
 
 class Kept(dict[PeerID, bytes]):

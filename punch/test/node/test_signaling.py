@@ -17,7 +17,7 @@ from punch.node.signaling import (
 from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, candidate, changed, description, events
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import RING_TIME, Accept, Answer, Cancel, ErrorCode, Reject, Trickle
-from punch.wire.sealed import MAX_CANDIDATES
+from punch.wire.peers.sealed import MAX_CANDIDATES
 
 
 class SignalingTests(SynchronousTestCase):

@@ -34,9 +34,9 @@ from punch.test.call_pair import (
     events,
 )
 from punch.test.strategies import SETTINGS
-from punch.wire.candidate import Candidate
 from punch.wire.control import Answer, ErrorCode, Request, Trickle
-from punch.wire.sealed import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.sealed import (
     MAX_CANDIDATES,
     Envelope,
     Offer,

@@ -34,7 +34,7 @@ from punch.wire.control import (
     Trickle,
 )
 from punch.wire.fields import to_base64
-from punch.wire.prekey import SIGNED_SIZE
+from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.stun import (
     MessageClass,

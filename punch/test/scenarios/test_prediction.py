@@ -20,9 +20,9 @@ from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
 from punch.test.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
-from punch.wire.nat_profile import Mapping as Maps
-from punch.wire.nat_profile import NatProfile, PortAssignment
-from punch.wire.punching import Nats, Opened, Targets
+from punch.wire.peers.nat_profile import Mapping as Maps
+from punch.wire.peers.nat_profile import NatProfile, PortAssignment
+from punch.wire.peers.punching import Nats, Opened, Targets
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct."""

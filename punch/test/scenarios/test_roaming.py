@@ -16,10 +16,10 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous, SystemTestCase
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Incoming, new_call
-from punch.wire.ice_restart import LateCandidates, Restart
-from punch.wire.sealed import Offer, seal_offer
+from punch.wire.peers.candidate import Candidate, CandidateType
+from punch.wire.peers.ice_restart import LateCandidates, Restart
+from punch.wire.peers.sealed import Offer, seal_offer
 
 CALM = "198.51.100.2"
 """The address of a rendezvous that rarely pings, so that simulated hours take less time."""

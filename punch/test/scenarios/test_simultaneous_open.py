@@ -15,7 +15,7 @@ from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
-from punch.wire.punching import MAX_TURN, Begin, First, Opened, Targets
+from punch.wire.peers.punching import MAX_TURN, Begin, First, Opened, Targets
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct…"""

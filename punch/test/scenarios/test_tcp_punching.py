@@ -26,11 +26,11 @@ from punch.test.internet import (
 )
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.address import Address, TCPAddress
-from punch.wire.candidate import Candidate, CandidateType, TCPType
 from punch.wire.control import Accept
-from punch.wire.ice_restart import Restart
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.ice_restart import Restart
+from punch.wire.peers.punching import TCPCandidates
 from punch.wire.proxy import ProxyAddress, ProxySettings
-from punch.wire.punching import TCPCandidates
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct."""

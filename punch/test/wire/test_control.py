@@ -40,8 +40,8 @@ from punch.wire.control import (
     new_call,
 )
 from punch.wire.fields import check_name, is_visible
+from punch.wire.peers.sealed import MAX_BODY, Envelope
 from punch.wire.probing import ProbeOutcome
-from punch.wire.sealed import MAX_BODY, Envelope
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 ALICE, BOB = (known.peer_id for known in IDENTITIES[:2])

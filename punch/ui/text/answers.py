@@ -17,7 +17,7 @@ from punch.ui.text.sentences import (
     shown_name,
 )
 from punch.ui.text.transfers import name_text, progress_text
-from punch.wire.nat_profile import NatProfile
+from punch.wire.peers.nat_profile import NatProfile
 
 Answer = Mapping[str, Any]
 

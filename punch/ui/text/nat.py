@@ -9,8 +9,8 @@ from punch.amounts import format_duration
 from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
 from punch.sanitize import printable
 from punch.ui.text.sentences import count
-from punch.wire.nat_profile import Mapping as Mappings
-from punch.wire.nat_profile import NatProfile
+from punch.wire.peers.nat_profile import Mapping as Mappings
+from punch.wire.peers.nat_profile import NatProfile
 
 MAPPING = {
     Mappings.ENDPOINT_INDEPENDENT: "one port for all destinations",

@@ -19,7 +19,7 @@ from punch.natcheck.report import (
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
 from punch.ui.text.nat import MAPPING, ports_in_words, techniques_in_words
-from punch.wire.nat_profile import PortAssignment
+from punch.wire.peers.nat_profile import PortAssignment
 
 _FILTERING = {
     Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",

@@ -39,7 +39,7 @@ from punch.wire.control import (
     Trickle,
     encode,
 )
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 CODE = Code(48213, ("coyote", "tulip", "yogurt"))
 NUMBER = CODE.identity.peer_id

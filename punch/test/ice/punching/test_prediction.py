@@ -28,8 +28,8 @@ from punch.ice.punching.techniques import (
     technique_for,
     techniques_with_all,
 )
-from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
-from punch.wire.punching import MAX_ALTERNATIVES, MAX_TARGETS
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.peers.punching import MAX_ALTERNATIVES, MAX_TARGETS
 
 PAGE = Path(__file__).parents[3] / "docs" / "nat.md"
 INDEPENDENT = frozenset({Mapping.ENDPOINT_INDEPENDENT})

@@ -13,7 +13,7 @@ from punch.wire.control import (
     Accept,
     Reply,
 )
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
 CALL = "00" * 16

@@ -29,7 +29,7 @@ from punch.wire.control import (
     Reply,
     Trickle,
 )
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 
 def peer(*name: object) -> PeerID:

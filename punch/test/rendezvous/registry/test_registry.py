@@ -28,7 +28,7 @@ from punch.wire.control import (
     Reply,
     Trickle,
 )
-from punch.wire.sealed import Envelope
+from punch.wire.peers.sealed import Envelope
 
 KEYS = [Identity.generate(lambda n, i=i: bytes([i]) * n) for i in range(1, 9)]  # type: ignore[misc]
 ALICE, BOB, CAROL, *OTHERS = [key.peer_id for key in KEYS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ui.text.nat import nat_in_words, punching_in_words, techniques_in_words
-from punch.wire.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
 MAYBE = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})

@@ -4,7 +4,7 @@ Offers, answers and trickled candidates, sealed to the recipient and signed by t
 Sealing is HPKE in base mode (RFC 9180) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and ChaCha20Poly1305.
 Where the sender has a key of ML-KEM-768 of the recipient, the KEM is MLKEM768-X25519 (draft-ietf-hpke-pq),
 and the body is *hybrid*: to open it takes both private keys. Such a key is the callee's prekey
-(`punch.wire.prekey`), or came with the offer.
+(`punch.wire.peers.prekey`), or came with the offer.
 
 The plaintext is a JSON object, padded with spaces to a multiple of 256 bytes to hide its size. The signature
 is over `label ‖ 0 ‖ recipient's key ‖ context ‖ body`. HPKE's `info` is `label ‖ 0 ‖ sender's key ‖
@@ -32,7 +32,6 @@ from cryptography.hazmat.primitives.hpke import (
 
 from punch.identity import Identity, PeerID, PeerIDError
 from punch.wire import strict_json
-from punch.wire.candidate import Candidate, UnsupportedCandidate
 from punch.wire.fields import (
     FieldError,
     binary,
@@ -48,8 +47,9 @@ from punch.wire.fields import (
     string,
     to_base64,
 )
-from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
-from punch.wire.prekey import KEY_SIZE, PrekeyError, private_prekey, public_kem_key
+from punch.wire.peers.candidate import Candidate, UnsupportedCandidate
+from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
+from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, private_prekey, public_kem_key
 
 MAX_CANDIDATES = 32
 """How many candidates one offer, answer or trickled message may have."""

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, nat_profiles
-from punch.wire.candidate import Candidate
-from punch.wire.nat_profile import MAX_PROFILES, NatProfile
-from punch.wire.punching import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import MAX_PROFILES, NatProfile
+from punch.wire.peers.punching import (
     MAX_ALTERNATIVES,
     MAX_COUNT,
     MAX_TARGETS,
@@ -24,7 +24,7 @@ from punch.wire.punching import (
     Targets,
     TCPCandidates,
 )
-from punch.wire.sealed import MAX_TCP_CANDIDATES
+from punch.wire.peers.sealed import MAX_TCP_CANDIDATES
 
 TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
 OPENED = Opened(3, "203.0.113.8", ((50000,), (50001, 50002)))

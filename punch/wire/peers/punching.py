@@ -17,10 +17,10 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 from punch.wire import strict_json
-from punch.wire.candidate import Candidate
 from punch.wire.fields import field, integer, ip, mapping, one_of, sequence, token
-from punch.wire.nat_profile import NatProfile, read_profiles, write_profiles
-from punch.wire.sealed import read_tcp_candidates, write_candidates
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
+from punch.wire.peers.sealed import read_tcp_candidates, write_candidates
 
 MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, candidates
 from punch.wire.address import Address, TCPAddress
-from punch.wire.candidate import Candidate, CandidateType, TCPType, UnsupportedCandidate
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType, UnsupportedCandidate
 
 HOST = "1 1 udp 2130706431 192.168.1.2 50000 typ host"
 

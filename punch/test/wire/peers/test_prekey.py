@@ -7,7 +7,7 @@ import hmac
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import IDENTITIES
-from punch.wire.prekey import (
+from punch.wire.peers.prekey import (
     KEY_SIZE,
     PREKEY_LABEL,
     SIGNED_SIZE,

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, nat_profiles
 from punch.wire.fields import FieldError
-from punch.wire.nat_profile import (
+from punch.wire.peers.nat_profile import (
     MAX_PROFILES,
     MAX_STEP,
     Mapping,

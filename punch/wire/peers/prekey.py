@@ -2,9 +2,9 @@
 Prekeys: the ML-KEM-768 keys (FIPS 203) that make what is sealed to a peer safe from quantum computers, too.
 
 What is sealed to a peer is sealed to the X25519 form of its identity key, and also to its prekey if the
-sender has that (`punch.wire.sealed`). A prekey derives from the seed of the identity key, so it is at hand
-wherever the identity is, and nothing has to be kept or replaced. A quantum computer that finds the private
-scalar of the identity's public key does not find the seed, which is hashed to make the scalar.
+sender has that (`punch.wire.peers.sealed`). A prekey derives from the seed of the identity key, so it is at
+hand wherever the identity is, and nothing has to be kept or replaced. A quantum computer that finds the
+private scalar of the identity's public key does not find the seed, which is hashed to make the scalar.
 
 The owner signs its prekey. A wrong prekey would do no harm all the same: what is sealed to it can be opened
 only with the X25519 key as well.

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from punch.wire import strict_json
-from punch.wire.candidate import Candidate
 from punch.wire.fields import field, integer, mapping
-from punch.wire.sealed import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.sealed import (
     MAX_GENERATION,
     read_candidates,
     read_pacing,

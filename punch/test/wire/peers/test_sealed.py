@@ -24,10 +24,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names, nat_profiles
 from punch.wire import control, strict_json
-from punch.wire.candidate import Candidate
-from punch.wire.nat_profile import MAX_PROFILES
-from punch.wire.prekey import check_prekey, private_prekey, signed_prekey
-from punch.wire.sealed import (
+from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.nat_profile import MAX_PROFILES
+from punch.wire.peers.prekey import check_prekey, private_prekey, signed_prekey
+from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
     MAX_CANDIDATES,
@@ -101,7 +101,7 @@ answers = st.builds(
 def forge(
     sender: Identity, to: PeerID, label: bytes, context: bytes, plain: bytes, key: X25519PrivateKey
 ) -> Envelope:
-    """Seal any bytes, by the letter of docs/protocol.md and with no code of punch.wire.sealed."""
+    """Seal any bytes, by the letter of docs/protocol.md and with no code of punch.wire.peers.sealed."""
     info = label + b"\0" + sender.peer_id.key + to.key + context
     suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
     body = suite.encrypt(plain, key.public_key(), info)
@@ -246,7 +246,7 @@ class HybridTests(SynchronousTestCase):
         self.assertFalse(seal_offer(ALICE, BOB.peer_id, OFFER).hybrid)
 
     def test_made_by_another_program(self) -> None:
-        """By the letter of docs/protocol.md, with no code of punch.wire.sealed."""
+        """By the letter of docs/protocol.md, with no code of punch.wire.peers.sealed."""
         plain = seal_plain({"reply_kem": urlsafe_b64encode(REPLY_KEM).rstrip(b"=").decode()})
         info = OFFER_LABEL + b"\0" + ALICE.peer_id.key + BOB.peer_id.key
         key = MLKEM768X25519PublicKey(private_prekey(BOB).public_key(), BOB.peer_id.x25519())
