@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from punch.apps.chat.model import MAX_TEXT
-from punch.apps.forward import datagrams, exposed, flows
+from punch.apps.forward import connections as forward
+from punch.apps.forward import datagrams, flows
 from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
@@ -93,14 +94,14 @@ SECURITY_NUMBERS = [
     f"{local_connection.MAX_COMMANDS} commands at a time on each, "
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
     f"and {local_connection.MAX_WAITING} streams that wait",
-    f"at most {exposed.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
-    f"and all peers have {exposed.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
+    f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
+    f"and all peers have {forward.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
     f"at most {flows.MAX_FLOWS} flows, each of which is a socket, "
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
     f"{uploads.MAX_FILES:,} files each wait to be sent",
     f"no page has gone on for {uploads.IDLE_TIME:.0f} s",
-    f"has {exposed.CONNECT_TIME:.0f} s to accept a connection",
+    f"has {forward.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",
     (

@@ -12,8 +12,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from punch.apps.codes.code import Code, CodeError
-from punch.apps.codes.outcomes import LIFE, REGISTERED_NAME, Card, CodeFailed, CodeFailure, CodePurpose
+from punch.apps.codes.code import (
+    LIFE,
+    REGISTERED_NAME,
+    Card,
+    Code,
+    CodeError,
+    CodeFailed,
+    CodeFailure,
+    CodePurpose,
+)
 from punch.cli import twistd
 from punch.cli.exit_status import ExitStatus, status_of
 from punch.cli.node_command import CommandFailed, NodeCommand

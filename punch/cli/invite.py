@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from punch.apps.codes.outcomes import Card, CodePurpose
+from punch.apps.codes.code import Card, CodePurpose
 from punch.cli import twistd
 from punch.cli.code_prompt import ask_code, can_ask
 from punch.cli.codes import CodeCommand, parse_code

@@ -24,7 +24,7 @@ from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
-from punch.apps.codes.outcomes import Card
+from punch.apps.codes.code import Card
 from punch.apps.files.messages import SERVICE as FILES
 from punch.apps.files.transfers import Transfers
 from punch.cli.twistd import OutputWriter, end, on_second_signal, set_exit_status

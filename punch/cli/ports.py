@@ -12,11 +12,10 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol, Factory
 
 from punch.apps.forward.addresses import ForwardAddress, Protocol
+from punch.apps.forward.connections import CONNECT_TIME, Exposed, Forwarder
 from punch.apps.forward.datagrams import DatagramForwarder, ExposedDatagrams
-from punch.apps.forward.exposed import CONNECT_TIME, Exposed
 from punch.apps.forward.failures import ForwardFailure
 from punch.apps.forward.flows import MAX_DATAGRAM
-from punch.apps.forward.listening import Forwarder
 from punch.cli.node_command import CommandFailed
 from punch.identity import PeerID
 from punch.local.access import NodeAccess

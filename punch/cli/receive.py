@@ -15,8 +15,7 @@ from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
-from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import CodePurpose
+from punch.apps.codes.code import Code, CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService

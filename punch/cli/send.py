@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from punch.amounts import format_bytes
-from punch.apps.codes.outcomes import CodePurpose
+from punch.apps.codes.code import CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source

@@ -104,7 +104,7 @@ PURE = [
         f"punch.apps.files.{name}"
         for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")
     ),
-    *(f"punch.apps.codes.{name}" for name in ("code", "exchange", "outcomes")),
+    *(f"punch.apps.codes.{name}" for name in ("code", "exchange")),
     "punch.apps.forward.addresses",
     "punch.apps.pipe.messages",
     "punch.ui.text.causes",

@@ -11,8 +11,7 @@ from twisted.python.failure import Failure
 from punch.apps.chat import ChatError, ContactSummary
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import CodeMade
-from punch.apps.codes.code import Code, CodeError
-from punch.apps.codes.outcomes import CodeFailed, CodePurpose
+from punch.apps.codes.code import Code, CodeError, CodeFailed, CodePurpose
 from punch.extras import install_command_here
 from punch.node.causes import ControlProblem
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result

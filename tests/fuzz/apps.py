@@ -18,9 +18,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from punch.apps.codes.code import Code, CodeError, completions, words
+from punch.apps.codes.code import Card, Code, CodeError, CodePurpose, completions, words
 from punch.apps.codes.exchange import MAX_ATTEMPTS, Issuer, Redeemer
-from punch.apps.codes.outcomes import Card, CodePurpose
 from punch.apps.files import messages
 from punch.apps.files.messages import (
     Entry,

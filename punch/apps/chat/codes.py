@@ -17,8 +17,7 @@ from twisted.python.failure import Failure
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Views
 from punch.apps.chat.model import ChatError, ContactSummary
-from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import LIFE, Card, CodePurpose
+from punch.apps.codes.code import LIFE, Card, Code, CodePurpose
 from punch.contacts import AddressBookError, check_new_name
 from punch.identity import Identity, RandomBytes
 

@@ -11,8 +11,8 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from punch.apps.codes.code import REGISTERED_NAME, Card, CodeFailed
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import REGISTERED_NAME, Card, CodeFailed
 from punch.identity import Identity, RandomBytes
 from punch.net.driver import Driver
 from punch.net.srv import LookUpService

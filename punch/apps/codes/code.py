@@ -1,5 +1,6 @@
 """
-Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip.
+Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip. And what a code is for, and what comes
+of it.
 
 The number says where the other side waits: it is registered with the rendezvous under a key that is derived
 from the number. The words are secret, and never leave this machine: see `punch.apps.codes.exchange`.
@@ -11,11 +12,12 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from punch.identity import Identity, RandomBytes
+from punch.identity import Identity, PeerID, RandomBytes
 from punch.lookup import near_names
 from punch.names import without_format
 from punch.sanitize import quoted
@@ -24,6 +26,11 @@ FIRST_NUMBER, LAST_NUMBER = 10_000, 99_999
 """All numbers have five digits."""
 WORDS = 3
 """Words of a code, each one of 1,295: 31 bits."""
+
+LIFE = 600.0
+"""Seconds for which a code is good."""
+REGISTERED_NAME = "code"
+"""What both sides call themselves at the rendezvous, which learns no other name."""
 
 _LABEL = b"punch/1 code number\0"
 _SHOWN = 40
@@ -125,3 +132,55 @@ def _below(limit: int, random: RandomBytes) -> int:
         value = int.from_bytes(random(size), "big")
         if value < usable:
             return value % limit
+
+
+class CodePurpose(str, Enum):
+    """What a code is for. Both sides have to mean the same."""
+
+    CONTACT = "contact"
+    """`punch invite` and `punch join`: each gets into the other's address book."""
+    FILES = "files"
+    """`punch send` without a peer, and `punch receive CODE`."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Who one side is: a peer ID, whose key has signed this exchange, and what it calls itself."""
+
+    peer: PeerID
+    name: str
+    purpose: CodePurpose
+
+
+class CodeFailure(str, Enum):
+    """Why an exchange failed, a code for programs."""
+
+    WRONG = "wrong-code"
+    """The other side has another code. This one is void."""
+    EXPIRED = "code-expired"
+    """Nobody has used the code in time."""
+    NOBODY = "no-such-code"
+    """Nobody waits under the number."""
+    NUMBER_TAKEN = "number-taken"
+    """Somebody else has registered under the number."""
+    TOO_MANY = "too-many"
+    """Too many exchanges were begun and not finished."""
+    BUSY = "busy"
+    """The rendezvous lets nobody call the number now."""
+    LOST = "lost"
+    """The other side, or the rendezvous, was lost during the exchange."""
+    OTHER_PURPOSE = "other-purpose"
+    """The code is for another command."""
+    OTHER_VERSION = "version"
+    """The other side knows another version of this exchange."""
+    MALFORMED = "malformed"
+    """The other side knows the code, but what it says makes no sense."""
+
+
+class CodeFailed(Exception):
+    """An exchange failed. `card` is that of the other side, if it has proved to know the code."""
+
+    def __init__(self, failure: CodeFailure, card: Card | None = None) -> None:
+        super().__init__(failure.value)
+        self.failure = failure
+        self.card = card

@@ -32,8 +32,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
-from punch.apps.codes.code import Code
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
+from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json

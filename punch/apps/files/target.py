@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from punch.apps.files.final_names import move, numbered, safe_name
+from punch.apps.files.final_names import MovedItems, move, numbered, safe_name
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
@@ -46,7 +46,6 @@ from punch.apps.files.messages import (
     message_type,
     shown,
 )
-from punch.apps.files.moved import MovedItems
 from punch.apps.files.partial_folder import PartialFolder, disk_failure
 
 _ZEROS = bytes(PIECE)

@@ -21,8 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
+from punch.apps.codes.code import Card, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import Card, CodePurpose
 from punch.apps.files.messages import EntryKind, FilesOffer, Item, encode_offer
 from punch.apps.files.transfers import Transfers
 from punch.identity import Identity, PeerID

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.apps.codes.outcomes import LIFE, CodeFailed, CodeFailure, CodePurpose
+from punch.apps.codes.code import LIFE, CodeFailed, CodeFailure, CodePurpose
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
 

@@ -11,9 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import ChatError
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Event
-from punch.apps.codes.code import Code
+from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity
 from punch.test.front_ends import BOB, EVE, ME, FrontEndFixture
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from twisted.internet.defer import Deferred
 
 from punch.apps.codes.client import CodeClient
-from punch.apps.codes.code import Code
+from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.rendezvous.config import RendezvousLimits

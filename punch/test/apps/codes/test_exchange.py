@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.codes.code import Code
+from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.apps.codes.exchange import (
     ANSWER_TIME,
     BODY_SIZE,
@@ -20,7 +20,6 @@ from punch.apps.codes.exchange import (
     Outcome,
     Redeemer,
 )
-from punch.apps.codes.outcomes import LIFE, Card, CodeFailed, CodeFailure, CodePurpose
 from punch.identity import Identity, PeerID
 from punch.test.strategies import SETTINGS
 from punch.wire.control import (

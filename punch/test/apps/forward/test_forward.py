@@ -12,10 +12,14 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.forward.exposed import MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PEER, Exposed
+from punch.apps.forward.connections import (
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_OF_PEER,
+    MAX_FORWARDED,
+    Exposed,
+    Forwarder,
+)
 from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.listening import MAX_CONNECTIONS as LISTENED
-from punch.apps.forward.listening import Forwarder
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
@@ -228,16 +232,16 @@ class BoundTests(SynchronousTestCase):
         errors: list[Exception] = []
         peer = Identity.generate().peer_id
         forwarder = Forwarder(node, peer, SERVICE, Clock(), errors.append)
-        transports = [StringTransport() for _ in range(LISTENED)]
+        transports = [StringTransport() for _ in range(MAX_FORWARDED)]
         for transport in transports:
             protocol: Any = forwarder.buildProtocol(None)
             protocol.makeConnection(transport)
         self.assertIsNone(forwarder.buildProtocol(None))
-        self.assertLess(len(node.opening), LISTENED)
+        self.assertLess(len(node.opening), MAX_FORWARDED)
         node.error = CommandError("replaced", "Another process has registered.")
         for opening in node.opening:
             opening.errback(node.error)
-        self.assertEqual(len(errors), LISTENED)
+        self.assertEqual(len(errors), MAX_FORWARDED)
         self.assertTrue(all(transport.disconnected for transport in transports))
 
     def test_connections_of_peers(self) -> None:

@@ -13,9 +13,8 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import ForwardAddressError
-from punch.apps.forward.exposed import Exposed
+from punch.apps.forward.connections import Exposed, Forwarder
 from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.listening import Forwarder
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
     ListenFailed,

@@ -18,8 +18,8 @@ from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.apps.codes.client import CodeClient
+from punch.apps.codes.code import Card
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.codes.outcomes import Card
 from punch.identity import Identity
 from punch.node.events import Connected, Registered
 from punch.test.chat_faults import SlowDisk
