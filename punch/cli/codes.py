@@ -23,8 +23,7 @@ from punch.apps.codes.code import (
     CodePurpose,
 )
 from punch.cli import twistd
-from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.node_command import CommandFailed, NodeCommand
+from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
 from punch.cli.usage import write_stderr
 from punch.contacts import AddressBook
 from punch.extras import install_command_here

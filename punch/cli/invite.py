@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from punch.apps.codes.code import Card, CodePurpose
+from punch.apps.codes.code import Card, CodePurpose, completions
 from punch.cli import twistd
-from punch.cli.code_prompt import ask_code, can_ask
 from punch.cli.codes import CodeCommand, parse_code
-from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand, Registers, make_parser
+from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
 from punch.cli.parser import Parser
+from punch.cli.usage import write_stderr
 from punch.contacts import AddressBookError, check_new_name
 from punch.state import StateError
 from punch.ui.text.sentences import shown_name
+
+_QUESTION = "Code: "
 
 
 def invite(arguments: Sequence[str]) -> int:
@@ -129,3 +132,47 @@ def _remember(command: NodeCommand, card: Card) -> None:
     else:
         sentence += f" Try: punch chat {petname or peer}"
     command.tell(sentence, event="contact", peer=str(peer), petname=petname, name=card.name)
+
+
+def can_ask() -> bool:
+    """Whether there is a terminal to ask in."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def ask_code() -> str:
+    """
+    Return the code that the user types; nothing, at the end of the input. Ctrl-C ends the process.
+
+    The Tab key completes its words where prompt_toolkit is installed.
+    """
+    try:
+        return _ask_with_completion()
+    except EOFError:
+        return ""
+    except ModuleNotFoundError:
+        write_stderr(_QUESTION, end="")
+        return sys.stdin.readline()
+
+
+def _ask_with_completion() -> str:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.output import create_output
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    class Words(Completer):
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+            typed, found = completions(document.text_before_cursor)
+            return (Completion(word, -len(typed)) for word in found)
+
+    output = create_output(sys.stderr)
+    if isinstance(output, Vt100_Output):
+        output.enable_cpr = False  # It would ask the terminal where the cursor is, and wait for the answer
+    session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False, output=output)
+    try:
+        return session.prompt(_QUESTION)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise

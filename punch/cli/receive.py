@@ -21,10 +21,8 @@ from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.codes import CodeCommand, parse_code
-from punch.cli.exit_status import ExitStatus
-from punch.cli.node_command import CommandFailed, NodeCommand, Registers, make_parser
-from punch.cli.partner import watch_partner
-from punch.cli.transfers import AGAIN, STATUSES, follow
+from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
+from punch.cli.transfers import AGAIN, STATUSES, follow, watch_partner
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer

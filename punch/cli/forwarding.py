@@ -1,19 +1,28 @@
 """
-Ports of one side whose connections go to the other side: `punch forward --reverse` asks for one,
-`punch expose --reverse` grants it.
+What `punch forward` and `punch expose` have in common: the ports of this machine at which they listen, and
+those that they expose; what they tell of connections; and ports of one side whose connections go to the other
+side, which `punch forward --reverse` asks for and `punch expose --reverse` grants.
 """
 
 from __future__ import annotations
 
 import secrets
+import socket
+from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.error import CannotListenError, ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 
 from punch.apps.forward.addresses import ForwardAddress, Protocol
+from punch.apps.forward.connections import CONNECT_TIME, Exposed, Forwarder
+from punch.apps.forward.datagrams import DatagramForwarder, ExposedDatagrams
 from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.flows import MAX_DATAGRAM
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
     ListenFailed,
@@ -22,13 +31,12 @@ from punch.apps.forward.reverse import (
     ReversePort,
     reverse_service,
 )
-from punch.cli.exit_status import ExitStatus, status_of
-from punch.cli.node_command import CommandFailed, NodeCommand
-from punch.cli.notices import Notices, StateNotices
-from punch.cli.ports import exposed_at, forwarder_for, listen, option_for
+from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
+from punch.net.driver import Timer
+from punch.net.token_bucket import TokenBucket
 from punch.ui.text.forwards import (
     exposed_failure_text,
     open_failure_text,
@@ -36,8 +44,140 @@ from punch.ui.text.forwards import (
     unlistened_text,
 )
 
+PAUSE = 5.0
+"""Seconds in which the same sentence is not told again."""
+CHANGES = 10
+"""Changes of a state that are told at once; then one is in each `PAUSE`."""
+_MOST = 100
+"""Sentences that are remembered."""
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+_IN_USE = "another process listens there"
+
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds after which a port that was lost is asked for again, and the longest such time."""
+
+
+class Notices:
+    """Tells of connections that failed."""
+
+    def __init__(self, command: NodeCommand) -> None:
+        self._command = command
+        self._told: dict[str, float] = {}
+
+    def tell(self, sentence: str, **fields: Any) -> None:
+        """Tell it, unless it was told a moment ago."""
+        now = self._command.reactor.seconds()
+        if now - self._told.get(sentence, now - PAUSE) < PAUSE:
+            return
+        self._told.pop(sentence, None)
+        self._told[sentence] = now
+        if len(self._told) > _MOST:
+            del self._told[next(iter(self._told))]
+        self._command.tell(sentence, event="connection-failed", text=sentence, **fields)
+
+
+class StateNotices:
+    """Tells of a state that a peer can change as often as it likes: always the last one, not each."""
+
+    def __init__(self, command: NodeCommand) -> None:
+        self._command = command
+        self._bucket = TokenBucket(1 / PAUSE, CHANGES, command.reactor.seconds())
+        self._timer = Timer(command.reactor)
+        self._latest = self._told = ("", dict[str, Any]())
+
+    def tell(self, sentence: str, **fields: Any) -> None:
+        """Tell what the state is now, or what it is in a while, if it has changed too often."""
+        self._latest = (sentence, fields)
+        if self._timer.running:
+            return
+        missing = 1 - self._bucket.available(self._command.reactor.seconds())
+        if missing > 0:
+            self._timer.start(missing * PAUSE, self._tell)
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._latest != self._told:
+            self._bucket.spend(1)
+            self._told = self._latest
+            sentence, fields = self._told
+            self._command.tell(sentence, **fields)
+
+
+def exposed_at(
+    reactor: Any, address: ForwardAddress, failed: Callable[[PeerID, ForwardFailure, Exception], object]
+) -> Factory:
+    """Return what answers the streams of a service with a port or socket of this machine."""
+    if address.protocol is Protocol.UDP:
+        return ExposedDatagrams(reactor, address, failed)
+    if address.protocol is Protocol.UNIX:
+        path: Any = cast(Any, UNIXClientEndpoint)(reactor, address.path, CONNECT_TIME)
+        return Exposed(cast(IStreamClientEndpoint, path), failed)
+    return Exposed(HostnameEndpoint(reactor, address.host, address.port, CONNECT_TIME), failed)
+
+
+def forwarder_for(
+    local: ForwardAddress,
+    node: NodeAccess,
+    peer: PeerID,
+    service: str,
+    reactor: Any,
+    failed: Callable[[Exception], object],
+) -> Factory | DatagramProtocol:
+    """Return what forwards the connections or datagrams to a port of this machine to a service of a peer."""
+    kind = DatagramForwarder if local.protocol is Protocol.UDP else Forwarder
+    return kind(node, peer, service, reactor, failed)
+
+
+def option_for(address: ForwardAddress) -> str:
+    """Return the option that commands need for an address, with a space behind it; nothing if none."""
+    return "--udp " if address.protocol is Protocol.UDP else ""
+
+
+def listen(reactor: Any, local: ForwardAddress, forwarder: Factory | DatagramProtocol) -> tuple[str, Any]:
+    """
+    Listen, and return where, and the port, an `IListeningPort`.
+
+    :param forwarder: a `DatagramProtocol` for UDP.
+    :raise CommandFailed: it is not possible.
+    """
+    host = local.single_host
+    try:
+        if local.protocol is Protocol.UDP:
+            opened = reactor.listenUDP(local.port, forwarder, interface=host, maxPacketSize=MAX_DATAGRAM)
+            return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
+        if local.protocol is Protocol.UNIX:
+            if _is_in_use(local.path):
+                raise CommandFailed(f"{local} can't be listened on: {_IN_USE}.", reason="listen")
+            # A socket that a dead process has left is replaced
+            opened = reactor.listenUNIX(local.path, forwarder, backlog=BACKLOG, mode=0o600, wantPID=True)
+            return local.path, opened
+        opened = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host)
+    except (CannotListenError, OSError) as error:
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        # It is no error of the system if another process has the lock beside a Unix socket
+        text = cause.strerror if isinstance(cause, OSError) else _IN_USE
+        raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
+    return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
+
+
+def _is_in_use(path: str) -> bool:
+    """
+    Whether a process listens at a Unix socket.
+
+    Twisted can't tell whose socket it finds beside a lock that was left, and removes it.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            pass  # Too many wait to be accepted
+        except OSError:
+            return False
+    return True
 
 
 async def grant_port(
