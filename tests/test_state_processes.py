@@ -25,7 +25,7 @@ print(peer.identity().peer_id)
 
 NAME_PEER = """
 import sys
-from punch.cli.peers import main
+from punch.cli.commands.peers import main
 print("ready", flush=True)
 sys.stdin.readline()
 sys.exit(main(["--state-dir", sys.argv[1], "--name", "alice", "name", *sys.argv[2:]]))

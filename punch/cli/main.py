@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(f"Punch {__version__}")
         return 0
     if command == "rendezvous" and action == "status":
-        from punch.cli.rendezvous_status import main as status
+        from punch.cli.rendezvous.status import main as status
 
         return status(rest[1:])
     if command == "rendezvous" and action in ("invite", "peers", "usage", "revoke"):
-        from punch.cli.rendezvous_members import main as members
+        from punch.cli.rendezvous.members import main as members
 
         return members(action, rest[1:])
     if command in PLUGINS:
@@ -94,47 +94,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "id":
         return _id(rest)
     if command == "peers":
-        from punch.cli.peers import main as peers
+        from punch.cli.commands.peers import main as peers
 
         return peers(rest)
     if command == "identity":
-        from punch.cli.identity import main as identity
+        from punch.cli.commands.identity import main as identity
 
         return identity(rest)
     if command == "status":
-        from punch.cli.status import main as node_status
+        from punch.cli.commands.status import main as node_status
 
         return node_status(rest)
     if command == "netcheck":
-        from punch.cli.netcheck import main as netcheck
+        from punch.cli.commands.netcheck import main as netcheck
 
         return netcheck(rest)
     if command == "send":
-        from punch.cli.send import main as send
+        from punch.cli.commands.send import main as send
 
         return send(rest)
     if command == "receive":
-        from punch.cli.receive import main as receive
+        from punch.cli.commands.receive import main as receive
 
         return receive(rest)
     if command in ("invite", "join"):
-        from punch.cli.invite import invite, join
+        from punch.cli.commands.invite import invite, join
 
         return invite(rest) if command == "invite" else join(rest)
     if command == "forward":
-        from punch.cli.forward import main as forward
+        from punch.cli.commands.forward import main as forward
 
         return forward(rest)
     if command == "expose":
-        from punch.cli.expose import main as expose
+        from punch.cli.commands.expose import main as expose
 
         return expose(rest)
     if command == "pipe":
-        from punch.cli.pipe import main as pipe
+        from punch.cli.commands.pipe import main as pipe
 
         return pipe(rest)
     if command == "demo":
-        from punch.cli.demo import main as demo
+        from punch.cli.commands.demo import main as demo
 
         return demo(rest)
     from punch.sanitize import quoted
@@ -147,7 +147,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
     """The command line of a chat, with `--peer WHO` for the word that may stand anywhere between options."""
     import getopt
 
-    from punch.cli.peer_tap import Options
+    from punch.cli.peer.tap import Options
 
     known: Any = Options()
     try:

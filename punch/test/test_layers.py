@@ -250,7 +250,7 @@ class LayersTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_programs_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
-        for name in ("cli/rendezvous_tap.py", "cli/peer_tap.py", "cli/main.py"):
+        for name in ("cli/rendezvous/tap.py", "cli/peer/tap.py", "cli/main.py"):
             tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
             self.assertEqual(ast.unparse(found[1]), "import punch.cli.interrupt")

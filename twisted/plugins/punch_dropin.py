@@ -12,14 +12,14 @@ from zope.interface import implementer
 
 rendezvous = ServiceMaker(
     "Punch rendezvous",
-    "punch.cli.rendezvous_tap",
+    "punch.cli.rendezvous.tap",
     "Introduce peers behind NATs to each other.",
     "punch-rendezvous",
 )
 
 peer = ServiceMaker(
     "Punch peer",
-    "punch.cli.peer_tap",
+    "punch.cli.peer.tap",
     "Punch through to another peer and chat with it, or wait for one.",
     "punch-peer",
 )

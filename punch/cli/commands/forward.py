@@ -17,8 +17,8 @@ from punch.apps.forward.addresses import (
 from punch.apps.forward.failures import failure_of
 from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
-from punch.cli.forwarding import Notices, ReverseForward, forwarder_for, listen, option_for
-from punch.cli.node_command import NodeCommand, make_parser
+from punch.cli.commands.forwarding import Notices, ReverseForward, forwarder_for, listen, option_for
+from punch.cli.commands.node_command import NodeCommand, make_parser
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError

@@ -1,7 +1,7 @@
 """
 `twistd -n punch-rendezvous`: the command line of the rendezvous.
 
-What runs is put together in `punch.cli.rendezvous_service`, which is imported when the options were read.
+What runs is put together in `punch.cli.rendezvous.service`, which is imported when the options were read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import NoReturn
 
 from twisted.application.service import IService
 
-from punch.cli import member_options, twistd
-from punch.cli.member_options import MemberOptionError, MemberOptions
+from punch.cli import twistd
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
+from punch.cli.rendezvous import member_options
+from punch.cli.rendezvous.member_options import MemberOptionError, MemberOptions
 from punch.extras import install_command_here
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
@@ -383,7 +384,7 @@ def makeService(options: Options) -> IService:
     """The service of this process, for `twistd`."""
     from twisted.internet import reactor
 
-    from punch.cli.rendezvous_service import make_service
+    from punch.cli.rendezvous.service import make_service
 
     use_monotonic_time(reactor)
     install_resolver(reactor)

@@ -10,8 +10,8 @@ from typing import Any
 
 from punch.apps.codes.code import Card, CodePurpose, completions
 from punch.cli import twistd
-from punch.cli.codes import CodeCommand, parse_code
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
+from punch.cli.commands.codes import CodeCommand, parse_code
+from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
 from punch.cli.parser import Parser
 from punch.cli.usage import write_stderr
 from punch.contacts import AddressBookError, check_new_name

@@ -18,9 +18,16 @@ from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
 from punch.apps.files.transfers import FIRST_RETRY, LAST_RETRY
 from punch.cli import twistd
-from punch.cli.codes import CodeCommand
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser, status_of
-from punch.cli.transfers import AGAIN, STATUSES, follow, watch_partner
+from punch.cli.commands.codes import CodeCommand
+from punch.cli.commands.node_command import (
+    CommandFailed,
+    ExitStatus,
+    NodeCommand,
+    Registers,
+    make_parser,
+    status_of,
+)
+from punch.cli.commands.transfers import AGAIN, STATUSES, follow, watch_partner
 from punch.cli.usage import write_stderr
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess

@@ -12,7 +12,7 @@ from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.pipe.meeting import Meeting
 from punch.apps.pipe.messages import PipeError
 from punch.apps.pipe.protocol import OtherSideFailed, OutputLost, Pipe, ServicePipe
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, make_parser, status_of
+from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, make_parser, status_of
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError

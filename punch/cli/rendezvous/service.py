@@ -21,8 +21,8 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 
 from punch.cli import twistd
-from punch.cli.member_options import MemberOptionError, Members
-from punch.cli.memory import MemoryReturn
+from punch.cli.rendezvous.member_options import MemberOptionError, Members
+from punch.cli.rendezvous.memory import MemoryReturn
 from punch.files import replace_private
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
@@ -38,7 +38,7 @@ from punch.state import RendezvousState, StateError
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
-    from punch.cli.rendezvous_tap import Options
+    from punch.cli.rendezvous.tap import Options
 
 
 EARLY = timedelta(days=7)

@@ -1,7 +1,7 @@
 """
 The `twistd` plugin `punch-peer`: its options.
 
-What runs is put together in `punch.cli.peer_service`, which is imported when the options were read: it takes
+What runs is put together in `punch.cli.peer.service`, which is imported when the options were read: it takes
 long to load, `--help` does not need it, and an interrupt is quiet only since then.
 """
 
@@ -278,7 +278,7 @@ def makeService(options: Options) -> IService:
     """What `twistd` runs."""
     from twisted.internet import reactor
 
-    from punch.cli.peer_service import PeerService
+    from punch.cli.peer.service import PeerService
     from punch.net.reactor import install_resolver, use_monotonic_time
 
     raise_descriptor_limit()

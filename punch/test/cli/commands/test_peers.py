@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.peers import main
+from punch.cli.commands.peers import main
 from punch.state import StateDirectory
 from punch.test.front_ends import BOB, EVE
 

@@ -31,7 +31,7 @@ from punch.apps.forward.reverse import (
     ReversePort,
     reverse_service,
 )
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
+from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError

@@ -1,7 +1,7 @@
 """
 What the commands with codes have in common: reading and showing them, and the way to the rendezvous.
 
-A composition root, as `punch.cli.node_command`.
+A composition root, as `punch.cli.commands.node_command`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from punch.apps.codes.code import (
     CodePurpose,
 )
 from punch.cli import twistd
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
+from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, status_of
 from punch.cli.usage import write_stderr
 from punch.contacts import AddressBook
 from punch.extras import install_command_here

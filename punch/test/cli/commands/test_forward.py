@@ -9,8 +9,8 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import parse_address
-from punch.cli.forwarding import listen
-from punch.cli.node_command import CommandFailed
+from punch.cli.commands.forwarding import listen
+from punch.cli.commands.node_command import CommandFailed
 
 
 class ListenTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.options import commands
-from punch.cli.peer_tap import Options
+from punch.cli.peer.tap import Options
 from punch.identity import PeerID
 from punch.node.path import RelayPolicy
 from punch.state import StateDirectory, login_name

@@ -20,9 +20,9 @@ from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, Transfer
 from punch.apps.files.protocol import FileReceiver
 from punch.apps.files.service import FileService
 from punch.cli import twistd
-from punch.cli.codes import CodeCommand, parse_code
-from punch.cli.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
-from punch.cli.transfers import AGAIN, STATUSES, follow, watch_partner
+from punch.cli.commands.codes import CodeCommand, parse_code
+from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
+from punch.cli.commands.transfers import AGAIN, STATUSES, follow, watch_partner
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer

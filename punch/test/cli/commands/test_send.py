@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.source import find_source
 from punch.apps.files.transfers import LAST_RETRY
-from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
-from punch.cli.send import send_to_partner
-from punch.cli.transfers import AWAY_TIME
+from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
+from punch.cli.commands.send import send_to_partner
+from punch.cli.commands.transfers import AWAY_TIME
 from punch.identity import Identity, PeerID
 from punch.local.protocol import CommandError
 from punch.ui.transfer_progress import Display

@@ -26,8 +26,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli import twistd
-from punch.cli.rendezvous_service import Announcer, primary_address
-from punch.cli.rendezvous_tap import Options
+from punch.cli.rendezvous.service import Announcer, primary_address
+from punch.cli.rendezvous.tap import Options
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.redis_address import RedisAddress

@@ -72,7 +72,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 #: What the programs run: `run_until_parent_ends`, in this same Punch.
-_PROGRAM_CODE = "from punch.cli.demo import run_until_parent_ends; run_until_parent_ends()"
+_PROGRAM_CODE = "from punch.cli.commands.demo import run_until_parent_ends; run_until_parent_ends()"
 
 
 def run_until_parent_ends() -> None:

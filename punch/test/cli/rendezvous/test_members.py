@@ -12,7 +12,7 @@ from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.rendezvous_members import main
+from punch.cli.rendezvous.members import main
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
 from punch.state import StateDirectory
 from punch.test.rendezvous.registry.test_registry import ALICE

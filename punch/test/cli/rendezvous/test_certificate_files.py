@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from punch.cli.rendezvous_service import CertificateFiles
+from punch.cli.rendezvous.service import CertificateFiles
 from punch.rendezvous.config import ServerCertificate
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.tls import load_certificate
-from punch.test.cli.test_rendezvous_tap import NOW, TapCase, issue
+from punch.test.cli.rendezvous.test_tap import NOW, TapCase, issue
 
 
 class CertificateFilesTests(TapCase):

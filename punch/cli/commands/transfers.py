@@ -9,7 +9,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from punch.apps.files.messages import FailureCode, FilesOffer
 from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
-from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
+from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import JSON

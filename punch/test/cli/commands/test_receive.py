@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
-from punch.cli.receive import Receiving
-from punch.cli.transfers import AWAY_TIME, NO_PATH_TIME
+from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
+from punch.cli.commands.receive import Receiving
+from punch.cli.commands.transfers import AWAY_TIME, NO_PATH_TIME
 from punch.identity import Identity
 from punch.local.access import Allow
 from punch.ui.transfer_progress import Display

@@ -1,0 +1,1 @@
+"""The rendezvous as a plugin of twistd, and the commands of its operator."""
