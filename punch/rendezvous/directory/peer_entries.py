@@ -20,9 +20,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import PeerID
 from punch.net.rate_limits import Source
-from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaimed, ReturnMessage, derive
-from punch.rendezvous.directory.redis_client import RedisConnection, ignore, in_background, sleep
+from punch.rendezvous.directory.redis_client import (
+    CommandQueue,
+    RedisConnection,
+    ignore,
+    in_background,
+    sleep,
+)
 
 ENTRY_LIFE = 600
 """Seconds for which the entry of a peer is kept without a refresh."""

@@ -34,7 +34,6 @@ from twisted.logger import Logger
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.rate_limits import Source
-from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
@@ -53,6 +52,7 @@ from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     NOT_REDIS,
     OLDEST,
+    CommandQueue,
     QueueFull,
     RedisConnection,
     RedisProblem,

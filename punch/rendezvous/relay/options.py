@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from punch.files import read_regular
-from punch.turn.server.destinations import IPNetwork
 from punch.wire.address import canonical
+from punch.wire.special_addresses import IPNetwork
 from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
 
 _OWN_URLS = 3

@@ -9,15 +9,12 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from punch.wire.special_addresses import (
-    HARMLESS,
     TABLE,
     IPAddress,
     IPNetwork,
     carried,
     is_translated,
 )
-
-__all__ = ["HARMLESS", "REFUSED", "Destinations", "IPAddress", "IPNetwork"]
 
 REFUSED: dict[IPNetwork, str] = {row.network: row.reason for row in TABLE}
 """Networks to which nothing is relayed, and why."""

@@ -17,8 +17,9 @@ from punch.test.iana_special_purpose import rows
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn_server import ALICE, HERE6, TurnServer, code_of
-from punch.turn.server.destinations import HARMLESS, REFUSED, Destinations
+from punch.turn.server.destinations import REFUSED, Destinations
 from punch.wire.address import Address
+from punch.wire.special_addresses import HARMLESS
 from punch.wire.stun import Attribute, Method
 from punch.wire.stun_attributes import IPV6
 from punch.wire.turn_uri import TurnTransport
