@@ -12,10 +12,10 @@ from unittest import skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.store import Store
+from punch.cli.rendezvous.relay_options import RelayOptionError, RelayOptions
 from punch.contacts import AddressBook
 from punch.files import NotRegular, check_regular, open_regular, read_regular, sqlite_files
 from punch.identity import Identity, load_identity
-from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate
 from punch.state import PeerState, RendezvousState, StateError
 from punch.ui.terminal.line_history import LineHistory

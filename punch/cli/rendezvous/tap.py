@@ -28,6 +28,7 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.cli.rendezvous import member_options
 from punch.cli.rendezvous.member_options import MemberOptionError, MemberOptions
+from punch.cli.rendezvous.relay_options import RelayOptionError, RelayOptions
 from punch.extras import install_command_here
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
@@ -40,7 +41,6 @@ from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressE
 from punch.rendezvous.members.lists import DenyList, ListFileError, read_deny_list
 from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
-from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.tcp.listen import EndpointError, check_kind
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
