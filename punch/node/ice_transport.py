@@ -203,7 +203,7 @@ class IceTransport:
         for connection in self._connections:
             self._check_connection(agent, connection)
         if self.route is not None:
-            self._check_opening(*self.route, now)
+            self.check_opening(*self.route, now)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
@@ -344,7 +344,7 @@ class IceTransport:
         now = self._context.monotonic()
         self.generations.receive_datagram(data, remote, local, now)
         if local in self._openings and now >= self._opening_checked_at + OPENING_GAP:
-            self._check_opening(local, remote, now)
+            self.check_opening(local, remote, now)
         self._changed()
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
@@ -490,7 +490,7 @@ class IceTransport:
         """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
         return any(agent.has_received_check(bases) for agent in self.generations.agents)
 
-    def _check_opening(self, local: Address, remote: Address, now: float) -> None:
+    def check_opening(self, local: Address, remote: Address, now: float) -> None:
         """
         If a path from a socket of an attempt is known to work, and the newest ICE session has no check from
         there yet, send one of it. Otherwise an ICE restart would give up that path.

@@ -26,7 +26,7 @@ from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.natcheck.transactions import Later, Transactions
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
 from punch.node.ice_transport import IceTransport
 from punch.node.path import SprayPolicy
@@ -47,6 +47,10 @@ ATTEMPTS = 3
 """
 How many attempts on a link, in which packets were sent, must have failed between the same networks, so that
 the technique is taken to have failed there.
+"""
+RETURN_TIME = 5.0
+"""
+The same for a path that an attempt had found before: it is likely to answer again, unless a network changes.
 """
 LONGEST_WAIT = 300.0
 """Seconds until an attempt is considered again for which the budget is not enough."""
@@ -125,7 +129,7 @@ class Punching:
         self._begin_at: float | None = None
         self._awaited: tuple[int, Later[Opened]] | None = None
         self._begun: tuple[int, Later[None]] | None = None
-        self._driver = Driver(context.clock, context.monotonic, self._step, lambda: (self, *self._cores()))
+        self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
         self._sockets = AttemptSockets(
             context.network, transport, context.monotonic, lambda: self._driver.run()
         )
@@ -141,6 +145,7 @@ class Punching:
 
     def path_changed(self, now: float) -> None:
         """The link takes another path, or has one again."""
+        self._sockets.path_changed(now)
         if not self._relayed:
             if self._attempts and not self._found and self._transport.generations.working:
                 self._found = True
@@ -152,8 +157,6 @@ class Punching:
             # The proofs first, which may take that long
             self._settled_at = now + self._settle_time
             self._begin_at = max(now, self._settled_at - PROOF_GAP)
-        if self._sockets.observing is None:
-            self._sockets.close_unused()
         self._tell_nats()
         self._driver.run()
 
@@ -162,6 +165,7 @@ class Punching:
         if _hosts(self._told) != _hosts(self._ours):
             self._tries.clear()
             self._made = 0
+            self._sockets.network_changed()
             self._begin_anew()
         self.path_changed(now)
 
@@ -281,8 +285,13 @@ class Punching:
 
     @property
     def _settle_time(self) -> float:
-        """For how many seconds a relayed path is given to plain ICE, which did not find the last one."""
-        theirs = self._profiles[1]
+        """
+        For how many seconds a relayed path is given to plain ICE, which did not find the last one, and to the
+        path before it.
+        """
+        theirs, left = self._profiles[1], self._sockets.left
+        if theirs is not None and left is not None and left.host == theirs.host:
+            return RETURN_TIME
         return 0.0 if self._context.paths.found_last_path(self._peer, self._technique, theirs) else SETTLE
 
     @property
@@ -423,9 +432,10 @@ class Punching:
         self._sockets.end()
         self._context.punching_slot.release(self)
 
-    def _cores(self) -> Sequence[Transactions]:
+    def _cores(self) -> Sequence[Timed]:
         observing = self._sockets.observing
-        return () if observing is None else (observing.transactions,)
+        transactions = () if observing is None else (observing.transactions,)
+        return self, self._sockets, *transactions
 
     def _step(self, now: float) -> None:
         if self._sockets.observing is not None:

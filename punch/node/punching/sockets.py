@@ -10,10 +10,19 @@ from punch.node.nat_profiles import TransactionSockets
 from punch.node.network import Network
 from punch.wire.address import Address
 
+UNUSED_TIME = 15.0
+"""
+Seconds after which the socket of a path is closed that the link has left. The path may answer again before,
+and is selected again then; to find another one takes many packets.
+"""
+CHECK_GAP = 1.0
+"""Seconds between two checks by which ICE sessions that are newer than such a path learn that it works."""
+
 
 class AttemptSockets:
     """
-    Opens sockets from which attempts send, and closes all but the one of the selected pair.
+    Opens sockets from which attempts send, and closes all but the one of the selected pair, and that of the
+    pair before for a while.
 
     :param received: called after the answer of a reflector.
     :ivar observing: the sockets and transactions of the attempt that is made now; None between attempts.
@@ -32,13 +41,38 @@ class AttemptSockets:
         self._monotonic = monotonic
         self._received = received
         self._bases: list[Address] = []
+        # The local and remote address of the path that is, or was last, from one of these sockets
+        self._path: tuple[Address, Address] | None = None
+        self._left_at: float | None = None
+        self._check_at = 0.0
 
     @property
     def selected(self) -> Address | None:
         """The remote address of the selected pair, if that is one of a socket of an attempt."""
+        path = self._selected
+        return None if path is None else path[1]
+
+    @property
+    def left(self) -> Address | None:
+        """The remote address of the path that the link has left, if its socket is still open."""
+        return None if self._path is None or self._left_at is None else self._path[1]
+
+    @property
+    def _selected(self) -> tuple[Address, Address] | None:
         selected = self._transport.generations.selected
         own = selected is not None and selected.local_base in self._bases
-        return selected.remote_address if selected is not None and own else None
+        return (selected.local_base, selected.remote_address) if selected is not None and own else None
+
+    def path_changed(self, now: float) -> None:
+        """The link takes another path, or has one again."""
+        self._note_path(now)
+        if self.observing is None:
+            self._close_unused(now)
+
+    def network_changed(self) -> None:
+        """We are behind another NAT: a path that the link has left won't return."""
+        if self._left_at is not None:
+            self._path = self._left_at = None
 
     def begin(self) -> TransactionSockets:
         """Return the transactions of an attempt that begins."""
@@ -63,14 +97,47 @@ class AttemptSockets:
         return base
 
     def close_unused(self) -> None:
-        """Close all sockets but that of the selected pair."""
+        """Close all sockets but that of the path in use, or of the last one for `UNUSED_TIME`."""
         now = self._monotonic()
-        selected = self._transport.generations.selected
-        used = None if selected is None else selected.local_base
-        for base in [base for base in self._bases if base != used]:
-            self._bases.remove(base)
-            self._transport.remove_opening(base, now)
-            self._network.sockets.close_extra(base)
+        self._note_path(now)
+        self._close_unused(now)
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        if self._left_at is None:
+            return None
+        return min(self._check_at, self._left_at + UNUSED_TIME)
+
+    def handle_timer(self, now: float) -> None:
+        """Check a path that the link has left, and close its socket if that was some time ago."""
+        if self._path is None or self._left_at is None:
+            return
+        if now >= self._left_at + UNUSED_TIME:
+            self._close(self._path[0], now)
+            self._path = self._left_at = None
+        elif now >= self._check_at:
+            self._check_at = now + CHECK_GAP
+            self._transport.check_opening(*self._path, now)
+
+    def _note_path(self, now: float) -> None:
+        path = self._selected
+        if path is not None:
+            self._path, self._left_at = path, None
+        elif self._path is not None and self._left_at is None:
+            self._left_at = self._check_at = now
+
+    def _close_unused(self, now: float) -> None:
+        hosts = {base.host for base in self._network.sockets.bases}
+        if self._path is not None and self._left_at is not None and self._path[0].host not in hosts:
+            self._path = self._left_at = None
+        kept = None if self._path is None else self._path[0]
+        for base in [base for base in self._bases if base != kept]:
+            self._close(base, now)
+
+    def _close(self, base: Address, now: float) -> None:
+        self._bases.remove(base)
+        self._transport.remove_opening(base, now)
+        self._network.sockets.close_extra(base)
 
     def close(self) -> None:
         """Close all sockets: the link is over."""
@@ -78,6 +145,7 @@ class AttemptSockets:
         for base in self._bases:
             self._network.sockets.close_extra(base)
         self._bases.clear()
+        self._path = self._left_at = None
 
     def _take(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
         """Take what arrives at a socket of an attempt: answers of the reflector, and all else for calls."""

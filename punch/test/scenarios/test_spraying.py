@@ -12,9 +12,11 @@ from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.node.path import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
+from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
+from punch.wire.address import Address
 from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
@@ -140,6 +142,49 @@ class DirectTests(PunchingTestCase):
             self.assertNotIn("relay", self.paths)
         self.assertEqual([self.status(peer).attempts for peer in self.peers], [1, 1])
         self.stop()
+
+    def test_a_short_outage(self) -> None:
+        """
+        The path that was found does not answer for some seconds, in which the link takes the relay: then it
+        takes the same path again, without another attempt. While there still is a relayed pair, and when the
+        relays have been given back, so that ICE is restarted.
+        """
+        for passed in (2.0, 40.0):
+            self.place(one_port(), random_ports())
+            self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+            self.net.advance(passed)
+            found, attempts = self.ends, [self.status(peer).attempts for peer in self.peers]
+            self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+            self.net.run_until(lambda: self.paths == {"relay"}, 12.0, "the relay")
+            self.net.drop = None
+            self.net.run_until(lambda: "relay" not in self.paths, 8.0, "the direct path")
+            self.net.advance(30.0)
+            self.assertEqual(self.ends, found)
+            self.assertEqual([self.status(peer).attempts for peer in self.peers], attempts)
+            self.stop()
+
+    def test_a_long_outage(self) -> None:
+        """
+        If the path does not return, its socket is closed after a while, and another attempt finds another.
+        """
+        self.place(one_port(), random_ports())
+        self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+        self.net.advance(40.0)
+        found = self.ends
+        ports = {local.port for local, _ in found}
+        self.net.drop = lambda packet: ports & {packet.source[1], packet.destination[1]} != set()
+        self.net.run_until(lambda: self.paths == {"relay"}, 12.0, "the relay")
+        self.net.run_until(lambda: "relay" not in self.paths, 40.0, "another direct path")
+        self.net.advance(UNUSED_TIME)
+        self.assertFalse(set(found) & set(self.ends))
+        self.assertLessEqual(max(len(peer.host.reactor.open_ports) for peer in self.peers), 5)
+        self.stop()
+
+    @property
+    def ends(self) -> list[tuple[Address, Address]]:
+        """The addresses of the path, as each side sees them."""
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
 
 
 class OffTests(PunchingTestCase):
