@@ -49,7 +49,7 @@ class LearnedPath:
 
     :ivar network: our network (`network_key`).
     :ivar host: an IP address of the peer: that at which it answered on a direct path, or of its NAT.
-    :ivar kind: the kind of the last path that lasted, as `Path.kind`: "host", "srflx", "prflx" or "relay".
+    :ivar kind: the kind of the last path, as `Path.kind`: "host", "srflx", "prflx" or "relay".
     :ivar technique: by which technique it was found, "ice" if by connectivity checks alone.
     :ivar day: when, in days since 1970.
     :ivar failures: techniques that found no path.

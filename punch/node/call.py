@@ -63,7 +63,7 @@ from punch.wire.stun_attributes import RelayLimit
 RELAYED = 10.0
 """Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
 LASTED = 3.0
-"""Seconds after which the path of a link is remembered, unless the link is over sooner."""
+"""Seconds after which the path of a link is remembered, or at the end of a shorter link."""
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
 
@@ -105,6 +105,8 @@ class Call:
         self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
         self._connected_at = 0.0
+        # In which network this machine was when the pair was selected
+        self._pair_network: str | None = None
         self._nats: tuple[NatProfile, ...] = ()
         self._found: list[Candidate] = []
         self._gathered = False
@@ -452,6 +454,7 @@ class Call:
 
     def _use_pair(self, pair: Pair, now: float) -> None:
         previous, self.pair = self.pair, pair
+        self._pair_network = self._context.network.key
         link, restarts = self.link, self.restarts
         assert link is not None
         assert self.transport is not None
@@ -574,9 +577,11 @@ class Call:
             self._tell(PathChanged(self.peer, path))
 
     def _remember_path(self, *, over: bool = False) -> None:
-        """Remember a direct path over UDP, and when the link is `over` a relayed one that has lasted."""
-        pair, transport = self.pair, self.transport
-        if pair is None or transport is None:
+        """
+        Remember a direct path over UDP that works, and when the link is `over` a relayed one that has lasted.
+        """
+        pair, transport, network = self.pair, self.transport, self._pair_network
+        if pair is None or network is None or transport is None or not transport.generations.working:
             return
         if pair.path != "relay":
             if pair.local_base.protocol == "tcp":
@@ -584,9 +589,9 @@ class Call:
             opened = self.punching is not None and pair.local_base in transport.generations.use.openings
             technique = self.punching.status.technique if opened and self.punching else Technique.ICE
             host = pair.remote_address.host
-            self._context.paths.worked(self.peer, host, pair.path, technique)
+            self._context.paths.worked(self.peer, network, host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
-            self._context.paths.worked(self.peer, self._nats[0].host, pair.path, Technique.RELAY)
+            self._context.paths.worked(self.peer, network, self._nats[0].host, pair.path, Technique.RELAY)
 
     def _path_lost(self) -> None:
         """The link has had no path for a while."""

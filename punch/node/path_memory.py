@@ -68,15 +68,16 @@ class PathMemory:
             and abs(day - path.day) <= MAX_AGE
         )
 
-    def worked(self, peer: PeerID, host: str, kind: str, technique: Technique) -> None:
+    def worked(self, peer: PeerID, network: str, host: str, kind: str, technique: Technique) -> None:
         """
-        A link has had a path for a while.
+        A link has a path.
 
+        :param network: the network that this machine was in when the path was found.
         :param host: the IP address of the peer on a direct path, that of its NAT on a relayed one.
         :param kind: the kind of the path, as `Path.kind`.
         :param technique: by which technique it was found.
         """
-        before = self._known(peer, host)
+        before = self._known(peer, network, host)
         if before is None:
             return
         after = replace(before, kind=kind, technique=technique.value, day=self._day)
@@ -95,7 +96,7 @@ class PathMemory:
         found: bool,
     ) -> None:
         """A technique found a path for a link between these NATs, or did not."""
-        before = None if theirs is None else self._known(peer, theirs.host)
+        before = None if theirs is None else self._known(peer, self._network(), theirs.host)
         if before is None:
             return
         after = with_result(before, technique.value, _between(ours, theirs), self._day, found=found)
@@ -120,9 +121,9 @@ class PathMemory:
             return None
         return path_of(self._book.entry(peer).paths, network, theirs.host)
 
-    def _known(self, peer: PeerID, host: str) -> LearnedPath | None:
+    def _known(self, peer: PeerID, network: str | None, host: str) -> LearnedPath | None:
         """Return what is known of a pair of networks, or that nothing is; None: nothing is to be learned."""
-        network, entry = self._network(), self._book.entry(peer)
+        entry = self._book.entry(peer)
         if network is None or not entry.known:
             return None
         return path_of(entry.paths, network, host) or LearnedPath(network, host, "relay", "ice", 0)

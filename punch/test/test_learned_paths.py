@@ -50,13 +50,13 @@ class MemoryTests(SynchronousTestCase):
             ("relay", Technique.RELAY),
             ("host", Technique.ICE),
         ):
-            memory.worked(PEER, "203.0.113.1", kind, technique)
+            memory.worked(PEER, "here", "203.0.113.1", kind, technique)
             (path,) = book.entry(PEER).paths
             kinds.append(path.kind)
             self.assertEqual(path.technique, technique.value)
         self.assertEqual(kinds, ["srflx", "srflx", "prflx", "prflx", "relay", "host"])
         day = 2
-        memory.worked(PEER, "203.0.113.1", "srflx", Technique.ICE)
+        memory.worked(PEER, "here", "203.0.113.1", "srflx", Technique.ICE)
         self.assertEqual([(path.kind, path.day) for path in book.entry(PEER).paths], [("srflx", 2)])
 
 

@@ -122,6 +122,8 @@ class Punching:
         self._tries = Tries()
         # How many attempts have sent something between the networks in use, and the number of the newest one
         self._made = self._newest_made = 0
+        # In which network we were then
+        self._made_in: str | None = None
         self._refusals = self._proofs = 0
         self._newest = 0
         self._opening = self._found = False
@@ -193,7 +195,7 @@ class Punching:
 
     def close(self) -> None:
         """The link is over: close the sockets."""
-        if self._made >= ATTEMPTS and not self._found:
+        if self._made >= ATTEMPTS and not self._found and self._made_in == self._network.key:
             self._remember(found=False)
         self._driver.stop()
         self._end_attempt()
@@ -407,7 +409,7 @@ class Punching:
     def _count_made(self, number: int) -> None:
         """A packet of this attempt was sent."""
         if number != self._newest_made:
-            self._newest_made = number
+            self._newest_made, self._made_in = number, self._network.key
             self._made += 1
 
     def _begin(self, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]) -> bool:

@@ -7,7 +7,7 @@ from punch.learned_paths import MAX_TRIES
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.node.relay_pool import HEAD_START
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports
-from punch.test.scenarios.test_early_handshake import EarlyTestCase
+from punch.test.scenarios.test_early_handshake import HOMES, EarlyTestCase
 from punch.test.system import Connected, Peer, SystemTestCase, introduce
 
 
@@ -126,6 +126,62 @@ class LearningTests(EarlyTestCase):
         self.fail(MAX_TRIES - 1)
         self.assertGreater(self.attempts(), 0)
         self.net.drop = None
+
+
+class MoveTests(EarlyTestCase):
+    """Alice moves to another network while she has a link with Bob."""
+
+    @property
+    def networks(self) -> list[str]:
+        """In which networks Alice had a path to Bob, as far as she remembers."""
+        return [path.network for path in self.books[0].entry(self.bob.id).paths]
+
+    def move(self) -> None:
+        """Alice is in a guest network now, and has registered from there."""
+        guests = self.net.lan(
+            "guests", "192.168.9.0/24", nat=NAT(public="203.0.113.9"), link=LinkSpec(delay=0.05)
+        )
+        self.alice.host.move(guests, "192.168.9.2")
+        self.net.advance(10.0)
+
+    def link(self, seconds: float) -> None:
+        """Have both connected for a while; they know each other."""
+        self.start()
+        introduce(self.alice, self.bob)
+        introduce(self.bob, self.alice)
+        self.connect()
+        self.net.advance(seconds)
+
+    def check_without_a_path(self, seconds: float) -> None:
+        """Bob is gone, and Alice hangs up in the other network: the path was one of the first network."""
+        self.link(seconds)
+        self.net.drop = lambda packet: HOMES[1] in (packet.source[0], packet.destination[0])
+        before = self.networks
+        self.move()
+        self.assertIsNotNone(self.alice.node.status.rendezvous)
+        self.assertEqual(self.networks, before)
+        self.alice.node.hangup(self.bob.id)
+        self.net.advance(1.0)
+        self.assertEqual(self.networks, before)
+        self.stop()
+
+    def test_a_link_that_has_no_path_there(self) -> None:
+        """However long it had one before."""
+        self.check_without_a_path(12.0)
+        self.assertEqual(len(self.networks), 1)
+
+    def test_a_short_link(self) -> None:
+        """The time after which its path is remembered ends in the other network."""
+        self.check_without_a_path(1.0)
+
+    def test_a_path_in_each(self) -> None:
+        """Both are remembered."""
+        self.link(12.0)
+        (first,) = self.networks
+        self.move()
+        self.assertEqual(len(set(self.networks)), 2)
+        self.assertEqual(self.networks[0], first)
+        self.stop()
 
 
 class RelayTransportTests(SystemTestCase):
