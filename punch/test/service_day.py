@@ -149,7 +149,7 @@ class ServiceProcess:
         session = self.sessions.pop(connection, None)
         self.connected.pop(connection, None)
         if session is not None:
-            session.connection_lost()
+            session.connection_lost(self.net.now)
             self._driver.run()
 
     def handle_timers(self) -> None:
@@ -186,7 +186,7 @@ class ServiceProcess:
                     if isinstance(output, Deliver):
                         session.send(output.reply)
                     else:
-                        session.close(output.error)
+                        session.close(output.error, now)
             self._link.note(output)
         for connection in touched:
             self._flush(connection)

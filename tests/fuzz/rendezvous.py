@@ -130,7 +130,7 @@ def control_sessions(data: bytes) -> None:
             if isinstance(output, Deliver):
                 connections[output.connection].send(output.reply)
             elif isinstance(output, Disconnect) and output.connection in connections:
-                connections[output.connection].close(output.error)
+                connections[output.connection].close(output.error, now)
         for place, session in list(sessions.items()):
             for line in session.lines_to_send():
                 assert len(line) <= MAX_LINE + 1
@@ -153,7 +153,7 @@ def control_sessions(data: bytes) -> None:
         elif kind == 1:
             gone = sessions.pop(place % 8, None)
             if gone is not None:
-                gone.connection_lost()
+                gone.connection_lost(now)
         elif kind == 2:
             now += place
             registry.handle_timer(now)
@@ -165,7 +165,7 @@ def control_sessions(data: bytes) -> None:
         assert len(registry) <= LIMITS.registrations
         assert registry.introduction_count <= LIMITS.introductions
     for session in list(sessions.values()):
-        session.connection_lost()
+        session.connection_lost(now)
     assert (len(registry), registry.introduction_count, registry.get_timer()) == (0, 0, None)
 
 

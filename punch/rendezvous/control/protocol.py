@@ -138,7 +138,7 @@ class ControlServerProtocol(LineReceiver):
     def lineLengthExceeded(self, line: bytes) -> None:
         """Close the session: a line is longer than any message may be."""
         if self._session is not None and not self._closing:
-            self._session.receive_long_line()
+            self._session.receive_long_line(self._owner.monotonic())
             self._after()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -146,7 +146,7 @@ class ControlServerProtocol(LineReceiver):
         self._closing = True
         self._stop_timers()
         if self._session is not None:
-            self._session.connection_lost()
+            self._session.connection_lost(self._owner.monotonic())
             self._owner.lost(self._session)
             self._owner.registry_changed()
 

@@ -122,7 +122,7 @@ class ControlSession:
             return
         if not self._registry.allow_message(self.peer, now):
             self._limit_hit("message-rate", ErrorCode.RATE)
-            self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."))
+            self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."), now)
             return
         try:
             request = decode_request(line)
@@ -131,7 +131,7 @@ class ControlSession:
             self.send(Error(unknown.code, unknown.text, unknown.call))
             return
         except ControlError as error:
-            self.close(Error(error.code, error.text))
+            self.close(Error(error.code, error.text), now)
             return
         self._heard(now)
         if isinstance(request, Ping):
@@ -144,29 +144,29 @@ class ControlSession:
         elif isinstance(request, RenewRelays):
             self.send(Relays(self._relays(self.peer, self.address)))
         elif isinstance(request, Revoke):
-            self.close(self._revoke(request))
+            self.close(self._revoke(request), now)
         elif isinstance(request, Probe):
             self.send(self._probing.probe(self.peer, request, now))
         else:
             self._introduce(request, now)
 
-    def receive_long_line(self) -> None:
+    def receive_long_line(self, now: float) -> None:
         """A line came that is longer than `MAX_LINE`: close the connection."""
-        self.close(Error(ErrorCode.TOO_LONG, f"A line has more than {MAX_LINE} bytes."))
+        self.close(Error(ErrorCode.TOO_LONG, f"A line has more than {MAX_LINE} bytes."), now)
 
     def send(self, reply: Reply) -> None:
         """Queue one line for this peer."""
         if not self.closed:
             self._lines.append(encode(reply) + b"\n")
 
-    def close(self, error: Error) -> None:
+    def close(self, error: Error, now: float) -> None:
         """Close the connection after `error`, which is queued as the last line."""
         self.send(error)
-        self._end(error.code.value)
+        self._end(error.code.value, now)
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, now: float) -> None:
         """The connection is gone."""
-        self._end("closed")
+        self._end("closed", now)
 
     def lines_to_send(self) -> list[bytes]:
         """Return and forget the queued lines, each with its newline."""
@@ -184,7 +184,7 @@ class ControlSession:
         text = "No register line came in time."
         if self.state is SessionState.REGISTERED:
             text = f"Nothing was heard from this peer for {self._limits.silence:g} seconds."
-        self.close(Error(ErrorCode.TIMEOUT, text))
+        self.close(Error(ErrorCode.TIMEOUT, text), now)
 
     # -- within --
 
@@ -199,7 +199,7 @@ class ControlSession:
             return
         refused = self._admit(request)
         if refused is not None:
-            self.close(refused)
+            self.close(refused, now)
             return
         try:
             self._registry.register(
@@ -213,7 +213,7 @@ class ControlSession:
             )
         except IntroductionRefusal as refusal:
             self._limit_hit("registrations", refusal.code)
-            self.close(Error(refusal.code, refusal.text))
+            self.close(Error(refusal.code, refusal.text), now)
             return
         self.state = SessionState.REGISTERED
         self._heard(now)
@@ -244,8 +244,8 @@ class ControlSession:
         if self.state is SessionState.REGISTERED:
             self._deadline = now + self._limits.silence
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, now: float) -> None:
         """End the registration; `reason` is for the log."""
         if not self.closed:
             self.state = SessionState.CLOSED
-            self._registry.disconnected(self.peer, self.connection, reason)
+            self._registry.disconnected(self.peer, self.connection, reason, now)

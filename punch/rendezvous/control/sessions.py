@@ -160,7 +160,7 @@ class ControlSessions:
             elif isinstance(output, LimitHit):
                 self._operator_log.limit_hit(output.address, output.limit, output.peer)
             elif not isinstance(output, DeliverToProcess):
-                self._pass_on(output, touched)
+                self._pass_on(output, touched, now)
             if self._directory is not None:
                 self._directory.note(output)
         for control in touched.values():
@@ -172,7 +172,9 @@ class ControlSessions:
         """The connection of a session is gone."""
         self._controls.pop(session.connection, None)
 
-    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol]) -> None:
+    def _pass_on(
+        self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol], now: float
+    ) -> None:
         control = self._controls.get(output.connection)
         if control is None or control.session is None:
             return
@@ -180,7 +182,7 @@ class ControlSessions:
         if isinstance(output, Deliver):
             control.session.send(output.reply)
         else:
-            control.session.close(output.error)
+            control.session.close(output.error, now)
 
     def end_refused(self) -> int:
         """
@@ -198,24 +200,25 @@ class ControlSessions:
         known = {session.peer for _, session in controls}.union(self._relay.peers)
         gone = self._access.no_longer_admitted(known)
         self._relay.deny(self._access.deny, self._access.revoked.union(gone))
-        ended = 0
+        ended, now = 0, self.monotonic()
         for control, session in controls:
             error = self.denied(session.peer, session.address) or gone.get(session.peer)
             if error is not None:
-                session.close(error)
+                session.close(error, now)
                 control.flush()
                 ended += 1
         if self._directory is not None:
-            self._directory.exchange.end_denied()
+            self._directory.exchange.end_denied(now)
         self.registry_changed()
         return ended
 
     def end(self, kept: Set[PeerID]) -> None:
         """Tell all peers but those in `kept` that the service ends, and close their connections."""
+        now = self.monotonic()
         for control in list(self._controls.values()):
             session = control.session
             if session is not None and not session.closed and session.peer not in kept:
-                session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT))
+                session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT), now)
                 control.flush()
         self.registry_changed()
 

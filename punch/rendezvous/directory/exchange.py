@@ -247,13 +247,13 @@ class Exchange:
             else:
                 # It may not have got the call, and whom it had registered is registered nowhere now.
                 self._absent(call, NOT_REGISTERED, now)
-        self.registry.process_lost(process)
+        self.registry.process_lost(process, now)
 
     # -- what the operator says --
 
-    def end_denied(self) -> None:
+    def end_denied(self, now: float) -> None:
         """End the introductions of peers of other processes that are denied now."""
-        self.registry.end_away(self._denies, ErrorCode.DENIED, _DENIED)
+        self.registry.end_away(self._denies, ErrorCode.DENIED, _DENIED, now)
         for key, call in list(self._calls.items()):
             callee = call.establish.to
             if not call.ended and self._denies(callee, call.callee_address):
@@ -284,7 +284,7 @@ class Exchange:
                 error = Error(refusal.code, refusal.text, message.request.call)
                 self.send(process, message.peer, error, source)
         elif isinstance(message, PeerLost):
-            self.registry.lost_at(process, message.peer)
+            self.registry.lost_at(process, message.peer, now)
         else:
             self._receive_reply(process, message, now)
 

@@ -85,7 +85,7 @@ class DirectoryLink:
 
     def peer_replaced(self, peer: PeerID) -> None:
         """A peer of this process has a newer registration at another process."""
-        self.exchange.registry.replaced(peer)
+        self.exchange.registry.replaced(peer, self._monotonic())
         self._happened()
 
     def peer_returned(self, peer: PeerID) -> None:

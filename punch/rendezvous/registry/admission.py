@@ -45,7 +45,7 @@ from punch.rendezvous.registry.introduction import IntroductionKey
 from punch.wire.control import ErrorCode
 
 TURN = 20.0
-"""Seconds that a call rings at least, and those that it takes at least."""
+"""Seconds that the first call of a network rings at least, and those that each call takes at least."""
 PASSED_ON = 2.0
 """Seconds that a call takes which has no place, but is passed on to the called peer."""
 _FORGOTTEN = 0.1
@@ -57,8 +57,12 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class _Ringing:
-    network: Source
+    source: Source
     since: float
+
+    @property
+    def network(self) -> Source:
+        return self.source[:1]
 
 
 class RingingTurns:
@@ -66,11 +70,11 @@ class RingingTurns:
     Which stranger's call at a peer ends for one of another network, when every network has one place there:
     the time that networks have taken at called peers, and the calls of strangers that ring there.
 
-    A call rings for `TURN` seconds at least. After that it may end for a call of a network that has taken
-    less of this peer's time: a call that rings takes `TURN` seconds of it, or as long as it rings, one that
-    is passed on without a place `PASSED_ON` seconds, and a tenth as fast as time passes that is forgotten. So
-    those who call again and again, or give up and call again, make room for those who have not called, and
-    not the other way round.
+    A call may end for one of a network that has taken less of this peer's time, by `TURN` seconds or more. A
+    call that rings takes as long as it rings, and `TURN` seconds at least, one that is passed on without a
+    place `PASSED_ON` seconds, and a tenth as fast as time passes that is forgotten. So the first call of a
+    network rings for `TURN` seconds at least, and those who call again and again, or give up and call again,
+    make room for those who have not called, and not the other way round.
 
     :param capacity: networks that are remembered, each for each peer that it has called.
     """
@@ -82,20 +86,24 @@ class RingingTurns:
 
     def begin(self, callee: PeerID, source: Source, key: IntroductionKey, now: float) -> None:
         """A call begins to ring."""
-        self._ringing.setdefault(callee, {})[key] = _Ringing(source[:1], now)
+        self._ringing.setdefault(callee, {})[key] = _Ringing(source, now)
         self._take(callee, source, TURN, now)
 
     def passed_on(self, callee: PeerID, source: Source, now: float) -> None:
         """A call has no place, and is passed on to the called peer."""
         self._take(callee, source, PASSED_ON, now)
 
-    def end(self, callee: PeerID, key: IntroductionKey) -> None:
+    def end(self, callee: PeerID, key: IntroductionKey, now: float) -> None:
         """A call rings no more."""
-        calls = self._ringing.get(callee)
-        if calls is not None and calls.pop(key, None) is not None and not calls:
+        calls = self._ringing.get(callee, {})
+        ringing = calls.pop(key, None)
+        if ringing is None:
+            return
+        if not calls:
             del self._ringing[callee]
+        self._take(callee, ringing.source, max(0.0, now - ringing.since - TURN), now)
 
-    def over(self, callee: PeerID, source: Source, now: float) -> IntroductionKey | None:
+    def displaced(self, callee: PeerID, source: Source, now: float) -> IntroductionKey | None:
         """Return the call that ends for one of `source`; None: all go on."""
         calls = self._ringing.get(callee, {})
         network = source[:1]
@@ -235,14 +243,17 @@ class _CalleePlaces:
             table.leave(key)
         self._passed_on.pop(key, None)
 
-    def fill(self) -> None:
-        """Give free places to calls that were passed on and still ring."""
+    def fill(self) -> list[IntroductionKey]:
+        """Give free places to calls that were passed on and still ring; returns which have got one."""
+        filled = []
         for waiting, source in list(self._passed_on.items()):
             with suppress(NoRoom):
                 if self.strangers.room(source) is None:
                     self.undecided.leave(waiting)
                     del self._passed_on[waiting]
                     self.strangers.enter(source, waiting)
+                    filled.append(waiting)
+        return filled
 
     def leave(self, key: IntroductionKey) -> None:
         """An answered call is over."""
@@ -262,11 +273,11 @@ class IntroductionAdmission:
     """
     The places of introductions, and the rates of calls.
 
-    :param end: ends an introduction to make room for another one, and calls `leave`.
+    :param end: ends an introduction to make room for another one, at this time, and calls `leave`.
     :ivar absent_calls: the rate of calls to peers that are not registered.
     """
 
-    def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey], None]) -> None:
+    def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey, float], None]) -> None:
         self._limits = limits
         self._end = end
         self._entries: dict[IntroductionKey, _Admitted] = {}
@@ -316,7 +327,7 @@ class IntroductionAdmission:
             )
         for ended in (first_ended, second_ended, places.displaced(source)):
             if ended in self._entries:
-                self._end(ended)
+                self._end(ended, now)
         self._callees[callee] = places
         self._entries[key] = _Admitted(caller, callee, source)
         self._callers.enter(caller)
@@ -357,27 +368,27 @@ class IntroductionAdmission:
         """A peer has answered a call, which came from `source`."""
         self._pairs.add(source, pair_key(caller, callee))
 
-    def answered(self, key: IntroductionKey) -> None:
+    def answered(self, key: IntroductionKey, now: float) -> None:
         """The called peer has answered: the peers are acquainted, and the call no longer rings."""
         entry = self._entries[key]
         if not entry.ringing:
             return
-        self._stop_ringing(key, entry)
+        self._stop_ringing(key, entry, now)
         self.remember(entry.source, entry.caller, entry.callee)
         places = self._callees[entry.callee]
         ended = places.displaced(entry.source)
         if ended is not None:
-            self._end(ended)
+            self._end(ended, now)
         self._callees[entry.callee] = places
         places.answer(entry.source, key)
 
-    def leave(self, key: IntroductionKey) -> None:
+    def leave(self, key: IntroductionKey, now: float) -> None:
         """An introduction is over."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
         if entry.ringing:
-            self._stop_ringing(key, entry)
+            self._stop_ringing(key, entry, now)
         self._strangers.leave(key)
         if self._acquainted is not None:
             self._acquainted.leave(key)
@@ -386,11 +397,11 @@ class IntroductionAdmission:
         if places.empty:
             del self._callees[entry.callee]
 
-    def _stop_ringing(self, key: IntroductionKey, entry: _Admitted) -> None:
+    def _stop_ringing(self, key: IntroductionKey, entry: _Admitted, now: float) -> None:
         entry.ringing = False
         self._callers.leave(entry.caller)
         self._callees[entry.callee].stop_ringing(key)
-        self._turns.end(entry.callee, key)
+        self._turns.end(entry.callee, key, now)
 
     def _ring(
         self, places: _CalleePlaces, callee: PeerID, source: Source, acquainted: bool, now: float
@@ -400,14 +411,17 @@ class IntroductionAdmission:
 
         :raise IntroductionRefusal: there is no place.
         """
-        places.fill()
+        for filled in places.fill():
+            entry = self._entries[filled]
+            if not self.acquainted(entry.caller, callee):
+                self._turns.begin(callee, entry.source, filled, now)
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
             return room_in(tables, source)
         except NoRoom as problem:
             full = problem
-        if full.shared and (over := self._turns.over(callee, source, now)) is not None:
-            return places.strangers, over
+        if full.shared and (ended := self._turns.displaced(callee, source, now)) is not None:
+            return places.strangers, ended
         if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
                 return room_in([places.undecided], source)

@@ -224,7 +224,7 @@ class Registry:
             if old is not None and table is not None and old.source == source:
                 table.enter(source, peer, again=True)
             else:
-                self._enter_place(source, peer)
+                self._enter_place(source, peer, now)
         except NoRoom as problem:
             if old is not None and table is not None:
                 table.enter(old.source, peer, again=True)
@@ -281,21 +281,21 @@ class Registry:
         elif isinstance(request, Answer):
             self.introductions_answered += introduction.core.answer is None
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
-            self.admission.answered(key)
+            self.admission.answered(key, now)
             self._deadlines.set(key, introduction.core.deadline)
         else:
             text = (
                 "The called peer is busy." if request.code is ErrorCode.BUSY else "The called peer said no."
             )
             introduction.machine.ended(peer, request.code, text)
-        self._sweep(key, introduction)
+        self._sweep(key, introduction, now)
 
-    def disconnected(self, peer: PeerID, connection: int, reason: str) -> None:
+    def disconnected(self, peer: PeerID, connection: int, reason: str, now: float) -> None:
         """A connection is gone. It is ignored unless it holds the registration."""
         registration = self._peers.get(peer)
         if registration is None or registration.connection != connection:
             return
-        self._remove(registration, reason)
+        self._remove(registration, reason, now)
 
     # -- other processes of the service --
 
@@ -309,7 +309,7 @@ class Registry:
         """
         caller = self._away.get(peer)
         if caller is not None and caller.process != process:
-            self._leave(caller)
+            self._leave(caller, now)
             caller = None
         if isinstance(request, Establish):
             caller = caller or Registration(
@@ -323,18 +323,20 @@ class Registry:
         elif caller is not None:
             self._continue(peer, request, now)
 
-    def lost_at(self, process: str, peer: PeerID) -> None:
+    def lost_at(self, process: str, peer: PeerID, now: float) -> None:
         """A peer is no longer registered at another process."""
         caller = self._away.get(peer)
         if caller is not None and caller.process == process:
-            self._leave(caller)
+            self._leave(caller, now)
 
-    def process_lost(self, process: str) -> None:
+    def process_lost(self, process: str, now: float) -> None:
         """Another process is gone, with all peers that are registered there."""
         for caller in [each for each in self._away.values() if each.process == process]:
-            self._leave(caller)
+            self._leave(caller, now)
 
-    def end_away(self, refuses: Callable[[PeerID, str], bool], code: ErrorCode, text: str) -> None:
+    def end_away(
+        self, refuses: Callable[[PeerID, str], bool], code: ErrorCode, text: str, now: float
+    ) -> None:
         """
         End all introductions of those callers of other processes that are refused.
 
@@ -343,19 +345,19 @@ class Registry:
         for caller in [each for each in self._away.values() if refuses(each.peer, each.address)]:
             for core in [self._introductions[key].core for key in caller.calls]:
                 self._deliver(caller.peer, Ended(core.call, code, text, sender=core.callee))
-            self._leave(caller)
+            self._leave(caller, now)
 
     @property
     def processes(self) -> set[str]:
         """The other processes at which callers of introductions here are registered."""
         return {caller.process for caller in self._away.values() if caller.process is not None}
 
-    def replaced(self, peer: PeerID) -> None:
+    def replaced(self, peer: PeerID, now: float) -> None:
         """A newer registration of a peer is at another process."""
         registration = self._peers.get(peer)
         if registration is not None:
             self._outputs.append(Disconnect(registration.connection, _REPLACED))
-            self._remove(registration, ErrorCode.REPLACED.value)
+            self._remove(registration, ErrorCode.REPLACED.value, now)
 
     def absent(self, caller: PeerID, request: Establish, text: str, now: float) -> bool:
         """
@@ -400,7 +402,7 @@ class Registry:
         while (key := self._deadlines.pop(now)) is not None:
             introduction = self._introductions[key]
             introduction.machine.expired()
-            self._sweep(key, introduction)
+            self._sweep(key, introduction, now)
 
     # -- within --
 
@@ -439,7 +441,7 @@ class Registry:
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
-    def _enter_place(self, source: Source, peer: PeerID) -> None:
+    def _enter_place(self, source: Source, peer: PeerID, now: float) -> None:
         """
         Give a peer a place, for which another peer may have to leave.
 
@@ -452,7 +454,7 @@ class Registry:
             registration = self._peers[displaced]
             self.limit_hit(displaced, registration.address, "registrations")
             self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
-            self._remove(registration, ErrorCode.TOO_MANY.value)
+            self._remove(registration, ErrorCode.TOO_MANY.value, now)
         table.enter(source, peer)
 
     def _leave_place(self, peer: PeerID) -> SourceTable[PeerID] | None:
@@ -463,42 +465,42 @@ class Registry:
                 return table
         return None
 
-    def _remove(self, registration: Registration, reason: str) -> None:
+    def _remove(self, registration: Registration, reason: str, now: float) -> None:
         peer = registration.peer
         del self._peers[peer]
         self._leave_place(peer)
-        self._leave(registration)
+        self._leave(registration, now)
         if self._others is not None:
             self._others.lost(peer)
         self._outputs.append(PeerUnregistered(peer, reason))
 
-    def _leave(self, registration: Registration) -> None:
+    def _leave(self, registration: Registration, now: float) -> None:
         """End all introductions of a peer that is gone."""
         for key in list(registration.calls):
             introduction = self._introductions[key]
             introduction.machine.lost(registration.peer)
-            self._sweep(key, introduction)
+            self._sweep(key, introduction, now)
         self._forget_if_idle(registration)
 
     def _forget_if_idle(self, caller: Registration) -> None:
         if not caller.calls and self._away.get(caller.peer) is caller:
             del self._away[caller.peer]
 
-    def _displace(self, key: IntroductionKey) -> None:
+    def _displace(self, key: IntroductionKey, now: float) -> None:
         introduction = self._introductions[key]
         peer = introduction.core.caller
         caller = self._peers.get(peer) or self._away.get(peer)
         if caller is not None:
             self.limit_hit(caller.peer, caller.address, "calls")
         introduction.machine.displaced()
-        self._sweep(key, introduction)
+        self._sweep(key, introduction, now)
 
-    def _sweep(self, key: IntroductionKey, introduction: _Introduction) -> None:
+    def _sweep(self, key: IntroductionKey, introduction: _Introduction, now: float) -> None:
         core = introduction.core
         if not core.over or self._introductions.pop(key, None) is None:
             return
         self._deadlines.discard(key)
-        self.admission.leave(key)
+        self.admission.leave(key, now)
         if introduction.prekey and core.answer is None:
             self.deliver(core.caller, Prekey(core.callee, introduction.prekey))
         for peer in (core.caller, core.callee):

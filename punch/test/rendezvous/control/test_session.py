@@ -207,7 +207,7 @@ class SessionTests(SynchronousTestCase):
         self.assertTrue(self.session.closed)
 
     def test_long_line_that_the_transport_found(self) -> None:
-        self.session.receive_long_line()
+        self.session.receive_long_line(self.now)
         self.assertEqual(self.codes(self.session), ["too-long"])
         self.assertTrue(self.session.closed)
 
@@ -229,7 +229,7 @@ class SessionTests(SynchronousTestCase):
     def test_reconnecting_does_not_refill_the_bucket(self) -> None:
         for _ in range(200):
             self.send(Ping())
-        self.session.connection_lost()
+        self.session.connection_lost(self.now)
         [error] = self.send(Ping(), session=self.open(ALICE, 2))
         self.assertEqual(error["code"], "rate")
 
@@ -278,10 +278,10 @@ class SessionTests(SynchronousTestCase):
         self.assertIn(ALICE, self.registry)
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, Disconnect):
-                self.session.close(output.error)
+                self.session.close(output.error, self.now)
         self.assertEqual(self.codes(self.session), ["replaced"])
         self.assertIn(ALICE, self.registry)
-        self.session.connection_lost()
+        self.session.connection_lost(self.now)
         self.assertIn(ALICE, self.registry)
 
     def test_welcome_comes_before_what_was_missed(self) -> None:
@@ -300,9 +300,9 @@ class SessionTests(SynchronousTestCase):
 
     def test_after_the_end(self) -> None:
         self.send(REGISTER)
-        self.session.close(Error(ErrorCode.SHUTDOWN, "Bye."))
+        self.session.close(Error(ErrorCode.SHUTDOWN, "Bye."), self.now)
         self.session.send(Pong())
-        self.session.connection_lost()
+        self.session.connection_lost(self.now)
         self.session.handle_timer(self.now + 1e6)
         self.assertEqual([line["code"] for line in self.send(Ping(), REGISTER)], ["shutdown"])
         self.assertNotIn(ALICE, self.registry)
@@ -336,4 +336,4 @@ class SessionTests(SynchronousTestCase):
         session = self.open(BOB, 50)
         replies = self.send(line, session=session)
         self.assertTrue(session.closed or replies)
-        session.connection_lost()
+        session.connection_lost(self.now)

@@ -169,7 +169,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_caller_leaves(self) -> None:
         self.call()
-        self.net.exchanges["one"].registry.disconnected(ALICE, self.alice, "closed")
+        self.net.exchanges["one"].registry.disconnected(ALICE, self.alice, "closed", self.net.now)
         self.net.run()
         ended = self.net.replies(self.bob)[-1]
         self.assertEqual(ended.code, ErrorCode.GONE)  # type: ignore[union-attr]
@@ -177,7 +177,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_callee_leaves(self) -> None:
         self.call()
-        self.net.exchanges["two"].registry.disconnected(BOB, self.bob, "closed")
+        self.net.exchanges["two"].registry.disconnected(BOB, self.bob, "closed", self.net.now)
         self.net.run()
         self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.GONE)  # type: ignore[union-attr]
         self.assert_empty()
@@ -194,7 +194,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def denied_at(self, process: str, *denied: PeerID | str) -> None:
         self.net.denied[process] = set(denied)
-        self.net.exchanges[process].end_denied()
+        self.net.exchanges[process].end_denied(self.net.now)
         self.net.run()
 
     def test_denied_caller(self) -> None:
@@ -280,7 +280,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
 
     def test_replaced(self) -> None:
-        self.net.exchanges["two"].registry.replaced(BOB)
+        self.net.exchanges["two"].registry.replaced(BOB, self.net.now)
         self.net.run()
         self.assertEqual(self.net.replies(self.bob)[-1].code, ErrorCode.REPLACED)  # type: ignore[union-attr]
         self.assertNotIn(BOB, self.net.exchanges["two"].registry)
@@ -351,7 +351,7 @@ class FairnessTests(SynchronousTestCase):
             except IntroductionRefusal as refusal:
                 self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
                 refused += 1
-                net.exchanges["one"].registry.disconnected(ALICE, alice, "closed")
+                net.exchanges["one"].registry.disconnected(ALICE, alice, "closed", net.now)
                 alice = net.register("one", ALICE)
         self.assertEqual((len(net.held), refused), (8, 12))
         self.assertEqual(net.exchanges["one"].registry.unfinished(net.now), set())
@@ -435,7 +435,7 @@ class ModelTests(SynchronousTestCase):
             call = f"{one:016x}{two:016x}"
             if step == "register" and process in net.exchanges:
                 if where and where != process:
-                    net.exchanges[where].registry.replaced(peer)
+                    net.exchanges[where].registry.replaced(peer, net.now)
                 at[peer] = process, net.register(process, peer)
             elif step == "kill" and len(net.exchanges) > 1 and process in net.exchanges:
                 at = {each: place for each, place in at.items() if place[0] != process}
@@ -447,7 +447,7 @@ class ModelTests(SynchronousTestCase):
             elif step == "directory back":
                 net.release_held()
             elif where and step == "leave":
-                net.exchanges[where].registry.disconnected(peer, connection, "closed")
+                net.exchanges[where].registry.disconnected(peer, connection, "closed", net.now)
                 del at[peer]
                 net.run()
             elif where and step in ("call", "answer", "trickle", "cancel", "reject"):

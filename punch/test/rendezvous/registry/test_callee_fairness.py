@@ -98,16 +98,24 @@ class CalleeTests(FairnessCase):
         Sixty networks call again and again, and so keep all places. Once their calls have rung for a turn,
         each stranger's call of another network rings, and does so for a turn at least.
         """
-        for _ in range(30):
+        self.flood_for(30.0)
+        for turn in range(6):
+            stranger, host = peer("stranger", turn), f"198.51.{turn}.1"
+            self.join(stranger, host)
+            self.call(stranger, self.bob)
+            if stranger not in self.asking.heard:
+                # Calls that had rung for a minute have ended just before, and others ring in their places
+                self.flood_for(TURN + 3.0)
+                self.assert_rings(stranger, host)
+            known = dict(self.ends(stranger))
+            self.flood_for(TURN)
+            self.assertEqual(self.ends(stranger), known)
+
+    def flood_for(self, seconds: float) -> None:
+        """Sixty networks call once a second."""
+        for _ in range(int(seconds)):
             self.flood(SIXTY_APART)
             self.wait(1.0)
-        for turn in range(6):
-            stranger = peer("stranger", turn)
-            self.assert_rings(stranger, f"198.51.{turn}.1")
-            for _ in range(int(TURN)):
-                self.flood(SIXTY_APART)
-                self.wait(1.0)
-                self.assertEqual(self.ends(stranger), {})
 
     def test_networks_that_call_again_and_again(self) -> None:
         """
@@ -150,6 +158,25 @@ class CalleeTests(FairnessCase):
             self.leave(ringing[number][0])
         self.assertIsNone(self.call(late, self.bob))
         self.assertIs(self.refusal, ErrorCode.BUSY)
+
+    def test_calls_that_got_places_take_turns(self) -> None:
+        """Calls that were passed on, and have places now, make room like those that had one at once."""
+        self.decisions[self.bob] = lambda incoming: None
+        first, later = (
+            [(peer(mark, number), f"10.{mark}{number}.0.1") for number in range(8)] for mark in (1, 2)
+        )
+        for each, host in (*first, *later):
+            self.join(each, host)
+            self.assertIsNotNone(self.call(each, self.bob))
+        for each, _ in first:
+            self.leave(each)
+        for number in range(2):
+            stranger = peer("stranger", number)
+            self.join(stranger, f"10.3{number}.0.1")
+            self.assertIsNotNone(self.call(stranger, self.bob))
+            ended = [each for each, _ in later if self.ends(each)]
+            self.assertEqual(len(ended), number)
+            self.wait(TURN + 3.0)
 
     def test_room_is_for_whom_it_was_made(self) -> None:
         """A call that was passed on does not take the place of one that left for another source."""

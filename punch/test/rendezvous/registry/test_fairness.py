@@ -82,7 +82,7 @@ class FairnessCase(SynchronousTestCase):
 
     def leave(self, who: PeerID) -> None:
         """Disconnect."""
-        self.registry.disconnected(who, self.connections[who], "closed")
+        self.registry.disconnected(who, self.connections[who], "closed", self.now)
 
     def call(self, caller: PeerID, callee: PeerID) -> str | None:
         """

@@ -85,13 +85,13 @@ class LimitTests(RegistryCase):
         self.assertRaises(IntroductionRefusal, self.join, KEYS[3].peer_id, 4)
         self.assertIn(KEYS[3].peer_id, self.registry)
         self.assertEqual(self.outputs(), [])
-        self.registry.disconnected(KEYS[3].peer_id, 3, "closed")
+        self.registry.disconnected(KEYS[3].peer_id, 3, "closed", self.now)
         self.join(KEYS[3].peer_id, 5, "198.51.100.9")
 
     def test_place_is_free_again_after_leaving(self) -> None:
         for turn in range(20):
             self.join(ALICE, turn)
-            self.registry.disconnected(ALICE, turn, "closed")
+            self.registry.disconnected(ALICE, turn, "closed", self.now)
         self.join(ALICE, 99)
 
     def test_calls_of_one_caller(self) -> None:

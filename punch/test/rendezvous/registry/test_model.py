@@ -154,7 +154,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(peer=a_peer, stale=st.booleans())
     def disconnect(self, peer: PeerID, stale: bool) -> None:
         connection = self.at.get(peer, 0)
-        self.registry.disconnected(peer, connection - stale, "closed")
+        self.registry.disconnected(peer, connection - stale, "closed", self.now)
         if connection and not stale:
             del self.at[peer]
             for key, each in list(self.calls.items()):

@@ -106,7 +106,7 @@ class RegistrationTests(RegistryCase):
     def test_come_and_go(self) -> None:
         self.join(ALICE, 1)
         self.assertIn(ALICE, self.registry)
-        self.registry.disconnected(ALICE, 1, "closed")
+        self.registry.disconnected(ALICE, 1, "closed", self.now)
         self.assertNotIn(ALICE, self.registry)
         self.assertEqual(
             self.outputs(), [PeerRegistered(ALICE, "name 1", False), PeerUnregistered(ALICE, "closed")]
@@ -120,7 +120,7 @@ class RegistrationTests(RegistryCase):
         assert isinstance(told, Disconnect)
         self.assertEqual((told.connection, told.error.code), (1, ErrorCode.REPLACED))
         self.assertEqual(registered, PeerRegistered(ALICE, "name 2", True))
-        self.registry.disconnected(ALICE, 1, "replaced")
+        self.registry.disconnected(ALICE, 1, "replaced", self.now)
         self.assertIn(ALICE, self.registry)
         self.assertEqual(self.outputs(), [])
 
@@ -295,7 +295,7 @@ class IntroductionTests(RegistryCase):
             for start in (self.ring, self.answer):
                 start()
                 self.outputs()
-                self.registry.disconnected(peer, connection, "closed")
+                self.registry.disconnected(peer, connection, "closed", self.now)
                 [ended] = self.replies()[other]
                 assert isinstance(ended, Ended)
                 self.assertEqual((ended.code, ended.sender), (ErrorCode.GONE, peer))
@@ -336,7 +336,7 @@ class PropertyTests(SynchronousTestCase):
                 registry.register(next_connection, peer, "x", Accept.ASK, "192.0.2.1", now)
                 registry.resume(peer)
             elif action == "leave":
-                registry.disconnected(peer, connections.pop(peer, -1), "closed")
+                registry.disconnected(peer, connections.pop(peer, -1), "closed", now)
             elif action == "wait":
                 now += 25.0
                 registry.handle_timer(now)
@@ -358,7 +358,7 @@ class PropertyTests(SynchronousTestCase):
             self.assertEqual(len(registry), len(connections))
             self.assertLessEqual(registry.introduction_count, 5)
         for peer, connection in connections.items():
-            registry.disconnected(peer, connection, "closed")
+            registry.disconnected(peer, connection, "closed", now)
         self.assertEqual(registry.introduction_count, 0)
         self.assertIsNone(registry.get_timer())
         # All places are free again: each peer may ring as many others as at the beginning.

@@ -57,7 +57,7 @@ class RegistryReturnTests(RegistryCase):
         self.call(ALICE, 1, CALL2)
         self.join(BOB, 2)
         self.assertEqual(self.returned(), {1: 1})
-        self.registry.disconnected(BOB, 2, "closed")
+        self.registry.disconnected(BOB, 2, "closed", self.now)
         self.join(BOB, 4)
         self.assertEqual(self.returned(), {})
 
@@ -80,7 +80,7 @@ class RegistryReturnTests(RegistryCase):
         """A caller that has reconnected is told there, one that is gone is not."""
         self.call(ALICE, 1)
         self.call(CAROL, 3)
-        self.registry.disconnected(CAROL, 3, "closed")
+        self.registry.disconnected(CAROL, 3, "closed", self.now)
         self.join(ALICE, 5)
         self.outputs()
         self.join(BOB, 2)
