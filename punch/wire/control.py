@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, cast
 
 from punch.identity import Identity, PeerID, RandomBytes
@@ -141,10 +142,13 @@ def _read_refusal(value: object) -> AdmissionRefusal | None:
 _Call = Annotated[str, FieldSpec(_read_call)]
 _Peer = Annotated[PeerID, FieldSpec(read.peer_id)]
 _Sender = Annotated[PeerID, FieldSpec(read.peer_id, "from")]
+_Recipient = Annotated[PeerID, FieldSpec(read.named_peer)]
+"""The service only looks for it among the peers that are registered, which takes no check of its key."""
 _Name = Annotated[str, FieldSpec(read.name)]
 _Text = Annotated[str, FieldSpec(read.sentence)]
 _Code = Annotated[ErrorCode, FieldSpec(_read_code)]
 _Sealed = Annotated[Envelope, FieldSpec(Envelope.from_json)]
+_PassedOn = Annotated[Envelope, FieldSpec(partial(Envelope.from_json, to=read.named_peer))]
 _IP = Annotated[str, FieldSpec(read.ip)]
 _Port = Annotated[int, FieldSpec(integer(1, 65535))]
 _PortOrZero = Annotated[int, FieldSpec(integer(0, 65535))]
@@ -193,8 +197,8 @@ class Establish:
     """
 
     call: _Call
-    to: _Peer
-    offer: _Sealed
+    to: _Recipient
+    offer: _PassedOn
     notify: Annotated[bool, FieldSpec(read.boolean)] = False
     prekey: Annotated[bool, FieldSpec(read.boolean)] = False
 
@@ -205,8 +209,8 @@ class Answer:
     """The called peer accepts the call."""
 
     call: _Call
-    to: _Peer
-    answer: _Sealed
+    to: _Recipient
+    answer: _PassedOn
 
 
 @json_message(REQUESTS, "candidate")
@@ -215,8 +219,8 @@ class Trickle:
     """Either peer found more candidates."""
 
     call: _Call
-    to: _Peer
-    envelope: _Sealed
+    to: _Recipient
+    envelope: _PassedOn
 
 
 @json_message(REQUESTS, "reject")
@@ -225,7 +229,7 @@ class Reject:
     """The called peer refuses the call: `code` is `REFUSED` or `BUSY`."""
 
     call: _Call
-    to: _Peer
+    to: _Recipient
     code: Annotated[ErrorCode, FieldSpec(read.one_of(ErrorCode.REFUSED, ErrorCode.BUSY))]
 
 
@@ -235,7 +239,7 @@ class Cancel:
     """The introduction is over for this peer: the caller gave up, or either no longer needs it."""
 
     call: _Call
-    to: _Peer
+    to: _Recipient
 
 
 @json_message(REQUESTS, "relay")

@@ -219,9 +219,20 @@ def to_base64(data: bytes) -> str:
 
 def peer_id(value: object) -> PeerID:
     """A peer ID in lower case, without spaces or dashes."""
+    return _peer_id(value, PeerID.parse)
+
+
+def named_peer(value: object) -> PeerID:
+    """
+    The same, for a peer ID that is only compared with those of known peers (`PeerID.parse_unchecked`).
+    """
+    return _peer_id(value, PeerID.parse_unchecked)
+
+
+def _peer_id(value: object, parse: Callable[[str], PeerID]) -> PeerID:
     text = string(value)
     try:
-        peer = PeerID.parse(text)
+        peer = parse(text)
     except PeerIDError as error:
         raise FieldError(f"is not a peer ID. {error}") from error
     if str(peer) != text:

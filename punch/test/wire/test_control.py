@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.test.strategies import IDENTITIES, REPLIES, REQUESTS, SETTINGS, messages, replies, requests
+from punch.test.costs import calls_of
+from punch.test.strategies import (
+    IDENTITIES,
+    REPLIES,
+    REQUESTS,
+    SETTINGS,
+    identity,
+    messages,
+    replies,
+    requests,
+)
 from punch.wire.control import (
     MAX_LINE,
     Accept,
@@ -270,8 +280,27 @@ class RefusedTests(SynchronousTestCase):
         self.field(ESTABLISH, "to", str(BOB).upper(), "must be a peer ID in lower case")
         self.field(ESTABLISH, "to", f"{BOB} ", "must be a peer ID in lower case")
         self.field(ESTABLISH, "to", 1, "must be a string")
-        weak = str(PeerID(bytes(32)))
-        self.field(ESTABLISH, "to", weak, "is not a peer ID")
+
+    def test_weak_keys(self) -> None:
+        """A peer refuses a key that is not usable. A service looks for it, and finds no such peer."""
+        weak = PeerID(bytes(32))
+        self.field(WELCOME, "id", str(weak), "is not a peer ID")
+        offer = Envelope(weak, ENVELOPE.body, ENVELOPE.sig)
+        incoming = Incoming(CALL, ALICE, "alice", offer)
+        self.assertRaises(Malformed, decode_reply, encode(incoming))
+        establish = Establish(CALL, weak, offer)
+        self.assertEqual(decode_request(encode(establish)), establish)
+
+    def test_unknown_peers_cost_no_more(self) -> None:
+        """To name ever other peers costs a service no more than to name one: no key is checked."""
+
+        def cost(peer: PeerID) -> int:
+            request = encode(Establish(CALL, peer, Envelope(peer, ENVELOPE.body, ENVELOPE.sig)))
+            return calls_of(lambda: decode_request(request))
+
+        first, second = (identity(seed).peer_id for seed in (7001, 7002))
+        cost(ALICE)
+        self.assertEqual([cost(first), cost(second)], [cost(first), cost(first)])
 
     def test_envelopes(self) -> None:
         """Recipient, body and signature, each in its one form and size."""

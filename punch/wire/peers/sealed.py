@@ -34,6 +34,7 @@ from punch.identity import Identity, PeerID, PeerIDError
 from punch.wire import strict_json
 from punch.wire.fields import (
     FieldError,
+    Reader,
     binary,
     boolean,
     check_name,
@@ -108,15 +109,16 @@ class Envelope:
         return {"to": str(self.to), "body": to_base64(self.body), "sig": to_base64(self.sig)}
 
     @classmethod
-    def from_json(cls, value: object) -> Envelope:
+    def from_json(cls, value: object, to: Reader[PeerID] = peer_id) -> Envelope:
         """
         Read an envelope.
 
+        :param to: reads the recipient.
         :raise FieldError: the value is not an envelope.
         """
         fields = mapping(value)
         return cls(
-            field(fields, "to", peer_id),
+            field(fields, "to", to),
             field(fields, "body", binary(_OVERHEAD + PADDING, MAX_BODY)),
             field(fields, "sig", binary(64, 64)),
         )

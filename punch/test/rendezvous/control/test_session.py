@@ -153,6 +153,13 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual((own["code"], own["call"]), ("forbidden", CALL))
         self.assertFalse(self.session.closed)
 
+    def test_weak_callee(self) -> None:
+        """A key that is not usable is that of no peer, as any other that is not registered."""
+        weak = PeerID(bytes(32))
+        _, missing = self.send(REGISTER, Establish(CALL, weak, envelope(weak)))
+        self.assertEqual((missing["code"], missing["call"]), ("not-registered", CALL))
+        self.assertFalse(self.session.closed)
+
     def test_unknown_type_is_answered(self) -> None:
         _, error = self.send(REGISTER, b'{"type":"juggle","call":"' + CALL.encode() + b'"}')
         self.assertEqual((error["code"], error["call"]), ("unknown-type", CALL))
