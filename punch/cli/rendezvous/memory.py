@@ -2,14 +2,14 @@
 The memory of a process with many connections: when the garbage collector runs, and when memory goes back to
 the system.
 
-**The collector.** By default it looks at every object of the process each time that their number has grown by
-a quarter: with 15,000 peers that takes most of a second, in which nobody is served. But connections that end
-leave cycles, and what hangs on these is freed only by the collector. So it looks at all objects when as many
-connections have ended as there are, or after a long time: then at most half of the memory is theirs, and the
-work for each connection stays the same.
+**The collector.** By default it looks at every object of the process each time that their number has grown
+by a quarter: with 15,000 peers that takes most of a second, in which nobody is served. But connections that
+end leave no cycles, so there is next to nothing to find (`punch/test/rendezvous/test_garbage.py`). It looks
+at new objects, some thousand at a time, and at all of them only when many times as many connections have
+ended as there are, or after hours: if something does leave cycles, they cannot fill the memory.
 
 **The system.** The C library keeps what was freed for later, except at the end of its heap. After a flood it
-would keep all of it. `malloc_trim` (glibc) gives it back.
+would keep all of it. `malloc_trim` (glibc) gives it back, in some milliseconds.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from punch.net.driver import Timer
 
 YOUNG = 5_000
 """New objects after which the collector looks at them…"""
-MIDDLE = 20
-"""…and how many times it does so before it looks at all that are not old."""
+MIDDLE = 2
+"""…and how many times it does so before it looks once more at those that were left."""
 NEVER = 1_000_000
 PERIOD = 3.0
 """Seconds between two looks at the number of connections."""
 FEWEST = 200
 """Fewer connections that ended are not worth the work."""
-LONG = 1800.0
-"""Seconds after which the collector looks at all objects in any case."""
+MANY = 8
+"""The collector looks at all objects when so many times as many connections have ended as are open…"""
+LONG = 4 * 3600.0
+"""…and after so many seconds in any case."""
 
 
 def tune_collector() -> None:
@@ -48,8 +50,7 @@ def tune_collector() -> None:
 
 
 def give_back() -> None:
-    """Free what nothing refers to, and give it back to the system."""
-    gc.collect()
+    """Give what is free back to the system."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -58,12 +59,13 @@ def give_back() -> None:
 
 class MemoryReturn(Service):
     """
-    Sets the collector up. Gives memory back when as many connections have ended as are open, and after a long
-    time.
+    Sets the collector up, has it look at all objects now and then, and gives memory back when as many
+    connections have ended as are open.
 
     :param connections: returns how many connections are open.
     :param ended: returns how many have ended since the start, also if others took their place.
     :param begin: called at the start.
+    :param collect: called to free what refers to itself and is not used.
     :param give_back: called when memory may be free.
     """
 
@@ -74,14 +76,17 @@ class MemoryReturn(Service):
         ended: Callable[[], int],
         *,
         begin: Callable[[], None] = tune_collector,
+        collect: Callable[[], object] = gc.collect,
         give_back: Callable[[], None] = give_back,
     ) -> None:
         self._clock = clock
         self._connections = connections
         self._ended = ended
         self._begin = begin
+        self._collect = collect
         self._give_back = give_back
-        self._ended_before = 0
+        self._given_back_at = self._collected_at = 0
+        """How many connections had ended then."""
         self._last = 0.0
         self._timer = Timer(clock)
 
@@ -99,8 +104,12 @@ class MemoryReturn(Service):
 
     def _look(self) -> None:
         self._timer.start(PERIOD, self._look)
-        now, total = self._clock.seconds(), self._ended()
-        ended = total - self._ended_before
-        if ended >= max(FEWEST, self._connections()) or now >= self._last + LONG:
-            self._ended_before, self._last = total, now
+        now, ended = self._clock.seconds(), self._ended()
+        enough = max(FEWEST, self._connections())
+        collects = ended - self._collected_at >= MANY * enough or now >= self._last + LONG
+        if collects:
+            self._collected_at, self._last = ended, now
+            self._collect()
+        if collects or ended - self._given_back_at >= enough:
+            self._given_back_at = ended
             self._give_back()

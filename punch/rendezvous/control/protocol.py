@@ -145,6 +145,9 @@ class ControlServerProtocol(LineReceiver):
         """The connection is gone."""
         self._closing = True
         self._stop_timers()
+        # The driver refers to this object, and the transport refers to its producer
+        self._driver = None
+        cast(IConsumer, self.transport).unregisterProducer()
         if self._session is not None:
             self._session.connection_lost(self._owner.monotonic())
             self._owner.lost(self._session)

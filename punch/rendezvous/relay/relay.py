@@ -121,6 +121,8 @@ class RelayStream(protocol.Protocol):
         for timer in (self._reset, self._idle, self._held):
             if timer is not None and timer.active():
                 timer.cancel()
+        # The transport refers to its producer, which refers to it
+        cast(IConsumer, self.transport).unregisterProducer()
         if client is not None:
             self._relay.stream_closed(client)
 

@@ -170,8 +170,10 @@ class ProtocolSniffer(protocol.Protocol):
         self._over = True
         self._held.cancel()
         self._factory.left(self)
-        if self._inner is not None:
-            self._inner.connectionLost(reason)
+        # Protocols refer to this object
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connectionLost(reason)
 
     def abort(self) -> None:
         """Close at once, without sending anything."""

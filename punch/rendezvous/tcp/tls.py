@@ -175,7 +175,7 @@ class ServerConnectionCreator:
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection; whether it asks for a client certificate is decided by ALPN."""
-        return SSL.Connection(self._context, None)
+        return _Connection(self._context, None)
 
     def _select(self, connection: SSL.Connection, offered: list[bytes]) -> bytes:
         if CONTROL_ALPN in offered and CONTROL_ALPN in self._protocols:
@@ -192,6 +192,30 @@ class ServerConnectionCreator:
 def _take_any(connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
     # A peer is identified by its key. TLS checks that the client holds it; nothing else in it matters.
     return True
+
+
+class _Connection(SSL.Connection):
+    """
+    A connection for which an error is the end of TLS, as a proper end is.
+
+    Of an error while it receives, Twisted makes a failure that refers to itself. The connection, with tens of
+    kilobytes, would stay in memory until the garbage collector finds it; and clients that vanish are errors,
+    too. No protocol here depends on how a connection ended: each message is complete or it is not.
+    """
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """
+        Return what was received.
+
+        :raise SSL.ZeroReturnError: nothing more comes.
+        :raise SSL.WantReadError: nothing has come yet.
+        """
+        try:
+            return super().recv(bufsiz, flags)
+        except (SSL.WantReadError, SSL.ZeroReturnError):
+            raise
+        except SSL.Error:
+            raise SSL.ZeroReturnError from None
 
 
 @implementer(IHandshakeListener)

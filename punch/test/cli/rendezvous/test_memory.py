@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from punch.cli.rendezvous.memory import FEWEST, LONG, PERIOD, MemoryReturn
+from punch.cli.rendezvous.memory import FEWEST, LONG, MANY, PERIOD, MemoryReturn
 
 
 class MemoryReturnTests(TestCase):
@@ -13,11 +13,13 @@ class MemoryReturnTests(TestCase):
         self.clock = Clock()
         self.connections = self.ended = 0
         self.returned: list[float] = []
+        self.collected: list[float] = []
         self.service = MemoryReturn(
             self.clock,
             lambda: self.connections,
             lambda: self.ended,
             begin=lambda: None,
+            collect=lambda: self.collected.append(self.clock.seconds()),
             give_back=lambda: self.returned.append(self.clock.seconds()),
         )
         self.service.startService()
@@ -44,7 +46,7 @@ class MemoryReturnTests(TestCase):
         self.assertEqual(self.has(0), 0)
 
     def test_others_took_their_place(self) -> None:
-        """As many as ever are open, but by now all are other ones: those that ended have left cycles."""
+        """As many as ever are open, but by now all are other ones, in other places of the memory."""
         self.assertEqual(self.has(10 * FEWEST), 0)
         self.ended = 10 * FEWEST - 1
         self.assertEqual(self.has(10 * FEWEST), 0)
@@ -53,14 +55,20 @@ class MemoryReturnTests(TestCase):
         self.ended += FEWEST
         self.assertEqual(self.has(10 * FEWEST), 1)
 
-    def test_cycles(self) -> None:
-        """After a long time in any case: cycles may have been left by connections that came and went."""
+    def test_all_objects(self) -> None:
+        """The collector looks at all of them when many times as many have ended as are open: not before."""
+        for _ in range(MANY - 1):
+            self.ended += 10 * FEWEST
+            self.has(10 * FEWEST)
+        self.assertEqual(self.collected, [])
+        self.assertEqual(len(self.returned), MANY - 1)
+        self.ended += 10 * FEWEST
+        self.has(10 * FEWEST)
+        self.assertEqual(len(self.collected), 1)
+        self.assertEqual(len(self.returned), MANY)
+
+    def test_after_a_long_time(self) -> None:
+        """It looks at all of them in any case, and what it frees goes back."""
         self.has(100)
         self.clock.pump([PERIOD] * int(LONG / PERIOD))
-        self.assertEqual(len(self.returned), 1)
-
-    def test_stopped(self) -> None:
-        """A service that was stopped leaves nothing in the reactor."""
-        self.service.stopService()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.service.startService()
+        self.assertEqual((len(self.collected), len(self.returned)), (1, 1))
