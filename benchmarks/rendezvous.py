@@ -39,7 +39,17 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.rendezvous_attacks import KINDS, prepare_namespace
-from benchmarks.rendezvous_processes import ROOT, WINDOW, Lab, Process, Rate, Server, redis_commands
+from benchmarks.rendezvous_load import PING_AFTER
+from benchmarks.rendezvous_processes import (
+    ROOT,
+    WINDOW,
+    Lab,
+    Process,
+    Rate,
+    Server,
+    descriptors_for,
+    redis_commands,
+)
 from punch.identity import Identity
 
 CALLS = 4000
@@ -107,9 +117,10 @@ def held(lab: Lab, report: Report, server: Server, name: str, peers: int) -> dic
         for each in (rate, calls):
             if each.failed:
                 report.line(f"  failed: {each.reasons}")
+    load.do("settle")
     before = server.process.cpu
-    kept = load.do("keep", seconds=5.0)
-    idle = (server.process.cpu - before) / 5 / peers
+    kept = load.do("keep", seconds=PING_AFTER)
+    idle = (server.process.cpu - before) / PING_AFTER / peers
     report.line(f"held: {idle * 1e6:.1f} µs of CPU a peer and second (pings); {kept['lost']} lost")
     memory, rate, calls = rows[-1]
     half: dict[str, Rate] = {}
@@ -275,6 +286,9 @@ def main() -> int:
     if not options.in_namespace:
         report.line(describe())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < descriptors_for(options.peers + 2 * WINDOW):
+        print(f"{hard} open files are too few for {options.peers} peers; raise the limit (ulimit -n).")
+        return 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cores = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -34,6 +35,11 @@ PING_AFTER = 18.0
 """Seconds after its last line at which a peer sends `ping`. The service asks for 20…"""
 PING_LATEST = 35.0
 """…but while the cost of something else is measured, pings wait. The service waits for 50."""
+PING_ROUND = 10.0
+"""
+Seconds in which all peers together send a ping at the quickest. Peers registered at different times, so that
+their pings come one by one; those that waited may not come all at once either.
+"""
 LATE = 10.0
 """Seconds after which what has not succeeded has failed."""
 OFFER_SIZE = 816
@@ -128,6 +134,7 @@ class Load:
         self.under_way: dict[Peer, float] = {}
         """What has begun and is not over, with its time, the oldest first."""
         self.ping_order: deque[Peer] = deque()
+        self.next_ping = 0.0
         self.lost = 0
         self.envelope = f'"body":"{text(os.urandom(OFFER_SIZE))}","sig":"{text(os.urandom(64))}"'
 
@@ -161,9 +168,15 @@ class Load:
         """Do nothing but keep the peers registered."""
         end = time.monotonic() + seconds
         while (now := time.monotonic()) < end:
-            self._ping(now - PING_AFTER)
+            self._ping(now, PING_AFTER)
             self.turn(min(end, now + 0.01))
         return {"lost": self.lost, "registered": len(self.peers)}
+
+    def settle(self) -> dict[str, Any]:
+        """Wait until no peer has been silent for so long that it should send a ping."""
+        while self.ping_order and self.ping_order[0].pinged <= time.monotonic() - PING_AFTER:
+            self.keep(0.05)
+        return self.keep(0.05)
 
     def drop(self, count: int) -> dict[str, Any]:
         """End the connections of peers, and forget the peers."""
@@ -197,7 +210,7 @@ class Load:
             if rate and begun < count:
                 due = min(due, start + begun / rate)
             self.turn(due)
-            self._ping(now - (PING_AFTER if rate else PING_LATEST))
+            self._ping(now, PING_AFTER if rate else PING_LATEST)
             while self.under_way:
                 peer = next(iter(self.under_way))
                 if self.under_way[peer] > now - LATE:
@@ -206,15 +219,15 @@ class Load:
         self.outcome.elapsed = time.monotonic() - start
         return self.outcome.__dict__
 
-    def _ping(self, before: float) -> None:
-        """Send `ping` for peers that have sent nothing since `before`."""
-        for _ in range(200):
-            if not self.ping_order or self.ping_order[0].pinged > before:
-                return
+    def _ping(self, now: float, silence: float) -> None:
+        """Send `ping` for peers that have sent nothing for so long, as many as may be sent until now."""
+        self.next_ping = max(self.next_ping, now - 0.05)
+        while self.next_ping <= now and self.ping_order and self.ping_order[0].pinged <= now - silence:
             peer = self.ping_order.popleft()
             if peer.registered:
-                if peer.spoke <= before:
-                    self.send(peer, b'{"type":"ping"}\n', time.monotonic())
+                if peer.spoke <= now - silence:
+                    self.send(peer, b'{"type":"ping"}\n', now)
+                    self.next_ping += PING_ROUND / len(self.peers)
                 peer.pinged = peer.spoke
                 self.ping_order.append(peer)
 
@@ -376,11 +389,14 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     load = Load(ports, (first, after))
+    # Its pauses would be taken for the service's. What is left to it here are a few cycles.
+    gc.disable()
     commands: dict[str, Callable[..., dict[str, Any]]] = {
         "keys": load.keys,
         "register": load.register,
         "introduce": load.introduce,
         "keep": load.keep,
+        "settle": load.settle,
         "drop": load.drop,
     }
     unread = b""

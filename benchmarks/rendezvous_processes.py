@@ -24,6 +24,8 @@ NETWORKS = (0, 240)
 WINDOW = 1000
 """Registrations of one measurement."""
 START_TIME = 30.0
+RELAYED = 100
+"""Relayed addresses that the service may have."""
 _OPENSSL = """openssl_conf = all
 [all]
 ssl_conf = ssl
@@ -130,8 +132,9 @@ class Lab:
             *(str(Path(sys.executable).with_name("twistd")), "-n", f"--pidfile={state}/pid"),
             *("punch-rendezvous", "--json", "--state-dir", str(state), "--host", "127.0.0.1"),
             *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", f"127.0.0.1:{reflector}"),
-            *("--second-reflector-port", "none", "--connections", str(peers + 5000)),
-            *("--registrations", str(peers * 8 // 7 + 2000)),
+            *("--second-reflector-port", "none", "--connections", str(connections_for(peers))),
+            # Relayed addresses would take descriptors from the connections.
+            *("--registrations", str(peers * 8 // 7 + 2000), "--relay-allocations", str(RELAYED)),
         ]
         if registry is not None:
             command += ["--registry", registry]
@@ -169,6 +172,16 @@ class Lab:
             if time.monotonic() > end:
                 raise RuntimeError("Redis does not start")
             time.sleep(0.05)
+
+
+def connections_for(peers: int) -> int:
+    """The connections that a service has to take for so many peers: some are kept for others."""
+    return peers * 25 // 24 + 1500
+
+
+def descriptors_for(peers: int) -> int:
+    """The files that it may have to have open."""
+    return connections_for(peers) + RELAYED + 256
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -230,7 +243,7 @@ class LoadProcess:
     def measure(self, command: str, count: int, rate: float = 0.0) -> Rate:
         """Have peers registered or introduced, and measure it."""
         # Pings that are due would be counted here.
-        self.do("keep", seconds=0.05)
+        self.do("settle")
         before = sum(server.cpu for server in self.servers)
         found = self.do(command, count=count, rate=rate)
         cpu = sum(server.cpu for server in self.servers) - before
