@@ -9,7 +9,6 @@ check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from punch.ice import events as ice
@@ -17,31 +16,20 @@ from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
 from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
-from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
 from punch.link.core import LinkCore
-from punch.link.events import CloseCode, LinkError, LinkRole
-from punch.link.frames import FrameError, OptionalFrameType, decode_slowed
+from punch.link.events import CloseCode, LinkRole
+from punch.link.frames import FrameError
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
-from punch.link.status import LinkStatus, Path
-from punch.net.driver import Driver, Timed, Timer
+from punch.link.status import LinkStatus
+from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
-from punch.node.causes import Cause, RelayFailure, SimpleCause, cause_of_close
-from punch.node.events import (
-    CallState,
-    Checking,
-    Connected,
-    Event,
-    Introduced,
-    PathChanged,
-    PathLost,
-    PathSlowed,
-)
+from punch.node.causes import Cause, SimpleCause, cause_of_close
+from punch.node.events import CallState, Checking, Event, Introduced
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
-from punch.node.path import DebouncedPath
-from punch.node.punching.coordinator import Punching
+from punch.node.proved_link import ProvedLink
 from punch.node.signaling import (
     Challenged,
     Introduction,
@@ -49,7 +37,6 @@ from punch.node.signaling import (
     Signaling,
     SignalingEvent,
 )
-from punch.node.tcp_punching import TCPPunching
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
@@ -60,18 +47,8 @@ from punch.wire.peers.punching import PunchingError
 from punch.wire.peers.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 
-RELAYED = 10.0
-"""Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
-LASTED = 3.0
-"""Seconds after which the path of a link is remembered, or at the end of a shorter link."""
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
-
-PREKEY_DELAY = 5.0
-"""
-Seconds after which a link tells our prekey, if nothing is under way on it then: on a slow line, it would
-delay what is, and lengthen the round trips by which queues are judged. Else it is tried again later.
-"""
 
 
 class Call:
@@ -80,11 +57,8 @@ class Call:
 
     :ivar signaling: its signaling.
     :ivar transport: its ICE transport; None while an incoming call rings.
-    :ivar restarts: finds new paths for the link; None until it is proved. It begins nothing until there was
-        a path: a link that is proved before fails like one that is not.
-    :ivar punching: finds a direct path while there is a relayed one; None until the link is proved.
-    :ivar tcp_punching: the same over TCP.
     :ivar link: the link; None until the introduction.
+    :ivar proved: what finds other paths for the link; None until it is proved.
     :ivar pair: the selected pair, or the last one; None until there is one.
     :ivar guest: whether nobody was asked, and the call was accepted for a service (`Services.answer`).
     """
@@ -92,19 +66,15 @@ class Call:
     def __init__(self, signaling: Signaling, context: CallContext) -> None:
         self.signaling = signaling
         self.transport: IceTransport | None = None
-        self.restarts: IceRestarts | None = None
-        self.punching: Punching | None = None
-        self.tcp_punching: TCPPunching | None = None
         self.link: Link | None = None
+        self.proved: ProvedLink | None = None
         self.pair: Pair | None = None
         self.guest = False
         self._context = context
         self._checking = False
-        self._status: LinkStatus | None = None
         self._over = False
         self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
-        self._connected_at = 0.0
         # In which network this machine was when the pair was selected
         self._pair_network: str | None = None
         self._nats: tuple[NatProfile, ...] = ()
@@ -112,10 +82,6 @@ class Call:
         self._gathered = False
         self._asker: Callable[[Call, bool], None] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._timed)
-        self._debounced_path = DebouncedPath(self._tell_path)
-        self._prekey_timer = Timer(context.clock)
-        self._path_timer = Timer(context.clock)
-        self._prekey_received = False
 
     @classmethod
     def outgoing(cls, peer: PeerID, context: CallContext) -> Call:
@@ -163,8 +129,8 @@ class Call:
         """The state of the call or its link."""
         if self._over:
             return CallState.CLOSED
-        if self._status is not None:
-            disconnected = self.restarts is not None and self.restarts.disconnected is not None
+        if self.proved is not None and self.proved.reports.status is not None:
+            disconnected = self.proved.restarts.disconnected is not None
             return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
         if self.signaling.role is LinkRole.CALLEE and self.transport is None:
             return CallState.RINGING
@@ -247,14 +213,14 @@ class Call:
         now = self._context.monotonic()
         if self.transport.bases_changed(bases, now) and self._may_restart is not None:
             self._may_restart.network_changed(now)
-        if self.tcp_punching is not None:
-            self.tcp_punching.network_changed()
+        if self.proved is not None:
+            self.proved.tcp_punching.network_changed()
         self.changed()
 
     def nat_observed(self) -> None:
         """There is a new observation of the NAT in front of this machine."""
-        if self.punching is not None and not self._over:
-            self.punching.nat_observed(self._context.monotonic())
+        if self.proved is not None and not self._over:
+            self.proved.punching.nat_observed(self._context.monotonic())
 
     def port_mappings_changed(self) -> None:
         """A router has mapped a port, or none that was asked will do so soon."""
@@ -262,10 +228,10 @@ class Call:
         if transport is None or self._over:
             return
         now = self._context.monotonic()
-        added, restarts = transport.port_mappings_changed(now), self.restarts
-        if added and restarts is not None and self.signaling.released and not transport.generations.number:
+        added, proved = transport.port_mappings_changed(now), self.proved
+        if added and proved is not None and self.signaling.released and not transport.generations.number:
             # Too late for the call, whose candidates were complete
-            restarts.address_found(now)
+            proved.restarts.address_found(now)
         self.changed()
 
     def network_back(self) -> None:
@@ -291,9 +257,9 @@ class Call:
 
         :return: whether it does.
         """
-        if self.restarts is None or self._over:
+        if self.proved is None or self._over:
             return False
-        taken = self.restarts.receive_offer(call_id, offer, self._context.monotonic())
+        taken = self.proved.restarts.receive_offer(call_id, offer, self._context.monotonic())
         self.changed()
         return taken
 
@@ -308,16 +274,7 @@ class Call:
     @property
     def _may_restart(self) -> IceRestarts | None:
         """What finds new paths for a link that had one; None: it is not proved, or had none yet."""
-        return None if self.pair is None else self.restarts
-
-    @property
-    def _path(self) -> Path | None:
-        """The path of the link, or its last one; None until there is one."""
-        pair = self.pair
-        if pair is None:
-            return None
-        rtt = pair.rtt or (self.link.rtt if self.link is not None else None) or 0.0
-        return Path(pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt)
+        return None if self.pair is None or self.proved is None else self.proved.restarts
 
     def _start_transport(self, agent: Agent, now: float) -> None:
         self.transport = IceTransport(agent, self.peer, self._context, self.changed, self._slowed)
@@ -325,16 +282,20 @@ class Call:
         self.changed()
 
     def _timed(self) -> list[Timed]:
-        parts = (self.signaling, self.transport, self.restarts, self._debounced_path)
-        return [part for part in parts if part is not None]
+        parts: list[Timed] = [self.signaling]
+        if self.transport is not None:
+            parts.append(self.transport)
+        if self.proved is not None:
+            parts += self.proved.timed
+        return parts
 
     def _step(self, now: float) -> bool:
         progress = False
         self._context.channel.flush(self.signaling)
         transport = self.transport
         if transport is not None:
-            if self.restarts is not None:
-                self.restarts.take_events(now)
+            if self.proved is not None:
+                self.proved.restarts.take_events(now)
             transport.flush(now)
             while not self._over and (event := transport.next_event(now)) is not None:
                 progress = True
@@ -351,8 +312,8 @@ class Call:
             return False
         found, self._found = self._found, []
         gathered, self._gathered = self._gathered, False
-        if transport.generations.number and self.restarts is not None:
-            self.restarts.add_candidates(found)
+        if transport.generations.number and self.proved is not None:
+            self.proved.restarts.add_candidates(found)
         else:
             self.signaling.add_candidates(found, gathered)
         return True
@@ -363,21 +324,21 @@ class Call:
         elif isinstance(event, ice.GatheringDone):
             self._gathered = True
         elif isinstance(event, ice.CheckingStarted):
-            if self._status is None:
+            if self.proved is None or self.proved.reports.status is None:
                 self._checking = True
                 self._tell(Checking(self.peer, event.pairs))
         elif isinstance(event, (ice.Selected, ice.Recovered)):
             self._use_pair(event.pair, now)
         elif isinstance(event, ice.ChecksUnanswered):
-            if self.restarts is not None and self.transport is not None:
+            if self.proved is not None and self.transport is not None:
                 # Have relays ready in case the path is dead
                 self.transport.join_relays()
                 self._context.calls.call_silent()
         elif isinstance(event, (ice.PairDisconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
                 self.transport.leave_route()
-            if self.restarts is not None:
-                self.restarts.path_unresponsive(now)
+            if self.proved is not None:
+                self.proved.restarts.path_unresponsive(now)
         elif isinstance(event, ice.PathFailed):
             self._transport_failed(event.failure, now)
 
@@ -455,27 +416,22 @@ class Call:
     def _use_pair(self, pair: Pair, now: float) -> None:
         previous, self.pair = self.pair, pair
         self._pair_network = self._context.network.key
-        link, restarts = self.link, self.restarts
+        link, proved = self.link, self.proved
         assert link is not None
         assert self.transport is not None
         moved = self.transport.use_pair(pair, now)
         if previous is None:
             link.start(self.transport.early_wait(pair, now))
-            if restarts is None:
+            if proved is None:
                 return
         back = self.state is CallState.DISCONNECTED
-        if restarts is not None:
-            restarts.path_found(now)
-        if self.punching is not None:
-            self.punching.path_changed(now)
-        if self.tcp_punching is not None:
-            self.tcp_punching.path_changed(now)
+        if proved is not None:
+            proved.path_found(now)
         if moved or back:
             link.path_changed()
         self._announce()
-        path = self._path
-        if path is not None and self.state is CallState.CONNECTED:
-            self._debounced_path.changed(path, now)
+        if proved is not None:
+            proved.reports.pair_selected(pair, self._pair_network, now)
 
     def _transport_failed(self, failure: CheckingFailure | None, now: float) -> None:
         if self._may_restart is not None:
@@ -488,39 +444,14 @@ class Call:
             self._context.network.router.route(connection_id, self.transport, added)
 
     def _receive_frame(self, frame_type: int, payload: bytes) -> None:
-        if self.restarts is None or self.link is None or self._over:
+        if self.proved is None or self.link is None or self._over:
             return
-        assert self.punching is not None
-        assert self.tcp_punching is not None
-        now = self._context.monotonic()
         try:
-            self.restarts.receive_frame(frame_type, payload, now)
-            self.punching.receive_frame(frame_type, payload, now)
-            self.tcp_punching.receive_frame(frame_type, payload, now)
-            if frame_type == OptionalFrameType.PREKEY:
-                self._learn_prekey(payload)
-            elif frame_type == OptionalFrameType.SLOWED:
-                self._slowed_there(decode_slowed(payload), now)
+            self.proved.receive_frame(frame_type, payload, self._context.monotonic())
         except (RestartError, PunchingError, PrekeyError, FrameError) as error:
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
             self.changed()
-
-    def _send_prekey(self) -> None:
-        assert self.link is not None
-        if not self.link.core.delivered():
-            self._prekey_timer.start(PREKEY_DELAY, self._send_prekey)
-            return
-        with suppress(LinkError):  # The link is over; `Link.when_closed` tells
-            self.link.send_control(OptionalFrameType.PREKEY, self._context.prekeys.own)
-
-    def _learn_prekey(self, signed: bytes) -> None:
-        if self._prekey_received:
-            # Each would be checked and written
-            raise PrekeyError("a prekey comes once")
-        self._prekey_received = True
-        context = self._context
-        context.prekeys.learn(self.peer, signed, keep=context.calls.knows(self.peer))
 
     def _link_proved(self, result: object) -> None:
         if self._over:
@@ -528,103 +459,36 @@ class Call:
         assert self._terms is not None
         assert self.link is not None
         assert self.transport is not None
-        now = self._context.monotonic()
         self.transport.link_proved()
-        self.restarts = IceRestarts(
-            self.peer,
-            self._terms,
+        self.proved = ProvedLink(
+            self.name,
             self.link,
             self.transport,
             self._context,
+            terms=self._terms,
+            nats=self._nats,
             changed=self.changed,
-            path_lost=self._path_lost,
+            tell=self._tell,
         )
-        self.restarts.path_found(now)
-        self.punching = Punching(
-            self.peer, self.link, self.transport, self._context, self._nats, self.changed
-        )
-        self.punching.path_changed(now)
-        self.tcp_punching = TCPPunching(self.peer, self.link, self.transport, self._context, self.changed)
-        self.tcp_punching.path_changed(now)
-        if self._context.prekeys.own:
-            self._prekey_timer.start(PREKEY_DELAY, self._send_prekey)
+        self.proved.path_found(self._context.monotonic())
         self.signaling.link_proved()
         self._announce()
         self.changed()
 
     def _announce(self) -> None:
-        path, link = self._path, self.link
-        if self.restarts is not None and path is not None and link is not None and self._status is None:
+        """Tell that the link is connected, if it is and that was not told."""
+        proved, pair = self.proved, self.pair
+        if proved is not None and pair is not None and proved.reports.status is None:
             self.signaling.path_found()
-            self._status = LinkStatus(
-                path,
-                self._context.wall(),
-                post_quantum=link.post_quantum,
-                post_quantum_offers=self.signaling.post_quantum,
-            )
-            self._connected_at = self._context.monotonic()
-            self._debounced_path.announced(path)
-            self._path_timer.start(LASTED, self._remember_path)
-            self._tell(Connected(self.peer, self.name or "", path, link))
-
-    def _tell_path(self) -> None:
-        path = self._path
-        if path is not None and self._status is not None:
-            self._status = replace(self._status, path=path, disconnected=False)
-            if not self._path_timer.running:
-                # Not at once: the other side may change the path as often as it likes, and this is written
-                self._path_timer.start(LASTED, self._remember_path)
-            self._tell(PathChanged(self.peer, path))
-
-    def _remember_path(self, *, over: bool = False) -> None:
-        """
-        Remember a direct path over UDP that works, and when the link is `over` a relayed one that has lasted.
-        """
-        pair, transport, network = self.pair, self.transport, self._pair_network
-        if pair is None or network is None or transport is None or not transport.generations.working:
-            return
-        if pair.path != "relay":
-            if pair.local_base.protocol == "tcp":
-                return  # The next call begins over UDP, about which this tells nothing
-            opened = self.punching is not None and pair.local_base in transport.generations.use.openings
-            technique = self.punching.status.technique if opened and self.punching else Technique.ICE
-            host = pair.remote_address.host
-            self._context.paths.worked(self.peer, network, host, pair.path, technique)
-        elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
-            self._context.paths.worked(self.peer, network, self._nats[0].host, pair.path, Technique.RELAY)
-
-    def _path_lost(self) -> None:
-        """The link has had no path for a while."""
-        self._debounced_path.lost()
-        if self._status is not None:
-            self._status = replace(self._status, disconnected=True)
-        failure = self._context.network.relays.failure
-        refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
-        self._tell(PathLost(self.peer, self.name, refused))
+            proved.reports.connected(pair, self._pair_network, self.signaling.post_quantum)
 
     def _slowed(self, limit: RelayLimit, begins: bool) -> None:
-        """A relay of ours drops datagrams of the path. Its other side is not told by it, but by us."""
-        if self._status is None or self.link is None:
-            return
-        if begins:
-            self._tell(PathSlowed(self.peer, limit, self.name))
-        with suppress(LinkError):
-            self.link.send_control(OptionalFrameType.SLOWED, bytes([limit]))
-        self.changed()
-
-    def _slowed_there(self, limit: RelayLimit | None, now: float) -> None:
-        """A relay of the other side drops datagrams of the path; None: because of a limit not known here."""
-        path = self._path
-        if limit is None or self.transport is None or self._status is None:
-            return
-        # The path may have changed while the frame was on its way
-        if path is not None and path.kind == "relay" and self.transport.peer_limited(limit, now):
-            self._tell(PathSlowed(self.peer, limit, self.name, there=True))
+        if self.proved is not None:
+            self.proved.reports.slowed(limit, begins)
+            self.changed()
 
     def _link_status(self) -> LinkStatus | None:
-        if self._status is None or self.transport is None:
-            return self._status
-        return replace(self._status, slowed=self.transport.limit(self._context.monotonic()))
+        return None if self.proved is None else self.proved.reports.current
 
     def _tell(self, event: Event) -> None:
         self._context.calls.call_event(self, event)
@@ -637,7 +501,7 @@ class Call:
     def _link_closed(self, closed: LinkClosed) -> None:
         if self._over:
             return
-        proved = self.restarts is not None
+        proved = self.proved is not None
         cause = cause_of_close(closed.code, closed.by_peer, proved)
         if proved:
             self._end(cause)
@@ -652,19 +516,13 @@ class Call:
         self._context.calls.call_ended(self, cause)
 
     def _close(self) -> None:
-        if self._status is not None:
-            self._remember_path(over=True)
+        if self.proved is not None:
+            self.proved.reports.close()
         self._over = True
         self.signaling.link_ended()
         self._context.channel.remove(self.signaling)
         self._driver.stop()
-        self._prekey_timer.cancel()
-        self._path_timer.cancel()
-        if self.restarts is not None:
-            self.restarts.close()
-        if self.punching is not None:
-            self.punching.close()
-        if self.tcp_punching is not None:
-            self.tcp_punching.close()
+        if self.proved is not None:
+            self.proved.close()
         if self.transport is not None:
             self.transport.close()

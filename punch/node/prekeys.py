@@ -4,16 +4,27 @@ The prekeys of other peers (`punch.wire.peers.prekey`): learned on links, and us
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import Identity, PeerID
+from punch.link.events import LinkError
+from punch.link.frames import OptionalFrameType
+from punch.link.link import Link
+from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
 
 MAX_PREKEYS = 256
 """Of how many peers the prekeys are in memory, those used last."""
+PREKEY_DELAY = 5.0
+"""
+Seconds after which a link tells our prekey, if nothing is under way on it then: on a slow line, it would
+delay what is, and lengthen the round trips by which queues are judged. Else it is tried again later.
+"""
 
 
 class PrekeyStorage(Protocol):
@@ -99,3 +110,43 @@ class Prekeys:
         except (PrekeyError, UnsupportedAlgorithm):
             return b""
         return signed or b""
+
+
+class PrekeyExchange:
+    """
+    Tells our prekey on a proved link, and learns that of the other side there.
+
+    :param known: returns whether the other side is in the address book, so that its prekey is kept.
+    """
+
+    def __init__(self, link: Link, prekeys: Prekeys, clock: IReactorTime, known: Callable[[], bool]) -> None:
+        self._link = link
+        self._prekeys = prekeys
+        self._known = known
+        self._received = False
+        self._timer = Timer(clock)
+        if prekeys.own:
+            self._timer.start(PREKEY_DELAY, self._send)
+
+    def receive(self, signed: bytes) -> None:
+        """
+        The other side has told its prekey.
+
+        :raise PrekeyError: it is malformed, not signed by the peer, or not the first one.
+        """
+        if self._received:
+            # Each would be checked and written
+            raise PrekeyError("a prekey comes once")
+        self._received = True
+        self._prekeys.learn(self._link.remote, signed, keep=self._known())
+
+    def close(self) -> None:
+        """The link is over."""
+        self._timer.cancel()
+
+    def _send(self) -> None:
+        if not self._link.core.delivered():
+            self._timer.start(PREKEY_DELAY, self._send)
+            return
+        with suppress(LinkError):  # The link is over; `Link.when_closed` tells
+            self._link.send_control(OptionalFrameType.PREKEY, self._prekeys.own)

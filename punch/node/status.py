@@ -112,14 +112,11 @@ def node_status(
                 call.link.status,
                 call.link.stream_count,
                 call.link.post_quantum,
-                call.punching.status,
-                call.tcp_punching.status,
+                call.proved.punching.status,
+                call.proved.tcp_punching.status,
             )
             for peer, call in calls.links.items()
-            if call.link is not None
-            and call.link.status is not None
-            and call.punching is not None
-            and call.tcp_punching is not None
+            if call.link is not None and call.link.status is not None and call.proved is not None
         ),
         calling=tuple(calls.attempts),
         services=tuple(services.names),

@@ -7,9 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
-from punch.node.call import PREKEY_DELAY
 from punch.node.events import CallFailed, Connected, Disconnected, IncomingCall
-from punch.node.prekeys import MAX_PREKEYS, Prekeys
+from punch.node.prekeys import MAX_PREKEYS, PREKEY_DELAY, Prekeys
 from punch.node.signaling import MoreCandidates
 from punch.test.call_pair import ALICE, BOB, CallPair, candidate, events
 from punch.test.middleman import Forward, MiddlemanTestCase

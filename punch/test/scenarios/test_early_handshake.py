@@ -12,10 +12,10 @@ from punch.contacts import AddressBook
 from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
-from punch.node.call import LASTED
 from punch.node.early_handshake import GRACE
 from punch.node.ice_restart import IMPROVE
 from punch.node.path import RelayPolicy
+from punch.node.path_reports import LASTED
 from punch.node.signaling import INTRODUCED_TIME
 from punch.test.internet import NAT, Filtering, InternetTestCase, LinkSpec, Mapping, Ports, Seen
 from punch.test.internet.packet import Packet
