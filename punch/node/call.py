@@ -28,7 +28,8 @@ from punch.node.call_context import CallContext
 from punch.node.causes import Cause, SimpleCause, cause_of_close
 from punch.node.events import CallState, Checking, Event, Introduced
 from punch.node.ice_restart import IceRestarts, LinkTerms
-from punch.node.ice_transport import IceTransport, describe, new_agent
+from punch.node.ice_transport import IceTransport
+from punch.node.local_candidates import describe, new_agent
 from punch.node.proved_link import ProvedLink
 from punch.node.signaling import (
     Challenged,

@@ -24,7 +24,8 @@ from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
 from punch.node.causes import IntroductionEnded
-from punch.node.ice_transport import IceTransport, new_agent
+from punch.node.ice_transport import IceTransport
+from punch.node.local_candidates import new_agent
 from punch.node.path import RelayPolicy
 from punch.node.signaling import CallEnded, Description, Introduction, MoreCandidates, Signaling
 from punch.wire.control import ErrorCode

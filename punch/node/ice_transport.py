@@ -8,7 +8,7 @@ data stays unanswered (`punch.node.path.UnansweredData`), another pair is select
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
@@ -24,9 +24,10 @@ from punch.net.deadlines import earliest
 from punch.net.udp.socket_set import Carrier
 from punch.node.call_context import CallContext
 from punch.node.early_handshake import EarlyHandshake
+from punch.node.local_candidates import add_relay, servers
+from punch.node.openings import Openings
 from punch.node.path import RelayPolicy, SlowedPath, UnansweredData
 from punch.node.relay import RelayClient
-from punch.node.signaling import Description
 from punch.node.tcp_connections import TCPConnection
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
@@ -48,76 +49,8 @@ LARGE = 1100
 """Bytes of a datagram from which on, if the link loses something, the path is checked in full size…"""
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
-OPENING_GAP = 0.5
-"""Seconds between two checks by which another ICE session learns of a path that an attempt has found."""
 HINT_GAP = 2.0
 """Seconds between two checks of our path because the other side sends on another."""
-
-
-def new_agent(
-    context: CallContext, peer: PeerID, *, controlling: bool, restart: bool = False
-) -> tuple[Agent, Description]:
-    """
-    Return an agent with all candidates that are known at once, and the description for an offer or answer.
-
-    :param restart: the agent is for an ICE restart; `Agent` says what it does differently.
-    """
-    agent = Agent(
-        controlling=controlling,
-        credentials=IceCredentials.generate(context.random),
-        random=context.random,
-        pacing=context.pacing,
-        steady=restart,
-        budget=context.budgets.of(peer, context.monotonic()),
-        familiar=context.paths.hosts(peer),
-    )
-    network = context.network
-    bases = network.refresh()
-    if context.relay_policy is not RelayPolicy.ONLY:
-        for base in bases:
-            agent.add_local_address(base)
-        # Before those that reflectors see: behind some NATs, only these work
-        for mapping in network.port_mappings.current:
-            agent.add_mapped(mapping.base, mapping.external)
-        for base, mapped in network.reflexive_addresses.mappings():
-            if base in bases:
-                agent.add_reflexive(base, mapped)
-    if context.relay_policy is not RelayPolicy.NEVER:
-        for relay in network.relays.current:
-            _add_relay(agent, relay, context)
-    while agent.next_event() is not None:
-        pass  # The description contains these candidates
-    return agent, describe(agent, context)
-
-
-def describe(agent: Agent, context: CallContext) -> Description:
-    """Return the description of an agent with the candidates that it has now."""
-    credentials = agent.credentials
-    return Description(
-        context.name(),
-        credentials.ufrag,
-        credentials.password,
-        round(context.pacing * 1000),
-        tuple(agent.local_candidates),
-        complete=not any(_servers(context)) and not context.network.port_mappings.may_follow,
-        nats=tuple(context.network.nat_observer.current),
-    )
-
-
-def _add_relay(agent: Agent, relay: RelayClient, context: CallContext) -> None:
-    """Add a relayed candidate and, unless our addresses are to stay hidden, a server-reflexive one."""
-    hidden = context.relay_policy is RelayPolicy.ONLY
-    if relay.base is not None and relay.mapped is not None and not hidden:
-        agent.add_reflexive(relay.base, relay.mapped, relay.source)
-    mapped = None if hidden else relay.mapped
-    agent.add_relayed(relay.local, mapped, relay.source, streamed=relay.base is None, host=relay.host)
-
-
-def _servers(context: CallContext) -> tuple[list[Address], bool]:
-    """Return the reflectors to ask for candidates, and whether there are relays to ask."""
-    policy = context.relay_policy
-    reflectors = [] if policy is RelayPolicy.ONLY else context.network.reflectors
-    return reflectors, policy is not RelayPolicy.NEVER and context.network.relays.available
 
 
 class IceTransport:
@@ -128,6 +61,7 @@ class IceTransport:
     :param slowed: called when a relay of ours drops datagrams of the path because of this limit, about every
         ten seconds, and with whether it has begun to.
     :ivar generations: the agents: that of the call, and those of ICE restarts.
+    :ivar openings: sockets of attempts and TCP connections, of which the path may be one.
     :ivar route: the local and remote address that datagrams are sent between now, or None.
     """
 
@@ -150,6 +84,7 @@ class IceTransport:
         self._slowed_there = SlowedPath()
         self._peer = peer
         self._budget = context.budgets.of(peer, context.monotonic())
+        self.openings = Openings(self.generations, self._budget, context.network.sockets, context.monotonic)
         self._early = EarlyHandshake((), self._budget.early)
         self._unanswered_data = UnansweredData()
         self._left_blocked = False
@@ -161,9 +96,6 @@ class IceTransport:
         self._handshake: list[bytes] = []
         self._remote_addresses: list[Address] = []
         self._relayed: list[Address] = []
-        self._connections: dict[TCPConnection, Address | None] = {}
-        self._openings: dict[Address, Address | None] = {}
-        self._opening_checked_at = -OPENING_GAP
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
@@ -176,7 +108,7 @@ class IceTransport:
         """Gather candidates for the newest agent. `changed` may be called before this returns."""
         ufrags = [agent.credentials.ufrag for agent in self.generations.agents]
         self._context.network.router.listen(self, ufrags)
-        reflectors, relays = _servers(self._context)
+        reflectors, relays = servers(self._context)
         mappings = self._context.network.port_mappings.may_follow
         self.generations.newest.gather(reflectors, now, relays=relays, mappings=mappings)
         if relays:
@@ -185,10 +117,7 @@ class IceTransport:
     def restart(self, agent: Agent, number: int, now: float) -> None:
         """ICE restart: try a new agent, of the generation `number`."""
         self.generations.begin(agent, number, now)
-        for connection, mapped in self._connections.items():
-            agent.add_opening(connection.local, mapped)
-        for base, mapped in self._openings.items():
-            agent.add_opening(base, mapped)
+        self.openings.join(agent)
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
         self.gather(now)
@@ -200,10 +129,9 @@ class IceTransport:
         if not self.generations.number:
             # Not when the call began: it may have rung for a while, and this machine be elsewhere by now
             self._early = EarlyHandshake(self._context.paths.hosts(self._peer), self._budget.early)
-        for connection in self._connections:
-            self._check_connection(agent, connection)
+        self.openings.check(agent)
         if self.route is not None:
-            self.check_opening(*self.route, now)
+            self.openings.check_path(*self.route, now)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
@@ -270,13 +198,13 @@ class IceTransport:
         self._release_at = None
         if self._joined:
             self._relays.leave(self)
-        self._joined = _servers(self._context)[1]
+        self._joined = servers(self._context)[1]
         if self._joined:
             self._relays.join(self)
 
     def relay_found(self, relay: RelayClient) -> None:
         """A relayed address was allocated: it becomes a candidate."""
-        _add_relay(self.generations.newest, relay, self._context)
+        add_relay(self.generations.newest, relay, self._context)
         if relay.local not in self._relayed:
             self._relayed.append(relay.local)
         self._permit(relay)
@@ -343,8 +271,7 @@ class IceTransport:
         """Hand a STUN message to its agent."""
         now = self._context.monotonic()
         self.generations.receive_datagram(data, remote, local, now)
-        if local in self._openings and now >= self._opening_checked_at + OPENING_GAP:
-            self.check_opening(local, remote, now)
+        self.openings.received_stun(local, remote, now)
         self._changed()
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
@@ -468,42 +395,6 @@ class IceTransport:
         """Check whether the path works."""
         self.generations.use.path.probe(now)
 
-    # Sockets of attempts (`punch.node.punching`)
-
-    def add_opening(self, base: Address, mapped: Address | None = None) -> None:
-        """
-        Take checks at a socket of an attempt, in the ICE sessions that there are and in later ones.
-
-        :param mapped: its address as a reflector sees it, if that is known.
-        """
-        self._openings[base] = mapped
-        for agent in self.generations.agents:
-            agent.add_opening(base, mapped)
-
-    def remove_opening(self, base: Address, now: float) -> None:
-        """A socket of an attempt is closed, and with it each path from there."""
-        self._openings.pop(base, None)
-        for agent in self.generations.agents:
-            agent.remove_local(base, now)
-
-    def has_received_check(self, bases: Collection[Address]) -> bool:
-        """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
-        return any(agent.has_received_check(bases) for agent in self.generations.agents)
-
-    def check_opening(self, local: Address, remote: Address, now: float) -> None:
-        """
-        If a path from a socket of an attempt is known to work, and the newest ICE session has no check from
-        there yet, send one of it. Otherwise an ICE restart would give up that path.
-        """
-        agent = self.generations.newest
-        works = local in self._openings and self._is_validated(local, remote, now)
-        opening = agent.opening(local, remote) if works and not agent.validated(local, remote) else None
-        if opening is not None:
-            self._opening_checked_at = now
-            self._context.network.sockets.send([opening.data], remote, local)
-
-    # TCP connections
-
     @property
     def relayed(self) -> bool:
         """Whether the link works over a relay, and may leave it."""
@@ -513,38 +404,15 @@ class IceTransport:
         return auto and pair is not None and pair.path == "relay" and generations.working
 
     def connection_made(self, connection: TCPConnection, mapped: Address | None) -> None:
-        """
-        Check a TCP connection to the other side, in the ICE sessions that there are and in later ones.
-
-        :param mapped: our end as a reflector sees it, if that is known.
-        """
-        self._connections[connection] = mapped
-        for agent in self.generations.agents:
-            agent.add_opening(connection.local, mapped)
-            self._check_connection(agent, connection)
+        """There is a TCP connection to the other side; `mapped` as in `Openings.connection_made`."""
+        self.openings.connection_made(connection, mapped)
         self._changed()
 
     def connection_lost(self, connection: TCPConnection) -> None:
         """A TCP connection has ended, and with it the path on it."""
-        del self._connections[connection]
         self._carrier = None
-        now = self._context.monotonic()
-        shared = any(other.local == connection.local for other in self._connections)
-        for agent in self.generations.agents:
-            agent.connection_lost(connection.local, connection.remote, now)
-            if not shared:
-                agent.remove_local(connection.local, now)
+        self.openings.connection_lost(connection)
         self._changed()
-
-    def _check_connection(self, agent: Agent, connection: TCPConnection) -> None:
-        if connection.accepted and not connection.proved:
-            return  # It may be a stranger's, and a check contains secrets of the call
-        opening = agent.opening(connection.local, connection.remote)
-        if opening is None:
-            return
-        now = self._context.monotonic()
-        if self._budget.allows_first_check(connection.remote, len(opening.data), now):
-            connection.send([opening.data], connection.remote)
 
     # Output and time
 

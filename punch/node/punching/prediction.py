@@ -79,7 +79,7 @@ class Prediction:
         base = attempt.open_socket()
         if base is None or (seen := await transactions.ask(base, attempt.reflector)) is None:
             return
-        attempt.transport.add_opening(base, seen.mapped)
+        attempt.transport.openings.add(base, seen.mapped)
         ports = prediction.targets(profile, seen.mapped.port, self._taken)
         technique = Technique.PREDICTION.value
         opened = await attempt.ask_other_side(
@@ -117,7 +117,7 @@ class Prediction:
         base = attempt.open_socket()
         if base is None:
             return None
-        attempt.transport.add_opening(base)
+        attempt.transport.openings.add(base)
         for _ in range(REFLECTOR_REQUESTS):
             self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
         # Without waiting for the answer: other hosts have little time to take ports in between
@@ -128,7 +128,7 @@ class Prediction:
         seen = await asked
         if seen is None:
             return None
-        attempt.transport.add_opening(base, seen.mapped)
+        attempt.transport.openings.add(base, seen.mapped)
         last = None if seen_again is None else seen_again.mapped.port
         rows = prediction.opened(attempt.ours, seen.mapped.port, last, sent)
         return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))

@@ -130,13 +130,13 @@ class SimultaneousOpen:
                 return None
             port, host = seen.mapped.port, seen.mapped.host
         mapped = Address(host, port)
-        attempt.transport.add_opening(base, mapped)
+        attempt.transport.openings.add(base, mapped)
         return base, mapped
 
     async def _check(self, attempt: Attempt, base: Address, remote: Address) -> None:
         """Send checks until one has arrived, and wait for the path."""
         for gap in CHECK_GAPS:
-            if attempt.transport.has_received_check({base}) or not attempt.relayed():
+            if attempt.transport.openings.has_received_check({base}) or not attempt.relayed():
                 break
             if not attempt.send(base, remote, self._budget):
                 break

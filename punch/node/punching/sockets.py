@@ -67,7 +67,7 @@ class AttemptSockets:
         """The link takes another path, or has one again."""
         self._note_path(now)
         if self.observing is None:
-            self._close_unused(now)
+            self._close_unused()
 
     def network_changed(self) -> None:
         """We are behind another NAT: a path that the link has left won't return."""
@@ -98,9 +98,8 @@ class AttemptSockets:
 
     def close_unused(self) -> None:
         """Close all sockets but that of the path in use, or of the last one for `UNUSED_TIME`."""
-        now = self._monotonic()
-        self._note_path(now)
-        self._close_unused(now)
+        self._note_path(self._monotonic())
+        self._close_unused()
 
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
@@ -113,11 +112,11 @@ class AttemptSockets:
         if self._path is None or self._left_at is None:
             return
         if now >= self._left_at + UNUSED_TIME:
-            self._close(self._path[0], now)
+            self._close(self._path[0])
             self._path = self._left_at = None
         elif now >= self._check_at:
             self._check_at = now + CHECK_GAP
-            self._transport.check_opening(*self._path, now)
+            self._transport.openings.check_path(*self._path, now)
 
     def _note_path(self, now: float) -> None:
         path = self._selected
@@ -126,17 +125,17 @@ class AttemptSockets:
         elif self._path is not None and self._left_at is None:
             self._left_at = self._check_at = now
 
-    def _close_unused(self, now: float) -> None:
+    def _close_unused(self) -> None:
         hosts = {base.host for base in self._network.sockets.bases}
         if self._path is not None and self._left_at is not None and self._path[0].host not in hosts:
             self._path = self._left_at = None
         kept = None if self._path is None else self._path[0]
         for base in [base for base in self._bases if base != kept]:
-            self._close(base, now)
+            self._close(base)
 
-    def _close(self, base: Address, now: float) -> None:
+    def _close(self, base: Address) -> None:
         self._bases.remove(base)
-        self._transport.remove_opening(base, now)
+        self._transport.openings.remove(base)
         self._network.sockets.close_extra(base)
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ class Spraying:
                 if seen is None:
                     return False
                 port, host = seen.mapped.port, seen.mapped.host
-            attempt.transport.add_opening(base, Address(host, port))
+            attempt.transport.openings.add(base, Address(host, port))
             bases.append(base)
             ports.append(port)
         opened = await attempt.ask_other_side(
@@ -109,7 +109,7 @@ class Spraying:
         wanted = sockets_for(self._descriptors())
         bases: list[Address] = []
         while len(bases) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
-            attempt.transport.add_opening(base)
+            attempt.transport.openings.add(base)
             bases.append(base)
         if len(bases) < spraying.MIN_SOCKETS:
             return False
@@ -142,4 +142,4 @@ class Spraying:
 
     def _is_over(self, attempt: Attempt, bases: list[Address]) -> bool:
         """Whether a check has arrived, or the link has another path."""
-        return not attempt.relayed() or attempt.transport.has_received_check(bases)
+        return not attempt.relayed() or attempt.transport.openings.has_received_check(bases)
