@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import LinkRole
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
-from punch.node.offer_freshness import SeenEnvelopes
+from punch.node.trickling import TrickleReceiver, TrickleSender
 from punch.wire.control import (
     RING_TIME,
     Answer,
@@ -41,7 +41,6 @@ from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import SEED_SIZE, PrekeyError, public_kem_key, supported
 from punch.wire.peers.sealed import (
-    MAX_CANDIDATES,
     AnswerBody,
     Envelope,
     Offer,
@@ -49,19 +48,12 @@ from punch.wire.peers.sealed import (
     TrickledCandidates,
     open_answer,
     open_offer,
-    open_trickle,
-    prekey_for,
     seal_answer,
     seal_offer,
-    seal_trickle,
 )
 
 INTRODUCED_TIME = 60.0
 """Seconds from the introduction within which the link must be proved and have a path."""
-MAX_TRICKLES = 64
-"""Trickled messages accepted from the other side in one call."""
-MAX_GAP = 8
-"""Consecutive trickled messages that may be missing, for example after a lost control connection."""
 
 
 class SignalingState(Enum):
@@ -186,11 +178,8 @@ class Signaling:
         self._deadline: float | None = now + RING_TIME
         self._repeatable = False
         self._answer: Answer | None = None
-        self._sent_candidates = 0
-        self._sent_trickles = 0
-        self._received_candidates: list[Candidate] = []
-        self._received_trickles = 0
-        self._trickles = SeenEnvelopes(MAX_TRICKLES)
+        self._sender = TrickleSender(identity, peer, call_id)
+        self._receiver = TrickleReceiver(identity, peer, call_id)
         self._remote_complete = False
         self._released = False
         self._outbox: list[Request] = []
@@ -225,7 +214,7 @@ class Signaling:
             description.name,
             description.ufrag,
             description.password,
-            signaling._take(description.candidates),
+            signaling._sender.take(description.candidates),
             key.public_key().public_bytes_raw(),
             description.pacing_ms,
             description.generation,
@@ -294,7 +283,7 @@ class Signaling:
             description.name,
             description.ufrag,
             description.password,
-            self._take(description.candidates),
+            self._sender.take(description.candidates),
             certificate_sha256,
             description.pacing_ms,
             description.complete,
@@ -408,19 +397,11 @@ class Signaling:
         self._introduce(answer, envelope.digest(), answer.certificate_sha256, now)
 
     def receive_candidates(self, envelope: Envelope) -> None:
-        """
-        Take a trickled message of the other side.
-
-        The sequence number is part of what is signed: messages may be missing but not out of order.
-        """
-        if not self._trickles.add(envelope.digest()):
+        """Take a trickled message of the other side."""
+        if not self._receiver.is_new(envelope):
             return
-        trickle = self._open_trickle(envelope)
-        if trickle is None:
-            self._broken()
-            return
-        self._received_candidates += trickle.candidates
-        if self._received_trickles > MAX_TRICKLES or len(self._received_candidates) > MAX_CANDIDATES:
+        trickle = self._receiver.open(envelope, self.offer_digest, self._reply_private, self._reply_kem)
+        if trickle is None or self._receiver.exceeded:
             self._broken()
         elif trickle.challenge and self._repeatable:
             if self.state is SignalingState.CALLING:
@@ -487,7 +468,7 @@ class Signaling:
 
     def _take_first(self, body: Offer | AnswerBody) -> None:
         """Take the candidates in the other side's offer or answer."""
-        self._received_candidates = list(body.candidates)
+        self._receiver.candidates = list(body.candidates)
         self._remote_complete = body.complete
 
     def _introduce(
@@ -499,7 +480,7 @@ class Signaling:
             body.ufrag,
             body.password,
             body.pacing_ms,
-            tuple(self._received_candidates),
+            tuple(self._receiver.candidates),
             self._remote_complete,
             nats=body.nats,
         )
@@ -535,14 +516,8 @@ class Signaling:
         if self.role is LinkRole.CALLEE and self.complete and self._remote_complete and not self._released:
             self._cancel()
 
-    def _take(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        """Return as many candidates of ours as this generation may still send."""
-        taken = tuple(candidates)[: MAX_CANDIDATES - self._sent_candidates]
-        self._sent_candidates += len(taken)
-        return taken
-
     def _send_trickle(self, candidates: Sequence[Candidate], complete: bool, challenge: bytes = b"") -> None:
-        taken = self._take(candidates)
+        taken = self._sender.take(candidates)
         if self.complete or not (taken or complete or challenge):
             return
         self.complete = complete
@@ -550,40 +525,6 @@ class Signaling:
             key = self.peer.x25519()
         else:
             key = X25519PublicKey.from_public_bytes(self.offer.reply_key)
-        envelope = seal_trickle(
-            self._identity,
-            self.peer,
-            key,
-            self.call_id,
-            self.offer_digest,
-            self._sent_trickles,
-            TrickledCandidates(taken, complete, challenge),
-            kem=self._kem,
-        )
-        self._sent_trickles += 1
+        trickle = TrickledCandidates(taken, complete, challenge)
+        envelope = self._sender.seal(trickle, self.offer_digest, key, self._kem)
         self._outbox.append(Trickle(self.call_id, self.peer, envelope))
-
-    def _open_trickle(self, envelope: Envelope) -> TrickledCandidates | None:
-        key = self._reply_private or self._identity.x25519()
-        try:
-            kem = self._reply_kem or prekey_for(self._identity, envelope)
-        except SealError:
-            return None
-        first = self._received_trickles
-        for sequence in range(first, first + MAX_GAP):
-            try:
-                trickle = open_trickle(
-                    self._identity.peer_id,
-                    key,
-                    self.peer,
-                    self.call_id,
-                    self.offer_digest,
-                    sequence,
-                    envelope,
-                    kem=kem,
-                )
-            except SealError:
-                continue
-            self._received_trickles = sequence + 1
-            return trickle
-        return None

@@ -95,6 +95,7 @@ PURE = [
             "path",
             "router",
             "signaling",
+            "trickling",
         )
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),

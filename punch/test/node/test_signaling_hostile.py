@@ -13,14 +13,13 @@ from punch.identity import Identity
 from punch.link.events import LinkRole
 from punch.node.causes import NoPathFound, SimpleCause
 from punch.node.signaling import (
-    MAX_GAP,
-    MAX_TRICKLES,
     CallEnded,
     Introduction,
     MoreCandidates,
     Signaling,
     SignalingEvent,
 )
+from punch.node.trickling import MAX_GAP, MAX_TRICKLES
 from punch.test.call_pair import (
     ALICE,
     BOB,
