@@ -19,7 +19,8 @@ from twisted.logger import Logger
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
-from punch.local.attached import AttachedNode, NodeGone
+from punch.local.attached import AttachedNode
+from punch.local.node_connections import NodeGone
 from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
