@@ -29,7 +29,7 @@ from punch.link.events import (
     Proved,
 )
 from punch.link.frames import clip_reason
-from punch.link.multiplexer import StreamMultiplexer
+from punch.link.multiplexer import NOT_CONNECTED, StreamMultiplexer
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicBackend, QuicError
@@ -185,7 +185,7 @@ class LinkCore:
             self._finish(close_reason)
         elif self.state is LinkState.OPEN:
             self.state, self._close_reason = LinkState.CLOSING, close_reason
-            self._require_streams().send_close(close_reason.code, close_reason.reason)
+            self.streams.send_close(close_reason.code, close_reason.reason)
             self._deadline = now + self.limits.close_seconds
 
     def fail(self, code: CloseCode, reason: str, now: float) -> None:
@@ -215,16 +215,6 @@ class LinkCore:
     def connection_count(self) -> int:
         """How many QUIC connections there are, proved or not."""
         return len(self._connections)
-
-    @property
-    def windows(self) -> dict[int, int]:
-        """The size in bytes of each open stream's receive window, by stream ID."""
-        return {} if self._streams is None else self._streams.windows
-
-    @property
-    def window_budget(self) -> int:
-        """How many bytes the windows of all streams may still grow by."""
-        return self.limits.total_window if self._streams is None else self._streams.window_budget
 
     # Datagrams
 
@@ -343,73 +333,22 @@ class LinkCore:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
         return 0 if self._link is None else self._link.quic.losses
 
-    # Streams and datagrams of the application
+    # What the application uses
 
-    def open_stream(self, name: str) -> int:
+    @property
+    def streams(self) -> StreamMultiplexer:
         """
-        Open a stream to the service `name`.
+        The link's streams, datagrams and control frames.
 
-        :raise LinkError: the link is not proved or has ended.
-        :raise StreamLimitError: too many streams are open.
-        :raise ValueError: the name is empty or longer than 255 bytes of UTF-8.
+        :raise LinkError: the link has not been proved.
         """
-        return self._require_streams().open_stream(name)
-
-    def accept(self, stream_id: int) -> None:
-        """Tell the other side that a service answers the stream that it opened (`StreamAccepted`)."""
-        if self._streams is not None:
-            self._streams.accept(stream_id)
-
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
-        """Queue bytes on a stream, and its end if `fin`. This has no effect on a stream that is over."""
-        if self._streams is not None:
-            self._streams.send(stream_id, data, fin)
-
-    def consumed(self, stream_id: int, size: int) -> None:
-        """The application consumed `size` bytes of a stream; the other side may send as many again."""
-        if self._streams is not None:
-            self._streams.consumed(stream_id, size)
-
-    def is_full(self, stream_id: int) -> bool:
-        """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
-        return self._streams is not None and self._streams.is_full(stream_id)
-
-    def queued(self, stream_id: int) -> int:
-        """How many bytes of a stream wait to be sent for the first time."""
-        return 0 if self._streams is None else self._streams.queued(stream_id)
+        if self._streams is None:
+            raise LinkError(NOT_CONNECTED)
+        return self._streams
 
     def delivered(self) -> bool:
         """Whether the other side has acknowledged all that was written."""
         return self._streams is None or self._streams.delivered()
-
-    def reset(self, stream_id: int, code: int) -> None:
-        """Abort a stream in both directions."""
-        if self._streams is not None:
-            self._streams.reset(stream_id, code)
-
-    def send_datagram(self, data: bytes) -> None:
-        """
-        Send an unreliable message of at most `MAX_DATAGRAM` bytes.
-
-        :raise LinkError: the link is not proved or has ended.
-        :raise ValueError: the message is too long.
-        """
-        self._require_streams().send_datagram(data)
-
-    def send_control(self, frame_type: int, payload: bytes) -> None:
-        """
-        Send a control frame of a layer above: `ControlFrameType.CANDIDATES`, `ControlFrameType.RESTART`, or
-        an optional type.
-
-        :raise LinkError: the link is not proved or has ended.
-        :raise ValueError: the type belongs to the link itself, or the payload is longer than 16,384 bytes.
-        """
-        self._require_streams().send_control(frame_type, payload)
-
-    def _require_streams(self) -> StreamMultiplexer:
-        if self._streams is None or self.state is LinkState.CLOSED:
-            raise LinkError("The link is not connected.")
-        return self._streams
 
     def _route(self, data: bytes, initial_allowed: bool) -> Connection | None:
         if self.role is LinkRole.CALLER and is_long(data) and is_retry(data):

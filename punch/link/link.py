@@ -33,6 +33,7 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
+from punch.link.multiplexer import StreamMultiplexer
 from punch.link.services import LEASE, Services
 from punch.link.status import LinkStatus
 from punch.link.transport import LinkAddress, StreamTransport
@@ -222,7 +223,7 @@ class Link:
         :raise ValueError: the name is empty or longer than 255 bytes.
         """
         try:
-            stream_id = self.core.open_stream(service)
+            stream_id = self.carrier.open_stream(service)
         except LinkError as error:
             return fail(error)
         stream = self._streams[stream_id] = StreamTransport(self, stream_id, service)
@@ -256,12 +257,12 @@ class Link:
         :raise LinkError: the link is not proved, or over.
         :raise ValueError: it is too long.
         """
-        self.core.send_datagram(data)
+        self.carrier.send_datagram(data)
         self.schedule_flush()
 
     def send_control(self, frame_type: int, payload: bytes) -> None:
-        """Send a control frame of a layer above; see `LinkCore.send_control`."""
-        self.core.send_control(frame_type, payload)
+        """Send a control frame of a layer above; see `StreamMultiplexer.send_control`."""
+        self.carrier.send_control(frame_type, payload)
         self.schedule_flush()
 
     def close(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
@@ -313,6 +314,15 @@ class Link:
         return self._proved
 
     # What its streams do
+
+    @property
+    def carrier(self) -> StreamMultiplexer:
+        """
+        What carries the bytes of streams.
+
+        :raise LinkError: the link has not been proved.
+        """
+        return self.core.streams
 
     def address(self, peer: PeerID, service: str) -> LinkAddress:
         """Return the address of one end of a stream."""
@@ -375,7 +385,7 @@ class Link:
             if stream is not None:
                 stream.data_received(event.data, event.fin)
             else:
-                self.core.consumed(event.stream_id, len(event.data))
+                self.carrier.consumed(event.stream_id, len(event.data))
         elif isinstance(event, StreamSendable):
             stream = self._streams.get(event.stream_id)
             if stream is not None:

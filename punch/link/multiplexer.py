@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from punch.link.control_stream import ABOVE, CONTROL_STREAM, ControlStream
 from punch.link.datagrams import DatagramQueue
 from punch.link.endings import explain, explain_failure
 from punch.link.events import (
@@ -21,6 +22,7 @@ from punch.link.events import (
     ControlFrame,
     Datagram,
     Event,
+    LinkError,
     LinkLimits,
     LinkRole,
     PingAnswered,
@@ -33,27 +35,20 @@ from punch.link.events import (
 )
 from punch.link.frames import (
     OPTIONAL,
-    ControlFrameReader,
     ControlFrameType,
     FrameError,
     decode_close,
     decode_credit,
-    encode_close,
     encode_credit,
-    encode_frame,
 )
 from punch.link.quic import QuicConnection, QuicError, QuicStreamLimit
 from punch.link.receive_limits import LimitExceeded, ReceiveAllowance
 from punch.link.send_window import Flight, SendWindow
-from punch.link.stream import ReceiveWindow, SendAllowance, Stream, StreamError, WindowBudget, encode_name
+from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
 
-CONTROL_STREAM: Final = 0
 TURN: Final = 16 * 1024
 """Bytes of one stream that are sent before it is the next one's turn."""
-CONTROL_QUEUE: Final = 256 * 1024
-"""Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
-
-_ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
+NOT_CONNECTED: Final = "The link is not connected."
 
 
 class StreamMultiplexer:
@@ -95,10 +90,7 @@ class StreamMultiplexer:
         self._full: dict[int, Stream] = {}
         self._window = SendWindow()
         self._ahead = INITIAL_CREDIT
-        self._control = bytearray()
-        self._frames = ControlFrameReader()
-        self._close_sent = False
-        self._allowance = SendAllowance(now)
+        self._control = ControlStream(quic, role, now)
         # The sender keeps within less than the receiver allows, since what was sent in time may arrive at
         # once.
         self._remote_streams = ReceiveAllowance(2048, 500)
@@ -107,8 +99,6 @@ class StreamMultiplexer:
         # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
         # callee has accepted the proof, the caller sends little.
         self._early_left: int | None = limits.early_bytes if role is LinkRole.CALLER else None
-        if role is LinkRole.CALLEE:
-            self._control += encode_frame(ControlFrameType.ACCEPTED)
 
     @property
     def windows(self) -> dict[int, int]:
@@ -124,11 +114,13 @@ class StreamMultiplexer:
 
     def open_stream(self, name: str) -> int:
         """
-        A new stream, whose name goes first.
+        Open a stream to the service `name`, and return its ID.
 
+        :raise LinkError: the link has ended.
         :raise StreamLimitError: too many are open, or were opened in a short time.
-        :raise ValueError: the name is empty or too long.
+        :raise ValueError: the name is empty, or longer than 255 bytes of UTF-8.
         """
+        self._check_open()
         header = encode_name(name)
         if len(self._streams) - self._remote_count >= self._limits.streams:
             raise StreamLimitError(f"This link has {self._limits.streams} streams open: close one first.")
@@ -141,7 +133,7 @@ class StreamMultiplexer:
                 "The other side allows no more streams on this link now: close one first."
             ) from error
         self._local_streams.spend(self.now)
-        self._allowance.opened()
+        self._control.allowance.opened()
         stream = self._new_stream(stream_id, local=True)
         stream.name = name
         stream.out.put(header)
@@ -156,10 +148,10 @@ class StreamMultiplexer:
         """
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.given_up:
-            self._control += encode_credit(stream_id, stream.window.accept())
+            self._control.put(encode_credit(stream_id, stream.window.accept()))
 
-    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
-        """Queue bytes, and the end; nothing happens on a stream that is over."""
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue bytes on a stream, and its end if `fin`. This has no effect on a stream that is over."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.out.finished or stream.out.fin_wanted:
             return
@@ -211,25 +203,31 @@ class StreamMultiplexer:
         """
         Queue an unreliable message; of too many, the oldest is dropped.
 
+        :raise LinkError: the link has ended.
         :raise ValueError: it is longer than `MAX_DATAGRAM`.
         """
+        self._check_open()
         self._datagrams.put(data)
 
     def send_control(self, frame_type: int, payload: bytes) -> None:
         """
-        Send a frame of a layer above.
+        Send a control frame of a layer above: `ControlFrameType.CANDIDATES`, `ControlFrameType.RESTART`, or
+        an optional type.
 
-        :raise ValueError: the type is one of the link's own, or out of range; or the payload is too long.
+        :raise LinkError: the link has ended.
+        :raise ValueError: the type is one of the link's own, or out of range; or the payload is longer than
+            16,384 bytes.
         """
-        if frame_type not in _ABOVE and not frame_type & OPTIONAL:
-            raise ValueError("this type of control frame is not for a layer above")
-        self._control += encode_frame(frame_type, payload)
+        self._check_open()
+        self._control.put_above(frame_type, payload)
 
     def send_close(self, code: CloseCode, reason: str) -> None:
         """Tell the other side that the link ends, once."""
-        if not self._close_sent:
-            self._close_sent = True
-            self._control += encode_close(code, reason)
+        self._control.put_close(code, reason)
+
+    def _check_open(self) -> None:
+        if self.over:
+            raise LinkError(NOT_CONNECTED)
 
     def close(self, code: CloseCode, reason: str) -> list[bytes]:
         """Do nothing more, and return the last datagrams, which tell the other side that the link ends."""
@@ -263,13 +261,9 @@ class StreamMultiplexer:
         while True:
             if self._busy:
                 self._grant(now)
-            if self._control:
-                if not self._close_sent and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
-                    self._control.clear()
-                    self._violation("The other side takes no control frames.")
-                    return
-                quic.send(CONTROL_STREAM, bytes(self._control), False)
-                self._control.clear()
+            if not self._control.flush():
+                self._violation("The other side takes no control frames.")
+                return
             progress = bool(self._busy) and self._feed_streams(flight)
             datagrams = quic.datagrams_to_send(now)
             if not datagrams:
@@ -299,7 +293,7 @@ class StreamMultiplexer:
         for stream_id, stream in self._busy.items():
             window = stream.window
             if window.due and not stream.received_all and not stream.given_up:
-                self._control += encode_credit(stream_id, window.grant(now, self._quic.rtt))
+                self._control.put(encode_credit(stream_id, window.grant(now, self._quic.rtt)))
 
     def _feed_streams(self, flight: Flight) -> bool:
         """Hand what may be sent to the QUIC library, a part of each stream in turn, as far as credit goes."""
@@ -336,7 +330,7 @@ class StreamMultiplexer:
             out.finished = True
             self._quic.send(stream.stream_id, b"", True)
         sent = out.sent - before
-        self._allowance.sent(sent)
+        self._control.allowance.sent(sent)
         if self._early_left is not None:
             self._early_left -= sent
         return sent
@@ -466,9 +460,7 @@ class StreamMultiplexer:
 
     def _control_data(self, data: bytes, fin: bool) -> None:
         try:
-            for frame_type, payload in self._frames.feed(data):
-                if not self._allowance.spend(self.now):
-                    raise FrameError("there are too many of them")
+            for frame_type, payload in self._control.receive(data, self.now):
                 self._control_frame(frame_type, payload)
         except FrameError as error:
             self._violation(f"The other side's control frames are wrong: {error}.")
@@ -486,7 +478,7 @@ class StreamMultiplexer:
                 raise FrameError("ACCEPTED is out of place")
             self._early_left = None
             self._busy.update((key, stream) for key, stream in self._streams.items() if stream.out.ready)
-        elif frame_type in _ABOVE or frame_type & OPTIONAL:
+        elif frame_type in ABOVE or frame_type & OPTIONAL:
             self._emit(ControlFrame(frame_type, payload))
         else:
             raise FrameError(f"type {frame_type:#04x} is unknown")

@@ -115,7 +115,7 @@ class StreamOwner(Protocol):
     """What a stream is part of: a `Link`, or the connection to a program that has the link."""
 
     @property
-    def core(self) -> StreamCarrier:
+    def carrier(self) -> StreamCarrier:
         """What carries the bytes."""
 
     @property
@@ -179,7 +179,7 @@ class StreamTransport:
             raise TypeError(f"a transport's data must be bytes, not {type(data).__name__}")
         if not self.connected or self._write_closed or not data:
             return
-        self.link.core.send(self.stream_id, bytes(data))
+        self.link.carrier.send(self.stream_id, bytes(data))
         self.link.schedule_flush()
         self._pause_producer_if_full()
         if self._pull_producer is not None:
@@ -316,7 +316,7 @@ class StreamTransport:
         """Connect the protocol that answers a stream of the other side."""
         if self.connected:
             self.protocol = protocol
-            self.link.core.accept(self.stream_id)
+            self.link.carrier.accept(self.stream_id)
             self._guard(protocol.makeConnection, self)
             self._deliver_unread()
             self.link.schedule_flush()
@@ -329,7 +329,7 @@ class StreamTransport:
         """The next bytes of the other side have come; with `fin`, they are the last."""
         if data:
             if self.disconnecting:
-                self.link.core.consumed(self.stream_id, len(data))
+                self.link.carrier.consumed(self.stream_id, len(data))
             else:
                 self._unread.append(data)
         self._peer_done = self._peer_done or fin
@@ -372,7 +372,7 @@ class StreamTransport:
         while self._unread and not self._read_paused and self.connected:
             data = self._unread.popleft()
             self._guard(self.protocol.dataReceived, data)
-            self.link.core.consumed(self.stream_id, len(data))
+            self.link.carrier.consumed(self.stream_id, len(data))
         paused = self._read_paused and not self.disconnecting
         if self._peer_done and not self._unread and self.connected and not paused:
             self._deliver_end()
@@ -390,7 +390,7 @@ class StreamTransport:
 
     def _end_writing(self) -> None:
         self._write_closed = True
-        self.link.core.send(self.stream_id, b"", fin=True)
+        self.link.carrier.send(self.stream_id, b"", fin=True)
         self.link.schedule_flush()
         if self._peer_done and not self._unread and self._told_peer_done:
             self.link.call_soon(self._deliver_end)
@@ -399,7 +399,7 @@ class StreamTransport:
         size = self.unread
         self._unread.clear()
         if size:
-            self.link.core.consumed(self.stream_id, size)
+            self.link.carrier.consumed(self.stream_id, size)
         if self._peer_done:
             self.link.call_soon(self._deliver_unread)
 
@@ -407,7 +407,7 @@ class StreamTransport:
         if (
             self._producer is not None
             and not self._producer_paused
-            and self.link.core.is_full(self.stream_id)
+            and self.link.carrier.is_full(self.stream_id)
         ):
             self._producer_paused = True
             self._guard(self._producer.pauseProducing)
@@ -425,7 +425,7 @@ class StreamTransport:
 
     def _abort(self, failure: Failure, code: int) -> None:
         if self.connected:
-            self.link.core.reset(self.stream_id, code)
+            self.link.carrier.reset(self.stream_id, code)
             self.link.schedule_flush()
             self.connected = False
             self.link.call_soon(lambda: self._finish(failure))

@@ -272,7 +272,7 @@ class StreamConnection(NodeConnection):
     # StreamOwner
 
     @property
-    def core(self) -> StreamConnection:
+    def carrier(self) -> StreamConnection:
         """What carries the bytes."""
         return self
 

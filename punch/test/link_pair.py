@@ -131,7 +131,7 @@ class CoreEnd(PipeEnd):
             if isinstance(event, StreamData):
                 self.received.setdefault(event.stream_id, bytearray()).extend(event.data)
                 if self.reading:
-                    self.core.consumed(event.stream_id, len(event.data))
+                    self.core.streams.consumed(event.stream_id, len(event.data))
             if self.on_event is not None:
                 self.on_event(event)
 

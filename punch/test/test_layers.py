@@ -71,6 +71,7 @@ PURE = [
         f"punch.link.{name}"
         for name in (
             "connection",
+            "control_stream",
             "core",
             "datagrams",
             "endings",

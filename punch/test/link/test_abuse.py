@@ -230,16 +230,16 @@ class AbuseTests(LinkTestCase):
 
     def test_control_frames_of_the_layer_above(self) -> None:
         caller, callee, pipe = self.connect()
-        caller.core.send_control(ControlFrameType.CANDIDATES, b"sealed")
-        callee.core.send_control(ControlFrameType.RESTART, b"too")
+        caller.core.streams.send_control(ControlFrameType.CANDIDATES, b"sealed")
+        callee.core.streams.send_control(ControlFrameType.RESTART, b"too")
         pipe.run(0.1)
         self.assertEqual(callee.of(ControlFrame), [ControlFrame(ControlFrameType.CANDIDATES, b"sealed")])
         self.assertEqual(caller.of(ControlFrame), [ControlFrame(ControlFrameType.RESTART, b"too")])
         for frame_type in (ControlFrameType.CREDIT, 0x42, 0x100):
             with self.assertRaises(ValueError):
-                caller.core.send_control(frame_type, b"")
+                caller.core.streams.send_control(frame_type, b"")
         with self.assertRaises(ValueError):
-            caller.core.send_control(0x80, bytes(MAX_FRAME + 1))
+            caller.core.streams.send_control(0x80, bytes(MAX_FRAME + 1))
 
 
 class AioquicAbuseTests(AioquicMixin, AbuseTests):

@@ -38,8 +38,8 @@ class EarlyTests(LinkTestCase):
     def check_one_link(self) -> None:
         """Both have the same connection, and data flows."""
         self.pipe.run(1.0)
-        stream = self.caller.core.open_stream("test")
-        self.caller.core.send(stream, b"hello", True)
+        stream = self.caller.core.streams.open_stream("test")
+        self.caller.core.streams.send(stream, b"hello", True)
         self.assertTrue(self.pipe.run(1.0, lambda: bytes(self.callee.received.get(stream, b"")) == b"hello"))
         self.assertEqual((self.caller.core.connection_count, self.callee.core.connection_count), (1, 1))
         self.assertEqual((self.caller.closed, self.callee.closed), (None, None))

@@ -61,8 +61,8 @@ class GarbageTests(LinkTestCase):
 
     def assert_alive(self, caller: CoreEnd, callee: CoreEnd, pipe: Pipe) -> None:
         for here, there in ((caller, callee), (callee, caller)):
-            stream_id = here.core.open_stream("x")
-            here.core.send(stream_id, b"still there")
+            stream_id = here.core.streams.open_stream("x")
+            here.core.streams.send(stream_id, b"still there")
             pipe.run(1.0)
             self.assertEqual(there.received[stream_id], b"still there")
             self.assertIsNone(here.closed)
@@ -131,8 +131,8 @@ class GarbageTests(LinkTestCase):
 
     def test_duplicates_and_replays(self) -> None:
         caller, callee, pipe = self.connect()
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, b"once")
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, b"once")
         pipe.run(1.0)
         for target, data in list(pipe.sent):
             pipe.nodes[target].receive([data, data], pipe.now)
@@ -193,8 +193,8 @@ class GarbageTests(LinkTestCase):
     def test_garbage_within_a_batch_of_good_datagrams(self) -> None:
         caller, callee, pipe = self.connect()
         pipe.run(1.0)
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, bytes(8000))
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, bytes(8000))
         mixed: list[bytes] = []
         for data in caller.core.datagrams_to_send(pipe.now):
             mixed += [b"", data, self.random.randbytes(1200)]

@@ -165,14 +165,14 @@ class HonestSenderTests(LinkTestCase):
         opened = 0
         with self.assertRaisesRegex(StreamLimitError, "too fast"):
             for _ in range(6000):
-                caller.core.reset(caller.core.open_stream("x"), 1)
+                caller.core.streams.reset(caller.core.streams.open_stream("x"), 1)
                 opened += 1
                 if opened % 32 == 0:
                     pipe.run(0.05)
         self.assertGreater(opened, 1500)
         pipe.run(2.0)
         self.assertIsNone(callee.closed)
-        caller.core.open_stream("x")
+        caller.core.streams.open_stream("x")
 
     def test_more_small_datagrams_than_the_other_side_takes(self) -> None:
         """An honest sender loses what is too much, and no link."""
@@ -180,7 +180,7 @@ class HonestSenderTests(LinkTestCase):
         pipe.run(0.2)
         for _ in range(120):
             for _ in range(100):
-                caller.core.send_datagram(b"x")
+                caller.core.streams.send_datagram(b"x")
             pipe.run(0.001)
         pipe.run(1.0)
         self.assertIsNone(callee.closed)
@@ -438,24 +438,24 @@ class LibraryErrorTests(LinkTestCase):
         if not handshake:
             self.assertTrue(caller.proved and callee.proved)
             core = failing.core
-            stream_id, other = core.open_stream("x"), core.open_stream("z")
-            core.send(stream_id, b"x")
+            stream_id, other = core.streams.open_stream("x"), core.streams.open_stream("z")
+            core.streams.send(stream_id, b"x")
             backend.armed = True
             self._ask_for_everything(core, stream_id, pipe.now)
-            core.reset(other, 1)
+            core.streams.reset(other, 1)
         pipe.run(60.0 if handshake and backend.failing else 2.0, lambda: failing.closed is not None)
         return backend, failing
 
     def _ask_for_everything(self, core: LinkCore, stream_id: int, now: float) -> None:
-        core.send(stream_id, b"y")
-        core.send_datagram(b"z")
+        core.streams.send(stream_id, b"y")
+        core.streams.send_datagram(b"z")
         core.ping(now)
-        core.queued(stream_id)
+        core.streams.queued(stream_id)
         self.assertGreaterEqual(core.losses, 0)
         self.assertNotEqual(core.rtt, 0.0)
         with contextlib.suppress(StreamLimitError):
-            core.open_stream("y")
-        core.reset(stream_id, 1)
+            core.streams.open_stream("y")
+        core.streams.reset(stream_id, 1)
 
     def test_while_a_link_is_closed(self) -> None:
         """Nothing gets out, and it ends."""
@@ -536,7 +536,7 @@ class MemoryTests(LinkTestCase):
         # One of qh3's is referred to by what it has made, but refers to nothing itself.
         self.assertEqual([vars(each) for each in left if each is not None and vars(each)], [])
         with contextlib.suppress(LinkError):
-            caller.core.open_stream("x")
+            caller.core.streams.open_stream("x")
         self.assertIsNone(caller.core.rtt)
 
 

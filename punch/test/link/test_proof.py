@@ -158,7 +158,7 @@ class ProofTests(LinkTestCase):
 
         def greet(event: object) -> None:
             if isinstance(event, Proved):
-                caller.core.send(caller.core.open_stream("chat/1"), b"hello")
+                caller.core.streams.send(caller.core.streams.open_stream("chat/1"), b"hello")
 
         caller.on_event = greet
         self.assertTrue(pipe.run(2.0, lambda: bool(callee.of(StreamData))))
@@ -321,7 +321,7 @@ class ProofTests(LinkTestCase):
         callee.core.receive_datagrams(late.send(pipe.now), pipe.now)
         pipe.run(1.0)
         self.assertEqual(callee.core.connection_count, 1)
-        caller.core.send(caller.core.open_stream("chat/1"), b"hello", True)
+        caller.core.streams.send(caller.core.streams.open_stream("chat/1"), b"hello", True)
         pipe.run(1.0)
         self.assertEqual(callee.received, {4: bytearray(b"hello")})
 

@@ -25,23 +25,23 @@ MIB = 1024 * 1024
 class StreamTests(LinkTestCase):
     def test_both_ways_and_both_ends(self) -> None:
         caller, callee, pipe = self.connect()
-        stream_id = caller.core.open_stream("chat/1")
-        caller.core.send(stream_id, b"question", fin=True)
+        stream_id = caller.core.streams.open_stream("chat/1")
+        caller.core.streams.send(stream_id, b"question", fin=True)
         pipe.run(0.1)
         self.assertEqual(callee.of(StreamOpened), [StreamOpened(stream_id, "chat/1")])
-        callee.core.send(stream_id, b"ans")
-        callee.core.send(stream_id, b"wer", fin=True)
+        callee.core.streams.send(stream_id, b"ans")
+        callee.core.streams.send(stream_id, b"wer", fin=True)
         pipe.run(0.1)
         self.assertEqual(callee.received, {stream_id: b"question"})
         self.assertEqual(caller.received, {stream_id: b"answer"})
         self.assertTrue(caller.of(StreamData)[-1].fin)
         for node in (caller, callee):
-            self.assertEqual(node.core.windows, {})
+            self.assertEqual(node.core.streams.windows, {})
 
     def test_the_callee_opens_streams_too(self) -> None:
         caller, callee, pipe = self.connect()
-        stream_id = callee.core.open_stream("größe")
-        callee.core.send(stream_id, b"hello")
+        stream_id = callee.core.streams.open_stream("größe")
+        callee.core.streams.send(stream_id, b"hello")
         pipe.run(0.1)
         self.assertEqual(stream_id & 1, 1)
         self.assertEqual(caller.of(StreamOpened), [StreamOpened(stream_id, "größe")])
@@ -49,8 +49,8 @@ class StreamTests(LinkTestCase):
 
     def test_an_empty_stream(self) -> None:
         caller, callee, pipe = self.connect()
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, b"", fin=True)
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, b"", fin=True)
         pipe.run(0.1)
         self.assertEqual(callee.of(StreamData), [StreamData(stream_id, b"", True)])
 
@@ -58,47 +58,51 @@ class StreamTests(LinkTestCase):
         caller, _, _ = self.connect()
         for name in ("", "x" * 256, "é" * 128):
             with self.assertRaises(ValueError):
-                caller.core.open_stream(name)
-        caller.core.open_stream("x" * 255)
+                caller.core.streams.open_stream(name)
+        caller.core.streams.open_stream("x" * 255)
 
     def test_before_the_proof_and_after_the_end(self) -> None:
         caller = self.make_caller()
         with self.assertRaises(LinkError):
-            caller.core.open_stream("chat/1")
-        with self.assertRaises(LinkError):
-            caller.core.send_datagram(b"x")
-        caller.core.send(4, b"x")
-        caller.core.reset(4, 0)
-        caller.core.consumed(4, 1)
+            caller.core.streams.open_stream("chat/1")
         caller, _, pipe = self.connect()
         caller.core.close(CloseCode.OK, "", pipe.now)
         pipe.run(1.0)
+        streams = caller.core.streams
         with self.assertRaises(LinkError):
-            caller.core.open_stream("chat/1")
+            streams.open_stream("chat/1")
+        with self.assertRaises(LinkError):
+            streams.send_datagram(b"x")
+        with self.assertRaises(LinkError):
+            streams.send_control(0x80, b"x")
+        streams.send(4, b"x")
+        streams.accept(4)
+        streams.reset(4, 0)
+        streams.consumed(4, 1)
 
     def test_reset(self) -> None:
         for by_opener in (True, False):
             caller, callee, pipe = self.connect(LinkLimits(streams=1))
-            stream_id = caller.core.open_stream("chat/1")
-            caller.core.send(stream_id, b"hello")
+            stream_id = caller.core.streams.open_stream("chat/1")
+            caller.core.streams.send(stream_id, b"hello")
             pipe.run(0.1)
             here, there = (caller, callee) if by_opener else (callee, caller)
-            here.core.send(stream_id, b"never mind" * 10_000)
-            here.core.reset(stream_id, 7)
-            here.core.reset(stream_id, 7)
-            here.core.send(stream_id, b"too late")
-            there.core.send(stream_id, b"crossing")
+            here.core.streams.send(stream_id, b"never mind" * 10_000)
+            here.core.streams.reset(stream_id, 7)
+            here.core.streams.reset(stream_id, 7)
+            here.core.streams.send(stream_id, b"too late")
+            there.core.streams.send(stream_id, b"crossing")
             pipe.run(0.2)
             self.assertEqual(there.of(StreamReset), [StreamReset(stream_id, 7)])
             self.assertEqual(here.of(StreamReset), [])
             for node in (caller, callee):
                 self.assertIsNone(node.closed)
-                self.assertEqual(node.core.windows, {})
+                self.assertEqual(node.core.streams.windows, {})
             # Both sides may have one stream, and the one that was reset does not count.
             for opener, other in ((caller, callee), (callee, caller)):
-                stream_id = opener.core.open_stream("another")
+                stream_id = opener.core.streams.open_stream("another")
                 with self.assertRaises(StreamLimitError):
-                    opener.core.open_stream("one too many")
+                    opener.core.streams.open_stream("one too many")
                 pipe.run(0.2)
                 self.assertEqual(other.of(StreamOpened)[-1], StreamOpened(stream_id, "another"))
                 self.assertIsNone(other.closed)
@@ -106,29 +110,29 @@ class StreamTests(LinkTestCase):
     def test_reset_before_the_name_arrived(self) -> None:
         caller, callee, pipe = self.connect()
         for _ in range(260):
-            caller.core.reset(caller.core.open_stream("x"), 1)
+            caller.core.streams.reset(caller.core.streams.open_stream("x"), 1)
             pipe.run(0.05)
         self.assertEqual(callee.of(StreamOpened), [])
-        stream_id = caller.core.open_stream("y")
+        stream_id = caller.core.streams.open_stream("y")
         pipe.run(0.1)
         self.assertEqual(callee.of(StreamOpened), [StreamOpened(stream_id, "y")])
 
     def test_many_streams_one_after_another(self) -> None:
         caller, callee, pipe = self.connect()
         for _ in range(260):
-            stream_id = caller.core.open_stream("x")
-            caller.core.send(stream_id, b"hello", fin=True)
+            stream_id = caller.core.streams.open_stream("x")
+            caller.core.streams.send(stream_id, b"hello", fin=True)
             pipe.run(0.05)
-            callee.core.send(stream_id, b"", fin=True)
+            callee.core.streams.send(stream_id, b"", fin=True)
             pipe.run(0.05)
         self.assertEqual(len(callee.of(StreamOpened)), 260)
 
     def test_our_own_limit(self) -> None:
         caller, _, _ = self.connect(LinkLimits(streams=3))
         for _ in range(3):
-            stream_id = caller.core.open_stream("x")
+            stream_id = caller.core.streams.open_stream("x")
         with self.assertRaises(StreamLimitError):
-            caller.core.open_stream("x")
+            caller.core.streams.open_stream("x")
         self.assertEqual(stream_id, 12)
 
     def test_the_librarys_limit_is_one_too(self) -> None:
@@ -136,7 +140,7 @@ class StreamTests(LinkTestCase):
         opened = 0
         try:
             for _ in range(257):
-                caller.core.open_stream("x")
+                caller.core.streams.open_stream("x")
                 opened += 1
         except StreamLimitError as error:
             self.assertIn("close one first", str(error))
@@ -161,25 +165,25 @@ class StreamTests(LinkTestCase):
 
             connection.library.request_key_update = count
         pipe.lose = lambda data, target: self.random.random() < 0.02
-        stream_id = caller.core.open_stream("x")
+        stream_id = caller.core.streams.open_stream("x")
         data = self.random.randbytes(400_000)
-        caller.core.send(stream_id, data)
-        callee.core.send(stream_id, data)
+        caller.core.streams.send(stream_id, data)
+        callee.core.streams.send(stream_id, data)
         self.assertTrue(pipe.run(60.0, lambda: len(callee.received.get(stream_id, b"")) == len(data)))
         pipe.run(10.0)
         self.assertEqual(callee.received[stream_id], data)
         self.assertGreater(updates[0], 3)
         self.assertIsNone(caller.closed)
-        caller.core.send(stream_id, b"the end", fin=True)
+        caller.core.streams.send(stream_id, b"the end", fin=True)
         self.assertTrue(pipe.run(10.0, lambda: callee.received[stream_id].endswith(b"the end")))
 
     def test_loss(self) -> None:
         caller, callee, pipe = self.connect()
         pipe.lose = lambda data, target: self.random.random() < 0.1
-        stream_id = caller.core.open_stream("x")
+        stream_id = caller.core.streams.open_stream("x")
         data = self.random.randbytes(300_000)
-        caller.core.send(stream_id, data, fin=True)
-        callee.core.send(stream_id, data)
+        caller.core.streams.send(stream_id, data, fin=True)
+        callee.core.streams.send(stream_id, data)
         self.assertTrue(pipe.run(60.0, lambda: len(callee.received.get(stream_id, b"")) == len(data)))
         self.assertEqual(callee.received[stream_id], data)
         self.assertLess(pipe.now, 30)
@@ -197,19 +201,21 @@ class CreditTests(LinkTestCase):
     def test_a_paused_reader_bounds_both_sides(self) -> None:
         caller, callee, pipe = self.connect()
         callee.reading = False
-        stream_id = caller.core.open_stream("x")
+        stream_id = caller.core.streams.open_stream("x")
         left, most = [self.bulk], [0]
 
         def fill() -> None:
-            while left[0] and not caller.core.is_full(stream_id):
-                caller.core.send(stream_id, bytes(16384))
+            while left[0] and not caller.core.streams.is_full(stream_id):
+                caller.core.streams.send(stream_id, bytes(16384))
                 left[0] -= 16384
 
         caller.on_event = lambda event: fill() if isinstance(event, StreamSendable) else None
         fill()
 
         def measure() -> bool:
-            most[0] = max(most[0], caller.core.queued(stream_id) + len(callee.received.get(stream_id, b"")))
+            most[0] = max(
+                most[0], caller.core.streams.queued(stream_id) + len(callee.received.get(stream_id, b""))
+            )
             return False
 
         pipe.run(5.0, measure)
@@ -217,7 +223,7 @@ class CreditTests(LinkTestCase):
         self.assertLessEqual(most[0], INITIAL_CREDIT + 64 * 1024 + 16384)
         # It reads on, and gets all.
         callee.reading = True
-        callee.core.consumed(stream_id, len(callee.received[stream_id]))
+        callee.core.streams.consumed(stream_id, len(callee.received[stream_id]))
         self.assertTrue(pipe.run(30.0, lambda: len(callee.received[stream_id]) == self.bulk))
         self.assertEqual(left, [0])
 
@@ -225,20 +231,20 @@ class CreditTests(LinkTestCase):
         """With 100 ms of round trip, 16 KiB a round trip would be 160 kB/s."""
         caller, callee, pipe = self.connect()
         pipe.delay = 0.05
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, bytes(self.bulk // 2))
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, bytes(self.bulk // 2))
         begin = pipe.now
         self.assertTrue(pipe.run(20.0, lambda: len(callee.received.get(stream_id, b"")) == self.bulk // 2))
         self.assertLess(pipe.now - begin, 2.0)
 
     def test_the_window_has_an_end(self) -> None:
         caller, callee, pipe = self.connect(LinkLimits(max_window=65536))
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, bytes(self.bulk // 4))
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, bytes(self.bulk // 4))
         pipe.run(5.0)
         callee.reading = False
         before = len(callee.received[stream_id])
-        caller.core.send(stream_id, bytes(MIB))
+        caller.core.streams.send(stream_id, bytes(MIB))
         pipe.run(5.0)
         unread = len(callee.received[stream_id]) - before
         self.assertTrue(32768 < unread <= 65536, unread)
@@ -247,24 +253,24 @@ class CreditTests(LinkTestCase):
         """Many streams together hold no more than the budget beyond their initial credit."""
         total = 128 * 1024
         caller, callee, pipe = self.connect(LinkLimits(total_window=total))
-        streams = [caller.core.open_stream("x") for _ in range(8)]
+        streams = [caller.core.streams.open_stream("x") for _ in range(8)]
         for stream_id in streams:
-            caller.core.send(stream_id, bytes(self.bulk // 16))
+            caller.core.streams.send(stream_id, bytes(self.bulk // 16))
         pipe.run(30.0, lambda: sum(map(len, callee.received.values())) == self.bulk // 2)
-        self.assertLessEqual(sum(callee.core.windows.values()), total + 8 * INITIAL_CREDIT)
+        self.assertLessEqual(sum(callee.core.streams.windows.values()), total + 8 * INITIAL_CREDIT)
         # Streams that end give their part back.
         for stream_id in streams:
-            caller.core.send(stream_id, b"", fin=True)
+            caller.core.streams.send(stream_id, b"", fin=True)
         pipe.run(1.0)
-        self.assertEqual(callee.core.window_budget, total)
+        self.assertEqual(callee.core.streams.window_budget, total)
 
     def test_an_idle_stream_keeps_its_small_window(self) -> None:
         caller, callee, pipe = self.connect()
-        stream_id = caller.core.open_stream("x")
+        stream_id = caller.core.streams.open_stream("x")
         for _ in range(100):
-            caller.core.send(stream_id, bytes(1000))
+            caller.core.streams.send(stream_id, bytes(1000))
             pipe.run(1.0)
-        self.assertEqual(callee.core.windows[stream_id], INITIAL_CREDIT)
+        self.assertEqual(callee.core.streams.windows[stream_id], INITIAL_CREDIT)
 
     def test_a_caller_sends_little_before_it_is_accepted(self) -> None:
         """
@@ -276,9 +282,9 @@ class CreditTests(LinkTestCase):
         self.assertTrue(pipe.run(1.0, lambda: caller.proved))
         pipe.lose = lambda data, target: target == 0
         for _ in range(5):
-            stream_id = caller.core.open_stream("x")
-            caller.core.send(stream_id, bytes(INITIAL_CREDIT))
-            caller.core.send_datagram(bytes(1000))
+            stream_id = caller.core.streams.open_stream("x")
+            caller.core.streams.send(stream_id, bytes(INITIAL_CREDIT))
+            caller.core.streams.send_datagram(bytes(1000))
         pipe.run(0.3)
         self.assertLessEqual(sum(map(len, callee.received.values())), 24 * 1024)
         pipe.lose = lambda data, target: False
@@ -295,9 +301,9 @@ class AioquicCreditTests(AioquicMixin, CreditTests):
 class DatagramTests(LinkTestCase):
     def test_both_ways(self) -> None:
         caller, callee, pipe = self.connect()
-        caller.core.send_datagram(b"")
-        caller.core.send_datagram(b"x" * MAX_DATAGRAM)
-        callee.core.send_datagram(b"y")
+        caller.core.streams.send_datagram(b"")
+        caller.core.streams.send_datagram(b"x" * MAX_DATAGRAM)
+        callee.core.streams.send_datagram(b"y")
         pipe.run(0.1)
         self.assertEqual(callee.of(Datagram), [Datagram(b""), Datagram(b"x" * MAX_DATAGRAM)])
         self.assertEqual(caller.of(Datagram), [Datagram(b"y")])
@@ -305,9 +311,9 @@ class DatagramTests(LinkTestCase):
     def test_too_long(self) -> None:
         caller, callee, pipe = self.connect()
         with self.assertRaises(ValueError):
-            caller.core.send_datagram(bytes(MAX_DATAGRAM + 1))
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, b"still alive")
+            caller.core.streams.send_datagram(bytes(MAX_DATAGRAM + 1))
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, b"still alive")
         pipe.run(0.1)
         self.assertEqual(callee.received, {stream_id: b"still alive"})
 
@@ -315,7 +321,7 @@ class DatagramTests(LinkTestCase):
         caller, callee, pipe = self.connect()
         pipe.run(0.5)
         for number in range(1000):
-            caller.core.send_datagram(number.to_bytes(2, "big") + bytes(998))
+            caller.core.streams.send_datagram(number.to_bytes(2, "big") + bytes(998))
         pipe.run(5.0)
         numbers = [int.from_bytes(event.data[:2], "big") for event in callee.of(Datagram)]
         self.assertEqual(numbers, list(range(1000 - len(numbers), 1000)))
@@ -409,8 +415,8 @@ class CloseTests(LinkTestCase):
         """With a ping on both sides at the return, what was pending arrives at once."""
         caller, callee, pipe = self.connect()
         pipe.lose = lambda data, target: True
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, b"hello")
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, b"hello")
         pipe.run(3600.0)
         self.assertIsNone(caller.closed)
         pipe.lose = lambda data, target: False
@@ -424,8 +430,8 @@ class CloseTests(LinkTestCase):
         caller, callee, pipe = self.connect()
         pipe.run(1.0)
         pipe.now += 6 * 86400.0
-        stream_id = caller.core.open_stream("x")
-        caller.core.send(stream_id, b"good morning")
+        stream_id = caller.core.streams.open_stream("x")
+        caller.core.streams.send(stream_id, b"good morning")
         pipe.run(1.0)
         self.assertEqual(callee.received, {stream_id: b"good morning"})
 

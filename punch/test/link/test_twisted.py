@@ -278,7 +278,7 @@ class TwistedTests(TwistedCase):
         self.advance(3.0)
         self.assertEqual(far.data, b"")
         self.assertLessEqual(transport.unread, INITIAL_CREDIT)
-        self.assertLessEqual(self.caller.core.queued(4), 64 * 1024 + 16384)
+        self.assertLessEqual(self.caller.core.streams.queued(4), 64 * 1024 + 16384)
         self.assertTrue(producer.paused)
         transport.resumeProducing()
         self.advance(3.0)
