@@ -46,7 +46,6 @@ may not be among, maps no ports for itself.
 
 # linux/if.h
 _UP = 0x1
-_LOOPBACK = 0x8
 _IF_INET6 = Path("/proc/net/if_inet6")
 # linux/if_addr.h: temporary; duplicate found, deprecated, not yet usable
 _TEMPORARY = 0x01

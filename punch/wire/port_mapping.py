@@ -34,7 +34,6 @@ PCP = 2
 
 SUCCESS = 0
 UNSUPPORTED_VERSION = 1
-NOT_AUTHORIZED = 2
 """Result codes that both protocols have (RFC 6887, section 7.4; RFC 6886, section 3.5)."""
 
 _RESPONSE = 0x80

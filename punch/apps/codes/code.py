@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.lookup import near_names
@@ -46,6 +45,8 @@ def words() -> tuple[str, ...]:
     The words that codes are made of: those of the EFF's second short list that have no dash. No two begin
     with the same three letters.
     """
+    from importlib.resources import files
+
     text = files("punch.apps.codes").joinpath("words.txt").read_text("ascii")
     return tuple(word for word in text.split() if word.isalpha())
 
