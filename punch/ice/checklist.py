@@ -150,7 +150,7 @@ class CheckList:
             waiting,
             key=lambda pair: (
                 unlikely(pair),
-                not self._is_familiar(pair),
+                not self.is_familiar(pair),
                 self._started[_class_of(pair)],
                 -self._priority(pair),
             ),
@@ -172,10 +172,15 @@ class CheckList:
         ]
         return len(alike) >= MAX_ECHOES
 
+    def is_familiar(self, pair: CandidatePair) -> bool:
+        """Whether this pair has an address at which the peer answered before."""
+        types = pair.local.type, pair.remote.type
+        return CandidateType.RELAY not in types and pair.remote.address.host in self._familiar
+
     def awaits_familiar(self, needed: Callable[[CandidatePair], bool]) -> bool:
-        """Whether a pair with an address at which the peer answered before is still to be checked."""
+        """Whether a pair that `is_familiar` is still to be checked."""
         return any(
-            pair.state in _UNTRIED and self._is_familiar(pair) and needed(pair)
+            pair.state in _UNTRIED and self.is_familiar(pair) and needed(pair)
             for pair in self._pairs.values()
         )
 
@@ -199,10 +204,6 @@ class CheckList:
         """
         nominated = [pair for pair in self._pairs.values() if pair.usable and pair.nomination is not None]
         return max(nominated, key=lambda pair: (pair.nomination or 0, self._priority(pair)), default=None)
-
-    def _is_familiar(self, pair: CandidatePair) -> bool:
-        types = pair.local.type, pair.remote.type
-        return CandidateType.RELAY not in types and pair.remote.address.host in self._familiar
 
     def _priority(self, pair: CandidatePair) -> int:
         return pair.priority(self.controlling)

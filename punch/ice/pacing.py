@@ -53,8 +53,8 @@ class Pacer:
     def hold(self, now: float) -> None:
         """
         Hold back the checks through the peer's NAT until the peer probably knows our candidates
-        (`reflected`), or `HEAD_START` is over. Triggered checks are not held back, nor are others, unless the
-        peer has answered before at one of these addresses.
+        (`reflected`), or `HEAD_START` is over. Triggered checks are not held back, nor are others, unless one
+        that is goes to an address at which the peer answered before: they wait until that has begun.
 
         Some routers take unsolicited datagrams as meant for themselves and remember the sender. They give
         what their own host sends there afterwards another port, which the peer's NAT does not let in. This is
@@ -112,12 +112,16 @@ class Pacer:
             return needed
         return lambda other: needed(other) and not unlikely(other)
 
+    def _is_likely(self, pair: CandidatePair) -> bool:
+        return self._selector.needed(pair) and not self._unlikely(pair)
+
     def _due(self, pair: CandidatePair) -> bool:
         if not self._selector.needed(pair):
             return False
         if self._held_until is None:
             return True
-        if self._checklist.awaits_familiar(self._selector.needed):
+        checklist = self._checklist
+        if not checklist.is_familiar(pair) and checklist.awaits_familiar(self._is_likely):
             # Another check just before would delay the one that is likely to work by Ta
             return False
         if pair.local.type is CandidateType.RELAY:

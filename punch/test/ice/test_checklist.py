@@ -237,6 +237,13 @@ class FamiliarTests(SynchronousTestCase):
         self.assertEqual(self.checked(agent, HEAD_START - 0.02), [])
         self.assertEqual(self.checked(self.agent(self.REFLEXIVE.host), 0.45)[0], self.REFLEXIVE)
 
+    def test_a_neighbour(self) -> None:
+        """A check that does not go through a NAT is not held back, nor are others longer than without it."""
+        for neighbour in (Address("192.168.1.3", 7000), Address("203.0.113.9", 7000)):
+            agent = self.agent(neighbour.host)
+            agent.add_remote_candidate(Candidate(CandidateType.HOST, neighbour, 2000, "9"), 0.0)
+            self.assertEqual(self.checked(agent, 0.1), [neighbour, self.RELAYED])
+
     def test_others(self) -> None:
         """Without one, or if none of the peer's addresses is, nothing is different."""
         for familiar in ((), ("203.0.113.99",), (self.RELAYED.host,)):
