@@ -7,7 +7,7 @@ and gives it to the technique of both NATs (`AttemptMaker`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,8 +30,8 @@ ARRIVAL_TIME = 1.0
 """Seconds that packets have to arrive, and the checks that follow them to be answered."""
 REPEATS = 4
 """
-How often so much time, or one and a half round-trip times, is added if something has arrived, while the link
-does not take the new path yet.
+How often `ARRIVAL_TIME`, or one and a half round-trip times if that is longer, is added if something has
+arrived, while the link does not take the new path yet.
 """
 LONGEST_RTT = 2.0
 """
@@ -106,7 +106,7 @@ class Attempt:
     :ivar begin: sends BEGIN.
     :ivar begun: the other side has sent BEGIN.
     :ivar sent: called when a packet was sent to the other side.
-    :ivar release: lets this node make attempts with others, since this one only waits from now on.
+    :ivar release: lets this node make attempts with others: this one sends a few packets at most from now on.
     """
 
     number: int
@@ -171,14 +171,16 @@ class Attempt:
             self.network.sockets.send_limited(opening, reach)
         return True
 
-    async def await_path(self, bases: Collection[Address], arrival: float = ARRIVAL_TIME) -> None:
+    async def await_path(self, bases: Set[Address], arrival: float = ARRIVAL_TIME) -> None:
         """
         Wait until packets have arrived at one of these sockets and the link has taken the new path, if it
-        does.
+        does. Meanwhile this node may make attempts with others, since the other side decides how long this
+        takes.
 
         :param arrival: the least seconds that packets have to arrive; with long round trips they have one and
             a half of these.
         """
+        self.release()
         round_trip = 1.5 * self.rtt
         await self.transactions.sleep(max(arrival, round_trip))
         if self.transport.openings.has_received_check(bases):

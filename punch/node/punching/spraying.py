@@ -11,7 +11,7 @@ sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
@@ -63,8 +63,7 @@ class Spraying:
         if not attempt.may_aim_at(attempt.theirs.host):
             return False
         attempt.sockets.close_unused()
-        bases: list[Address] = []
-        ports: list[int] = []
+        ports: dict[Address, int] = {}
         host = attempt.ours.host
         for _ in range(spraying.TARGETS):
             base = attempt.sockets.open(attempt.local)
@@ -77,21 +76,22 @@ class Spraying:
                     return False
                 port, host = seen.mapped.port, seen.mapped.host
             attempt.transport.openings.add(base, Address(host, port))
-            bases.append(base)
-            ports.append(port)
+            ports[base] = port
         opened = await attempt.ask_other_side(
-            Targets(attempt.number, Technique.SPRAYING.value, host, tuple(ports))
+            Targets(attempt.number, Technique.SPRAYING.value, host, tuple(ports.values()))
         )
         if opened is None or not opened.count:
             return False
+        bases = ports.keys()
         await self._probe(attempt, bases, opened.host)
         attempt.begin()
+        attempt.release()
         seconds = opened.count / RATE + attempt.rtt
         await self._await_check(attempt, bases, seconds)
         await attempt.await_path(bases)
         return True
 
-    async def _probe(self, attempt: Attempt, bases: list[Address], host: str) -> None:
+    async def _probe(self, attempt: Attempt, bases: Set[Address], host: str) -> None:
         """Send to random ports from all of these sockets in turn, until a check arrives."""
         pace = Pace(attempt.transactions.now)
         guesses = [Guesses(attempt.random) for _ in bases]
@@ -107,10 +107,11 @@ class Spraying:
         """Open many ports for an attempt of the other side; returns False if it is to be refused."""
         attempt.sockets.close_unused()
         wanted = sockets_for(self._descriptors())
-        bases: list[Address] = []
-        while len(bases) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
+        opened: dict[Address, None] = {}
+        while len(opened) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
             attempt.transport.openings.add(base)
-            bases.append(base)
+            opened[base] = None
+        bases = opened.keys()
         if len(bases) < spraying.MIN_SOCKETS:
             return False
         attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
@@ -126,7 +127,7 @@ class Spraying:
         return True
 
     async def _open_all(
-        self, attempt: Attempt, bases: list[Address], remote: Address, reach: Reach | None
+        self, attempt: Attempt, bases: Set[Address], remote: Address, reach: Reach | None
     ) -> None:
         """Send from all of these sockets to one address, until a check arrives."""
         pace = Pace(attempt.transactions.now)
@@ -135,11 +136,11 @@ class Spraying:
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 
-    async def _await_check(self, attempt: Attempt, bases: list[Address], seconds: float) -> None:
+    async def _await_check(self, attempt: Attempt, bases: Set[Address], seconds: float) -> None:
         until = attempt.transactions.now + seconds
         while attempt.transactions.now < until and not self._is_over(attempt, bases):
             await attempt.transactions.sleep(0.1)
 
-    def _is_over(self, attempt: Attempt, bases: list[Address]) -> bool:
+    def _is_over(self, attempt: Attempt, bases: Set[Address]) -> bool:
         """Whether a check has arrived, or the link has another path."""
         return not attempt.relayed() or attempt.transport.openings.has_received_check(bases)

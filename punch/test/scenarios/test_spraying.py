@@ -406,6 +406,31 @@ class HostileOpenerTests(PunchingTestCase):
         self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
         carol.stop()
 
+    def test_a_peer_that_lets_us_wait(self) -> None:
+        """When all packets of an attempt have been sent, this node makes the next one, with another peer."""
+        self.place(one_port(), random_ports(), link=LinkSpec(delay=0.5), spray=(NEVER, AUTO))
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
+        carol = Peer(
+            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
+        ).register()
+        carol.call(self.bob.id)
+        self.net.advance(8.0)
+        targets = self.targets()
+        self.ask(targets, 2.5)
+        self.say(OptionalFrameType.BEGIN, Begin(targets.attempt).encode())
+        self.net.advance(2.5)
+        tried = next(link.punching for link in self.bob.node.status.links if link.peer == self.alice.id)
+        self.assertEqual(tried.packets, 2 * SOCKETS)
+        on_control = self.bob.link_to(carol).on_control
+        assert on_control is not None
+        self.net.trace = []
+        on_control(OptionalFrameType.TARGETS, Targets(1, "spraying", "203.0.113.3", (9600, 9601)).encode())
+        self.net.advance(0.5)
+        self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
+        carol.stop()
+
 
 class HostileAimTests(PunchingTestCase):
     """What the side that probes is told, by a peer that agrees to nothing."""
