@@ -19,7 +19,10 @@ MAX_PATHS = 4
 MAX_AGE = 30
 """After how many days a path counts no more."""
 MAX_TRIES = 3
-"""How many links in a row on which a technique found no path it takes until it is not tried for a day."""
+"""
+How many links in a row on which a technique found no path it takes until it is not tried on that day and the
+next one.
+"""
 MAX_TECHNIQUES = 8
 """How many techniques are kept of each pair of networks."""
 _MAX_TEXT = 64
@@ -70,8 +73,7 @@ class LearnedPath:
 
 def network_key(public: str, local: str) -> str:
     """
-    Return a name for a network of ours, which does not reveal it: whoever reads the address book learns whom
-    we called, and not where we were.
+    Return a short name for a network of ours. It hides neither address: both can be found by trying all.
 
     :param public: our IP address as the rendezvous sees it.
     :param local: our IP address.
@@ -119,8 +121,8 @@ def with_result(path: LearnedPath, technique: str, nats: str, day: int, *, found
 
 def is_worth_trying(path: LearnedPath | None, technique: str, nats: str, day: int) -> bool:
     """
-    Whether a technique may find a path: False for a day after it found none on `MAX_TRIES` links in a row,
-    between the same NATs.
+    Whether a technique may find a path: False on the day on which it found none on the last of `MAX_TRIES`
+    links in a row, and on the next day, between the same NATs.
     """
     failures = () if path is None else path.failures
     failed = next((each for each in failures if each.technique == technique), None)

@@ -298,7 +298,7 @@ class Agent:
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
-    # Openings (`punch.ice.punching.prediction`)
+    # Openings: sockets of attempts (`punch.ice.punching`), and TCP connections
 
     def add_opening(self, base: Address, mapped: Address | None = None) -> None:
         """

@@ -94,7 +94,7 @@ LATER = 2
 GAP = 15.0
 """Seconds before the first of these further checks; the wait doubles for each next one."""
 MAX_OPENINGS = 60
-"""How many packets may go to ports that a peer says will be its own, in `WINDOW`."""
+"""How many packets may go to ports that a peer names for attempts, in `WINDOW`."""
 MAX_OPENING_BYTES = 9_000
 """How many bytes they may have, with IP and UDP headers."""
 MAX_SPRAYED = 3600
@@ -171,12 +171,14 @@ class _Sent(NamedTuple):
 
 class OpeningBudget:
     """
-    What may be sent to ports that a peer says will be its own (`punch.ice.punching.prediction`), over all
-    calls, or to ports that are guessed (`punch.ice.punching.spraying`).
+    What may be sent, over all calls, to ports that a peer names for an attempt
+    (`punch.ice.punching.prediction`, `punch.ice.punching.simultaneous_open`), or to ports that are guessed
+    (`punch.ice.punching.spraying`).
 
     It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
     answered checks, over a link that works, and each port gets few of them. Checks and answers that follow
-    at the same sockets count among those to named ports, too.
+    at the same sockets count among those to named ports, and so do TCP connections to such IP addresses
+    (`punch.node.tcp_punching`).
 
     :param most: how many packets may be sent in `WINDOW`.
     :param size: how many bytes they may have, with IP and UDP headers.
@@ -258,7 +260,7 @@ class Budget:
     """
     The budget of one peer, over all calls and ICE restarts with it.
 
-    :ivar openings: what may be sent to predicted ports.
+    :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.
     """
@@ -287,7 +289,7 @@ class Budget:
 
         :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
-        :param opening: it is sent from a socket that was opened for predicted ports.
+        :param opening: it is sent from a socket of an attempt.
         """
         self._forget(now)
         if self.is_validated(route, now):

@@ -9,7 +9,7 @@ other one listens, it connects there from its own port. NATs let the SYNs of bot
 (simultaneous open), and a side that anybody can reach just accepts. Each attempt sends a few SYNs. They count
 as packets to addresses that have not answered (`punch.ice.budget`).
 
-A connection carries the connectivity checks of the ICE agents, as a socket for predicted ports does
+A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`Agent.add_opening`), so an agent selects it if it is better than the relay.
 """
 
@@ -361,8 +361,8 @@ class TCPPunching:
         """
         Return the addresses to connect from and to.
 
-        Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN in our own
-        network. That they are in it, the other side only says. So it must not see what answers there.
+        Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN if the other
+        side is in our own network. It says so, which proves nothing, so it must not see what answers there.
         """
         ours = {mapped.host for mapped in attempt.mapped.values()}
         neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)

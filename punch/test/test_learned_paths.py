@@ -73,7 +73,7 @@ class PathTests(SynchronousTestCase):
         self.assertIsNone(path_of(paths, "there", paths[0].host))
 
     def test_networks(self) -> None:
-        """Told by their public address and the prefix of ours; their names do not reveal them."""
+        """Told by their public address and the prefix of ours."""
         names = {
             network_key("203.0.113.1", "192.168.1.2"),
             network_key("203.0.113.2", "192.168.1.2"),

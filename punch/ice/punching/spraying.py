@@ -3,7 +3,7 @@ Spraying: many sockets on one side, many guessed ports on the other.
 
 If a NAT gives each destination another port at random, nobody can say which. But if `SOCKETS` sockets behind
 it each send to one port of the other side, so many of its ports are open for that port, and a guess hits one
-with a probability of 1 to 252. After n guesses, none has hit with a probability of exp(-n / 252).
+with a probability of 1 in 252. After n guesses, none has hit with a probability of exp(-n / 252).
 
 The side that aims, whose port is known, has two sockets, and probes random ports of the other side from both
 in turn. The side that opens sends from all of its sockets to the first of the two before the probes, with a

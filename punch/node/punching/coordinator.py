@@ -211,7 +211,7 @@ class Punching:
         self.path_changed(now)
 
     def _tell_time(self, now: float) -> None:
-        """Tell the attempt the time: that of the newest input may be that of a packet before."""
+        """Tell the attempt the time, which it otherwise knows from what it receives and its timers."""
         if self._sockets.observing is not None:
             self._sockets.observing.transactions.handle_timer(now)
 
