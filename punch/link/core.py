@@ -42,6 +42,14 @@ PING_AGAIN = (0.3, 1.0)
 """Seconds after which it sends as many again."""
 MAX_EARLY_DATAGRAMS = 2
 """How many datagrams a caller's Initial may take to be sent early: as many as a post-quantum key does."""
+INITIAL_SIZE = 1200
+"""The least bytes of a datagram with a part of a handshake that is to be acknowledged."""
+EARLY_TIME = 1.0
+"""
+Seconds that a connection of `LinkCore.start_early` has from its first answer until another one begins as
+well. On a slow line each packet of a handshake takes long, and those of a second one delay those of the
+first.
+"""
 
 
 class LinkState(Enum):
@@ -108,6 +116,7 @@ class LinkCore:
         self._callbacks = Callbacks(self._proved, self._ended, self._connection_id)
         self._connections: list[Connection] = []
         self._early: Connection | None = None
+        self._early_answered = False
         self._connect_at: float | None = None
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
@@ -135,7 +144,11 @@ class LinkCore:
         self._deadline = now + self.limits.prove_seconds
         if self.role is LinkRole.CALLER:
             self._connect_at = now + wait
-            if wait <= 0 or self._early is None or self._early.over:
+            if self._early is None or self._early.over:
+                self._connect(now)
+            elif self._early_answered:
+                self._connect_at = now + EARLY_TIME
+            elif wait <= 0:
                 self._connect(now)
 
     def start_early(self, now: float) -> list[bytes]:
@@ -245,6 +258,10 @@ class LinkCore:
             connection = self._route(data, initial_allowed)
             if connection is not None:
                 connection.receive([data], now)
+                # A shorter one only acknowledges a part of the Initial (RFC 9000, section 14.1)
+                if connection is self._early and not self._early_answered and len(data) >= INITIAL_SIZE:
+                    self._early_answered = True
+                    self._leave_time_to_early(now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return the datagrams to send now, at most 1,200 bytes each."""
@@ -394,6 +411,17 @@ class LinkCore:
             connection.quic.discard()
             self._remove(connection)
             self._early = None
+
+    def _leave_time_to_early(self, now: float) -> None:
+        """The connection of `start_early` is answered: drop or delay a second one that is not."""
+        if self._deadline is None or self._link is not None or self._early is None or self._early.over:
+            return
+        for connection in [each for each in self._connections if each is not self._early]:
+            if not connection.heard:
+                connection.quic.discard()
+                self._remove(connection)
+        if len(self._connections) == 1:
+            self._connect_at = now + EARLY_TIME
 
     def _add(self, connection: Connection) -> None:
         self._connections.append(connection)

@@ -37,6 +37,8 @@ from punch.wire.stun import Attribute, MessageClass, parse
 D = 0.1
 """Seconds from peer to peer, and through the service."""
 SLACK = 1e-6
+SECOND = 12_000
+"""Bytes that a second handshake may take on both sides, until it is given up."""
 HOMES = "203.0.113.1", "203.0.113.2"
 DAY = 86400.0
 
@@ -58,6 +60,10 @@ class EarlyTestCase(InternetTestCase):
     """Alice and Bob, each at home, who start anew for each link."""
 
     def setUp(self) -> None:
+        self.place(LinkSpec(delay=D / 2))
+
+    def place(self, link: LinkSpec) -> None:
+        """Both homes, with these access links."""
         self.net = self.internet()
         self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
         self.books = [AddressBook(None), AddressBook(None)]
@@ -67,7 +73,7 @@ class EarlyTestCase(InternetTestCase):
                 f"home-{name}",
                 f"192.168.{number}.0/24",
                 nat=self.nats[number - 1],
-                link=LinkSpec(delay=D / 2),
+                link=link,
             ).host(name)
             for number, name in enumerate(("alice", "bob"), 1)
         ]
@@ -297,6 +303,37 @@ class LossTests(EarlyTestCase):
             )
 
         self.compare(impair, GRACE)
+
+
+class SlowTests(EarlyTestCase):
+    """Lines on which the packets of a handshake take long, one after the other."""
+
+    def test_rates(self) -> None:
+        """
+        The link is there sooner than without. A second handshake is begun, since the answer takes longer than
+        that to a check; it is given up when the first one is answered.
+        """
+        for rate in (128e3, 512e3, 1e6):
+            self.place(LinkSpec(delay=0.02, rate=rate))
+            self.meet()
+            self.start()
+            early = self.connect()
+            self.assertTrue(self.early_packets())
+            size = self.handshake_bytes()
+            self.stop()
+            self.forgetful()
+            self.start()
+            plain = self.connect()
+            self.assertLess(size, self.handshake_bytes() + SECOND, rate)
+            self.stop()
+            for with_early, without in zip(early, plain, strict=True):
+                self.assertLess(with_early, without, rate)
+
+    def handshake_bytes(self) -> int:
+        """How many bytes of handshakes leave the two hosts, with those that come a little later."""
+        self.net.advance(5.0)
+        ups = [seen for seen in self.seen if seen.link in ("alice up", "bob up")]
+        return sum(seen.size for seen in ups if is_handshake(seen))
 
 
 class NoPathTests(EarlyTestCase):
