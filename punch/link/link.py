@@ -5,6 +5,7 @@ The link as Twisted programs use it: the shell around `LinkCore` that owns its t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -264,6 +265,11 @@ class Link:
         """Send a control frame of a layer above; see `StreamMultiplexer.send_control`."""
         self.carrier.send_control(frame_type, payload)
         self.schedule_flush()
+
+    def try_send_control(self, frame_type: int, payload: bytes) -> None:
+        """The same for what is of no use when the link is over, which `when_closed` tells."""
+        with suppress(LinkError):
+            self.send_control(frame_type, payload)
 
     def close(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
         """End the link in good order; `when_closed` fires within a second."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from punch.identity import PeerID
-from punch.link.events import CloseCode, LinkError
+from punch.link.events import CloseCode
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
@@ -198,7 +198,7 @@ class IceRestarts:
         # The link has a path already if a relay was faster
         if candidates and (self._over_link or (self.working and not self._signalings)):
             late = LateCandidates(self._generations.number, tuple(candidates)[:MAX_CANDIDATES])
-            self._send_frame(ControlFrameType.CANDIDATES, late.encode())
+            self._link.try_send_control(ControlFrameType.CANDIDATES, late.encode())
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
         """
@@ -366,13 +366,7 @@ class IceRestarts:
         restart = Restart(
             ours.generation, ours.ufrag, ours.password, ours.candidates[:MAX_CANDIDATES], ours.pacing_ms
         )
-        self._send_frame(ControlFrameType.RESTART, restart.encode())
-
-    def _send_frame(self, frame_type: ControlFrameType, payload: bytes) -> None:
-        try:
-            self._link.send_control(frame_type, payload)
-        except LinkError:
-            return  # The link is over; `Link.when_closed` tells the call
+        self._link.try_send_control(ControlFrameType.RESTART, restart.encode())
 
     # Through the rendezvous
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from punch.ice.pairs import Pair
 from punch.ice.punching.techniques import Technique
-from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.link.status import LinkStatus, Path
@@ -113,8 +111,7 @@ class PathReports:
             return
         if begins:
             self._tell(PathSlowed(self._peer, limit, self._name))
-        with suppress(LinkError):
-            self._link.send_control(OptionalFrameType.SLOWED, bytes([limit]))
+        self._link.try_send_control(OptionalFrameType.SLOWED, bytes([limit]))
 
     def slowed_there(self, limit: RelayLimit | None, now: float) -> None:
         """A relay of the other side drops datagrams of the path; None: because of a limit not known here."""

@@ -12,7 +12,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import Identity, PeerID
-from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.net.driver import Timer
@@ -148,5 +147,4 @@ class PrekeyExchange:
         if not self._link.core.delivered():
             self._timer.start(PREKEY_DELAY, self._send)
             return
-        with suppress(LinkError):  # The link is over; `Link.when_closed` tells
-            self._link.send_control(OptionalFrameType.PREKEY, self._prekeys.own)
+        self._link.try_send_control(OptionalFrameType.PREKEY, self._prekeys.own)

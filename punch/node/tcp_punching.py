@@ -29,7 +29,6 @@ from twisted.python.failure import Failure
 from punch.ice.budget import SYN_SIZE
 from punch.ice.candidates import STREAM_PREFERENCE, candidate_priority, is_local, may_pair
 from punch.identity import PeerID
-from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.net.driver import Timer
@@ -216,7 +215,7 @@ class TCPPunching:
             if not said.candidates:
                 return
             if early or not self._may_begin:
-                self._send_frame(TCPCandidates(said.attempt, ()))
+                self._say(said.attempt, ())
             else:
                 self._start(said.attempt, said.candidates)
 
@@ -275,7 +274,7 @@ class TCPPunching:
     async def _run(self, attempt: _TCPAttempt, *, asked: bool) -> None:
         try:
             ours = await self._gather(attempt)
-            self._send_frame(TCPCandidates(attempt.number, ours))
+            self._say(attempt.number, ours)
             if not ours:
                 return
             attempt.theirs.addTimeout(ANSWER_TIME, self._context.clock)
@@ -468,11 +467,8 @@ class TCPPunching:
                 self._close(connection)
         self._schedule_tidying()
 
-    def _send_frame(self, said: TCPCandidates) -> None:
-        try:
-            self._link.send_control(OptionalFrameType.TCP, said.encode())
-        except LinkError:
-            return  # The link is over; `Link.when_closed` tells the call
+    def _say(self, attempt: int, candidates: tuple[Candidate, ...]) -> None:
+        self._link.try_send_control(OptionalFrameType.TCP, TCPCandidates(attempt, candidates).encode())
 
 
 def _wait_after(tries: int) -> float:

@@ -22,7 +22,6 @@ from typing import Any
 from punch.ice.agent import Agent
 from punch.ice.punching.techniques import Technique, opens, technique_for
 from punch.identity import PeerID
-from punch.link.events import LinkError
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.natcheck.transactions import Later, Transactions
@@ -326,7 +325,7 @@ class Punching:
     def _propose(self, targets: Targets) -> Later[Opened]:
         answered: Later[Opened] = Later()
         self._awaited = targets.attempt, answered
-        self._send_frame(OptionalFrameType.TARGETS, targets.encode())
+        self._link.try_send_control(OptionalFrameType.TARGETS, targets.encode())
         return answered
 
     # The side that opens
@@ -369,7 +368,7 @@ class Punching:
         self._answer(Opened(targets.attempt, targets.host, ()))
 
     def _answer(self, opened: Opened) -> None:
-        self._send_frame(OptionalFrameType.OPENED, opened.encode())
+        self._link.try_send_control(OptionalFrameType.OPENED, opened.encode())
 
     # What both do
 
@@ -396,7 +395,7 @@ class Punching:
             relayed=lambda: self._relayed,
             propose=self._propose,
             answer=self._answer,
-            begin=lambda: self._send_frame(OptionalFrameType.BEGIN, Begin(number).encode()),
+            begin=lambda: self._link.try_send_control(OptionalFrameType.BEGIN, Begin(number).encode()),
             begun=begun,
             sent=lambda: self._count_made(number),
             release=lambda: self._context.punching_slot.release(self),
@@ -450,13 +449,7 @@ class Punching:
             _without_age(each) for each in self._told
         ]:
             self._told = ours
-            self._send_frame(OptionalFrameType.NATS, Nats(ours).encode())
-
-    def _send_frame(self, frame_type: OptionalFrameType, payload: bytes) -> None:
-        try:
-            self._link.send_control(frame_type, payload)
-        except LinkError:
-            return  # The link is over; `Link.when_closed` tells the call
+            self._link.try_send_control(OptionalFrameType.NATS, Nats(ours).encode())
 
 
 def proof_wait(proofs: int) -> float:

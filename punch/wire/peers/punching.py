@@ -11,10 +11,11 @@ that the other side is to send now. TCP is for networks that pass no UDP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from punch.wire import strict_json
 from punch.wire.fields import field, integer, ip, mapping, one_of, sequence, token
@@ -31,7 +32,8 @@ MAX_TURN: Final = 4
 MAX_COUNT: Final = 1024
 """How many open ports OPENED may speak of without naming them."""
 
-T = TypeVar("T")
+Fields = Mapping[str, Any]
+P = TypeVar("P", bound="Payload")
 
 _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
@@ -52,9 +54,38 @@ class PunchingError(Exception):
     """A payload is malformed; `str()` says why."""
 
 
+class Payload(ABC):
+    """
+    The payload of one kind of frame.
+
+    :cvar frame: the frame, as an error names it.
+    """
+
+    frame: ClassVar[str]
+
+    @classmethod
+    def decode(cls: type[P], payload: bytes) -> P:
+        """
+        Decode a payload.
+
+        :raise PunchingError: it is malformed.
+        """
+        try:
+            return cls._read(mapping(strict_json.loads(payload)))
+        except ValueError as error:
+            raise PunchingError(f"{cls.frame} frame is wrong: {error}") from error
+
+    @classmethod
+    @abstractmethod
+    def _read(cls: type[P], fields: Fields) -> P:
+        """Return what these fields say, or raise ValueError."""
+
+
 @dataclass(frozen=True)
-class Nats:
+class Nats(Payload):
     """What the sender knows about its NATs now. It replaces what the offer or answer said."""
+
+    frame = "a NATS"
 
     profiles: tuple[NatProfile, ...]
 
@@ -63,17 +94,12 @@ class Nats:
         return strict_json.dumps({"nats": write_profiles(self.profiles)})
 
     @classmethod
-    def decode(cls, payload: bytes) -> Nats:
-        """
-        Decode a payload.
-
-        :raise PunchingError: it is malformed.
-        """
-        return _decode("a NATS", payload, lambda fields: cls(field(fields, "nats", read_profiles)))
+    def _read(cls, fields: Fields) -> Nats:
+        return cls(field(fields, "nats", read_profiles))
 
 
 @dataclass(frozen=True)
-class Targets:
+class Targets(Payload):
     """
     The sender wants to try a technique, and will send from one of these ports of `host`.
 
@@ -83,6 +109,8 @@ class Targets:
     :ivar turn: how many such attempts there were before, from 0 again after `MAX_TURN`: how far the first
         packets come depends on it.
     """
+
+    frame = "a TARGETS"
 
     attempt: int
     technique: str
@@ -104,28 +132,19 @@ class Targets:
         return strict_json.dumps(fields)
 
     @classmethod
-    def decode(cls, payload: bytes) -> Targets:
-        """
-        Decode a payload.
-
-        :raise PunchingError: it is malformed.
-        """
-        return _decode(
-            "a TARGETS",
-            payload,
-            lambda fields: cls(
-                field(fields, "attempt", _attempt),
-                field(fields, "technique", token),
-                field(fields, "host", ip),
-                field(fields, "ports", sequence(_port, MAX_TARGETS)),
-                field(fields, "first", one_of(*First), None),
-                field(fields, "turn", _turn, 0),
-            ),
+    def _read(cls, fields: Fields) -> Targets:
+        return cls(
+            field(fields, "attempt", _attempt),
+            field(fields, "technique", token),
+            field(fields, "host", ip),
+            field(fields, "ports", sequence(_port, MAX_TARGETS)),
+            field(fields, "first", one_of(*First), None),
+            field(fields, "turn", _turn, 0),
         )
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Payload):
     """
     The sender has sent a check to each target of an attempt, from a port for each, or will do so.
 
@@ -133,6 +152,8 @@ class Opened:
         the targets if not all could be sent to.
     :ivar count: how many ports of `host` are open that the sender does not know (spraying).
     """
+
+    frame = "an OPENED"
 
     attempt: int
     host: str
@@ -156,27 +177,20 @@ class Opened:
         return strict_json.dumps(fields)
 
     @classmethod
-    def decode(cls, payload: bytes) -> Opened:
-        """
-        Decode a payload.
-
-        :raise PunchingError: it is malformed.
-        """
-        return _decode(
-            "an OPENED",
-            payload,
-            lambda fields: cls(
-                field(fields, "attempt", _attempt),
-                field(fields, "host", ip),
-                field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
-                field(fields, "count", _count, 0),
-            ),
+    def _read(cls, fields: Fields) -> Opened:
+        return cls(
+            field(fields, "attempt", _attempt),
+            field(fields, "host", ip),
+            field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
+            field(fields, "count", _count, 0),
         )
 
 
 @dataclass(frozen=True)
-class Begin:
+class Begin(Payload):
     """The sender has begun to send, or has sent all: the other side is to send now, for this attempt."""
+
+    frame = "a BEGIN"
 
     attempt: int
 
@@ -185,23 +199,20 @@ class Begin:
         return strict_json.dumps({"attempt": self.attempt})
 
     @classmethod
-    def decode(cls, payload: bytes) -> Begin:
-        """
-        Decode a payload.
-
-        :raise PunchingError: it is malformed.
-        """
-        return _decode("a BEGIN", payload, lambda fields: cls(field(fields, "attempt", _attempt)))
+    def _read(cls, fields: Fields) -> Begin:
+        return cls(field(fields, "attempt", _attempt))
 
 
 @dataclass(frozen=True)
-class TCPCandidates:
+class TCPCandidates(Payload):
     """
     The sender wants to connect over TCP, and listens at these candidates.
 
     :ivar attempt: the number of the attempt; an answer has the same one.
     :ivar candidates: none if it can't, or does not agree.
     """
+
+    frame = "a TCP"
 
     attempt: int
     candidates: tuple[Candidate, ...]
@@ -211,23 +222,5 @@ class TCPCandidates:
         return strict_json.dumps({"attempt": self.attempt, "candidates": write_candidates(self.candidates)})
 
     @classmethod
-    def decode(cls, payload: bytes) -> TCPCandidates:
-        """
-        Decode a payload.
-
-        :raise PunchingError: it is malformed.
-        """
-        return _decode(
-            "a TCP",
-            payload,
-            lambda fields: cls(
-                field(fields, "attempt", _attempt), field(fields, "candidates", read_tcp_candidates)
-            ),
-        )
-
-
-def _decode(frame: str, payload: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
-    try:
-        return read(mapping(strict_json.loads(payload)))
-    except ValueError as error:
-        raise PunchingError(f"{frame} frame is wrong: {error}") from error
+    def _read(cls, fields: Fields) -> TCPCandidates:
+        return cls(field(fields, "attempt", _attempt), field(fields, "candidates", read_tcp_candidates))
