@@ -148,12 +148,14 @@ class Punching:
         """The link takes another path, or has one again."""
         self._sockets.path_changed(now)
         if not self._relayed:
-            if self._attempts and not self._found and self._transport.generations.working:
-                self._found = True
-                self._remember(found=True)
+            found = self._sockets.selected
+            if found is not None:
+                # Connectivity checks alone, or TCP, may have found any other path
+                self._budget.path_found(found.host)
+                if self._made and not self._found and self._transport.generations.working:
+                    self._found = True
+                    self._remember(found=True)
             self._begin_anew()
-            if self._sockets.selected is not None:
-                self._budget.path_found(self._sockets.selected.host)
         elif self._begin_at is None:
             # The proofs first, which may take that long
             self._settled_at = now + self._settle_time
@@ -165,8 +167,8 @@ class Punching:
         """There is a new observation of our NAT."""
         if _hosts(self._told) != _hosts(self._ours):
             self._tries.clear()
-            self._made = 0
             self._sockets.network_changed()
+            self._networks_changed()
             self._begin_anew()
         self.path_changed(now)
 
@@ -202,7 +204,7 @@ class Punching:
 
     def _take_nats(self, nats: Nats, now: float) -> None:
         if _hosts(nats.profiles) != _hosts(self._theirs):
-            self._made = 0
+            self._networks_changed()
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
                 self._begin_anew()
@@ -213,6 +215,11 @@ class Punching:
         """Tell the attempt the time, which it otherwise knows from what it receives and its timers."""
         if self._sockets.observing is not None:
             self._sockets.observing.transactions.handle_timer(now)
+
+    def _networks_changed(self) -> None:
+        """One of the two is in another network: what was tried and found before says nothing about it."""
+        self._made = 0
+        self._found = False
 
     def _begin_anew(self) -> None:
         """The network is another one, or was better meanwhile: begin as soon as the waits allow."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from punch.ice.punching.techniques import Technique
 from punch.learned_paths import MAX_TRIES
+from punch.node.ice_restart import IMPROVE
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.node.relay_pool import HEAD_START
-from punch.test.internet import NAT, LinkSpec, Mapping, Ports
+from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
 from punch.test.scenarios.test_early_handshake import HOMES, EarlyTestCase
 from punch.test.system import Connected, Peer, SystemTestCase, introduce
 
@@ -45,7 +46,7 @@ class LearningTests(EarlyTestCase):
         self.stop()
         return seconds
 
-    def fail(self, links: int) -> None:  # type: ignore[override]
+    def let_fail(self, links: int) -> None:
         """Have so many links on which everything direct is lost; attempts are made on each."""
         for number in range(links):
             self.link()
@@ -91,7 +92,7 @@ class LearningTests(EarlyTestCase):
     def test_a_technique_that_never_works(self) -> None:
         """It rests after so many links, for a day, unless the network changes."""
         self.lose()
-        self.fail(MAX_TRIES)
+        self.let_fail(MAX_TRIES)
         self.assertEqual(self.attempts(), 0)
         self.days += 2
         self.assertGreater(self.attempts(), 0)
@@ -116,14 +117,63 @@ class LearningTests(EarlyTestCase):
         self.assertGreater(self.attempts(), 0)
         self.net.drop = None
 
+    def failures(self) -> list[list[tuple[str, int]]]:
+        """Which techniques have failed, and on how many links, by what Alice and Bob know of each other."""
+        return [
+            [(each.technique, each.times) for path in book.entry(peer).paths for each in path.failures]
+            for book in self.books
+            for peer in book
+        ]
+
+    def direct(self) -> bool:
+        """Whether both sides have a direct path now."""
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        return all(link.status and link.status.path.kind != "relay" for link in links)
+
+    def test_a_path_that_checks_alone_found(self) -> None:
+        """The technique that was tried before has failed all the same."""
+        self.link()
+        self.lose()
+        self.net.advance(10.0)
+        attempts = [tried.attempts for tried in self.tried]
+        self.assertGreaterEqual(min(attempts), ATTEMPTS)
+        for nat in self.nats:
+            nat.mapping = Mapping.EIM
+        self.net.drop = None
+        self.net.run_until(self.direct, IMPROVE[0], "a direct path")
+        self.assertEqual([tried.attempts for tried in self.tried], attempts)
+        self.net.advance(5.0)
+        self.stop()
+        self.assertEqual(self.failures(), [[("prediction", 1)]] * 2)
+
+    def test_in_another_network(self) -> None:
+        """That it worked in the one network is no success in the next one, on the same link."""
+        self.link()
+        self.net.run_until(self.direct, 10.0, "a direct path")
+        attempts = [tried.attempts for tried in self.tried]
+        for host, nat in zip(self.hosts, self.nats, strict=True):
+            cafe = NAT(
+                public=f"{nat.public}0",
+                mapping=Mapping.APDM,
+                filtering=Filtering.APDF,
+                ports=Ports.SEQUENTIAL,
+            )
+            host.move(self.net.lan(f"cafe {nat.public}", "192.168.9.0/24", nat=cafe))
+        self.lose()
+        self.net.advance(60.0)
+        for tried, before in zip(self.tried, attempts, strict=True):
+            self.assertGreaterEqual(tried.attempts, before + ATTEMPTS)
+        self.stop()
+        self.assertEqual(self.failures(), [[("prediction", 1)]] * 2)
+
     def test_it_works_after_all(self) -> None:
         """What failed on two links counts no more when it has worked."""
         self.lose()
-        self.fail(MAX_TRIES - 1)
+        self.let_fail(MAX_TRIES - 1)
         self.net.drop = None
         self.seconds_to_direct()
         self.lose()
-        self.fail(MAX_TRIES - 1)
+        self.let_fail(MAX_TRIES - 1)
         self.assertGreater(self.attempts(), 0)
         self.net.drop = None
 
