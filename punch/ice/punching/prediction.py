@@ -22,6 +22,14 @@ TARGETS: Final = 8
 """How many ports are predicted in one attempt."""
 MAX_AIMS: Final = 10
 """How many packets the side that aims sends in one attempt."""
+LOW_TTLS: Final = (5, 5, None, 8)
+"""
+The TTL of the packets of the side that opens, in one attempt after the other; None: the usual one. They are
+only to open its own NATs. A router that takes unsolicited packets as its own (`simultaneous_open`) would give
+the other side's packets another port if they arrived.
+"""
+ROUTERS: Final = (None, 1, None, None)
+"""How many routers may take such a packet at all, in one attempt after the other: not even the next one."""
 MAX_STEPS: Final = 64
 """Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""
 _SHIFTS: Final = (0, 1, 0, 2, 1, 0, 3, 1, 2, 0)

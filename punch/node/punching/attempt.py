@@ -13,6 +13,7 @@ from typing import Protocol
 
 from punch.ice.agent import Agent
 from punch.ice.budget import WINDOW, OpeningBudget
+from punch.ice.candidates import may_pair
 from punch.ice.punching.techniques import Technique
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
@@ -40,6 +41,14 @@ attempt that waits keeps those with others from being made.
 """
 MAX_HOSTS = 4
 """For how many IP addresses of the other side the attempts are counted separately."""
+ROUND = 1.0
+"""The least seconds from the beginning of one attempt of a few packets to that of the next…"""
+QUICK = 4
+"""…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
+LATER = 15.0, 300.0
+"""The wait after the quick attempts, and the longest one, in seconds."""
+REQUEST_SIZE = 20
+"""How many bytes a request to a reflector has: the header of RFC 8489, section 5."""
 
 
 class Tries:
@@ -168,6 +177,7 @@ class Attempt:
             # In order with requests to reflectors
             self.transactions.send(opening)
         else:
+            self.sockets.flush()
             self.network.sockets.send_limited(opening, reach)
         return True
 
@@ -188,6 +198,24 @@ class Attempt:
             for _ in range(REPEATS):
                 if self.relayed():
                     await self.transactions.sleep(max(ARRIVAL_TIME, round_trip))
+
+
+def wait_after(tries: int) -> float:
+    """
+    Return the least seconds from the beginning of an attempt of a few packets to that of the next, after so
+    many.
+    """
+    if tries < QUICK:
+        return ROUND
+    return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
+
+
+def may_send(
+    budget: OpeningBudget, packets: int, agent: Agent, local: str, targets: Targets, now: float
+) -> bool:
+    """Whether so many checks may go from a local IP address to the first target, and the budget is enough."""
+    remote = Address(targets.host, targets.ports[0])
+    return may_pair(Address(local, 1), remote) and budget.has(packets, agent.opening_size, remote, now)
 
 
 class AttemptMaker(Protocol):

@@ -446,8 +446,7 @@ class Punching:
         return self, self._sockets, *transactions
 
     def _step(self, now: float) -> None:
-        if self._sockets.observing is not None:
-            self._sockets.observing.send()
+        self._sockets.flush()
 
     def _tell_nats(self) -> None:
         """Tell the other side what we know about our NATs, if that matters and is news."""

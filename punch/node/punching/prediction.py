@@ -13,27 +13,20 @@ from collections.abc import Sequence
 
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
-from punch.ice.candidates import may_pair
 from punch.ice.punching import prediction
+from punch.ice.punching.prediction import LOW_TTLS, ROUTERS
 from punch.ice.punching.techniques import Technique
-from punch.node.punching.attempt import Attempt
+from punch.net.udp.sockets import Reach
+from punch.node.punching.attempt import REQUEST_SIZE, Attempt, may_send, wait_after
 from punch.wire.address import Address
 from punch.wire.peers.punching import Opened, Targets
 
-ROUND = 1.0
-"""The least seconds from the beginning of one attempt to that of the next…"""
-QUICK = 4
-"""…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
-LATER = 15.0, 300.0
-"""The wait after the quick attempts, and the longest one, in seconds."""
 OPEN_TIME = 8.0
 """Seconds that the side that opens waits for packets of the one that aims."""
 GAP = 0.005
 """Seconds between two packets of an attempt. Other hosts take ports meanwhile, so it is short."""
 REFLECTOR_REQUESTS = 2
-"""How often the side that opens asks a reflector in one attempt…"""
-REQUEST_SIZE = 20
-"""…and how many bytes such a request has: the header of RFC 8489, section 5."""
+"""How often the side that opens asks a reflector in one attempt."""
 
 
 class Prediction:
@@ -47,6 +40,7 @@ class Prediction:
         self._budget = budget
         # How many ports others have taken during our last attempt
         self._taken = 1
+        self._opened = 0
 
     def wait_after(self, tries: int) -> float:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
@@ -58,11 +52,8 @@ class Prediction:
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets, and ask a reflector twice."""
-        if not targets.ports:
-            return False
-        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
         packets = len(targets.ports) + REFLECTOR_REQUESTS
-        return may_pair(base, remote) and self._budget.has(packets, agent.opening_size, remote, now)
+        return bool(targets.ports) and may_send(self._budget, packets, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
         """
@@ -122,7 +113,8 @@ class Prediction:
             self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
         # Without waiting for the answer: other hosts have little time to take ports in between
         asked = transactions.spawn(transactions.ask(base, reflector))
-        sent = await self._send_to(attempt, base, targets.host, targets.ports)
+        turn, self._opened = self._opened % len(LOW_TTLS), self._opened + 1
+        sent = await self._send_to(attempt, base, targets.host, targets.ports, _reach(turn))
         after = transactions.bind(attempt.local)
         seen_again = None if after is None else await transactions.ask(after, reflector)
         seen = await asked
@@ -133,17 +125,18 @@ class Prediction:
         rows = prediction.opened(attempt.ours, seen.mapped.port, last, sent)
         return Opened(targets.attempt, seen.mapped.host, tuple(map(tuple, rows)))
 
-    async def _send_to(self, attempt: Attempt, base: Address, host: str, ports: Sequence[int]) -> int:
+    async def _send_to(
+        self, attempt: Attempt, base: Address, host: str, ports: Sequence[int], reach: Reach | None = None
+    ) -> int:
         """Send a check to these ports in order, as far as the limit allows; returns to how many."""
         for number, port in enumerate(ports):
-            if not attempt.send(base, Address(host, port), self._budget):
+            if not attempt.send(base, Address(host, port), self._budget, reach):
                 return number
             await attempt.transactions.sleep(GAP)
         return len(ports)
 
 
-def wait_after(tries: int) -> float:
-    """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
-    if tries < QUICK:
-        return ROUND
-    return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
+def _reach(turn: int) -> Reach | None:
+    """Return how far the packets of the side that opens come."""
+    ttl = LOW_TTLS[turn]
+    return None if ttl is None else Reach(ttl, ROUTERS[turn])

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
-from punch.ice.candidates import may_pair
 from punch.ice.punching import simultaneous_open
 from punch.ice.punching.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
-from punch.node.punching.attempt import ANSWER_TIME, Attempt
-from punch.node.punching.prediction import REQUEST_SIZE, wait_after
+from punch.node.punching.attempt import ANSWER_TIME, REQUEST_SIZE, Attempt, may_send, wait_after
 from punch.wire.address import Address
 from punch.wire.peers.punching import First, Opened, Targets
 
@@ -48,11 +46,8 @@ class SimultaneousOpen:
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to the target, and ask a reflector."""
-        if len(targets.ports) != 1 or targets.first is None:
-            return False
-        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
-        packets = MAX_PACKETS + REQUESTS
-        return may_pair(base, remote) and self._budget.has(packets, agent.opening_size, remote, now)
+        one = len(targets.ports) == 1 and targets.first is not None
+        return one and may_send(self._budget, MAX_PACKETS + REQUESTS, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
         """Make an attempt, on the side that aims. Returns True: one that was refused is repeated as soon."""

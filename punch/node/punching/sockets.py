@@ -82,6 +82,11 @@ class AttemptSockets:
         )
         return self.observing
 
+    def flush(self) -> None:
+        """Send what is queued, so that what is sent at once is in order."""
+        if self.observing is not None:
+            self.observing.send()
+
     def end(self) -> None:
         """The attempt is over: close its sockets."""
         if self.observing is not None:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Set
 
 from punch.ice.agent import Agent
 from punch.ice.budget import OpeningBudget
-from punch.ice.candidates import may_pair
 from punch.ice.punching import spraying
 from punch.ice.punching.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
-from punch.node.punching.attempt import Attempt
+from punch.node.punching.attempt import Attempt, may_send
 from punch.wire.address import Address
 from punch.wire.peers.punching import Opened, Targets
 
@@ -52,11 +51,9 @@ class Spraying:
         """Whether we can send to the targets from enough sockets."""
         if len(targets.ports) != spraying.TARGETS:
             return False
-        base, remote = Address(local, 1), Address(targets.host, targets.ports[0])
         sockets = sockets_for(self._descriptors())
         packets = sockets * spraying.TARGETS
-        enough = bool(sockets) and self._budget.has(packets, agent.opening_size, remote, now)
-        return may_pair(base, remote) and enough
+        return bool(sockets) and may_send(self._budget, packets, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
         """Make an attempt, on the side that aims; returns False if it could not be made, or was refused."""

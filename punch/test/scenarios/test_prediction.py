@@ -13,10 +13,10 @@ from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.path import RelayPolicy
-from punch.node.punching.attempt import MAX_HOSTS, Tries
+from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
-from punch.node.punching.prediction import GAP, wait_after
-from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
+from punch.node.punching.prediction import GAP
+from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
@@ -41,12 +41,19 @@ def sequential(step: int = 1, others: float = 0.0, mapping: Mapping = Mapping.AP
     return nat(mapping, Ports.SEQUENTIAL, step, others)
 
 
+def linux() -> NAT:
+    """Masquerading as Linux does it, at a router that takes unsolicited packets as its own."""
+    return NAT(mapping=Mapping.APDM, ports=Ports.PRESERVING, overload=True, unsolicited=Unsolicited.ACCEPT)
+
+
 class DirectTests(PunchingTestCase):
     """Sequential ports on one side or both, and anything but random ones on the other."""
 
-    def check(self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None) -> None:
+    def check(
+        self, left: NAT | None, right: NAT | None, seed: int = 1, link: LinkSpec | None = None, hops: int = 0
+    ) -> None:
         """The path is direct in time, after few packets."""
-        self.place(left, right, seed, link)
+        self.place(left, right, seed, link, hops=hops)
         seconds = self.seconds_to_direct(WITHIN if link is None else 25.0)
         case = (left, right, seed)
         assert seconds is not None, case
@@ -76,6 +83,12 @@ class DirectTests(PunchingTestCase):
     def test_preserved_ports(self) -> None:
         """A NAT that keeps ports where it can."""
         self.check(nat(Mapping.APDM, Ports.PRESERVING), sequential())
+
+    def test_a_router_that_takes_unsolicited_packets(self) -> None:
+        """The packets of the side that opens don't arrive there, be that router near or far."""
+        for hops in (0, 8):
+            for ends in ((linux(), sequential()), (sequential(2), linux())):
+                self.check(*ends, hops=hops)
 
     def test_by_address(self) -> None:
         """A mapping for each address, which one reflector can't tell from one for all."""
