@@ -244,6 +244,14 @@ class FamiliarTests(SynchronousTestCase):
             agent.add_remote_candidate(Candidate(CandidateType.HOST, neighbour, 2000, "9"), 0.0)
             self.assertEqual(self.checked(agent, 0.1), [neighbour, self.RELAYED])
 
+    def test_somebody_elsewhere(self) -> None:
+        """A private address that is probably behind another NAT holds nothing back."""
+        neighbour = Address("192.168.1.3", 7000)
+        agent = self.agent(neighbour.host)
+        agent.add_reflexive(self.OURS, Address("203.0.113.50", 5000))
+        agent.add_remote_candidate(Candidate(CandidateType.HOST, neighbour, 2000, "9"), 0.0)
+        self.assertEqual(self.checked(agent, 0.1), [self.RELAYED])
+
     def test_others(self) -> None:
         """Without one, or if none of the peer's addresses is, nothing is different."""
         for familiar in ((), ("203.0.113.99",), (self.RELAYED.host,)):

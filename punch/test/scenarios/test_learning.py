@@ -186,11 +186,10 @@ class MoveTests(EarlyTestCase):
         """In which networks Alice had a path to Bob, as far as she remembers."""
         return [path.network for path in self.books[0].entry(self.bob.id).paths]
 
-    def move(self) -> None:
+    def move(self, *, block_udp: bool = False) -> None:
         """Alice is in a guest network now, and has registered from there."""
-        guests = self.net.lan(
-            "guests", "192.168.9.0/24", nat=NAT(public="203.0.113.9"), link=LinkSpec(delay=0.05)
-        )
+        nat = NAT(public="203.0.113.9", block_udp=block_udp)
+        guests = self.net.lan("guests", "192.168.9.0/24", nat=nat, link=LinkSpec(delay=0.05))
         self.alice.host.move(guests, "192.168.9.2")
         self.net.advance(10.0)
 
@@ -223,6 +222,20 @@ class MoveTests(EarlyTestCase):
     def test_a_short_link(self) -> None:
         """The time after which its path is remembered ends in the other network."""
         self.check_without_a_path(1.0)
+
+    def test_attempts_that_failed_before(self) -> None:
+        """They say nothing about the other network, in which UDP is blocked, so that its NAT is not known."""
+        for nat in self.nats:
+            nat.mapping, nat.ports = Mapping.APDM, Ports.SEQUENTIAL
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.link(10.0)
+        self.assertGreaterEqual(self.alice.node.status.links[0].punching.attempts, ATTEMPTS)
+        self.net.drop = lambda packet: HOMES[1] in (packet.source[0], packet.destination[0])
+        self.move(block_udp=True)
+        self.alice.node.hangup(self.bob.id)
+        self.net.advance(1.0)
+        self.assertEqual(self.networks, [])
+        self.stop()
 
     def test_a_path_in_each(self) -> None:
         """Both are remembered."""
