@@ -17,7 +17,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,9 @@ VERSION = 2
 
 #: Names that no version of Punch accepted, because they could be IDs.
 _LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
+
+#: Changes that wait until the file can be written; no more are made before.
+MAX_LATE = 2_000
 
 #: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
@@ -162,7 +165,8 @@ class AddressBook:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
         self._forgotten = forgotten
-        self._late: list[tuple[PeerID, Callable[[Contact], Contact]]] = []
+        #: The changes that the file does not have yet, in order, by the peer and what they change of it.
+        self._late: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
         self._by_name: dict[str, PeerID] = {}
@@ -219,17 +223,19 @@ class AddressBook:
 
     def add(self, peer: PeerID, claimed: str) -> bool:
         """A peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
-        return self._change(peer, lambda entry: self._met(peer, entry, claimed))
+        return self._change(peer, "met", lambda entry: self._met(peer, entry, claimed))
 
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give a peer a petname, or remove it (None)."""
         if name is not None:
             name = check_new_name(name)
-        return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
+        return self._change(
+            peer, ("name", name), lambda entry: replace(entry, name=self._free(peer, name), named=True)
+        )
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:
         """Refuse the calls of a peer from now on, or no longer."""
-        return self._change(peer, lambda entry: replace(entry, blocked=blocked))
+        return self._change(peer, "blocked", lambda entry: replace(entry, blocked=blocked))
 
     def grant(self, peer: PeerID, service: str, granted: bool = True) -> bool:
         """Let a peer open a service from now on, or no longer."""
@@ -238,7 +244,7 @@ class AddressBook:
             services = entry.services | {service} if granted else entry.services - {service}
             return replace(entry, services=services)
 
-        return self._change(peer, change)
+        return self._change(peer, ("service", service), change)
 
     def learn(self, peer: PeerID, path: LearnedPath) -> bool:
         """Something was learned about a path to a peer, which is kept if the peer is known."""
@@ -246,11 +252,11 @@ class AddressBook:
         def change(entry: Contact) -> Contact:
             return replace(entry, paths=learned_paths.with_path(entry.paths, path)) if entry.known else entry
 
-        return self._change(peer, change)
+        return self._change(peer, ("path", path.network, path.host), change)
 
     def forget(self, peer: PeerID) -> bool:
         """Remove a peer from the book, with its block, its grants and what was learned about paths to it."""
-        changed = self._change(peer, lambda entry: Contact())
+        changed = self._change(peer, "all", lambda entry: Contact())
         if changed:
             self._forgotten(peer)
         return changed
@@ -295,12 +301,22 @@ class AddressBook:
             )
         return name
 
-    def _change(self, peer: PeerID, change: Callable[[Contact], Contact]) -> bool:
+    def _change(self, peer: PeerID, what: Hashable, change: Callable[[Contact], Contact]) -> bool:
+        """
+        Change an entry.
+
+        :param what: names what is changed: a later change of the same takes the place of an earlier one.
+        """
+        if self._path is not None and len(self._late) >= MAX_LATE and (peer, what) not in self._late:
+            self._write(self._path)
+            if self._late:
+                raise AddressBookError("state", _held(self._path))
         if not self._put(peer, change(self.entry(peer))):
             return False
         if self._path is not None:
             # What can't be written holds as long as this process, and is tried again with the next change.
-            self._late.append((peer, change))
+            self._late.pop((peer, what), None)
+            self._late[peer, what] = change
             self._write(self._path)
             # Another process may have given the name away a moment ago.
             change(self._entries.get(peer, Contact()))
@@ -401,7 +417,7 @@ class AddressBook:
         self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
         self._by_look = None
         self._stamp = stamp
-        for peer, change in self._late:
+        for (peer, _), change in self._late.items():
             with suppress(AddressBookError):  # the name is another's now
                 self._put(peer, change(self._entries.get(peer, Contact())))
 
@@ -415,9 +431,7 @@ class AddressBook:
                     os.close(descriptor)
                     return None
                 if waited >= LOCK_TIME:
-                    raise AddressBookError(
-                        "state", f"The address book {path} is held by another process: try again."
-                    )
+                    raise AddressBookError("state", _held(path))
                 self.sleep(LOCK_STEP)
                 waited += LOCK_STEP
         except BaseException:
@@ -434,6 +448,10 @@ def _unusable(path: Path, error: OSError) -> str:
     # It may be the file beside it.
     what = f"The address book's file {error.filename or path}"
     return unusable(what, error, "choose another directory with --state-dir")
+
+
+def _held(path: Path) -> str:
+    return f"The address book {path} is held by another process: try again."
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

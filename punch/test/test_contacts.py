@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.contacts import (
     LOCK_TIME,
     MAX_CLAIMED,
+    MAX_LATE,
     AddressBook,
     AddressBookError,
     Contact,
@@ -20,6 +22,7 @@ from punch.contacts import (
     name_from,
 )
 from punch.files import try_lock
+from punch.learned_paths import LearnedPath
 from punch.node.calls import Decision, decide
 from punch.test.chat_network import peer_id
 from punch.wire.control import Accept
@@ -383,6 +386,37 @@ class FileTests(BookTestCase):
         self.book.add(BOB, "Bob")
         self.assertTrue(AddressBook(self.path).blocked(EVE))
 
+    def refused_by_disk(self, change: Callable[..., object], *arguments: object) -> None:
+        self.assertIn("No space left", str(self.assertRaises(AddressBookError, change, *arguments)))
+
+    def test_all_that_waits_is_written(self) -> None:
+        """In the order in which it was changed, on what the file has then."""
+        disk = self.patch(os, "fsync", full_disk)
+        for change in (
+            lambda: self.book.add(BOB, "Bob"),
+            lambda: self.book.rename(BOB, "Bobby"),
+            lambda: self.book.block(BOB),
+            lambda: self.book.grant(BOB, "files"),
+            lambda: self.book.rename(ALICE, "Bob"),
+            lambda: self.book.block(BOB, False),
+            lambda: self.book.block(EVE),
+            lambda: self.book.forget(EVE),
+            lambda: self.book.block(EVE),
+            lambda: self.book.forget(EVE),
+        ):
+            self.refused_by_disk(change)
+        disk.restore()
+        self.book.close(self.fail)
+        again = AddressBook(self.path)
+        self.assertEqual(list(again), sorted([ALICE, BOB]))
+        self.assertEqual((again.find("bobby"), again.find("bob")), (BOB, ALICE))
+        self.assertEqual(again.entry(BOB), self.book.entry(BOB))
+        self.assertFalse(again.blocked(BOB))
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
 
 class TwoProcessesTests(BookTestCase):
     """`punch peers` beside a running peer."""
@@ -416,6 +450,31 @@ class TwoProcessesTests(BookTestCase):
         self.assertIn("another process", str(error))
         self.assertAlmostEqual(sum(waits), LOCK_TIME)
         self.assertEqual(list(AddressBook(self.path)), [ALICE])
+
+    def test_what_waits_is_bounded(self) -> None:
+        """
+        Where the lock stays another's, a later change takes the place of an earlier one of the same. When too
+        many wait, others are refused, until they are written.
+        """
+        self.book.add(BOB, "Bob")
+        lock = self.lock()
+        for number in range(MAX_LATE):
+            self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", number))
+            self.book.add(BOB, f"Bob {number}")
+            self.book.block(BOB, number % 2 == 0)
+        for number in range(MAX_LATE - 3):
+            self.assertTrue(self.book.grant(BOB, f"service{number}"))
+        error = self.assertRaises(AddressBookError, self.book.block, EVE)
+        self.assertIn("held by another process", str(error))
+        self.assertFalse(self.book.blocked(EVE))
+        self.assertTrue(self.book.grant(BOB, "service0", False))
+        os.close(lock)
+        self.assertTrue(self.book.block(EVE))
+        again = AddressBook(self.path)
+        self.assertEqual(again.entry(BOB), self.book.entry(BOB))
+        entry = again.entry(BOB)
+        self.assertEqual((entry.claimed, len(entry.services)), (f"Bob {MAX_LATE - 1}", MAX_LATE - 4))
+        self.assertTrue(again.blocked(EVE))
 
     def test_services_are_granted(self) -> None:
         """The field is optional: a book without it is as it was."""
