@@ -18,7 +18,7 @@ from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
 
 MAX_PREKEYS = 256
-"""Of how many peers the prekeys are in memory, those used last."""
+"""Of how many peers whose prekeys are not kept they are in memory, those used last."""
 PREKEY_DELAY = 5.0
 """
 Seconds after which a link tells our prekey, if nothing is under way on it then: on a slow line, it would
@@ -40,7 +40,8 @@ class Prekeys:
     """
     The own prekey, and those of other peers.
 
-    :param storage: keeps them for later processes; None: nothing is kept.
+    :param storage: keeps them for later processes; None: nothing is kept. What it keeps is not in memory as
+        well, so that it is gone everywhere when a peer is taken out of the address book.
     :ivar own: the own prekey, signed; empty if the cryptography library does not have ML-KEM.
     """
 
@@ -48,15 +49,15 @@ class Prekeys:
         self.own = signed_prekey(identity) if supported() else b""
         self._storage = storage
         self._of: dict[PeerID, bytes] = {}
-        """Signed; empty: none is known."""
+        """Those that are not kept, signed; empty: none is known."""
 
     def of(self, peer: PeerID) -> bytes:
         """The public prekey of a peer, for `seal_offer`; empty if it is not known, or can't be used here."""
         if not self.own:
             return b""
-        signed = self._of.pop(peer, None)
-        if signed is None:
-            signed = self._read(peer)
+        if kept := self._read(peer):
+            return kept[:KEY_SIZE]
+        signed = self._of.get(peer, b"")
         self._put(peer, signed)
         return signed[:KEY_SIZE]
 
@@ -69,11 +70,16 @@ class Prekeys:
         """
         if not self.own:
             return
-        if signed != self._of.get(peer):
+        kept = self._read(peer)
+        if not signed or signed not in (kept, self._of.get(peer)):
             check_prekey(peer, signed)
-            self._put(peer, signed)
-        if keep and self._storage is not None and self._storage.read(peer) != signed:
+        if keep and self._storage is not None and signed != kept:
             self._storage.write(peer, signed)
+            kept = self._read(peer)
+        if signed == kept:
+            self._of.pop(peer, None)
+        else:
+            self._put(peer, signed)
 
     def told(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """

@@ -58,6 +58,28 @@ class PrekeysTests(SynchronousTestCase):
         prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
         self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
 
+    def test_taken_out_of_the_address_book(self) -> None:
+        """What removes the file needs to tell no node: the prekey is known no longer, until it is told."""
+        kept = Kept()
+        prekeys = Prekeys(ALICE, kept)
+        for known_before in (False, True):
+            prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=known_before)
+            prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
+            self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+            kept.write(BOB.peer_id, None)
+            self.assertEqual(prekeys.of(BOB.peer_id), b"")
+
+    def test_where_nothing_can_be_kept(self) -> None:
+        """The prekeys of known peers are in memory if the disk fails."""
+
+        class Full(Kept):
+            def write(self, peer: PeerID, signed: bytes | None) -> None:
+                """The disk is full."""
+
+        prekeys = Prekeys(ALICE, Full())
+        prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
+        self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+
     def test_told(self) -> None:
         """The rendezvous tells what is not known yet, and replaces nothing: each would be written."""
         kept = Kept()
