@@ -10,6 +10,7 @@ authenticated by the credentials of the call, and QUIC is TLS 1.3, in which both
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -171,8 +172,8 @@ class TCPConnections:
         if reflector is None or reflector.is_ipv6 != local.is_ipv6:
             return None
         reflection = TCPReflection(random)
-        factory = lambda: MessageStream(reflection, StreamSplitter(), self._clock)  # noqa: E731
-        reflection.connecting = self._connect(local, reflector, factory, timeout)
+        make = partial(MessageStream, reflection, StreamSplitter(), self._clock)
+        reflection.connecting = self._connect(local, reflector, make, timeout)
         reflection.connecting.addCallbacks(lambda _: None, lambda _: reflection.disconnected())
         return reflection
 
