@@ -78,6 +78,8 @@ STEADY = 1.5
 TWIN_TIME = 10.0
 """Seconds for which the operator is told of another process of the same name after each sign of it."""
 _SIGN_SIZE = 8
+_MAX_SIGNS = 16
+"""How many of the newest of these signs are remembered."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -134,8 +136,8 @@ class RedisDirectory:
         self._shared = SharedStates(monotonic)
         self._sign = b""
         """What this process sends to itself with each beat."""
-        self._other_sign, self._other_sign_at = b"", -math.inf
-        """What another process of the same name has sent, and when that came first."""
+        self._other_signs: dict[bytes, float] = {}
+        """What other processes of the same name have sent, and when that came first."""
         self._twin_until = -math.inf
         self._missing: set[str] = set()
         self._offset = 0.0
@@ -398,11 +400,15 @@ class RedisDirectory:
         now = self._monotonic()
         if sign == self._sign:
             return
-        if sign != self._other_sign:
-            # This process may have sent it before it connected again; then it does not come again
-            self._other_sign, self._other_sign_at = sign, now
-        elif now >= self._other_sign_at + BEAT / 2:
-            self._twin_until = now + TWIN_TIME
+        signs = self._other_signs
+        if sign in signs:
+            if now >= signs[sign] + BEAT / 2:
+                self._twin_until = now + TWIN_TIME
+            return
+        # This process may have sent it before it connected again; then it does not come again
+        signs[sign] = now
+        if len(signs) > _MAX_SIGNS:
+            del signs[next(iter(signs))]
 
     def _received(self, data: bytes) -> None:
         if len(data) == _SIGN_SIZE:

@@ -508,13 +508,7 @@ class BadRedisTests(RedisTestCase):
 
     def test_one_name_for_two(self) -> None:
         """Names are random, so only a copy of a running process has the same one: both operators are told."""
-        for number in (1, 2):
-            random = chain(bytes(16), cycle([number]))
-            self.processes.append(
-                Process(self.net, number, random=lambda size, random=random: bytes(islice(random, size)))  # type: ignore[misc]
-            )
-        one, two = self.processes
-        self.assertEqual(one.name, two.name)
+        one, two = self.start_copies(2)
         self.net.advance(5.0)
         for process in self.processes:
             assert process.directory.problem is not None
@@ -522,6 +516,44 @@ class BadRedisTests(RedisTestCase):
         two.directory.stop()
         self.net.advance(TWIN_TIME + 2.0)
         self.assertIsNone(one.directory.problem)
+
+    def test_one_name_for_three(self) -> None:
+        """All operators are told, while there are two; entries of other processes and of copies are right."""
+        first, second, third = copies = self.start_copies(3)
+        (*_, other) = self.start()
+        peers = [identity.peer_id for identity in IDENTITIES[:4]]
+        for process, peer in zip((*copies, other), peers, strict=True):
+            process.register(peer)
+        self.net.advance(5.0)
+        for process in copies:
+            self.assertIn("another process has the same name", str(process.directory.problem))
+        self.assertIsNone(other.directory.problem)
+        self.assertEqual([other.locate(peer) for peer in peers[:3]], [first.name] * 3)
+        self.assertEqual([process.locate(peers[3]) for process in copies], [other.name] * 3)
+        # One leaves in order, as far as the others see: its peer is gone, theirs are not
+        first.leave(peers[0])
+        first.directory.stop()
+        self.net.advance(TWIN_TIME + 5.0)
+        self.assertEqual([other.locate(peer) for peer in peers[:3]], [None, second.name, third.name])
+        for process in (second, third):
+            self.assertIn("another process has the same name", str(process.directory.problem))
+        # Another one dies
+        second.host.kill()
+        self.processes.remove(second)
+        self.net.advance(TWIN_TIME + 5.0)
+        self.assertIsNone(third.directory.problem)
+        self.assertEqual([other.locate(peer) for peer in peers[2:]], [third.name, None])
+        self.assertEqual([process.replaced for process in (*copies, other)], [[]] * 4)
+
+    def start_copies(self, count: int) -> list[Process]:
+        """Processes that have all the same name, and other random bytes after it."""
+        for number in range(1, count + 1):
+            random = chain(bytes(16), cycle([number]))
+            self.processes.append(
+                Process(self.net, number, random=lambda size, random=random: bytes(islice(random, size)))  # type: ignore[misc]
+            )
+        self.assertEqual(len({process.name for process in self.processes}), 1)
+        return self.processes[:]
 
     def test_its_own_signs_are_those_of_nobody_else(self) -> None:
         """Also if Redis has those of an earlier connection still to deliver."""
