@@ -144,6 +144,33 @@ class CalleeTests(FairnessCase):
             self.wait(1.0)
             self.assertEqual(self.ends(stranger), {})
 
+    def test_callers_that_replace_their_calls(self) -> None:
+        """
+        Eight callers call again before their calls end, and the called peer then ends the older ones. The new
+        calls, which have been passed on, have no longer turns than others.
+        """
+        self.decisions[self.bob] = lambda incoming: None
+        callers = [peer("again", number) for number in range(8)]
+        calls = {}
+        for number, caller in enumerate(callers):
+            self.join(caller, f"10.{number}.0.1")
+            calls[caller] = self.call(caller, self.bob)
+        for _ in range(4):
+            for caller in callers:
+                newer, older = self.call(caller, self.bob), calls[caller]
+                assert newer is not None, self.refusal
+                assert older is not None
+                self.ask(self.bob, Cancel(older, caller))
+                calls[caller] = newer
+            self.wait(6.0)
+        stranger = peer("stranger")
+        self.join(stranger, "198.51.100.1")
+        self.assertIsNotNone(self.call(stranger, self.bob))
+        self.wait(1.0)
+        self.assertEqual(list(self.ends(self.bob).values()), [ErrorCode.CANCELLED])
+        self.wait(TURN)
+        self.assertEqual(self.ends(stranger), {})
+
     def test_calls_that_were_passed_on(self) -> None:
         """Calls that were passed on and still ring get places as soon as there are some."""
         self.decisions[self.bob] = lambda incoming: None
