@@ -1,12 +1,12 @@
 """
 Sixty addresses that attack a rendezvous in every way at once, as a process in a namespace of its own:
 
-    python rendezvous_flooder.py CONTROL-HOST-4 CONTROL-HOST-6 PORT REFLECTOR-PORT SECRET CALLEE
+    python rendezvous_flooder.py CONTROL-HOST-4 CONTROL-HOST-6 PORT REFLECTOR-PORT SECRET CALLEE…
 
-Calls of a peer that lets strangers ring, and of each other; registrations; handshakes that are copies, new
-ones and none; connections of empty lines; Binding requests; Allocate requests of 65 kB, without credentials
-and with them; allocations. It ends when a line comes, or after two minutes. Prints JSON lines: `began`, and
-`ended` with how much of each was done.
+Calls of these peers and of each other; registrations; handshakes that are copies, new ones and none;
+connections of empty lines; Binding requests; Allocate requests of 65 kB, without credentials and with them;
+allocations. It ends when a line comes, or after two minutes. Prints JSON lines: `began`, and
+`ended` with how much of each was done. It writes to its working directory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import os
 import select
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from punch.identity import Identity, PeerID
@@ -50,13 +49,12 @@ class Attack:
     """All attackers. Each method without `_` is a step of one way, from one address, and says what it did."""
 
     def __init__(
-        self, hosts: tuple[str, str], port: int, reflector: int, secret: str, callee: PeerID
+        self, hosts: tuple[str, str], port: int, reflector: int, secret: str, callees: Sequence[PeerID]
     ) -> None:
         self._hosts = hosts
         self._port, self._reflector = port, reflector
         self._secret = secret
-        self._callee = callee
-        self._directory = Path(tempfile.mkdtemp())
+        self._callees = callees
         self._over = threading.Event()
         self._clients: dict[str, list[tuple[PeerID, ControlConnection]]] = {each: [] for each in SOURCES}
         self._waiting: dict[str, list[socket.socket]] = {}
@@ -129,7 +127,7 @@ class Attack:
         """An identity registers; each address has up to four."""
         identity = Identity.generate()
         address = RendezvousAddress(self._host(source), self._port, None)
-        client = ControlConnection(address, key_of(identity), self._directory, source)
+        client = ControlConnection(address, key_of(identity), Path(), source)
         client.socket.settimeout(TIMEOUT)
         client.send(Register("flood", Accept.ANYONE))
         if client.read()["type"] != "welcome":
@@ -146,7 +144,7 @@ class Attack:
         """All at an address call the peer that lets strangers ring, and others of this flood."""
         others = [peer for clients in list(self._clients.values()) for peer, _ in clients[:1]][:3]
         lines = b""
-        for callee in (self._callee, *others):
+        for callee in (*self._callees, *others):
             lines += encode(Establish(new_call(), callee, Envelope(callee, bytes(304), bytes(64)))) + b"\n"
         for _, client in list(self._clients[source]):
             with contextlib.suppress(OSError):
@@ -205,8 +203,8 @@ class Attack:
 
 def main() -> None:
     """Attack."""
-    four, six, port, reflector, secret, callee = sys.argv[1:]
-    attack = Attack((four, six), int(port), int(reflector), secret, PeerID.parse(callee))
+    four, six, port, reflector, secret, *callees = sys.argv[1:]
+    attack = Attack((four, six), int(port), int(reflector), secret, list(map(PeerID.parse, callees)))
     print(json.dumps({"event": "began"}), flush=True)
     attack.run()
     print(json.dumps({"event": "ended", "counts": attack.counts}), flush=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from punch.identity import Identity, PeerID
+from punch.node.calls import MAX_RINGING
 from punch.test.control_client import key_of
 from punch.test.internet import Internet
 from punch.test.rendezvous_flood import SIXTY, FloodedRendezvous
@@ -49,6 +50,7 @@ def test_simulated_peers() -> None:
     net.announce = False
     flooded = FloodedRendezvous(net, SIXTY, period=0.1)
     flooded.flood.start(2)
+    flooded.ring()
     for number in range(PEERS):
         flooded.come(f"198.51.{101 + number}.1")
     flooded.restart()
@@ -98,14 +100,23 @@ def envelope(to: PeerID) -> Envelope:
 
 
 class RegisteredPeer:
-    """A registered peer that answers those whom it knows, and lets eight others ring."""
+    """
+    A registered peer.
 
-    def __init__(self, address: RendezvousAddress, directory: Path, source: str) -> None:
+    One that accepts anyone answers every call. One that asks answers those whom it knows, and its user
+    answers those who are expected; eight others ring, and when they do, everybody else hears that it is busy.
+    """
+
+    def __init__(
+        self, address: RendezvousAddress, directory: Path, source: str, accept: Accept = Accept.ASK
+    ) -> None:
         self.identity = Identity.generate()
         self.known: set[PeerID] = set()
+        self.expected: set[PeerID] = set()
+        self._accept = accept
         self._client = ControlConnection(address, key_of(self.identity), directory, source)
         self._client.socket.settimeout(TIMEOUT)
-        self._client.send(Register("honest", Accept.ASK))
+        self._client.send(Register("honest", accept))
         welcome = self._client.read()
         assert welcome["type"] == "welcome", welcome
         self._client.socket.settimeout(None)
@@ -142,10 +153,12 @@ class RegisteredPeer:
         call = reply.get("call", "")
         if reply["type"] == "incoming":
             sender = PeerID.parse(reply["from"])
-            if sender in self.known:
+            if sender in self.known or self._accept is Accept.ANYONE:
                 self._send(Answer(call, sender, envelope(sender)))
-            elif len(self._ringing) >= 8:
+            elif len(self._ringing) >= MAX_RINGING:
                 self._send(Reject(call, sender, ErrorCode.BUSY))
+            elif sender in self.expected:
+                self._send(Answer(call, sender, envelope(sender)))
             else:
                 self._ringing.add(call)
             return
@@ -157,8 +170,8 @@ class RegisteredPeer:
 
 def test_peers_at_a_process(tmp_path: Path) -> None:
     """
-    Twenty of them, over IPv4 and IPv6, each with four things to do, while everything that the flooder knows
-    goes on at once.
+    Twenty of them, over IPv4 and IPv6, each with four things to do, and twenty strangers that call and are
+    called, while everything that the flooder knows goes on at once.
     """
     need_namespaces()
     with Namespaces() as namespaces, programs(tmp_path) as running:
@@ -181,8 +194,10 @@ def attack_process(running: Programs, directory: Path) -> None:
     )
     pinned = listening(service)
     addresses = [RendezvousAddress(each, pinned.port, pinned.pin) for each in HOSTS]
-    bob = RegisteredPeer(addresses[0], directory, "10.200.0.1")
-    arguments = (*HOSTS, str(pinned.port), str(REFLECTOR), SECRET, str(bob.identity.peer_id))
+    bob, *asking = (RegisteredPeer(addresses[0], directory, f"10.200.{number}.1") for number in range(4))
+    open_to_all = RegisteredPeer(addresses[1], directory, "2001:db8:d::1", Accept.ANYONE)
+    callees = [str(each.identity.peer_id) for each in (bob, *asking, open_to_all)]
+    arguments = (*HOSTS, str(pinned.port), str(REFLECTOR), SECRET, *callees)
     flooder = running.start(
         [sys.executable, "-m", "tests.rendezvous_flooder", *arguments], env={"PYTHONPATH": str(ROOT)}
     )
@@ -206,13 +221,33 @@ def attack_process(running: Programs, directory: Path) -> None:
             taken.append(after - before)
         print(f"{source}: {', '.join(f'{what} {taken[-1]:.3f} s' for what, taken in times.items())}")
         alice.close()
+    erin = RegisteredPeer(addresses[0], directory, "10.199.0.1")
+    for number in range(PEERS):
+        source = f"2001:db8:e{number:03x}::1" if number % 2 else f"10.{101 + number}.0.1"
+        accept = (Accept.ASK, Accept.ANYONE)[number % 4 // 2]
+        stranger = RegisteredPeer(addresses[number % 2], directory, source, accept)
+        stranger.expected.add(erin.identity.peer_id)
+        asked = asking[number % len(asking)]
+        asked.expected.add(stranger.identity.peer_id)
+        for what, caller, callee in (
+            ("calls a stranger who asks", stranger, asked),
+            ("calls a stranger who accepts anyone", stranger, open_to_all),
+            (f"is called by a stranger, accepting {accept.value}", erin, stranger),
+        ):
+            began = time.monotonic()
+            caller.call(callee.identity.peer_id)
+            times.setdefault(what, []).append(time.monotonic() - began)
+        stranger.close()
     used = (cpu_seconds(service.process.pid) - cpu) / (time.monotonic() - since)
     flooder.command("stop")
     for what, taken in times.items():
-        print(f"{what}: {len(taken)} times, {sorted(taken)[PEERS // 2]:.3f} s, at most {max(taken):.3f} s")
+        print(
+            f"{what}: {len(taken)} times, {sorted(taken)[len(taken) // 2]:.3f} s, at most {max(taken):.3f} s"
+        )
     counts = flooder.wait("ended")["counts"]
     print(f"the service used {used:.2f} of a core; {counts}")
-    bob.close()
+    for peer in (bob, *asking, open_to_all, erin):
+        peer.close()
     # It was one: each of its ways was gone, and those that can be refused were.
     assert counts["calls refused"] > 50, counts
     for what, least in LEAST.items():

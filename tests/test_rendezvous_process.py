@@ -60,6 +60,7 @@ class ControlConnection:
                 + key[1].public_bytes(Encoding.PEM)
             )
             context.load_cert_chain(path)
+            path.unlink()
         plain = socket.create_connection(
             (address.host, address.port), 10, source_address=(source, 0) if source else None
         )

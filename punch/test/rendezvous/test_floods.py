@@ -10,9 +10,13 @@ class FloodTests(InternetTestCase):
     """What is left for everybody else."""
 
     def test_honest_peers(self) -> None:
-        """A peer registers, calls, is called and gets another path for its link, each within a second."""
+        """
+        A peer registers, calls strangers, is called by one, calls and is called by a peer that it knows, and
+        gets another path for its link, each within a second.
+        """
         flooded = FloodedRendezvous(self.internet(), SIXTY, period=0.05)
         flooded.flood.start(1)
+        flooded.ring()
         flooded.come("198.51.101.1")
         flooded.restart()
         flooded.check()
