@@ -261,16 +261,21 @@ class AllocationTests(RelayTestCase):
 
     def test_a_relayed_link_that_lives_long(self) -> None:
         """Permissions, channels, nonces and credentials are renewed many times without an interruption."""
-        for number, block in enumerate((False, True)):
-            self.setUp()
-            self.start(RendezvousLimits(relay_credentials_time=180.0, relay_nonce_time=54.0))
-            alice, bob = self.pair(block_udp=block)
-            connect(alice, bob)
-            for _ in range(2):
-                self.net.advance(310.0)
-                self.chat(alice, bob, 3)
-            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [], number)
-            self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
+        self.live_long(block_udp=False)
+
+    def test_a_relayed_link_over_tcp_that_lives_long(self) -> None:
+        self.live_long(block_udp=True)
+
+    def live_long(self, *, block_udp: bool) -> None:
+        """Ten minutes, with credentials and nonces that are good for one to three."""
+        self.start(RendezvousLimits(relay_credentials_time=180.0, relay_nonce_time=54.0))
+        alice, bob = self.pair(block_udp=block_udp)
+        connect(alice, bob)
+        for _ in range(2):
+            self.net.advance(310.0)
+            self.chat(alice, bob, 3)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
 
     def test_an_idle_peer_allocates_nothing(self) -> None:
         """A registered peer without calls has no allocation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
@@ -248,24 +249,32 @@ class RateTests(RelayTestCase):
         self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {None})
         self.chat(alice, bob)
 
-    def test_what_the_other_side_says(self) -> None:
-        """It counts for a path through a relay only, and a frame of another form ends the link."""
-        for kind in (HARD, EASY):
-            self.setUp()
-            self.start()
-            alice, bob = self.pair(kind, kind)
-            connect(alice, bob)
-            self.net.advance(10.0)
-            on_control = alice.link_to(bob).on_control
-            assert on_control is not None
-            on_control(OptionalFrameType.SLOWED, b"\x04")
-            self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
-            for _ in range(3):
-                on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
-            told = [(event.limit, event.there) for event in alice.of(PathSlowed)]
-            self.assertEqual(told, [(RelayLimit.RELAY, True)] if kind is HARD else [])
-            self.assertEqual(self.slowed(alice, bob), RelayLimit.RELAY if kind is HARD else None)
+    def other_side(self, kind: str) -> tuple[Peer, Peer, Callable[[OptionalFrameType, bytes], object]]:
+        """Two linked peers behind NATs of a kind, and what takes the frames that the second one sends."""
+        self.start()
+        alice, bob = self.pair(kind, kind)
+        connect(alice, bob)
+        self.net.advance(10.0)
+        on_control = alice.link_to(bob).on_control
         assert on_control is not None
+        return alice, bob, on_control
+
+    def test_what_the_other_side_says(self) -> None:
+        """The user is told once of a limit that is known here."""
+        alice, bob, on_control = self.other_side(HARD)
+        on_control(OptionalFrameType.SLOWED, b"\x04")
+        self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
+        for _ in range(3):
+            on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
+        told = [(event.limit, event.there) for event in alice.of(PathSlowed)]
+        self.assertEqual(told, [(RelayLimit.RELAY, True)])
+        self.assertEqual(self.slowed(alice, bob), RelayLimit.RELAY)
+
+    def test_what_the_other_side_says_of_a_direct_path(self) -> None:
+        """No relay slows that. But a frame of another form ends the link."""
+        alice, bob, on_control = self.other_side(EASY)
+        on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
+        self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
         on_control(OptionalFrameType.SLOWED, b"")
         self.net.advance(1.0)
         self.assertEqual([event.reason for event in alice.of(Disconnected)], ["protocol"])
@@ -274,26 +283,31 @@ class RateTests(RelayTestCase):
 class RestartTests(RelayTestCase):
     """The rendezvous, and with it the relay, stops and starts again."""
 
+    def stop_for(self, outage: float, *, block_udp: bool) -> None:
+        """The same link goes on within five seconds of the return, nothing is lost."""
+        self.start()
+        alice, bob = self.pair(block_udp=block_udp)
+        connect(alice, bob)
+        link = alice.link_to(bob)
+        self.net.advance(10.0)
+        self.rendezvous.stop()
+        alice.chat.send(bob.id, "while it is away")
+        self.net.advance(outage)
+        self.rendezvous.start()
+        self.net.run_until(lambda: bob.messages, 5.0, "the message")
+        self.chat(alice, bob)
+        self.assertIs(alice.node.link(bob.id), link)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
     def test_in_the_middle_of_a_relayed_link(self) -> None:
-        """
-        Over UDP and TCP: the same link goes on within five seconds of the return, nothing is lost. Over TCP
-        nothing tells of the return but another try.
-        """
-        for block, outage in ((False, 4.0), (True, 1.0), (True, 100.0)):
-            self.setUp()
-            self.start()
-            alice, bob = self.pair(block_udp=block)
-            connect(alice, bob)
-            link = alice.link_to(bob)
-            self.net.advance(10.0)
-            self.rendezvous.stop()
-            alice.chat.send(bob.id, "while it is away")
-            self.net.advance(outage)
-            self.rendezvous.start()
-            self.net.run_until(lambda: bob.messages, 5.0, f"the message ({block}, {outage})")  # noqa: B023
-            self.chat(alice, bob)
-            self.assertIs(alice.node.link(bob.id), link)
-            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        self.stop_for(4.0, block_udp=False)
+
+    def test_in_the_middle_of_a_link_over_tcp(self) -> None:
+        self.stop_for(1.0, block_udp=True)
+
+    def test_long_in_the_middle_of_a_link_over_tcp(self) -> None:
+        """Nothing tells of the return but another try."""
+        self.stop_for(100.0, block_udp=True)
 
     def test_attempts_that_hang(self) -> None:
         """When relays are named again, unanswered attempts are given up, with no error left over."""

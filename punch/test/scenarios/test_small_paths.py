@@ -65,33 +65,47 @@ class SmallPathTests(RelayTestCase):
 
     def test_the_way_between_the_two(self) -> None:
         """If only the direct path is small, in one direction or both, a relay over UDP is used."""
-        for number, source in enumerate(("203.0.113.2", "203.0.113.")):
-            self.setUp()
-            self.start()
-            alice, bob = self.pair(EASY, EASY)
-            self.drop_large(partial(between_peers, source))
-            began = self.net.now
-            connect(alice, bob)
-            self.assertLess(self.net.now - began, 4.0, number)
-            self.assertLess(self.bulk(alice, bob), 4.0, number)
-            self.net.advance(30.0)
-            self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"), number)
+        self.connect_where_it_is_small("203.0.113.")
+
+    def test_one_direction_between_the_two(self) -> None:
+        self.connect_where_it_is_small("203.0.113.2")
+
+    def connect_where_it_is_small(self, source: str) -> None:
+        """
+        A relay is used.
+
+        :param source: the beginning of the addresses whose large packets are lost on the direct path.
+        """
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        self.drop_large(partial(between_peers, source))
+        began = self.net.now
+        connect(alice, bob)
+        self.assertLess(self.net.now - began, 4.0)
+        self.assertLess(self.bulk(alice, bob), 4.0)
+        self.net.advance(30.0)
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
 
     def test_a_link_whose_path_shrinks(self) -> None:
         """If the path's MTU shrinks, a direct link moves to a relay, and nothing is lost."""
-        between = partial(between_peers, "203.0.113.")
-        for number, over_udp in enumerate((True, False)):
-            self.setUp()
-            self.start()
-            alice, bob = self.pair(EASY, EASY)
-            connect(alice, bob)
-            self.net.advance(30.0)
-            self.assertNotEqual(path_now(alice, bob), "relay")
-            self.drop_large(between if over_udp else everything, SMALLER)
-            self.assertLess(self.bulk(alice, bob), 12.0, number)
-            self.net.advance(1.0)
-            self.assertEqual(path_now(alice, bob), "relay", number)
-            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        self.shrink(partial(between_peers, "203.0.113."))
+
+    def test_a_link_whose_paths_over_udp_all_shrink(self) -> None:
+        """Then the relay is reached over TCP."""
+        self.shrink(everything)
+
+    def shrink(self, where: Callable[[Packet], bool]) -> None:
+        """Lose the large packets of a direct link there."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        connect(alice, bob)
+        self.net.advance(30.0)
+        self.assertNotEqual(path_now(alice, bob), "relay")
+        self.drop_large(where, SMALLER)
+        self.assertLess(self.bulk(alice, bob), 12.0)
+        self.net.advance(1.0)
+        self.assertEqual(path_now(alice, bob), "relay")
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
 
     def test_a_healthy_path(self) -> None:
         """A link that loses nothing is asked nothing while it is in use."""
