@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -192,11 +192,15 @@ class SourceCache(Generic[K, V]):
 
     :param capacity: entries in all.
     :param shares: entries of one source.
+    :param forgotten: is called with the key and the value of an entry that has left for another one.
     """
 
-    def __init__(self, capacity: int, shares: Shares) -> None:
+    def __init__(
+        self, capacity: int, shares: Shares, forgotten: Callable[[K, V], object] = lambda key, value: None
+    ) -> None:
         self._table: SourceTable[K] = SourceTable(capacity, shares)
         self._values: dict[K, V] = {}
+        self._forgotten = forgotten
 
     def __len__(self) -> int:
         """The number of entries."""
@@ -217,7 +221,7 @@ class SourceCache(Generic[K, V]):
         forgotten = self._leaving(source)
         if forgotten is not None:
             self._table.leave(forgotten)
-            del self._values[forgotten]
+            self._forgotten(forgotten, self._values.pop(forgotten))
         self._table.enter(source, key)
         self._values[key] = value
         return value

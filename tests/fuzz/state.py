@@ -127,7 +127,7 @@ def _members() -> bytes:
     invitation = Invitation(bytes(4), bytes(6), bytes(16))
     database.invite(invitation, 3, 1e9, 1000)
     database.redeem(invitation, BOB, "bob", 5.0)
-    database.add_usage(1, {BOB: 7})
+    database.add_usage(1, {BOB: 7}, {"bob": 7})
     database.close()
     return path.read_bytes()
 
@@ -158,7 +158,9 @@ def member_database(data: bytes) -> None:
             lambda: database.count_revoked(),
             lambda: database.usage(0),
             lambda: database.members(),
-            lambda: database.add_usage(2, {EVE: 1}),
+            lambda: database.add_usage(2, {EVE: 1}, {"eve": 1}),
+            lambda: database.relayed(1),
+            lambda: database.relayed_for(1, "bob"),
         ):
             with contextlib.suppress(MemberStoreError):
                 read()

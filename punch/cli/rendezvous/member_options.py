@@ -162,14 +162,21 @@ class MemberWatch(TimerService):
         """Take what was stored today, and begin to look."""
         unix = time.time()
         with _logged():
-            usage = {peer: used for _, peer, used in self._database.usage(int(unix) // DAY)}
-            self._service.relay_service.restore_usage(unix, usage)
+            day = int(unix) // DAY
+            usage = {peer: used for _, peer, used in self._database.usage(day)}
+            self._service.relay_service.restore_usage(unix, usage, self._database.relayed(day))
+            self._service.relay_service.stored_bytes = self._stored_bytes
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Any:
         """Store what was counted."""
         self._store_usage()
         return super().stopService()  # type: ignore[no-untyped-call]
+
+    def _stored_bytes(self, day: int, user: str) -> int:
+        with _logged():
+            return self._database.relayed_for(day, user)
+        return 0
 
     def _look(self) -> None:
         self._looks += 1

@@ -40,7 +40,7 @@ _VERSION = 2
 USAGE_DAYS = 62
 """Days for which usage is kept."""
 MAX_PEERS_A_DAY = 50_000
-"""Peers whose usage is kept for a day."""
+"""Peers whose usage is kept for a day, and users of the relay: those with the most bytes."""
 _BUSY_TIME = 2.0
 """Seconds that a process waits for the transaction of another one."""
 
@@ -75,6 +75,11 @@ _JOURNAL = (
     "CREATE VIEW revoked AS SELECT * FROM revocations WHERE refusal != ''",
 )
 """What version 2 has in addition."""
+_RELAYED = (
+    "CREATE TABLE IF NOT EXISTS relayed (day INTEGER NOT NULL, user TEXT NOT NULL, bytes INTEGER NOT NULL, "
+    "PRIMARY KEY (day, user)) WITHOUT ROWID"
+)
+"""What the relay has carried today for each of its users. Earlier releases ignore it."""
 _NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
 
 
@@ -174,23 +179,51 @@ class MemberDatabase:
 
     # -- what the relay has carried --
 
-    def add_usage(self, day: int, usage: Mapping[PeerID, int]) -> None:
+    def add_usage(self, day: int, peers: Mapping[PeerID, int], users: Mapping[str, int]) -> None:
         """
-        Add the bytes that a relay has carried for each peer on a day (since 1970). They are kept for
-        `USAGE_DAYS`.
+        Add the bytes that a relay has carried on a day (since 1970), for each peer, which are kept for
+        `USAGE_DAYS`, and for each of its users, which are kept on this day.
 
-        New identities cost nothing, so of a day there are at most `MAX_PEERS_A_DAY`; others are left out.
+        New identities cost nothing, so of a day there are at most `MAX_PEERS_A_DAY`. Then one with more bytes
+        takes the place of the one with the fewest, and others are left out.
         """
         with self._transaction():
             self._run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
-            ((peers,),) = self._rows("SELECT count(*) FROM usage WHERE day = ?", day)
-            for peer, more in usage.items():
-                changed = self._run(
-                    "UPDATE usage SET bytes = bytes + ? WHERE day = ? AND peer = ?", more, day, peer.key
-                )
-                if not changed.rowcount and peers < MAX_PEERS_A_DAY:
-                    self._run("INSERT INTO usage VALUES (?, ?, ?)", day, peer.key, more)
-                    peers += 1
+            self._run("DELETE FROM relayed WHERE day < ?", day)
+            self._add_bytes("usage", "peer", day, {peer.key: size for peer, size in peers.items()})
+            self._add_bytes("relayed", "user", day, users)
+
+    def _add_bytes(self, table: str, column: str, day: int, sizes: Mapping[Any, int]) -> None:
+        new = {}
+        for key, size in sizes.items():
+            changed = self._run(
+                f"UPDATE {table} SET bytes = bytes + ? WHERE day = ? AND {column} = ?", size, day, key
+            )
+            if not changed.rowcount:
+                new[key] = size
+        ((rows,),) = self._rows(f"SELECT count(*) FROM {table} WHERE day = ?", day)
+        room = MAX_PEERS_A_DAY - rows
+        fewest = self._rows(
+            f"SELECT {column}, bytes FROM {table} WHERE day = ? ORDER BY bytes LIMIT ?",
+            *(day, max(0, len(new) - room)),
+        )
+        leaving = iter(fewest)
+        for number, (key, size) in enumerate(sorted(new.items(), key=lambda each: -each[1])):
+            if number >= room:
+                least = next(leaving, None)
+                if least is None or least[1] >= size:
+                    return
+                self._run(f"DELETE FROM {table} WHERE day = ? AND {column} = ?", day, least[0])
+            self._run(f"INSERT INTO {table} VALUES (?, ?, ?)", day, key, size)
+
+    def relayed(self, day: int) -> dict[str, int]:
+        """What was counted on a day for each user of the relay."""
+        return dict(self._rows("SELECT user, bytes FROM relayed WHERE day = ?", day))
+
+    def relayed_for(self, day: int, user: str) -> int:
+        """What was counted on a day for one user of the relay."""
+        found = self._rows("SELECT bytes FROM relayed WHERE day = ? AND user = ?", day, user)
+        return int(found[0][0]) if found else 0
 
     def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
         """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""
@@ -396,6 +429,7 @@ class MemberDatabase:
             for record in _records_of_version_1(connection):
                 one(_NOTE, _noted(record))
             one(f"PRAGMA user_version = {_VERSION}")
+        one(_RELAYED)
         one("COMMIT")
 
     @contextmanager

@@ -7,7 +7,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet, IReactorUDP
@@ -112,6 +113,12 @@ class CredentialIssuer:
         return tuple(servers[:MAX_RELAYS])
 
 
+class StoreUsage(Protocol):
+    """Stores what the relay has carried on a day, in addition to what was stored of it before."""
+
+    def __call__(self, day: int, peers: Mapping[PeerID, int], users: Mapping[str, int]) -> object: ...
+
+
 _SECRET_LABEL = b"punch/1 relay secret"
 
 _PART = 16
@@ -127,6 +134,8 @@ class RelayService:
     The relay and the credentials for it.
 
     :ivar relay: the service's own relay; None if it is switched off.
+    :ivar stored_bytes: returns how many bytes were stored on a day, as days since 1970, of the user of the
+        relay with this name.
     """
 
     def __init__(
@@ -150,7 +159,10 @@ class RelayService:
         self._peers: SourceCache[str, PeerID] = SourceCache(
             remembered, Shares.growing(-(-remembered // _PART))
         )
-        """The peers behind the names of users, of those that got credentials last."""
+        """The peers behind the names of users, of those that got credentials last…"""
+        self._owners: WeakKeyDictionary[Meter, PeerID] = WeakKeyDictionary()
+        """…and of those whose bytes are counted."""
+        self.stored_bytes: Callable[[int, str], int] = lambda day, user: 0
         # Derived from the key, so that credentials stay valid over a restart.
         key = config.identity.private_key.private_bytes_raw()
         self._secret = hmac.digest(key, _SECRET_LABEL, "sha256")
@@ -195,7 +207,9 @@ class RelayService:
                 idle_time=limits.relay_idle_time,
                 happened=self._happened,
             )
-            self.relay.core.allocations.quotas.own_limit = self._own_quota
+            quotas = self.relay.core.allocations.quotas
+            quotas.own_limit = self._own_quota
+            quotas.stored = lambda user: self.stored_bytes(quotas.day, user)
 
     def servers(self, peer: PeerID, address: str) -> tuple[RelayServer, ...]:
         """The relays for a peer at this address, with new credentials."""
@@ -205,37 +219,45 @@ class RelayService:
             self._remember(peer, source_of(address))
         return self._issuer.servers(peer)
 
-    def store_usage(self, store: Callable[[int, Mapping[PeerID, int]], object]) -> None:
+    def store_usage(self, store: StoreUsage) -> None:
         """
-        Store how many bytes the service's own relay has carried for each peer today, since the last time.
+        Store how many bytes the service's own relay has carried today, since the last time: for each user of
+        it, by which quotas go, and for each peer, for the operator. The peers behind credentials that are
+        older than this process are known once they have renewed them.
 
-        :param store: called with the day, as days since 1970, and the bytes, if there are any. A peer with
-            older credentials than this process is among them once it has renewed them. If it raises an
-            exception, these bytes are stored the next time.
+        :param store: called with the day, as days since 1970, the bytes of peers and those of users, if there
+            are any. If it raises an exception, these bytes are stored the next time.
         """
         if self.relay is None:
             return
         quotas = self.relay.core.allocations.quotas
-        usage: dict[PeerID, int] = {}
-        stored: list[Meter] = []
+        peers: dict[PeerID, int] = {}
+        users: dict[str, int] = {}
         for user, meter in quotas.not_stored.items():
-            peer = self._peers.get(user)
+            users[user] = meter.used - meter.stored
+            peer = self._peers.get(user) or self._owners.get(meter)
             if peer is not None:
-                usage[peer] = usage.get(peer, 0) + meter.used - meter.stored
-                stored.append(meter)
-        if usage:
-            store(quotas.day, usage)
-        for meter in stored:
-            meter.stored = meter.used
+                peers[peer] = peers.get(peer, 0) + users[user]
+        if users:
+            store(quotas.day, peers, users)
+        quotas.all_stored()
 
-    def restore_usage(self, unix: float, usage: Mapping[PeerID, int]) -> None:
-        """Take what was stored on the day of `unix`, which is today."""
+    def restore_usage(self, unix: float, peers: Mapping[PeerID, int], users: Mapping[str, int]) -> None:
+        """
+        Take what was stored on the day of `unix`, which is today.
+
+        :param users: earlier releases have stored only the bytes of peers.
+        """
         if self.relay is not None:
             quotas = self.relay.core.allocations.quotas
             quotas.begin_day(unix)
-            for peer, used in usage.items():
+            restored = dict(users)
+            for peer, used in peers.items():
                 self._remember(peer, (str(peer),))
-                quotas.restore(user_of(self._secret, peer), used)
+                user = user_of(self._secret, peer)
+                restored[user] = max(used, restored.get(user, 0))
+            for user, used in restored.items():
+                quotas.restore(user, used)
 
     @property
     def peers(self) -> Collection[PeerID]:
@@ -250,8 +272,15 @@ class RelayService:
                 self.relay.core.allocations.quotas.update_limit(user)
 
     def _own_quota(self, user: str) -> int | None:
-        peer = self._peers.get(user)
+        peer = self._peer_of(user)
         return None if peer is None or self._membership is None else self._membership.relay_quota(peer)
+
+    def _peer_of(self, user: str) -> PeerID | None:
+        peer = self._peers.get(user)
+        if peer is None and self.relay is not None:
+            meter = self.relay.core.allocations.quotas.meter(user)
+            peer = None if meter is None else self._owners.get(meter)
+        return peer
 
     def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
         """
@@ -273,17 +302,20 @@ class RelayService:
     def _happened(self, event: RelayEvent) -> None:
         if isinstance(event, RelayLimitHit):
             user = event.user
-            self._log.limit_hit(event.host, event.limit, user and str(self._peers.get(user) or user))
+            self._log.limit_hit(event.host, event.limit, user and str(self._peer_of(user) or user))
             return
         owner = event.owner
         host = owner.client.host
-        peer = str(self._peers.get(owner.user) or owner.user)
+        found = self._peer_of(owner.user)
+        peer = str(found or owner.user)
         if isinstance(event, AllocationRefused):
             if event.code == DENIED:
                 self._log.denied(host, peer)
             else:
                 self._log.limit_hit(host, event.limit or _LIMITS[event.code], peer)
         elif isinstance(event, AllocationMade):
+            if found is not None and self.relay is not None:
+                self._owners[self.relay.core.allocations.quotas.of_user(owner.user)] = found
             if not self._log.allocation_made(host, peer, str(event.relayed), _transport(owner)):
                 self._not_logged.add(event.relayed)
         elif isinstance(event, FirstPermission):

@@ -9,9 +9,10 @@ times as much, so that one machine with many addresses has no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Any
+from weakref import WeakValueDictionary
 
 from punch.net.fairness import SourceCache
 from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, address_key, source_of, width
@@ -24,8 +25,11 @@ GROWTH = Shares.growing(1)
 MAX_METERS = 50_000
 """
 Users, and addresses and networks of each width, that are counted in a day. Sources share these places: who
-comes with ever new identities or addresses has only its own meters begin anew (`SourceCache`).
+comes with ever new identities or addresses has only its own meters forgotten (`SourceCache`). The meter of an
+address or a network begins anew then, that of a user with what was stored.
 """
+MAX_LEFT = 10_000
+"""Meters of users that were forgotten, which are kept until their bytes are stored."""
 _SHARE = MAX_METERS // 64
 _IN_ONE = 256
 """The addresses of an IPv4 /24, and the /56s of an IPv6 /48."""
@@ -49,7 +53,7 @@ class Meter:
     :ivar limit: how many it may have in a day; infinity: any number.
     """
 
-    __slots__ = ("elsewhere", "limit", "stored", "told", "used")
+    __slots__ = ("__weakref__", "elsewhere", "limit", "stored", "told", "used")
 
     def __init__(self, limit: float) -> None:
         self.clear()
@@ -100,13 +104,21 @@ class Quotas:
     The meters of today.
 
     :ivar own_limit: returns the limit of a user that has one of its own, in bytes a day; None for the others.
+    :ivar stored: returns how many bytes of a user were stored today.
     """
 
     def __init__(self, settings: RelaySettings) -> None:
         self.own_limit: Callable[[str], int | None] = lambda user: None
+        self.stored: Callable[[str], int] = lambda user: 0
         self._settings = settings
         self._day = 0
-        self._users: SourceCache[str, Meter] = SourceCache(MAX_METERS, Shares.growing(_SHARE))
+        self._users: SourceCache[str, Meter] = SourceCache(
+            MAX_METERS, Shares.growing(_SHARE), self._forgotten
+        )
+        self._left: dict[str, Meter] = {}
+        """Forgotten meters of users whose bytes are not stored yet."""
+        self._in_use: WeakValueDictionary[str, Meter] = WeakValueDictionary()
+        """The meters of all users, also those that only allocations use."""
         self._addresses: SourceCache[str, SourceMeter] = SourceCache(
             MAX_METERS, Shares(1, _IN_ONE, NETWORK_GROWTH * _IN_ONE)
         )
@@ -127,7 +139,7 @@ class Quotas:
     @property
     def not_stored(self) -> dict[str, Meter]:
         """The meters of the users that have more bytes than are stored, by the names of the users."""
-        return {user: meter for user, meter in self._users if meter.used > meter.stored}
+        return {user: meter for user, meter in self._in_use.items() if meter.used > meter.stored}
 
     @property
     def hosts(self) -> int:
@@ -141,8 +153,8 @@ class Quotas:
 
         :param most: how many.
         """
-        kinds: list[tuple[str, SourceCache[Any, Any]]] = [
-            ("user", self._users),
+        kinds: list[tuple[str, Iterable[tuple[Any, Meter]]]] = [
+            ("user", list(self._in_use.items())),
             ("address", self._addresses),
             *(("network", meters) for meters in self._networks.values()),
         ]
@@ -160,20 +172,29 @@ class Quotas:
         day = int(unix) // DAY
         if day != self._day:
             self._day = day
-            kinds: list[SourceCache[Any, Any]] = [self._users, self._addresses, *self._networks.values()]
+            self._left.clear()
+            for user_meter in list(self._in_use.values()):
+                user_meter.clear()
+            kinds: list[SourceCache[Any, Any]] = [self._addresses, *self._networks.values()]
             for meters in kinds:
                 for _, meter in meters:
                     meter.clear()
 
     def restore(self, user: str, used: int) -> None:
         """Take what was stored today, by an earlier process for example."""
-        meter = self.of_user(user)
+        meter = self._in_use.get(user) or self._add((user,), user, 0)
         meter.add_elsewhere(used)
         meter.told += used
 
+    def all_stored(self) -> None:
+        """The bytes of all users were stored."""
+        for meter in self.not_stored.values():
+            meter.stored = meter.used
+        self._left.clear()
+
     def update_limit(self, name: str) -> None:
         """The limit of a user may have changed."""
-        meter = self._users.get(name)
+        meter = self._in_use.get(name)
         if meter is not None:
             meter.limit = self._limit_of(name)
 
@@ -183,13 +204,21 @@ class Quotas:
 
         :param source: where the user is, if that is known and there is no meter yet.
         """
-        meter = self._users.get(name)
-        return meter or self._users.put(source or (name,), name, Meter(self._limit_of(name)))
+        if (meter := self._users.get(name)) is not None:
+            return meter
+        if (meter := self._in_use.get(name)) is not None:
+            self._left.pop(name, None)
+            return self._users.put(source or (name,), name, meter)
+        return self._add(source or (name,), name, self.stored(name))
+
+    def meter(self, user: str) -> Meter | None:
+        """The meter of a user if there is one."""
+        return self._in_use.get(user)
 
     def is_spent(self, user: str) -> bool:
         """Whether a user has used up its bytes. Counts nothing."""
-        meter = self._users.get(user)
-        return meter is not None and meter.spent
+        meter = self._in_use.get(user)
+        return meter.spent if meter is not None else self.stored(user) >= self._limit_of(user)
 
     def of_host(self, host: str, now: float) -> SourceMeter:
         """The meter of the clients at the address of `host`."""
@@ -206,6 +235,20 @@ class Quotas:
             meters, meter = self._networks[width(prefix)], self._meter(GROWTH.of(prefix), now)
             found.append(meters.get(prefix) or meters.put(source[:depth], prefix, meter))
         return tuple(found)
+
+    def _add(self, source: Source, name: str, stored: int) -> Meter:
+        """Add the meter of a user that has none, of which so many bytes were stored."""
+        meter = Meter(self._limit_of(name))
+        meter.add_elsewhere(stored)
+        meter.told = stored
+        self._in_use[name] = meter
+        return self._users.put(source, name, meter)
+
+    def _forgotten(self, name: str, meter: Meter) -> None:
+        if meter.used > meter.stored:
+            self._left[name] = meter
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
 
     def _meter(self, growth: int, now: float) -> SourceMeter:
         rate, limit = growth * self._settings.rate_per_address, self._settings.quota_per_address

@@ -96,7 +96,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("nothing", self.run_command("usage")[1])
         today = int(time.time()) // 86_400
         database = MemberDatabase(self.state.directory / FILE_NAME)
-        database.add_usage(today - 1, {ALICE: 1_500_000})
+        database.add_usage(today - 1, {ALICE: 1_500_000}, {})
         database.close()
         self.assertIn(f"{ALICE}  1.5 MB", self.run_command("usage", "--days", "3")[1])
         (entry,) = json.loads(self.run_command("usage", "--json", "--days", "3")[1])["usage"]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from punch.identity import PeerID
+from punch.net.rate_limits import source_of
 from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.turn_server import UDP, code_of
-from punch.turn.server.quotas import DAY
+from punch.turn.server.quotas import DAY, MAX_METERS, Quotas
 from punch.wire.address import Address
 from punch.wire.control import Accept, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
@@ -104,10 +105,92 @@ class MemberTests(RelayServiceCase):
     def test_usage_over_a_restart(self) -> None:
         self.redeem()
         self.restart()
-        self.service.relay_service.restore_usage(self.net.monotonic(), {self.alice.peer_id: 1_000})
+        self.service.relay_service.restore_usage(self.net.monotonic(), {self.alice.peer_id: 1_000}, {})
         self.assertEqual(code_of(self.client(TurnTransport.UDP).ask(Method.ALLOCATE, UDP)), 486)
         self.service.relay_service.store_usage(self.store.add_usage)
         self.assertEqual(self.usage, {}, "it is stored already")
+
+    def again(self) -> None:
+        """The service starts again, as `punch.cli.member_options` starts it."""
+        self.service.relay_service.store_usage(self.store.add_usage)
+        self.restart()
+        self.take_stored()
+
+    def take_stored(self) -> None:
+        """What the service does with the database when it starts."""
+        today = {peer: used for day, peer, used in self.store.usage(0) if day == self.quotas.day}
+        relay = self.service.relay_service
+        relay.restore_usage(self.net.monotonic(), today, self.store.relayed(self.quotas.day))
+        relay.stored_bytes = self.store.relayed_for
+
+    @property
+    def quotas(self) -> Quotas:
+        return self.relay.core.allocations.quotas
+
+    def test_a_forgotten_peer_over_a_restart(self) -> None:
+        """
+        Many others get credentials, so that the service forgets which peer is behind the user: the peer's
+        bytes are stored all the same, and it has used up its quota after a restart.
+        """
+        self.redeem()
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        client.bind(Address("203.0.113.2", 4000))
+        (user,) = self.relay.core.allocations.users
+        self.quotas.of_user(user).used = 400
+        relay, here = self.service.relay_service, self.home.addresses[0]
+        self.members.listed = frozenset(PeerID(number.to_bytes(32, "big")) for number in range(2_000))
+        for peer in self.members.listed:
+            relay.servers(peer, here)
+        self.assertNotIn(self.alice.peer_id, relay.peers)
+        relay.store_usage(self.store.add_usage)
+        self.assertEqual(self.usage, {self.alice.peer_id: 400})
+        self.quotas.of_user(user).used = 1_000
+        self.again()
+        self.assertEqual(self.usage, {self.alice.peer_id: 1_000})
+        self.assertEqual(code_of(self.client(TurnTransport.UDP).ask(Method.ALLOCATE, UDP)), 486)
+
+    def test_unknown_users_over_a_restart(self) -> None:
+        """Quotas go by the names of users, whoever they are: those of other programs have no peer."""
+        self.quotas.begin_day(self.net.monotonic())
+        self.quotas.of_user("of another program").used = 700
+        self.again()
+        self.assertEqual(self.quotas.of_user("of another program").used, 700)
+        self.again()
+        self.assertEqual((self.quotas.of_user("of another program").used, self.usage), (700, {}))
+
+    def test_usage_that_an_earlier_release_has_stored(self) -> None:
+        """It stored that of peers only."""
+        self.redeem()
+        self.quotas.begin_day(self.net.monotonic())
+        self.store.add_usage(self.quotas.day, {self.alice.peer_id: 1_000}, {})
+        self.take_stored()
+        self.assertEqual(code_of(self.client(TurnTransport.UDP).ask(Method.ALLOCATE, UDP)), 486)
+        self.again()
+        self.assertEqual(self.usage, {self.alice.peer_id: 1_000})
+
+    def test_more_users_than_there_are_meters(self) -> None:
+        """
+        Who comes with ever new identities has its own meters forgotten, and finds them as they were: those
+        that are in use, those that are not stored yet, and those that are.
+        """
+        self.take_stored()
+        quotas, source = self.quotas, source_of("203.0.113.1")
+        quotas.begin_day(self.net.monotonic())
+        in_use = quotas.of_user("in use", source)
+        in_use.used = 5
+        quotas.of_user("stored", source).used = 6
+        self.service.relay_service.store_usage(self.store.add_usage)
+        quotas.of_user("not stored", source).used = 7
+        for number in range(2 * MAX_METERS // 64):
+            quotas.of_user(str(number), source)
+        in_use.used = 8
+        self.assertEqual(set(quotas.not_stored), {"in use", "not stored"})
+        self.assertTrue(quotas.meter("stored") is None)
+        found = {name: quotas.of_user(name, source).used for name in ("in use", "stored", "not stored")}
+        self.assertEqual(found, {"in use": 8, "stored": 6, "not stored": 7})
+        self.again()
+        self.assertEqual({name: self.quotas.of_user(name).used for name in found}, found)
 
     def test_each_byte_is_stored_once(self) -> None:
         self.redeem()
@@ -117,7 +200,7 @@ class MemberTests(RelayServiceCase):
         relay, alice = self.service.relay_service, self.alice.peer_id
         meter.used = 10
 
-        def fail(day: int, usage: Mapping[PeerID, int]) -> None:
+        def fail(day: int, peers: Mapping[PeerID, int], users: Mapping[str, int]) -> None:
             raise MemberStoreError("The disk is full.")
 
         self.assertRaises(MemberStoreError, relay.store_usage, fail)
@@ -131,11 +214,11 @@ class MemberTests(RelayServiceCase):
 
     def test_usage_is_kept(self) -> None:
         alice, bob = self.alice.peer_id, self.bob.peer_id
-        self.store.add_usage(100, {alice: 5})
-        self.store.add_usage(101, {alice: 7, bob: 9})
-        self.store.add_usage(101, {alice: 1})
+        self.store.add_usage(100, {alice: 5}, {})
+        self.store.add_usage(101, {alice: 7, bob: 9}, {})
+        self.store.add_usage(101, {alice: 1}, {})
         self.assertEqual(self.store.usage(100), [(101, bob, 9), (101, alice, 8), (100, alice, 5)])
-        self.store.add_usage(162, {bob: 1})
+        self.store.add_usage(162, {bob: 1}, {})
         self.assertEqual(self.store.usage(0), [(162, bob, 1), (101, bob, 9), (101, alice, 8)])
 
     def test_usage_of_two_processes(self) -> None:
@@ -145,17 +228,29 @@ class MemberTests(RelayServiceCase):
         self.addCleanup(one.close)
         self.addCleanup(two.close)
         alice, bob = self.alice.peer_id, self.bob.peer_id
-        one.add_usage(100, {alice: 5})
-        two.add_usage(100, {alice: 7, bob: 1})
-        one.add_usage(100, {alice: 2})
+        one.add_usage(100, {alice: 5}, {})
+        two.add_usage(100, {alice: 7, bob: 1}, {})
+        one.add_usage(100, {alice: 2}, {})
         self.assertEqual(one.usage(100), [(100, alice, 14), (100, bob, 1)])
 
     def test_usage_is_bounded(self) -> None:
         """New identities do not fill the disk; those that are known are counted further."""
         peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS_A_DAY + 2)]
-        self.store.add_usage(100, dict.fromkeys(peers[:-1], 1))
-        self.store.add_usage(100, {peers[0]: 2, peers[-1]: 1})
+        self.store.add_usage(100, dict.fromkeys(peers[:-1], 1), {})
+        self.store.add_usage(100, {peers[0]: 2, peers[-1]: 1}, {})
         usage = self.store.usage(100)
         self.assertEqual((len(usage), usage[0]), (MAX_PEERS_A_DAY, (100, peers[0], 3)))
-        self.store.add_usage(101, {peers[-1]: 1})
+        self.store.add_usage(101, {peers[-1]: 1}, {})
         self.assertEqual(self.store.usage(101), [(101, peers[-1], 1)])
+
+    def test_many_small_ones_leave_out_no_large_one(self) -> None:
+        """Whoever fills the table of a day with new identities has not had the others forgotten by that."""
+        small = {str(number): 10 + number % 2 for number in range(MAX_PEERS_A_DAY - 1)}
+        self.store.add_usage(100, {}, {"before": 1_000, **small})
+        self.store.add_usage(100, {}, {"afterwards": 900, "too small": 10, "before": 1, "second": 11})
+        stored = self.store.relayed(100)
+        self.assertEqual(len(stored), MAX_PEERS_A_DAY)
+        self.assertEqual([stored.get(name) for name in ("before", "afterwards", "second")], [1_001, 900, 11])
+        self.assertNotIn("too small", stored)
+        self.store.add_usage(101, {}, {"next day": 1})
+        self.assertEqual((self.store.relayed(100), self.store.relayed(101)), ({}, {"next day": 1}))
