@@ -114,7 +114,7 @@ class RegisteredPeer:
         self.known: set[PeerID] = set()
         self.expected: set[PeerID] = set()
         self._accept = accept
-        self._client = ControlConnection(address, key_of(self.identity), directory, source)
+        self._client = self._connect(address, directory, source)
         self._client.socket.settimeout(TIMEOUT)
         self._client.send(Register("honest", accept))
         welcome = self._client.read()
@@ -125,6 +125,19 @@ class RegisteredPeer:
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def _connect(self, address: RendezvousAddress, directory: Path, source: str) -> ControlConnection:
+        """
+        Connect. Like a peer, it tries again if it is put off: on a machine that others use as well, its
+        handshake may take so long that it makes room for those of the flood.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                return ControlConnection(address, key_of(self.identity), directory, source)
+            except ConnectionResetError:
+                if time.monotonic() > deadline:
+                    raise
 
     def call(self, callee: PeerID) -> None:
         """Call a peer, which has to answer."""
