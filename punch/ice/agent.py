@@ -25,7 +25,7 @@ from typing import Literal
 
 from punch.ice import events
 from punch.ice.budget import Budget, CallBudget
-from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair
+from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
@@ -35,6 +35,7 @@ from punch.ice.gathering import Gatherer
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.port_mapping.mapper import mapped_addresses
+from punch.ice.punching.opening_checks import OpeningChecks
 from punch.ice.selected_pair import Nomination, SelectedPair, Selector
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
@@ -66,6 +67,7 @@ class Agent:
     :ivar state: the state of the ICE session.
     :ivar credentials: our credentials.
     :ivar path: the selected pair, to which the link says what it knows about it.
+    :ivar openings: the checks of attempts, and sockets that are not signalled.
     """
 
     def __init__(
@@ -108,6 +110,14 @@ class Agent:
             self._connected,
             self._fail,
             consent=consent,
+        )
+        self.openings = OpeningChecks(
+            self._locals,
+            self._remotes,
+            self._checklist,
+            self._checker,
+            ready=lambda: self._theirs is not None and self.state not in _ENDED,
+            triggered=self._changed,
         )
         self.state = AgentState.NEW
         self._locals_ended = False
@@ -298,35 +308,7 @@ class Agent:
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
-    # Openings: sockets of attempts (`punch.ice.punching`), and TCP connections
-
-    def add_opening(self, base: Address, mapped: Address | None = None) -> None:
-        """
-        Take checks that arrive at another socket, which is not signalled and sends none of its own accord.
-
-        :param mapped: its address as a reflector sees it, if that is known.
-        """
-        self._locals.add_opening(base, mapped)
-
-    def opening(self, base: Address, remote: Address) -> Transmit | None:
-        """Return a check from a socket of `add_opening` that opens our NAT for `remote`; None: impossible."""
-        if self.state in _ENDED or self._theirs is None or base not in self._locals:
-            return None
-        return None if not may_pair(base, remote) else self._checker.opening(base, remote)
-
-    @property
-    def opening_size(self) -> int:
-        """
-        How many bytes the check of `opening` has.
-
-        :raise RuntimeError: the peer's credentials are not known.
-        """
-        return self._checker.opening_size
-
-    @property
-    def openings(self) -> list[Address]:
-        """The sockets of `add_opening`."""
-        return self._locals.openings
+    # TCP connections (`punch.node.tcp_punching`)
 
     def connection_lost(self, base: Address, remote: Address, now: float) -> None:
         """A TCP connection has ended: the pair of these addresses fails at once."""
@@ -335,44 +317,6 @@ class Agent:
             self._worked_at = None
             self.path.drop([pair], now)
             self._remotes.forget([remote])
-
-    def has_received_check(self, bases: Collection[Address]) -> bool:
-        """Whether an authenticated check has arrived at one of these sockets."""
-        return any(pair.base in bases and pair.received_check is not None for pair in self._checklist)
-
-    @property
-    def proven_hosts(self) -> set[str]:
-        """
-        The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
-        those of relays: others use them as well.
-        """
-        proven = {
-            pair.remote.address.host
-            for pair in self._checklist
-            if pair.valid and pair.remote.type is not CandidateType.RELAY
-        }
-        return proven - self._locals.relay_hosts - self._remotes.relay_hosts
-
-    def prove(self, host: str) -> bool:
-        """
-        Check the peer's relayed candidates from our sockets at this local IP address, so that the peer sees
-        at which address we receive; returns False if one has answered.
-        """
-        pairs = [
-            pair
-            for pair in self._checklist
-            if pair.local.type is not CandidateType.RELAY
-            and pair.base.host == host
-            and pair.remote.type is CandidateType.RELAY
-            and not pair.revoked
-        ]
-        if any(pair.valid for pair in pairs):
-            return False
-        for pair in pairs:
-            if pair.state is not PairState.IN_PROGRESS:
-                self._worked_at = None
-                self._checklist.trigger(pair)
-        return bool(pairs)
 
     def end_of_remote_candidates(self) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
@@ -583,6 +527,10 @@ class Agent:
                 failure = checking_failure(self._locals.bases, self._remotes, len(self._checklist))
                 self._events.append(events.PathFailed(failure))
                 self._fail()
+
+    def _changed(self) -> None:
+        """Something is due before the next timer."""
+        self._worked_at = None
 
     def _connected(self) -> None:
         if self.state is AgentState.CHECKING:

@@ -176,7 +176,7 @@ class IceTransport:
             sockets = {base: self._socket_of(base) for base in agent.bases}
             gone = {base for base, socket in sockets.items() if socket is not None and socket not in bases}
             hosts = {base.host for base in bases}
-            gone |= {base for base in agent.openings if base.host not in hosts}
+            gone |= {base for base in agent.openings.bases if base.host not in hosts}
             changed = changed or (selected is not None and selected.local_base in gone)
             agent.bases_lost(gone, now)
             for base in bases:

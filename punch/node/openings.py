@@ -44,9 +44,9 @@ class Openings:
     def join(self, agent: Agent) -> None:
         """Have the agent of an ICE restart take checks there, too."""
         for connection, mapped in self._connections.items():
-            agent.add_opening(connection.local, mapped)
+            agent.openings.add(connection.local, mapped)
         for base, mapped in self._sockets.items():
-            agent.add_opening(base, mapped)
+            agent.openings.add(base, mapped)
 
     def check(self, agent: Agent) -> None:
         """Check all connections, as the agent knows the credentials of the other side now."""
@@ -63,7 +63,7 @@ class Openings:
         """
         self._sockets[base] = mapped
         for agent in self._generations.agents:
-            agent.add_opening(base, mapped)
+            agent.openings.add(base, mapped)
 
     def remove(self, base: Address) -> None:
         """A socket of an attempt is closed, and with it each path from there."""
@@ -73,7 +73,7 @@ class Openings:
 
     def has_received_check(self, bases: Collection[Address]) -> bool:
         """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
-        return any(agent.has_received_check(bases) for agent in self._generations.agents)
+        return any(agent.openings.has_received_check(bases) for agent in self._generations.agents)
 
     def received_stun(self, local: Address, remote: Address, now: float) -> None:
         """A STUN message has come between these addresses."""
@@ -87,7 +87,9 @@ class Openings:
         """
         agent = self._generations.newest
         works = local in self._sockets and self._budget.is_validated(Route(remote, None), now)
-        opening = agent.opening(local, remote) if works and not agent.validated(local, remote) else None
+        opening = (
+            agent.openings.check(local, remote) if works and not agent.validated(local, remote) else None
+        )
         if opening is not None:
             self._checked_at = now
             self._sender.send([opening.data], remote, local)
@@ -102,7 +104,7 @@ class Openings:
         """
         self._connections[connection] = mapped
         for agent in self._generations.agents:
-            agent.add_opening(connection.local, mapped)
+            agent.openings.add(connection.local, mapped)
             self._check_connection(agent, connection)
 
     def connection_lost(self, connection: TCPConnection) -> None:
@@ -118,7 +120,7 @@ class Openings:
     def _check_connection(self, agent: Agent, connection: TCPConnection) -> None:
         if connection.accepted and not connection.proved:
             return  # It may be a stranger's, and a check contains secrets of the call
-        opening = agent.opening(connection.local, connection.remote)
+        opening = agent.openings.check(connection.local, connection.remote)
         if opening is None:
             return
         if self._budget.allows_first_check(connection.remote, len(opening.data), self._monotonic()):

@@ -152,7 +152,7 @@ class PathReports:
         if pair.path != "relay":
             if pair.local_base.protocol == "tcp":
                 return  # The next call begins over UDP, about which this tells nothing
-            opened = pair.local_base in generations.use.openings
+            opened = pair.local_base in generations.use.openings.bases
             technique = self._punching.status.technique if opened else Technique.ICE
             paths.worked(self._peer, network, pair.remote_address.host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:

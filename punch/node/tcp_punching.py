@@ -10,7 +10,7 @@ other one listens, it connects there from its own port. NATs let the SYNs of bot
 as packets to addresses that have not answered (`punch.ice.budget`).
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
-(`Agent.add_opening`), so an agent selects it if it is better than the relay.
+(`OpeningChecks.add`), so an agent selects it if it is better than the relay.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Attempt:
 
     def may_aim_at(self, host: str) -> bool:
         """Whether the other side has proved that it receives at this address."""
-        return host in self.agent.proven_hosts
+        return host in self.agent.openings.proven_hosts
 
     def open_socket(self) -> Address | None:
         """Open a socket, and close those of earlier attempts that are not in use; None: impossible."""
@@ -169,7 +169,7 @@ class Attempt:
         :param budget: counts it.
         :param reach: how far it may come; None: as far as usual.
         """
-        opening = self.agent.opening(base, remote)
+        opening = self.agent.openings.check(base, remote)
         if opening is None or not budget.allows(remote, len(opening.data), self.transactions.now):
             return False
         self.sent()
@@ -215,7 +215,7 @@ def may_send(
 ) -> bool:
     """Whether so many checks may go from a local IP address to the first target, and the budget is enough."""
     remote = Address(targets.host, targets.ports[0])
-    return may_pair(Address(local, 1), remote) and budget.has(packets, agent.opening_size, remote, now)
+    return may_pair(Address(local, 1), remote) and budget.has(packets, agent.openings.check_size, remote, now)
 
 
 class AttemptMaker(Protocol):

@@ -243,10 +243,10 @@ class Punching:
         if not self._relayed or maker is None or not self._is_worth_trying:
             return
         found = self._network.nat_observer.base_and_reflector
-        proving = found is not None and self._agent.prove(found[0])
+        proving = found is not None and self._agent.openings.prove(found[0])
         self._changed()
         if not self._opens:
-            proving = self._theirs[0].host not in self._agent.proven_hosts
+            proving = self._theirs[0].host not in self._agent.openings.proven_hosts
         if proving:
             self._proofs += 1
             self._begin_at = now + proof_wait(self._proofs)
@@ -349,7 +349,7 @@ class Punching:
             and self._opens
             # Half the wait of the other side, whose messages may be late
             and now >= self._next_at(targets.host, maker, 0.5)
-            and targets.host in self._agent.proven_hosts
+            and targets.host in self._agent.openings.proven_hosts
             and maker.can_open(self._agent, found[0], targets, now)
         )
         self._newest = max(self._newest, targets.attempt)

@@ -60,16 +60,16 @@ class ConnectTests(SynchronousTestCase):
         relayed = Candidate(CandidateType.RELAY, bob.bases[0], 1000, "9", Address("192.0.2.9", 1))
         alice.agent.set_remote(bob.agent.credentials, 0.05, network.now)
         network.tell(alice, relayed)
-        self.assertTrue(alice.agent.prove("192.0.2.1"))
+        self.assertTrue(alice.agent.openings.prove("192.0.2.1"))
         network.introduce(bob, alice)
         network.run(2.0)
-        self.assertFalse(alice.agent.prove("192.0.2.1"))
-        self.assertTrue(alice.agent.prove("10.9.9.9"))
-        self.assertIn("192.0.2.1", bob.agent.proven_hosts)
+        self.assertFalse(alice.agent.openings.prove("192.0.2.1"))
+        self.assertTrue(alice.agent.openings.prove("10.9.9.9"))
+        self.assertIn("192.0.2.1", bob.agent.openings.proven_hosts)
         # What was proved does not count for ever
         network.blocked = lambda source, target: True
         network.run(31.0)
-        self.assertEqual((alice.agent.proven_hosts, bob.agent.proven_hosts), (set(), set()))
+        self.assertEqual((alice.agent.openings.proven_hosts, bob.agent.openings.proven_hosts), (set(), set()))
 
     def test_sockets_for_a_while(self) -> None:
         """Addresses from which the peer reached sockets that are closed take no places of later ones."""
@@ -80,12 +80,12 @@ class ConnectTests(SynchronousTestCase):
         network.run(1.0)
         for number in range(100):
             base, remote = Address("192.0.2.1", 20000 + number), Address("192.0.2.2", 30000 + number)
-            alice.agent.add_opening(base)
-            bob.agent.add_opening(remote)
-            check = bob.agent.opening(remote, base)
+            alice.agent.openings.add(base)
+            bob.agent.openings.add(remote)
+            check = bob.agent.openings.check(remote, base)
             assert check is not None
             alice.agent.receive_datagram(check.data, remote, base, network.now)
-            self.assertTrue(alice.agent.has_received_check({base}), number)
+            self.assertTrue(alice.agent.openings.has_received_check({base}), number)
             alice.agent.remove_local(base, network.now)
             bob.agent.remove_local(remote, network.now)
         self.assertEqual(alice.path.path, "host")

@@ -1,0 +1,105 @@
+"""What attempts (`punch.node.punching`) use of an ICE agent: checks that it sends only when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair
+from punch.ice.check_client import CheckClient
+from punch.ice.checklist import CheckList
+from punch.ice.pairs import PairState
+from punch.wire.address import Address, Transmit
+from punch.wire.peers.candidate import CandidateType
+
+
+class OpeningChecks:
+    """
+    The checks from other sockets than those of candidates, and what is known of the peer's addresses.
+
+    :param ready: returns whether checks can be sent: the peer's credentials are known, and the session has
+        not ended.
+    :param triggered: called when checks are to be sent again.
+    """
+
+    def __init__(
+        self,
+        local_candidates: LocalCandidates,
+        remote_candidates: RemoteCandidates,
+        checklist: CheckList,
+        checker: CheckClient,
+        *,
+        ready: Callable[[], bool],
+        triggered: Callable[[], None],
+    ) -> None:
+        self._locals = local_candidates
+        self._remotes = remote_candidates
+        self._checklist = checklist
+        self._checker = checker
+        self._ready = ready
+        self._triggered = triggered
+
+    @property
+    def bases(self) -> list[Address]:
+        """The sockets of `add`."""
+        return self._locals.openings
+
+    def add(self, base: Address, mapped: Address | None = None) -> None:
+        """
+        Take checks that arrive at another socket, which is not signalled.
+
+        :param mapped: its address as a reflector sees it, if that is known.
+        """
+        self._locals.add_opening(base, mapped)
+
+    def check(self, base: Address, remote: Address) -> Transmit | None:
+        """Return a check from a socket of `add` that opens our NAT for `remote`; None: impossible."""
+        if base not in self._locals or not self._ready() or not may_pair(base, remote):
+            return None
+        return self._checker.opening(base, remote)
+
+    @property
+    def check_size(self) -> int:
+        """
+        How many bytes the check of `check` has.
+
+        :raise RuntimeError: the peer's credentials are not known.
+        """
+        return self._checker.opening_size
+
+    def has_received_check(self, bases: Collection[Address]) -> bool:
+        """Whether an authenticated check has arrived at one of these sockets."""
+        return any(pair.base in bases and pair.received_check is not None for pair in self._checklist)
+
+    @property
+    def proven_hosts(self) -> set[str]:
+        """
+        The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
+        those of relays: others use them as well.
+        """
+        proven = {
+            pair.remote.address.host
+            for pair in self._checklist
+            if pair.valid and pair.remote.type is not CandidateType.RELAY
+        }
+        return proven - self._locals.relay_hosts - self._remotes.relay_hosts
+
+    def prove(self, host: str) -> bool:
+        """
+        Check the peer's relayed candidates from our sockets at this local IP address, so that the peer sees
+        at which address we receive; returns False if one has answered.
+        """
+        pairs = [
+            pair
+            for pair in self._checklist
+            if pair.local.type is not CandidateType.RELAY
+            and pair.base.host == host
+            and pair.remote.type is CandidateType.RELAY
+            and not pair.revoked
+        ]
+        if any(pair.valid for pair in pairs):
+            return False
+        for pair in pairs:
+            if pair.state is not PairState.IN_PROGRESS:
+                self._triggered()
+                self._checklist.trigger(pair)
+        return bool(pairs)
