@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography import x509
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from punch.contacts import AddressBook
@@ -54,6 +53,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.interfaces import INode
+from punch.node.listeners import Listeners
 from punch.node.network import Network, NetworkChanges
 from punch.node.offer_freshness import (
     KeptOffers,
@@ -93,11 +93,6 @@ STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
 
 
-class _Listener(NamedTuple):
-    handle: Callable[[Event], object]
-    can_answer: Callable[[], bool]
-
-
 @implementer(INode)
 class Node(Service):
     """
@@ -128,8 +123,6 @@ class Node(Service):
     :ivar identity: the key of this node.
     :ivar network_changes: is told when the network of this machine changes.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -163,10 +156,7 @@ class Node(Service):
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
         own_prekeys = Prekeys(identity, prekeys)
-        self._listeners: list[_Listener] = []
-        # How many events are being told, and whether a listener has left meanwhile
-        self._telling = 0
-        self._listener_left = False
+        self._listeners = Listeners(self.reject_unanswerable)
         self._waiters = Waiters(self.link, self._is_calling)
         self._clock = reactor
         self._addresses = addresses
@@ -302,16 +292,7 @@ class Node(Service):
         self, listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
     ) -> Callable[[], None]:
         """Implement `INode.subscribe`."""
-        subscription = _Listener(listener, can_answer)
-        self._listeners.append(subscription)
-
-        def end() -> None:
-            if subscription in self._listeners:
-                self._listeners.remove(subscription)
-                self._listener_left = True
-                self._listeners_changed()
-
-        return end
+        return self._listeners.add(listener, can_answer)
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         """Implement `INode.connect`."""
@@ -336,7 +317,7 @@ class Node(Service):
 
     def reject_unanswerable(self) -> None:
         """Implement `INode.reject_unanswerable`."""
-        if not any(listener.can_answer() for listener in self._listeners):
+        if not self._listeners.can_answer:
             for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
                 if self._context.services.expects(call.peer):
                     call.guest = True
@@ -476,23 +457,11 @@ class Node(Service):
 
     # Internals
 
-    def _listeners_changed(self) -> None:
-        # Not before the others know the event at which a listener left
-        if self._listener_left and not self._telling:
-            self._listener_left = False
-            self.reject_unanswerable()
-
     def _tell(self, event: Event) -> None:
-        self._telling += 1
-        for listener in list(self._listeners):
-            try:
-                listener.handle(event)
-            except Exception:
-                self._log.failure("A listener failed at {event}.", event=type(event).__name__)
-        self._telling -= 1
+        self._listeners.tell(event)
         if not (isinstance(event, IncomingCall) and event.decided):
             # A call that is decided is accepted right after this event, and told of then
-            self._listeners_changed()
+            self._listeners.check_left()
         if isinstance(event, IncomingCall) and not event.decided:
             self.reject_unanswerable()
         self._waiters.handle(event)
