@@ -1,7 +1,7 @@
 """
 The messages of the control channel, between a peer and its rendezvous: one JSON object a line.
 
-Each message is a frozen dataclass that is declared as `punch.wire.message_shapes` says. `docs/protocol.md`
+Each message is a frozen dataclass that is declared as `punch.wire.fields` says. `docs/protocol.md`
 describes the whole protocol.
 
 `encode` writes a line, `decode_request` reads what a service accepts, `decode_reply` what a peer accepts.
@@ -21,9 +21,8 @@ from typing import Annotated, Any, cast
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json
-from punch.wire.fields import FieldError, field, integer
+from punch.wire.fields import SHAPES, FieldError, FieldSpec, MessageShape, field, integer, json_message
 from punch.wire.invitation import AdmissionRefusal
-from punch.wire.message_shapes import SHAPES, FieldSpec, MessageShape, json_message
 from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import Envelope
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage

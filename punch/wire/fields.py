@@ -1,8 +1,19 @@
 """
-Readers for the fields of JSON objects: which names, keys and numbers are valid.
+The fields of JSON objects: readers, which say what names, keys and numbers are valid, and messages that are
+declared once.
 
 Every reader takes a JSON value and returns the typed one, or raises `FieldError` with the rest of a sentence
 that begins with the name of the field.
+
+A message is a frozen dataclass, and the annotations of its fields say how they are read:
+
+    @json_message(SHAPES, "answer")
+    @dataclass(frozen=True)
+    class Answer:
+        call: Annotated[str, FieldSpec(read_call)]
+
+A field with a default may be missing from the object, and is not written when it has its default. The order
+of the fields is their order in the object. What has a method `to_json` is written as that returns.
 """
 
 from __future__ import annotations
@@ -11,9 +22,11 @@ import re
 import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from dataclasses import fields as dataclass_fields
 from enum import Enum
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from punch.identity import PeerID, PeerIDError
 from punch.wire.address import canonical
@@ -264,3 +277,84 @@ def sequence(read: Reader[T], limit: int) -> Reader[tuple[T, ...]]:
         return tuple(result)
 
     return read_all
+
+
+class FieldSpec(NamedTuple):
+    """How a field is read, and its key in the object if that is not the field's name."""
+
+    read: Reader[Any]
+    key: str | None = None
+
+
+class MessageField(NamedTuple):
+    """A field: its attribute in Python, its key in JSON, and its default, `MISSING` if it is required."""
+
+    attribute: str
+    key: str
+    read: Reader[Any]
+    default: Any
+
+
+class MessageShape(NamedTuple):
+    """How one message is written: the value of `type`, and its fields in the order of the object."""
+
+    message: type[Any]
+    type: str
+    fields: tuple[MessageField, ...]
+    versioned: bool
+    """Whether the object has the version of the protocol."""
+
+    def read(self, value: Mapping[str, Any]) -> Any:
+        """
+        Return the message in an object. Keys that it does not declare are ignored.
+
+        :raise FieldError: a field is missing or wrong.
+        """
+        contents = {
+            entry.attribute: field(value, entry.key, entry.read)
+            for entry in self.fields
+            if entry.default is MISSING or entry.key in value
+        }
+        return self.message(**contents)
+
+    def write(self, message: object) -> dict[str, Any]:
+        """Return the fields of a message as an object, without its type and version."""
+        contents = ((entry, getattr(message, entry.attribute)) for entry in self.fields)
+        return {entry.key: _to_json(content) for entry, content in contents if content != entry.default}
+
+
+SHAPES: dict[type[Any], MessageShape] = {}
+"""All messages, by class."""
+
+
+def json_message(
+    shapes: dict[str, MessageShape], type_: str, *, versioned: bool = False
+) -> Callable[[type[T]], type[T]]:
+    """
+    Return a class decorator: the dataclass is the message `type_` in `shapes`.
+
+    The module of the class must not postpone its annotations.
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        entries = []
+        for each in dataclass_fields(cast(Any, cls)):
+            spec: FieldSpec = cast(Any, each.type).__metadata__[0]
+            entries.append(MessageField(each.name, spec.key or each.name, spec.read, each.default))
+        shapes[type_] = SHAPES[cls] = MessageShape(cls, type_, tuple(entries), versioned)
+        return cls
+
+    return declare
+
+
+def _to_json(content: object) -> object:
+    if isinstance(content, PeerID):
+        return str(content)
+    if isinstance(content, Enum):
+        return content.value
+    if isinstance(content, bytes):
+        return to_base64(content)
+    if isinstance(content, tuple):
+        return [_to_json(entry) for entry in content]
+    write = getattr(content, "to_json", None)
+    return content if write is None else write()
