@@ -19,11 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from tests.nat.grid import connect, peer_id, start_peer, start_rendezvous
-from tests.nat.kernel_network import LEFT, RIGHT, KernelNetwork
-from tests.nat.profiles import build
-from tests.nat.test_spraying import COUNTERS, counted, public_address
-from tests.processes import JSONProcess, Programs
+from tests.nat.counted import counted_peers
+from tests.nat.grid import Pair, connect, peer_id
+from tests.nat.kernel_network import Site
+from tests.processes import JSONProcess
+
+PAIR: Pair = ("masq-drop", "fully-drop")
 
 SIZE = 2 * 1024**3
 """Bytes of the file: more than is sent in the time that is measured."""
@@ -44,37 +45,21 @@ def rate(receiver: JSONProcess) -> float:
 
 def measure(directory: Path, file: Path, spray: str) -> tuple[float, int]:
     """Return the rate in MiB/s, and how many packets both sides have sent to guessed ports."""
-    programs = Programs(directory)
-    with KernelNetwork() as network:
-        try:
-            sites = build(network, ["masq-drop", "fully-drop"])
-            left, right = sites["masq-drop", LEFT], sites["fully-drop", RIGHT]
-            homes = public_address(left.routers[0]), public_address(right.routers[0])
-            network.public.nft(COUNTERS % (*homes, *homes[::-1]))
-            network.start()
-            _, address = start_rendezvous(programs, network)
-            sender, receiver = (
-                start_peer(
-                    programs,
-                    site,
-                    address,
-                    # A peer without a page takes no files
-                    ["--spray", spray, "--downloads", str(directory / f"{site.name}-downloads"), "--web"],
-                )
-                for site in (left, right)
-            )
-            for peer in (sender, receiver):
-                peer.wait("registered", 60.0)
-            _, outcome = connect(sender, receiver)
-            if outcome.first != ("relay", "relay"):
-                raise SystemExit(f"the link is not on the relay: {outcome}")
-            receiver.command("name", peer=peer_id(sender), name="sender")
-            receiver.command("grant", peer=peer_id(sender), service="files/1")
-            sender.command("send-files", peer=peer_id(receiver), paths=[str(file)])
-            reached = rate(receiver)
-            return reached, sum(packets for packets, _ in counted(network.public).values())
-        finally:
-            programs.close()
+
+    def options(site: Site) -> list[str]:
+        # A peer without a page takes no files
+        return ["--spray", spray, "--downloads", str(directory / f"{site.name}-downloads"), "--web"]
+
+    with counted_peers(directory, [PAIR], options) as counted:
+        sender, receiver = counted.peers[PAIR]
+        _, outcome = connect(sender, receiver)
+        if outcome.first != ("relay", "relay"):
+            raise SystemExit(f"the link is not on the relay: {outcome}")
+        receiver.command("name", peer=peer_id(sender), name="sender")
+        receiver.command("grant", peer=peer_id(sender), service="files/1")
+        sender.command("send-files", peer=peer_id(receiver), paths=[str(file)])
+        reached = rate(receiver)
+        return reached, sum(packets for packets, _ in counted.counts().values())
 
 
 def main() -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ipaddress
 import json
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .miniupnpd import PCP, PCP_READY, RULES, UPNP, UPNP_READY, miniupnpd, wait_for
 from .needs import need, need_namespaces
 from .netns import Host, Namespaces, run
 from .processes import PUNCH, Programs
@@ -21,39 +19,6 @@ from .test_namespaces import RendezvousAndPeers
 # miniupnpd maps no ports behind an address that is private or reserved for documentation
 SERVICE, ALICE, BOB = "11.0.0.1", "11.0.0.11", "11.0.0.12"
 ALICE6 = "2001:db8:1::2"
-
-NAT = """
-table ip nat {
-    chain post { type nat hook postrouting priority 100; oifname "wan" masquerade fully-random; }
-}
-table inet filter {
-    chain input {
-        type filter hook input priority 0;
-        iifname "wan" ct state established,related accept
-        iifname "wan" drop
-    }
-    chain forward {
-        type filter hook forward priority 0;
-        jump miniupnpd
-        iifname "wan" ct state new drop
-    }
-    chain miniupnpd {}
-    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
-    chain prerouting_miniupnpd {}
-    chain postrouting { type nat hook postrouting priority 99; jump postrouting_miniupnpd; }
-    chain postrouting_miniupnpd {}
-}
-"""
-
-CONFIGURATION = """
-ext_ifname=wan
-ext_ifname6=wan
-listening_ip=lan
-secure_mode=yes
-uuid=00000000-0000-0000-0000-000000000001
-allow 1024-65535 10.1.0.0/24 1024-65535
-deny 0-65535 0.0.0.0/0 0-65535
-"""
 
 
 @pytest.fixture
@@ -73,7 +38,7 @@ def home(namespaces: Namespaces, public: Host, name: str, address: str, network:
     host.run("ip", "address", "add", f"{network}.2/24", "dev", "eth0")
     host.route(f"{network}.1")
     router.sysctl("net.ipv4.ip_forward=1")
-    router.nft(NAT)
+    router.nft(RULES)
     return router, host
 
 
@@ -93,34 +58,6 @@ def opened(router: Host) -> list[str]:
     return rules(router, "miniupnpd", "accept")
 
 
-def wait_for(condition: Callable[[], bool], log: Path) -> None:
-    """Wait at most 20 s; `log` is shown if it takes longer."""
-    deadline = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-
-
-@contextmanager
-def miniupnpd(router: Host, directory: Path, options: str, ready: str) -> Iterator[Path]:
-    """The daemon at a router; its log. `ready` is what it says when it answers."""
-    configuration = directory / "miniupnpd.conf"
-    configuration.write_text(CONFIGURATION + options)
-    log = directory / "miniupnpd.log"
-    with log.open("w") as output:
-        daemon = subprocess.Popen(
-            [*router.prefix, "miniupnpd", "-d", "-f", configuration, "-P", directory / "miniupnpd.pid"],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_for(lambda: ready in log.read_text(), log)
-        yield log
-    finally:
-        daemon.kill()
-        daemon.wait()
-
-
 def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
     """One router maps a port, and opens one for IPv6. Both are given back when the peer ends."""
     public = namespaces.switch("public")
@@ -137,8 +74,7 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
     router.settle()
     alice.settle()
     _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
-    options = "enable_natpmp=yes\nenable_upnp=no\n"
-    with miniupnpd(router, tmp_path, options, "Listening for NAT-PMP/PCP") as log:
+    with miniupnpd(router, tmp_path, PCP, PCP_READY) as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         at_alice, at_bob = meeting.call("srflx", "prflx")
         (rule,) = mapped(router)
@@ -162,7 +98,7 @@ def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -
     namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
     router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
     _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
-    with miniupnpd(router, tmp_path, "enable_natpmp=no\nenable_upnp=yes\n", "HTTP listening") as log:
+    with miniupnpd(router, tmp_path, UPNP, UPNP_READY) as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         wait_for(lambda: bool(mapped(router)), log)
         at_alice, at_bob = meeting.call("srflx", "prflx")

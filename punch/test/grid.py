@@ -3,8 +3,9 @@ Every pair of RFC 4787's NAT behaviours on the simulated internet: `python -m pu
 
 For each seed there is one simulated internet with a rendezvous and, on the left and on the right, a peer in
 each kind of place. In as many rounds as there are kinds, every peer on the left calls another one on the
-right. A call is judged by when it connected, and by both sides' paths 5 s later. So is a call between two
-homes behind one NAT, of each kind and with each way of hairpinning.
+right. A call is judged by when it connected, and by both sides' paths 5 s later, and with `--later` also by
+those 25 s later. So is a call between two homes behind one NAT, of each kind and with each way of
+hairpinning.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -27,7 +28,13 @@ from punch.node.events import (
     Registered,
 )
 from punch.test.internet import NAT, Filtering, Firewall, Hairpin, Host, Internet, LinkSpec, Mapping, Ports
-from punch.test.nat_pairs import HAIRPINS, KINDS, must_connect, must_connect_behind_one
+from punch.test.nat_pairs import (
+    HAIRPINS,
+    KINDS,
+    must_connect,
+    must_connect_behind_one,
+    must_connect_later,
+)
 from punch.test.pages import replace_section, table
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.control import Accept
@@ -44,6 +51,8 @@ CALL_TIMEOUT = 15.0
 """Seconds after which a call has failed."""
 SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found."""
+LATER = 25.0
+"""…and so many where it takes prediction, simultaneous open or spraying, or TCP while packets get lost."""
 CALM = LinkSpec()
 BAD = LinkSpec(delay=0.025, loss=0.05)
 
@@ -63,6 +72,14 @@ def must_be_direct(one: str, other: str) -> bool:
     return must_connect()[same.get(one, one), same.get(other, other)]
 
 
+def must_be_direct_later(one: str, other: str, ports: Ports) -> bool:
+    """Whether a pair must be direct after some time, by a technique beyond ICE; see `nat_pairs`."""
+    if NO_UDP in (one, other) or OPEN in (one, other):
+        return False
+    same = dict.fromkeys((FIREWALL, CARRIER), "EIM/APDF")
+    return must_connect_later(same.get(one, one), same.get(other, other), ports)
+
+
 @dataclass(frozen=True)
 class CallOutcome:
     """
@@ -71,10 +88,14 @@ class CallOutcome:
     :ivar seconds: from the call to `connected` at the caller, None if that did not come.
     :ivar path: `SETTLED` seconds after both sides were connected: "relay" if one of them is on it, "" if
         there was no link then, else the caller's path.
+    :ivar later: the same `LATER` seconds after that; None if that was not looked at.
+    :ivar ports: how the NATs chose ports.
     """
 
     seconds: float | None
     path: str = ""
+    later: str | None = None
+    ports: Ports = Ports.RANDOM
 
 
 @dataclass
@@ -86,6 +107,7 @@ class Results:
     :ivar columns: its columns.
     :ivar direct: whether a pair of a row and a column must be direct.
     :ivar corner: what rows and columns are.
+    :ivar later: whether it must be direct `LATER` seconds after it connected, if NATs choose ports so.
     """
 
     names: Sequence[str]
@@ -93,6 +115,7 @@ class Results:
     columns: Sequence[str] = ()
     direct: Callable[[str, str], bool] = must_be_direct
     corner: str = "caller ↓, callee →"
+    later: Callable[[str, str, Ports], bool] = lambda one, other, ports: False
     outcomes: dict[Pair, list[CallOutcome]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,7 +157,17 @@ class Results:
                         found.append(f"{where}: the link was lost")
                     elif outcome.path == "relay" and self._is_judged(one, other):
                         found.append(f"{where}: on the relay after {SETTLED:g} s, but a direct path exists")
+                    elif outcome.later == "":
+                        found.append(f"{where}: the link was lost later")
+                    elif outcome.later == "relay" and self._must_be_direct_later(one, other, outcome.ports):
+                        found.append(
+                            f"{where}, ports {outcome.ports.value}: on the relay after {LATER:g} s, "
+                            "but a direct path exists"
+                        )
         return found
+
+    def _must_be_direct_later(self, one: str, other: str, ports: Ports) -> bool:
+        return self.direct(one, other) or self.later(one, other, ports)
 
     def _is_judged(self, one: str, other: str) -> bool:
         """
@@ -147,11 +180,24 @@ class Results:
         """A sentence on the whole."""
         outcomes = [outcome for each in self.outcomes.values() for outcome in each]
         direct = sum(outcome.path not in ("", "relay") for outcome in outcomes)
+        later = sum(outcome.later not in ("", "relay", None) for outcome in outcomes)
+        looked = any(outcome.later is not None for outcome in outcomes)
         link = f"{self.link.delay * 1000:g} ms and {self.link.loss:.0%} loss on each access link, each way"
         return (
             f"{len(self.outcomes)} pairs, {len(outcomes)} calls, {link}: {len(self.seconds)} connected, "
-            f"{direct} of them direct {SETTLED:g} s later; "
+            f"{direct} of them direct {SETTLED:g} s later"
+            f"{f' and {later} {LATER:g} s later' if looked else ''}; "
             f"median {self.median:.2f} s, worst {self.worst:.2f} s."
+        )
+
+    def of(self, ports: Ports) -> Results:
+        """The calls between NATs that choose ports in this way."""
+        return replace(
+            self,
+            outcomes={
+                pair: [each for each in outcomes if each.ports is ports]
+                for pair, outcomes in self.outcomes.items()
+            },
         )
 
     def matrix(self) -> str:
@@ -162,11 +208,14 @@ class Results:
 
     def _cell(self, pair: Pair) -> str:
         outcomes = self.outcomes.get(pair, [])
+        later = [outcome.path if outcome.later is None else outcome.later for outcome in outcomes]
         seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
         if not outcomes or len(seconds) < len(outcomes):
             return f"{len(outcomes) - len(seconds)} × no"
-        relayed = sum(outcome.path == "relay" for outcome in outcomes)
-        mark = "D" if not relayed else "R" if relayed == len(outcomes) else f"R{relayed}"
+        relayed = later.count("relay")
+        mark = "R" if relayed == len(outcomes) else f"R{relayed}"
+        if not relayed:
+            mark = "L" if any(outcome.path == "relay" for outcome in outcomes) else "D"
         return f"{mark} {max(seconds):.2f}"
 
 
@@ -188,8 +237,14 @@ class GridInternet:
             peer.wait_for(Registered, 60.0)
         self.net.advance(5.0)
 
-    def call(self, peers: Sequence[tuple[Peer, Peer]]) -> list[CallOutcome]:
-        """Call between all of these pairs at once; what became of each."""
+    def call(
+        self, peers: Sequence[tuple[Peer, Peer]], ports: Ports, *, later: bool = False
+    ) -> list[CallOutcome]:
+        """
+        Call between all of these pairs at once; what became of each.
+
+        :param later: look at the paths after `LATER` seconds, too.
+        """
         start = self.net.now
         for caller, callee in peers:
             caller.call(callee.id)
@@ -198,13 +253,13 @@ class GridInternet:
             _ended(caller, callee.id, start) for caller, callee in peers
         ):
             self.net.advance(0.1)
-        self.net.advance(SETTLED + 1.0)
+        self.net.advance((LATER if later else SETTLED) + 1.0)
         outcomes = []
         for caller, callee in peers:
             connected = _time_of(caller, callee.id, start, Connected)
-            paths = [_path(caller, callee.id, start), _path(callee, caller.id, start)]
-            path = "" if "" in paths else "relay" if "relay" in paths else paths[0]
-            outcomes.append(CallOutcome(None if connected is None else connected - start, path))
+            path, path_later = (_paths(caller, callee, start, after) for after in (SETTLED, LATER))
+            seconds = None if connected is None else connected - start
+            outcomes.append(CallOutcome(seconds, path, path_later if later else None, ports))
             caller.node.hangup(callee.id)
         self.net.advance(1.0)
         return outcomes
@@ -247,13 +302,15 @@ class TwoSidedGrid(GridInternet):
             nat.mapping, nat.filtering = Mapping[mapping], Filtering[filtering]
         return self.net.lan(label, subnet, nat=nat, link=self.link).host(label)
 
-    def run(self, results: Results) -> None:
+    def run(self, results: Results, *, later: bool = False) -> None:
         """Call every pair once."""
         count = len(self._names)
         left, right = self._sides
         for shift in range(count):
             calls = [(index, (index + shift) % count) for index in range(count)]
-            outcomes = self.call([(left[here], right[there]) for here, there in calls])
+            outcomes = self.call(
+                [(left[here], right[there]) for here, there in calls], self._ports, later=later
+            )
             for (here, there), outcome in zip(calls, outcomes, strict=True):
                 results.outcomes.setdefault((self._names[here], self._names[there]), []).append(outcome)
 
@@ -263,6 +320,7 @@ class SharedNATGrid(GridInternet):
 
     def __init__(self, seed: int, kinds: Sequence[str], link: LinkSpec, ports: Ports) -> None:
         super().__init__(seed, link)
+        self._ports = ports
         self._pairs = {
             (kind, hairpin): self._homes(kind, hairpin, number, ports)
             for number, (kind, hairpin) in enumerate(product(kinds, HAIRPINS))
@@ -293,7 +351,8 @@ class SharedNATGrid(GridInternet):
 
     def run(self, results: Results) -> None:
         """Call every pair once."""
-        for pair, outcome in zip(self._pairs, self.call(list(self._pairs.values())), strict=True):
+        outcomes = self.call(list(self._pairs.values()), self._ports)
+        for pair, outcome in zip(self._pairs, outcomes, strict=True):
             results.outcomes.setdefault(pair, []).append(outcome)
 
 
@@ -309,14 +368,20 @@ def _ended(peer: Peer, other: PeerID, since: float) -> bool:
     return _time_of(peer, other, since, Connected, CallFailed) is not None
 
 
-def _path(peer: Peer, other: PeerID, since: float) -> str:
-    """The path to another peer `SETTLED` seconds after they were connected, "" if there is none."""
+def _paths(caller: Peer, callee: Peer, since: float, after: float) -> str:
+    """The caller's path so many seconds after both were connected; "relay" or "" if one side has that."""
+    paths = [_path(caller, callee.id, since, after), _path(callee, caller.id, since, after)]
+    return "" if "" in paths else "relay" if "relay" in paths else paths[0]
+
+
+def _path(peer: Peer, other: PeerID, since: float, after: float) -> str:
+    """The path to another peer so many seconds after they were connected, "" if there is none."""
     connected = _time_of(peer, other, since, Connected)
     if connected is None:
         return ""
     path = ""
     for time, event in peer.events:
-        if connected <= time <= connected + SETTLED and getattr(event, "peer", None) == other:
+        if connected <= time <= connected + after and getattr(event, "peer", None) == other:
             if isinstance(event, (Connected, PathChanged)):
                 path = event.path.kind
             elif isinstance(event, Disconnected):
@@ -330,12 +395,13 @@ def run_grid(
     seeds: Iterable[int] = SEEDS,
     link: LinkSpec = CALM,
     ports: Iterable[Ports] = (Ports.RANDOM,),
+    later: bool = False,
 ) -> Results:
     """Call every pair once for each seed and each way of choosing ports."""
-    results = Results(names, link)
+    results = Results(names, link, later=must_be_direct_later)
     for allocation in ports:
         for seed in seeds:
-            TwoSidedGrid(seed, names, link, allocation).run(results)
+            TwoSidedGrid(seed, names, link, allocation).run(results, later=later)
     return results
 
 
@@ -357,6 +423,15 @@ def run_shared(
     return results
 
 
+def pairs_by_ports(results: Results, ports: Iterable[Ports]) -> list[str]:
+    """What docs/nat.md shows of all pairs: a table for each way of choosing ports."""
+    parts = [results.summary()]
+    for each in ports:
+        chosen = results.of(each)
+        parts += [f"NATs with {each.value} ports: {chosen.summary()}", chosen.matrix()]
+    return parts
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the grid, print it as markdown, and return 1 if something is not as it must be."""
     parser = argparse.ArgumentParser(prog="python -m punch.test.grid", description=__doc__)
@@ -370,6 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=SEEDS,
         help="one simulated internet for each [default: 1 to 5]",
     )
+    add("--later", action="store_true", help=f"also say which path each call has {LATER:g} s later")
     choices = [ports.value for ports in Ports]
     add(
         "--ports",
@@ -387,8 +463,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     link = LinkSpec(delay=given.delay / 1000, loss=given.loss / 100)
     ports = [Ports(value) for value in given.ports]
-    tables = [run(seeds=given.seeds, link=link, ports=ports) for run in (run_grid, run_shared)]
-    text = "\n\n".join(part for results in tables for part in (results.summary(), results.matrix()))
+    pairs = run_grid(seeds=given.seeds, link=link, ports=ports, later=given.later)
+    shared = run_shared(seeds=given.seeds, link=link, ports=ports)
+    tables = [pairs, shared]
+    text = "\n\n".join([*pairs_by_ports(pairs, ports), shared.summary(), shared.matrix()])
     print(text)
     if given.write:
         replace_section(Path(given.write[0]), given.write[1], text)

@@ -96,6 +96,20 @@ def must_connect() -> dict[tuple[str, str], bool]:
     return {(row[0], KINDS[column]): mark == "y" for row in rows for column, mark in enumerate(row[1:])}
 
 
+def must_connect_later(one: str, other: str, ports: Ports) -> bool:
+    """
+    Whether two kinds must be direct after some seconds, by a technique of docs/nat.md.
+
+    Ports that are preserved or given in sequence are predicted. With random ports, the relay is right if they
+    are on both sides; if the other mapping is endpoint-independent, spraying finds one. One address of the
+    service can't tell address-dependent mappings from independent ones, so nothing is sprayed at these.
+    """
+    if ports is not Ports.RANDOM:
+        return True
+    mappings = {one.partition("/")[0], other.partition("/")[0]}
+    return mappings == {"EIM", "APDM"}
+
+
 def must_connect_behind_one() -> dict[tuple[str, str], bool]:
     """The table of shared NATs: the kind and how it hairpins, and whether two homes must be direct."""
     rows = [line.split() for line in SHARED.strip().splitlines()]

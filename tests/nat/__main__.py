@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--peer-option", action="append", default=[], help="an option for every peer: --relay=only"
     )
+    parser.add_argument("--aioice", action="store_true", help="call each pair once with plain ICE, too")
     given = parser.parse_args(arguments)
     # Ended from outside, it removes its namespaces and processes as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"run {number + 1}: {', '.join(pair_row(pair, [outcome]))}{problem}", file=sys.stderr, flush=True
         )
 
+    def tell_plain(pair: Pair, connected: bool) -> None:
+        print(f"aioice: {', '.join(pair)}: {'direct' if connected else 'no'}", file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory(prefix="punch-grid-") as directory:
         results = run_grid(
             Path(directory),
@@ -82,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conditions=conditions,
             options=[word for option in given.peer_option for word in option.split("=", 1)],
             tell=tell,
+            plain=given.aioice,
+            tell_plain=tell_plain,
         )
     text = markdown(results)
     print(text)

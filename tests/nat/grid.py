@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +27,9 @@ from .kernel_network import (
     LinkConditions,
     Site,
 )
+from .plain_ice import TIMEOUT as PLAIN_TIMEOUT
 from .profiles import PROFILES, build
-from .table import LATE, RACE, expected
+from .table import LATE, MOSTLY, RELAY, expected
 
 Pair = tuple[str, str]
 
@@ -36,7 +38,9 @@ CALL_TIMEOUT = 12.0
 SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found…"""
 LATER = 25.0
-"""…but for pairs that take spraying, or several attempts: so many."""
+"""…but for pairs that take spraying or several attempts, and where packets get lost: so many."""
+WITHIN = 20.0
+"""Seconds from the call within which spraying has found a path in nearly all calls."""
 KEPT = 5.0
 """
 Seconds for which a path that was found in this time is watched, unless they are over before. An ICE restart
@@ -68,6 +72,8 @@ class CallOutcome:
     :ivar problem: what went wrong, "" if nothing did.
     :ivar later: the paths `LATER` seconds after that, or when none was relayed for `KEPT` seconds; those of
         `settled` if that was not waited for.
+    :ivar direct: seconds from the call until both sides had the direct paths of `later`; None if they have
+        none.
     """
 
     seconds: float | None
@@ -75,6 +81,7 @@ class CallOutcome:
     settled: tuple[str, ...] = ()
     problem: str = ""
     later: tuple[str, ...] = ()
+    direct: float | None = None
 
     @property
     def relayed(self) -> bool:
@@ -89,12 +96,17 @@ class CallOutcome:
 
 @dataclass
 class Results:
-    """All outcomes of a grid, run by run."""
+    """
+    All outcomes of a grid, run by run.
+
+    :ivar plain: whether plain ICE connected a pair, for those where that was tried.
+    """
 
     conditions: LinkConditions
     runs: int
     pairs: list[Pair]
     outcomes: dict[Pair, list[CallOutcome]] = field(default_factory=dict)
+    plain: dict[Pair, bool] = field(default_factory=dict)
 
     def seconds(self) -> list[float]:
         """All times to connect."""
@@ -147,18 +159,51 @@ class Grid:
             self._run(number, results, tell)
         return results
 
+    def run_plain_ice(self, tell: Callable[[Pair, bool], None] = lambda *_: None) -> dict[Pair, bool]:
+        """Whether plain ICE (aioice) connects each pair; `tell` is called with each, from any thread."""
+        sides: dict[str, JSONProcess] = {}
+        found: dict[Pair, bool] = {}
+        sites = {site.name: site for pair in self.pairs for site in self._sides(pair)}
+        for site in sites.values():
+            sides[site.name] = self._programs.start(
+                [sys.executable, "-m", "tests.nat.plain_ice", SERVICE4, str(REFLECTOR_PORT)],
+                prefix=site.host.prefix,
+            )
+        for side in sides.values():
+            side.wait("ready", 60.0)
+
+        def call(pair: Pair) -> None:
+            here, there = self._sides(pair)
+            for site in (here, there):
+                site.forget()
+            descriptions = gather(sides[here.name], sides[there.name])
+            found[pair] = connect_plainly(sides[here.name], sides[there.name], descriptions)
+            tell(pair, found[pair])
+
+        self._side_by_side(call)
+        for side in sides.values():
+            self._programs.end(side)
+        return found
+
     def _run(self, number: int, results: Results, tell: Callable[[Pair, int, CallOutcome], None]) -> None:
+        def call(pair: Pair) -> None:
+            with self._spraying if expected()[pair] in (LATE, MOSTLY) else contextlib.nullcontext():
+                outcome = self._call(pair, number)
+            results.outcomes[pair].append(outcome)
+            tell(pair, number, outcome)
+
+        self._side_by_side(call)
+
+    def _side_by_side(self, call: Callable[[Pair], None]) -> None:
+        """Do this for each pair, for several at once of which no two share a site or router."""
         left = list(self.pairs)
         busy: set[str] = set()
         changed = threading.Condition()
         problems: list[BaseException] = []
 
-        def call(pair: Pair, needs: set[str]) -> None:
+        def do(pair: Pair, needs: set[str]) -> None:
             try:
-                with self._spraying if expected()[pair] in (LATE, RACE) else contextlib.nullcontext():
-                    outcome = self._call(pair, number)
-                results.outcomes[pair].append(outcome)
-                tell(pair, number, outcome)
+                call(pair)
             except BaseException as problem:
                 problems.append(problem)
             finally:
@@ -177,7 +222,7 @@ class Grid:
                     left.remove(pair)
                     needs = self._needs(pair)
                     busy |= needs
-                running.append(pool.submit(call, pair, needs))
+                running.append(pool.submit(do, pair, needs))
         if problems:
             raise problems[0]
 
@@ -212,11 +257,12 @@ class Grid:
         both = (caller, callee), (callee, caller)
         settled = tuple(path_settled(one, other) for one, other in both)
         later = settled
-        if expected()[pair] in (LATE, RACE) and "relay" in settled:
+        if expected()[pair] != RELAY and "relay" in settled:
             later = paths_later(both)
+        direct = time_to_direct(caller, callee, outcome.seconds)
         hang_up(caller, callee)
         problem = "the link was lost" if "" in settled + later else ""
-        return CallOutcome(outcome.seconds, outcome.first, settled, problem, later)
+        return CallOutcome(outcome.seconds, outcome.first, settled, problem, later, direct)
 
 
 def start_rendezvous(
@@ -332,6 +378,45 @@ def paths_later(both: Sequence[tuple[JSONProcess, JSONProcess]]) -> tuple[str, .
         now = time.monotonic()
 
 
+def time_to_direct(caller: JSONProcess, callee: JSONProcess, seconds: float) -> float | None:
+    """
+    Seconds from the call until both sides had the direct paths that they have now, None if they don't.
+
+    :param seconds: from the call until the link was connected.
+    """
+    # Each process has a clock of its own
+    times = [_direct_after(one, other) for one, other in ((caller, callee), (callee, caller))]
+    found = [time for time in times if time is not None]
+    return seconds + max(found) if len(found) == len(times) else None
+
+
+def _direct_after(process: JSONProcess, other: JSONProcess) -> float | None:
+    """Seconds after which a link got the direct paths that it has had since then; None if it has none."""
+    began, since = 0.0, None
+    for event in _about(process, other):
+        if event["event"] == "connected":
+            began, since = event["time"], None
+        if event["event"] in ("connected", "path"):
+            since = None if event["path"] == "relay" else event["time"] if since is None else since
+    return None if since is None else since - began
+
+
+def gather(*sides: JSONProcess) -> list[Any]:
+    """Have both sides of plain ICE gather candidates; the first one is controlling."""
+    for number, side in enumerate(sides):
+        side.command("gather", controlling=not number)
+    return [side.wait("gathered", 30.0)["description"] for side in sides]
+
+
+def connect_plainly(here: JSONProcess, there: JSONProcess, descriptions: Sequence[Any]) -> bool:
+    """Whether both sides of plain ICE hear each other."""
+    sides = here, there
+    for side, other in zip(sides, descriptions[::-1], strict=True):
+        side.command("connect", description=other)
+    ended = [side.wait(("connected", "failed"), PLAIN_TIMEOUT + 20.0) for side in sides]
+    return all(event["event"] == "connected" for event in ended)
+
+
 def path_settled(process: JSONProcess, other: JSONProcess) -> str:
     """The path that a link had `SETTLED` seconds after it came up, "" if it was over then."""
     since, path = 0.0, ""
@@ -353,11 +438,21 @@ def run_grid(
     conditions: LinkConditions | None = None,
     options: Sequence[str] = (),
     tell: Callable[[Pair, int, CallOutcome], None] = lambda *_: None,
+    plain: bool = False,
+    tell_plain: Callable[[Pair, bool], None] = lambda *_: None,
 ) -> Results:
-    """Build a network, run the pairs in it, and remove everything again."""
+    """
+    Build a network, run the pairs in it, and remove everything again.
+
+    :param plain: run them also with plain ICE.
+    """
     programs = Programs(directory)
     with KernelNetwork(conditions) as network:
         try:
-            return Grid(programs, network, pairs, options).run(runs, tell)
+            grid = Grid(programs, network, pairs, options)
+            found = grid.run_plain_ice(tell_plain) if plain else {}
+            results = grid.run(runs, tell)
+            results.plain = found
+            return results
         finally:
             programs.close()

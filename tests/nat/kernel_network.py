@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,7 @@ class KernelNetwork:
         self.namespaces = Namespaces()
         self._cables: list[str] = []
         self._wire: subprocess.Popen[bytes] | None = None
+        self._files = tempfile.TemporaryDirectory(prefix="punch-network-")
         self._next_public = 10
         self._ports = 0
         self.public = self.namespaces.switch("public")
@@ -113,9 +115,17 @@ class KernelNetwork:
         if self._wire is not None:
             self._wire.kill()
             self._wire.wait()
+        # Which ends the programs of routers, too
         self.namespaces.__exit__(kind, error, trace)
+        self._files.cleanup()
 
     # -- building --
+
+    def directory(self, name: str) -> Path:
+        """A new directory for the files of a router's programs."""
+        directory = Path(self._files.name) / name
+        directory.mkdir()
+        return directory
 
     def public4(self) -> str:
         """A free public IPv4 address."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from tests.miniupnpd import PCP, PCP_READY, RULES, start_miniupnpd
 from tests.netns import Host
 
 from .kernel_network import (
@@ -113,6 +114,33 @@ def short(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     return sites
 
 
+def mapped(network: KernelNetwork, profile: str, number: int) -> list[Site]:
+    """
+    The strictest NAT, whose router maps a port when it is asked.
+
+    The daemon takes an address for documentation for no public one. So it is told another one, which peers
+    don't use, since reflectors see the real one.
+    """
+    sites = []
+    for side in (LEFT, RIGHT):
+        subnet = f"10.{number}.{side}"
+        router = _router(network, f"{profile}-{side}r", [RULES])
+        network.access(router, "wan", f"{network.public4()}/24")
+        host = network.namespaces.host(f"{profile}-{side}")
+        _cable(network, router, host, f"{subnet}.1", f"{subnet}.2")
+        options = f"{PCP}ext_ip=11.0.0.{side}\n"
+        start_miniupnpd(router, network.directory(router.name), options, PCP_READY, network=subnet)
+        sites.append(Site(profile, side, host, (router, "wan"), [router]))
+    return sites
+
+
+def sequential(network: KernelNetwork, profile: str, number: int) -> list[Site]:
+    """Ports for UDP in sequence, by a counter of nftables: masquerading itself has none."""
+    return [
+        _home(network, profile, number, side, nat=lambda public: SEQUENTIAL_NAT) for side in (LEFT, RIGHT)
+    ]
+
+
 def carrier(network: KernelNetwork, profile: str, number: int, *, hairpin: bool) -> list[Site]:
     """Both homes behind one more NAT, of their carrier."""
     public = network.public4()
@@ -197,6 +225,17 @@ def same_lan(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     return sites
 
 
+# A map, since nftables takes the number of a counter for a port with the bytes in the wrong order.
+SEQUENCE = ", ".join(f"{number} : {20000 + number}" for number in range(4096))
+SEQUENTIAL_NAT = f"""
+table ip nat {{
+    chain post {{
+        type nat hook postrouting priority 100;
+        oifname "wan" meta l4proto udp masquerade to :numgen inc mod 4096 map {{ {SEQUENCE} }}
+        oifname "wan" masquerade
+    }}
+}}
+"""
 NO_UDP = 'iifname "lan" meta l4proto udp drop'
 ONLY_443 = 'iifname "lan" tcp dport != 443 drop'
 
@@ -222,6 +261,8 @@ PROFILES: dict[str, Builder] = {
     "docker": many_interfaces,
     "overlap": partial(homes, subnet="192.168.1"),
     "lan": same_lan,
+    "mapped": mapped,
+    "sequential": sequential,
 }
 
 ABOUT = {
@@ -246,6 +287,8 @@ ABOUT = {
     "docker": "as masq-drop, nine container bridges and a VPN besides, with the same addresses on both sides",
     "overlap": "as masq-drop, both hosts are 192.168.1.2",
     "lan": "as masq-drop, both hosts on one LAN behind one router",
+    "mapped": "as fully-drop, the router maps a port when it is asked (PCP, miniupnpd)",
+    "sequential": "another UDP port for every destination, each one above the one before",
 }
 
 

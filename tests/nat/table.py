@@ -2,8 +2,8 @@
 Which pairs must be on a direct path 5 s or 25 s after they connected: written by hand from RFC 4787, RFC 8445
 and the techniques of docs/nat.md.
 
-The profiles are those of `profiles.py`. `d`: must be direct. `l`: must be direct later. `r`: the relay is
-expected. `?`: a race decides.
+The profiles are those of `profiles.py`. `d`: must be direct. `l`: must be direct later. `m`: must be direct
+later in most calls. `r`: the relay is expected.
 
 What the profiles are in the words of RFC 4787, and what follows for two peers that have host,
 server-reflexive and relayed candidates, learn peer-reflexive ones from checks (RFC 8445 §7.3.1.3), and then
@@ -20,9 +20,12 @@ open simultaneously or spray:
 - masq-accept: E, but a packet that comes before its own host has sent one is taken for a flow to the router
   itself, and the host's next packet can't have that flow's port and gets another: the pair looks like S to
   E. Simultaneous open lets its host be first, and against itself has first packets that not even the other
-  router takes: direct later, if it is not before. Against S, half of the packets of spraying are in vain: a
-  race. Against a peer that filters nothing (cone, open), the other port is a peer-reflexive candidate:
-  direct.
+  router takes: direct later, if it is not before. Against a peer that filters nothing (cone, open), the other
+  port is a peer-reflexive candidate: direct.
+- Of the two halves of spraying, the first is in vain if the aiming side's router takes what nobody asked for
+  and is so near that packets with a low TTL arrive there (masq-accept), and the second one if the router with
+  random ports does (random-accept, fully-accept): direct later with a probability of 97 %, and relay if both
+  are so.
 - cone: endpoint-independent mapping and filtering. Checks of S come in, and the answers go where they came
   from: direct to all that have IPv4 and UDP.
 - open: as cone, with both families and no NAT.
@@ -39,39 +42,45 @@ open simultaneously or spray:
   whom anybody reaches. cone is like masq-drop for TCP. masq-accept may answer a SYN by a reset; another SYN,
   or an attempt from other ports, gets through. To S, and to those with IPv6 alone, the relay.
 - tcp443: nobody listens at port 443 behind a NAT: relay.
+- mapped: S, but everybody reaches the port that its router has mapped: direct to all that have IPv4 and UDP.
+  To others as S.
+- sequential: every flow gets the next port, for UDP: S for the checks, but the ports can be predicted: direct
+  later to all but S. For TCP it is E.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-DIRECT, LATE, RELAY, RACE = "d", "l", "r", "?"
+DIRECT, LATE, MOSTLY, RELAY = "d", "l", "m", "r"
 
 # Each pair once: the row is the one that comes first. Columns are in the order of the rows.
 #
-#                 md mr ma  rd rr ra  fd fr fa  sh co ch cg  op du v6  nu 44  do ov la
+#                 md mr ma  rd rr ra  fd fr fa  sh co ch cg  op du v6  nu 44  do ov la  ma se
 TABLE: Final = """
-masq-drop         d  d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   d  r   d  d  d
-masq-reject          d  l   l  l  l   l  l  l   d  d  d  d   d  l  r   d  r   d  d  d
-masq-accept             l   ?  ?  ?   ?  ?  ?   l  d  l  l   d  ?  r   l  r   l  l  l
-random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
-random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
-random-accept                     r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
-fully-drop                            r  r  r   l  d  l  l   d  r  r   r  r   l  l  l
-fully-reject                             r  r   l  d  l  l   d  r  r   r  r   l  l  l
-fully-accept                                r   l  d  l  l   d  r  r   r  r   l  l  l
-short                                           d  d  d  d   d  l  r   d  r   d  d  d
-cone                                               d  d  d   d  d  r   d  r   d  d  d
-cgnat-hairpin                                         d  d   d  l  r   d  r   d  d  d
-cgnat                                                    r   d  l  r   d  r   d  d  d
-open                                                         d  d  d   d  r   d  d  d
-dual                                                            d  d   r  r   l  l  l
-ipv6                                                               d   r  r   r  r  r
-no-udp                                                                 d  r   d  d  d
-tcp443                                                                    r   r  r  r
-docker                                                                        d  d  d
-overlap                                                                          d  d
-lan                                                                                 d
+masq-drop         d  d  l   l  l  m   l  l  m   d  d  d  d   d  l  r   d  r   d  d  d   d  l
+masq-reject          d  l   l  l  m   l  l  m   d  d  d  d   d  l  r   d  r   d  d  d   d  l
+masq-accept             l   m  m  r   m  m  r   l  d  l  l   d  m  r   l  r   l  l  l   d  l
+random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
+random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
+random-accept                     r   r  r  r   m  d  m  m   d  r  r   r  r   m  m  m   d  r
+fully-drop                            r  r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
+fully-reject                             r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
+fully-accept                                r   m  d  m  m   d  r  r   r  r   m  m  m   d  r
+short                                           d  d  d  d   d  l  r   d  r   d  d  d   d  l
+cone                                               d  d  d   d  d  r   d  r   d  d  d   d  d
+cgnat-hairpin                                         d  d   d  l  r   d  r   d  d  d   d  l
+cgnat                                                    r   d  l  r   d  r   d  d  d   d  l
+open                                                         d  d  d   d  r   d  d  d   d  d
+dual                                                            d  d   r  r   l  l  l   d  r
+ipv6                                                               d   r  r   r  r  r   r  r
+no-udp                                                                 d  r   d  d  d   r  d
+tcp443                                                                    r   r  r  r   r  r
+docker                                                                        d  d  d   d  l
+overlap                                                                          d  d   d  l
+lan                                                                                 d   d  l
+mapped                                                                                  d  d
+sequential                                                                                 l
 """
 
 
@@ -84,3 +93,33 @@ def expected() -> dict[tuple[str, str], str]:
         for index, (name, *marks) in enumerate(rows)
         for other, mark in zip(names[index:], marks, strict=True)
     }
+
+
+ICE = "connectivity checks alone"
+PREDICT = "ports in sequence on one side or both, no random ones: prediction"
+TCP = "no UDP on one side: TCP"
+MAPPED = "one side's router maps ports"
+OPEN = "a router that takes what nobody asked for, other ports not random: simultaneous open"
+SPRAY = "random ports on one side, filtering by port on the other: spraying"
+HALF = "random ports, and a router on either side that takes what nobody asked for: half of spraying"
+NOTHING = "nothing: the relay is right"
+CLASSES: Final = (ICE, MAPPED, OPEN, PREDICT, SPRAY, HALF, TCP, NOTHING)
+"""What makes a pair direct."""
+
+
+def class_of(pair: tuple[str, str]) -> str:
+    """Which of `CLASSES` a pair belongs to."""
+    mark = expected()[pair]
+    if mark == RELAY:
+        return NOTHING
+    if mark == MOSTLY:
+        return HALF
+    if "no-udp" in pair:
+        return TCP
+    if "mapped" in pair:
+        return MAPPED
+    if mark == DIRECT:
+        return ICE
+    if "sequential" in pair:
+        return PREDICT
+    return OPEN if "masq-accept" in pair else SPRAY

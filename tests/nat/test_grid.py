@@ -32,7 +32,8 @@ QUICK = (
     "cgnat-hairpin:cgnat-hairpin,cgnat:cgnat,cgnat-hairpin:cgnat,open:open,open:ipv6,dual:dual,dual:ipv6,"
     "ipv6:ipv6,masq-reject:dual,masq-accept:ipv6,ipv6:tcp443,no-udp:no-udp,tcp443:tcp443,no-udp:tcp443,"
     "open:tcp443,masq-accept:no-udp,fully-drop:tcp443,docker:docker,docker:overlap,overlap:overlap,lan:lan,"
-    "cgnat:lan,docker:lan"
+    "cgnat:lan,docker:lan,fully-drop:mapped,mapped:mapped,"
+    "lan:sequential,sequential:sequential"
 )
 QUICK_WEATHER = (
     "masq-drop:masq-drop,masq-drop:masq-reject,fully-drop:open,masq-reject:fully-reject,cgnat:cgnat,ipv6:ipv6,"
@@ -46,7 +47,7 @@ MEDIAN = 0.8
 def run(directory: Path, text: str, conditions: LinkConditions, runs: int) -> None:
     """Run pairs, print the table, fail if one is not as it must be."""
     need_namespaces()
-    need("conntrack")
+    need("conntrack", "miniupnpd")
 
     def tell(pair: Pair, number: int, outcome: CallOutcome) -> None:
         seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.2f} s"
@@ -80,7 +81,7 @@ def test_the_table_has_every_pair() -> None:
 
 
 def test_the_quick_selection_has_every_profile() -> None:
-    """Each of them with both kinds of sockets, and each of the table's marks but that of a race."""
+    """Each of them with both kinds of sockets, and each mark but that of pairs that are mostly direct."""
     pairs = parse_pairs(QUICK)
     for side in (0, 1):
         assert {pair[side] for pair in pairs} == set(PROFILES)

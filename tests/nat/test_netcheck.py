@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.needs import need_namespaces
+from tests.needs import need, need_namespaces
 from tests.processes import PUNCH, Programs
 
 from .kernel_network import (
@@ -79,6 +79,9 @@ EXPECTED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "docker": (MASQUERADE, NO_UDP, "most"),
     "overlap": (MASQUERADE, NO_UDP, "most"),
     "lan": (MASQUERADE, NO_UDP, "most"),
+    # The router says that it maps ports at an address which the service does not see
+    "mapped": (RANDOM, NO_UDP, "some"),
+    "sequential": (nat(APDM, APDF, "unknown", "sequential"), NO_UDP, "most"),
 }
 
 
@@ -90,6 +93,7 @@ LIFETIME_OF = "short"
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What is said on the left of every profile, some at the same time; the longest begins first."""
     need_namespaces()
+    need("miniupnpd")
     directory = tmp_path_factory.mktemp("netcheck")
     programs = Programs(directory)
     with KernelNetwork() as network:

@@ -73,6 +73,19 @@ def test_hairpinning_shows_the_public_address() -> None:
         assert words == [f"hello from {public_address(site)}:5000"]
 
 
+def test_ports_in_sequence() -> None:
+    """Each flow of UDP has the port after that of the flow before."""
+    need_namespaces()
+    with KernelNetwork() as network:
+        sites = build(network, ["sequential", "open"])
+        network.start()
+        listener = sites["open", RIGHT]
+        senders = [(sites["sequential", LEFT], port, "hello") for port in (5000, 5001, 5002)]
+        words = heard(listener, 3, senders)
+        ports = [int(word.rpartition(":")[2]) for word in words]
+        assert ports == [ports[0], ports[0] + 1, ports[0] + 2]
+
+
 def test_a_mapping_lives_while_it_is_used() -> None:
     """Also by a flow that is older than it: a peer says something to its rendezvous every now and then."""
     need_namespaces()
