@@ -97,7 +97,7 @@ def test_every_state_of_a_chat(pair: BrowserPair, inspector: PageInspector) -> N
 
     # The rendezvous restarts: the chat does not need it
     pair.rendezvous.close()
-    alice.sees("The rendezvous is not reached")
+    alice.sees("Can’t reach the rendezvous")
     alice.say("The rendezvous is gone, and we still talk.")
     alice.mark("we still talk", "read")
     inspector.look("8-no-rendezvous", alice)

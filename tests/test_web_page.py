@@ -222,7 +222,8 @@ def overflowing(page: Page) -> list[str]:
             const what = (each) => `${each.tagName}.${each.className} "${each.textContent.slice(0, 30)}"`;
             const found = [];
             for (const each of document.querySelectorAll(
-                "#app, #side, #main, .page, .log, .found, .chat, .card, dialog, .composer, .chat-head, .me"
+                "#app, #side, #main, .page, .log, .found, .chat, .card, dialog, .composer, .chat-head, .me," +
+                ".pairs"
             )) {
                 if (each.clientWidth && each.scrollWidth > each.clientWidth + 1) found.push(what(each));
             }
@@ -239,6 +240,27 @@ def overflowing(page: Page) -> list[str]:
                 if (outside && !clipped(each.parentElement)) found.push(what(each));
             }
             return found;
+        }"""
+    )
+    return found
+
+
+def colliding_labels(page: Page) -> list[str]:
+    """Labels of the picture of a call that touch each other, or stand out of the window."""
+    found: list[str] = page.evaluate(
+        """() => {
+            const labels = [...document.querySelectorAll(".diagram text")];
+            const boxes = labels.map((each) => [each.textContent, each.getBoundingClientRect()]);
+            const outside = ([, box]) => box.left < 0 || box.right > innerWidth;
+            const found = boxes.filter(outside).map(([text]) => text);
+            boxes.forEach(([text, box], index) => {
+                for (const [other, its] of boxes.slice(index + 1)) {
+                    const beside = box.right < its.left || its.right < box.left;
+                    const above = box.bottom <= its.top + 6 || its.bottom <= box.top + 6;
+                    if (!beside && !above) found.push(`${text} and ${other}`);
+                }
+            });
+            return labels.length ? found : ["no labels"];
         }"""
     )
     return found
@@ -315,6 +337,15 @@ def test_long_words(linked: LinkedPages, name: str) -> None:
                 return state.scrollWidth <= state.clientWidth;
             }"""
         )
+        page.get_by_role("button", name="How you are connected", exact=True).click()
+        page.locator("#picture summary").click()
+        for size in (DESKTOP, PHONE):
+            page.set_viewport_size({"width": size["width"], "height": size["height"]})
+            page.wait_for_timeout(100)
+            problems.extend(f"picture, {size['width']} px: {each}" for each in colliding_labels(page))
+        look("picture")
+        page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+        page.get_by_role("button", name="How you are connected", exact=True).click()
         page.get_by_role("button", name="More", exact=True).click()
         look("menu")
         page.get_by_role("menuitem", name="Show the ID", exact=True).click()

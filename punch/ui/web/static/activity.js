@@ -9,6 +9,9 @@ import { CommandError } from "./connection.js";
 
 const WAIT = 300;
 
+/** Milliseconds after which it is asked again: other programs open streams and serve without an event. */
+const AGAIN = 3000;
+
 /** Events after which links or services may be others. */
 const CHANGES = new Set(["snapshot", "connected", "disconnected", "path", "path-lost", "contact", "forgotten"]);
 
@@ -18,16 +21,23 @@ export class ActivityPage extends Page {
   constructor(app) {
     super(app);
     this.transfers = new TransferList(app);
-    this.rest = h("div");
-    this.none = h("p", { class: "soft" }, "Nothing is sent or received. Drop files onto a chat to send them.");
+    this.rest = h("div", { class: "sections" });
+    this.none = h("p", { class: "soft" }, "Nothing is sent or received here. Drop files onto a chat to send them. The commands punch send and punch receive show their transfers themselves.");
     replace(this.inner, this.head("Files and services"), h("div", { class: "section" }, h("h2", {}, "Files"), this.none, this.transfers.element), this.rest);
     this.showNone();
     this.ask();
+    this.again = setInterval(() => this.askAgain(), AGAIN);
+  }
+
+  /** Not while somebody is at a link of the list, since its element is replaced. */
+  askAgain() {
+    if (!document.hidden && !this.rest.contains(document.activeElement)) this.ask();
   }
 
   close() {
     super.close();
     clearTimeout(this.timer);
+    clearInterval(this.again);
   }
 
   changed(event) {

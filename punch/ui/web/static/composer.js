@@ -114,7 +114,7 @@ export class Composer {
   waiting() {
     const { away } = this.person;
     const name = this.store.nameOf(this.peer);
-    if (!this.app.online || !away || away.reason === "not-registered") return `${name} is away. This goes by itself as soon as you are both there.`;
+    if (!this.app.online || !away || away.reason === "not-registered") return `${name} is away. What you write is sent as soon as you are both online.`;
     return plain(away.text);
   }
 

@@ -15,7 +15,7 @@ const TOGETHER = 240;
 const LONG = 2500;
 
 const STATES = {
-  waiting: ["clock", "Waiting: goes when both are there"],
+  waiting: ["clock", "Waiting: is sent when you are both online"],
   sent: ["check", "Sent"],
   delivered: ["checks", "Delivered"],
   read: ["checks", "Read"],
@@ -171,7 +171,7 @@ export class Messages {
         const note = notes.shift();
         begin(note.time, note.day);
         const element = this.keyed(note, () => h("div", { class: "note" }));
-        this.write(element, () => `${note.text} · ${timeOf(note.time)}`);
+        this.write(element, () => `${note.text}\u00a0·\u00a0${timeOf(note.time)}`);
         nodes.push(element);
         before = null;
       }

@@ -158,8 +158,8 @@ const WORDS = {
 
 const LETS_IN = {
   "endpoint-independent": "Anybody, once you have sent something",
-  "address-dependent": "Whoever you have sent something to, from any port",
-  "address-and-port-dependent": "Only whom exactly you have sent something to",
+  "address-dependent": "Addresses that you have sent to, from any port",
+  "address-and-port-dependent": "Only addresses and ports that you have sent to",
   unknown: "Not known",
 };
 

@@ -1,7 +1,7 @@
 // The picture of a call: the two sides, the paths that are checked, and the one that is used.
 
 import { h, replace, s } from "./dom.js";
-import { count, milliseconds, pathInWords, shortened } from "./text.js";
+import { count, cutBefore, milliseconds, pathInWords, shortened } from "./text.js";
 
 const TRYING = new Set(["frozen", "waiting", "in-progress"]);
 
@@ -82,6 +82,19 @@ function node(kind, x, y, { label, address, used, absent, side }) {
   );
 }
 
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** A name, or its beginning with an ellipsis, that is no wider than so many pixels in the picture. */
+function fitting(name, most) {
+  ruler.font = '600 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+  const fits = (text) => ruler.measureText(text).width <= most;
+  const whole = shortened(name, 24);
+  if (fits(whole)) return whole;
+  let end = Math.min(name.length, 24);
+  while (end > 0 && !fits(`${name.slice(0, end)}…`)) end = cutBefore(name, end - 1);
+  return `${name.slice(0, end)}…`;
+}
+
 function diagram(person, me, name, registered, width) {
   const wide = width >= 560;
   const height = wide ? 238 : 214;
@@ -136,7 +149,7 @@ function diagram(person, me, name, registered, width) {
     node("nat", ours, middle, { label: "Your NAT", address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
     node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
     node("person", you, middle, { label: "You", address: short(local && hostOf(local)), used: way !== null }),
-    node("person", them, middle, { label: shortened(name, wide ? 24 : 10), address: short(remote && hostOf(remote)), used: way !== null }),
+    node("person", them, middle, { label: fitting(name, wide ? width * 0.2 - 12 : 74), address: short(remote && hostOf(remote)), used: way !== null }),
   );
   return s(
     "svg",
@@ -201,7 +214,7 @@ export class Picture {
     if (state !== this.drawn) {
       this.drawn = state;
       replace(this.diagram, diagram(person, me, name, registered, width));
-      this.summary.textContent = `Show ${count(person.pairs.length, "pair")} of addresses`;
+      this.summary.textContent = `${count(person.pairs.length, "pair")} of addresses`;
       replace(
         this.rows,
         person.pairs.map((pair) =>

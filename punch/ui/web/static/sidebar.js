@@ -210,7 +210,7 @@ export class Side {
   renderMe() {
     const { store, app } = this;
     const here = store.registration?.event === "registered";
-    const state = !app.online ? ["off", "Punch does not answer"] : here ? ["on", "Can be called"] : ["wait", "The rendezvous is not reached"];
+    const state = !app.online ? ["off", "Punch does not answer"] : here ? ["on", "Can be called"] : ["wait", "Can’t reach the rendezvous"];
     const key = JSON.stringify([store.me.name, state, app.route.page]);
     if (key === this.shownMe) return;
     this.shownMe = key;

@@ -54,7 +54,7 @@ export function offerCard(app, transfer) {
     { class: "call offer", "aria-label": `Files from ${name}` },
     h("div", { class: "who" }, avatar(peer, name), h("div", { class: "two-lines" }, h("h2", {}, h("span", { class: "name", dir: "auto" }, name), what))),
     !isText && itemList(items),
-    !isText && h("p", { class: "soft small" }, "Goes to ", h("span", { class: "mono" }, plain(store.downloads ?? "", 200)), ". Nothing there is written over."),
+    !isText && h("p", { class: "soft small" }, "Goes to ", h("span", { class: "mono" }, plain(store.downloads ?? "", 200)), ". Nothing there is overwritten."),
     h(
       "div",
       { class: "row" },
