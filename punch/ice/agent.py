@@ -109,6 +109,7 @@ class Agent:
             self._events,
             self._connected,
             self._fail,
+            self._changed,
             consent=consent,
         )
         self.openings = OpeningChecks(
@@ -117,7 +118,7 @@ class Agent:
             self._checklist,
             self._checker,
             ready=lambda: self._theirs is not None and self.state not in _ENDED,
-            triggered=self._changed,
+            changed=self._changed,
         )
         self.state = AgentState.NEW
         self._locals_ended = False
@@ -125,6 +126,8 @@ class Agent:
         self._failure_timer = FailureTimer()
         self._checking_started = False
         self._worked_at: float | None = None
+        # What `get_timer` returned since then; a tuple, because it may be None
+        self._timer: tuple[float | None] | None = None
 
     @property
     def controlling(self) -> bool:
@@ -184,7 +187,7 @@ class Agent:
 
     def _pair_up(self, candidate: Candidate | None) -> None:
         if candidate is not None:
-            self._worked_at = None
+            self._changed()
             self._events.append(events.LocalCandidate(candidate))
             for remote in self._remotes:
                 self._checklist.add(candidate, remote)
@@ -196,7 +199,7 @@ class Agent:
         """
         if self.state in _ENDED or base not in self._locals:
             return
-        self._worked_at = None
+        self._changed()
         opening = self._locals.is_opening(base)
         dropped = [pair for pair in self._checklist if pair.base == base]
         self.path.drop(dropped, now)
@@ -214,19 +217,21 @@ class Agent:
         :param relays: relayed candidates may follow (`add_relayed`), until `end_of_relayed_candidates`.
         :param mappings: mapped ports may follow (`add_mapped`), until `end_of_mapped_candidates`.
         """
-        self._worked_at = None
+        self._changed()
         hosts = [base.address for base in self._locals.bases if base.type is not CandidateType.RELAY]
         self._gatherer.start(hosts, reflectors, now, relays=relays, mappings=mappings)
         self._take_gathering_done(now)
 
     def end_of_relayed_candidates(self, now: float) -> None:
         """No more relayed candidates follow."""
+        self._changed()
         self._gatherer.awaits_relayed = False
         self._take_gathering_done(now)
 
     def end_of_mapped_candidates(self, now: float) -> None:
         """No more mapped ports follow."""
         if self._gatherer.awaits_mapped:
+            self._changed()
             self._gatherer.awaits_mapped = False
             self._take_gathering_done(now)
 
@@ -258,6 +263,7 @@ class Agent:
         candidate = self._locals.add_reflexive(base, mapped, source)
         if candidate is None:
             return False
+        self._changed()
         self._events.append(events.LocalCandidate(candidate))
         if source != _PORT_MAPPING:
             self._add_mapped_candidates(base)
@@ -266,6 +272,7 @@ class Agent:
 
     def end_of_local_candidates(self) -> None:
         """No more local candidates follow. `gather` implies this when it is done."""
+        self._changed()
         self._locals_ended = True
 
     def set_remote(self, credentials: IceCredentials, pacing: float, now: float) -> None:
@@ -287,7 +294,7 @@ class Agent:
             self._pacer.hold(now)
         if self.state is AgentState.NEW:
             self.state = AgentState.CHECKING
-        self._worked_at = None
+        self._changed()
         for check in self._server.set_remote(credentials):
             self._take_check(check, now)
 
@@ -295,7 +302,7 @@ class Agent:
         """Add a candidate that the peer signalled. Unusable ones and those beyond 32 are ignored."""
         if not self._remotes.add(candidate):
             return
-        self._worked_at = None
+        self._changed()
         self._checklist.update_remotes(self._remotes)
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
@@ -305,7 +312,7 @@ class Agent:
     def refuse_remote(self, address: Address, now: float) -> None:
         """Neither send to this address of the peer nor answer checks from it."""
         self._remotes.refuse(address)
-        self._worked_at = None
+        self._changed()
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
     # TCP connections (`punch.node.tcp_punching`)
@@ -314,12 +321,13 @@ class Agent:
         """A TCP connection has ended: the pair of these addresses fails at once."""
         pair = self._checklist.get(base, remote)
         if self.state not in _ENDED and pair is not None:
-            self._worked_at = None
+            self._changed()
             self.path.drop([pair], now)
             self._remotes.forget([remote])
 
     def end_of_remote_candidates(self) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
+        self._changed()
         self._remotes_ended = True
 
     # What the machine knows about paths. (The link says to `path` what it knows.)
@@ -327,7 +335,7 @@ class Agent:
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""
         if self.state not in _ENDED:
-            self._worked_at = None
+            self._changed()
             self.path.bases_lost(bases, now)
 
     @property
@@ -361,7 +369,7 @@ class Agent:
             return
         if message.method != Method.BINDING:
             return
-        self._worked_at = None
+        self._changed()
         if message.message_class is MessageClass.REQUEST:
             self._receive_request(message, len(data), remote, local, now)
         elif self._gatherer.owns(message.transaction_id):
@@ -388,6 +396,11 @@ class Agent:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         if self.state in _ENDED:
             return None
+        if self._timer is None:
+            self._timer = (self._next_timer(),)
+        return self._timer[0]
+
+    def _next_timer(self) -> float | None:
         times = [self._gatherer.get_timer()]
         if self._theirs is not None:
             times += [self._checker.get_timer(), self.path.get_timer(), self._pacer.get_timer()]
@@ -504,7 +517,12 @@ class Agent:
         """Do what is due at `now`: retransmit, start checks, give up."""
         if self.state in _ENDED:
             return
-        self._worked_at = now
+        if self._worked_at is not None:
+            # Nothing has changed since then, so there is nothing to do before the timer is due
+            due = self.get_timer()
+            if due is None or now < due:
+                return
+        self._worked_at, self._timer = now, None
         self._gatherer.handle_timer(now)
         self._take_gathering_done(now)
         if self._theirs is None:
@@ -529,8 +547,8 @@ class Agent:
                 self._fail()
 
     def _changed(self) -> None:
-        """Something is due before the next timer."""
-        self._worked_at = None
+        """There may be something to do before the timer is due."""
+        self._worked_at = self._timer = None
 
     def _connected(self) -> None:
         if self.state is AgentState.CHECKING:

@@ -246,6 +246,7 @@ class SelectedPair:
     :param events: the queue that events are appended to.
     :param connected: called when a pair is selected.
     :param lost: called when no pair is left to select.
+    :param changed: called when `handle_timer` may have something to do before the timer is due.
     """
 
     def __init__(
@@ -258,6 +259,7 @@ class SelectedPair:
         events: deque[Event],
         connected: Callable[[], None],
         lost: Callable[[], None],
+        changed: Callable[[], None],
         *,
         consent: bool,
     ) -> None:
@@ -270,6 +272,7 @@ class SelectedPair:
         self._events = events
         self._connected = connected
         self._lost = lost
+        self._changed = changed
         self._consent = consent
         self._published: Pair | None = None
         self._keepalive_at: float | None = None
@@ -349,14 +352,17 @@ class SelectedPair:
 
     def probe(self, now: float) -> None:
         """Check whether the selected pair still works."""
+        self._changed()
         self._monitor.probe(now)
 
     def check_size(self, now: float) -> None:
         """Check whether the selected pair carries the largest datagrams."""
+        self._changed()
         self._monitor.check_size(now)
 
     def measured(self, rtt: float) -> None:
         """The link measured this round-trip time on the selected pair, in seconds, queues included."""
+        self._changed()
         self._monitor.measured(rtt)
 
     def too_small(self, pair: CandidatePair, since: float, now: float) -> None:
@@ -374,6 +380,7 @@ class SelectedPair:
         selected = self._selector.selected
         if selected is None or selected.impaired:
             return False
+        self._changed()
         if selected.asked_at < since:
             self._monitor.probe(now)
             return False
@@ -385,6 +392,7 @@ class SelectedPair:
         """The link receives datagrams on the selected pair."""
         selected = self._selector.selected
         if selected is not None and selected.impairment is Impairment.BLOCKED:
+            self._changed()
             selected.impairment = None
             self.choose(now)
             self._events.append(Recovered(self._to_pair(selected)))

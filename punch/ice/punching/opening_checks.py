@@ -18,7 +18,7 @@ class OpeningChecks:
 
     :param ready: returns whether checks can be sent: the peer's credentials are known, and the session has
         not ended.
-    :param triggered: called when checks are to be sent again.
+    :param changed: called when the session may have something to do before its timer is due.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class OpeningChecks:
         checker: CheckClient,
         *,
         ready: Callable[[], bool],
-        triggered: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self._locals = local_candidates
         self._remotes = remote_candidates
         self._checklist = checklist
         self._checker = checker
         self._ready = ready
-        self._triggered = triggered
+        self._changed = changed
 
     @property
     def bases(self) -> list[Address]:
@@ -49,6 +49,7 @@ class OpeningChecks:
 
         :param mapped: its address as a reflector sees it, if that is known.
         """
+        self._changed()
         self._locals.add_opening(base, mapped)
 
     def check(self, base: Address, remote: Address) -> Transmit | None:
@@ -100,6 +101,6 @@ class OpeningChecks:
             return False
         for pair in pairs:
             if pair.state is not PairState.IN_PROGRESS:
-                self._triggered()
+                self._changed()
                 self._checklist.trigger(pair)
         return bool(pairs)
