@@ -16,7 +16,6 @@ from punch.apps.chat import schema
 from punch.apps.chat.model import ChatError
 from punch.files import NotRegular, check_regular, create_private, make_private_directory, sqlite_files
 
-
 _AUTO_VACUUM = "PRAGMA auto_vacuum = INCREMENTAL"
 """Takes effect only in a file without tables."""
 
