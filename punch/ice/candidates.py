@@ -59,10 +59,15 @@ def candidate_priority(kind: CandidateType, local_preference: int, component: in
 
 def usable(address: Address) -> bool:
     """Whether checks may be sent to this address: a unicast address with a port that needs no zone."""
-    ip = parsed(address.host)
-    useless = ip.is_multicast or ip.is_unspecified or ip == _BROADCAST
-    useless = useless or ip in _THIS_NETWORK if isinstance(ip, IPv4Address) else useless or ip.is_link_local
-    return not useless and 0 < address.port < 65536
+    return 0 < address.port < 65536 and _usable_host(address.host)
+
+
+@lru_cache(maxsize=1024)  # Asked for each check and each answer
+def _usable_host(host: str) -> bool:
+    ip = parsed(host)
+    if ip.is_multicast or ip.is_unspecified or ip == _BROADCAST:
+        return False
+    return ip not in _THIS_NETWORK if isinstance(ip, IPv4Address) else not ip.is_link_local
 
 
 def may_pair(base: Address, remote: Address) -> bool:
@@ -72,10 +77,14 @@ def may_pair(base: Address, remote: Address) -> bool:
     """
     if base.protocol != remote.protocol or base.is_ipv6 != remote.is_ipv6:
         return False
-    if base == remote or not usable(remote):
-        return False
-    ours, theirs = parsed(base.host), parsed(remote.host)
-    return ours.is_loopback == theirs.is_loopback and ours.is_link_local == theirs.is_link_local
+    return base != remote and usable(remote) and _reach(base.host) == _reach(remote.host)
+
+
+@lru_cache(maxsize=1024)
+def _reach(host: str) -> tuple[bool, bool]:
+    """Whether an IP address is loopback, and whether it is link-local."""
+    ip = parsed(host)
+    return ip.is_loopback, ip.is_link_local
 
 
 def may_relay(relayed: Address, remote: Address) -> bool:

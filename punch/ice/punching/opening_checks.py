@@ -69,7 +69,7 @@ class OpeningChecks:
 
     def has_received_check(self, bases: Collection[Address]) -> bool:
         """Whether an authenticated check has arrived at one of these sockets."""
-        return any(pair.base in bases and pair.received_check is not None for pair in self._checklist)
+        return any(pair.received_check is not None and pair.base in bases for pair in self._checklist)
 
     @property
     def proven_hosts(self) -> set[str]:
