@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -184,19 +185,27 @@ def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
                 yield f"{base}.{alias.name}"
 
 
+class Contents(NamedTuple):
+    """What a module imports, and the names of its classes."""
+
+    imports: set[str]
+    classes: list[str]
+
+
 @cache
-def all_imports() -> dict[str, set[str]]:
-    """What each module imports."""
+def contents() -> dict[str, Contents]:
+    """What is in each module. To parse them takes longer than all the tests."""
     found = {}
     for name, tree in modules():
         package = (ROOT.parent / Path(*name.split("."))).is_dir()
-        found[name] = set(imports(name, tree, package))
+        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+        found[name] = Contents(set(imports(name, tree, package)), classes)
     return found
 
 
 class LayersTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.imports = all_imports()
+        self.imports = {name: module.imports for name, module in contents().items()}
 
     def test_imports_point_down(self) -> None:
         wrong = []
@@ -259,13 +268,7 @@ class LayersTests(SynchronousTestCase):
 
     def test_no_two_classes_have_one_name(self) -> None:
         """Except for what Twisted looks up by name in the module of a plugin."""
-        names = Counter(
-            node.name
-            for path in ROOT.rglob("*.py")
-            if "test" not in path.relative_to(ROOT).parts
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.ClassDef)
-        )
+        names = Counter(name for module in contents().values() for name in module.classes)
         self.assertEqual([name for name, count in names.items() if count > 1 and name != "Options"], [])
 
     def test_every_part_is_placed(self) -> None:
