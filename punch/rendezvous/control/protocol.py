@@ -39,6 +39,14 @@ Lines of one peer that are handled before the other connections have their turn:
 burst each would otherwise keep everybody waiting for seconds.
 """
 
+_CERTAINLY_READ = 49_152
+"""
+Bytes that a peer may be sent before anybody asks whether it reads them: a transport is full at 65,536. Most
+peers are never sent more, and to be told by the transport takes two kilobytes of memory.
+"""
+_OVERHEAD = 22
+"""Bytes that TLS adds to what is sent at once."""
+
 UNKNOWN_ADDRESS = "0.0.0.0"
 """The address in `welcome` if the client has no IP address (a UNIX socket without the PROXY protocol)."""
 
@@ -74,8 +82,8 @@ class ControlServerProtocol(LineReceiver):
     """
     One control connection, from the end of its TLS handshake.
 
-    It is a producer to its own transport: while the peer does not read what it is sent, nothing is read from
-    it.
+    It is a producer to its own transport, once much has been sent: while the peer does not read what it is
+    sent, nothing is read from it.
     """
 
     delimiter = b"\n"
@@ -87,6 +95,8 @@ class ControlServerProtocol(LineReceiver):
         self._session: ControlSession | None = None
         self._driver: Driver | None = None
         self._late = Timer(owner.clock)
+        self._sent = 0
+        self._is_producer = False
         self._unread: int | None = None
         self._held = Timer(owner.clock)
         self._closing = False
@@ -95,7 +105,6 @@ class ControlServerProtocol(LineReceiver):
 
     def connectionMade(self) -> None:
         """Check the client's certificate, and begin a session or send an error."""
-        cast(IConsumer, self.transport).registerProducer(self, True)
         try:
             peer = self._proved_peer()
         except PeerIDError as problem:
@@ -147,7 +156,7 @@ class ControlServerProtocol(LineReceiver):
         self._stop_timers()
         # The driver refers to this object, and the transport refers to its producer
         self._driver = None
-        cast(IConsumer, self.transport).unregisterProducer()
+        self._unregister()
         if self._session is not None:
             self._session.connection_lost(self._owner.monotonic())
             self._owner.lost(self._session)
@@ -213,6 +222,10 @@ class ControlServerProtocol(LineReceiver):
             if self._unread > self._owner.unread_bytes:
                 cast(ITCPTransport, self.transport).abortConnection()
                 return
+        self._sent += len(data) + _OVERHEAD
+        if self._sent > _CERTAINLY_READ and not self._is_producer:
+            self._is_producer = True
+            cast(IConsumer, self.transport).registerProducer(self, True)
         self.transport.write(data)
 
     def _close(self) -> None:
@@ -220,12 +233,17 @@ class ControlServerProtocol(LineReceiver):
         self._closing = True
         self._stop_timers()
         self.clearLineBuffer()  # type: ignore[no-untyped-call]
-        cast(IConsumer, self.transport).unregisterProducer()
+        self._unregister()
         # The close of the other side has to be read.
         cast(IPushProducer, self.transport).resumeProducing()
         self.transport.loseConnection()
         # The other side may never close.
         self._late.start(_CLOSE_TIME, cast(ITCPTransport, self.transport).abortConnection)
+
+    def _unregister(self) -> None:
+        if self._is_producer:
+            self._is_producer = False
+            cast(IConsumer, self.transport).unregisterProducer()
 
     def _stop_timers(self) -> None:
         self._late.cancel()

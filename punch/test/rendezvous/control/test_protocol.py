@@ -16,7 +16,7 @@ from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.registry.registry import Registry
 from punch.test.control_client import key_of
 from punch.test.rendezvous.control.test_session import Probes
-from punch.wire.control import Error, Ping, encode
+from punch.wire.control import Accept, Error, Ping, Register, encode
 
 
 class TLSTransport(StringTransport):
@@ -89,3 +89,25 @@ class TurnTests(SynchronousTestCase):
         protocol.dataReceived(encode(Ping()) + b"\n")
         self.assertEqual(transport.value().count(b"pong"), 51)
         protocol.connectionLost()
+
+    def test_who_reads(self) -> None:
+        """Before a transport can be full, and not for the few lines of most peers, it is asked to say so."""
+        clock = Clock()
+        protocol = ControlServerProtocol(Owner(clock), established)
+        transport = TLSTransport(key_of(Identity.generate())[1])
+        protocol.makeConnection(transport)
+        protocol.dataReceived(encode(Register("alice", Accept.ASK)) + b"\n")
+        for _ in range(100):
+            clock.advance(1.0)
+            protocol.dataReceived(encode(Ping()) + b"\n")
+        self.assertIsNone(transport.producer)
+        while transport.producer is None:
+            self.assertLess(len(transport.value()), 65_536)
+            clock.advance(1.0)
+            protocol.dataReceived(encode(Ping()) + b"\n")
+        protocol.pauseProducing()
+        self.assertEqual(transport.producerState, "paused")
+        protocol.resumeProducing()
+        self.assertEqual(transport.producerState, "producing")
+        protocol.connectionLost()
+        self.assertIsNone(transport.producer)
