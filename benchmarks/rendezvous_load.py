@@ -147,7 +147,8 @@ class Load:
             public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
             network = self.networks[self.made % len(self.networks)]
             peer = Peer(peer_id(public), key, make_certificate(key), source_address(network))
-            peer.server = self.made // len(self.networks) % len(self.ports)
+            # At random, so that half of the calls are between two servers
+            peer.server = public[0] % len(self.ports)
             self.made += 1
             self.fresh.append(peer)
         return {"keys": len(self.fresh)}
