@@ -1,9 +1,8 @@
 """
 The address book: the peers that the user has called or accepted, with their names, grants and blocks.
 
-A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique and can't look
-like an ID. At the first meeting a peer gets the name that it claims, reduced to what a petname may be, if no
-other name looks like it (`punch.names`); what the peer calls itself later does not change it. The user may
+At the first meeting a peer gets the petname (`punch.petnames`) that it claims, reduced to what one may be, if
+no other name looks like it (`punch.names`); what the peer calls itself later does not change it. The user may
 give names that look alike, and views then show the ID as well.
 
 Several processes may use one book. Each change is made under a lock, to the content that the file has then,
@@ -15,14 +14,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from punch import learned_paths, names
+from punch import learned_paths, names, petnames
 from punch.files import (
     make_private_directory,
     open_regular,
@@ -33,21 +30,13 @@ from punch.files import (
 )
 from punch.identity import PeerID, PeerIDError
 from punch.learned_paths import LearnedPath
+from punch.petnames import BadPetname
 from punch.sanitize import quoted
-
-#: Longest petname, in characters.
-MAX_NAME = 64
-
-#: Longest claimed name that is kept, in characters.
-MAX_CLAIMED = 64
 
 #: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
-
-#: Names that no version of Punch accepted, because they could be IDs.
-_LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
 
 #: Changes that wait until the file can be written; no more are made before.
 MAX_LATE = 2_000
@@ -84,68 +73,6 @@ class Contact:
     named: bool = False
     services: frozenset[str] = frozenset()
     paths: tuple[LearnedPath, ...] = ()
-
-
-def check_name(name: str) -> str:
-    """
-    Return a petname in its normal form, without invisible characters.
-
-    :raise AddressBookError: it can't be a petname.
-    """
-    seen = name if set(name) & names.REORDERING else names.without_ignorable(name)
-    name = unicodedata.normalize("NFC", seen.strip())
-    if not _has_form(name):
-        raise AddressBookError(
-            "bad-name",
-            f"The name {quoted(name, MAX_NAME)} can't be used: names have 1 to {MAX_NAME} letters, digits, "
-            "dots, dashes and underscores, and begin with a letter or a digit.",
-        )
-    if names.looks_like_an_id(name):
-        raise AddressBookError(
-            "bad-name",
-            f"The name {quoted(name)} looks like a peer ID: choose one that can't be taken for one.",
-        )
-    return name
-
-
-def _has_form(name: str) -> bool:
-    return 1 <= len(name) <= MAX_NAME and all(map(_allowed, name)) and name[0].isalnum()
-
-
-def check_new_name(name: str) -> str:
-    """
-    Return a new petname in its normal form, as `check_name`. It may not be a word of the interface.
-
-    :raise AddressBookError: it can't be a petname.
-    """
-    name = check_name(name)
-    if _key(name) in names.RESERVED:
-        raise AddressBookError(
-            "bad-name", f"The name {quoted(name)} means something else here: choose another one."
-        )
-    return name
-
-
-def _allowed(character: str) -> bool:
-    return character in "._-" or unicodedata.category(character)[0] in "LMN"
-
-
-def name_from(claimed: str) -> str | None:
-    """A petname made from a peer's own name for itself; None if that can't be used."""
-    seen = names.without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
-    if names.is_misleading(seen):
-        return None
-    kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_NAME].strip("-")
-    try:
-        name = check_new_name(kept)
-    except AddressBookError:
-        return None
-    return None if names.is_misleading(name) else name
-
-
-def _key(name: str) -> str:
-    folded = unicodedata.normalize("NFKC", names.without_ignorable(name)).casefold()
-    return unicodedata.normalize("NFKC", folded)
 
 
 class AddressBook:
@@ -207,7 +134,7 @@ class AddressBook:
     def find(self, name: str) -> PeerID | None:
         """The peer with this petname, in upper or lower case."""
         self.refresh()
-        return self._by_name.get(_key(name.strip()))
+        return self._by_name.get(petnames.key(name.strip()))
 
     def alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
         """
@@ -228,7 +155,10 @@ class AddressBook:
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give a peer a petname, or remove it (None)."""
         if name is not None:
-            name = check_new_name(name)
+            try:
+                name = petnames.check_new_name(name)
+            except BadPetname as error:
+                raise AddressBookError(error.code, str(error)) from error
         return self._change(
             peer, ("name", name), lambda entry: replace(entry, name=self._free(peer, name), named=True)
         )
@@ -285,17 +215,17 @@ class AddressBook:
         )
 
     def _met(self, peer: PeerID, entry: Contact, claimed: str) -> Contact:
-        entry = replace(entry, known=True, claimed=claimed[:MAX_CLAIMED] or entry.claimed)
+        entry = replace(entry, known=True, claimed=claimed[: petnames.MAX_CLAIMED] or entry.claimed)
         if entry.claimed and not entry.named:
-            name = name_from(entry.claimed)
+            name = petnames.name_from(entry.claimed)
             if name is not None and not self._alike(peer, name):
                 entry = replace(entry, name=name)
             entry = replace(entry, named=True)
         return entry
 
     def _free(self, peer: PeerID, name: str | None) -> str | None:
-        if name is not None and self._by_name.get(_key(name), peer) != peer:
-            other = self._by_name[_key(name)]
+        if name is not None and self._by_name.get(petnames.key(name), peer) != peer:
+            other = self._by_name[petnames.key(name)]
             raise AddressBookError(
                 "name-taken", f"The name {quoted(name)} is {other.short}'s already: choose another one."
             )
@@ -344,9 +274,9 @@ class AddressBook:
     def _put(self, peer: PeerID, entry: Contact) -> bool:
         before = self._entries.get(peer, Contact())
         if before.name is not None:
-            del self._by_name[_key(before.name)]
+            del self._by_name[petnames.key(before.name)]
         if entry.name is not None:
-            self._by_name[_key(entry.name)] = peer
+            self._by_name[petnames.key(entry.name)] = peer
         self._look(peer, before, False)
         if entry == Contact():
             self._entries.pop(peer, None)
@@ -414,7 +344,7 @@ class AddressBook:
                 f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew.",
             ) from error
         self._entries = entries
-        self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
+        self._by_name = {petnames.key(e.name): peer for peer, e in entries.items() if e.name is not None}
         self._by_look = None
         self._stamp = stamp
         for (peer, _), change in self._late.items():
@@ -495,7 +425,7 @@ def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerI
     Earlier versions kept names that are none today: those that nobody can tell from another's, since they
     differ in what is not seen, or that look like an ID. Who has such a name has none now.
     """
-    exact = [_old_key(entry.name) for entry in entries.values() if entry.name is not None]
+    exact = [petnames.old_key(entry.name) for entry in entries.values() if entry.name is not None]
     if len(set(exact)) < len(exact):
         raise ValueError("one name for two")
     unchanged: dict[str, PeerID] = {}
@@ -503,18 +433,14 @@ def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerI
     for peer, entry in entries.items():
         if entry.name is None:
             continue
-        with suppress(AddressBookError):
-            name = checked[peer] = check_name(entry.name)
+        with suppress(BadPetname):
+            name = checked[peer] = petnames.check_name(entry.name)
             # Whose name is as it is seen keeps it.
-            if name == entry.name or _key(name) not in unchanged:
-                unchanged[_key(name)] = peer
+            if name == entry.name or petnames.key(name) not in unchanged:
+                unchanged[petnames.key(name)] = peer
     for peer, entry in entries.items():
         kept = checked.get(peer)
-        yield peer, replace(entry, name=kept if kept and unchanged[_key(kept)] == peer else None)
-
-
-def _old_key(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        yield peer, replace(entry, name=kept if kept and unchanged[petnames.key(kept)] == peer else None)
 
 
 def _entry(value: dict[str, object]) -> Contact:
@@ -524,7 +450,7 @@ def _entry(value: dict[str, object]) -> Contact:
         raise TypeError("an entry has other fields")
     if name is not None and not isinstance(name, str):
         raise TypeError("a name is a string")
-    if name is not None and (not _has_form(name) or _LIKE_AN_ID.fullmatch(_old_key(name))):
+    if name is not None and not petnames.was_possible(name):
         raise ValueError("a name that no version gives")
     services = value.get("services", [])
     if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
@@ -540,8 +466,11 @@ def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, C
         claimed = value["name"]
         if not isinstance(claimed, str):
             raise TypeError("a name is a string")
-        name = name_from(claimed)
+        name = petnames.name_from(claimed)
         if name is not None:
             name = name if taken.isdisjoint(names.looks(name)) else None
             taken |= names.looks(claimed)
-        yield PeerID.parse(text), Contact(claimed[:MAX_CLAIMED], name, known=True, named=bool(claimed))
+        yield (
+            PeerID.parse(text),
+            Contact(claimed[: petnames.MAX_CLAIMED], name, known=True, named=bool(claimed)),
+        )

@@ -13,17 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contacts import (
     LOCK_TIME,
-    MAX_CLAIMED,
     MAX_LATE,
     AddressBook,
     AddressBookError,
     Contact,
-    check_name,
-    name_from,
 )
 from punch.files import try_lock
 from punch.learned_paths import LearnedPath
 from punch.node.calls import Decision, decide
+from punch.petnames import MAX_CLAIMED, check_name, name_from
 from punch.test.chat_network import peer_id
 from punch.wire.control import Accept
 

@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from punch import names
 from punch.apps.chat import ChatError
-from punch.contacts import AddressBook, name_from
+from punch.contacts import AddressBook
+from punch.petnames import name_from
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.monitoring.http import MonitoringConnections, MonitoringSite, health_page
 from punch.sanitize import cut, flags, sanitize

@@ -18,8 +18,8 @@ from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Views
 from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.codes.code import LIFE, Card, Code, CodePurpose
-from punch.contacts import AddressBookError, check_new_name
 from punch.identity import Identity, RandomBytes
+from punch.petnames import BadPetname, check_new_name
 
 if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
@@ -207,5 +207,5 @@ def _check_name(name: str | None) -> None:
     try:
         if name is not None:
             check_new_name(name)
-    except AddressBookError as error:
+    except BadPetname as error:
         raise ChatError(error.code, str(error)) from None

@@ -14,7 +14,8 @@ from punch.cli.commands.codes import CodeCommand, parse_code
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
 from punch.cli.parser import Parser
 from punch.cli.usage import write_stderr
-from punch.contacts import AddressBookError, check_new_name
+from punch.contacts import AddressBookError
+from punch.petnames import BadPetname, check_new_name
 from punch.state import StateError
 from punch.ui.text.sentences import shown_name
 
@@ -85,8 +86,8 @@ def _run(program: str, options: Any, final_line: str) -> int:
         if options.petname is not None:
             options.petname = check_new_name(options.petname)
         identity = state.identity()
-    except (AddressBookError, StateError) as error:
-        reason = error.code if isinstance(error, AddressBookError) else "state"
+    except (BadPetname, AddressBookError, StateError) as error:
+        reason = "state" if isinstance(error, StateError) else error.code
         twistd.fail(program, str(error), reason=reason, as_json=options.json)
     codes = CodeCommand(command, CodePurpose.CONTACT)
 
