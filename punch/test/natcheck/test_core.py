@@ -339,7 +339,7 @@ class WordTests(SynchronousTestCase):
         """The usual network."""
         report = NetcheckReport(PUNCH, HOME, FamilyReport(), control_latency=0.02, transports=ALL_WAYS)
         said = self.said(report)
-        self.assertIn("Over IPv4: direct links to most peers; with those whose NAT", said)
+        self.assertIn("Over IPv4: direct links to most peers. To those whose NAT", said)
         self.assertIn("A relay can be reached over UDP, TCP and TLS.", said)
         self.assertIn("does not hairpin", said)
         written = text(report)
@@ -417,7 +417,7 @@ class WordTests(SynchronousTestCase):
         for mappings in ({ADM}, {APDM}, {ADM, APDM}):
             family = replace(HOME, mapping=frozenset(mappings), filtering=ANY_FILTERING)
             report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
-            self.assertIn("Over IPv4: direct links to few peers at once", self.said(report))
+            self.assertIn("Over IPv4: few links are direct at once", self.said(report))
             self.assertEqual(report.direct, Direct.SOME)
 
     def test_open(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -50,6 +53,7 @@ PORTS = {
     P.RANDOM: PortAssignment.RANDOM,
 }
 KINDS = list(product(M, F, Hairpin, P))
+PAGE = Path(__file__).parents[3] / "docs" / "nat.md"
 
 
 def ipv4(report: NetcheckReport) -> FamilyReport:
@@ -129,6 +133,61 @@ class EveryNATTests(InternetTestCase):
                 self.assertEqual(family.mapping, {MAPPING[mapping]}, nat)
                 self.assertEqual(family.filtering, {FILTERING[filtering]}, nat)
                 self.assertEqual(family.ports, PortAssignment.SEQUENTIAL)
+
+
+class ExampleTests(InternetTestCase):
+    """The examples of docs/nat.md, but for times and the address of the rendezvous."""
+
+    def shown(self, number: int) -> list[str]:
+        """The lines of one of them."""
+        if not PAGE.exists():
+            raise SkipTest("only in the source tree")
+        section = PAGE.read_text(encoding="utf-8").split("## What your network does")[1]
+        return [self.usual(line) for line in section.split("```\n")[number * 2 + 1].splitlines() if line]
+
+    def said(self, report: NetcheckReport) -> list[str]:
+        """The lines of a report."""
+        return [self.usual(line) for line in text(report).splitlines() if line]
+
+    def usual(self, line: str) -> str:
+        """A line without what differs from run to run."""
+        return re.sub(r"punch://\S+", "punch://…", re.sub(r"[0-9]+\.[0-9] ms", "… ms", line))
+
+    def report(self, mapping: M, ports: P, *, maps: bool) -> NetcheckReport:
+        """The report of a host at home."""
+        net = self.internet()
+        network = NetcheckNetwork(net, alternates=(SECOND, SERVICE6), relay=True)
+        nat = NAT("203.0.113.7", mapping, F.APDF, Hairpin.NONE, ports)
+        lan = net.lan("home", "192.168.1.0/24", nat=nat, link=LinkSpec(delay=0.006))
+        router = MappingRouter(lan, pcp=maps, nat_pmp=maps)
+        host = lan.host("host")
+        return network.run(host, gateways=lambda: router.gateways(host))
+
+    def test_home(self) -> None:
+        """The usual network."""
+        report = self.report(M.EIM, P.PRESERVING, maps=False)
+        self.assertEqual(self.said(report), self.shown(0)[1:])
+
+    def test_a_router_that_maps_ports(self) -> None:
+        """In front of the strictest NAT."""
+        report = self.report(M.APDM, P.RANDOM, maps=True)
+        said = self.said(report)
+        for line in self.shown(1):
+            self.assertIn(line, said)
+
+    def test_what_follows(self) -> None:
+        """From ports in sequence, and from random ones."""
+        sequential = text(self.report(M.APDM, P.SEQUENTIAL, maps=False))
+        self.assertIn("To those whose ports are random, links stay on a relay.", sequential)
+        random = text(self.report(M.APDM, P.RANDOM, maps=False))
+        self.assertIn("few links are direct at once", random)
+
+    def test_whom_everybody_reaches(self) -> None:
+        """ICE is enough where nothing is filtered."""
+        net = self.internet()
+        network = NetcheckNetwork(net)
+        said = text(network.run(net.host("host", "203.0.113.9")))
+        self.assertIn("  techniques  ICE, whatever the other NAT does", said)
 
 
 class RouterTests(InternetTestCase):

@@ -8,7 +8,7 @@ from typing import Any
 from punch.amounts import format_duration
 from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
 from punch.sanitize import printable
-from punch.ui.text.sentences import count
+from punch.ui.text.sentences import count, either
 from punch.wire.peers.nat_profile import Mapping as Mappings
 from punch.wire.peers.nat_profile import NatProfile
 
@@ -19,11 +19,11 @@ MAPPING = {
 }
 
 _TECHNIQUES = {
-    Technique.ICE: "ICE with",
-    Technique.PREDICTION: "prediction of ports with",
-    Technique.SIMULTANEOUS_OPEN: "ICE or simultaneous open with",
-    Technique.SPRAYING: "spraying with",
-    Technique.RELAY: "a relay with",
+    Technique.ICE: "ICE",
+    Technique.PREDICTION: "prediction",
+    Technique.SIMULTANEOUS_OPEN: "ICE or simultaneous open",
+    Technique.SPRAYING: "spraying",
+    Technique.RELAY: "a relay",
 }
 _BY = {
     Technique.ICE: "ICE",
@@ -33,7 +33,7 @@ _BY = {
     Technique.RELAY: "no technique",
 }
 _OTHERS = {
-    NatClass.INDEPENDENT: "one port for all",
+    NatClass.INDEPENDENT: "one port for all destinations",
     NatClass.PRESERVING: "preserved ports",
     NatClass.SEQUENTIAL: "sequential ports",
     NatClass.RANDOM: "random ports",
@@ -55,8 +55,11 @@ def techniques_in_words(profile: NatProfile) -> str:
     for other, technique in techniques_with_all(profile).items():
         if other is not NatClass.UNKNOWN:
             found.setdefault(technique, []).append(_OTHERS[other])
-    parts = [f"{_TECHNIQUES[each]} {', '.join(others)}" for each, others in found.items()]
-    return "; ".join(parts)
+    subject, parts = "the other NAT", []
+    for each, others in found.items():
+        parts.append(f"{_TECHNIQUES[each]} if {subject} has {either(others)}")
+        subject = "it"
+    return ", ".join(parts)
 
 
 def punching_in_words(punching: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from math import ceil, floor
 from typing import TypeVar
 
 from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.punching.techniques import NatClass, nat_class
 from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
@@ -19,6 +20,7 @@ from punch.natcheck.report import (
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
 from punch.ui.text.nat import MAPPING, ports_in_words, techniques_in_words
+from punch.ui.text.sentences import either
 from punch.wire.peers.nat_profile import PortAssignment
 
 _FILTERING = {
@@ -41,12 +43,16 @@ _TRANSPORTS = {
 }
 _DIRECT = {
     Direct.ALL: "direct links to all peers whose network lets UDP through.",
-    Direct.MOST: "direct links to most peers; with those whose NAT has another port for each destination, at "
-    "random, a link is on a relay until a port is found, which takes some seconds.",
-    Direct.SOME: "direct links to few peers at once, as the NAT has another port for each destination: to "
-    "those that anybody reaches, or whose NAT lets in what comes from another port. With all others a link "
-    "is on a relay, until a port is found if their NAT has the same one for all destinations.",
+    Direct.MOST: "direct links to most peers. To those whose NAT has another port for each destination, a "
+    "link is on a relay for some seconds, until a port is found.",
+    Direct.SOME: "few links are direct at once, as the NAT has another port for each destination: those to "
+    "peers that everybody reaches, or whose NAT lets in what comes from another port. Others are on a relay; "
+    "for some seconds, until a port is found, if the other NAT has one port for all destinations.",
 }
+_PREDICTED = (
+    "direct links to most peers, to many of them after some seconds on a relay, until the next ports are "
+    "predicted. To those whose ports are random, links stay on a relay."
+)
 _METHODS = {MappingProtocol.PCP: "PCP", MappingProtocol.NAT_PMP: "NAT-PMP", MappingProtocol.UPNP: "UPnP"}
 _WIDTH = 14
 
@@ -77,7 +83,8 @@ def conclusions(report: NetcheckReport) -> list[str]:
     found += _direct(report)
     if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
         found.append(
-            "The NAT does not hairpin: behind it, peers in different networks reach each other by a relay."
+            "The NAT does not hairpin: two peers behind it, in different networks, reach each other by a "
+            "relay."
         )
     offered = [report.transports.get(each) for each in Transport if each.value.startswith("turn")]
     if report.relays:
@@ -160,7 +167,9 @@ def _direct(report: NetcheckReport) -> list[str]:
 def _direct_over(family: FamilyReport, name: str) -> list[str]:
     if family.direct is Direct.UNKNOWN:
         return [f"Over {name}: it can't be told with whom links will be direct, as the mapping is unknown."]
-    return [f"Over {name}: {'' if family.certain else 'probably '}{_DIRECT[family.direct]}"]
+    sequential = nat_class(family.profile) is NatClass.SEQUENTIAL
+    sentence = _PREDICTED if sequential and family.direct is Direct.MOST else _DIRECT[family.direct]
+    return [f"Over {name}: {'' if family.certain else 'probably '}{sentence}"]
 
 
 def _named(report: NetcheckReport) -> list[tuple[str, FamilyReport | None]]:
@@ -169,7 +178,7 @@ def _named(report: NetcheckReport) -> list[tuple[str, FamilyReport | None]]:
 
 def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
     if family is None:
-        return [_line(name, "not tested, the rendezvous has no such address that is known")]
+        return [_line(name, "not tested: no such address of the rendezvous is known")]
     if not family.local_addresses:
         return [_line(name, "no, this machine has no such address")]
     if family.udp is None:
@@ -189,7 +198,9 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         lines.append(_item("hairpinning", hairpinning.value))
         lines.append(_item("ports", _ports(family)))
     if family.profile is not None:
-        lines.append(_item("techniques", techniques_in_words(family.profile)))
+        enough = family.direct is Direct.ALL
+        techniques = "ICE, whatever the other NAT does" if enough else techniques_in_words(family.profile)
+        lines.append(_item("techniques", techniques))
     if family.lifetime is not None:
         lived, below = family.lifetime.at_least, family.lifetime.below
         least = f"at least {floor(lived)} s" if lived else ""
@@ -228,7 +239,9 @@ def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:
     values = [each for each in meanings if each in known]
     if len(values) == 1:
         return f"{values[0].value}: {meanings[values[0]]}"
-    return "unknown" if len(values) == len(meanings) else f"unknown: {_or([each.value for each in values])}"
+    return (
+        "unknown" if len(values) == len(meanings) else f"unknown: {either([each.value for each in values])}"
+    )
 
 
 def _line(name: str, content: str) -> str:
@@ -241,7 +254,3 @@ def _item(name: str, content: str) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
-
-
-def _or(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

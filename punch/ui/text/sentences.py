@@ -7,7 +7,7 @@ change colours, or look like a line of ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from punch.identity import PeerID
 from punch.link.status import Path
@@ -88,6 +88,11 @@ _PATHS = {
     "prflx": "directly, through the NATs",
     "relay": "through a relay",
 }
+
+
+def either(words: Sequence[str]) -> str:
+    """Return words as alternatives: "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
 def path_in_words(path: str, protocol: str) -> str:

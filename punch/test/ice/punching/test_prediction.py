@@ -31,7 +31,7 @@ from punch.ice.punching.techniques import (
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 from punch.wire.peers.punching import MAX_ALTERNATIVES, MAX_TARGETS
 
-PAGE = Path(__file__).parents[3] / "docs" / "nat.md"
+PAGE = Path(__file__).parents[4] / "docs" / "nat.md"
 INDEPENDENT = frozenset({Mapping.ENDPOINT_INDEPENDENT})
 ADDRESS = frozenset({Mapping.ADDRESS_DEPENDENT})
 PORT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})

@@ -43,13 +43,13 @@ class NatTests(SynchronousTestCase):
         for profile, line in (
             (
                 sequential,
-                "prediction of ports with one port for all, preserved ports, sequential ports; "
-                "a relay with random ports",
+                "prediction if the other NAT has one port for all destinations, preserved ports or "
+                "sequential ports, a relay if it has random ports",
             ),
             (
                 random,
-                "spraying with one port for all, preserved ports; "
-                "a relay with sequential ports, random ports",
+                "spraying if the other NAT has one port for all destinations or preserved ports, "
+                "a relay if it has sequential ports or random ports",
             ),
         ):
             self.assertEqual(techniques_in_words(profile), line)
