@@ -1,5 +1,5 @@
 """
-What a program started by `twistd` needs and `twistd` does not give: an exit status, signals that end it
+Adds what `twistd` does not give to the programs that it starts: an exit status, signals that end it
 cleanly at any moment, its own stdout, and files of its own instead of `twistd.pid` and a log on stdout.
 
 Used by the other modules of `punch.cli` only.

@@ -19,9 +19,12 @@ below 1024 are those of other services of that host (relayed ports begin at 4915
 
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
-peers without a path find one as soon as there is one. On networks with heavy loss, no single address may use
-all of the limit, direct addresses may not use the part of the relayed ones, and what goes to a direct address
-through our relays, or from addresses of ours that probably can't reach it, does not use up its direct checks.
+peers without a path find one as soon as there is one. For networks with heavy loss, the limit is divided:
+
+- one address never gets all of it;
+- direct and relayed addresses have separate parts;
+- checks of a direct address through our relays, or from an address of ours that probably can't reach it, are
+  counted apart from its other checks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How the end of a QUIC connection, or a failure on it, ends its link."""
+"""
+Translates the end of a QUIC connection, or a failure on it, into the end of its link: a code and a reason.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-QUIC connections (RFC 9000): what the rest of a link uses, and what is done alike with both libraries, as qh3
-follows aioquic's API. `quic_qh3.py` and `quic_aioquic.py` have what differs.
+QUIC connections (RFC 9000): the interface that the rest of a link uses, and the code that both libraries
+share, since qh3 follows aioquic's API. `quic_qh3.py` and `quic_aioquic.py` have what differs.
 
 What a link relies on, and neither library's documentation says:
 

@@ -1,4 +1,7 @@
-"""What a program can do with the node of an identity, in whichever process the node is."""
+"""
+The interface to a node in this process or in another one (`NodeAccess`), and who may open a service
+(`Allow`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of a link and the connection of an attached program as one stream."""
+"""Joins a stream of a link with the socket connection of an attached program: bytes and ends go both ways."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-The NAT profiles of a node: what calls know about the NAT in front of each local address.
+NAT profiles: how the NAT in front of a local address chooses ports, as observed from new sockets.
 
 `observe` asks all reflectors from one new socket, and the first one from two more, all at once. The answers
 show whether a mapping depends on the destination, and in which order the NAT allocates ports. `NatProfiles`

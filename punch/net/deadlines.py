@@ -1,6 +1,6 @@
 """
-The earliest of a few times, and many deadlines, of which the next is wanted: a heap that does not grow with
-cancelled entries.
+When to do something next: `earliest` returns the first of a few times, and `Deadlines` keeps one time for
+each of many keys, in a heap that does not grow with cancelled entries.
 """
 
 from __future__ import annotations

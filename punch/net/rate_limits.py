@@ -1,5 +1,6 @@
 """
-How much a stranger may make grow: counters, token buckets of sources, and tables that sources share.
+Limits on the memory and the rates that strangers can use: counters, token buckets for sources, and tables
+that sources share.
 
 Identities and ports are free, addresses are not. So what strangers use is counted by the source that it comes
 from (`source_of`). A source is more than one address: who has one address of a prefix often has the whole

@@ -1,6 +1,6 @@
 """
-The network that a node is in: its sockets, its relays, what is known about them, when that changes, and what
-follows from a change.
+The network side of a node: its sockets, its relays, and what is known about NATs and port mappings. When the
+network changes, this is what tells calls and the rendezvous.
 """
 
 from __future__ import annotations

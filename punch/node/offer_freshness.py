@@ -12,7 +12,7 @@ in memory, because anybody could have us write a file several times a second. Fo
 minute ahead of all that may be taken now is written once a minute at most: after a restart, callers that
 are not in the file are asked if their offers are not newer than that.
 
-Offers of releases before this one have no time. Digests of those that known peers sent are kept.
+Offers of old releases have no time. Digests of those that known peers sent are kept.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-From where checks are taken and sent beside the node's sockets and relays: the sockets of attempts
+Local addresses of ICE agents beside the node's sockets and relays: the sockets of attempts at a direct path
 (`punch.node.punching`), and TCP connections to the other side.
 """
 

@@ -1,4 +1,7 @@
-"""What a call has from the proof of its link to its end: what finds other paths, and tells about the path."""
+"""
+The parts of a call that exist once its link is proved: ICE restarts, attempts at a direct path, reports of
+the path, and the exchange of prekeys.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-Datagrams on a byte stream (RFC 4571): each after its length in two bytes. So a direct path over TCP carries
-connectivity checks and QUIC packets (RFC 6544, section 10.1).
+Datagrams on a byte stream (RFC 4571): each after its length in two bytes. Connectivity checks and
+QUIC packets are sent like this on a direct path over TCP (RFC 6544, section 10.1).
 """
 
 from __future__ import annotations

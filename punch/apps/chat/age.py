@@ -1,5 +1,5 @@
 """
-The current time, as far as it is believed when messages are erased because of their age. Pure.
+Keeps a wrong clock from erasing messages because of their age: a jump forward counts only a day later. Pure.
 
 A wrong clock must not erase messages: if it is a year ahead, all are too old. A wrong clock can't be told
 from a machine that was off for a year, but it is corrected some time. So a jump forward is believed when the

@@ -27,10 +27,10 @@ that it may use another state for a while and come back. `delivered` and `read` 
 frame would say now, in that epoch: they repeat what may have been lost with an earlier stream. `stored` is
 the last id that came in it, and `time` the time that was told with it.
 
-A side that hears it had sent more than it knows of, or at another time, has lost a part of its state, a
-backup was restored for example. Its next numbers would be taken for repetitions: it must choose a new epoch
-and begin a new stream. A side that hears `stored` said again with another time takes nothing more from this
-stream: all of it comes again.
+If `stored` in a hello is greater than the last id that this side remembers, or `time` is another one, this
+side has lost a part of its state (a backup was restored, for example). Its next numbers would be taken for
+repetitions: it must choose a new epoch and begin a new stream. A side that hears `stored` said again with
+another time takes nothing more from this stream: all of it comes again.
 
 Whatever has no ack is said again on the next stream, and the receiver drops what it already has. So a message
 arrives once and in order, whatever happens to the links beneath or to the processes at the ends.

@@ -11,8 +11,8 @@ How the two sides of a code prove to each other that they know it, and learn who
 The *issuer* made the code and waits, registered under the key of its number. The *redeemer* typed the code,
 and calls that key from a key of its own that it uses once. Both exchange envelopes as in a call, so any
 rendezvous passes them on, but no link is made and no address is told. What is in the envelopes is protected
-by the code alone: SPAKE2 gives both sides the same key if they have the same code, and gives nobody else
-anything to try codes on. So a code can be guessed only with the issuer, who lets one guess be wrong.
+by the code alone: SPAKE2 gives both sides the same key if they have the same code, and what others see does
+not let them test codes. So each guess must be made with the issuer, and the first wrong one ends the code.
 
 Both cores are given messages of the rendezvous and the time, in monotonic seconds, and have messages to send.
 """

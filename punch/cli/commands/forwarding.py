@@ -1,7 +1,7 @@
 """
-What `punch forward` and `punch expose` have in common: the ports of this machine at which they listen, and
-those that they expose; what they tell of connections; and ports of one side whose connections go to the other
-side, which `punch forward --reverse` asks for and `punch expose --reverse` grants.
+What `punch forward` and `punch expose` have in common: listening at ports of this machine (`listen`),
+exposing them (`exposed_at`), telling about connections, and both ends of `--reverse`, which `punch forward`
+asks for and `punch expose` grants.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The `twistd` plugin `punch-peer`: its options.
 
-What runs is put together in `punch.cli.peer.service`, which is imported when the options were read: it takes
-long to load, `--help` does not need it, and an interrupt is quiet only since then.
+What runs is put together in `punch.cli.peer.service`. It is imported only after the options are read, because
+it takes long to load, and `--help` does not need it.
 """
 
 from __future__ import annotations

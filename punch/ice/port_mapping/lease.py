@@ -1,11 +1,12 @@
 """
 The mapping of one socket's port at one router: how it is asked for, granted, renewed and given back.
 
-The ways to ask are tried at once, in a way that makes one mapping only: PCP is asked for the mapping, NAT-PMP
-for no more than the external address, and UPnP is only searched for. NAT-PMP is asked for the mapping when
-the router refuses PCP, or has answered NAT-PMP and left `TRIES_BEFORE_OTHERS` requests of PCP unanswered.
-UPnP is asked for it when the router has answered the search and refuses both others, or has left as many of
-their requests unanswered. IPv6 has PCP only, which opens a firewall (RFC 6887, section 11.4).
+All three protocols are tried at once, but only PCP is asked for a mapping at first, so that there is one
+mapping only: NAT-PMP is asked for the external address, and UPnP routers are searched for. NAT-PMP is asked
+for the mapping when the router refuses PCP, or has answered NAT-PMP and left `TRIES_BEFORE_OTHERS` requests
+of PCP unanswered. UPnP is asked for it when the router has answered the search and refuses both others, or
+has left as many of their requests unanswered. IPv6 has PCP only, which opens a firewall (RFC 6887, section
+11.4).
 """
 
 from __future__ import annotations

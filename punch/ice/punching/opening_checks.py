@@ -1,4 +1,7 @@
-"""What attempts (`punch.node.punching`) use of an ICE agent: checks that it sends only when asked to."""
+"""
+Connectivity checks that an ICE agent sends only when asked to, for attempts at a direct path
+(`punch.node.punching`).
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Attempts by simultaneous open: both sides first send a packet that opens only th
     opens:  receive TARGETS, open a socket, send OPENED
 
 The side that is first sends its packet before it sends OPENED or BEGIN, and the other one sends checks when
-that has come. If both are first, BEGIN says that the other side is to send at once.
+that has come. If both send first, BEGIN tells the other side to send at once.
 `punch.ice.punching.simultaneous_open` says who is first, and why.
 """
 

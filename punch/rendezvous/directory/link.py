@@ -1,4 +1,6 @@
-"""Joins the directory to the registry of this process: carries what one has to the other."""
+"""
+Passes what the registry of this process puts out to the directory, and the directory's answers back to it.
+"""
 
 from __future__ import annotations
 

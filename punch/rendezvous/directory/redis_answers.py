@@ -1,6 +1,6 @@
 """
-What Redis may answer to each command that is used. Anything else is not Redis, or the answer to another
-command, and whatever is made of it would be wrong.
+What Redis may answer to each command that is used. Any other answer is an error: it is not from Redis, or
+belongs to another command.
 """
 
 from __future__ import annotations

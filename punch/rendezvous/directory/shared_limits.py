@@ -1,9 +1,9 @@
 """
 Limits that count at all processes of a service together: what a source has, and what is relayed in a second.
 
-Each process writes for all others what uses a large part of its limit there, into a hash in Redis: one field
-for each process, sealed. A report counts for `LIFE` seconds, so that a process that has died does not count
-for long. While Redis is away, each process goes by what it has itself.
+Each process reports the sources that use a large part of a limit at it: in a sealed field of its own in a
+hash of Redis, which all processes read. A report counts for `LIFE` seconds, so that a process that has died
+does not count for long. While Redis is away, each process goes by what it has itself.
 """
 
 from __future__ import annotations

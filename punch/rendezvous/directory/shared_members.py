@@ -3,8 +3,8 @@ Keeps the members of processes with different state directories in step.
 
 Each process has all records in its own database (`punch.rendezvous.members.records`), which is what it
 decides by; Redis has them in a list, to which each process adds its own. A process reads the list from where
-it read last. When the list is another one, since Redis was flushed, or a replica that lacks the latest
-entries has taken over, it reads it from the beginning, and adds what is not in it.
+it read last. If the list was replaced, because Redis was flushed or a replica without the latest entries has
+taken over, the process reads it from the beginning, and adds the records of its own that the list lacks.
 """
 
 from __future__ import annotations

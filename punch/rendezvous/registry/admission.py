@@ -9,8 +9,8 @@ Acquainted peers have places of their own, and all places are shared between the
 (`SourceTable`). There are places
 
 - for all introductions together;
-- at each called peer for calls that ring. When other sources have all of them, and none has more than one,
-  one whose network has taken more of the called peer's time makes room (`RingingTurns`). Otherwise a few
+- at each called peer for calls that ring. If each place belongs to a different source, the new call replaces
+  one from a network that has taken more of the called peer's time (`RingingTurns`). If there is none, a few
   more calls are passed on: the called peer accepts those from peers that it knows, and reports busy for the
   others at once. A call that it lets ring nevertheless gets the next free place;
 - at each called peer for calls that it has answered and that are not over: a peer that accepts every call has

@@ -2,9 +2,10 @@
 The allocations of the relay, and their limits: number, users, lifetime and bandwidth. Pure.
 
 An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user with whose credentials it was
-made. Until its client has proved that it receives at its address, the allocation belongs to the pair of both:
-it relays nothing, does not keep another user from that five-tuple, counts for its user alone, and is one of
-few (`UNPROVED_PART`). A client that forges its address gets no more than that.
+made. Until its client has proved that it receives at its address, the allocation is *unproved*: it is found
+by five-tuple and user together, relays nothing, leaves the five-tuple free for other users, and counts for
+its user only. At most one part in `UNPROVED_PART` of all allocations may be unproved. A client that forges
+its address gets no more than that.
 """
 
 from __future__ import annotations

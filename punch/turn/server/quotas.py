@@ -3,7 +3,7 @@ How many bytes the relay has carried today, for each user and for the clients at
 may carry, in a day and in a second. Pure.
 
 A day is one of UTC. The data of a datagram counts when it is relayed, in either direction, without headers.
-Of an IPv6 address the /64 counts. Its /56 may have twice as much as a /64, and its /48 or an IPv4 /24 four
+An IPv6 address counts as its /64. Its /56 may have twice as much as a /64, and its /48 or an IPv4 /24 four
 times as much, so that one machine with many addresses has no more.
 """
 

@@ -3,8 +3,8 @@ The HTTP server of the page: twisted.web on loopback.
 
 Every request must name this server's own address in `Host`, so that another site's name that resolves to
 127.0.0.1 (DNS rebinding) gets nothing. Everything about the chat goes over the WebSocket, which only a page
-of this origin can open, in a browser that was admitted. The headers of all responses forbid the page what it
-does not need.
+of this origin can open, in a browser that was admitted. Every response has a Content-Security-Policy and
+other headers that forbid the page what it does not need.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-_POLICY = (
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
@@ -259,7 +259,7 @@ class _Page(Resource):
             return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, self._wrong_host(host))
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
-        request.setHeader("Content-Security-Policy", _POLICY.format(host=host))
+        request.setHeader("Content-Security-Policy", _CONTENT_SECURITY_POLICY.format(host=host))
         if isinstance(request, _Request) and request.upload is not None:
             return self._finish_upload(request, request.upload)
         if request.method not in (b"GET", b"HEAD"):
