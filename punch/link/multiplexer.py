@@ -49,6 +49,7 @@ from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, 
 TURN: Final = 16 * 1024
 """Bytes of one stream that are sent before it is the next one's turn."""
 NOT_CONNECTED: Final = "The link is not connected."
+"""What a `LinkError` says before the proof, and after the end."""
 
 
 class StreamMultiplexer:
