@@ -107,7 +107,7 @@ class Targets(Payload):
     :ivar technique: its name; a receiver that does not know it, or would choose another one, refuses.
     :ivar first: which side sends first, for a simultaneous open; else None.
     :ivar turn: how many such attempts there were before, from 0 again after `MAX_TURN`: how far the first
-        packets come depends on it.
+        packets come depends on it. 0 if `first` is None.
     """
 
     frame = "a TARGETS"
@@ -133,13 +133,14 @@ class Targets(Payload):
 
     @classmethod
     def _read(cls, fields: Fields) -> Targets:
+        first, turn = field(fields, "first", one_of(*First), None), field(fields, "turn", _turn, 0)
         return cls(
             field(fields, "attempt", _attempt),
             field(fields, "technique", token),
             field(fields, "host", ip),
             field(fields, "ports", sequence(_port, MAX_TARGETS)),
-            field(fields, "first", one_of(*First), None),
-            field(fields, "turn", _turn, 0),
+            first,
+            0 if first is None else turn,
         )
 
 

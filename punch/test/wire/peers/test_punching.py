@@ -71,6 +71,12 @@ class PunchingTests(SynchronousTestCase):
         refused = Opened(3, "203.0.113.8", ())
         self.assertEqual([each.refused for each in (refused, SPRAYED, OPENED)], [True, False, False])
 
+    def test_a_turn_without_a_side_that_sends_first(self) -> None:
+        """It says nothing, and what was read is what is written."""
+        asked = Targets.decode(TARGETS.encode()[:-1] + b',"turn":4}')
+        self.assertEqual(asked, TARGETS)
+        self.assertEqual(Targets.decode(asked.encode()), asked)
+
     def test_malformed_others(self) -> None:
         """Sides, turns and numbers that there are not."""
         wrong: list[dict[str, object]] = [{"first": ""}, {"first": 1}, {"turn": -1}, {"turn": MAX_TURN + 1}]
