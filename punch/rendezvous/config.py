@@ -161,7 +161,18 @@ class RendezvousLimits:
         if room >= wanted:
             return self
         relayed = relayed * room // wanted
-        return replace(self, connections=max(1, room - relayed), relay_allocations=max(1, relayed))
+        allocations = max(1, relayed) if relay else self.relay_allocations
+        return replace(self, connections=max(1, room - relayed), relay_allocations=allocations)
+
+    def reduced_from(self, wanted: RendezvousLimits) -> str | None:
+        """A sentence for the operator if the limits that `within_descriptors` has returned are not these."""
+        if self == wanted:
+            return None
+        return (
+            f"The system allows this process too few open files: it takes {self.connections} connections and "
+            f"{self.relay_allocations} relayed addresses at most, not {wanted.connections} and "
+            f"{wanted.relay_allocations}. Raise the limit (LimitNOFILE= of systemd, ulimit -n)."
+        )
 
 
 @dataclass(frozen=True)

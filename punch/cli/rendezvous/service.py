@@ -240,6 +240,9 @@ def make_service(options: Options, reactor: Any) -> IService:
     assert state is not None, "the options are not parsed"
     as_json = bool(options["json"])
     limits = options.limits.within_descriptors(twistd.raise_descriptor_limit, relay=options.relay.enabled)
+    reduced = limits.reduced_from(options.limits)
+    if reduced is not None:
+        _log.warn("{text}", text=reduced)
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))

@@ -348,6 +348,12 @@ class ProtocolSnifferFactory(ServerFactory):
         self._make_room(evicted, "connections")
         if stays:
             return None
+        if self.limiter.full:
+            self._limit_hit(_host(address), "connections")
+            return (
+                "This rendezvous has as many connections as it takes; try again later. Its operator can "
+                "raise --connections, and the number of files that the system allows it to open."
+            )
         self._limit_hit(_host(address), "connections-per-address")
         return (
             f"{self.limits.connections_per_address} connections are open from your address "

@@ -94,6 +94,10 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(limits.within_descriptors(lambda wanted: wanted, relay=True), limits)
         less = limits.within_descriptors(lambda wanted: 1024, relay=True)
         self.assertEqual((less.connections, less.relay_allocations), (512, 256))
+        told = less.reduced_from(limits)
+        assert told is not None
+        self.assertIn("512 connections and 256 relayed addresses at most, not 1000 and 500", told)
+        self.assertIsNone(limits.reduced_from(limits))
         alone = limits.within_descriptors(lambda wanted: 1024, relay=False)
         self.assertEqual(alone.connections, 768)
         self.assertEqual(limits.within_descriptors(lambda wanted: 40, relay=False).connections, 30)

@@ -472,6 +472,18 @@ class ProtocolSnifferTests(SynchronousTestCase):
         for word in ("2 connections", "192.0.2.1", "--connections-per-address", "haproxy:"):
             self.assertIn(word, sentence)
 
+    def test_full_service_says_so(self) -> None:
+        """A client without a neighbour is not told of its address."""
+        self.factory = self.make(replace(RendezvousLimits(), connections=8))
+        for number in range(7):
+            self.greet(f"10.0.{number}.1")
+            self.assertIsNone(self.inside[-1].established())
+        self.greet()
+        sentence = self.inside[-1].established()
+        assert sentence is not None
+        self.assertIn("--connections,", sentence)
+        self.assertNotIn("192.0.2.1", sentence)
+
     def test_address_from_a_header(self) -> None:
         """The wrapper of the PROXY protocol knows the address only when data comes."""
         self.factory = self.make(replace(RendezvousLimits(), connections_per_address=2))
