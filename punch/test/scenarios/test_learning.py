@@ -7,8 +7,8 @@ from punch.learned_paths import MAX_TRIES
 from punch.node.ice_restart import IMPROVE
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.node.relay_pool import HEAD_START
+from punch.test.early import HOMES, EarlyTestCase
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
-from punch.test.scenarios.test_early_handshake import HOMES, EarlyTestCase
 from punch.test.system import Connected, Peer, SystemTestCase, introduce
 
 
