@@ -13,6 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.test.internet.world import Internet
 from punch.test.no_reactor import no_reactor
 
+YOUNG = 20_000
+"""
+How many new objects the garbage collector lets be before it looks at them, while a simulation runs. With
+Python's default of 700 it looks hundreds of times at the same world, which lives until the test is over.
+"""
+
 
 class InternetTestCase(SynchronousTestCase):
     """
@@ -34,9 +40,12 @@ class InternetTestCase(SynchronousTestCase):
         for name in watched:
             setattr(self, name, self._watch(getattr(self, name)))
         self._settled = False
+        thresholds = gc.get_threshold()
+        gc.set_threshold(YOUNG, *thresholds[1:])
         try:
             return super().run(result)
         finally:
+            gc.set_threshold(*thresholds)
             for name in watched:
                 # Other runners put wrappers of their own there.
                 if name in own:
