@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 
 from punch.net.udp.socket_set import SocketSet
 from punch.net.udp.sockets import open_socket
-from punch.node.relay import RelayClient
-from punch.node.relay_pool import RelayPool
+from punch.node.network.relay import RelayClient
+from punch.node.network.relay_pool import RelayPool
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer

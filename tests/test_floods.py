@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from punch.identity import Identity, PeerID
-from punch.node.calls import MAX_RINGING
+from punch.node.calls.calls import MAX_RINGING
 from punch.test.control_client import key_of
 from punch.test.internet import Internet
 from punch.test.rendezvous_flood import SIXTY, FloodedRendezvous

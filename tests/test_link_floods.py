@@ -15,7 +15,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from punch.link.packet import read_frames
+from punch.link.quic.packet import read_frames
 
 from .link_flooder import ACK_RANGES, CHURN, FORGED
 from .needs import need_namespaces

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from punch.link.quic import CONNECTION_WINDOW
-from punch.link.receive_limits import UNANSWERED_PACKETS
+from punch.link.quic.interface import CONNECTION_WINDOW
+from punch.link.quic.receive_limits import UNANSWERED_PACKETS
 from punch.test.flooder import BATCH, BULK, CALLEE_FLOODS, FLOODS, Flooder, packed
 from punch.test.link.test_limits import MOST_PACKETS, STREAM_OPEN
 from punch.test.link_pair import AioquicMixin, LinkTestCase

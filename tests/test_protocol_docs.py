@@ -17,8 +17,9 @@ from punch.apps.chat.conversations import LEAVE_TIMEOUT
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
-from punch.link import frames, proof, quic
+from punch.link import frames, proof
 from punch.link.endings import APPLICATION_CODES
+from punch.link.quic import interface as quic
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, strict_json
 from punch.wire.invitation import AdmissionRefusal

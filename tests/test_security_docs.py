@@ -17,13 +17,13 @@ from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.learned_paths import MAX_AGE, MAX_PATHS
 from punch.link.events import LinkLimits
-from punch.link.quic import CONNECTION_WINDOW, MAX_RECEIVED
-from punch.link.receive_limits import UNANSWERED_PACKETS, Sampler
+from punch.link.quic.interface import CONNECTION_WINDOW, MAX_RECEIVED
+from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler
 from punch.local import connection as local_connection
 from punch.local import server as local_server
 from punch.local.protocol import MAX_LINE
-from punch.node import offer_freshness
-from punch.node.calls import MAX_CALLS
+from punch.node.calls import offer_freshness
+from punch.node.calls.calls import MAX_CALLS
 from punch.node.control import core, hosts
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.members.membership import MAX_REVOCATIONS, REVOCATION_BURST

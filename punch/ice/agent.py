@@ -315,7 +315,7 @@ class Agent:
         self._changed()
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
-    # TCP connections (`punch.node.tcp_punching`)
+    # TCP connections (`punch.node.punching.tcp`)
 
     def connection_lost(self, base: Address, remote: Address, now: float) -> None:
         """A TCP connection has ended: the pair of these addresses fails at once."""

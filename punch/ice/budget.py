@@ -107,7 +107,7 @@ MAX_SPRAYED_BYTES = 540_000
 MAX_EARLY = 6
 """
 How many packets of a link's handshake may go, in `WINDOW`, to addresses of a peer that have not answered yet,
-at IP addresses where it answered on an earlier link (`punch.node.early_handshake`).
+at IP addresses where it answered on an earlier link (`punch.node.calls.early_handshake`).
 """
 MAX_EARLY_BYTES = 6_500
 """How many bytes they may have, with IP and UDP headers."""
@@ -181,7 +181,7 @@ class OpeningBudget:
     It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
     answered checks, over a link that works, and each port gets few of them. Checks and answers that follow
     at the same sockets count among those to named ports, and so do TCP connections to such IP addresses
-    (`punch.node.tcp_punching`).
+    (`punch.node.punching.tcp`).
 
     :param most: how many packets may be sent in `WINDOW`.
     :param size: how many bytes they may have, with IP and UDP headers.

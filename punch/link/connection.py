@@ -30,8 +30,8 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic import ALPN, QuicConnection, QuicError, QuicStreamLimit
-from punch.link.receive_limits import LimitExceeded
+from punch.link.quic.interface import ALPN, QuicConnection, QuicError, QuicStreamLimit
+from punch.link.quic.receive_limits import LimitExceeded
 from punch.net.deadlines import earliest
 
 MOST_HELD: Final = 1024

@@ -14,7 +14,7 @@ from punch.link.frames import (
     encode_close,
     encode_frame,
 )
-from punch.link.quic import QuicConnection
+from punch.link.quic.interface import QuicConnection
 from punch.link.stream import SendAllowance
 
 CONTROL_STREAM: Final = 0

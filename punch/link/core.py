@@ -30,10 +30,10 @@ from punch.link.events import (
 )
 from punch.link.frames import clip_reason
 from punch.link.multiplexer import NOT_CONNECTED, StreamMultiplexer
-from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.proof import LinkCertificate
-from punch.link.quic import QuicBackend, QuicError
-from punch.link.quic_qh3 import Qh3Backend, stopped
+from punch.link.quic.interface import QuicBackend, QuicError
+from punch.link.quic.packet import destination_id, is_client_initial, is_long, is_retry
+from punch.link.quic.qh3 import Qh3Backend, stopped
 from punch.net.deadlines import earliest
 
 PINGS = 4

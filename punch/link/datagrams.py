@@ -6,8 +6,8 @@ from collections import deque
 from typing import Final
 
 from punch.link.events import MAX_DATAGRAM
-from punch.link.quic import QuicConnection
-from punch.link.receive_limits import ReceiveAllowance
+from punch.link.quic.interface import QuicConnection
+from punch.link.quic.receive_limits import ReceiveAllowance
 
 DATAGRAM_QUEUE: Final = 128
 """Messages that wait for the congestion controller; then the oldest is dropped."""

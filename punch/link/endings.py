@@ -8,8 +8,8 @@ from typing import Final
 
 from punch.link.events import CloseCode
 from punch.link.frames import known_code
-from punch.link.quic import QuicError
-from punch.link.receive_limits import LimitExceeded
+from punch.link.quic.interface import QuicError
+from punch.link.quic.receive_limits import LimitExceeded
 
 APPLICATION_CODES: Final = 0x5000
 """The QUIC application error code of close code 0. QUIC itself defines no codes there."""

@@ -41,9 +41,9 @@ from punch.link.frames import (
     decode_credit,
     encode_credit,
 )
-from punch.link.quic import QuicConnection, QuicError, QuicStreamLimit
-from punch.link.receive_limits import LimitExceeded, ReceiveAllowance
-from punch.link.send_window import Flight, SendWindow
+from punch.link.quic.interface import QuicConnection, QuicError, QuicStreamLimit
+from punch.link.quic.receive_limits import LimitExceeded, ReceiveAllowance
+from punch.link.quic.send_window import Flight, SendWindow
 from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
 
 TURN: Final = 16 * 1024

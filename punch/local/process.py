@@ -31,10 +31,10 @@ from punch.net.interfaces import gateways_of_machine, source_address
 from punch.net.reactor import use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine
+from punch.node.calls.offer_freshness import OfferMemory, read_offers
 from punch.node.events import Event, Registered
-from punch.node.offer_freshness import OfferMemory, read_offers
-from punch.node.path import PortMappingPolicy, RelayPolicy, SprayPolicy
-from punch.node.port_mappings import Gateways
+from punch.node.network.port_mappings import Gateways
+from punch.node.paths.path import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings

@@ -11,7 +11,7 @@ from __future__ import annotations
 from threading import Thread
 
 from punch import names
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic.qh3 import Qh3Backend
 from punch.node.events import Calling, Event, IncomingCall
 from punch.node.interfaces import INode
 

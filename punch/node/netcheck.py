@@ -36,9 +36,15 @@ from punch.node.control.hosts import (
     VettedReactor,
     is_name,
 )
-from punch.node.port_mappings import Gateways, PortMappingTrial
-from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext, StreamRelayClient, relay_endpoint
-from punch.node.relay_pool import MAX_DATAGRAM_TRIES
+from punch.node.network.port_mappings import Gateways, PortMappingTrial
+from punch.node.network.relay import (
+    DatagramRelayClient,
+    RelayClient,
+    RelayContext,
+    StreamRelayClient,
+    relay_endpoint,
+)
+from punch.node.network.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome

@@ -34,9 +34,16 @@ from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import free_descriptors
 from punch.net.udp.sockets import open_socket as open_best_socket
 from punch.net.upnp import Upnp
-from punch.node.call import Call
-from punch.node.call_context import CallContext, SignalingChannel
-from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
+from punch.node.calls.call import Call
+from punch.node.calls.call_context import CallContext, SignalingChannel
+from punch.node.calls.calls import Calls, IncomingCalls, OutgoingCalls
+from punch.node.calls.offer_freshness import (
+    KeptOffers,
+    OfferMemory,
+    OfferTimes,
+    milliseconds,
+)
+from punch.node.calls.prekeys import Prekeys, PrekeyStorage
 from punch.node.causes import ControlProblem, SimpleCause
 from punch.node.control.client import ControlClient
 from punch.node.events import (
@@ -54,17 +61,10 @@ from punch.node.events import (
 )
 from punch.node.interfaces import INode
 from punch.node.listeners import Listeners
-from punch.node.network import Network, NetworkChanges
-from punch.node.offer_freshness import (
-    KeptOffers,
-    OfferMemory,
-    OfferTimes,
-    milliseconds,
-)
-from punch.node.path import RelayPolicy, SprayPolicy
-from punch.node.path_memory import PathMemory
-from punch.node.port_mappings import Gateways
-from punch.node.prekeys import Prekeys, PrekeyStorage
+from punch.node.network.network import Network, NetworkChanges
+from punch.node.network.port_mappings import Gateways
+from punch.node.paths.path import RelayPolicy, SprayPolicy
+from punch.node.paths.path_memory import PathMemory
 from punch.node.status import NodeStatus, node_status
 from punch.node.waiters import Waiters
 from punch.wire.control import (

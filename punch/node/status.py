@@ -9,11 +9,11 @@ from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import PeerID
 from punch.link.services import Services
 from punch.link.status import LinkStatus
-from punch.node.call_context import SignalingChannel
-from punch.node.calls import Calls
-from punch.node.network import Network
+from punch.node.calls.call_context import SignalingChannel
+from punch.node.calls.calls import Calls
+from punch.node.network.network import Network
 from punch.node.punching.coordinator import PunchingStatus
-from punch.node.tcp_punching import TCPPunchingStatus
+from punch.node.punching.tcp import TCPPunchingStatus
 from punch.wire.address import Address
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.turn_uri import TurnTransport

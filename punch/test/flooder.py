@@ -10,10 +10,10 @@ from random import Random
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection as Library
 
-from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic import ALPN, LOGICAL_ADDRESS, QuicConnection
-from punch.link.quic_qh3 import Qh3Connection
+from punch.link.quic.interface import ALPN, LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
+from punch.link.quic.qh3 import Qh3Connection
 from punch.test.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150

@@ -29,8 +29,8 @@ from punch.link.events import (
 from punch.link.frames import ControlFrameReader, ControlFrameType, decode_close
 from punch.link.link import Link
 from punch.link.proof import PROOF_LENGTH, LinkCertificate, make_proof
-from punch.link.quic import QuicBackend, QuicConnection
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic.interface import QuicBackend, QuicConnection
+from punch.link.quic.qh3 import Qh3Backend
 from punch.link.transport import StreamTransport
 
 DELAY = 0.02
@@ -47,7 +47,7 @@ def aioquic_backend() -> QuicBackend | None:
     """The second library, if it is installed."""
     if find_spec("aioquic") is None:
         return None
-    from punch.link.quic_aioquic import AioquicBackend
+    from punch.link.quic.aioquic import AioquicBackend
 
     return AioquicBackend()
 

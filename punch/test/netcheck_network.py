@@ -10,7 +10,7 @@ from punch.identity import Identity
 from punch.natcheck.report import NetcheckReport
 from punch.net.udp.sockets import open_portable
 from punch.node.netcheck import NetcheckRun
-from punch.node.port_mappings import Gateways
+from punch.node.network.port_mappings import Gateways
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet

@@ -25,7 +25,7 @@ from punch.node.events import (
     PathChanged,
     Registered,
 )
-from punch.node.path import HOLD
+from punch.node.paths.path import HOLD
 from punch.test.internet import NAT, Filtering, Host, Internet, Lan, LinkSpec, Mapping, Packet, Ports
 from punch.test.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous, connect

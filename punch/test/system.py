@@ -20,6 +20,7 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
 from punch.net.upnp import Upnp
+from punch.node.calls.offer_freshness import OfferMemory
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -29,8 +30,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.node import Node
-from punch.node.offer_freshness import OfferMemory
-from punch.node.path import RelayPolicy, SprayPolicy
+from punch.node.paths.path import RelayPolicy, SprayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec

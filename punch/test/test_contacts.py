@@ -20,7 +20,7 @@ from punch.contacts import (
 )
 from punch.files import try_lock
 from punch.learned_paths import LearnedPath
-from punch.node.calls import Decision, decide
+from punch.node.calls.calls import Decision, decide
 from punch.petnames import MAX_CLAIMED, check_name, name_from
 from punch.test.chat_network import peer_id
 from punch.wire.control import Accept

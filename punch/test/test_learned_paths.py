@@ -26,7 +26,7 @@ from punch.learned_paths import (
     with_path,
     with_result,
 )
-from punch.node.path_memory import PathMemory
+from punch.node.paths.path_memory import PathMemory
 
 PATH = LearnedPath("here", "203.0.113.1", "srflx", "ice", 20000)
 PEER: PeerID = Identity.generate(lambda size: b"\x11" * size).peer_id

@@ -23,7 +23,9 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.packet import (
+from punch.link.proof import LinkCertificate
+from punch.link.quic.interface import QuicBackend
+from punch.link.quic.packet import (
     MIN_INITIAL,
     CipherSuite,
     HeaderProtection,
@@ -36,9 +38,7 @@ from punch.link.packet import (
     read_frames,
     suites_for,
 )
-from punch.link.proof import LinkCertificate
-from punch.link.quic import QuicBackend
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic.qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend

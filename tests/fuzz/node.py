@@ -14,9 +14,9 @@ from twisted.names.dns import IN, SRV, Message, Record_SRV, RRHeader
 from punch.identity import Identity
 from punch.natcheck.captive_portal import LONGEST, is_portal
 from punch.net.srv import ServiceResolver
+from punch.node.calls.signaling import CallEnded, Signaling, SignalingState
 from punch.node.control.core import ControlCore
 from punch.node.control.servers import Servers
-from punch.node.signaling import CallEnded, Signaling, SignalingState
 from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, description
 from punch.test.internet import Internet
 from punch.test.scripted_service import ScriptedService

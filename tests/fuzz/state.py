@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from punch.contacts import AddressBook, AddressBookError
-from punch.node.offer_freshness import KeptOffers
+from punch.node.calls.offer_freshness import KeptOffers
 from punch.rendezvous.members import records as member_records
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError

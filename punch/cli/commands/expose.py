@@ -8,7 +8,7 @@ from punch.apps.forward.addresses import ForwardAddress, ForwardAddressError, na
 from punch.apps.forward.failures import ForwardFailure
 from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
-from punch.cli.commands.forwarding import Notices, exposed_at, grant_port, option_for
+from punch.cli.commands.forward_common import Notices, exposed_at, grant_port, option_for
 from punch.cli.commands.node_command import NodeCommand, make_parser
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess

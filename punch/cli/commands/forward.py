@@ -17,7 +17,7 @@ from punch.apps.forward.addresses import (
 from punch.apps.forward.failures import failure_of
 from punch.apps.forward.reverse import listen_service
 from punch.cli import twistd
-from punch.cli.commands.forwarding import Notices, ReverseForward, forwarder_for, listen, option_for
+from punch.cli.commands.forward_common import Notices, ReverseForward, forwarder_for, listen, option_for
 from punch.cli.commands.node_command import NodeCommand, make_parser
 from punch.identity import PeerID
 from punch.local.access import NodeAccess

@@ -18,8 +18,8 @@ from punch.ice.punching.techniques import Technique
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Later, Transactions
 from punch.net.udp.sockets import Reach
-from punch.node.ice_transport import IceTransport
-from punch.node.network import Network
+from punch.node.network.network import Network
+from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.sockets import AttemptSockets
 from punch.wire.address import Address
 from punch.wire.peers.nat_profile import NatProfile

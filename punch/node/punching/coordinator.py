@@ -26,9 +26,9 @@ from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.natcheck.transactions import Later, Transactions
 from punch.net.driver import Driver, Timed
-from punch.node.call_context import CallContext
-from punch.node.ice_transport import IceTransport
-from punch.node.path import SprayPolicy
+from punch.node.calls.call_context import CallContext
+from punch.node.paths.ice_transport import IceTransport
+from punch.node.paths.path import SprayPolicy
 from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from punch.net.udp.sockets import DatagramSocket
-from punch.node.ice_transport import IceTransport
-from punch.node.nat_profiles import TransactionSockets
-from punch.node.network import Network
+from punch.node.network.nat_profiles import TransactionSockets
+from punch.node.network.network import Network
+from punch.node.paths.ice_transport import IceTransport
 from punch.wire.address import Address
 
 UNUSED_TIME = 15.0

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.checks import IceRole, build_check
 from punch.ice.events import PairDisconnected, Recovered
-from punch.node.path import (
+from punch.node.paths.path import (
     HANDSHAKE_WAIT,
     LINK_BURSTS,
     LINK_WAIT,

@@ -21,8 +21,8 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic import QuicStreamLimit
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic.interface import QuicStreamLimit
+from punch.link.quic.qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.flooder import Flooder
 from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee

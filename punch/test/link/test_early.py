@@ -7,7 +7,7 @@ from typing import cast
 from punch.link.core import MAX_EARLY_DATAGRAMS, LinkState
 from punch.link.events import CloseCode, LinkRole
 from punch.link.proof import LinkCertificate
-from punch.link.quic import QuicConnection, QuicError
+from punch.link.quic.interface import QuicConnection, QuicError
 from punch.test.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe
 
 LATE = 0.5

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.events import StreamData
-from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic.packet import destination_id, is_client_initial, is_long, is_retry
+from punch.link.quic.qh3 import Qh3Backend
 from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCaller
 
 SIZES = [0, 1, 2, 5, 6, 7, 8, 9, 16, 20, 21, 22, 25, 40, 63, 64, 100, 1199, 1200, 1201, 1500, 9000, 65507]

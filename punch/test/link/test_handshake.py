@@ -6,7 +6,7 @@ from typing import Any
 
 from punch.link.events import CloseCode, LinkLimits, StreamData
 from punch.link.proof import LinkCertificate
-from punch.link.quic import QuicBackend
+from punch.link.quic.interface import QuicBackend
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller, aioquic_backend
 
@@ -188,7 +188,7 @@ class Tickets(QuicBackend):
     name = "qh3 with tickets"
 
     def __init__(self) -> None:
-        from punch.link.quic_qh3 import Qh3Backend
+        from punch.link.quic.qh3 import Qh3Backend
 
         self.plain = Qh3Backend()
         self.of_client: list[Any] = []
@@ -198,8 +198,8 @@ class Tickets(QuicBackend):
     def client(self, now: float, resume: bool = False) -> Any:
         from qh3.quic.connection import QuicConnection as Library
 
-        from punch.link.quic import LOGICAL_ADDRESS
-        from punch.link.quic_qh3 import Qh3Connection
+        from punch.link.quic.interface import LOGICAL_ADDRESS
+        from punch.link.quic.qh3 import Qh3Connection
 
         configuration = self.plain.configuration(True)
         if resume or self.resume:
@@ -211,7 +211,7 @@ class Tickets(QuicBackend):
     def server(self, certificate: LinkCertificate, original_destination_connection_id: bytes) -> Any:
         from qh3.quic.connection import QuicConnection as Library
 
-        from punch.link.quic_qh3 import Qh3Connection
+        from punch.link.quic.qh3 import Qh3Connection
 
         def keep(ticket: Any) -> None:
             self.of_server[ticket.ticket] = ticket

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from punch.link.core import LinkCore
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
-from punch.link.quic import QuicBackend
+from punch.link.quic.interface import QuicBackend
 from punch.link.services import Services
 from punch.net.udp.sockets import open_socket
 from punch.test.internet.host import Host

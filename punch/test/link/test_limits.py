@@ -12,15 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, Datagram, LinkError, StreamLimitError
-from punch.link.packet import (
+from punch.link.quic.interface import MAX_RECEIVED, QuicConnection, QuicError
+from punch.link.quic.packet import (
     Frame,
     PacketReader,
     QuicFrameType,
     read_frames,
 )
-from punch.link.quic import MAX_RECEIVED, QuicConnection, QuicError
-from punch.link.quic_qh3 import AT_ONCE, SLOW, Qh3Backend
-from punch.link.receive_limits import (
+from punch.link.quic.qh3 import AT_ONCE, SLOW, Qh3Backend
+from punch.link.quic.receive_limits import (
     LimitExceeded,
     ReceiveAllowance,
     ReceiveLimits,

@@ -10,7 +10,7 @@ from punch.natcheck.behaviour import ANY_MAPPING
 from punch.natcheck.profile import NatProfiles, Observation, common_step, difference
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.udp.sockets import open_portable
-from punch.node.nat_profiles import FRESH, NatObserver
+from punch.node.network.nat_profiles import FRESH, NatObserver
 from punch.test.internet import NAT, Host, InternetTestCase, Ports
 from punch.test.internet import Mapping as Maps
 from punch.test.netcheck_network import SECOND, SERVICE, NetcheckNetwork

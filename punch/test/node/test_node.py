@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import Identity, PeerID
-from punch.node.calls import (
+from punch.node.calls.calls import (
     MAX_CALLS,
     MAX_QUEUED,
     MAX_RINGING,

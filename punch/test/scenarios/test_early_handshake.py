@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from punch.node.early_handshake import GRACE
-from punch.node.ice_restart import IMPROVE
-from punch.node.path import RelayPolicy
-from punch.node.path_reports import LASTED
-from punch.node.signaling import INTRODUCED_TIME
+from punch.node.calls.early_handshake import GRACE
+from punch.node.calls.path_reports import LASTED
+from punch.node.calls.signaling import INTRODUCED_TIME
+from punch.node.paths.ice_restart import IMPROVE
+from punch.node.paths.path import RelayPolicy
 from punch.test.early import HOMES, SECOND, D, EarlyTestCase, answers, is_handshake
 from punch.test.internet import LinkSpec
 from punch.test.internet.packet import Packet

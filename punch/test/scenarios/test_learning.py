@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from punch.ice.punching.techniques import Technique
 from punch.learned_paths import MAX_TRIES
-from punch.node.ice_restart import IMPROVE
+from punch.node.network.relay_pool import HEAD_START
+from punch.node.paths.ice_restart import IMPROVE
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
-from punch.node.relay_pool import HEAD_START
 from punch.test.early import HOMES, EarlyTestCase
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
 from punch.test.system import Connected, Peer, SystemTestCase, introduce

@@ -11,7 +11,7 @@ from punch.node.events import (
     PathChanged,
     PathLost,
 )
-from punch.node.ice_restart import RESTARTS_A_MINUTE
+from punch.node.paths.ice_restart import RESTARTS_A_MINUTE
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous, SystemTestCase

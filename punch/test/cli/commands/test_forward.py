@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import parse_address
-from punch.cli.commands.forwarding import listen
+from punch.cli.commands.forward_common import listen
 from punch.cli.commands.node_command import CommandFailed
 
 

@@ -20,9 +20,9 @@ from punch.net.udp.sockets import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
-from punch.node.path import RelayPolicy
-from punch.node.relay import DatagramRelayClient, RelayClient, RelayContext
-from punch.node.relay_pool import RelayPool
+from punch.node.network.relay import DatagramRelayClient, RelayClient, RelayContext
+from punch.node.network.relay_pool import RelayPool
+from punch.node.paths.path import RelayPolicy
 from punch.rendezvous.udp.reflector import Reflector
 from punch.rendezvous.udp.server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
@@ -239,7 +239,7 @@ class PoolTests(HostPolicyTestCase):
         (text,) = [
             formatEvent(event)
             for event in events
-            if event["log_namespace"].startswith("punch.node.relay_pool")
+            if event["log_namespace"].startswith("punch.node.network.relay_pool")
         ]
         self.assertIn("root logged in", text)
         self.assertTrue(is_visible(text), text)
@@ -442,7 +442,7 @@ class NodeTests(HostPolicyTestCase):
             for _ in range(100):
                 self.service.last.reply(Relays(servers("127.0.0.1", TurnTransport)))
             self.net.advance(5.0)
-        lines = logged(events, "punch.node.network")
+        lines = logged(events, "punch.node.network.network")
         self.assertEqual(len(lines), 2, lines)
         peer.stop()
 

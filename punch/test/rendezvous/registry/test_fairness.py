@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
-from punch.node.calls import MAX_RINGING
+from punch.node.calls.calls import MAX_RINGING
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.outputs import Deliver, Disconnect, Output

@@ -1,0 +1,1 @@
+"""Calls: from an offer to a proved link, and what a call has while its link lasts."""

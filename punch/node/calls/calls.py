@@ -1,0 +1,429 @@
+"""
+The calls and links of a node: the table of them and what becomes of them, calls of ours, and calls of other
+peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from punch.contacts import AddressBook, AddressBookError
+from punch.identity import PeerID
+from punch.link.events import CloseCode, LinkRole
+from punch.node.calls.call import Call
+from punch.node.calls.call_context import CallContext
+from punch.node.calls.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
+from punch.node.calls.signaling import Signaling
+from punch.node.causes import Cause, ControlProblem, SimpleCause
+from punch.node.events import (
+    CallFailed,
+    CallState,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    PathLost,
+    PathSlowed,
+)
+from punch.wire.control import Accept, ErrorCode, Incoming, Reject
+from punch.wire.peers.sealed import SealError
+
+MAX_CALLS = 64
+"""Calls and links at once."""
+MAX_QUEUED = 32
+"""Calls that wait for the rendezvous at once."""
+QUEUE_TIME = 12.0
+"""Seconds that a call waits for the rendezvous."""
+MAX_RINGING = 8
+"""Incoming calls that wait for the user at once; further callers get `busy`."""
+MAX_STRANGERS = 32
+"""
+Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
+"""
+
+
+class Decision(Enum):
+    """What policy says about one call."""
+
+    ACCEPT = "accept"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
+    """
+    Known peers are always accepted, blocked ones never; `accept` says what happens to strangers.
+
+    :param known: this side called or accepted that peer before.
+    :param blocked: the user does not want to hear of it: not even a bell rings.
+    """
+    if blocked:
+        return Decision.REFUSE
+    if known or accept is Accept.ANYONE:
+        return Decision.ACCEPT
+    return Decision.ASK if accept is Accept.ASK else Decision.REFUSE
+
+
+def glare(us: PeerID, peer: PeerID) -> LinkRole:
+    """Return our role when both peers have called each other: the offer of the smaller key wins."""
+    return LinkRole.CALLER if us < peer else LinkRole.CALLEE
+
+
+class Calls:
+    """
+    The calls of one node: with each peer at most one link, and at most one call that may become the next
+    link. Each call says here what becomes of it.
+
+    :param known: the address book.
+    :param tell: takes the events of calls and links.
+    :param path_silent: called when the path of a link does not answer, and the network may be the cause.
+    :param disconnected_changed: called when `disconnected` may have changed.
+    :ivar attempts: the call with each peer that is not linked yet.
+    :ivar links: the linked call with each peer.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        known: AddressBook,
+        tell: Callable[[Event], None],
+        path_silent: Callable[[], None],
+        disconnected_changed: Callable[[], None],
+    ) -> None:
+        self.attempts: dict[PeerID, Call] = {}
+        self.links: dict[PeerID, Call] = {}
+        self._known = known
+        self._tell = tell
+        self._path_silent = path_silent
+        self._disconnected_changed = disconnected_changed
+        self._replaced: dict[PeerID, Disconnected] = {}
+
+    def __iter__(self) -> Iterator[Call]:
+        """Iterate over a copy, so that calls may end meanwhile."""
+        return iter((*self.attempts.values(), *self.links.values()))
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether a link has no path that answers."""
+        return any(call.state is CallState.DISCONNECTED for call in self.links.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another call."""
+        return len(self.attempts) + len(self.links) >= MAX_CALLS
+
+    def begin(self, call: Call) -> None:
+        """Add a call that is under way."""
+        self.attempts[call.peer] = call
+
+    def withdraw(self, call: Call) -> None:
+        """End a call without telling anyone, because another one takes its place."""
+        if self.attempts.get(call.peer) is call:
+            del self.attempts[call.peer]
+        call.withdraw()
+
+    def remember(self, peer: PeerID, name: str) -> None:
+        """Make a peer a known one, under the name that it gave itself."""
+        try:
+            self._known.add(peer, name)
+        except AddressBookError as error:
+            # The call goes on without it.
+            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
+
+    def knows(self, peer: PeerID) -> bool:
+        """Whether a peer was called or accepted before."""
+        return peer in self._known
+
+    def failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
+        """Tell that a call failed, and first that the link which it was to replace is over."""
+        replaced = self._replaced.pop(peer, None)
+        if replaced is not None:
+            self._tell(replaced)
+        self._tell(CallFailed(peer, cause, name))
+
+    # What calls say. Nothing follows `call_ended`.
+
+    def call_event(self, call: Call, event: Event) -> None:
+        """A call has reached a stage (`Introduced` to `Connected`), or the path of its link has changed."""
+        peer = call.peer
+        if isinstance(event, Introduced) and call.signaling.role is LinkRole.CALLER:
+            self.remember(peer, event.name)
+        elif isinstance(event, Connected):
+            self._connected(call)
+        elif isinstance(event, (PathChanged, PathLost, PathSlowed)) and self.links.get(peer) is not call:
+            return
+        self._tell(event)
+
+    def call_silent(self) -> None:
+        """The path of a link does not answer at once. It may be dead, and the network with it."""
+        self._path_silent()
+
+    def call_disconnected(self, disconnected: bool) -> None:
+        """A link has no path that answers, or has one again."""
+        if disconnected:
+            self._path_silent()
+        self._disconnected_changed()
+
+    def call_ended(self, call: Call, cause: Cause) -> None:
+        """A call or its link is over."""
+        peer = call.peer
+        self._disconnected_changed()
+        if self.links.get(peer) is call:
+            del self.links[peer]
+            over = Disconnected(peer, cause, call.name)
+            newer = cause is SimpleCause.REPLACED and peer in self.attempts
+            if newer or call.asked:
+                # The other side has proved the newer link before we have, or its peer is being called again:
+                # what comes of that, one `Connected` for example, tells of both.
+                self._replaced[peer] = over
+            else:
+                self._tell(over)
+        elif self.attempts.get(peer) is call:
+            del self.attempts[peer]
+            self.failed(peer, cause, call.name)
+
+    def _connected(self, call: Call) -> None:
+        """A call has become a link, which takes the place of an older one with the same peer."""
+        peer = call.peer
+        if self.attempts.get(peer) is call:
+            del self.attempts[peer]
+        older, self.links[peer] = self.links.pop(peer, None), call
+        self._replaced.pop(peer, None)
+        if older is not None:
+            older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
+
+
+class OutgoingCalls:
+    """
+    Places calls of ours: at once, or as soon as there is a connection to the rendezvous.
+
+    :ivar final: why there will be no connection to the rendezvous any more; None while there may be one.
+    """
+
+    def __init__(self, context: CallContext, calls: Calls) -> None:
+        self._context = context
+        self._calls = calls
+        self._queue: dict[PeerID, IDelayedCall] = {}
+        self._problem: ControlProblem | None = None
+        self.final: ControlProblem | None = None
+
+    def __contains__(self, peer: PeerID) -> bool:
+        """Return whether a call to this peer waits for the rendezvous."""
+        return peer in self._queue
+
+    @property
+    def waiting(self) -> Iterable[PeerID]:
+        """The peers whose calls wait for the rendezvous."""
+        return self._queue
+
+    def refusal(self) -> Cause | None:
+        """Return why no call can be placed or queued now; None if one can."""
+        if self.final is not None:
+            return self.final
+        full = len(self._queue) >= MAX_QUEUED or self._calls.full
+        return SimpleCause.TOO_MANY_CALLS if full else None
+
+    def place(self, peer: PeerID) -> None:
+        """Call `peer`, now or within `QUEUE_TIME`."""
+        if self._context.channel.registered:
+            self._place(peer)
+        else:
+            self._queue[peer] = self._context.clock.callLater(QUEUE_TIME, self._expire, peer)
+
+    def withdraw(self, peer: PeerID) -> bool:
+        """Take the call to `peer` out of the queue; return whether there was one."""
+        timer = self._queue.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def registered(self) -> None:
+        """There is a connection to the rendezvous: place the queued calls."""
+        self._problem = None
+        for peer in list(self._queue):
+            if self.withdraw(peer):
+                self._place(peer)
+
+    def unregistered(self, problem: ControlProblem) -> None:
+        """The connection is lost: queue the calls that were not answered yet, to place them anew."""
+        self._problem = problem
+        for peer, call in list(self._calls.attempts.items()):
+            if call.state is CallState.CALLING:
+                self._calls.withdraw(call)
+                self.place(peer)
+
+    def give_up(self, problem: ControlProblem) -> None:
+        """There will be no connection any more: all queued calls fail."""
+        self.final = problem
+        for peer in list(self._queue):
+            if self.withdraw(peer):
+                self._calls.failed(peer, problem)
+
+    def stop(self) -> None:
+        """Empty the queue without telling anyone."""
+        for peer in list(self._queue):
+            self.withdraw(peer)
+
+    def _place(self, peer: PeerID) -> None:
+        if peer in self._calls.attempts:
+            return
+        try:
+            call = Call.outgoing(peer, self._context)
+        except SealError:
+            self._calls.failed(peer, SimpleCause.TAMPERED)
+            return
+        self._calls.begin(call)
+
+    def _expire(self, peer: PeerID) -> None:
+        del self._queue[peer]
+        self._calls.failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
+
+
+class IncomingCalls:
+    """
+    Receives calls of other peers: accepts them, asks the user, or rejects them.
+
+    :param outgoing: calls of ours, which may cross with theirs.
+    :param accept: who may call besides known peers.
+    :param known: peers that were called or accepted before, and blocked ones.
+    :param offers: tells new offers from copies of old ones.
+    :param wall: returns the time of this machine's clock, in seconds since 1970.
+    :param on_event: called with `IncomingCall`.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        calls: Calls,
+        outgoing: OutgoingCalls,
+        accept: Accept,
+        known: AddressBook,
+        offers: OfferMemory,
+        wall: Callable[[], float],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._context = context
+        self._calls = calls
+        self._outgoing = outgoing
+        self._accept = accept
+        self._known = known
+        self._offers = offers
+        self._wall = wall
+        self._on_event = on_event
+        self._seen = SeenEnvelopes()
+
+    def receive(self, incoming: Incoming) -> None:
+        """Take an offer that the rendezvous delivers."""
+        peer, us = incoming.sender, self._context.identity.peer_id
+        if peer == us or self._context.channel.repeat_answer(incoming.call, peer):
+            return
+        if not self._seen.add(incoming.offer.digest()):
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        live = self._calls.links.get(peer)
+        if live is not None and live.receive_restart(incoming.call, incoming.offer):
+            return
+        before = self._calls.attempts.get(peer)
+        # A call of ours may still wait for the rendezvous: then theirs was first.
+        wanted = (before is not None and before.signaling.role is LinkRole.CALLER) or peer in self._outgoing
+        crossed = before is not None and before.state is CallState.CALLING
+        if crossed and glare(us, peer) is LinkRole.CALLER:
+            # Our offer wins: the other side answers it and withdraws its own. That one may not be used again.
+            signaling = self._open(incoming)
+            if signaling is not None:
+                self._judge(signaling)
+            return
+        decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
+        if decision is Decision.REFUSE:
+            self._refuse(incoming, ErrorCode.REFUSED)
+        elif before is None and self._is_busy(peer, decision):
+            self._refuse(incoming, ErrorCode.BUSY)
+        else:
+            self._take(incoming, before, decision, wanted=wanted)
+
+    def accept(self, call: Call) -> None:
+        """Accept a ringing call."""
+        try:
+            call.accept()
+        except SealError:
+            call.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
+
+    def _take(self, incoming: Incoming, before: Call | None, decision: Decision, *, wanted: bool) -> None:
+        """Let the call ring, in the place of the one before."""
+        peer = incoming.sender
+        signaling = self._open(incoming)
+        if signaling is None:
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        if signaling.offer.generation:
+            # It restarts a link that is over here, or that is not proved yet
+            self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
+            return
+        verdict = self._judge(signaling)
+        if verdict is not OfferVerdict.FRESH:
+            self._turn_away(incoming, signaling, verdict)
+            return
+        call = Call.incoming(signaling, self._context)
+        rang = before is not None and before.state is CallState.RINGING
+        # In the place of the one before, so that `Node.calls` keeps its order
+        self._calls.begin(call)
+        if before is not None:
+            self._calls.withdraw(before)
+        self._outgoing.withdraw(peer)
+        asked = decision is Decision.ASK
+        if not wanted and not rang:
+            self._on_event(IncomingCall(peer, call.name or "", peer in self._known, decided=not asked))
+        if not asked and self._calls.attempts.get(peer) is call:
+            self.accept(call)
+
+    def _open(self, incoming: Incoming) -> Signaling | None:
+        context = self._context
+        try:
+            return Signaling.incoming(
+                context.identity, incoming.sender, incoming.call, incoming.offer, now=context.monotonic()
+            )
+        except SealError:
+            return None
+
+    def _judge(self, signaling: Signaling) -> OfferVerdict:
+        return self._offers.judge(
+            signaling.peer,
+            signaling.offer,
+            signaling.offer_digest,
+            known=signaling.peer in self._known,
+            wall=self._wall(),
+            now=self._context.monotonic(),
+        )
+
+    def _turn_away(self, incoming: Incoming, signaling: Signaling, verdict: OfferVerdict) -> None:
+        """The offer may be a copy: let its sender, if it is calling, call again. Nothing else happens."""
+        try:
+            if verdict is OfferVerdict.STALE:
+                known = signaling.peer in self._known
+                now = self._context.monotonic()
+                signaling.challenge(self._offers.challenge(signaling.peer, now, known=known))
+        except SealError:
+            pass  # Its reply key is unusable
+        messages = signaling.messages_to_send()
+        for message in messages:
+            self._context.channel.send(message)
+        if not messages:
+            self._refuse(incoming, ErrorCode.REFUSED)
+
+    def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
+        full, attempts = self._calls.full, self._calls.attempts
+        if caller in self._known:
+            return full
+        ringing = sum(call.state is CallState.RINGING for call in attempts.values())
+        strangers = sum(peer not in self._known for peer in attempts)
+        return full or strangers >= MAX_STRANGERS or (decision is Decision.ASK and ringing >= MAX_RINGING)
+
+    def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
+        self._context.channel.send(Reject(incoming.call, incoming.sender, code))

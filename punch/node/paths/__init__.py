@@ -1,0 +1,1 @@
+"""The paths of a call: its ICE transport, ICE restarts, and what is remembered of paths that worked."""
