@@ -79,7 +79,8 @@ class PairDisconnected:
     """
     The selected pair is impaired, and no other pair works.
 
-    It stays selected while consent holds. `Recovered` follows if it works again.
+    It stays selected while consent holds. `Recovered` follows if it works again. The call restarts
+    ICE at once (`punch.node.paths.ice_restart`).
     """
 
     pair: Pair
@@ -97,7 +98,7 @@ class ConsentLost:
     """
     The consent on the selected pair has expired, and no other pair works (RFC 7675).
 
-    Nothing may be sent any more; an ICE restart is needed.
+    Nothing may be sent any more; the call restarts ICE (`punch.node.paths.ice_restart`).
     """
 
     pair: Pair

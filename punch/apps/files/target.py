@@ -1,5 +1,6 @@
 """
 Where received files go: a folder of the transfer's own beside the final names, until everything is verified.
+A later attempt resumes from what is in this folder (`Target.have`).
 
 All functions wait for the disk, so they belong into a thread. They write nowhere but into the target folder,
 and never over what is there.

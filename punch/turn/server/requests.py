@@ -234,7 +234,11 @@ class RequestHandler:
         return min(lifetime, longest, login.expires - unix)
 
     def _check_peer(self, allocation: Allocation, peer: Address) -> None:
-        """:raise AllocationRefusal: 443 or 403."""
+        """
+        Check whether a permission or a channel for this peer address may be made.
+
+        :raise AllocationRefusal: 443 or 403.
+        """
         if peer.is_ipv6 != allocation.is_ipv6:
             raise AllocationRefusal(443, "The peer is of the other address family")
         if peer.host in allocation.permissions and peer.host not in allocation.inside:
