@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID, PeerIDError
-from punch.net.driver import Driver, Timer
+from punch.net.driver import Timer
 from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.wire.address import canonical
@@ -65,7 +65,7 @@ class ControlServerOwner(Protocol):
         """Whether a peer was registered before."""
 
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
-        """A peer has proved its key. Return the session for it."""
+        """A peer has proved its key. Return the session for it, whose timer the service takes care of."""
 
     def line_came(self, session: ControlSession) -> float:
         """A session got a line. Return the seconds for which it should read no other."""
@@ -93,7 +93,6 @@ class ControlServerProtocol(LineReceiver):
         self._owner = owner
         self._established = established
         self._session: ControlSession | None = None
-        self._driver: Driver | None = None
         self._late = Timer(owner.clock)
         self._sent = 0
         self._is_producer = False
@@ -118,9 +117,8 @@ class ControlServerProtocol(LineReceiver):
         if denied is not None:
             self._refuse(denied)
             return
-        session = self._session = self._owner.opened(self, peer, address)
-        self._driver = Driver(self._owner.clock, self._owner.monotonic, self._step, lambda: (session,))
-        self._driver.run()
+        self._session = self._owner.opened(self, peer, address)
+        self._owner.registry_changed()
 
     def dataReceived(self, data: bytes) -> None:
         """Split into lines; what comes after the end of the session is ignored."""
@@ -154,8 +152,7 @@ class ControlServerProtocol(LineReceiver):
         """The connection is gone."""
         self._closing = True
         self._stop_timers()
-        # The driver refers to this object, and the transport refers to its producer
-        self._driver = None
+        # The transport refers to its producer
         self._unregister()
         if self._session is not None:
             self._session.connection_lost(self._owner.monotonic())
@@ -169,8 +166,15 @@ class ControlServerProtocol(LineReceiver):
 
     def flush(self) -> None:
         """Send the lines of the session, and close the connection if the session is over."""
-        if self._driver is not None:
-            self._driver.run()
+        session = self._session
+        if session is None or self._closing:
+            return
+        lines = session.lines_to_send()
+        if lines:
+            self._write(b"".join(lines))
+        if session.closed and not self._closing:
+            self._close()
+            self._owner.registry_changed()
 
     # -- IPushProducer; LineReceiver stops and resumes reading --
 
@@ -188,16 +192,6 @@ class ControlServerProtocol(LineReceiver):
         """Do nothing: `connectionLost` follows."""
 
     # -- within --
-
-    def _step(self, now: float) -> bool:
-        assert self._session is not None
-        lines = self._session.lines_to_send()
-        if lines:
-            self._write(b"".join(lines))
-        if self._session.closed:
-            self._close()
-            self._owner.registry_changed()
-        return False
 
     def _stop_reading(self) -> None:
         if not self._closing:
@@ -248,8 +242,6 @@ class ControlServerProtocol(LineReceiver):
     def _stop_timers(self) -> None:
         self._late.cancel()
         self._held.cancel()
-        if self._driver is not None:
-            self._driver.stop()
 
     def _proved_peer(self) -> PeerID:
         """:raise PeerIDError: with a sentence for the client."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from punch.identity import PeerID
+from punch.net.deadlines import Deadlines
 from punch.net.driver import Driver, Timed
 from punch.net.fairness import SourceShares
 from punch.net.rate_limits import source_of
@@ -41,6 +42,44 @@ class ServiceReport(Protocol):
     """Called with each event of the service and its fields."""
 
     def __call__(self, event: str, **fields: object) -> None: ...
+
+
+class _SessionTimers:
+    """
+    The timers of all sessions as one: thousands of delayed calls would take memory, and the time of every
+    other delayed call.
+
+    :param controls: the connections by number.
+    :param silence: the seconds that each line gives a peer that has registered.
+    """
+
+    def __init__(self, controls: Mapping[int, ControlServerProtocol], silence: float) -> None:
+        self._controls = controls
+        self._silence = silence
+        self._deadlines: Deadlines[int] = Deadlines()
+
+    def start(self, session: ControlSession, now: float) -> None:
+        """Look at a session when it may be due. A line that comes now or later does not make that sooner."""
+        due = session.get_timer()
+        if due is not None:
+            self._deadlines.set(session.connection, min(due, now + self._silence))
+
+    def stop(self, session: ControlSession) -> None:
+        """The connection of a session is gone."""
+        self._deadlines.discard(session.connection)
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` is to be called; None if there is no session."""
+        return self._deadlines.next()
+
+    def handle_timer(self, now: float) -> None:
+        """Look at the sessions that may be due."""
+        while (number := self._deadlines.pop(now)) is not None:
+            control = self._controls[number]
+            if control.session is not None:
+                control.session.handle_timer(now)
+                self.start(control.session, now)
+                control.flush()
 
 
 class ControlSessions:
@@ -86,6 +125,7 @@ class ControlSessions:
         self._report = report
         self._lines = SourceShares(limits.address_rate, limits.address_burst, 4 * limits.registrations)
         self._controls: dict[int, ControlServerProtocol] = {}
+        self._timers = _SessionTimers(self._controls, limits.silence)
         self._last_connection = 0
         # To send may end a connection, which may leave more to deliver.
         self._driver = Driver(clock, monotonic, self._deliver_all, self._cores)
@@ -109,7 +149,7 @@ class ControlSessions:
 
         self._last_connection += 1
         self._controls[self._last_connection] = protocol
-        return ControlSession(
+        session = ControlSession(
             self._registry,
             self._last_connection,
             peer,
@@ -123,6 +163,8 @@ class ControlSessions:
             limit_hit=limit_hit,
             now=self.monotonic(),
         )
+        self._timers.start(session, self.monotonic())
+        return session
 
     def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         error = self._access.revoke(peer, address, request)
@@ -144,8 +186,8 @@ class ControlSessions:
 
     def _cores(self) -> Sequence[Timed]:
         if self._directory is None:
-            return (self._registry,)
-        return (self._registry, self._directory.exchange)
+            return (self._registry, self._timers)
+        return (self._registry, self._timers, self._directory.exchange)
 
     def _deliver_all(self, now: float) -> bool:
         touched: dict[int, ControlServerProtocol] = {}
@@ -171,6 +213,7 @@ class ControlSessions:
     def lost(self, session: ControlSession) -> None:
         """The connection of a session is gone."""
         self._controls.pop(session.connection, None)
+        self._timers.stop(session)
 
     def _pass_on(
         self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol], now: float

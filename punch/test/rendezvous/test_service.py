@@ -191,6 +191,14 @@ class RegistrationTests(RendezvousCase):
         self.assertIsNone(alice.ended)
         self.assertEqual(other.lines[0]["id"], str(mallory.peer_id))
 
+    def test_peers_share_one_timer(self) -> None:
+        """A peer that is there costs no delayed call, of which the reactor would have thousands to order."""
+        self.register(self.alice)
+        before = len(self.host.reactor.getDelayedCalls())
+        for number in range(3):
+            self.register(self.key(f"another {number}"), self.office)
+        self.assertEqual(len(self.host.reactor.getDelayedCalls()), before)
+
     def test_who_never_registers_is_sent_away(self) -> None:
         client = self.connect(self.alice)
         self.net.advance(12)
