@@ -472,6 +472,29 @@ def decode_reply(line: bytes) -> Reply:
     return cast(Reply, _decode(line, REPLIES))
 
 
+def decode_passed_on(line: bytes) -> Reply:
+    """
+    As `decode_reply`, for a process of the service that passes the reply on to one of its peers. The keys of
+    peers are not checked: that peer checks them.
+
+    :raise UnknownType: the reply is of an unknown type.
+    :raise Malformed: it is not a reply.
+    """
+    return cast(Reply, _decode(line, _PASSED_ON_REPLIES))
+
+
+_UNCHECKED: dict[Any, Any] = {
+    read.peer_id: read.named_peer,
+    Envelope.from_json: partial(Envelope.from_json, to=read.named_peer),
+}
+_PASSED_ON_REPLIES = {
+    type_: shape._replace(
+        fields=tuple(each._replace(read=_UNCHECKED.get(each.read, each.read)) for each in shape.fields)
+    )
+    for type_, shape in REPLIES.items()
+}
+
+
 def _decode(line: bytes, shapes: Mapping[str, MessageShape]) -> Message:
     if len(line) > MAX_LINE:
         raise Malformed(f"A line has more than {MAX_LINE} bytes.", ErrorCode.TOO_LONG)

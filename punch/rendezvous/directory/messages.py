@@ -32,7 +32,7 @@ from punch.wire.control import (
     Establish,
     Reject,
     Trickle,
-    decode_reply,
+    decode_passed_on,
     decode_request,
     encode,
 )
@@ -200,7 +200,7 @@ def _from_json(text: bytes) -> Message:
             return PeerClaimed(peer, int(value["since"]))
         line = value["line"].encode()
         if kind == "reply":
-            reply = decode_reply(line)
+            reply = decode_passed_on(line)
             if isinstance(reply, (Answered, Candidates, Ended, Error)):
                 address = value.get("address", "")
                 return PeerReply(peer, reply, address and canonical(address, 0).host)

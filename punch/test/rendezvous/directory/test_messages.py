@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.identity import PeerID
 from punch.rendezvous.directory.messages import (
     MAX_MESSAGE,
     Message,
@@ -21,8 +22,10 @@ from punch.rendezvous.directory.messages import (
     ReturnMessage,
     Sealer,
 )
-from punch.test.strategies import IDENTITIES, SETTINGS
-from punch.wire.control import Cancel, Ended, ErrorCode
+from punch.test.costs import calls_of
+from punch.test.strategies import IDENTITIES, SETTINGS, identity
+from punch.wire.control import Answered, Cancel, Ended, ErrorCode
+from punch.wire.peers.sealed import Envelope
 
 PEER, OTHER = IDENTITIES[0].peer_id, IDENTITIES[1].peer_id
 CALL = "00" * 16
@@ -51,6 +54,18 @@ class SealerTests(SynchronousTestCase):
     def test_all_kinds(self) -> None:
         for message in MESSAGES:
             self.assertEqual(self.two.open(self.one.seal(self.two.name, message)), (self.one.name, message))
+
+    def test_unknown_peers_cost_no_more(self) -> None:
+        """The keys of peers are not checked in what a process of the service says: its reader checks them."""
+
+        def cost(peer: PeerID) -> int:
+            answered = Answered(CALL, peer, Envelope(PEER, bytes(304), bytes(64)))
+            data = self.one.seal(self.two.name, PeerReply(PEER, answered))
+            return calls_of(lambda: self.two.open(data))
+
+        first, second = (identity(seed).peer_id for seed in (7003, 7004))
+        cost(OTHER)
+        self.assertEqual([cost(first), cost(second)], [cost(first), cost(first)])
 
     def test_nothing_is_readable(self) -> None:
         data = self.one.seal(self.two.name, MESSAGES[0])
