@@ -71,9 +71,13 @@ class Openings:
         for agent in self._generations.agents:
             agent.remove_local(base, self._monotonic())
 
-    def has_received_check(self, bases: Collection[Address]) -> bool:
-        """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
-        return any(agent.openings.has_received_check(bases) for agent in self._generations.agents)
+    def has_received_check(self, bases: Collection[Address], source: Address | None = None) -> bool:
+        """
+        Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets.
+
+        :param source: only one from this address counts; None: from any.
+        """
+        return any(agent.openings.has_received_check(bases, source) for agent in self._generations.agents)
 
     def received_stun(self, local: Address, remote: Address, now: float) -> None:
         """A STUN message has come between these addresses."""

@@ -113,23 +113,27 @@ class Spraying:
             return False
         attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
         first, second = (Address(targets.host, port) for port in targets.ports)
-        await self._open_all(attempt, bases, first, Reach(LOW_TTL))
+        await self._open_all(attempt, bases, first, Reach(LOW_TTL), first)
         deadline = attempt.transactions.now + PROBE_TIME
-        while not attempt.begun.done and not self._is_over(attempt, bases):
+        while not attempt.begun.done and not self._is_over(attempt, bases, first):
             if attempt.transactions.now >= deadline:
                 return True
             await attempt.transactions.within(attempt.begun, 0.1)
-        await self._open_all(attempt, bases, second, None)
+        await self._open_all(attempt, bases, second, None, first)
         await attempt.await_path(bases)
         return True
 
     async def _open_all(
-        self, attempt: Attempt, bases: Set[Address], remote: Address, reach: Reach | None
+        self, attempt: Attempt, bases: Set[Address], remote: Address, reach: Reach | None, source: Address
     ) -> None:
-        """Send from all of these sockets to one address, until a check arrives."""
+        """
+        Send from all of these sockets to one address, until a check of the other side's first socket arrives.
+        One of its second socket may come before anything was sent there, if our NAT does not filter by port.
+        It ends nothing: the answer leaves from a port that the other side does not let in.
+        """
         pace = Pace(attempt.transactions.now)
         for base in bases:
-            if self._is_over(attempt, bases) or not attempt.send(base, remote, self._budget, reach):
+            if self._is_over(attempt, bases, source) or not attempt.send(base, remote, self._budget, reach):
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 
@@ -138,6 +142,6 @@ class Spraying:
         while attempt.transactions.now < until and not self._is_over(attempt, bases):
             await attempt.transactions.sleep(0.1)
 
-    def _is_over(self, attempt: Attempt, bases: Set[Address]) -> bool:
-        """Whether a check has arrived, or the link has another path."""
-        return not attempt.relayed() or attempt.transport.openings.has_received_check(bases)
+    def _is_over(self, attempt: Attempt, bases: Set[Address], source: Address | None = None) -> bool:
+        """Whether a check has arrived, from this address if one is given, or the link has another path."""
+        return not attempt.relayed() or attempt.transport.openings.has_received_check(bases, source)

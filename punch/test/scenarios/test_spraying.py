@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import product
 
 from punch.ice.budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, SOCKETS
@@ -26,6 +27,7 @@ WITHIN = 20.0
 """Seconds after the call within which the path must be direct."""
 ALL = os.environ.get("PUNCH_SEEDS") == "all"
 SEEDS = range(1, 101) if ALL else range(1, 2)
+FILTER_SEEDS = range(1, 21) if ALL else range(10, 11)
 LOSS_SEEDS = range(1, 11) if ALL else range(1, 2)
 HOMES = ("203.0.113.1", "203.0.113.2")
 AUTO, NEVER = SprayPolicy.AUTO, SprayPolicy.NEVER
@@ -82,6 +84,20 @@ class DirectTests(PunchingTestCase):
         self.assertTrue(self.check(taking(), random_ports(), hops=8))
         if ALL:
             self.assertTrue(self.check(taking(), random_ports(), hops=0))
+
+    def test_a_nat_that_lets_others_in(self) -> None:
+        """
+        Checks of the side that aims come in at ports that are open for its other socket; their answers leave
+        from ports that it does not let in. So they end nothing.
+        """
+        late = [
+            (filtering, seed)
+            for filtering, seed in product((Filtering.EIF, Filtering.ADF), FILTER_SEEDS)
+            if not self.check(
+                one_port(), NAT(mapping=Mapping.APDM, filtering=filtering, ports=Ports.RANDOM), seed
+            )
+        ]
+        self.assertLessEqual(len(late), len(FILTER_SEEDS) // 10, late)
 
     def test_loss(self) -> None:
         """With 5 % and 10 % loss on each access link, each way (ten seeds with PUNCH_SEEDS=all)."""
