@@ -21,8 +21,11 @@ def main() -> int:
     """Run both grids with and without delay and loss, write the page, and return how many of four failed."""
     wrong = 0
     for conditions, options in (("no delay", []), ("delay and loss", BAD)):
-        wrong += simulated.main([*options, "--write", str(PAGE), f"simulated, {conditions}"])
-        wrong += kernel.main(["--runs", "5", *options, "--write", f"kernel, {conditions}"])
+        wrong += simulated.main(
+            ["--later", "--seeds", "1", "2", *options, "--write", str(PAGE), f"simulated, {conditions}"]
+        )
+        beside = [] if options else ["--aioice"]
+        wrong += kernel.main(["--runs", "2", *beside, *options, "--write", f"kernel, {conditions}"])
     return wrong
 
 
