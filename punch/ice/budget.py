@@ -11,11 +11,13 @@ A relay sees the checks that it passes on. So if it works together with a peer t
 them in the name of any address. So an answer that came through a relay validates only the route through this
 relay (`Route`). An answer to one of our own sockets validates all routes to the address.
 
-Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
-has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
-permitted. The relay is at the address where it has answered us. It may say that it relays elsewhere, such as
-at its IPv4 address if we reach it over IPv6; that counts only for packets through the relay itself. Ports
-below 1024 are those of other services of that host (relayed ports begin at 49152, RFC 8656, section 7.2).
+What goes through a relay of ours to another port of the same relay has a separate limit, for a minute: such
+a packet goes to the relay, which has answered us, and leaves it only if its client has permitted that. So two
+peers that use the same relay find this route however often one of them restarts, with a new port there each
+time, and whatever else was sent. The relay's ports are those where it says that it relays, such as at its
+IPv4 address if we reach it over IPv6. Ports below 1024 are those of other services of that host (relayed
+ports begin at 49152, RFC 8656, section 7.2). What goes to ports of a relay from our own sockets, or through
+another relay, counts as what goes anywhere else.
 
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
@@ -30,7 +32,7 @@ peers without a path find one as soon as there is one. For networks with heavy l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -50,7 +52,8 @@ MAX_BYTES = 3000
 """How many bytes they may have, with IP and UDP headers."""
 RELAY_WINDOW = 60.0
 """
-Seconds for which a packet to a relay that we use ourselves counts. The limits are the same, but separate.
+Seconds for which a packet counts that goes through a relay to the same relay. The limits are the same, but
+separate.
 """
 DIRECT = 8
 """How many checks may go to direct candidates that sent nothing."""
@@ -69,8 +72,8 @@ through our relays: where one of these routes is blocked, the checks on it do no
 """
 OF_ONE_HEARD = 4
 """
-How many triggered checks may go to one address from addresses of our own, and how many answers; at a relay
-that we use, how many packets of any kind.
+How many triggered checks may go to one address from addresses of our own, and how many answers; through a
+relay to the same relay, how many packets of any kind.
 """
 SPACED = 2
 """How many further triggered checks may go there, each `SPACED_GAP` after the one before."""
@@ -273,7 +276,7 @@ class Budget:
         self.early = EarlyBudget()
         self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES)
         self._sent: deque[_Sent] = deque()
-        self._to_our_relays: deque[_Sent] = deque()
+        self._within_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
 
     def allows(
@@ -282,7 +285,6 @@ class Budget:
         size: int,
         kind: PacketKind,
         now: float,
-        relays: Container[str] = (),
         *,
         relayed: bool = False,
         opening: bool = False,
@@ -290,7 +292,6 @@ class Budget:
         """
         Whether a datagram of `size` bytes may be sent on this route now. If so, it is counted as sent.
 
-        :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
         :param opening: it is sent from a socket of an attempt.
         """
@@ -301,13 +302,11 @@ class Budget:
         if opening and any(answered.remote.host == address.host for answered in self._answered):
             return self.openings.allows(address, size, now)
         size += _HEADERS[address.is_ipv6]
-        at_relay = address.host in relays or (
-            route.relayed is not None and route.relayed.host == address.host
-        )
-        sent = self._to_our_relays if at_relay and address.port >= FIRST_PORT else self._sent
+        within_relay = route.relayed is not None and route.relayed.host == address.host
+        sent = self._within_relays if within_relay and address.port >= FIRST_PORT else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
-        if sent is self._to_our_relays:
+        if sent is self._within_relays:
             alike = sum(each.route.remote == address and each.kind is kind for each in sent)
             if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
                 return False
@@ -373,7 +372,7 @@ class Budget:
         self._answered[route] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
-        for sent in (self._sent, self._to_our_relays):
+        for sent in (self._sent, self._within_relays):
             if any(route.validates(each.route) for each in sent):
                 kept = [each for each in sent if not route.validates(each.route)]
                 sent.clear()
@@ -399,7 +398,7 @@ class Budget:
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
         self._forget(now)
-        counted = self._sent or self._to_our_relays or self._answered
+        counted = self._sent or self._within_relays or self._answered
         spare = (self.openings, self.sprays, self.early)
         return not counted and all(each.is_idle(now) for each in spare)
 
@@ -427,7 +426,7 @@ class Budget:
         return later < LATER and now >= newest + GAP * 2**later
 
     def _forget(self, now: float) -> None:
-        for sent, window in ((self._sent, WINDOW), (self._to_our_relays, RELAY_WINDOW)):
+        for sent, window in ((self._sent, WINDOW), (self._within_relays, RELAY_WINDOW)):
             while sent and now >= sent[0].time + window:
                 sent.popleft()
         while self._answered:
@@ -522,8 +521,8 @@ class CallBudget:
         candidate = self._remotes.get(remote)
         relayed = candidate is not None and candidate.type is CandidateType.RELAY
         route = self._route(remote, local)
-        relays, opening = self._locals.relay_hosts, self._locals.is_opening(local)
-        return self._budget.allows(route, len(data), kind, now, relays, relayed=relayed, opening=opening)
+        opening = self._locals.is_opening(local)
+        return self._budget.allows(route, len(data), kind, now, relayed=relayed, opening=opening)
 
     def _route(self, remote: Address, local: Address) -> Route:
         base = self._locals.base(local)

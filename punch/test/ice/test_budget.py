@@ -201,37 +201,53 @@ class BudgetTests(SynchronousTestCase):
         self.assertFalse(budget.allows(route(1), 96, PacketKind.TRIGGERED, 1.0))
         self.assertTrue(budget.allows(route(0), 96, PacketKind.TRIGGERED, 1.0))
 
-    def test_a_relay_of_ours(self) -> None:
+    def test_through_a_relay_to_the_same_relay(self) -> None:
         """
-        Where both sides use the same relay, there is a path whatever was used up before: what is sent there
-        has limits of its own, in packets and in bytes, and for each of its ports.
+        Where both sides use the same relay, there is a path whatever was used up before: what goes through it
+        to its other ports has limits of its own, in packets and in bytes, and for each of these ports.
         """
-        relay = Route(Address("198.51.100.1", 2000))
-        relays = {relay.remote.host}
+        ours = Address("198.51.100.1", 1999)
+        relay = Route(ours._replace(port=2000), ours)
         for size, most in ((96, MAX_PACKETS), (1172, MAX_BYTES // 1200)):
             budget = Budget()
             self.spend(budget, PacketKind.TRIGGERED, relayed=True)
-            self.assertFalse(budget.allows(relay, size, PacketKind.RELAYED, 1.0))
-            ports = [Route(relay.remote._replace(port=port)) for port in range(2000, 2300)]
-            sent = [budget.allows(port, size, PacketKind.RELAYED, 1.0, relays) for port in ports]
+            ports = [Route(ours._replace(port=port), ours) for port in range(2000, 2300)]
+            sent = [budget.allows(port, size, PacketKind.RELAYED_TWICE, 1.0) for port in ports]
             self.assertEqual(sum(sent), most)
             later = 1.0 + RELAY_WINDOW
-            self.assertFalse(budget.allows(relay, size, PacketKind.TRIGGERED, later - 0.1, relays))
-            self.assertTrue(budget.allows(relay, size, PacketKind.TRIGGERED, later, relays))
+            self.assertFalse(budget.allows(relay, size, PacketKind.TRIGGERED, later - 0.1))
+            self.assertTrue(budget.allows(relay, size, PacketKind.TRIGGERED, later))
         one = Budget()
-        sent = [one.allows(relay, 96, PacketKind.RELAYED, 1.0, relays) for _ in range(MAX_PACKETS)]
+        sent = [one.allows(relay, 96, PacketKind.RELAYED_TWICE, 1.0) for _ in range(MAX_PACKETS)]
         self.assertEqual(sum(sent), OF_ONE_HEARD)
         self.assertFalse(one.is_idle(RELAY_WINDOW))
         one.answered(relay, 2.0)
         self.assertTrue(one.is_validated(relay, 2.0))
-        self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
+        self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED_TWICE, 2.0))
+
+    def test_ports_of_a_relay_of_ours(self) -> None:
+        """
+        What goes there from our sockets, or through another relay, counts as what goes anywhere else, in ten
+        minutes.
+        """
+        relay, other = Address("198.51.100.1", 2000), Address("198.51.100.2", 2000)
+        budget = Budget()
+        budget.answered(Route(relay._replace(port=3478)), 0.0)
+        sent = [
+            budget.allows(Route(relay._replace(port=port), through), 96, kind, float(now), relayed=True)
+            for now in range(0, 599, 60)
+            for port in range(2000, 2050)
+            for through in (None, other)
+            for kind in PacketKind
+        ]
+        self.assertEqual(sum(sent), MAX_PACKETS)
 
     def test_other_services_at_a_relay_of_ours(self) -> None:
         """Its low ports count as any other address, directly and through the relay, in ten minutes."""
         relay = Address("198.51.100.1", 2000)
         budget = Budget()
         sent = [
-            budget.allows(Route(relay._replace(port=port), through), 96, kind, float(now), {relay.host})
+            budget.allows(Route(relay._replace(port=port), through), 96, kind, float(now))
             for now in range(0, 599, 60)
             for port in (53, 80, 443, 1023)
             for through in (None, relay)
@@ -246,13 +262,12 @@ class BudgetTests(SynchronousTestCase):
         holds; directly, it does not.
         """
         ours, theirs = Address("198.51.100.1", 2000), Address("198.51.100.1", 2001)
-        relays = {"2001:db8:2::1"}
         budget = Budget()
         self.spend(budget, PacketKind.TRIGGERED, relayed=True)
-        self.assertFalse(budget.allows(Route(theirs), 96, PacketKind.RELAYED, 1.0, relays))
+        self.assertFalse(budget.allows(Route(theirs), 96, PacketKind.RELAYED, 1.0))
         kind = PacketKind.RELAYED_TWICE
-        self.assertFalse(budget.allows(Route(address(1), ours), 96, kind, 1.0, relays))
-        sent = [budget.allows(Route(theirs, ours), 96, kind, 1.0, relays) for _ in range(9)]
+        self.assertFalse(budget.allows(Route(address(1), ours), 96, kind, 1.0))
+        sent = [budget.allows(Route(theirs, ours), 96, kind, 1.0) for _ in range(9)]
         self.assertEqual(sum(sent), OF_ONE_HEARD)
 
     def test_bounds(self) -> None:

@@ -267,10 +267,32 @@ class LyingRelayTests(SynchronousTestCase):
         for through in (None, self.HONEST):
             self.assertFalse(self.budget.is_validated(Route(victim, through), self.now))
 
+    def test_ports_of_a_relay(self) -> None:
+        """
+        Calls that name ever new ports at the address of a relay that we use, and nothing answers there. The
+        limit for each minute is only for what goes through this relay.
+        """
+        kinds = (CandidateType.HOST, CandidateType.SRFLX, CandidateType.RELAY)
+        for call in range(12):
+            agent = self.agent()
+            for number in range(8):
+                kind = kinds[number % 3]
+                related = None if kind is CandidateType.HOST else Address("0.0.0.0", 9)
+                named = self.HONEST._replace(port=50_100 + 10 * call + number)
+                candidate = Candidate(kind, named, 2**31 - 1 - number, str(number), related=related)
+                agent.add_remote_candidate(candidate, self.now)
+            self.run_until(agent, self.now + 45.0)
+        self.assertLess(self.now, WINDOW)
+        to_relay = [each for each in self.sent if each.remote.host == self.HONEST.host]
+        within = sum(each.local == self.HONEST for each in to_relay)
+        self.assertGreater(within, MAX_PACKETS)
+        self.assertGreater(len(to_relay) - within, 0)
+        self.assertLessEqual(len(to_relay) - within, MAX_PACKETS)
+
     def test_where_it_says_that_it_relays(self) -> None:
         """
-        A relay may say that its relayed addresses are at a victim's host. They do not count as ports of a
-        relay, which have a limit for each minute.
+        A relay may say that its relayed addresses are at a victim's host. What goes there but through this
+        relay has no limit for each minute.
         """
         victim = Address(self.VICTIMS[0], 50000)
         self.through_it.add(victim)
