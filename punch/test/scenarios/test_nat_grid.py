@@ -20,10 +20,11 @@ from punch.test.grid import (
     CallOutcome,
     Results,
     must_be_direct,
+    must_be_direct_later,
     run_grid,
     run_shared,
 )
-from punch.test.internet import Filtering, Hairpin, InternetTestCase, Mapping
+from punch.test.internet import Filtering, Hairpin, InternetTestCase, Mapping, Ports
 from punch.test.nat_pairs import must_connect, must_connect_behind_one
 from punch.test.pages import replace_section, table
 
@@ -62,6 +63,12 @@ class GridTests(InternetTestCase):
         self.check(results)
         self.assertLess(results.median, 0.8)
 
+    def test_ports_in_sequence(self) -> None:
+        """Pairs that need prediction, which is looked for until 25 s later."""
+        results = run_grid(["EIM/APDF", "APDM/APDF"], seeds=[1], ports=[Ports.SEQUENTIAL], later=True)
+        self.check(results)
+        self.assertNotIn("R", results.matrix().split("---")[-1])
+
     def test_the_tables_have_every_combination(self) -> None:
         """The tables have all pairs of mapping and filtering, and all shared NATs with each hairpinning."""
         kinds = {f"{mapping.name}/{filtering.name}" for mapping in Mapping for filtering in Filtering}
@@ -92,6 +99,21 @@ class ReportTests(SynchronousTestCase):
         over_tcp = self.results(CallOutcome(0.1, "relay"), "EIM/APDF", NO_UDP)
         self.assertEqual(len(over_tcp.failures()), 1)
         self.assertEqual(replace(over_tcp, link=BAD).failures(), [])
+
+    def test_relay_later(self) -> None:
+        """A pair that takes a technique must leave the relay, if the ports are such; the tables tell when."""
+        for ports, outcome, wrong, mark in (
+            (Ports.SEQUENTIAL, "relay", 1, "R"),
+            (Ports.SEQUENTIAL, "prflx", 0, "L"),
+            (Ports.SEQUENTIAL, "", 1, "L"),
+            (Ports.RANDOM, "relay", 0, "R"),
+        ):
+            call = CallOutcome(0.1, "relay", outcome, ports)
+            results = replace(self.results(call, "ADM/APDF", "APDM/APDF"), later=must_be_direct_later)
+            self.assertEqual(len(results.failures()), wrong, call)
+            self.assertIn(f"| {mark} 0.10 |", results.matrix())
+            self.assertEqual(results.of(ports).outcomes["ADM/APDF", "APDM/APDF"], [call])
+            self.assertEqual(results.of(Ports.PRESERVING).outcomes["ADM/APDF", "APDM/APDF"], [])
 
     def test_no_link(self) -> None:
         """A call that failed, and one whose link has ended."""
