@@ -44,6 +44,7 @@ FILES = (
     "test_local_socket.py",
     "test_codes.py",
     "test_upnp.py",
+    "test_port_443.py",
     "test_service_day.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
