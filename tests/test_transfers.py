@@ -203,7 +203,7 @@ def test_between_chats(peers: Peers, service: LocalPeers) -> None:
         with terminal(peer(service.directory, "alice", "--peer", "bob"), peers.source) as alice:
             alice.wait("Connected", 60.0)
             alice.type("/send photo.jpg\n")
-            bob.wait(r"alice wants to send you photo\.jpg.*\n.*Receive photo\.jpg from alice\? \[y/n\]", 60.0)
+            bob.wait(r"alice wants to send you photo\.jpg[\s\S]*Receive photo\.jpg from alice\? \[y/n\]", 60)
             bob.type("y\n")
             alice.wait(r"photo\.jpg \(1\.0 MB\) to bob: complete", 60.0)
             bob.wait(r"photo\.jpg \(1\.0 MB\) from alice: complete", 60.0)
