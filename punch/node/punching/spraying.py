@@ -5,8 +5,8 @@ Attempts by spraying: many sockets on the side with random ports, many guessed p
     opens:  receive TARGETS, send OPENED, send from many sockets to the first target, await BEGIN, send to the
             second target
 
-`punch.ice.punching.spraying` says how many, and why. The first check that arrives ends all of this on both
-sides.
+`punch.ice.punching.spraying` says how many, and why. On the side that aims, the first check that arrives ends
+all of this. On the side that opens, the first one of the first target does, or another path of the link.
 """
 
 from __future__ import annotations
