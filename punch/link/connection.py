@@ -198,6 +198,9 @@ class Connection:
 
     def _forget(self) -> None:
         self._over = True
+        if self.streams is not None:
+            # QUIC reports its end here, not to them, on a timer or in the datagrams that prove the link
+            self.streams.over = True
         self._held.clear()
         self.quic.erase_secrets()
 

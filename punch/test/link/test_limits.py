@@ -11,6 +11,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.core import LinkCore
+from punch.link.endings import APPLICATION_CODES
 from punch.link.events import CloseCode, Datagram, LinkError, StreamLimitError
 from punch.link.quic.interface import MAX_RECEIVED, QuicConnection, QuicError
 from punch.link.quic.packet import (
@@ -538,6 +539,24 @@ class MemoryTests(LinkTestCase):
         with contextlib.suppress(LinkError):
             caller.core.streams.open_stream("x")
         self.assertIsNone(caller.core.rtt)
+
+    def test_a_link_that_only_quic_ends(self) -> None:
+        """The same if the other side sends no CLOSE frame, but CONNECTION_CLOSE alone."""
+        backend = _Watching(self.backend)
+        callee = self.make_callee(backend=backend)
+        rogue, pipe = self.rogue(callee, prove=True)
+        self.addCleanup(gc.enable)
+        gc.disable()
+        rogue.quic.close(APPLICATION_CODES, "")
+        pipe.run(30.0)
+        assert callee.closed is not None
+        self.assertEqual((callee.closed.code, callee.closed.by_peer), (CloseCode.OK, True))
+        streams = callee.core.streams
+        self.assertRaises(LinkError, streams.send_datagram, b"x")
+        self.assertRaises(LinkError, streams.send_control, 200, b"x")
+        self.assertRaises(LinkError, streams.open_stream, "x")
+        (left,) = [each() for each in backend.connections]
+        self.assertFalse(left is not None and vars(left))
 
 
 class AioquicMemoryTests(AioquicMixin, MemoryTests):
