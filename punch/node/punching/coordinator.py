@@ -165,7 +165,8 @@ class Punching:
 
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
-        if _hosts(self._told) != _hosts(self._ours):
+        ours = self._ours
+        if ours and _hosts(self._told) != _hosts(ours):
             self._tries.clear()
             self._sockets.network_changed()
             self._networks_changed()
@@ -449,11 +450,13 @@ class Punching:
         self._sockets.flush()
 
     def _tell_nats(self) -> None:
-        """Tell the other side what we know about our NATs, if that matters and is news."""
+        """
+        Tell the other side what we know about our NATs, if that matters and is news. While they are observed
+        anew, nothing is known: that is no news, as they are probably the same.
+        """
         ours = self._ours
-        if self._relayed and [_without_age(each) for each in ours] != [
-            _without_age(each) for each in self._told
-        ]:
+        news = [_without_age(each) for each in ours] != [_without_age(each) for each in self._told]
+        if ours and news and self._relayed:
             self._told = ours
             self._link.try_send_control(OptionalFrameType.NATS, Nats(ours).encode())
 

@@ -180,6 +180,36 @@ class DirectTests(PunchingTestCase):
             self.assertEqual([self.status(peer).attempts for peer in self.peers], attempts)
             self.stop()
 
+    def test_an_outage_while_nats_are_observed_anew(self) -> None:
+        """
+        One machine has slept, and observes its NAT anew. The link takes the relay before the reflector has
+        answered: that is no other network, so the path that was found is still kept and returns.
+        """
+        for number in (0, 1):
+            self.place(one_port(), random_ports())
+            self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+            self.net.advance(2.0)
+            found, attempts = self.ends, [self.status(peer).attempts for peer in self.peers]
+            self.peers[number].host.sleep(7.0)
+            self.net.drop = (
+                lambda packet: (
+                    packet.protocol == "udp"
+                    and packet.source[0] in HOMES
+                    and (
+                        packet.destination[0] in HOMES
+                        # A Binding request for the reflector
+                        or (packet.destination[0] == SERVICE and bytes(packet.payload[:2]) == b"\x00\x01")
+                    )
+                )
+            )
+            self.net.run_until(lambda: self.paths == {"relay"}, 30.0, "the relay")
+            self.net.drop = None
+            self.net.run_until(lambda: "relay" not in self.paths, 12.0, "the direct path")
+            self.net.advance(30.0)
+            self.assertEqual(self.ends, found)
+            self.assertEqual([self.status(peer).attempts for peer in self.peers], attempts)
+            self.stop()
+
     def test_a_long_outage(self) -> None:
         """
         If the path does not return, its socket is closed after a while, and another attempt finds another.
