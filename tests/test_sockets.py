@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -259,6 +261,28 @@ def test_close(loop: Loop, kind: Open) -> None:
     assert not loop.run_until(lambda: bool(inbox.batches), 0.05)
     again, _ = loop.open(kind, "127.0.0.1", here.local.port)
     assert again.local == here.local
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_for_the_collector(loop: Loop, kind: Open) -> None:
+    """A closed socket refers no more to its receiver, the owner's method, so that both go at once."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.socket = kind(loop.reactor, "127.0.0.1", 0, self.received)
+
+        def received(self, datagrams: Sequence[bytes], remote: Address, sock: DatagramSocket) -> None:
+            raise AssertionError
+
+    gc.disable()
+    try:
+        owner = Owner()
+        gone = weakref.ref(owner)
+        owner.socket.close()
+        del owner
+        assert loop.run_until(lambda: gone() is None)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -241,6 +241,11 @@ class RendezvousService(Service):
         return self._sniffer.ended_count
 
     @property
+    def ended_allocations(self) -> int:
+        """Allocations of the relay that have ended since the start."""
+        return 0 if self.relay is None else self.relay.core.allocations.ended
+
+    @property
     def open_handshakes(self) -> int:
         """Of these, the connections that have not finished their TLS handshake."""
         return self._sniffer.limiter.waiting

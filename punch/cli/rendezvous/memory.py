@@ -3,10 +3,11 @@ The memory of a process with many connections: when the garbage collector runs, 
 the system.
 
 **The collector.** By default it looks at every object of the process each time that their number has grown
-by a quarter: with 15,000 peers that takes most of a second, in which nobody is served. But connections that
-end leave no cycles, so there is next to nothing to find (`punch/test/rendezvous/test_garbage.py`). It looks
-at new objects, some thousand at a time, and at all of them only when many times as many connections have
-ended as there are, or after hours: if something does leave cycles, they cannot fill the memory.
+by a quarter: with 15,000 peers that takes most of a second, in which nobody is served. But connections and
+allocations that end leave no cycles, so there is next to nothing to find
+(`punch/test/rendezvous/test_garbage.py`). It looks at new objects, some thousand at a time, and at all of
+them only when many times as many connections and allocations have ended as there are connections, or after
+hours: if something does leave cycles, they cannot fill the memory.
 
 **The system.** The C library keeps what was freed for later, except at the end of its heap. After a flood it
 would keep all of it. `malloc_trim` (glibc) gives it back, in some milliseconds.
@@ -32,9 +33,12 @@ NEVER = 1_000_000
 PERIOD = 3.0
 """Seconds between two looks at the number of connections."""
 FEWEST = 200
-"""Fewer connections that ended are not worth the work."""
+"""Fewer connections and allocations that ended are not worth the work."""
 MANY = 8
-"""The collector looks at all objects when so many times as many connections have ended as are open…"""
+"""
+The collector looks at all objects when so many times as many connections and allocations have ended as
+connections are open…
+"""
 LONG = 4 * 3600.0
 """…and after so many seconds in any case."""
 
@@ -60,10 +64,11 @@ def give_back() -> None:
 class MemoryReturn(Service):
     """
     Sets the collector up, has it look at all objects now and then, and gives memory back when as many
-    connections have ended as are open.
+    connections and allocations have ended as connections are open.
 
     :param connections: returns how many connections are open.
-    :param ended: returns how many have ended since the start, also if others took their place.
+    :param ended: returns how many connections and allocations have ended since the start, also if others took
+        their place.
     :param begin: called at the start.
     :param collect: called to free what refers to itself and is not used.
     :param give_back: called when memory may be free.
@@ -86,7 +91,7 @@ class MemoryReturn(Service):
         self._collect = collect
         self._give_back = give_back
         self._given_back_at = self._collected_at = 0
-        """How many connections had ended then."""
+        """How many connections and allocations had ended then."""
         self._last = 0.0
         self._timer = Timer(clock)
 

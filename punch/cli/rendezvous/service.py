@@ -356,6 +356,10 @@ def make_service(options: Options, reactor: Any) -> IService:
     process = MultiService()  # type: ignore[no-untyped-call]
     monitored.setServiceParent(process)  # type: ignore[no-untyped-call]
     members.watch(service).setServiceParent(process)  # type: ignore[no-untyped-call]
-    memory = MemoryReturn(reactor, lambda: service.open_connections, lambda: service.ended_connections)
+    memory = MemoryReturn(
+        reactor,
+        lambda: service.open_connections,
+        lambda: service.ended_connections + service.ended_allocations,
+    )
     memory.setServiceParent(process)  # type: ignore[no-untyped-call]
     return process

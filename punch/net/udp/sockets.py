@@ -119,6 +119,10 @@ def hand_over(receiver: Receiver, datagrams: Sequence[bytes], remote: Address, s
         _log.failure("Datagrams could not be handled.")
 
 
+def _ignore(datagrams: Sequence[bytes], remote: Address, sock: DatagramSocket) -> None:
+    """The receiver of a socket that is closed."""
+
+
 @implementer(IReadDescriptor, IWriteDescriptor)
 class BatchedSocket:
     """
@@ -202,6 +206,8 @@ class BatchedSocket:
             self._reactor.removeWriter(self)
             self._fileno = -1
             self._queue = None
+            # They may refer to the owner, which refers to this
+            self._receiver, self._after = _ignore, None
             self._socket.close()
 
     # What the reactor calls
@@ -234,6 +240,7 @@ class BatchedSocket:
     def doRead(self) -> None:
         """Read what waits, and hand it to the receiver by sender, so that it can answer each sender once."""
         waiting: dict[object, list[bytes]] = {}
+        after = self._after
         read = self._socket.recvmsg_into
         for _ in range(READS_A_TURN):
             try:
@@ -249,8 +256,8 @@ class BatchedSocket:
             remote = datagram_address(address)
             if remote is not None and self._fileno >= 0:
                 hand_over(self._receiver, datagrams, remote, self)
-        if self._after is not None:
-            self._after()
+        if after is not None:
+            after()
 
 
 class PortableSocket(DatagramProtocol):
@@ -298,6 +305,8 @@ class PortableSocket(DatagramProtocol):
         if self._open:
             self._open = False
             self._waiting.clear()
+            # They may refer to the owner, which refers to this
+            self._receiver, self._after = _ignore, None
             self.transport.stopListening()
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
@@ -312,11 +321,12 @@ class PortableSocket(DatagramProtocol):
 
     def _deliver(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        after = self._after
         for remote, datagrams in waiting.items():
             if self._open:
                 hand_over(self._receiver, datagrams, remote, self)
-        if self._after is not None:
-            self._after()
+        if after is not None:
+            after()
 
 
 def _limit(sock: socket.socket, remote: Address, reach: Reach | None) -> None:

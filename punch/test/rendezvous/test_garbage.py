@@ -13,12 +13,19 @@ from typing import Any
 
 from punch.test.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.rendezvous.registry.test_registry import CALL, envelope
-from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
+from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
+from punch.test.rendezvous.test_service import SERVICE
+from punch.test.turn_server import UDP, code_of
 from punch.wire.control import Answer, Cancel, Establish
-from punch.wire.stun import MessageClass, Method, StunMessage, encode
+from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
+from punch.wire.turn_uri import RelayServer, TurnTransport
+
+PARTS = ("punch.rendezvous", "punch.turn.server", "punch.net.udp")
+"""The packages that the service consists of."""
+RESERVE = (Attribute.EVEN_PORT, True)
 
 
-class GarbageTests(RendezvousCase):
+class GarbageTests(RelayServiceCase):
     """The collector is switched off, and yet nothing stays in memory."""
 
     def setUp(self) -> None:
@@ -31,7 +38,7 @@ class GarbageTests(RendezvousCase):
         """What the service consists of now, after a while."""
         self.net.advance(20.0)
         kinds = (type(each) for each in gc.get_objects())
-        return Counter(kind.__qualname__ for kind in kinds if kind.__module__.startswith("punch.rendezvous"))
+        return Counter(kind.__qualname__ for kind in kinds if kind.__module__.startswith(PARTS))
 
     def assert_nothing_left(self, work: Callable[[], object]) -> None:
         """All of what this makes is gone afterwards. What it makes only once does not count."""
@@ -121,7 +128,7 @@ class GarbageTests(RendezvousCase):
             self.assert_nothing_left(partial(raw, data))
 
     def test_relay(self) -> None:
-        """Of clients of the relay over TCP."""
+        """Of connections to the relay that make no allocation."""
         binding = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)))
 
         def plain() -> None:
@@ -139,3 +146,62 @@ class GarbageTests(RendezvousCase):
 
         self.assert_nothing_left(plain)
         self.assert_nothing_left(beneath_tls)
+
+    def test_allocations(self) -> None:
+        """Of allocations that their clients end, over UDP, TCP and TLS; they have relayed in both ways."""
+        peer = Datagrams(self.office, self.office.addresses[0])
+
+        def relay(transport: TurnTransport) -> None:
+            client = self.client(transport)
+            relayed = client.allocate()
+            client.bind(peer.address)
+            client.relay(b"there")
+            self.net.advance(0.2)
+            peer.send(b"back", relayed)
+            self.net.advance(0.2)
+            self.assertEqual((peer.received[-1], client.relayed[-1]), ((b"there", relayed), b"back"))
+            self.assertEqual(code_of(client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))), 0)
+
+        for transport in TurnTransport:
+            self.assert_nothing_left(partial(relay, transport))
+
+    def test_allocations_that_expire(self) -> None:
+        """Of allocations whose clients vanish, and of ports that were reserved and never used."""
+        client = self.client(TurnTransport.UDP)
+
+        def expire() -> None:
+            client.ask(Method.REFRESH)  # For a new nonce
+            self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP, RESERVE)), 0)
+            self.assertEqual(len(self.relay.core.allocations), 2)
+            self.net.advance(700.0)
+            self.assertEqual(len(self.relay.core.allocations), 0)
+
+        self.assert_nothing_left(expire)
+        self.assertEqual(self.service.ended_allocations, 3)
+
+    def test_allocations_of_a_denied_user(self) -> None:
+        """Of allocations that the operator ends."""
+        client = self.client(TurnTransport.UDP)
+
+        def deny() -> None:
+            client.allocate()
+            user = client.server.username.partition(":")[2]
+            self.relay.deny(frozenset({user}), lambda host: False)
+            self.assertEqual(len(self.relay.core.allocations), 0)
+            self.relay.deny(frozenset(), lambda host: False)
+
+        deny()  # This first client had not proved its address, so nothing was counted for it
+        self.assert_nothing_left(deny)
+
+    def test_lost_connections_with_allocations(self) -> None:
+        """Of TCP connections that are lost while they have an allocation."""
+        (server,) = [each for each in self.servers() if each.url.transport is TurnTransport.TCP]
+        self.assert_nothing_left(partial(self._lose, server))
+
+    def _lose(self, server: RelayServer) -> None:
+        stream = self.stream(TurnTransport.TCP, server.url.port)
+        TURNClient(self, server, self.writer(stream), lambda: stream.messages, True).allocate()
+        transport: Any = stream.transport
+        transport.abortConnection()
+        self.net.advance(0.5)
+        self.assertEqual(len(self.relay.core.allocations), 0)

@@ -128,7 +128,8 @@ class Allocation:
     numbers: dict[Address, bytes] = field(default_factory=dict)
     sends: dict[Address, Flow] = field(default_factory=dict)
     """The data of Send indications of this turn, by peer."""
-    to_client: Flow = field(init=False)
+    to_client: Flow | None = None
+    """The data for its client, from the first on. `Allocations.close` removes it, because it refers back."""
     meters: tuple[Meter, ...] = ()
     """What counts its bytes: for its user, its client's address and networks. Empty until it relays."""
     buckets: tuple[TokenBucket, ...] = ()
@@ -147,9 +148,6 @@ class Allocation:
     """The value of `bytes_dropped` that its client was told last."""
     told_at: float = -inf
     """When that was, in monotonic seconds."""
-
-    def __post_init__(self) -> None:
-        self.to_client = Flow(self, None)
 
     @property
     def is_ipv6(self) -> bool:

@@ -109,6 +109,8 @@ class Allocations:
         """Events for the log; the caller takes them."""
         self.denied: frozenset[str] = frozenset()
         """Users whose requests for allocations are refused."""
+        self.ended = 0
+        """Allocations that have ended since the start, including the unproved ones."""
         self.quotas = Quotas(settings)
         self._settings = settings
         self._ports = ports
@@ -243,7 +245,10 @@ class Allocations:
         self._relays(allocation, now)
 
     def close(self, allocation: Allocation, now: float) -> None:
-        """End an allocation. Its five-tuple and its port are free at once."""
+        """
+        End an allocation. Its five-tuple and its port are free at once. Nothing that it refers to refers to
+        it afterwards, so that its memory is free without the garbage collector.
+        """
         if allocation.port.allocation is not allocation:
             return
         if allocation.place is None:
@@ -253,6 +258,7 @@ class Allocations:
             seconds, sizes = now - allocation.made, (allocation.bytes_to_peers, allocation.bytes_to_client)
             self.events.append(AllocationEnded(allocation.owner, allocation.relayed, seconds, *sizes))
             self.places.leave(allocation.place)
+            allocation.place.holder = None
         self._deadlines.discard(allocation)
         self.by_relayed.pop(allocation.relayed, None)
         self.by_relayed.pop(allocation.bound, None)
@@ -260,8 +266,10 @@ class Allocations:
         allocation.expires = now
         allocation.channels = {}
         allocation.numbers = {}
+        allocation.to_client = None
         allocation.port.allocation = None
         allocation.port.close()
+        self.ended += 1
         self._release(allocation.user, 1, now)
 
     def end_spent(self, allocation: Allocation, now: float) -> None:

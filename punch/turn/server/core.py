@@ -177,6 +177,8 @@ class RelayCore:
         """
         number = allocation.numbers.get(peer)
         flow = allocation.to_client
+        if flow is None:
+            flow = allocation.to_client = Flow(allocation, None)
         if number is not None:
             if not flow.waiting:
                 self._flows.append(flow)

@@ -40,6 +40,12 @@ class MemoryReturnTests(TestCase):
         self.assertEqual(self.has(5 * FEWEST), 1)
         self.assertEqual(self.has(0), 2)
 
+    def test_stopped(self) -> None:
+        """A service that was stopped leaves nothing in the reactor."""
+        self.service.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.service.startService()
+
     def test_few(self) -> None:
         """Not for a few connections."""
         self.has(FEWEST - 1)
