@@ -38,8 +38,11 @@ MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
 
-#: Changes that wait until the file can be written; no more are made before.
+#: Changes that wait until the file can be written; then only blocks are accepted, which are one for each peer.
 MAX_LATE = 2_000
+
+#: With so many, no more first meetings, claimed names and paths: what peers do leaves room for the user.
+MAX_LATE_OF_PEERS = MAX_LATE // 2
 
 #: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
@@ -92,7 +95,7 @@ class AddressBook:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
         self._forgotten = forgotten
-        #: The changes that the file does not have yet, in order, by the peer and what they change of it.
+        #: The changes that the file does not have yet, in order; see `_change` for their keys.
         self._late: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
@@ -150,7 +153,7 @@ class AddressBook:
 
     def add(self, peer: PeerID, claimed: str) -> bool:
         """A peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
-        return self._change(peer, "met", lambda entry: self._met(peer, entry, claimed))
+        return self._change(peer, lambda entry: self._met(peer, entry, claimed), most=MAX_LATE_OF_PEERS)
 
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give a peer a petname, or remove it (None)."""
@@ -159,13 +162,11 @@ class AddressBook:
                 name = petnames.check_new_name(name)
             except BadPetname as error:
                 raise AddressBookError(error.code, str(error)) from error
-        return self._change(
-            peer, ("name", name), lambda entry: replace(entry, name=self._free(peer, name), named=True)
-        )
+        return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:
         """Refuse the calls of a peer from now on, or no longer."""
-        return self._change(peer, "blocked", lambda entry: replace(entry, blocked=blocked))
+        return self._change(peer, lambda entry: replace(entry, blocked=blocked), "blocked", most=None)
 
     def grant(self, peer: PeerID, service: str, granted: bool = True) -> bool:
         """Let a peer open a service from now on, or no longer."""
@@ -174,7 +175,7 @@ class AddressBook:
             services = entry.services | {service} if granted else entry.services - {service}
             return replace(entry, services=services)
 
-        return self._change(peer, ("service", service), change)
+        return self._change(peer, change, ("service", service))
 
     def learn(self, peer: PeerID, path: LearnedPath) -> bool:
         """Something was learned about a path to a peer, which is kept if the peer is known."""
@@ -182,11 +183,11 @@ class AddressBook:
         def change(entry: Contact) -> Contact:
             return replace(entry, paths=learned_paths.with_path(entry.paths, path)) if entry.known else entry
 
-        return self._change(peer, ("path", path.network, path.host), change)
+        return self._change(peer, change, ("path", path.network, path.host), most=MAX_LATE_OF_PEERS)
 
     def forget(self, peer: PeerID) -> bool:
         """Remove a peer from the book, with its block, its grants and what was learned about paths to it."""
-        changed = self._change(peer, "all", lambda entry: Contact())
+        changed = self._change(peer, lambda entry: Contact())
         if changed:
             self._forgotten(peer)
         return changed
@@ -231,13 +232,25 @@ class AddressBook:
             )
         return name
 
-    def _change(self, peer: PeerID, what: Hashable, change: Callable[[Contact], Contact]) -> bool:
+    def _change(
+        self,
+        peer: PeerID,
+        change: Callable[[Contact], Contact],
+        what: Hashable = None,
+        *,
+        most: int | None = MAX_LATE,
+    ) -> bool:
         """
         Change an entry.
 
-        :param what: names what is changed: a later change of the same takes the place of an earlier one.
+        :param what: names what is changed, if changes of other things have the same effect before and after
+            it: a later change of the same then replaces an earlier one, and is made last. None for changes of
+            names, which depend on the names that there are.
+        :param most: if so many changes wait, it is refused, unless it replaces one; None: it never is.
         """
-        if self._path is not None and len(self._late) >= MAX_LATE and (peer, what) not in self._late:
+        key = (peer, object() if what is None else what)
+        full = most is not None and len(self._late) >= most
+        if self._path is not None and full and key not in self._late:
             self._write(self._path)
             if self._late:
                 raise AddressBookError("state", _held(self._path))
@@ -245,8 +258,8 @@ class AddressBook:
             return False
         if self._path is not None:
             # What can't be written holds as long as this process, and is tried again with the next change.
-            self._late.pop((peer, what), None)
-            self._late[peer, what] = change
+            self._late.pop(key, None)
+            self._late[key] = change
             self._write(self._path)
             # Another process may have given the name away a moment ago.
             change(self._entries.get(peer, Contact()))

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.contacts import (
     LOCK_TIME,
     MAX_LATE,
+    MAX_LATE_OF_PEERS,
     AddressBook,
     AddressBookError,
     Contact,
@@ -411,6 +412,47 @@ class FileTests(BookTestCase):
         self.assertEqual(again.entry(BOB), self.book.entry(BOB))
         self.assertFalse(again.blocked(BOB))
 
+    def written_later(self, *changes: Callable[[], object]) -> AddressBook:
+        """Return what the file has if these changes could only be written after one of another process."""
+        disk = self.patch(os, "fsync", full_disk)
+        for change in changes:
+            self.refused_by_disk(change)
+        disk.restore()
+        AddressBook(self.path).block(EVE)
+        self.book.close(self.fail)
+        return AddressBook(self.path)
+
+    def test_a_peer_that_renames_itself_before_its_first_name_is_written(self) -> None:
+        """It keeps its petname, and what was learned of it in between is kept."""
+        again = self.written_later(
+            lambda: self.book.add(BOB, "Bob"),
+            lambda: self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", 1)),
+            lambda: self.book.add(BOB, "Bobby"),
+        )
+        entry = again.entry(BOB)
+        self.assertEqual((entry.name, entry.claimed, len(entry.paths)), ("Bob", "Bobby", 1))
+
+    def test_a_name_that_another_peer_had(self) -> None:
+        """It is free by the time that it is given, also if the other peer loses its next name too."""
+        self.book.rename(ALICE, "x")
+        again = self.written_later(
+            lambda: self.book.rename(ALICE, None),
+            lambda: self.book.rename(BOB, "x"),
+            lambda: self.book.rename(ALICE, "z"),
+            lambda: self.book.rename(ALICE, None),
+        )
+        self.assertEqual((again.name_of(ALICE), again.name_of(BOB)), (None, "x"))
+
+    def test_a_name_that_a_forgotten_peer_had(self) -> None:
+        self.book.rename(ALICE, "x")
+        again = self.written_later(
+            lambda: self.book.forget(ALICE),
+            lambda: self.book.rename(BOB, "x"),
+            lambda: self.book.add(ALICE, "Alice"),
+            lambda: self.book.forget(ALICE),
+        )
+        self.assertEqual((list(again), again.name_of(BOB)), (sorted([BOB, EVE]), "x"))
+
 
 def full_disk(*_: object) -> None:
     raise OSError(28, "No space left on device")
@@ -452,27 +494,42 @@ class TwoProcessesTests(BookTestCase):
     def test_what_waits_is_bounded(self) -> None:
         """
         Where the lock stays another's, a later change takes the place of an earlier one of the same. When too
-        many wait, others are refused, until they are written.
+        many wait, others are refused, until they are written: first those that peers make, then all but
+        blocks.
         """
         self.book.add(BOB, "Bob")
         lock = self.lock()
         for number in range(MAX_LATE):
             self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", number))
-            self.book.add(BOB, f"Bob {number}")
             self.book.block(BOB, number % 2 == 0)
-        for number in range(MAX_LATE - 3):
+        for number in range(MAX_LATE_OF_PEERS - 2):
+            self.assertTrue(self.book.add(BOB, f"Bob {number}"))
+        elsewhere = LearnedPath("network", "192.0.2.2", "srflx", "ice", 1)
+        self.assert_held(self.book.learn, BOB, elsewhere)
+        self.assert_held(self.book.add, BOB, "Bob again")
+        self.assertTrue(self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", MAX_LATE)))
+        for number in range(MAX_LATE - MAX_LATE_OF_PEERS):
             self.assertTrue(self.book.grant(BOB, f"service{number}"))
-        error = self.assertRaises(AddressBookError, self.book.block, EVE)
-        self.assertIn("held by another process", str(error))
-        self.assertFalse(self.book.blocked(EVE))
+        self.assert_held(self.book.rename, EVE, "Eve")
+        self.assert_held(self.book.grant, BOB, "another")
         self.assertTrue(self.book.grant(BOB, "service0", False))
-        os.close(lock)
         self.assertTrue(self.book.block(EVE))
+        self.assertTrue(self.book.blocked(EVE))
+        self.assertFalse(AddressBook(self.path).blocked(EVE))
+        os.close(lock)
+        self.assertTrue(self.book.learn(BOB, elsewhere))
         again = AddressBook(self.path)
         self.assertEqual(again.entry(BOB), self.book.entry(BOB))
         entry = again.entry(BOB)
-        self.assertEqual((entry.claimed, len(entry.services)), (f"Bob {MAX_LATE - 1}", MAX_LATE - 4))
+        self.assertEqual(entry.claimed, f"Bob {MAX_LATE_OF_PEERS - 3}")
+        self.assertEqual((len(entry.services), len(entry.paths)), (MAX_LATE - MAX_LATE_OF_PEERS - 1, 2))
         self.assertTrue(again.blocked(EVE))
+
+    def assert_held(self, change: Callable[..., object], *arguments: object) -> None:
+        before = [self.book.entry(peer) for peer in (BOB, EVE)]
+        error = self.assertRaises(AddressBookError, change, *arguments)
+        self.assertIn("held by another process", str(error))
+        self.assertEqual([self.book.entry(peer) for peer in (BOB, EVE)], before)
 
     def test_services_are_granted(self) -> None:
         """The field is optional: a book without it is as it was."""
