@@ -38,7 +38,7 @@ MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
 
-#: Changes that wait until the file can be written; then only blocks are accepted, which are one for each peer.
+#: Changes that wait until the file can be written. Then only blocks are accepted, one for each peer.
 MAX_LATE = 2_000
 
 #: With so many, no more first meetings, claimed names and paths: what peers do leaves room for the user.
