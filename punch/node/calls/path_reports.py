@@ -152,8 +152,7 @@ class PathReports:
         if pair.path != "relay":
             if pair.local_base.protocol == "tcp":
                 return  # The next call begins over UDP, about which this tells nothing
-            opened = pair.local_base in generations.use.openings.bases
-            technique = self._punching.status.technique if opened else Technique.ICE
+            technique = self._punching.technique_of(pair.local_base)
             paths.worked(self._peer, network, pair.remote_address.host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
             paths.worked(self._peer, network, self._nats[0].host, pair.path, Technique.RELAY)

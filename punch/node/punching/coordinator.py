@@ -32,8 +32,9 @@ from punch.node.paths.path import SprayPolicy
 from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
-from punch.node.punching.sockets import AttemptSockets
+from punch.node.punching.sockets import AttemptBasis, AttemptSockets
 from punch.node.punching.spraying import Spraying
+from punch.wire.address import Address
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.punching import Begin, Nats, Opened, Targets
 
@@ -121,8 +122,10 @@ class Punching:
         self._tries = Tries()
         # How many attempts have sent something between the networks in use, and the number of the newest one
         self._made = self._newest_made = 0
-        # In which network we were then
+        # In which network we were then, and why it was made
         self._made_in: str | None = None
+        self._basis: AttemptBasis | None = None
+        self._made_basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
         self._newest = 0
         self._opening = self._found = False
@@ -142,6 +145,11 @@ class Punching:
         size = sum(budget.bytes for budget in self._budgets)
         return PunchingStatus(self._technique, self._attempts, packets, size)
 
+    def technique_of(self, base: Address) -> Technique:
+        """Return by which technique the path from this local address was found."""
+        basis = self._sockets.basis(base)
+        return Technique.ICE if basis is None else basis.technique
+
     # What happens
 
     def path_changed(self, now: float) -> None:
@@ -154,7 +162,7 @@ class Punching:
                 self._budget.path_found(found.host)
                 if self._made and not self._found and self._transport.generations.working:
                     self._found = True
-                    self._remember(found=True)
+                    self._remember(self._sockets.selected_basis, found=True)
             self._begin_anew()
         elif self._begin_at is None:
             # The proofs first, which may take that long
@@ -198,7 +206,7 @@ class Punching:
     def close(self) -> None:
         """The link is over: close the sockets."""
         if self._made >= ATTEMPTS and not self._found and self._made_in == self._network.key:
-            self._remember(found=False)
+            self._remember(self._made_basis, found=False)
         self._driver.stop()
         self._end_attempt()
         self._sockets.close()
@@ -259,7 +267,7 @@ class Punching:
             self._begin_at = next_at
         elif not maker.can_aim(now):
             self._begin_at = now + LONGEST_WAIT
-        elif not self._begin(lambda transactions: self._aim(maker, technique, transactions)):
+        elif not self._begin(technique, lambda transactions: self._aim(maker, technique, transactions)):
             self._begin_at = now + BUSY
 
     # The choice
@@ -308,8 +316,9 @@ class Punching:
         """Whether the technique has not failed on one link after the other between these NATs."""
         return self._context.paths.is_worth_trying(self._peer, self._technique, *self._profiles)
 
-    def _remember(self, *, found: bool) -> None:
-        self._context.paths.tried(self._peer, self._technique, *self._profiles, found=found)
+    def _remember(self, basis: AttemptBasis | None, *, found: bool) -> None:
+        if basis is not None:
+            self._context.paths.tried(self._peer, basis.technique, basis.ours, basis.theirs, found=found)
 
     @property
     def _opens(self) -> bool:
@@ -361,7 +370,8 @@ class Punching:
             self._refuse(targets)
 
     def _begin_opening(self, maker: AttemptMaker, targets: Targets) -> bool:
-        return self._begin(lambda transactions: self._open(maker, transactions, targets))
+        technique = Technique(targets.technique)
+        return self._begin(technique, lambda transactions: self._open(maker, transactions, targets))
 
     async def _open(self, maker: AttemptMaker, transactions: Transactions, targets: Targets) -> None:
         """Open our NAT for one attempt of the other side."""
@@ -417,13 +427,17 @@ class Punching:
         """A packet of this attempt was sent."""
         if number != self._newest_made:
             self._newest_made, self._made_in = number, self._network.key
+            self._made_basis = self._basis
             self._made += 1
 
-    def _begin(self, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]) -> bool:
+    def _begin(
+        self, technique: Technique, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]
+    ) -> bool:
         """Begin an attempt; returns False if this node makes another one."""
         if self._sockets.observing is not None or not self._context.punching_slot.take(self):
             return False
-        sockets = self._sockets.begin()
+        self._basis = AttemptBasis(technique, *self._profiles)
+        sockets = self._sockets.begin(self._basis)
 
         async def run() -> None:
             try:

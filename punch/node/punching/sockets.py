@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from punch.ice.punching.techniques import Technique
 from punch.net.udp.sockets import DatagramSocket
 from punch.node.network.nat_profiles import TransactionSockets
 from punch.node.network.network import Network
 from punch.node.paths.ice_transport import IceTransport
 from punch.wire.address import Address
+from punch.wire.peers.nat_profile import NatProfile
 
 UNUSED_TIME = 15.0
 """
@@ -17,6 +20,21 @@ and is selected again then; to find another one takes many packets.
 """
 CHECK_GAP = 1.0
 """Seconds between two checks by which ICE sessions that are newer than such a path learn that it works."""
+
+
+@dataclass(frozen=True)
+class AttemptBasis:
+    """
+    Why an attempt is made as it is. What is known about the NATs may change before a path is remembered.
+
+    :ivar technique: its technique.
+    :ivar ours: the profile of our NAT then; None if it is not known.
+    :ivar theirs: the same of the other side.
+    """
+
+    technique: Technique
+    ours: NatProfile | None
+    theirs: NatProfile | None
 
 
 class AttemptSockets:
@@ -40,7 +58,8 @@ class AttemptSockets:
         self._transport = transport
         self._monotonic = monotonic
         self._received = received
-        self._bases: list[Address] = []
+        self._basis: AttemptBasis | None = None
+        self._bases: dict[Address, AttemptBasis | None] = {}
         # The local and remote address of the path that is, or was last, from one of these sockets
         self._path: tuple[Address, Address] | None = None
         self._left_at: float | None = None
@@ -51,6 +70,16 @@ class AttemptSockets:
         """The remote address of the selected pair, if that is one of a socket of an attempt."""
         path = self._selected
         return None if path is None else path[1]
+
+    @property
+    def selected_basis(self) -> AttemptBasis | None:
+        """The basis of the attempt that has found the selected pair, if one has."""
+        path = self._selected
+        return None if path is None else self.basis(path[0])
+
+    def basis(self, base: Address) -> AttemptBasis | None:
+        """Return that of the attempt that has opened this socket; None if it is of none, or closed."""
+        return self._bases.get(base)
 
     @property
     def left(self) -> Address | None:
@@ -74,8 +103,9 @@ class AttemptSockets:
         if self._left_at is not None:
             self._path = self._left_at = None
 
-    def begin(self) -> TransactionSockets:
+    def begin(self, basis: AttemptBasis) -> TransactionSockets:
         """Return the transactions of an attempt that begins."""
+        self._basis = basis
         self.observing = self._network.nat_observer.open_sockets(
             self._received,
             lambda transmit: self._network.sockets.send([transmit.data], transmit.remote, transmit.local),
@@ -98,7 +128,7 @@ class AttemptSockets:
         """Open a socket at a local IP address; None if that is not possible."""
         base = self._network.sockets.open_extra(local, self._take)
         if base is not None:
-            self._bases.append(base)
+            self._bases[base] = self._basis
         return base
 
     def close_unused(self) -> None:
@@ -139,7 +169,7 @@ class AttemptSockets:
             self._close(base)
 
     def _close(self, base: Address) -> None:
-        self._bases.remove(base)
+        del self._bases[base]
         self._transport.openings.remove(base)
         self._network.sockets.close_extra(base)
 

@@ -9,7 +9,7 @@ from punch.node.paths.ice_restart import IMPROVE
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
 from punch.test.early import HOMES, EarlyTestCase
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
-from punch.test.system import Connected, Peer, SystemTestCase, introduce
+from punch.test.system import SERVICE, Connected, Peer, SystemTestCase, introduce
 
 
 class LearningTests(EarlyTestCase):
@@ -165,6 +165,27 @@ class LearningTests(EarlyTestCase):
             self.assertGreaterEqual(tried.attempts, before + ATTEMPTS)
         self.stop()
         self.assertEqual(self.failures(), [[("prediction", 1)]] * 2)
+
+    def test_an_end_while_nats_are_observed_anew(self) -> None:
+        """A path that an attempt has found is remembered as such when nothing is known of the own NAT."""
+        self.link()
+        self.net.run_until(self.direct, 10.0, "a direct path")
+        self.net.advance(1.0)
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and packet.destination[0] == SERVICE
+            and bytes(packet.payload[:2]) == b"\x00\x01"  # A Binding request for the reflector
+        )
+        self.days += 1  # As after a sleep
+        self.net.advance(2.0)
+        self.assertTrue(self.direct())
+        self.assertEqual([tried.technique for tried in self.tried], [Technique.ICE] * 2)
+        self.stop()
+        self.net.drop = None
+        techniques = [
+            path.technique for book in self.books for peer in book for path in book.entry(peer).paths
+        ]
+        self.assertEqual(techniques, ["prediction"] * 2)
 
     def test_it_works_after_all(self) -> None:
         """What failed on two links counts no more when it has worked."""
