@@ -240,11 +240,6 @@ class ConnectionLimiter:
         """The number of all connections."""
         return len(self._open)
 
-    @property
-    def full(self) -> bool:
-        """Whether all places are taken that are there for connections of any client after its handshake."""
-        return len(self._places[0]) >= self._places[0].capacity
-
     def is_waiting(self, connection: int) -> bool:
         """Whether the handshake of a connection is not over."""
         return connection in self._waiting
@@ -306,17 +301,14 @@ class ConnectionLimiter:
         The handshake of a connection is over.
 
         :param earlier: whether the client is a peer that was registered before.
-        :return: whether it may stay, and the number of another connection to close for it. A connection that
-            may not stay, because its source has used up its share or no place is left (`full`), keeps the
-            place that it has until it has been told so.
+        :return: whether it is open, and the number of another connection to close for it.
+        :raise NoRoom: it may not stay, because its source has used up its share or no place is left. It keeps
+            the place that it has until it has been told so.
         """
         waiting = self._waiting.get(connection)
         if waiting is None:
             return connection in self._open, None
-        try:
-            table, evicted = room_in(self._places if earlier else self._places[:1], waiting.source)
-        except NoRoom:
-            return False, None
+        table, evicted = room_in(self._places if earlier else self._places[:1], waiting.source)
         if evicted is not None:
             self.closed(evicted)
         self._leave(connection)

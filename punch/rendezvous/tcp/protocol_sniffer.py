@@ -27,6 +27,7 @@ from zope.interface import directlyProvides, providedBy
 
 from punch.net.driver import Driver, Timer
 from punch.net.fairness import FairShares, SourceShares
+from punch.net.rate_limits import NoRoom
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.tcp.connection_limiter import (
     ConnectionLimiter,
@@ -344,23 +345,12 @@ class ProtocolSnifferFactory(ServerFactory):
         """
         The handshake of a connection is over. Return None if it may stay, else a sentence that says why not.
         """
-        stays, evicted = self.limiter.established(number, earlier=earlier)
+        try:
+            stays, evicted = self.limiter.established(number, earlier=earlier)
+        except NoRoom as no_room:
+            return self._no_room(no_room, address)
         self._make_room(evicted, "connections")
-        if stays:
-            return None
-        if self.limiter.full:
-            self._limit_hit(_host(address), "connections")
-            return (
-                "This rendezvous has as many connections as it takes; try again later. Its operator can "
-                "raise --connections, and the number of files that the system allows it to open."
-            )
-        self._limit_hit(_host(address), "connections-per-address")
-        return (
-            f"{self.limits.connections_per_address} connections are open from your address "
-            f"({_host(address)}), or several times as many from its network, which is all that this "
-            "rendezvous takes; try again later. Its operator can raise --connections-per-address, and needs "
-            "--control haproxy:tcp:PORT behind a load balancer."
-        )
+        return None if stays else "The connection is closed."
 
     # -- shutting down --
 
@@ -423,6 +413,22 @@ class ProtocolSnifferFactory(ServerFactory):
         else:
             sniffer.abort()
         return True
+
+    def _no_room(self, no_room: NoRoom, address: IAddress | None) -> str:
+        """Log the limit that a connection has hit; return a sentence about it for the client."""
+        if no_room.shared:
+            self._limit_hit(_host(address), "connections")
+            return (
+                "This rendezvous has as many connections as it takes; try again later. Its operator can "
+                "raise --connections, and the number of files that the system allows it to open."
+            )
+        self._limit_hit(_host(address), "connections-per-address")
+        return (
+            f"{self.limits.connections_per_address} connections are open from your address "
+            f"({_host(address)}), or several times as many from its network, which is all that this "
+            "rendezvous takes; try again later. Its operator can raise --connections-per-address, and needs "
+            "--control haproxy:tcp:PORT behind a load balancer."
+        )
 
     def _make_room(self, number: int | None, limit: str) -> None:
         """Close a connection that makes room for another one."""

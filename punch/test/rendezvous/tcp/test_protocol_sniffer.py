@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import source_of
+from punch.net.rate_limits import NoRoom, source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.tcp.connection_limiter import ConnectionLimiter
 from punch.rendezvous.tcp.protocol_sniffer import (
@@ -97,7 +97,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         self.assertEqual(self.limiter.waiting, 0)
         # One more finishes its handshake, so that it can be told, and keeps its place for handshakes.
         late = self.admit("192.0.2.1")
-        self.assertEqual(self.limiter.established(late), (False, None))
+        self.assertRaises(NoRoom, self.limiter.established, late)
         self.assertEqual(self.limiter.waiting, 1)
         self.limiter.closed(late)
         self.assertEqual(self.limiter.established(self.admit("192.0.2.2")), (True, None))
@@ -109,7 +109,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         # Two of the twenty are reserved for handshakes: these can be told why they are closed.
         late = [self.admit(f"192.{index}.2.1") for index in (18, 19)]
         for number in late:
-            self.assertEqual(self.limiter.established(number), (False, None))
+            self.assertRaises(NoRoom, self.limiter.established, number)
         self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
         self.assertEqual(len(self.limiter), 20)
 
@@ -136,13 +136,13 @@ class ConnectionLimiterTests(SynchronousTestCase):
         def come(host: str, *, earlier: bool = False) -> bool:
             number, _ = limiter.admit(host, 0.0)
             assert number is not None
-            stays, evicted = limiter.established(number, earlier=earlier)
-            self.assertIsNone(evicted)
-            if stays:
-                numbers.append(number)
-            else:
+            try:
+                self.assertEqual(limiter.established(number, earlier=earlier), (True, None))
+            except NoRoom:
                 limiter.closed(number)
-            return stays
+                return False
+            numbers.append(number)
+            return True
 
         numbers: list[int] = []
         self.assertEqual(sum(come("203.0.113.1") for _ in range(20)), 16)
@@ -173,7 +173,9 @@ class ConnectionLimiterTests(SynchronousTestCase):
 
         for host in flood * 32:
             number = come(host)
-            if not limiter.established(number)[0]:
+            try:
+                limiter.established(number)
+            except NoRoom:
                 limiter.closed(number)
         peer = come("198.51.100.1")
         for host in flood:
@@ -280,6 +282,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
         self.cpu = 0.0
         self.cost = 0.0
         self.hellos = 0
+        self.limits_hit: list[tuple[str, str]] = []
         self.factory = self.make(self.limits)
 
     def make(self, limits: RendezvousLimits) -> ProtocolSnifferFactory:
@@ -289,6 +292,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
             clock=self.clock,
             monotonic=self.clock.seconds,
             cpu=lambda: self.cpu,
+            limit_hit=lambda host, limit: self.limits_hit.append((host, limit)),
         )
 
     def route(self, address: IAddress, established: Established) -> IProtocol:
@@ -483,6 +487,18 @@ class ProtocolSnifferTests(SynchronousTestCase):
         assert sentence is not None
         self.assertIn("--connections,", sentence)
         self.assertNotIn("192.0.2.1", sentence)
+
+    def test_full_share_in_a_full_service(self) -> None:
+        """Who has used up the share of its address is told that, also when nobody finds a place any more."""
+        self.factory = self.make(replace(RendezvousLimits(), connections=8, connections_per_address=2))
+        for host in ("192.0.2.1", "192.0.2.1", *(f"10.0.{number}.1" for number in range(5))):
+            self.greet(host)
+            self.assertIsNone(self.inside[-1].established())
+        self.greet("192.0.2.1")
+        sentence = self.inside[-1].established()
+        assert sentence is not None
+        self.assertIn("--connections-per-address,", sentence)
+        self.assertEqual(self.limits_hit, [("192.0.2.1", "connections-per-address")])
 
     def test_address_from_a_header(self) -> None:
         """The wrapper of the PROXY protocol knows the address only when data comes."""
