@@ -168,10 +168,14 @@ class RendezvousLimits:
         """A sentence for the operator if the limits that `within_descriptors` has returned are not these."""
         if self == wanted:
             return None
+        limits = [(self.connections, wanted.connections, "connections")]
+        if self.relay_allocations != wanted.relay_allocations:
+            limits.append((self.relay_allocations, wanted.relay_allocations, "relayed addresses"))
+        takes = " and ".join(f"{number} {what}" for number, _, what in limits)
+        instead = " and ".join(str(number) for _, number, _ in limits)
         return (
-            f"The system allows this process too few open files: it takes {self.connections} connections and "
-            f"{self.relay_allocations} relayed addresses at most, not {wanted.connections} and "
-            f"{wanted.relay_allocations}. Raise the limit (LimitNOFILE= of systemd, ulimit -n)."
+            f"The system allows this process too few open files: it takes {takes} at most, not {instead}. "
+            "Raise the limit (LimitNOFILE= of systemd, ulimit -n)."
         )
 
 

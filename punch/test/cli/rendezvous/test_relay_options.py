@@ -100,6 +100,10 @@ class OptionTests(SynchronousTestCase):
         self.assertIsNone(limits.reduced_from(limits))
         alone = limits.within_descriptors(lambda wanted: 1024, relay=False)
         self.assertEqual(alone.connections, 768)
+        told = alone.reduced_from(limits)
+        assert told is not None
+        self.assertIn("768 connections at most, not 1000. Raise", told)
+        self.assertNotIn("relayed", told)
         self.assertEqual(limits.within_descriptors(lambda wanted: 40, relay=False).connections, 30)
         none = limits.within_descriptors(lambda wanted: 1, relay=True)
         self.assertEqual((none.connections, none.relay_allocations), (2, 1))

@@ -111,7 +111,7 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(self.usage, {}, "it is stored already")
 
     def again(self) -> None:
-        """The service starts again, as `punch.cli.member_options` starts it."""
+        """The service starts again, as `punch.cli.rendezvous.member_options` starts it."""
         self.service.relay_service.store_usage(self.store.add_usage)
         self.restart()
         self.take_stored()
