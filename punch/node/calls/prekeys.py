@@ -48,18 +48,21 @@ class Prekeys:
     def __init__(self, identity: Identity, storage: PrekeyStorage | None = None) -> None:
         self.own = signed_prekey(identity) if supported() else b""
         self._storage = storage
-        self._of: dict[PeerID, bytes] = {}
-        """Those that are not kept, signed; empty: none is known."""
+        self._of: dict[PeerID, bytes | None] = {}
+        """
+        Those that are not kept, signed; empty: none is known; None: the one that is kept is not to be used,
+        and can't be removed.
+        """
 
     def of(self, peer: PeerID) -> bytes:
         """The public prekey of a peer, for `seal_offer`; empty if it is not known, or can't be used here."""
         if not self.own:
             return b""
-        if kept := self._read(peer):
-            return kept[:KEY_SIZE]
         signed = self._of.get(peer, b"")
+        if signed is not None and (kept := self._read(peer)):
+            return kept[:KEY_SIZE]
         self._put(peer, signed)
-        return signed[:KEY_SIZE]
+        return (signed or b"")[:KEY_SIZE]
 
     def learn(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """
@@ -88,7 +91,7 @@ class Prekeys:
 
         :param keep: also for later processes.
         """
-        if self._of.get(peer) == b"":
+        if peer in self._of and not self._of[peer]:
             with suppress(PrekeyError):
                 self.learn(peer, signed, keep=keep)
 
@@ -99,9 +102,9 @@ class Prekeys:
         """
         if self.of(peer) and self._storage is not None:
             self._storage.write(peer, None)
-        self._put(peer, b"")
+        self._put(peer, None if self._read(peer) else b"")
 
-    def _put(self, peer: PeerID, signed: bytes) -> None:
+    def _put(self, peer: PeerID, signed: bytes | None) -> None:
         self._of.pop(peer, None)
         self._of[peer] = signed
         if len(self._of) > MAX_PREKEYS:

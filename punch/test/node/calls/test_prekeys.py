@@ -80,6 +80,20 @@ class PrekeysTests(SynchronousTestCase):
         prekeys.learn(BOB.peer_id, signed_prekey(BOB), keep=True)
         self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
 
+    def test_where_nothing_can_be_removed(self) -> None:
+        """A prekey that is forgotten is not used again because its file stays, until it is told again."""
+
+        class ReadOnly(Kept):
+            def write(self, peer: PeerID, signed: bytes | None) -> None:
+                """The file system is read-only."""
+
+        prekeys = Prekeys(ALICE, ReadOnly({BOB.peer_id: signed_prekey(BOB)}))
+        self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+        prekeys.forget(BOB.peer_id)
+        self.assertEqual([prekeys.of(BOB.peer_id) for _ in range(2)], [b"", b""])
+        prekeys.told(BOB.peer_id, signed_prekey(BOB), keep=True)
+        self.assertEqual(len(prekeys.of(BOB.peer_id)), KEY_SIZE)
+
     def test_told(self) -> None:
         """The rendezvous tells what is not known yet, and replaces nothing: each would be written."""
         kept = Kept()
