@@ -258,10 +258,12 @@ class LinkCore:
             connection = self._route(data, initial_allowed)
             if connection is not None:
                 connection.receive([data], now)
-                # A shorter one only acknowledges a part of the Initial (RFC 9000, section 14.1)
+                # A shorter one only acknowledges a part of the Initial (RFC 9000, section 14.1), and one that
+                # acknowledges nothing may be anybody's
                 if connection is self._early and not self._early_answered and len(data) >= INITIAL_SIZE:
-                    self._early_answered = True
-                    self._leave_time_to_early(now)
+                    self._early_answered = connection.quic.flight().rtt is not None
+                    if self._early_answered:
+                        self._leave_time_to_early(now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return the datagrams to send now, at most 1,200 bytes each."""

@@ -107,6 +107,20 @@ class EarlyTests(LinkTestCase):
         self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
         self.check_one_link()
 
+    def test_garbage_is_no_answer(self) -> None:
+        """A large datagram with the right connection ID that acknowledges nothing delays no other one."""
+        other = self.make_callee()
+        other.receive(self.early, 0.0)
+        answer = other.send(0.0)[0]
+        self.assertGreaterEqual(len(answer), 1200)
+        self.caller.receive([answer[:60] + b"garbled" + answer[67:]], DELAY)
+        self.pipe.lose = lambda data, target: True
+        self.pipe.run(LATE)
+        self.pipe.lose = lambda data, target: False
+        self.start()
+        self.assertTrue(self.pipe.run(1.0, self.proved))
+        self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
+
     def test_the_library_fails(self) -> None:
         """If it makes no Initial early, the link begins as it would without."""
         inner = self.backend
