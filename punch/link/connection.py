@@ -1,5 +1,6 @@
 """
-One QUIC connection of a link, until it is proved: from then on, its stream multiplexer receives and sends.
+One QUIC connection of a link, until it is proved: from then on, its stream multiplexer receives and sends,
+and only timers and the end still go through this module.
 
 On the caller's side it is proved when the handshake has completed with the certificate that the callee's
 answer named. On the callee's side it is proved when the caller's proof, the first 65 bytes of stream 0,
@@ -162,7 +163,9 @@ class Connection:
             self.close(CloseCode.TIMEOUT, "The link was not proved in time.")
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        """Return the datagrams to send now: before the proof, and the last. Else `streams` collects them."""
+        """
+        Return the datagrams to send now. Between the proof and the end, `streams` is asked for them instead.
+        """
         self._at(now)
         out, self._last = self._last, []
         try:

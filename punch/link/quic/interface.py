@@ -76,7 +76,10 @@ class QuicStreamLimit(Exception):
 
 
 class QuicSink(Protocol):
-    """Is told, in order, what happened on a connection: a `Connection`, whose module imports this one."""
+    """
+    Is told, in order, what happened on a connection: a `Connection`, or the `StreamMultiplexer` of one that
+    is proved.
+    """
 
     def on_handshake(self, alpn: str | None, resumed: bool) -> None:
         """TLS is done. `resumed`: with a ticket or early data; such a connection proves nothing."""
