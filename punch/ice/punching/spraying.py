@@ -44,9 +44,14 @@ LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
 
 
-def sockets_for(descriptors: int) -> int:
-    """Return how many sockets to open if so many descriptors are free; 0 if there are too few."""
-    sockets = min(SOCKETS, descriptors // 2)
+def sockets_for(descriptors: int, held: int = 0) -> int:
+    """
+    Return how many sockets to open if so many descriptors are free; 0 if there are too few.
+
+    :param held: how many sockets other attempts hold. All together have half of what would be free without
+        them.
+    """
+    sockets = min(SOCKETS, (descriptors + held) // 2 - held)
     return sockets if sockets >= MIN_SOCKETS else 0
 
 

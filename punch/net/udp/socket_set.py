@@ -97,6 +97,11 @@ class SocketSet:
         self._extra[socket.local] = socket
         return socket.local
 
+    @property
+    def extra(self) -> int:
+        """How many sockets of `open_extra` are open."""
+        return len(self._extra)
+
     def close_extra(self, local: Address) -> None:
         """Close a socket of `open_extra`."""
         socket = self._extra.pop(local, None)

@@ -115,7 +115,9 @@ class Punching:
             Technique.SIMULTANEOUS_OPEN: SimultaneousOpen(budget.openings),
         }
         if context.spray_policy is SprayPolicy.AUTO:
-            self._makers[Technique.SPRAYING] = Spraying(budget.sprays, context.descriptors)
+            self._makers[Technique.SPRAYING] = Spraying(
+                budget.sprays, context.descriptors, lambda: context.network.sockets.extra
+            )
         self._theirs = tuple(theirs)
         self._told: tuple[NatProfile, ...] = ()
         self._attempts = 0

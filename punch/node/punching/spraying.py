@@ -33,11 +33,15 @@ class Spraying:
 
     :param budget: what may be sent for it.
     :param descriptors: returns how many more sockets this process may open.
+    :param held: returns how many sockets the attempts of this node hold, with all peers.
     """
 
-    def __init__(self, budget: OpeningBudget, descriptors: Callable[[], int]) -> None:
+    def __init__(
+        self, budget: OpeningBudget, descriptors: Callable[[], int], held: Callable[[], int]
+    ) -> None:
         self._budget = budget
         self._descriptors = descriptors
+        self._held = held
 
     def wait_after(self, tries: int) -> float:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
@@ -51,7 +55,7 @@ class Spraying:
         """Whether we can send to the targets from enough sockets."""
         if len(targets.ports) != spraying.TARGETS:
             return False
-        sockets = sockets_for(self._descriptors())
+        sockets = sockets_for(self._descriptors(), self._held())
         packets = sockets * spraying.TARGETS
         return bool(sockets) and may_send(self._budget, packets, agent, local, targets, now)
 
@@ -103,7 +107,7 @@ class Spraying:
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Open many ports for an attempt of the other side; returns False if it is to be refused."""
         attempt.sockets.close_unused()
-        wanted = sockets_for(self._descriptors())
+        wanted = sockets_for(self._descriptors(), self._held())
         opened: dict[Address, None] = {}
         while len(opened) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
             attempt.transport.openings.add(base)

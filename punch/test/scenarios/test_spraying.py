@@ -455,7 +455,21 @@ class HostileOpenerTests(PunchingTestCase):
 
     def test_a_peer_that_lets_us_wait(self) -> None:
         """When all packets of an attempt have been sent, this node makes the next one, with another peer."""
-        self.place(one_port(), random_ports(), link=LinkSpec(delay=0.5), spray=(NEVER, AUTO))
+        self.assertGreater(self.packets_to_another(1024), 0)
+
+    def test_descriptors_of_two_attempts(self) -> None:
+        """The next attempt is refused if both together would take more than half of the descriptors."""
+        self.assertEqual(self.packets_to_another(2 * SOCKETS + 80), 0)
+
+    def packets_to_another(self, descriptors: int) -> int:
+        """How many packets bob sends to carol while his attempt with alice only waits."""
+        self.place(
+            one_port(),
+            random_ports(),
+            link=LinkSpec(delay=0.5),
+            spray=(NEVER, AUTO),
+            descriptors=lambda: descriptors - len(self.bob.host.reactor.open_ports),
+        )
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
         lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
@@ -475,8 +489,8 @@ class HostileOpenerTests(PunchingTestCase):
         self.net.trace = []
         on_control(OptionalFrameType.TARGETS, Targets(1, "spraying", "203.0.113.3", (9600, 9601)).encode())
         self.net.advance(0.5)
-        self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
         carol.stop()
+        return len([each for each in self.net.trace if each.destination[1] == 9600])
 
 
 class HostileAimTests(PunchingTestCase):

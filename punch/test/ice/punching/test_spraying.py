@@ -73,6 +73,14 @@ class SprayingTests(SynchronousTestCase):
         ):
             self.assertEqual(sockets_for(free), sockets)
 
+    def test_descriptors_of_several_attempts(self) -> None:
+        """All together have no more than half of what was free before."""
+        free, held = 900, 0
+        while sockets := sockets_for(free, held):
+            free, held = free - sockets, held + sockets
+        self.assertGreater(held, SOCKETS)
+        self.assertLessEqual(held, 450)
+
     def test_waits(self) -> None:
         """Half a minute, five minutes, and half an hour from then on."""
         self.assertEqual(
