@@ -32,6 +32,8 @@ _LOOK = 1.0
 """Seconds between two looks whether a command of the operator has changed the members."""
 _STORE_EVERY = 30
 """After so many looks, what the relay has carried is stored. A process that is killed loses no more."""
+_SILENT = 60
+"""After a problem was logged, no other one is during so many looks."""
 
 _log = Logger()
 
@@ -157,11 +159,13 @@ class MemberWatch(TimerService):
         self._database = database
         self._service = service
         self._looks = 0
+        self._silent_until = 0
+        """The number of looks after which problems are logged again."""
 
     def startService(self) -> None:
         """Take what was stored today, and begin to look."""
         unix = time.time()
-        with _logged():
+        with self._logged():
             day = int(unix) // DAY
             usage = {peer: used for _, peer, used in self._database.usage(day)}
             self._service.relay_service.restore_usage(unix, usage, self._database.relayed(day))
@@ -170,11 +174,12 @@ class MemberWatch(TimerService):
 
     def stopService(self) -> Any:
         """Store what was counted."""
+        self._silent_until = 0
         self._store_usage()
         return super().stopService()  # type: ignore[no-untyped-call]
 
     def _stored_bytes(self, day: int, user: str) -> int:
-        with _logged():
+        with self._logged():
             return self._database.relayed_for(day, user)
         return 0
 
@@ -182,22 +187,23 @@ class MemberWatch(TimerService):
         self._looks += 1
         if self._looks % _STORE_EVERY == 0:
             self._store_usage()
-        with _logged():
+        with self._logged():
             if self._database.changed():
                 self._service.end_refused()
 
     def _store_usage(self) -> None:
-        with _logged():
+        with self._logged():
             self._service.relay_service.store_usage(self._database.add_usage)
 
-
-@contextmanager
-def _logged() -> Iterator[None]:
-    """What fails now is tried again."""
-    try:
-        yield
-    except MemberStoreError as problem:
-        _log.error("{problem}", problem=str(problem))
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What fails now is tried again. The log says so once a minute, because strangers can cause it."""
+        try:
+            yield
+        except MemberStoreError as problem:
+            if self._looks >= self._silent_until:
+                self._silent_until = self._looks + _SILENT
+                _log.error("{problem}", problem=str(problem))
 
 
 class Members:

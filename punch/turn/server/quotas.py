@@ -218,7 +218,10 @@ class Quotas:
     def is_spent(self, user: str) -> bool:
         """Whether a user has used up its bytes. Counts nothing."""
         meter = self._in_use.get(user)
-        return meter.spent if meter is not None else self.stored(user) >= self._limit_of(user)
+        if meter is not None:
+            return meter.spent
+        limit = self._limit_of(user)
+        return limit < inf and self.stored(user) >= limit
 
     def of_host(self, host: str, now: float) -> SourceMeter:
         """The meter of the clients at the address of `host`."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from punch.cli.rendezvous.member_options import MemberWatch
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
 from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
@@ -158,6 +163,45 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(self.quotas.of_user("of another program").used, 700)
         self.again()
         self.assertEqual((self.quotas.of_user("of another program").used, self.usage), (700, {}))
+
+    def test_a_database_that_cannot_be_read(self) -> None:
+        """It isn't asked for users without a limit, and the log has one line a minute of the others."""
+        path = Path(self.mktemp()) / "members.sqlite"
+        store = MemberDatabase(path)
+        self.addCleanup(store.close)
+        watch = MemberWatch(store, self.service)
+        watch.clock = self.office.reactor
+        watch.startService()
+        self.addCleanup(watch.stopService)
+        with sqlite3.connect(path) as connection:
+            connection.execute("DROP TABLE relayed")
+        connection.close()
+        problems = self._lines_logged()
+        for number in range(10):
+            self.assertFalse(self.quotas.is_spent(f"without a limit {number}"))
+        self.assertEqual(problems, [])
+        self.quotas.own_limit = lambda user: 1_000
+        for number in range(100):
+            self.assertFalse(self.quotas.is_spent(f"with a limit {number}"))
+        self.assertEqual(len(problems), 1)
+        self.assertIn("relayed", problems[0])
+        self.net.advance(61.0)
+        for number in range(100):
+            self.assertFalse(self.quotas.is_spent(f"with a limit {number}"))
+        self.assertLessEqual(len(problems), 3)
+
+    def _lines_logged(self) -> list[str]:
+        """The errors that are logged from now on."""
+        lines: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.error:
+                lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return lines
 
     def test_usage_that_an_earlier_release_has_stored(self) -> None:
         """It stored that of peers only."""
