@@ -39,10 +39,10 @@ Lines of one peer that are handled before the other connections have their turn:
 burst each would otherwise keep everybody waiting for seconds.
 """
 
-_CERTAINLY_READ = 49_152
+_ALWAYS_FITS = 49_152
 """
-Bytes that a peer may be sent before anybody asks whether it reads them: a transport is full at 65,536. Most
-peers are never sent more, and to be told by the transport takes two kilobytes of memory.
+Bytes that a peer may be sent before the transport is asked to say whether it reads them: they fit into its
+buffer, which is full at 65,536. Most peers are never sent more, and to be told takes 0.8 KiB of memory.
 """
 _OVERHEAD = 22
 """Bytes that TLS adds to what is sent at once."""
@@ -217,7 +217,7 @@ class ControlServerProtocol(LineReceiver):
                 cast(ITCPTransport, self.transport).abortConnection()
                 return
         self._sent += len(data) + _OVERHEAD
-        if self._sent > _CERTAINLY_READ and not self._is_producer:
+        if self._sent > _ALWAYS_FITS and not self._is_producer:
             self._is_producer = True
             cast(IConsumer, self.transport).registerProducer(self, True)
         self.transport.write(data)
