@@ -138,6 +138,7 @@ class RegisteredPeer:
             except ConnectionResetError:
                 if time.monotonic() > deadline:
                     raise
+                time.sleep(0.05)
 
     def call(self, callee: PeerID) -> None:
         """Call a peer, which has to answer."""
