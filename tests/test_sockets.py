@@ -451,6 +451,14 @@ def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
     flooded = open_refusing(loop, ("sendto", errno.EAGAIN))
     flooded.send([b"x"] + [b""] * 10_000, there.local)
     assert flooded.queued == udp.SEND_QUEUE
+    # What has a reach of its own does not wait, neither for room nor for those before
+    assert not flooded.send_limited(b"limited", there.local, Reach(5))
+    refusing = open_refusing(loop, ("sendto", errno.EAGAIN))
+    assert not refusing.send_limited(b"limited", there.local, Reach(5))
+    assert refusing.send_limited(b"limited", there.local, Reach(5))
+    assert refusing.queued == 0
+    refusing.close()
+    assert not refusing.send_limited(b"limited", there.local, Reach(5))
 
 
 def test_many_hosts_ask_at_once(loop: Loop) -> None:

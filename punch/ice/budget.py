@@ -229,10 +229,14 @@ class OpeningBudget:
         """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
         if not self.has(1, size, remote, now):
             return False
+        self.count(remote, size, now)
+        return True
+
+    def count(self, remote: Address, size: int, now: float) -> None:
+        """Count a datagram that is sent to the peer."""
         self.charge(remote, size, now)
         self.packets += 1
         self.bytes += size + _HEADERS[remote.is_ipv6]
-        return True
 
 
 class EarlyBudget:

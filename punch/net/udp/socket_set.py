@@ -108,11 +108,12 @@ class SocketSet:
         if socket is not None:
             socket.close()
 
-    def send_limited(self, transmit: Transmit, reach: Reach) -> None:
-        """Send a datagram from a socket of `open_extra` so far; it is lost if there is none."""
+    def send_limited(self, transmit: Transmit, reach: Reach) -> bool:
+        """
+        Send a datagram from a socket of `open_extra` so far. Returns False if there is none, or no room now.
+        """
         socket = self._extra.get(transmit.local)
-        if socket is not None:
-            socket.send_limited(transmit.data, transmit.remote, reach)
+        return socket is not None and socket.send_limited(transmit.data, transmit.remote, reach)
 
     def carrier(self, local: Address, remote: Address) -> Carrier | None:
         """

@@ -69,8 +69,11 @@ class DatagramSocket(Protocol):
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         """Send datagrams to one address. It raises nothing: what can't be sent is lost."""
 
-    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
-        """Send one datagram that comes so far, or farther where the system can't limit that."""
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
+        """
+        Send one datagram that comes so far, or farther where the system can't limit that. Returns False if
+        there is no room for it now: it never waits, since it would do so with those of the usual reach.
+        """
 
     def close(self) -> None:
         """Close it. Nothing is received afterwards."""
@@ -193,12 +196,13 @@ class BatchedSocket:
             room = self._limit - len(self._queue)
             self._queue.extend((data, remote) for data in datagrams[done : done + room])
 
-    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
         if self._fileno < 0 or self._queue:
-            return  # It would wait for those before, which have the usual TTL
+            return False
         _limit(self._socket, remote, reach)
-        self._sender.send([data], remote)
+        done = self._sender.send([data], remote)
         _limit(self._socket, remote, None)
+        return done == 1
 
     def close(self) -> None:
         if self._fileno >= 0:
@@ -292,14 +296,16 @@ class PortableSocket(DatagramProtocol):
         if self._open:
             write_each(self.transport, datagrams, remote)
 
-    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> None:
+    def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
+        if not self._open:
+            return False
         sock: socket.socket | None = getattr(self.transport, "socket", None)
-        if sock is None or not self._open:
-            self.send([data], remote)
-            return
-        _limit(sock, remote, reach)
+        if sock is not None:
+            _limit(sock, remote, reach)
         self.send([data], remote)
-        _limit(sock, remote, None)
+        if sock is not None:
+            _limit(sock, remote, None)
+        return True
 
     def close(self) -> None:
         if self._open:

@@ -169,16 +169,18 @@ class Attempt:
         :param budget: counts it.
         :param reach: how far it may come; None: as far as usual.
         """
-        opening = self.agent.openings.check(base, remote)
-        if opening is None or not budget.allows(remote, len(opening.data), self.transactions.now):
+        opening, now = self.agent.openings.check(base, remote), self.transactions.now
+        if opening is None or not budget.has(1, len(opening.data), remote, now):
             return False
-        self.sent()
         if reach is None:
             # In order with requests to reflectors
             self.transactions.send(opening)
         else:
             self.sockets.flush()
-            self.network.sockets.send_limited(opening, reach)
+            if not self.network.sockets.send_limited(opening, reach):
+                return False
+        budget.count(remote, len(opening.data), now)
+        self.sent()
         return True
 
     async def await_path(self, bases: Set[Address], arrival: float = ARRIVAL_TIME) -> None:
