@@ -8,6 +8,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
@@ -36,6 +37,8 @@ from punch.wire.control import Error, ErrorCode, Revoke
 
 _STEP = 0.1
 """Seconds between two looks at the introductions when the service ends."""
+
+_log = Logger()
 
 
 class ServiceReport(Protocol):
@@ -73,13 +76,16 @@ class _SessionTimers:
         return self._deadlines.next()
 
     def handle_timer(self, now: float) -> None:
-        """Look at the sessions that may be due."""
+        """Look at the sessions that may be due. A failure at one of them is logged, and affects no other."""
         while (number := self._deadlines.pop(now)) is not None:
             control = self._controls[number]
             if control.session is not None:
-                control.session.handle_timer(now)
-                self.start(control.session, now)
-                control.flush()
+                try:
+                    control.session.handle_timer(now)
+                    self.start(control.session, now)
+                    control.flush()
+                except Exception:
+                    _log.failure("The timer of a session has failed.")
 
 
 class ControlSessions:

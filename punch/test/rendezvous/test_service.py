@@ -165,6 +165,30 @@ class RegistrationTests(RendezvousCase):
         self.assertEqual(self.events("gone"), [("gone", str(self.alice.peer_id))])
         self.assertEqual(len(self.service.registry), 0)
 
+    def test_a_failure_at_the_end_of_one_session(self) -> None:
+        """It is logged, and the other sessions that are due end at the same time."""
+
+        class FailingOnce(list[tuple[str, dict[str, object]]]):
+            def append(self, report: tuple[str, dict[str, object]]) -> None:
+                super().append(report)
+                if [event for event, _ in self] == ["gone"]:
+                    raise BrokenPipeError
+
+        clients = [connect_control(self.home.reactor, SERVICE, 7001, key_of(self.alice))]
+        clients.append(connect_control(self.office.reactor, SERVICE, 7001, key_of(self.bob)))
+        self.net.advance(0.5)
+        for client in clients:
+            client.send(Register("x", Accept.ASK))
+        self.net.advance(0.5)
+        self.assertEqual(len(self.service.registry), 2)
+        self.reports = FailingOnce()
+        self.home.crash()
+        self.office.crash()
+        self.net.advance(60.0)
+        self.assertEqual(len(self.flushLoggedErrors(BrokenPipeError)), 1)
+        self.assertEqual(len(self.events("gone")), 2)
+        self.assertEqual(len(self.service.registry), 0)
+
     def test_close_is_noticed_at_once(self) -> None:
         client = self.register(self.alice)
         client.abort()
