@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from .example_programs import EXAMPLES, Served, run_to_end
 from .local_peers import LocalPeers
 from .processes import TWISTD
 
 DOCS = Path(__file__).parent.parent / "docs"
-EXAMPLES = DOCS / "examples"
 ECHO = EXAMPLES / "echo.py"
 
 
@@ -42,23 +42,6 @@ def test_echo(local: LocalPeers) -> None:
             server.terminate()
 
 
-class Served:
-    """A program of alice that serves; the endpoints of all of them share her node."""
-
-    def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=30)
-
-
 @pytest.fixture
 def keys(local: LocalPeers) -> str:
     return f":state-dir={local.directory / 'state'}:identity="
@@ -70,7 +53,7 @@ def serve(keys: str) -> Iterator[Callable[..., Served]]:
 
     def start(example: str, service: str, *arguments: str) -> Served:
         endpoint = f"punch:service={service}:allow=anyone{keys}alice"
-        running.append(Served(str(EXAMPLES / example), *arguments, endpoint))
+        running.append(Served([sys.executable, str(EXAMPLES / example), *arguments, endpoint]))
         return running[-1]
 
     yield start
@@ -79,15 +62,7 @@ def serve(keys: str) -> Iterator[Callable[..., Served]]:
 
 
 def run_example(example: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / example), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
+    return run_to_end([sys.executable, str(EXAMPLES / example), *arguments])
 
 
 def test_programs_of_twisted_on_one_node(local: LocalPeers, keys: str, serve: Callable[..., Served]) -> None:

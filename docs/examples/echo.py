@@ -1,4 +1,4 @@
-"""Echo: `echo.py RENDEZVOUS` serves and prints its ID, `echo.py RENDEZVOUS PEER [TEXT]` asks that peer."""
+"""`python echo.py RENDEZVOUS` serves and prints its ID, `python echo.py RENDEZVOUS ID [TEXT]` asks it."""
 
 import sys
 

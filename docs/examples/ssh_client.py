@@ -1,5 +1,6 @@
 """
 An SSH client with Conch, over any stream: runs a command of ssh_server.py.
+It needs `pip install 'twisted[conch]'`.
 
     python ssh_client.py punch:alice:service=ssh times
 """

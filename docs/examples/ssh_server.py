@@ -1,5 +1,6 @@
 """
 An SSH server with Conch, over any stream. It knows one command; ssh_client.py runs it.
+Both need `pip install 'twisted[conch]'`.
 
     python ssh_server.py punch:service=ssh:allow=bob
 """

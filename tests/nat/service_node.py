@@ -2,7 +2,7 @@
 A node with the two services of docs/examples, without the chat: `service_node.py RENDEZVOUS [PEER]`.
 
 With a peer it calls that one, opens streams that are refused, waits for a line on stdin, uses both services
-at once, and lets the link end. It prints what happens as JSON lines.
+at once, and lets the link end. It prints what happens as JSON lines, with the sentences of watch.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-ECHO, COUNTER = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("echo", "counter"))
+ECHO, COUNTER, WATCH = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("echo", "counter", "watch"))
 
 
 def say(event: str, **fields: Any) -> None:
@@ -87,6 +87,7 @@ async def main(reactor: Any, rendezvous: str, peer: str | None = None) -> None:
     node.serve("echo/1", Factory.forProtocol(ECHO["Echo"]), anyone)
     COUNTER["serve"](node)
     node.subscribe(tell)
+    WATCH["watch"](node, lambda sentence: say("watched", text=sentence))
     commands = Commands(book)
     stdio.StandardIO(commands)
     node.startService()

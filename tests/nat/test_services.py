@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,5 +72,11 @@ def test_two_services(tmp_path: Path) -> None:
             for process, other in ((alice, peer), (bob, caller)):
                 links = [event["event"] for event in process.settle() if event.get("peer") == other]
                 assert links == ["connected", "disconnected"]
+            watched = [event["text"] for event in alice.events if event["event"] == "watched"]
+            assert watched[0] == f"registered at {address}"
+            paths = [text for text in watched if text.startswith(f"{peer[:8]}: ")]
+            assert paths
+            assert all(re.fullmatch(r"\w+: (srflx|prflx|relay), \S+ to \S+", text) for text in paths), paths
+            assert watched.index(paths[-1]) < len(watched) - 1, watched  # how it ended
         finally:
             programs.close()
