@@ -209,7 +209,16 @@ def wait_after(tries: int) -> float:
     """
     if tries < QUICK:
         return ROUND
-    return min(LATER[0] * 2.0 ** min(tries - QUICK, 10), LATER[1])
+    return doubled(LATER, tries - QUICK)
+
+
+def doubled(waits: tuple[float, float], times: int) -> float:
+    """
+    Return a wait that has been doubled so many times.
+
+    :param waits: the first one and the longest one, in seconds.
+    """
+    return min(waits[0] * 2.0 ** min(times, 10), waits[1])
 
 
 def may_send(

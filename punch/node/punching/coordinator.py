@@ -29,7 +29,7 @@ from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.path import SprayPolicy
-from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries
+from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries, doubled
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
 from punch.node.punching.sockets import AttemptBasis, AttemptSockets
@@ -480,12 +480,12 @@ class Punching:
 def proof_wait(proofs: int) -> float:
     """Return the seconds until both sides check again, after so many times."""
     rounds, rest = divmod(proofs, PROOFS)
-    return PROOF_GAP if rest else min(PROOF_WAITS[0] * 2.0 ** min(rounds - 1, 10), PROOF_WAITS[1])
+    return PROOF_GAP if rest else doubled(PROOF_WAITS, rounds - 1)
 
 
 def refusal_wait(refusals: int) -> float:
     """Return the seconds to the next attempt after so many that were refused, or could not be made."""
-    return min(REFUSAL_WAITS[0] * 2.0 ** min(refusals - 1, 10), REFUSAL_WAITS[1])
+    return doubled(REFUSAL_WAITS, refusals - 1)
 
 
 def _hosts(profiles: Sequence[NatProfile]) -> list[str]:

@@ -36,6 +36,7 @@ from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.path import RelayPolicy
+from punch.node.punching.attempt import doubled
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 from punch.wire.peers.punching import TCPCandidates
@@ -45,11 +46,10 @@ SETTLE = 0.5
 """Seconds on a relayed path after which the first attempt begins, so that plain ICE comes first."""
 STEADY = 60.0
 """Seconds that a direct path must have lasted so that later attempts come as soon as those of a new link."""
-AGAIN = 1.0, 5.0, 300.0
-"""
-Seconds from the beginning of an attempt to that of the next: the first time, the second time, and at most;
-doubled each time after that.
-"""
+FIRST_AGAIN = 1.0
+"""Seconds from the beginning of the first attempt to that of the second…"""
+AGAIN = 5.0, 300.0
+"""…from that to the third, doubled each time after that, and at most."""
 REFLECTION_TIME = 2.0
 """Seconds that the rendezvous has to say how a port is seen."""
 ANSWER_TIME = 5.0
@@ -247,7 +247,7 @@ class TCPPunching:
             self._begin.start(_wait_after(1 + self._looks), self._due)
 
     def _schedule_attempt(self, least: float) -> None:
-        """Begin the next attempt as long after the last one as `AGAIN` says, in `least` seconds or later."""
+        """Begin the next attempt when `_wait_after` the last one is over, in `least` seconds or later."""
         since = self._context.monotonic() - self._begun_at
         self._begin.start(max(least, _wait_after(self._tries) - since), self._due)
 
@@ -473,7 +473,7 @@ class TCPPunching:
 
 def _wait_after(tries: int) -> float:
     """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
-    return AGAIN[0] if tries < 2 else min(AGAIN[1] * 2.0 ** min(tries - 2, 10), AGAIN[2])
+    return FIRST_AGAIN if tries < 2 else doubled(AGAIN, tries - 2)
 
 
 _CANCELLED = CancelledError, ConnectingCancelledError
