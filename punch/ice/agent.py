@@ -25,7 +25,7 @@ from typing import Literal
 
 from punch.ice import events
 from punch.ice.budget import Budget, CallBudget
-from punch.ice.candidates import LocalCandidates, RemoteCandidates
+from punch.ice.candidates import MAPPED_PREFERENCE, MAX_REFLEXIVE, LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
@@ -47,7 +47,6 @@ from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _BINDING_REQUEST = b"\x00\x01"
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
-_PORT_MAPPING = "port mapping"
 
 
 class Agent:
@@ -99,6 +98,8 @@ class Agent:
         self._pacer = Pacer(self._checklist, self._checker, self._selector, call_budget.is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
         self._mapped: dict[Address, Address] = {}
+        # The IP addresses at which reflectors and relays have seen each base
+        self._seen: dict[Address, list[str]] = {}
         self._events: deque[Event] = deque()
         self.path = SelectedPair(
             self._checker,
@@ -204,6 +205,7 @@ class Agent:
         dropped = [pair for pair in self._checklist if pair.base == base]
         self.path.drop(dropped, now)
         self._locals.remove(base)
+        self._seen.pop(base, None)
         if opening:
             left = {pair.remote.address for pair in self._checklist}
             self._remotes.forget({pair.remote.address for pair in dropped} - left)
@@ -250,8 +252,20 @@ class Agent:
         external = self._mapped.get(base)
         if external is None:
             return False
-        addresses = mapped_addresses(base, external, self._locals.reflexive_hosts_of(base))
-        return sum(self.add_reflexive(base, address, _PORT_MAPPING) for address in addresses) > 0
+        seen = self._seen.get(base, [])
+        addresses = mapped_addresses(base, external, seen)
+        # Only one of them may lead anywhere, so the peer is not to wait for one before it checks the other,
+        # and begins with the port at an address that is ours for certain
+        added = [
+            self._add_reflexive(
+                base,
+                address,
+                f"port mapping {address.host}",
+                MAPPED_PREFERENCE if address.host in seen else None,
+            )
+            for address in addresses
+        ]
+        return any(added)
 
     def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> bool:
         """
@@ -260,13 +274,21 @@ class Agent:
         :param source: identifies the server that reported it; mappings of one source share a foundation.
         :return: whether it was new.
         """
-        candidate = self._locals.add_reflexive(base, mapped, source)
+        added = self._add_reflexive(base, mapped, source)
+        seen = self._seen.get(base, [])
+        if base in self._locals and mapped.host not in seen and len(seen) < MAX_REFLEXIVE:
+            self._seen[base] = [*seen, mapped.host]
+            self._add_mapped_candidates(base)
+        return added
+
+    def _add_reflexive(
+        self, base: Address, mapped: Address, source: str, preference: int | None = None
+    ) -> bool:
+        candidate = self._locals.add_reflexive(base, mapped, source, preference=preference)
         if candidate is None:
             return False
         self._changed()
         self._events.append(events.LocalCandidate(candidate))
-        if source != _PORT_MAPPING:
-            self._add_mapped_candidates(base)
         self.path.publish()
         return True
 

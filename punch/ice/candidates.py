@@ -37,6 +37,8 @@ TYPE_PREFERENCE = {
     CandidateType.RELAY: 0,
 }
 """RFC 8445, section 5.1.2.2."""
+MAPPED_PREFERENCE = 105
+"""The type preference of a port that a router maps (RFC 6544, section 4.2: NAT-assisted candidates)."""
 
 _COMPONENT = 1
 _BASE_BITS = 0xFFFFFF
@@ -52,9 +54,20 @@ _LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
 ]
 
 
-def candidate_priority(kind: CandidateType, local_preference: int, component: int = _COMPONENT) -> int:
-    """RFC 8445, section 5.1.2.1."""
-    return (TYPE_PREFERENCE[kind] << 24) + (local_preference << 8) + (256 - component)
+def candidate_priority(
+    kind: CandidateType,
+    local_preference: int,
+    component: int = _COMPONENT,
+    *,
+    preference: int | None = None,
+) -> int:
+    """
+    RFC 8445, section 5.1.2.1.
+
+    :param preference: the type preference; None: that of `TYPE_PREFERENCE`.
+    """
+    type_preference = TYPE_PREFERENCE[kind] if preference is None else preference
+    return (type_preference << 24) + (local_preference << 8) + (256 - component)
 
 
 def usable(address: Address) -> bool:
@@ -170,14 +183,6 @@ class LocalCandidates:
         """The newest reflexive address of `base`; None if there is none."""
         return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)
 
-    def reflexive_hosts_of(self, base: Address) -> list[str]:
-        """The IP addresses of the server-reflexive candidates of `base`."""
-        return [
-            mapped.host
-            for (known, mapped), candidate in self._reflexive.items()
-            if known == base and candidate.type is CandidateType.SRFLX
-        ]
-
     def sees_family(self, ipv6: bool) -> bool:
         """Whether any of our addresses of this family has a reflexive address."""
         return any(base.is_ipv6 == ipv6 for base, _ in self._reflexive)
@@ -259,12 +264,16 @@ class LocalCandidates:
         for known in [known for known in self._reflexive if known[0] == base]:
             del self._reflexive[known]
 
-    def add_reflexive(self, base: Address, mapped: Address, server: str = "") -> Candidate | None:
+    def add_reflexive(
+        self, base: Address, mapped: Address, server: str = "", *, preference: int | None = None
+    ) -> Candidate | None:
         """
         Add the server-reflexive candidate `mapped` of the host candidate `base`. If there are too many, the
         oldest one is dropped.
 
         :param server: identifies the server that saw the mapping; part of the foundation.
+        :param preference: the type preference; None: that of server-reflexive candidates. A candidate that
+            is known gets it if it is larger.
         :return: None if the candidate is redundant (RFC 8445, section 5.1.3) or unusable.
         """
         if base not in self._bases or mapped == base or not usable(mapped):
@@ -272,11 +281,14 @@ class LocalCandidates:
         known = self._reflexive.pop((base, mapped), None)
         if known is not None and known.type is CandidateType.SRFLX:
             # It was seen again, so it becomes the newest one
-            self._reflexive[base, mapped] = known
+            priority = candidate_priority(
+                known.type, self._bases[base].local_preference, preference=preference
+            )
+            self._reflexive[base, mapped] = replace(known, priority=max(known.priority, priority))
             return None
         if len(self._reflexive) >= 2 * MAX_REFLEXIVE:
             del self._reflexive[next(iter(self._reflexive))]
-        return self._learn(CandidateType.SRFLX, base, mapped, server)
+        return self._learn(CandidateType.SRFLX, base, mapped, server, preference)
 
     def at(self, base: Address, mapped: Address) -> Candidate:
         """
@@ -297,8 +309,15 @@ class LocalCandidates:
         """
         return candidate_priority(CandidateType.PRFLX, self._bases[base].local_preference)
 
-    def _learn(self, kind: CandidateType, base: Address, mapped: Address, server: str) -> Candidate:
-        priority = candidate_priority(kind, self._bases[base].local_preference)
+    def _learn(
+        self,
+        kind: CandidateType,
+        base: Address,
+        mapped: Address,
+        server: str,
+        preference: int | None = None,
+    ) -> Candidate:
+        priority = candidate_priority(kind, self._bases[base].local_preference, preference=preference)
         candidate = Candidate(kind, mapped, priority, self._foundation(kind, base.host, server), related=base)
         self._reflexive[base, mapped] = candidate
         return candidate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.budget import DIRECT, OF_ONE
 from punch.ice.checks import IceCredentials
 from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
@@ -135,6 +136,57 @@ class GatheringTests(SynchronousTestCase):
         self.gather(*(Address("198.51.100.9", port) for port in range(1, 1000)))
         self.network.run(10)
         self.assertLessEqual(len({transmit.remote for _, transmit in self.alice.sent}), 32)
+
+
+class MappedPortTests(SynchronousTestCase):
+    """Alice's router maps a port and names a wrong address, and her NAT has a port for each reflector."""
+
+    HOST = "203.0.113.1"
+    WRONG, RIGHT = Address("192.0.2.99", 5000), Address(HOST, 5000)
+
+    def checks(self, *seen: Address, named: Address = WRONG) -> list[Address]:
+        """
+        Where Bob sends checks while none arrives, in order.
+
+        :param seen: Alice's addresses as reflectors see them.
+        :param named: the address that her router names.
+        """
+        network = IceNetwork(budgets=True)
+        network.loses = lambda transmit: True
+        alice = network.host("alice", "192.168.1.2")
+        bob = network.host("bob", "192.168.2.2", nat=NAT("203.0.113.2"), controlling=False)
+        bob.agent.add_reflexive(bob.bases[0], Address("203.0.113.2", 4000))
+        alice.agent.add_mapped(alice.bases[0], named)
+        for number, address in enumerate(seen):
+            alice.agent.add_reflexive(alice.bases[0], address, f"reflector {number}")
+        network.introduce(bob, alice)
+        network.run(10.0)
+        self.assertLessEqual(len(bob.sent), DIRECT)
+        return [transmit.remote for _, transmit in bob.sent]
+
+    def test_the_port_is_checked_first_and_again(self) -> None:
+        """So it is whether the address that the router names is wrong or not, and before all is used up."""
+        seen = [Address(self.HOST, port) for port in (40001, 40002)]
+        for named in (self.WRONG, self.RIGHT):
+            checks = self.checks(*seen, named=named)
+            self.assertEqual(checks[0], self.RIGHT, (named, checks))
+            self.assertGreaterEqual(checks.count(self.RIGHT), 2, (named, checks))
+
+    def test_no_reflector_has_answered(self) -> None:
+        """Then there is only what the router names."""
+        self.assertEqual(self.checks().count(self.WRONG), OF_ONE)
+
+    def test_another_port_later(self) -> None:
+        """The wrong address that the router has named before does not count as one that was seen."""
+        network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2")
+        (base,) = alice.bases
+        alice.agent.add_mapped(base, self.WRONG)
+        alice.agent.add_reflexive(base, Address(self.HOST, 40001))
+        alice.agent.add_mapped(base, Address(self.WRONG.host, 5001))
+        priorities = {each.address: each.priority >> 24 for each in alice.agent.local_candidates}
+        self.assertEqual([priorities[Address(self.WRONG.host, port)] for port in (5000, 5001)], [100, 100])
+        self.assertEqual([priorities[Address(self.HOST, port)] for port in (5000, 5001)], [105, 105])
 
 
 class HoldTests(SynchronousTestCase):
