@@ -35,7 +35,7 @@ def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, 
 
 
 def explain_failure(error: QuicError | LimitExceeded) -> tuple[CloseCode, str]:
-    """With which code and reason a link ends, as the library failed or the other side exceeded a limit."""
+    """Return the code and the reason of a link's end by a failure of the library or an exceeded limit."""
     if isinstance(error, LimitExceeded):
         return CloseCode.PROTOCOL, str(error)
     return CloseCode.INTERNAL, f"The QUIC library failed: {error}."

@@ -146,7 +146,7 @@ class CodePurpose(str, Enum):
 
 @dataclass(frozen=True)
 class Card:
-    """Who one side is: a peer ID, whose key has signed this exchange, and what it calls itself."""
+    """The identity of one side: a peer ID, whose key has signed this exchange, and its own name."""
 
     peer: PeerID
     name: str

@@ -477,7 +477,7 @@ class Call:
         self.changed()
 
     def _announce(self) -> None:
-        """Tell that the link is connected, if it is and that was not told."""
+        """Report that the link is connected, unless that was reported before."""
         proved, pair = self.proved, self.pair
         if proved is not None and pair is not None and proved.reports.status is None:
             self.signaling.path_found()

@@ -223,7 +223,7 @@ class Punching:
         self.path_changed(now)
 
     def _tell_time(self, now: float) -> None:
-        """Tell the attempt the time, which it otherwise knows from what it receives and its timers."""
+        """Tell the attempt the time. It also learns it from what it receives and from its timers."""
         if self._sockets.observing is not None:
             self._sockets.observing.transactions.handle_timer(now)
 

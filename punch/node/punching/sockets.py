@@ -78,7 +78,7 @@ class AttemptSockets:
         return None if path is None else self.basis(path[0])
 
     def basis(self, base: Address) -> AttemptBasis | None:
-        """Return that of the attempt that has opened this socket; None if it is of none, or closed."""
+        """Return the basis of the attempt that opened this socket; None if none did, or it is closed."""
         return self._bases.get(base)
 
     @property

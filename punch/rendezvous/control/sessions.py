@@ -62,7 +62,7 @@ class _SessionTimers:
         self._deadlines: Deadlines[int] = Deadlines()
 
     def start(self, session: ControlSession, now: float) -> None:
-        """Look at a session when it may be due. A line that comes now or later does not make that sooner."""
+        """Look at a session when its timer may be due. Lines that come until then do not make that sooner."""
         due = session.get_timer()
         if due is not None:
             self._deadlines.set(session.connection, min(due, now + self._silence))

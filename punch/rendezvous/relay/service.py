@@ -159,9 +159,9 @@ class RelayService:
         self._peers: SourceCache[str, PeerID] = SourceCache(
             remembered, Shares.growing(-(-remembered // _PART))
         )
-        """The peers behind the names of users, of those that got credentials last…"""
+        """The peers behind the names of users: those that got credentials last…"""
         self._owners: WeakKeyDictionary[Meter, PeerID] = WeakKeyDictionary()
-        """…and of those whose bytes are counted."""
+        """…and those whose bytes are counted."""
         self.stored_bytes: Callable[[int, str], int] = lambda day, user: 0
         # Derived from the key, so that credentials stay valid over a restart.
         key = config.identity.private_key.private_bytes_raw()
