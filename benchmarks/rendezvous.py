@@ -51,6 +51,7 @@ from benchmarks.rendezvous_processes import (
     redis_commands,
 )
 from punch.identity import Identity
+from punch.net.segmented_table import PROBATION
 
 CALLS = 4000
 """Introductions of one measurement."""
@@ -206,6 +207,7 @@ def attacks(lab: Lab, report: Report, kinds: Sequence[str], seconds: float) -> N
     # Their keys were registered before the attack or were not: half of each.
     load.do("keys", count=ATTACKED_PEERS + 50 * len(KINDS))
     load.register(ATTACKED_PEERS)
+    load.do("keep", seconds=PROBATION)
     start = server.process.memory
     report.line(f"\nunder attack, {ATTACKED_PEERS} peers that are introduced, and others that register")
     report.line(

@@ -22,6 +22,7 @@ from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler
 from punch.local import connection as local_connection
 from punch.local import server as local_server
 from punch.local.protocol import MAX_LINE
+from punch.net.segmented_table import PROBATION
 from punch.node.calls import offer_freshness
 from punch.node.calls.calls import MAX_CALLS
 from punch.node.control import core, hosts
@@ -146,9 +147,10 @@ SECURITY_NUMBERS = [
     f"{LIMITS.message_rate:.0f} lines a second ({LIMITS.message_burst:.0f} at once)",
     f"An address has {LIMITS.connections_per_address} connections at most",
     f"one in {WORDS[connection_limiter.EARLIER]} ({LIMITS.connections // connection_limiter.EARLIER})",
-    f"the last {2 * LIMITS.registrations_per_address} peers",
+    f"of one address {2 * LIMITS.registrations_per_address} peers",
     f"one place in {WORDS[admission.RESERVE]} is kept",
-    f"last {2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
+    f"once they have been here for {PROBATION:.0f} seconds",
+    f"{2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
     f"{WORDS[LIMITS.calls_per_callee]} of their calls ring at once, at most "
     f"{WORDS[LIMITS.calls_per_source]} of one address and {WORDS[2 * LIMITS.calls_per_source]} of one /56",
     f"at most {LIMITS.answered_per_callee} calls are answered and have not become a link, "

@@ -10,7 +10,7 @@ fixed size.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -147,6 +147,14 @@ def source_of(host: str) -> Source:
     return packed[:3], packed
 
 
+def source_ending_in(prefix: Hashable) -> Source:
+    """A source or a part of one, by its last prefix."""
+    if not isinstance(prefix, bytes):
+        return (prefix,)
+    return tuple(prefix[:length] for length in _LENGTHS[len(prefix)])
+
+
+_LENGTHS = {3: (3,), 4: (3, 4), 6: (6,), 7: (6, 7), 8: (6, 7, 8)}
 _MAPPED, _NAT64 = bytes(10) + b"\xff\xff", b"\0\x64\xff\x9b" + bytes(8)
 _6TO4 = b"\x20\x02"
 _WIDTHS = {3: 2, 6: 2, 7: 1}
@@ -298,6 +306,19 @@ class SourceTable(Generic[K]):
         path = self._path(source)
         return path[-1].count if len(path) > len(source) else 0
 
+    def counts(self, source: Source) -> list[int]:
+        """How many entries the table and each prefix of `source` have, the widest first."""
+        path = self._path(source)
+        return [node.count for node in path] + [0] * (len(source) + 1 - len(path))
+
+    def source(self, key: K) -> Source:
+        """
+        The source of an entry.
+
+        :raise KeyError: it is not there.
+        """
+        return self._sources[key]
+
     def room(self, source: Source) -> K | None:
         """
         The entry that has to leave so that `source` can have one more. Nothing is changed.
@@ -305,13 +326,21 @@ class SourceTable(Generic[K]):
         :return: that entry, or None if there is room.
         :raise NoRoom: the source has used up its share, or has as many entries as the others.
         """
+        counts = self.counts(source)
+        check_elsewhere(counts, source, self.shares, self.elsewhere)
+        full = narrowest_full(counts, source, self.capacity, self.shares)
+        return None if full is None else self.displaced(source, full)
+
+    def displaced(self, source: Source, full: int) -> K:
+        """
+        The entry that has to leave for one of `source`.
+
+        :param full: the depth of the narrowest prefix of `source` that is full, 0 for the table.
+        :raise NoRoom: no source there has at least two more entries than this one.
+        """
         path = self._path(source)
-        self._check_elsewhere(path, source)
-        full = self._full(path, source)
-        if full is None:
-            return None
         # An entry that leaves the narrowest full prefix makes room in all wider ones.
-        for depth in range(full, len(source)):
+        for depth in range(full, min(len(source), len(path))):
             node = path[depth]
             own = path[depth + 1].count if depth + 1 < len(path) else 0
             assert isinstance(node, _Branch)
@@ -331,10 +360,10 @@ class SourceTable(Generic[K]):
         """
         if key in self._sources:
             raise ValueError("this entry is there already")
-        path = self._path(source)
+        counts = self.counts(source)
         if not again:
-            self._check_elsewhere(path, source)
-        full = self._full(path, source)
+            check_elsewhere(counts, source, self.shares, self.elsewhere)
+        full = narrowest_full(counts, source, self.capacity, self.shares)
         if full is not None:
             raise NoRoom(source, full)
         node: _Branch[K] | _Leaf[K] = self._root
@@ -393,32 +422,37 @@ class SourceTable(Generic[K]):
                     branches.append(child)
         return found
 
-    def _check_elsewhere(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> None:
-        """:raise NoRoom: a prefix has used up its share of all tables together."""
-        if not self.elsewhere:
-            return
-        for depth in range(len(source), 0, -1):
-            prefix = source[depth - 1]
-            there = self.elsewhere.get(prefix, 0)
-            here = path[depth].count if depth < len(path) else 0
-            share = self.shares.of(prefix)
-            first = depth < len(source) and depth + 1 >= len(path) and FIRST * here < share
-            if there and not first and here + there >= share:
-                raise NoRoom(source, depth)
-
-    def _full(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> int | None:
-        """The depth of the narrowest prefix of `source` that is full, 0 for the table."""
-        full = None
-        for depth, node in enumerate(path):
-            limit = self.shares.of(source[depth - 1]) if depth else self.capacity
-            if node.count >= limit:
-                full = depth
-        return full
-
     def _newest(self, node: _Branch[K] | _Leaf[K]) -> K:
         while isinstance(node, _Branch):
             node = node.largest_child()
         return next(reversed(node.entries))
+
+
+def check_elsewhere(
+    counts: Sequence[int], source: Source, shares: Shares, elsewhere: Mapping[Hashable, int]
+) -> None:
+    """
+    Check the entries of a source here (`SourceTable.counts`) and elsewhere together.
+
+    :raise NoRoom: a prefix has used up its share of all tables together.
+    """
+    if not elsewhere:
+        return
+    for depth in range(len(source), 0, -1):
+        prefix, here = source[depth - 1], counts[depth]
+        there, share = elsewhere.get(prefix, 0), shares.of(prefix)
+        first = depth < len(source) and not counts[depth + 1] and FIRST * here < share
+        if there and not first and here + there >= share:
+            raise NoRoom(source, depth)
+
+
+def narrowest_full(counts: Sequence[int], source: Source, capacity: int, shares: Shares) -> int | None:
+    """The depth of the narrowest prefix of `source` that is full, 0 for the table; None if there is room."""
+    full = None
+    for depth, count in enumerate(counts):
+        if count >= (shares.of(source[depth - 1]) if depth else capacity):
+            full = depth
+    return full
 
 
 class SourceBuckets:

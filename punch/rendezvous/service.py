@@ -27,7 +27,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import RandomBytes
-from punch.net.rate_limits import SourceTable
 from punch.net.udp.server import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control.protocol import ControlServerProtocol
@@ -35,7 +34,7 @@ from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, fi
 from punch.rendezvous.directory.exchange import Exchange
 from punch.rendezvous.directory.interface import Directory
 from punch.rendezvous.directory.link import DirectoryLink
-from punch.rendezvous.directory.shared_limits import SharedCounts, SharedRates
+from punch.rendezvous.directory.shared_limits import SharedCounts, SharedRates, SharedTable
 from punch.rendezvous.directory.shared_quotas import SharedQuotas
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.members.lists import DenyList
@@ -200,7 +199,7 @@ class RendezvousService(Service):
     def _share(self, directory: Directory, membership: Membership | None) -> None:
         """Have the limits count over all processes of the service."""
         secret = self.config.identity.private_key.private_bytes_raw()
-        kinds: dict[str, Sequence[SourceTable[Any]]] = {
+        kinds: dict[str, Sequence[SharedTable]] = {
             "registrations": self.registry.places,
             "introductions": self.registry.admission.places,
         }

@@ -164,7 +164,8 @@ class Exchange:
             )
         acquainted = self.registry.admission.acquainted(caller.peer, request.to)
         try:
-            table, displaced = room_in(self.places[::-1] if acquainted else self.places[:1], caller.source)
+            tables = self.places[::-1] if acquainted else self.places[:1]
+            table, displaced = room_in(tables, lambda table: table.room(caller.source))
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
@@ -335,7 +336,7 @@ class Exchange:
             return
         if isinstance(reply, Answered):
             if call.answered_at is None:
-                self.registry.admission.remember(source_of(call.address), call.caller, callee)
+                self.registry.admission.remember(source_of(call.address), call.caller, callee, now)
             call.answered_at = now
             self._deadlines.set(key, now + self._limits.answered_time + _LATE)
         elif isinstance(reply, (Ended, Error)):

@@ -9,13 +9,13 @@ does not count for long. While Redis is away, each process goes by what it has i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from punch.identity import RandomBytes
-from punch.net.rate_limits import SourceBuckets, SourceTable
+from punch.net.rate_limits import SourceBuckets
 from punch.rendezvous.directory.messages import NAME_SIZE, derive
 from punch.rendezvous.directory.shared_state import Ask
 from punch.turn.server.allocations import Allocations
@@ -110,6 +110,15 @@ def added_up(reports: Sequence[Report], kind: str) -> dict[str, int]:
     return sums
 
 
+class SharedTable(Protocol):
+    """A table whose counts are shared: a `SourceTable` or a `SegmentedTable`."""
+
+    elsewhere: Mapping[Hashable, int]
+
+    def large(self, part: float) -> dict[Hashable, int]:
+        """The prefixes that have at least this part of their share, and how many entries they have."""
+
+
 class SharedCounts:
     """
     Counts what a source has at all processes of a service against the same shares: places in tables, and
@@ -130,7 +139,7 @@ class SharedCounts:
 
     def __init__(
         self,
-        tables: Mapping[str, SourceTable[Any]],
+        tables: Mapping[str, SharedTable],
         buckets: Mapping[str, SourceBuckets],
         monotonic: Callable[[], float],
         *,

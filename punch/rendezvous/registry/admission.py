@@ -39,6 +39,7 @@ from punch.net.rate_limits import (
     SourceScope,
     SourceTable,
 )
+from punch.net.segmented_table import SegmentedTable
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.introduction import IntroductionKey
@@ -53,6 +54,7 @@ _FORGOTTEN = 0.1
 _DIGEST_SIZE = 16
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,16 @@ class EarlierSources(Generic[K]):
     A stranger cannot get into the table by a claim: a peer has proved its key, and of two peers the called
     one has answered. The table is empty when the service starts.
 
-    When there is no room, the source with the most keys loses its newest one; a source that has used up its
-    share loses its own oldest one.
+    When there is no room, the source with the most keys loses its newest one, but keys that were seen first
+    some time ago are protected (`SegmentedTable`); a source that has used up its share loses its own oldest
+    one.
 
     :param capacity: keys in all.
     :param shares: keys of one source.
     """
 
     def __init__(self, capacity: int, shares: Shares) -> None:
-        self._table: SourceTable[K] = SourceTable(capacity, shares)
+        self._table: SegmentedTable[K] = SegmentedTable(capacity, shares)
 
     def __len__(self) -> int:
         """The number of keys."""
@@ -151,19 +154,19 @@ class EarlierSources(Generic[K]):
         """Whether this key is remembered."""
         return key in self._table
 
-    def add(self, source: Source, key: K) -> None:
+    def add(self, source: Source, key: K, now: float) -> None:
         """Remember `key`, which was seen just now. It is not remembered if other sources have all places."""
         table = self._table
-        table.leave(key)
+        since = table.leave(key)
         try:
-            forgotten = table.room(source)
+            forgotten = table.room(source, now)
         except NoRoom:
             forgotten = table.oldest(source)
             if forgotten is None:
                 return
         if forgotten is not None:
             table.leave(forgotten)
-        table.enter(source, key)
+        table.enter(source, key, now, since=since)
 
 
 def pair_key(one: PeerID, other: PeerID) -> bytes:
@@ -315,7 +318,7 @@ class IntroductionAdmission:
         if acquainted and self._acquainted is not None:
             going.insert(0, self._acquainted)
         try:
-            in_all, first_ended = room_in(going, source)
+            in_all, first_ended = room_in(going, lambda table: table.room(source))
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
@@ -364,9 +367,9 @@ class IntroductionAdmission:
         """The places of all introductions, and those reserved for acquainted peers."""
         return [self._strangers] if self._acquainted is None else [self._strangers, self._acquainted]
 
-    def remember(self, source: Source, caller: PeerID, callee: PeerID) -> None:
+    def remember(self, source: Source, caller: PeerID, callee: PeerID, now: float) -> None:
         """A peer has answered a call, which came from `source`."""
-        self._pairs.add(source, pair_key(caller, callee))
+        self._pairs.add(source, pair_key(caller, callee), now)
 
     def answered(self, key: IntroductionKey, now: float) -> None:
         """The called peer has answered: the peers are acquainted, and the call no longer rings."""
@@ -374,7 +377,7 @@ class IntroductionAdmission:
         if not entry.ringing:
             return
         self._stop_ringing(key, entry, now)
-        self.remember(entry.source, entry.caller, entry.callee)
+        self.remember(entry.source, entry.caller, entry.callee, now)
         places = self._callees[entry.callee]
         ended = places.displaced(entry.source)
         if ended is not None:
@@ -417,14 +420,14 @@ class IntroductionAdmission:
                 self._turns.begin(callee, entry.source, filled, now)
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
-            return room_in(tables, source)
+            return room_in(tables, lambda table: table.room(source))
         except NoRoom as problem:
             full = problem
         if full.shared and (ended := self._turns.displaced(callee, source, now)) is not None:
             return places.strangers, ended
         if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
-                return room_in([places.undecided], source)
+                return places.undecided, places.undecided.room(source)
             except NoRoom as problem:
                 full = problem
         where = "" if full.scope is SourceScope.TABLE else f" {full.scope.value}"
@@ -444,15 +447,16 @@ class IntroductionAdmission:
         )
 
 
-def room_in(tables: Sequence[SourceTable[K]], source: Source) -> tuple[SourceTable[K], K | None]:
+def room_in(tables: Sequence[T], room: Callable[[T], K | None]) -> tuple[T, K | None]:
     """
-    The first table with room for an entry of `source`, and the entry that has to leave it first.
+    The first table with room for an entry, and the entry that has to leave it first.
 
+    :param room: asks a table which entry that is.
     :raise NoRoom: no table has room; the exception is that of the last table.
     """
     for table in tables[:-1]:
         try:
-            return table, table.room(source)
+            return table, room(table)
         except NoRoom:
             continue
-    return tables[-1], tables[-1].room(source)
+    return tables[-1], room(tables[-1])

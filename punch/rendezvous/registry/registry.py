@@ -15,7 +15,8 @@ from typing import Protocol
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceScope, SourceTable, source_of
+from punch.net.rate_limits import NoRoom, Shares, Source, SourceScope, source_of
+from punch.net.segmented_table import SegmentedTable
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import (
@@ -144,9 +145,9 @@ class Registry:
         self._introductions: dict[IntroductionKey, _Introduction] = {}
         shares = Shares.growing(limits.registrations_per_address)
         reserve = limits.registrations // RESERVE
-        self.places = [SourceTable[PeerID](limits.registrations - reserve, shares)]
+        self.places = [SegmentedTable[PeerID](limits.registrations - reserve, shares)]
         if reserve:
-            self.places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
+            self.places.append(SegmentedTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
         self.admission = IntroductionAdmission(limits, self._displace)
         self._return_notices = ReturnNotices(limits)
@@ -219,20 +220,18 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         source = source_of(address)
         old = self._peers.get(peer)
-        table = self._leave_place(peer)
-        try:
-            if old is not None and table is not None and old.source == source:
-                table.enter(source, peer, again=True)
-            else:
-                self._enter_place(source, peer, now)
-        except NoRoom as problem:
-            if old is not None and table is not None:
-                table.enter(old.source, peer, again=True)
-            text = f"Too many peers are registered {problem.scope.value}; try again later."
-            if problem.scope is not SourceScope.TABLE:
-                text += " The operator can raise --registrations-per-address."
-            raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
-        self._seen.add(source, peer)
+        if old is None or old.source != source:
+            table, since = self._leave_place(peer)
+            try:
+                self._enter_place(source, peer, now, since)
+            except NoRoom as problem:
+                if old is not None and table is not None:
+                    table.enter(old.source, peer, now, since=since, again=True)
+                text = f"Too many peers are registered {problem.scope.value}; try again later."
+                if problem.scope is not SourceScope.TABLE:
+                    text += " The operator can raise --registrations-per-address."
+                raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
+        self._seen.add(source, peer, now)
         new = Registration(peer, connection, name, accept, address, source, prekey=prekey)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
@@ -441,29 +440,29 @@ class Registry:
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
-    def _enter_place(self, source: Source, peer: PeerID, now: float) -> None:
+    def _enter_place(self, source: Source, peer: PeerID, now: float, since: float | None) -> None:
         """
         Give a peer a place, for which another peer may have to leave.
 
+        :param since: when it was registered, if it was until now.
         :raise NoRoom: no place is left for this peer.
         """
         tables = self.places if self.was_registered(peer) else self.places[:1]
-        table, displaced = room_in(tables, source)
+        table, displaced = room_in(tables, lambda table: table.room(source, now))
         if displaced is not None:
             text = "Your network has more peers here than others, who come now; try again later."
             registration = self._peers[displaced]
             self.limit_hit(displaced, registration.address, "registrations")
             self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
             self._remove(registration, ErrorCode.TOO_MANY.value, now)
-        table.enter(source, peer)
+        table.enter(source, peer, now, since=since)
 
-    def _leave_place(self, peer: PeerID) -> SourceTable[PeerID] | None:
-        """:return: the table that it was in."""
+    def _leave_place(self, peer: PeerID) -> tuple[SegmentedTable[PeerID] | None, float | None]:
+        """:return: the table that it was in, and since when."""
         for table in self.places:
             if peer in table:
-                table.leave(peer)
-                return table
-        return None
+                return table, table.leave(peer)
+        return None, None
 
     def _remove(self, registration: Registration, reason: str, now: float) -> None:
         peer = registration.peer

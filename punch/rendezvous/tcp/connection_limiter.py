@@ -12,6 +12,7 @@ the same number, the connection that has been silent longest is closed.
 One connection in `RESERVE` is kept for those that wait. Without it, connections whose handshakes are over
 could take all places, and each new connection would end the handshake of the one before it. One in `EARLIER`
 is kept for peers that were registered before; at the end of its handshake it is known who a client is.
+Connections that have been open for a while make no room for newer ones (`SegmentedTable`).
 
 To answer a ClientHello costs half a millisecond of signing and key agreement, and to send one costs nothing.
 So all handshakes together get a share of the processor, the sources take turns (`HandshakeQueue`), and a
@@ -31,6 +32,7 @@ from punch.net.rate_limits import (
     SourceTable,
     source_of,
 )
+from punch.net.segmented_table import SegmentedTable
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import room_in
 
@@ -217,12 +219,12 @@ class ConnectionLimiter:
         reserve = min(2 * limits.handshakes, limits.connections // RESERVE)
         earlier = limits.connections // EARLIER
         share = limits.connections_per_address
-        self._places: list[SourceTable[int]] = [
-            SourceTable(limits.connections - reserve - earlier, Shares.growing(share))
+        self._places: list[SegmentedTable[int]] = [
+            SegmentedTable(limits.connections - reserve - earlier, Shares.growing(share))
         ]
         """Connections after their handshake: of all clients, and of peers that were registered before."""
         if earlier:
-            self._places.append(SourceTable(earlier, Shares.growing(-(-share // _EARLIER_SHARE))))
+            self._places.append(SegmentedTable(earlier, Shares.growing(-(-share // _EARLIER_SHARE))))
         self._open: dict[int, Source] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         """In the order of arrival, which is also the order of their deadlines."""
@@ -262,7 +264,7 @@ class ConnectionLimiter:
         """
         source = UNKNOWN if host is None else source_of(host)
         try:
-            evicted = self._make_room(self._arrived, source) or self._make_room_in_all(source)
+            evicted = self._make_room(self._arrived, source) or self._make_room_in_all(source, now)
         except NoRoom:
             return None, None
         self._next += 1
@@ -296,7 +298,7 @@ class ConnectionLimiter:
         """
         return self._move(connection, self._answered, self._open[connection])
 
-    def established(self, connection: int, *, earlier: bool = False) -> tuple[bool, int | None]:
+    def established(self, connection: int, now: float, *, earlier: bool = False) -> tuple[bool, int | None]:
         """
         The handshake of a connection is over.
 
@@ -308,11 +310,12 @@ class ConnectionLimiter:
         waiting = self._waiting.get(connection)
         if waiting is None:
             return connection in self._open, None
-        table, evicted = room_in(self._places if earlier else self._places[:1], waiting.source)
+        tables = self._places if earlier else self._places[:1]
+        table, evicted = room_in(tables, lambda table: table.room(waiting.source, now))
         if evicted is not None:
             self.closed(evicted)
         self._leave(connection)
-        table.enter(waiting.source, connection)
+        table.enter(waiting.source, connection, now)
         return True, evicted
 
     def closed(self, connection: int) -> None:
@@ -377,7 +380,7 @@ class ConnectionLimiter:
             self.closed(evicted)
         return evicted
 
-    def _make_room_in_all(self, source: Source) -> int | None:
+    def _make_room_in_all(self, source: Source, now: float) -> int | None:
         """
         Close a connection if the service has as many as it takes.
 
@@ -387,7 +390,7 @@ class ConnectionLimiter:
             return None
         table = max(self._arrived, self._answered, key=len)
         if not len(table):
-            evicted = self._places[0].room(source)
+            evicted = self._places[0].room(source, now)
         else:
             # As in a table that is full: the oldest of the source that has most, also if that is a network
             # with one at each address.

@@ -346,7 +346,7 @@ class ProtocolSnifferFactory(ServerFactory):
         The handshake of a connection is over. Return None if it may stay, else a sentence that says why not.
         """
         try:
-            stays, evicted = self.limiter.established(number, earlier=earlier)
+            stays, evicted = self.limiter.established(number, self._monotonic(), earlier=earlier)
         except NoRoom as no_room:
             return self._no_room(no_room, address)
         self._make_room(evicted, "connections")

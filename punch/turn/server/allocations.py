@@ -25,6 +25,7 @@ from punch.net.rate_limits import (
     address_key,
     source_of,
 )
+from punch.net.segmented_table import SegmentedTable
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.allocation import (
     Allocation,
@@ -116,7 +117,7 @@ class Allocations:
         self._ports = ports
         self._random = random
         shares = Shares.growing(settings.allocations_per_address)
-        self.places: SourceTable[Place] = SourceTable(settings.allocations, shares)
+        self.places: SegmentedTable[Place] = SegmentedTable(settings.allocations, shares)
         """The ports in use, by the sources of their clients."""
         self.unproved: dict[tuple[FiveTuple, str], Allocation] = {}
         """The other allocations, by five-tuple and user, the oldest first."""
@@ -367,20 +368,20 @@ class Allocations:
 
     def _take_place(self, source: Source, taken: list[Place], now: float) -> Place:
         """
-        Take a place in the table; if all are in use, the newest of the largest source makes room.
+        Take a place in the table; if all are in use, one makes room (`SegmentedTable`).
 
         :param taken: the place is appended to this list.
         :raise AllocationRefusal: 486 or 508.
         """
         self._make_room(source, now)
         place = Place(source)
-        self.places.enter(source, place)
+        self.places.enter(source, place, now)
         taken.append(place)
         return place
 
     def _make_room(self, source: Source, now: float) -> None:
         """:raise AllocationRefusal: 486 or 508."""
-        while (leaving := self._leaving(source)) is not None:
+        while (leaving := self._leaving(source, now)) is not None:
             if isinstance(leaving.holder, Allocation):
                 owner = leaving.holder.owner
                 self.events.append(RelayLimitHit(owner.client.host, "relay-allocations", owner.user))
@@ -392,10 +393,10 @@ class Allocations:
             else:
                 raise AllocationRefusal(508, "The relay is full")
 
-    def _leaving(self, source: Source) -> Place | None:
+    def _leaving(self, source: Source, now: float) -> Place | None:
         """:raise AllocationRefusal: 486 or 508."""
         try:
-            return self.places.room(source)
+            return self.places.room(source, now)
         except NoRoom as full:
             if full.shared:
                 raise AllocationRefusal(508, "The relay is full") from full
@@ -408,7 +409,7 @@ class Allocations:
 
         :raise AllocationRefusal: 486 or 508, there would be no place for the allocation once it is proved.
         """
-        self._leaving(source)
+        self._leaving(source, now)
         try:
             leaving = self.unproved_places.room((user,))
         except NoRoom:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
+from punch.net.segmented_table import PROBATION
 from punch.node.calls.calls import MAX_RINGING
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import IntroductionRefusal
@@ -248,6 +249,18 @@ class RegistrationTests(FairnessCase):
             self.leave(bad)
         self.flood([f"10.{number >> 8}.{number & 255}.1" for number in range(500)], 1)
         self.assertTrue(self.join(regular, "192.0.2.1"))
+
+    def test_memory_of_one_network(self) -> None:
+        """Nor do they displace the largest source, if that was seen first before they came."""
+        regulars = [peer("regular", number) for number in range(60)]
+        for number, each in enumerate(regulars):
+            self.join(each, f"192.0.2.{number % 5}")
+        self.wait(PROBATION)
+        for number in range(1600):
+            bad, host = peer("bad", number), SIXTY_APART[number % 60]
+            self.join(bad, host)
+            self.leave(bad)
+        self.assertEqual(len([each for each in regulars if self.registry.was_registered(each)]), 60)
 
 
 class IntroductionTests(FairnessCase):

@@ -83,7 +83,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         numbers = [self.admit("192.0.2.1") for _ in range(3)]
         self.assertEqual(self.evicted_for("192.0.2.1"), numbers[0])
         self.admit("192.0.2.2")
-        self.limiter.established(numbers[1])
+        self.limiter.established(numbers[1], 0.0)
         self.admit("192.0.2.1")
 
     def test_one_ipv6_network_is_one_address(self) -> None:
@@ -93,30 +93,30 @@ class ConnectionLimiterTests(SynchronousTestCase):
 
     def test_connections_of_one_address(self) -> None:
         for _ in range(5):
-            self.assertEqual(self.limiter.established(self.admit("192.0.2.1")), (True, None))
+            self.assertEqual(self.limiter.established(self.admit("192.0.2.1"), 0.0), (True, None))
         self.assertEqual(self.limiter.waiting, 0)
         # One more finishes its handshake, so that it can be told, and keeps its place for handshakes.
         late = self.admit("192.0.2.1")
-        self.assertRaises(NoRoom, self.limiter.established, late)
+        self.assertRaises(NoRoom, self.limiter.established, late, 0.0)
         self.assertEqual(self.limiter.waiting, 1)
         self.limiter.closed(late)
-        self.assertEqual(self.limiter.established(self.admit("192.0.2.2")), (True, None))
+        self.assertEqual(self.limiter.established(self.admit("192.0.2.2"), 0.0), (True, None))
 
     def test_connections_in_all(self) -> None:
         for index in range(18):
             number = self.admit(f"192.{index}.2.1")
-            self.assertEqual(self.limiter.established(number), (True, None))
+            self.assertEqual(self.limiter.established(number, 0.0), (True, None))
         # Two of the twenty are reserved for handshakes: these can be told why they are closed.
         late = [self.admit(f"192.{index}.2.1") for index in (18, 19)]
         for number in late:
-            self.assertRaises(NoRoom, self.limiter.established, number)
+            self.assertRaises(NoRoom, self.limiter.established, number, 0.0)
         self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
         self.assertEqual(len(self.limiter), 20)
 
     def test_connections_in_all_and_few_places_for_handshakes(self) -> None:
         """Where handshakes have less room than they may take, who has most of them makes room."""
         for index in range(14):
-            self.limiter.established(self.admit(f"192.{index}.2.1"))
+            self.limiter.established(self.admit(f"192.{index}.2.1"), 0.0)
         honest = self.admit("198.51.100.1")
         self.limiter.spoke(honest)
         flood = [self.admit("203.0.113.1") for _ in range(3)] + [self.admit("203.0.113.2") for _ in range(2)]
@@ -137,7 +137,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
             number, _ = limiter.admit(host, 0.0)
             assert number is not None
             try:
-                self.assertEqual(limiter.established(number, earlier=earlier), (True, None))
+                self.assertEqual(limiter.established(number, 0.0, earlier=earlier), (True, None))
             except NoRoom:
                 limiter.closed(number)
                 return False
@@ -174,7 +174,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         for host in flood * 32:
             number = come(host)
             try:
-                limiter.established(number)
+                limiter.established(number, 0.0)
             except NoRoom:
                 limiter.closed(number)
         peer = come("198.51.100.1")
@@ -183,7 +183,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         self.assertEqual(limiter.answered(peer)[0], True)
         for host in flood:
             limiter.answered(come(host))
-        stays, evicted = limiter.established(peer)
+        stays, evicted = limiter.established(peer, 0.0)
         self.assertTrue(stays)
         self.assertIsNotNone(evicted)
 
@@ -216,7 +216,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         self.assertEqual(self.limiter.source(unknown[1]), source_of("192.0.2.1"))
         # That address has three now.
         self.assertEqual(self.limiter.seen_from(unknown[2], "192.0.2.1"), (True, known[0]))
-        self.assertEqual(self.limiter.established(unknown[2]), (True, None))
+        self.assertEqual(self.limiter.established(unknown[2], 0.0), (True, None))
         # Those that never say where they come from have few places as well.
         last = [unknown[0], *(self.admit(None, 0.0) for _ in range(2))]
         self.assertEqual(self.evicted_for(None), last[0])
@@ -229,7 +229,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         waiting = [self.admit("192.0.2.1") for _ in range(3)]
         self.assertEqual(self.limiter.waiting, 6)
         self.assertEqual(self.limiter.answered(waiting[0]), (True, answered[0]))
-        self.assertEqual(self.limiter.established(waiting[0]), (True, None))
+        self.assertEqual(self.limiter.established(waiting[0], 0.0), (True, None))
         self.admit("192.0.2.1")
 
     def overdue(self, now: float) -> list[int]:
@@ -245,7 +245,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         speaking = self.admit("192.0.2.2", 1.0)
         self.limiter.spoke(speaking)
         done = self.admit("192.0.2.3", 2.0)
-        self.limiter.established(done)
+        self.limiter.established(done, 0.0)
         self.assertEqual(self.limiter.get_timer(), 10.0)
         self.assertEqual(self.overdue(9.9), [])
         self.assertEqual(self.overdue(10.0), [silent])

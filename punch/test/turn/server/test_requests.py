@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.net.segmented_table import PROBATION
 from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
@@ -258,6 +259,20 @@ class QuotaTests(RequestCase):
         self.server.client(Address("192.0.2.1", 1), "other").allocate()
         hits = [each for each in self.server.core.allocations.events if isinstance(each, RelayLimitHit)]
         self.assertEqual(hits, [RelayLimitHit(ALICE.host, "relay-allocations", "user2")])
+
+    def test_allocations_that_were_there_before(self) -> None:
+        """The largest source keeps what it had for a while when many other ones come at once."""
+        self.server_with(allocations=10)
+        for number in range(5):
+            self.server.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
+        earlier = set(self.server.core.allocations.by_client)
+        self.server.advance(PROBATION)
+        for number in range(9):
+            host = f"192.0.{number % 3}.1"
+            self.server.client(Address(host, number), f"other{number}").ask(Method.ALLOCATE, UDP)
+        self.server.client(Address("203.0.112.1", 1), "new").allocate()
+        self.assertLessEqual(earlier, set(self.server.core.allocations.by_client))
+        self.assertEqual(len(self.server.core.allocations), 10)
 
     def test_a_client_that_never_refreshes(self) -> None:
         """After its lifetime, nothing of an allocation is left."""
