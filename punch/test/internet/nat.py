@@ -157,6 +157,8 @@ class NAT:
     """Flows of UDP to the router itself: the external port, the remote, and when it is forgotten."""
     _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
     _forwarded: dict[tuple[str, Endpoint], int] = field(default_factory=dict, repr=False)
+    # The TCP connections, by their ends, that began from a port that was not forwarded then
+    _translated: set[tuple[Endpoint, Endpoint]] = field(default_factory=set, repr=False)
     _next_port: int = field(default=0, repr=False)
     _taken_at: float = field(default=0.0, repr=False)
     """Until when `others` were considered."""
@@ -183,6 +185,7 @@ class NAT:
         self._by_internal.clear()
         self._by_port.clear()
         self._flows.clear()
+        self._translated.clear()
 
     def renumber(self, public: str) -> None:
         """
@@ -197,7 +200,10 @@ class NAT:
         self.forget()
 
     def forward(self, protocol: str, port: int, internal: Endpoint) -> None:
-        """Forward packets for an external port to an internal endpoint, whatever their source."""
+        """
+        Forward packets for an external port to an internal endpoint, whatever their source. What the endpoint
+        sends comes from there, except on TCP connections that have begun before.
+        """
         self._forwards[protocol, port] = internal
         self._forwarded[protocol, internal] = port
 
@@ -221,6 +227,12 @@ class NAT:
         if self.public is None or (self.block_udp and packet.protocol == "udp"):
             return None
         port = self._forwarded.get((packet.protocol, packet.source))
+        if packet.protocol == "tcp":
+            ends = packet.source, packet.destination
+            if port is None:
+                self._translated.add(ends)
+            elif ends in self._translated:
+                port = None
         if port is None:
             entry = self._entry_for(packet, now)
             if entry is None:

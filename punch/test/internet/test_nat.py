@@ -200,6 +200,22 @@ class PortTests(NATTestCase):
         nat.unforward("udp", 5000)
         self.assertIsNone(self.admitted(nat, Y1, (PUBLIC, 5000)))
 
+    def test_forwarded_port_of_tcp(self) -> None:
+        """Connections that have begun before it was forwarded go on from the port that they have."""
+        nat = self.nat(Mapping.APDM, ports=Ports.RANDOM)
+
+        def port(remote: Endpoint) -> int:
+            out = nat.outbound(Packet("tcp", X, remote, b"payload", 35), 0.0)
+            assert out is not None
+            return out.source[1]
+
+        before = port(Y1)
+        nat.forward("tcp", 5000, X)
+        self.assertEqual((port(Y1), port(Y2)), (before, 5000))
+        self.assertNotEqual(before, 5000)
+        nat.forget()
+        self.assertEqual(port(Y1), 5000)
+
 
 class TimeoutTests(NATTestCase):
     """RFC 4787 §4.3."""
