@@ -18,6 +18,13 @@ from .test_namespaces import RendezvousAndPeers
 
 # miniupnpd maps no ports behind an address that is private or reserved for documentation
 SERVICE, ALICE, BOB = "11.0.0.1", "11.0.0.11", "11.0.0.12"
+TCP = " 0x6 "
+"""How the daemon's rules name the protocol."""
+NO_UDP = """
+table inet no_udp {
+    chain forward { type filter hook forward priority -10; meta l4proto udp drop; }
+}
+"""
 ALICE6 = "2001:db8:1::2"
 
 
@@ -48,9 +55,9 @@ def rules(router: Host, chain: str, word: str) -> list[str]:
     return [line.strip() for line in lines if word in line]
 
 
-def mapped(router: Host) -> list[str]:
+def mapped(router: Host, protocol: str = "") -> list[str]:
     """Which ports lead where."""
-    return rules(router, "prerouting_miniupnpd", "dnat")
+    return [rule for rule in rules(router, "prerouting_miniupnpd", "dnat") if protocol in rule]
 
 
 def opened(router: Host) -> list[str]:
@@ -112,6 +119,33 @@ def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router), log)
         assert_switched_off(running, router, alice, meeting.address, tmp_path)
+
+
+@pytest.mark.parametrize(("options", "ready"), [(PCP, PCP_READY), (UPNP, UPNP_READY)], ids=["PCP", "UPnP"])
+def test_a_tcp_port(
+    namespaces: Namespaces, running: Programs, tmp_path: Path, options: str, ready: str
+) -> None:
+    """No UDP gets out at bob's: he connects to a TCP port that alice's router maps while it is used."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    outside, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    outside.nft(NO_UDP)
+    with miniupnpd(router, tmp_path, options, ready) as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        wait_for(lambda: bool(mapped(router)), log)
+        assert not mapped(router, TCP)
+        at_alice, at_bob = meeting.call("prflx")
+        assert (at_alice["protocol"], at_bob["protocol"]) == ("tcp", "tcp")
+        (rule,) = mapped(router, TCP)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes TCP connections to {ALICE}:{port} on to 10.1.0.2:" in said
+        meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)
 
 
 def assert_switched_off(running: Programs, router: Host, alice: Host, address: str, tmp_path: Path) -> None:

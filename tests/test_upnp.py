@@ -104,7 +104,7 @@ def start(server: Router, lifetime: int = 7200) -> subprocess.Popen[bytes]:
     found = find_spec("miniupnpc")
     assert found is not None
     assert found.origin is not None
-    request = [f"http://127.0.0.1:{server.port}/x.xml", "127.0.0.1", 40000, 40000, lifetime]
+    request = [f"http://127.0.0.1:{server.port}/x.xml", "UDP", "127.0.0.1", 40000, 40000, lifetime]
     return subprocess.Popen(
         [
             sys.executable,

@@ -176,7 +176,12 @@ class OwnNode:
                     for link in status.links
                 ],
                 "port_mappings": [
-                    {"local": str(each.base), "external": str(each.external), "method": each.method.value}
+                    {
+                        "protocol": each.base.protocol,
+                        "local": str(each.base),
+                        "external": str(each.external),
+                        "method": each.method.value,
+                    }
                     for each in status.port_mappings
                 ],
                 "nats": [each.to_json() for each in status.nats],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from punch.ice.candidates import is_local
 from punch.ice.port_mapping.lease import PortMapping
 from punch.ice.punching.techniques import nat_class, techniques_with_all
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
@@ -61,17 +62,23 @@ class RouterReport:
     """
     What the router of the examined address does when it is asked for a port (RFC 6887, RFC 6886).
 
-    :ivar mapping: the port that it mapped; None if it maps none.
+    :ivar mapping: the UDP port that it mapped; None if it maps none.
+    :ivar tcp: whether it mapped a TCP port, too.
     """
 
     mapping: PortMapping | None = None
+    tcp: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object (docs/json.md)."""
         mapping = self.mapping
         if mapping is None:
-            return {"method": None, "external_address": None}
-        return {"method": mapping.method.value, "external_address": mapping.external.host}
+            return {"method": None, "external_address": None, "tcp": False}
+        return {
+            "method": mapping.method.value,
+            "external_address": mapping.external.host,
+            "tcp": self.tcp,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,17 @@ class FamilyReport:
         """Whether the router maps ports at an address that reflectors see: everybody can send there."""
         mapping = None if self.router is None else self.router.mapping
         return mapping is not None and mapping.external.host in self.public_addresses
+
+    @property
+    def maps_tcp_ports(self) -> bool:
+        """
+        Whether the router maps TCP ports at an address that reflectors see, or that is public where these are
+        not reached: everybody can connect there.
+        """
+        router = self.router
+        if router is None or router.mapping is None or not router.tcp:
+            return False
+        return self.maps_ports or (self.udp is False and not is_local(router.mapping.external.host))
 
     @property
     def nat64(self) -> bool:

@@ -50,7 +50,8 @@ def ask(reactor: Any, directory: str, request: UpnpRequest) -> Deferred[UpnpGran
     :param directory: where miniupnpc is.
     """
     internal = request.internal
-    fields = [request.url, internal.host, internal.port, request.port, request.lifetime]
+    protocol = internal.protocol.upper()
+    fields = [request.url, protocol, internal.host, internal.port, request.port, request.lifetime]
     arguments = [sys.executable, "-I", "-S", upnp_child.__file__, directory, json.dumps(fields)]
     process = _UpnpProcess()
     try:

@@ -45,6 +45,9 @@ _LEASE_REFUSED = (
 _PORT_REFUSED = (CONFLICT, "WildCardNotPermittedInExtPort", "Action Failed", "UnknownError")
 """After these errors it may still map another port."""
 
+_SOCKETS = {"UDP": socket.SOCK_DGRAM, "TCP": socket.SOCK_STREAM}
+"""The protocols, as UPnP names them, and the sockets that have them."""
+
 Entry = tuple[str, int, str, bool, int]
 """Host, port, description, whether it is enabled, lifetime."""
 
@@ -66,11 +69,18 @@ class Refused(Exception):
 
 
 def map_port(
-    igd: Igd, host: str, internal: int, wished: int, lifetime: int, other: Callable[[], int]
+    igd: Igd,
+    protocol: str,
+    host: str,
+    internal: int,
+    wished: int,
+    lifetime: int,
+    other: Callable[[], int],
 ) -> tuple[str, int, int]:
     """
-    Have a UDP port mapped, or the mapping renewed.
+    Have a port mapped, or the mapping renewed.
 
+    :param protocol: "UDP" or "TCP".
     :param wished: the external port, if nobody else has it.
     :param lifetime: seconds.
     :param other: returns another external port to try.
@@ -84,16 +94,16 @@ def map_port(
     while ports:
         port = ports.pop(0)
         # Some routers give a port to whoever asks last
-        if not _may_be_ours(_entry(igd, port), host, internal):
+        if not _may_be_ours(_entry(igd, port, protocol), host, internal):
             continue
         for seconds in list(lifetimes):
-            error = _add(igd, port, host, internal, seconds)
+            error = _add(igd, port, protocol, host, internal, seconds)
             if error == PERMANENT_ONLY:
                 lifetimes = [0]
             if error not in _LEASE_REFUSED:
                 break
         if not error:
-            entry = _entry(igd, port)
+            entry = _entry(igd, port, protocol)
             if _may_be_ours(entry, host, internal):
                 external = _external(igd)
                 if entry is None and not external:
@@ -109,37 +119,41 @@ def map_port(
     raise Refused(error)
 
 
-def delete(igd: Igd, host: str, internal: int, port: int) -> None:
+def delete(igd: Igd, protocol: str, host: str, internal: int, port: int) -> None:
     """
     Delete our mapping, but not one that somebody else has now.
 
     :raise Refused: the router does not do it.
     """
-    if not _may_be_ours(_entry(igd, port), host, internal):
+    if not _may_be_ours(_entry(igd, port, protocol), host, internal):
         return
     try:
-        igd.deleteportmapping(port, "UDP")
+        igd.deleteportmapping(port, protocol)
     except Exception as error:  # the library raises no other class
         raise Refused(str(error)) from None
 
 
-def delete_old(igd: Igd, host: str, is_free: Callable[[int], bool]) -> list[int]:
+def delete_old(igd: Igd, host: str, is_free: Callable[[str, int], bool]) -> list[tuple[int, str]]:
     """
     Delete mappings of ours that were left behind, since they have no lifetime.
 
-    :param is_free: whether no program has this port of our address.
-    :return: their external ports.
+    :param is_free: whether no program has this port of our address, by its protocol and number.
+    :return: their external ports and protocols.
     """
-    old = [port for port, internal in _own_mappings(igd, host) if is_free(internal)]
-    for port in old:
+    old = [
+        (port, protocol)
+        for port, protocol, internal in _own_mappings(igd, host)
+        if is_free(protocol, internal)
+    ]
+    for port, protocol in old:
         try:
-            igd.deleteportmapping(port, "UDP")
+            igd.deleteportmapping(port, protocol)
         except Exception:  # the library raises no other class
             break
     return old
 
 
-def _own_mappings(igd: Igd, host: str) -> Iterator[tuple[int, int]]:
+def _own_mappings(igd: Igd, host: str) -> Iterator[tuple[int, str, int]]:
     for index in range(MOST_ENTRIES):
         try:
             found = igd.getgenericportmapping(index)
@@ -148,23 +162,23 @@ def _own_mappings(igd: Igd, host: str) -> Iterator[tuple[int, int]]:
         if found is None:
             return
         port, protocol, (client, internal), name = found[:4]
-        if protocol == "UDP" and client == host and name == DESCRIPTION:
-            yield port, internal
+        if protocol in _SOCKETS and client == host and name == DESCRIPTION:
+            yield port, protocol, internal
 
 
-def _add(igd: Igd, port: int, host: str, internal: int, lifetime: int) -> str:
+def _add(igd: Igd, port: int, protocol: str, host: str, internal: int, lifetime: int) -> str:
     """Return the name of the error, empty if there is none."""
     try:
-        igd.addportmapping(port, "UDP", host, internal, DESCRIPTION, "", lifetime)
+        igd.addportmapping(port, protocol, host, internal, DESCRIPTION, "", lifetime)
     except Exception as error:  # the library raises no other class
         return str(error) or "UnknownError"
     return ""
 
 
-def _entry(igd: Igd, port: int) -> Entry | None:
+def _entry(igd: Igd, port: int, protocol: str) -> Entry | None:
     """Who has an external port; None if nobody has it, or the router does not say it."""
     try:
-        return igd.getspecificportmapping(port, "UDP")
+        return igd.getspecificportmapping(port, protocol)
     except Exception:  # such as UnicodeDecodeError, for the description of another program
         return None
 
@@ -181,8 +195,8 @@ def _external(igd: Igd) -> str:
         return ""
 
 
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def _is_free(host: str, protocol: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, _SOCKETS[protocol]) as probe:
         try:
             probe.bind((host, port))
         except OSError:
@@ -190,7 +204,9 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _perform(url: str, host: str, internal: int, port: int, lifetime: int) -> dict[str, object]:
+def _perform(
+    url: str, protocol: str, host: str, internal: int, port: int, lifetime: int
+) -> dict[str, object]:
     import miniupnpc
 
     igd = miniupnpc.UPnP()
@@ -202,16 +218,16 @@ def _perform(url: str, host: str, internal: int, port: int, lifetime: int) -> di
         return {"error": "the router names another host"}
     try:
         if lifetime == 0:
-            delete(igd, host, internal, port)
+            delete(igd, protocol, host, internal, port)
             return {}
         chosen = random.SystemRandom()
         external, port, kept = map_port(
-            igd, host, internal, port, lifetime, lambda: chosen.randrange(1024, 65536)
+            igd, protocol, host, internal, port, lifetime, lambda: chosen.randrange(1024, 65536)
         )
     except Refused as refused:
         return {"error": str(refused)}
     if kept == 0:
-        delete_old(igd, host, lambda port: _is_free(host, port))
+        delete_old(igd, host, lambda protocol, port: _is_free(host, protocol, port))
     return {"host": external, "port": port, "lifetime": kept}
 
 

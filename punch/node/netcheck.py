@@ -368,8 +368,8 @@ class NetcheckRun:
             return family
         host = family.local_addresses[0]
         if host in self._routers:
-            mapping = next((each for each in self._mapped if each.base.host == host), None)
-            family = replace(family, router=RouterReport(mapping))
+            here = {each.base.protocol: each for each in self._mapped if each.base.host == host}
+            family = replace(family, router=RouterReport(here.get("udp"), tcp="tcp" in here))
         return family if family.udp or self._problem is None else replace(family, udp=None)
 
 

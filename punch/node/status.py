@@ -69,7 +69,7 @@ class NodeStatus:
     :ivar reflectors: the STUN servers that are asked for server-reflexive addresses.
     :ivar relays: the relays with an allocation.
     :ivar relay_attempts: how many relays are being asked for an allocation.
-    :ivar port_mappings: the ports of routers that lead to the sockets.
+    :ivar port_mappings: the ports of routers that lead to the sockets, and to TCP ports of attempts.
     :ivar nats: what is known about the NATs in front of the sockets.
     :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
     :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
@@ -127,7 +127,7 @@ def node_status(
             for relay in network.relays.current
         ),
         relay_attempts=network.relays.attempt_count,
-        port_mappings=tuple(network.port_mappings.current),
+        port_mappings=(*network.port_mappings.current, *network.port_mappings.tcp),
         nats=tuple(network.nat_observer.current),
         signaling=len(channel),
         connection_ids=network.router.connection_id_count,

@@ -27,9 +27,11 @@ class MappingRouter(DatagramProtocol):
     :param result: the result code of all answers.
     :param lifetime: seconds of all mappings.
     :param delay: seconds that it takes for an answer.
+    :param tcp: whether it maps TCP ports, too.
     :ivar taken: external ports that other programs have.
     :ivar asked: the time and bytes of each request.
-    :ivar mapped: the external port of each internal port.
+    :ivar mapped: the external port of each internal port of UDP.
+    :ivar mapped_tcp: the same for TCP.
     """
 
     transport: IUDPTransport
@@ -45,6 +47,7 @@ class MappingRouter(DatagramProtocol):
         result: int = 0,
         lifetime: int = 7200,
         delay: float = 0.0,
+        tcp: bool = True,
     ) -> None:
         assert lan.nat is not None
         assert lan.gateway is not None
@@ -58,7 +61,9 @@ class MappingRouter(DatagramProtocol):
         self.delay = delay
         self.taken: set[int] = set()
         self.asked: list[tuple[float, bytes]] = []
+        self.tcp = tcp
         self.mapped: dict[int, int] = {}
+        self.mapped_tcp: dict[int, int] = {}
         self._net = lan.net
         self._began = self._net.now
         self._host = lan.host(f"{lan.name} router", self.gateway)
@@ -75,7 +80,10 @@ class MappingRouter(DatagramProtocol):
 
         def perform() -> None:
             internal = request.internal
-            port = self._map(internal.host, internal.port, request.port, request.lifetime)
+            if internal.protocol == "tcp" and not self.tcp:
+                result.callback(None)
+                return
+            port = self._map(internal.protocol, internal.host, internal.port, request.port, request.lifetime)
             grant = UpnpGrant(Address(self._external, port), 0) if request.lifetime else None
             result.callback(grant)
 
@@ -84,9 +92,10 @@ class MappingRouter(DatagramProtocol):
 
     def restart(self) -> None:
         """Lose all mappings."""
-        for port in self.mapped.values():
-            self.nat.unforward("udp", port)
-        self.mapped.clear()
+        for protocol, mapped in (("udp", self.mapped), ("tcp", self.mapped_tcp)):
+            for port in mapped.values():
+                self.nat.unforward(protocol, port)
+            mapped.clear()
         self.nat.forget()
         self._began = self._net.now
 
@@ -106,9 +115,11 @@ class MappingRouter(DatagramProtocol):
             self.transport.write(struct.pack("!BBHI4s", 0, 128, self.result, epoch, address), addr)
         elif self.nat_pmp:
             internal, wanted, lifetime = struct.unpack_from("!HHI", datagram, 4)
-            port = 0 if self.result else self._map(addr[0], internal, wanted, lifetime)
+            protocol = {1: "udp", 2: "tcp"}[datagram[1]]
+            result = 2 if protocol == "tcp" and not self.tcp else self.result
+            port = 0 if result else self._map(protocol, addr[0], internal, wanted, lifetime)
             granted = self.lifetime if lifetime else 0
-            answer = struct.pack("!BBHIHHI", 0, 129, self.result, epoch, internal, port, granted)
+            answer = struct.pack("!BBHIHHI", 0, 128 + datagram[1], result, epoch, internal, port, granted)
             self.transport.write(answer, addr)
 
     @property
@@ -120,25 +131,29 @@ class MappingRouter(DatagramProtocol):
         result = self.result
         if request[8:24] != bytes(10) + b"\xff\xff" + ip_address(source).packed:
             result = 12
-        nonce, protocol, internal, wanted = struct.unpack_from("!12sB3xHH", request, 24)
-        port = 0 if result else self._map(source, internal, wanted, lifetime)
+        nonce, number, internal, wanted = struct.unpack_from("!12sB3xHH", request, 24)
+        protocol = {17: "udp", 6: "tcp"}[number]
+        if protocol == "tcp" and not self.tcp:
+            result = 8
+        port = 0 if result else self._map(protocol, source, internal, wanted, lifetime)
         granted = self.lifetime if lifetime else 0
         header = struct.pack("!BBBBII12x", 2, 129, 0, result, granted, epoch)
         address = bytes(10) + b"\xff\xff" + ip_address(self._external).packed
-        return header + struct.pack("!12sB3xHH16s", nonce, protocol, internal, port, address)
+        return header + struct.pack("!12sB3xHH16s", nonce, number, internal, port, address)
 
-    def _map(self, host: str, internal: int, wanted: int, lifetime: int) -> int:
+    def _map(self, protocol: str, host: str, internal: int, wanted: int, lifetime: int) -> int:
+        mapped = self.mapped if protocol == "udp" else self.mapped_tcp
         if not lifetime:
-            if internal in self.mapped:
-                self.nat.unforward("udp", self.mapped.pop(internal))
+            if internal in mapped:
+                self.nat.unforward(protocol, mapped.pop(internal))
             return 0
-        if internal not in self.mapped:
+        if internal not in mapped:
             port = wanted or internal
-            while port in self.taken or port in self.mapped.values():
+            while port in self.taken or port in mapped.values():
                 port += 1
-            self.mapped[internal] = port
-            self.nat.forward("udp", port, (host, internal))
-        return self.mapped[internal]
+            mapped[internal] = port
+            self.nat.forward(protocol, port, (host, internal))
+        return mapped[internal]
 
 
 class _Ssdp(DatagramProtocol):

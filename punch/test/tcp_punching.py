@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from punch.link.frames import OptionalFrameType
@@ -14,6 +15,7 @@ from punch.test.internet import (
     LinkSpec,
     Ports,
 )
+from punch.test.mapping_router import MappingRouter
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.address import TCPAddress
 from punch.wire.control import Accept
@@ -41,16 +43,23 @@ class TCPTestCase(InternetTestCase):
         left: NAT | None = None,
         link: LinkSpec | None = None,
         seed: int = 1,
+        routers: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
-        """Register both. None: bob has a public address."""
+        """
+        Register both.
+
+        :param right: what is between bob and the internet; None: he has a public address.
+        :param routers: the names of those whose router maps ports, with the options of each `MappingRouter`.
+        """
         self.net = self.internet(seed)
         self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
         self.victim = self.net.host("victim", VICTIM)
         link = link or LinkSpec(delay=0.025)
         self.blocked = left or no_udp()
         self.blocked.public = ALICE
-        here = self.net.lan("alice", "192.168.1.0/24", nat=self.blocked, link=link).host("alice")
+        lans = {"alice": self.net.lan("alice", "192.168.1.0/24", nat=self.blocked, link=link)}
+        here = lans["alice"].host("alice")
         there: Host
         if right is None:
             there = self.net.host("bob", BOB, link=link)
@@ -58,12 +67,18 @@ class TCPTestCase(InternetTestCase):
             there = self.net.lan("bob", "203.9.116.0/24", firewall=right, link=link).host("bob")
         else:
             right.public = BOB
-            self.lan = self.net.lan("bob", "192.168.2.0/24", nat=right, link=link)
+            self.lan = lans["bob"] = self.net.lan("bob", "192.168.2.0/24", nat=right, link=link)
             there = self.lan.host("bob")
-        self.alice, self.bob = self.peers = [
-            Peer(self.net, host, self.rendezvous.address, accept=Accept.ANYONE, **options).register()
-            for host in (here, there)
-        ]
+        self.routers = {name: MappingRouter(lans[name], **given) for name, given in (routers or {}).items()}
+        peers = []
+        for host in (here, there):
+            asked: dict[str, Any] = {}
+            router = self.routers.get(host.name)
+            if router is not None:
+                asked = {"gateways": partial(router.gateways, host), "upnp": router.upnp}
+            address = self.rendezvous.address
+            peers.append(Peer(self.net, host, address, accept=Accept.ANYONE, **asked, **options).register())
+        self.alice, self.bob = self.peers = peers
         self.net.advance(5.0)
 
     def call(self, caller: int = 0) -> float:

@@ -3,7 +3,8 @@ The messages by which a host asks its router for a port: PCP (RFC 6887) and its 
 6886), which are sent to UDP port 5351 of the default gateway, and the search for a router with UPnP (SSDP,
 UPnP Device Architecture 2.0, section 1.3), with what that is asked for.
 
-Only what this project uses is here: mappings of UDP ports, and NAT-PMP's request for the external address.
+Only what this project uses is here: mappings of UDP and TCP ports, and NAT-PMP's request for the external
+address. Which of the two a port is follows from its `Address`, or from the protocol's name, "udp" or "tcp".
 The rest of UPnP, which is XML over HTTP, is `miniupnpc`'s (`punch.net.upnp`).
 """
 
@@ -39,8 +40,12 @@ UNSUPPORTED_VERSION = 1
 _RESPONSE = 0x80
 _MAP = 1
 _ADDRESS = 0
-_MAP_UDP = 1
-_UDP = 17
+_NAT_PMP_MAP = {"udp": 1, "tcp": 2}
+_NAT_PMP_PROTOCOLS = {opcode: protocol for protocol, opcode in _NAT_PMP_MAP.items()}
+"""The opcodes of a mapping (RFC 6886, section 3.3)."""
+_PCP_NUMBERS = {"udp": 17, "tcp": 6}
+_PCP_PROTOCOLS = {number: protocol for protocol, number in _PCP_NUMBERS.items()}
+"""The protocol numbers of the IANA registry (RFC 6887, section 11.1)."""
 _HEADER = struct.Struct("!BBHI16s")
 _ANSWER_HEADER = struct.Struct("!BBBBII12s")
 _MAPPING = struct.Struct("!12sB3xHH16s")
@@ -68,6 +73,7 @@ class PcpAnswer:
     :ivar nonce: that of the request; empty if the answer is too short to have one.
     :ivar internal_port: the port that is mapped.
     :ivar external: the address that leads to it; None if the answer is too short to have one.
+    :ivar protocol: "udp" or "tcp"; empty if the answer is too short to say it, or refuses another one.
     """
 
     version: int
@@ -77,6 +83,7 @@ class PcpAnswer:
     nonce: bytes
     internal_port: int
     external: Address | None
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class MappingAnswer:
     NAT-PMP's answer to a request for a mapping (RFC 6886, section 3.3).
 
     :ivar lifetime: seconds.
+    :ivar protocol: "udp" or "tcp".
     """
 
     result: int
@@ -105,24 +113,26 @@ class MappingAnswer:
     internal_port: int
     external_port: int
     lifetime: int
+    protocol: str
 
 
 Answer = PcpAnswer | AddressAnswer | MappingAnswer
 
 
-def pcp_map_request(nonce: bytes, client: str, port: int, suggested: Address | None, lifetime: int) -> bytes:
+def pcp_map_request(nonce: bytes, internal: Address, suggested: Address | None, lifetime: int) -> bytes:
     """
-    Return a request of PCP for a mapping of a UDP port (RFC 6887, sections 7.1 and 11.1).
+    Return a request of PCP for a mapping (RFC 6887, sections 7.1 and 11.1).
 
     :param nonce: 12 bytes that only the owner of the mapping knows.
-    :param client: the IP address that the request is sent from.
+    :param internal: the port to map, at the IP address that the request is sent from.
     :param suggested: the external address that is wished for; None: no wish.
     :param lifetime: seconds; 0 deletes the mapping.
     """
     if suggested is None:
-        suggested = Address("::" if ":" in client else "0.0.0.0", 0)
-    header = _HEADER.pack(PCP, _MAP, 0, lifetime, _packed(client))
-    return header + _MAPPING.pack(nonce, _UDP, port, suggested.port, _packed(suggested.host))
+        suggested = Address("::" if internal.is_ipv6 else "0.0.0.0", 0)
+    header = _HEADER.pack(PCP, _MAP, 0, lifetime, _packed(internal.host))
+    number = _PCP_NUMBERS[internal.protocol]
+    return header + _MAPPING.pack(nonce, number, internal.port, suggested.port, _packed(suggested.host))
 
 
 def nat_pmp_address_request() -> bytes:
@@ -130,14 +140,17 @@ def nat_pmp_address_request() -> bytes:
     return bytes((NAT_PMP, _ADDRESS))
 
 
-def nat_pmp_map_request(port: int, suggested: int, lifetime: int) -> bytes:
+def nat_pmp_map_request(internal: Address, suggested: int, lifetime: int) -> bytes:
     """
-    Return a request of NAT-PMP for a mapping of a UDP port (RFC 6886, section 3.3).
+    Return a request of NAT-PMP for a mapping (RFC 6886, section 3.3).
 
+    :param internal: the port to map; the router takes the IP address from the datagram.
     :param suggested: the external port that is wished for; 0: no wish.
     :param lifetime: seconds; 0 deletes the mapping.
     """
-    return _NAT_PMP_MAPPING.pack(NAT_PMP, _MAP_UDP, 0, port, suggested, lifetime)
+    return _NAT_PMP_MAPPING.pack(
+        NAT_PMP, _NAT_PMP_MAP[internal.protocol], 0, internal.port, suggested, lifetime
+    )
 
 
 def parse(data: bytes) -> Answer | None:
@@ -160,11 +173,13 @@ def _parse_nat_pmp(data: bytes, opcode: int) -> Answer | None:
         if result != SUCCESS:
             return AddressAnswer(result, epoch, None)
         return AddressAnswer(result, epoch, str(IPv4Address(data[8:12]))) if len(data) == 12 else None
-    if opcode == _MAP_UDP:
+    protocol = _NAT_PMP_PROTOCOLS.get(opcode)
+    if protocol is not None:
         if result != SUCCESS and len(data) < 16:
-            return MappingAnswer(result, epoch, 0, 0, 0)
+            return MappingAnswer(result, epoch, 0, 0, 0, protocol)
         if len(data) == 16:
-            return MappingAnswer(result, epoch, *struct.unpack_from("!HHI", data, 8))
+            internal, external, lifetime = struct.unpack_from("!HHI", data, 8)
+            return MappingAnswer(result, epoch, internal, external, lifetime, protocol)
     return None
 
 
@@ -177,11 +192,12 @@ def _parse_pcp(data: bytes, opcode: int) -> PcpAnswer | None:
     if len(data) < _ANSWER_HEADER.size + _MAPPING.size:
         # Only an error may leave it out: what the server could not read, it can't repeat.
         return PcpAnswer(version, result, lifetime, epoch, b"", 0, None) if result else None
-    nonce, protocol, internal, port, host = _MAPPING.unpack_from(data, _ANSWER_HEADER.size)
-    if result == SUCCESS and protocol != _UDP:
+    nonce, number, internal, port, host = _MAPPING.unpack_from(data, _ANSWER_HEADER.size)
+    protocol = _PCP_PROTOCOLS.get(number, "")
+    if result == SUCCESS and not protocol:
         return None
     external = canonical(str(IPv6Address(host)), port)
-    return PcpAnswer(version, result, lifetime, epoch, nonce, internal, external)
+    return PcpAnswer(version, result, lifetime, epoch, nonce, internal, external, protocol)
 
 
 def _packed(host: str) -> bytes:
@@ -193,10 +209,10 @@ def _packed(host: str) -> bytes:
 @dataclass(frozen=True)
 class UpnpRequest:
     """
-    A mapping of a UDP port that a router with UPnP is asked for.
+    A mapping that a router with UPnP is asked for.
 
     :ivar url: where the router describes itself.
-    :ivar internal: the address of the socket.
+    :ivar internal: the address of the socket, of UDP or TCP.
     :ivar port: the external port that is wished for, or that is deleted.
     :ivar lifetime: seconds; 0 deletes the mapping.
     """

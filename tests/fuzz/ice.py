@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.events import AgentState
 from punch.ice.port_mapping.lease import TRIES
-from punch.ice.port_mapping.mapper import PortMapper, mapped_addresses
+from punch.ice.port_mapping.mapper import MAX_TCP_PORTS, PortMapper, mapped_addresses
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import NetcheckReport
 from punch.test.ice.test_hostile import STRANGER, Situation
@@ -21,7 +21,7 @@ from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire import port_mapping, strict_json
-from punch.wire.address import Address, Transmit, canonical
+from punch.wire.address import Address, TCPAddress, Transmit, canonical
 from punch.wire.control import Probe, Probed
 from punch.wire.peers.candidate import Candidate
 from punch.wire.port_mapping import parse_search_answer
@@ -238,6 +238,7 @@ def _router_runs() -> Iterator[bytes]:
     whole = _PCP[2:] + _MAPPED
     yield b"\0" + chunk(whole) + b"\4\xff" * 8
     yield b"\0" + chunk(b"\0\2" + whole[2:]) + b"\1" + chunk(_NAT_PMP[0]) + b"\1" + chunk(_NAT_PMP[1])
+    yield b"\0" + chunk(whole) + b"\5\0\0" + chunk(whole) + b"\5\1\5\0" + b"\4\xff" * 8
     yield (b"\4\1\1" + chunk(_NAT_PMP[0]) + b"\1" + chunk(_NAT_PMP[1]) + b"\4\xff\2\3") * 3
 
 
@@ -245,6 +246,7 @@ def _router_runs() -> Iterator[bytes]:
 def port_mapping_router(data: bytes) -> None:
     """A router, or somebody in its place, that answers as it likes: few requests, and timers that rest."""
     base, gateway = Address("192.168.1.7", 40000), Address("192.168.1.1", 5351)
+    tcp = [TCPAddress(base.host, port) for port in range(40000, 40010)]
     core = PortMapper(Random(1).randbytes)
     reader, now, sent, asked = Reader(data), 100.0, 0, b""
 
@@ -255,14 +257,15 @@ def port_mapping_router(data: bytes) -> None:
         nonlocal sent, asked
         for transmit in core.datagrams_to_send(now):
             sent += 1
-            assert (transmit.remote, transmit.local) == (gateway, base)
+            assert transmit.remote == gateway
+            assert transmit.local in (base, *tcp)
             asked = transmit.data if transmit.data[0] == 2 else asked
 
     keep(False)
     calls = 1
     while reader.more:
         send()
-        kind = reader.byte() % 5
+        kind = reader.byte() % 6
         if kind == 0:
             # With the right nonce and protocol
             body = reader.chunk()
@@ -275,6 +278,13 @@ def port_mapping_router(data: bytes) -> None:
             keep(bool(reader.byte() & 1))
         elif kind == 3:
             core.receive_datagram(reader.chunk(), Address("192.168.1.9", 5351), base, now)
+        elif kind == 5:
+            calls += 1
+            port = tcp[reader.byte() % len(tcp)]
+            if core.mapping_of(port) is None:
+                core.add_tcp(port, now)
+            else:
+                core.remove_tcp(port)
         else:
             now += reader.byte() ** 2
         while core.next_event() is not None:
@@ -282,7 +292,9 @@ def port_mapping_router(data: bytes) -> None:
         for mapping in core.mappings:
             assert mapping.external.port
             assert not mapping.external.is_ipv6
-            mapped_addresses(base, mapping.external, ["203.0.113.1"])
+            assert mapping.external.protocol == mapping.base.protocol
+            mapped_addresses(mapping.base, mapping.external, ["203.0.113.1"])
+        assert len(core.mappings) <= 1 + MAX_TCP_PORTS
     for _ in range(500):
         send()
         timer = core.get_timer()
@@ -290,5 +302,5 @@ def port_mapping_router(data: bytes) -> None:
             break
         now = max(now, timer)
     assert core.get_timer() is None, "it does not come to rest"
-    # Of each question at most `TRIES`, for each call and each renewal that nobody answers
+    # Of each question at most `TRIES`, for each call or TCP port, and each renewal that nobody answers
     assert sent <= 3 * TRIES * (calls + len(data) + 20), sent

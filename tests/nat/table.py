@@ -40,10 +40,11 @@ open simultaneously or spray:
 - dual: as ipv6 towards open, dual and ipv6; its IPv4 is S.
 - no-udp: plain masquerading for TCP, so E there (RFC 5382 §4): by simultaneous open it is direct to E, and to
   whom anybody reaches. cone is like masq-drop for TCP. masq-accept may answer a SYN by a reset; another SYN,
-  or an attempt from other ports, gets through. To S, and to those with IPv6 alone, the relay.
+  or an attempt from other ports, gets through. To S, and to those with IPv6 alone, the relay; but not to
+  mapped, whose router maps a TCP port as well.
 - tcp443: nobody listens at port 443 behind a NAT: relay.
-- mapped: S, but everybody reaches the port that its router has mapped: direct to all that have IPv4 and UDP.
-  To others as S.
+- mapped: S, but everybody reaches the ports that its router has mapped, of UDP and, for no-udp, of TCP:
+  direct to all that have IPv4 and are no tcp443.
 - sequential: every flow gets the next port, for UDP: S for the checks, but the ports can be predicted: direct
   later to all but S. For TCP it is E.
 """
@@ -74,7 +75,7 @@ cgnat                                                    r   d  l  r   d  r   d 
 open                                                         d  d  d   d  r   d  d  d   d  d
 dual                                                            d  d   r  r   l  l  l   d  r
 ipv6                                                               d   r  r   r  r  r   r  r
-no-udp                                                                 d  r   d  d  d   r  d
+no-udp                                                                 d  r   d  d  d   d  d
 tcp443                                                                    r   r  r  r   r  r
 docker                                                                        d  d  d   d  l
 overlap                                                                          d  d   d  l

@@ -32,7 +32,7 @@ QUICK = (
     "cgnat-hairpin:cgnat-hairpin,cgnat:cgnat,cgnat-hairpin:cgnat,open:open,open:ipv6,dual:dual,dual:ipv6,"
     "ipv6:ipv6,masq-reject:dual,masq-accept:ipv6,ipv6:tcp443,no-udp:no-udp,tcp443:tcp443,no-udp:tcp443,"
     "open:tcp443,masq-accept:no-udp,fully-drop:tcp443,docker:docker,docker:overlap,overlap:overlap,lan:lan,"
-    "cgnat:lan,docker:lan,fully-drop:mapped,mapped:mapped,"
+    "cgnat:lan,docker:lan,fully-drop:mapped,no-udp:mapped,mapped:mapped,"
     "lan:sequential,sequential:sequential"
 )
 QUICK_WEATHER = (

@@ -1,5 +1,6 @@
 """
-The mapping of one socket's port at one router: how it is asked for, granted, renewed and given back.
+The mapping of one socket's port, of UDP or TCP, at one router: how it is asked for, granted, renewed and
+given back.
 
 All three protocols are tried at once, but only PCP is asked for a mapping at first, so that there is one
 mapping only: NAT-PMP is asked for the external address, and UPnP routers are searched for. NAT-PMP is asked
@@ -16,7 +17,7 @@ from enum import Enum
 
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
-from punch.wire.address import Address, Transmit
+from punch.wire.address import Address, Transmit, same_protocol
 from punch.wire.port_mapping import (
     MULTICAST,
     SSDP_PORT,
@@ -72,7 +73,7 @@ class MappingProtocol(str, Enum):
 class _Question(Enum):
     PCP_MAP = "PCP MAP"
     ADDRESS = "NAT-PMP external address"
-    MAPPING = "NAT-PMP map UDP"
+    MAPPING = "NAT-PMP map"
     SEARCH = "SSDP search"
     UPNP = "UPnP AddPortMapping"
 
@@ -97,19 +98,24 @@ class PortLease:
     The mapping of one socket at one gateway: asked for, held, or refused.
 
     :param upnp: whether requests of UPnP can be performed.
+    :param like: another one with a mapping at this gateway: the port is asked for in the same way.
     :ivar base: the socket's address.
     :ivar mapping: the mapping that there is now.
     """
 
-    def __init__(self, base: Address, gateway: Address, random: RandomBytes, upnp: bool) -> None:
+    def __init__(
+        self, base: Address, gateway: Address, random: RandomBytes, upnp: bool, like: PortLease | None = None
+    ) -> None:
         self.base = base
         self.gateway = gateway
         self.mapping: PortMapping | None = None
+        known = None if like is None else like.mapping
+        self._method = None if known is None else known.method
         self._upnp = upnp and not base.is_ipv6
         self._nonce = random(12)
         self._early = 0.875 + random(1)[0] / 2048
         self._address: str | None = None
-        self._url: str | None = None
+        self._url: str | None = None if like is None else like._url
         self._url_is_new = False
         self._upnp_request: UpnpRequest | None = None
         self._upnp_request_is_new = False
@@ -143,7 +149,7 @@ class PortLease:
     def ask(self, now: float) -> None:
         """Ask for the mapping, or for its renewal."""
         self._retry_wait = RETRY
-        method = None if self.mapping is None else self.mapping.method
+        method = self._method
         if method is MappingProtocol.UPNP and self._url is not None:
             self._url_is_new = False
             self._ask_by_upnp(self._url)
@@ -173,7 +179,7 @@ class PortLease:
         if isinstance(answer, PcpAnswer):
             if _Question.PCP_MAP not in self._asked or answer.nonce not in (b"", self._nonce):
                 return False
-            if answer.nonce and answer.internal_port != self.base.port:
+            if answer.nonce and not self._is_ours(answer):
                 return False
             self._take_pcp(answer, now)
         elif isinstance(answer, AddressAnswer):
@@ -184,9 +190,9 @@ class PortLease:
             self._address = answer.host
             self._choose(now)
         else:
-            if _Question.MAPPING not in self._asked:
+            if _Question.MAPPING not in self._asked or answer.protocol != self.base.protocol:
                 return False
-            if answer.result == SUCCESS and answer.internal_port != self.base.port:
+            if answer.result == SUCCESS and not self._is_ours(answer):
                 return False
             self._take_mapping(answer, now)
         return True
@@ -218,6 +224,7 @@ class PortLease:
         if self._expires_at is None or now < self._expires_at:
             return None
         expired, self.mapping = self.mapping, None
+        self._method = None
         self._expires_at = self._renew_at = None
         return expired
 
@@ -247,12 +254,16 @@ class PortLease:
         return [self._upnp_request]
 
     def release(self) -> list[Transmit]:
-        """Return what deletes the mapping (RFC 6887, section 15; RFC 6886, section 3.4)."""
-        if self.mapping is None or self.mapping.method is MappingProtocol.UPNP:
-            return []
-        if self.mapping.method is MappingProtocol.PCP:
-            return [self._transmit(pcp_map_request(self._nonce, self.base.host, self.base.port, None, 0))]
-        return [self._transmit(nat_pmp_map_request(self.base.port, 0, 0))]
+        """
+        Return what deletes the mapping (RFC 6887, section 15; RFC 6886, section 3.4), also one that was asked
+        for and has not been answered yet.
+        """
+        method = None if self.mapping is None else self.mapping.method
+        if method is MappingProtocol.PCP or (method is None and _Question.PCP_MAP in self._asked):
+            return [self._transmit(pcp_map_request(self._nonce, self.base, None, 0))]
+        if method is MappingProtocol.NAT_PMP or (method is None and _Question.MAPPING in self._asked):
+            return [self._transmit(nat_pmp_map_request(self.base, 0, 0))]
+        return []
 
     def release_by_upnp(self) -> list[UpnpRequest]:
         """Return what deletes the mapping by UPnP."""
@@ -298,6 +309,10 @@ class PortLease:
         self._upnp_request = UpnpRequest(url, self.base, port, LIFETIME)
         self._upnp_request_is_new = True
 
+    def _is_ours(self, answer: PcpAnswer | MappingAnswer) -> bool:
+        """Whether an answer names our port."""
+        return (answer.protocol, answer.internal_port) == (self.base.protocol, self.base.port)
+
     def _transmit(self, data: bytes) -> Transmit:
         return Transmit(data, self.gateway, self.base)
 
@@ -307,16 +322,14 @@ class PortLease:
         if question is _Question.ADDRESS:
             return [self._transmit(nat_pmp_address_request())]
         if question is _Question.MAPPING:
-            return [self._transmit(nat_pmp_map_request(self.base.port, port, LIFETIME))]
+            return [self._transmit(nat_pmp_map_request(self.base, port, LIFETIME))]
         if question is _Question.SEARCH:
             if self._tries - 1 not in SEARCHES:
                 return []
             servers = (Address(self.gateway.host, SSDP_PORT), MULTICAST)
             return [Transmit(search_request(server), server, self.base) for server in servers]
         suggested = external or Address("::" if self.base.is_ipv6 else "0.0.0.0", port)
-        return [
-            self._transmit(pcp_map_request(self._nonce, self.base.host, self.base.port, suggested, LIFETIME))
-        ]
+        return [self._transmit(pcp_map_request(self._nonce, self.base, suggested, LIFETIME))]
 
     def _take_pcp(self, answer: PcpAnswer, now: float) -> None:
         if answer.result == SUCCESS and answer.external is not None:
@@ -347,7 +360,8 @@ class PortLease:
         self._granted_at = now
         self._expires_at = now + lifetime
         self._renew_at = now + self._early * lifetime / 2
-        self.mapping = PortMapping(self.base, external, method)
+        self._method = method
+        self.mapping = PortMapping(self.base, same_protocol(*external, self.base), method)
 
     def _end(self, now: float) -> None:
         """No answer, or no useful one: a mapping that there is stays until it expires."""

@@ -1,8 +1,12 @@
 """
-Asks the router for UDP ports that lead to our sockets, by PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP.
+Asks the router for ports that lead to our sockets, by PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP.
 
-A sans-I/O core. A mapped port is reachable from everywhere, whatever the NAT does to other datagrams, so it
+A sans-I/O core. A mapped port is reachable from everywhere, whatever the NAT does to other packets, so it
 becomes a server-reflexive candidate of its socket. Nothing waits for the router: most do not answer.
+
+UDP ports are mapped for as long as their sockets are open. TCP ports are mapped while somebody listens there
+for a peer, and only by a router that has mapped a UDP port, in the same way, so that routers that map none
+are not asked once more.
 
 Only answers of the gateway to requests that are under way count, each once, and those of PCP need the nonce
 of the mapping. They are not authenticated otherwise: a host of the same network can forge the gateway's
@@ -18,8 +22,19 @@ from dataclasses import dataclass
 from punch.ice.port_mapping.lease import CONFIRM, PortLease, PortMapping
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
-from punch.wire.address import Address, Transmit, parsed
-from punch.wire.port_mapping import SERVER_PORT, PcpAnswer, UpnpGrant, UpnpRequest, parse
+from punch.wire.address import Address, Transmit, parsed, same_protocol
+from punch.wire.port_mapping import (
+    SERVER_PORT,
+    AddressAnswer,
+    Answer,
+    PcpAnswer,
+    UpnpGrant,
+    UpnpRequest,
+    parse,
+)
+
+MAX_TCP_PORTS = 8
+"""How many TCP ports are mapped at a time, since routers have room for few mappings."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ def mapped_addresses(base: Address, external: Address, seen_at: Collection[str])
     :param seen_at: the IP addresses that reflectors see `base` at.
     """
     hosts = [host for host in dict.fromkeys([external.host, *seen_at]) if _leads_here(host, base)]
-    return [Address(host, external.port) for host in hosts]
+    return [same_protocol(host, external.port, base) for host in hosts]
 
 
 def _leads_here(host: str, base: Address) -> bool:
@@ -72,19 +87,25 @@ class PortMapper:
         self._upnp = upnp
         self._upnp_requests: list[UpnpRequest] = []
         self._leases: dict[Address, PortLease] = {}
+        # The TCP ports to map; those without a lease wait for the mapping of a UDP port
+        self._tcp: list[Address] = []
         self._epochs: dict[tuple[str, bool], _Epoch] = {}
         self._output: list[Transmit] = []
         self._events: deque[Event] = deque()
 
     @property
     def mappings(self) -> list[PortMapping]:
-        """The mappings that there are now."""
+        """The mappings of UDP and TCP ports that there are now."""
         return [lease.mapping for lease in self._leases.values() if lease.mapping is not None]
 
     @property
     def may_follow(self) -> bool:
         """Whether a router was asked for a first mapping so short ago that it may come soon."""
-        return any(lease.mapping is None and lease.is_new for lease in self._leases.values())
+        return any(
+            lease.mapping is None and lease.is_new
+            for lease in self._leases.values()
+            if lease.base not in self._tcp
+        )
 
     @property
     def awaiting(self) -> set[str]:
@@ -95,21 +116,27 @@ class PortMapper:
         self, bases: Collection[Address], gateways: Mapping[str, str], now: float, *, anew: bool = False
     ) -> None:
         """
-        Map the ports of these sockets, and of no others, from now on. The mappings of others are forgotten:
-        their addresses are gone.
+        Map the ports of these UDP sockets, and of no others, from now on. The mappings of others are
+        forgotten: their addresses are gone. So are those of TCP ports at such an IP address, or at another
+        router.
 
         :param bases: the sockets' addresses.
         :param gateways: the router of each local IP address that has one. A socket whose router is not known
             now keeps the mapping that it has.
         :param anew: ask all routers again, since the network may be another one.
         """
-        for base in [base for base in self._leases if base not in bases]:
+        hosts = {base.host for base in bases}
+        for base in [base for base in self._tcp if base.host not in hosts]:
+            self._tcp.remove(base)
+            self._forget(base)
+        for base in [base for base in self._leases if base not in bases and base not in self._tcp]:
             self._forget(base)
         for base in bases:
             lease = self._leases.get(base)
             gateway = gateways.get(base.host)
             if gateway is not None and (lease is None or lease.gateway.host != gateway):
-                self._forget(base)
+                for other in [base, *(other for other in self._tcp if other.host == base.host)]:
+                    self._forget(other)
                 lease = self._leases[base] = PortLease(
                     base, Address(gateway, SERVER_PORT), self._random, self._upnp
                 )
@@ -118,27 +145,64 @@ class PortMapper:
         known = {lease.gateway.host for lease in self._leases.values()}
         self._epochs = {key: epoch for key, epoch in self._epochs.items() if key[0] in known}
 
+    def add_tcp(self, base: Address, now: float) -> None:
+        """
+        Map a TCP port, too, until `remove_tcp`, if the router has mapped a UDP port of the same IP address,
+        or does so later. `MAX_TCP_PORTS` are mapped at most.
+
+        :param base: the address at which somebody listens.
+        """
+        if base not in self._tcp and len(self._tcp) < MAX_TCP_PORTS:
+            self._tcp.append(base)
+            self._follow(now)
+
+    def remove_tcp(self, base: Address) -> None:
+        """Nobody listens at this TCP port any more: delete its mapping."""
+        if base in self._tcp:
+            self._tcp.remove(base)
+            lease = self._leases.pop(base, None)
+            if lease is not None:
+                self._release(lease)
+
+    def mapping_of(self, base: Address) -> PortMapping | None:
+        """Return the mapping of a port, if there is one."""
+        lease = self._leases.get(base)
+        return None if lease is None else lease.mapping
+
+    def awaits_tcp(self, base: Address) -> bool:
+        """Whether a TCP port without mapping may get one soon."""
+        if base not in self._tcp:
+            return False
+        lease = self._leases.get(base) or self._lease_beside(base)
+        return lease is not None and lease.mapping is None and lease.is_new
+
     def release(self) -> None:
         """Delete all mappings: each router is told once, and the answers are not waited for."""
         for lease in self._leases.values():
-            self._output += lease.release()
-            self._upnp_requests += lease.release_by_upnp()
+            self._release(lease)
         self._leases.clear()
+        self._tcp.clear()
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Process a datagram that came from `remote` to the IP address of `local`."""
-        lease = next((each for each in self._leases.values() if each.awaits(remote, local)), None)
-        if lease is None:
-            return
+        leases = [each for each in self._leases.values() if each.awaits(remote, local)]
         if remote.port != SERVER_PORT:
-            lease.receive_search_answer(data, now)
+            for lease in leases:
+                lease.receive_search_answer(data, now)
             return
-        answer = parse(data)
+        answer = parse(data) if leases else None
         if answer is None:
             return
+        for lease in leases:
+            # The external address is the same for all; a mapping is that of one port
+            if self._receive(lease, answer, now) and not isinstance(answer, AddressAnswer):
+                break
+        self._follow(now)
+
+    def _receive(self, lease: PortLease, answer: Answer, now: float) -> bool:
         before = lease.mapping
         if not lease.receive(answer, now):
-            return
+            return False
         epoch = self._epochs.setdefault((lease.gateway.host, isinstance(answer, PcpAnswer)), _Epoch())
         if epoch.restarted(answer.epoch, now):
             # The router has lost its mappings (RFC 6887, section 8.5), and this one was made anew
@@ -147,6 +211,7 @@ class PortMapper:
                     other.ask(now)
         if lease.mapping is not None and lease.mapping != before:
             self._events.append(Mapped(lease.mapping))
+        return True
 
     def upnp_requests(self) -> list[UpnpRequest]:
         """Return the requests of UPnP to perform now. Each gets a result, by `receive_upnp`."""
@@ -166,6 +231,7 @@ class PortMapper:
         if lease is not None and lease.receive_upnp(request, grant, now):
             if lease.mapping is not None and lease.mapping != before:
                 self._events.append(Mapped(lease.mapping))
+            self._follow(now)
         elif grant is not None and (before is None or before.external.port != grant.external.port):
             # Nobody needs it any more
             self._upnp_requests.append(UpnpRequest(request.url, request.internal, grant.external.port, 0))
@@ -191,6 +257,23 @@ class PortMapper:
     def next_event(self) -> Event | None:
         """Remove and return the oldest event; None if there is none."""
         return self._events.popleft() if self._events else None
+
+    def _follow(self, now: float) -> None:
+        """Ask for the TCP ports that wait for the mapping of a UDP port which there is now."""
+        for base in self._tcp:
+            found = self._lease_beside(base)
+            if base not in self._leases and found is not None and found.mapping is not None:
+                lease = self._leases[base] = PortLease(base, found.gateway, self._random, self._upnp, found)
+                lease.ask(now)
+
+    def _lease_beside(self, base: Address) -> PortLease | None:
+        """Return the lease of the UDP port at the IP address of a TCP port."""
+        udp = (lease for lease in self._leases.values() if lease.base not in self._tcp)
+        return next((lease for lease in udp if lease.base.host == base.host), None)
+
+    def _release(self, lease: PortLease) -> None:
+        self._output += lease.release()
+        self._upnp_requests += lease.release_by_upnp()
 
     def _forget(self, base: Address) -> None:
         lease = self._leases.pop(base, None)

@@ -1,11 +1,14 @@
 """
-The ports of routers that lead to the node's sockets, for as long as the node runs.
+The ports of routers that lead to the node's UDP sockets, for as long as the node runs, and to the TCP ports
+at which it listens for a peer, while it does so.
 
 Requests leave from sockets of their own, one for each IP address, so that the node's sockets carry nothing
 of this. They are open only while an answer is awaited.
 
 A mapping is kept while no call is likely, too. That takes 24 requests a day, and the next offer or answer
-contains the candidate at once.
+contains the candidate at once. A TCP port is needed only by attempts where a network passes no UDP, which a
+relay carries meanwhile. So it is asked for when an attempt begins, and given back after it, or with the
+connection that came there.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
-from punch.wire.address import Address
+from punch.wire.address import Address, TCPAddress
 from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 Gateways = Callable[[], Mapping[str, str]]
@@ -59,14 +62,20 @@ class PortMappings:
         self._core = PortMapper(random, upnp=upnp is not None)
         self._performing = 0
         self._closed: Deferred[None] | None = None
+        self._waiting: dict[Address, Deferred[Address | None]] = {}
         self._sockets: dict[str, DatagramSocket] = {}
         self._may_follow = False
         self._driver = Driver(reactor, monotonic, self._step, lambda: (self._core,))
 
     @property
     def current(self) -> list[PortMapping]:
-        """The mappings that there are now."""
-        return self._core.mappings
+        """The mappings of UDP sockets that there are now."""
+        return [mapping for mapping in self._core.mappings if mapping.base.protocol == "udp"]
+
+    @property
+    def tcp(self) -> list[PortMapping]:
+        """The mappings of TCP ports that there are now."""
+        return [mapping for mapping in self._core.mappings if mapping.base.protocol == "tcp"]
 
     @property
     def may_follow(self) -> bool:
@@ -75,13 +84,31 @@ class PortMappings:
 
     def keep(self, bases: Sequence[Address], *, anew: bool = False) -> None:
         """
-        Map the ports of the sockets at these addresses, and of no others, from now on.
+        Map the ports of the UDP sockets at these addresses, and of no others, from now on.
 
         :param anew: ask all routers again, since the network may be another one.
         """
         if self._gateways is not None:
             self._core.keep(bases, self._gateways(), self._driver.now(), anew=anew)
             self._driver.run()
+
+    def map_tcp(self, base: Address) -> Deferred[Address | None]:
+        """
+        Map a TCP port until `unmap_tcp`.
+
+        :return: fires with its external address, as in `PortMapping`; with None if the router maps none, as
+            far as can be known soon.
+        """
+        mapped = self._waiting[base] = Deferred()
+        self._core.add_tcp(base, self._driver.now())
+        self._driver.run()
+        self._tell_waiting()
+        return mapped
+
+    def unmap_tcp(self, base: Address) -> None:
+        """Nobody listens at this TCP port any more."""
+        self._core.remove_tcp(base)
+        self._driver.run()
 
     def close(self) -> Deferred[None]:
         """
@@ -95,22 +122,38 @@ class PortMappings:
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()
+        self._tell_waiting()
         self._perform()
         if self._performing == 0:
             return succeed(None)
         self._closed = Deferred()
         return self._closed
 
-    def _step(self, now: float) -> None:
+    def _step(self, now: float) -> bool:
         self._send(now)
         self._perform()
         self._close_idle()
         before, self._may_follow = self._may_follow, self._core.may_follow
         changed = before and not self._may_follow
         while (event := self._core.next_event()) is not None:
-            changed = changed or isinstance(event, Mapped)
+            changed = changed or (isinstance(event, Mapped) and event.mapping.base.protocol == "udp")
         if changed:
             self._changed()
+        return self._tell_waiting()
+
+    def _tell_waiting(self) -> bool:
+        """
+        Tell those who wait for a TCP port that it is mapped, or will probably not be.
+
+        :return: whether anybody was told.
+        """
+        told = False
+        for base in list(self._waiting):
+            mapping = self._core.mapping_of(base)
+            if mapping is not None or not self._core.awaits_tcp(base):
+                self._waiting.pop(base).callback(None if mapping is None else mapping.external)
+                told = True
+        return told
 
     def _send(self, now: float) -> None:
         for data, remote, local in self._core.datagrams_to_send(now):
@@ -159,7 +202,8 @@ class PortMappings:
 
 class PortMappingTrial:
     """
-    Finds out which ports routers map: has one mapped for each of these local IP addresses, and deletes it.
+    Finds out which ports routers map: has one of UDP and one of TCP mapped for each of these local IP
+    addresses, and deletes them.
 
     :ivar result: fires with the mappings, soon if there are none either.
     """
@@ -178,6 +222,7 @@ class PortMappingTrial:
         self._open_socket = open_socket
         self._sockets: list[DatagramSocket] = []
         self._ended = False
+        self._waiting = 0
         self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, upnp, self._changed)
 
     def start(self, hosts: Sequence[str]) -> None:
@@ -185,13 +230,22 @@ class PortMappingTrial:
         for host in hosts:
             with suppress(OSError, CannotListenError):
                 self._sockets.append(self._open_socket(self._reactor, host, 0, _ignore))
-        self._mappings.keep([socket.local for socket in self._sockets])
+        bases = [socket.local for socket in self._sockets]
+        self._mappings.keep(bases)
+        self._waiting = len(bases)
+        for local in bases:
+            # Nobody listens there: what comes in meanwhile is refused by the system
+            self._mappings.map_tcp(TCPAddress(*local)).addCallback(self._mapped_tcp)
+        self._changed()
+
+    def _mapped_tcp(self, external: Address | None) -> None:
+        self._waiting -= 1
         self._changed()
 
     def _changed(self) -> None:
-        if not self._mappings.may_follow and not self._ended:
+        if not self._mappings.may_follow and not self._waiting and not self._ended:
             self._ended = True
-            found = self._mappings.current
+            found = [*self._mappings.current, *self._mappings.tcp]
             closed = self._mappings.close()
             for socket in self._sockets:
                 socket.close()

@@ -6,8 +6,10 @@ Either side may begin an attempt; the one whose network passes no UDP does. Both
 each local address, ask the rendezvous over TCP how that port is seen, and tell each other in a TCP frame over
 the link. So both have proved their keys, and nobody else can start any of this. When a side knows where the
 other one listens, it connects there from its own port. NATs let the SYNs of both sides pass when they cross
-(simultaneous open), and a side that anybody can reach just accepts. Each attempt sends a few SYNs. They count
-as packets to addresses that have not answered (`punch.ice.budget`).
+(simultaneous open), and a side that anybody can reach just accepts. Anybody can reach a port that the router
+maps, so each side has its port mapped for the attempt where the router does that, and for as long as a
+connection uses it. Each attempt sends a few SYNs. They count as packets to addresses that have not answered
+(`punch.ice.budget`).
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`OpeningChecks.add`), so an agent selects it if it is better than the relay.
@@ -27,7 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from punch.ice.budget import SYN_SIZE
-from punch.ice.candidates import STREAM_PREFERENCE, candidate_priority, is_local, may_pair
+from punch.ice.candidates import is_local, may_pair
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
@@ -37,10 +39,10 @@ from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.path import RelayPolicy
 from punch.node.punching.attempt import doubled
+from punch.node.punching.tcp_candidates import local_candidates, targets
 from punch.wire.address import Address
-from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.punching import TCPCandidates
-from punch.wire.special_addresses import FIRST_PORT
 
 SETTLE = 0.5
 """Seconds on a relayed path after which the first attempt begins, so that plain ICE comes first."""
@@ -51,7 +53,7 @@ FIRST_AGAIN = 1.0
 AGAIN = 5.0, 300.0
 """…from that to the third, doubled each time after that, and at most."""
 REFLECTION_TIME = 2.0
-"""Seconds that the rendezvous has to say how a port is seen."""
+"""Seconds that the rendezvous has to say how a port is seen, and the router to map it."""
 ANSWER_TIME = 5.0
 """Seconds that the other side has to answer."""
 ROUNDS = 3
@@ -72,8 +74,6 @@ a SYN before refuses none if its own host has sent one.
 """
 CONNECT_TIME = 0.9
 """Seconds until a connection is given up: the system would send its SYN again after one second (RFC 6298)."""
-MAX_TARGETS = 3
-"""To how many candidates of the other side we connect."""
 ARRIVAL_TIME = 2.0
 """Seconds for which we still listen after the last round."""
 CHECK_TIME = 5.0
@@ -108,9 +108,21 @@ class _TCPAttempt:
         self.listening: dict[Address, IListeningPort] = {}
         self.reflections: dict[Address, TCPReflection] = {}
         self.mapped: dict[Address, Address] = {}
+        """How the rendezvous sees each port at which we listen."""
+        self.external: dict[Address, Address] = {}
+        """The address of each of them that the router has mapped, as the router says it."""
         self.connecting: list[Deferred[Any]] = []
         self.refusals = 0
         """How many connections to public addresses failed at once."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What to tell the other side."""
+        return local_candidates(self.listening, self.mapped, self.external)
+
+    def targets(self, theirs: Sequence[Candidate]) -> list[tuple[Address, Address]]:
+        """Return the addresses to connect from and to, to reach the other side at its candidates."""
+        return targets(self.listening, self.mapped, theirs)
 
     def close(self) -> None:
         """Listen no more, and give up what is not connected yet."""
@@ -156,6 +168,8 @@ class TCPPunching:
         self._running: Deferred[None] | None = None
         self._begin = Timer(context.clock)
         self._connections: dict[TCPConnection, float] = {}
+        self._ports: set[Address] = set()
+        """The TCP ports that we have mapped, or have asked for."""
         self._tidy = Timer(context.clock)
         self._tidy_gap = 0.0
         self._closed = False
@@ -227,6 +241,7 @@ class TCPPunching:
         self._end_attempt()
         for connection in list(self._connections):
             self._close(connection)
+        self._unmap_unused()
 
     # Attempts
 
@@ -288,7 +303,7 @@ class TCPPunching:
             else:
                 wait = 0.0 if asked else LATE_FIRST
             await self._sleep(wait)
-            await self._connect_to(attempt, self._targets(attempt, theirs))
+            await self._connect_to(attempt, attempt.targets(theirs))
             if not attempt.refusals:
                 await self._sleep(ARRIVAL_TIME)
         except TimeoutError:
@@ -307,13 +322,15 @@ class TCPPunching:
             running.cancel()
         if attempt is not None:
             attempt.close()
+            self._unmap_unused()
 
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self._context.clock, seconds)
 
     async def _gather(self, attempt: _TCPAttempt) -> tuple[Candidate, ...]:
-        """Listen, ask how that is seen, and return the candidates."""
-        tcp = self._network.tcp
+        """Listen, ask how that is seen, and the router to map it, and return the candidates."""
+        tcp, mappings = self._network.tcp, self._network.port_mappings
+        asked: list[tuple[dict[Address, Address], Address, Deferred[Address | None]]] = []
         # The most preferred address of each family: others hardly ever lead to another network
         hosts = {base.is_ipv6: base.host for base in reversed(self._network.sockets.bases)}
         for host in hosts.values():
@@ -324,58 +341,18 @@ class TCPPunching:
             reflection = tcp.ask(local, REFLECTION_TIME, self._context.random)
             if reflection is not None:
                 attempt.reflections[local] = reflection
-        for reflection in attempt.reflections.values():
-            reflection.mapped.addTimeout(
+                asked.append((attempt.mapped, local, reflection.mapped))
+            self._ports.add(local)
+            asked.append((attempt.external, local, mappings.map_tcp(local)))
+        for _, _, answer in asked:
+            answer.addTimeout(
                 REFLECTION_TIME, self._context.clock, onTimeoutCancel=lambda result, seconds: None
             )
-        for local, reflection in list(attempt.reflections.items()):
-            mapped = await reflection.mapped
-            if mapped is not None:
-                attempt.mapped[local] = mapped
-        return tuple(self._candidates(attempt))
-
-    def _candidates(self, attempt: _TCPAttempt) -> list[Candidate]:
-        candidates = []
-        for number, local in enumerate(attempt.listening):
-            preference = STREAM_PREFERENCE - number
-            priority = candidate_priority(CandidateType.HOST, preference)
-            candidates.append(
-                Candidate(CandidateType.HOST, local, priority, f"{number}h", tcp_type=TCPType.PASSIVE)
-            )
-            mapped = attempt.mapped.get(local)
-            if mapped is not None and mapped != local and mapped.is_ipv6 == local.is_ipv6:
-                candidates.append(
-                    Candidate(
-                        CandidateType.SRFLX,
-                        mapped,
-                        candidate_priority(CandidateType.SRFLX, preference),
-                        f"{number}s",
-                        related=local,
-                        tcp_type=TCPType.SIMULTANEOUS_OPEN,
-                    )
-                )
-        return candidates
-
-    def _targets(self, attempt: _TCPAttempt, theirs: Sequence[Candidate]) -> list[tuple[Address, Address]]:
-        """
-        Return the addresses to connect from and to.
-
-        Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN if the other
-        side is in our own network. It says so, which proves nothing, so it must not see what answers there.
-        """
-        ours = {mapped.host for mapped in attempt.mapped.values()}
-        neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)
-        targets: list[tuple[bool, Address, Address]] = []
-        for each in theirs:
-            remote, private = each.address, is_local(each.address.host)
-            usable = each.tcp_type is not TCPType.ACTIVE and remote.port >= FIRST_PORT
-            if not usable or each.type is CandidateType.RELAY or (private and not neighbours):
-                continue
-            local = next((local for local in attempt.listening if may_pair(local, remote)), None)
-            if local is not None:
-                targets.append((not private, local, remote))
-        targets.sort(key=lambda target: target[0])
-        return list(dict.fromkeys((local, remote) for _, local, remote in targets))[:MAX_TARGETS]
+        for found, local, answer in asked:
+            address = await answer
+            if address is not None:
+                found[local] = address
+        return attempt.candidates
 
     async def _connect_to(self, attempt: _TCPAttempt, targets: Sequence[tuple[Address, Address]]) -> None:
         """Connect again and again, until there is a connection that works."""
@@ -431,11 +408,21 @@ class TCPPunching:
         """A connection has ended."""
         if self._connections.pop(connection, None) is not None:
             self._transport.connection_lost(connection)
+            self._unmap_unused()
             self._changed()
 
     def _close(self, connection: TCPConnection) -> None:
         connection.close()
         self._lost(connection)
+
+    def _unmap_unused(self) -> None:
+        """Give back the ports of routers at which nobody listens any more, and that no connection uses."""
+        used = {connection.local for connection in self._connections}
+        if self._attempt is not None:
+            used.update(self._attempt.listening)
+        for port in self._ports - used:
+            self._ports.remove(port)
+            self._network.port_mappings.unmap_tcp(port)
 
     def _is_proved(self, connection: TCPConnection) -> bool:
         proved = self._transport.generations.validated(connection.local, connection.remote)

@@ -34,10 +34,14 @@ class Igd:
 
     :param check: returns the error for an external port, an internal port and a lifetime; empty: none.
     :param tells: whether it says which mappings it has.
+    :param protocol: that of its mappings; it is not asked for any other.
     :ivar tells_later: it does when it has been asked for one.
     """
 
-    def __init__(self, check: Check = lambda port, internal, lifetime: "", *, tells: bool = True) -> None:
+    def __init__(
+        self, check: Check = lambda port, internal, lifetime: "", *, tells: bool = True, protocol: str = "UDP"
+    ) -> None:
+        self.protocol = protocol
         self.check = check
         self.tells = tells
         self.entries: dict[int, Entry] = {}
@@ -54,6 +58,7 @@ class Igd:
     def addportmapping(
         self, port: int, protocol: str, host: str, internal: int, name: str, remote: str, lifetime: int, /
     ) -> bool:
+        assert protocol == self.protocol
         self.adds.append((port, lifetime))
         self.tells = self.tells or self.tells_later
         error = self.check(port, internal, lifetime)
@@ -64,12 +69,13 @@ class Igd:
         return True
 
     def deleteportmapping(self, port: int, protocol: str, /) -> bool:
-        if port not in self.entries:
+        if port not in self.entries or protocol != self.protocol:
             raise Exception("NoSuchEntryInArray")
         del self.entries[port]
         return True
 
     def getspecificportmapping(self, port: int, protocol: str, /) -> Entry | None:
+        assert protocol == self.protocol
         return self.entries.get(port) if self.tells else None
 
     def getgenericportmapping(self, index: int, /) -> tuple[Any, ...] | None:
@@ -77,7 +83,7 @@ class Igd:
             raise Exception("SpecifiedArrayIndexInvalid")
         port = sorted(self.entries)[index]
         client, internal, name, enabled, lifetime = self.entries[port]
-        return port, "UDP", (client, internal), name, enabled, "", lifetime
+        return port, self.protocol, (client, internal), name, enabled, "", lifetime
 
 
 def always(error: str) -> Check:
@@ -96,7 +102,7 @@ def for_first_port(error: str) -> Check:
 
 def ask(igd: Igd) -> tuple[str, int, int]:
     others = iter(OTHERS_TRIED)
-    return map_port(igd, HOST, PORT, PORT, 7200, lambda: next(others))
+    return map_port(igd, "UDP", HOST, PORT, PORT, 7200, lambda: next(others))
 
 
 class LeaseTests(SynchronousTestCase):
@@ -148,9 +154,22 @@ class LeaseTests(SynchronousTestCase):
             other_program: (HOST, 1, "a game", True, 0),
             41004: ("192.168.1.8", 1, DESCRIPTION, True, 0),
         }
-        self.assertEqual(delete_old(igd, HOST, lambda port: port == 1), [mine])
+        self.assertEqual(delete_old(igd, HOST, lambda protocol, port: port == 1), [(mine, "UDP")])
         self.assertNotIn(mine, igd.entries)
         self.assertEqual(len(igd.entries), 3)
+
+    def test_tcp(self) -> None:
+        """A TCP port is mapped, renewed and deleted, and deleted if it was left behind."""
+        igd = Igd(protocol="TCP")
+        for _ in range(2):
+            mapped = map_port(igd, "TCP", HOST, PORT, PORT, 7200, lambda: 1)
+            self.assertEqual(mapped, ("203.0.113.5", PORT, 7200))
+        self.assertEqual(delete_old(igd, HOST, lambda protocol, port: protocol == "UDP"), [])
+        delete(igd, "TCP", HOST, PORT, PORT)
+        self.assertEqual(igd.entries, {})
+        map_port(igd, "TCP", HOST, PORT, PORT, 7200, lambda: 1)
+        self.assertEqual(delete_old(igd, HOST, lambda protocol, port: protocol == "TCP"), [(PORT, "TCP")])
+        self.assertEqual(igd.entries, {})
 
 
 class PortTests(SynchronousTestCase):
@@ -185,7 +204,7 @@ class PortTests(SynchronousTestCase):
     def test_same_port_required(self) -> None:
         """Error 724: the external port must be the internal one."""
         igd = Igd(lambda port, internal, lifetime: "" if port == internal else SAME_PORT)
-        self.assertEqual(map_port(igd, HOST, PORT, 999, 7200, lambda: 1), ("203.0.113.5", PORT, 7200))
+        self.assertEqual(map_port(igd, "UDP", HOST, PORT, 999, 7200, lambda: 1), ("203.0.113.5", PORT, 7200))
         igd = Igd(always(SAME_PORT))
         self.assertRaises(Refused, ask, igd)
 
@@ -212,13 +231,13 @@ class PortTests(SynchronousTestCase):
         """Not if another program has the port meanwhile."""
         igd = Igd()
         ask(igd)
-        delete(igd, HOST, PORT, PORT)
+        delete(igd, "UDP", HOST, PORT, PORT)
         self.assertEqual(igd.entries, {})
         igd.entries[PORT] = ("192.168.1.8", PORT, "a game", True, 0)
-        delete(igd, HOST, PORT, PORT)
+        delete(igd, "UDP", HOST, PORT, PORT)
         self.assertEqual(len(igd.entries), 1)
         del igd.entries[PORT]
-        self.assertRaises(Refused, delete, igd, HOST, PORT, PORT)
+        self.assertRaises(Refused, delete, igd, "UDP", HOST, PORT, PORT)
 
 
 class AnswerTests(SynchronousTestCase):

@@ -194,13 +194,19 @@ class RouterTests(InternetTestCase):
     """Routers that map ports, and others, in front of the strictest NAT."""
 
     def examine(
-        self, external: str | None = None, result: int = 0, nat_pmp: bool = True
+        self,
+        external: str | None = None,
+        result: int = 0,
+        nat_pmp: bool = True,
+        *,
+        tcp: bool = True,
+        block_udp: bool = False,
     ) -> tuple[NetcheckReport, MappingRouter]:
         net = self.internet()
         network = NetcheckNetwork(net)
-        nat = NAT("203.0.113.7", M.APDM, F.APDF, Hairpin.NONE, P.RANDOM)
+        nat = NAT("203.0.113.7", M.APDM, F.APDF, Hairpin.NONE, P.RANDOM, block_udp=block_udp)
         lan = net.lan("home", "192.168.1.0/24", nat=nat)
-        router = MappingRouter(lan, external=external, result=result, pcp=nat_pmp, nat_pmp=nat_pmp)
+        router = MappingRouter(lan, external=external, result=result, pcp=nat_pmp, nat_pmp=nat_pmp, tcp=tcp)
         host = lan.host("host")
         return network.run(host, gateways=lambda: router.gateways(host)), router
 
@@ -209,25 +215,45 @@ class RouterTests(InternetTestCase):
         report, router = self.examine()
         self.assertTrue(ipv4(report).maps_ports)
         self.assertEqual((report.direct, report.certain), (Direct.ALL, True))
-        expected = {"method": "pcp", "external_address": "203.0.113.7"}
+        expected = {"method": "pcp", "external_address": "203.0.113.7", "tcp": True}
         self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
-        self.assertIn("router      maps ports (PCP): everybody reaches them", text(report))
-        self.assertEqual(router.mapped, {})
+        said = text(report)
+        self.assertIn("router      maps UDP and TCP ports (PCP): everybody reaches them", said)
+        self.assertIn("and over TCP to those whose network lets only that through", said)
+        self.assertEqual((router.mapped, router.mapped_tcp), ({}, {}))
         self.assertGreater(len(router.asked), 1)
+
+    def test_maps_udp_alone(self) -> None:
+        """Nothing is promised for TCP."""
+        report, _ = self.examine(tcp=False)
+        self.assertIs(report.to_json()["ipv4"]["port_mapping"]["tcp"], False)
+        said = text(report)
+        self.assertIn("router      maps UDP ports alone (PCP): everybody reaches them", said)
+        self.assertNotIn("over TCP to those", said)
+
+    def test_no_udp(self) -> None:
+        """The router maps TCP ports where no UDP gets out: others can connect there."""
+        for external, promised in (("203.0.113.7", True), ("192.168.0.2", False)):
+            report, _ = self.examine(external=external, block_udp=True)
+            said = text(report)
+            self.assertEqual("where the other network lets that through" in said, promised)
+            self.assertEqual("maps UDP and TCP ports (PCP): everybody reaches them" in said, promised)
+            self.assertNotIn("does not see", said)
 
     def test_elsewhere(self) -> None:
         """What the rendezvous does not see promises nothing."""
         report, _ = self.examine(external="192.168.0.2")
         self.assertEqual(report.direct, Direct.SOME)
-        self.assertIn("maps ports (PCP) at 192.168.0.2, which the rendezvous does not see", text(report))
-        self.assertIn("so there is another NAT beyond", text(report))
+        said = text(report)
+        self.assertIn("maps UDP and TCP ports (PCP) at 192.168.0.2, which the rendezvous does not see", said)
+        self.assertIn("so there is another NAT beyond", said)
 
     def test_maps_none(self) -> None:
         """It refuses, or does not answer."""
         for options in ({"result": 2}, {"nat_pmp": False}):
             report, router = self.examine(**options)
             self.assertEqual(report.direct, Direct.SOME)
-            expected = {"method": None, "external_address": None}
+            expected = {"method": None, "external_address": None, "tcp": False}
             self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
             self.assertIn("router      maps no ports", text(report))
             self.assertGreater(len(router.asked), 1)

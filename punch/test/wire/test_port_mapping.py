@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.wire.address import Address
+from punch.wire.address import Address, TCPAddress
 from punch.wire.port_mapping import (
     LONGEST,
     AddressAnswer,
@@ -17,6 +19,7 @@ from punch.wire.port_mapping import (
 )
 
 NONCE = bytes(range(0xA0, 0xAC))
+INTERNAL, INTERNAL_TCP = Address("192.168.1.7", 0x1234), TCPAddress("192.168.1.7", 0x1234)
 
 #: RFC 6887, figures 2 and 9: version 2, opcode MAP, 7,200 s, the client's address 192.168.1.7; the nonce,
 #: protocol UDP, internal port 4660, suggested port 22136 and address 203.0.113.5.
@@ -40,20 +43,23 @@ class RequestTests(SynchronousTestCase):
 
     def test_pcp(self) -> None:
         suggested = Address("203.0.113.5", 0x5678)
-        self.assertEqual(pcp_map_request(NONCE, "192.168.1.7", 0x1234, suggested, 7200), PCP_REQUEST)
+        self.assertEqual(pcp_map_request(NONCE, INTERNAL, suggested, 7200), PCP_REQUEST)
+        request = pcp_map_request(NONCE, INTERNAL_TCP, suggested, 7200)
+        self.assertEqual(request, PCP_REQUEST[:36] + b"\x06" + PCP_REQUEST[37:])
 
     def test_pcp_without_a_wish(self) -> None:
         """All zeros of the client's family (RFC 6887, section 11.1)."""
-        request = pcp_map_request(NONCE, "192.168.1.7", 0x1234, None, 0)
+        request = pcp_map_request(NONCE, INTERNAL, None, 0)
         self.assertEqual(request[4:8] + request[42:], bytes(4 + 2 + 10) + b"\xff\xff" + bytes(4))
-        request = pcp_map_request(NONCE, "2001:db8::7", 0x1234, None, 0)
+        request = pcp_map_request(NONCE, Address("2001:db8::7", 0x1234), None, 0)
         self.assertEqual(request[8:24].hex(), "20010db8000000000000000000000007")
         self.assertEqual(request[42:], bytes(18))
 
     def test_nat_pmp(self) -> None:
         self.assertEqual(nat_pmp_address_request().hex(" "), "00 00")
-        request = nat_pmp_map_request(0x1234, 0x5678, 7200)
-        self.assertEqual(request, bytes.fromhex("00 01 0000 1234 5678 00001c20"))
+        for internal, opcode in ((INTERNAL, "01"), (INTERNAL_TCP, "02")):
+            request = nat_pmp_map_request(internal, 0x5678, 7200)
+            self.assertEqual(request, bytes.fromhex(f"00 {opcode} 0000 1234 5678 00001c20"))
 
 
 class AnswerTests(SynchronousTestCase):
@@ -61,8 +67,10 @@ class AnswerTests(SynchronousTestCase):
 
     def test_pcp(self) -> None:
         external = Address("203.0.113.5", 0x5679)
-        expected = PcpAnswer(2, 0, 3600, 66051, NONCE, 0x1234, external)
+        expected = PcpAnswer(2, 0, 3600, 66051, NONCE, 0x1234, external, "udp")
         self.assertEqual(parse(PCP_ANSWER), expected)
+        tcp = parse(PCP_ANSWER[:36] + b"\x06" + PCP_ANSWER[37:])
+        self.assertEqual(tcp, replace(expected, protocol="tcp"))
         # Options that nobody asked for
         self.assertEqual(parse(PCP_ANSWER + bytes.fromhex("80000004 00000000")), expected)
 
@@ -91,17 +99,19 @@ class AnswerTests(SynchronousTestCase):
 
     def test_nat_pmp(self) -> None:
         self.assertEqual(parse(ADDRESS_ANSWER), AddressAnswer(0, 66051, "203.0.113.5"))
-        self.assertEqual(parse(MAPPING_ANSWER), MappingAnswer(0, 66051, 0x1234, 0x5679, 3600))
+        for opcode, protocol in ((0x81, "udp"), (0x82, "tcp")):
+            expected = MappingAnswer(0, 66051, 0x1234, 0x5679, 3600, protocol)
+            self.assertEqual(parse(bytes((0, opcode)) + MAPPING_ANSWER[2:]), expected)
 
     def test_nat_pmp_errors(self) -> None:
         self.assertEqual(parse(bytes.fromhex("00 80 0003 00000001 00000000")), AddressAnswer(3, 1, None))
-        self.assertEqual(parse(bytes.fromhex("00 81 0002 00000001")), MappingAnswer(2, 1, 0, 0, 0))
+        self.assertEqual(parse(bytes.fromhex("00 81 0002 00000001")), MappingAnswer(2, 1, 0, 0, 0, "udp"))
 
     def test_malformed(self) -> None:
         """Requests, other opcodes and protocols, and each wrong length."""
-        for data in (PCP_REQUEST, b"\x02\x80" + PCP_ANSWER[2:], PCP_ANSWER[:36] + b"\x06" + PCP_ANSWER[37:]):
+        for data in (PCP_REQUEST, b"\x02\x80" + PCP_ANSWER[2:], PCP_ANSWER[:36] + b"\x07" + PCP_ANSWER[37:]):
             self.assertIsNone(parse(data))
-        for data in (b"\x00\x82" + MAPPING_ANSWER[2:], b"\x00\x01" + MAPPING_ANSWER[2:]):
+        for data in (b"\x00\x83" + MAPPING_ANSWER[2:], b"\x00\x01" + MAPPING_ANSWER[2:]):
             self.assertIsNone(parse(data))
         for answer in (PCP_ANSWER, ADDRESS_ANSWER, MAPPING_ANSWER):
             for size in range(len(answer)):

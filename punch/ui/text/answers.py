@@ -237,7 +237,8 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
             yield f"{name(peer)}: {each}"
     for mapping in answer.get("port_mappings", ()):
         external, local = printable(mapping["external"]), printable(mapping["local"])
-        yield f"The router passes {external} on to {local} ({printable(mapping['method'])})"
+        what = "TCP connections to " if mapping.get("protocol") == "tcp" else ""
+        yield f"The router passes {what}{external} on to {local} ({printable(mapping['method'])})"
     for nat in answer.get("nats", ()):
         yield nat_in_words(NatProfile.from_json(nat))
     for text in answer.get("calling", ()):

@@ -8,13 +8,14 @@ from ipaddress import ip_address
 from math import ceil, floor
 from typing import TypeVar
 
-from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.port_mapping.lease import MappingProtocol
 from punch.ice.punching.techniques import NatClass, nat_class
 from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
     FamilyReport,
     NetcheckReport,
+    RouterReport,
     Transport,
 )
 from punch.node.causes import ControlProblem
@@ -49,6 +50,10 @@ _DIRECT = {
     "peers that everybody reaches, or whose NAT lets in what comes from another port. Others are on a relay; "
     "for some seconds, until a port is found, if the other NAT has one port for all destinations.",
 }
+_DIRECT_OVER_BOTH = (
+    "direct links to all peers whose network lets UDP through, and over TCP to those whose network lets only "
+    "that through."
+)
 _PREDICTED = (
     "direct links to most peers, to many of them after some seconds on a relay, until the next ports are "
     "predicted. To those whose ports are random, links stay on a relay."
@@ -76,9 +81,11 @@ def conclusions(report: NetcheckReport) -> list[str]:
     if report.udp is None:
         found.append(_nothing_of_udp(report))
     elif not report.udp:
+        mapped = any(each.maps_tcp_ports for each in report.families)
+        where = "the other network lets that through" if mapped else "both networks let that through"
         found.append(
             "No UDP gets through to the rendezvous and back: links to other networks are on a relay, until "
-            "they get a direct path over TCP where both networks let that through."
+            f"they get a direct path over TCP where {where}."
         )
     found += _direct(report)
     if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
@@ -167,6 +174,8 @@ def _direct(report: NetcheckReport) -> list[str]:
 def _direct_over(family: FamilyReport, name: str) -> list[str]:
     if family.direct is Direct.UNKNOWN:
         return [f"Over {name}: it can't be told with whom links will be direct, as the mapping is unknown."]
+    if family.maps_tcp_ports:
+        return [f"Over {name}: {_DIRECT_OVER_BOTH}"]
     sequential = nat_class(family.profile) is NatClass.SEQUENTIAL
     sentence = _PREDICTED if sequential and family.direct is Direct.MOST else _DIRECT[family.direct]
     return [f"Over {name}: {'' if family.certain else 'probably '}{sentence}"]
@@ -184,7 +193,10 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
     if family.udp is None:
         return [_line(name, f"unknown, nothing answers {_and(family.local_addresses)}")]
     if not family.udp:
-        return [_line(name, f"no UDP from {_and(family.local_addresses)}")]
+        lines = [_line(name, f"no UDP from {_and(family.local_addresses)}")]
+        if family.router is not None and family.router.mapping is not None:
+            lines.append(_item("router", _router(family, family.router)))
+        return lines
     local = family.local_addresses[0]
     if not family.translated:
         lines = [_line(name, f"{local}, seen as it is: no NAT")]
@@ -207,7 +219,7 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         most = "" if below is None else f"less than {ceil(below)} s"
         lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
     if family.router is not None:
-        lines.append(_item("router", _router(family, family.router.mapping)))
+        lines.append(_item("router", _router(family, family.router)))
     if family.latency is not None:
         lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
     return lines
@@ -220,18 +232,20 @@ def _ports(family: FamilyReport) -> str:
     return _PORTS[family.ports or PortAssignment.UNKNOWN]
 
 
-def _router(family: FamilyReport, mapping: PortMapping | None) -> str:
-    """What came of the request for a port."""
+def _router(family: FamilyReport, router: RouterReport) -> str:
+    """What came of the requests for ports."""
+    mapping = router.mapping
     if mapping is None:
         return "maps no ports"
-    maps = f"maps ports ({_METHODS[mapping.method]})"
-    if family.maps_ports:
+    maps = f"maps {'UDP and TCP ports' if router.tcp else 'UDP ports alone'} ({_METHODS[mapping.method]})"
+    if family.maps_ports or family.maps_tcp_ports:
         return f"{maps}: everybody reaches them"
     ip = ip_address(mapping.external.host)
     if ip.is_unspecified:
         return f"{maps}, and does not say at which address"
     beyond = "" if ip.is_global else ", so there is another NAT beyond"
-    return f"{maps} at {ip}, which the rendezvous does not see{beyond}"
+    unseen = "" if family.udp is False else ", which the rendezvous does not see"
+    return f"{maps} at {ip}{unseen}{beyond}"
 
 
 def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:

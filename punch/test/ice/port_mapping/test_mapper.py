@@ -10,12 +10,20 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.port_mapping.lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
-from punch.ice.port_mapping.mapper import Event, Mapped, PortMapper, Unmapped, mapped_addresses
-from punch.wire.address import Address, Transmit
+from punch.ice.port_mapping.mapper import (
+    MAX_TCP_PORTS,
+    Event,
+    Mapped,
+    PortMapper,
+    Unmapped,
+    mapped_addresses,
+)
+from punch.wire.address import Address, TCPAddress, Transmit
 
 GATEWAY = Address("192.168.1.1", 5351)
 BASE = Address("192.168.1.7", 40000)
 OTHER_BASE = Address("192.168.1.8", 40001)
+TCP_BASE = TCPAddress(BASE.host, 40010)
 BASE6 = Address("2001:db8::7", 40000)
 EXTERNAL = Address("203.0.113.5", 41000)
 
@@ -53,7 +61,7 @@ def nat_pmp(
     if request[1] == 0:
         return struct.pack("!BBHI4s", 0, 0x80, result, epoch, ip_address(external.host).packed)
     (internal,) = struct.unpack_from("!H", request, 4)
-    return struct.pack("!BBHIHHI", 0, 0x81, result, epoch, internal, external.port, lifetime)
+    return struct.pack("!BBHIHHI", 0, 0x80 | request[1], result, epoch, internal, external.port, lifetime)
 
 
 class PortMapperTestCase(SynchronousTestCase):
@@ -282,6 +290,146 @@ class KeepingTests(PortMapperTestCase):
         self.core.release()
         (request,) = self.sent()
         self.assertEqual(request.data.hex(), "000100009c40000000000000")
+
+
+class TCPTests(PortMapperTestCase):
+    """TCP ports, which are mapped while somebody needs them."""
+
+    def add(self, base: Address = TCP_BASE) -> list[Transmit]:
+        self.core.add_tcp(base, self.now)
+        return self.sent()
+
+    def test_asked_by_what_works(self) -> None:
+        """By the protocol that has mapped the UDP port: by PCP one request, by NAT-PMP two in turn."""
+        self.mapped()
+        (request,) = self.add()
+        self.assertEqual((request.data[:2].hex(), request.data[36], request.local), ("0201", 6, TCP_BASE))
+        self.assertTrue(self.core.awaits_tcp(TCP_BASE))
+        self.receive(pcp(request.data))
+        mapping = PortMapping(TCP_BASE, TCPAddress(*EXTERNAL), MappingProtocol.PCP)
+        self.assertEqual((self.core.mapping_of(TCP_BASE), self.events()), (mapping, [Mapped(mapping)]))
+        self.core = PortMapper(Random(1).randbytes)
+        self.mapped(nat_pmp)
+        (request,) = self.add()
+        self.assertEqual(request.data.hex(), "0000")
+        self.receive(nat_pmp(request.data))
+        (request,) = self.sent()
+        self.assertEqual(request.data.hex(), "000200009c4a9c4a00001c20")
+        self.receive(nat_pmp(request.data))
+        mapping = PortMapping(TCP_BASE, TCPAddress(*EXTERNAL), MappingProtocol.NAT_PMP)
+        self.assertEqual(self.core.mapping_of(TCP_BASE), mapping)
+        self.assertEqual(self.advance(60.0), [])
+
+    def test_waits_for_the_udp_port(self) -> None:
+        """A router that has not answered yet is asked when it has; one that maps none is not asked at all."""
+        pending = self.keep()
+        self.assertEqual(self.add(), [])
+        self.assertTrue(self.core.awaits_tcp(TCP_BASE))
+        self.receive(pcp(pending[0].data))
+        (request,) = self.sent()
+        self.assertEqual(request.data[36], 6)
+        self.core = PortMapper(Random(1).randbytes)
+        for transmit in self.keep():
+            answer = pcp if is_pcp(transmit) else nat_pmp
+            self.receive(answer(transmit.data, result=2))
+        self.assertEqual((self.add(), self.core.awaits_tcp(TCP_BASE)), ([], False))
+        self.core = PortMapper(Random(1).randbytes)
+        self.assertEqual((self.add(), self.core.awaits_tcp(TCP_BASE)), ([], False))
+
+    def test_refused(self) -> None:
+        """The UDP port stays mapped, and nobody waits any longer."""
+        mapping = self.mapped()
+        (request,) = self.add()
+        self.receive(pcp(request.data, result=8))
+        self.assertEqual((self.core.mappings, self.core.awaits_tcp(TCP_BASE)), ([mapping], False))
+        self.assertEqual(self.advance(RETRY), [])
+
+    def test_a_few(self) -> None:
+        """As many as a router has room for; a place that is free again is used."""
+        self.mapped()
+        ports = [TCPAddress(BASE.host, 50000 + number) for number in range(3 * MAX_TCP_PORTS)]
+        asked = sum(len(self.add(port)) for port in ports)
+        self.assertEqual(asked, MAX_TCP_PORTS)
+        self.core.remove_tcp(ports[0])
+        self.sent()
+        self.assertEqual(len(self.add(ports[-1])), 1)
+
+    def test_removed(self) -> None:
+        """The mapping is deleted, also if it has not been answered yet, and the UDP port stays."""
+        for answered in (True, False):
+            for answer in (pcp, nat_pmp):
+                self.core = PortMapper(Random(1).randbytes)
+                udp = self.mapped(answer)
+                pending = self.add()
+                while pending and (answered or (answer is nat_pmp and pending[0].data[1] == 0)):
+                    self.receive(answer(pending[0].data))
+                    pending = self.sent()
+                self.core.remove_tcp(TCP_BASE)
+                (request,) = self.sent()
+                lifetime = request.data[4:8] if is_pcp(request) else request.data[8:12]
+                self.assertEqual((lifetime, request.local), (bytes(4), TCP_BASE))
+                self.assertEqual((self.core.mappings, self.core.awaiting), ([udp], set()))
+
+    def test_all_released(self) -> None:
+        """At the end both are deleted."""
+        self.mapped()
+        (request,) = self.add()
+        self.receive(pcp(request.data))
+        self.core.release()
+        self.assertEqual({each.data[36] for each in self.sent()}, {6, 17})
+
+    def test_answers_for_the_other_protocol(self) -> None:
+        """An answer about a UDP port maps no TCP port of the same number, nor the other way round."""
+        base = TCPAddress(*BASE)
+        udp = self.mapped()
+        (request,) = self.add(base)
+        wrong = pcp(request.data)
+        self.receive(wrong[:36] + bytes((17,)) + wrong[37:])
+        self.assertEqual(self.core.mappings, [udp])
+        self.core = PortMapper(Random(1).randbytes)
+        udp = self.mapped(nat_pmp)
+        self.receive(nat_pmp(self.add(base)[0].data))
+        (request,) = self.sent()
+        self.receive(nat_pmp(b"\0\1" + request.data[2:]))
+        self.assertEqual(self.core.mappings, [udp])
+        self.receive(nat_pmp(request.data))
+        self.assertEqual(len(self.core.mappings), 2)
+
+    def test_both_are_renewed(self) -> None:
+        """Two mappings of one socket address, each with its own answers."""
+        self.mapped()
+        (request,) = self.add(TCPAddress(*BASE))
+        self.receive(pcp(request.data))
+        self.events()
+        sent = self.advance(5 * LIFETIME, pcp)
+        self.assertEqual({each.data[36] for each in sent}, {6, 17})
+        self.assertEqual((len(self.core.mappings), self.events()), (2, []))
+
+    def test_another_router(self) -> None:
+        """Somebody still listens, so that one is asked, too; an address that is gone has no mapping."""
+        self.mapped()
+        (request,) = self.add()
+        self.receive(pcp(request.data))
+        self.core.keep([BASE], {BASE.host: "192.168.1.254"}, self.now)
+        self.assertIsNone(self.core.mapping_of(TCP_BASE))
+        router = Address("192.168.1.254", 5351)
+        self.receive(pcp(self.sent()[0].data), router)
+        (request,) = self.sent()
+        self.assertEqual((request.remote, request.data[36]), (router, 6))
+        self.receive(pcp(request.data), router)
+        self.assertEqual(len(self.core.mappings), 2)
+        self.core.keep([OTHER_BASE], {}, self.now)
+        self.assertEqual((self.core.mappings, self.sent()), ([], []))
+
+    def test_a_restarted_router(self) -> None:
+        """It has lost both: an answer about one has the other asked for again."""
+        self.mapped()
+        (request,) = self.add()
+        self.receive(pcp(request.data))
+        self.now += 45.0
+        (request,) = self.keep()
+        self.receive(pcp(request.data, epoch=3))
+        self.assertEqual([each.data[36] for each in self.sent()], [6])
 
 
 class HostileTests(PortMapperTestCase):

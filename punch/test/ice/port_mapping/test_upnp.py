@@ -16,7 +16,7 @@ from punch.test.ice.port_mapping.test_mapper import (
     nat_pmp,
     pcp,
 )
-from punch.wire.address import Address, Transmit
+from punch.wire.address import Address, TCPAddress, Transmit
 from punch.wire.port_mapping import MULTICAST, UpnpGrant, UpnpRequest
 
 URL = "http://192.168.1.1:5000/rootDesc.xml"
@@ -120,6 +120,33 @@ class UpnpTests(PortMapperTestCase):
         self.assertEqual(request, UpnpRequest(URL, BASE, EXTERNAL.port, LIFETIME))
         self.grant(request)
         self.assertEqual((self.events(), len(self.core.mappings)), ([], 1))
+
+    def test_a_tcp_port(self) -> None:
+        """It is asked for at the URL that is known, without a search, and deleted when nobody needs it."""
+        self.granted()
+        base = TCPAddress(BASE.host, 40010)
+        self.core.add_tcp(base, self.now)
+        self.assertEqual(self.sent(), [])
+        request = self.asked()
+        self.assertEqual(request, UpnpRequest(URL, base, base.port, LIFETIME))
+        self.assertEqual(request.internal.protocol, "tcp")
+        self.assertTrue(self.core.awaits_tcp(base))
+        self.grant(request)
+        mapping = PortMapping(base, TCPAddress(*EXTERNAL), MappingProtocol.UPNP)
+        self.assertEqual(self.core.mapping_of(base), mapping)
+        self.core.remove_tcp(base)
+        self.assertEqual(self.asked(), UpnpRequest(URL, base, EXTERNAL.port, 0))
+        self.assertEqual((len(self.core.mappings), self.sent()), (1, []))
+
+    def test_a_tcp_port_that_comes_too_late(self) -> None:
+        """It is given back."""
+        self.granted()
+        base = TCPAddress(BASE.host, 40010)
+        self.core.add_tcp(base, self.now)
+        request = self.asked()
+        self.core.remove_tcp(base)
+        self.grant(request)
+        self.assertEqual(self.asked(), UpnpRequest(URL, base, EXTERNAL.port, 0))
 
     def test_permanent(self) -> None:
         """A mapping without lifetime is looked after all the same, and deleted at the end."""

@@ -165,6 +165,12 @@ const LETS_IN = {
 
 const TRANSPORTS = { udp: "UDP", tcp: "Rendezvous (TCP)", "turn-udp": "Relay over UDP", "turn-tcp": "Relay over TCP", "turn-tls": "Relay over TLS" };
 
+/** What a router does that is asked for ports. */
+function router({ method, tcp }) {
+  if (!method) return "Maps no ports";
+  return `Maps ${tcp ? "UDP and TCP ports" : "UDP ports alone"} (${method === "upnp" ? "UPnP" : method.toUpperCase()})`;
+}
+
 let lastReport = null;
 
 /** The report of a network check as text. */
@@ -243,7 +249,7 @@ export class NetworkPage extends Page {
     if (family.nat) fact("Port outside", WORDS[family.mapping] ?? "Not known");
     if (family.filtering) fact("Lets in", LETS_IN[family.filtering] ?? "Not known");
     if (family.nat) fact("Port number", WORDS[family.port_allocation] ?? "Not known");
-    if (family.port_mapping) fact("Router", family.port_mapping.method ? `Maps ports (${family.port_mapping.method.toUpperCase()})` : "Maps no ports");
+    if (family.port_mapping) fact("Router", router(family.port_mapping));
     if (family.latency !== null) fact("There and back", milliseconds(family.latency));
     return h("div", { class: "card" }, h("h2", {}, name), h("dl", { class: "facts" }, facts));
   }
