@@ -96,7 +96,8 @@ SECURITY_NUMBERS = [
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
     f"and {local_connection.MAX_WAITING} streams that wait",
     f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
-    f"and all peers have {forward.MAX_CONNECTIONS:,}; a link carries at most {LinkLimits().streams} streams",
+    f"and all peers have {forward.MAX_CONNECTIONS:,}; "
+    f"a link carries at most {LinkLimits().streams:,} streams",
     f"at most {flows.MAX_FLOWS} flows, each of which is a socket, "
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
@@ -118,7 +119,7 @@ SECURITY_NUMBERS = [
     f"a sentence of {MAX_SENTENCE} characters",
     f"{core.LINE_RATE:.0f} lines a second ({core.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",
-    f"streams ({LinkLimits().streams} at once)",
+    f"streams ({LinkLimits().streams:,} at once)",
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",
     f"after {MOST_PACKETS:,} packets",
     f"less than {BOUND / 1e6:.0f} MB of memory",

@@ -100,8 +100,8 @@ class ServiceRefused(LinkError):
 class LinkLimits:
     """Limits on what the other side can use. Sizes are in bytes, times in seconds."""
 
-    streams: int = 256
-    """How many streams the other side may have open (the QUIC library may allow fewer)."""
+    streams: int = 1024
+    """How many streams each side may have open (the QUIC library may allow fewer)."""
     unproved: int = 4
     """How many unproved connections there may be."""
     unproved_seconds: float = 5.0

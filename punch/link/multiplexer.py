@@ -44,10 +44,8 @@ from punch.link.frames import (
 from punch.link.quic.interface import QuicConnection, QuicError, QuicStreamLimit
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveAllowance
 from punch.link.quic.send_window import Flight, SendWindow
-from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
+from punch.link.stream import FULL_MOST, ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
 
-TURN: Final = 16 * 1024
-"""Bytes of one stream that are sent before it is the next one's turn."""
 NOT_CONNECTED: Final = "The link is not connected."
 """What a `LinkError` says before the proof, and after the end."""
 
@@ -86,9 +84,12 @@ class StreamMultiplexer:
         self._remote_count = 0
         self._remote_opened = 0 if role is LinkRole.CALLER else 1
         self._unnamed: dict[int, Stream] = {}
-        # Streams with something to send or to grant, in turn; a dict, because it has an order
+        # Streams with something to send, in turn; a dict, because it has an order
         self._busy: dict[int, Stream] = {}
+        self._due: dict[int, Stream] = {}
         self._full: dict[int, Stream] = {}
+        # Of the full streams, those that may have room again
+        self._drained: dict[int, Stream] = {}
         self._window = SendWindow()
         self._ahead = INITIAL_CREDIT
         self._control = ControlStream(quic, role, now)
@@ -186,7 +187,7 @@ class StreamMultiplexer:
             return
         stream.window.consumed += size
         if not stream.received_all and stream.window.due:
-            self._busy[stream_id] = stream
+            self._due[stream_id] = stream
 
     def reset(self, stream_id: int, code: int) -> None:
         """Give up a stream in both directions."""
@@ -258,10 +259,11 @@ class StreamMultiplexer:
         quic = self._quic
         flight = quic.flight()
         self._window.received(now, flight)
-        self._ahead = self._window.ahead(flight)
+        ahead, self._ahead = self._ahead, self._window.ahead(flight)
+        if min(ahead, FULL_MOST) < min(self._ahead, FULL_MOST):
+            self._drained.update(self._full)
         while True:
-            if self._busy:
-                self._grant(now)
+            self._grant(now)
             if not self._control.flush():
                 self._violation("The other side takes no control frames.")
                 return
@@ -279,11 +281,12 @@ class StreamMultiplexer:
             if self._early_left is not None:
                 self._early_left -= sent
             self._window.sent(quic.flight().in_flight)
-        for stream in list(self._full.values()):
-            if stream.out.queued <= stream.out.capacity(self._ahead) // 2:
+        drained, self._drained = self._drained, {}
+        for stream_id, stream in drained.items():
+            if stream_id in self._full and stream.out.queued <= stream.out.capacity(self._ahead) // 2:
                 stream.out.full = False
-                del self._full[stream.stream_id]
-                self._emit(StreamSendable(stream.stream_id))
+                del self._full[stream_id]
+                self._emit(StreamSendable(stream_id))
 
     def path_changed(self) -> None:
         """The path may be another one, so that what was measured counts no longer."""
@@ -291,7 +294,8 @@ class StreamMultiplexer:
 
     def _grant(self, now: float) -> None:
         """Allow the other side what is due."""
-        for stream_id, stream in self._busy.items():
+        due, self._due = self._due, {}
+        for stream_id, stream in due.items():
             window = stream.window
             if window.due and not stream.received_all and not stream.given_up:
                 self._control.put(encode_credit(stream_id, window.grant(now, self._quic.rtt)))
@@ -299,10 +303,13 @@ class StreamMultiplexer:
     def _feed_streams(self, flight: Flight) -> bool:
         """Hand what may be sent to the QUIC library, a part of each stream in turn, as far as credit goes."""
         room, progress = self._window.room(flight), False
-        while True:
-            turn = TURN if len(self._busy) > 1 else room
+        while room > 0:
+            count = len(self._busy)
+            turn = self._window.turn(flight, count) if count > 1 else room
             fed = 0
             for stream_id, stream in list(self._busy.items()):
+                if fed >= room:
+                    break
                 size = self._feed(stream, min(room - fed, turn))
                 fed += size
                 if not stream.out.ready:
@@ -312,8 +319,9 @@ class StreamMultiplexer:
                     self._busy[stream_id] = self._busy.pop(stream_id)
             room -= fed
             progress = progress or fed > 0
-            if not fed or room <= 0:
-                return progress
+            if not fed:
+                break
+        return progress
 
     def _feed(self, stream: Stream, room: int) -> int:
         out, before = stream.out, stream.out.sent
@@ -331,6 +339,8 @@ class StreamMultiplexer:
             out.finished = True
             self._quic.send(stream.stream_id, b"", True)
         sent = out.sent - before
+        if sent and out.full:
+            self._drained[stream.stream_id] = stream
         self._control.allowance.sent(sent)
         if self._early_left is not None:
             self._early_left -= sent
@@ -492,6 +502,8 @@ class StreamMultiplexer:
         if limit <= stream.out.limit:
             raise FrameError("a limit did not grow")
         stream.out.limit = limit
+        if stream.out.full:
+            self._drained[stream_id] = stream
         self._accepted(stream)
         if stream.out.ready:
             self._busy[stream_id] = stream
@@ -529,7 +541,7 @@ class StreamMultiplexer:
     def _forget_if_over(self, stream: Stream) -> None:
         if stream.over and self._streams.pop(stream.stream_id, None) is not None:
             self._remote_count -= not stream.local
-            for table in (self._busy, self._full, self._unnamed):
+            for table in (self._busy, self._due, self._full, self._unnamed):
                 table.pop(stream.stream_id, None)
 
     def _violation(self, reason: str) -> None:

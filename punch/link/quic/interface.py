@@ -42,9 +42,15 @@ IDLE_TIMEOUT: Final = 7 * 86400.0
 CONNECTION_WINDOW: Final = 24 * 1024 * 1024
 """
 QUIC's own flow control, in bytes; both libraries renew it on arrival, so it only bounds what is out of order.
-It is above the largest window of credits, which is the limit that counts.
+It is above the windows of credits, which are the limit that counts, of some 500 streams. With more, a sender
+may have to wait for what is out of order, and for nothing else.
 """
 STREAM_WINDOW: Final = 6 * 1024 * 1024
+MAX_STREAMS: Final = 1024
+"""
+How many streams the other side may have open with qh3. aioquic, which goes through all of them for each
+packet, keeps its own number, 128.
+"""
 MAX_DATAGRAM_FRAME: Final = 1200
 INITIAL_RTT: Final = 0.2
 """

@@ -210,7 +210,7 @@ class Qh3Backend:
 
     def client(self, now: float) -> QuicConnection:
         with library_errors():
-            from qh3.quic.connection import QuicConnection as Library
+            from punch.link.quic.qh3_library import Library
 
             library = Library(configuration=self.configuration(True))
             library.connect(LOGICAL_ADDRESS, now)
@@ -222,7 +222,7 @@ class Qh3Backend:
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
     ) -> QuicConnection:
         with library_errors():
-            from qh3.quic.connection import QuicConnection as Library
+            from punch.link.quic.qh3_library import Library
 
             configuration = self.configuration(False)
             configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())

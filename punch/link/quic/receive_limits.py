@@ -90,13 +90,13 @@ class Sampler:
 
 MOST_GAPS: Final = 65_536
 """
-How many pieces of streams may wait behind gaps. An honest sender has at most the 20 MiB of its windows on the
+How many pieces of streams may wait behind gaps. An honest sender has at most the 32 MiB of its windows on the
 way, in packets of 1,150 bytes, and they are counted over up to two windows.
 """
 MOST_STREAMS: Final = 4096
 """
-For how many open streams the progress is kept, and for how many ended ones. The libraries allow a peer 100 or
-128 open streams.
+For how many open streams the progress is kept, and for how many ended ones. A peer may have 1,024 open
+streams, or 128 with aioquic, and so may this side.
 """
 UNANSWERED_PACKETS: Final = 65_536
 """How many packets may arrive while none of our pings is acknowledged."""

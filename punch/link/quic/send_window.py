@@ -24,6 +24,10 @@ LEAST: Final = 4 * FULL_SIZE
 """Bytes that are always allowed: the loss of one datagram shows by three later ones (RFC 9002, 6.1.1)."""
 PROBE: Final = 2 * FULL_SIZE
 """Bytes that are allowed while the round trip of the path itself is measured again."""
+TURN: Final = 16 * 1024
+"""The most bytes of one stream that are sent before it is the next one's turn."""
+SHORTEST_RTT: Final = 0.001
+"""Seconds; a shorter round trip doesn't tell how much is sent in a longer time."""
 BASE_AGE: Final = 10.0
 """Seconds after which the path's own round trip is measured again before it is held against a longer one."""
 
@@ -86,10 +90,23 @@ class SendWindow:
 
     def ahead(self, flight: Flight) -> int:
         """Return how many bytes of a stream to have ready: what is sent within `QUEUE` seconds."""
-        allowed = flight.window if self.limit is None else min(self.limit, flight.window)
+        allowed = self._allowed(flight)
         if flight.rtt is not None and flight.rtt > QUEUE:
             allowed = int(allowed * QUEUE / flight.rtt)
         return max(allowed, LEAST)
+
+    def turn(self, flight: Flight, streams: int) -> int:
+        """
+        Return how many bytes of each of so many streams to send before it is the next one's turn: as many
+        that each has its turn every `QUEUE` seconds, and at least a datagram.
+        """
+        if flight.rtt is None:
+            return TURN
+        sent = self._allowed(flight) * QUEUE / max(flight.rtt, SHORTEST_RTT)
+        return max(min(int(sent / streams), TURN), PAYLOAD)
+
+    def _allowed(self, flight: Flight) -> int:
+        return flight.window if self.limit is None else min(self.limit, flight.window)
 
     def sent(self, in_flight: int) -> None:
         """So many bytes are in flight after sending."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qh3.quic import tls_bridge
+from qh3.quic.connection import QuicConnection as PlainLibrary
 from qh3.quic.packet import push_quic_transport_parameters
 
 from punch.link.events import (
@@ -21,17 +22,35 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic.interface import QuicStreamLimit
-from punch.link.quic.qh3 import Qh3Backend
+from punch.link.proof import LinkCertificate
+from punch.link.quic.interface import MAX_STREAMS, QuicConnection, QuicStreamLimit
+from punch.link.quic.qh3 import Qh3Backend, Qh3Connection
 from punch.link.stream import encode_name
 from punch.test.flooder import Flooder
 from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
+
+
+class PlainBackend(Qh3Backend):
+    """qh3 as it is, without the number of streams that links allow."""
+
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        configuration = self.configuration(False)
+        configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
+        return Qh3Connection(
+            PlainLibrary(
+                configuration=configuration,
+                original_destination_connection_id=original_destination_connection_id,
+            )
+        )
 
 
 class AbuseTests(LinkTestCase):
     """A caller that has proved who it is, and then breaks the rules; and a callee that does."""
 
     too_many = "opens streams too fast"
+    allowed = MAX_STREAMS
 
     def assert_ended(self, callee: CoreEnd, words: str) -> None:
         assert callee.closed is not None
@@ -65,18 +84,30 @@ class AbuseTests(LinkTestCase):
         self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
         self.assert_ended(callee, "more than 8 streams")
 
-    def test_no_more_than_256_streams_ever(self) -> None:
+    def test_no_more_streams_than_the_limit_ever(self) -> None:
         callee = self.make_callee()
         rogue, pipe = self.rogue(callee, prove=True)
+        most = LinkLimits().streams
         try:
-            for _ in range(300):
+            for _ in range(most + 50):
                 rogue.quic.send(rogue.quic.open_stream(), encode_name("x"), False)
         except QuicStreamLimit:
-            # The library keeps it from more than 100.
+            # qh3 keeps it from more.
             pipe.run(1.0)
             self.assertIsNone(callee.closed)
         pipe.run(1.0)
-        self.assertLessEqual(len(callee.of(StreamOpened)), 256)
+        self.assertLessEqual(len(callee.of(StreamOpened)), most)
+
+    def test_more_streams_than_the_library_was_told(self) -> None:
+        """One STREAM frame opens all streams with smaller numbers (RFC 9000, section 3.2)."""
+        for number, ends in ((self.allowed, False), (self.allowed + 1, True), (10_000, True)):
+            callee = self.make_callee()
+            flooder = Flooder(callee, self.certificate, True)
+            stream_id = (4 * (number - 1) | 0x80000000).to_bytes(4, "big")
+            flooder.send([b"\x0a" + stream_id + b"\x02" + encode_name("x")])
+            flooder.flood(iter([b"\x01"] * 16), 16)
+            self.assertEqual(callee.closed is not None, ends, number)
+            self.assertLessEqual(len(callee.core.streams.windows), 1)
 
     def test_a_name_that_never_ends(self) -> None:
         callee = self.make_callee()
@@ -220,7 +251,7 @@ class AbuseTests(LinkTestCase):
 
         self.patch(tls_bridge, "push_quic_transport_parameters", without_streams)
         caller = self.make_caller()
-        pipe = Pipe(caller, RogueCallee(Qh3Backend(), self.certificate))
+        pipe = Pipe(caller, RogueCallee(PlainBackend(), self.certificate))
         caller.core.start(0.0)
         if not pipe.run(1.0, lambda: caller.closed is not None):
             # aioquic lets the stream wait, and the deadline of the proof ends it.
@@ -247,3 +278,4 @@ class AioquicAbuseTests(AioquicMixin, AbuseTests):
 
     # As a caller, aioquic opens more streams than its other side allows.
     too_many = "Too many streams open"
+    allowed = 128
