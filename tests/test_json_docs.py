@@ -52,6 +52,6 @@ def test_the_socket() -> None:
         f"{server.MAX_CONNECTIONS:,} connections are open",
         f"At most {connection.MAX_COMMANDS} commands",
         f"{connection.MAX_UNREAD >> 20} MiB of events",
-        f"within {connection.ACCEPT_TIME:.0f} s, and refused while {connection.MAX_WAITING} others wait",
+        f"within {connection.ACCEPT_TIME:.0f} s, and refused while {connection.MAX_WAITING:,} others wait",
     ):
         assert text in SOCKET, text

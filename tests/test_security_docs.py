@@ -94,7 +94,7 @@ SECURITY_NUMBERS = [
     f"at most {local_server.MAX_CONNECTIONS:,} connections, {MAX_LINE >> 10} KiB a line, "
     f"{local_connection.MAX_COMMANDS} commands at a time on each, "
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
-    f"and {local_connection.MAX_WAITING} streams that wait",
+    f"and {local_connection.MAX_WAITING:,} streams that wait",
     f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
     f"and all peers have {forward.MAX_CONNECTIONS:,}; "
     f"a link carries at most {LinkLimits().streams:,} streams",

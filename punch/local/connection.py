@@ -34,8 +34,11 @@ MAX_COMMANDS = 16
 """Commands under way at once on a connection; no more lines are read meanwhile."""
 MAX_UNREAD = 1 << 20
 """Bytes of events that a program may leave unread before its connection is closed."""
-MAX_WAITING = 256
-"""Streams of one program that wait to be accepted at once; further ones are closed."""
+MAX_WAITING = 1024
+"""
+Streams of one program that wait to be accepted at once, as many as one peer may have open; further ones are
+closed.
+"""
 ACCEPT_TIME = 20.0
 """Seconds in which a program has to accept a stream."""
 

@@ -19,7 +19,7 @@ from punch.local.own import OwnNode
 from punch.local.protocol import CommandError
 from punch.local.socket_file import listening_path, may_attach, peer_uid, remove_directory
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 4096
 """Connections at once, streams among them; fewer if the process may open few files (`most_connections`)."""
 RESERVED = 16
 """Connections that streams of peers never take, so that the user's own programs can attach."""
