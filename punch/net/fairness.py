@@ -234,3 +234,54 @@ class SourceCache(Generic[K, V]):
             if own is not None:
                 return own
             return self._table.newest(full.prefix) if full.prefix else next(iter(self._values))
+
+
+class SourceTurns(Generic[K]):
+    """
+    What waits, by source.
+
+    Networks take turns, and within a network its addresses. Within an address the newest comes first: when
+    more come than can be served, most of those that wait have given up.
+    """
+
+    def __init__(self) -> None:
+        self._networks: OrderedDict[Hashable, OrderedDict[Source, list[K]]] = OrderedDict()
+        self._source_of: dict[K, Source] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._source_of)
+
+    def add(self, source: Source, key: K) -> None:
+        """One more waits."""
+        self._source_of[key] = source
+        addresses = self._networks.setdefault(source[0], OrderedDict())
+        addresses.setdefault(source, []).append(key)
+
+    def remove(self, key: K) -> None:
+        """One waits no more. It need not have waited."""
+        source = self._source_of.pop(key, None)
+        if source is None:
+            return
+        addresses = self._networks[source[0]]
+        addresses[source].remove(key)
+        if not addresses[source]:
+            del addresses[source]
+        if not addresses:
+            del self._networks[source[0]]
+
+    def pop(self) -> K:
+        """
+        Remove and return the one whose turn it is.
+
+        :raise KeyError: none waits.
+        """
+        network, addresses = self._networks.popitem(last=False)
+        source, waiting = addresses.popitem(last=False)
+        key = waiting.pop()
+        if waiting:
+            addresses[source] = waiting
+        if addresses:
+            self._networks[network] = addresses
+        del self._source_of[key]
+        return key

@@ -22,9 +22,9 @@ ClientHello that was seen before is not answered at all (`SeenHellos`).
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 
+from punch.net.fairness import SourceTurns
 from punch.net.rate_limits import (
     NoRoom,
     Shares,
@@ -99,27 +99,9 @@ class SeenHellos:
         return True
 
 
-class _Turns:
-    """The waiting connections of one network, by address."""
-
-    def __init__(self) -> None:
-        self.addresses: OrderedDict[Source, list[int]] = OrderedDict()
-
-    def pop(self) -> int:
-        """The newest connection of the address whose turn it is."""
-        source, waiting = self.addresses.popitem(last=False)
-        connection = waiting.pop()
-        if waiting:
-            self.addresses[source] = waiting
-        return connection
-
-
 class HandshakeQueue:
     """
-    The connections whose ClientHello is not answered yet.
-
-    Networks take turns, and within a network its addresses. Within an address the newest comes first: when
-    more come than can be answered, most of those that wait have given up.
+    The connections whose ClientHello is not answered yet, which take turns (`SourceTurns`).
 
     :param share: how much of the time handshakes may take; between 0 and 1.
     :param burst: seconds that they may take at once.
@@ -129,51 +111,33 @@ class HandshakeQueue:
         self._share = share
         self._burst = burst
         self._free_at = 0.0
-        self._networks: OrderedDict[Hashable, _Turns] = OrderedDict()
-        self._source_of: dict[int, Source] = {}
+        self._turns: SourceTurns[int] = SourceTurns()
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._source_of)
+        return len(self._turns)
 
     def add(self, connection: int, source: Source) -> None:
         """The ClientHello of a connection is complete."""
-        self._source_of[connection] = source
-        turns = self._networks.setdefault(source[0], _Turns())
-        turns.addresses.setdefault(source, []).append(connection)
+        self._turns.add(source, connection)
 
     def remove(self, connection: int) -> None:
         """A connection is gone. It need not have been in the queue."""
-        source = self._source_of.pop(connection, None)
-        if source is None:
-            return
-        turns = self._networks[source[0]]
-        turns.addresses[source].remove(connection)
-        if not turns.addresses[source]:
-            del turns.addresses[source]
-        if not turns.addresses:
-            del self._networks[source[0]]
+        self._turns.remove(connection)
 
     def next(self, now: float) -> int | None:
         """
         The connection whose handshake begins now; None if none waits or handshakes have used up their share.
         """
-        if not self._networks or not self._has_time(now):
-            return None
-        network, turns = self._networks.popitem(last=False)
-        connection = turns.pop()
-        del self._source_of[connection]
-        if turns.addresses:
-            self._networks[network] = turns
-        return connection
+        return self._turns.pop() if len(self._turns) and self._has_time(now) else None
 
     def spent(self, seconds: float, now: float) -> None:
-        """A handshake took this much processor time."""
+        """A handshake took this long."""
         self._free_at = max(self._free_at, now) + seconds / self._share
 
     def get_timer(self) -> float | None:
         """When `next` is to be called again; None if nothing waits."""
-        return self._free_at - self._burst / self._share if self._networks else None
+        return self._free_at - self._burst / self._share if len(self._turns) else None
 
     def handle_timer(self, now: float) -> None:
         """Do nothing: `next` is given the time."""

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
@@ -27,21 +27,20 @@ from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from punch.net.udp.server import errno_of, of_each_family
+from punch.rendezvous.tcp.accepting import accept_in_turn
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
-BACKLOG = 511
-"""Connections that the system queues; more than usual, so that a flood does not displace others."""
+BACKLOG = 4096
+"""
+Connections that the system queues. When its queue is full, it drops the packets that open connections, and
+clients wait a second before they try again.
+"""
 
 _TRIES = 16
 """How often a port that is free for both families is looked for."""
 
 _TLS_KINDS = {"ssl", "tls", "txsni", "le", "lets"}
 _BALANCER = "haproxy:"
-
-_AT_ONCE = 2048
-"""Connections that are dropped when they are accepted, before others get their turn."""
-_PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
-
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """For each wildcard address, the one at which this machine reaches itself."""
@@ -305,7 +304,7 @@ def listen(
         except CannotListenError:
             return fail()
         for each in opened:
-            check_accepts(each, first_bytes)
+            accept_in_turn(each, first_bytes)
         return succeed(opened)
     return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer, first_bytes))
 
@@ -323,7 +322,7 @@ async def _listen_all(
             opened.append(port)
             if not endpoint.behind_balancer:
                 for each in port.ports if isinstance(port, _Ports) else (port,):
-                    check_accepts(each, first_bytes)
+                    accept_in_turn(each, first_bytes)
     except BaseException:
         for each in opened:
             await _stopped(each)
@@ -354,54 +353,3 @@ def _plain(host: str) -> str:
         return str(ip_address(host.partition("%")[0]))
     except ValueError:
         return host
-
-
-class AcceptingSocket(Protocol):
-    """A listening socket, as far as it is used here."""
-
-    def accept(self) -> tuple[Any, Any]:
-        """Return a connection and its address."""
-
-
-class CheckedAccepts:
-    """
-    A listening socket whose `accept` returns no connection that is over, or has sent something that does not
-    begin with one of `first_bytes`. A connection that has sent nothing yet is returned.
-
-    In a flood thousands of connections wait to be accepted, and most are over when their turn comes. Without
-    this check each of them would get a protocol, a place and a TLS handshake: ten times the work, during
-    which honest clients wait.
-    """
-
-    def __init__(self, listening: AcceptingSocket, first_bytes: Set[int]) -> None:
-        self._listening = listening
-        self._first_bytes = first_bytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._listening, name)
-
-    def accept(self) -> tuple[Any, Any]:
-        """
-        Return a connection and its address.
-
-        :raise OSError: there is none, or many in succession were dropped.
-        """
-        for _ in range(_AT_ONCE):
-            connection, address = self._listening.accept()
-            try:
-                first = connection.recv(1, _PEEK)
-            except BlockingIOError:
-                return connection, address
-            except OSError:
-                first = b""
-            if first and first[0] in self._first_bytes:
-                return connection, address
-            connection.close()
-        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
-
-
-def check_accepts(port: IListeningPort, first_bytes: Set[int]) -> None:
-    """Use `CheckedAccepts` for a port of Twisted's reactors. Other ports stay as they are."""
-    listening = getattr(port, "socket", None)
-    if isinstance(listening, socket.socket) and hasattr(socket, "MSG_DONTWAIT"):
-        port.socket = CheckedAccepts(listening, first_bytes)  # type: ignore[attr-defined]
