@@ -388,14 +388,22 @@ class SelectedPair:
         self._leave(now)
         return True
 
-    def link_received(self, now: float) -> None:
-        """The link receives datagrams on the selected pair."""
-        selected = self._selector.selected
-        if selected is not None and selected.impairment is Impairment.BLOCKED:
-            self._changed()
-            selected.impairment = None
-            self.choose(now)
-            self._events.append(Recovered(self._to_pair(selected)))
+    def link_received(self, base: Address, remote: Address, now: float) -> bool:
+        """
+        The link receives datagrams between these addresses: their pair is not blocked, whether it is the
+        selected one or was left.
+
+        :return: whether it was taken for blocked.
+        """
+        pair, selected = self._checklist.get(base, remote), self._selector.selected
+        if pair is None or pair.impairment is not Impairment.BLOCKED:
+            return False
+        self._changed()
+        pair.impairment = None
+        self.choose(now)
+        if pair is selected:
+            self._events.append(Recovered(self._to_pair(pair)))
+        return True
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these addresses, so nothing that is sent from them arrives."""

@@ -305,10 +305,14 @@ class IceTransport:
             self._unanswered_data.end()
             if self._left_blocked:
                 self._left_blocked = False
-                self.generations.use.path.link_received(now)
+                self.generations.use.path.link_received(local, remote, now)
             # More is expected from now on: a side that only receives would not notice otherwise that its
             # path died
             self._expect_answer(now)
+            return
+        if self.route is not None and self.generations.use.path.link_received(local, remote, now):
+            # We have left a path on which only some packets got lost, and which the other side still uses
+            self._changed()
         elif self.route is not None and now >= self._hinted_at + HINT_GAP:
             # The other side may have a reason not to use our path
             self._hinted_at = now

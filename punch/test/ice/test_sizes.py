@@ -254,6 +254,26 @@ class SizeTests(SynchronousTestCase):
         self.assertTrue(one.agent.path.working)
         self.assertEqual(one.of(PairDisconnected), before)
 
+    def test_blocked_pair_on_which_the_link_receives(self) -> None:
+        """It is not blocked: the controlled side takes it again, which the other side has nominated."""
+        network = IceNetwork()
+        one, other = self.two(network)
+        network.pair(one, other, gather=False)
+        network.run(5.0)
+        first, since = other.path, network.now
+        other.agent.path.probe(since)
+        network.run(0.2)
+        self.assertTrue(other.agent.path.leave_blocked_pair(since, network.now))
+        network.run(20.0)
+        left = other.path
+        self.assertNotEqual(self.hosts(other), self.hosts(one)[::-1])
+        received = other.agent.path.link_received
+        self.assertFalse(received(left.local_base, left.remote_address, network.now))
+        self.assertTrue(received(first.local_base, first.remote_address, network.now))
+        self.assertFalse(received(first.local_base, first.remote_address, network.now))
+        self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
+        self.assertFalse(received(first.local_base, Address("10.0.0.99", 1), network.now))
+
     def test_upper_bounds(self) -> None:
         """A round-trip time that repeated checks measured too long does not delay the end of a dead path."""
         network = IceNetwork()

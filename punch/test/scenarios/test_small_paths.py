@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from punch.node.events import Disconnected
+from punch.node.events import Disconnected, PathChanged
 from punch.test.internet import LinkSpec, Packet
 from punch.test.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
@@ -25,6 +25,12 @@ def everything(packet: Packet) -> bool:
 def between_peers(source: str, packet: Packet) -> bool:
     """Whether a packet goes to a peer, and not to the relay."""
     return packet.source[0].startswith(source) and packet.destination[0] != SERVICE
+
+
+def is_quic(packet: Packet) -> bool:
+    """Whether a packet is one of a link, and not a connectivity check."""
+    data = packet.payload if isinstance(packet.payload, bytes) else b""
+    return packet.protocol == "udp" and bool(data) and data[0] >= 0x40
 
 
 class SmallPathTests(RelayTestCase):
@@ -132,10 +138,6 @@ class SmallPathTests(RelayTestCase):
         self.start()
         alice, bob = self.pair(EASY, EASY)
 
-        def is_quic(packet: Packet) -> bool:
-            data = packet.payload if isinstance(packet.payload, bytes) else b""
-            return packet.protocol == "udp" and bool(data) and data[0] >= 0x40
-
         direct = ("203.0.113.1", "203.0.113.2")
         self.net.drop = lambda packet: (
             packet.source[0] in direct and packet.destination[0] in direct and is_quic(packet)
@@ -145,3 +147,31 @@ class SmallPathTests(RelayTestCase):
         self.assertLess(self.net.now - began, 4.0)
         self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
         self.chat(alice, bob, 3)
+
+
+class LostForSomeSecondsTests(RelayTestCase):
+    """A direct path that loses what the link sends for some seconds, while checks get through."""
+
+    link = LinkSpec(delay=0.02)
+
+    def test_one_side_returns(self) -> None:
+        """
+        The controlled side leaves the path, and the other one stays. So the first takes it again, as soon as
+        it receives something there.
+        """
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        connect(alice, bob)
+        self.net.advance(5.0)
+        self.net.drop = lambda packet: (
+            is_quic(packet) and (packet.source[0], packet.destination[0]) == ("203.0.113.1", "203.0.113.2")
+        )
+        bob.chat.send(alice.id, "lost at first")
+        self.net.run_until(lambda: path_now(bob, alice) == "relay", 6.0, "the relay")
+        self.assertEqual(path_now(alice, bob), "srflx")
+        self.net.drop = lambda packet: False
+        self.net.advance(2.0)
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("srflx", "srflx"))
+        self.assertEqual(alice.texts(), ["lost at first"])
+        self.net.advance(60.0)
+        self.assertEqual([len(peer.of(PathChanged)) for peer in (alice, bob)], [0, 2])
