@@ -44,7 +44,15 @@ def test_the_socket() -> None:
     source = Path(connection.__file__).read_text()
     commands = set(re.findall(r'name (?:==|in) \(?"([a-z-]+)"(?:, "([a-z-]+)")?', source))
     names = {name for found in commands for name in found if name}
-    assert names == {"status", "connect", "open", "serve", "accept-stream", "refuse-stream"}
+    assert names == {
+        "status",
+        "connect",
+        "open",
+        "serve",
+        "accept-stream",
+        "refuse-stream",
+        "report-transfer",
+    }
     for name in names | {"stream"}:
         assert re.search(rf"^\| `{name}` \|", SOCKET, re.MULTILINE), name
     for text in (

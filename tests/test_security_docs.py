@@ -22,6 +22,7 @@ from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler
 from punch.local import connection as local_connection
 from punch.local import server as local_server
 from punch.local.protocol import MAX_LINE
+from punch.local.transfer_reports import MAX_REPORTED
 from punch.net.segmented_table import PROBATION
 from punch.node.calls import offer_freshness
 from punch.node.calls.calls import MAX_CALLS
@@ -95,6 +96,7 @@ SECURITY_NUMBERS = [
     f"{local_connection.MAX_COMMANDS} commands at a time on each, "
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
     f"and {local_connection.MAX_WAITING:,} streams that wait",
+    f"a program may report {MAX_REPORTED} transfers",
     f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
     f"and all peers have {forward.MAX_CONNECTIONS:,}; "
     f"a link carries at most {LinkLimits().streams:,} streams",

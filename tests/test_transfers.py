@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -372,6 +375,39 @@ def test_beside_a_chat(peers: Peers) -> None:
     chats[1].wait("message", where=lambda event: event["text"] == "still here")
     for chat in chats:
         assert chat.process.poll() is None
+
+
+def test_status_of_the_node(peers: Peers) -> None:
+    """It shows what attached commands send and receive, until they end, in order or not."""
+    peers.file("big", 3 * MB)
+    for name in ("alice", "bob"):
+        peers.chat(name)
+
+    def reported(name: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            peers.words("status", "--json", name=name), capture_output=True, timeout=60, check=True
+        )
+        found: list[dict[str, Any]] = json.loads(done.stdout)["program_transfers"]
+        return found
+
+    def wait(name: str, count: int) -> list[dict[str, Any]]:
+        end = time.monotonic() + 60.0
+        while len(found := reported(name)) != count:
+            assert time.monotonic() < end, found
+            screen.pump(0.2)
+        return found
+
+    with terminal(peers.words("receive", name="bob"), peers.directory) as screen:
+        screen.wait(re.escape("Ready to receive"), 60.0)
+        # Nobody answers: the offer waits
+        sender = peers.send("big", "bob")
+        for name, program, outgoing in (("alice", "punch send", True), ("bob", "punch receive", False)):
+            (shown,) = wait(name, 1)
+            assert (shown["program"], shown["outgoing"], shown["stage"]) == (program, outgoing, "offered")
+            assert (shown["name"], shown["items"], shown["size"]) == ("big", 1, 3 * MB)
+        sender.kill()
+        for name in ("alice", "bob"):
+            wait(name, 0)
 
 
 def test_the_node_is_killed(peers: Peers) -> None:

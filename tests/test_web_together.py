@@ -93,6 +93,8 @@ def test_everything_on_one_link(pair: BrowserPair, inspector: PageInspector, tmp
         bob.say("Yes, and I can still write.")
         alice.sees("Yes, and I can still write.")
         alice.go("#/activity")
+        # What another program sends is shown, too
+        alice.sees(re.compile(r"To bob · \d+ % of .* · punch send"))
         # What another program begins to serve meanwhile appears by itself.
         alice_shell.start("expose", "localhost:22", "--to", "bob", "--as", "ssh").wait("exposed")
         alice.sees("ssh")

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from punch.identity import PeerID
 from punch.link.services import Authorize, anyone
 from punch.local.protocol import JSON
+from punch.local.transfer_reports import TransferReport
 
 DELIVERY_TIME = 60.0
 """Seconds that a process which ends waits until what it has written has arrived."""
@@ -75,6 +76,17 @@ class NodeAccess(Protocol):
 
     def status(self) -> Deferred[JSON]:
         """Return what the node has now, as docs/json.md describes it."""
+
+    def report_transfer(self, transfer: int, report: TransferReport | None) -> Deferred[None]:
+        """
+        Tell the node how far a transfer of this program is, for those who ask what the node does. It is
+        forgotten when the program ends.
+
+        :param transfer: a number that this program gives the transfer.
+        :param report: None: the transfer is over.
+        :return: fires when that is noted. It fails with `CommandError`, as where the node is of a release
+            that takes no reports.
+        """
 
     def when_lost(self) -> Deferred[None]:
         """Fires when the node is no longer there. It never fails."""

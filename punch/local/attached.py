@@ -20,10 +20,8 @@ from twisted.python.failure import Failure
 from punch.identity import PeerID, PeerIDError
 from punch.local.access import Allow
 from punch.local.node_connections import Admitted, Control, NodeConnection, NodeGone, StreamConnection
-from punch.local.protocol import (
-    JSON,
-    CommandError,
-)
+from punch.local.protocol import JSON, CommandError
+from punch.local.transfer_reports import TransferReport
 
 
 def _factory(protocol: NodeConnection) -> IProtocolFactory:
@@ -105,6 +103,11 @@ class AttachedNode:
     def serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Deferred[Callable[[], None]]:
         """Implement `NodeAccess.serve`: on a connection of its own, which ends with the service."""
         return Deferred.fromCoroutine(self._serve(service, factory, allow))
+
+    def report_transfer(self, transfer: int, report: TransferReport | None) -> Deferred[None]:
+        """Implement `NodeAccess.report_transfer`."""
+        fields = {"over": True} if report is None else report.fields()
+        return self.ask("report-transfer", transfer=transfer, **fields).addCallback(lambda _: None)
 
     def when_lost(self) -> Deferred[None]:
         """Implement `NodeAccess.when_lost`."""

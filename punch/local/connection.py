@@ -25,6 +25,7 @@ from punch.link.transport import PunchAddress
 from punch.local.access import Allow
 from punch.local.join import Join, LocalEnd, UnixTransport
 from punch.local.protocol import JSON, MAX_LINE, CommandError, line, read_fields, request_fields, too_long
+from punch.local.transfer_reports import TransferReport, number
 from punch.net.driver import Timer
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class LocalConnection(LineReceiver):
         services, self._services = self._services, {}
         for stop in services.values():
             stop()
+        self._server.node.reports.forget(self)
         for waiting in list(self._waiting):
             waiting.refuse()
         if self._opening is not None:
@@ -224,12 +226,15 @@ class LocalConnection(LineReceiver):
         if name == "refuse-stream":
             self._stream(fields).refuse()
             return succeed(None)
+        if name == "report-transfer":
+            self._report(fields)
+            return succeed(None)
         if self._server.other is not None and isinstance(name, str):
             return self._server.other(name, fields)
         raise CommandError(
             "unknown-command",
             f"There is no command {str(name)[:64]!a}: use one of status, connect, open, serve, "
-            "accept-stream, refuse-stream.",
+            "accept-stream, refuse-stream, report-transfer.",
         )
 
     def _status(self) -> Deferred[JSON | None]:
@@ -262,6 +267,10 @@ class LocalConnection(LineReceiver):
             return {"service": service}
 
         return Deferred.fromCoroutine(serve())
+
+    def _report(self, fields: JSON) -> None:
+        report = None if fields.get("over") is True else TransferReport.read(fields)
+        self._server.node.reports.put(self, number(fields, "transfer"), report)
 
     def _peer(self, fields: JSON) -> PeerID:
         return self._server.node.find(self._text(fields, "peer"))

@@ -18,6 +18,7 @@ from punch.link.services import Authorize
 from punch.link.status import LinkStatus, Path
 from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
+from punch.local.transfer_reports import TransferReport, TransferReports
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -57,6 +58,7 @@ class OwnNode:
 
     :param name: what the node calls itself now.
     :param sentence: says to the user why a call, or the registration, failed.
+    :ivar reports: the transfers of programs that share the node, this process among them.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class OwnNode:
         self._defaults: dict[str, tuple[IProtocolFactory, Authorize]] = {}
         self._serving_default: dict[str, Callable[[], None]] = {}
         self._lost: list[Deferred[None]] = []
+        self.reports = TransferReports()
         self._unregistered: Unregistered | None = None
         node.subscribe(self._note)
 
@@ -189,8 +192,20 @@ class OwnNode:
                 "services": [
                     {"service": service, "allow": self._allow_field(service)} for service in status.services
                 ],
+                "program_transfers": [
+                    {**report.fields(), "petname": self._book.name_of(report.peer)}
+                    for report in self.reports.all
+                ],
             }
         )
+
+    def report_transfer(self, transfer: int, report: TransferReport | None) -> Deferred[None]:
+        """Implement `NodeAccess.report_transfer`."""
+        try:
+            self.reports.put(self, transfer, report)
+        except CommandError as error:
+            return fail(error)
+        return succeed(None)
 
     def when_lost(self) -> Deferred[None]:
         """Implement `NodeAccess.when_lost`: fires with `stop`."""

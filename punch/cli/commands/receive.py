@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from punch.apps.files.service import FileService
 from punch.cli import twistd
 from punch.cli.commands.codes import CodeCommand, parse_code
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
-from punch.cli.commands.transfers import AGAIN, STATUSES, follow, watch_partner
+from punch.cli.commands.transfers import AGAIN, STATUSES, Reporting, follow, watch_partner
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
@@ -129,6 +130,8 @@ class Receiving:
         self._folder = folder
         self._questions = None if command.options.yes else _Questions.open(command.reactor, command.display)
         self._accepted: set[tuple[str, FilesOffer]] = set()
+        self._node: NodeAccess | None = None
+        self._numbers = count(1)
         self._ended: Deferred[None] = Deferred()
         self._ending = False
 
@@ -138,6 +141,7 @@ class Receiving:
 
         :param sender: the only one there is, if it is known that it will send.
         """
+        self._node = node
         service = FileService(self._decide, self._command.reactor, self._command.in_thread, shows_texts=True)
         await node.serve(SERVICE, service, allow)
         self._command.tell(
@@ -163,6 +167,7 @@ class Receiving:
     def _decide(self, transfer: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
         who = self._command.called(peer)
+        self._report(transfer, peer, offer)
         text = "\n".join(offer_lines(offer, who))
         self._command.book.refresh()
         granted = self._command.options.yes or self._command.book.granted(peer, SERVICE)
@@ -192,6 +197,12 @@ class Receiving:
         else:
             decided = self._questions.ask(text).addCallback(self._answered, transfer.peer, offer)
         return decided.addCallback(self._decided, transfer, offer, who)
+
+    def _report(self, transfer: FileReceiver, peer: PeerID, offer: FilesOffer) -> None:
+        assert self._node is not None, "offers come when the service is there"
+        reporting = Reporting(self._command, self._node, next(self._numbers), peer, offer, outgoing=False)
+        reporting.follow(transfer)
+        transfer.when_finished().addBoth(lambda _: reporting.over())
 
     def _answered(self, accepted: bool, peer: str, offer: FilesOffer) -> bool:
         if accepted:

@@ -27,7 +27,7 @@ from punch.cli.commands.node_command import (
     make_parser,
     status_of,
 )
-from punch.cli.commands.transfers import AGAIN, STATUSES, follow, watch_partner
+from punch.cli.commands.transfers import AGAIN, STATUSES, Reporting, follow, watch_partner
 from punch.cli.usage import write_stderr
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
@@ -191,10 +191,18 @@ class Sending:
 
         :raise CommandFailed: it can't be sent. So does `CommandError`.
         """
+        reporting = Reporting(self._command, self._node, 1, self._peer, self._source.offer, outgoing=True)
+        try:
+            await self._run(reporting)
+        finally:
+            reporting.over()
+
+    async def _run(self, reporting: Reporting) -> None:
         while True:
             sender = FileSender(self._source, self._command.in_thread)
             try:
                 await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
+                reporting.follow(sender)
                 self._command.tell(
                     f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
                 )
@@ -202,10 +210,13 @@ class Sending:
                 started = self._command.reactor.seconds()
                 await sender.when_finished()
             except CommandError as error:
+                reporting.follow(None)
                 await self._not_there(error)
             except TransferFailed as error:
+                reporting.follow(None)
                 await self._failed(error, sender)
             except (ConnectionDone, ConnectionLost):
+                reporting.follow(None)
                 await self._interrupted(sender)
             else:
                 seconds = self._command.reactor.seconds() - started

@@ -54,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         show(json.dumps({**answer, "event": "status"}))
         return 0
-    names = {link["peer"]: link.get("petname") or link.get("name") or "" for link in answer.get("links", ())}
+    names = {each["peer"]: each.get("petname") or "" for each in answer.get("program_transfers", ())}
+    names |= {link["peer"]: link.get("petname") or link.get("name") or "" for link in answer.get("links", ())}
 
     def name(peer: PeerID) -> str:
         return shown_name(names.get(str(peer), ""), peer)

@@ -6,13 +6,15 @@ end, and when the other side of a code is given up, as it can't come back once i
 from __future__ import annotations
 
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 
 from punch.apps.files.messages import FailureCode, FilesOffer
 from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
 from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
-from punch.local.protocol import JSON
+from punch.local.protocol import JSON, CommandError
+from punch.local.transfer_reports import MAX_TEXT, REPORT_INTERVAL, TransferReport
 from punch.ui.transfer_progress import INTERVAL
 
 AGAIN = "the transfer continues"
@@ -31,6 +33,86 @@ AWAY_TIME = 180.0
 """Seconds without a link, after which the other side is given up."""
 NO_PATH_TIME = 3600.0
 """The same while there is a link without a path, as while the other machine sleeps."""
+
+
+class Reporting:
+    """
+    Tells the node how far a transfer of this command is, at most once a second, until it is over. Others see
+    it in `punch status` and in the page.
+
+    :param transfer: a number for it, unique in this process.
+    """
+
+    def __init__(
+        self,
+        command: NodeCommand,
+        node: NodeAccess,
+        transfer: int,
+        peer: PeerID,
+        offer: FilesOffer,
+        outgoing: bool,
+    ) -> None:
+        self._command = command
+        self._node = node
+        self._transfer = transfer
+        self._peer = peer
+        self._offer = offer
+        self._outgoing = outgoing
+        self._end: FileSender | FileReceiver | None = None
+        self._position = 0
+        self._told: TransferReport | None = None
+        self._waits = False
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = command.reactor
+        self._loop.start(REPORT_INTERVAL, now=False)
+
+    def follow(self, end: FileSender | FileReceiver | None) -> None:
+        """Report what this end of it says; None: there is none until the next attempt."""
+        self._end = end
+
+    def over(self) -> None:
+        """The transfer is over."""
+        if self._loop.running:
+            self._loop.stop()
+        if self._told is not None:
+            self._tell(None)
+
+    def _look(self) -> None:
+        report = self._report()
+        if not self._waits and report != self._told:
+            self._tell(report)
+
+    def _tell(self, report: TransferReport | None) -> None:
+        self._told, self._waits = report, True
+        self._node.report_transfer(self._transfer, report).addCallbacks(self._noted, self._not_noted)
+
+    def _noted(self, _: None) -> None:
+        self._waits = False
+
+    def _not_noted(self, failure: Failure) -> Failure | None:
+        # By a node of an older release, or one that has ended, of which the stream tells.
+        if self._loop.running:
+            self._loop.stop()
+        return None if isinstance(failure.value, CommandError) else failure
+
+    def _report(self) -> TransferReport:
+        items, end = self._offer.items, self._end
+        name = "a text" if self._offer.text is not None else items[0].name
+        if end is None:
+            stage = "waiting"
+        else:
+            stage = "offered" if end.state is TransferState.OFFERED else "running"
+            self._position = end.position
+        return TransferReport(
+            self._command.program,
+            self._peer,
+            self._outgoing,
+            stage,
+            name[:MAX_TEXT],
+            len(items),
+            self._offer.size,
+            self._position,
+        )
 
 
 def follow(command: NodeCommand, transfer: FileSender | FileReceiver, who: str, offer: FilesOffer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,10 @@ from punch.local.access import Allow
 from punch.local.own import OwnNode
 from punch.local.protocol import MAX_LINE, Abort, Mark, StreamFrameReader, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
-from punch.test.local.test_local import LocalTestCase, Recorders
+from punch.local.transfer_reports import MAX_REPORTED, TransferReport
+from punch.test.local.test_local import Lines, LocalTestCase, Recorders
 from punch.test.twisted_links import HalfCloser
+from punch.ui.text.answers import lines
 
 
 class UnreadTransport:
@@ -210,6 +213,95 @@ class SocketTests(LocalTestCase):
         other = self.program("bob")
         other.say({"command": "status"})
         self.run_until(lambda: len(other.events) == 2, 2.0)
+
+    def report(self, **changes: Any) -> dict[str, Any]:
+        report = {
+            "program": "punch send",
+            "peer": str(self.bob_id),
+            "outgoing": True,
+            "stage": "running",
+            "name": "a.bin",
+            "items": 2,
+            "size": 1000,
+            "position": 10,
+        }
+        return {"command": "report-transfer", "transfer": 1, **report, **changes}
+
+    def told(self, program: Lines, count: int) -> bool:
+        return len(program.events) == count
+
+    def reported(self, name: str = "alice") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.net.wait(self.owned[name].status(), 2.0)["program_transfers"]
+        return found
+
+    def test_transfers_of_programs(self) -> None:
+        """Each is shown as it was told last, until it is over or its program has gone."""
+        first, second = self.program("alice"), self.program("alice")
+        first.say(self.report(), self.report(transfer=2, name="b"), self.report(position=20))
+        second.say(self.report(outgoing=False, size=None, stage="offered"))
+        self.run_until(lambda: len(first.events) == 4 and len(second.events) == 2, 2.0)
+        self.assertEqual(
+            [(each["name"], each["position"], each["outgoing"], each["size"]) for each in self.reported()],
+            [("a.bin", 20, True, 1000), ("b", 10, True, 1000), ("a.bin", 10, False, None)],
+        )
+        self.assertEqual(self.reported()[0]["petname"], self.books["alice"].name_of(self.bob_id))
+        first.say({"command": "report-transfer", "transfer": 1, "over": True})
+        first.say({"command": "report-transfer", "transfer": 7, "over": True})
+        self.run_until(lambda: len(first.events) == 6, 2.0)
+        self.assertEqual([each["name"] for each in self.reported()], ["b", "a.bin"])
+        for program in (first, second):
+            assert program.transport is not None
+            cast(Any, program.transport).abortConnection()
+        self.run_until(lambda: not self.servers["alice"].count, 2.0)
+        self.assertEqual(self.reported(), [])
+
+    def test_reports_that_are_none(self) -> None:
+        bad: list[dict[str, Any]] = [
+            {"transfer": None},
+            {"transfer": -1},
+            {"transfer": True},
+            {"peer": "bob"},
+            {"peer": 5},
+            {"outgoing": 1},
+            {"stage": "done"},
+            {"stage": ["running"]},
+            {"name": ""},
+            {"name": "x" * 256},
+            {"program": None},
+            {"items": 1.5},
+            {"size": 1 << 64},
+            {"position": "10"},
+        ]
+        program = self.program("alice")
+        for number, changes in enumerate(bad):
+            program.say(self.report(**changes))
+            self.run_until(partial(self.told, program, number + 2), 2.0)
+            self.assertEqual(program.events[-1]["event"], "error", changes)
+        self.assertEqual(self.reported(), [])
+
+    def test_many_reports(self) -> None:
+        program = self.program("alice")
+        program.say(*(self.report(transfer=number) for number in range(MAX_REPORTED + 1)))
+        self.run_until(lambda: len(program.events) == MAX_REPORTED + 2, 5.0)
+        self.assertEqual(program.events[-1]["reason"], "too-many")
+        self.assertEqual(len(self.reported()), MAX_REPORTED)
+        program.say(self.report(position=1000))
+        self.run_until(lambda: len(program.events) == MAX_REPORTED + 3, 5.0)
+        self.assertEqual(self.reported()[1]["position"], 1000)
+
+    def test_reports_of_attached_programs_and_of_the_node_itself(self) -> None:
+        attached = self.attach("alice")
+        report = TransferReport("punch send", self.bob_id, True, "waiting", "a", 1, 5, 3)
+        for node in (attached, self.owned["alice"]):
+            self.net.wait(node.report_transfer(1, report), 2.0)
+        shown = {**report.fields(), "petname": self.books["alice"].name_of(self.bob_id)}
+        self.assertEqual(self.reported(), [shown, shown])
+        status = self.net.wait(self.owned["alice"].status(), 2.0)
+        text = "\n".join(lines("status", status, lambda peer: "bob", 0.0))
+        self.assertIn("Transfer of punch send: a (5 bytes) to bob: interrupted, is tried again", text)
+        self.net.wait(attached.report_transfer(1, None), 2.0)
+        self.net.wait(self.owned["alice"].report_transfer(1, None), 2.0)
+        self.assertEqual(self.reported(), [])
 
     def test_too_many_and_strangers(self) -> None:
         server = self.servers["alice"]

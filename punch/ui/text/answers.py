@@ -247,6 +247,8 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
         yield f"Service {printable(service['service'])}{_allowed(service['allow'], name)}"
     for transfer in answer.get("transfers", ()):
         yield f"Transfer {transfer_line(transfer, name(PeerID.parse(transfer['peer'])))}"
+    for report in answer.get("program_transfers", ()):
+        yield _reported(report, name(PeerID.parse(report["peer"])))
     if answer.get("connections"):
         yield f"{count(answer['connections'], 'connection')} of programs that share this node"
     for text in answer.get("questions", ()):
@@ -255,6 +257,19 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
         yield f"{count(number, 'message')} waiting for {name(PeerID.parse(text))}"
     if not answer.get("history", True):
         yield "Nothing is kept on disk (--no-history)"
+
+
+def _reported(report: Answer, who: str) -> str:
+    """A transfer of a program that shares the node (`punch.local.transfer_reports`)."""
+    name, size = name_text(report["name"]), report["size"]
+    what = name if report["items"] == 1 else f"{name} and {report['items'] - 1:,} more"
+    size_text = "" if size is None else f" ({format_bytes(size)})"
+    way = "to" if report["outgoing"] else "from"
+    state = {
+        "offered": "waits for an answer",
+        "waiting": "interrupted, is tried again",
+    }.get(report["stage"]) or progress_text(report["position"], size, 0.0)
+    return f"Transfer of {printable(report['program'])}: {what}{size_text} {way} {who}: {state}"
 
 
 def _allowed(allow: str | list[str] | None, name: Callable[[PeerID], str]) -> str:

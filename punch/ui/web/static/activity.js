@@ -1,10 +1,10 @@
 // What the node does now: files, links, and the services that others can open.
 
-import { h, replace } from "./dom.js";
+import { h, icon, replace } from "./dom.js";
 import { Page } from "./pages.js";
 import { stateOf } from "./store.js";
 import { count, plain, visible } from "./text.js";
-import { TransferList } from "./transfers.js";
+import { TransferList, stateText } from "./transfers.js";
 import { CommandError } from "./connection.js";
 
 const WAIT = 300;
@@ -22,8 +22,9 @@ export class ActivityPage extends Page {
     super(app);
     this.transfers = new TransferList(app);
     this.rest = h("div", { class: "sections" });
-    this.none = h("p", { class: "soft" }, "Nothing is sent or received here. Drop files onto a chat to send them. The commands punch send and punch receive show their transfers themselves.");
-    replace(this.inner, this.head("Files and services"), h("div", { class: "section" }, h("h2", {}, "Files"), this.none, this.transfers.element), this.rest);
+    this.none = h("p", { class: "soft" }, "Nothing is sent or received here. Drop files onto a chat to send them. What punch send and punch receive do is shown here, too.");
+    this.programs = h("ul", { class: "transfers", "aria-label": "Files of other programs", hidden: true });
+    replace(this.inner, this.head("Files and services"), h("div", { class: "section" }, h("h2", {}, "Files"), this.none, this.transfers.element, this.programs), this.rest);
     this.showNone();
     this.ask();
     this.again = setInterval(() => this.askAgain(), AGAIN);
@@ -50,7 +51,7 @@ export class ActivityPage extends Page {
   }
 
   showNone() {
-    this.none.hidden = !this.transfers.element.hidden;
+    this.none.hidden = !this.transfers.element.hidden || !this.programs.hidden;
   }
 
   async ask() {
@@ -61,7 +62,10 @@ export class ActivityPage extends Page {
     }
   }
 
-  show({ links, services = [] }) {
+  show({ links, services = [], program_transfers: reports = [] }) {
+    this.programs.hidden = reports.length === 0;
+    replace(this.programs, reports.map((each) => this.report(each)));
+    this.showNone();
     replace(
       this.rest,
       h(
@@ -78,6 +82,16 @@ export class ActivityPage extends Page {
         services.length > 0 && h("ul", { class: "list" }, services.map((each) => this.service(each))),
       ),
     );
+  }
+
+  /** A transfer of another program, which stops it. */
+  report({ program, peer, outgoing, stage, name, items, size, position }) {
+    const title = items === 1 ? plain(name, 60) : `${plain(name, 60)} and ${count(items - 1, "more", "more")}`;
+    const whom = `${outgoing ? "To" : "From"} ${this.store.nameOf(peer)}`;
+    const text = "It was interrupted, and is tried again.";
+    const state = stateText({ stage, outgoing, position, size, text }, 0, this.store.person(peer).link?.dark);
+    const bar = size ? h("progress", { "aria-label": `How much of ${title} is there`, max: size, value: Math.min(position, size) }) : null;
+    return h("li", { class: "transfer" }, h("span", { class: "way", "aria-hidden": "true" }, icon(outgoing ? "upload" : "download")), h("div", { class: "two-lines" }, h("span", { class: "name", dir: "auto" }, title), h("span", { class: "state-line small" }, `${whom} · ${state} · ${plain(program, 40)}`), bar));
   }
 
   service({ service, allow }) {
