@@ -65,6 +65,8 @@ class RecordingControlClient(Protocol):
 
     def __init__(self) -> None:
         self.data = b""
+        self._lines: list[dict[str, Any]] = []
+        self._read = 0
         self.secured = False
         self.ended: Failure | None = None
 
@@ -81,7 +83,11 @@ class RecordingControlClient(Protocol):
     @property
     def lines(self) -> list[dict[str, Any]]:
         """All messages that came."""
-        return [json.loads(line) for line in self.data.split(b"\n")[:-1]]
+        complete = self.data.rfind(b"\n") + 1
+        if complete > self._read:
+            self._lines += [json.loads(line) for line in self.data[self._read : complete - 1].split(b"\n")]
+            self._read = complete
+        return list(self._lines)
 
     @property
     def last(self) -> dict[str, Any]:
