@@ -89,7 +89,8 @@ class Scheduler:
 
     def forgot_one(self) -> None:
         """Note that an event which did nothing was removed from the heap."""
-        self._stale = max(0, self._stale - 1)
+        if self._stale:
+            self._stale -= 1
 
 
 def _is_stale(event: Event) -> bool:
@@ -130,9 +131,10 @@ class Timer:
 
     def _fire(self) -> None:
         function = self._function
-        now = self._clock.scheduler.now
+        scheduler = self._clock.scheduler
+        now = scheduler.now
         if function is None or self._queued > now:
-            self._clock.scheduler.forgot_one()
+            scheduler.forgot_one()
             return
         if self.time > now:
             self._queue(self.time)
@@ -235,7 +237,8 @@ class Clock:
         if not delay >= 0:
             raise ValueError(f"cannot call {callable!r} {delay} seconds from now")
         function = (lambda: callable(*args, **kwargs)) if args or kwargs else callable
-        start = self.awake_at
+        now = self.scheduler.now
+        start = self.paused_until if self.paused_until > now else now
         time = start + delay
         if delay and time == start:
             # However little that is: who waits for it must not find that time stands still

@@ -116,9 +116,11 @@ class Host:
         else one on whose network it lies, else the first that leads outside.
         """
         asked = (destination, source)
-        if asked not in self._routes:
-            self._routes[asked] = self._find_route(destination, source)
-        return self._routes[asked]
+        try:
+            return self._routes[asked]
+        except KeyError:
+            route = self._routes[asked] = self._find_route(destination, source)
+            return route
 
     def _find_route(self, destination: str, source: str | None) -> Attachment | None:
         ipv6 = is_ipv6(destination)
@@ -184,7 +186,9 @@ class Host:
         return 1500 if interface is None else interface.up.spec.mtu
 
     def _receive(self, packet: Packet) -> None:
-        if self.is_asleep or not self.owns(packet.destination[0]):
+        host = packet.destination[0]
+        asleep = self.kernel_clock.paused_until > self.kernel_clock.scheduler.now
+        if asleep or not (host in self._owned or is_loopback(host)):
             return
         if packet.protocol == "udp":
             receiver = self.udp.find(packet.destination)

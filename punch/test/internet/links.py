@@ -46,9 +46,9 @@ class LinkSpec:
             raise ValueError("time moves forward: delay and jitter are at least 0, a rate is above 0")
 
     @property
-    def is_instant(self) -> bool:
-        """Whether the link has neither delay nor limits."""
-        return not (self.delay or self.jitter or self.loss or self.reorder or self.duplicate or self.rate)
+    def is_plain(self) -> bool:
+        """Whether the link delays each packet alike, and loses none that is not too large."""
+        return not (self.jitter or self.loss or self.reorder or self.duplicate or self.rate)
 
 
 class Wire:
@@ -58,6 +58,7 @@ class Wire:
         "_busy_until",
         "_instant",
         "_last_arrival",
+        "_plain",
         "_random",
         "_scheduler",
         "_spec",
@@ -83,7 +84,8 @@ class Wire:
     @spec.setter
     def spec(self, spec: LinkSpec) -> None:
         self._spec = spec
-        self._instant = spec.is_instant
+        self._plain = spec.is_plain
+        self._instant = self._plain and not spec.delay
 
     def carry(self, packet: Packet, deliver: Callable[[Packet], None], *, later: bool = False) -> None:
         """
@@ -91,6 +93,21 @@ class Wire:
 
         :param later: `deliver` must not be called before this returns.
         """
+        spec = self._spec
+        if self._plain and self.up and self.tracer is None and packet.size <= spec.mtu:
+            scheduler = self._scheduler
+            if self._instant:
+                if later:
+                    scheduler.at(scheduler.now, deliver, packet)
+                else:
+                    deliver(packet)
+                return
+            arrival = scheduler.now + spec.delay
+            if arrival < self._last_arrival:
+                arrival = self._last_arrival
+            self._last_arrival = arrival
+            scheduler.at(arrival, deliver, packet)
+            return
         fate = self._fate(packet)
         if self.tracer is not None:
             self.tracer(

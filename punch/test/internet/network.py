@@ -125,9 +125,7 @@ class Network:
         drop = self.net.drop
         if drop is not None and drop(packet):
             return
-        passed_on = packet.passed_on(self.hops)
-        if passed_on is not None:
-            passed_on = passed_on.taken(self.hops)
+        passed_on = packet.behind(self.hops)
         if passed_on is not None and not self.forward_inside(passed_on):
             self.forward_outside(passed_on)
 
@@ -262,11 +260,9 @@ class Router:
 
     def outbound(self, packet: Packet) -> None:
         """Forward a packet from the LAN to another network."""
-        now = self.lan.net.clock.seconds()
+        now = self.lan.net.scheduler.now
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
-        out = packet.passed_on(1)
-        if out is not None:
-            out = out.taken(1)
+        out = packet.behind(1)
         if out is not None and self.firewall is not None:
             out = self.firewall.outbound(out, now)
         if out is not None and nat is not None:
@@ -281,7 +277,7 @@ class Router:
 
     def inbound(self, packet: Packet) -> None:
         """Process a packet from outside for the router or the LAN."""
-        now = self.lan.net.clock.seconds()
+        now = self.lan.net.scheduler.now
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
         allowed = packet.taken(1)
         if allowed is not None and nat is not None:

@@ -61,6 +61,13 @@ class Packet:
             return self
         return None if self.routers < routers else self._limited(self.ttl, self.routers - routers)
 
+    def behind(self, routers: int) -> Packet | None:
+        """The same packet, taken and passed on by so many routers; None if it has not come so far."""
+        if self.ttl is None and self.routers is None:
+            return self
+        passed_on = self.passed_on(routers)
+        return None if passed_on is None else passed_on.taken(routers)
+
     def _limited(self, ttl: int | None, routers: int | None) -> Packet:
         return Packet(self.protocol, self.source, self.destination, self.payload, self.size, ttl, routers)
 

@@ -42,6 +42,12 @@ def _is_address(host: str) -> bool:
     return isIPAddress(host) or isIPv6Address(host)
 
 
+@lru_cache(maxsize=65536)
+def _receiver(host: str) -> str:
+    """The address, in canonical form, to which a socket sends what is for `host`, an IP address."""
+    return unmapped(canonical_host(host))
+
+
 class SocketOptions:
     """
     What `setsockopt` sets: the TTL, and the timestamp option of IPv4. Other options are taken and do nothing.
@@ -156,7 +162,7 @@ class SimulatedUDPPort:
             raise os_error(errno.EINVAL)
         if len(packet) > _MAX_PAYLOAD:
             raise MessageLengthError("message too long")
-        remote = (unmapped(canonical_host(host)), addr[1])
+        remote = (_receiver(host), addr[1])
         local = self._local[0]
         if local in (IPV4_ANY, IPV6_ANY):
             local = self._host.source_for(remote[0])
