@@ -79,9 +79,9 @@ def pair_priority(controlling: int, controlled: int) -> int:
     :param controlling: the priority of the controlling side's candidate.
     :param controlled: that of the controlled side's candidate.
     """
-    return (
-        (min(controlling, controlled) << 32) + 2 * max(controlling, controlled) + (controlling > controlled)
-    )
+    if controlling > controlled:
+        return (controlled << 32) + 2 * controlling + 1
+    return (controlling << 32) + 2 * controlled
 
 
 @dataclass(frozen=True)

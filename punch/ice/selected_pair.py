@@ -173,7 +173,10 @@ class Selector:
         if len(valid) < 2:
             return valid
         controlling = self._checklist.controlling
-        valid.sort(key=lambda pair: (pair.usable, pair.valid_kind, pair.priority(controlling)), reverse=True)
+        valid.sort(
+            key=lambda pair: (pair.impairment is None, pair.valid_kind, pair.priority(controlling)),
+            reverse=True,
+        )
         return valid[:most]
 
     def get_timer(self) -> float | None:

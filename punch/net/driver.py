@@ -13,8 +13,6 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from punch.net.deadlines import earliest
-
 EARLY = 1e-6
 """
 Seconds that the reactor may call before the time that was asked for, through rounding. The core is then given
@@ -134,10 +132,16 @@ class Driver:
         self._timer.cancel()
 
     def _schedule(self) -> None:
-        due = self._due_at = earliest([core.get_timer() for core in self._cores()])
+        # This runs after each input, so it does itself what `earliest` would
+        due = None
+        for core in self._cores():
+            time = core.get_timer()
+            if time is not None and (due is None or time < due):
+                due = time
+        self._due_at = due
         if due is None:
             self._timer.cancel()
-        elif not self._timer.running or due < self._timer_at:
+        elif due < self._timer_at or not self._timer.running:
             self._timer_at = due
             self._timer.start(max(0.0, due - self.now()), self._timed_out)
 

@@ -170,7 +170,16 @@ class StunMessage:
             (kind, _decode_leniently(kind, value, mask) if isinstance(value, Undecoded) else value)
             for kind, value in self.attributes
         )
-        return replace(self, attributes=tuple(attributes))
+        return StunMessage(
+            self.method,
+            self.message_class,
+            self.transaction_id,
+            tuple(attributes),
+            self.has_fingerprint,
+            self._raw,
+            self._sha1_at,
+            self._sha256_at,
+        )
 
     def has_integrity(self) -> bool:
         """Whether the parsed message has a MESSAGE-INTEGRITY of either kind, which may be wrong."""
