@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 import sysconfig
-from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
@@ -50,6 +49,9 @@ def install_command_here(extra: str) -> str:
 
 def installed_from() -> str | None:
     """The directory or URL that txpunch was installed from; None: an index, or it is not known (PEP 610)."""
+    # It takes longer to load than most of Punch, and only errors need it
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         text = distribution(NAME).read_text("direct_url.json")
     except PackageNotFoundError:
