@@ -181,6 +181,7 @@ class Node(Service):
         self._calls = Calls(
             known,
             tell=self._tell,
+            retry=lambda peer, cause: self._outgoing.retry(peer, cause),
             path_silent=lambda: self.network_changes.check_control(),
             disconnected_changed=self._watch_for_return,
         )
@@ -451,6 +452,7 @@ class Node(Service):
         elif isinstance(reply, Prekey):
             self._context.prekeys.told(reply.sender, reply.prekey, keep=reply.sender in self._known)
         elif isinstance(reply, Returned):
+            self._outgoing.returned(reply.sender)
             self._tell(PeerReturned(reply.sender))
         elif isinstance(reply, (Answered, Candidates, Ended, Error)):
             self._channel.receive(reply)

@@ -18,7 +18,7 @@ from punch.node.calls.call import Call
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.calls.signaling import Signaling
-from punch.node.causes import Cause, ControlProblem, SimpleCause
+from punch.node.causes import Cause, ControlProblem, IntroductionEnded, SimpleCause
 from punch.node.events import (
     CallFailed,
     CallState,
@@ -40,6 +40,11 @@ MAX_QUEUED = 32
 """Calls that wait for the rendezvous at once."""
 QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
+CALLEE_TIME = 10.0
+"""
+Seconds after our return to the rendezvous for which a call that was under way before waits for its callee,
+which may have lost the rendezvous too.
+"""
 MAX_RINGING = 8
 """Incoming calls that wait for the user at once; further callers get `busy`."""
 MAX_STRANGERS = 32
@@ -82,6 +87,7 @@ class Calls:
 
     :param known: the address book.
     :param tell: takes the events of calls and links.
+    :param retry: called with the peer of a call that has failed, and why; returns whether it goes on anew.
     :param path_silent: called when the path of a link does not answer, and the network may be the cause.
     :param disconnected_changed: called when `disconnected` may have changed.
     :ivar attempts: the call with each peer that is not linked yet.
@@ -94,6 +100,7 @@ class Calls:
         self,
         known: AddressBook,
         tell: Callable[[Event], None],
+        retry: Callable[[PeerID, Cause], bool],
         path_silent: Callable[[], None],
         disconnected_changed: Callable[[], None],
     ) -> None:
@@ -101,6 +108,7 @@ class Calls:
         self.links: dict[PeerID, Call] = {}
         self._known = known
         self._tell = tell
+        self._retry = retry
         self._path_silent = path_silent
         self._disconnected_changed = disconnected_changed
         self._replaced: dict[PeerID, Disconnected] = {}
@@ -187,7 +195,8 @@ class Calls:
                 self._tell(over)
         elif self.attempts.get(peer) is call:
             del self.attempts[peer]
-            self.failed(peer, cause, call.name)
+            if not self._retry(peer, cause):
+                self.failed(peer, cause, call.name)
 
     def _connected(self, call: Call) -> None:
         """A call has become a link, which takes the place of an older one with the same peer."""
@@ -211,6 +220,9 @@ class OutgoingCalls:
         self._context = context
         self._calls = calls
         self._queue: dict[PeerID, IDelayedCall] = {}
+        self._anew: set[PeerID] = set()
+        """The peers of calls that were under way when the connection was lost."""
+        self._returned_at = float("-inf")
         self._problem: ControlProblem | None = None
         self.final: ControlProblem | None = None
 
@@ -239,16 +251,36 @@ class OutgoingCalls:
 
     def withdraw(self, peer: PeerID) -> bool:
         """Take the call to `peer` out of the queue; return whether there was one."""
-        timer = self._queue.pop(peer, None)
-        if timer is not None:
-            timer.cancel()
-        return timer is not None
+        self._anew.discard(peer)
+        return self._unqueue(peer)
+
+    def retry(self, peer: PeerID, cause: Cause) -> bool:
+        """
+        A call has failed. Return whether it waits for its callee: it was under way when the rendezvous was
+        lost, and the callee has not returned to that yet.
+        """
+        if peer not in self._anew:
+            return False
+        left = self._returned_at + CALLEE_TIME - self._context.monotonic()
+        absent = isinstance(cause, IntroductionEnded) and cause.code is ErrorCode.NOT_REGISTERED
+        if not absent or left <= 0.0 or len(self._queue) >= MAX_QUEUED:
+            self._anew.discard(peer)
+            return False
+        self._queue[peer] = self._context.clock.callLater(left, self._expire, peer, cause)
+        return True
+
+    def returned(self, peer: PeerID) -> None:
+        """A callee is registered again: place the call that waits for it."""
+        if self._context.channel.registered and self._unqueue(peer):
+            self._place(peer)
 
     def registered(self) -> None:
         """There is a connection to the rendezvous: place the queued calls."""
         self._problem = None
+        self._returned_at = self._context.monotonic()
+        self._anew.intersection_update(self._queue)
         for peer in list(self._queue):
-            if self.withdraw(peer):
+            if self._unqueue(peer):
                 self._place(peer)
 
     def unregistered(self, problem: ControlProblem) -> None:
@@ -257,6 +289,7 @@ class OutgoingCalls:
         for peer, call in list(self._calls.attempts.items()):
             if call.state is CallState.CALLING:
                 self._calls.withdraw(call)
+                self._anew.add(peer)
                 self.place(peer)
 
     def give_up(self, problem: ControlProblem) -> None:
@@ -281,9 +314,16 @@ class OutgoingCalls:
             return
         self._calls.begin(call)
 
-    def _expire(self, peer: PeerID) -> None:
+    def _unqueue(self, peer: PeerID) -> bool:
+        timer = self._queue.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def _expire(self, peer: PeerID, cause: Cause | None = None) -> None:
         del self._queue[peer]
-        self._calls.failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
+        self._anew.discard(peer)
+        self._calls.failed(peer, cause or self._problem or SimpleCause.NO_RENDEZVOUS)
 
 
 class IncomingCalls:

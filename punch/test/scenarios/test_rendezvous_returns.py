@@ -12,10 +12,12 @@ from punch.apps.chat.redial import (
     RETURN_TIME,
     RedialSchedule,
 )
-from punch.node.events import Calling, PeerReturned, Registered
+from punch.node.calls.calls import CALLEE_TIME
+from punch.node.causes import IntroductionEnded
+from punch.node.events import CallFailed, Calling, Connected, IncomingCall, PeerReturned, Registered
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.system import Peer, SystemTestCase, introduce
-from punch.wire.control import Accept
+from punch.wire.control import Accept, ErrorCode
 
 SOON = 3.0
 """Seconds after the return within which everybody is registered, and the call that succeeds is placed."""
@@ -70,10 +72,13 @@ class ReturnTests(SystemTestCase):
         self.rendezvous.start()
         return self.net.now
 
+    def registered_at(self, peer: Peer, since: float) -> float:
+        """When a peer registered first after `since`."""
+        return min(when for when, event in peer.events if isinstance(event, Registered) and when >= since)
+
     def assert_back(self, peer: Peer, since: float) -> None:
         """Check that a peer is registered again within `SOON`."""
-        times = [when for when, event in peer.events if isinstance(event, Registered) and when >= since]
-        self.assertLessEqual(times[0] - since, SOON, peer.name)
+        self.assertLessEqual(self.registered_at(peer, since) - since, SOON, peer.name)
 
     def test_in_the_middle_of_an_introduction(self) -> None:
         """If it restarts at any moment of a call, both sides register soon, and the message arrives."""
@@ -119,6 +124,41 @@ class ReturnTests(SystemTestCase):
         self.net.run_until(lambda: bob.messages and alice.messages, SOON + CALL, "the messages")
         for peer in (alice, bob):
             self.assert_back(peer, back)
+
+    def test_a_call_that_rings(self) -> None:
+        """A call without a message waits for its callee, whichever of the two returns first."""
+        absent = 0
+        for away in (1.0, 3.0, 5.0, 8.0):
+            alice, bob = self.pair()
+            carol = self.peer(f"carol {self.homes}")
+            carol.register()
+            for callee in (bob, carol):
+                alice.call(callee.id)
+            carol.wait_for(IncomingCall, 3.0)
+            # Carol answers in the moment in which the rendezvous ends.
+            carol.node.accept(alice.id)
+            back = self.away(away)
+            for callee in (bob, carol):
+                callee.wait_for(Connected, 2 * SOON)
+            absent += self.registered_at(alice, back) < max(self.registered_at(p, back) for p in (bob, carol))
+            self.assertEqual(alice.of(CallFailed), [])
+        self.assertGreater(absent, 1)
+
+    def test_a_callee_that_stays_away(self) -> None:
+        """It does not return: the caller is told so after a while."""
+        alice, bob = self.pair()
+        alice.call(bob.id)
+        self.rendezvous.stop()
+        bob.stop()
+        self.net.advance(1.0)
+        self.rendezvous.start()
+        back = self.net.now
+        alice.wait_for(CallFailed, SOON + CALLEE_TIME + 1.0)
+        self.assertEqual(alice.last(CallFailed).cause, IntroductionEnded(ErrorCode.NOT_REGISTERED))
+        self.assertGreaterEqual(self.net.now - self.registered_at(alice, back), CALLEE_TIME)
+        # The next call is one of its own
+        alice.call(bob.id)
+        alice.wait_for(CallFailed, 1.0, 2)
 
     def test_a_crowd(self) -> None:
         """Many peers do not register in the same moment."""
