@@ -7,7 +7,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from .needs import missing
+from tests.needs import missing
 
 _SOURCE = Path(__file__).with_name("wall_clock.c")
 

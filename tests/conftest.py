@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 
-from . import side_by_side
-from .local_peers import LocalPeers
-from .needs import need_namespaces
-from .netns import Namespaces
-from .processes import Programs, programs
-from .workers import Workers
+from tests import side_by_side
+from tests.local_peers import LocalPeers
+from tests.needs import need_namespaces
+from tests.netns import Namespaces
+from tests.processes import Programs, programs
+from tests.simulation.workers import Workers
 
 
 def pytest_sessionstart() -> None:

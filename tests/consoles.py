@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .environment import plain_environment
-from .processes import TWISTD
+from tests.environment import plain_environment
+from tests.processes import TWISTD
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
-from .consoles import peer, run
-from .processes import PUNCH, JSONProcess, Programs
+from tests.consoles import peer, run
+from tests.processes import PUNCH, JSONProcess, Programs
 
 
 class LocalPeers:

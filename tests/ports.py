@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .needs import has_ipv6
+from tests.needs import has_ipv6
 
 GIVEN = range(20_000, 32_000)
 """Below those that Linux gives by itself to whoever asks for any: nobody gets one of these by chance."""

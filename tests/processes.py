@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .environment import plain_environment
+from tests.environment import plain_environment
 
 Event = dict[str, Any]
 

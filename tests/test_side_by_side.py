@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .side_by_side import FILES, order, runs_alone
+from tests.side_by_side import FILES, order, runs_alone
 
 
 def test_files() -> None:
     """None is listed that is not there, and the tests of all others run alone, after them."""
-    found = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    folder = Path(__file__).parent
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py")}
     assert set(FILES) <= found
     assert len(FILES) == len(set(FILES))
     for name in found - set(FILES):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tests.miniupnpd import PCP, PCP_READY, RULES, start_miniupnpd
 from tests.netns import Host
+from tests.network.miniupnpd import PCP, PCP_READY, RULES, start_miniupnpd
 
 from .kernel_network import (
     LEFT,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from punch.wire.turn_uri import TurnTransport
-from tests.coturn import SECRET, Coturn
 from tests.needs import need_namespaces
 from tests.processes import Programs
+from tests.relay.coturn import SECRET, Coturn
 
 from .grid import path_now, start_peer, start_rendezvous
 from .kernel_network import REFLECTOR_PORT, KernelNetwork, route_by_core

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from punch.identity import Identity
+from tests.apps.example_programs import EXAMPLES, Served, command_lines, run_to_end
 from tests.environment import plain_environment
-from tests.example_programs import EXAMPLES, Served, command_lines, run_to_end
 from tests.needs import need_namespaces
 from tests.processes import JSONProcess, Programs
 

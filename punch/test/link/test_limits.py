@@ -152,7 +152,7 @@ class SlowFloodTests(LinkTestCase):
 
 
 class AioquicFloodTests(AioquicMixin, FloodTests):
-    """The same with aioquic; `tests/test_link_memory.py` has all kinds."""
+    """The same with aioquic; `tests/link/test_link_memory.py` has all kinds."""
 
     __test__ = True
     small_pieces = ("STREAM, pieces",)

@@ -1,4 +1,4 @@
-"""A rendezvous that is attacked from 60 addresses (`tests/test_floods.py` lets more honest peers try)."""
+"""A rendezvous attacked from 60 addresses (`tests/rendezvous/test_floods.py` lets more honest peers try)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from punch.test.nat_pairs import must_connect, must_connect_behind_one
 from punch.test.pages import replace_section, table
 
 NEARBY = ["EIM/APDF", "APDM/APDF", OPEN, CARRIER, NO_UDP]
-"""Places of most kinds; each place with each other is for `tests/test_simulated_grid.py`."""
+"""Places of most kinds; each place with each other is for `tests/simulation/test_simulated_grid.py`."""
 VARIED = ["EIM/APDF", "ADM/ADF", "APDM/EIF"]
 """Each mapping and each filtering; pairs that are direct, by all sorts of candidates, and relayed ones."""
 
@@ -38,7 +38,7 @@ class GridTests(InternetTestCase):
     """
     Some places of the grid, with one seed of the five and random ports.
 
-    All of it is in `tests/test_simulated_grid.py`, which takes its time.
+    All of it is in `tests/simulation/test_simulated_grid.py`, which takes its time.
     """
 
     def check(self, results: Results) -> None:

@@ -126,7 +126,7 @@ class TopologyTests(InternetTestCase):
 
     def test_open_internet_with_every_nat(self) -> None:
         """A peer with a public address and no filter connects directly to peers behind NATs, both ways;
-        `tests/test_simulated_grid.py` has all kinds of them."""
+        `tests/simulation/test_simulated_grid.py` has all kinds of them."""
         server = self.peer(self.net.host("server", "198.51.100.77", link=LINK))
         for number, kind in enumerate(KINDS[::4], 1):
             lan = self.net.lan(

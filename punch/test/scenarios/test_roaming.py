@@ -195,7 +195,7 @@ class DisconnectedTests(RoamingTestCase):
             self.assertTrue(peer.of(PathChanged))
 
     def test_ten_minutes_on_both_sides(self) -> None:
-        """No network on both sides; `tests/test_roaming_seeds.py` has an hour and twelve."""
+        """No network on both sides; `tests/simulation/test_roaming_seeds.py` has an hour and twelve."""
         self.start()
         self.disconnected(600.0, self.alice, self.bob)
 
@@ -230,7 +230,7 @@ class SleepTests(RoamingTestCase):
         self.sleep(20.0)
 
     def test_an_hour(self) -> None:
-        """NATs and relays have forgotten everything; `tests/test_roaming_seeds.py` has twelve hours."""
+        """NATs and relays have forgotten all; `tests/simulation/test_roaming_seeds.py` has twelve hours."""
         self.rendezvous.stop()
         self.rendezvous = Rendezvous(
             self.net,

@@ -1,4 +1,4 @@
-"""A few seeds of `punch.test.roaming`; `tests/test_roaming_seeds.py` runs ten or a hundred of each event."""
+"""A few seeds of `punch.test.roaming`; `tests/simulation/test_roaming_seeds.py` runs many of each event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One seed of a chat while faults happen; `tests/test_chat_faults.py` has 40 or 200."""
+"""One seed of a chat while faults happen; `tests/simulation/test_chat_faults.py` has 40 or 200."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ class MessageTests(ChatTestCase):
     def test_many_states_in_turn(self) -> None:
         """
         Killed and back with another state again and again: everything once, in each state's order.
-        `tests/test_chat_faults.py` has more seeds.
+        `tests/simulation/test_chat_faults.py` has more seeds.
         """
         for seed in range(3):
             self.assertEqual(StatesInTurn(seed).run(), [], f"seed {seed}")

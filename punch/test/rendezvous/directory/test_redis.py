@@ -586,5 +586,5 @@ class BadRedisTests(RedisTestCase):
 
 class SeedTests(InternetTestCase):
     def test_seed(self) -> None:
-        """Processes and Redis fail at random; `tests/test_directory_seeds.py` has many runs."""
+        """Processes and Redis fail at random; `tests/simulation/test_directory_seeds.py` has many runs."""
         self.assertEqual(run_seed(self.internet(), 1, steps=25), [])

@@ -1,0 +1,128 @@
+"""The programs in docs/examples, as real processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apps.example_programs import EXAMPLES, Served, run_to_end
+from tests.local_peers import LocalPeers
+from tests.processes import TWISTD
+
+DOCS = Path(__file__).parents[2] / "docs"
+ECHO = EXAMPLES / "echo.py"
+
+
+def test_the_page_has_the_program() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in ("echo.py", "amp.py", "watch.py"):
+        program = (EXAMPLES / name).read_text(encoding="utf-8")
+        assert f"```python\n{program}```\n" in page, name
+    assert sum(bool(line.strip()) for line in ECHO.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_echo(local: LocalPeers) -> None:
+    command = [sys.executable, str(ECHO), local.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            identity = server.stdout.readline().strip()
+            for text in ("hello", "again"):
+                done = subprocess.run(
+                    [*command, identity, text], capture_output=True, text=True, timeout=60, check=False
+                )
+                assert (done.returncode, done.stdout, done.stderr) == (0, f"{text}\n", "")
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def keys(local: LocalPeers) -> str:
+    return f":state-dir={local.directory / 'state'}:identity="
+
+
+@pytest.fixture
+def serve(keys: str) -> Iterator[Callable[..., Served]]:
+    running: list[Served] = []
+
+    def start(example: str, service: str, *arguments: str) -> Served:
+        endpoint = f"punch:service={service}:allow=anyone{keys}alice"
+        running.append(Served([sys.executable, str(EXAMPLES / example), *arguments, endpoint]))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
+
+
+def run_example(example: str, *arguments: str) -> str:
+    return run_to_end([sys.executable, str(EXAMPLES / example), *arguments])
+
+
+def test_programs_of_twisted_on_one_node(local: LocalPeers, keys: str, serve: Callable[..., Served]) -> None:
+    """AMP, Perspective Broker, IRC and SSH, each a program of its own, on one identity and one link."""
+    servers = [
+        serve("amp.py", "sum", "serve"),
+        serve("perspective.py", "notes", "serve"),
+        serve("irc.py", "irc", "serve"),
+        serve("ssh_server.py", "ssh"),
+    ]
+    (alice,) = {server.line() for server in servers}
+    bob = local.running.peer("bob")
+    bob.wait("registered")
+
+    def at(service: str) -> str:
+        return f"punch:{alice}:service={service}{keys}bob"
+
+    assert run_example("amp.py", "ask", at("sum"), "13", "81") == "94\n"
+    run_example("perspective.py", "add", at("notes"), "buy bread")
+    assert run_example("perspective.py", "add", at("notes"), "water the flowers").splitlines() == [
+        "buy bread",
+        "water the flowers",
+    ]
+    assert run_example("irc.py", "say", at("irc"), "bob", "hello") == "bob on #punch: hello\n"
+    assert re.fullmatch(r"[0-9.]+ s\n", run_example("ssh_client.py", at("ssh"), "times"))
+    bob.command("status", request=1)
+    assert [link["peer"] for link in bob.wait("result")["links"]] == [alice]
+
+
+def test_web(local: LocalPeers, keys: str, tmp_path: Path) -> None:
+    """Twisted's web server, started by twistd without a line of code, and its Agent."""
+    (tmp_path / "file.txt").write_bytes(b"contents\n" * 100_000)
+    server = subprocess.Popen(
+        [
+            *(TWISTD, "-n", "--pidfile=", "web", "--path", str(tmp_path)),
+            *("--listen", f"punch:service=web:allow=anyone{keys}alice"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        alice = local.id_of("alice")
+        url, options = f"http://{alice}/file.txt", f"{keys}bob"
+        deadline = time.monotonic() + 60
+        while (done := fetch(url, options)).returncode and time.monotonic() < deadline:
+            assert b"registered" in done.stderr or b"has no service" in done.stderr, done.stderr
+        assert done.stdout == b"contents\n" * 100_000
+        assert fetch(f"http://{alice}/nothing", options).stderr == b"404 Not Found\n"
+        assert b"neither a name in the address book nor a peer ID" in fetch("http://alise/", options).stderr
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def fetch(url: str, options: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, str(EXAMPLES / "fetch.py"), url, options]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_short(path: Path) -> None:
+    """An example is read in one go."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60

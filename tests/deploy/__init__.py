@@ -1,0 +1,1 @@
+"""End to end: the files of `deploy/`, and what a deployment needs."""

@@ -1,0 +1,1 @@
+"""End to end: floods of a peer on a link."""

@@ -1,0 +1,174 @@
+"""Ports that a real daemon (Debian's miniupnpd) maps, where the NAT gives each destination another port."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.needs import need, need_namespaces
+from tests.netns import Host, Namespaces, run
+from tests.network.miniupnpd import PCP, PCP_READY, RULES, UPNP, UPNP_READY, miniupnpd, wait_for
+from tests.network.test_namespaces import RendezvousAndPeers
+from tests.processes import PUNCH, Programs
+
+# miniupnpd maps no ports behind an address that is private or reserved for documentation
+SERVICE, ALICE, BOB = "11.0.0.1", "11.0.0.11", "11.0.0.12"
+TCP = " 0x6 "
+"""How the daemon's rules name the protocol."""
+NO_UDP = """
+table inet no_udp {
+    chain forward { type filter hook forward priority -10; meta l4proto udp drop; }
+}
+"""
+ALICE6 = "2001:db8:1::2"
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    need_namespaces()
+    need("miniupnpd")
+    with Namespaces() as namespaces:
+        yield namespaces
+
+
+def home(namespaces: Namespaces, public: Host, name: str, address: str, network: str) -> tuple[Host, Host]:
+    """A router with the strictest NAT, and a host behind it."""
+    router, host = namespaces.host(f"{name}-router"), namespaces.host(name)
+    namespaces.plug(router, public, "wan", f"{address}/24")
+    namespaces.join(router, "lan", host, "eth0")
+    router.run("ip", "address", "add", f"{network}.1/24", "dev", "lan")
+    host.run("ip", "address", "add", f"{network}.2/24", "dev", "eth0")
+    host.route(f"{network}.1")
+    router.sysctl("net.ipv4.ip_forward=1")
+    router.nft(RULES)
+    return router, host
+
+
+def rules(router: Host, chain: str, word: str) -> list[str]:
+    """The rules with this word that the daemon has made."""
+    lines = router.run("nft", "list", "chain", "inet", "filter", chain).splitlines()
+    return [line.strip() for line in lines if word in line]
+
+
+def mapped(router: Host, protocol: str = "") -> list[str]:
+    """Which ports lead where."""
+    return [rule for rule in rules(router, "prerouting_miniupnpd", "dnat") if protocol in rule]
+
+
+def opened(router: Host) -> list[str]:
+    """What is let through, of both families."""
+    return rules(router, "miniupnpd", "accept")
+
+
+def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
+    """One router maps a port, and opens one for IPv6. Both are given back when the peer ends."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    # Its IPv6 router is at a link-local address, as usual
+    router.run("ip", "address", "add", "fe80::1/64", "dev", "lan", "nodad")
+    router.run("ip", "address", "add", "2001:db8:1::1/64", "dev", "lan", "nodad")
+    router.run("ip", "address", "add", "2001:db8::11/64", "dev", "wan", "nodad")
+    router.sysctl("net.ipv6.conf.all.forwarding=1")
+    alice.run("ip", "address", "add", f"{ALICE6}/64", "dev", "eth0", "nodad")
+    alice.run("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+    router.settle()
+    alice.settle()
+    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    with miniupnpd(router, tmp_path, PCP, PCP_READY) as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        at_alice, at_bob = meeting.call("srflx", "prflx")
+        (rule,) = mapped(router)
+        wait_for(lambda: len(opened(router)) == 2, log)
+        address = ipaddress.ip_address(ALICE6).packed.hex()
+        assert any(f"0x{address}" in line for line in opened(router)), opened(router)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        assert at_alice["local"] == at_bob["remote"]
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
+        meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router) and not opened(router), log)
+
+
+def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
+    """The router has UPnP and nothing else. The port is given back when the peer ends."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    with miniupnpd(router, tmp_path, UPNP, UPNP_READY) as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        wait_for(lambda: bool(mapped(router)), log)
+        at_alice, at_bob = meeting.call("srflx", "prflx")
+        (rule,) = mapped(router)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        assert at_alice["local"] == at_bob["remote"]
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
+        assert "(upnp)" in said
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)
+        assert_switched_off(running, router, alice, meeting.address, tmp_path)
+
+
+@pytest.mark.parametrize(("options", "ready"), [(PCP, PCP_READY), (UPNP, UPNP_READY)], ids=["PCP", "UPnP"])
+def test_a_tcp_port(
+    namespaces: Namespaces, running: Programs, tmp_path: Path, options: str, ready: str
+) -> None:
+    """No UDP gets out at bob's: he connects to a TCP port that alice's router maps while it is used."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    outside, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    outside.nft(NO_UDP)
+    with miniupnpd(router, tmp_path, options, ready) as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        wait_for(lambda: bool(mapped(router)), log)
+        assert not mapped(router, TCP)
+        at_alice, at_bob = meeting.call("prflx")
+        assert (at_alice["protocol"], at_bob["protocol"]) == ("tcp", "tcp")
+        (rule,) = mapped(router, TCP)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes TCP connections to {ALICE}:{port} on to 10.1.0.2:" in said
+        meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)
+
+
+def assert_switched_off(running: Programs, router: Host, alice: Host, address: str, tmp_path: Path) -> None:
+    """With `--port-mapping never`, a command that has the node itself asks the router nothing."""
+    router.nft(
+        "table ip counted { chain input { type filter hook input priority -10; "
+        'iifname "lan" udp dport { 1900, 5351 } counter\n}\n}\n'
+    )
+
+    def asked() -> bool:
+        return "packets 0 " not in router.run("nft", "list", "table", "ip", "counted")
+
+    where = ["--rendezvous", address, "--state-dir", str(tmp_path / "state-carol"), "--name", "carol"]
+    for options in (["--port-mapping", "never"], []):
+        receiving = running.start(
+            [PUNCH, "receive", "--json", "--output", str(tmp_path), *where, *options], prefix=alice.prefix
+        )
+        receiving.wait("ready")
+        if options:
+            arguments = [PUNCH, "netcheck", "--json", *where, *options]
+            report = json.loads(alice.run(*arguments))
+            assert report["ipv4"]["port_mapping"] is None
+            assert not asked()
+        else:
+            wait_for(asked, tmp_path / "miniupnpd.log")
+        running.end(receiving)

@@ -1,0 +1,1 @@
+"""End to end: relays, ours and coturn."""

@@ -1,0 +1,1 @@
+"""What is distributed, and the release before this one."""

@@ -1,0 +1,1 @@
+"""End to end: processes of the rendezvous."""

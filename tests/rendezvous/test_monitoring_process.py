@@ -1,0 +1,187 @@
+"""What an operator sees of a rendezvous that is a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import urllib.error
+import urllib.request
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from prometheus_client.parser import text_string_to_metric_families
+
+from punch.identity import Identity
+from punch.test.control_client import key_of
+from punch.wire.control import Accept, Ping, Register
+from punch.wire.rendezvous_address import RendezvousAddress
+from tests.ports import free_port
+from tests.processes import PUNCH, Programs
+from tests.rendezvous.test_rendezvous_process import FREE, ControlConnection, listening
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def status(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PUNCH, "rendezvous", "status", "--state-dir", str(directory), *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_status_command(running: Programs, tmp_path: Path) -> None:
+    """Over the socket in the state directory, without --metrics; also after a process that was killed."""
+    directory = tmp_path / "state"
+    service = running.rendezvous(*FREE)
+    client = ControlConnection(listening(service), key_of(Identity.generate()), tmp_path)
+    client.send(Register("alice", Accept.ASK))
+    assert client.read()["type"] == "welcome"
+    path = directory / "rendezvous" / "status.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    said = status(directory)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert re.search(r"^registered peers +1$", said.stdout, re.MULTILINE)
+    service.kill()
+    service.exit()
+    assert path.exists()
+    service = running.rendezvous(*FREE)
+    listening(service)
+    found = json.loads(status(directory, "--json").stdout)
+    assert (found["status"], found["figures"]["peers"]) == ("ok", 0)
+    # A second process with the same directory leaves the socket to the first.
+    listening(running.rendezvous(*FREE))
+    assert json.loads(status(directory, "--json").stdout)["uptime"] >= found["uptime"]
+    os.kill(service.process.pid, signal.SIGTERM)
+    service.exit()
+    assert not path.exists()
+
+
+def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
+    port = free_port()
+    service = running.rendezvous(*FREE, "--metrics", str(port), "--log-format", "json")
+    address = listening(service)
+    alice = Identity.generate()
+    client = ControlConnection(address, key_of(alice), tmp_path)
+    client.send(Register("alice", Accept.ASK))
+    assert client.read()["type"] == "welcome"
+    url = f"http://127.0.0.1:{port}"
+    assert json.loads(get(f"{url}/healthz")) == {"status": "ok", "reasons": []}
+    families = {each.name: each for each in text_string_to_metric_families(get(f"{url}/metrics"))}
+    assert families["punch_peers"].samples[0].value == 1
+    assert families["punch_registrations"].samples[0].value == 1
+    assert families["process_resident_memory_bytes"].samples[0].value > 1e6
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(f"{url}/nothing")
+    # On loopback only.
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", port))
+
+    second = running.rendezvous(*FREE, "--metrics", str(port), state="state-2")
+    failed = second.wait("failed")
+    assert failed["reason"] == "port-in-use"
+    assert f"TCP port {port} of --metrics is in use already" in failed["text"]
+    assert second.exit() == 1
+    assert [event["event"] for event in second.events] == ["failed"]
+    assert second.stderr.count("\n") == 1
+
+    page = get(f"{url}/")
+    assert "<dt>Registered peers</dt><dd>1</dd>" in page
+    assert "alice" not in page
+    assert get(f"{url}/status.css").startswith(":root")
+
+    os.kill(service.process.pid, signal.SIGTERM)
+    assert service.exit() in (0, -signal.SIGTERM)
+    with pytest.raises(urllib.error.URLError):
+        get(f"{url}/healthz")
+    log = (tmp_path / "state" / "rendezvous" / "rendezvous.log").read_text()
+    assert "healthz" not in log
+    assert "Traceback" not in log
+    (registered,) = [each for each in map(json.loads, log.splitlines()) if each.get("event") == "registered"]
+    assert registered["peer"] == alice.peer_id.short
+    assert str(alice.peer_id) not in log
+
+
+def issue(directory: Path, *, only_key: bool = False) -> bytes:
+    """Write a self-signed certificate for localhost and its key, or only another key; the certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=90))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "key.pem").write_bytes(pem)
+    if not only_key:
+        (directory / "chain.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return certificate.public_bytes(Encoding.DER)
+
+
+def test_certificate_is_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
+    """Another certificate for new connections; no connection ends, whether the files can be used or not."""
+    port = free_port()
+    first = issue(tmp_path)
+    files = ("--certificate", str(tmp_path / "chain.pem"), "--key", str(tmp_path / "key.pem"))
+    service = running.rendezvous(*FREE, *files, "--metrics", str(port))
+    found = RendezvousAddress.parse(service.wait("listening")["address"])
+    address = RendezvousAddress("127.0.0.1", found.port, None)
+    alice = ControlConnection(address, key_of(Identity.generate()), tmp_path)
+    alice.send(Register("alice", Accept.ASK))
+    assert alice.read()["type"] == "welcome"
+
+    def shown() -> bytes | None:
+        client = ControlConnection(address, key_of(Identity.generate()), tmp_path)
+        certificate = client.socket.getpeercert(binary_form=True)
+        client.close()
+        return certificate
+
+    assert shown() == first
+    second = issue(tmp_path)
+    os.kill(service.process.pid, signal.SIGHUP)
+    service.wait("certificate")
+    assert shown() == second
+    local = (tmp_path / "state" / "rendezvous" / "address").read_text()
+
+    issue(tmp_path, only_key=True)
+    os.kill(service.process.pid, signal.SIGHUP)
+    text = service.wait("certificate-failed")["text"]
+    assert "is not the key of the first certificate" in text
+    assert shown() == second
+    health = json.loads(get(f"http://127.0.0.1:{port}/healthz"))
+    assert (health["status"], health["reasons"]) == ("degraded", [text])
+
+    third = issue(tmp_path)
+    os.kill(service.process.pid, signal.SIGHUP)
+    service.wait("certificate")
+    assert shown() == third
+    assert json.loads(get(f"http://127.0.0.1:{port}/healthz"))["status"] == "ok"
+    # Peers on this machine check the key of the certificate, so their address changes with it.
+    assert (tmp_path / "state" / "rendezvous" / "address").read_text() != local
+    alice.send(Ping())
+    assert alice.read()["type"] == "pong"
+    assert text in service.stderr

@@ -1,0 +1,1 @@
+"""Simulations that take longer than those of `trial punch`."""
