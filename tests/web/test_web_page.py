@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.natcheck.behaviour import Filtering
+from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport
+from punch.node.causes import ControlProblem, ProblemCode
+from punch.ui.json.events import netcheck_fields
+from punch.wire.address import Address
+from punch.wire.peers.nat_profile import Mapping as NatMapping
+from punch.wire.peers.nat_profile import NatProfile, PortAssignment
+from punch.wire.rendezvous_address import RendezvousAddress
 from tests.web import axe
 from tests.web.browsers import BOTH, DESKTOP, PHONE, ZOOMED, Visitor, layout_problems
 from tests.web.web_pages import LinkedPages, linked, linked_pages
@@ -275,6 +286,111 @@ LONG = [
 ]
 
 
+def netcheck_says(page: Page, answer: Callable[[], dict[str, Any]]) -> None:
+    """From now on, a check of the network finds out what `answer` returns, and takes no time."""
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def from_page(text: str | bytes) -> None:
+            command = json.loads(text)
+            if command.get("command") == "netcheck":
+                report = {**answer(), "event": "result", "command": "netcheck", "request": command["request"]}
+                socket.send(json.dumps(report))
+            else:
+                server.send(text)
+
+        socket.on_message(from_page)
+
+    page.route_web_socket(re.compile("/ws"), between)
+
+
+RENDEZVOUS = RendezvousAddress.parse("punch://rendezvous.example:7001")
+STRICT = FamilyReport(
+    udp=True,
+    local_addresses=("192.168.1.2",),
+    public_addresses=("203.0.113.7",),
+    translated=True,
+    mapping=frozenset({NatMapping.ADDRESS_AND_PORT_DEPENDENT}),
+    filtering=frozenset({Filtering.ADDRESS_AND_PORT_DEPENDENT}),
+    ports=PortAssignment.RANDOM,
+    latency=0.012,
+    profile=NatProfile(
+        "203.0.113.7", frozenset({NatMapping.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.RANDOM
+    ),
+    router=RouterReport(),
+)
+MAPPED = RouterReport(
+    PortMapping(Address("192.168.1.2", 40000), Address("203.0.113.7", 40000), MappingProtocol.UPNP), tcp=True
+)
+NETWORKS = [
+    (
+        NetcheckReport(str(RENDEZVOUS), STRICT),
+        [
+            "Direct links: with some people",
+            "Spraying, if the other network has one port for everybody or keeps ports",
+            "Not at all, if the other network counts ports up or has random ports",
+            "Maps no ports",
+        ],
+    ),
+    (
+        NetcheckReport(str(RENDEZVOUS), replace(STRICT, router=MAPPED)),
+        [
+            "Direct links: with everybody",
+            "A first try, whatever the other network does",
+            "Maps UDP and TCP ports (UPnP)",
+            "and over TCP to those whose network lets only that through.",
+        ],
+    ),
+    (
+        NetcheckReport(str(RENDEZVOUS), FamilyReport(False, local_addresses=("192.168.1.2",), router=MAPPED)),
+        [
+            "Direct links: over TCP alone",
+            "they get a direct path over TCP where the other network lets that through.",
+            "Maps UDP and TCP ports (UPnP)",
+        ],
+    ),
+    (
+        NetcheckReport(
+            str(RENDEZVOUS),
+            FamilyReport(None, local_addresses=("192.168.1.2",)),
+            problem=ControlProblem(ProblemCode.REFUSED, RENDEZVOUS),
+            captive_portal=True,
+        ),
+        [
+            "Sign in to this network first",
+            "A captive portal answers web requests: open any web page in a browser, and sign in to this "
+            "network.",
+            "UDPNot known",
+        ],
+    ),
+]
+"""What a check of a network finds out, and what the page says of it."""
+
+
+def test_networks(linked: LinkedPages) -> None:
+    """By what direct links come about, what the router maps, and a captive portal; on a phone, too."""
+    visitor = linked.visit("chromium", linked.alice)
+    page = visitor.tab()
+    reports = [report for report, _ in NETWORKS]
+    netcheck_says(page, lambda: netcheck_fields(reports.pop(0)))
+    page.goto(f"{linked.alice.origin}/#/network")
+    shown = page.locator("main")
+    problems: list[str] = []
+    for _, sentences in NETWORKS:
+        for sentence in sentences:
+            expect(shown).to_contain_text(sentence)
+        lines = page.locator(".verdict li, .verdict p").all_inner_texts()
+        assert len(lines) == len(set(lines))
+        for size in (DESKTOP, PHONE):
+            problems += layout_problems(page, [size])
+            problems += overflowing(page)
+        if reports:
+            page.get_by_role("button", name="Check again").click()
+    assert problems == []
+    assert visitor.complaints == []
+
+
 @pytest.mark.parametrize("name", BOTH)
 def test_long_words(linked: LinkedPages, name: str) -> None:
     """IDs, addresses, names of 64 wide letters and URLs stay in their places, on a phone and enlarged."""
@@ -282,34 +398,23 @@ def test_long_words(linked: LinkedPages, name: str) -> None:
         says(linked, text)
     address = "[2001:0db8:85a3:1111:2222:8a2e:0370:7334]:65535"
 
-    def between(socket: WebSocketRoute) -> None:
-        server = socket.connect_to_server()
-
-        def to_page(text: str | bytes) -> None:
-            event = json.loads(text)
-            if event.get("command") == "netcheck":
-                family = {"udp": True, "local_addresses": [address] * 2, "public_addresses": [address] * 3}
-                more = {"nat": True, "mapping": "address-and-port-dependent", "port_allocation": "random"}
-                rest = {"filtering": "address-and-port-dependent", "latency": 0.01}
-                event = {
-                    "event": "result",
-                    "command": "netcheck",
-                    "request": event["request"],
-                    "direct": "some",
-                    "problem": "x" * 300,
-                    "conclusions": ["y" * 300],
-                    "transports": {},
-                    "rendezvous": f"punch://{'sub.' * 30}example.com:7001/{'p' * 52}",
-                    "ipv4": {**family, **more, **rest},
-                    "ipv6": {**family, **more, **rest},
-                }
-            socket.send(json.dumps(event))
-
-        server.on_message(to_page)
+    def answer() -> dict[str, Any]:
+        family = {"udp": True, "local_addresses": [address] * 2, "public_addresses": [address] * 3}
+        more = {"nat": True, "mapping": "address-and-port-dependent", "port_allocation": "random"}
+        rest = {"filtering": "address-and-port-dependent", "latency": 0.01}
+        return {
+            "direct": "some",
+            "problem": "x" * 300,
+            "conclusions": ["y" * 300],
+            "transports": {},
+            "rendezvous": f"punch://{'sub.' * 30}example.com:7001/{'p' * 52}",
+            "ipv4": {**family, **more, **rest},
+            "ipv6": {**family, **more, **rest},
+        }
 
     visitor = linked.visit(name, linked.alice)
     page = visitor.tab()
-    page.route_web_socket(re.compile("/ws"), between)
+    netcheck_says(page, answer)
     linked.alice.ask("name", peer=linked.bob.id, name=WIDE)
     linked.alice.ask("rename", name=WIDE)
     problems: list[str] = []
