@@ -23,7 +23,7 @@ from punch.files import try_lock
 from punch.learned_paths import LearnedPath
 from punch.node.calls.calls import Decision, decide
 from punch.petnames import MAX_CLAIMED, check_name, name_from
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 from punch.wire.control import Accept
 
 ALICE, BOB, EVE = peer_id(1), peer_id(2), peer_id(3)

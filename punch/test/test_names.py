@@ -7,7 +7,7 @@ import unicodedata
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch import names, unicode_tables
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 
 
 class AlikeTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import punch
 from punch.sanitize import cut, printable, quoted, sanitize
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 from punch.ui.text.sentences import SHORT_LENGTH, shortened, shown_name
 
 ROOT = Path(punch.__file__).parent

@@ -13,9 +13,9 @@ import pytest
 
 import punch
 from punch.node.events import Ready
-from punch.test.front_ends import Screen
 from punch.test.internet import Internet
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
+from punch.test.ui.front_ends import Screen
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.standard_streams import InputKind
 from punch.ui.stdio import StdioFrontEnd

@@ -15,8 +15,8 @@ from punch.ice.port_mapping.lease import TRIES
 from punch.ice.port_mapping.mapper import MAX_TCP_PORTS, PortMapper, mapped_addresses
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import NetcheckReport
+from punch.test.ice.ice_network import REFLECTOR
 from punch.test.ice.test_hostile import STRANGER, Situation
-from punch.test.ice_network import REFLECTOR
 from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text

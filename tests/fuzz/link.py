@@ -40,8 +40,8 @@ from punch.link.quic.packet import (
 )
 from punch.link.quic.qh3 import Qh3Backend
 from punch.link.stream import encode_name
-from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
-from punch.test.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
+from punch.test.link.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
+from punch.test.link.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 from punch.wire.peers.punching import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates

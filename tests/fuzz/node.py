@@ -17,9 +17,9 @@ from punch.net.srv import ServiceResolver
 from punch.node.calls.signaling import CallEnded, Signaling, SignalingState
 from punch.node.control.core import ControlCore
 from punch.node.control.servers import Servers
-from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, description
 from punch.test.internet import Internet
-from punch.test.scripted_service import ScriptedService
+from punch.test.node.calls.call_pair import ALICE, BOB, CERTIFICATE, CallPair, description
+from punch.test.node.control.scripted_service import ScriptedService
 from punch.test.system import SERVICE, Peer
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, ErrorCode, Register

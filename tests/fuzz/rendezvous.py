@@ -36,12 +36,12 @@ from punch.rendezvous.monitoring.service import figures_of
 from punch.rendezvous.registry.outputs import Deliver, DeliverToProcess, Disconnect
 from punch.rendezvous.registry.registry import Registry
 from punch.rendezvous.tcp.protocol_sniffer import Established, ProtocolSniffer, ProtocolSnifferFactory
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet import Internet
 from punch.test.rendezvous.control.test_session import Probes
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import encode as encode_resp
 from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL, envelope
 from punch.test.rendezvous.tcp.test_protocol_sniffer import ClosingTransport, Inside
-from punch.test.simulated_redis import encode as encode_resp
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire import strict_json
 from punch.wire.control import (

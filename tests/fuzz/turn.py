@@ -9,8 +9,8 @@ from zlib import crc32
 
 from punch.rendezvous.udp.reflector import Reflector
 from punch.test.rendezvous.relay.test_random_requests import IN_ALL, RandomRequestTests, RelayUsers
-from punch.test.turn_client import CHECK, KEY, MAPPED, OTHER, PEER, QUIC, RELAYED, ScriptedServer
-from punch.test.turn_server import BOB, HERE, UDP, FiveTupleClient
+from punch.test.turn.client.turn_client import CHECK, KEY, MAPPED, OTHER, PEER, QUIC, RELAYED, ScriptedServer
+from punch.test.turn.server.turn_server import BOB, HERE, UDP, FiveTupleClient
 from punch.turn.client.core import ClientState
 from punch.turn.server.allocation import FiveTuple
 from punch.turn.server.core import AMPLIFICATION

@@ -18,10 +18,10 @@ from punch.petnames import name_from
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.monitoring.http import MonitoringConnections, MonitoringSite, health_page
 from punch.sanitize import cut, flags, sanitize
-from punch.test.front_ends import BOB, EVE, FrontEndFixture, incoming
 from punch.test.internet import Host, Internet
-from punch.test.web_client import HTTPConnection
-from punch.test.web_server import EchoOwner
+from punch.test.ui.front_ends import BOB, EVE, FrontEndFixture, incoming
+from punch.test.ui.web.web_client import HTTPConnection
+from punch.test.ui.web.web_server import EchoOwner
 from punch.ui import slash
 from punch.ui.command import CommandContext
 from punch.ui.commands import COMMANDS, perform

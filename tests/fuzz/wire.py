@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from punch.identity import PIN_VERSION, PeerID, PeerIDError, key_from_text, key_to_text
-from punch.test.call_pair import ALICE, BOB, CallPair, candidate
+from punch.test.node.calls.call_pair import ALICE, BOB, CallPair, candidate
 from punch.test.wire.stun_vectors import PASSWORD, VECTORS
 from punch.wire import strict_json
 from punch.wire.address import Address

@@ -41,7 +41,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.node import Node
-from punch.test.flooder import (
+from punch.test.link.flooder import (
     BULK,
     CALLEE_FLOODS,
     FLOODS,

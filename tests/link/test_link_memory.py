@@ -11,9 +11,9 @@ import pytest
 
 from punch.link.quic.interface import CONNECTION_WINDOW
 from punch.link.quic.receive_limits import UNANSWERED_PACKETS
-from punch.test.flooder import BATCH, BULK, CALLEE_FLOODS, FLOODS, Flooder, packed
+from punch.test.link.flooder import BATCH, BULK, CALLEE_FLOODS, FLOODS, Flooder, packed
+from punch.test.link.link_pair import AioquicMixin, LinkTestCase
 from punch.test.link.test_limits import MOST_PACKETS, STREAM_OPEN
-from punch.test.link_pair import AioquicMixin, LinkTestCase
 
 BOUND = 12_000_000
 """Bytes, as docs/security.md says. Most is taken by datagrams, which nobody reads here: up to 9.2 MB."""

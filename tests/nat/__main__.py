@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from punch.test.pages import replace_section
+from punch.test.scenarios.pages import replace_section
 
 from .grid import CallOutcome, Pair, all_pairs, run_grid
 from .kernel_network import LinkConditions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from punch.test import grid as simulated
+from punch.test.scenarios import grid as simulated
 
 from . import __main__ as kernel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Sequence
 
-from punch.test.pages import table
+from punch.test.scenarios.pages import table
 
 from .grid import LATER, SETTLED, WITHIN, CallOutcome, Pair, Results
 from .profiles import ABOUT

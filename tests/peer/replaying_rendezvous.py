@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from punch.identity import Identity
 from punch.test.internet import Host
-from punch.test.middleman import Middleman
-from punch.test.scripted_service import ScriptedConnection, ScriptedService, ServerTLS
+from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService, ServerTLS
+from punch.test.node.middleman import Middleman
 from punch.wire.control import Incoming, Register, Request
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 

@@ -10,7 +10,7 @@ import sys, threading
 from punch.identity import Identity
 from punch.node.events import Calling, IncomingCall, Registered
 from punch.node.loading import load_at_first_call
-from punch.test.memory_node import MemoryNode
+from punch.test.node.memory_node import MemoryNode
 
 peer = Identity.generate().peer_id
 modules = {"qh3", "punch.unicode_tables"}

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from punch.identity import Identity, PeerID
-from punch.test.control_client import key_of
+from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Establish, Register, encode, new_call
 from punch.wire.peers.sealed import Envelope
 from punch.wire.rendezvous_address import RendezvousAddress

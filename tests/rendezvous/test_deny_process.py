@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from punch.identity import Identity
-from punch.test.control_client import key_of
+from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from tests.processes import Programs
 from tests.rendezvous.test_rendezvous_process import FREE, ControlConnection, listening, register, run

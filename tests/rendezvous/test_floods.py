@@ -16,9 +16,9 @@ from typing import Any
 
 from punch.identity import Identity, PeerID
 from punch.node.calls.calls import MAX_RINGING
-from punch.test.control_client import key_of
 from punch.test.internet import Internet
-from punch.test.rendezvous_flood import SIXTY, FloodedRendezvous
+from punch.test.rendezvous.control_client import key_of
+from punch.test.rendezvous.rendezvous_flood import SIXTY, FloodedRendezvous
 from punch.wire.control import (
     Accept,
     Answer,

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from punch.identity import Identity
-from punch.test.control_client import key_of
+from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.ports import free_port

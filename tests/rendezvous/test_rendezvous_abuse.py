@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from punch.identity import Identity
-from punch.test.control_client import key_of
+from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Ping, Register, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.processes import JSONProcess, Programs, cpu_seconds, programs

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from punch.identity import Identity
-from punch.test.control_client import key_of, key_of_another_kind
+from punch.test.rendezvous.control_client import key_of, key_of_another_kind
 from punch.wire.control import (
     Accept,
     Message,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from punch.test.chat_faults import run
-from punch.test.chat_states import StatesInTurn
+from punch.test.apps.chat.chat_faults import run
+from punch.test.apps.chat.chat_states import StatesInTurn
 from tests.simulation.seeds import seeds
 from tests.simulation.workers import Workers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from punch.test.directory_processes import run_seed
 from punch.test.internet import Internet
+from punch.test.rendezvous.directory.directory_processes import run_seed
 from tests.simulation.seeds import seeds
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from punch.test.roaming import (
+from punch.test.scenarios.roaming import (
     EVENTS,
     Scenario,
     both_dark_for_an_hour,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from punch.test.service_day import Day
+from punch.test.rendezvous.service_day import Day
 
 WHOLE = os.environ.get("PUNCH_DAY") == "whole"
 SECONDS, PEERS = (86_400, 300) if WHOLE else (300, 60)

@@ -12,10 +12,10 @@ from itertools import product
 
 import pytest
 
-from punch.test.grid import BAD, CALM, PLACES, CallOutcome, Pair, Results, run_grid, run_shared
-from punch.test.grid import SEEDS as ALL_SEEDS
 from punch.test.internet import LinkSpec, Ports
-from punch.test.nat_pairs import HAIRPINS, KINDS
+from punch.test.scenarios.grid import BAD, CALM, PLACES, CallOutcome, Pair, Results, run_grid, run_shared
+from punch.test.scenarios.grid import SEEDS as ALL_SEEDS
+from punch.test.scenarios.nat_pairs import HAIRPINS, KINDS
 from tests.simulation.seeds import seeds
 from tests.simulation.workers import Workers
 

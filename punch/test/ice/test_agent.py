@@ -10,7 +10,7 @@ from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.ice.events import AgentState, CheckingStarted, Selected
 from punch.ice.failure import MAX_CHECKING
-from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, MessageClass, parse

@@ -12,7 +12,7 @@ from punch.ice.checks import IceCredentials
 from punch.ice.pacing import HEAD_START
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import Purpose, Transaction
-from punch.test.ice_network import REFLECTOR
+from punch.test.ice.ice_network import REFLECTOR
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
 

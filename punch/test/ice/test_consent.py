@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.consent import EXPIRY
 from punch.ice.events import AgentState, ConsentLost, Selected
-from punch.test.ice_network import NAT, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 

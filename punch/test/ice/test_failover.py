@@ -12,7 +12,7 @@ from punch.ice.events import (
     Recovered,
     Selected,
 )
-from punch.test.ice_network import IceNetwork
+from punch.test.ice.ice_network import IceNetwork
 from punch.wire.address import Address
 from punch.wire.stun import MessageClass, parse
 

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.events import AgentState, ConsentLost, PathFailed
 from punch.ice.failure import MAX_CHECKING, PAC_TIMEOUT, CheckingFailure
-from punch.test.ice_network import REFLECTOR, Host, IceNetwork
+from punch.test.ice.ice_network import REFLECTOR, Host, IceNetwork
 from punch.wire.stun import encode, error, parse
 
 DELAY = 0.05

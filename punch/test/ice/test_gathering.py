@@ -8,7 +8,7 @@ from punch.ice.budget import DIRECT, OF_ONE
 from punch.ice.checks import IceCredentials
 from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
-from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, encode, error, parse, success

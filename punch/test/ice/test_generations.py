@@ -17,7 +17,7 @@ from punch.ice.events import (
     Selected,
 )
 from punch.ice.generations import LINGER, SETTLE, Generations
-from punch.test.ice_network import Host, IceNetwork
+from punch.test.ice.ice_network import Host, IceNetwork
 from punch.wire.address import Address
 
 RELAY = Address("198.51.100.9", 50000)

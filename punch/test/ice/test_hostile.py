@@ -15,7 +15,7 @@ from punch.ice.checklist import MAX_PAIRS
 from punch.ice.checks import MAX_EARLY, IceCredentials, IceRole, build_check
 from punch.ice.events import AgentState, Selected
 from punch.test.costs import calls_of
-from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun import (

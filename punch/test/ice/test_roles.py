@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.check_client import MAX_ROLE_SWITCHES
 from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.ice.events import AgentState, RoleChanged, Selected
-from punch.test.ice_network import NAT, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import (

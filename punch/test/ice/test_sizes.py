@@ -14,7 +14,7 @@ from punch.node.paths.path import (
     LINK_WAIT,
     UnansweredData,
 )
-from punch.test.ice_network import NAT, Host, IceNetwork
+from punch.test.ice.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import Attribute, MessageClass, encode, error, parse
 

@@ -20,10 +20,10 @@ from punch.ice.budget import (
 from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.identity import Identity
 from punch.node.events import Connected
-from punch.test.ice_network import NAT, REFLECTOR, IceNetwork
+from punch.test.ice.ice_network import NAT, REFLECTOR, IceNetwork
 from punch.test.internet import Host, Seen
 from punch.test.internet.recorder import bind
-from punch.test.middleman import MiddlemanTestCase
+from punch.test.node.middleman import MiddlemanTestCase
 from punch.test.system import introduce
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming

@@ -26,8 +26,8 @@ from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import MAX_STREAMS, QuicConnection, QuicStreamLimit
 from punch.link.quic.qh3 import Qh3Backend, Qh3Connection
 from punch.link.stream import encode_name
-from punch.test.flooder import Flooder
-from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
+from punch.test.link.flooder import Flooder
+from punch.test.link.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
 
 
 class PlainBackend(Qh3Backend):

@@ -8,7 +8,7 @@ from punch.link.core import MAX_EARLY_DATAGRAMS, LinkState
 from punch.link.events import CloseCode, LinkRole
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicConnection, QuicError
-from punch.test.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe
+from punch.test.link.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe
 
 LATE = 0.5
 """Seconds after which a path is found."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.link.events import StreamData
 from punch.link.quic.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.quic.qh3 import Qh3Backend
-from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCaller
+from punch.test.link.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCaller
 
 SIZES = [0, 1, 2, 5, 6, 7, 8, 9, 16, 20, 21, 22, 25, 40, 63, 64, 100, 1199, 1200, 1201, 1500, 9000, 65507]
 FIRST_BYTES = [0x00, 0x01, 0x16, 0x3F, 0x40, 0x4F, 0x7F, 0x80, 0xBF, 0xC0, 0xC3, 0xD0, 0xE0, 0xF0, 0xFF]

@@ -8,7 +8,14 @@ from punch.link.events import CloseCode, LinkLimits, StreamData
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicBackend
 from punch.link.stream import encode_name
-from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller, aioquic_backend
+from punch.test.link.link_pair import (
+    AioquicMixin,
+    LinkTestCase,
+    Pipe,
+    RogueCallee,
+    RogueCaller,
+    aioquic_backend,
+)
 
 
 class KeyExchangeTests(LinkTestCase):

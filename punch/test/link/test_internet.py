@@ -19,7 +19,7 @@ from punch.test.internet.links import LinkSpec
 from punch.test.internet.packet import Seen
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.internet.world import Internet
-from punch.test.link_pair import LinkTestCase, aioquic_backend, open_stream
+from punch.test.link.link_pair import LinkTestCase, aioquic_backend, open_stream
 from punch.wire.address import Address
 
 

@@ -28,8 +28,8 @@ from punch.link.quic.receive_limits import (
     Sampler,
 )
 from punch.link.stream import encode_name
-from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, PacketWriter, integer, packed
-from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe
+from punch.test.link.flooder import CALLEE_FLOODS, FLOODS, Flooder, PacketWriter, integer, packed
+from punch.test.link.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe
 
 STREAM_OPEN = b"\x0a\x04\x02" + encode_name("x")
 MOST_PACKETS = 1200

@@ -22,7 +22,7 @@ from punch.link.proof import (
     tls_binding,
 )
 from punch.link.stream import encode_name
-from punch.test.link_pair import (
+from punch.test.link.link_pair import (
     ANSWER,
     CALLEE,
     CALLER,

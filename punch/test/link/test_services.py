@@ -7,8 +7,8 @@ from twisted.internet.protocol import Factory
 
 from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
-from punch.test.link_pair import CALLER, AioquicMixin, open_stream
-from punch.test.twisted_links import NoProtocol, RecordingProtocol, TwistedCase, only
+from punch.test.link.link_pair import CALLER, AioquicMixin, open_stream
+from punch.test.link.twisted_links import NoProtocol, RecordingProtocol, TwistedCase, only
 
 
 class ServiceTests(TwistedCase):

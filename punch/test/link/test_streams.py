@@ -19,7 +19,7 @@ from punch.link.events import (
     StreamSendable,
 )
 from punch.link.quic.interface import MAX_STREAMS
-from punch.test.link_pair import AioquicMixin, CoreEnd, KeepingBackend, LinkTestCase, Pipe
+from punch.test.link.link_pair import AioquicMixin, CoreEnd, KeepingBackend, LinkTestCase, Pipe
 
 MIB = 1024 * 1024
 

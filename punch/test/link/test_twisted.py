@@ -15,8 +15,8 @@ from punch.link.events import FIRST_APPLICATION_CODE, INITIAL_CREDIT, CloseCode,
 from punch.link.frames import ControlFrameType
 from punch.link.link import LinkClosed, LinkClosedError
 from punch.link.transport import LinkAddress, StreamAborted
-from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, open_stream
-from punch.test.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
+from punch.test.link.link_pair import CALLEE, CALLER, AioquicMixin, open_stream
+from punch.test.link.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
 
 MIB = 1024 * 1024
 

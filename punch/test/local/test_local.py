@@ -27,8 +27,8 @@ from punch.local.server import LocalServer
 from punch.node.events import CallFailed
 from punch.node.node import Node
 from punch.state import StateDirectory
+from punch.test.link.twisted_links import HalfCloser, NoProtocol
 from punch.test.node.test_services import NodeTestCase
-from punch.test.twisted_links import HalfCloser, NoProtocol
 
 PORT = 4000
 

@@ -21,8 +21,8 @@ from punch.local.own import OwnNode
 from punch.local.protocol import MAX_LINE, Abort, Mark, StreamFrameReader, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
 from punch.local.transfer_reports import MAX_REPORTED, TransferReport
+from punch.test.link.twisted_links import HalfCloser
 from punch.test.local.test_local import Lines, LocalTestCase, Recorders
-from punch.test.twisted_links import HalfCloser
 from punch.ui.text.answers import lines
 
 

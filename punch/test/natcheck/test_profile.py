@@ -13,7 +13,7 @@ from punch.net.udp.sockets import open_portable
 from punch.node.network.nat_profiles import FRESH, NatObserver
 from punch.test.internet import NAT, Host, InternetTestCase, Ports
 from punch.test.internet import Mapping as Maps
-from punch.test.netcheck_network import SECOND, SERVICE, NetcheckNetwork
+from punch.test.node.netcheck_network import SECOND, SERVICE, NetcheckNetwork
 from punch.wire.address import Address
 from punch.wire.peers.nat_profile import MAX_OBSERVED, Mapping, NatProfile, PortAssignment
 

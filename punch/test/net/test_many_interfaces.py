@@ -19,7 +19,7 @@ from punch.net.interfaces import (
 from punch.node.events import Connected
 from punch.node.paths.path import RelayPolicy
 from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
-from punch.test.netcheck_network import NetcheckNetwork
+from punch.test.node.netcheck_network import NetcheckNetwork
 from punch.test.system import Peer, Rendezvous, SystemTestCase, connect
 from punch.wire.address import Address, preference_class
 from punch.wire.turn_uri import TurnTransport

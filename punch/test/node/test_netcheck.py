@@ -31,8 +31,8 @@ from punch.test.internet import (
 from punch.test.internet import Filtering as F
 from punch.test.internet import Mapping as M
 from punch.test.internet import Ports as P
-from punch.test.mapping_router import MappingRouter
-from punch.test.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
+from punch.test.node.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
+from punch.test.scenarios.mapping_router import MappingRouter
 from punch.ui.text.netcheck import text
 from punch.wire.peers.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress

@@ -19,8 +19,8 @@ from punch.node.events import (
     Introduced,
 )
 from punch.test.internet import NAT, InternetTestCase
-from punch.test.middleman import Middleman, MiddlemanTestCase
-from punch.test.scripted_service import ScriptedService
+from punch.test.node.control.scripted_service import ScriptedService
+from punch.test.node.middleman import Middleman, MiddlemanTestCase
 from punch.test.system import SERVICE, Peer, introduce
 from punch.wire.control import Accept, ErrorCode, Establish, Incoming, Reject
 from punch.wire.peers.sealed import Offer, seal_offer

@@ -16,8 +16,8 @@ from punch.node.events import (
     IncomingCall,
     Introduced,
 )
-from punch.test.call_pair import changed
-from punch.test.middleman import Forward, MiddlemanTestCase
+from punch.test.node.calls.call_pair import changed
+from punch.test.node.middleman import Forward, MiddlemanTestCase
 from punch.test.system import introduce
 from punch.wire.control import (
     Accept,

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from punch.identity import Identity
 from punch.net.segmented_table import PROBATION
-from punch.test.control_client import RecordingControlClient, connect_control, key_of
 from punch.test.internet import Host, InternetTestCase
-from punch.test.rendezvous_flood import LIMITS, PORT, SIXTY, Flood, FloodedRendezvous
+from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, key_of
+from punch.test.rendezvous.rendezvous_flood import LIMITS, PORT, SIXTY, Flood, FloodedRendezvous
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire.control import Accept, Register
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from punch.test.control_client import RecordingControlClient, connect_control, connect_raw, key_of
+from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import UDP, code_of
+from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.control import Answer, Cancel, Establish
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
 from punch.wire.turn_uri import RelayServer, TurnTransport

@@ -21,7 +21,7 @@ from punch.rendezvous.operator_log import OperatorLog, Repetitions
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.strategies import IDENTITIES
-from punch.test.turn_server import code_of
+from punch.test.turn.server.turn_server import code_of
 from punch.turn.server.allocation import AllocationEnded, AllocationMade, AllocationOwner
 from punch.wire.address import Address
 from punch.wire.control import Accept, Register, Revoke

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-from punch.test.control_client import (
+from punch.test.rendezvous.control_client import (
     connect_control,
     connect_raw,
     key_of,

@@ -13,14 +13,14 @@ from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCe
 from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.listen import EndpointError
-from punch.test.control_client import (
+from punch.test.internet import Host, InternetTestCase
+from punch.test.rendezvous.control_client import (
     RecordingControlClient,
     connect_control,
     connect_raw,
     key_of,
     key_of_another_kind,
 )
-from punch.test.internet import Host, InternetTestCase
 from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.wire.control import (
     Accept,

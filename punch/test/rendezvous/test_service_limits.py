@@ -7,7 +7,7 @@ import tracemalloc
 from dataclasses import replace
 
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.control_client import (
+from punch.test.rendezvous.control_client import (
     RecordingControlClient,
     connect_control,
     connect_raw,

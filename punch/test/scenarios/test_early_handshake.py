@@ -12,9 +12,9 @@ from punch.node.calls.path_reports import LASTED
 from punch.node.calls.signaling import INTRODUCED_TIME
 from punch.node.paths.ice_restart import IMPROVE
 from punch.node.paths.path import RelayPolicy
-from punch.test.early import HOMES, SECOND, D, EarlyTestCase, answers, is_handshake
 from punch.test.internet import LinkSpec
 from punch.test.internet.packet import Packet
+from punch.test.scenarios.early import HOMES, SECOND, D, EarlyTestCase, answers, is_handshake
 from punch.test.system import (
     CallFailed,
     Connected,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.ice_network import IceNetwork
+from punch.test.ice.ice_network import IceNetwork
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
 from punch.test.system import Connected, DualStackTestCase, Peer, introduce
 

@@ -7,8 +7,8 @@ from punch.learned_paths import MAX_TRIES
 from punch.node.network.relay_pool import HEAD_START
 from punch.node.paths.ice_restart import IMPROVE
 from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
-from punch.test.early import HOMES, EarlyTestCase
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
+from punch.test.scenarios.early import HOMES, EarlyTestCase
 from punch.test.system import SERVICE, Connected, Peer, SystemTestCase, introduce
 
 

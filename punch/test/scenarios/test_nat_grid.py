@@ -9,7 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.grid import (
+from punch.test.internet import Filtering, Hairpin, InternetTestCase, Mapping, Ports
+from punch.test.scenarios.grid import (
     BAD,
     CALM,
     CARRIER,
@@ -24,9 +25,8 @@ from punch.test.grid import (
     run_grid,
     run_shared,
 )
-from punch.test.internet import Filtering, Hairpin, InternetTestCase, Mapping, Ports
-from punch.test.nat_pairs import must_connect, must_connect_behind_one
-from punch.test.pages import replace_section, table
+from punch.test.scenarios.nat_pairs import must_connect, must_connect_behind_one
+from punch.test.scenarios.pages import replace_section, table
 
 NEARBY = ["EIM/APDF", "APDM/APDF", OPEN, CARRIER, NO_UDP]
 """Places of most kinds; each place with each other is for `tests/simulation/test_simulated_grid.py`."""

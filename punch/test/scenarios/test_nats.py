@@ -21,7 +21,7 @@ from punch.test.internet import (
     LinkSpec,
     Mapping,
 )
-from punch.test.nat_pairs import KINDS, PLACES, nat
+from punch.test.scenarios.nat_pairs import KINDS, PLACES, nat
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
 
 LINK = LinkSpec(delay=0.02)

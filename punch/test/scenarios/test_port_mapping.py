@@ -6,8 +6,8 @@ from punch.net.upnp import Upnp
 from punch.node.events import Connected
 from punch.node.paths.path import RelayPolicy
 from punch.test.internet import InternetTestCase, Lan, LinkSpec
-from punch.test.mapping_router import MappingRouter
-from punch.test.nat_pairs import nat
+from punch.test.scenarios.mapping_router import MappingRouter
+from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 
 HARD = "APDM/APDF"

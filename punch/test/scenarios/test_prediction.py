@@ -17,7 +17,7 @@ from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
 from punch.node.punching.prediction import GAP
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
-from punch.test.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps

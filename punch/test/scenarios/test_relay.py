@@ -6,8 +6,8 @@ from punch.node.events import Disconnected, PathChanged, Registered
 from punch.node.paths.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Lan, LinkSpec, Packet, Seen, SimulationTimeout
-from punch.test.nat_pairs import nat
-from punch.test.relayed import EASY, RelayTestCase
+from punch.test.scenarios.nat_pairs import nat
+from punch.test.scenarios.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
 

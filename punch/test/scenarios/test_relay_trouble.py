@@ -12,7 +12,7 @@ from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, 
 from punch.node.paths.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
-from punch.test.relayed import EASY, HARD, RelayTestCase
+from punch.test.scenarios.relayed import EASY, HARD, RelayTestCase
 from punch.test.system import SERVICE, Peer, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.control import Relays

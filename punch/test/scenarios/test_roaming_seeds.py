@@ -1,9 +1,9 @@
-"""A few seeds of `punch.test.roaming`; `tests/simulation/test_roaming_seeds.py` runs many of each event."""
+"""A few seeds of `roaming.py`; `tests/simulation/test_roaming_seeds.py` runs many of each event."""
 
 from __future__ import annotations
 
 from punch.test.internet import InternetTestCase
-from punch.test.roaming import both_nats_flushed, one_moved_while_the_other_was_flushed, run
+from punch.test.scenarios.roaming import both_nats_flushed, one_moved_while_the_other_was_flushed, run
 
 
 class SeedTests(InternetTestCase):

@@ -13,7 +13,7 @@ from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
-from punch.test.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.peers.punching import MAX_TURN, Begin, First, Opened, Targets
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from punch.node.events import Disconnected, PathChanged
 from punch.test.internet import LinkSpec, Packet
-from punch.test.relayed import EASY, RelayTestCase
+from punch.test.scenarios.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
 from punch.test.system import SERVICE, Peer, connect
 from punch.wire.address import FULL_SIZE

@@ -15,7 +15,7 @@ from punch.node.paths.path import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
-from punch.test.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
 from punch.wire.address import Address
 from punch.wire.control import Accept

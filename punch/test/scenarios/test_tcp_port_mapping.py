@@ -8,7 +8,7 @@ from punch.ice.budget import CONNECTS
 from punch.ice.port_mapping.lease import MappingProtocol
 from punch.ice.port_mapping.mapper import MAX_TCP_PORTS
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
-from punch.test.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp
+from punch.test.scenarios.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp
 
 
 def hard(**options: Any) -> NAT:

@@ -17,8 +17,8 @@ from punch.test.internet import (
     Ports,
     Unsolicited,
 )
+from punch.test.scenarios.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp
 from punch.test.system import SERVICE
-from punch.test.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp
 from punch.wire.proxy import ProxyAddress, ProxySettings
 
 

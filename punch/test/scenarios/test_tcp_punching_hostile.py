@@ -15,8 +15,8 @@ from punch.test.internet import (
     Host,
     Ports,
 )
+from punch.test.scenarios.tcp_punching import ALICE, BOB, VICTIM, TCPTestCase
 from punch.test.system import SERVICE
-from punch.test.tcp_punching import ALICE, BOB, VICTIM, TCPTestCase
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 from punch.wire.peers.ice_restart import Restart

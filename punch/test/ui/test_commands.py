@@ -28,8 +28,8 @@ from punch.apps.files.transfers import Transfers
 from punch.identity import Identity, PeerID
 from punch.names import is_reserved
 from punch.node.events import Registered
-from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, incoming
 from punch.test.strategies import SETTINGS
+from punch.test.ui.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, incoming
 from punch.ui import slash
 from punch.ui.command import Answer, Applications, CommandContext, FieldKind
 from punch.ui.commands import COMMANDS, perform

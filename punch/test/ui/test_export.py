@@ -17,7 +17,7 @@ from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.protocol import MessageReceived
 from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import Store
-from punch.test.chat_network import ChatNetwork, ChatPeer, peer_id, result
+from punch.test.apps.chat.chat_network import ChatNetwork, ChatPeer, peer_id, result
 from punch.ui.command import CommandContext
 from punch.ui.commands import perform
 

@@ -26,7 +26,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
+from punch.test.ui.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.command import NO_APPLICATIONS, Applications
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND

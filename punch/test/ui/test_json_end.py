@@ -22,7 +22,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, FrontEndFixture
+from punch.test.ui.front_ends import BOB, FrontEndFixture
 from punch.test.ui.test_json import JSONCase
 from punch.ui.command import Applications
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT

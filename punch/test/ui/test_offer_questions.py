@@ -15,7 +15,7 @@ from punch.apps.files.events import Stage
 from punch.apps.files.messages import EntryKind, FilesOffer, Item, encode_offer
 from punch.apps.files.transfers import Transfers
 from punch.identity import PeerID
-from punch.test.front_ends import BOB, EVE, ChatLink, FrontEndFixture, incoming
+from punch.test.ui.front_ends import BOB, EVE, ChatLink, FrontEndFixture, incoming
 from punch.test.ui.terminal.test_front_end import RecordingPrompt
 from punch.ui.command import Applications
 from punch.ui.standard_streams import InputKind

@@ -26,7 +26,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, identity, incoming
+from punch.test.ui.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, identity, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.front_end import MAX_PENDING
 from punch.ui.standard_streams import InputKind

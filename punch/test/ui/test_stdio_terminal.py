@@ -10,7 +10,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, FrontEndFixture, incoming
+from punch.test.ui.front_ends import BOB, EVE, ME, FrontEndFixture, incoming
 from punch.test.ui.test_stdio import StdioCase
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.standard_streams import InputKind

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferDismissed, TransferProgress
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.local.protocol import CommandError
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 from punch.ui.json.transfers import transfer_event, transfer_fields
 from punch.ui.text.answers import transfer_line
 

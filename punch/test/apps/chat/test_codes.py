@@ -14,7 +14,7 @@ from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Event
 from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
 from punch.identity import Identity
-from punch.test.front_ends import BOB, EVE, ME, FrontEndFixture
+from punch.test.ui.front_ends import BOB, EVE, ME, FrontEndFixture
 
 THEIRS = Code(48213, ("coyote", "tulip", "yogurt"))
 

@@ -13,7 +13,7 @@ from punch.apps.chat.events import (
 )
 from punch.contacts import AddressBook
 from punch.node.events import IncomingCall
-from punch.test.chat_network import ChatPeer, ChatTestCase, peer_id, result
+from punch.test.apps.chat.chat_network import ChatPeer, ChatTestCase, peer_id, result
 
 
 class PeopleTests(ChatTestCase):

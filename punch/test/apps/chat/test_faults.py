@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.chat_faults import run
+from punch.test.apps.chat.chat_faults import run
 
 
 class FaultTests(SynchronousTestCase):

@@ -10,8 +10,8 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.protocol import MessageReceived
 from punch.node.events import CallState
+from punch.test.apps.chat.chat_network import ChatTestCase, peer_id, result
 from punch.test.apps.chat.test_protocol import THEIRS
-from punch.test.chat_network import ChatTestCase, peer_id, result
 
 
 class HistoryTests(ChatTestCase):

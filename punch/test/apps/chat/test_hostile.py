@@ -14,6 +14,7 @@ from punch.apps.chat.events import (
 from punch.apps.chat.protocol import NO_EPOCH, STREAM_NAME
 from punch.link.events import LinkRole
 from punch.link.link import Link
+from punch.test.apps.chat.chat_network import ChatTestCase, LinkEnd, result
 from punch.test.apps.chat.test_protocol import (
     THEIRS,
     ack,
@@ -22,7 +23,6 @@ from punch.test.apps.chat.test_protocol import (
     knows,
     message,
 )
-from punch.test.chat_network import ChatTestCase, LinkEnd, result
 
 
 class HostileTests(ChatTestCase):

@@ -19,7 +19,7 @@ from punch.node.events import (
     IncomingCall,
     PathLost,
 )
-from punch.test.chat_network import ChatTestCase, LinkEnd, peer_id, result
+from punch.test.apps.chat.chat_network import ChatTestCase, LinkEnd, peer_id, result
 
 
 class CallTests(ChatTestCase):

@@ -11,7 +11,7 @@ from punch.identity import PeerID
 from punch.link.link import Link
 from punch.node.causes import OtherCause
 from punch.node.events import Registered, Unregistered
-from punch.test.chat_network import ChatNetwork, ChatPeer
+from punch.test.apps.chat.chat_network import ChatNetwork, ChatPeer
 
 MANY = 300
 ANSWER = 4.0

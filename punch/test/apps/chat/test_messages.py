@@ -14,8 +14,8 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
-from punch.test.chat_network import ChatPeer, ChatTestCase, result
-from punch.test.chat_states import StatesInTurn
+from punch.test.apps.chat.chat_network import ChatPeer, ChatTestCase, result
+from punch.test.apps.chat.chat_states import StatesInTurn
 
 
 class MessageTests(ChatTestCase):

@@ -14,8 +14,8 @@ from punch.apps.chat.events import (
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.node.events import CallFailed, CallState, Disconnected
-from punch.test.chat_faults import SlowDisk
-from punch.test.chat_network import ChatPeer, ChatTestCase, result
+from punch.test.apps.chat.chat_faults import SlowDisk
+from punch.test.apps.chat.chat_network import ChatPeer, ChatTestCase, result
 
 
 class LostStateTests(ChatTestCase):

@@ -19,7 +19,7 @@ from punch.apps.chat.store import (
     Store,
     folded,
 )
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 
 BOB, EVE = peer_id(2), peer_id(3)
 OURS, THEIRS = b"ours" * 2, b"them" * 2

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.storage import ThreadWorker
 from punch.apps.chat.store import Store
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 
 BOB = peer_id(2)
 OURS = b"ours" * 2

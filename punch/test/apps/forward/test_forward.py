@@ -23,8 +23,8 @@ from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
+from punch.test.link.twisted_links import HalfCloser
 from punch.test.local.test_local import LocalTestCase, Recorders
-from punch.test.twisted_links import HalfCloser
 
 SERVED, LOCAL = 80, 8080
 SERVICE = "tcp/localhost:80"

@@ -25,8 +25,8 @@ from punch.apps.forward.reverse import (
 )
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
+from punch.test.link.twisted_links import HalfCloser
 from punch.test.local.test_local import LocalTestCase, Recorders
-from punch.test.twisted_links import HalfCloser
 
 PORT, SERVED = 8080, 3000
 SERVICE = listen_service("tcp/localhost:8080")

@@ -12,8 +12,8 @@ from punch.apps.pipe.messages import HELLO, SERVICE, PipeError, encode_end, enco
 from punch.apps.pipe.protocol import CLOSE_TIME, OtherSideFailed, OutputLost, Pipe, ServicePipe
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
+from punch.test.link.twisted_links import HalfCloser
 from punch.test.local.test_local import LocalTestCase, Recorders
-from punch.test.twisted_links import HalfCloser
 
 
 class Local:

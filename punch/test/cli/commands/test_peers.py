@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.commands.peers import main
 from punch.state import StateDirectory
-from punch.test.front_ends import BOB, EVE
+from punch.test.ui.front_ends import BOB, EVE
 
 
 class PeersTests(SynchronousTestCase):

@@ -18,7 +18,7 @@ from punch.cli.peer.tap import Options
 from punch.identity import PeerID
 from punch.node.paths.path import RelayPolicy
 from punch.state import StateDirectory, login_name
-from punch.test.front_ends import BOB, ME
+from punch.test.ui.front_ends import BOB, ME
 from punch.ui.terminal.escapes import Notice
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress

@@ -23,9 +23,9 @@ from punch.node.calls.offer_freshness import (
 )
 from punch.node.calls.signaling import CallEnded, Challenged, Signaling
 from punch.node.events import Connected, IncomingCall, Introduced
-from punch.test.call_pair import CallPair, description, events
 from punch.test.internet.packet import Seen
-from punch.test.middleman import MiddlemanTestCase
+from punch.test.node.calls.call_pair import CallPair, description, events
+from punch.test.node.middleman import MiddlemanTestCase
 from punch.test.strategies import IDENTITIES
 from punch.test.system import Peer, introduce
 from punch.wire.control import Answer, Candidates, ErrorCode, Establish, Incoming, Reject, Reply, Trickle

@@ -10,8 +10,8 @@ from punch.link.frames import OptionalFrameType
 from punch.node.calls.prekeys import MAX_PREKEYS, PREKEY_DELAY, Prekeys
 from punch.node.calls.signaling import MoreCandidates
 from punch.node.events import CallFailed, Connected, Disconnected, IncomingCall
-from punch.test.call_pair import ALICE, BOB, CallPair, candidate, events
-from punch.test.middleman import Forward, MiddlemanTestCase
+from punch.test.node.calls.call_pair import ALICE, BOB, CallPair, candidate, events
+from punch.test.node.middleman import Forward, MiddlemanTestCase
 from punch.test.strategies import identity
 from punch.wire.control import Accept, Ended, ErrorCode, Establish, Incoming, Prekey, Reject, Reply, Trickle
 from punch.wire.peers.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, signed_prekey

@@ -14,7 +14,16 @@ from punch.node.calls.signaling import (
     MoreCandidates,
 )
 from punch.node.causes import IntroductionEnded, SimpleCause
-from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, candidate, changed, description, events
+from punch.test.node.calls.call_pair import (
+    ALICE,
+    BOB,
+    CERTIFICATE,
+    CallPair,
+    candidate,
+    changed,
+    description,
+    events,
+)
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import RING_TIME, Accept, Answer, Cancel, ErrorCode, Reject, Trickle
 from punch.wire.peers.sealed import MAX_CANDIDATES

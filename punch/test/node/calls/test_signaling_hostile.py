@@ -20,7 +20,7 @@ from punch.node.calls.signaling import (
 )
 from punch.node.calls.trickling import MAX_GAP, MAX_TRICKLES
 from punch.node.causes import NoPathFound, SimpleCause
-from punch.test.call_pair import (
+from punch.test.node.calls.call_pair import (
     ALICE,
     BOB,
     CERTIFICATE,

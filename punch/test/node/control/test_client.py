@@ -13,8 +13,8 @@ from punch.node.causes import ProblemCode
 from punch.node.control.attempt import problem_of_failure
 from punch.node.control.client import ControlClient, backoff
 from punch.node.control.core import LINE_BURST, LINE_RATE, WELCOME_TIME
+from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.node.control.test_tls import ControlTestCase
-from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import (
     MAX_LINE,

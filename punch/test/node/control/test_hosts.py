@@ -26,8 +26,8 @@ from punch.node.paths.path import RelayPolicy
 from punch.rendezvous.udp.reflector import Reflector
 from punch.rendezvous.udp.server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
-from punch.test.scripted_service import ScriptedConnection, ScriptedService
-from punch.test.simulated_proxy import SimulatedProxy
+from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
+from punch.test.node.control.simulated_proxy import SimulatedProxy
 from punch.test.system import Peer
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address

@@ -16,7 +16,7 @@ from punch.node.control.tcp import (
     translated,
 )
 from punch.test.internet import InternetTestCase, Seen
-from punch.test.relayed import RelayTestCase
+from punch.test.scenarios.relayed import RelayTestCase
 from punch.test.system import SERVICE, Rendezvous, connect
 
 RFC6052 = {

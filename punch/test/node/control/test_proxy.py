@@ -14,8 +14,8 @@ from punch.node.control.proxy import DUMMY_ADDRESS, HANDSHAKE_TIME
 from punch.node.control.tcp import DIRECT_AFTER, tcp_endpoint
 from punch.node.events import Unregistered
 from punch.test.internet import InternetTestCase, LinkSpec, Seen
-from punch.test.relayed import HARD, RelayTestCase
-from punch.test.simulated_proxy import SimulatedProxy
+from punch.test.node.control.simulated_proxy import SimulatedProxy
+from punch.test.scenarios.relayed import HARD, RelayTestCase
 from punch.test.system import SERVICE, Peer, connect
 from punch.ui.text.causes import event_sentence
 from punch.wire.proxy import ProxyAddress, ProxyError, ProxyRefusal, ProxySettings

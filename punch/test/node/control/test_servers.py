@@ -22,8 +22,8 @@ from punch.node.control.servers import Server, Servers
 from punch.rendezvous.members.lists import DenyList
 from punch.test.internet import Host, Internet
 from punch.test.internet.testcase import InternetTestCase
+from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.node.control.test_tls import Watcher
-from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import Rendezvous
 from punch.wire.control import Accept, Error, ErrorCode, Register, Request, Welcome
 from punch.wire.rendezvous_address import RendezvousAddress, ServiceRecord, in_order, pin_of

@@ -12,9 +12,9 @@ from twisted.internet.protocol import Factory, Protocol
 from punch.identity import Identity
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
-from punch.test.control_client import keys_with_unreadable_certificates
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
-from punch.test.scripted_service import Authority, Plain, ScriptedService, ServerTLS
+from punch.test.node.control.scripted_service import Authority, Plain, ScriptedService, ServerTLS
+from punch.test.rendezvous.control_client import keys_with_unreadable_certificates
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Welcome
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of

@@ -14,8 +14,8 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.registry.registry import Registry
-from punch.test.control_client import key_of
 from punch.test.rendezvous.control.test_session import Probes
+from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Error, Ping, Register, encode
 
 

@@ -18,9 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet import Internet
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES, SETTINGS
 
 PEERS = [identity.peer_id for identity in IDENTITIES[:2]]

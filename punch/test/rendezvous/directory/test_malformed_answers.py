@@ -15,7 +15,7 @@ from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.redis_answers import is_answer
 from punch.rendezvous.directory.shared_limits import SharedCounts
-from punch.test.directory_processes import Process
+from punch.test.rendezvous.directory.directory_processes import Process
 from punch.test.rendezvous.directory.test_redis import ALICE, BOB, RedisTestCase
 
 MALFORMED: dict[str, bytes] = {

@@ -13,9 +13,9 @@ from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
 from punch.rendezvous.directory.redis import LAST_TIME, TWIN_TIME
 from punch.rendezvous.directory.redis_client import IN_FLIGHT, MOST_WAITING
-from punch.test.directory_processes import REDIS, Process, run_seed
 from punch.test.internet.testcase import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process, run_seed
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES
 from punch.test.system import EPOCH
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from punch.net.rate_limits import FIRST, NoRoom, Shares, SourceBuckets, SourceScope, SourceTable, source_of
 from punch.rendezvous.directory.shared_limits import SharedCounts
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 
 SHARE = 16
 RATE, BURST = 10.0, 60.0

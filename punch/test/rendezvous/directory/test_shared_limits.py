@@ -14,10 +14,10 @@ from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.service import RendezvousService
-from punch.test.control_client import RecordingControlClient, connect_control, key_of
-from punch.test.directory_processes import REDIS
 from punch.test.internet import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, key_of
+from punch.test.rendezvous.directory.directory_processes import REDIS
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.system import EPOCH
 from punch.wire.address import Address
 from punch.wire.control import Accept, Error, ErrorCode, Probe, Register, Revoke

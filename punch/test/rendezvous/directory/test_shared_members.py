@@ -24,9 +24,9 @@ from punch.rendezvous.members.records import (
     decode,
     encode,
 )
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.invitation import AdmissionRefusal, Invitation
 

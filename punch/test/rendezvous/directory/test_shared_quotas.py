@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from punch.rendezvous.directory.shared_quotas import SharedQuotas
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
-from punch.test.turn_server import TurnServer
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
+from punch.test.turn.server.turn_server import TurnServer
 from punch.turn.server.quotas import DAY, Quotas
 
 LIMIT = 10_000

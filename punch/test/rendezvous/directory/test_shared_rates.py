@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from punch.rendezvous.directory.shared_limits import SharedRates
-from punch.test.directory_processes import REDIS, Process
 from punch.test.internet.testcase import InternetTestCase
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.turn.server.test_data import CAROL, channel_data
-from punch.test.turn_server import ALICE, FiveTupleClient, TurnServer
+from punch.test.turn.server.turn_server import ALICE, FiveTupleClient, TurnServer
 
 RATE = 50_000
 DATAGRAM = channel_data(bytes(1000))

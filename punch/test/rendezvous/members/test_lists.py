@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.members.lists import DenyList, ListFileError
-from punch.test.control_client import connect_control, key_of
+from punch.test.rendezvous.control_client import connect_control, key_of
 from punch.test.rendezvous.registry.test_registry import (
     ALICE,
     BOB,
@@ -19,7 +19,7 @@ from punch.test.rendezvous.registry.test_registry import (
 )
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
-from punch.test.turn_server import UDP, code_of
+from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.address import Address
 from punch.wire.control import Establish
 from punch.wire.stun import (

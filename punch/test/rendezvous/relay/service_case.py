@@ -11,10 +11,10 @@ from twisted.python.failure import Failure
 
 from punch.identity import Identity
 from punch.rendezvous.relay.relay import Relay
-from punch.test.control_client import ClientCreator
 from punch.test.internet import Host
+from punch.test.rendezvous.control_client import ClientCreator
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
-from punch.test.turn_server import UDP, code_of
+from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

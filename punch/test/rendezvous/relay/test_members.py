@@ -15,7 +15,7 @@ from punch.net.rate_limits import source_of
 from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
-from punch.test.turn_server import UDP, code_of
+from punch.test.turn.server.turn_server import UDP, code_of
 from punch.turn.server.quotas import DAY, MAX_METERS, Quotas
 from punch.wire.address import Address
 from punch.wire.control import Accept, Register, Revoke

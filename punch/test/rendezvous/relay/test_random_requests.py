@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.test.internet import Packet, Seen
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import BOB, UDP, FiveTupleClient, TurnServer, code_of
+from punch.test.turn.server.turn_server import BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocations import Allocations
 from punch.wire.address import Address
 from punch.wire.stun import (

@@ -17,7 +17,7 @@ from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.udp.reflector import Reflector
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import UDP, code_of
+from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.address import Address
 from punch.wire.control import RenewRelays
 from punch.wire.rendezvous_address import pin_of

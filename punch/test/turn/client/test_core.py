@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.turn_client import KEY, MAPPED, PEER, RELAYED, STRANGER, ScriptedServer
+from punch.test.turn.client.turn_client import KEY, MAPPED, PEER, RELAYED, STRANGER, ScriptedServer
 from punch.turn.client.core import ClientState
 from punch.turn.client.events import (
     Allocated,

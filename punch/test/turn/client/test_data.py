@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.turn_client import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, ScriptedServer
+from punch.test.turn.client.turn_client import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, ScriptedServer
 from punch.turn.client.core import ClientState
 from punch.turn.client.events import (
     AllocationDenied,

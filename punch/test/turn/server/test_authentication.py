@@ -9,7 +9,7 @@ from hmac import digest
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, TurnServer, code_of
+from punch.test.turn.server.turn_server import ALICE, BOB, HERE, SECRET, UDP, TurnServer, code_of
 from punch.turn.server.authentication import (
     NONCE_SIZE,
     REMEMBERED,

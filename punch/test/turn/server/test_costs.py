@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.udp.reflector import Reflector
 from punch.test.costs import calls_of
-from punch.test.turn_server import ALICE, BOB, HERE, TurnServer, code_of
+from punch.test.turn.server.turn_server import ALICE, BOB, HERE, TurnServer, code_of
 from punch.turn.server.core import UNAUTHENTICATED_BURST
 from punch.wire.address import Address
 from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, Method, StunMessage, encode, parse

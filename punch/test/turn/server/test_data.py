@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.token_bucket import HEADERS
-from punch.test.turn_server import ALICE, BOB, EPOCH, HERE, HERE6, TurnServer, code_of
+from punch.test.turn.server.turn_server import ALICE, BOB, EPOCH, HERE, HERE6, TurnServer, code_of
 from punch.turn.server.allocation import FirstPermission
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method, STUNError, parse

@@ -14,7 +14,16 @@ from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Packet, Seen
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, FiveTupleClient, TurnServer, code_of
+from punch.test.turn.server.turn_server import (
+    ALICE,
+    BOB,
+    HERE,
+    SECRET,
+    UDP,
+    FiveTupleClient,
+    TurnServer,
+    code_of,
+)
 from punch.turn.server.allocation import AllocationOwner, AllocationRefused
 from punch.turn.server.authentication import issue
 from punch.wire.address import Address

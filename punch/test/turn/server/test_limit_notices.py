@@ -7,7 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn.server.test_data import CAROL, channel_data
-from punch.test.turn_server import ALICE, BOB, SECRET, FiveTupleClient, TurnServer
+from punch.test.turn.server.turn_server import ALICE, BOB, SECRET, FiveTupleClient, TurnServer
 from punch.turn.server.allocation import RelayLimitHit
 from punch.turn.server.authentication import issue
 from punch.turn.server.core import LIMIT_NOTICE_AFTER, LIMIT_NOTICE_GAP

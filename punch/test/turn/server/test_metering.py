@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
-from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
+from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (

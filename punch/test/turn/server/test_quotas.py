@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.net.rate_limits import source_of
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
-from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
+from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import AllocationRefused, RelayLimitHit
 from punch.turn.server.quotas import DAY, MAX_LEFT, MAX_METERS
 from punch.wire.address import Address

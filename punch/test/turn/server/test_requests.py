@@ -9,7 +9,16 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.segmented_table import PROBATION
-from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, FiveTupleClient, TurnServer, code_of
+from punch.test.turn.server.turn_server import (
+    ALICE,
+    BOB,
+    HERE,
+    HERE6,
+    UDP,
+    FiveTupleClient,
+    TurnServer,
+    code_of,
+)
 from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (

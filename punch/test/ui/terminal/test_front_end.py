@@ -29,7 +29,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, incoming
+from punch.test.ui.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, incoming
 from punch.ui.command_line import MAX_UNSEEN
 from punch.ui.terminal.escapes import Notice, Style
 from punch.ui.terminal.front_end import TerminalFrontEnd

@@ -7,7 +7,7 @@ from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.node.events import (
     Introduced,
 )
-from punch.test.front_ends import BOB, EVE, incoming
+from punch.test.ui.front_ends import BOB, EVE, incoming
 from punch.test.ui.terminal.test_front_end import TerminalCase
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.codes.code import Card, CodeFailed, CodeFailure, CodePurpose
-from punch.test.chat_network import peer_id
+from punch.test.apps.chat.chat_network import peer_id
 from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.sanitize import printable
-from punch.test.front_ends import BOB
+from punch.test.ui.front_ends import BOB
 from punch.ui.send_queue import split_text
 from punch.ui.terminal.escapes import Style
 from punch.ui.text.sentences import shown_name

@@ -11,8 +11,8 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
-from punch.test.web_client import SimulatedBrowser
-from punch.test.web_server import ServerTestCase
+from punch.test.ui.web.web_client import SimulatedBrowser
+from punch.test.ui.web.web_server import ServerTestCase
 from punch.ui.web.admission import MAX_BROWSERS, MAX_TICKETS, BrowserAdmission
 from punch.ui.web.connections import MAX_PLAIN, PLAIN_TIME
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from punch.test.web_server import ServerTestCase
+from punch.test.ui.web.web_server import ServerTestCase
 from punch.ui.json.commands import MAX_COMMAND, MAX_REQUEST
 from punch.ui.web.connections import MAX_SOCKETS, UNREAD_BYTES, UNREAD_TIME
 from punch.ui.web.socket import MAX_PENDING, PING

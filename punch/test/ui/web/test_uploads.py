@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
-from punch.test.web_client import HTTPConnection, HTTPResponse, SimulatedBrowser
-from punch.test.web_server import EchoOwner
+from punch.test.ui.web.web_client import HTTPConnection, HTTPResponse, SimulatedBrowser
+from punch.test.ui.web.web_server import EchoOwner
 from punch.ui.command import CommandContext
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import MAX_UPLOADING, PLAIN_TIME

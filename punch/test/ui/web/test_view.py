@@ -22,12 +22,12 @@ from punch.apps.codes.code import Card
 from punch.apps.codes.exchange import Issuer, Redeemer
 from punch.identity import Identity
 from punch.node.events import Connected, Registered
-from punch.test.chat_faults import SlowDisk
-from punch.test.chat_network import ChatNetwork, ChatPeer
+from punch.test.apps.chat.chat_faults import SlowDisk
+from punch.test.apps.chat.chat_network import ChatNetwork, ChatPeer
 from punch.test.internet import InternetTestCase, LinkSpec
-from punch.test.nat_pairs import nat
+from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
-from punch.test.web_client import SimulatedBrowser, WebSocketClient
+from punch.test.ui.web.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.command import Applications, CommandContext
 from punch.ui.commands import COMMANDS
 from punch.ui.web.connections import PageConnection

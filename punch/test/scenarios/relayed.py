@@ -6,7 +6,7 @@ from punch.node.events import CallFailed, Connected
 from punch.node.paths.path import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Host, Internet, InternetTestCase, LinkSpec
-from punch.test.nat_pairs import nat
+from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 from punch.ui.text.causes import event_sentence
 

@@ -22,7 +22,7 @@ from punch.link.link import Link
 from punch.link.status import Path
 from punch.link.transport import LinkAddress
 from punch.node.events import Connected, IncomingCall, Ready
-from punch.test.memory_node import LinkStandIn, MemoryNode
+from punch.test.node.memory_node import LinkStandIn, MemoryNode
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.terminal.escapes import Notice
 from punch.wire.address import Address

@@ -9,7 +9,7 @@ from random import Random
 
 from punch.apps.chat.events import ChatBroken
 from punch.apps.chat.store import Store
-from punch.test.chat_network import ChatNetwork, ChatPeer, result
+from punch.test.apps.chat.chat_network import ChatNetwork, ChatPeer, result
 
 STEPS = 60
 

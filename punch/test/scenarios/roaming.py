@@ -1,7 +1,7 @@
 """
 What happens to two peers in the middle of a transfer, drawn by seed: NATs flushed, other addresses, other
-networks, dead paths, dead relays, sleep. `python -m punch.test.roaming SEED…` runs some and prints a line for
-each.
+networks, dead paths, dead relays, sleep. `python -m punch.test.scenarios.roaming SEED…` runs some and prints
+a line for each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from punch.node.events import (
 )
 from punch.node.paths.path import HOLD
 from punch.test.internet import NAT, Filtering, Host, Internet, Lan, LinkSpec, Mapping, Packet, Ports
-from punch.test.nat_pairs import KINDS
+from punch.test.scenarios.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
 from punch.wire.control import Accept
 

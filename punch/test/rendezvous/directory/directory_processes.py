@@ -12,7 +12,7 @@ from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.test.internet import Internet
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.strategies import IDENTITIES
 from punch.test.system import EPOCH
 

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
-from punch.test.web_client import SimulatedBrowser, WebSocketClient
+from punch.test.ui.web.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import JSON, PageSocket

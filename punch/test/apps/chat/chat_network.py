@@ -27,7 +27,7 @@ from punch.link.status import Path
 from punch.link.transport import LinkAddress
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
-from punch.test.memory_node import LinkStandIn, MemoryNode
+from punch.test.node.memory_node import LinkStandIn, MemoryNode
 from punch.wire.address import Address
 
 E = TypeVar("E", bound=Event)

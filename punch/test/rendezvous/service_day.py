@@ -31,7 +31,7 @@ from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.registry.outputs import Deliver, Disconnect
 from punch.test.internet import Internet
-from punch.test.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.wire.control import (
     Accept,
     Answer,

@@ -19,8 +19,8 @@ from punch.node.events import (
 )
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import TURN
-from punch.test.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Packet
+from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.control import Accept, Establish, Ping, Register, new_call
 from punch.wire.peers.sealed import Envelope, Offer, seal_offer

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from punch.link.link import Link
 from punch.link.services import Services
 from punch.link.transport import StreamTransport
-from punch.test.link_pair import LinkTestCase, open_stream
+from punch.test.link.link_pair import LinkTestCase, open_stream
 
 
 class RecordingProtocol(Protocol):

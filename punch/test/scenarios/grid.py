@@ -1,5 +1,7 @@
 """
-Every pair of RFC 4787's NAT behaviours on the simulated internet: `python -m punch.test.grid --help`.
+Every pair of RFC 4787's NAT behaviours on the simulated internet.
+
+`python -m punch.test.scenarios.grid --help` tells how to run it.
 
 For each seed there is one simulated internet with a rendezvous and, on the left and on the right, a peer in
 each kind of place. In as many rounds as there are kinds, every peer on the left calls another one on the
@@ -28,14 +30,14 @@ from punch.node.events import (
     Registered,
 )
 from punch.test.internet import NAT, Filtering, Firewall, Hairpin, Host, Internet, LinkSpec, Mapping, Ports
-from punch.test.nat_pairs import (
+from punch.test.scenarios.nat_pairs import (
     HAIRPINS,
     KINDS,
     must_connect,
     must_connect_behind_one,
     must_connect_later,
 )
-from punch.test.pages import replace_section, table
+from punch.test.scenarios.pages import replace_section, table
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.control import Accept
 
@@ -434,7 +436,7 @@ def pairs_by_ports(results: Results, ports: Iterable[Ports]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the grid, print it as markdown, and return 1 if something is not as it must be."""
-    parser = argparse.ArgumentParser(prog="python -m punch.test.grid", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m punch.test.scenarios.grid", description=__doc__)
     add = parser.add_argument
     add("--delay", type=float, default=0.0, help="milliseconds that an access link takes, each way")
     add("--loss", type=float, default=0.0, help="percent of packets that an access link loses, each way")

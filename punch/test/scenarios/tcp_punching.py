@@ -15,7 +15,7 @@ from punch.test.internet import (
     LinkSpec,
     Ports,
 )
-from punch.test.mapping_router import MappingRouter
+from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.address import TCPAddress
 from punch.wire.control import Accept

@@ -12,7 +12,7 @@ from punch.node.events import CallFailed, Connected
 from punch.rendezvous.udp.reflector import Reflector
 from punch.rendezvous.udp.server import UDPServer
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
-from punch.test.scripted_service import ScriptedConnection, ScriptedService
+from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import SERVICE, Peer, introduce
 from punch.wire.control import (
     Accept,

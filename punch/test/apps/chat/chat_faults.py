@@ -2,7 +2,7 @@
 Two peers chat while faults happen that a seed chooses: loss, partitions, restarts of the rendezvous, NATs
 that lose their mappings, processes that are stopped, or killed in the middle of a call to the disk, and start
 again.
-`python -m punch.test.chat_faults SEED…` runs some and prints a line for each.
+`python -m punch.test.apps.chat.chat_faults SEED…` runs some and prints a line for each.
 
 In the end, both disks must have the same messages: each that was stored by its sender, once and in order. And
 each must have been shown.
@@ -28,7 +28,7 @@ from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Mapping, Ports
-from punch.test.nat_pairs import KINDS
+from punch.test.scenarios.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous
 
 P = ParamSpec("P")

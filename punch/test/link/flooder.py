@@ -14,7 +14,7 @@ from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic.interface import ALPN, LOGICAL_ADDRESS, QuicConnection
 from punch.link.quic.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
 from punch.link.quic.qh3 import Qh3Connection
-from punch.test.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
+from punch.test.link.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150
 """Bytes of frames in a packet."""
