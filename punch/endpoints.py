@@ -40,7 +40,7 @@ from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Unregistered
-from punch.node.paths.path import PortMappingPolicy, SprayPolicy
+from punch.node.policies import PortMappingPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 

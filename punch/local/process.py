@@ -34,7 +34,7 @@ from punch.net.upnp import upnp_of_machine
 from punch.node.calls.offer_freshness import OfferMemory, read_offers
 from punch.node.events import Event, Registered
 from punch.node.network.port_mappings import Gateways
-from punch.node.paths.path import PortMappingPolicy, RelayPolicy, SprayPolicy
+from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings

@@ -30,7 +30,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.node import Node
-from punch.node.paths.path import RelayPolicy, SprayPolicy
+from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec

@@ -94,6 +94,7 @@ PURE = [
             "control.servers",
             "events",
             "paths.path",
+            "policies",
             "network.router",
             "calls.signaling",
             "calls.trickling",

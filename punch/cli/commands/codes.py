@@ -33,7 +33,7 @@ from punch.local.process import temporary_node
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
-from punch.node.paths.path import PortMappingPolicy, SprayPolicy
+from punch.node.policies import PortMappingPolicy, SprayPolicy
 from punch.state import StateError
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import code_lines, failure_sentence, unregistered_sentence

@@ -27,7 +27,7 @@ from punch.net.srv import ServiceResolver
 from punch.net.udp.sockets import open_socket
 from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
-from punch.node.paths.path import PortMappingPolicy
+from punch.node.policies import PortMappingPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import problem_of, text

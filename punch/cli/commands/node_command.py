@@ -28,7 +28,7 @@ from punch.local.access import NodeAccess
 from punch.local.process import NodeOptions, attach_or_become
 from punch.local.protocol import CommandError
 from punch.net.reactor import install_resolver, use_monotonic_time
-from punch.node.paths.path import PortMappingPolicy, SprayPolicy
+from punch.node.policies import PortMappingPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence

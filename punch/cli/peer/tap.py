@@ -25,7 +25,7 @@ from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_o
 from punch.identity import PeerID
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.lookup import UnknownPeer, find_peer
-from punch.node.paths.path import PortMappingPolicy, RelayPolicy, SprayPolicy
+from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice

@@ -21,7 +21,7 @@ from punch.wire.address import Address, Transmit
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
 
 
-class Carrier(Protocol):
+class DatagramSender(Protocol):
     """What sends datagrams from one local address: a socket, a relay, or a TCP connection."""
 
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
@@ -37,7 +37,7 @@ class SocketSet:
         open_socket: OpenSocket,
         addresses: Callable[[], list[str]],
         receive: Receiver,
-        other: Callable[[Address, Address], Carrier | None],
+        other: Callable[[Address, Address], DatagramSender | None],
         preferred: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """
@@ -115,7 +115,7 @@ class SocketSet:
         socket = self._extra.get(transmit.local)
         return socket is not None and socket.send_limited(transmit.data, transmit.remote, reach)
 
-    def carrier(self, local: Address, remote: Address) -> Carrier | None:
+    def sender(self, local: Address, remote: Address) -> DatagramSender | None:
         """
         Return what sends from `local` to `remote`: a socket, or the relay or TCP connection that has this
         address; None if nothing does. What it is given after it was closed is lost.
@@ -124,9 +124,9 @@ class SocketSet:
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Send datagrams from `local`. They are lost if nothing sends from there."""
-        carrier = self.carrier(local, remote)
-        if carrier is not None:
-            carrier.send(datagrams, remote)
+        sender = self.sender(local, remote)
+        if sender is not None:
+            sender.send(datagrams, remote)
 
     def close(self) -> None:
         """Close all sockets."""

@@ -17,8 +17,8 @@ from punch.node.calls.offer_freshness import OfferTimes
 from punch.node.calls.prekeys import Prekeys
 from punch.node.calls.signaling import Signaling
 from punch.node.network.network import Network
-from punch.node.paths.path import RelayPolicy, SprayPolicy
 from punch.node.paths.path_memory import PathMemory
+from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from punch.node.network.reflexive_addresses import ReflectorFinder, ReflexiveAdd
 from punch.node.network.relay_pool import RelayPool
 from punch.node.network.router import Router
 from punch.node.network.tcp_connections import TCPConnections
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.wire.address import Address, TCPAddress, Transmit, canonical
 from punch.wire.control import RenewRelays, Welcome
 from punch.wire.proxy import ProxySettings

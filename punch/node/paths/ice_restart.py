@@ -27,7 +27,7 @@ from punch.node.calls.signaling import CallEnded, Description, Introduction, Mor
 from punch.node.causes import IntroductionEnded
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.local_candidates import new_agent
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.ice_restart import LateCandidates, Restart

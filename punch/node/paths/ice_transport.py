@@ -21,14 +21,15 @@ from punch.identity import PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.net.deadlines import earliest
-from punch.net.udp.socket_set import Carrier
+from punch.net.udp.socket_set import DatagramSender
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.early_handshake import EarlyHandshake
 from punch.node.network.relay import RelayClient
 from punch.node.network.tcp_connections import TCPConnection
 from punch.node.paths.local_candidates import add_relay, servers
 from punch.node.paths.openings import Openings
-from punch.node.paths.path import RelayPolicy, SlowedPath, UnansweredData
+from punch.node.paths.path import SlowedPath, UnansweredData
+from punch.node.policies import RelayPolicy
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
@@ -75,7 +76,7 @@ class IceTransport:
     ) -> None:
         self.generations = Generations(agent)
         self.route: tuple[Address, Address] | None = None
-        self._carrier: Carrier | None = None
+        self._sender: DatagramSender | None = None
         self._context = context
         self._relays = context.network.relays
         self._changed = changed
@@ -212,7 +213,7 @@ class IceTransport:
 
     def relay_lost(self, local: Address) -> None:
         """A relayed address is gone, and with it every pair through it."""
-        self._carrier = None
+        self._sender = None
         if local in self._relayed:
             self._relayed.remove(local)
             for agent in self.generations.agents:
@@ -346,16 +347,16 @@ class IceTransport:
             if early := self._early.reply(datagrams, remote, now):
                 sockets.send(early, remote, local)
             return
-        carrier = self._carrier
-        if carrier is None:
+        sender = self._sender
+        if sender is None:
             # Once for a path, and not for each turn of a bulk transfer
-            carrier = self._carrier = sockets.carrier(local, remote)
-        if carrier is not None:
-            carrier.send(datagrams, remote)
+            sender = self._sender = sockets.sender(local, remote)
+        if sender is not None:
+            sender.send(datagrams, remote)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
-        if handshake and carrier is not None:
+        if handshake and sender is not None:
             # Twice: they are few, and the loss of one delays the handshake by half a second or more
-            carrier.send(handshake, remote)
+            sender.send(handshake, remote)
         if not self._unanswered_data.proved:
             self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
         else:
@@ -393,7 +394,7 @@ class IceTransport:
         self._take_route(None)
 
     def _take_route(self, route: tuple[Address, Address] | None) -> None:
-        self.route, self._carrier = route, None
+        self.route, self._sender = route, None
 
     def probe(self, now: float) -> None:
         """Check whether the path works."""
@@ -414,7 +415,7 @@ class IceTransport:
 
     def connection_lost(self, connection: TCPConnection) -> None:
         """A TCP connection has ended, and with it the path on it."""
-        self._carrier = None
+        self._sender = None
         self.openings.connection_lost(connection)
         self._changed()
 

@@ -10,7 +10,7 @@ from punch.identity import PeerID
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.signaling import Description
 from punch.node.network.relay import RelayClient
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.wire.address import Address
 
 

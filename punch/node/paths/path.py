@@ -1,12 +1,11 @@
 """
-The path of a link: whether it may be relayed, when it is left because data of the link stays unanswered
-(`UnansweredData`), whether a relay slows it down (`SlowedPath`), and which changes of it are announced.
+The path of a link: when it is left because data of the link stays unanswered (`UnansweredData`), whether a
+relay slows it down (`SlowedPath`), and which changes of it are announced (`DebouncedPath`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 from punch.link.status import Path
 from punch.wire.address import Address
@@ -30,31 +29,6 @@ TOLD_GAP = 2.0
 """The least seconds between two frames that tell the other side so."""
 HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
-
-
-class PortMappingPolicy(Enum):
-    """Whether routers are asked for ports."""
-
-    AUTO = "auto"
-    NEVER = "never"
-
-
-class SprayPolicy(Enum):
-    """Whether many packets may be sent to guessed ports of a peer, or many sockets opened for that."""
-
-    AUTO = "auto"
-    NEVER = "never"
-
-
-class RelayPolicy(str, Enum):
-    """
-    AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,
-    ours or the other side's. ONLY: everything does, so that the other side never learns our addresses.
-    """
-
-    AUTO = "auto"
-    NEVER = "never"
-    ONLY = "only"
 
 
 class UnansweredData:

@@ -28,7 +28,7 @@ from punch.natcheck.transactions import Later, Transactions
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
-from punch.node.paths.path import SprayPolicy
+from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries, doubled
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen

@@ -37,7 +37,7 @@ from punch.net.driver import Timer
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.node.punching.attempt import doubled
 from punch.node.punching.tcp_candidates import local_candidates, targets
 from punch.wire.address import Address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.ice.checklist import SILENT, PairStatus
 from punch.node.events import Checking, Connected
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.scenarios.relayed import EASY, HARD, RelayTestCase
 from punch.test.system import connect, introduce
 

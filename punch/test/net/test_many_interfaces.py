@@ -17,7 +17,7 @@ from punch.net.interfaces import (
     usable_addresses,
 )
 from punch.node.events import Connected
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
 from punch.test.node.netcheck_network import NetcheckNetwork
 from punch.test.system import Peer, Rendezvous, SystemTestCase, connect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from punch.contacts import AddressBook
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, Filtering, InternetTestCase, LinkSpec, Mapping, Ports, Seen
 from punch.test.internet.packet import Packet
 from punch.test.system import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from punch.node.paths.path import SprayPolicy
+from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.node.events import Disconnected, IncomingCall, Registered
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.scenarios.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
 from punch.test.system import Peer, connect

@@ -11,7 +11,7 @@ from punch.node.calls.early_handshake import GRACE
 from punch.node.calls.path_reports import LASTED
 from punch.node.calls.signaling import INTRODUCED_TIME
 from punch.node.paths.ice_restart import IMPROVE
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import LinkSpec
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.early import HOMES, SECOND, D, EarlyTestCase, answers, is_handshake

@@ -8,7 +8,7 @@ from punch.contacts import AddressBook
 from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, LinkSpec, Mapping, Seen
 from punch.test.node.middleman import MiddlemanTestCase
 from punch.test.scenarios.early import HOMES, D, EarlyTestCase, is_handshake

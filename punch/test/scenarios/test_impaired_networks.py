@@ -17,7 +17,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import Lan, LinkSpec, Seen
 from punch.test.system import Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence

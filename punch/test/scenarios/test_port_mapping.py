@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.net.upnp import Upnp
 from punch.node.events import Connected
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import InternetTestCase, Lan, LinkSpec
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.nat_pairs import nat

@@ -12,7 +12,7 @@ from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS, WINDOW
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
 from punch.node.punching.prediction import GAP

@@ -21,7 +21,7 @@ from punch.node.events import (
     IncomingCall,
     Registered,
 )
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
 from punch.test.system import DualStackTestCase, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence

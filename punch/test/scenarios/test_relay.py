@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.node.events import Disconnected, PathChanged, Registered
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Lan, LinkSpec, Packet, Seen, SimulationTimeout
 from punch.test.scenarios.nat_pairs import nat

@@ -9,7 +9,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
 from punch.link.frames import OptionalFrameType
 from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost, PathSlowed
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
 from punch.test.scenarios.relayed import EASY, HARD, RelayTestCase

@@ -11,7 +11,7 @@ from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, S
 from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
-from punch.node.paths.path import SprayPolicy
+from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited

@@ -7,7 +7,7 @@ from typing import Any
 from punch.ice.budget import CONNECTS
 from punch.link.frames import OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.test.internet import (
     NAT,
     Filtering,

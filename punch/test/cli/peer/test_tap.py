@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.cli.options import commands
 from punch.cli.peer.tap import Options
 from punch.identity import PeerID
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.state import StateDirectory, login_name
 from punch.test.ui.front_ends import BOB, ME
 from punch.ui.terminal.escapes import Notice

@@ -22,7 +22,7 @@ from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
 from punch.node.network.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.network.relay_pool import RelayPool
-from punch.node.paths.path import RelayPolicy
+from punch.node.policies import RelayPolicy
 from punch.rendezvous.udp.reflector import Reflector
 from punch.rendezvous.udp.server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
