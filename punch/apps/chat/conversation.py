@@ -150,6 +150,7 @@ class Conversation:
             check_text(text)
         self._chat.conversations.check_room(texts)
         self._coming.add(len(texts), sum(map(len, texts)))
+        self._expect()
         added = self._storage.ask(Store.add_all, self.peer, self._new_epoch(), texts, self._wall(), client_id)
         return added.addCallbacks(self._added, self._not_added, errbackArgs=(texts,))
 
@@ -167,12 +168,20 @@ class Conversation:
             self._views.tell(MessageAdded(message))
             self._say()
             sent.append(message)
+        self._expect()
         self._chat.conversation_waits(self.peer)
         return sent
 
     def _not_added(self, failure: T, texts: Sequence[str]) -> T:
         self._coming.add(-len(texts), -sum(map(len, texts)))
+        self._expect()
         return failure
+
+    def _expect(self) -> None:
+        """Tell the stream how many messages it will be given when they are stored."""
+        if (core := self._core) is not None:
+            core.expect(self._coming.messages)
+            self._say()
 
     def current(self, message: ChatMessage) -> ChatMessage:
         """A message from the store with the state that it has now."""
@@ -236,6 +245,7 @@ class Conversation:
         self._remote_epoch = None
         hello = Hello(record.epoch, list(self._known.values()))
         stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
+        self._expect()
         for message in record.waiting:
             self._views.tell(MessageChanged(replace(message, state=MessageState.SENT), message.client_id))
         self._balance()

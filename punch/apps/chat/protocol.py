@@ -36,7 +36,7 @@ Whatever has no ack is said again on the next stream, and the receiver drops wha
 arrives once and in order, whatever happens to the links beneath or to the processes at the ends.
 
 Who wants to leave says `bye` and waits a moment for the other side's: a side that hears `bye` answers with
-its own as soon as all its messages have their acks. So nothing that is under way is lost when both leave at
+its own as soon as all its messages, those that it is storing included, have their acks. So nothing that is under way is lost when both leave at
 once. A side that said `bye` may still say more.
 """
 
@@ -191,6 +191,7 @@ class ChatCore:
         self._heard_hello = False
         self._last_heard = 0
         self._outdated = False
+        self._coming = 0
         self._said_bye = False
         self._heard_bye = False
         self._events: deque[Event] = deque()
@@ -205,6 +206,11 @@ class ChatCore:
         time = max(0, int(message.time * 1000))
         self._unacked.append((message.id, time))
         self._messages.append(_frame(MESSAGE, _number(message.id) + _number(time) + message.data))
+
+    def expect(self, messages: int) -> None:
+        """So many messages of this side are being stored, and follow: `bye` is not answered before them."""
+        self._coming = messages
+        self._answer_bye()
 
     def acknowledge(self, number: int) -> None:
         """Tell that the application has every message up to this id."""
@@ -285,7 +291,7 @@ class ChatCore:
             self._answer_bye()
 
     def _answer_bye(self) -> None:
-        if self._heard_bye and not self._unacked:
+        if self._heard_bye and not self._unacked and not self._coming:
             self.say_bye()
 
     def _check_farewell(self) -> None:

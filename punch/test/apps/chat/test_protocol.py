@@ -234,6 +234,20 @@ class FarewellTests(SynchronousTestCase):
         self.assertEqual(made.data_to_send(), frame(BYE, b""))
         self.assertEqual(events(made), [Delivered(1), Farewell()])
 
+    def test_bye_is_answered_after_what_is_being_stored(self) -> None:
+        made = core()
+        made.expect(2)
+        made.receive_data(frame(BYE, b""))
+        self.assertEqual(made.data_to_send(), b"")
+        made.send(OutgoingMessage(1, 0.0, b"x"))
+        made.expect(1)
+        made.receive_data(ack(1))
+        made.data_to_send()
+        self.assertEqual(events(made), [Delivered(1)])
+        made.expect(0)
+        self.assertEqual(made.data_to_send(), frame(BYE, b""))
+        self.assertEqual(events(made), [Farewell()])
+
 
 class HostileTests(SynchronousTestCase):
     """What breaks the protocol."""

@@ -204,6 +204,20 @@ class SlowDiskTests(ChatTestCase):
         kinds = [type(event) for event in side.events]
         self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
 
+    def test_what_is_being_stored_when_the_other_side_leaves(self) -> None:
+        """It is under way, too: the other side is not let go before it has it."""
+        side = self.slow().start()
+        self.bob.start()
+        self.network.connect(self.bob, side)
+        self.run_for(1.0)
+        side.chat.send(self.bob.id, "last words")
+        left: list[list[str]] = []
+        self.bob.chat.leave().addCallback(lambda _: left.append(self.bob.heard()))
+        self.network.run()
+        self.assertEqual(left, [])
+        self.run_for(1.0)
+        self.assertEqual(left, [["last words"]])
+
     def lose_two_links(self, side: ChatPeer) -> None:
         """The disk is still busy with what one link brought when another one has come and gone."""
         self.bob.start()
