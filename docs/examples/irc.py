@@ -1,5 +1,5 @@
 """
-IRC with Twisted's own server and client over any stream.
+IRC with Twisted's own server and client over any stream. The address book of alice has bob and carol.
 
     python irc.py serve punch:service=irc:allow=bob,carol                   # the server of alice
     python irc.py say punch:alice:service=irc bob "hello, everybody"         # bob says something there

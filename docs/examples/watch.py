@@ -13,7 +13,9 @@ def watch(node, show=print):
         elif isinstance(event, (Connected, PathChanged)):
             path = event.path
             show(f"{event.peer.short}: {path.kind}, {path.local} to {path.remote}")
-        elif isinstance(event, (CallFailed, Disconnected)):
+        elif isinstance(event, Disconnected):
+            show(f"{event.peer.short}: the link is over ({event.reason})")
+        elif isinstance(event, CallFailed):
             show(event_sentence(event))
 
     return node.subscribe(handle)

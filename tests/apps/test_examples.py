@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -25,6 +26,19 @@ def test_the_page_has_the_program() -> None:
         program = (EXAMPLES / name).read_text(encoding="utf-8")
         assert f"```python\n{program}```\n" in page, name
     assert sum(bool(line.strip()) for line in ECHO.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_names_that_have_to_be_known() -> None:
+    """A command line for more than one peer says where their names come from."""
+    commands = 0
+    for path in EXAMPLES.glob("*.py"):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for names in re.findall(r"allow=([\w,]+)", said):
+            if "," in names:
+                commands += 1
+                *first, last = names.split(",")
+                assert f"address book of alice has {', '.join(first)} and {last}" in said, path.name
+    assert commands
 
 
 def test_echo(local: LocalPeers) -> None:

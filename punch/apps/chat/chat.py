@@ -364,7 +364,12 @@ class Chat:
         :raise ChatError: as there, or there is no such peer.
         """
         conversation = self.conversations.open(self.contacts.find_reachable(who))
-        return conversation.send([text], client_id).addCallback(lambda messages: messages[0])
+        try:
+            sent = conversation.send([text], client_id)
+        except ChatError:
+            self.conversations.drop_if_idle(conversation)
+            raise
+        return sent.addCallback(lambda messages: messages[0])
 
     def _new_epoch(self) -> bytes:
         return self._random(protocol.EPOCH)

@@ -73,6 +73,11 @@ class Conversations:
             )
         return conversation
 
+    def drop_if_idle(self, conversation: Conversation) -> None:
+        """Keep a conversation no longer, if the store has all that it knows."""
+        if conversation.idle:
+            self._conversations.pop(conversation.peer, None)
+
     def undelivered(self, peer: PeerID | None = None) -> int:
         """How many of our messages have no acknowledgement yet, to `peer` or to anyone."""
         if peer is None:

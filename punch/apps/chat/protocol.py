@@ -36,8 +36,8 @@ Whatever has no ack is said again on the next stream, and the receiver drops wha
 arrives once and in order, whatever happens to the links beneath or to the processes at the ends.
 
 Who wants to leave says `bye` and waits a moment for the other side's: a side that hears `bye` answers with
-its own as soon as all its messages, those that it is storing included, have their acks. So nothing that is under way is lost when both leave at
-once. A side that said `bye` may still say more.
+its own as soon as all its messages, those that it is storing included, have their acks. So nothing that is
+under way is lost when both leave at once. A side that said `bye` may still say more.
 """
 
 from __future__ import annotations

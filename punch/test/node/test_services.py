@@ -303,5 +303,6 @@ class ExampleTests(NodeTestCase):
         self.assertEqual(len(self.of("bob", Connected)), 1)
         self.net.advance(IDLE_TIME + 2.0)
         self.assertEqual(len(self.of("bob", Disconnected)), 1)
+        self.assertEqual(shown[-1], f"{peer.short}: the link is over (bye)")
         self.assertIn(f"{peer.short}: host, ", shown[0])
         self.assertEqual(len(shown), 2)

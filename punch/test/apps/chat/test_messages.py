@@ -315,6 +315,7 @@ class MessageTests(ChatTestCase):
         self.assert_error("bad-peer-id", send, "nobody", "x")
         self.assert_error("bad-peer-id", send, str(self.bob.id)[:-1] + "a", "x")
         self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
+        self.assertEqual(list(self.alice.chat.conversations), [], "nothing was said in any")
         self.assertEqual(self.say("").text, "")
         self.assertEqual(self.say("é" * 8192).id, 2)
 
