@@ -42,8 +42,8 @@ QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
 CALLEE_TIME = 10.0
 """
-Seconds after our return to the rendezvous for which a call that was under way before waits for its callee,
-which may have lost the rendezvous too.
+Seconds after our return to the rendezvous for which a call that waited for that waits for its callee, which
+may have lost the rendezvous too.
 """
 MAX_RINGING = 8
 """Incoming calls that wait for the user at once; further callers get `busy`."""
@@ -220,20 +220,23 @@ class OutgoingCalls:
         self._context = context
         self._calls = calls
         self._queue: dict[PeerID, IDelayedCall] = {}
+        """Calls that wait for the rendezvous."""
+        self._absent: dict[PeerID, IDelayedCall] = {}
+        """Calls that wait for their callees to register again."""
         self._anew: set[PeerID] = set()
-        """The peers of calls that were under way when the connection was lost."""
-        self._returned_at = float("-inf")
+        """The peers whose calls were placed after the rendezvous had been away."""
+        self._registered_at: float | None = None
         self._problem: ControlProblem | None = None
         self.final: ControlProblem | None = None
 
     def __contains__(self, peer: PeerID) -> bool:
-        """Return whether a call to this peer waits for the rendezvous."""
-        return peer in self._queue
+        """Return whether a call to this peer waits for the rendezvous, or for the peer to register again."""
+        return peer in self._queue or peer in self._absent
 
     @property
     def waiting(self) -> Iterable[PeerID]:
-        """The peers whose calls wait for the rendezvous."""
-        return self._queue
+        """The peers whose calls wait."""
+        return (*self._queue, *self._absent)
 
     def refusal(self) -> Cause | None:
         """Return why no call can be placed or queued now; None if one can."""
@@ -250,58 +253,62 @@ class OutgoingCalls:
             self._queue[peer] = self._context.clock.callLater(QUEUE_TIME, self._expire, peer)
 
     def withdraw(self, peer: PeerID) -> bool:
-        """Take the call to `peer` out of the queue; return whether there was one."""
+        """Withdraw the call to `peer` that waits; return whether there was one."""
         self._anew.discard(peer)
-        return self._unqueue(peer)
+        return _cancel(self._queue, peer) or _cancel(self._absent, peer)
 
     def retry(self, peer: PeerID, cause: Cause) -> bool:
         """
-        A call has failed. Return whether it waits for its callee: it was under way when the rendezvous was
-        lost, and the callee has not returned to that yet.
+        A call has failed. Return whether it waits for its callee: it was placed when the rendezvous had been
+        away, and the callee has not returned to that yet.
         """
         if peer not in self._anew:
             return False
-        left = self._returned_at + CALLEE_TIME - self._context.monotonic()
+        self._anew.discard(peer)
+        assert self._registered_at is not None
+        left = self._registered_at + CALLEE_TIME - self._context.monotonic()
         absent = isinstance(cause, IntroductionEnded) and cause.code is ErrorCode.NOT_REGISTERED
-        if not absent or left <= 0.0 or len(self._queue) >= MAX_QUEUED:
-            self._anew.discard(peer)
+        if not absent or left <= 0.0 or len(self._absent) >= MAX_QUEUED:
             return False
-        self._queue[peer] = self._context.clock.callLater(left, self._expire, peer, cause)
+        self._absent[peer] = self._context.clock.callLater(left, self._stays_absent, peer, cause)
         return True
 
     def returned(self, peer: PeerID) -> None:
-        """A callee is registered again: place the call that waits for it."""
-        if self._context.channel.registered and self._unqueue(peer):
+        """A callee is registered again: place the call that waits for it, which does not wait twice."""
+        if _cancel(self._absent, peer):
             self._place(peer)
 
     def registered(self) -> None:
         """There is a connection to the rendezvous: place the queued calls."""
         self._problem = None
-        self._returned_at = self._context.monotonic()
-        self._anew.intersection_update(self._queue)
+        # At first nobody is known to have been there before
+        self._anew = set() if self._registered_at is None else set(self._queue)
+        self._registered_at = self._context.monotonic()
         for peer in list(self._queue):
-            if self._unqueue(peer):
+            if _cancel(self._queue, peer):
                 self._place(peer)
 
     def unregistered(self, problem: ControlProblem) -> None:
         """The connection is lost: queue the calls that were not answered yet, to place them anew."""
         self._problem = problem
+        for peer in list(self._absent):
+            if _cancel(self._absent, peer):
+                self.place(peer)
         for peer, call in list(self._calls.attempts.items()):
             if call.state is CallState.CALLING:
                 self._calls.withdraw(call)
-                self._anew.add(peer)
                 self.place(peer)
 
     def give_up(self, problem: ControlProblem) -> None:
-        """There will be no connection any more: all queued calls fail."""
+        """There will be no connection any more: all calls that wait fail."""
         self.final = problem
-        for peer in list(self._queue):
+        for peer in self.waiting:
             if self.withdraw(peer):
                 self._calls.failed(peer, problem)
 
     def stop(self) -> None:
-        """Empty the queue without telling anyone."""
-        for peer in list(self._queue):
+        """Withdraw the calls that wait without telling anyone."""
+        for peer in self.waiting:
             self.withdraw(peer)
 
     def _place(self, peer: PeerID) -> None:
@@ -314,16 +321,21 @@ class OutgoingCalls:
             return
         self._calls.begin(call)
 
-    def _unqueue(self, peer: PeerID) -> bool:
-        timer = self._queue.pop(peer, None)
-        if timer is not None:
-            timer.cancel()
-        return timer is not None
-
-    def _expire(self, peer: PeerID, cause: Cause | None = None) -> None:
+    def _expire(self, peer: PeerID) -> None:
         del self._queue[peer]
-        self._anew.discard(peer)
-        self._calls.failed(peer, cause or self._problem or SimpleCause.NO_RENDEZVOUS)
+        self._calls.failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
+
+    def _stays_absent(self, peer: PeerID, cause: Cause) -> None:
+        del self._absent[peer]
+        self._calls.failed(peer, cause)
+
+
+def _cancel(calls: dict[PeerID, IDelayedCall], peer: PeerID) -> bool:
+    """Take a call out of those that wait; return whether it was there."""
+    timer = calls.pop(peer, None)
+    if timer is not None:
+        timer.cancel()
+    return timer is not None
 
 
 class IncomingCalls:

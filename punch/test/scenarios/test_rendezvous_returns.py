@@ -12,7 +12,7 @@ from punch.apps.chat.redial import (
     RETURN_TIME,
     RedialSchedule,
 )
-from punch.node.calls.calls import CALLEE_TIME
+from punch.node.calls.calls import CALLEE_TIME, QUEUE_TIME
 from punch.node.causes import IntroductionEnded
 from punch.node.events import CallFailed, Calling, Connected, IncomingCall, PeerReturned, Registered
 from punch.rendezvous.config import RendezvousLimits
@@ -125,24 +125,29 @@ class ReturnTests(SystemTestCase):
         for peer in (alice, bob):
             self.assert_back(peer, back)
 
-    def test_a_call_that_rings(self) -> None:
-        """A call without a message waits for its callee, whichever of the two returns first."""
+    def test_calls_without_a_message(self) -> None:
+        """One that rang, and one that was placed meanwhile, wait for callees that return after the caller."""
         absent = 0
         for away in (1.0, 3.0, 5.0, 8.0):
             alice, bob = self.pair()
-            carol = self.peer(f"carol {self.homes}")
-            carol.register()
+            carol, dave = self.peer(f"carol {self.homes}"), self.peer(f"dave {self.homes}", Accept.ANYONE)
+            for callee in (carol, dave):
+                callee.register()
             for callee in (bob, carol):
                 alice.call(callee.id)
             carol.wait_for(IncomingCall, 3.0)
             # Carol answers in the moment in which the rendezvous ends.
             carol.node.accept(alice.id)
-            back = self.away(away)
-            for callee in (bob, carol):
+            self.rendezvous.stop()
+            self.net.advance(away)
+            alice.call(dave.id)
+            self.rendezvous.start()
+            back = self.net.now
+            for callee in (bob, carol, dave):
                 callee.wait_for(Connected, 2 * SOON)
-            absent += self.registered_at(alice, back) < max(self.registered_at(p, back) for p in (bob, carol))
+                absent += self.registered_at(alice, back) < self.registered_at(callee, back)
             self.assertEqual(alice.of(CallFailed), [])
-        self.assertGreater(absent, 1)
+        self.assertGreater(absent, 2)
 
     def test_a_callee_that_stays_away(self) -> None:
         """It does not return: the caller is told so after a while."""
@@ -159,6 +164,22 @@ class ReturnTests(SystemTestCase):
         # The next call is one of its own
         alice.call(bob.id)
         alice.wait_for(CallFailed, 1.0, 2)
+
+    def test_lost_again_while_a_callee_is_awaited(self) -> None:
+        """The call waits for the rendezvous again, for as long as others do."""
+        alice, bob = self.pair()
+        alice.call(bob.id)
+        self.rendezvous.stop()
+        bob.host.kill()
+        self.net.advance(1.0)
+        self.rendezvous.start()
+        back = self.net.now
+        self.net.run_until(lambda: alice.of(Registered)[1:], SOON, "Alice is back")
+        self.net.advance(CALLEE_TIME - 2.0)
+        self.away(QUEUE_TIME - 2.0)
+        self.assertEqual(alice.of(CallFailed), [])
+        self.reborn(bob, Accept.ANYONE).wait_for(Connected, SOON)
+        self.assertGreater(self.net.now - back, CALLEE_TIME + SOON)
 
     def test_a_crowd(self) -> None:
         """Many peers do not register in the same moment."""
