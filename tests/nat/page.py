@@ -18,15 +18,21 @@ BAD = ["--delay", "25", "--loss", "5"]
 
 
 def main() -> int:
-    """Run both grids with and without delay and loss, write the page, and return how many of four failed."""
-    wrong = 0
+    """
+    Run both grids with and without delay and loss, and the simulated one with more loss. Write the page, and
+    return how many of the five failed.
+    """
+    wrong = _simulated(["--delay", "25", "--loss", "10", "--ports", "random"], "delay and more loss")
     for conditions, options in (("no delay", []), ("delay and loss", BAD)):
-        wrong += simulated.main(
-            ["--later", "--seeds", "1", "2", *options, "--write", str(PAGE), f"simulated, {conditions}"]
-        )
+        wrong += _simulated(options, conditions)
         beside = [] if options else ["--aioice"]
         wrong += kernel.main(["--runs", "2", *beside, *options, "--write", f"kernel, {conditions}"])
     return wrong
+
+
+def _simulated(options: list[str], conditions: str) -> int:
+    section = ["--write", str(PAGE), f"simulated, {conditions}"]
+    return simulated.main(["--later", "--seeds", "1", "2", *options, *section])
 
 
 if __name__ == "__main__":
