@@ -307,6 +307,10 @@ class LinkTestCase(SynchronousTestCase):
     backend: QuicBackend = Qh3Backend()
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make all anew: nothing has been said yet."""
         self.random = Random(1)
         self.certificate = LinkCertificate.generate(self.random.randbytes)
 

@@ -17,8 +17,8 @@ LATE = 0.5
 class EarlyTests(LinkTestCase):
     """A caller that sends its Initial early, and a callee."""
 
-    def setUp(self) -> None:
-        super().setUp()
+    def make_world(self) -> None:
+        super().make_world()
         self.caller, self.callee = self.make_caller(), self.make_callee()
         self.pipe = Pipe(self.caller, self.callee)
         self.early = self.caller.core.start_early(0.0)
@@ -73,7 +73,7 @@ class EarlyTests(LinkTestCase):
     def test_late(self) -> None:
         """It arrives when another connection is under way, or when that is the link."""
         for delay in (DELAY / 2, 2.5 * DELAY, 10 * DELAY):
-            self.setUp()
+            self.make_world()
             self.pipe.run(LATE)
             self.start()
             self.pipe.in_flight.append((self.pipe.now + delay, 1, self.early))
@@ -89,7 +89,7 @@ class EarlyTests(LinkTestCase):
         self.assertAlmostEqual(self.pipe.now, 3 * DELAY, 3)
         self.assertEqual(self.callee.core.connection_count, 1)
         self.check_one_link()
-        self.setUp()
+        self.make_world()
         self.start(wait=DELAY)
         self.assertTrue(self.pipe.run(1.0, self.proved))
         self.assertAlmostEqual(self.pipe.now, 4 * DELAY, 3)
@@ -164,7 +164,7 @@ class EarlyTests(LinkTestCase):
         ends it as well.
         """
         for lost in (False, True):
-            self.setUp()
+            self.make_world()
             self.callee.receive(self.early, 0.0)
             answer = self.callee.send(0.0)
             self.start()

@@ -334,7 +334,7 @@ class TwistedTests(TwistedCase):
     def test_a_link_that_is_closed_in_order_ends_no_stream(self) -> None:
         """Neither one that is half closed, by either side, nor one whose end was not read."""
         for index in range(4):
-            self.setUp()
+            self.make_world()
             self.secure()
             self.services.serve("half/1", self.accept(HalfCloser))
             near = HalfCloser()
@@ -362,7 +362,7 @@ class TwistedTests(TwistedCase):
 
     def test_close_reaches_streams_and_waiters(self) -> None:
         for code in (CloseCode.OK, CloseCode.SHUTDOWN):
-            self.setUp()
+            self.make_world()
             self.secure()
             near, far = self.open()
             here, there = self.caller.when_closed(), self.callee.when_closed()

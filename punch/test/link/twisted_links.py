@@ -89,8 +89,8 @@ class Producer:
 
 
 class TwistedCase(LinkTestCase):
-    def setUp(self) -> None:
-        super().setUp()
+    def make_world(self) -> None:
+        super().make_world()
         self.clock = Clock()
         self.delay = 0.01
         self.dead = False

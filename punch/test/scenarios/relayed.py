@@ -20,6 +20,10 @@ class RelayTestCase(InternetTestCase):
     link = LinkSpec(delay=0.02)
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """"""
         self.net: Internet = self.internet()
         self.homes = 0
 

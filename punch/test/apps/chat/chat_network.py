@@ -335,6 +335,10 @@ class ChatTestCase(SynchronousTestCase):
     """Two sides; bob isn't there yet."""
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make both sides anew."""
         self.network = ChatNetwork()
         self.alice = ChatPeer(self.network, 1, "alice").start()
         self.bob = ChatPeer(self.network, 2, "bob")

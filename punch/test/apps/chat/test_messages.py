@@ -250,7 +250,7 @@ class MessageTests(ChatTestCase):
         """They wait until it is clear in which state the sender is."""
         for back in (True, False):
             with self.subTest(back=back):
-                self.setUp()
+                self.make_world()
                 self.connect()
                 self.bob.slow = True
                 disk, said = self.alice.store, self.say("seven")

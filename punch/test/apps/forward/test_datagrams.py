@@ -196,6 +196,10 @@ class Opening:
 
 class BoundTests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make a port to which nothing was sent."""
         self.clock = Clock()
         self.node = Opening()
         node: Any = self.node
@@ -275,7 +279,7 @@ class BoundTests(SynchronousTestCase):
     def test_a_port_that_is_closed_while_a_stream_is_opened(self) -> None:
         """The stream is ended as soon as it is there; an error is nobody's any more."""
         for fails in (False, True):
-            self.setUp()
+            self.make_world()
             nothing: Any = None
             self.forwarder.makeConnection(nothing)
             self.send(3)

@@ -45,6 +45,10 @@ class EndpointTests(InternetTestCase):
     """TCP to a server, through a proxy."""
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make a network in which nothing has happened yet."""
         self.net = self.internet(3)
         self.server = self.net.host("server", SERVICE)
         self.server.reactor.listenTCP(7001, Factory.forProtocol(Echo))
@@ -76,7 +80,7 @@ class EndpointTests(InternetTestCase):
     def test_through(self) -> None:
         """What is said crosses, the other side is the server, and nobody else is asked."""
         for kind, host in (("http", SERVICE), ("http", "server.example"), ("socks5", "server.example")):
-            self.setUp()
+            self.make_world()
             proxy = SimulatedProxy(self.proxy_host, kind)
             protocol: Any = self.net.wait(self.connect(settings(kind), host), 2.0)
             self.assertEqual(proxy.targets, [(host, 7001)])
@@ -207,7 +211,7 @@ class PeerTests(RelayTestCase):
     def test_chat(self) -> None:
         """They register, and the relay carries their link over TCP or TLS."""
         for kind in ("http", "socks5"):
-            self.setUp()
+            self.make_world()
             self.start_proxy(kind)
             alice, bob = self.inside("alice", kind).register(), self.inside("bob", kind).register()
             connect(alice, bob)

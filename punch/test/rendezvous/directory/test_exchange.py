@@ -36,6 +36,10 @@ from punch.wire.control import (
 
 class ExchangeTests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make two processes, and a peer at each."""
         self.net = Processes("one", "two")
         self.alice = self.net.register("one", ALICE)
         self.bob = self.net.register("two", BOB)
@@ -201,7 +205,7 @@ class ExchangeTests(SynchronousTestCase):
         """The called peer's process refuses the caller's ID, or its network: before, and during a call."""
         for during in (False, True):
             for peers, address in (((ALICE,), ""), ((), "192.0.2.1")):
-                self.setUp()
+                self.make_world()
                 if during:
                     self.call()
                     self.denied(*peers, address=address)
@@ -235,7 +239,7 @@ class ExchangeTests(SynchronousTestCase):
         """The other process tells it with what the called peer says, which is not passed on then."""
         address = "198.51.100.7"
         for during in (False, True):
-            self.setUp()
+            self.make_world()
             bob = self.net.register("two", BOB, address)
             self.call()
             if not during:

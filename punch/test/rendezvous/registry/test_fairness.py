@@ -58,6 +58,10 @@ class FairnessCase(SynchronousTestCase):
     limits = RendezvousLimits()
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Make a registry where nobody is."""
         self.registry = Registry(self.limits)
         self.now = 1000.0
         self.calls = 0
@@ -295,7 +299,7 @@ class IntroductionTests(FairnessCase):
     def test_from_sixty_addresses(self) -> None:
         """The same for 60 addresses, of one network or of many."""
         for hosts in (SIXTY, SIXTY_APART):
-            self.setUp()
+            self.make_world()
             good = self.others()
             self.flood(hosts, 5)
             calls = [
@@ -307,7 +311,7 @@ class IntroductionTests(FairnessCase):
     def test_restarts(self) -> None:
         """Acquainted peers are introduced again although strangers from everywhere fill the table."""
         self.limits = replace(self.limits, introductions=80, introductions_per_address=16)
-        self.setUp()
+        self.make_world()
         good = self.others(2)
         for each in good:
             self.decisions[each] = lambda incoming: True
@@ -324,7 +328,7 @@ class IntroductionTests(FairnessCase):
     def test_who_has_to_leave_is_told(self) -> None:
         """The newest call of the largest source ends: busy for the caller, cancelled for the called peer."""
         self.limits = replace(self.limits, introductions=6)
-        self.setUp()
+        self.make_world()
         bad = [peer("bad", number) for number in range(7)]
         for each in bad:
             self.join(each, "203.0.113.1")

@@ -24,6 +24,10 @@ class TurnsTests(SynchronousTestCase):
     """One call of a network rings at Bob, and others want its place."""
 
     def setUp(self) -> None:
+        self.make_world()
+
+    def make_world(self) -> None:
+        """Forget all calls."""
         self.turns = RingingTurns(1024)
 
     def pass_on(self, seconds: float, now: float) -> None:
@@ -46,7 +50,7 @@ class TurnsTests(SynchronousTestCase):
     def test_a_call_that_rings_for_long(self) -> None:
         """It has taken as much time as it rang, when the next one begins."""
         for others, over in ((RINGS - TURN - 6.0, True), (RINGS - TURN - 4.0, False)):
-            self.setUp()
+            self.make_world()
             self.turns.begin(BOB, HERE, call(1), 0.0)
             self.turns.end(BOB, call(1), RINGS)
             self.turns.begin(BOB, HERE, call(2), RINGS)
@@ -56,7 +60,7 @@ class TurnsTests(SynchronousTestCase):
     def test_a_call_that_is_given_up(self) -> None:
         """It has taken a turn."""
         for others, over in ((0.0, True), (2 * PASSED_ON, False)):
-            self.setUp()
+            self.make_world()
             for number in (1, 2):
                 self.turns.begin(BOB, HERE, call(number), 0.0)
                 self.turns.end(BOB, call(number), 1.0)
