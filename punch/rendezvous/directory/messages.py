@@ -133,7 +133,8 @@ class Sealer:
         """The name of this process."""
         self._key = self._key_of(self._own)
         self._sent = 0
-        self._received: OrderedDict[bytes, int] = OrderedDict()
+        self._received: OrderedDict[bytes, tuple[int, ChaCha20Poly1305]] = OrderedDict()
+        """The last number of each sender, and its key."""
 
     def seal(self, to: str, message: Message) -> bytes:
         """Return the bytes of a message for the process of this name."""
@@ -157,14 +158,15 @@ class Sealer:
                 f"its version is {header[0]}, not {VERSION}: all processes run one version"
             )
         sender, number = header[1 : 1 + NAME_SIZE], header[1 + NAME_SIZE :]
+        last, key = self._received.get(sender) or (0, self._key_of(sender))
         try:
-            text = self._key_of(sender).decrypt(bytes(4) + number, sealed, header + self._own)
+            text = key.decrypt(bytes(4) + number, sealed, header + self._own)
         except InvalidTag as error:
             raise ProcessMessageError("it was made with another key, or for another process") from error
         count = int.from_bytes(number, "big")
-        if count <= self._received.get(sender, 0):
+        if count <= last:
             raise ProcessMessageError("it was received before")
-        self._received[sender] = count
+        self._received[sender] = count, key
         self._received.move_to_end(sender)
         if len(self._received) > MAX_SENDERS:
             self._received.popitem(last=False)

@@ -184,7 +184,11 @@ class RedisConnection:
             raise self._problem
         try:
             answers = [self._protocol.execute_command(*command) for command in commands]
-            found: list[Any] = await gatherResults(answers, consumeErrors=True)
+            found: list[Any] = (
+                [await answers[0]]
+                if len(answers) == 1
+                else await gatherResults(answers, consumeErrors=True)
+            )
         except Exception as error:  # the library's errors have no common base beside Exception
             problem = self._problem or problem_of(error, self._address.tls, not self._answered)
             if isinstance(problem, NoAnswer):
@@ -256,16 +260,23 @@ class RedisConnection:
                 self.closed: Deferred[BaseException] = Deferred()
                 self._unfinished = 0
                 """Bytes that came since the last answer was complete."""
+                self._rest = b""
 
-            def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-                if not unpause:
-                    self._unfinished += len(data)
+            def dataReceived(self, data: bytes) -> None:
+                self._unfinished += len(data)
                 try:
-                    super().dataReceived(data, unpause)
+                    while data and not self.transport.disconnecting:
+                        super().dataReceived(data)
+                        data, self._rest = self._rest, b""
                 except Exception:  # this is not Redis, and the library raises whatever comes
                     give_up(RedisProblem(NOT_REDIS))
                 if self._unfinished > MOST_BYTES:
                     give_up(RedisProblem(f"an answer of it has more than {MOST_BYTES >> 20} MiB"))
+
+            def setLineMode(self, extra: bytes = b"") -> None:
+                # The library would stop reading and go on in the next turn of the reactor, after each text
+                self.line_mode = 1
+                self._rest = extra
 
             def rawDataReceived(self, data: bytes) -> None:
                 # What the library does not check: else any bytes become the text of an answer.
