@@ -185,6 +185,9 @@ class PeerID:
     def _text(self) -> str:
         return key_to_text(self.key, PEER_ID_VERSION)
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def __str__(self) -> str:
         return self._text
 

@@ -36,13 +36,7 @@ def loads(data: bytes) -> Any:
         raise JSONError(f"invalid UTF-8 at byte {error.start}") from error
     _check_depth(text)
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_float=_float,
-            parse_int=_integer,
-            parse_constant=_constant,
-        )
+        value = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except JSONError:
@@ -63,7 +57,7 @@ def dumps(value: object) -> bytes:
     :raise JSONError: it has a number or a string that `loads` would refuse.
     """
     try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise JSONError(str(error)) from error
     return text.encode("ascii")
@@ -105,3 +99,9 @@ def _integer(text: str) -> int:
 
 def _constant(text: str) -> NoReturn:
     raise JSONError(f"{text} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_int=_integer, parse_constant=_constant
+)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

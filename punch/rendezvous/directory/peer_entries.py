@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ _PAUSE = 0.05
 _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 """The compare-and-delete of Redis' documentation (SET, patterns)."""
 
-Send = Callable[[RedisConnection, str, Message], Coroutine[Any, Any, None]]
+Send = Callable[[RedisConnection, str, Message], Awaitable[None]]
 
 
 @dataclass

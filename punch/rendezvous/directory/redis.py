@@ -31,6 +31,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.rate_limits import Source
@@ -242,7 +243,7 @@ class RedisDirectory:
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        in_background(self._commands, self._send(self._commands, process, message, source))
+        self._send(self._commands, process, message, source)
 
     # -- the connection --
 
@@ -374,21 +375,27 @@ class RedisDirectory:
 
     # -- messages --
 
-    async def _send(
+    def _send(
         self, commands: RedisConnection, process: str, message: Message, source: Source | None = None
-    ) -> None:
+    ) -> Deferred[None]:
         # A message gets its number when it is sent.
         def publish() -> list[tuple[str, str, bytes]]:
             return [("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))]
 
-        try:
-            (receivers,) = await self._queue.ask_for(commands, publish, source)
-        except QueueFull:
-            return
-        except RedisProblem as problem:
-            commands.give_up(problem)
-            receivers = 0
+        # No coroutine, which costs as much as all this: each introduction between processes has three.
+        return self._queue.ask_for(commands, publish, source).addCallbacks(
+            self._sent, self._not_sent, callbackArgs=(process,), errbackArgs=(commands, process)
+        )
+
+    def _sent(self, answers: list[Any], process: str) -> None:
+        (receivers,) = answers
         if not receivers:
+            self._process_lost(process)
+
+    def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> None:
+        failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
+        if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
+            commands.give_up(failure.value)
             self._process_lost(process)
 
     def _process_lost(self, process: str) -> None:
@@ -432,7 +439,7 @@ class RedisDirectory:
             return
         elif isinstance(message, PeerAwaited):
             if self._commands is not None:
-                in_background(self._commands, self._send(self._commands, sender, ReturnMessage(message.peer)))
+                self._send(self._commands, sender, ReturnMessage(message.peer))
         elif since < message.since:
             # The peer has registered at another process, too
             self._user.peer_replaced(message.peer)

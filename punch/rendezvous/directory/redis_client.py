@@ -9,11 +9,12 @@ calls of its protocols, which get this reactor's `callLater` here.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import count
-from typing import Any
+from itertools import count, repeat
+from typing import Any, NoReturn, TypeVar
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -22,9 +23,12 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from punch.net.driver import Timer
 from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_answers import MOST_BYTES, is_answer
+
+T = TypeVar("T")
 
 REPLY_TIME = 3.0
 """Seconds within which Redis has to answer, or its connection is closed."""
@@ -63,10 +67,6 @@ class RedisProblem(Exception):
     """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
 
 
-class NoAnswer(RedisProblem):
-    """Redis has not answered in time, which closes the connection."""
-
-
 class QueueFull(RedisProblem):
     """A command was not sent, because too many wait for its source."""
 
@@ -82,8 +82,6 @@ def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> 
     :param tls: whether TLS is used.
     :param first: whether nothing has been answered on this connection.
     """
-    if isinstance(error, FirstError) and error.subFailure.value is not None:
-        error = error.subFailure.value
     if isinstance(error, RedisProblem):
         return error
     text = str(error) or type(error).__name__
@@ -94,8 +92,6 @@ def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> 
     for code, advice in _ADVICE.items():
         if code in text:
             return RedisProblem(f"{advice} ({text[:100]})")
-    if type(error).__name__ == "TimeoutError" and not first:
-        return NoAnswer(text[:150])
     if tls and first:
         return RedisProblem(
             f"TLS has failed ({text[:100]}); if this port has no TLS, write redis:// in place of rediss://, "
@@ -130,6 +126,34 @@ class _Factory(Factory):
     def connectionError(self, why: str) -> None:
         """AUTH or SELECT has failed."""
         self.problem = why
+
+
+class _CommandBatch:
+    """
+    Commands that were sent together.
+
+    :ivar asked_at: in seconds of the clock.
+    :ivar answered: fires with the answers, or fails with the first that is an error, when all are there.
+    """
+
+    __slots__ = ("_answers", "_size", "answered", "asked_at")
+
+    def __init__(self, size: int, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.answered: Deferred[list[Any]] = Deferred()
+        self._answers: list[Any] = []
+        self._size = size
+
+    def add(self, answer: Any) -> None:
+        """The next answer."""
+        self._answers.append(answer)
+        if len(self._answers) < self._size or self.answered.called:
+            return
+        for each in self._answers:
+            if isinstance(each, Exception):
+                self.answered.errback(each)
+                return
+        self.answered.callback(self._answers)
 
 
 class RedisConnection:
@@ -174,33 +198,33 @@ class RedisConnection:
             self.abort()
             raise problem_of(error, self._address.tls, True) from error
 
-    async def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
+    def ask(self, *commands: Sequence[str | bytes | int]) -> Deferred[list[Any]]:
         """
         Send commands, all at once, and return their answers.
 
         :raise RedisProblem: one of them has failed.
         """
         if self._problem is not None:
-            raise self._problem
+            return fail(self._problem)
         try:
-            answers = [self._protocol.execute_command(*command) for command in commands]
-            found: list[Any] = (
-                [await answers[0]]
-                if len(answers) == 1
-                else await gatherResults(answers, consumeErrors=True)
-            )
+            answered: Deferred[list[Any]] = self._protocol.ask(commands)
         except Exception as error:  # the library's errors have no common base beside Exception
-            problem = self._problem or problem_of(error, self._address.tls, not self._answered)
-            if isinstance(problem, NoAnswer):
-                self.give_up(problem)
-            raise problem from error
+            return fail(problem_of(error, self._address.tls, not self._answered))
+        return answered.addCallbacks(self._check, self._has_failed, callbackArgs=(commands,))
+
+    def _check(self, answers: list[Any], commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         self._answered = True
-        for command, answer in zip(commands, found, strict=True):
+        for command, answer in zip(commands, answers, strict=True):
             if not is_answer(command, answer):
                 problem = RedisProblem(f"{NOT_REDIS} (to {command[0]!s})")
                 self.give_up(problem)
                 raise problem
-        return found
+        return answers
+
+    def _has_failed(self, failure: Failure) -> NoReturn:
+        error = failure.value
+        assert error is not None
+        raise self._problem or problem_of(error, self._address.tls, not self._answered) from error
 
     def give_up(self, problem: RedisProblem) -> None:
         """Close the connection because of what came on it; what is asked from now on fails with this."""
@@ -261,6 +285,28 @@ class RedisConnection:
                 self._unfinished = 0
                 """Bytes that came since the last answer was complete."""
                 self._rest = b""
+                self._asked: deque[_CommandBatch] = deque()
+                """The batch to which each of the next answers belongs."""
+                self._late = Timer(clock)
+
+            def ask(self, commands: Sequence[Sequence[str | bytes | int]]) -> Deferred[list[Any]]:
+                # The library makes four Deferreds and a delayed call of each command
+                if not self.connected:
+                    raise txredisapi.ConnectionError("Not connected")
+                batch = _CommandBatch(len(commands), clock.seconds())
+                self._asked.extend(repeat(batch, len(commands)))
+                self.transport.write(b"".join(self._build_command(*command) for command in commands))
+                if not self._late.running:
+                    self._late.start(REPLY_TIME, self._check_time)
+                return batch.answered
+
+            def _check_time(self) -> None:
+                if self._asked:
+                    left = self._asked[0].asked_at + REPLY_TIME - clock.seconds()
+                    if left <= 0.0:
+                        give_up(RedisProblem(f"it has not answered for {REPLY_TIME:g} s"))
+                    else:
+                        self._late.start(left, self._check_time)
 
             def dataReceived(self, data: bytes) -> None:
                 self._unfinished += len(data)
@@ -293,7 +339,9 @@ class RedisConnection:
 
             def replyReceived(self, reply: object) -> None:
                 self._unfinished = 0
-                if messages is None and not self.replyQueue.waiting:
+                if self._asked:
+                    self._asked.popleft().add(reply)
+                elif messages is None and not self.replyQueue.waiting:
                     # It would be taken for the answer to the next command
                     give_up(RedisProblem("it answers what was not asked"))
                 else:
@@ -306,6 +354,9 @@ class RedisConnection:
             def connectionLost(self, why: Failure) -> None:
                 # First, so that what waits for answers finds the connection closed.
                 self.closed.callback(why.value or ConnectionError("The connection is lost"))
+                self._late.cancel()
+                while self._asked:
+                    self._asked.popleft().add(txredisapi.ConnectionError("Lost connection"))
                 super().connectionLost(why)
 
         address = self._address
@@ -334,15 +385,14 @@ def ignore(failure: Failure, kind: type[Exception]) -> None:
     failure.trap(kind)  # type: ignore[no-untyped-call]
 
 
-def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object]) -> None:
+def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:
     """
     Do what may fail when Redis goes away; then everything is written anew once it is back.
 
     :param connection: it is given up if Redis refuses something. Else what was refused would be missing, and
         nobody would notice.
     """
-    doing: Deferred[object] = Deferred.fromCoroutine(work)
-    doing.addErrback(_refused, connection)
+    ensureDeferred(work).addErrback(_refused, connection)
 
 
 def _refused(failure: Failure, connection: RedisConnection) -> None:
@@ -401,12 +451,12 @@ class CommandQueue:
         self._places: SourceTable[int] = SourceTable(MOST_WAITING, Shares.growing(_SHARE))
         self._logged = -math.inf
 
-    async def ask(
+    def ask(
         self,
         connection: RedisConnection,
         *commands: Sequence[str | bytes | int],
         source: Source | None = None,
-    ) -> list[Any]:
+    ) -> Deferred[list[Any]]:
         """
         Wait for their turn, then send commands, all at once, and return their answers.
 
@@ -414,30 +464,35 @@ class CommandQueue:
         :raise QueueFull: too many wait for this source.
         :raise RedisProblem: one of them has failed, or the connection is lost.
         """
-        return await self.ask_for(connection, lambda: commands, source)
+        return self.ask_for(connection, lambda: commands, source)
 
-    async def ask_for(
+    def ask_for(
         self,
         connection: RedisConnection,
         commands: Callable[[], Sequence[Sequence[str | bytes | int]]],
         source: Source | None = None,
-    ) -> list[Any]:
+    ) -> Deferred[list[Any]]:
         """As `ask`, with commands that are made when they are sent, which is in the order of the calls."""
         if self._in_flight < IN_FLIGHT:
             self._in_flight += 1
-        else:
-            await self._wait(source)
+            return connection.ask(*commands()).addBoth(self._next, connection)
         try:
-            return await connection.ask(*commands())
-        finally:
-            if not connection.open:
-                # All that wait fail now, and not each within the failure of the one before it.
-                for number in list(self._waiting):
-                    self._take(number).errback(RedisProblem("its connection is lost"))
-            if self._waiting:
-                self._take(next(iter(self._waiting))).callback(None)
-            else:
-                self._in_flight -= 1
+            waiting = self._wait(source)
+        except QueueFull as full:
+            return fail(full)
+        return waiting.addCallback(lambda _: connection.ask(*commands()).addBoth(self._next, connection))
+
+    def _next(self, result: T, connection: RedisConnection) -> T:
+        """Commands were answered, or have failed: the next ones may be sent."""
+        if not connection.open or connection.given_up:
+            # All that wait fail now, and not each within the failure of the one before it.
+            for number in list(self._waiting):
+                self._take(number).errback(RedisProblem("its connection is lost"))
+        if self._waiting:
+            self._take(next(iter(self._waiting))).callback(None)
+        else:
+            self._in_flight -= 1
+        return result
 
     def _wait(self, source: Source | None) -> Deferred[None]:
         number = next(self._numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,7 +19,7 @@ _LOG_PAUSE = 60.0
 class Ask(Protocol):
     """Send commands to Redis, all at once, and return their answers."""
 
-    def __call__(self, *commands: Sequence[str | bytes | int]) -> Coroutine[Any, Any, list[Any]]:
+    def __call__(self, *commands: Sequence[str | bytes | int]) -> Awaitable[list[Any]]:
         """:raise RedisProblem: one of them has failed."""
 
 

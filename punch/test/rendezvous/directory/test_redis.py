@@ -434,7 +434,7 @@ class BadRedisTests(RedisTestCase):
         asked: Deferred[str | None] = one.directory.locate(BOB)
         self.net.advance(6.0)
         self.failureResultOf(asked, DirectoryUnavailable)
-        self.problem("Not received Redis response in 3")
+        self.problem("it has not answered for 3 s")
         self.redis.delay = 0.0
         self.well()
 
