@@ -12,7 +12,7 @@ type name       payload
 0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
                 bytes on that stream in all, its name included; a limit only grows
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
-0x10 CANDIDATES for the layer above (`punch.wire.peers.ice_restart`): candidates found after an ICE restart
+0x10 CANDIDATES for the layer above (`punch.wire.peers.restart_frames`): candidates found after an ICE restart
 0x11 RESTART    for the layer above: an ICE restart
 0x90 NATS       for the layer above (`punch.wire.peers.punching`): what the sender knows about its NATs
 0x91 TARGETS    for the layer above: where the sender will be seen

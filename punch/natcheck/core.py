@@ -31,7 +31,7 @@ from punch.natcheck.transactions import (
 )
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
-from punch.wire.probing import Vantage
+from punch.wire.probes import Vantage
 
 GRACE = 0.2
 """Seconds that a preferred interface may answer later than another one and still be chosen."""

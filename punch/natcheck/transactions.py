@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 from punch.identity import PeerID, RandomBytes
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
-from punch.wire.probing import NONCE_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage, commitment
+from punch.wire.probes import NONCE_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     Attribute,
     MessageClass,

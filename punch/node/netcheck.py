@@ -48,7 +48,7 @@ from punch.node.network.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
-from punch.wire.probing import ProbeOutcome
+from punch.wire.probes import ProbeOutcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import usable_port

@@ -31,9 +31,9 @@ from punch.net.udp.server import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, finish_introductions
-from punch.rendezvous.directory.exchange import Exchange
+from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.directory.interface import Directory
-from punch.rendezvous.directory.link import DirectoryLink
+from punch.rendezvous.directory.remote_calls import RemoteCalls
 from punch.rendezvous.directory.shared_limits import SharedCounts, SharedRates, SharedTable
 from punch.rendezvous.directory.shared_quotas import SharedQuotas
 from punch.rendezvous.members.access import AccessControl
@@ -112,14 +112,16 @@ class RendezvousService(Service):
         self.random = random
         self.address: RendezvousAddress | None = None
         self.local_address: RendezvousAddress | None = None
-        self._directory: DirectoryLink | None = None
+        self._directory: DirectoryConnector | None = None
         if directory is None:
             self.registry = Registry(config.limits)
         else:
-            exchange = Exchange(config.limits, lambda peer, address: self._access.denies(peer, address))
-            self.registry = exchange.registry
-            self._directory = DirectoryLink(
-                directory, exchange, monotonic, lambda: self._sessions.registry_changed()
+            remote_calls = RemoteCalls(
+                config.limits, lambda peer, address: self._access.denies(peer, address)
+            )
+            self.registry = remote_calls.registry
+            self._directory = DirectoryConnector(
+                directory, remote_calls, monotonic, lambda: self._sessions.registry_changed()
             )
         self.reflector_port = 0
         self.health = Health()
@@ -204,7 +206,7 @@ class RendezvousService(Service):
             "introductions": self.registry.admission.places,
         }
         if self._directory is not None:
-            kinds["calls"] = self._directory.exchange.places
+            kinds["calls"] = self._directory.remote_calls.places
         if self._relay.relay is not None:
             allocations = self._relay.relay.core.allocations
             kinds["allocations"] = [allocations.places]

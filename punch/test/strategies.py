@@ -43,7 +43,7 @@ from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.peers.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
 from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import MAX_BODY, Envelope
-from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire.probes import ProbeOutcome, Vantage
 from punch.wire.turn_uri import (
     MAX_LIFETIME,
     MAX_RELAYS,

@@ -119,7 +119,7 @@ PURE = [
         for name in (
             "config",
             "control.session",
-            "directory.exchange",
+            "directory.remote_calls",
             "directory.messages",
             "directory.redis_address",
             "members.lists",

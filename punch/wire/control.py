@@ -25,7 +25,7 @@ from punch.wire.fields import SHAPES, FieldError, FieldSpec, MessageShape, field
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import Envelope
-from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
+from punch.wire.probes import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 
 VERSION = 1
@@ -255,7 +255,7 @@ class Probe:
     this transaction ID.
 
     `address` and `port` are what a reflector of this service told the peer, and `proof` is what came with
-    them, for `nonce` (see `punch.wire.probing`).
+    them, for `nonce` (see `punch.wire.probes`).
     """
 
     address: _IP

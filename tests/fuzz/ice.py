@@ -25,7 +25,7 @@ from punch.wire.address import Address, TCPAddress, Transmit, canonical
 from punch.wire.control import Probe, Probed
 from punch.wire.peers.candidate import Candidate
 from punch.wire.port_mapping import parse_search_answer
-from punch.wire.probing import ProbeOutcome
+from punch.wire.probes import ProbeOutcome
 from punch.wire.stun import Attribute
 from tests.fuzz.target import Reader, chunk, target
 from tests.fuzz.turn import attributes_of, signed

@@ -19,7 +19,6 @@ from twisted.internet.task import Clock
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.session import ControlSession
-from punch.rendezvous.directory.exchange import Exchange, Locate, Send
 from punch.rendezvous.directory.messages import (
     PeerClaimed,
     PeerLost,
@@ -30,6 +29,7 @@ from punch.rendezvous.directory.messages import (
     derive,
 )
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
+from punch.rendezvous.directory.remote_calls import Locate, RemoteCalls, Send
 from punch.rendezvous.members.lists import DenyList, ListFileError
 from punch.rendezvous.members.membership import parse_members
 from punch.rendezvous.monitoring.service import figures_of
@@ -219,8 +219,8 @@ def directory_messages(data: bytes) -> None:
     mad. When that process is gone, nothing is left of it.
     """
     now = 1000.0
-    exchange = Exchange(LIMITS)
-    registry = exchange.registry
+    remote_calls = RemoteCalls(LIMITS)
+    registry = remote_calls.registry
     own = Sealer(_SECRET, lambda size: b"a" * size)
     other = Sealer(_SECRET, lambda size: b"b" * size)
     registry.register(1, ALICE, "alice", Accept.ASK, "192.0.2.1", now)
@@ -231,10 +231,10 @@ def directory_messages(data: bytes) -> None:
             if isinstance(output, Deliver):
                 encode_line(output.reply)
             elif isinstance(output, DeliverToProcess):
-                exchange.send(output.process, output.peer, output.reply)
-        while (todo := exchange.next_output()) is not None:
+                remote_calls.send(output.process, output.peer, output.reply)
+        while (todo := remote_calls.next_output()) is not None:
             if isinstance(todo, Locate):
-                exchange.located(todo.key, other.name, now)
+                remote_calls.located(todo.key, other.name, now)
             elif isinstance(todo, Send):
                 own.seal(todo.process, todo.message)
 
@@ -253,14 +253,14 @@ def directory_messages(data: bytes) -> None:
             if isinstance(found, PeerRequest):
                 assert isinstance(found.name, str)
             if isinstance(found, (PeerRequest, PeerReply, PeerLost)):
-                exchange.receive(process, found, now)
+                remote_calls.receive(process, found, now)
         work()
         assert registry.introduction_count <= LIMITS.introductions
-        assert len(exchange) <= LIMITS.introductions
-    exchange.process_lost(other.name, now)
+        assert len(remote_calls) <= LIMITS.introductions
+    remote_calls.process_lost(other.name, now)
     work()
-    assert len(exchange) == registry.introduction_count == 0
-    assert exchange.processes == set()
+    assert len(remote_calls) == registry.introduction_count == 0
+    assert remote_calls.processes == set()
 
 
 def _redis_answers() -> Iterator[bytes]:

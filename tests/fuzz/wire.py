@@ -47,7 +47,7 @@ from punch.wire.control import encode as encode_line
 from punch.wire.demux import DatagramKind, classify
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.ice_restart import LateCandidates, Restart, RestartError
+from punch.wire.peers.restart_frames import LateCandidates, Restart, RestartError
 from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
@@ -64,7 +64,7 @@ from punch.wire.peers.sealed import (
     seal_offer,
     seal_trickle,
 )
-from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire.probes import ProbeOutcome, Vantage
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 from punch.wire.stream_framing import MAX_LENGTH, DatagramSplitter, encode_frames
 from punch.wire.stun import (

@@ -41,10 +41,10 @@ from punch.node.paths.local_candidates import describe, new_agent
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.ice_restart import RestartError
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import PrekeyError
 from punch.wire.peers.punching import PunchingError
+from punch.wire.peers.restart_frames import RestartError
 from punch.wire.peers.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 

@@ -30,7 +30,7 @@ from punch.node.paths.local_candidates import new_agent
 from punch.node.policies import RelayPolicy
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.ice_restart import LateCandidates, Restart
+from punch.wire.peers.restart_frames import LateCandidates, Restart
 from punch.wire.peers.sealed import MAX_CANDIDATES, Envelope, SealError
 
 LOST_AFTER = 3.0

@@ -18,7 +18,7 @@ from punch.net.rate_limits import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.session import ControlSession
-from punch.rendezvous.directory.link import DirectoryLink
+from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.operator_log import OperatorLog
@@ -111,7 +111,7 @@ class ControlSessions:
         access: AccessControl,
         relay: RelayService,
         second_reflector: SecondReflector,
-        directory: DirectoryLink | None,
+        directory: DirectoryConnector | None,
         log: OperatorLog,
         totals: Totals,
         report: ServiceReport,
@@ -193,7 +193,7 @@ class ControlSessions:
     def _cores(self) -> Sequence[Timed]:
         if self._directory is None:
             return (self._registry, self._timers)
-        return (self._registry, self._timers, self._directory.exchange)
+        return (self._registry, self._timers, self._directory.remote_calls)
 
     def _deliver_all(self, now: float) -> bool:
         touched: dict[int, ControlServerProtocol] = {}
@@ -257,7 +257,7 @@ class ControlSessions:
                 control.flush()
                 ended += 1
         if self._directory is not None:
-            self._directory.exchange.end_denied(now)
+            self._directory.remote_calls.end_denied(now)
         self.registry_changed()
         return ended
 

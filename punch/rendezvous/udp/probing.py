@@ -20,7 +20,7 @@ from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire.address import Address
 from punch.wire.control import Probe
-from punch.wire.probing import PROOF_SIZE, ProbeOutcome, Vantage, commitment
+from punch.wire.probes import PROOF_SIZE, ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -39,7 +39,7 @@ from punch.ui.text.netcheck import conclusions, text
 from punch.wire.address import Address
 from punch.wire.control import Probed
 from punch.wire.peers.nat_profile import Mapping, PortAssignment
-from punch.wire.probing import ProbeOutcome, commitment
+from punch.wire.probes import ProbeOutcome, commitment
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 

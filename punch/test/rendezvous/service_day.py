@@ -1,8 +1,8 @@
 """
 A service of several processes for a long time: peers that come, call and go, while processes and Redis fail.
 
-Sessions, registries, exchanges and directories are those of the rendezvous; only TLS is left out, and Redis
-is simulated. A checker over the events of all processes and peers notes
+Sessions, registries, remote calls and directories are those of the rendezvous; only TLS is left out, and
+Redis is simulated. A checker over the events of all processes and peers notes
 
 - calls of which the caller learns no outcome in time (stuck introductions);
 - calls and answers that come to a connection that its peer has long replaced, and peers that are not found
@@ -25,10 +25,10 @@ from punch.identity import Identity, PeerID
 from punch.net.driver import Driver, Timed
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.session import ControlSession
-from punch.rendezvous.directory.exchange import Exchange
-from punch.rendezvous.directory.link import DirectoryLink
+from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress
+from punch.rendezvous.directory.remote_calls import RemoteCalls
 from punch.rendezvous.registry.outputs import Deliver, Disconnect
 from punch.test.internet import Internet
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
@@ -54,7 +54,7 @@ from punch.wire.control import (
     encode,
 )
 from punch.wire.peers.sealed import Envelope
-from punch.wire.probing import ProbeOutcome
+from punch.wire.probes import ProbeOutcome
 
 REDIS = "198.51.100.9"
 BACK_TIME = 10.0
@@ -100,7 +100,7 @@ class ServiceProcess:
         """Start it, with nothing in it."""
         self.running = True
         self.started += 1
-        self.exchange = Exchange(self.limits)
+        self.remote_calls = RemoteCalls(self.limits)
         self.directory = RedisDirectory(
             RedisAddress.parse(f"redis://{REDIS}"),
             secret=b"key",
@@ -110,7 +110,9 @@ class ServiceProcess:
             random=self.net.random_bytes(f"process {self._number} {self.started}"),
         )
         self._driver = Driver(self.host.reactor, self.net.monotonic, self._deliver_all, self._cores)
-        self._link = DirectoryLink(self.directory, self.exchange, self.net.monotonic, self._driver.run)
+        self._link = DirectoryConnector(
+            self.directory, self.remote_calls, self.net.monotonic, self._driver.run
+        )
         self._link.start()
 
     def kill(self) -> None:
@@ -126,7 +128,7 @@ class ServiceProcess:
         """A peer has proved its key. `receive` is called with each line, and with b"" at the end."""
         self.connected[connection] = receive
         self.sessions[connection] = ControlSession(
-            self.exchange.registry,
+            self.remote_calls.registry,
             connection,
             peer,
             address,
@@ -162,23 +164,23 @@ class ServiceProcess:
 
     def left(self) -> list[str]:
         """What is in its tables."""
-        registry = self.exchange.registry
+        registry = self.remote_calls.registry
         counts = {
             "connections": len(self.sessions),
             "registrations": len(registry),
             "introductions": registry.introduction_count,
-            "calls to other processes": len(self.exchange),
-            "other processes": len(self.exchange.processes),
-            "timers": 2 - [registry.get_timer(), self.exchange.get_timer()].count(None),
+            "calls to other processes": len(self.remote_calls),
+            "other processes": len(self.remote_calls.processes),
+            "timers": 2 - [registry.get_timer(), self.remote_calls.get_timer()].count(None),
         }
         return [f"process {self._number}: {count} {what}" for what, count in counts.items() if count]
 
     def _cores(self) -> Sequence[Timed]:
-        return self.exchange.registry, self.exchange
+        return self.remote_calls.registry, self.remote_calls
 
     def _deliver_all(self, now: float) -> bool:
         touched = {}
-        while (output := self.exchange.registry.next_output()) is not None:
+        while (output := self.remote_calls.registry.next_output()) is not None:
             if isinstance(output, (Deliver, Disconnect)):
                 session = self.sessions.get(output.connection)
                 if session is not None:

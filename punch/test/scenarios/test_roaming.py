@@ -18,7 +18,7 @@ from punch.test.system import SERVICE, Peer, Rendezvous, SystemTestCase
 from punch.wire.address import Address
 from punch.wire.control import Incoming, new_call
 from punch.wire.peers.candidate import Candidate, CandidateType
-from punch.wire.peers.ice_restart import LateCandidates, Restart
+from punch.wire.peers.restart_frames import LateCandidates, Restart
 from punch.wire.peers.sealed import Offer, seal_offer
 
 CALM = "198.51.100.2"

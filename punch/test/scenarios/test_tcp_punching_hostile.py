@@ -19,8 +19,8 @@ from punch.test.scenarios.tcp_punching import ALICE, BOB, VICTIM, TCPTestCase
 from punch.test.system import SERVICE
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
-from punch.wire.peers.ice_restart import Restart
 from punch.wire.peers.punching import TCPCandidates
+from punch.wire.peers.restart_frames import Restart
 
 
 class Stranger(Protocol):

@@ -51,7 +51,7 @@ from punch.wire.control import (
 )
 from punch.wire.fields import check_name, is_visible
 from punch.wire.peers.sealed import MAX_BODY, Envelope
-from punch.wire.probing import ProbeOutcome
+from punch.wire.probes import ProbeOutcome
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 ALICE, BOB = (known.peer_id for known in IDENTITIES[:2])

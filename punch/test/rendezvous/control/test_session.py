@@ -38,7 +38,7 @@ from punch.wire.control import (
     Trickle,
     encode,
 )
-from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire.probes import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)
 

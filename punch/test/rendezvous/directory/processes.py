@@ -6,7 +6,7 @@ from collections import deque
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.directory.exchange import AwaitReturn, Exchange, Locate
+from punch.rendezvous.directory.remote_calls import AwaitReturn, Locate, RemoteCalls
 from punch.rendezvous.registry.outputs import Deliver, DeliverToProcess, Disconnect, LimitHit
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import (
@@ -37,8 +37,8 @@ class Processes:
         self.hits: list[tuple[str, LimitHit]] = []
         self.denied: dict[str, set[PeerID | str]] = {}
         """The peers and addresses that each process denies."""
-        self.exchanges = {
-            name: Exchange(
+        self.remote_calls = {
+            name: RemoteCalls(
                 self.limits,
                 lambda peer, address, name=name: not self.denied.get(name, set()).isdisjoint({peer, address}),  # type: ignore[misc]
             )
@@ -55,19 +55,19 @@ class Processes:
     def register(self, process: str, peer: PeerID, address: str = "192.0.2.1") -> int:
         """Register a peer; returns its connection."""
         self._connections += 1
-        registry = self.exchanges[process].registry
+        registry = self.remote_calls[process].registry
         registry.register(self._connections, peer, "name", Accept.ASK, address, self.now)
         self.where[peer] = process
         self.run()
         for name, _ in [each for each in self.awaiting if each[1] == peer]:
-            self.exchanges[name].registry.returned(peer, self.now)
+            self.remote_calls[name].registry.returned(peer, self.now)
         self.awaiting = [each for each in self.awaiting if each[1] != peer]
         self.run()
         return self._connections
 
     def request(self, process: str, peer: PeerID, connection: int, request: object) -> None:
         """A peer sends a request."""
-        registry = self.exchanges[process].registry
+        registry = self.remote_calls[process].registry
         registry.request(peer, connection, request, self.now)  # type: ignore[arg-type]
         self.run()
 
@@ -77,9 +77,9 @@ class Processes:
 
     def kill(self, process: str) -> None:
         """A process dies, and the others notice."""
-        del self.exchanges[process]
-        for exchange in self.exchanges.values():
-            exchange.process_lost(process, self.now)
+        del self.remote_calls[process]
+        for remote_calls in self.remote_calls.values():
+            remote_calls.process_lost(process, self.now)
         self.run()
 
     def release_held(self) -> None:
@@ -92,9 +92,9 @@ class Processes:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
-        for exchange in self.exchanges.values():
-            exchange.registry.handle_timer(self.now)
-            exchange.handle_timer(self.now)
+        for remote_calls in self.remote_calls.values():
+            remote_calls.registry.handle_timer(self.now)
+            remote_calls.handle_timer(self.now)
         self.run()
 
     def run(self) -> None:
@@ -102,20 +102,20 @@ class Processes:
         busy = True
         while busy:
             busy = False
-            for name, exchange in list(self.exchanges.items()):
-                while (output := exchange.registry.next_output()) is not None:
+            for name, remote_calls in list(self.remote_calls.items()):
+                while (output := remote_calls.registry.next_output()) is not None:
                     busy = True
                     if isinstance(output, Deliver):
                         self.got.append((name, output.connection, output.reply))
                     elif isinstance(output, Disconnect):
                         self.got.append((name, output.connection, output.error))
                     elif isinstance(output, DeliverToProcess):
-                        exchange.send(
+                        remote_calls.send(
                             output.process, output.peer, output.reply, output.source, output.address
                         )
                     elif isinstance(output, LimitHit):
                         self.hits.append((name, output))
-                while (todo := exchange.next_output()) is not None:
+                while (todo := remote_calls.next_output()) is not None:
                     busy = True
                     if isinstance(todo, Locate):
                         if self.holding:
@@ -124,12 +124,12 @@ class Processes:
                             self._locate(name, todo)
                     elif isinstance(todo, AwaitReturn):
                         self.awaiting.append((name, todo.peer))
-                    elif todo.process not in self.exchanges:
-                        exchange.process_lost(todo.process, self.now)
+                    elif todo.process not in self.remote_calls:
+                        remote_calls.process_lost(todo.process, self.now)
                     else:
-                        self.exchanges[todo.process].receive(name, todo.message, self.now)
+                        self.remote_calls[todo.process].receive(name, todo.message, self.now)
 
     def _locate(self, name: str, locate: Locate) -> None:
         found = self.where.get(locate.peer)
-        if name in self.exchanges:
-            self.exchanges[name].located(locate.key, None if found == name else found, self.now)
+        if name in self.remote_calls:
+            self.remote_calls[name].located(locate.key, None if found == name else found, self.now)

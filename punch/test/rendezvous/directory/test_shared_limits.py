@@ -22,7 +22,7 @@ from punch.test.system import EPOCH
 from punch.wire.address import Address
 from punch.wire.control import Accept, Error, ErrorCode, Probe, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
-from punch.wire.probing import Vantage, commitment
+from punch.wire.probes import Vantage, commitment
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
 
 SERVICES = "198.51.100.1", "198.51.100.2"

@@ -13,7 +13,7 @@ from punch.rendezvous.udp.reflector import Reflector
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.control import Probe
-from punch.wire.probing import ProbeOutcome, Vantage, commitment
+from punch.wire.probes import ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange
+from punch.rendezvous.directory.remote_calls import MAX_WAITING, RemoteCalls
 from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.outputs import LimitHit
 from punch.rendezvous.registry.registry import SETTLE_TIME
@@ -34,7 +34,7 @@ from punch.wire.control import (
 )
 
 
-class ExchangeTests(SynchronousTestCase):
+class RemoteCallsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.make_world()
 
@@ -48,11 +48,11 @@ class ExchangeTests(SynchronousTestCase):
         self.net.request("one", ALICE, self.alice, Establish(CALL, BOB, envelope(BOB)))
 
     def assert_empty(self) -> None:
-        for exchange in self.net.exchanges.values():
-            self.assertEqual(len(exchange), 0)
-            self.assertEqual(exchange.registry.introduction_count, 0)
-            self.assertEqual(exchange.processes, set())
-            self.assertIsNone(exchange.get_timer())
+        for remote_calls in self.net.remote_calls.values():
+            self.assertEqual(len(remote_calls), 0)
+            self.assertEqual(remote_calls.registry.introduction_count, 0)
+            self.assertEqual(remote_calls.processes, set())
+            self.assertIsNone(remote_calls.get_timer())
 
     def test_whole_introduction(self) -> None:
         self.call()
@@ -74,7 +74,7 @@ class ExchangeTests(SynchronousTestCase):
         """The caller's process, and that of the called peer, until the candidates have passed."""
 
         def unfinished(process: str) -> bool:
-            registry = self.net.exchanges[process].registry
+            registry = self.net.remote_calls[process].registry
             return (ALICE if process == "one" else BOB) in registry.unfinished(self.net.now)
 
         self.assertFalse(unfinished("one") or unfinished("two"))
@@ -134,7 +134,7 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(len(self.net.replies(carol)), 1)
         # The directory had a stale entry, and the process that it named has gone.
         self.net.kill("two")
-        self.net.exchanges["three"] = Exchange(self.net.limits)
+        self.net.remote_calls["three"] = RemoteCalls(self.net.limits)
         self.net.request("one", ALICE, self.alice, Establish(CALL, BOB, envelope(BOB), notify=True))
         self.assertEqual(self.net.awaiting, [("one", BOB)])
         self.net.register("three", BOB)
@@ -151,7 +151,7 @@ class ExchangeTests(SynchronousTestCase):
     def test_circle_of_stale_entries(self) -> None:
         """A process that does not have the peer asks no other one."""
         self.net.where[CAROL] = "two"
-        self.net.exchanges["three"] = Exchange(self.net.limits)
+        self.net.remote_calls["three"] = RemoteCalls(self.net.limits)
         self.net.request("one", ALICE, self.alice, Establish(CALL, CAROL, envelope(CAROL)))
         self.net.where[CAROL] = "three"
         self.net.run()
@@ -173,7 +173,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_caller_leaves(self) -> None:
         self.call()
-        self.net.exchanges["one"].registry.disconnected(ALICE, self.alice, "closed", self.net.now)
+        self.net.remote_calls["one"].registry.disconnected(ALICE, self.alice, "closed", self.net.now)
         self.net.run()
         ended = self.net.replies(self.bob)[-1]
         self.assertEqual(ended.code, ErrorCode.GONE)  # type: ignore[union-attr]
@@ -181,7 +181,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_callee_leaves(self) -> None:
         self.call()
-        self.net.exchanges["two"].registry.disconnected(BOB, self.bob, "closed", self.net.now)
+        self.net.remote_calls["two"].registry.disconnected(BOB, self.bob, "closed", self.net.now)
         self.net.run()
         self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.GONE)  # type: ignore[union-attr]
         self.assert_empty()
@@ -198,7 +198,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def denied_at(self, process: str, *denied: PeerID | str) -> None:
         self.net.denied[process] = set(denied)
-        self.net.exchanges[process].end_denied(self.net.now)
+        self.net.remote_calls[process].end_denied(self.net.now)
         self.net.run()
 
     def test_denied_caller(self) -> None:
@@ -256,16 +256,16 @@ class ExchangeTests(SynchronousTestCase):
     def test_silent_process(self) -> None:
         """A process that tells nothing more keeps no caller waiting for ever."""
         self.call()
-        self.net.exchanges["two"] = Exchange(self.net.limits)
+        self.net.remote_calls["two"] = RemoteCalls(self.net.limits)
         self.net.advance(66.0)
         self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.TIMEOUT)  # type: ignore[union-attr]
         self.assert_empty()
 
     def test_other_process_speaks_for_nobody_elses_call(self) -> None:
         self.call()
-        self.net.exchanges["three"] = Exchange(self.net.limits)
-        self.net.exchanges["three"].send("one", ALICE, Answered(CALL, BOB, envelope(ALICE)))
-        self.net.exchanges["two"].send("one", ALICE, Answered(CALL, CAROL, envelope(ALICE)))
+        self.net.remote_calls["three"] = RemoteCalls(self.net.limits)
+        self.net.remote_calls["three"].send("one", ALICE, Answered(CALL, BOB, envelope(ALICE)))
+        self.net.remote_calls["two"].send("one", ALICE, Answered(CALL, CAROL, envelope(ALICE)))
         self.net.run()
         self.assertEqual(self.net.replies(self.alice), [])
 
@@ -284,10 +284,10 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
 
     def test_replaced(self) -> None:
-        self.net.exchanges["two"].registry.replaced(BOB, self.net.now)
+        self.net.remote_calls["two"].registry.replaced(BOB, self.net.now)
         self.net.run()
         self.assertEqual(self.net.replies(self.bob)[-1].code, ErrorCode.REPLACED)  # type: ignore[union-attr]
-        self.assertNotIn(BOB, self.net.exchanges["two"].registry)
+        self.assertNotIn(BOB, self.net.remote_calls["two"].registry)
 
 
 class FairnessTests(SynchronousTestCase):
@@ -334,9 +334,9 @@ class FairnessTests(SynchronousTestCase):
             with contextlib.suppress(IntroductionRefusal):
                 call = f"{number:032x}"
                 net.request("one", ALICE, connection, Establish(call, BOB, envelope(BOB)))
-        self.assertEqual(len(net.exchanges["one"]), 7)
+        self.assertEqual(len(net.remote_calls["one"]), 7)
         net.request("one", CAROL, carol, Establish("11" * 16, BOB, envelope(BOB)))
-        self.assertEqual(len(net.exchanges["one"]), 8)
+        self.assertEqual(len(net.remote_calls["one"]), 8)
         self.assertEqual(net.hits, [])
 
     def test_ended_calls_ask_no_more_than_others(self) -> None:
@@ -355,16 +355,16 @@ class FairnessTests(SynchronousTestCase):
             except IntroductionRefusal as refusal:
                 self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
                 refused += 1
-                net.exchanges["one"].registry.disconnected(ALICE, alice, "closed", net.now)
+                net.remote_calls["one"].registry.disconnected(ALICE, alice, "closed", net.now)
                 alice = net.register("one", ALICE)
         self.assertEqual((len(net.held), refused), (8, 12))
-        self.assertEqual(net.exchanges["one"].registry.unfinished(net.now), set())
+        self.assertEqual(net.remote_calls["one"].registry.unfinished(net.now), set())
         self.assertEqual(net.replies(alice), [])
         net.release_held()
         self.assertEqual(net.replies(alice), [])
-        self.assertEqual(len(net.exchanges["one"]), 0)
+        self.assertEqual(len(net.remote_calls["one"]), 0)
         net.request("one", ALICE, alice, Establish(CALL, BOB, envelope(BOB)))
-        self.assertEqual(net.exchanges["two"].registry.introduction_count, 1)
+        self.assertEqual(net.remote_calls["two"].registry.introduction_count, 1)
 
     def test_the_other_process_learns_who_made_room(self) -> None:
         limits = replace(RendezvousLimits(), introductions=2, introductions_per_address=2)
@@ -379,7 +379,7 @@ class FairnessTests(SynchronousTestCase):
         ended = net.replies(at_three)[-1]
         assert isinstance(ended, Ended)
         self.assertEqual((ended.call, ended.code), ("11" * 16, ErrorCode.CANCELLED))
-        self.assertEqual(net.exchanges["three"].registry.introduction_count, 0)
+        self.assertEqual(net.remote_calls["three"].registry.introduction_count, 0)
         self.assertEqual(net.replies(alice)[-1].code, ErrorCode.CANCELLED)  # type: ignore[union-attr]
         self.assertEqual(len(net.replies(bob)), 2)
         # A place that is free again is used.
@@ -437,11 +437,11 @@ class ModelTests(SynchronousTestCase):
             peer, other, process = peers[one], peers[two], str(three)
             where, connection = at.get(peer, ("", 0))
             call = f"{one:016x}{two:016x}"
-            if step == "register" and process in net.exchanges:
+            if step == "register" and process in net.remote_calls:
                 if where and where != process:
-                    net.exchanges[where].registry.replaced(peer, net.now)
+                    net.remote_calls[where].registry.replaced(peer, net.now)
                 at[peer] = process, net.register(process, peer)
-            elif step == "kill" and len(net.exchanges) > 1 and process in net.exchanges:
+            elif step == "kill" and len(net.remote_calls) > 1 and process in net.remote_calls:
                 at = {each: place for each, place in at.items() if place[0] != process}
                 net.kill(process)
             elif step == "wait":
@@ -451,7 +451,7 @@ class ModelTests(SynchronousTestCase):
             elif step == "directory back":
                 net.release_held()
             elif where and step == "leave":
-                net.exchanges[where].registry.disconnected(peer, connection, "closed", net.now)
+                net.remote_calls[where].registry.disconnected(peer, connection, "closed", net.now)
                 del at[peer]
                 net.run()
             elif where and step in ("call", "answer", "trickle", "cancel", "reject"):
@@ -476,8 +476,8 @@ class ModelTests(SynchronousTestCase):
                     assert isinstance(answer, Error)
                     self.assertEqual(answer.code, ErrorCode.NOT_REGISTERED)
             for each, (place, _) in at.items():
-                self.assertIn(each, net.exchanges[place].registry)
-            total = sum(len(exchange.registry) for exchange in net.exchanges.values())
+                self.assertIn(each, net.remote_calls[place].registry)
+            total = sum(len(remote_calls.registry) for remote_calls in net.remote_calls.values())
             self.assertEqual(total, len(at))
             for place, told_on, reply in net.got[seen:]:
                 if isinstance(reply, (Incoming, Answered, Candidates)):
@@ -486,6 +486,6 @@ class ModelTests(SynchronousTestCase):
         net.release_held()
         net.advance(70.0)
         net.advance(70.0)
-        for exchange in net.exchanges.values():
-            self.assertEqual((len(exchange), exchange.registry.introduction_count), (0, 0))
-            self.assertEqual(exchange.processes, set())
+        for remote_calls in net.remote_calls.values():
+            self.assertEqual((len(remote_calls), remote_calls.registry.introduction_count), (0, 0))
+            self.assertEqual(remote_calls.processes, set())

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID
-from punch.rendezvous.directory.exchange import AwaitReturn, CallKey, Exchange, Locate
 from punch.rendezvous.directory.interface import Directory, DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
+from punch.rendezvous.directory.remote_calls import AwaitReturn, CallKey, Locate, RemoteCalls
 from punch.rendezvous.registry.outputs import DeliverToProcess, Output, PeerRegistered, PeerUnregistered
 
 UNREACHABLE = (
@@ -22,22 +22,22 @@ UNREACHABLE = (
 )
 
 
-class DirectoryLink:
+class DirectoryConnector:
     """
     The user of the directory, on behalf of the peers of this process (`DirectoryUser`).
 
-    :param happened: called when the registry or the exchange may have output.
+    :param happened: called when the registry or the remote calls may have output.
     """
 
     def __init__(
         self,
         directory: Directory,
-        exchange: Exchange,
+        remote_calls: RemoteCalls,
         monotonic: Callable[[], float],
         happened: Callable[[], None],
     ) -> None:
         self.directory = directory
-        self.exchange = exchange
+        self.remote_calls = remote_calls
         self._monotonic = monotonic
         self._happened = happened
 
@@ -56,12 +56,12 @@ class DirectoryLink:
         elif isinstance(output, PeerUnregistered):
             self.directory.release(output.peer)
         elif isinstance(output, DeliverToProcess):
-            self.exchange.send(output.process, output.peer, output.reply, output.source, output.address)
+            self.remote_calls.send(output.process, output.peer, output.reply, output.source, output.address)
 
     def pass_on(self) -> bool:
-        """Give the directory what the exchange has for it. Returns whether there was anything."""
+        """Give the directory what the remote calls have for it. Returns whether there was anything."""
         found = False
-        while (output := self.exchange.next_output()) is not None:
+        while (output := self.remote_calls.next_output()) is not None:
             found = True
             if isinstance(output, Locate):
                 locating = self.directory.locate(output.peer, output.source)
@@ -78,39 +78,39 @@ class DirectoryLink:
 
     def depends_on(self) -> set[str]:
         """The other processes whose end has to be noticed."""
-        return self.exchange.processes
+        return self.remote_calls.processes
 
     def message_received(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
         """Another process has sent a message."""
-        self.exchange.receive(process, message, self._monotonic())
+        self.remote_calls.receive(process, message, self._monotonic())
         self._happened()
 
     def peer_replaced(self, peer: PeerID) -> None:
         """A peer of this process has a newer registration at another process."""
-        self.exchange.registry.replaced(peer, self._monotonic())
+        self.remote_calls.registry.replaced(peer, self._monotonic())
         self._happened()
 
     def peer_returned(self, peer: PeerID) -> None:
         """A peer that callers here wait for is registered at another process."""
-        self.exchange.registry.returned(peer, self._monotonic())
+        self.remote_calls.registry.returned(peer, self._monotonic())
         self._happened()
 
     def awaited_peers(self) -> list[PeerID]:
         """The peers that callers here wait for."""
-        return self.exchange.registry.awaited_peers
+        return self.remote_calls.registry.awaited_peers
 
     def process_lost(self, process: str) -> None:
         """Another process is gone."""
-        self.exchange.process_lost(process, self._monotonic())
+        self.remote_calls.process_lost(process, self._monotonic())
         self._happened()
 
     # -- within --
 
     def _located(self, key: CallKey, process: str | None) -> None:
-        self.exchange.located(key, process, self._monotonic())
+        self.remote_calls.located(key, process, self._monotonic())
         self._happened()
 
     def _not_located(self, key: CallKey, failure: Failure) -> None:
         failure.trap(DirectoryUnavailable)  # type: ignore[no-untyped-call]
-        self.exchange.located(key, None, self._monotonic(), UNREACHABLE)
+        self.remote_calls.located(key, None, self._monotonic(), UNREACHABLE)
         self._happened()

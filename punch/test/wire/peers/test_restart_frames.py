@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.ice_restart import LateCandidates, Restart, RestartError
+from punch.wire.peers.restart_frames import LateCandidates, Restart, RestartError
 
 CANDIDATE = Candidate.parse("1 1 udp 2130706431 192.168.1.2 50000 typ host")
 RESTART = Restart(3, "abcdefgh", "a" * 24, (CANDIDATE,), 20)

@@ -63,7 +63,7 @@ GONE = "The other peer lost its connection to the rendezvous."
 
 @dataclass(frozen=True)
 class Locate:
-    """Ask the directory at which process the called peer is, then call `Exchange.located`."""
+    """Ask the directory at which process the called peer is, then call `RemoteCalls.located`."""
 
     key: CallKey
     peer: PeerID
@@ -73,7 +73,7 @@ class Locate:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a message to another process; call `Exchange.process_lost` if that is gone."""
+    """Send a message to another process; call `RemoteCalls.process_lost` if that is gone."""
 
     process: str
     message: PeerRequest | PeerReply | PeerLost
@@ -107,7 +107,7 @@ class _Call:
     waiting: list[Trickle | Cancel] = field(default_factory=list)
 
 
-class Exchange:
+class RemoteCalls:
     """
     The calls of peers of this process to peers of other processes. It makes the registry of this process.
 
