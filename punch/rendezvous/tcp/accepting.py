@@ -9,6 +9,8 @@ over are dropped, sources take turns (`SourceTurns`), and only some are passed o
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Callable, Hashable, Set
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -136,7 +138,8 @@ class AcceptsInTurn:
             if self._is_of_use(connection):
                 return connection, address
             connection.close()
-        raise BlockingIOError
+        # Twisted's port looks at the number.
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
 
     def close(self) -> None:
         """Close the socket and what waits."""

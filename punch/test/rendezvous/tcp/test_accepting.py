@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
+from typing import Any, cast
 
+from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Port
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
 from punch.net.rate_limits import source_of
@@ -35,7 +40,7 @@ class Listening:
 
     def accept(self) -> tuple[Accepted, tuple[str, int]]:
         if not self.waiting:
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "no connection waits")
         return self.waiting.popleft()
 
     def close(self) -> None:
@@ -89,6 +94,17 @@ class AcceptsInTurnTests(TestCase):
             else:
                 self.assertRaises(BlockingIOError, accepts.accept)
             self.assertGreater(len(listening.waiting), 5000)
+
+    def test_flood_at_a_port(self) -> None:
+        """A port of Twisted accepts nothing then, and logs no error."""
+        listening = Listening(*(Accepted(b"x") for _ in range(10_000)))
+        port = cast(Any, Port(0, Factory(), 50, "127.0.0.1", MemoryReactorClock()))
+        port.socket, port.numberAccepts = AcceptsInTurn(listening, {0x16}), 64
+        for _ in range(3):
+            port.socket.take()
+            port.doRead()
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(port.sessionno, 0)
 
     def test_flood_of_connections_that_live(self) -> None:
         """One from elsewhere is the first or the second, and of those of the flood the oldest are closed."""
