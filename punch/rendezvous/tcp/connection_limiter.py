@@ -39,6 +39,8 @@ from punch.rendezvous.registry.admission import room_in
 _HEADER = 5
 _RANDOM = slice(11, 43)
 _LARGEST_RECORD = 16_384
+_LONGEST_HANDSHAKE = 0.05
+"""Seconds of a handshake that count at most, beyond what it used of the processor."""
 
 
 class NotTLS(ValueError):
@@ -131,8 +133,14 @@ class HandshakeQueue:
         """
         return self._turns.pop() if len(self._turns) and self._has_time(now) else None
 
-    def spent(self, seconds: float, now: float) -> None:
-        """A handshake took this long."""
+    def spent(self, processor: float, elapsed: float, now: float) -> None:
+        """
+        A handshake took so many seconds of the processor, and so many passed.
+
+        What other programs leave of the processor is shared with everything else, so the time that passed
+        counts, but not that for which the process or the machine was stopped.
+        """
+        seconds = max(processor, min(elapsed, _LONGEST_HANDSHAKE))
         self._free_at = max(self._free_at, now) + seconds / self._share
 
     def get_timer(self) -> float | None:

@@ -410,8 +410,7 @@ class ProtocolSnifferFactory(ServerFactory):
             began, cpu = self._driver.now(), self.cpu()
             sniffer.begin()
             now = self._driver.now()
-            # Where other programs use the processor, half of what is left is for everything else, too
-            self._queue.spent(max(self.cpu() - cpu, now - began), now)
+            self._queue.spent(self.cpu() - cpu, now - began, now)
         else:
             sniffer.abort()
         return True

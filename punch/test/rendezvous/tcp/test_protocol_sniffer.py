@@ -281,6 +281,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
         self.inside: list[Inside] = []
         self.cpu = 0.0
         self.cost = 0.0
+        self.stopped = 0.0
         self.hellos = 0
         self.limits_hit: list[tuple[str, str]] = []
         self.factory = self.make(self.limits)
@@ -300,8 +301,9 @@ class ProtocolSnifferTests(SynchronousTestCase):
         return self.inside[-1]
 
     def work(self, seconds: float) -> None:
-        """Use the processor."""
+        """Use the processor, and be stopped for a while."""
         self.cpu += seconds
+        self.clock.rightNow += self.stopped
 
     def connect(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, ClosingTransport]:
         address = (IPv6Address if ":" in host else IPv4Address)("TCP", host, 40000)
@@ -412,6 +414,16 @@ class ProtocolSnifferTests(SynchronousTestCase):
             self.clock.advance(0.01)
         self.assertAlmostEqual(self.cpu, 0.202)
         self.assertEqual(len(self.inside), 202)
+
+    def test_a_stop_within_a_handshake(self) -> None:
+        """The time for which the process was stopped is not paid for with a pause."""
+        self.stopped = 30.0
+        self.greet("192.0.2.1")
+        self.stopped = 0.0
+        self.greet("192.0.2.2")
+        self.assertEqual(len(self.inside), 1)
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.inside), 2)
 
     def test_who_uses_the_processor_too_much_is_not_read_from(self) -> None:
         self.factory = self.make(RendezvousLimits())
