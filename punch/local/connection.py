@@ -35,10 +35,10 @@ MAX_COMMANDS = 16
 """Commands under way at once on a connection; no more lines are read meanwhile."""
 MAX_UNREAD = 1 << 20
 """Bytes of events that a program may leave unread before its connection is closed."""
-MAX_WAITING = 1024
+MAX_WAITING = 2048
 """
-Streams of one program that wait to be accepted at once, as many as one peer may have open; further ones are
-closed.
+Streams of one program that wait to be accepted at once, twice as many as one peer may have open; further ones
+are closed.
 """
 ACCEPT_TIME = 20.0
 """Seconds in which a program has to accept a stream."""
@@ -84,7 +84,7 @@ class WaitingStream(Join):
 
     def _over(self) -> None:
         self._timeout.cancel()
-        self._server.waiting.pop(self._number, None)
+        self._server.waits_no_more(self._number)
         self._program.stream_over(self)
 
 
@@ -100,7 +100,7 @@ class _ServiceFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> WaitingStream | None:
         """A peer opens a stream; None: it is refused."""
         assert isinstance(addr, PunchAddress)
-        if self._program.waiting_count >= MAX_WAITING or self._server.crowded:
+        if self._program.waiting_count >= MAX_WAITING or self._server.crowded(addr.peer):
             return None
         return WaitingStream(self._server, self._program, addr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 
+from punch.identity import PeerID
 from punch.local.connection import LocalConnection, OtherCommands, WaitingStream
 from punch.local.own import OwnNode
 from punch.local.protocol import CommandError
@@ -66,6 +68,7 @@ class LocalServer(Factory):
         self.most = most_connections() if most is None else most
         self.waiting: dict[int, WaitingStream] = {}
         """The streams of services that programs serve, until they are accepted."""
+        self._waiting_of: Counter[PeerID] = Counter()
         self._connections: set[LocalConnection] = set()
         self._streams = 0
         self._port: IListeningPort | None = None
@@ -76,10 +79,11 @@ class LocalServer(Factory):
         """How many connections there are."""
         return len(self._connections)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there is no room for another stream of a peer."""
-        return len(self._connections) + len(self.waiting) >= self.most - min(RESERVED, self.most // 4)
+    def crowded(self, peer: PeerID) -> bool:
+        """Whether there is no room for another stream of a peer, whose waiting streams take half at most."""
+        room = self.most - min(RESERVED, self.most // 4)
+        free = room - len(self._connections) - len(self.waiting)
+        return free <= 0 or self._waiting_of[peer] >= free
 
     def listen(self, directory: Path, environ: Mapping[str, str]) -> Deferred[None]:
         """
@@ -141,4 +145,14 @@ class LocalServer(Factory):
         """Keep a stream until it is accepted, and return its number."""
         self._streams += 1
         self.waiting[self._streams] = waiting
+        self._waiting_of[waiting.address.peer] += 1
         return self._streams
+
+    def waits_no_more(self, number: int) -> None:
+        """A stream was accepted, or is over."""
+        waiting = self.waiting.pop(number, None)
+        if waiting is not None:
+            peer = waiting.address.peer
+            self._waiting_of[peer] -= 1
+            if not self._waiting_of[peer]:
+                del self._waiting_of[peer]

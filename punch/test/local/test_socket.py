@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.identity import Identity
 from punch.link.events import ServiceRefused
 from punch.link.services import anyone
 from punch.link.transport import PunchAddress
@@ -177,13 +178,16 @@ class SocketTests(LocalTestCase):
         self.assertEqual({event["command"] for event in program.events[1:]}, {"connect", "status"})
 
     def test_peers_leave_connections_for_programs(self) -> None:
-        self.servers["bob"].most = 4
+        """And for each other: one has at most as many streams waiting as are left."""
+        self.servers["bob"].most = 6
         server = self.program("bob")
         server.say({"command": "serve", "service": "mine/1", "allow": "anyone"})
         link = self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
         opened = [link.connect("mine/1", Factory.forProtocol(HalfCloser)) for _ in range(3)]
         self.run_until(lambda: opened[2].called, 5.0)
         self.failureResultOf(opened[2], ServiceRefused)
+        other = Identity.generate().peer_id
+        self.assertFalse(self.servers["bob"].crowded(other))
         for stream in (1, 2):
             self.program("bob").say({"command": "accept-stream", "stream": stream})
         self.assertEqual(self.program("bob").events[0]["event"], "ready")
@@ -298,7 +302,7 @@ class SocketTests(LocalTestCase):
         self.assertEqual(self.reported(), [shown, shown])
         status = self.net.wait(self.owned["alice"].status(), 2.0)
         text = "\n".join(lines("status", status, lambda peer: "bob", 0.0))
-        self.assertIn("Transfer of punch send: a (5 bytes) to bob: interrupted, is tried again", text)
+        self.assertIn("Transfer of punch send: a (5 bytes) to bob: has no link now, is tried again", text)
         self.net.wait(attached.report_transfer(1, None), 2.0)
         self.net.wait(self.owned["alice"].report_transfer(1, None), 2.0)
         self.assertEqual(self.reported(), [])

@@ -267,7 +267,7 @@ def _reported(report: Answer, who: str) -> str:
     way = "to" if report["outgoing"] else "from"
     state = {
         "offered": "waits for an answer",
-        "waiting": "interrupted, is tried again",
+        "waiting": "has no link now, is tried again",
     }.get(report["stage"]) or progress_text(report["position"], size, 0.0)
     return f"Transfer of {printable(report['program'])}: {what}{size_text} {way} {who}: {state}"
 

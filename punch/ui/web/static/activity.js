@@ -88,7 +88,7 @@ export class ActivityPage extends Page {
   report({ program, peer, outgoing, stage, name, items, size, position }) {
     const title = items === 1 ? plain(name, 60) : `${plain(name, 60)} and ${count(items - 1, "more", "more")}`;
     const whom = `${outgoing ? "To" : "From"} ${this.store.nameOf(peer)}`;
-    const text = "It was interrupted, and is tried again.";
+    const text = "There is no link now; it is tried again.";
     const state = stateText({ stage, outgoing, position, size, text }, 0, this.store.person(peer).link?.dark);
     const bar = size ? h("progress", { "aria-label": `How much of ${title} is there`, max: size, value: Math.min(position, size) }) : null;
     return h("li", { class: "transfer" }, h("span", { class: "way", "aria-hidden": "true" }, icon(outgoing ? "upload" : "download")), h("div", { class: "two-lines" }, h("span", { class: "name", dir: "auto" }, title), h("span", { class: "state-line small" }, `${whom} · ${state} · ${plain(program, 40)}`), bar));
