@@ -18,6 +18,7 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
+from punch.link.quic import qh3_library
 from punch.link.quic.interface import MAX_STREAMS
 from punch.test.link.link_pair import AioquicMixin, CoreEnd, KeepingBackend, LinkTestCase, Pipe
 
@@ -222,6 +223,23 @@ class StreamTests(LinkTestCase):
 
 class AioquicStreamTests(AioquicMixin, StreamTests):
     __test__ = True
+
+
+class LaterLibraryTests(LinkTestCase):
+    def test_a_later_library(self) -> None:
+        """Where qh3 makes its core in another way, links have the limit of the library."""
+
+        def other(*arguments: object, **named: object) -> None:
+            raise TypeError("an argument that is not known here")
+
+        self.patch(qh3_library, "QuicConnectionCore", other)
+        caller, callee, pipe = self.connect()
+        with self.assertRaises(StreamLimitError):
+            while True:
+                caller.core.streams.open_stream("x")
+        pipe.run(1.0)
+        self.assertIsNone(callee.closed)
+        self.assertEqual(len(callee.of(StreamOpened)), 99)
 
 
 class CreditTests(LinkTestCase):
