@@ -60,13 +60,12 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.interfaces import INode
-from punch.node.listeners import Listeners
+from punch.node.listeners import Listeners, Waiters
 from punch.node.network.network import Network, NetworkChanges
 from punch.node.network.port_mappings import Gateways
 from punch.node.paths.path_memory import PathMemory
 from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.node.status import NodeStatus, node_status
-from punch.node.waiters import Waiters
 from punch.wire.control import (
     Accept,
     Answered,
