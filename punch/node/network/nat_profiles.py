@@ -94,7 +94,7 @@ class NatObserver:
     Observes the NATs in front of this machine's IPv4 addresses.
 
     :param open_socket: opens a socket at an IP address and a port (0: any).
-    :param changed: called when there is a new observation.
+    :param changed: called when there is a new observation, and when no more is under way.
     :ivar profiles: what was observed.
     """
 
@@ -121,6 +121,11 @@ class NatObserver:
     def current(self) -> list[NatProfile]:
         """The profiles as they are now, that of the most preferred address first."""
         return self.profiles.current(self._driver.now())
+
+    @property
+    def observing(self) -> bool:
+        """Whether more may be known soon: an observation is under way."""
+        return bool(self._running)
 
     def use(self, reflectors: ReflectorAddresses | None) -> None:
         """Ask these reflectors, of one rendezvous, from now on."""
@@ -201,4 +206,5 @@ class NatObserver:
                 if run.seen.value is not None:
                     self.profiles.add(host, run.seen.value, now)
                     self.profiles.keep(self._hosts)
+                if run.seen.value is not None or not self._running:
                     self._changed()

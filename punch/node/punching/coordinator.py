@@ -176,7 +176,7 @@ class Punching:
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
         ours = self._ours
-        if ours and _hosts(self._told) != _hosts(ours):
+        if ours and not self._incomplete and _hosts(self._told) != _hosts(ours):
             self._tries.clear()
             self._sockets.network_changed()
             self._networks_changed()
@@ -286,6 +286,12 @@ class Punching:
     @property
     def _ours(self) -> tuple[NatProfile, ...]:
         return tuple(self._network.nat_observer.current)
+
+    @property
+    def _incomplete(self) -> bool:
+        """Whether NATs are observed anew, of which those that are known again are the same as before."""
+        before = _hosts(self._told)
+        return self._network.nat_observer.observing and all(host in before for host in _hosts(self._ours))
 
     @property
     def _profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
@@ -468,11 +474,11 @@ class Punching:
     def _tell_nats(self) -> None:
         """
         Tell the other side what we know about our NATs, if that matters and is news. While they are observed
-        anew, nothing is known: that is no news, as they are probably the same.
+        anew, nothing is known, or less than before: that is no news, as they are probably the same.
         """
         ours = self._ours
         news = [_without_age(each) for each in ours] != [_without_age(each) for each in self._told]
-        if ours and news and self._relayed:
+        if ours and news and self._relayed and not self._incomplete:
             self._told = ours
             self._link.try_send_control(OptionalFrameType.NATS, Nats(ours).encode())
 

@@ -15,6 +15,7 @@ from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
+from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Peer
 from punch.wire.address import Address
@@ -203,6 +204,41 @@ class DirectTests(PunchingTestCase):
                 )
             )
             self.net.run_until(lambda: self.paths == {"relay"}, 30.0, "the relay")
+            self.net.drop = None
+            self.net.run_until(lambda: "relay" not in self.paths, 12.0, "the direct path")
+            self.net.advance(30.0)
+            self.assertEqual(self.ends, found)
+            self.assertEqual([self.status(peer).attempts for peer in self.peers], attempts)
+            self.stop()
+
+    def test_one_of_two_nats_is_observed_later(self) -> None:
+        """
+        A machine with two addresses, behind a NAT each, has slept. What it hears of the second NAT comes
+        later: that is no other network, neither for this side nor for the other one.
+        """
+        for number, nat in enumerate((one_port, random_ports)):
+            self.place(one_port(), random_ports())
+            second = self.net.lan("second", "192.168.9.0/24", nat=nat("203.0.113.9"))
+            self.peers[number].host.attach(second)
+            self.net.advance(5.0)
+            self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+            self.net.advance(2.0)
+            found, attempts = self.ends, [self.status(peer).attempts for peer in self.peers]
+            self.peers[number].host.sleep(7.0)
+            homes = {*HOMES, "203.0.113.9"}
+
+            def between(packet: Packet, homes: set[str] = homes) -> bool:
+                udp = packet.protocol == "udp" and packet.source[0] in homes
+                return udp and packet.destination[0] in homes
+
+            def asks_late(packet: Packet) -> bool:
+                asks = packet.protocol == "udp" and packet.source[0] == "203.0.113.9"
+                return between(packet) or (asks and bytes(packet.payload[:2]) == b"\x00\x01")
+
+            self.net.drop = asks_late
+            self.net.run_until(lambda: self.paths == {"relay"}, 30.0, "the relay")
+            self.net.drop = between
+            self.net.advance(2.0)
             self.net.drop = None
             self.net.run_until(lambda: "relay" not in self.paths, 12.0, "the direct path")
             self.net.advance(30.0)
