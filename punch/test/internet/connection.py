@@ -1,8 +1,9 @@
 """
 One TCP connection (RFC 9293) as a kernel keeps it.
 
-Retransmission (RFC 6298), fast retransmission, flow control with window probes, half-close, resets and
-time-outs and simultaneous open are simulated. Congestion control, delayed acknowledgements, Nagle's algorithm
+Retransmission (RFC 6298) with timestamps (RFC 7323), by which a time-out that came too early is noticed (RFC
+3522), fast retransmission, flow control with window probes, half-close, resets and time-outs and simultaneous
+open are simulated. Congestion control, delayed acknowledgements, Nagle's algorithm
 and TIME-WAIT are not.
 """
 
@@ -30,7 +31,7 @@ _FIN_WAIT = 60.0
 class Segment:
     """A TCP segment; sequence numbers do not wrap."""
 
-    __slots__ = ("ack", "data", "fin", "rst", "seq", "syn", "window")
+    __slots__ = ("ack", "data", "echo", "fin", "rst", "sent_at", "seq", "syn", "window")
 
     def __init__(
         self,
@@ -50,6 +51,9 @@ class Segment:
         self.syn = syn
         self.fin = fin
         self.rst = rst
+        self.sent_at = 0.0
+        self.echo: float | None = None
+        """When the segment was sent that this one acknowledges."""
 
     def reset_for(self) -> Segment | None:
         """The reset that answers this segment where there is no connection (RFC 9293 §3.10.7.1)."""
@@ -96,7 +100,8 @@ class Connection:
         self._retries = 0
         self._rto = _FIRST_RTO
         self._smoothed: tuple[float, float] | None = None
-        self._timed: tuple[int, float] | None = None
+        self._timed_out_at: float | None = None
+        self._echo: float | None = None
         # Sending: `outgoing` starts with the byte numbered `_unacknowledged`.
         self._initial = host.net.initial_sequence()
         self._unacknowledged = self._next = self._highest = self._initial
@@ -196,7 +201,6 @@ class Connection:
             self.die(errno.ETIMEDOUT)
             return
         self._rto = min(self._rto * 2, _MAX_RTO)
-        self._timed = None
         if opening:
             self._send_syn()
         elif self._window == 0 and self._unacknowledged == self._next:
@@ -205,9 +209,10 @@ class Connection:
             self._highest = max(self._highest, self._next + 1)
             self._set_timer(self._rto)
         else:
-            self._next = self._unacknowledged
+            self._timed_out_at = self.host.net.scheduler.now
             self._recovering_to = 0
-            self.transmit()
+            self._retransmit_first()
+            self._set_timer(self._rto)
 
     def _measured(self, rtt: float) -> None:
         if self._smoothed is None:
@@ -231,6 +236,7 @@ class Connection:
         if segment.ack is not None and not segment.rst:
             self._owes_ack = False
             self._advertised = segment.window
+        segment.sent_at, segment.echo = self.host.net.scheduler.now, self._echo
         self.stack.send(self.local, self.remote, segment)
 
     def _segment(self, start: int, length: int) -> Segment:
@@ -267,8 +273,6 @@ class Connection:
 
     def _launch(self, segment: Segment) -> None:
         self._next = segment.seq + len(segment.data) + segment.fin
-        if self._timed is None and self._next > self._highest:
-            self._timed = (self._next, self.host.net.scheduler.now)
         self._highest = max(self._highest, self._next)
         self._emit(segment)
 
@@ -361,7 +365,7 @@ class Connection:
             del self.outgoing[: ack - self._unacknowledged]
             self._unacknowledged = ack
             self._next = max(self._next, ack)
-            self._progressed(ack)
+            self._progressed(ack, segment.echo)
         elif unchanged and not segment.data and not segment.fin and self._highest > ack:
             self._duplicates += 1
             if self._duplicates == 3:
@@ -373,13 +377,16 @@ class Connection:
         self._forget_if_over()
         self.transmit()
 
-    def _progressed(self, ack: int) -> None:
+    def _progressed(self, ack: int, echo: float | None) -> None:
         self._retries = 0
         self._duplicates = 0
-        if self._timed is not None and ack >= self._timed[0]:
-            self._measured(self.host.net.scheduler.now - self._timed[1])
-            self._timed = None
+        if echo is not None:
+            self._measured(self.host.net.scheduler.now - echo)
         self._reset_rto()
+        timed_out_at, self._timed_out_at = self._timed_out_at, None
+        if timed_out_at is not None and (echo is None or echo >= timed_out_at):
+            # The segment was lost, and not only late: so are those after it
+            self._next = ack
         if self._highest > ack or self.outgoing:
             self._set_timer(self._rto)
         else:
@@ -389,7 +396,6 @@ class Connection:
         self.on_ready()
 
     def _retransmit_first(self) -> None:
-        self._timed = None
         self._emit(self._segment(self._unacknowledged, self._segment_size))
 
     def _receive_data(self, segment: Segment) -> None:
@@ -406,6 +412,7 @@ class Connection:
                 self._emit(Segment(self._next, self._expected, self.receive_window))
             return
         before = self._expected
+        self._echo = segment.sent_at
         self._take(segment)
         while self._early:
             following = min(self._early)
