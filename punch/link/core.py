@@ -265,9 +265,15 @@ class LinkCore:
                     if self._early_answered:
                         self._leave_time_to_early(now)
 
-    def datagrams_to_send(self, now: float) -> list[bytes]:
-        """Return the datagrams to send now, at most 1,200 bytes each."""
+    def datagrams_to_send(self, now: float, room: int | None = None) -> list[bytes]:
+        """
+        Return the datagrams to send now, at most 1,200 bytes each.
+
+        :param room: how many bytes of streams the path takes now; None for any number.
+        """
         self._now = now
+        if self._streams is not None:
+            self._streams.room = room
         out: list[bytes] = []
         while self._pings:
             before = len(out)
@@ -293,6 +299,10 @@ class LinkCore:
             streams.collect_datagrams(now, out)
         if streams is None or streams.over:
             out += connection.datagrams_to_send(now)
+
+    def waits_for_room(self) -> bool:
+        """Whether data of streams is held back only because the path takes no more now."""
+        return self._streams is not None and self._streams.waits_for_room()
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""

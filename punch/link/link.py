@@ -86,6 +86,8 @@ class Link:
     :param clock: for timers; `monotonic` for the time, in seconds.
     :param status: returns the state that the node told last; None until the link has been connected.
     :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
+    :param room: returns how many bytes of streams the path takes now; None for any number.
+    :param wait_for_room: has `room_made` called when it takes some again.
     """
 
     _log = Logger()
@@ -97,6 +99,8 @@ class Link:
         clock: IReactorTime,
         monotonic: Callable[[], float],
         send: Callable[[Sequence[bytes]], None],
+        room: Callable[[], int | None] = lambda: None,
+        wait_for_room: Callable[[], None] = lambda: None,
         services: Services | None = None,
         guest: bool = False,
         status: Callable[[], LinkStatus | None] = lambda: None,
@@ -117,6 +121,8 @@ class Link:
         self._clock = clock
         self._driver = Driver(clock, monotonic, self._step, lambda: (core,))
         self._send = send
+        self._room = room
+        self._wait_for_room = wait_for_room
         self._streams: dict[int, StreamTransport] = {}
         self._services = Services() if services is None else services
         self._guest = guest
@@ -172,6 +178,10 @@ class Link:
         Take all datagrams that were read in this turn; `initial_allowed` as in `LinkCore.receive_datagrams`.
         """
         self.core.receive_datagrams(datagrams, self._driver.now(), initial_allowed=initial_allowed)
+        self._driver.run()
+
+    def room_made(self) -> None:
+        """The path takes data of streams again: send what waits."""
         self._driver.run()
 
     def path_changed(self) -> None:
@@ -371,9 +381,11 @@ class Link:
         return False
 
     def _transmit(self, now: float) -> None:
-        datagrams = self.core.datagrams_to_send(now)
+        datagrams = self.core.datagrams_to_send(now, self._room())
         if datagrams:
             self._send(datagrams)
+        if self.core.waits_for_room():
+            self._wait_for_room()
 
     def _deliver(self) -> None:
         while True:

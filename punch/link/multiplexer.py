@@ -43,8 +43,8 @@ from punch.link.frames import (
 )
 from punch.link.quic.interface import QuicConnection, QuicError, QuicStreamLimit
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveAllowance
-from punch.link.quic.send_window import Flight, SendWindow
 from punch.link.stream import FULL_MOST, ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
+from punch.net.send_window import Flight, SendWindow
 
 NOT_CONNECTED: Final = "The link is not connected."
 """What a `LinkError` says before the proof, and after the end."""
@@ -58,6 +58,8 @@ class StreamMultiplexer:
     :param end: ends the link: code, reason, whether the other side said so.
     :param connection_id: told of connection IDs that come into use (True), or are no longer used (False).
     :ivar over: whether the connection has ended.
+    :ivar room: how many bytes of streams the path takes now, which `collect_datagrams` counts down; None for
+        any number.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class StreamMultiplexer:
     ) -> None:
         self.now = now
         self.over = False
+        self.room: int | None = None
         self._quic = quic
         self._limits = limits
         self._emit = emit
@@ -288,6 +291,12 @@ class StreamMultiplexer:
                 del self._full[stream_id]
                 self._emit(StreamSendable(stream_id))
 
+    def waits_for_room(self) -> bool:
+        """Whether data of streams is held back only because the path takes no more now."""
+        if not self._busy or self.room is None or self.room > 0 or self.over:
+            return False
+        return self._window.room(self._quic.flight()) > 0
+
     def path_changed(self) -> None:
         """The path may be another one, so that what was measured counts no longer."""
         self._window.remeasure()
@@ -303,6 +312,8 @@ class StreamMultiplexer:
     def _feed_streams(self, flight: Flight) -> bool:
         """Hand what may be sent to the QUIC library, a part of each stream in turn, as far as credit goes."""
         room, progress = self._window.room(flight), False
+        if self.room is not None:
+            room = min(room, self.room)
         while room > 0:
             count = len(self._busy)
             turn = self._window.turn(flight, count) if count > 1 else room
@@ -318,6 +329,8 @@ class StreamMultiplexer:
                 elif size:
                     self._busy[stream_id] = self._busy.pop(stream_id)
             room -= fed
+            if self.room is not None:
+                self.room -= fed
             progress = progress or fed > 0
             if not fed:
                 break

@@ -20,7 +20,7 @@ from punch.link.quic.interface import (
 )
 from punch.link.quic.packet import Frame, QuicFrameType
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveLimits
-from punch.link.quic.send_window import Flight
+from punch.net.send_window import Flight
 
 MOST_GAPS: Final = 4096
 """Gaps in streams: the library goes through all of them for each piece that arrives."""

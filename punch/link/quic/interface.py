@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveLimits
-from punch.link.quic.send_window import Flight
+from punch.net.send_window import Flight
 from punch.wire.address import FULL_SIZE
 
 T = TypeVar("T")

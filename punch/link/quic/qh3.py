@@ -19,7 +19,7 @@ from punch.link.quic.interface import (
 )
 from punch.link.quic.packet import PacketReader, read_frames
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveLimits, Sampler
-from punch.link.quic.send_window import Flight
+from punch.net.send_window import Flight
 
 _ED25519: Final = 0x0807
 AT_ONCE: Final = 64

@@ -401,6 +401,8 @@ class Call:
             clock=context.clock,
             monotonic=context.monotonic,
             send=transport.send,
+            room=transport.room,
+            wait_for_room=transport.wait_for_room,
             services=context.services,
             guest=self.guest,
             status=self._link_status,

@@ -359,6 +359,7 @@ class Network:
     def _woke(self, seconds: float) -> None:
         self._look_up_again()
         self.refresh(anew=True)
+        self.relays.woke()
         self._changes.woke()
         # Their lifetimes went on meanwhile.
         if self.relays.available:

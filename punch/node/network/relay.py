@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import RandomBytes
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timed, Timer
 from punch.net.message_stream import MessageStream
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
@@ -33,11 +33,15 @@ from punch.turn.client.events import (
     RateLimited,
     RelayCredentials,
 )
+from punch.turn.client.stream_queue import StreamQueue
 from punch.wire.address import Address
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn import StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
+
+_CHECK = b"\x00\x01"
+"""How a connectivity check begins: a Binding request."""
 
 Received = Callable[[Sequence[bytes], Address, Address], None]
 """Takes datagrams, the peer that they came from, and the relayed address that they came to."""
@@ -87,7 +91,7 @@ class RelayClient(ABC):
         self._monotonic = context.monotonic
         self._relayed: Address | None = None
         self._client = TurnClient(credentials_of(server), context.random, reliable=reliable)
-        self._driver = Driver(context.clock, context.monotonic, self._step, lambda: (self._client,))
+        self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
 
     @property
     def local(self) -> Address:
@@ -114,6 +118,11 @@ class RelayClient(ABC):
     def full_at(self) -> float:
         """When the relay last showed that the largest datagrams reach it, in monotonic seconds."""
         return self._client.full_at
+
+    @property
+    def rtt(self) -> float | None:
+        """The latest round trip to the relay in seconds, with the time in queues, where it is measured."""
+        return None
 
     @property
     def mapped(self) -> Address | None:
@@ -146,6 +155,11 @@ class RelayClient(ABC):
     def probe(self) -> None:
         """Ask whether the allocation still exists. `relay_failed` follows if it does not."""
         self._client.probe(self._monotonic())
+        self._driver.run()
+
+    def woke(self) -> None:
+        """The machine has slept: renew what may have expired at the relay meanwhile."""
+        self._client.woke(self._monotonic())
         self._driver.run()
 
     def check_size(self) -> None:
@@ -188,8 +202,14 @@ class RelayClient(ABC):
         if datagrams and sender is not None and self._relayed is not None:
             self._context.received(datagrams, sender, self._relayed)
 
+    def _cores(self) -> Sequence[Timed]:
+        return (self._client,)
+
+    def _messages(self, now: float) -> list[bytes]:
+        return self._client.data_to_send()
+
     def _step(self, now: float) -> bool:
-        messages = self._client.data_to_send()
+        messages = self._messages(now)
         if messages:
             self._write(messages)
         event = self._client.next_event()
@@ -261,8 +281,20 @@ class DatagramRelayClient(RelayClient):
         """Nothing to release: the socket belongs to the node."""
 
 
+class RoomUser(TypingProtocol):
+    """A link's path, as far as it waits for room on a connection that several links share."""
+
+    def room_made(self) -> None:
+        """It is this link's turn: send what waits, as far as there is room, or wait again."""
+
+
 class StreamRelayClient(RelayClient):
-    """An allocation that is used over a TCP or TLS connection of its own."""
+    """
+    An allocation that is used over a TCP or TLS connection of its own.
+
+    All links over it share what may be on the way (`StreamQueue`): they ask for `room` before they send bulk
+    data, and `wait` for their turn when there is none. What is not bulk is sent at once.
+    """
 
     def __init__(self, server: RelayServer, context: RelayContext, endpoint: IStreamClientEndpoint) -> None:
         """
@@ -272,10 +304,18 @@ class StreamRelayClient(RelayClient):
         self._endpoint = endpoint
         self._connecting: Deferred[IProtocol] | None = None
         self._stream: MessageStream | None = None
+        self._queue = StreamQueue(context.random)
+        self._waiting: dict[RoomUser, None] = {}
+        self._turn_of: RoomUser | None = None
+        self._next_turn = Timer(context.clock)
 
     @property
     def host(self) -> str | None:
         return None if self._stream is None else self._stream.host
+
+    @property
+    def rtt(self) -> float | None:
+        return self._queue.rtt
 
     def start(self) -> None:
         """Connect, then request the allocation."""
@@ -297,7 +337,33 @@ class StreamRelayClient(RelayClient):
 
     def received(self, messages: list[bytes]) -> None:
         """Take messages that the relay sent."""
-        self._take(messages)
+        now = self._monotonic()
+        self._take([message for message in messages if not self._queue.receive(message, now)])
+
+    def room(self, user: RoomUser) -> int | None:
+        """Return how many bytes of bulk data this link may send now; None for any number."""
+        room = self._room
+        if room is None or not self._waiting:
+            return room
+        return min(room, self._queue.turn) if user is self._turn_of else 0
+
+    def wait(self, user: RoomUser) -> None:
+        """Call `room_made` of this link once when there is room and it is its turn."""
+        self._waiting.setdefault(user)
+
+    @property
+    def _room(self) -> int | None:
+        if self._stream is None:
+            return None
+        room = self._queue.room
+        return 0 if room is not None and self._stream.full else room
+
+    def _take_turns(self) -> None:
+        while self._waiting and self._room != 0:
+            self._turn_of = next(iter(self._waiting))
+            del self._waiting[self._turn_of]
+            self._turn_of.room_made()
+        self._turn_of = None
 
     def disconnected(self) -> None:
         """The connection has ended."""
@@ -307,7 +373,20 @@ class StreamRelayClient(RelayClient):
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         """Relay datagrams to a peer. They are lost while too much waits to be sent."""
         if self._stream is not None and not self._stream.full:
-            super().send(datagrams, remote)
+            super().send([data for data in datagrams if not self._is_repeated(data)], remote)
+
+    def _is_repeated(self, data: bytes) -> bool:
+        return data[:2] == _CHECK and self._queue.holds(data)
+
+    def _cores(self) -> Sequence[Timed]:
+        return (self._client, self._queue)
+
+    def _messages(self, now: float) -> list[bytes]:
+        messages = super()._messages(now)
+        messages += self._queue.requests(sum(map(len, messages)), now)
+        if self._waiting and self._room != 0 and not self._next_turn.running:
+            self._next_turn.start(0, self._take_turns)
+        return messages
 
     def _build(self) -> MessageStream:
         return MessageStream(self, StreamSplitter(), self._context.clock)
@@ -337,6 +416,10 @@ class StreamRelayClient(RelayClient):
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
+        self._next_turn.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for user in waiting:
+            user.room_made()
 
 
 def credentials_of(server: RelayServer) -> RelayCredentials:

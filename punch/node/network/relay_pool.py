@@ -47,6 +47,10 @@ CHECK_TIME = 0.6
 Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
 datagrams reach it. Then others are asked too.
 """
+CHECK_RTTS = 3.0
+"""The same in round trips to the relay, if that is longer, since what waits on the line comes first…"""
+LONGEST_CHECK = 3.0
+"""…and at most, in seconds: a round trip may have begun before a sleep."""
 GIVE_UP_AFTER = 20.0
 """Seconds of failing tries after which users are told that there is no relay."""
 LINGER = 5.0
@@ -193,6 +197,11 @@ class RelayPool:
     def other_addresses(self) -> None:
         """This machine has other addresses: what is known of transports may not hold any more."""
         self._streams_first = False
+
+    def woke(self) -> None:
+        """The machine has slept: what relays have granted may have expired."""
+        for relay in self.current:
+            relay.woke()
 
     # What calls and links ask
 
@@ -462,9 +471,12 @@ class RelayPool:
     def _check(self) -> None:
         """Check that one of the relays answers and takes the largest datagrams."""
         if not self._check_timer.running and not self._attempts:
+            patience = CHECK_TIME
             for relay in self._relays.values():
                 relay.check_size()
-            self._check_timer.start(CHECK_TIME, self._end_check, self._monotonic())
+                patience = max(patience, CHECK_RTTS * (relay.rtt or 0.0))
+            patience = min(patience, LONGEST_CHECK)
+            self._check_timer.start(patience, self._end_check, self._monotonic())
 
     def _end_check(self, since: float) -> None:
         """Ask other relays unless one has answered a request of full size since then."""

@@ -24,7 +24,7 @@ from punch.net.deadlines import earliest
 from punch.net.udp.socket_set import DatagramSender
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.early_handshake import EarlyHandshake
-from punch.node.network.relay import RelayClient
+from punch.node.network.relay import RelayClient, StreamRelayClient
 from punch.node.network.tcp_connections import TCPConnection
 from punch.node.paths.local_candidates import add_relay, servers
 from punch.node.paths.openings import Openings
@@ -368,6 +368,27 @@ class IceTransport:
         self._unanswered_data.sent(now)
         if self._unanswered_since is None:
             self._expect_answer(now)
+
+    def room(self) -> int | None:
+        """Return how many bytes of the link's streams the path takes now; None for any number."""
+        shared = self._shared_stream
+        return None if shared is None else shared.room(self)
+
+    def wait_for_room(self) -> None:
+        """Have the link send when the path takes data of its streams again."""
+        shared = self._shared_stream
+        if shared is not None:
+            shared.wait(self)
+
+    def room_made(self) -> None:
+        """The path takes data of the link's streams (RoomUser)."""
+        if self._link is not None:
+            self._link.room_made()
+
+    @property
+    def _shared_stream(self) -> StreamRelayClient | None:
+        """The connection to a relay that the path takes, together with other links."""
+        return self._sender if isinstance(self._sender, StreamRelayClient) else None
 
     def use_pair(self, pair: Pair, now: float) -> bool:
         """

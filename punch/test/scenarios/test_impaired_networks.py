@@ -14,12 +14,13 @@ from punch.node.events import (
     Disconnected,
     IncomingCall,
     PathChanged,
+    PathLost,
     Registered,
     Unregistered,
 )
 from punch.node.policies import RelayPolicy
 from punch.test.internet import Lan, LinkSpec, Seen
-from punch.test.system import Peer, SystemTestCase, connect, introduce
+from punch.test.system import SERVICE, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -373,3 +374,49 @@ class QueueTests(SystemTestCase):
         for peer in (alice, bob):
             self.assertEqual(peer.of(Unregistered), [])
             self.assertEqual(peer.of(Disconnected), [])
+
+    def test_links_over_one_tcp_connection(self) -> None:
+        """
+        Where no UDP gets out, all links share a TCP connection to the relay, and with it the line's queue, of
+        which no link sees the others' part. With bulk on two of them, a short message on a third one and its
+        mark wait for little of it, also while ICE restarts look for better paths; the line stays busy, and
+        nobody loses a path or the registration.
+        """
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0, queue=240_000))
+        # Her network lets nothing but TCP to the rendezvous through
+        self.net.drop = lambda packet: (
+            "203.0.113.1" in (packet.source[0], packet.destination[0])
+            and (packet.protocol != "tcp" or SERVICE not in (packet.source[0], packet.destination[0]))
+        )
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(alice)
+        bob, carol, dave = others = [self.peer(name) for name in ("bob", "carol", "dave")]
+        for peer in (alice, *others):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        for peer in others:
+            here, _ = connect(alice, peer)
+            self.assertEqual(here.path.kind, "relay")
+        self.net.advance(3.0)
+        begin = self.net.now
+        for number in range(6):
+            for peer in (bob, carol):
+                alice.chat.send(peer.id, f"{number} ".ljust(16_000, "x"))
+        for number in range(1, 7):
+            self.net.advance(2.0)
+            said = self.net.now
+            alice.chat.send(dave.id, f"short {number}")
+            self.net.run_until(lambda: len(dave.messages) == number, 30.0, "the message")  # noqa: B023
+            self.assertLess(self.net.now - said, 2.0)
+            said = self.net.now
+            dave.chat.send(alice.id, "hello")
+            self.net.run_until(lambda: len(dave.delivered) == number, 30.0, "the mark")  # noqa: B023
+            self.assertLess(self.net.now - said, 2.0)
+        self.net.run_until(lambda: len(alice.delivered) == 18, 120.0)
+        # Of 12 messages of 2 s each, three ICE restarts, and the headers of all
+        self.assertLess(self.net.now - begin, 46.0)
+        for peer in (bob, carol):
+            self.assertEqual([text.split()[0] for text in peer.texts()], [str(number) for number in range(6)])
+        for peer in (alice, *others):
+            self.assertEqual(peer.of(Unregistered), [])
+            self.assertEqual(peer.of(PathLost), [])

@@ -181,13 +181,23 @@ class TurnClient:
         if self.state is ClientState.ALLOCATED:
             self._refresh(now, sends=PROBE_SENDS)
 
+    def woke(self, now: float) -> None:
+        """
+        Renew permissions and channels: the machine has slept, which `now` may not count, and they may have
+        expired at the server.
+        """
+        self._timer_changes = -1
+        self._peers.renew(now)
+
     def check_size(self, now: float) -> None:
-        """Ask whether the largest datagrams reach the server: `full_at` is set when it answers."""
+        """
+        Ask whether the largest datagrams reach the server: `full_at` is set when it answers. A stream carries
+        them if it carries anything, so a small request does over a stream.
+        """
         if self.state is ClientState.ALLOCATED:
+            size = 0 if self._reliable else FULL_SIZE + CHANNEL_DATA_HEADER
             self._requests.drop(_Subject.SIZE)
-            self._requests.start(
-                Method.REFRESH, (), _Subject.SIZE, now, PROBE_SENDS, FULL_SIZE + CHANNEL_DATA_HEADER
-            )
+            self._requests.start(Method.REFRESH, (), _Subject.SIZE, now, PROBE_SENDS, size)
 
     def close(self, now: float) -> None:
         """Delete the allocation (RFC 8656, section 8). Nothing is relayed any more."""

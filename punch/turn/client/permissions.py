@@ -139,6 +139,13 @@ class ClientPermissions:
         """The server has not. A channel that is bound stays bound until it expires."""
         channel.renew_at = now + TRY_AGAIN_AFTER
 
+    def renew(self, now: float) -> None:
+        """Renew all that are in use: some may have expired at the server."""
+        granted: list[Permission | Channel] = [*self._permissions.values(), *self._channels.values()]
+        for each in granted:
+            if each.renew_at is not None:
+                each.renew_at = now
+
     def get_timer(self) -> float | None:
         """When to call `due`."""
         times = [each.renew_at for each in self._permissions.values()]

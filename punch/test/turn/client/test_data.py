@@ -59,6 +59,28 @@ class DataTests(SynchronousTestCase):
             [attribute_of(request, Attribute.DATA)[-1] for request in server.requests()], [5, 6, 7, 8]
         )
 
+    def test_after_a_sleep(self) -> None:
+        """What the server granted may have expired while the clock stood still: it is renewed at once."""
+        server = ScriptedServer().allocated()
+        server.client.permit(STRANGER, server.now)
+        server.client.send(QUIC, PEER, server.now)
+        for request in server.requests():
+            if request.message_class is MessageClass.REQUEST:
+                server.answer(request)
+        server.now += 1.0
+        server.client.woke(server.now)
+        self.assertEqual(server.client.get_timer(), server.now)
+        server.client.handle_timer(server.now)
+        renewed = {
+            (each.method, attribute_of(each, Attribute.XOR_PEER_ADDRESS)) for each in server.requests()
+        }
+        # The channel's request renews its permission, too
+        self.assertIn((Method.CHANNEL_BIND, PEER), renewed)
+        self.assertIn(
+            (Method.CREATE_PERMISSION, STRANGER.host),
+            {(method, address.host) for method, address in renewed},
+        )
+
     def test_a_channel_for_data(self) -> None:
         """Send indications until the server has bound it, ChannelData then, in both directions."""
         server = ScriptedServer().allocated()

@@ -7,7 +7,7 @@ from collections import deque
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.quic.interface import DATAGRAM_SIZE
-from punch.link.quic.send_window import LEAST, QUEUE, Flight, SendWindow
+from punch.net.send_window import LEAST, QUEUE, Flight, SendWindow
 
 HUGE = 1 << 24
 

@@ -122,8 +122,9 @@ class SendWindow:
         self._delivered += gone
         self._least = min(self._least, flight.rtt)
         if self._round_began is None:
+            self._base, self._base_at = flight.rtt, now
             self._begin_round(now, flight.rtt)
-        elif now >= self._round_ends:
+        elif now >= self._round_ends and now > self._round_began:
             self._end_round(now, now - self._round_began, flight.window)
             self._begin_round(now, flight.rtt)
 
