@@ -290,6 +290,8 @@ class IntroductionAdmission:
         self._strangers: _Table = SourceTable(limits.introductions - reserve, shares)
         self._acquainted: _Table | None = SourceTable(reserve, shares) if reserve else None
         self._callees: dict[PeerID, _CalleePlaces] = {}
+        self._makes_room: PeerID | None = None
+        """At this peer, calls end now so that a new one has a place."""
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._turns = RingingTurns(remembered)
@@ -328,9 +330,11 @@ class IntroductionAdmission:
             raise IntroductionRefusal(
                 ErrorCode.BUSY, "This peer was called too often just now; try again later."
             )
+        self._makes_room = callee
         for ended in (first_ended, second_ended, places.displaced(source)):
             if ended in self._entries:
                 self._end(ended, now)
+        self._makes_room = None
         self._callees[callee] = places
         self._entries[key] = _Admitted(caller, callee, source)
         self._callers.enter(caller)
@@ -340,6 +344,7 @@ class IntroductionAdmission:
             self._turns.begin(callee, source, key, now)
         elif at_callee is places.undecided and not acquainted:
             self._turns.passed_on(callee, source, now)
+        self._fill(callee, now)
 
     def check_absent(self, source: Source, now: float) -> None:
         """
@@ -384,6 +389,7 @@ class IntroductionAdmission:
             self._end(ended, now)
         self._callees[entry.callee] = places
         places.answer(entry.source, key)
+        self._fill(entry.callee, now)
 
     def leave(self, key: IntroductionKey, now: float) -> None:
         """An introduction is over."""
@@ -399,12 +405,21 @@ class IntroductionAdmission:
         places.leave(key)
         if places.empty:
             del self._callees[entry.callee]
+        elif entry.callee != self._makes_room:
+            self._fill(entry.callee, now)
 
     def _stop_ringing(self, key: IntroductionKey, entry: _Admitted, now: float) -> None:
         entry.ringing = False
         self._callers.leave(entry.caller)
         self._callees[entry.callee].stop_ringing(key)
         self._turns.end(entry.callee, key, now)
+
+    def _fill(self, callee: PeerID, now: float) -> None:
+        """Give places that are free to calls that were passed on without one."""
+        for filled in self._callees[callee].fill():
+            entry = self._entries[filled]
+            if not self.acquainted(entry.caller, callee):
+                self._turns.begin(callee, entry.source, filled, now)
 
     def _ring(
         self, places: _CalleePlaces, callee: PeerID, source: Source, acquainted: bool, now: float
@@ -414,10 +429,6 @@ class IntroductionAdmission:
 
         :raise IntroductionRefusal: there is no place.
         """
-        for filled in places.fill():
-            entry = self._entries[filled]
-            if not self.acquainted(entry.caller, callee):
-                self._turns.begin(callee, entry.source, filled, now)
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
             return room_in(tables, lambda table: table.room(source))

@@ -111,6 +111,27 @@ class CalleeTests(FairnessCase):
             self.flood_for(TURN)
             self.assertEqual(self.ends(stranger), known)
 
+    def test_a_turn_begins_when_a_place_is_free(self) -> None:
+        """A call that was passed on without a place gets the next free one, and its turn begins then."""
+        self.decisions[self.bob] = lambda incoming: None
+        places = self.limits.calls_per_callee
+        first = [(peer("first", number), f"10.{number}.0.1") for number in range(places + 1)]
+        for caller, host in first:
+            self.join(caller, host)
+        calls = [self.call(caller, self.bob) for caller, _ in first]
+        self.assertNotIn(None, calls)
+        late, _ = first[-1]
+        given_up, _ = first[0]
+        self.wait(1.0)
+        self.ask(given_up, Cancel(str(calls[0]), self.bob))
+        self.wait(TURN + 5.0)
+        for number in range(places):
+            # Each takes the place of one that has had its turn
+            caller = peer("second", number)
+            self.join(caller, f"10.{100 + number}.0.1")
+            self.assertIsNotNone(self.call(caller, self.bob))
+        self.assertEqual(self.ends(late), {calls[-1]: ErrorCode.BUSY})
+
     def flood_for(self, seconds: float) -> None:
         """Sixty networks call once a second."""
         for _ in range(int(seconds)):
