@@ -67,6 +67,11 @@ def test_modules_exist(module: str) -> None:
     assert (ROOT / module).exists()
 
 
+def test_folders_of_tests() -> None:
+    folders = {f"tests/{path.parent.name}/" for path in (ROOT / "tests").glob("*/__init__.py")}
+    assert set(re.findall(r"`(tests/\w+/)`", PAGE)) == folders
+
+
 class Trace:
     """Which functions of Punch are called, in order, each as its module and its name without the class."""
 
