@@ -156,6 +156,10 @@ class CandidatePair:
     """It was selected once, so it is revoked when its consent expires."""
     impairment: Impairment | None = None
     """Why other pairs are preferred now; None: no reason is known."""
+    blocked_at: float = float("-inf")
+    """When it was last taken for blocked, in monotonic seconds."""
+    returned_at: float = float("-inf")
+    """When it was last taken for usable again after it had been left as blocked, in monotonic seconds."""
     full_at: float | None = None
     """When the newest check of full size was answered, in monotonic seconds; None: it was not."""
     size_failures: int = 0

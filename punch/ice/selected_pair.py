@@ -32,6 +32,8 @@ CLEARLY_FASTER = 0.5
 """A pair of the same kind is selected instead if its round-trip time is below this part of the old one's."""
 WORTH_MOVING = 0.01
 """It must also be lower by this many seconds."""
+RETURN_GAP = 30.0
+"""Seconds for which a blocked pair must have worked after a return to be returned to once more."""
 KEEPALIVE = 15.0
 """Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
 
@@ -387,20 +389,28 @@ class SelectedPair:
         if selected.asked_at < since:
             self._monitor.probe(now)
             return False
-        selected.impairment = Impairment.BLOCKED
+        selected.impairment, selected.blocked_at = Impairment.BLOCKED, now
         self._leave(now)
         return True
 
     def link_received(self, base: Address, remote: Address, now: float) -> bool:
         """
-        The link receives datagrams between these addresses: their pair is not blocked, whether it is the
-        selected one or was left.
+        The link receives datagrams between these addresses. If their pair was taken for blocked, it is taken
+        for usable again: if it is selected, or if the controlled side has left it and the other one has not.
 
-        :return: whether it was taken for blocked.
+        It may be blocked in our direction only. So a pair that was left is not taken again if it was blocked
+        within `RETURN_GAP` after the last time. The controlling side has nominated another pair; what it
+        receives on the one that it left was sent before that was known.
+
+        :return: whether the pair was taken for blocked until now.
         """
         pair, selected = self._checklist.get(base, remote), self._selector.selected
         if pair is None or pair.impairment is not Impairment.BLOCKED:
             return False
+        if pair is not selected:
+            if self._checklist.controlling or pair.blocked_at < pair.returned_at + RETURN_GAP:
+                return False
+            pair.returned_at = now
         self._changed()
         pair.impairment = None
         self.choose(now)

@@ -312,7 +312,7 @@ class IceTransport:
             self._expect_answer(now)
             return
         if self.route is not None and self.generations.use.path.link_received(local, remote, now):
-            # We have left a path on which only some packets got lost, and which the other side still uses
+            # Perhaps only some packets got lost on this path, which the other side still uses
             self._changed()
         elif self.route is not None and now >= self._hinted_at + HINT_GAP:
             # The other side may have a reason not to use our path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.checks import IceRole, build_check
 from punch.ice.events import PairDisconnected, Recovered
+from punch.ice.selected_pair import RETURN_GAP
 from punch.node.paths.path import (
     HANDSHAKE_WAIT,
     LINK_BURSTS,
@@ -240,10 +242,8 @@ class SizeTests(SynchronousTestCase):
         one, other = self.two(network)
         network.pair(one, other, gather=False)
         network.run(5.0)
-        first, since = self.hosts(one), network.now
-        one.agent.path.probe(since)
-        network.run(0.2)
-        self.assertTrue(one.agent.path.leave_blocked_pair(since, network.now))
+        first = self.hosts(one)
+        self.block(one, network)
         network.run(1.0)
         dead, before = self.hosts(one)[0], one.of(PairDisconnected)
         self.assertNotEqual(dead, first[0])
@@ -260,10 +260,8 @@ class SizeTests(SynchronousTestCase):
         one, other = self.two(network)
         network.pair(one, other, gather=False)
         network.run(5.0)
-        first, since = other.path, network.now
-        other.agent.path.probe(since)
-        network.run(0.2)
-        self.assertTrue(other.agent.path.leave_blocked_pair(since, network.now))
+        first = other.path
+        self.block(other, network)
         network.run(20.0)
         left = other.path
         self.assertNotEqual(self.hosts(other), self.hosts(one)[::-1])
@@ -273,6 +271,48 @@ class SizeTests(SynchronousTestCase):
         self.assertFalse(received(first.local_base, first.remote_address, network.now))
         self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
         self.assertFalse(received(first.local_base, Address("10.0.0.99", 1), network.now))
+
+    def block(self, host: Host, network: IceNetwork) -> None:
+        """The link finds that the pair in use is blocked: checks are answered, and its data is not."""
+        since = network.now
+        host.agent.path.probe(since)
+        network.run(0.2)
+        self.assertTrue(host.agent.path.leave_blocked_pair(since, network.now))
+
+    def test_pair_that_is_blocked_again(self) -> None:
+        """
+        What the link receives on a pair does not say that it passes the other direction: the pair is left
+        soon after it was taken again, and not taken once more. It is if it has worked for a while.
+        """
+        for worked, returns in ((2.0, False), (RETURN_GAP + 1.0, True)):
+            network = IceNetwork()
+            one, other = self.two(network)
+            network.pair(one, other, gather=False)
+            network.run(5.0)
+            first = other.path
+            self.block(other, network)
+            received = partial(other.agent.path.link_received, first.local_base, first.remote_address)
+            self.assertTrue(received(network.now))
+            network.run(worked)
+            self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
+            self.block(other, network)
+            self.assertEqual(received(network.now), returns)
+            network.run(2 * RETURN_GAP)
+            self.assertEqual(received(network.now), False)
+            self.assertEqual(self.hosts(other) == self.hosts(one)[::-1], returns)
+
+    def test_blocked_pair_of_the_controlling_side(self) -> None:
+        """It has nominated another pair already, which the other side follows: no datagram brings it back."""
+        network = IceNetwork()
+        one, other = self.two(network)
+        network.pair(one, other, gather=False)
+        network.run(5.0)
+        first = one.path
+        self.block(one, network)
+        self.assertFalse(one.agent.path.link_received(first.local_base, first.remote_address, network.now))
+        network.run(5.0)
+        self.assertNotEqual(self.hosts(one), (first.local_base.host, first.remote_address.host))
+        self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
 
     def test_upper_bounds(self) -> None:
         """A round-trip time that repeated checks measured too long does not delay the end of a dead path."""

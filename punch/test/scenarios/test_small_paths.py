@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from punch.node.events import Disconnected, PathChanged
+from punch.node.paths.path import HOLD
 from punch.test.internet import LinkSpec, Packet
 from punch.test.scenarios.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
@@ -16,6 +17,7 @@ SMALL = 1220
 """Bytes of the largest packet: too few for a handshake of QUIC, and enough for the data after it."""
 SMALLER = 1100
 TEXT = "x" * 5000
+ALICE, BOB = "203.0.113.1", "203.0.113.2"
 
 
 def everything(packet: Packet) -> bool:
@@ -175,3 +177,61 @@ class LostForSomeSecondsTests(RelayTestCase):
         self.assertEqual(alice.texts(), ["lost at first"])
         self.net.advance(60.0)
         self.assertEqual([len(peer.of(PathChanged)) for peer in (alice, bob)], [0, 2])
+
+
+class OneDirectionTests(RelayTestCase):
+    """A direct path that passes all checks, and what the link sends in one direction only, for good."""
+
+    link = LinkSpec(delay=0.02)
+
+    def block(self, source: str, destination: str) -> tuple[Peer, Peer]:
+        """Connect alice and bob directly, and drop from then on what their link sends in this direction."""
+        self.start()
+        alice = self.peer(self.net.host("alice", ALICE, link=self.link))
+        bob = self.peer(self.net.host("bob", BOB, link=self.link))
+        connect(alice, bob)
+        self.net.advance(10.0)
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("host", "host"))
+        self.relayed = 0
+
+        def drop(packet: Packet) -> bool:
+            ends = packet.source[0], packet.destination[0]
+            self.relayed += is_quic(packet) and ends == (source, SERVICE)
+            return is_quic(packet) and ends == (source, destination)
+
+        self.net.drop = drop
+        return alice, bob
+
+    def send(self, sender: Peer, receiver: Peer, count: int) -> None:
+        """Send so many messages of 16 kB."""
+        for number in range(count):
+            sender.chat.send(receiver.id, f"{number} ".ljust(16_000, "x"))
+
+    def check(self, alice: Peer, bob: Peer, receiver: Peer, count: int, within: float) -> None:
+        """So many messages arrive within so many seconds, and both sides announce one change of the path."""
+        self.net.run_until(lambda: len(receiver.messages) == count, within, "the messages")
+        self.net.advance(HOLD + 0.1)
+        for peer, other in ((alice, bob), (bob, alice)):
+            self.assertEqual((path_now(peer, other), len(peer.of(PathChanged))), ("relay", 1))
+
+    def test_to_the_controlling_side(self) -> None:
+        """
+        The controlled side leaves the path. The acknowledgements that it gets there do not say that its own
+        data would arrive, so it returns once only.
+        """
+        alice, bob = self.block(BOB, ALICE)
+        self.send(bob, alice, 60)
+        # Twice 2.5 s on the path, and 1.1 s on the relay
+        self.check(alice, bob, alice, 60, 7.5)
+
+    def test_to_the_controlled_side(self) -> None:
+        """
+        The controlling side leaves the path, and does not return because of what the other one has sent
+        before it followed.
+        """
+        alice, bob = self.block(ALICE, BOB)
+        self.send(alice, bob, 5)
+        self.net.run_until(lambda: self.relayed > 0, 5.0, "the relay")
+        bob.chat.send(alice.id, "on its way")
+        self.check(alice, bob, bob, 5, 1.5)
+        self.assertEqual(alice.texts(), ["on its way"])
