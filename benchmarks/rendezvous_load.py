@@ -136,6 +136,8 @@ class Load:
         self.ping_order: deque[Peer] = deque()
         self.next_ping = 0.0
         self.lost = 0
+        self.earlier: set[Peer] = set()
+        self.lost_earlier = 0
         self.envelope = f'"body":"{text(os.urandom(OFFER_SIZE))}","sig":"{text(os.urandom(64))}"'
 
     # -- commands --
@@ -171,7 +173,13 @@ class Load:
         while (now := time.monotonic()) < end:
             self._ping(now, PING_AFTER)
             self.turn(min(end, now + 0.01))
-        return {"lost": self.lost, "registered": len(self.peers)}
+        return {"lost": self.lost, "lost_earlier": self.lost_earlier, "registered": len(self.peers)}
+
+    def mark(self) -> dict[str, Any]:
+        """Count those of the peers that are lost from now on which are registered now."""
+        self.earlier = set(self.peers)
+        self.lost_earlier = 0
+        return {"earlier": len(self.earlier)}
 
     def settle(self) -> dict[str, Any]:
         """Wait until no peer has been silent for so long that it should send a ping."""
@@ -372,6 +380,7 @@ class Load:
         self._fail(peer, reason)
         if was:
             self.lost += 1
+            self.lost_earlier += peer in self.earlier
             self._close(peer)
             if peer in self.peers:
                 self.peers.remove(peer)
@@ -398,6 +407,7 @@ def main() -> None:
         "introduce": load.introduce,
         "keep": load.keep,
         "settle": load.settle,
+        "mark": load.mark,
         "drop": load.drop,
     }
     unread = b""

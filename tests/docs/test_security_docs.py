@@ -152,7 +152,7 @@ SECURITY_NUMBERS = [
     f"one in {WORDS[connection_limiter.EARLIER]} ({LIMITS.connections // connection_limiter.EARLIER})",
     f"of one address {2 * LIMITS.registrations_per_address} peers",
     f"one place in {WORDS[admission.RESERVE]} is kept",
-    f"once they have been here for {PROBATION:.0f} seconds",
+    f"An entry that has been there for {PROBATION:.0f} seconds",
     f"{2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
     f"{WORDS[LIMITS.calls_per_callee]} of their calls ring at once, at most "
     f"{WORDS[LIMITS.calls_per_source]} of one address and {WORDS[2 * LIMITS.calls_per_source]} of one /56",
