@@ -137,7 +137,7 @@ class Punching:
         self._begun: tuple[int, Later[None]] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
         self._sockets = AttemptSockets(
-            context.network, transport, context.monotonic, lambda: self._driver.run()
+            context.network, transport, context.monotonic, lambda: self._driver.run(), changed
         )
 
     @property

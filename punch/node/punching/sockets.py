@@ -43,6 +43,7 @@ class AttemptSockets:
     pair before for a while.
 
     :param received: called after the answer of a reflector.
+    :param changed: called when the ICE sessions may have something to send or to tell, outside of a call.
     :ivar observing: the sockets and transactions of the attempt that is made now; None between attempts.
     """
 
@@ -52,12 +53,14 @@ class AttemptSockets:
         transport: IceTransport,
         monotonic: Callable[[], float],
         received: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self.observing: TransactionSockets | None = None
         self._network = network
         self._transport = transport
         self._monotonic = monotonic
         self._received = received
+        self._changed = changed
         self._basis: AttemptBasis | None = None
         self._bases: dict[Address, AttemptBasis | None] = {}
         # The local and remote address of the path that is, or was last, from one of these sockets
@@ -149,9 +152,11 @@ class AttemptSockets:
         if now >= self._left_at + UNUSED_TIME:
             self._close(self._path[0])
             self._path = self._left_at = None
+            self._changed()
         elif now >= self._check_at:
             self._check_at = now + CHECK_GAP
             self._transport.openings.check_path(*self._path, now)
+            self._changed()
 
     def _note_path(self, now: float) -> None:
         path = self._selected
