@@ -130,7 +130,7 @@ class RingingTurns:
 
 class EarlierSources(Generic[K]):
     """
-    Keys that were seen before, each counted for the source that it came from.
+    Keys that were seen before, each counted for the source that it first came from.
 
     A stranger cannot get into the table by a claim: a peer has proved its key, and of two peers the called
     one has answered. The table is empty when the service starts.
@@ -155,9 +155,13 @@ class EarlierSources(Generic[K]):
         return key in self._table
 
     def add(self, source: Source, key: K, now: float) -> None:
-        """Remember `key`, which was seen just now. It is not remembered if other sources have all places."""
+        """
+        Remember `key`, which was seen just now. It is not remembered if other sources have all places. A key
+        that is remembered already keeps its place and its age.
+        """
         table = self._table
-        since = table.leave(key)
+        if key in table:
+            return
         try:
             forgotten = table.room(source, now)
         except NoRoom:
@@ -166,7 +170,7 @@ class EarlierSources(Generic[K]):
                 return
         if forgotten is not None:
             table.leave(forgotten)
-        table.enter(source, key, now, since=since)
+        table.enter(source, key, now)
 
 
 def pair_key(one: PeerID, other: PeerID) -> bytes:

@@ -172,6 +172,13 @@ class RegistrationTests(FairnessCase):
             for host in hosts:
                 self.join(peer("bad", mark, host, number), host)
 
+    def come_and_go(self, times: int, mark: object = 0) -> None:
+        """Register so many identities at sixty addresses; each one leaves before the next one comes."""
+        for number in range(times):
+            bad, host = peer("bad", mark, number), SIXTY_APART[number % 60]
+            self.join(bad, host)
+            self.leave(bad)
+
     def assert_open(self) -> None:
         """Register peers at other addresses."""
         for number in range(20):
@@ -247,10 +254,7 @@ class RegistrationTests(FairnessCase):
         regular = peer("regular")
         self.join(regular, "192.0.2.1")
         self.leave(regular)
-        for number in range(1000):
-            bad, host = peer("bad", number), SIXTY_APART[number % 60]
-            self.join(bad, host)
-            self.leave(bad)
+        self.come_and_go(1000)
         self.flood([f"10.{number >> 8}.{number & 255}.1" for number in range(500)], 1)
         self.assertTrue(self.join(regular, "192.0.2.1"))
 
@@ -260,11 +264,25 @@ class RegistrationTests(FairnessCase):
         for number, each in enumerate(regulars):
             self.join(each, f"192.0.2.{number % 5}")
         self.wait(PROBATION)
-        for number in range(1600):
-            bad, host = peer("bad", number), SIXTY_APART[number % 60]
-            self.join(bad, host)
-            self.leave(bad)
+        self.come_and_go(1600)
         self.assertEqual(len([each for each in regulars if self.registry.was_registered(each)]), 60)
+
+    def test_memory_of_who_comes_again_in_a_flood(self) -> None:
+        """From the same address or from another network: they are not the newest for that."""
+        regulars = [peer("regular", number) for number in range(60)]
+        for number, each in enumerate(regulars):
+            self.join(each, f"192.0.2.{number % 5}")
+        self.wait(3600.0)
+        for network in (2, 3):
+            self.come_and_go(1600, network)
+            for number, each in enumerate(regulars):
+                self.wait(5.0)
+                if each in self.registry:
+                    self.leave(each)
+                self.join(each, f"192.0.{network}.{number % 5}")
+                self.come_and_go(20, (network, number))
+            self.come_and_go(1600, -network)
+            self.assertEqual([each for each in regulars if not self.registry.was_registered(each)], [])
 
 
 class IntroductionTests(FairnessCase):
