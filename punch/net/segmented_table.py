@@ -101,6 +101,25 @@ class SegmentedTable(Generic[K]):
         self._since[key] = since = now if since is None else since
         self._reviews.set(key, since + PROBATION)
 
+    def move(self, key: K, source: Source) -> bool:
+        """
+        An entry that is there has another source now. In the same network (the widest prefix) it keeps its
+        place, if its new address has room. Return whether it does; if not, nothing has changed.
+        """
+        segment = self._protected if key in self._protected else self._probation
+        before = segment.source(key)
+        if before[0] != source[0]:
+            return False
+        segment.leave(key)
+        try:
+            if self._full(source, again=False) is None and segment.room(source) is None:
+                segment.enter(source, key)
+                return True
+        except NoRoom:
+            pass
+        segment.enter(before, key)
+        return False
+
     def leave(self, key: K) -> float | None:
         """Remove an entry, if it is there; return since when it was."""
         self._probation.leave(key)

@@ -220,10 +220,10 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         source = source_of(address)
         old = self._peers.get(peer)
-        if old is None or old.source != source:
+        if old is None or (old.source != source and not self._move(peer, source)):
             table, since = self._leave_place(peer)
             try:
-                self._enter_place(source, peer, now, since)
+                self._enter_place(source, peer, now)
             except NoRoom as problem:
                 if old is not None and table is not None:
                     table.enter(old.source, peer, now, since=since, again=True)
@@ -440,11 +440,10 @@ class Registry:
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
-    def _enter_place(self, source: Source, peer: PeerID, now: float, since: float | None) -> None:
+    def _enter_place(self, source: Source, peer: PeerID, now: float) -> None:
         """
         Give a peer a place, for which another peer may have to leave.
 
-        :param since: when it was registered, if it was until now.
         :raise NoRoom: no place is left for this peer.
         """
         tables = self.places if self.was_registered(peer) else self.places[:1]
@@ -455,7 +454,14 @@ class Registry:
             self.limit_hit(displaced, registration.address, "registrations")
             self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
             self._remove(registration, ErrorCode.TOO_MANY.value, now)
-        table.enter(source, peer, now, since=since)
+        table.enter(source, peer, now)
+
+    def _move(self, peer: PeerID, source: Source) -> bool:
+        """
+        :return: whether a peer keeps its place at another address. In another network it begins anew: else
+            identities that are kept in few networks could come from many at once, as if all had been there.
+        """
+        return any(peer in table and table.move(peer, source) for table in self.places)
 
     def _leave_place(self, peer: PeerID) -> tuple[SegmentedTable[PeerID] | None, float | None]:
         """:return: the table that it was in, and since when."""

@@ -97,7 +97,7 @@ class SegmentedTableTests(SynchronousTestCase):
         self.assertLess(self.left(earlier), 5)
 
     def test_time_counts_when_an_entry_comes_again(self) -> None:
-        """As for a peer that registers from another address."""
+        """As for a peer that has tried to register from elsewhere."""
         [entry] = self.come("192.0.2.1")
         self.now += 3600.0
         since = self.table.leave(entry)
@@ -105,6 +105,22 @@ class SegmentedTableTests(SynchronousTestCase):
         self.table.enter(source_of("198.51.100.1"), entry, self.now, since=since)
         self.come(*["198.51.100.1"] * 30, *hosts(range(50)) * 2)
         self.assertIn(entry, self.table)
+
+    def test_another_source(self) -> None:
+        """An entry that moves within its network keeps its place and its age, if there is room for it."""
+        table = self.table
+        [entry] = self.come("192.0.2.1")
+        neighbours = self.come(*["192.0.2.3"] * 40)
+        for wait in (0.0, 3600.0):
+            self.now += wait
+            self.come("198.51.100.1")
+            for host, moves in (("192.0.2.2", True), ("192.0.2.3", False), ("198.51.100.1", False)):
+                self.assertEqual(table.move(entry, source_of(host)), moves)
+                self.assertEqual((table.count(source_of("192.0.2.2")), len(table)), (1, 42 + (wait > 0)))
+            self.assertTrue(table.move(entry, source_of("192.0.2.1")))
+        self.come(*["192.0.2.1"] * 30, *hosts(range(50)) * 2)
+        self.assertEqual(self.left([entry, *neighbours]), 41)
+        self.assertEqual(table.leave(entry), 1000.0)
 
     def test_large_sources(self) -> None:
         """Those of both segments together are told to other processes, and theirs count."""

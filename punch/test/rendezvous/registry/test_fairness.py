@@ -284,6 +284,41 @@ class RegistrationTests(FairnessCase):
             self.come_and_go(1600, -network)
             self.assertEqual([each for each in regulars if not self.registry.was_registered(each)], [])
 
+    def test_who_moves_within_a_network_in_a_flood(self) -> None:
+        """A peer whose older connection is open still counts from its beginning."""
+        regulars = [peer("regular", number) for number in range(30)]
+        for number, each in enumerate(regulars):
+            self.join(each, f"192.0.2.{number % 5}")
+        self.wait(3600.0)
+        self.flood(SIXTY_APART, 3)
+        self.wait(PROBATION)
+        for number, each in enumerate(regulars):
+            self.flood(SIXTY_APART[number : number + 1], 2, (1, number))
+            self.wait(PROBATION)
+            self.join(each, f"192.0.2.{number % 5 + 100}")
+        self.flood(SIXTY_APART, 8, 2)
+        self.assertEqual(self.dropped & set(regulars), set())
+
+    def test_old_identities_that_move_to_other_networks_in_a_flood(self) -> None:
+        """They begin anew there, so they take no places of others who have been here for long."""
+        self.limits = replace(self.limits, registrations_per_address=64)
+        self.make_world()
+        old, regulars = [[peer(name, number) for number in range(60)] for name in ("old", "regular")]
+        for number, each in enumerate(old):
+            self.join(each, f"198.51.100.{number % 5}")
+        self.wait(24 * 3600.0)
+        for number, each in enumerate(regulars):
+            self.join(each, f"192.0.2.{number % 5}")
+        self.wait(3600.0)
+        self.flood(SIXTY_APART, 1)
+        self.wait(PROBATION)
+        for number, (each, host) in enumerate(zip(old, SIXTY_APART, strict=True)):
+            self.flood([host], 2, (1, number))
+            self.wait(PROBATION)
+            self.join(each, host)
+        self.flood(SIXTY_APART, 8, 2)
+        self.assertEqual(self.dropped & set(regulars), set())
+
 
 class IntroductionTests(FairnessCase):
     """No source can fill the table of introductions, and restarts have reserved places."""
