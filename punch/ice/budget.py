@@ -94,7 +94,10 @@ SYN_SIZE = 40
 SEGMENT_SIZE = 34
 """The bytes of another TCP header, with timestamps, and of the length of a datagram (RFC 4571)."""
 RESERVED = 5
-"""How many of `MAX_PACKETS` are reserved for relayed candidates."""
+"""
+How many of `MAX_PACKETS` are reserved for relayed candidates, and for answers and triggered checks through
+our relays, by which the two sides prove at which addresses they receive.
+"""
 LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
@@ -172,7 +175,8 @@ class _Sent(NamedTuple):
     size: int
     kind: PacketKind
     later: bool
-    relayed: bool
+    reserved: bool
+    """It may use the part that is `RESERVED`."""
 
 
 class OpeningBudget:
@@ -317,13 +321,14 @@ class Budget:
             sent.append(_Sent(now, route, size, kind, False, True))
             return True
         relayed = relayed or kind in _RELAYED
-        kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
+        reserved = relayed or (kind in _SHARES and route.relayed is not None)
+        kept = 0 if reserved else max(0, RESERVED - sum(each.reserved for each in sent))
         if len(sent) + kept >= MAX_PACKETS:
             return False
         later = not self._allows_first(route, kind, now, relayed)
         if later and not (kind in _LATER and self._allows_later(now)):
             return False
-        sent.append(_Sent(now, route, size, kind, later, relayed))
+        sent.append(_Sent(now, route, size, kind, later, reserved))
         return True
 
     def allows_connect(self, remote: Address, now: float) -> bool:
@@ -333,7 +338,7 @@ class Budget:
         address.
         """
         self._forget(now)
-        kept = max(0, RESERVED - sum(each.relayed for each in self._sent))
+        kept = max(0, RESERVED - sum(each.reserved for each in self._sent))
         return self._allows_tcp(remote, SYN_SIZE, PacketKind.CONNECT, now, kept)
 
     def allows_first_check(self, remote: Address, size: int, now: float) -> bool:

@@ -70,6 +70,20 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW), MAX_PACKETS - RESERVED)
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW, relayed=True), RESERVED)
 
+    def test_proofs_through_our_relay_have_a_share(self) -> None:
+        """Whatever was spent on other addresses, a proof of the peer's address can be asked for and given."""
+        budget = Budget()
+        self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - RESERVED)
+        through = Route(address(99), Address("198.51.100.1", 50000))
+        sent = [
+            kind
+            for kind in (PacketKind.DIRECT, PacketKind.TRIGGERED, PacketKind.ANSWER)
+            for _ in range(9)
+            if budget.allows(through, 96, kind, 1.0)
+        ]
+        self.assertEqual(sent, [PacketKind.TRIGGERED] * 2 + [PacketKind.ANSWER] * 2)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED, 1.0), RESERVED - len(sent))
+
     def test_one_address_that_never_hears_us(self) -> None:
         """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
         for relayed in (False, True):
