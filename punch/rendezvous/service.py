@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -45,6 +46,7 @@ from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.registry.registry import Registry
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.tcp.accepting import accept_in_turn
 from punch.rendezvous.tcp.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.tcp.protocol_sniffer import (
     STUN,
@@ -344,7 +346,12 @@ class RendezvousService(Service):
             self.config.port,
             self._sniffer,
             self._sniffer.behind_balancer(),
-            self._sniffer.routes.keys(),
+            partial(
+                accept_in_turn,
+                first_bytes=self._sniffer.routes.keys(),
+                monotonic=self.monotonic,
+                limit_hit=self._operator_log.limit_hit,
+            ),
         )
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 

@@ -26,6 +26,11 @@ class Refusing(Factory):
         self.count += 1
 
 
+def no_limit(host: str, limit: str) -> None:
+    """No connection is closed."""
+    raise AssertionError(host, limit)
+
+
 def test_some_at_a_time() -> None:
     """
     What has come on others is read between. All are accepted, also when the system has no more to say, and
@@ -34,7 +39,7 @@ def test_some_at_a_time() -> None:
     clock, factory = MemoryReactorClock(), Refusing()
     port = Port(0, factory, 200, "127.0.0.1", clock)
     port.startListening()
-    accept_in_turn(port, {0x16})
+    accept_in_turn(port, {0x16}, clock.seconds, no_limit)
     with ExitStack() as stack:
         stack.callback(port.connectionLost, Failure(ConnectionDone()))
         for _ in range(100):
@@ -53,7 +58,7 @@ def test_the_end() -> None:
     clock, factory = MemoryReactorClock(), Refusing()
     port = Port(0, factory, 200, "127.0.0.1", clock)
     port.startListening()
-    accept_in_turn(port, {0x16})
+    accept_in_turn(port, {0x16}, clock.seconds, no_limit)
     with ExitStack() as stack:
         clients = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port.getHost().port), 5.0))
@@ -67,3 +72,20 @@ def test_the_end() -> None:
                 assert client.recv(1) == b""
         clock.advance(0)
         assert (factory.count, clock.getDelayedCalls()) == (PASSED_ON, [])
+
+
+def test_more_than_may_wait() -> None:
+    """Those of an address that are closed are told to the one who keeps the log."""
+    clock, factory = MemoryReactorClock(), Refusing()
+    limits_hit: list[tuple[str, str]] = []
+    port = Port(0, factory, 200, "127.0.0.1", clock)
+    port.startListening()
+    accept_in_turn(port, {0x16}, clock.seconds, lambda host, limit: limits_hit.append((host, limit)))
+    with ExitStack() as stack:
+        stack.callback(port.connectionLost, Failure(ConnectionDone()))
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port.getHost().port), 5.0))
+        port.doRead()
+        clock.advance(0)
+        assert factory.count == 128
+        assert limits_hit == [("127.0.0.1", "connections-waiting")] * 22

@@ -5,13 +5,20 @@ In a flood thousands of connections wait, and most are over when their turn come
 gets a protocol, a place and a TLS handshake, a hundred times the work of accepting it, during which honest
 clients wait. So connections are taken from the system first, which is quick, and wait here: those that are
 over are dropped, sources take turns (`SourceTurns`), and only some are passed on at a time.
+
+When all places are taken by different networks, connections from networks that had a turn lately are closed
+for others, so a flood from more networks than there are places keeps out nobody from elsewhere. When none had
+one, as after a restart of the service, the rest waits in the system's queue, and nothing is closed.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Set
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -27,6 +34,10 @@ _MOST_WAITING = 256
 """Connections that wait; beyond, the oldest one of the source that has most is closed."""
 _SHARE = _MOST_WAITING // 2
 """Of these, those of one address."""
+_LATELY = 10.0
+"""Seconds for which it counts that a network had a turn…"""
+_NETWORKS = 16_384
+"""…and networks of which that is remembered."""
 _AT_ONCE = 512
 """Connections that are taken from the system in succession."""
 _PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -40,14 +51,33 @@ class WaitingConnections(Generic[K]):
     def __init__(self) -> None:
         self._table: SourceTable[K] = SourceTable(_MOST_WAITING, Shares.growing(_SHARE))
         self._turns: SourceTurns[K] = SourceTurns()
+        self._had_turn: OrderedDict[Hashable, float] = OrderedDict()
+        """When networks had their last turn, the latest one last."""
+        self._order: list[tuple[float, int, K]] = []
+        """
+        What waits, sorted: when its network had a turn before it came (if that was not lately, long ago), and
+        its number in the order of arrival.
+        """
+        self._place: dict[K, tuple[float, int, K]] = {}
+        self._next = 0
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._turns)
 
-    def add(self, source: Source, connection: K) -> K | None:
-        """One more waits. Return the one that is to be closed for it, which may be this one."""
+    def add(self, source: Source, connection: K, now: float) -> K | None:
+        """
+        One more waits.
+
+        :param now: monotonic seconds.
+        :return: the one that is to be closed for it, which may be this one.
+        :raise NoRoom: it is to be added later: all places are taken by networks that had no turn lately, nor
+            had its own.
+        """
         table = self._table
+        had_turn = self._had_turn.get(source[0], -math.inf)
+        if had_turn <= now - _LATELY:
+            had_turn = -math.inf
         try:
             leaving = table.room(source)
             if leaving is not None:
@@ -56,23 +86,40 @@ class WaitingConnections(Generic[K]):
         except NoRoom:
             leaving = table.oldest(source)
             if leaving is None:
-                return connection
+                latest, _, leaving = self._order[-1]
+                if latest <= had_turn:
+                    if had_turn == -math.inf:
+                        raise
+                    return connection
         if leaving is not None:
-            table.leave(leaving)
             self._turns.remove(leaving)
+            self._leave(leaving)
         table.enter(source, connection)
         self._turns.add(source, connection)
+        self._next += 1
+        place = self._place[connection] = had_turn, self._next, connection
+        insort(self._order, place)
         return leaving
 
-    def pop(self) -> K:
+    def pop(self, now: float) -> K:
         """
         Remove and return the one whose turn it is.
 
+        :param now: monotonic seconds.
         :raise KeyError: none waits.
         """
         connection = self._turns.pop()
-        self._table.leave(connection)
+        network = self._table.source(connection)[0]
+        self._leave(connection)
+        self._had_turn[network] = now
+        self._had_turn.move_to_end(network)
+        if len(self._had_turn) > _NETWORKS:
+            self._had_turn.popitem(last=False)
         return connection
+
+    def _leave(self, connection: K) -> None:
+        self._table.leave(connection)
+        del self._order[bisect_left(self._order, self._place.pop(connection))]
 
 
 class AcceptingSocket(Protocol):
@@ -91,34 +138,48 @@ class AcceptsInTurn:
     begin with one of `first_bytes`, and others in turn. A connection that has sent nothing yet is returned.
     """
 
-    def __init__(self, listening: AcceptingSocket, first_bytes: Set[int]) -> None:
+    def __init__(
+        self,
+        listening: AcceptingSocket,
+        first_bytes: Set[int],
+        monotonic: Callable[[], float],
+        limit_hit: Callable[[str, str], None],
+    ) -> None:
         self._listening = listening
         self._first_bytes = first_bytes
+        self._monotonic = monotonic
+        self._limit_hit = limit_hit
         self._waiting: WaitingConnections[Any] = WaitingConnections()
         self._addresses: dict[Any, Any] = {}
+        self._kept: tuple[Any, Any] | None = None
+        """A connection for which there was no place, and its address."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._listening, name)
 
     def __len__(self) -> int:
         """How many connections wait here."""
-        return len(self._waiting)
+        return len(self._waiting) + (self._kept is not None)
 
     def take(self) -> None:
-        """Take the connections that the system has."""
+        """Take the connections that the system has, as long as there are places for them."""
+        now = self._monotonic()
         for _ in range(_AT_ONCE):
             try:
-                connection, address = self._listening.accept()
+                connection, address = self._next()
             except OSError:
                 return  # If it is more than that there are no more, `accept` comes upon it, too.
             if not self._is_of_use(connection):
                 connection.close()
                 continue
-            host = address[0] if isinstance(address, tuple) else ""
+            try:
+                leaving = self._waiting.add(source_of(_host(address)), connection, now)
+            except NoRoom:
+                self._kept = connection, address
+                return
             self._addresses[connection] = address
-            leaving = self._waiting.add(source_of(host), connection)
             if leaving is not None:
-                del self._addresses[leaving]
+                self._limit_hit(_host(self._addresses.pop(leaving)), "connections-waiting")
                 leaving.close()
 
     def accept(self) -> tuple[Any, Any]:
@@ -127,14 +188,15 @@ class AcceptsInTurn:
 
         :raise OSError: there is none, or many in succession were dropped.
         """
+        now = self._monotonic()
         while len(self._waiting):
-            connection = self._waiting.pop()
+            connection = self._waiting.pop(now)
             address = self._addresses.pop(connection)
             if self._is_of_use(connection):
                 return connection, address
             connection.close()
         for _ in range(_AT_ONCE):
-            connection, address = self._listening.accept()
+            connection, address = self._next()
             if self._is_of_use(connection):
                 return connection, address
             connection.close()
@@ -143,10 +205,18 @@ class AcceptsInTurn:
 
     def close(self) -> None:
         """Close the socket and what waits."""
-        while len(self._waiting):
-            self._waiting.pop().close()
-        self._addresses.clear()
+        waiting = [*self._addresses, *([] if self._kept is None else [self._kept[0]])]
+        self._waiting, self._addresses, self._kept = WaitingConnections(), {}, None
+        for connection in waiting:
+            connection.close()
         self._listening.close()
+
+    def _next(self) -> tuple[Any, Any]:
+        """:raise OSError: there is none."""
+        if self._kept is None:
+            return self._listening.accept()
+        kept, self._kept = self._kept, None
+        return kept
 
     def _is_of_use(self, connection: Any) -> bool:
         try:
@@ -156,6 +226,10 @@ class AcceptsInTurn:
         except OSError:
             return False
         return bool(first) and first[0] in self._first_bytes
+
+
+def _host(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 class _Port(Protocol):
@@ -168,13 +242,24 @@ class _Port(Protocol):
     doRead: Callable[[], object]
 
 
-def accept_in_turn(port: IListeningPort, first_bytes: Set[int]) -> None:
-    """Use `AcceptsInTurn` for a port of Twisted's reactors. Other ports stay as they are."""
+def accept_in_turn(
+    port: IListeningPort,
+    first_bytes: Set[int],
+    monotonic: Callable[[], float],
+    limit_hit: Callable[[str, str], None],
+) -> None:
+    """
+    Use `AcceptsInTurn` for a port of Twisted's reactors. Other ports stay as they are.
+
+    :param monotonic: monotonic seconds.
+    :param limit_hit: called with the host of a connection that was closed before its turn came, and the name
+        of the limit.
+    """
     listening = getattr(port, "socket", None)
     if not isinstance(listening, socket.socket) or not hasattr(socket, "MSG_DONTWAIT"):
         return
     accepting = cast(_Port, port)
-    waiting = accepting.socket = AcceptsInTurn(listening, first_bytes)
+    waiting = accepting.socket = AcceptsInTurn(listening, first_bytes, monotonic, limit_hit)
     accept_some = accepting.doRead
     again = Timer(accepting.reactor)
 

@@ -27,7 +27,6 @@ from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from punch.net.udp.server import errno_of, of_each_family
-from punch.rendezvous.tcp.accepting import accept_in_turn
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 4096
@@ -290,44 +289,44 @@ def listen(
     port: int,
     factory: ServerFactory,
     behind_balancer: ServerFactory,
-    first_bytes: Set[int],
+    opened: Callable[[IListeningPort], object],
 ) -> Deferred[list[IListeningPort]]:
     """
     Listen on all `endpoints`, or on `port` of all addresses if there are none. If one fails, none listens.
 
     :param behind_balancer: the factory for connections whose address comes in a header.
-    :param first_bytes: what connections without such a header may begin with; others may be closed at once.
+    :param opened: called with each port for connections without such a header.
     """
     if not endpoints:
         try:
-            opened = listen_on_all_addresses(reactor, port, factory)
+            ports = listen_on_all_addresses(reactor, port, factory)
         except CannotListenError:
             return fail()
-        for each in opened:
-            accept_in_turn(each, first_bytes)
-        return succeed(opened)
-    return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer, first_bytes))
+        for each in ports:
+            opened(each)
+        return succeed(ports)
+    return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer, opened))
 
 
 async def _listen_all(
     endpoints: Sequence[ControlEndpoint],
     factory: ServerFactory,
     behind_balancer: ServerFactory,
-    first_bytes: Set[int],
+    opened: Callable[[IListeningPort], object],
 ) -> list[IListeningPort]:
-    opened: list[IListeningPort] = []
+    ports: list[IListeningPort] = []
     try:
         for endpoint in endpoints:
             port = await endpoint.server.listen(behind_balancer if endpoint.behind_balancer else factory)
-            opened.append(port)
+            ports.append(port)
             if not endpoint.behind_balancer:
                 for each in port.ports if isinstance(port, _Ports) else (port,):
-                    accept_in_turn(each, first_bytes)
+                    opened(each)
     except BaseException:
-        for each in opened:
+        for each in ports:
             await _stopped(each)
         raise
-    return opened
+    return ports
 
 
 async def _stopped(port: IListeningPort) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import deque
+from collections.abc import Set
+from itertools import cycle, islice
 from typing import Any, cast
 
 from twisted.internet.protocol import Factory
@@ -11,8 +14,13 @@ from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
-from punch.net.rate_limits import source_of
-from punch.rendezvous.tcp.accepting import AcceptsInTurn, WaitingConnections
+from punch.net.rate_limits import NoRoom, source_of
+from punch.rendezvous.tcp.accepting import PASSED_ON, AcceptsInTurn, WaitingConnections
+
+
+def networks(count: int) -> list[str]:
+    """One address in each of so many /24s."""
+    return [f"10.{number >> 8}.{number & 255}.1" for number in range(count)]
 
 
 class Accepted:
@@ -51,12 +59,43 @@ class Listening:
 
 
 class AcceptsInTurnTests(TestCase):
+    """With a clock that stands still unless a test moves it."""
+
+    def setUp(self) -> None:
+        self.now = 1000.0
+        self.closed: list[str] = []
+
+    def accepting(self, listening: Listening, first_bytes: Set[int]) -> AcceptsInTurn:
+        """What closed connections hit, and from which hosts, is in `closed`."""
+
+        def limit_hit(host: str, limit: str) -> None:
+            self.assertEqual(limit, "connections-waiting")
+            self.closed.append(host)
+
+        return AcceptsInTurn(listening, first_bytes, lambda: self.now, limit_hit)
+
+    def come(self, listening: Listening, *hosts: str) -> list[Accepted]:
+        """One connection from each of these hosts."""
+        connections = [Accepted(b"\x16") for _ in hosts]
+        listening.waiting += [(each, (host, 1)) for each, host in zip(connections, hosts, strict=True)]
+        return connections
+
+    def turn(self, accepts: AcceptsInTurn) -> set[Accepted]:
+        """What is accepted in one turn of the reactor, which takes 50 ms."""
+        self.now += 0.05
+        accepts.take()
+        accepted = set()
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(PASSED_ON):
+                accepted.add(accepts.accept()[0])
+        return accepted
+
     def test_served(self) -> None:
         """What begins with a byte that is served, or has sent nothing yet, is accepted."""
         for take in (False, True):
             for sent in (b"\x16\x03", b"\x00\x01", BlockingIOError()):
                 one = Accepted(sent)
-                accepts = AcceptsInTurn(Listening(one), {0, 0x16})
+                accepts = self.accepting(Listening(one), {0, 0x16})
                 if take:
                     accepts.take()
                 self.assertEqual(accepts.accept(), (one, ("192.0.2.1", 0)))
@@ -67,7 +106,7 @@ class AcceptsInTurnTests(TestCase):
         for take in (False, True):
             dropped = [Accepted(b"GET / HTTP/1.1"), Accepted(b""), Accepted(ConnectionResetError())]
             good = Accepted(b"\x16")
-            accepts = AcceptsInTurn(Listening(*dropped, good), {0x16})
+            accepts = self.accepting(Listening(*dropped, good), {0x16})
             if take:
                 accepts.take()
             self.assertEqual(accepts.accept()[0], good)
@@ -77,7 +116,7 @@ class AcceptsInTurnTests(TestCase):
     def test_over_while_it_waited(self) -> None:
         """Such a connection is dropped as well."""
         one, other = Accepted(b"\x16"), Accepted(b"\x16")
-        accepts = AcceptsInTurn(Listening(one, other), {0x16})
+        accepts = self.accepting(Listening(one, other), {0x16})
         accepts.take()
         other.sent = b""
         self.assertEqual(accepts.accept()[0], one)
@@ -88,7 +127,7 @@ class AcceptsInTurnTests(TestCase):
         """After many in succession others get their turn."""
         for take in (False, True):
             listening = Listening(*(Accepted(b"x") for _ in range(10_000)))
-            accepts = AcceptsInTurn(listening, {0x16})
+            accepts = self.accepting(listening, {0x16})
             if take:
                 accepts.take()
             else:
@@ -99,7 +138,7 @@ class AcceptsInTurnTests(TestCase):
         """A port of Twisted accepts nothing then, and logs no error."""
         listening = Listening(*(Accepted(b"x") for _ in range(10_000)))
         port = cast(Any, Port(0, Factory(), 50, "127.0.0.1", MemoryReactorClock()))
-        port.socket, port.numberAccepts = AcceptsInTurn(listening, {0x16}), 64
+        port.socket, port.numberAccepts = self.accepting(listening, {0x16}), 64
         for _ in range(3):
             port.socket.take()
             port.doRead()
@@ -112,18 +151,55 @@ class AcceptsInTurnTests(TestCase):
         listening = Listening(*flood)
         honest = Accepted(b"\x16")
         listening.waiting.append((honest, ("198.51.100.1", 1)))
-        accepts = AcceptsInTurn(listening, {0x16})
+        accepts = self.accepting(listening, {0x16})
         accepts.take()
         self.assertIn(honest, [accepts.accept()[0] for _ in range(2)])
         closed = [each for each in flood if each.closed]
         self.assertEqual(closed, flood[: len(closed)])
         self.assertGreater(len(closed), 100)
+        self.assertEqual(self.closed, ["192.0.2.1"] * len(closed))
+
+    def test_flood_from_more_networks_than_places(self) -> None:
+        """Who comes from elsewhere is accepted soon, also who comes again after a while."""
+        listening = Listening()
+        accepts = self.accepting(listening, {0x16})
+        flood = cycle(networks(300))
+        honest: list[Accepted] = []
+        accepted: set[Accepted] = set()
+        for number in range(60):
+            self.come(listening, *islice(flood, 250))
+            if number >= 10:
+                honest += self.come(listening, f"198.51.{number % 30}.1")
+            self.come(listening, *islice(flood, 250))
+            accepted |= self.turn(accepts)
+        for _ in range(5):
+            accepted |= self.turn(accepts)
+        self.assertEqual([each for each in honest if each not in accepted], [])
+        self.assertGreater(len(accepted), 55 * PASSED_ON)
+        self.assertEqual({host for host in self.closed if host.startswith("198")}, set())
+
+    def test_many_networks_at_once(self) -> None:
+        """As after a restart of the service: nobody is closed, and all wait their turn."""
+        listening = Listening()
+        accepts = self.accepting(listening, {0x16})
+        for _ in range(2):
+            peers = self.come(listening, *networks(1000))
+            accepted: set[Accepted] = set()
+            for _ in range(16):
+                accepted |= self.turn(accepts)
+            self.assertEqual((accepted, len(accepts), self.closed), (set(peers), 0, []))
+            self.now += 10.0
+        [last] = self.come(listening, *networks(257))[256:]
+        accepts.take()
+        self.assertEqual(len(accepts), 257)
+        accepts.close()
+        self.assertTrue(last.closed)
 
     def test_end(self) -> None:
         """What waits is closed with the socket."""
         one = Accepted(b"\x16")
         listening = Listening(one)
-        accepts = AcceptsInTurn(listening, {0x16})
+        accepts = self.accepting(listening, {0x16})
         accepts.take()
         accepts.close()
         self.assertTrue(one.closed and listening.closed)
@@ -131,7 +207,7 @@ class AcceptsInTurnTests(TestCase):
 
     def test_other_methods(self) -> None:
         """Everything else is that of the socket."""
-        self.assertEqual(AcceptsInTurn(Listening(), {0x16}).getsockname(), "here")
+        self.assertEqual(self.accepting(Listening(), {0x16}).getsockname(), "here")
 
 
 class WaitingConnectionsTests(TestCase):
@@ -139,12 +215,24 @@ class WaitingConnectionsTests(TestCase):
         """Within a network addresses do, and of an address the newest is the first."""
         waiting = WaitingConnections[int]()
         for number, host in enumerate(["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.1.0.1", "10.2.0.1"]):
-            self.assertIsNone(waiting.add(source_of(host), number))
-        self.assertEqual([waiting.pop() for _ in range(5)], [1, 3, 4, 2, 0])
+            self.assertIsNone(waiting.add(source_of(host), number, 0.0))
+        self.assertEqual([waiting.pop(0.0) for _ in range(5)], [1, 3, 4, 2, 0])
         self.assertEqual(len(waiting), 0)
 
     def test_more_networks_than_places(self) -> None:
-        """When each place is taken by another network, one that comes now is closed."""
+        """When each place is taken by another network, one that had a turn lately makes room."""
         waiting = WaitingConnections[int]()
-        left = [waiting.add(source_of(f"10.{number >> 8}.{number & 255}.1"), number) for number in range(300)]
-        self.assertEqual(left, [None] * 256 + list(range(256, 300)))
+        for number, host in enumerate(networks(256)):
+            self.assertIsNone(waiting.add(source_of(host), number, 0.0))
+        new, newer = source_of("198.51.100.1"), source_of("198.51.101.1")
+        self.assertRaises(NoRoom, waiting.add, new, 256, 0.0)
+        self.assertEqual([waiting.pop(float(number)) for number in range(3)], [0, 1, 2])
+        for number, host in enumerate(networks(3), 300):
+            self.assertIsNone(waiting.add(source_of(host), number, 3.0))
+        # The one whose turn was last goes first, or doesn't come in
+        self.assertEqual(waiting.add(new, 400, 3.0), 302)
+        self.assertEqual(waiting.add(source_of("10.0.2.1"), 401, 3.0), 401)
+        self.assertEqual(waiting.add(newer, 402, 3.0), 301)
+        # A turn counts for ten seconds
+        self.assertEqual(waiting.add(source_of("10.0.2.1"), 403, 12.5), 300)
+        self.assertEqual(len(waiting), 256)
