@@ -98,9 +98,12 @@ class PortLease:
     The mapping of one socket at one gateway: asked for, held, or refused.
 
     :param upnp: whether requests of UPnP can be performed.
-    :param like: another one with a mapping at this gateway: the port is asked for in the same way.
+    :param like: another one with a mapping at this gateway: the port is asked for in the same way, and not in
+        another way if it is refused.
     :ivar base: the socket's address.
     :ivar mapping: the mapping that there is now.
+    :ivar like_refused_until: until when no other port is to be asked for `like` this one, in monotonic
+        seconds, because the router has refused one.
     """
 
     def __init__(
@@ -109,13 +112,17 @@ class PortLease:
         self.base = base
         self.gateway = gateway
         self.mapping: PortMapping | None = None
+        self.like_refused_until = float("-inf")
+        self._is_like_another = like is not None
         known = None if like is None else like.mapping
         self._method = None if known is None else known.method
         self._upnp = upnp and not base.is_ipv6
         self._nonce = random(12)
         self._early = 0.875 + random(1)[0] / 2048
         self._address: str | None = None
-        self._url: str | None = None if like is None else like._url
+        self._url: str | None = None
+        if like is not None and self._method is MappingProtocol.UPNP:
+            self._url = like._url
         self._url_is_new = False
         self._upnp_request: UpnpRequest | None = None
         self._upnp_request_is_new = False
@@ -140,6 +147,16 @@ class PortLease:
     def is_asking(self) -> bool:
         """Whether an answer is awaited."""
         return bool(self._asked)
+
+    @property
+    def refused_until(self) -> float | None:
+        """Until when the router is not asked again, if it does not map the port and nothing is asked now."""
+        return None if self.is_asking or self.mapping is not None else self._retry_at
+
+    def may_be_followed(self, now: float) -> bool:
+        """Whether another port may be asked for `like` this one."""
+        is_known = self._method is not MappingProtocol.UPNP or self._url is not None
+        return self.mapping is not None and is_known and now >= self.like_refused_until
 
     @property
     def is_new(self) -> bool:
@@ -209,7 +226,7 @@ class PortLease:
         if grant is not None:
             # A mapping without end is renewed all the same, since the router may lose it
             self._granted(grant.external, grant.lifetime or LIFETIME, MappingProtocol.UPNP, now)
-        elif self._url_is_new:
+        elif self._url_is_new or (self._is_like_another and self.mapping is None):
             self._end(now)
         else:
             # The router may describe itself at another URL since it restarted
@@ -279,6 +296,8 @@ class PortLease:
 
     def _ask_in_all_ways(self, now: float) -> None:
         self._url = None
+        # It may be at another URL by now, so that nobody was there to refuse anything
+        self.like_refused_until = now
         asked = {_Question.PCP_MAP, _Question.ADDRESS}
         self._begin(asked | {_Question.SEARCH} if self._upnp else asked, now)
 

@@ -6,7 +6,7 @@ becomes a server-reflexive candidate of its socket. Nothing waits for the router
 
 UDP ports are mapped for as long as their sockets are open. TCP ports are mapped while somebody listens there
 for a peer, and only by a router that has mapped a UDP port, in the same way, so that routers that map none
-are not asked once more.
+are not asked once more. One that refuses a TCP port is not asked for another one for a while.
 
 Only answers of the gateway to requests that are under way count, each once, and those of PCP need the nonce
 of the mapping. They are not authenticated otherwise: a host of the same network can forge the gateway's
@@ -140,6 +140,8 @@ class PortMapper:
                 lease = self._leases[base] = PortLease(
                     base, Address(gateway, SERVER_PORT), self._random, self._upnp
                 )
+            if lease is not None and anew:
+                lease.like_refused_until = now
             if lease is not None and (anew or lease.is_stale(now)):
                 lease.ask(now)
         known = {lease.gateway.host for lease in self._leases.values()}
@@ -148,7 +150,7 @@ class PortMapper:
     def add_tcp(self, base: Address, now: float) -> None:
         """
         Map a TCP port, too, until `remove_tcp`, if the router has mapped a UDP port of the same IP address,
-        or does so later. `MAX_TCP_PORTS` are mapped at most.
+        or does so later, and has not refused a TCP port just before. `MAX_TCP_PORTS` are mapped at most.
 
         :param base: the address at which somebody listens.
         """
@@ -203,6 +205,7 @@ class PortMapper:
         before = lease.mapping
         if not lease.receive(answer, now):
             return False
+        self._note_refusal(lease)
         epoch = self._epochs.setdefault((lease.gateway.host, isinstance(answer, PcpAnswer)), _Epoch())
         if epoch.restarted(answer.epoch, now):
             # The router has lost its mappings (RFC 6887, section 8.5), and this one was made anew
@@ -229,6 +232,7 @@ class PortMapper:
         lease = self._leases.get(request.internal)
         before = None if lease is None else lease.mapping
         if lease is not None and lease.receive_upnp(request, grant, now):
+            self._note_refusal(lease)
             if lease.mapping is not None and lease.mapping != before:
                 self._events.append(Mapped(lease.mapping))
             self._follow(now)
@@ -262,9 +266,15 @@ class PortMapper:
         """Ask for the TCP ports that wait for the mapping of a UDP port which there is now."""
         for base in self._tcp:
             found = self._lease_beside(base)
-            if base not in self._leases and found is not None and found.mapping is not None:
+            if base not in self._leases and found is not None and found.may_be_followed(now):
                 lease = self._leases[base] = PortLease(base, found.gateway, self._random, self._upnp, found)
                 lease.ask(now)
+
+    def _note_refusal(self, lease: PortLease) -> None:
+        """Ask for no other TCP port soon if the router has just refused this one."""
+        beside = self._lease_beside(lease.base) if lease.base in self._tcp else None
+        if beside is not None and lease.refused_until is not None:
+            beside.like_refused_until = lease.refused_until
 
     def _lease_beside(self, base: Address) -> PortLease | None:
         """Return the lease of the UDP port at the IP address of a TCP port."""

@@ -29,7 +29,9 @@ class MappingRouter(DatagramProtocol):
     :param delay: seconds that it takes for an answer.
     :param tcp: whether it maps TCP ports, too.
     :ivar taken: external ports that other programs have.
-    :ivar asked: the time and bytes of each request.
+    :ivar asked: the time and bytes of each request of PCP and NAT-PMP.
+    :ivar asked_by_upnp: the requests of UPnP.
+    :ivar searches: how often UPnP was searched for.
     :ivar mapped: the external port of each internal port of UDP.
     :ivar mapped_tcp: the same for TCP.
     """
@@ -61,6 +63,8 @@ class MappingRouter(DatagramProtocol):
         self.delay = delay
         self.taken: set[int] = set()
         self.asked: list[tuple[float, bytes]] = []
+        self.asked_by_upnp: list[UpnpRequest] = []
+        self.searches = 0
         self.tcp = tcp
         self.mapped: dict[int, int] = {}
         self.mapped_tcp: dict[int, int] = {}
@@ -68,7 +72,7 @@ class MappingRouter(DatagramProtocol):
         self._began = self._net.now
         self._host = lan.host(f"{lan.name} router", self.gateway)
         self._host.reactor.listenUDP(5351, self, self.gateway)
-        self._host.reactor.listenUDP(1900, _Ssdp(self.gateway), self.gateway)
+        self._host.reactor.listenUDP(1900, _Ssdp(self), self.gateway)
 
     def gateways(self, host: Host) -> Mapping[str, str]:
         """What a host behind it knows about it."""
@@ -77,6 +81,7 @@ class MappingRouter(DatagramProtocol):
     def upnp(self, request: UpnpRequest) -> Deferred[UpnpGrant | None]:
         """What UPnP has at this router, for a host of its LAN (`punch.net.upnp.Upnp`)."""
         result: Deferred[UpnpGrant | None] = Deferred()
+        self.asked_by_upnp.append(request)
 
         def perform() -> None:
             internal = request.internal
@@ -162,9 +167,11 @@ class _Ssdp(DatagramProtocol):
     transport: IUDPTransport
     noisy = False
 
-    def __init__(self, gateway: str) -> None:
-        self._answer = f"HTTP/1.1 200 OK\r\nLOCATION: http://{gateway}:5000/x.xml\r\n\r\n".encode()
+    def __init__(self, router: MappingRouter) -> None:
+        self._router = router
+        self._answer = f"HTTP/1.1 200 OK\r\nLOCATION: http://{router.gateway}:5000/x.xml\r\n\r\n".encode()
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         if datagram.startswith(b"M-SEARCH * HTTP/1.1\r\n"):
+            self._router.searches += 1
             self.transport.write(self._answer, addr)

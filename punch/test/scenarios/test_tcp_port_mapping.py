@@ -8,6 +8,7 @@ from punch.ice.budget import CONNECTS
 from punch.ice.port_mapping.lease import MappingProtocol
 from punch.ice.port_mapping.mapper import MAX_TCP_PORTS
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
+from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp
 
 
@@ -112,20 +113,35 @@ class RefusalTests(TCPTestCase):
     """Routers that map no TCP port, and what is asked of them."""
 
     def test_udp_alone(self) -> None:
-        """A router that maps UDP ports and no TCP ports: the link stays on the relay, few are asked for."""
-        for options in ({}, {"pcp": False}, {"pcp": False, "nat_pmp": False}):
+        """
+        A router that maps UDP ports and no TCP ports is asked for one of TCP once, and by the protocol that
+        has mapped the UDP port, for as many attempts as there are in ten minutes. The link is relayed.
+        """
+        for options, most in (({}, 1), ({"pcp": False}, 2), ({"pcp": False, "nat_pmp": False}, 1)):
             self.place(hard(), routers={"bob": {"tcp": False, **options}})
-            before = len(self.routers["bob"].asked)
+            router = self.routers["bob"]
+            self.net.advance(5.0)
+            before, searches = self.requests(router), router.searches
             self.call()
             self.net.advance(60.0)
             self.assertTrue(self.relayed)
             (link,) = self.bob.node.status.links
-            attempts = link.tcp_punching.attempts
-            self.assertIn(attempts, range(3, 8))
-            # NAT-PMP needs two requests; where UPnP refuses, the others are asked once more
-            self.assertLess(len(self.routers["bob"].asked) - before, 12 * attempts + 12)
-            self.assertEqual(len(self.routers["bob"].mapped), 1)
+            self.assertIn(link.tcp_punching.attempts, range(3, 8))
+            self.assertEqual(self.tcp_requests(router), 1)
+            # With those that confirm the UDP port
+            self.assertLessEqual(self.requests(router) - before, 2 * most)
+            self.assertEqual(router.searches, searches)
+            self.assertEqual(len(router.mapped), 1)
             self.stop()
+
+    def requests(self, router: MappingRouter) -> int:
+        """How many requests of all protocols have come."""
+        return len(router.asked) + len(router.asked_by_upnp)
+
+    def tcp_requests(self, router: MappingRouter) -> int:
+        """How many of them were for a TCP port."""
+        numbers = [data[36] == 6 if data[0] == 2 else data[1] == 2 for _, data in router.asked]
+        return sum(numbers) + sum(request.internal.protocol == "tcp" for request in router.asked_by_upnp)
 
     def test_a_silent_router(self) -> None:
         """It has mapped no UDP port, so it is not asked for one of TCP."""

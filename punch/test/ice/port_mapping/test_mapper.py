@@ -337,12 +337,44 @@ class TCPTests(PortMapperTestCase):
         self.assertEqual((self.add(), self.core.awaits_tcp(TCP_BASE)), ([], False))
 
     def test_refused(self) -> None:
-        """The UDP port stays mapped, and nobody waits any longer."""
-        mapping = self.mapped()
-        (request,) = self.add()
-        self.receive(pcp(request.data, result=8))
-        self.assertEqual((self.core.mappings, self.core.awaits_tcp(TCP_BASE)), ([mapping], False))
-        self.assertEqual(self.advance(RETRY), [])
+        """
+        The UDP port stays mapped, and nobody waits any longer. The router is not asked for another TCP port
+        for ten minutes, or for as long as it says; it is in another network.
+        """
+        for answer, lifetime, wait in ((pcp, 30, RETRY), (pcp, 1200, 1200.0), (nat_pmp, 0, RETRY)):
+            self.core = PortMapper(Random(1).randbytes)
+            self.began = self.now
+            mapping = self.mapped(answer)
+            self.refuse(self.add(), answer, lifetime)
+            self.assertEqual((self.core.mappings, self.core.awaits_tcp(TCP_BASE)), ([mapping], False))
+            self.core.remove_tcp(TCP_BASE)
+            self.assertEqual(self.advance(wait - 1.0), [])
+            self.assertEqual((self.add(), self.core.awaits_tcp(TCP_BASE)), ([], False))
+            self.core.remove_tcp(TCP_BASE)
+            self.now += 1.0
+            self.refuse(self.add(), answer, lifetime)
+            self.core.remove_tcp(TCP_BASE)
+            self.assertEqual(self.add(), [])
+            self.core.remove_tcp(TCP_BASE)
+            self.keep(anew=True)
+            self.assertEqual(len(self.add()), 1)
+
+    def refuse(self, pending: list[Transmit], answer: Callable[..., bytes], lifetime: int) -> None:
+        """Answer these requests for a TCP port, and refuse it."""
+        self.assertEqual(len(pending), 1)
+        epoch = 100 + int(self.now - self.began)
+        while pending:
+            (request,) = pending
+            result = 0 if request.data == bytes(2) else 8
+            self.receive(answer(request.data, result=result, lifetime=lifetime, epoch=epoch))
+            pending = self.sent()
+
+    def test_no_answer(self) -> None:
+        """Silence is no refusal, since the router may restart: it is asked for the next port."""
+        self.mapped()
+        self.assertEqual(len(self.add() + self.advance(60.0)), TRIES)
+        self.core.remove_tcp(TCP_BASE)
+        self.assertEqual(len(self.add()), 1)
 
     def test_a_few(self) -> None:
         """As many as a router has room for; a place that is free again is used."""

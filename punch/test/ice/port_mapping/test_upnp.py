@@ -148,6 +148,45 @@ class UpnpTests(PortMapperTestCase):
         self.grant(request)
         self.assertEqual(self.asked(), UpnpRequest(URL, base, EXTERNAL.port, 0))
 
+    def test_a_tcp_port_that_is_refused(self) -> None:
+        """
+        The router is not searched for, nor asked in other ways, nor for another TCP port for ten minutes;
+        unless it turns out that it has moved, and refused nothing.
+        """
+        base = TCPAddress(BASE.host, 40010)
+        for moves in (False, True):
+            self.core = PortMapper(Random(1).randbytes, upnp=True)
+            self.granted()
+            self.core.add_tcp(base, self.now)
+            self.core.receive_upnp(self.asked(), None, self.now)
+            self.assertEqual((self.sent(), self.core.awaits_tcp(base)), ([], False))
+            self.core.remove_tcp(base)
+            if moves:
+                self.now += CONFIRM
+                self.keep()
+                self.core.receive_upnp(self.asked(), None, self.now)
+                self.receive(found(URL.replace("5000", "5001")), SSDP)
+                self.advance(0.75)
+                self.grant(self.asked())
+            self.core.add_tcp(base, self.now)
+            requests = [each.internal for each in self.core.upnp_requests()]
+            self.assertEqual((self.sent(), requests), ([], [base] if moves else []))
+            self.core.remove_tcp(base)
+            self.advance(RETRY)
+            self.core.add_tcp(base, self.now)
+            self.assertEqual(self.asked().internal, base)
+
+    def test_a_tcp_port_that_is_not_renewed(self) -> None:
+        """That is no refusal of TCP: the router is searched for, since it may have moved."""
+        self.granted()
+        base = TCPAddress(BASE.host, 40010)
+        self.core.add_tcp(base, self.now)
+        self.grant(self.asked())
+        self.advance(LIFETIME / 2)
+        for request in self.core.upnp_requests():
+            self.core.receive_upnp(request, None, self.now)
+        self.assertEqual(searches(self.sent()), [SSDP, MULTICAST] * 2)
+
     def test_permanent(self) -> None:
         """A mapping without lifetime is looked after all the same, and deleted at the end."""
         self.granted(lifetime=0)
