@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from datetime import datetime, timedelta, timezone
@@ -117,6 +119,39 @@ def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     (registered,) = [each for each in map(json.loads, log.splitlines()) if each.get("event") == "registered"]
     assert registered["peer"] == alice.peer_id.short
     assert str(alice.peer_id) not in log
+
+
+def test_more_connections_than_may_wait(running: Programs, tmp_path: Path) -> None:
+    """Those of an address that a busy process closes unseen are in its metrics and in its log."""
+    port = free_port()
+    service = running.rendezvous(*FREE, "--metrics", str(port), "--log-format", "json")
+    address = listening(service)
+
+    def closed() -> float:
+        text = get(f"http://127.0.0.1:{port}/metrics")
+        (refusals,) = [each for each in text_string_to_metric_families(text) if each.name == "punch_refusals"]
+        causes = {each.labels["cause"]: each.value for each in refusals.samples if "cause" in each.labels}
+        return causes.get("connections-waiting", 0.0)
+
+    assert closed() == 0.0
+    with contextlib.ExitStack() as stack:
+        service.kill(signal.SIGSTOP)
+        try:
+            for _ in range(150):
+                stack.enter_context(socket.create_connection((address.host, address.port), 10.0))
+        finally:
+            service.kill(signal.SIGCONT)
+        deadline = time.monotonic() + 20.0
+        while closed() == 0.0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert closed() == 150 - 128
+    service.kill(signal.SIGTERM)
+    service.exit()
+    log = (tmp_path / "state" / "rendezvous" / "rendezvous.log").read_text()
+    limits = [
+        each.get("limit") for each in map(json.loads, log.splitlines()) if each.get("event") == "limit-hit"
+    ]
+    assert "connections-waiting" in limits
 
 
 def issue(directory: Path, *, only_key: bool = False) -> bytes:
