@@ -100,7 +100,7 @@ class _ServiceFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> WaitingStream | None:
         """A peer opens a stream; None: it is refused."""
         assert isinstance(addr, PunchAddress)
-        if self._program.waiting_count >= MAX_WAITING or self._server.crowded(addr.peer):
+        if self._server.crowded(addr.peer, MAX_WAITING - self._program.waiting_count):
             return None
         return WaitingStream(self._server, self._program, addr)
 

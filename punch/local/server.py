@@ -79,10 +79,14 @@ class LocalServer(Factory):
         """How many connections there are."""
         return len(self._connections)
 
-    def crowded(self, peer: PeerID) -> bool:
-        """Whether there is no room for another stream of a peer, whose waiting streams take half at most."""
+    def crowded(self, peer: PeerID, places: int) -> bool:
+        """
+        Whether there is no room for another stream of a peer, which has at most as many waiting as are left.
+
+        :param places: how many more may wait for the program.
+        """
         room = self.most - min(RESERVED, self.most // 4)
-        free = room - len(self._connections) - len(self.waiting)
+        free = min(places, room - len(self._connections) - len(self.waiting))
         return free <= 0 or self._waiting_of[peer] >= free
 
     def listen(self, directory: Path, environ: Mapping[str, str]) -> Deferred[None]:

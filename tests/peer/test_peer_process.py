@@ -181,6 +181,7 @@ def test_both_call_at_once(local: LocalPeers) -> None:
     it was not delivered, and it arrives the next time.
     """
     late: set[str] = set()
+    statuses: list[int | None] = []
     for _ in range(3):
         both = {name: local.running.peer(name) for name in ("alice", "bob")}
         ids = {name: process.wait("ready")["id"] for name, process in both.items()}
@@ -202,6 +203,7 @@ def test_both_call_at_once(local: LocalPeers) -> None:
         for name, process in both.items():
             process.wait("disconnected")
             status = process.exit()
+            statuses.append(status)
             with pytest.raises(ProcessFailed):
                 process.wait("nothing")
             happened = [event["event"] for event in process.events]
@@ -217,6 +219,7 @@ def test_both_call_at_once(local: LocalPeers) -> None:
         for name, other in (("alice", "bob"), ("bob", "alice")):
             texts = [event["text"] for event in both[name].events if event["event"] == "message"]
             assert texts == [f"from {other}"] * ((other not in late) + (other in waited))
+    assert 0 in statuses
 
 
 # -- in a terminal --

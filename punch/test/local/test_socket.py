@@ -187,7 +187,10 @@ class SocketTests(LocalTestCase):
         self.run_until(lambda: opened[2].called, 5.0)
         self.failureResultOf(opened[2], ServiceRefused)
         other = Identity.generate().peer_id
-        self.assertFalse(self.servers["bob"].crowded(other))
+        self.assertFalse(self.servers["bob"].crowded(other, 1))
+        self.assertTrue(self.servers["bob"].crowded(other, 0))
+        # Two wait
+        self.assertTrue(self.servers["bob"].crowded(self.alice_id, 2))
         for stream in (1, 2):
             self.program("bob").say({"command": "accept-stream", "stream": stream})
         self.assertEqual(self.program("bob").events[0]["event"], "ready")
