@@ -192,7 +192,7 @@ class ChatCore:
         self._last_heard = 0
         self._outdated = False
         self._coming = 0
-        self._said_bye = False
+        self._leaves = self._said_bye = False
         self._heard_bye = False
         self._events: deque[Event] = deque()
         known = b"".join(map(_known, hello.known))
@@ -208,8 +208,10 @@ class ChatCore:
         self._messages.append(_frame(MESSAGE, _number(message.id) + _number(time) + message.data))
 
     def expect(self, messages: int) -> None:
-        """So many messages of this side are being stored, and follow: `bye` is not answered before them."""
+        """So many messages of this side are being stored, and follow: no `bye` is sent before them."""
         self._coming = messages
+        if self._leaves and not messages:
+            self.say_bye()
         self._answer_bye()
 
     def acknowledge(self, number: int) -> None:
@@ -225,8 +227,12 @@ class ChatCore:
         self._marks[NAME] = _frame(NAME, name[:MAX_NAME].encode("utf-8", "replace"))
 
     def say_bye(self) -> None:
-        """Tell that no message follows. `Farewell` comes when the other side has said the same."""
-        if not self._said_bye:
+        """
+        Tell that no message follows those that are being stored (`expect`). `Farewell` comes when the other
+        side has said the same.
+        """
+        self._leaves = True
+        if not self._said_bye and not self._coming:
             self._said_bye = True
             # Not before the messages: the other side may end the link when it hears this.
             self._messages.append(_frame(BYE, b""))

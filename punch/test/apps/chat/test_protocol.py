@@ -224,6 +224,17 @@ class FarewellTests(SynchronousTestCase):
         self.assertEqual(events(made), [Farewell()])
         self.assertEqual(made.data_to_send(), b"")
 
+    def test_own_bye_follows_what_is_being_stored(self) -> None:
+        made = core()
+        made.expect(2)
+        made.say_bye()
+        self.assertEqual(made.data_to_send(), b"")
+        made.send(OutgoingMessage(1, 0.0, b"x"))
+        made.expect(1)
+        self.assertEqual(made.data_to_send(), message(1, b"x"))
+        made.expect(0)
+        self.assertEqual(made.data_to_send(), frame(BYE, b""))
+
     def test_bye_is_answered_when_all_is_delivered(self) -> None:
         made = core()
         made.send(OutgoingMessage(1, 0.0, b"wait"))
