@@ -28,11 +28,12 @@ from zope.interface import implementer
 
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
+from punch.net.token_bucket import TokenBucket
 from punch.net.udp.segmentation import allow_fragments
 from punch.net.udp.server import UDPPort
 from punch.net.udp.sockets import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
 from punch.rendezvous.tcp.protocol_sniffer import Established
-from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.udp.reflector import Reflector, answer_on_stream
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.destinations import Destinations
@@ -50,6 +51,13 @@ included.
 MESSAGES_WITHOUT_ALLOCATION = 64
 """Messages that a connection without an allocation may send; a client needs two."""
 
+BINDING_RATE = 100.0
+"""
+Plain Binding requests of one connection that are answered in a second. Peers ask with them what has arrived.
+"""
+BINDING_BURST = 200.0
+"""The same at once, after a pause. Peers have up to 64 under way."""
+
 
 @implementer(IPushProducer)
 class RelayStream(protocol.Protocol):
@@ -66,6 +74,7 @@ class RelayStream(protocol.Protocol):
         self._client: FiveTuple | None = None
         self._splitter = StreamSplitter()
         self._messages = 0
+        self._bindings = TokenBucket(BINDING_RATE, BINDING_BURST, relay.clock.seconds())
         self._full = False
         self._written = 0
         self._reset: IDelayedCall | None = None
@@ -141,6 +150,14 @@ class RelayStream(protocol.Protocol):
         if batch:
             assert self.transport is not None
             self.transport.write(b"".join(batch))
+
+    def answer(self, question: bytes, remote: Address) -> bool:
+        """Answer a plain Binding request unless there are too many; return False if it isn't plain."""
+        answer = answer_on_stream(question, remote)
+        if answer is not None and self._bindings.available(self._relay.clock.seconds()) >= 1.0:
+            self._bindings.spend(1.0)
+            self.send((answer,))
+        return answer is not None
 
     def abort(self) -> None:
         """Close at once."""
@@ -267,7 +284,7 @@ class Relay:
     :param reactor: provides `IReactorUDP` and `IReactorTime`.
     :param monotonic: monotonic seconds.
     :param wall: Unix seconds, by which credentials expire.
-    :param reflector: answers Binding requests that come on streams.
+    :param reflector: answers Binding requests with attributes that come on streams.
     :param idle_time: seconds that a connection without an allocation stays.
     :param happened: called when an allocation is made, refused or ended, and before anything is relayed for
         it.
@@ -336,12 +353,13 @@ class Relay:
 
     def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> float:
         """Handle messages of a connection. Return the seconds for which it should not be read from."""
-        now = self._now()
+        now, stream = self._now(), self._streams[client.connection]
         for message in messages:
-            if message.startswith(_BINDING_REQUEST):
-                answer = self._reflector.handle(message, client.remote, now)
-                if answer is not None:
-                    self._streams[client.connection].send((answer,))
+            if not message.startswith(_BINDING_REQUEST) or stream.answer(message, client.remote):
+                continue
+            answer = self._reflector.handle(message, client.remote, now)
+            if answer is not None:
+                stream.send((answer,))
         wait = self.core.receive(messages, client.remote, client.local, now, client.connection)
         self.flush()
         return wait

@@ -9,6 +9,8 @@ The source address of a request may be forged, so the reflector must not be usef
   without the magic cookie (RFC 3489) are ignored.
 - Token buckets limit the answers to `RATE` a second and `BURST` at once: one for each IPv4 /24 and IPv6 /64,
   for each /56 with twice as many, and for each /48 with four times as many.
+- Plain requests on a stream, whose source is proved, have a limit for each connection instead
+  (`punch.rendezvous.relay`).
 - An answer goes to the source of the request, from the address where the request arrived. RFC 5780's
   CHANGE-REQUEST, RESPONSE-PORT and PADDING would let strangers choose another destination or a larger answer.
   They are answered with 420 (Unknown Attribute), as RFC 8489, section 6.3.1 asks of a server that does not
@@ -118,16 +120,7 @@ class Reflector:
         ):
             return None
         host, port = remote
-        if ":" not in host:
-            a, b, c, d = host.split(".")
-            number = int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
-            wide = False
-        else:
-            number = int(IPv6Address(host.partition("%")[0]))
-            wide = number >> 32 != 0xFFFF
-            if not wide:
-                # An IPv4 client, as a socket for both families shows it.
-                number &= 0xFFFFFFFF
+        number, wide = _number(host)
         if not self._allowed(number, wide, now):
             self._limited(host)
             return None
@@ -180,6 +173,32 @@ class Reflector:
             response = success(request, *attributes)
         answer = encode(response, fingerprint=request.has_fingerprint)
         return answer if len(answer) <= AMPLIFICATION * len(data) else None
+
+
+def answer_on_stream(question: bytes, remote: Address) -> bytes | None:
+    """
+    The answer to a request that came on a stream, whose source can't be forged; None if it isn't plain. The
+    caller limits these answers.
+    """
+    if len(question) != HEADER_SIZE or not question.startswith(PLAIN_REQUEST):
+        return None
+    return _plain_answer(question, *_number(remote.host), remote.port)
+
+
+def _number(host: str) -> tuple[int, bool]:
+    """
+    The number of an IP address, and whether it is one of IPv6.
+
+    :raise ValueError: it is no IP address.
+    """
+    if ":" not in host:
+        a, b, c, d = host.split(".")
+        return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d), False
+    number = int(IPv6Address(host.partition("%")[0]))
+    if number >> 32 == 0xFFFF:
+        # An IPv4 client, as a socket for both families shows it.
+        return number & 0xFFFFFFFF, False
+    return number, True
 
 
 def _plain_answer(data: bytes, number: int, wide: bool, port: int) -> bytes:

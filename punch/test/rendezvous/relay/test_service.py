@@ -13,8 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.relay.relay import BINDING_BURST, BINDING_RATE
 from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.udp.reflector import BURST, Reflector
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import UDP, code_of
@@ -130,6 +131,31 @@ class StreamTests(RelayServiceCase):
         self.writer(stream)(request)
         self.net.advance(0.5)
         self.assertIsNotNone(stream.ended)
+
+    def test_bindings_in_a_busy_network(self) -> None:
+        """
+        Peers ask with Binding requests on a stream what has arrived at the relay. Other requests from their
+        network, whose source may be forged, don't use up the answers; each connection has its own limit.
+        """
+        clients = [self.client(TurnTransport.TCP) for _ in range(2)]
+        for client in clients:
+            client.allocate()
+        before = [len(client.messages) for client in clients]
+        question = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)), fingerprint=False)
+        stranger = Datagrams(self.home, self.home.addresses[0])
+        for _ in range(int(2 * BURST)):
+            stranger.send(question, Address(SERVICE, clients[0].server.url.port))
+        self.net.advance(0.2)
+        self.assertLess(len(stranger.received), 2 * BURST)
+        clients[0].send(question * int(2 * BINDING_BURST))
+        clients[1].send(question * 64)
+        self.net.advance(0.2)
+        first, second = (len(client.messages) - count for client, count in zip(clients, before, strict=True))
+        self.assertEqual((first, second), (BINDING_BURST, 64))
+        self.net.advance(0.5)
+        clients[0].send(question * 100)
+        self.net.advance(0.2)
+        self.assertLess(abs(len(clients[0].messages) - before[0] - first - 0.6 * BINDING_RATE), 15)
 
     def test_drop_by_drop(self) -> None:
         """A byte a second is too slow, in a request and in a TLS handshake."""
