@@ -171,7 +171,7 @@ class RedisConnection:
         self._address = address
         self._messages = messages
         self._protocol: Any = None
-        self._lost = self._answered = False
+        self._lost = self._answered = self._aborted = False
         self._problem: RedisProblem | None = None
 
     @property
@@ -213,6 +213,8 @@ class RedisConnection:
         return answered.addCallbacks(self._check, self._has_failed, callbackArgs=(commands,))
 
     def _check(self, answers: list[Any], commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+        if self._problem is not None:
+            raise self._problem
         self._answered = True
         for command, answer in zip(commands, answers, strict=True):
             if not is_answer(command, answer):
@@ -256,7 +258,8 @@ class RedisConnection:
         return None
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once. What has come on it and was not read yet is dropped."""
+        self._aborted = True
         if self.open:
             self._protocol.transport.abortConnection()
 
@@ -275,6 +278,9 @@ class RedisConnection:
 
         messages, clock, give_up = self._messages, self._reactor, self.give_up
         base: Any = txredisapi.RedisProtocol if messages is None else txredisapi.SubscriberProtocol
+
+        def ended() -> bool:
+            return self._aborted
 
         class _Protocol(base):  # type: ignore[misc]
             callLater = clock.callLater
@@ -311,7 +317,7 @@ class RedisConnection:
             def dataReceived(self, data: bytes) -> None:
                 self._unfinished += len(data)
                 try:
-                    while data and not self.transport.disconnecting:
+                    while data and not self.transport.disconnecting and not ended():
                         super().dataReceived(data)
                         data, self._rest = self._rest, b""
                 except Exception:  # this is not Redis, and the library raises whatever comes
@@ -339,6 +345,10 @@ class RedisConnection:
 
             def replyReceived(self, reply: object) -> None:
                 self._unfinished = 0
+                if ended() and self.connected:
+                    # Twisted closes the connection in the next turn of the reactor; the rest of what it has
+                    # read may be answers to other commands.
+                    return
                 if self._asked:
                     self._asked.popleft().add(reply)
                 elif messages is None and not self.replyQueue.waiting:
