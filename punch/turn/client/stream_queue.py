@@ -5,7 +5,8 @@ A TCP connection takes as many bytes as its congestion control and the routers' 
 slow line these are queues of many seconds, which all links over the relay share, and no link can measure the
 others' part of it. So Binding requests (RFC 8489) are written among the data. The answer to one says that all
 that was written before it has arrived, and its round trip how long that took. This works alike on TLS,
-through proxies, and with every relay that answers Binding requests; with others there is no limit.
+through proxies, and with every relay that answers Binding requests; with others, or while a relay that works
+has not answered for long, there is no limit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ AGAIN: Final = 1.0, 10.0
 Seconds after which another request is made while there is a limit: four round trips, but no less and no more
 than this.
 """
+SILENT_AFTER: Final = 30.0
+"""
+Seconds without an answer after which there is no limit until the next one, if something else comes meanwhile.
+"""
 _ANYTHING: Final = 1 << 40
 _RESPONSES: Final = (b"\x01\x01", b"\x01\x11")
 
@@ -68,11 +73,18 @@ class StreamQueue:
         self._checks: deque[tuple[bytes, int]] = deque(maxlen=MOST_CHECKS)
         self._began = self._unbounded = False
         self._ask_again = False
+        self._awaited_since = 0.0
+        self._silent = False
+
+    @property
+    def _limit(self) -> int | None:
+        """How many bytes may be on the way; None for any number."""
+        return None if self._silent else self._window.limit
 
     @property
     def room(self) -> int | None:
         """How many bytes of bulk data may be written now; None for any number, and at least 0."""
-        return None if self._window.limit is None else max(0, self._window.room(self._flight()))
+        return None if self._limit is None else max(0, self._window.room(self._flight()))
 
     @property
     def rtt(self) -> float | None:
@@ -82,7 +94,7 @@ class StreamQueue:
     @property
     def turn(self) -> int:
         """How many bytes one link may write while others wait."""
-        limit = self._window.limit
+        limit = self._limit
         return _ANYTHING if limit is None else max(2 * PAYLOAD, limit // PARTS)
 
     def holds(self, check: bytes) -> bool:
@@ -104,7 +116,7 @@ class StreamQueue:
         :return: what is to be written behind them.
         """
         self._written += size
-        limit, unasked = self._window.limit, self._written - self._asked_written
+        limit, unasked = self._limit, self._written - self._asked_written
         if self._rtt is None:
             due = len(self._asked) < TRIES and (size > 0 and now >= self._asked_at + GAP)
         elif limit is None:
@@ -120,6 +132,8 @@ class StreamQueue:
             request = StunMessage(Method.BINDING, MessageClass.REQUEST, self._random(12))
             out.append(encode(request, fingerprint=False))
             self._written += HEADER_SIZE
+            if not self._asked:
+                self._awaited_since = now
             self._asked_at, self._asked_written = now, self._written
             self._asked.append(_Asked(request.transaction_id, self._written, now))
         if self._written > self._delivered:
@@ -127,13 +141,15 @@ class StreamQueue:
         return out
 
     def receive(self, message: bytes, now: float) -> bool:
-        """Return whether a message of the relay answers one of the requests, an error included."""
-        if not message.startswith(_RESPONSES) or len(message) < HEADER_SIZE:
-            return False
-        transaction_id = message[8:HEADER_SIZE]
-        asked = next((each for each in self._asked if each.transaction_id == transaction_id), None)
+        """
+        Return whether a message of the relay answers one of the requests, an error included. To be called
+        with each message.
+        """
+        asked = self._request_of(message)
         if asked is None:
+            self._silent = self._silent or bool(self._asked and now >= self._awaited_since + SILENT_AFTER)
             return False
+        self._awaited_since, self._silent = now, False
         while self._asked.popleft() is not asked:
             pass  # its answer was lost, or is late
         while self._checks and self._checks[0][1] < asked.written:
@@ -145,9 +161,15 @@ class StreamQueue:
         self._unbounded = self._unbounded or self._window.limit is None
         return True
 
+    def _request_of(self, message: bytes) -> _Asked | None:
+        if not message.startswith(_RESPONSES) or len(message) < HEADER_SIZE:
+            return None
+        transaction_id = message[8:HEADER_SIZE]
+        return next((each for each in self._asked if each.transaction_id == transaction_id), None)
+
     def get_timer(self) -> float | None:
         """Return when `handle_timer` wants to be called, in monotonic seconds."""
-        if self._window.limit is None or not self._asked or self._rtt is None:
+        if self._limit is None or not self._asked or self._rtt is None:
             return None
         return self._asked_at + min(max(AGAIN[0], 4 * self._rtt), AGAIN[1])
 

@@ -8,7 +8,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.turn.client.stream_queue import AGAIN, FIRST, TRIES, StreamQueue
+from punch.turn.client.stream_queue import AGAIN, FIRST, SILENT_AFTER, TRIES, StreamQueue
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, error, parse, success
 
@@ -155,6 +155,47 @@ class AnswerTests(SynchronousTestCase):
             line.step()
         self.assertGreater(line.asked, asked)
         self.assertLess(line.now - began, AGAIN[1])
+
+    def test_no_answers_any_more(self) -> None:
+        """If the relay still relays, but has answered nothing for long, there is no limit until it does."""
+        line = SimulatedLine(8000.0, 0.06)
+        line.run(10.0)
+        line.silent = True
+        while line.queue.room:
+            line.write(DATAGRAM)
+        while line._answers:
+            line.step()
+        while line.queue.room:
+            line.write(DATAGRAM)
+        began = line.now
+        while line.now < began + SILENT_AFTER + AGAIN[1]:
+            line.step()
+        # Perhaps nothing arrives at all: what is on the way is as much as ever
+        self.assertEqual(line.queue.room, 0)
+        self.assertFalse(line.queue.receive(b"\x40\x00\x00\x00", line.now))
+        self.assertIsNone(line.queue.room)
+        asked = line.asked
+        for _ in range(10):
+            line.write(DATAGRAM)
+            line.now += 1.0
+        self.assertGreater(line.asked, asked)
+        line.silent = False
+        line.write(DATAGRAM)
+        while line._answers:
+            line.step()
+        self.assertIsNotNone(line.queue.room)
+        self.assertLess(line.run(60.0), 5.0)
+        self.assertLess(line.run(30.0), 0.7)
+
+    def test_messages_before_an_answer(self) -> None:
+        """As long as answers come now and then, other messages end no limit."""
+        line = SimulatedLine(8000.0, 0.06)
+        end = line.now + 2 * SILENT_AFTER
+        line.run(10.0)
+        while line.now < end:
+            line.queue.receive(b"\x40\x00\x00\x00", line.now)
+            self.assertIsNotNone(line.queue.room)
+            line.run(0.1)
 
     def test_what_counts_as_an_answer(self) -> None:
         """An error is an answer, too; what nobody asked for is none."""
