@@ -299,9 +299,11 @@ class RedisConnection:
                 # The library makes four Deferreds and a delayed call of each command
                 if not self.connected:
                     raise txredisapi.ConnectionError("Not connected")
+                # First of all: if this fails, nothing is asked
+                data = b"".join(self._build_command(*command) for command in commands)
                 batch = _CommandBatch(len(commands), clock.seconds())
                 self._asked.extend(repeat(batch, len(commands)))
-                self.transport.write(b"".join(self._build_command(*command) for command in commands))
+                self.transport.write(data)
                 if not self._late.running:
                     self._late.start(REPLY_TIME, self._check_time)
                 return batch.answered
@@ -362,7 +364,8 @@ class RedisConnection:
                     messages(message)
 
             def connectionLost(self, why: Failure) -> None:
-                # First, so that what waits for answers finds the connection closed.
+                # First, so that what waits for answers finds the connection closed, and asks nothing on it.
+                self.connected = 0
                 self.closed.callback(why.value or ConnectionError("The connection is lost"))
                 self._late.cancel()
                 while self._asked:
@@ -455,6 +458,8 @@ class CommandQueue:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._in_flight = 0
+        self._sending = False
+        """Whether those that wait are being sent."""
         self._numbers = count()
         self._waiting: dict[int, Deferred[None]] = {}
         """The one that came first is the first."""
@@ -483,38 +488,60 @@ class CommandQueue:
         source: Source | None = None,
     ) -> Deferred[list[Any]]:
         """As `ask`, with commands that are made when they are sent, which is in the order of the calls."""
-        if self._in_flight < IN_FLIGHT:
+        if self._in_flight < IN_FLIGHT and not self._waiting:
             self._in_flight += 1
-            return connection.ask(*commands()).addBoth(self._next, connection)
+            return self._send(connection, commands)
         try:
             waiting = self._wait(source)
         except QueueFull as full:
             return fail(full)
-        return waiting.addCallback(lambda _: connection.ask(*commands()).addBoth(self._next, connection))
+        return waiting.addCallback(lambda _: self._send(connection, commands))
+
+    def _send(
+        self, connection: RedisConnection, commands: Callable[[], Sequence[Sequence[str | bytes | int]]]
+    ) -> Deferred[list[Any]]:
+        try:
+            answered = connection.ask(*commands())
+        except Exception:  # whatever the caller's function raises, which the caller gets back
+            answered = fail()
+        return answered.addBoth(self._next, connection)
 
     def _next(self, result: T, connection: RedisConnection) -> T:
         """Commands were answered, or have failed: the next ones may be sent."""
+        self._in_flight -= 1
         if not connection.open or connection.given_up:
-            # All that wait fail now, and not each within the failure of the one before it.
+            # All that wait fail now. What is done about that may fill the queue, and displace some of them
             for number in list(self._waiting):
-                self._take(number).errback(RedisProblem("its connection is lost"))
-        if self._waiting:
-            self._take(next(iter(self._waiting))).callback(None)
-        else:
-            self._in_flight -= 1
+                if number in self._waiting:
+                    self._take(number).errback(RedisProblem("its connection is lost"))
+        if not self._sending:
+            # Commands that fail at once come back here: not each within the failure of the one before it.
+            self._sending = True
+            while self._waiting and self._in_flight < IN_FLIGHT:
+                self._in_flight += 1
+                self._take(next(iter(self._waiting))).callback(None)
+            self._sending = False
         return result
 
     def _wait(self, source: Source | None) -> Deferred[None]:
         number = next(self._numbers)
+        displaced = None
         if source is not None:
             try:
-                displaced = self._places.room(source)
+                newest = self._places.room(source)
             except NoRoom as error:
                 raise self._full() from error
-            if displaced is not None:
-                self._take(displaced).errback(self._full())
+            if newest is not None:
+                displaced = self._take(newest)
             self._places.enter(source, number)
-        waiting = self._waiting[number] = Deferred()
+
+        def cancelled(_: Deferred[None]) -> None:
+            self._take(number)
+
+        waiting = self._waiting[number] = Deferred(cancelled)
+        if displaced is not None:
+            # Last, since it may lead to other calls for this queue
+            displaced.errback(self._full())
         return waiting
 
     def _take(self, number: int) -> Deferred[None]:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.net.rate_limits import source_of
 from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.redis_address import RedisAddress
+from punch.rendezvous.directory.redis_client import (
+    IN_FLIGHT,
+    MOST_WAITING,
+    CommandQueue,
+    QueueFull,
+    RedisConnection,
+    RedisProblem,
+)
 from punch.test.rendezvous.directory.test_redis import RedisTestCase
 from punch.test.strategies import IDENTITIES
 
 PEERS: Sequence[PeerID] = [identity.peer_id for identity in IDENTITIES[:4]]
+SOURCES = [source_of(address) for address in ("192.0.2.1", "198.51.100.1", "203.0.113.1")]
 
 
 class AnswerTests(RedisTestCase):
@@ -45,3 +59,138 @@ class AnswerTests(RedisTestCase):
         for result in found[2:]:
             self.assertTrue(cast(Failure, result).check(DirectoryUnavailable), result)
         self.redis.spoil = lambda name, answer: answer
+
+
+class ConnectionTestCase(SynchronousTestCase):
+    """A connection to Redis whose other end is this test."""
+
+    def setUp(self) -> None:
+        self.clock = MemoryReactorClock()
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, again if it is the second time."""
+        self.connection = RedisConnection(self.clock, RedisAddress((("192.0.2.1", 6379),)))
+        connecting = Deferred.fromCoroutine(self.connection.connect("192.0.2.1", 6379))
+        factory: Any = self.clock.tcpClients[-1][2]
+        self.protocol: Any = factory.buildProtocol(None)
+        self.transport = StringTransport()
+        self.protocol.makeConnection(self.transport)
+        self.successResultOf(connecting)
+
+    def tearDown(self) -> None:
+        self.protocol.connectionLost(Failure(ConnectionError("the end")))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def results(self, *asked: Deferred[list[Any]]) -> list[object]:
+        """Their results, as they come."""
+        found: list[object] = []
+        for each in asked:
+            each.addBoth(found.append)
+        return found
+
+
+class ConnectionTests(ConnectionTestCase):
+    def test_commands_that_cannot_be_sent(self) -> None:
+        """They fail, and the next answers are those of the next commands."""
+        bad = self.connection.ask(("GET", "a"), ("GET", "\ud800"))
+        self.failureResultOf(bad, RedisProblem)
+        self.assertEqual(self.transport.value(), b"")
+        good = self.connection.ask(("GET", "b"))
+        self.protocol.dataReceived(b"$1\r\nb\r\n")
+        self.assertEqual(self.successResultOf(good), [b"b"])
+
+
+class QueueTests(ConnectionTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.queue = CommandQueue(self.clock.seconds)
+
+    def fill(self) -> list[object]:
+        """Have so many commands in flight that others wait."""
+        return self.results(*(self.queue.ask(self.connection, ("EXISTS", "a")) for _ in range(IN_FLIGHT)))
+
+    def answer(self) -> None:
+        """Answer all commands that were sent."""
+        sent = self.transport.value().count(b"EXISTS")
+        self.transport.clear()
+        self.protocol.dataReceived(b":1\r\n" * sent)
+
+    def check(self) -> None:
+        """Commands are sent and answered as at the start."""
+        found = self.fill()
+        self.assertEqual(self.transport.value().count(b"EXISTS"), IN_FLIGHT)
+        waiting = self.results(*(self.queue.ask(self.connection, ("EXISTS", "a")) for _ in range(IN_FLIGHT)))
+        self.answer()
+        self.answer()
+        self.assertEqual(found + waiting, [[1]] * 2 * IN_FLIGHT)
+
+    def test_commands_that_cannot_be_made(self) -> None:
+        """The caller gets what its function raises, and nobody else waits for that, at once or later."""
+
+        def commands() -> Sequence[Sequence[str]]:
+            raise ZeroDivisionError
+
+        for _ in range(2 * IN_FLIGHT):
+            self.failureResultOf(self.queue.ask_for(self.connection, commands), ZeroDivisionError)
+        self.fill()
+        asked = [self.queue.ask_for(self.connection, commands) for _ in range(2000)]
+        last = self.queue.ask(self.connection, ("EXISTS", "a"))
+        self.answer()
+        for each in asked:
+            self.failureResultOf(each, ZeroDivisionError)
+        self.answer()
+        self.assertEqual(self.successResultOf(last), [1])
+        self.check()
+
+    def test_cancelled_while_waiting(self) -> None:
+        """It is not sent, and nobody waits for it."""
+        self.fill()
+        asked = [self.queue.ask(self.connection, ("EXISTS", "a")) for _ in range(2 * IN_FLIGHT)]
+        for each in asked:
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        self.answer()
+        self.assertEqual(self.transport.value(), b"")
+        self.check()
+
+    def test_lost_while_full(self) -> None:
+        """What waits fails. For each that fails two more wait, which displace some that would fail next."""
+        one, two, three = SOURCES
+        found = self.fill()
+
+        def ask_again(failure: Failure) -> None:
+            if not isinstance(failure.value, QueueFull):
+                for _ in range(2):
+                    self.queue.ask(self.connection, ("GET", "a"), source=three).addBoth(found.append)
+
+        for number in range(MOST_WAITING):
+            asked = self.queue.ask(self.connection, ("GET", "a"), source=(one, two)[number % 2])
+            asked.addErrback(ask_again)
+        self.protocol.connectionLost(Failure(ConnectionLost()))
+        self.assertGreater(len(found), MOST_WAITING)
+        for result in found:
+            self.assertIsInstance(cast(Failure, result).value, RedisProblem)
+        self.connect()
+        self.check()
+
+    def test_others_wait_when_one_is_displaced(self) -> None:
+        """What is told that there is no room asks for something else at once."""
+        one, two, three = SOURCES
+        self.fill()
+        again: list[Deferred[list[Any]]] = []
+
+        def ask_again(failure: Failure) -> None:
+            failure.trap(QueueFull)
+            again.append(self.queue.ask(self.connection, ("EXISTS", "a"), source=three))
+
+        for number in range(MOST_WAITING):
+            asked = self.queue.ask(self.connection, ("EXISTS", "a"), source=(one, two)[number % 2])
+            asked.addErrback(ask_again if number >= MOST_WAITING - 2 else lambda _: None)
+        last = self.queue.ask(self.connection, ("EXISTS", "a"), source=three)
+        self.assertNoResult(last)
+        self.assertGreater(len(again), 0)
+        while self.transport.value():
+            self.answer()
+        self.assertEqual([self.successResultOf(each) for each in (last, *again)], [[1]] * (1 + len(again)))
+        self.check()
