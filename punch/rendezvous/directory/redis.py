@@ -342,6 +342,8 @@ class RedisDirectory:
         self._warned = False
 
     def _lost(self, reason: str) -> None:
+        if self._stopped:
+            return
         now, commands = self._monotonic(), self._commands
         if commands is not None:
             # If it fails in the same way a moment after each new connection, the operator hears of it once…

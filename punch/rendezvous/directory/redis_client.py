@@ -14,9 +14,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from itertools import count, repeat
 from typing import Any, NoReturn, TypeVar
 
-from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
@@ -185,7 +185,12 @@ class RedisConnection:
         return self._problem is not None
 
     async def connect(self, host: str, port: int) -> None:
-        """:raise RedisProblem: it can't be made, or Redis refuses us."""
+        """
+        Connect.
+
+        :raise RedisProblem: it can't be made, or Redis refuses us.
+        :raise CancelledError: it was cancelled.
+        """
         factory = _Factory(self._make)
         try:
             self._protocol = await _endpoint(self._reactor, host, port, self._address.tls).connect(factory)
@@ -194,6 +199,9 @@ class RedisConnection:
             self._protocol.closed.addCallback(lambda reason: self._closed(reason, factory, ready))
             ready.addTimeout(REPLY_TIME, self._reactor)
             await ready
+        except (CancelledError, ConnectingCancelledError) as error:
+            self.abort()
+            raise CancelledError from error
         except Exception as error:  # connecting, TLS and the library fail in many ways, all reported alike
             self.abort()
             raise problem_of(error, self._address.tls, True) from error
@@ -226,6 +234,8 @@ class RedisConnection:
     def _has_failed(self, failure: Failure) -> NoReturn:
         error = failure.value
         assert error is not None
+        if isinstance(error, CancelledError):
+            raise error
         raise self._problem or problem_of(error, self._address.tls, not self._answered) from error
 
     def give_up(self, problem: RedisProblem) -> None:
@@ -238,6 +248,8 @@ class RedisConnection:
         """:raise RedisProblem: it has failed."""
         try:
             answer = await self._protocol.subscribe(channel).addTimeout(REPLY_TIME, self._reactor)
+        except CancelledError:
+            raise
         except Exception as error:  # as above
             raise problem_of(error) from error
         if not is_answer(("SUBSCRIBE",), answer):

@@ -8,12 +8,14 @@ from typing import Any, cast
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
 from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.redis import LAST_TIME
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     IN_FLIGHT,
@@ -23,6 +25,9 @@ from punch.rendezvous.directory.redis_client import (
     RedisConnection,
     RedisProblem,
 )
+from punch.rendezvous.directory.shared_state import Ask
+from punch.test.rendezvous.directory.directory_processes import REDIS, Process
+from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.rendezvous.directory.test_redis import RedisTestCase
 from punch.test.strategies import IDENTITIES
 
@@ -59,6 +64,99 @@ class AnswerTests(RedisTestCase):
         for result in found[2:]:
             self.assertTrue(cast(Failure, result).check(DirectoryUnavailable), result)
         self.redis.spoil = lambda name, answer: answer
+
+
+class StopTests(RedisTestCase):
+    """A process that stops while it waits for Redis: that is no failure of Redis, and nothing is told."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def stop(self, process: Process) -> None:
+        """Stop it, and see what it says and does afterwards."""
+        self.events.clear()
+        process.problems.clear()
+        process.directory.stop()
+        self.net.advance(LAST_TIME + 0.2)
+        asked = self.redis.count
+        self.net.advance(10.0)
+        self.assertEqual(process.problems, [])
+        self.assertEqual([formatEvent(each) for each in self.events if "Redis" in formatEvent(each)], [])
+        self.assertEqual([each for each in self.events if each["log_level"] >= LogLevel.warn], [])
+        self.assertEqual(self.redis.count, asked)
+        self.assertEqual(process.host.reactor.getDelayedCalls(), [])
+
+    def test_while_it_answers_slowly(self) -> None:
+        (one,) = self.start()
+        self.redis.delay = 2.5
+        self.net.advance(1.1)
+        self.stop(one)
+
+    def test_while_something_is_brought_in_step(self) -> None:
+        """What processes share sees that it was cancelled."""
+        (one,) = self.start()
+        self.redis.delay = 0.2
+        state = _State()
+        one.directory.share(state)
+        self.net.advance(2.0)
+        self.stop(one)
+        self.assertEqual(state.ends, [CancelledError])
+
+    def test_while_it_connects(self) -> None:
+        for seconds in (0.0, 0.01, 0.05, 0.1, 0.2, 0.5):
+            with self.subTest(seconds=seconds):
+                self.redis.delay = seconds / 2
+                process = Process(self.net, len(self.processes) + 1)
+                self.processes.append(process)
+                self.net.advance(seconds)
+                self.stop(process)
+
+    def test_while_nothing_answers(self) -> None:
+        for url in ("redis://198.51.100.77", "redis+sentinel://198.51.100.77,198.51.100.11/main"):
+            self.net.drop = lambda packet: packet.destination[0] == "198.51.100.77"
+            process = Process(self.net, len(self.processes) + 1, url=url)
+            self.processes.append(process)
+            self.net.advance(1.0)
+            self.stop(process)
+
+    def test_while_the_first_sentinel_is_silent(self) -> None:
+        """The next one is not asked."""
+        sentinel = SimulatedRedis(self.net, self.net.host("sentinel", "198.51.100.11"), 26379)
+        sentinel.primary = REDIS, 6379
+        silent = SimulatedRedis(self.net, self.net.host("silent", "198.51.100.12"), 26379)
+        silent.delay = 60.0
+        for seconds in (0.02, 1.0):
+            url = "redis+sentinel://198.51.100.12,198.51.100.11/main"
+            process = Process(self.net, len(self.processes) + 1, url=url)
+            self.processes.append(process)
+            self.net.advance(seconds)
+            self.stop(process)
+        self.assertEqual(sentinel.count, 0)
+        self.net.advance(60.0)
+
+
+class _State:
+    """What processes share, and asks for all the time."""
+
+    what = "things"
+
+    def __init__(self) -> None:
+        self.ends: list[type[Exception]] = []
+
+    async def synchronize(self, ask: Ask, now: float) -> None:
+        try:
+            while True:
+                await ask(("TIME",))
+        except Exception as error:
+            self.ends.append(type(error))
+            raise
+
+    def disconnected(self) -> None:
+        """It keeps nothing."""
 
 
 class ConnectionTestCase(SynchronousTestCase):
