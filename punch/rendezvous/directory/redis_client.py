@@ -305,6 +305,8 @@ class RedisConnection:
                 self._rest = b""
                 self._asked: deque[_CommandBatch] = deque()
                 """The batch to which each of the next answers belongs."""
+                self._chunks = 0
+                """How often something has come."""
                 self._late = Timer(clock)
 
             def ask(self, commands: Sequence[Sequence[str | bytes | int]]) -> Deferred[list[Any]]:
@@ -320,15 +322,21 @@ class RedisConnection:
                     self._late.start(REPLY_TIME, self._check_time)
                 return batch.answered
 
-            def _check_time(self) -> None:
-                if self._asked:
-                    left = self._asked[0].asked_at + REPLY_TIME - clock.seconds()
-                    if left <= 0.0:
-                        give_up(RedisProblem(f"it has not answered for {REPLY_TIME:g} s"))
-                    else:
-                        self._late.start(left, self._check_time)
+            def _check_time(self, chunks: int | None = None) -> None:
+                if not self._asked:
+                    return
+                left = self._asked[0].asked_at + REPLY_TIME - clock.seconds()
+                if left > 0.0:
+                    self._late.start(left, self._check_time)
+                elif chunks != self._chunks:
+                    # If this process was stopped for so long, the answer may have come: a reactor calls what
+                    # is due before it reads
+                    self._late.start(0.0, self._check_time, self._chunks)
+                else:
+                    give_up(RedisProblem(f"it has not answered for {REPLY_TIME:g} s"))
 
             def dataReceived(self, data: bytes) -> None:
+                self._chunks += 1
                 self._unfinished += len(data)
                 try:
                     while data and not self.transport.disconnecting and not ended():

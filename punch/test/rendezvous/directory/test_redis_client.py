@@ -20,6 +20,7 @@ from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     IN_FLIGHT,
     MOST_WAITING,
+    REPLY_TIME,
     CommandQueue,
     QueueFull,
     RedisConnection,
@@ -197,6 +198,33 @@ class ConnectionTests(ConnectionTestCase):
         good = self.connection.ask(("GET", "b"))
         self.protocol.dataReceived(b"$1\r\nb\r\n")
         self.assertEqual(self.successResultOf(good), [b"b"])
+
+    def test_no_answer(self) -> None:
+        asked = self.connection.ask(("EXISTS", "a"))
+        self.clock.advance(REPLY_TIME - 0.1)
+        self.assertFalse(self.connection.given_up)
+        self.clock.advance(0.2)
+        self.assertTrue(self.connection.given_up)
+        self.protocol.connectionLost(Failure(ConnectionLost()))
+        self.assertIn("not answered for 3 s", str(self.failureResultOf(asked, RedisProblem).value))
+        self.connect()
+
+    def test_process_was_stopped(self) -> None:
+        """
+        The process was stopped while Redis answered. Its reactor calls what is due before it reads what has
+        come, a part in each of its turns.
+        """
+        asked = self.results(self.connection.ask(("GET", "a")), self.connection.ask(("GET", "b")))
+
+        def read() -> None:
+            self.protocol.dataReceived(b"$4\r\nte")
+            self.clock.callLater(0, self.protocol.dataReceived, b"xt\r\n$-1\r\n")
+
+        # `advance` calls in the order of times, so this is after the timer.
+        self.clock.callLater(REPLY_TIME + 1.0, read)
+        self.clock.advance(10.0)
+        self.assertEqual(asked, [[b"text"], [None]])
+        self.assertFalse(self.connection.given_up)
 
 
 class QueueTests(ConnectionTestCase):
