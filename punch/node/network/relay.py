@@ -351,6 +351,10 @@ class StreamRelayClient(RelayClient):
         """Call `room_made` of this link once when there is room and it is its turn."""
         self._waiting.setdefault(user)
 
+    def forget(self, user: RoomUser) -> None:
+        """This link waits no longer: it has another path, or none."""
+        self._waiting.pop(user, None)
+
     @property
     def _room(self) -> int | None:
         if self._stream is None:

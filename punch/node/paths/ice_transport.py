@@ -341,16 +341,13 @@ class IceTransport:
         if self.route is None or not datagrams:
             return
         local, remote = self.route
-        now, sockets = self._context.monotonic(), self._context.network.sockets
+        now = self._context.monotonic()
         if not self._is_validated(local, remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
             if early := self._early.reply(datagrams, remote, now):
-                sockets.send(early, remote, local)
+                self._context.network.sockets.send(early, remote, local)
             return
-        sender = self._sender
-        if sender is None:
-            # Once for a path, and not for each turn of a bulk transfer
-            sender = self._sender = sockets.sender(local, remote)
+        sender = self._current_sender()
         if sender is not None:
             sender.send(datagrams, remote)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
@@ -371,12 +368,12 @@ class IceTransport:
 
     def room(self) -> int | None:
         """Return how many bytes of the link's streams the path takes now; None for any number."""
-        shared = self._shared_stream
+        shared = self._shared_stream()
         return None if shared is None else shared.room(self)
 
     def wait_for_room(self) -> None:
         """Have the link send when the path takes data of its streams again."""
-        shared = self._shared_stream
+        shared = self._shared_stream()
         if shared is not None:
             shared.wait(self)
 
@@ -385,10 +382,17 @@ class IceTransport:
         if self._link is not None:
             self._link.room_made()
 
-    @property
+    def _current_sender(self) -> DatagramSender | None:
+        """Return what sends on the path; None if nothing does."""
+        if self._sender is None and self.route is not None:
+            # Once for a path, and not for each turn of a bulk transfer
+            self._sender = self._context.network.sockets.sender(*self.route)
+        return self._sender
+
     def _shared_stream(self) -> StreamRelayClient | None:
-        """The connection to a relay that the path takes, together with other links."""
-        return self._sender if isinstance(self._sender, StreamRelayClient) else None
+        """Return the connection to a relay that the path takes, together with other links, if it does."""
+        sender = self._current_sender()
+        return sender if isinstance(sender, StreamRelayClient) else None
 
     def use_pair(self, pair: Pair, now: float) -> bool:
         """
@@ -415,6 +419,9 @@ class IceTransport:
         self._take_route(None)
 
     def _take_route(self, route: tuple[Address, Address] | None) -> None:
+        shared = self._shared_stream()
+        if shared is not None:
+            shared.forget(self)
         self.route, self._sender = route, None
 
     def probe(self, now: float) -> None:

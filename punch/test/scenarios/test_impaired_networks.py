@@ -7,7 +7,9 @@ from base64 import b64encode, urlsafe_b64encode
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 
+from punch.ice.pairs import Pair
 from punch.link.services import anyone
+from punch.node.calls import call
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -18,8 +20,9 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import RelayPolicy
-from punch.test.internet import Lan, LinkSpec, Seen
+from punch.test.internet import NAT, Lan, LinkSpec, Seen
 from punch.test.system import SERVICE, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -375,6 +378,24 @@ class QueueTests(SystemTestCase):
             self.assertEqual(peer.of(Unregistered), [])
             self.assertEqual(peer.of(Disconnected), [])
 
+    def over_tcp(self, *names: str) -> tuple[Peer, list[Peer]]:
+        """Connect alice, whose network lets only TCP to the rendezvous through, with others."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0, queue=240_000))
+        self.net.drop = lambda packet: (
+            "203.0.113.1" in (packet.source[0], packet.destination[0])
+            and (packet.protocol != "tcp" or SERVICE not in (packet.source[0], packet.destination[0]))
+        )
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(alice)
+        others = [self.peer(name) for name in names]
+        for peer in (alice, *others):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        for peer in others:
+            here, _ = connect(alice, peer)
+            self.assertEqual(here.path.kind, "relay")
+        return alice, others
+
     def test_links_over_one_tcp_connection(self) -> None:
         """
         Where no UDP gets out, all links share a TCP connection to the relay, and with it the line's queue, of
@@ -382,21 +403,8 @@ class QueueTests(SystemTestCase):
         mark wait for little of it, also while ICE restarts look for better paths; the line stays busy, and
         nobody loses a path or the registration.
         """
-        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0, queue=240_000))
-        # Her network lets nothing but TCP to the rendezvous through
-        self.net.drop = lambda packet: (
-            "203.0.113.1" in (packet.source[0], packet.destination[0])
-            and (packet.protocol != "tcp" or SERVICE not in (packet.source[0], packet.destination[0]))
-        )
-        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
-        self.peers.append(alice)
-        bob, carol, dave = others = [self.peer(name) for name in ("bob", "carol", "dave")]
-        for peer in (alice, *others):
-            peer.start()
-            peer.wait_for(Registered, 60.0)
-        for peer in others:
-            here, _ = connect(alice, peer)
-            self.assertEqual(here.path.kind, "relay")
+        alice, others = self.over_tcp("bob", "carol", "dave")
+        bob, carol, dave = others
         self.net.advance(3.0)
         begin = self.net.now
         for number in range(6):
@@ -420,3 +428,42 @@ class QueueTests(SystemTestCase):
         for peer in (alice, *others):
             self.assertEqual(peer.of(Unregistered), [])
             self.assertEqual(peer.of(PathLost), [])
+
+    def test_a_link_that_moves_or_ends_on_one_tcp_connection(self) -> None:
+        """
+        A link with bulk that gets another path over the same TCP connection, because the other side has
+        another network, takes turns there from the first datagram on. When it ends, it has no more turns.
+        """
+        rooms: list[int | None] = []
+        turns: list[bool] = []
+
+        class Watched(IceTransport):
+            """Notes what a path over the relay takes when it is selected, and whether a turn is of use."""
+
+            def use_pair(self, pair: Pair, now: float) -> bool:
+                moved = super().use_pair(pair, now)
+                if pair.local_base.host == SERVICE:
+                    rooms.append(self.room())
+                return moved
+
+            def room_made(self) -> None:
+                turns.append(self.route is not None)
+                super().room_made()
+
+        self.patch(call, "IceTransport", Watched)
+        alice, (bob, carol) = self.over_tcp("bob", "carol")
+        for number in range(8):
+            alice.chat.send(bob.id, f"{number} ".ljust(16_000, "x"))
+        self.net.advance(4.0)
+        rooms.clear()
+        bob.host.move(self.net.lan("office", "10.9.0.0/24", nat=NAT(public="203.0.113.99")))
+        self.net.run_until(lambda: alice.of(PathChanged), 30.0, "the path")
+        self.assertLess(len(alice.delivered), 7)
+        self.assertTrue(rooms)
+        self.assertNotIn(None, rooms)
+        alice.link_to(bob).close()
+        self.net.advance(2.0)
+        self.assertNotIn(False, turns)
+        self.assertIn(True, turns)
+        alice.chat.send(carol.id, "short")
+        self.net.run_until(lambda: carol.messages, 2.0, "the message")
