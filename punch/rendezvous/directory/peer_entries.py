@@ -20,9 +20,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import PeerID
 from punch.net.rate_limits import Source
+from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaimed, ReturnMessage, derive
 from punch.rendezvous.directory.redis_client import (
-    CommandQueue,
     RedisConnection,
     ignore,
     in_background,

@@ -35,6 +35,7 @@ from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.rate_limits import Source
+from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
     Message,
@@ -53,7 +54,6 @@ from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     NOT_REDIS,
     OLDEST,
-    CommandQueue,
     QueueFull,
     RedisConnection,
     RedisProblem,

@@ -1,6 +1,5 @@
 """
-Connections to Redis, by txredisapi's protocols, and the queue in which commands wait, so that each is
-answered soon after it was sent even if many come.
+Connections to Redis, by txredisapi's protocols.
 
 Only its protocols are used. Its connection functions and pools use the global reactor, and so do the delayed
 calls of its protocols, which get this reactor's `callLater` here.
@@ -8,11 +7,10 @@ calls of its protocols, which get this reactor's `callLater` here.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import count, repeat
-from typing import Any, NoReturn, TypeVar
+from itertools import repeat
+from typing import Any, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -20,15 +18,11 @@ from twisted.internet.error import ConnectingCancelledError, ConnectionDone, Con
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.net.driver import Timer
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_answers import MOST_BYTES, is_answer
-
-T = TypeVar("T")
 
 REPLY_TIME = 3.0
 """Seconds within which Redis has to answer, or its connection is closed."""
@@ -49,18 +43,6 @@ _ADVICE = {
     "LOADING": "it is still loading its data",
     "MASTERDOWN": "it has lost its primary",
 }
-
-IN_FLIGHT = 64
-"""Calls of `ask` whose commands are sent and not answered yet. Others wait."""
-MOST_WAITING = 4096
-"""
-Calls for peers that wait. When there are so many, the newest of the source that has most make room for those
-of others: then calls between peers fail, and messages are lost.
-"""
-_SHARE = MOST_WAITING // 2
-"""Of these, those for one address."""
-_LOG_PAUSE = 60.0
-"""Seconds between two warnings that more comes than Redis answers."""
 
 
 class RedisProblem(Exception):
@@ -464,114 +446,3 @@ async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:
             return bytes(found[0]).decode(), int(found[1])
         problem = RedisProblem(f"Sentinel knows no primary of the name {address.name[:50]!a}")
     raise problem
-
-
-class CommandQueue:
-    """
-    The commands of one process, which are sent in the order in which they come.
-
-    :param monotonic: monotonic seconds.
-    """
-
-    _log = Logger()
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._in_flight = 0
-        self._sending = False
-        """Whether those that wait are being sent."""
-        self._numbers = count()
-        self._waiting: dict[int, Deferred[None]] = {}
-        """The one that came first is the first."""
-        self._places: SourceTable[int] = SourceTable(MOST_WAITING, Shares.growing(_SHARE))
-        self._logged = -math.inf
-
-    def ask(
-        self,
-        connection: RedisConnection,
-        *commands: Sequence[str | bytes | int],
-        source: Source | None = None,
-    ) -> Deferred[list[Any]]:
-        """
-        Wait for their turn, then send commands, all at once, and return their answers.
-
-        :param source: for whom; None if it is for the process itself, which always may wait.
-        :raise QueueFull: too many wait for this source.
-        :raise RedisProblem: one of them has failed, or the connection is lost.
-        """
-        return self.ask_for(connection, lambda: commands, source)
-
-    def ask_for(
-        self,
-        connection: RedisConnection,
-        commands: Callable[[], Sequence[Sequence[str | bytes | int]]],
-        source: Source | None = None,
-    ) -> Deferred[list[Any]]:
-        """As `ask`, with commands that are made when they are sent, which is in the order of the calls."""
-        if self._in_flight < IN_FLIGHT and not self._waiting:
-            self._in_flight += 1
-            return self._send(connection, commands)
-        try:
-            waiting = self._wait(source)
-        except QueueFull as full:
-            return fail(full)
-        return waiting.addCallback(lambda _: self._send(connection, commands))
-
-    def _send(
-        self, connection: RedisConnection, commands: Callable[[], Sequence[Sequence[str | bytes | int]]]
-    ) -> Deferred[list[Any]]:
-        try:
-            answered = connection.ask(*commands())
-        except Exception:  # whatever the caller's function raises, which the caller gets back
-            answered = fail()
-        return answered.addBoth(self._next, connection)
-
-    def _next(self, result: T, connection: RedisConnection) -> T:
-        """Commands were answered, or have failed: the next ones may be sent."""
-        self._in_flight -= 1
-        if not connection.open or connection.given_up:
-            # All that wait fail now. What is done about that may fill the queue, and displace some of them
-            for number in list(self._waiting):
-                if number in self._waiting:
-                    self._take(number).errback(RedisProblem("its connection is lost"))
-        if not self._sending:
-            # Commands that fail at once come back here: not each within the failure of the one before it.
-            self._sending = True
-            while self._waiting and self._in_flight < IN_FLIGHT:
-                self._in_flight += 1
-                self._take(next(iter(self._waiting))).callback(None)
-            self._sending = False
-        return result
-
-    def _wait(self, source: Source | None) -> Deferred[None]:
-        number = next(self._numbers)
-        displaced = None
-        if source is not None:
-            try:
-                newest = self._places.room(source)
-            except NoRoom as error:
-                raise self._full() from error
-            if newest is not None:
-                displaced = self._take(newest)
-            self._places.enter(source, number)
-
-        def cancelled(_: Deferred[None]) -> None:
-            self._take(number)
-
-        waiting = self._waiting[number] = Deferred(cancelled)
-        if displaced is not None:
-            # Last, since it may lead to other calls for this queue
-            displaced.errback(self._full())
-        return waiting
-
-    def _take(self, number: int) -> Deferred[None]:
-        self._places.leave(number)
-        return self._waiting.pop(number)
-
-    def _full(self) -> QueueFull:
-        """The log tells it once a minute."""
-        now = self._monotonic()
-        if now >= self._logged + _LOG_PAUSE:
-            self._logged = now
-            self._log.warn("Redis answers more slowly than calls come: some of them fail.")
-        return QueueFull("it answers more slowly than calls come")

@@ -8,11 +8,11 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
+from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
 from punch.rendezvous.directory.redis import LAST_TIME, TWIN_TIME
-from punch.rendezvous.directory.redis_client import IN_FLIGHT, MOST_WAITING
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process, run_seed
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis

@@ -14,14 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.net.rate_limits import source_of
+from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING, CommandQueue
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.redis import LAST_TIME
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
-    IN_FLIGHT,
-    MOST_WAITING,
     REPLY_TIME,
-    CommandQueue,
     QueueFull,
     RedisConnection,
     RedisProblem,
