@@ -6,6 +6,7 @@ The relay on a reactor: connects its core with UDP ports, with TCP and TLS conne
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any, cast
@@ -45,7 +46,7 @@ TURN_BYTES = 60 * 1024
 """
 Bytes that are written in one turn of the reactor; the rest is dropped. The transport reports when more than
 64 KiB are queued, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer
-included.
+included, and answers to Binding requests, which are small.
 """
 
 MESSAGES_WITHOUT_ALLOCATION = 64
@@ -57,13 +58,15 @@ Plain Binding requests of one connection that are answered in a second. Peers as
 """
 BINDING_BURST = 200.0
 """The same at once, after a pause. Peers have up to 64 under way."""
+BINDINGS_WAITING = 64
+"""Answers to them that are kept while the transport is full; an answer also tells what earlier ones would."""
 
 
 @implementer(IPushProducer)
 class RelayStream(protocol.Protocol):
     """
     One connection of a client. It is a producer to its own transport, to learn when that is full: messages
-    are dropped then.
+    are dropped then, except for answers to plain Binding requests, which wait.
 
     :param established: called when the client has an allocation.
     """
@@ -74,6 +77,7 @@ class RelayStream(protocol.Protocol):
         self._client: FiveTuple | None = None
         self._splitter = StreamSplitter()
         self._messages = 0
+        self._answers: deque[bytes] = deque(maxlen=BINDINGS_WAITING)
         self._bindings = TokenBucket(BINDING_RATE, BINDING_BURST, relay.clock.seconds())
         self._full = False
         self._written = 0
@@ -156,7 +160,8 @@ class RelayStream(protocol.Protocol):
         answer = answer_on_stream(question, remote)
         if answer is not None and self._bindings.available(self._relay.clock.seconds()) >= 1.0:
             self._bindings.spend(1.0)
-            self.send((answer,))
+            self._answers.append(answer)
+            self._send_answers()
         return answer is not None
 
     def abort(self) -> None:
@@ -172,11 +177,18 @@ class RelayStream(protocol.Protocol):
     def resumeProducing(self) -> None:
         """The transport has room again."""
         self._full = False
+        self._send_answers()
 
     def stopProducing(self) -> None:
         """Do nothing: `connectionLost` follows."""
 
     # -- within --
+
+    def _send_answers(self) -> None:
+        if self._answers and not self._full:
+            assert self.transport is not None
+            self.transport.write(b"".join(self._answers))
+            self._answers.clear()
 
     def _hold(self, seconds: float) -> None:
         """Read nothing for a while: the client has exceeded its share of requests."""

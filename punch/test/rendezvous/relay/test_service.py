@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.relay.relay import BINDING_BURST, BINDING_RATE
+from punch.rendezvous.relay.relay import BINDING_BURST, BINDING_RATE, BINDINGS_WAITING
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.udp.reflector import BURST, Reflector
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
@@ -219,10 +219,17 @@ class StreamTests(RelayServiceCase):
                 self.net.advance(0.05)
                 self.assertLessEqual(waiting(inside.transport), 128 * 1024)
             self.assertGreater(waiting(inside.transport), 32 * 1024)
+            # What asks how much has arrived is answered all the same, and not without bound
+            question = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)), fingerprint=False)
+            client.send(question * int(2 * BINDING_BURST))
+            self.net.advance(0.2)
+            self.assertLessEqual(waiting(inside.transport), 128 * 1024)
             stream.transport.resumeProducing()  # type: ignore[attr-defined]
             self.net.advance(5)
             self.assertEqual(waiting(inside.transport), 0)
             self.assertLess(len(client.relayed), 6000)
+            answers = [data for data in client.messages if data.startswith(b"\x01\x01")]
+            self.assertEqual(len(answers), BINDINGS_WAITING)
             peer.send(b"afterwards", relayed)
             self.net.advance(0.5)
             self.assertEqual(client.relayed[-1], b"afterwards")
