@@ -209,7 +209,8 @@ class Connection:
             self._highest = max(self._highest, self._next + 1)
             self._set_timer(self._rto)
         else:
-            self._timed_out_at = self.host.net.scheduler.now
+            if self._timed_out_at is None:
+                self._timed_out_at = self.host.net.scheduler.now
             self._recovering_to = 0
             self._retransmit_first()
             self._set_timer(self._rto)

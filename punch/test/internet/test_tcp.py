@@ -35,7 +35,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.tcp import makeBinding
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -470,6 +470,25 @@ class FlowTests(TCPTestCase):
         self.net.advance(1)
         self.lan.uplink.set_up(True)
         self.net.run_until(lambda: len(server.received) == 1_000_000, 200)
+
+    def test_several_time_outs_before_an_answer(self) -> None:
+        """
+        Segments are lost, and datagrams fill the line's queue for seconds. What is retransmitted first is
+        answered after more than one time-out: its timestamp tells that all segments were lost (RFC 3522).
+        """
+        self.link = LinkSpec(delay=0.03, rate=64_000.0)
+        self.build(self.internet())
+        server, client = self.both()
+        self.net.drop = lambda packet: packet.protocol == "tcp" and len(packet.data) > 1000
+        client.tcp.write(bytes(20_000))
+        self.net.advance(0.1)
+        self.net.drop = None
+        socket = DatagramProtocol()
+        self.client.reactor.listenUDP(0, socket)
+        assert socket.transport is not None
+        for _ in range(30):
+            socket.transport.write(bytes(1200), (SERVER, 7001))
+        self.net.run_until(lambda: len(server.received) == 20_000, 10.0)
 
     @settings(derandomize=True, deadline=None, max_examples=25)
     @given(
