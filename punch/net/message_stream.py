@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol as TypingProtocol
 from typing import cast
 
@@ -49,13 +49,21 @@ class MessageStream(Protocol):
     """
     The protocol of one connection. A malformed stream is aborted.
 
+    :param drained: called when so much waited that messages were dropped, and all of it has been sent.
     :ivar full: whether so much waits to be sent that messages are dropped, since they would arrive late.
     """
 
-    def __init__(self, owner: MessageStreamOwner, splitter: Splitter, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        owner: MessageStreamOwner,
+        splitter: Splitter,
+        clock: IReactorTime,
+        drained: Callable[[], None] = lambda: None,
+    ) -> None:
         self._owner: MessageStreamOwner | None = owner
         self._late = Timer(clock)
         self._splitter = splitter
+        self._drained = drained
         self.full = False
 
     def connectionMade(self) -> None:
@@ -133,6 +141,7 @@ class MessageStream(Protocol):
     def resumeProducing(self) -> None:
         """All that waited has been sent."""
         self.full = False
+        self._drained()
 
     def stopProducing(self) -> None:
         """The connection has ended."""

@@ -393,7 +393,8 @@ class StreamRelayClient(RelayClient):
         return messages
 
     def _build(self) -> MessageStream:
-        return MessageStream(self, StreamSplitter(), self._context.clock)
+        # When all has been sent, links that wait may have their turns
+        return MessageStream(self, StreamSplitter(), self._context.clock, drained=self._driver.run)
 
     def _unconnected(self, failure: Failure) -> None:
         if self._connecting is not None:  # None: it was given up, and the owner is not told.
