@@ -74,9 +74,10 @@ def test_two_services(tmp_path: Path) -> None:
                 assert links == ["connected", "disconnected"]
             watched = [event["text"] for event in alice.events if event["event"] == "watched"]
             assert watched[0] == f"registered at {address}"
-            paths = [text for text in watched if text.startswith(f"{peer[:8]}: ")]
+            *paths, end = [text for text in watched if text.startswith(f"{peer[:8]}: ")]
             assert paths
             assert all(re.fullmatch(r"\w+: (srflx|prflx|relay), \S+ to \S+", text) for text in paths), paths
+            assert end == f"{peer[:8]}: the link is over (bye)"
             assert watched.index(paths[-1]) < len(watched) - 1, watched  # how it ended
         finally:
             programs.close()
