@@ -81,7 +81,8 @@ class LocalServer(Factory):
 
     def crowded(self, peer: PeerID, places: int) -> bool:
         """
-        Whether there is no room for another stream of a peer, which has at most as many waiting as are left.
+        Return whether another stream of a peer has to be refused: no place is left, or the peer has as many
+        streams waiting as places are left.
 
         :param places: how many more may wait for the program.
         """

@@ -103,8 +103,10 @@ class SegmentedTable(Generic[K]):
 
     def move(self, key: K, source: Source) -> bool:
         """
-        An entry that is there has another source now. In the same network (the widest prefix) it keeps its
-        place, if its new address has room. Return whether it does; if not, nothing has changed.
+        Note that an entry has another source now. It keeps its segment and its age if the new source is in
+        the same network (the widest prefix) and has room, and is then the newest of that source.
+
+        :return: whether it does. If not, its source is the one before, of which it may now be the newest.
         """
         segment = self._protected if key in self._protected else self._probation
         before = segment.source(key)

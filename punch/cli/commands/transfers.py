@@ -67,7 +67,7 @@ class Reporting:
         self._loop.start(REPORT_INTERVAL, now=False)
 
     def follow(self, end: FileSender | FileReceiver | None) -> None:
-        """Report what this end of it says; None: there is none until the next attempt."""
+        """Report the state of this end of the transfer; None while there is no stream for it."""
         self._end = end
 
     def over(self) -> None:

@@ -46,7 +46,7 @@ class CommandQueue:
         """Whether those that wait are being sent."""
         self._numbers = count()
         self._waiting: dict[int, Deferred[None]] = {}
-        """The one that came first is the first."""
+        """By number, in the order of arrival."""
         self._places: SourceTable[int] = SourceTable(MOST_WAITING, Shares.growing(_SHARE))
         self._logged = -math.inf
 
@@ -71,7 +71,7 @@ class CommandQueue:
         commands: Callable[[], Sequence[Sequence[str | bytes | int]]],
         source: Source | None = None,
     ) -> Deferred[list[Any]]:
-        """As `ask`, with commands that are made when they are sent, which is in the order of the calls."""
+        """As `ask`, but `commands` is called to make them when they are sent, in the order of the calls."""
         if self._in_flight < IN_FLIGHT and not self._waiting:
             self._in_flight += 1
             return self._send(connection, commands)
@@ -91,7 +91,7 @@ class CommandQueue:
         return answered.addBoth(self._next, connection)
 
     def _next(self, result: T, connection: RedisConnection) -> T:
-        """Commands were answered, or have failed: the next ones may be sent."""
+        """Commands were answered, or have failed: send the next ones."""
         self._in_flight -= 1
         if not connection.open or connection.given_up:
             # All that wait fail now. What is done about that may fill the queue, and displace some of them
@@ -133,7 +133,7 @@ class CommandQueue:
         return self._waiting.pop(number)
 
     def _full(self) -> QueueFull:
-        """The log tells it once a minute."""
+        """Return the error for a call that can't wait, and log that at most once a minute."""
         now = self._monotonic()
         if now >= self._logged + _LOG_PAUSE:
             self._logged = now

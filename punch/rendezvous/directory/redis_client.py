@@ -127,7 +127,7 @@ class _CommandBatch:
         self._size = size
 
     def add(self, answer: Any) -> None:
-        """The next answer."""
+        """Add the next answer."""
         self._answers.append(answer)
         if len(self._answers) < self._size or self.answered.called:
             return
