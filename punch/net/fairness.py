@@ -14,15 +14,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from punch.net.rate_limits import (
-    NETWORK_GROWTH,
-    SITE_GROWTH,
-    NoRoom,
-    Shares,
-    Source,
-    SourceTable,
-    width,
-)
+from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, width
 
 _MEMORY = 8.0
 """A member or source is forgotten after this many windows without use, when 0.03 % of its usage is left."""

@@ -2,29 +2,21 @@
 Limits on the memory and the rates that strangers can use: counters, token buckets for sources, and tables
 that sources share.
 
-Identities and ports are free, addresses are not. So what strangers use is counted by the source that it comes
-from (`source_of`). A source is more than one address: who has one address of a prefix often has the whole
-prefix. `SourceTable` shares places between sources, `SourceBuckets` limits their rates. All tables have a
-fixed size.
+`SourceTable` shares places between sources (`punch.net.sources`), `SourceBuckets` limits their rates. All
+tables have a fixed size. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Generic, TypeVar
 
+from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, width
 from punch.net.token_bucket import TokenBuckets
-from punch.wire.address import parsed
 
 K = TypeVar("K", bound=Hashable)
 
-SITE_GROWTH = 2
-"""How many times the share of an address an IPv6 /56 has…"""
-NETWORK_GROWTH = 4
-"""…and an IPv4 /24 or an IPv6 /48."""
 FIRST = 8
 """
 One place in this many of a prefix's share, in one table of several, is for the first entries of the sources
@@ -91,15 +83,6 @@ class SourceScope(Enum):
     """The share of an IPv4 address or an IPv6 /64."""
 
 
-Source = tuple[Hashable, ...]
-"""
-The prefixes of an IP address that are counted, the widest first.
-
-For IPv4 these are the /24, which can be rented as a whole, and the address. For IPv6 they are the /48, which
-a rented server has, the /56, which a home has, and the /64. Any other text is its own only prefix.
-"""
-
-
 class NoRoom(Exception):
     """
     A source may not have one more entry in a table, and no entry of another source has to leave for it.
@@ -121,73 +104,6 @@ class NoRoom(Exception):
     def shared(self) -> bool:
         """Whether the whole table is full."""
         return self.scope is SourceScope.TABLE
-
-
-def source_of(host: str) -> Source:
-    """
-    The prefixes of a host's address. An IPv4 address that is written as IPv6 (mapped, or by a NAT64 in front
-    of the service) is the IPv4 address, and so is a network of 6to4, which everybody has who has the address.
-
-    :param host: an IP address, with a zone or without; any other text is a source of its own.
-    """
-    try:
-        address = parsed(host.partition("%")[0])
-    except ValueError:
-        return (host,)
-    if isinstance(address, IPv6Address):
-        packed = address.packed
-        if packed.startswith((_MAPPED, _NAT64)):
-            packed = packed[12:]
-        elif packed.startswith(_6TO4):
-            packed = packed[2:6]
-        else:
-            return packed[:6], packed[:7], packed[:8]
-    else:
-        packed = address.packed
-    return packed[:3], packed
-
-
-def source_ending_in(prefix: Hashable) -> Source:
-    """A source or a part of one, by its last prefix."""
-    if not isinstance(prefix, bytes):
-        return (prefix,)
-    return tuple(prefix[:length] for length in _LENGTHS[len(prefix)])
-
-
-_LENGTHS = {3: (3,), 4: (3, 4), 6: (6,), 7: (6, 7), 8: (6, 7, 8)}
-_MAPPED, _NAT64 = bytes(10) + b"\xff\xff", b"\0\x64\xff\x9b" + bytes(8)
-_6TO4 = b"\x20\x02"
-_WIDTHS = {3: 2, 6: 2, 7: 1}
-
-
-def width(prefix: Hashable) -> int:
-    """0 for an address or an IPv6 /64, 1 for a /56, 2 for an IPv4 /24 or an IPv6 /48."""
-    return _WIDTHS.get(len(prefix), 0) if isinstance(prefix, bytes) else 0
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How many entries of a table one source may have at the most."""
-
-    address: int
-    """An IPv4 address, or an IPv6 /64."""
-    site: int
-    """An IPv6 /56."""
-    network: int
-    """An IPv4 /24, or an IPv6 /48."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.address <= self.site <= self.network:
-            raise ValueError("shares are at least one, and a wider prefix has no smaller one")
-
-    @classmethod
-    def growing(cls, address: int) -> Shares:
-        """An address has this share, a /56 has twice as much, a /24 or a /48 four times as much."""
-        return cls(address, SITE_GROWTH * address, NETWORK_GROWTH * address)
-
-    def of(self, prefix: Hashable) -> int:
-        """The share of one prefix of a `Source`."""
-        return (self.address, self.site, self.network)[width(prefix)]
 
 
 class _Leaf(Generic[K]):
@@ -529,11 +445,3 @@ class SourceBuckets:
             if here > 0:
                 buckets.take(key, seconds * buckets.rate * there / (here + there), now)
         self._elsewhere = missing
-
-
-def address_key(host: str) -> str:
-    """The narrowest prefix of `source_of` as text: an IPv4 address, a /64 of IPv6, or the text itself."""
-    prefix = source_of(host)[-1]
-    if not isinstance(prefix, bytes):
-        return host
-    return str(IPv4Address(prefix)) if len(prefix) == 4 else f"{IPv6Address(prefix + bytes(8))}/64"

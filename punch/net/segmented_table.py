@@ -10,15 +10,8 @@ from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import (
-    NoRoom,
-    Shares,
-    Source,
-    SourceTable,
-    check_elsewhere,
-    narrowest_full,
-    source_ending_in,
-)
+from punch.net.rate_limits import NoRoom, SourceTable, check_elsewhere, narrowest_full
+from punch.net.sources import Shares, Source, source_ending_in
 
 K = TypeVar("K", bound=Hashable)
 

@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch.net.driver import Timer
-from punch.net.rate_limits import SourceBuckets, source_of
+from punch.net.rate_limits import SourceBuckets
+from punch.net.sources import source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.monitoring.figures import Totals
 from punch.wire.address import parsed

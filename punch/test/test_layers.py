@@ -69,7 +69,10 @@ PURE = [
     "punch.ice",
     "punch.turn",
     "punch.natcheck",
-    *(f"punch.net.{name}" for name in ("deadlines", "fairness", "interfaces", "rate_limits", "token_bucket")),
+    *(
+        f"punch.net.{name}"
+        for name in ("deadlines", "fairness", "interfaces", "rate_limits", "sources", "token_bucket")
+    ),
     *(
         f"punch.link.{name}"
         for name in (

@@ -14,7 +14,7 @@ from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
 from punch.net.driver import Driver, Timed
 from punch.net.fairness import SourceShares
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.session import ControlSession

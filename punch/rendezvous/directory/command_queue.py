@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable
+from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.sources import Shares, Source
 from punch.rendezvous.directory.redis_client import QueueFull, RedisConnection, RedisProblem
 
 T = TypeVar("T")

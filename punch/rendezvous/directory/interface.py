@@ -7,7 +7,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
-from punch.net.rate_limits import Source
+from punch.net.sources import Source
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.shared_state import SharedState
 

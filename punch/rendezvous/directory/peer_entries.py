@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import PeerID
-from punch.net.rate_limits import Source
+from punch.net.sources import Source
 from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaimed, ReturnMessage, derive
 from punch.rendezvous.directory.redis_client import (

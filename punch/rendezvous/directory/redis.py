@@ -34,7 +34,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
-from punch.net.rate_limits import Source
+from punch.net.sources import Source
 from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (

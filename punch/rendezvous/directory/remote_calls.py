@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable, source_of
+from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.interface import UNKNOWN
 from punch.rendezvous.directory.messages import (

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from punch.identity import PeerID
 from punch.net.fairness import SourceCache
-from punch.net.rate_limits import Shares, source_of
+from punch.net.sources import Shares, source_of
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog

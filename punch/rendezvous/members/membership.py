@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Protocol
 
 from punch.identity import PeerID, PeerIDError
-from punch.net.rate_limits import SourceBuckets, source_of
+from punch.net.rate_limits import SourceBuckets
+from punch.net.sources import source_of
 from punch.rendezvous.members.lists import ListFileError, entries
 from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError

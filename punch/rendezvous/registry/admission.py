@@ -28,18 +28,9 @@ from typing import Generic, TypeVar
 
 from punch.identity import PeerID
 from punch.net.fairness import SourceCache
-from punch.net.rate_limits import (
-    NETWORK_GROWTH,
-    SITE_GROWTH,
-    Counters,
-    NoRoom,
-    Shares,
-    Source,
-    SourceBuckets,
-    SourceScope,
-    SourceTable,
-)
+from punch.net.rate_limits import Counters, NoRoom, SourceBuckets, SourceScope, SourceTable
 from punch.net.segmented_table import SegmentedTable
+from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, Shares, Source
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.introduction import IntroductionKey

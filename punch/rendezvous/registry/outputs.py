@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from punch.identity import PeerID
-from punch.net.rate_limits import Source
+from punch.net.sources import Source
 from punch.wire.control import Error, Reply
 
 

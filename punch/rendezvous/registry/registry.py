@@ -15,8 +15,9 @@ from typing import Protocol
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceScope, source_of
+from punch.net.rate_limits import NoRoom, SourceScope
 from punch.net.segmented_table import SegmentedTable
+from punch.net.sources import Shares, Source, source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import (

@@ -9,7 +9,8 @@ peer of this ID is registered now. The table has a fixed size, which the sources
 from __future__ import annotations
 
 from punch.identity import PeerID
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable
+from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.sources import Shares, Source
 from punch.rendezvous.config import RendezvousLimits
 
 _Notice = tuple[PeerID, PeerID]

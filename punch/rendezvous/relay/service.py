@@ -17,7 +17,7 @@ from twisted.internet.protocol import DatagramProtocol
 from punch.identity import PeerID, RandomBytes
 from punch.net.fairness import SourceCache
 from punch.net.interfaces import source_address
-from punch.net.rate_limits import Shares, Source, source_of
+from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership

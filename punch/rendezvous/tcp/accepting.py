@@ -26,7 +26,8 @@ from twisted.internet.interfaces import IListeningPort
 
 from punch.net.driver import Timer
 from punch.net.fairness import SourceTurns
-from punch.net.rate_limits import NoRoom, Shares, Source, SourceTable, source_of
+from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.sources import Shares, Source, source_of
 
 PASSED_ON = 64
 """Connections that are passed on in succession, before what has come on others is read."""

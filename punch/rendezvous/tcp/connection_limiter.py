@@ -25,14 +25,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from punch.net.fairness import SourceTurns
-from punch.net.rate_limits import (
-    NoRoom,
-    Shares,
-    Source,
-    SourceTable,
-    source_of,
-)
+from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.segmented_table import SegmentedTable
+from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import room_in
 

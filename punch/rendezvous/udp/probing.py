@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from punch.identity import PeerID, RandomBytes
-from punch.net.rate_limits import SourceBuckets, source_of
+from punch.net.rate_limits import SourceBuckets
+from punch.net.sources import source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire.address import Address

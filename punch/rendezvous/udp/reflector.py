@@ -27,7 +27,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
-from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH
+from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH
 from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import Address, canonical
 from punch.wire.stun import (
@@ -144,7 +144,7 @@ class Reflector:
         """Whether a host may have an answer. `wide`: it has an IPv6 address."""
         if not wide:
             return self._buckets.allow(number >> 8, now)
-        # As in `punch.net.rate_limits.source_of`
+        # As in `punch.net.sources.source_of`
         if number >> 112 == _6TO4:
             return self._buckets.allow(number >> 88 & 0xFFFFFF, now)
         if number >> 32 == _NAT64:

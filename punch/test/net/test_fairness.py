@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.fairness import FairShares, SourceShares
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 
 
 class Sender:

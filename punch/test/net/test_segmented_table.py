@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import NoRoom, Shares, source_of
+from punch.net.rate_limits import NoRoom
 from punch.net.segmented_table import PROBATION, SegmentedTable
+from punch.net.sources import Shares, source_of
 from punch.test.net.test_rate_limits import PROPERTIES
 
 

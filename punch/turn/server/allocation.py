@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple, Protocol
 
-from punch.net.rate_limits import Source
+from punch.net.sources import Source
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.quotas import Meter
 from punch.wire.address import Address

@@ -17,15 +17,9 @@ from typing import NamedTuple
 
 from punch.identity import RandomBytes
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import (
-    NoRoom,
-    Shares,
-    Source,
-    SourceTable,
-    address_key,
-    source_of,
-)
+from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.segmented_table import SegmentedTable
+from punch.net.sources import Shares, Source, address_key, source_of
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.allocation import (
     Allocation,

@@ -40,7 +40,7 @@ from typing import NamedTuple
 
 from punch.identity import PeerID
 from punch.net.fairness import FairShares, SourceShares
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent, RelayLimitHit
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address

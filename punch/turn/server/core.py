@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from punch.identity import RandomBytes
-from punch.net.rate_limits import SourceBuckets, source_of
+from punch.net.rate_limits import SourceBuckets
+from punch.net.sources import source_of
 from punch.net.token_bucket import admit
 from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort, RelayLimitHit
 from punch.turn.server.allocations import Allocations

@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from punch.net.fairness import SourceCache
-from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, address_key, source_of, width
+from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, Shares, Source, address_key, source_of, width
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
 

@@ -10,7 +10,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import Shares, SourceTable
+from punch.net.rate_limits import SourceTable
+from punch.net.sources import Shares
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.redis_answers import is_answer

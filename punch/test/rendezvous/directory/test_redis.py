@@ -7,7 +7,7 @@ from itertools import chain, cycle, islice
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost

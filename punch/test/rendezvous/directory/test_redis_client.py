@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING, CommandQueue
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.redis import LAST_TIME

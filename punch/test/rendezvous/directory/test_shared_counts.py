@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from punch.net.rate_limits import FIRST, NoRoom, Shares, SourceBuckets, SourceScope, SourceTable, source_of
+from punch.net.rate_limits import FIRST, NoRoom, SourceBuckets, SourceScope, SourceTable
+from punch.net.sources import Shares, source_of
 from punch.rendezvous.directory.shared_limits import SharedCounts
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process

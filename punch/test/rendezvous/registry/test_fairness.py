@@ -11,8 +11,8 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.net.rate_limits import source_of
 from punch.net.segmented_table import PROBATION
+from punch.net.sources import source_of
 from punch.node.calls.calls import MAX_RINGING
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import IntroductionRefusal

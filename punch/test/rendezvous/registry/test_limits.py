@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import address_key
+from punch.net.sources import address_key
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.outputs import Disconnect, LimitHit, PeerRegistered, PeerUnregistered

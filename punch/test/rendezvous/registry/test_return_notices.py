@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.return_notices import ReturnNotices
 from punch.test.rendezvous.registry.test_registry import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.registry.admission import PASSED_ON, TURN, RingingTurns
 from punch.rendezvous.registry.introduction import IntroductionKey, introduction_key
 from punch.test.rendezvous.registry.test_fairness import peer

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from punch.cli.rendezvous.member_options import MemberWatch
 from punch.identity import PeerID
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.service_case import RelayServiceCase

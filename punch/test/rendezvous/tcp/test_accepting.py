@@ -14,7 +14,8 @@ from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
-from punch.net.rate_limits import NoRoom, source_of
+from punch.net.rate_limits import NoRoom
+from punch.net.sources import source_of
 from punch.rendezvous.tcp.accepting import PASSED_ON, AcceptsInTurn, WaitingConnections
 
 

@@ -13,7 +13,8 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import NoRoom, source_of
+from punch.net.rate_limits import NoRoom
+from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.tcp.connection_limiter import ConnectionLimiter
 from punch.rendezvous.tcp.protocol_sniffer import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import NETWORK_GROWTH
+from punch.net.sources import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
 from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.rate_limits import source_of
+from punch.net.sources import source_of
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
