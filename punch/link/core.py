@@ -273,7 +273,7 @@ class LinkCore:
         """
         self._now = now
         if self._streams is not None:
-            self._streams.room = room
+            self._streams.set_room(room)
         out: list[bytes] = []
         while self._pings:
             before = len(out)

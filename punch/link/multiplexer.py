@@ -2,9 +2,8 @@
 A proved connection, and what it carries: streams with credits, datagrams, and the control stream.
 
 A `StreamMultiplexer` queues what is to be sent until `collect_datagrams`, so that everything of one turn goes
-out in as few datagrams as possible. The QUIC library is given control frames at once. Of streams, in turn, it
-is given only what may be sent now, so that what is written later on another stream, or in a control frame,
-waits behind little.
+out in as few datagrams as possible. The QUIC library is then given all control frames, and of streams what
+may be sent now (`StreamScheduler`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from punch.link.control_stream import ABOVE, CONTROL_STREAM, ControlStream
 from punch.link.datagrams import DatagramQueue
 from punch.link.endings import explain, explain_failure
 from punch.link.events import (
-    INITIAL_CREDIT,
     CloseCode,
     ControlFrame,
     Datagram,
@@ -43,8 +41,8 @@ from punch.link.frames import (
 )
 from punch.link.quic.interface import QuicConnection, QuicError, QuicStreamLimit
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveAllowance
-from punch.link.stream import FULL_MOST, ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
-from punch.net.send_window import Flight, SendWindow
+from punch.link.scheduler import StreamScheduler
+from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
 
 NOT_CONNECTED: Final = "The link is not connected."
 """What a `LinkError` says before the proof, and after the end."""
@@ -58,8 +56,6 @@ class StreamMultiplexer:
     :param end: ends the link: code, reason, whether the other side said so.
     :param connection_id: told of connection IDs that come into use (True), or are no longer used (False).
     :ivar over: whether the connection has ended.
-    :ivar room: how many bytes of streams the path takes now, which `collect_datagrams` counts down; None for
-        any number.
     """
 
     def __init__(
@@ -75,7 +71,6 @@ class StreamMultiplexer:
     ) -> None:
         self.now = now
         self.over = False
-        self.room: int | None = None
         self._quic = quic
         self._limits = limits
         self._emit = emit
@@ -87,23 +82,21 @@ class StreamMultiplexer:
         self._remote_count = 0
         self._remote_opened = 0 if role is LinkRole.CALLER else 1
         self._unnamed: dict[int, Stream] = {}
-        # Streams with something to send, in turn; a dict, because it has an order
-        self._busy: dict[int, Stream] = {}
         self._due: dict[int, Stream] = {}
-        self._full: dict[int, Stream] = {}
-        # Of the full streams, those that may have room again
-        self._drained: dict[int, Stream] = {}
-        self._window = SendWindow()
-        self._ahead = INITIAL_CREDIT
         self._control = ControlStream(quic, role, now)
+        # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
+        # callee has accepted the proof, the caller sends little.
+        self._scheduler = StreamScheduler(
+            quic,
+            early_bytes=limits.early_bytes if role is LinkRole.CALLER else None,
+            allowance=self._control.allowance,
+            sent_all=self._forget_if_over,
+        )
         # The sender keeps within less than the receiver allows, since what was sent in time may arrive at
         # once.
         self._remote_streams = ReceiveAllowance(2048, 500)
         self._local_streams = ReceiveAllowance(1536, 400)
         self._datagrams = DatagramQueue(quic)
-        # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
-        # callee has accepted the proof, the caller sends little.
-        self._early_left: int | None = limits.early_bytes if role is LinkRole.CALLER else None
 
     @property
     def windows(self) -> dict[int, int]:
@@ -141,8 +134,7 @@ class StreamMultiplexer:
         self._control.allowance.opened()
         stream = self._new_stream(stream_id, local=True)
         stream.name = name
-        stream.out.put(header)
-        self._busy[stream_id] = stream
+        self._scheduler.put(stream, header)
         return stream_id
 
     def accept(self, stream_id: int) -> None:
@@ -160,13 +152,7 @@ class StreamMultiplexer:
         stream = self._streams.get(stream_id)
         if stream is None or stream.out.finished or stream.out.fin_wanted:
             return
-        if data:
-            stream.out.put(data)
-            if stream.out.queued > stream.out.capacity(self._ahead):
-                stream.out.full = True
-                self._full[stream_id] = stream
-        stream.out.fin_wanted = fin
-        self._busy[stream_id] = stream
+        self._scheduler.put(stream, data, fin)
 
     def is_full(self, stream_id: int) -> bool:
         """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
@@ -198,8 +184,7 @@ class StreamMultiplexer:
         if stream is None or stream.given_up:
             return
         stream.given_up = True
-        stream.out.discard()
-        self._full.pop(stream_id, None)
+        self._scheduler.discard(stream)
         self._unnamed.pop(stream_id, None)
         self._quic.reset(stream_id, code)
         self._forget_if_over(stream)
@@ -259,47 +244,40 @@ class StreamMultiplexer:
             self._failed(error)
 
     def _collect(self, now: float, out: list[bytes]) -> None:
-        quic = self._quic
-        flight = quic.flight()
-        self._window.received(now, flight)
-        ahead, self._ahead = self._ahead, self._window.ahead(flight)
-        if min(ahead, FULL_MOST) < min(self._ahead, FULL_MOST):
-            self._drained.update(self._full)
+        scheduler = self._scheduler
+        flight = scheduler.begin(now)
         while True:
             self._grant(now)
             if not self._control.flush():
                 self._violation("The other side takes no control frames.")
                 return
-            progress = bool(self._busy) and self._feed_streams(flight)
-            datagrams = quic.datagrams_to_send(now)
+            progress = scheduler.busy and scheduler.feed(flight)
+            datagrams = self._quic.datagrams_to_send(now)
             if not datagrams:
                 break
             out += datagrams
-            flight = quic.flight()
-            self._window.sent(flight.in_flight)
-            if not (progress and self._busy):
+            flight = scheduler.sent()
+            if not (progress and scheduler.busy):
                 break
         if self._datagrams:
-            sent = self._datagrams.collect_datagrams(now, out, self._early_left)
-            if self._early_left is not None:
-                self._early_left -= sent
-            self._window.sent(quic.flight().in_flight)
-        drained, self._drained = self._drained, {}
-        for stream_id, stream in drained.items():
-            if stream_id in self._full and stream.out.queued <= stream.out.capacity(self._ahead) // 2:
-                stream.out.full = False
-                del self._full[stream_id]
-                self._emit(StreamSendable(stream_id))
+            sent = self._datagrams.collect_datagrams(now, out, scheduler.early_left)
+            if scheduler.early_left is not None:
+                scheduler.early_left -= sent
+            scheduler.sent()
+        for stream_id in scheduler.take_drained():
+            self._emit(StreamSendable(stream_id))
+
+    def set_room(self, room: int | None) -> None:
+        """Learn how many bytes of streams the path takes now; None for any number."""
+        self._scheduler.room = room
 
     def waits_for_room(self) -> bool:
         """Whether data of streams is held back only because the path takes no more now."""
-        if not self._busy or self.room is None or self.room > 0 or self.over:
-            return False
-        return self._window.room(self._quic.flight()) > 0
+        return not self.over and self._scheduler.waits_for_room
 
     def path_changed(self) -> None:
         """The path may be another one, so that what was measured counts no longer."""
-        self._window.remeasure()
+        self._scheduler.path_changed()
 
     def _grant(self, now: float) -> None:
         """Allow the other side what is due."""
@@ -308,56 +286,6 @@ class StreamMultiplexer:
             window = stream.window
             if window.due and not stream.received_all and not stream.given_up:
                 self._control.put(encode_credit(stream_id, window.grant(now, self._quic.rtt)))
-
-    def _feed_streams(self, flight: Flight) -> bool:
-        """Hand what may be sent to the QUIC library, a part of each stream in turn, as far as credit goes."""
-        room, progress = self._window.room(flight), False
-        if self.room is not None:
-            room = min(room, self.room)
-        while room > 0:
-            count = len(self._busy)
-            turn = self._window.turn(flight, count) if count > 1 else room
-            fed = 0
-            for stream_id, stream in list(self._busy.items()):
-                if fed >= room:
-                    break
-                size = self._feed(stream, min(room - fed, turn))
-                fed += size
-                if not stream.out.ready:
-                    self._busy.pop(stream_id, None)
-                    self._forget_if_over(stream)
-                elif size:
-                    self._busy[stream_id] = self._busy.pop(stream_id)
-            room -= fed
-            if self.room is not None:
-                self.room -= fed
-            progress = progress or fed > 0
-            if not fed:
-                break
-        return progress
-
-    def _feed(self, stream: Stream, room: int) -> int:
-        out, before = stream.out, stream.out.sent
-        if not out.ready:
-            return 0
-        room = min(out.credit, room)
-        if self._early_left is not None:
-            room = min(room, self._early_left)
-        while out.queued and room > 0:
-            chunk = out.take(room)
-            room -= len(chunk)
-            out.finished = out.fin_wanted and not out.queued
-            self._quic.send(stream.stream_id, chunk, out.finished)
-        if out.fin_wanted and not out.queued and not out.finished:
-            out.finished = True
-            self._quic.send(stream.stream_id, b"", True)
-        sent = out.sent - before
-        if sent and out.full:
-            self._drained[stream.stream_id] = stream
-        self._control.allowance.sent(sent)
-        if self._early_left is not None:
-            self._early_left -= sent
-        return sent
 
     # Receiving
 
@@ -498,10 +426,9 @@ class StreamMultiplexer:
         elif frame_type == ControlFrameType.CLOSE:
             self._end(*decode_close(payload), True)
         elif frame_type == ControlFrameType.ACCEPTED:
-            if self._early_left is None or payload:
+            if self._scheduler.early_left is None or payload:
                 raise FrameError("ACCEPTED is out of place")
-            self._early_left = None
-            self._busy.update((key, stream) for key, stream in self._streams.items() if stream.out.ready)
+            self._scheduler.proof_accepted(self._streams.values())
         elif frame_type in ABOVE or frame_type & OPTIONAL:
             self._emit(ControlFrame(frame_type, payload))
         else:
@@ -515,11 +442,8 @@ class StreamMultiplexer:
         if limit <= stream.out.limit:
             raise FrameError("a limit did not grow")
         stream.out.limit = limit
-        if stream.out.full:
-            self._drained[stream_id] = stream
+        self._scheduler.credit_raised(stream)
         self._accepted(stream)
-        if stream.out.ready:
-            self._busy[stream_id] = stream
 
     def _accepted(self, stream: Stream) -> None:
         if not stream.accepted:
@@ -554,8 +478,9 @@ class StreamMultiplexer:
     def _forget_if_over(self, stream: Stream) -> None:
         if stream.over and self._streams.pop(stream.stream_id, None) is not None:
             self._remote_count -= not stream.local
-            for table in (self._busy, self._due, self._full, self._unnamed):
-                table.pop(stream.stream_id, None)
+            self._scheduler.forget(stream)
+            self._due.pop(stream.stream_id, None)
+            self._unnamed.pop(stream.stream_id, None)
 
     def _violation(self, reason: str) -> None:
         self._end(CloseCode.PROTOCOL, reason, False)

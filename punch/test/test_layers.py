@@ -86,6 +86,7 @@ PURE = [
             "multiplexer",
             "proof",
             "quic",
+            "scheduler",
             "stream",
         )
     ),
