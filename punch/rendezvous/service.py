@@ -204,7 +204,7 @@ class RendezvousService(Service):
         """Have the limits count over all processes of the service."""
         secret = self.config.identity.private_key.private_bytes_raw()
         kinds: dict[str, Sequence[SharedTable]] = {
-            "registrations": self.registry.places,
+            "registrations": self.registry.places.tables,
             "introductions": self.registry.admission.places,
         }
         if self._directory is not None:

@@ -16,17 +16,10 @@ from typing import Protocol
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import NoRoom, SourceScope
-from punch.net.segmented_table import SegmentedTable
-from punch.net.sources import Shares, Source, source_of
+from punch.net.sources import Source, source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry.admission import (
-    RESERVE,
-    EarlierSources,
-    IntroductionAdmission,
-    IntroductionRefusal,
-    room_in,
-)
+from punch.rendezvous.registry.admission import IntroductionAdmission, IntroductionRefusal
 from punch.rendezvous.registry.introduction import (
     IntroductionData,
     IntroductionInputs,
@@ -43,6 +36,7 @@ from punch.rendezvous.registry.outputs import (
     PeerRegistered,
     PeerUnregistered,
 )
+from punch.rendezvous.registry.places import RegistrationPlaces
 from punch.rendezvous.registry.return_notices import ReturnNotices
 from punch.wire.control import (
     Accept,
@@ -128,7 +122,7 @@ class Registry:
     The registrations and introductions of one rendezvous. All times are monotonic seconds.
 
     :ivar admission: which introductions may begin.
-    :ivar places: those of all registrations, and those reserved for peers that were registered before.
+    :ivar places: which peers have a place.
     :ivar introductions_begun: introductions that were delivered to the called peer, since the start.
     :ivar introductions_answered: those of them that it has accepted.
     """
@@ -144,13 +138,8 @@ class Registry:
         self._away: dict[PeerID, Registration] = {}
         """Callers that are registered at other processes, while their introductions last."""
         self._introductions: dict[IntroductionKey, _Introduction] = {}
-        shares = Shares.growing(limits.registrations_per_address)
-        reserve = limits.registrations // RESERVE
-        self.places = [SegmentedTable[PeerID](limits.registrations - reserve, shares)]
-        if reserve:
-            self.places.append(SegmentedTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
-        self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
-        self.admission = IntroductionAdmission(limits, self._displace)
+        self.places = RegistrationPlaces(limits, self._displace_peer)
+        self.admission = IntroductionAdmission(limits, self._displace_introduction)
         self._return_notices = ReturnNotices(limits)
         self._deadlines: Deadlines[IntroductionKey] = Deadlines()
         self._outputs: deque[Output] = deque()
@@ -189,7 +178,7 @@ class Registry:
 
     def was_registered(self, peer: PeerID) -> bool:
         """Whether a peer was registered here before, as far as that is remembered."""
-        return peer in self._seen
+        return self.places.was_registered(peer)
 
     # -- inputs --
 
@@ -221,18 +210,13 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         source = source_of(address)
         old = self._peers.get(peer)
-        if old is None or (old.source != source and not self._move(peer, source)):
-            table, since = self._leave_place(peer)
-            try:
-                self._enter_place(source, peer, now)
-            except NoRoom as problem:
-                if old is not None and table is not None:
-                    table.enter(old.source, peer, now, since=since, again=True)
-                text = f"Too many peers are registered {problem.scope.value}; try again later."
-                if problem.scope is not SourceScope.TABLE:
-                    text += " The operator can raise --registrations-per-address."
-                raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
-        self._seen.add(source, peer, now)
+        try:
+            self.places.take(peer, source, None if old is None else old.source, now)
+        except NoRoom as problem:
+            text = f"Too many peers are registered {problem.scope.value}; try again later."
+            if problem.scope is not SourceScope.TABLE:
+                text += " The operator can raise --registrations-per-address."
+            raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         new = Registration(peer, connection, name, accept, address, source, prekey=prekey)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
@@ -441,40 +425,18 @@ class Registry:
         self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
-    def _enter_place(self, source: Source, peer: PeerID, now: float) -> None:
-        """
-        Give a peer a place, for which another peer may have to leave.
-
-        :raise NoRoom: no place is left for this peer.
-        """
-        tables = self.places if self.was_registered(peer) else self.places[:1]
-        table, displaced = room_in(tables, lambda table: table.room(source, now))
-        if displaced is not None:
-            text = "Your network has more peers here than others, who come now; try again later."
-            registration = self._peers[displaced]
-            self.limit_hit(displaced, registration.address, "registrations")
-            self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
-            self._remove(registration, ErrorCode.TOO_MANY.value, now)
-        table.enter(source, peer, now)
-
-    def _move(self, peer: PeerID, source: Source) -> bool:
-        """
-        :return: whether a peer keeps its place at another address. In another network it begins anew: else
-            identities that are kept in few networks could come from many at once, as if all had been there.
-        """
-        return any(peer in table and table.move(peer, source) for table in self.places)
-
-    def _leave_place(self, peer: PeerID) -> tuple[SegmentedTable[PeerID] | None, float | None]:
-        """:return: the table that it was in, and since when."""
-        for table in self.places:
-            if peer in table:
-                return table, table.leave(peer)
-        return None, None
+    def _displace_peer(self, peer: PeerID, now: float) -> None:
+        """A peer makes room for another one."""
+        text = "Your network has more peers here than others, who come now; try again later."
+        registration = self._peers[peer]
+        self.limit_hit(peer, registration.address, "registrations")
+        self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
+        self._remove(registration, ErrorCode.TOO_MANY.value, now)
 
     def _remove(self, registration: Registration, reason: str, now: float) -> None:
         peer = registration.peer
         del self._peers[peer]
-        self._leave_place(peer)
+        self.places.leave(peer)
         self._leave(registration, now)
         if self._others is not None:
             self._others.lost(peer)
@@ -492,7 +454,7 @@ class Registry:
         if not caller.calls and self._away.get(caller.peer) is caller:
             del self._away[caller.peer]
 
-    def _displace(self, key: IntroductionKey, now: float) -> None:
+    def _displace_introduction(self, key: IntroductionKey, now: float) -> None:
         introduction = self._introductions[key]
         peer = introduction.core.caller
         caller = self._peers.get(peer) or self._away.get(peer)

@@ -203,7 +203,7 @@ class RegistrationTests(FairnessCase):
         """It counts against the share of the address; who is here already may come again and move."""
         here, there = "198.51.100.1", "198.51.101.1"
         self.assertTrue(self.join(peer("first"), here))
-        for table in self.registry.places:
+        for table in self.registry.places.tables:
             table.elsewhere = dict.fromkeys(source_of(here), 100)
         self.assertFalse(self.join(peer("second"), here))
         self.assertTrue(self.join(peer("first"), here))

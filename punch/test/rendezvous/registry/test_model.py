@@ -258,7 +258,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for peer in list(self.at):
             self.disconnect(peer, False)
         assert len(self.registry) == self.registry.introduction_count == 0
-        assert not any(len(table) for table in self.registry.places)
+        assert not any(len(table) for table in self.registry.places.tables)
         assert not any(len(table) for table in self.registry.admission.places)
 
 
