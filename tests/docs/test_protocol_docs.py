@@ -21,7 +21,7 @@ from punch.link import frames, proof
 from punch.link.endings import APPLICATION_CODES
 from punch.link.quic import interface as quic
 from punch.rendezvous.config import RendezvousLimits
-from punch.wire import control, strict_json
+from punch.wire import control, control_lines, strict_json
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.peers import sealed
 from punch.wire.peers.candidate import Candidate
@@ -224,7 +224,7 @@ def test_numbers() -> None:
     expected: dict[str, list[float]] = {
         "2": [DEFAULT_PORT],
         "3": [
-            control.MAX_LINE,
+            control_lines.MAX_LINE,
             strict_json.MAX_DEPTH,
             limits.handshake_time,
             limits.register_time,
@@ -290,10 +290,10 @@ def test_examples() -> None:
     for line in lines:
         message: control.Message
         try:
-            message = control.decode_request(line)
-        except control.UnknownType:
-            message = control.decode_reply(line)
-        assert control.encode(message) == line
+            message = control_lines.decode_request(line)
+        except control_lines.UnknownType:
+            message = control_lines.decode_reply(line)
+        assert control_lines.encode(message) == line
 
 
 def test_links_between_the_pages() -> None:

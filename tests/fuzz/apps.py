@@ -71,7 +71,7 @@ from punch.wire.control import (
     Incoming,
     Request,
 )
-from punch.wire.control import encode as encode_line
+from punch.wire.control_lines import encode as encode_line
 from punch.wire.fields import is_visible
 from punch.wire.peers.sealed import Envelope
 from tests.fuzz.files import directory

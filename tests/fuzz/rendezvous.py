@@ -45,7 +45,6 @@ from punch.test.rendezvous.tcp.test_protocol_sniffer import ClosingTransport, In
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire import strict_json
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Answer,
     Cancel,
@@ -56,9 +55,9 @@ from punch.wire.control import (
     Reject,
     RenewRelays,
     Trickle,
-    decode_reply,
 )
-from punch.wire.control import encode as encode_line
+from punch.wire.control_lines import MAX_LINE, decode_reply
+from punch.wire.control_lines import encode as encode_line
 from tests.fuzz.target import Reader, check_log, chunk, target
 from tests.fuzz.wire import stun_messages
 

@@ -21,7 +21,6 @@ from punch.wire.control import (
     Answered,
     Cancel,
     Candidates,
-    ControlError,
     Ended,
     Error,
     ErrorCode,
@@ -40,10 +39,9 @@ from punch.wire.control import (
     Revoke,
     Trickle,
     Welcome,
-    decode_reply,
-    decode_request,
 )
-from punch.wire.control import encode as encode_line
+from punch.wire.control_lines import ControlError, decode_reply, decode_request
+from punch.wire.control_lines import encode as encode_line
 from punch.wire.demux import DatagramKind, classify
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 from punch.wire.peers.candidate import Candidate

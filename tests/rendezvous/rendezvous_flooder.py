@@ -26,7 +26,8 @@ from pathlib import Path
 
 from punch.identity import Identity, PeerID
 from punch.test.rendezvous.control_client import key_of
-from punch.wire.control import Accept, Establish, Register, encode, new_call
+from punch.wire.control import Accept, Establish, Register, new_call
+from punch.wire.control_lines import encode
 from punch.wire.peers.sealed import Envelope
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.relay.turn_probe import ALLOCATE, UDP, TurnProbe

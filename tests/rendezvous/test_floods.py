@@ -28,9 +28,9 @@ from punch.wire.control import (
     Message,
     Register,
     Reject,
-    encode,
     new_call,
 )
+from punch.wire.control_lines import encode
 from punch.wire.peers.sealed import Envelope
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.needs import need_namespaces

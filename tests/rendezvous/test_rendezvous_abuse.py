@@ -16,7 +16,8 @@ import pytest
 
 from punch.identity import Identity
 from punch.test.rendezvous.control_client import key_of
-from punch.wire.control import Accept, Ping, Register, encode
+from punch.wire.control import Accept, Ping, Register
+from punch.wire.control_lines import encode
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.processes import JSONProcess, Programs, cpu_seconds, programs
 from tests.rendezvous.test_rendezvous_process import ControlConnection, listening, register

@@ -20,13 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from punch.identity import Identity
 from punch.test.rendezvous.control_client import key_of, key_of_another_kind
-from punch.wire.control import (
-    Accept,
-    Message,
-    Ping,
-    Register,
-    encode,
-)
+from punch.wire.control import Accept, Message, Ping, Register
+from punch.wire.control_lines import encode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.stun import MessageClass, Method, parse
 from punch.wire.stun import StunMessage as STUNMessage

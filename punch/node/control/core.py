@@ -10,21 +10,8 @@ from collections import deque
 
 from punch.net.token_bucket import TokenBucket
 from punch.node.causes import ControlProblem, ProblemCode
-from punch.wire.control import (
-    MAX_LINE,
-    ControlError,
-    Error,
-    ErrorCode,
-    Ping,
-    Pong,
-    Register,
-    Reply,
-    Request,
-    UnknownType,
-    Welcome,
-    decode_reply,
-    encode,
-)
+from punch.wire.control import Error, ErrorCode, Ping, Pong, Register, Reply, Request, Welcome
+from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode_reply, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 
 WELCOME_TIME = 15.0

@@ -25,7 +25,8 @@ from punch.net.driver import Timer
 from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.wire.address import canonical
-from punch.wire.control import MAX_LINE, Error, ErrorCode, encode
+from punch.wire.control import Error, ErrorCode
+from punch.wire.control_lines import MAX_LINE, encode
 
 _CLOSE_TIME = 3.0
 """Seconds that the peer has to read the last lines and to close TLS."""

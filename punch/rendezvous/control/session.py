@@ -16,8 +16,6 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.registry import Introducing, Registry
 from punch.wire.control import (
-    MAX_LINE,
-    ControlError,
     Error,
     ErrorCode,
     Ping,
@@ -29,11 +27,9 @@ from punch.wire.control import (
     RenewRelays,
     Reply,
     Revoke,
-    UnknownType,
     Welcome,
-    decode_request,
-    encode,
 )
+from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode_request, encode
 from punch.wire.turn_uri import RelayServer
 
 Admit = Callable[[Register], Error | None]

@@ -20,22 +20,8 @@ from punch.identity import PeerID, PeerIDError, RandomBytes
 from punch.rendezvous.registry.registry import Introducing
 from punch.wire import strict_json
 from punch.wire.address import canonical
-from punch.wire.control import (
-    MAX_LINE,
-    Answer,
-    Answered,
-    Cancel,
-    Candidates,
-    ControlError,
-    Ended,
-    Error,
-    Establish,
-    Reject,
-    Trickle,
-    decode_passed_on,
-    decode_request,
-    encode,
-)
+from punch.wire.control import Answer, Answered, Cancel, Candidates, Ended, Error, Establish, Reject, Trickle
+from punch.wire.control_lines import MAX_LINE, ControlError, decode_passed_on, decode_request, encode
 from punch.wire.fields import name as read_name
 
 VERSION = 1

@@ -31,8 +31,8 @@ from punch.wire.control import (
     Incoming,
     Reply,
     Trickle,
-    encode,
 )
+from punch.wire.control_lines import encode
 
 
 class DishonestRendezvousTests(MiddlemanTestCase):

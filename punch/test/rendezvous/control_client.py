@@ -26,7 +26,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import Identity
-from punch.wire.control import Message, encode
+from punch.wire.control import Message
+from punch.wire.control_lines import encode
 
 EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """When the certificates of tests begin to be valid."""

@@ -50,9 +50,8 @@ from punch.wire.control import (
     Request,
     Trickle,
     Welcome,
-    decode_reply,
-    encode,
 )
+from punch.wire.control_lines import decode_reply, encode
 from punch.wire.peers.sealed import Envelope
 from punch.wire.probes import ProbeOutcome
 

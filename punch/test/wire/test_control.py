@@ -22,18 +22,15 @@ from punch.test.strategies import (
     requests,
 )
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Answered,
     Cancel,
     Candidates,
-    ControlError,
     Ended,
     Error,
     ErrorCode,
     Establish,
     Incoming,
-    Malformed,
     Message,
     Ping,
     Probed,
@@ -42,12 +39,17 @@ from punch.wire.control import (
     Relays,
     Reply,
     Request,
-    UnknownType,
     Welcome,
+    new_call,
+)
+from punch.wire.control_lines import (
+    MAX_LINE,
+    ControlError,
+    Malformed,
+    UnknownType,
     decode_reply,
     decode_request,
     encode,
-    new_call,
 )
 from punch.wire.fields import check_name, is_visible
 from punch.wire.peers.sealed import MAX_BODY, Envelope

@@ -7,7 +7,8 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.wire.control import Relays, RenewRelays, Welcome, decode_reply, decode_request, encode
+from punch.wire.control import Relays, RenewRelays, Welcome
+from punch.wire.control_lines import decode_reply, decode_request, encode
 from punch.wire.fields import FieldError
 from punch.wire.turn_uri import (
     MAX_RELAYS,

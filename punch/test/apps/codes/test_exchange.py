@@ -36,8 +36,8 @@ from punch.wire.control import (
     Reply,
     Request,
     Trickle,
-    encode,
 )
+from punch.wire.control_lines import encode
 from punch.wire.peers.sealed import Envelope
 
 CODE = Code(48213, ("coyote", "tulip", "yogurt"))

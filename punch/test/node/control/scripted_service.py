@@ -24,16 +24,8 @@ from zope.interface import implementer
 
 from punch.identity import Identity, PeerID
 from punch.test.internet import Host, Internet
-from punch.wire.control import (
-    Ping,
-    Pong,
-    Register,
-    Reply,
-    Request,
-    Welcome,
-    decode_request,
-    encode,
-)
+from punch.wire.control import Ping, Pong, Register, Reply, Request, Welcome
+from punch.wire.control_lines import decode_request, encode
 
 
 class Authority:

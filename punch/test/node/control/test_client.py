@@ -16,18 +16,8 @@ from punch.node.control.core import LINE_BURST, LINE_RATE, WELCOME_TIME
 from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.node.control.test_tls import ControlTestCase
 from punch.ui.text.causes import problem_sentence
-from punch.wire.control import (
-    MAX_LINE,
-    Cancel,
-    Ended,
-    Error,
-    ErrorCode,
-    Ping,
-    Register,
-    Request,
-    Welcome,
-    encode,
-)
+from punch.wire.control import Cancel, Ended, Error, ErrorCode, Ping, Register, Request, Welcome
+from punch.wire.control_lines import MAX_LINE, encode
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 

@@ -7,19 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.node.causes import ProblemCode
 from punch.node.control.core import LINE_BURST, LINE_RATE, WELCOME_TIME, ControlCore
 from punch.test.strategies import IDENTITIES
-from punch.wire.control import (
-    MAX_LINE,
-    Accept,
-    Ended,
-    Error,
-    ErrorCode,
-    Ping,
-    Pong,
-    Register,
-    Reply,
-    Welcome,
-    encode,
-)
+from punch.wire.control import Accept, Ended, Error, ErrorCode, Ping, Pong, Register, Reply, Welcome
+from punch.wire.control_lines import MAX_LINE, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 
 ADDRESS = RendezvousAddress("rendezvous.example.org", 7001, None)

@@ -16,7 +16,8 @@ from punch.rendezvous.control.session import ControlSession
 from punch.rendezvous.registry.registry import Registry
 from punch.test.rendezvous.control.test_session import Probes
 from punch.test.rendezvous.control_client import key_of
-from punch.wire.control import Accept, Error, Ping, Register, encode
+from punch.wire.control import Accept, Error, Ping, Register
+from punch.wire.control_lines import encode
 
 
 class TLSTransport(StringTransport):

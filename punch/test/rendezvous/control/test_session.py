@@ -22,7 +22,6 @@ from punch.test.rendezvous.registry.test_registry import (
     envelope,
 )
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Answer,
     Cancel,
@@ -36,8 +35,8 @@ from punch.wire.control import (
     Probed,
     Register,
     Trickle,
-    encode,
 )
+from punch.wire.control_lines import MAX_LINE, encode
 from punch.wire.probes import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)

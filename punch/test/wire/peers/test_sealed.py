@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names, nat_profiles
-from punch.wire import control, strict_json
+from punch.wire import control, control_lines, strict_json
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.nat_profile import MAX_PROFILES
 from punch.wire.peers.prekey import check_prekey, private_prekey, signed_prekey
@@ -121,7 +121,7 @@ class RoundTripTests(SynchronousTestCase):
             Envelope.from_json(strict_json.loads(strict_json.dumps(envelope.to_json()))), envelope
         )
         self.assertEqual(open_offer(BOB, ALICE.peer_id, envelope), offer)
-        control.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
+        control_lines.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
 
     @SETTINGS
     @given(answers)
@@ -154,8 +154,8 @@ class RoundTripTests(SynchronousTestCase):
         envelope = seal_offer(ALICE, BOB.peer_id, offer, prekey=PREKEY)
         self.assertTrue(envelope.hybrid)
         self.assertEqual(open_offer(BOB, ALICE.peer_id, envelope), offer)
-        line = control.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
-        self.assertLessEqual(len(line), control.MAX_LINE)
+        line = control_lines.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
+        self.assertLessEqual(len(line), control_lines.MAX_LINE)
 
     @SETTINGS
     @given(answers)
