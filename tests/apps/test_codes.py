@@ -131,6 +131,32 @@ def test_a_file_for_somebody_unknown(users: Users) -> None:
     assert not (users.directory / "carol" / "peers" / "carol" / "known.json").exists()
 
 
+def test_a_file_that_is_not_wanted(users: Users) -> None:
+    """The code is used up, so both sides end at once: when the user says no, and when nobody can be asked."""
+    (users.directory / "unwanted").write_bytes(b"content")
+    folder = users.directory / "empty"
+    folder.mkdir()
+
+    def send() -> tuple[JSONProcess, str]:
+        sending = users.start("carol", "send", str(users.directory / "unwanted"))
+        return sending, sending.wait("code", 60.0)["code"]
+
+    sending, code = send()
+    receive = users.words("dave", "receive", "--output", str(folder), code)
+    with terminal(receive, users.directory) as screen:
+        screen.wait(r"\[y/n\]", 60.0)
+        screen.type("n\n")
+        assert screen.exit(60.0) == 5
+        assert "a code works once" in screen.text
+    assert sending.exit() == 5
+    sending, code = send()
+    status, _, err = users.run("dave", "receive", "--output", str(folder), code)
+    assert status == 5
+    assert "use --yes." in err
+    assert sending.exit() == 5
+    assert list(folder.iterdir()) == []
+
+
 def test_the_capture_in_the_readme(users: Users) -> None:
     """What the README shows of a file by a code is what both sides show today, line after line."""
     text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,37 @@ def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
         node = codes.node(identity)
         card = await codes.redeem(code, identity, codes.own_name)
         command.book.add(card.peer, card.name)
-        await Receiving(command, folder).run(node, Allow(frozenset((card.peer,))), card.peer)
+        await Receiving(command, folder, card.peer).run(node, Allow(frozenset((card.peer,))))
 
     return command.run_without_node(receive)
 
 
-class Receiving:
-    """One `punch receive`."""
+@dataclass(frozen=True)
+class _Incoming:
+    """A transfer that a peer has offered."""
 
-    def __init__(self, command: NodeCommand, folder: Path) -> None:
+    number: int
+    receiver: FileReceiver
+    offer: FilesOffer
+    who: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Which one it is, for its events."""
+        return {"transfer": self.number, "peer": self.receiver.peer}
+
+
+class Receiving:
+    """
+    One `punch receive`.
+
+    :param sender: the only one there is, if it is known that it will send, by a code.
+    """
+
+    def __init__(self, command: NodeCommand, folder: Path, sender: PeerID | None = None) -> None:
         self._command = command
         self._folder = folder
+        self._sender = sender
         self._questions = None if command.options.yes else _Questions.open(command.reactor, command.display)
         self._accepted: set[tuple[str, FilesOffer]] = set()
         self._node: NodeAccess | None = None
@@ -135,13 +156,14 @@ class Receiving:
         self._ended: Deferred[None] = Deferred()
         self._ending = False
 
-    async def run(self, node: NodeAccess, allow: Allow, sender: PeerID | None = None) -> None:
+    async def run(self, node: NodeAccess, allow: Allow) -> None:
         """
         Serve until the first transfer is over, or for ever.
 
-        :param sender: the only one there is, if it is known that it will send.
+        :raise CommandFailed: that has failed, or nothing can come any more.
         """
         self._node = node
+        sender = self._sender
         service = FileService(self._decide, self._command.reactor, self._command.in_thread, shows_texts=True)
         await node.serve(SERVICE, service, allow)
         self._command.tell(
@@ -164,11 +186,25 @@ class Receiving:
             self._ending = True
             self._ended.errback(failure)
 
+    def _end(self, closed: Deferred[None], failed: CommandFailed | None = None) -> None:
+        """
+        End when the sender has heard how the transfer ended.
+
+        :param closed: fires when its stream is closed.
+        """
+        if self._ending:
+            return
+        self._ending = True
+        closed.addTimeout(CLOSE_TIMEOUT, self._command.reactor)
+        closed.addBoth(
+            lambda _: self._ended.callback(None) if failed is None else self._ended.errback(failed)
+        )
+
     def _decide(self, transfer: FileReceiver, offer: FilesOffer) -> Deferred[Path]:
         peer = PeerID.parse(transfer.peer)
-        who = self._command.called(peer)
-        self._report(transfer, peer, offer)
-        text = "\n".join(offer_lines(offer, who))
+        incoming = _Incoming(next(self._numbers), transfer, offer, self._command.called(peer))
+        self._report(incoming, peer)
+        text = "\n".join(offer_lines(offer, incoming.who))
         self._command.book.refresh()
         granted = self._command.options.yes or self._command.book.granted(peer, SERVICE)
         granted = granted or (transfer.peer, offer) in self._accepted
@@ -177,7 +213,7 @@ class Receiving:
             # A user who is asked reads it with the question, and not while another one waits for the answer.
             "" if asking else text,
             event="transfer-offered",
-            peer=transfer.peer,
+            **incoming.fields,
             size=offer.size,
             entries=offer.entries,
             items=[
@@ -189,20 +225,24 @@ class Receiving:
         if granted:
             decided = succeed(True)
         elif self._questions is None:
+            advice = "" if self._sender is not None else ", or punch peers grant WHO files/1"
             self._command.tell(
-                "Refused, as nobody can be asked: use --yes, or punch peers grant WHO files/1.",
+                f"Refused, as nobody can be asked: use --yes{advice}.",
                 event="transfer-refused",
+                **incoming.fields,
             )
             decided = succeed(False)
         else:
             decided = self._questions.ask(text).addCallback(self._answered, transfer.peer, offer)
-        return decided.addCallback(self._decided, transfer, offer, who)
+        return decided.addCallback(self._decided, incoming)
 
-    def _report(self, transfer: FileReceiver, peer: PeerID, offer: FilesOffer) -> None:
+    def _report(self, incoming: _Incoming, peer: PeerID) -> None:
         assert self._node is not None, "offers come when the service is there"
-        reporting = Reporting(self._command, self._node, next(self._numbers), peer, offer, outgoing=False)
-        reporting.follow(transfer)
-        transfer.when_finished().addBoth(lambda _: reporting.over())
+        reporting = Reporting(
+            self._command, self._node, incoming.number, peer, incoming.offer, outgoing=False
+        )
+        reporting.follow(incoming.receiver)
+        incoming.receiver.when_finished().addBoth(lambda _: reporting.over())
 
     def _answered(self, accepted: bool, peer: str, offer: FilesOffer) -> bool:
         if accepted:
@@ -210,24 +250,27 @@ class Receiving:
             self._accepted.add((peer, offer))
         return accepted
 
-    def _decided(self, accepted: bool, transfer: FileReceiver, offer: FilesOffer, who: str) -> Path:
-        if not accepted:
-            raise TransferFailed(FailureCode.REFUSED)
-        follow(self._command, transfer, who, offer)
+    def _decided(self, accepted: bool, incoming: _Incoming) -> Path:
+        transfer = incoming.receiver
         closed = transfer.when_closed()
+        if not accepted:
+            if self._sender is not None:
+                # The code is used up, so nothing else can come.
+                sentence = "Nothing was received, and a code works once."
+                self._end(closed, CommandFailed(sentence, ExitStatus.REFUSED, FailureCode.REFUSED.value))
+            raise TransferFailed(FailureCode.REFUSED)
+        follow(self._command, transfer, incoming.who, incoming.offer, incoming.fields)
         transfer.when_finished().addCallbacks(
-            lambda paths: self._complete(paths, transfer, offer, who, closed),
-            lambda failure: self._incomplete(failure, who),
+            lambda paths: self._complete(paths, incoming, closed),
+            lambda failure: self._incomplete(failure, incoming, closed),
         )
         return self._folder
 
-    def _complete(
-        self, paths: list[Path], transfer: FileReceiver, offer: FilesOffer, who: str, closed: Deferred[None]
-    ) -> None:
-        peer = transfer.peer
-        self._accepted.discard((peer, offer))
+    def _complete(self, paths: list[Path], incoming: _Incoming, closed: Deferred[None]) -> None:
+        offer, who = incoming.offer, incoming.who
+        self._accepted.discard((incoming.receiver.peer, offer))
         if offer.text is not None:
-            self._command.tell(f"Text from {who}:", event="text-received", peer=peer, text=offer.text)
+            self._command.tell(f"Text from {who}:", event="text-received", **incoming.fields, text=offer.text)
             if not self._command.options.json:
                 self._command.show(sanitize(offer.text))
         files = offer.items if offer.text is None else ()
@@ -236,35 +279,37 @@ class Receiving:
             self._command.tell(
                 f"Received from {who}: {name}, as {quoted(str(path))}.",
                 event="transfer-done",
-                peer=peer,
+                **incoming.fields,
                 name=item.name,
                 path=os.fsdecode(path).encode("utf-8", "replace").decode(),
             )
-        for link in transfer.left_out:
+        for link in incoming.receiver.left_out:
             self._command.tell(
                 f"The link {quoted(link)} is left out: this disk takes no symbolic links.",
                 event="link-left-out",
-                peer=peer,
+                **incoming.fields,
                 name=link,
             )
-        if self._command.options.once and not self._ending:
-            # The sender has to hear that everything is there.
-            self._ending = True
-            closed.addTimeout(CLOSE_TIMEOUT, self._command.reactor)
-            closed.addBoth(lambda _: self._ended.callback(None))
+        if self._command.options.once:
+            self._end(closed)
 
-    def _incomplete(self, failure: Any, who: str) -> None:
+    def _incomplete(self, failure: Any, incoming: _Incoming, closed: Deferred[None]) -> None:
         error = failure.value
         if isinstance(error, TransferFailed):
-            self._command.tell(failure_text(error, who), event="transfer-failed", reason=error.code.value)
-            if self._command.options.once and error.code is not FailureCode.CANCELLED and not self._ending:
-                self._ending = True
+            self._command.tell(
+                failure_text(error, incoming.who),
+                event="transfer-failed",
+                **incoming.fields,
+                reason=error.code.value,
+            )
+            if self._command.options.once and error.code is not FailureCode.CANCELLED:
                 status = STATUSES.get(error.code, ExitStatus.FAILED)
-                self._ended.errback(CommandFailed("The transfer failed.", status, error.code.value))
+                self._end(closed, CommandFailed("The transfer failed.", status, error.code.value))
         else:
             self._command.tell(
-                f"The connection to {who} was lost. The transfer continues when it is back.",
+                f"The connection to {incoming.who} was lost. The transfer continues when it is back.",
                 event="transfer-failed",
+                **incoming.fields,
                 reason="lost",
             )
 

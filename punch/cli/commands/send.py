@@ -38,6 +38,8 @@ from punch.ui.text.transfers import failure_text, time_text
 
 AGAIN_BY_CODE = "run punch send again for a new one"
 """What can be done when the other side of a code is gone."""
+_NUMBER = 1
+"""That of the transfer: there is one a process."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -184,6 +186,7 @@ class Sending:
         self._waits = command.options.wait or by_code
         self._by_code = by_code
         self._delay = FIRST_RETRY
+        self._fields = {"transfer": _NUMBER, "peer": str(peer)}
 
     async def run(self) -> None:
         """
@@ -191,7 +194,9 @@ class Sending:
 
         :raise CommandFailed: it can't be sent. So does `CommandError`.
         """
-        reporting = Reporting(self._command, self._node, 1, self._peer, self._source.offer, outgoing=True)
+        reporting = Reporting(
+            self._command, self._node, _NUMBER, self._peer, self._source.offer, outgoing=True
+        )
         try:
             await self._run(reporting)
         finally:
@@ -204,9 +209,9 @@ class Sending:
                 await self._node.open(self._peer, SERVICE, Factory.forProtocol(lambda: sender))  # noqa: B023
                 reporting.follow(sender)
                 self._command.tell(
-                    f"Waiting for {self._who} to accept.", event="transfer-offered", peer=str(self._peer)
+                    f"Waiting for {self._who} to accept.", event="transfer-offered", **self._fields
                 )
-                follow(self._command, sender, self._who, self._source.offer)
+                follow(self._command, sender, self._who, self._source.offer, self._fields)
                 started = self._command.reactor.seconds()
                 await sender.when_finished()
             except CommandError as error:
@@ -224,6 +229,7 @@ class Sending:
                 self._command.tell(
                     f"Sent to {self._who}: {what if self._source.text is None else 'the text'}.",
                     event="transfer-done",
+                    **self._fields,
                     position=sender.position,
                     sent=sender.sent,
                 )
@@ -274,7 +280,10 @@ class Sending:
 
     async def _pause(self, why: str) -> None:
         self._command.tell(
-            f"{why}: trying again in {time_text(self._delay)}.", event="transfer-waiting", text=why
+            f"{why}: trying again in {time_text(self._delay)}.",
+            event="transfer-waiting",
+            **self._fields,
+            text=why,
         )
         await deferLater(self._command.reactor, self._delay, lambda: None)
         self._delay = min(2 * self._delay, LAST_RETRY)

@@ -115,8 +115,18 @@ class Reporting:
         )
 
 
-def follow(command: NodeCommand, transfer: FileSender | FileReceiver, who: str, offer: FilesOffer) -> None:
-    """Show how far a transfer is, until it is over."""
+def follow(
+    command: NodeCommand,
+    transfer: FileSender | FileReceiver,
+    who: str,
+    offer: FilesOffer,
+    fields: JSON,
+) -> None:
+    """
+    Show how far a transfer is, until it is over.
+
+    :param fields: say in events which one it is.
+    """
     label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
     progress = command.display.follow(label, offer.size, command.reactor.seconds())
 
@@ -126,7 +136,9 @@ def follow(command: NodeCommand, transfer: FileSender | FileReceiver, who: str, 
             progress.close()
         elif transfer.state is TransferState.RUNNING:
             if command.options.json:
-                command.tell("", event="transfer-progress", position=transfer.position, size=offer.size)
+                command.tell(
+                    "", event="transfer-progress", **fields, position=transfer.position, size=offer.size
+                )
             else:
                 progress.look(transfer.position, command.reactor.seconds())
 
