@@ -100,6 +100,7 @@ PURE = [
             "paths.path",
             "policies",
             "network.router",
+            "calls.description",
             "calls.signaling",
             "calls.trickling",
         )

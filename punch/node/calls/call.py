@@ -17,7 +17,6 @@ from punch.ice.checklist import PairStatus
 from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
-from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkRole
 from punch.link.frames import FrameError
 from punch.link.link import Link, LinkClosed
@@ -25,7 +24,8 @@ from punch.link.proof import LinkCertificate
 from punch.link.status import LinkStatus
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
-from punch.node.calls.proved_link import ProvedLink
+from punch.node.calls.call_link import ProvedLink, introduced_link
+from punch.node.calls.description import Description
 from punch.node.calls.signaling import (
     Challenged,
     Introduction,
@@ -50,6 +50,22 @@ from punch.wire.stun_attributes import RelayLimit
 
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
+
+
+def _send_offer(peer: PeerID, description: Description, context: CallContext, now: float) -> Signaling:
+    """
+    Make an offer with the present time, and the signaling that begins with it.
+
+    :raise SealError: the peer's key cannot be sealed to.
+    """
+    return Signaling.outgoing(
+        context.identity,
+        peer,
+        replace(description, time=context.offer_times.next()),
+        prekey=context.prekeys.of(peer),
+        random=context.random,
+        now=now,
+    )
 
 
 class Call:
@@ -93,17 +109,8 @@ class Call:
         """
         now = context.monotonic()
         agent, description = new_agent(context, peer, controlling=True)
-        description = replace(description, time=context.offer_times.next())
-        signaling = Signaling.outgoing(
-            context.identity,
-            peer,
-            description,
-            prekey=context.prekeys.of(peer),
-            random=context.random,
-            now=now,
-        )
-        call = cls(signaling, context)
-        context.channel.add(signaling, call.changed)
+        call = cls(_send_offer(peer, description, context, now), context)
+        context.channel.add(call.signaling, call.changed)
         call._start_transport(agent, now)
         return call
 
@@ -363,51 +370,26 @@ class Call:
         description = replace(
             describe(transport.generations.newest, context),
             complete=self.signaling.complete,
-            time=context.offer_times.next(),
             challenge=challenge,
         )
         context.channel.remove(self.signaling)
-        self.signaling = Signaling.outgoing(
-            context.identity,
-            self.peer,
-            description,
-            prekey=context.prekeys.of(self.peer),
-            random=context.random,
-            now=now,
-        )
+        self.signaling = _send_offer(self.peer, description, context, now)
         context.channel.add(self.signaling, self.changed)
 
     def _introduce(self, event: Introduction, now: float) -> None:
-        context, transport, remote = self._context, self.transport, event.remote
+        transport, remote = self.transport, event.remote
         assert transport is not None
-        core = LinkCore(
-            role=self.signaling.role,
-            identity=context.identity,
-            remote=self.peer,
-            offer_digest=event.offer_digest,
-            answer_digest=event.answer_digest,
-            certificate=self._certificate,
-            certificate_sha256=event.certificate_sha256,
-            random=context.random,
-            clock=context.monotonic,
-            now=now,
-        )
-        digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256
-        assert digest is not None
-        self._terms = LinkTerms(event.offer_digest, digest)
-        self._nats = remote.nats
-        self.link = link = Link(
-            core,
-            clock=context.clock,
-            monotonic=context.monotonic,
-            send=transport.send,
-            room=transport.room,
-            wait_for_room=transport.wait_for_room,
-            services=context.services,
+        link, self._terms = introduced_link(
+            self.signaling,
+            event,
+            self._certificate,
+            transport,
+            self._context,
             guest=self.guest,
             status=self._link_status,
         )
-        transport.carry(link)
+        self.link = link
+        self._nats = remote.nats
         link.on_connection_id = self._route
         link.on_control = self._receive_frame
         link.when_proved().addCallbacks(self._link_proved, lambda failure: None)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import LinkRole
+from punch.node.calls.description import Description
 from punch.node.calls.trickling import TrickleReceiver, TrickleSender
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.wire.control import (
@@ -38,7 +39,6 @@ from punch.wire.control import (
     new_call,
 )
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import SEED_SIZE, PrekeyError, public_kem_key, supported
 from punch.wire.peers.sealed import (
     AnswerBody,
@@ -69,28 +69,6 @@ class SignalingState(Enum):
     """The link is proved. The rendezvous can no longer end the call, which still fails without a path."""
     OVER = "over"
     """Nothing is sent or received any more."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """
-    What one side tells the other about its ICE agent. `pacing_ms` is its Ta, in milliseconds.
-
-    A `generation` above 0 restarts the live link whose offer had the digest `link`. `time`, `challenge` and
-    `nats` are those of `Offer`.
-    """
-
-    name: str
-    ufrag: str
-    password: str
-    pacing_ms: int
-    candidates: tuple[Candidate, ...] = ()
-    complete: bool = False
-    generation: int = 0
-    link: bytes = b""
-    time: int | None = None
-    challenge: bytes = b""
-    nats: tuple[NatProfile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,21 +188,8 @@ class Signaling:
             signaling._reply_kem = MLKEM768PrivateKey.from_seed_bytes(random(SEED_SIZE))
             reply_kem = signaling._reply_kem.public_key().public_bytes_raw()
             signaling._kem = prekey
-        offer = Offer(
-            description.name,
-            description.ufrag,
-            description.password,
-            signaling._sender.take(description.candidates),
-            key.public_key().public_bytes_raw(),
-            description.pacing_ms,
-            description.generation,
-            description.complete,
-            description.link,
-            description.time,
-            description.challenge,
-            description.nats,
-            reply_kem,
-        )
+        candidates = signaling._sender.take(description.candidates)
+        offer = description.offer(candidates, key.public_key().public_bytes_raw(), reply_kem)
         envelope = seal_offer(identity, peer, offer, prekey=signaling._kem)
         signaling._offer_is_hybrid = envelope.hybrid
         signaling.offer_digest = envelope.digest()
@@ -279,16 +244,7 @@ class Signaling:
         """
         if self.state is not SignalingState.RINGING:
             return
-        answer = AnswerBody(
-            description.name,
-            description.ufrag,
-            description.password,
-            self._sender.take(description.candidates),
-            certificate_sha256,
-            description.pacing_ms,
-            description.complete,
-            description.nats,
-        )
+        answer = description.answer(self._sender.take(description.candidates), certificate_sha256)
         envelope = seal_answer(
             self._identity,
             self.peer,
@@ -475,15 +431,7 @@ class Signaling:
         self, body: Offer | AnswerBody, answer_digest: bytes, certificate_sha256: bytes | None, now: float
     ) -> None:
         """Both sides have each other's description. `body` is the other side's offer or answer."""
-        remote = Description(
-            body.name,
-            body.ufrag,
-            body.password,
-            body.pacing_ms,
-            tuple(self._receiver.candidates),
-            self._remote_complete,
-            nats=body.nats,
-        )
+        remote = Description.received(body, self._receiver.candidates, self._remote_complete)
         self.state = SignalingState.INTRODUCED
         self.answered = True
         self._deadline = now + INTRODUCED_TIME

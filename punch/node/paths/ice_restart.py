@@ -23,7 +23,8 @@ from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.calls.call_context import CallContext
-from punch.node.calls.signaling import CallEnded, Description, Introduction, MoreCandidates, Signaling
+from punch.node.calls.description import Description
+from punch.node.calls.signaling import CallEnded, Introduction, MoreCandidates, Signaling
 from punch.node.causes import IntroductionEnded
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.local_candidates import new_agent

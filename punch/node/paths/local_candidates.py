@@ -8,7 +8,7 @@ from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.identity import PeerID
 from punch.node.calls.call_context import CallContext
-from punch.node.calls.signaling import Description
+from punch.node.calls.description import Description
 from punch.node.network.relay import RelayClient
 from punch.node.policies import RelayPolicy
 from punch.wire.address import Address

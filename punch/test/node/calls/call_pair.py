@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from punch.identity import Identity
-from punch.node.calls.signaling import Description, Introduction, Signaling, SignalingEvent
+from punch.node.calls.description import Description
+from punch.node.calls.signaling import Introduction, Signaling, SignalingEvent
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.control import Answer, Establish, Trickle

@@ -1,24 +1,74 @@
 """
-The parts of a call that exist once its link is proved: ICE restarts, attempts at a direct path, reports of
-the path, and the exchange of prekeys.
+The link of a call: how it is made when the peers have been introduced, and the parts that exist once it is
+proved: ICE restarts, attempts at a direct path, reports of the path, and the exchange of prekeys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from punch.link.core import LinkCore
 from punch.link.frames import OptionalFrameType, decode_slowed
 from punch.link.link import Link
+from punch.link.proof import LinkCertificate
+from punch.link.status import LinkStatus
 from punch.net.driver import Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.path_reports import PathReports
 from punch.node.calls.prekeys import PrekeyExchange
+from punch.node.calls.signaling import Introduction, Signaling
 from punch.node.events import Event
 from punch.node.paths.ice_restart import IceRestarts, LinkTerms
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.coordinator import Punching
 from punch.node.punching.tcp import TCPPunching
 from punch.wire.peers.nat_profile import NatProfile
+
+
+def introduced_link(
+    signaling: Signaling,
+    introduction: Introduction,
+    certificate: LinkCertificate | None,
+    transport: IceTransport,
+    context: CallContext,
+    *,
+    guest: bool,
+    status: Callable[[], LinkStatus | None],
+) -> tuple[Link, LinkTerms]:
+    """
+    Make the link, which `transport` carries from now on, and the terms by which it may be restarted.
+
+    :param certificate: the link certificate of this side; None on the caller's side.
+    :param guest: whether the call was accepted for a service only.
+    :param status: returns what `Link.status` is.
+    """
+    core = LinkCore(
+        role=signaling.role,
+        identity=context.identity,
+        remote=signaling.peer,
+        offer_digest=introduction.offer_digest,
+        answer_digest=introduction.answer_digest,
+        certificate=certificate,
+        certificate_sha256=introduction.certificate_sha256,
+        random=context.random,
+        clock=context.monotonic,
+        now=context.monotonic(),
+    )
+    link = Link(
+        core,
+        clock=context.clock,
+        monotonic=context.monotonic,
+        send=transport.send,
+        room=transport.room,
+        wait_for_room=transport.wait_for_room,
+        services=context.services,
+        guest=guest,
+        status=status,
+    )
+    transport.carry(link)
+    digest = introduction.certificate_sha256 if certificate is None else certificate.sha256
+    assert digest is not None
+    return link, LinkTerms(introduction.offer_digest, digest)
 
 
 class ProvedLink:
