@@ -1,5 +1,6 @@
 """
-Which tests may run beside others, with `pytest -n 2`: those that mostly wait for processes of their own.
+Which tests may run beside others, with `pytest -n 2`: those that mostly wait for processes of their own, and
+those that take simulated time alone.
 
 Each worker takes file after file of them. All other tests then run in one worker, one after another, when
 the other workers have ended: they measure time, load all processors, or have browsers, whose pages load
@@ -46,6 +47,22 @@ FILES = (
     "network/test_upnp.py",
     "deploy/test_port_443.py",
     "simulation/test_service_day.py",
+    "simulation/test_spraying.py",
+    "simulation/test_impaired_networks.py",
+    "simulation/test_tcp_port_mapping.py",
+    "simulation/test_early_handshake.py",
+    "simulation/test_prediction.py",
+    "simulation/test_tcp_punching.py",
+    "simulation/test_learning.py",
+    "simulation/test_rendezvous_returns.py",
+    "simulation/test_relayed_links.py",
+    "simulation/test_tcp_punching_hostile.py",
+    "simulation/test_roaming.py",
+    "simulation/test_simultaneous_open.py",
+    "simulation/test_early_handshake_hostile.py",
+    "simulation/test_relay_restarts.py",
+    "simulation/test_clocks.py",
+    "simulation/test_twins.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
 

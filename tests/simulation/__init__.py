@@ -1,1 +1,5 @@
-"""Simulations that take longer than those of `trial punch`."""
+"""
+What takes too long for `trial punch`: many calls, NATs and seeds, long links, floods.
+
+Much of it is `InternetTestCase`, which pytest runs as trial does.
+"""

@@ -17,6 +17,8 @@ from punch.test.scenarios.roaming import (
     Scenario,
     both_dark_for_an_hour,
     both_dark_for_twelve_hours,
+    both_nats_flushed,
+    one_moved_while_the_other_was_flushed,
     run,
     slept_for_an_hour,
     slept_for_twelve_hours,
@@ -52,3 +54,16 @@ def test_events(workers: Workers, event: Callable[[Scenario], None], first: int)
 def test_twelve_hours(workers: Workers, event: Callable[[Scenario], None]) -> None:
     """What was pending arrives within 5 s of the return."""
     check(workers, event, FEW)
+
+
+@pytest.mark.parametrize(
+    ("event", "seed"), [(both_nats_flushed, 96), (one_moved_while_the_other_was_flushed, 71)]
+)
+def test_towards_those_who_only_receive(event: Callable[[Scenario], None], seed: int) -> None:
+    """
+    They notice as soon as those who send, even if all that they have sent was answered: else the rendezvous
+    can't reach them, whose connection to it is gone as well, until they next ask for consent.
+    """
+    outcome = run(seed, event)
+    assert outcome.wrong == []
+    assert outcome.stall < 3.0

@@ -1,5 +1,5 @@
 """
-The whole simulated grid with all ways to choose ports, under one seed (`trial punch` tries some pairs).
+The whole simulated grid with all ways to choose ports, under one seed (`trial punch` tries two places).
 
 `PUNCH_SEEDS=all` runs five seeds.
 """
@@ -20,9 +20,7 @@ from tests.simulation.seeds import seeds
 from tests.simulation.workers import Workers
 
 SEEDS = seeds(1, len(ALL_SEEDS))
-
 Run = Callable[..., Results]
-
 CONDITIONS = pytest.mark.parametrize(
     ("link", "worst", "median"),
     [(CALM, 2.0, 2.0), (BAD, 60.0, 0.8)],
@@ -66,3 +64,11 @@ def test_every_pair_connects(workers: Workers, link: LinkSpec, worst: float, med
 def test_homes_behind_one_nat_connect(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
     """Two homes behind one NAT connect, for each kind of NAT and each way of hairpinning."""
     check(whole(workers, run_shared, link), len(KINDS) * len(HAIRPINS), worst, median)
+
+
+def test_ports_in_sequence() -> None:
+    """Pairs that need prediction, which is looked for until 25 s later."""
+    results = run_grid(["EIM/APDF", "APDM/APDF"], seeds=[1], ports=[Ports.SEQUENTIAL], later=True)
+    assert results.failures() == []
+    assert len(results.outcomes) == 4
+    assert "R" not in results.matrix().split("---")[-1]

@@ -13,9 +13,7 @@ from punch.test.internet import Filtering, Hairpin, InternetTestCase, Mapping, P
 from punch.test.scenarios.grid import (
     BAD,
     CALM,
-    CARRIER,
     NO_UDP,
-    OPEN,
     PLACES,
     SEEDS,
     CallOutcome,
@@ -23,51 +21,21 @@ from punch.test.scenarios.grid import (
     must_be_direct,
     must_be_direct_later,
     run_grid,
-    run_shared,
 )
 from punch.test.scenarios.nat_pairs import must_connect, must_connect_behind_one
 from punch.test.scenarios.pages import replace_section, table
 
-NEARBY = ["EIM/APDF", "APDM/APDF", OPEN, CARRIER, NO_UDP]
-"""Places of most kinds; each place with each other is for `tests/simulation/test_simulated_grid.py`."""
-VARIED = ["EIM/APDF", "ADM/ADF", "APDM/EIF"]
-"""Each mapping and each filtering; pairs that are direct, by all sorts of candidates, and relayed ones."""
-
 
 class GridTests(InternetTestCase):
-    """
-    Some places of the grid, with one seed of the five and random ports.
+    """Two places of the grid, all of which is in `tests/simulation/test_simulated_grid.py`."""
 
-    All of it is in `tests/simulation/test_simulated_grid.py`, which takes its time.
-    """
-
-    def check(self, results: Results) -> None:
-        """Print the results; no pair may be missing, without a link, or relayed without need."""
+    def test_two_places(self) -> None:
+        """Every pair connects within 2 s, directly where that is possible."""
+        results = run_grid(["EIM/APDF", "APDM/APDF"], seeds=SEEDS[:1], link=CALM)
         sys.stdout.write(f"\n{results.summary()}\n{results.matrix()}\n")
         self.assertEqual(results.failures(), [])
-        self.assertEqual(len(results.outcomes), len(results.names) * len(results.columns))
-
-    def test_no_delay(self) -> None:
-        """Every pair connects within 2 s, directly where that is possible."""
-        results = run_grid(NEARBY, seeds=SEEDS[:1], link=CALM)
-        self.check(results)
+        self.assertEqual(len(results.outcomes), 4)
         self.assertLess(results.worst, 2.0)
-
-    def test_behind_one_nat(self) -> None:
-        """Homes behind one NAT connect, for each way of hairpinning."""
-        self.check(run_shared(["EIM/APDF", "APDM/EIF"], seeds=SEEDS[:1]))
-
-    def test_delay_and_loss(self) -> None:
-        """25 ms and 5 % loss on each access link: every pair connects, half within 0.8 s."""
-        results = run_grid(VARIED, seeds=SEEDS[:1], link=BAD)
-        self.check(results)
-        self.assertLess(results.median, 0.8)
-
-    def test_ports_in_sequence(self) -> None:
-        """Pairs that need prediction, which is looked for until 25 s later."""
-        results = run_grid(["EIM/APDF", "APDM/APDF"], seeds=[1], ports=[Ports.SEQUENTIAL], later=True)
-        self.check(results)
-        self.assertNotIn("R", results.matrix().split("---")[-1])
 
     def test_the_tables_have_every_combination(self) -> None:
         """The tables have all pairs of mapping and filtering, and all shared NATs with each hairpinning."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import product
 
@@ -23,10 +22,10 @@ from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
 from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
+from tests.simulation.seeds import ALL
 
 WITHIN = 20.0
 """Seconds after the call within which the path must be direct."""
-ALL = os.environ.get("PUNCH_SEEDS") == "all"
 SEEDS = range(1, 101) if ALL else range(1, 2)
 FILTER_SEEDS = range(1, 21) if ALL else range(10, 11)
 LOSS_SEEDS = range(1, 11) if ALL else range(1, 2)

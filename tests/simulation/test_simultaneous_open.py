@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from itertools import product
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
-from punch.ice.punching.simultaneous_open import FAR, LOW_TTLS, MAX_PACKETS, ROUTERS, TURNS, order_of
+from punch.ice.punching.simultaneous_open import MAX_PACKETS
 from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
-from punch.wire.peers.punching import MAX_TURN, Begin, First, Opened, Targets
+from punch.wire.peers.punching import Begin, First, Opened, Targets
+from tests.simulation.seeds import ALL
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct…"""
 WITHIN_WITH_LOSS = 25.0
 """…and the same if packets are lost, also those of the relay."""
-ALL = os.environ.get("PUNCH_SEEDS") == "all"
 SEEDS = range(1, 21) if ALL else range(1, 2)
 NEAR = LinkSpec()
 FAR_LINK = LinkSpec(delay=0.025)
@@ -34,23 +31,6 @@ TAKES, DROPS = Unsolicited.ACCEPT, Unsolicited.DROP
 def linux(unsolicited: Unsolicited) -> NAT:
     """Masquerading as Linux does it: a mapping for each flow, at the port of the socket if that is free."""
     return NAT(mapping=Mapping.APDM, ports=Ports.PRESERVING, overload=True, unsolicited=unsolicited)
-
-
-class PlanTests(SynchronousTestCase):
-    """Who is first, and how far the first packet goes."""
-
-    def test_orders(self) -> None:
-        """Each side is first in some turn; both are if packets take long enough to cross."""
-        for rtt, orders in ((0.0, {First.OPENS, First.AIMS}), (FAR, set(First))):
-            self.assertEqual({order_of(turn, rtt) for turn in range(TURNS)}, orders)
-        self.assertIs(order_of(0, FAR), First.BOTH)
-        self.assertEqual(TURNS, MAX_TURN + 1)
-
-    def test_how_far(self) -> None:
-        """Two carrier NATs behind a home's are passed. Packets that a router may drop come last."""
-        self.assertEqual({len(LOW_TTLS), len(ROUTERS)}, {TURNS})
-        self.assertGreater(min(LOW_TTLS), 3)
-        self.assertEqual(ROUTERS, (None, None, 1, 1, 2))
 
 
 class DirectTests(PunchingTestCase):

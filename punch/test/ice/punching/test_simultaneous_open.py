@@ -1,0 +1,25 @@
+"""Who sends first when both sides open a path at once, and how far the first packet goes."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.punching.simultaneous_open import FAR, LOW_TTLS, ROUTERS, TURNS, order_of
+from punch.wire.peers.punching import MAX_TURN, First
+
+
+class PlanTests(SynchronousTestCase):
+    """Who is first, and how far the first packet goes."""
+
+    def test_orders(self) -> None:
+        """Each side is first in some turn; both are if packets take long enough to cross."""
+        for rtt, orders in ((0.0, {First.OPENS, First.AIMS}), (FAR, set(First))):
+            self.assertEqual({order_of(turn, rtt) for turn in range(TURNS)}, orders)
+        self.assertIs(order_of(0, FAR), First.BOTH)
+        self.assertEqual(TURNS, MAX_TURN + 1)
+
+    def test_how_far(self) -> None:
+        """Two carrier NATs behind a home's are passed. Packets that a router may drop come last."""
+        self.assertEqual({len(LOW_TTLS), len(ROUTERS)}, {TURNS})
+        self.assertGreater(min(LOW_TTLS), 3)
+        self.assertEqual(ROUTERS, (None, None, 1, 1, 2))
