@@ -24,7 +24,7 @@ from punch.natcheck.transactions import (
     PROBE_TRIES,
     PROBE_WAIT,
     Bind,
-    Later,
+    Future,
     ObservedAddress,
     ReflectorAddresses,
     Transactions,
@@ -162,8 +162,8 @@ async def _find_home(
     transactions: Transactions, first: Address, hosts: Sequence[str]
 ) -> ObservedAddress | None:
     """The first of our own addresses that the reflector answers, asked from a new socket."""
-    tries: list[Later[ObservedAddress | None]] = []
-    settled: Later[None] = Later()
+    tries: list[Future[ObservedAddress | None]] = []
+    settled: Future[None] = Future()
 
     def one_more() -> None:
         if all(each.done for each in tries) or any(each.done and each.value for each in tries):
@@ -274,7 +274,7 @@ class Netcheck:
         :param now: the time in monotonic seconds.
         """
         self._transactions = Transactions(peer, random, bind, now)
-        self._reports: dict[bool, Later[FamilyReport]] = {}
+        self._reports: dict[bool, Future[FamilyReport]] = {}
 
     def start(
         self,

@@ -30,7 +30,7 @@ from punch.wire.stun import (
 T = TypeVar("T")
 
 
-class Later(Generic[T]):
+class Future(Generic[T]):
     """A result that will be known later. It can be awaited before and after it is `done`."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Later(Generic[T]):
         else:
             self._waiting.append(call)
 
-    def __await__(self) -> Generator[Later[Any], None, T]:
+    def __await__(self) -> Generator[Future[Any], None, T]:
         if not self.done:
             yield self
         return self.value
@@ -73,32 +73,32 @@ class Later(Generic[T]):
 
 class Scheduler:
     """
-    Runs coroutines that await nothing but `Later`.
+    Runs coroutines that await nothing but `Future`.
 
     :ivar now: the time of the newest input, in monotonic seconds.
     """
 
     def __init__(self, now: float) -> None:
         self.now = now
-        self._timers: list[tuple[float, int, Later[None]]] = []
+        self._timers: list[tuple[float, int, Future[None]]] = []
         self._count = 0
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Later[T]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine until it waits, and continue it later; returns its future result."""
-        finished: Later[T] = Later()
+        finished: Future[T] = Future()
         self._step(coroutine, finished)
         return finished
 
-    def sleep(self, seconds: float) -> Later[None]:
-        """Return a `Later` that is done after so many seconds."""
-        over: Later[None] = Later()
+    def sleep(self, seconds: float) -> Future[None]:
+        """Return a `Future` that is done after so many seconds."""
+        over: Future[None] = Future()
         self._count += 1
         heappush(self._timers, (self.now + seconds, self._count, over))
         return over
 
-    async def within(self, awaited: Later[Any], seconds: float) -> bool:
+    async def within(self, awaited: Future[Any], seconds: float) -> bool:
         """Wait for a result for at most so many seconds; returns whether it is done."""
-        either: Later[None] = Later()
+        either: Future[None] = Future()
         for each in (awaited, self.sleep(seconds)):
             each.then(lambda: either.set(None))
         await either
@@ -114,13 +114,13 @@ class Scheduler:
         while self._timers and self._timers[0][0] <= now:
             heappop(self._timers)[2].set(None)
 
-    def _step(self, coroutine: Coroutine[Any, Any, T], finished: Later[T]) -> None:
+    def _step(self, coroutine: Coroutine[Any, Any, T], finished: Future[T]) -> None:
         try:
             awaited = coroutine.send(None)
         except StopIteration as end:
             finished.set(end.value)
         else:
-            cast("Later[Any]", awaited).then(lambda: self._step(coroutine, finished))
+            cast("Future[Any]", awaited).then(lambda: self._step(coroutine, finished))
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ class Transactions(Scheduler):
         self.rtts: list[tuple[Address, float]] = []
         self._peer = peer
         self._random = random
-        self._expected: dict[tuple[Address, bytes], tuple[Address | None, Later[StunMessage]]] = {}
-        self._outcomes: dict[bytes, Later[ProbeOutcome]] = {}
+        self._expected: dict[tuple[Address, bytes], tuple[Address | None, Future[StunMessage]]] = {}
+        self._outcomes: dict[bytes, Future[ProbeOutcome]] = {}
         self._datagrams: list[Transmit] = []
         self._probes: list[Probe] = []
 
@@ -239,10 +239,10 @@ class Transactions(Scheduler):
         arrived = self._expect(seen.local, transaction, None)
         sent = False
         for _ in range(PROBE_TRIES):
-            outcome = self._outcomes[transaction] = Later()
+            outcome = self._outcomes[transaction] = Future()
             mapped = seen.mapped
             self._probes.append(Probe(mapped.host, mapped.port, vantage, transaction, seen.nonce, seen.proof))
-            either: Later[None] = Later()
+            either: Future[None] = Future()
             for each in (arrived, outcome):
                 each.then(lambda either=either: either.set(None))  # type: ignore[misc]
             await self.within(either, CONTROL_WAIT)
@@ -257,7 +257,7 @@ class Transactions(Scheduler):
 
     async def crossed(self, one: ObservedAddress, other: ObservedAddress, rounds: int) -> bool:
         """Whether any datagram between the mapped addresses of two sockets of ours arrives."""
-        arrived: Later[None] = Later()
+        arrived: Future[None] = Future()
         for _ in range(rounds):
             for here, there in ((one, other), (other, one)):
                 transaction = self._random(TRANSACTION_SIZE)
@@ -317,8 +317,8 @@ class Transactions(Scheduler):
         probes, self._probes = self._probes, []
         return probes
 
-    def _expect(self, local: Address, transaction: bytes, sender: Address | None) -> Later[StunMessage]:
-        arrived: Later[StunMessage] = Later()
+    def _expect(self, local: Address, transaction: bytes, sender: Address | None) -> Future[StunMessage]:
+        arrived: Future[StunMessage] = Future()
         self._expected[local, transaction] = sender, arrived
         return arrived
 

@@ -19,7 +19,7 @@ from punch import names
 from punch.apps.chat import protocol
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.conversations import Conversations, Farewells
+from punch.apps.chat.conversations import ChatShutdown, Conversations
 from punch.apps.chat.events import (
     ChatBroken,
     MessagesDelivered,
@@ -109,7 +109,7 @@ class Chat:
         self.conversations: Conversations
         self.storage = Storage(worker, self.views, self._timers, lambda: self.conversations.retry())
         self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
-        self._farewells = Farewells(self.conversations, self._timers)
+        self._shutdown = ChatShutdown(self.conversations, self._timers)
         self.calls = ChatLinks(self.views, node, clock, lambda: random(1)[0] / 255, self.waits)
         self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
         self.history = History(
@@ -174,9 +174,9 @@ class Chat:
         """
         Say goodbye in all conversations, so that nothing that is under way is lost.
 
-        :return: fires when all peers have confirmed it, as `Farewells.say` does.
+        :return: fires when all peers have confirmed it, as `ChatShutdown.say` does.
         """
-        return self._farewells.say({peer for peer in self.links if self.conversations.streaming(peer)})
+        return self._shutdown.say({peer for peer in self.links if self.conversations.streaming(peer)})
 
     # -- events of the node --
 
@@ -221,7 +221,7 @@ class Chat:
             if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
                 self._open_stream(event.link)
         elif isinstance(event, node_events.Disconnected):
-            self._farewells.done(event.peer)
+            self._shutdown.done(event.peer)
             self._refused.discard(event.peer)
         if isinstance(event, (node_events.Introduced, node_events.IncomingCall)):
             self.contacts.tell(event.peer)
@@ -386,11 +386,11 @@ class Chat:
             self.calls.waiting(peer)
 
     def conversation_heard(
-        self, conversation: Conversation, event: protocol.Named | protocol.Farewell
+        self, conversation: Conversation, event: protocol.Named | protocol.ByeExchanged
     ) -> None:
         """The peer sent something that is not about messages."""
-        if isinstance(event, protocol.Farewell):
-            self._farewells.done(conversation.peer)
+        if isinstance(event, protocol.ByeExchanged):
+            self._shutdown.done(conversation.peer)
         else:
             self.contacts.claimed(conversation.peer, event.name)
 

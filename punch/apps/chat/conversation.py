@@ -276,8 +276,8 @@ class Conversation:
         """The peer sent something."""
         if stream is not self._stream:
             return
-        if isinstance(event, protocol.Greeted):
-            self._greeted(stream, event)
+        if isinstance(event, protocol.HelloReceived):
+            self._hello_received(stream, event)
         elif isinstance(event, MessageReceived):
             assert self._remote_epoch is not None
             self._pending.append((self._remote_epoch, event))
@@ -285,12 +285,12 @@ class Conversation:
             self._store_some()
         elif isinstance(event, protocol.Delivered):
             self._progress.reach(MessageState.DELIVERED, event.id)
-        elif isinstance(event, protocol.ReadThere):
+        elif isinstance(event, protocol.PeerHasRead):
             self._progress.reach(MessageState.READ, event.id)
         else:
             self._chat.conversation_heard(self, event)
 
-    def _greeted(self, stream: ChatStream, event: protocol.Greeted) -> None:
+    def _hello_received(self, stream: ChatStream, event: protocol.HelloReceived) -> None:
         self._remote_epoch = event.epoch
         if not event.outdated:
             self._catch_up(event.epoch)

@@ -133,7 +133,7 @@ class Conversations:
             conversation.retry()
 
 
-class Farewells:
+class ChatShutdown:
     """Says goodbye at the end of the chat, so that nothing that is under way is lost."""
 
     def __init__(self, conversations: Conversations, timers: Timers) -> None:

@@ -115,7 +115,7 @@ class OutgoingMessage:
 
 
 @dataclass(frozen=True)
-class Greeted:
+class HelloReceived:
     """
     The hello of the other side has come. This is the first event.
 
@@ -147,7 +147,7 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class ReadThere:
+class PeerHasRead:
     """The user of the other side has read our messages up to this id."""
 
     id: int
@@ -161,11 +161,11 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Farewell:
-    """Both sides have said `bye`: the link can be closed and nothing is lost."""
+class ByeExchanged:
+    """Both sides have said `bye`: if the link is closed now, nothing is lost."""
 
 
-Event = Greeted | MessageReceived | Delivered | ReadThere | Named | Farewell
+Event = HelloReceived | MessageReceived | Delivered | PeerHasRead | Named | ByeExchanged
 
 
 class ChatCore:
@@ -228,8 +228,8 @@ class ChatCore:
 
     def say_bye(self) -> None:
         """
-        Tell that no message follows those that are being stored (`expect`). `Farewell` comes when the other
-        side has said the same.
+        Tell that no message follows those that are being stored (`expect`). `ByeExchanged` follows when the
+        other side has said the same.
         """
         self._leaves = True
         if not self._said_bye and not self._coming:
@@ -302,7 +302,7 @@ class ChatCore:
 
     def _check_farewell(self) -> None:
         if self._said_bye and self._heard_bye:
-            self._events.append(Farewell())
+            self._events.append(ByeExchanged())
 
     def _handle_hello(self, body: bytes) -> None:
         if self._heard_hello:
@@ -315,7 +315,7 @@ class ChatCore:
         self._outdated = max(delivered, read, stored) > self._sent or any(
             number == stored and _another(time, told) for number, told in self._unacked
         )
-        self._events.append(Greeted(epoch, self._outdated))
+        self._events.append(HelloReceived(epoch, self._outdated))
         if self._epoch in known:
             self._acknowledged(delivered, "a hello")
         if read:
@@ -357,7 +357,7 @@ class ChatCore:
     def _seen(self, number: int, what: str) -> None:
         self._acknowledged(number, what)
         if not self._outdated:
-            self._events.append(ReadThere(number))
+            self._events.append(PeerHasRead(number))
 
 
 def _frame(kind: int, body: bytes) -> bytes:

@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError
 
 from punch.identity import RandomBytes
 from punch.natcheck.profile import NatProfiles, Observation, observe
-from punch.natcheck.transactions import Later, ReflectorAddresses, Transactions
+from punch.natcheck.transactions import Future, ReflectorAddresses, Transactions
 from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
@@ -86,7 +86,7 @@ class TransactionSockets:
 @dataclass(frozen=True)
 class _Run:
     sockets: TransactionSockets
-    seen: Later[Observation | None]
+    seen: Future[Observation | None]
 
 
 class NatObserver:

@@ -16,7 +16,7 @@ from punch.ice.budget import WINDOW, OpeningBudget
 from punch.ice.candidates import may_pair
 from punch.ice.punching.techniques import Technique
 from punch.identity import RandomBytes
-from punch.natcheck.transactions import Later, Transactions
+from punch.natcheck.transactions import Future, Transactions
 from punch.net.udp.sockets import Reach
 from punch.node.network.network import Network
 from punch.node.paths.ice_transport import IceTransport
@@ -130,10 +130,10 @@ class Attempt:
     rtt: float
     random: RandomBytes
     relayed: Callable[[], bool]
-    propose: Callable[[Targets], Later[Opened]]
+    propose: Callable[[Targets], Future[Opened]]
     answer: Callable[[Opened], None]
     begin: Callable[[], None]
-    begun: Later[None]
+    begun: Future[None]
     sent: Callable[[], None]
     release: Callable[[], None]
 

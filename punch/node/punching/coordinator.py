@@ -24,7 +24,7 @@ from punch.ice.punching.techniques import Technique, opens, technique_for
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
-from punch.natcheck.transactions import Later, Transactions
+from punch.natcheck.transactions import Future, Transactions
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
@@ -133,8 +133,8 @@ class Punching:
         self._opening = self._found = False
         self._network_changed_at = self._settled_at = float("-inf")
         self._begin_at: float | None = None
-        self._awaited: tuple[int, Later[Opened]] | None = None
-        self._begun: tuple[int, Later[None]] | None = None
+        self._awaited: tuple[int, Future[Opened]] | None = None
+        self._begun: tuple[int, Future[None]] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
         self._sockets = AttemptSockets(
             context.network, transport, context.monotonic, lambda: self._driver.run(), changed
@@ -347,8 +347,8 @@ class Punching:
         if self._relayed:
             self._begin_at = max(transactions.now, started + wait)
 
-    def _propose(self, targets: Targets) -> Later[Opened]:
-        answered: Later[Opened] = Later()
+    def _propose(self, targets: Targets) -> Future[Opened]:
+        answered: Future[Opened] = Future()
         self._awaited = targets.attempt, answered
         self._link.try_send_control(OptionalFrameType.TARGETS, targets.encode())
         return answered
@@ -400,7 +400,7 @@ class Punching:
 
     def _attempt(self, number: int, transactions: Transactions) -> Attempt | None:
         """Return what a technique needs; None if the own NAT or that of the other side is not known."""
-        begun: Later[None] = Later()
+        begun: Future[None] = Future()
         self._begun = number, begun
         ours, theirs = self._profiles
         found = self._network.nat_observer.base_and_reflector

@@ -30,7 +30,7 @@ from punch.natcheck.report import (
     NetcheckReport,
     Transport,
 )
-from punch.natcheck.transactions import Later, Scheduler
+from punch.natcheck.transactions import Future, Scheduler
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
@@ -136,7 +136,7 @@ class TaskTests(SynchronousTestCase):
     def test_turns(self) -> None:
         scheduler = Scheduler(10.0)
         told: list[str] = []
-        signal: Later[str] = Later()
+        signal: Future[str] = Future()
 
         async def one() -> str:
             told.append(await signal)

@@ -28,8 +28,8 @@ from prompt_toolkit.utils import get_cwidth
 from twisted.internet.defer import Deferred
 
 from punch.ui.terminal import toolkit
-from punch.ui.terminal.above import Above
 from punch.ui.terminal.input import MAX_PASTE, clean_paste
+from punch.ui.terminal.lines_above_prompt import LinesAbovePrompt
 from punch.ui.terminal.prompt import Complete, Fragments, PromptUser
 from punch.ui.terminal.toolkit import (
     STYLE,
@@ -146,7 +146,7 @@ class PromptLoop:
         )
         # After Escape, keys are waited for as long as people wait.
         app.ttimeoutlen = 0.1
-        self._above = Above(app, self._output, self._reflows, self._in_reactor)
+        self._above = LinesAbovePrompt(app, self._output, self._reflows, self._in_reactor)
         self._report_focus(True)
         try:
             await app.run_async(pre_run=self._begin, set_exception_handler=False, handle_sigint=False)
@@ -210,7 +210,7 @@ class PromptLoop:
     # -- what is shown --
 
     def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """Above the prompt."""
+        """Lines above the prompt."""
         self._above.show(number, text, key, shown)
 
     def replace(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:

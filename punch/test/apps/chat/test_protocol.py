@@ -17,18 +17,18 @@ from punch.apps.chat.protocol import (
     NAME,
     NO_EPOCH,
     READ,
+    ByeExchanged,
     ChatCore,
     ChatProtocolError,
     Delivered,
     Event,
-    Farewell,
-    Greeted,
     Hello,
+    HelloReceived,
     Known,
     MessageReceived,
     Named,
     OutgoingMessage,
-    ReadThere,
+    PeerHasRead,
 )
 
 OURS = b"ours" * 2
@@ -135,12 +135,12 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(
             events(made),
             [
-                Greeted(THEIRS, outdated=False),
+                HelloReceived(THEIRS, outdated=False),
                 MessageReceived(3, "hi", 2.5),
                 MessageReceived(4, "", None),
                 Delivered(8),
                 Delivered(9),
-                ReadThere(9),
+                PeerHasRead(9),
             ],
         )
 
@@ -156,24 +156,24 @@ class FrameTests(SynchronousTestCase):
             sent=3, waiting=[OutgoingMessage(2, 0.0, b"a"), OutgoingMessage(3, 0.0, b"b")], greeted=False
         )
         made.receive_data(hello(THEIRS, knows(b"elsewise", 99), knows(OURS, 2, 1)))
-        self.assertEqual(events(made), [Greeted(THEIRS, outdated=False), Delivered(2), ReadThere(1)])
+        self.assertEqual(events(made), [HelloReceived(THEIRS, outdated=False), Delivered(2), PeerHasRead(1)])
 
     def test_marks_of_another_epoch_mean_nothing(self) -> None:
         made = core(sent=1, waiting=[OutgoingMessage(1, 0.0, b"a")], greeted=False)
         made.receive_data(hello(THEIRS, knows(b"elsewise", 99)))
-        self.assertEqual(events(made), [Greeted(THEIRS, outdated=False)])
+        self.assertEqual(events(made), [HelloReceived(THEIRS, outdated=False)])
 
     def test_who_knows_more_than_we_said(self) -> None:
         """A part of our state is lost: nothing that it marks is believed."""
         made = core(sent=1, waiting=[OutgoingMessage(1, 0.0, b"a")], greeted=False)
         made.receive_data(hello(THEIRS, knows(OURS, 2)) + ack(1) + frame(READ, number(1)) + ack(77))
-        self.assertEqual(events(made), [Greeted(THEIRS, outdated=True)])
+        self.assertEqual(events(made), [HelloReceived(THEIRS, outdated=True)])
 
     def test_who_has_more_than_we_said(self) -> None:
         """Stored there is enough: no view needs to have had it."""
         made = core(sent=1, waiting=[OutgoingMessage(1, 0.0, b"a")], greeted=False)
         made.receive_data(hello(THEIRS, knows(OURS, 0, stored=2)) + ack(1))
-        self.assertEqual(events(made), [Greeted(THEIRS, outdated=True)])
+        self.assertEqual(events(made), [HelloReceived(THEIRS, outdated=True)])
 
     def test_who_knows_another_message_under_an_id_of_ours(self) -> None:
         """Their mark is for what this side has lost, not for what it says now."""
@@ -186,8 +186,8 @@ class FrameTests(SynchronousTestCase):
                 ]
                 made = core(sent=4, waiting=waiting, greeted=False)
                 made.receive_data(hello(THEIRS, knows(OURS, 2, 2, 3, time)))
-                marks = [] if outdated else [Delivered(2), ReadThere(2)]
-                self.assertEqual(events(made), [Greeted(THEIRS, outdated), *marks])
+                marks = [] if outdated else [Delivered(2), PeerHasRead(2)]
+                self.assertEqual(events(made), [HelloReceived(THEIRS, outdated), *marks])
 
     def test_who_says_another_message_under_an_id_that_we_know(self) -> None:
         """They will find out, and say all of it again: nothing is taken twice."""
@@ -208,7 +208,7 @@ class FrameTests(SynchronousTestCase):
     def test_room_to_grow(self) -> None:
         made = core(greeted=False)
         made.receive_data(frame(HELLO, hello(THEIRS, knows(OURS))[3:] + b"later") + frame(99, b"new"))
-        self.assertEqual(events(made), [Greeted(THEIRS, outdated=False)])
+        self.assertEqual(events(made), [HelloReceived(THEIRS, outdated=False)])
 
 
 class FarewellTests(SynchronousTestCase):
@@ -221,7 +221,7 @@ class FarewellTests(SynchronousTestCase):
         self.assertEqual(made.data_to_send(), frame(BYE, b""))
         self.assertEqual(events(made), [])
         made.receive_data(frame(BYE, b"") + frame(BYE, b"later"))
-        self.assertEqual(events(made), [Farewell()])
+        self.assertEqual(events(made), [ByeExchanged()])
         self.assertEqual(made.data_to_send(), b"")
 
     def test_own_bye_follows_what_is_being_stored(self) -> None:
@@ -243,7 +243,7 @@ class FarewellTests(SynchronousTestCase):
         self.assertEqual(made.data_to_send(), b"")
         made.receive_data(ack(1))
         self.assertEqual(made.data_to_send(), frame(BYE, b""))
-        self.assertEqual(events(made), [Delivered(1), Farewell()])
+        self.assertEqual(events(made), [Delivered(1), ByeExchanged()])
 
     def test_bye_is_answered_after_what_is_being_stored(self) -> None:
         made = core()
@@ -257,7 +257,7 @@ class FarewellTests(SynchronousTestCase):
         self.assertEqual(events(made), [Delivered(1)])
         made.expect(0)
         self.assertEqual(made.data_to_send(), frame(BYE, b""))
-        self.assertEqual(events(made), [Farewell()])
+        self.assertEqual(events(made), [ByeExchanged()])
 
 
 class HostileTests(SynchronousTestCase):

@@ -39,7 +39,7 @@ class _Last:
     columns: int
 
 
-class Above:
+class LinesAbovePrompt:
     """
     Lines above the prompt of an application, in its thread.
 

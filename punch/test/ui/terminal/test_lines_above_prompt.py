@@ -12,8 +12,8 @@ from prompt_toolkit.utils import get_cwidth
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ui.terminal.above import Above, narrowest, rows_above, widest
 from punch.ui.terminal.escapes import reflows
+from punch.ui.terminal.lines_above_prompt import LinesAbovePrompt, narrowest, rows_above, widest
 
 UP = "\x1b[A"
 
@@ -24,7 +24,7 @@ class AboveTests(SynchronousTestCase):
         self.written = io.StringIO()
         output = Vt100_Output(self.written, lambda: Size(rows=30, columns=self.columns), enable_cpr=False)
         app: Application[None] = Application(output=output, input=DummyInput())
-        self.above = Above(app, output, reflows=True, in_reactor=lambda call: call())
+        self.above = LinesAbovePrompt(app, output, reflows=True, in_reactor=lambda call: call())
         self.show("The first line also sets up the terminal", None)
 
     def show(self, text: str, key: object = "key", instead: bool = False) -> str:
