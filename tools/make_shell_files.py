@@ -4,7 +4,7 @@ Make the completions for bash, zsh and fish, and the manual pages, from what eac
     python tools/make_shell_files.py           # writes share/
     python tools/make_shell_files.py --check   # the status is 1 if share/ is not what would be written
 
-The source of all of them is `punch --help` and `punch COMMAND --help`, as for GNU help2man.
+The source of all of them is `punch --help` and `punch COMMAND --help-all`, as for GNU help2man.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def collect() -> tuple[Help, list[Help]]:
     names = [(name,) for name in commands]
     names += [(name, action) for name, actions in ACTIONS.items() for action in actions]
     with ThreadPoolExecutor(2) as pool:
-        texts = list(pool.map(lambda words: said(*words, "--help"), names))
+        texts = list(pool.map(lambda words: said(*words, "--help-all"), names))
     found = []
     for words, each in zip(names, texts, strict=True):
         short = re.sub(r"[:;(].*", "", commands[words[0]]).strip() if len(words) == 1 else ""

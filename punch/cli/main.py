@@ -25,31 +25,29 @@ from punch.cli.usage import (
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
-
 Usage: punch COMMAND [options]
 
 Commands:
-  demo         start a rendezvous and two peers on this machine, and let them chat
-  rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous);
-               for its operator: rendezvous status, invite, peers, usage, revoke
-  chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
-  web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
-  peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
+  demo         start a rendezvous and two peers here, and let them chat
+  rendezvous   introduce peers to each other (twistd -n punch-rendezvous), and
+               rendezvous status, invite, peers, usage, revoke
+  chat [WHO]   chat in this terminal, and call WHO, a name or an ID
+  web [WHO]    chat in a browser: prints the address to open
+  peer         the same for scripts: --peer WHO, --json (twistd -n punch-peer)
   invite       get to know a peer: prints a code
   join CODE    get to know the peer who printed it
   send         send files and folders: send PATH... WHO; without WHO, by a code
   receive      receive what others send, or what a code is for
-  forward      reach a port that a peer exposes: forward 8080 WHO:localhost:80
-  expose       let peers reach a port of this machine: expose localhost:22 --to WHO
-  pipe         join stdin and stdout with a peer's, or with a service: pipe WHO [SERVICE]
-  peers        the address book: list, name, block, unblock, grant, revoke, forget, add
+  forward      reach a port that a peer exposes: forward 8080 WHO:80
+  expose       let peers reach a port of this machine: expose 22 --to WHO
+  pipe         join stdin and stdout with a peer's: pipe WHO [SERVICE]
+  peers        the address book: list, name, block, grant, forget, add, ...
   status       say what the node that runs here does: links, paths, services
   netcheck     say what this network does to links: NAT, UDP, relays
   identity     identity revoke: have the rendezvous refuse your ID for ever
   id           print your peer ID, making a key if there is none yet
 
-punch COMMAND --help explains the options of a command.
-punch --version prints the version."""
+punch COMMAND --help explains a command. punch --version prints the version."""
 
 PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
 
@@ -68,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_quietly_on_interrupt()
     escape_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ("-h", "--help", "--help-all", "help"):
         show(USAGE)
         return 0
     from punch.names import without_format

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from twisted.python import usage
@@ -28,10 +28,13 @@ class CommandOptions(usage.Options):
 
     :cvar plugin: its name.
     :cvar files: the options whose values name files.
+    :cvar rare: options that few users need: `--help`, which fits on one screen, leaves them out, and
+        `--help-all` shows them.
     """
 
     plugin: str
     files: frozenset[str] = frozenset()
+    rare: Collection[str] = frozenset()
 
     @property
     def command(self) -> str:
@@ -55,8 +58,23 @@ class CommandOptions(usage.Options):
 
     def opt_help(self) -> NoReturn:
         """Display this help and exit."""
-        show(str(self))
+        show(self._help(self.rare or ("help-all",)))
         raise SystemExit(0)
+
+    def opt_help_all(self) -> NoReturn:
+        """Show all options."""
+        show(self._help(("help-all",)))
+        raise SystemExit(0)
+
+    def _help(self, hidden: Collection[str]) -> str:
+        """The help without some options."""
+        # Twisted's `getUsage` has no parameter for that
+        all_options = self.longOpt
+        try:
+            self.longOpt = [option for option in all_options if option.rstrip("=") not in hidden]
+            return str(self).rstrip("\n")
+        finally:
+            self.longOpt = all_options
 
     def opt_version(self) -> NoReturn:
         """Display the version of Punch and exit."""

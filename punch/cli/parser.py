@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from punch.cli.usage import seen_words, show, usage_error_text, write_stderr
 
@@ -17,6 +17,9 @@ class Parser(argparse.ArgumentParser):
     """
     Says what is wrong in a sentence on stderr, with `--json` also as a `failed` event on stdout; the status
     is 2.
+
+    `--help` fits on one screen: it leaves out the options that `add_rare_argument` adds, which `--help-all`
+    shows, too.
 
     :param words_name_files: whether the values that belong to no option name files.
     :param own_stdout: False: stdout is for the data of the command, and the event is alone on stderr.
@@ -33,6 +36,15 @@ class Parser(argparse.ArgumentParser):
         self._json = False
         self._words_name_files = words_name_files
         self._own_stdout = own_stdout
+        self._rare: list[argparse.Action] = []
+        self._help_all = self.add_argument(
+            "--help-all", action=_HelpAll, nargs=0, dest=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+    def add_rare_argument(self, *names: str, **options: Any) -> None:
+        """Add an option that few users need, as `add_argument` does others."""
+        self._rare.append(self.add_argument(*names, **options))
+        self._help_all.help = "show all options"
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """
@@ -47,6 +59,24 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Explain everything."""
         self.print_text(self.format_help(), file)
+
+    def format_help(self) -> str:
+        """The help without rare options."""
+        return self._format(self._rare)
+
+    def format_help_of_all(self) -> str:
+        """The help with all options but `--help-all`."""
+        return self._format([self._help_all])
+
+    def _format(self, hidden: Iterable[argparse.Action]) -> str:
+        texts = [(action, action.help) for action in hidden]
+        try:
+            for action, _ in texts:
+                action.help = argparse.SUPPRESS
+            return super().format_help()
+        finally:
+            for action, text in texts:
+                action.help = text
 
     def print_text(self, text: str, file: SupportsWrite[str] | None) -> None:
         """Print on stdout, or into a file."""
@@ -64,3 +94,19 @@ class Parser(argparse.ArgumentParser):
         if self._own_stdout or not self._json:
             write_stderr(f"{self.prog}: {text}")
         raise SystemExit(2)
+
+
+class _HelpAll(argparse.Action):
+    """Explains all options, and ends the process."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Do so."""
+        assert isinstance(parser, Parser)
+        parser.print_text(parser.format_help_of_all(), None)
+        raise SystemExit(0)

@@ -30,9 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         "press Ctrl-C. Nothing else becomes reachable.",
         "docs/forward.md",
     )
-    parser.add_argument(
-        "address", metavar="ADDRESS", help="as localhost:22, 22 (on localhost), or the path of a Unix socket"
-    )
+    parser.add_argument("address", metavar="ADDRESS", help="localhost:22, 22, or the path of a Unix socket")
     parser.add_argument(
         "--to",
         dest="peers",
@@ -48,9 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help="the name that peers give instead of the address [default: the address]",
     )
-    parser.add_argument(
-        "--udp", action="store_true", help="the port is one of UDP, which punch forward --udp reaches"
-    )
+    parser.add_argument("--udp", action="store_true", help="a port of UDP, for punch forward --udp")
     parser.add_argument(
         "--reverse",
         action="store_true",

@@ -37,30 +37,29 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser(
         PROGRAM,
         "Listen on a port or a Unix socket of this machine, and forward each connection to what a peer "
-        "exposes with punch expose, until you press Ctrl-C. With --reverse, the other way: a port of the "
-        "peer leads to one that is reached from here.",
+        "exposes with punch expose, until you press Ctrl-C. With --reverse, a port of the peer leads here.",
         "docs/forward.md",
     )
     parser.add_argument(
         "local",
         metavar="LOCAL",
-        help="where to listen: a port of this machine, as 8080 (0: any), or with an address, as "
-        "0.0.0.0:8080, or the path of a Unix socket; with --reverse, where connections go",
+        help="where to listen: 8080 (0: any port), 0.0.0.0:8080, or the path of a Unix socket; "
+        "where connections go with --reverse",
     )
     parser.add_argument(
         "target",
         metavar="WHO:ADDRESS",
-        help="the peer, by name or ID, and what it exposes, as bob:localhost:80, bob:80 or bob:NAME",
+        help="the peer and what it exposes: bob:localhost:80, bob:80, bob:NAME",
     )
     parser.add_argument(
         "--udp",
         action="store_true",
-        help="forward datagrams of UDP, not connections; the peer exposes its port with --udp, too",
+        help="forward datagrams, as punch expose --udp allows",
     )
     parser.add_argument(
         "--reverse",
         action="store_true",
-        help="have ADDRESS of the peer lead to LOCAL; the peer allows it with punch expose --reverse",
+        help="ADDRESS leads to LOCAL, by punch expose --reverse",
     )
     options = parser.parse(arguments)
     from twisted.internet import reactor

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     action = without_format(words[0]) if words else ""
     if action == "revoke":
         words.pop(0)
-    elif action not in ("-h", "--help"):
+    elif action not in ("-h", "--help", "--help-all"):
         write_stderr(
             "punch identity: the only command is punch identity revoke; see punch identity revoke --help"
         )

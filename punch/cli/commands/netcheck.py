@@ -61,22 +61,22 @@ def _parser(root: Path, login: str) -> Parser:
         metavar="ADDRESS",
         action="append",
         help="punch://host:port/PIN, as the rendezvous printed it; several of one service with "
-        "commas, or the option several times [default: PUNCH_RENDEZVOUS of the environment, else the "
-        "one used last, else your own on this machine]",
+        "commas, or in several options [default: that of PUNCH_RENDEZVOUS, else the last one, else your own "
+        "on this machine]",
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--name", default=login, help="whose last used rendezvous that is [default: %(default)s]"
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--proxy",
         metavar="URL",
         help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
         "the environment says, and directly where that fails]",
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--port-mapping",
         choices=[policy.value for policy in PortMappingPolicy],
         default=PortMappingPolicy.AUTO.value,

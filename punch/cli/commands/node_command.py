@@ -319,35 +319,34 @@ def make_parser(
         "--rendezvous",
         metavar="ADDRESS",
         help=f"punch://host:port/PIN{when} "
-        "[default: PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this "
-        "machine]",
+        "[default: that of PUNCH_RENDEZVOUS, else the last one, else your own on this machine]",
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--proxy",
         metavar="URL",
         help=f"HTTP or SOCKS5 proxy, or none{when} [default: that of the environment]",
     )
     if registers is not Registers.ALWAYS:
-        parser.add_argument(
+        parser.add_rare_argument(
             "--port-mapping",
             choices=[policy.value for policy in PortMappingPolicy],
             default=PortMappingPolicy.AUTO.value,
             help=f"whether your router is asked for a port that leads here{when} [default: %(default)s]",
         )
-        parser.add_argument(
+        parser.add_rare_argument(
             "--spray",
             choices=[policy.value for policy in SprayPolicy],
             default=SprayPolicy.AUTO.value,
             help=f"whether many packets may go to guessed ports of a peer on a relayed link{when} "
             "[default: %(default)s]",
         )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--name",
         default=login_name(os.environ),
         help=f"whose {'address book' if registers is Registers.ALWAYS else 'node'}: the identity of that "
         "name [default: %(default)s]",
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--state-dir",
         default=str(own_state_dir(os.environ)),
         metavar="DIR",

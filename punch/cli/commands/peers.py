@@ -82,6 +82,8 @@ def _parser() -> Parser:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.color = False
+            if options.get("add_help", True):
+                self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
 
         def print_help(self, file: SupportsWrite[str] | None = None) -> None:
             parser.print_text(self.format_help(), file)

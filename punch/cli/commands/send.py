@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     program = "punch send"
     parser = make_parser(
         program,
-        "Send files and folders to a peer, who runs punch receive. A transfer that was interrupted continues "
-        "where it was: run the same command again (without a code).",
+        "Send files and folders to a peer, who runs punch receive. The same command, run again, continues a "
+        "transfer that was interrupted (not by a code).",
         "docs/files.md",
         words_name_files=True,
         registers=Registers.FOR_A_CODE,
@@ -65,22 +65,20 @@ def main(arguments: Sequence[str]) -> int:
         "words",
         nargs="*",
         metavar="PATH... WHO",
-        help="files and folders (- is standard input), and the peer: a name of the address book, or an ID. "
-        "With one path alone, or with --code, a code is printed that the other side gives to punch receive",
+        help="files and folders (- is standard input), and the peer: a name of the address book, or an ID; "
+        "one path alone is sent by a code",
     )
     parser.add_argument(
-        "--code", action="store_true", help="print a code in place of sending to somebody you know"
+        "--code", action="store_true", help="print a code for punch receive, to send to somebody new"
     )
-    parser.add_argument(
+    parser.add_rare_argument(
         "--as",
         dest="pipe_name",
         default="stdin",
         metavar="NAME",
         help="the name of what comes from standard input",
     )
-    parser.add_argument(
-        "--text", metavar="TEXT", help="send this text, which is shown there, in place of files"
-    )
+    parser.add_argument("--text", metavar="TEXT", help="send this text in place of files, to be shown there")
     parser.add_argument(
         "--wait",
         action="store_true",

@@ -35,12 +35,27 @@ E = TypeVar("E", bound=Enum)
 
 _started = time.monotonic()
 
+_RARE = frozenset(
+    ("no-history", "notify", "port-mapping", "proxy", "relay", "retention", "spray", "state-dir", "version")
+)
+_RARE_OF = {
+    "punch chat": frozenset(("json", "peer", "web-port")),
+    "punch web": frozenset(("json", "peer", "web")),
+}
+"""Those of two commands besides. They take whom to call as a word of its own."""
+
 
 class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
     plugin = "punch-peer"
     files = frozenset(("state-dir", "downloads"))
+
+    @property
+    def rare(self) -> frozenset[str]:  # type: ignore[override]  # what is rare depends on the command
+        """The options that `--help` leaves out."""
+        return _RARE | _RARE_OF.get(self.command, frozenset(("downloads", "web", "web-port")))
+
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
         "between, and chats: every line of stdin is a message. Prints its own ID, which others call."
@@ -151,14 +166,19 @@ class Options(BaseOptions):
         ],
     ]
 
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        who = " [WHO]" if self.command in _RARE_OF else ""
+        return f"Usage: {self.command}{who} [options]"
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self["rendezvous"] = None
 
     def opt_rendezvous(self, address: str) -> None:
-        """Address of the rendezvous, as it printed it: punch://host:port/PIN. May be given several \
-times, or with commas, if the rendezvous is several servers. [default: PUNCH_RENDEZVOUS of the environment, \
-else the one used last, else your own on this machine]"""
+        """Address of the rendezvous, as it printed it: punch://host:port/PIN; several servers of one with \
+commas, or in several options. [default: that of PUNCH_RENDEZVOUS, else the one used last, else your own on \
+this machine]"""
         self["rendezvous"] = address if self["rendezvous"] is None else f"{self['rendezvous']},{address}"
 
     def postOptions(self) -> None:

@@ -145,7 +145,7 @@ class CommandTests(SynchronousTestCase):
             status, out, err = self.run_command("netcheck", *arguments)
             self.assertEqual((status, out), (2, ""))
             self.assertIn(arguments[0], err)
-        status, out, _ = self.run_command("netcheck", "--help")
+        status, out, _ = self.run_command("netcheck", "--help-all")
         self.assertEqual(status, 0)
         for option in ("--json", "--rendezvous", "--state-dir", "--name", "--lifetime"):
             self.assertIn(option, out)

@@ -1,0 +1,81 @@
+"""The help of each command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.cli import main, options
+from punch.cli.peer.tap import Options
+
+ACTIONS = (
+    "peers add",
+    "peers grant",
+    "identity",
+    "identity revoke",
+    "rendezvous status",
+    "rendezvous invite",
+    "rendezvous peers",
+    "rendezvous usage",
+    "rendezvous revoke",
+)
+PLUGINS = ("peer", "chat", "web")
+"""Those that twistd runs. That of the service is not here: `--help` still lists all its 60 options."""
+
+
+class HelpTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        environment = {"COLUMNS": "80", "HOME": "/home/a-user", "LOGNAME": "a-user"}
+        self.patch(os, "environ", {**os.environ, **environment})
+        self.addCleanup(options.commands.clear)
+
+    def help_of(self, name: str, option: str = "--help") -> list[str]:
+        """The lines of what a command says of itself."""
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            if name in PLUGINS:
+                options.commands["punch-peer"] = f"punch {name}"
+                Options().parseOptions([option])
+            else:
+                main.main([*name.split(), option])
+        return output.getvalue().splitlines()
+
+    def commands(self) -> list[str]:
+        listed = [re.match("  ([a-z]+) ", line) for line in self.help_of("")]
+        found = [match[1] for match in listed if match]
+        self.assertLess({"chat", "send", "rendezvous", "id"}, set(found))
+        found.remove("rendezvous")
+        return [*found, *ACTIONS]
+
+    def test_one_screen(self) -> None:
+        for name in ("", *self.commands()):
+            lines = self.help_of(name)
+            self.assertIn(len(lines), range(5, 25), name)
+            self.assertLessEqual(max(map(len, lines)), 80, name)
+
+    def test_all_options(self) -> None:
+        """`--help` names `--help-all` where it leaves out an option, and only there."""
+        rare = set()
+        for name in self.commands():
+            few, many = (
+                set(
+                    re.findall("^ +(?:-h, )?(--[a-z-]+)", "\n".join(self.help_of(name, option)), re.MULTILINE)
+                )
+                for option in ("--help", "--help-all")
+            )
+            self.assertIn("--help", many, name)
+            self.assertLessEqual(few - {"--help-all"}, many, name)
+            self.assertEqual("--help-all" in few, bool(many - few), name)
+            self.assertNotIn("--help-all", many)
+            if many - few:
+                rare.add(name)
+        self.assertLess({"chat", "send", "netcheck", "join"}, rare)
+
+    def test_whom_to_call(self) -> None:
+        """Chats take it as a word, other programs as an option."""
+        self.assertEqual(self.help_of("chat")[0], "Usage: punch chat [WHO] [options]")
+        self.assertEqual(self.help_of("peer")[0], "Usage: punch peer [options]")
