@@ -37,7 +37,7 @@ def commands(page: str) -> Iterator[list[str]]:
 def help_of(command: str) -> str:
     program = [TWISTD, command.partition(" ")[2]] if command.startswith("twistd ") else [PUNCH, command]
     done = subprocess.run(
-        [*program, "--help"], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+        [*program, "--help-all"], capture_output=True, text=True, timeout=60, check=False, cwd="/"
     )
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
