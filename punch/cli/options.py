@@ -63,7 +63,7 @@ class CommandOptions(usage.Options):
 
     def opt_help_all(self) -> NoReturn:
         """Show all options."""
-        show(self._help(("help-all",)))
+        show(self._help(()))
         raise SystemExit(0)
 
     def _help(self, hidden: Collection[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from punch.cli.usage import seen_words, show, usage_error_text, write_stderr
@@ -62,14 +62,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The help without rare options."""
-        return self._format(self._rare)
-
-    def format_help_of_all(self) -> str:
-        """The help with all options but `--help-all`."""
-        return self._format([self._help_all])
-
-    def _format(self, hidden: Iterable[argparse.Action]) -> str:
-        texts = [(action, action.help) for action in hidden]
+        texts = [(action, action.help) for action in self._rare]
         try:
             for action, _ in texts:
                 action.help = argparse.SUPPRESS
@@ -77,6 +70,10 @@ class Parser(argparse.ArgumentParser):
         finally:
             for action, text in texts:
                 action.help = text
+
+    def format_help_of_all(self) -> str:
+        """The help with all options."""
+        return super().format_help()
 
     def print_text(self, text: str, file: SupportsWrite[str] | None) -> None:
         """Print on stdout, or into a file."""
