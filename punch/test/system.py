@@ -32,6 +32,7 @@ from punch.node.events import (
 from punch.node.node import Node
 from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec
 from punch.wire.control import Accept
@@ -61,6 +62,7 @@ class Rendezvous:
         relay: bool = True,
         turn: Sequence[str] = (),
         turn_secret: bytes | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -72,6 +74,7 @@ class Rendezvous:
         self._relay = relay
         self._turn = tuple(TurnURI.parse(text) for text in turn)
         self._turn_secret = turn_secret
+        self._membership = membership
         self._starts = 0
         self.service = self.start()
 
@@ -94,6 +97,7 @@ class Rendezvous:
             random=self.net.random_bytes(f"rendezvous {self._starts}"),
             report=self._report,
             wall=lambda: EPOCH + self.host.wall(),
+            membership=self._membership,
         )
         self.service.startService()
         self.net.run_until(lambda: self.service.address is not None, 1.0, "the rendezvous listens")

@@ -58,9 +58,13 @@ class ProxiedNetworks:
     def _serve(self, host: Host, *words: str) -> None:
         self._servers.append(subprocess.Popen([*host.prefix, *words], stdout=subprocess.DEVNULL))
 
+    def state_of(self, name: str) -> str:
+        """The state directory of a peer."""
+        return str(self._running.directory / name)
+
     def peer(self, name: str, *options: str, **environ: str) -> JSONProcess:
         """A peer that accepts all calls."""
-        words = [PUNCH, "peer", "--json", "--name", name, "--state-dir", str(self._running.directory / name)]
+        words = [PUNCH, "peer", "--json", "--name", name, "--state-dir", self.state_of(name)]
         words += ["--rendezvous", self.address, "--accept", "anyone", *options]
         return self._running.start(words, prefix=self.hosts[name].prefix, env=environ)
 
@@ -112,3 +116,13 @@ def test_two_peers_behind_proxies(networks: ProxiedNetworks) -> None:
     )
     assert report.returncode == 0, (report.stdout, report.stderr)
     assert "UDP           no" in report.stdout
+    # Who can use a service only through a proxy can also have a stolen identity refused there.
+    for name, options, environ in (
+        ("bob", ["--proxy", f"socks5://me:secret@{socks}"], {}),
+        ("alice", [], {"https_proxy": f"http://10.1.0.1:{HTTP_PORT}"}),
+    ):
+        state = networks.state_of(name)
+        identity = ["--name", name, "--state-dir", state, "--rendezvous", networks.address]
+        revoked = networks.run(name, "identity", "revoke", "--yes", *identity, *options, **environ)
+        assert revoked.returncode == 0, (revoked.stdout, revoked.stderr)
+        assert "refuses it for ever" in revoked.stdout

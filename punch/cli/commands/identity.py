@@ -16,10 +16,11 @@ from punch.cli import twistd
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import Identity
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous
+from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.names import without_format
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.net.srv import LookUpService, ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.sanitize import quoted
@@ -27,6 +28,7 @@ from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Revoke, Welcome
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 PROGRAM = "punch identity revoke"
@@ -49,9 +51,14 @@ class Revocation:
         identity: Identity,
         ended: Any,
         *,
+        proxy: ProxySettings | None,
+        look_up_service: LookUpService,
         random: Any = os.urandom,
     ) -> None:
-        """:param ended: called when it is over."""
+        """
+        :param ended: called when it is over.
+        :param proxy: as `ControlClient` takes it, like `look_up_service`.
+        """
         self.done = False
         self.problem: ControlProblem | None = None
         self._identity = identity
@@ -64,6 +71,8 @@ class Revocation:
             register=Register("revoked", Accept.KNOWN),
             handler=self,
             random=random,
+            proxy=proxy,
+            look_up_service=look_up_service,
         )
 
     def start(self) -> None:
@@ -114,7 +123,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--yes", action="store_true", help="needed, since this can't be undone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--name", default=login, help=f"which identity [default: {login}]".replace("%", "%%"))
-    parser.add_argument("--rendezvous", metavar="ADDRESS", help="which one to tell [default: the last one]")
+    parser.add_argument(
+        "--rendezvous",
+        metavar="ADDRESS",
+        action="append",
+        help="which one to tell; several servers of one service with commas, or the option several times "
+        "[default: PUNCH_RENDEZVOUS of the environment, else the one used last]",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
+        "the environment says, and directly where that fails]",
+    )
     parser.add_argument(
         "--state-dir", default=root, metavar="DIR", help=f"[default: {root}]".replace("%", "%%")
     )
@@ -125,22 +146,35 @@ def main(arguments: Sequence[str]) -> int:
         if not (peer.directory / "identity.key").exists():
             raise StateError(f"There is no identity {quoted(options.name)} in {options.state_dir}.")
         identity = peer.identity()
-        rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
+        given = ",".join(options.rendezvous) if options.rendezvous else None
+        rendezvous = choose_rendezvous(given, state, options.name, os.environ)
+        proxy = choose_proxy(options.proxy, os.environ)
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
         twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+    except BadProxy as problem:
+        twistd.fail(PROGRAM, str(problem), reason="bad-proxy", as_json=options.json)
     if not options.yes:
         parser.error(f"{identity.peer_id.short} would be refused for ever: add --yes if you want that")
-    return _tell(rendezvous, identity, as_json=options.json)
+    return _tell(rendezvous, identity, proxy, as_json=options.json)
 
 
-def _tell(rendezvous: Sequence[RendezvousAddress], identity: Identity, *, as_json: bool) -> int:
+def _tell(
+    rendezvous: Sequence[RendezvousAddress], identity: Identity, proxy: ProxySettings | None, *, as_json: bool
+) -> int:
     from twisted.internet import reactor
 
     use_monotonic_time(reactor)
     install_resolver(reactor)
-    revocation = Revocation(reactor, rendezvous, identity, lambda: twistd.end(reactor))
+    revocation = Revocation(
+        reactor,
+        rendezvous,
+        identity,
+        lambda: twistd.end(reactor),
+        proxy=proxy,
+        look_up_service=ServiceResolver(reactor),
+    )
     twistd.end_on_signals(reactor)
     run: Any = reactor
     run.callWhenRunning(revocation.start)

@@ -240,6 +240,7 @@ complete -c punch -n '__fish_seen_subcommand_from identity' -l yes -d 'needed, s
 complete -c punch -n '__fish_seen_subcommand_from identity' -l json -d 'print one JSON object'
 complete -c punch -n '__fish_seen_subcommand_from identity' -l name -r -d 'which identity'
 complete -c punch -n '__fish_seen_subcommand_from identity' -l rendezvous -r -d 'which one to tell'
+complete -c punch -n '__fish_seen_subcommand_from identity' -l proxy -r -d 'HTTP or SOCKS5 proxy for TCP connections, or none'
 complete -c punch -n '__fish_seen_subcommand_from identity' -l state-dir -r -d ''
 complete -c punch -n '__fish_seen_subcommand_from id' -l help -d 'show this help message and exit'
 complete -c punch -n '__fish_seen_subcommand_from id' -l name -r -d 'the identity of that name'
