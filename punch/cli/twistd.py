@@ -131,7 +131,11 @@ def on_second_signal(act: Callable[[], None]) -> None:
 
 
 def end_on_signals(
-    reactor: Any, on_hangup: Callable[[], None] | None = None, *, final_line: str = ""
+    reactor: Any,
+    on_hangup: Callable[[], None] | None = None,
+    *,
+    hangup_of_terminal: bool = False,
+    final_line: str = "",
 ) -> None:
     """
     SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then ends by that signal, as
@@ -139,6 +143,8 @@ def end_on_signals(
 
     :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
     :param on_hangup: what SIGHUP does instead, in the reactor's thread.
+    :param hangup_of_terminal: whether SIGHUP ends the process all the same if it has a terminal, which may be
+        gone then.
     :param final_line: a sentence that is printed in a terminal just before the process ends.
     """
     _process_exit.register()
@@ -157,8 +163,9 @@ def end_on_signals(
         reactor.callFromThread(on_hangup)
 
     def install() -> None:
+        hangs_up = on_hangup is not None and not (hangup_of_terminal and _has_terminal())
         for number in _END_SIGNALS:
-            if on_hangup is not None and number == getattr(signal, "SIGHUP", None):
+            if hangs_up and number == getattr(signal, "SIGHUP", None):
                 signal.signal(number, hang_up)
                 continue
             # Whoever started us with one ignored (nohup, a shell's background job) means it.
@@ -166,8 +173,17 @@ def end_on_signals(
                 signal.signal(number, handle)
 
     install()
-    # The reactor puts its own SIGTERM handler in place when it starts.
+    # The reactor puts its own SIGTERM handler in place when it starts, and a daemon has no terminal then.
     reactor.callWhenRunning(install)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _end_by_signal(number: int) -> None:
@@ -305,7 +321,7 @@ def use_own_files(
     log_path: Path,
     fail: Callable[[str], NoReturn],
     observer: Callable[[Any], ILogObserver] | None = None,
-) -> None:
+) -> bool:
     """
     In `postOptions`: `twistd` logs to `log_path` and keeps its pid (as a daemon only) in `directory`, unless
     the user said otherwise, so that several programs started in one directory do not clash.
@@ -315,10 +331,11 @@ def use_own_files(
         for the other end of a named pipe, or end with a traceback.
     :param observer: makes the log's observer of a file; None lets `twistd` choose for a file that the user
         named, and writes text otherwise.
+    :return: whether the log goes to stdout.
     """
     parent = options.parent
     if parent is None or "logfile" not in parent:
-        return
+        return False
     end_quietly_on_interrupt()
     _process_exit.register()
     given = _given(parent)
@@ -338,6 +355,7 @@ def use_own_files(
         # By name, as on the command line. It wins over `logfile`, whose rotation has no end.
         parent["logger"] = f"{__name__}.own_log.open"
         own_log.path = None if parent["logfile"] in ("", "-") else Path(parent["logfile"]).absolute()
+    return not given & {"syslog", "logger"} and parent["logfile"] in ("", "-")
 
 
 def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 from punch.identity import Identity
 from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
+from tests.ports import free_port
 from tests.processes import Programs
+from tests.rendezvous.test_monitoring_process import health
 from tests.rendezvous.test_rendezvous_process import FREE, ControlConnection, listening, register, run
 
 
 def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     path = tmp_path / "deny"
     path.write_text("# nobody yet\n")
-    service = running.rendezvous(*FREE, "--deny", str(path))
+    port = free_port()
+    service = running.rendezvous(*FREE, "--deny", str(path), "--metrics", str(port))
     address = listening(service)
     alice = Identity.generate()
     client = ControlConnection(address, key_of(alice), tmp_path)
@@ -37,6 +40,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     os.kill(service.process.pid, signal.SIGHUP)
     text = service.wait("deny-list-failed")["text"]
     assert f"{path}, line 3, column 3:" in text
+    assert health(port) == {"status": "degraded", "reasons": [text]}
     path.unlink()
     os.kill(service.process.pid, signal.SIGHUP)
     assert str(path) in service.wait("deny-list-failed")["text"]
@@ -54,6 +58,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     other = register(address, tmp_path, 10.0)
     os.kill(service.process.pid, signal.SIGHUP)
     assert service.wait("deny-list")["ended"] >= 1
+    assert health(port) == {"status": "ok", "reasons": []}
     assert other.read()["code"] == "denied"
     path.write_text("")
     os.kill(service.process.pid, signal.SIGHUP)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
+import pytest
+
+from punch.identity import Identity
+from punch.rendezvous.members.database import MemberDatabase
 from punch.state import StateDirectory
 from tests.consoles import peer, run
 from tests.local_peers import one_sentence
+from tests.ports import free_port
 from tests.processes import PUNCH, Programs
+from tests.rendezvous.test_monitoring_process import health
 
 FREE = (
     *("--control", "tcp:0:interface=127.0.0.1"),
@@ -77,7 +86,8 @@ def test_list_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
 
     path = tmp_path / "members"
     path.write_text(f"{id_of('alice')}\n")
-    service = running.rendezvous(*FREE, "--admit", "listed", "--members", str(path))
+    port = free_port()
+    service = running.rendezvous(*FREE, "--admit", "listed", "--members", str(path), "--metrics", str(port))
     address = service.wait("listening")["address"]
     alice = running.peer("alice", "--rendezvous", address)
     alice.wait("registered")
@@ -99,10 +109,64 @@ def test_list_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     assert "a directory" in str(again(None)["text"])
     path.rmdir()
     os.mkfifo(path)
-    assert "a named pipe" in str(again(None)["text"])
+    last = again(None)["text"]
+    assert "a named pipe" in str(last)
+    assert health(port) == {"status": "degraded", "reasons": [last]}
     path.unlink()
     path.write_text(f"{id_of('bob')}\n")
     os.kill(service.process.pid, signal.SIGHUP)
     read = service.wait("members")
     assert (read["entries"], read["ended"]) == (1, 1)
+    assert health(port) == {"status": "ok", "reasons": []}
     assert alice.wait("failed")["reason"] == "not-listed"
+
+
+def test_members_that_cannot_be_used(running: Programs, tmp_path: Path) -> None:
+    """Peers are refused, so the service is not healthy, until it can use them again."""
+    port = free_port()
+    service = running.rendezvous(*FREE, "--admit", "invited", "--metrics", str(port))
+    service.wait("listening")
+    made = json.loads(operator(tmp_path, "invite", "--json").stdout)
+    database = sqlite3.connect(tmp_path / "state" / "rendezvous" / "members.sqlite", isolation_level=None)
+    with contextlib.closing(database):
+        # As on a full disk: it can be read, and not be written.
+        database.execute("BEGIN IMMEDIATE")
+        alice = running.peer("alice", "--rendezvous", made["address"])
+        alice.wait("unregistered")
+        found = health(port)
+        assert found["status"] == "degraded"
+        assert "The list of members" in str(found["reasons"])
+        database.execute("ROLLBACK")
+    alice.wait("registered", 60.0)
+    deadline = time.monotonic() + 30.0
+    while health(port) != {"status": "ok", "reasons": []}:
+        assert time.monotonic() < deadline, health(port)
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_operator_as_root(running: Programs, tmp_path: Path) -> None:
+    """The files stay those of the service's user, whether it runs or not (docs/deployment.md)."""
+    service = running.rendezvous(*FREE, "--admit", "invited")
+    service.wait("listening")
+    service.kill(signal.SIGTERM)
+    service.exit()
+    state = tmp_path / "state"
+    # The last one that closes it removes the files beside it.
+    MemberDatabase(state / "rendezvous" / "members.sqlite").close()
+    everything = [state, *state.rglob("*")]
+    for path in everything:
+        os.chown(path, 65534, 65534)
+    invited = json.loads(operator(tmp_path, "invite", "--json").stdout)
+    assert invited["token"]
+    database = MemberDatabase(state / "rendezvous" / "members.sqlite")
+    try:
+        # Its files beside it are there while it is open.
+        assert not database.members()
+        assert operator(tmp_path, "revoke", str(Identity.generate().peer_id)).returncode == 0
+        assert len(database.members()) == 1
+        now = [state, *state.rglob("*")]
+        assert len(now) > len(everything)
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in now} == {(65534, 65534)}
+    finally:
+        database.close()

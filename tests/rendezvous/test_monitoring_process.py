@@ -29,7 +29,7 @@ from punch.test.rendezvous.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.ports import free_port
-from tests.processes import PUNCH, Programs
+from tests.processes import PUNCH, TWISTD, Programs
 from tests.rendezvous.test_rendezvous_process import FREE, ControlConnection, listening
 
 
@@ -37,6 +37,12 @@ def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
         text: str = answer.read().decode()
         return text
+
+
+def health(port: int) -> dict[str, object]:
+    """What the listener of `--metrics` at this port says of the service."""
+    found: dict[str, object] = json.loads(get(f"http://127.0.0.1:{port}/healthz"))
+    return found
 
 
 def status(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -119,6 +125,59 @@ def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     (registered,) = [each for each in map(json.loads, log.splitlines()) if each.get("event") == "registered"]
     assert registered["peer"] == alice.peer_id.short
     assert str(alice.peer_id) not in log
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_stdout_as_the_log(form: str, tmp_path: Path) -> None:
+    """
+    What `deploy/` has: with `--logfile=-` stdout holds neither IDs nor names, and as JSON nothing else than
+    the log, whatever happens.
+    """
+    state, deny, out = tmp_path / "state", tmp_path / "deny", tmp_path / "out"
+    deny.write_text("")
+    command = [
+        *(TWISTD, "-n", "--pidfile=", "--logfile=-", "punch-rendezvous", "--log-format", form, *FREE),
+        *("--state-dir", str(state), "--deny", str(deny)),
+    ]
+    alice = Identity.generate()
+
+    def said() -> str:
+        return out.read_text("utf-8")
+
+    def wait(text: str) -> None:
+        deadline = time.monotonic() + 60.0
+        while text not in said():
+            assert time.monotonic() < deadline, said()
+            time.sleep(0.05)
+
+    with out.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as service:
+        try:
+            wait("punch://")
+            address = RendezvousAddress.parse(
+                (state / "rendezvous" / "public-address").read_text("utf-8").strip()
+            )
+            client = ControlConnection(address, key_of(alice), tmp_path)
+            client.send(Register("Alice in the log", Accept.ASK))
+            assert client.read()["type"] == "welcome"
+            service.send_signal(signal.SIGHUP)
+            wait("deny list")
+            deny.write_text("nonsense")
+            service.send_signal(signal.SIGHUP)
+            wait("column 1")
+            client.close()
+            wait("gone")
+        finally:
+            service.terminate()
+            service.wait(30.0)
+    assert str(alice.peer_id) not in said()
+    assert "Alice" not in said()
+    assert alice.peer_id.short in said()
+    if form == "json":
+        events = [json.loads(line) for line in said().splitlines()]
+        (registered,) = [each for each in events if each.get("event") == "registered"]
+        assert registered["peer"] == alice.peer_id.short
+        (listening,) = [each for each in events if each.get("event") == "listening"]
+        assert listening["address"] == str(address)
 
 
 def test_more_connections_than_may_wait(running: Programs, tmp_path: Path) -> None:

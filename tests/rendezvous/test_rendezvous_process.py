@@ -27,6 +27,7 @@ from punch.wire.stun import MessageClass, Method, parse
 from punch.wire.stun import StunMessage as STUNMessage
 from punch.wire.stun import encode as encode_stun
 from punch.wire.stun_attributes import Attribute
+from tests.consoles import terminal
 from tests.needs import has_ipv6, missing
 from tests.processes import TWISTD, JSONProcess, Programs, comes_to_rest
 
@@ -225,7 +226,7 @@ def test_key_is_kept(running: Programs, tmp_path: Path) -> None:
     assert pin_of(identity.private_key.public_key()) == pin
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["listening", "half-open", "registered"])
 def test_signals_end_it_cleanly(running: Programs, tmp_path: Path, number: int, stage: str) -> None:
     service = running.rendezvous(*FREE)
@@ -248,6 +249,32 @@ def test_signals_end_it_cleanly(running: Programs, tmp_path: Path, number: int, 
         assert service.wait("gone")["reason"] == "shutdown"
     assert "Traceback" not in service.stderr
     assert "Traceback" not in (tmp_path / "state" / "rendezvous" / "rendezvous.log").read_text()
+
+
+def test_hangup_without_a_terminal(running: Programs, tmp_path: Path) -> None:
+    """`systemctl reload` of a service that has no file to read again does not end it."""
+    service = running.rendezvous(*FREE)
+    client = ControlConnection(listening(service), key_of(Identity.generate()), tmp_path)
+    client.send(Register("x", Accept.ASK))
+    assert client.read()["type"] == "welcome"
+    os.kill(service.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 20.0
+    while "nothing to read again" not in service.stderr:
+        assert service.process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.send(Ping())
+    assert client.read()["type"] == "pong"
+    service.kill(signal.SIGTERM)
+    assert service.exit() in (0, -signal.SIGTERM)
+
+
+def test_hangup_of_its_terminal(tmp_path: Path) -> None:
+    """A service in the foreground of a terminal ends with it."""
+    with terminal([TWISTD, "-n", "punch-rendezvous", "--state-dir", str(tmp_path), *FREE], tmp_path) as shown:
+        shown.wait("punch://")
+        os.kill(shown.pid, signal.SIGHUP)
+        assert shown.exit() in (0, -signal.SIGHUP)
 
 
 @pytest.mark.parametrize("delay", [0.2, 0.4, 0.6, 0.8])

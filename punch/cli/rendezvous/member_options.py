@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
 from punch.amounts import number_of_bytes
-from punch.identity import Identity
-from punch.rendezvous.control.sessions import ServiceReport
+from punch.cli.rendezvous.list_files import ListFile
+from punch.identity import Identity, PeerID
 from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
 from punch.rendezvous.members.lists import ListFileError, read_list
@@ -32,6 +32,8 @@ _LOOK = 1.0
 """Seconds between two looks whether a command of the operator has changed the members."""
 _STORE_EVERY = 30
 """After so many looks, what the relay has carried is stored. A process that is killed loses no more."""
+_CHECK_EVERY = 5
+"""After so many looks, members that could not be used are tried again. That takes 2 s if they are locked."""
 _SILENT = 60
 """After a problem was logged, no other one is during so many looks."""
 
@@ -135,7 +137,7 @@ def _quota(options: Mapping[str, Any], option: str) -> int | None:
         raise MemberOptionError(f"--{option} {problem}.") from problem
 
 
-def read_members(path: Path) -> frozenset[Any]:
+def read_members(path: Path) -> frozenset[PeerID]:
     """
     Read the file of `--members`.
 
@@ -190,6 +192,8 @@ class MemberWatch(TimerService):
         with self._logged():
             if self._database.changed():
                 self._service.end_refused()
+            if self._database.problem is not None and self._looks % _CHECK_EVERY == 0:
+                self._database.check()
 
     def _store_usage(self) -> None:
         with self._logged():
@@ -234,10 +238,21 @@ class Members:
             relay_for_invited=options.relay_for_invited,
         )
 
-    @property
-    def has_list(self) -> bool:
-        """Whether there is a file to be read again."""
-        return self._path is not None
+    def check(self) -> str | None:
+        """Why the members can't be used, for `/healthz`; None if they can."""
+        return self._database.problem
+
+    def list_file(self, service: RendezvousService) -> ListFile[frozenset[PeerID]] | None:
+        """The file of `--members`, to be read again; None if there is none."""
+        path = self._path
+        if path is None:
+            return None
+
+        def use(listed: frozenset[PeerID]) -> int:
+            self.membership.listed = listed
+            return service.end_refused()
+
+        return ListFile("members", "list of members", lambda: read_members(path), use)
 
     def watch(self, service: RendezvousService) -> MemberWatch:
         """What keeps the service and the kept members in step."""
@@ -247,21 +262,3 @@ class Members:
         """What keeps the members in step with those of the service's other processes."""
         secret = identity.private_key.private_bytes_raw()
         return SharedMembers(self._database, secret=secret, random=os.urandom)
-
-    def read_again(
-        self, service: RendezvousService, report: ServiceReport, warn: Callable[[str], None]
-    ) -> None:
-        """Read the file of `--members` again. If it has an error, the previous list stays in use."""
-        assert self._path is not None
-        try:
-            listed = read_members(self._path)
-        except ListFileError as problem:
-            text = f"{problem} The list that was read before stays."
-            _log.error("{text}", text=text)
-            report("members-failed", text=text)
-            warn(text)
-            return
-        self.membership.listed = listed
-        ended = service.end_refused()
-        _log.info("members read: {entries} entries, {ended} peers ended", entries=len(listed), ended=ended)
-        report("members", entries=len(listed), ended=ended)

@@ -21,6 +21,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 
 from punch.cli import twistd
+from punch.cli.rendezvous.list_files import ListFile
 from punch.cli.rendezvous.member_options import MemberOptionError, Members
 from punch.cli.rendezvous.memory import MemoryReturn
 from punch.files import replace_private
@@ -28,7 +29,7 @@ from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.directory.redis import RedisDirectory
-from punch.rendezvous.members.lists import ListFileError, read_deny_list
+from punch.rendezvous.members.lists import read_deny_list
 from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.service import RendezvousService
@@ -117,6 +118,10 @@ class Announcer:
     :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
     :param end: ends the process with an exit status.
     :param host_given: whether the user has given the name by which peers find the service.
+    :param full_peers: whether text has IDs in full, and names at all.
+    :param log_on_stdout: whether the log goes to stdout, too. Then only the log tells who registers.
+    :param log_as_json: whether the log is JSON. If it goes to stdout, it is all that is written, unless the
+        service fails.
     """
 
     service: RendezvousService
@@ -131,6 +136,9 @@ class Announcer:
         end: Callable[[int], object],
         as_json: bool,
         host_given: bool,
+        full_peers: bool = False,
+        log_on_stdout: bool = False,
+        log_as_json: bool = False,
     ) -> None:
         self._state = state
         self._command = command
@@ -139,6 +147,9 @@ class Announcer:
         self._end = end
         self._json = as_json
         self._host_given = host_given
+        self._full_peers = full_peers
+        self._log_on_stdout = log_on_stdout
+        self._only_log = log_on_stdout and log_as_json and not as_json
         self._start = time.monotonic()
 
     def __call__(self, event: str, **fields: object) -> None:
@@ -151,25 +162,11 @@ class Announcer:
         if self._json:
             elapsed = round(time.monotonic() - self._start, 6)
             self._out.event({"event": event, "time": elapsed, **fields})
-        else:
+        elif not self._only_log:
             self._print(event, fields)
         if event == "failed":
-            self.write_stderr(str(fields["text"]))
+            self._write_stderr(str(fields["text"]))
             self._end(1)
-
-    def read_deny_list(self, path: Path) -> None:
-        """Read the deny list again. If it has an error, the previous list stays in use."""
-        try:
-            deny = read_deny_list(path)
-        except ListFileError as problem:
-            text = f"{problem} The list that was read before stays."
-            _log.error("{text}", text=text)
-            self("deny-list-failed", text=text)
-            self.write_stderr(text)
-            return
-        ended = self.service.deny(deny)
-        _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
-        self("deny-list", entries=len(deny), ended=ended)
 
     def registry(self, problem: str | None) -> None:
         """Tell that the Redis of --registry works, or why it does not."""
@@ -180,7 +177,11 @@ class Announcer:
             self.write_stderr(problem)
 
     def write_stderr(self, text: str) -> None:
-        """Write a sentence to stderr."""
+        """Write a sentence that is in the log, too, to stderr."""
+        if not self._only_log:
+            self._write_stderr(text)
+
+    def _write_stderr(self, text: str) -> None:
         self._error.line(f"{self._command}: {text}")
 
     def close(self) -> None:
@@ -206,8 +207,12 @@ class Announcer:
             self._out.line("Redis works: peers of all processes of the service can call each other.")
         elif event == "certificate":
             self._out.line(f"The certificate was read again; it is good until {fields['until']}.")
-        elif event == "registered":
+        elif self._log_on_stdout:
+            pass
+        elif event == "registered" and self._full_peers:
             self._out.line(f"{fields['name']} registered ({fields['peer']})")
+        elif event == "registered":
+            self._out.line(f"{str(fields['peer'])[:8]}… registered")
         elif event == "gone":
             self._out.line(f"{str(fields['peer'])[:8]}… is gone ({fields['reason']})")
 
@@ -289,6 +294,9 @@ def make_service(options: Options, reactor: Any) -> IService:
         end=partial(twistd.end, reactor),
         as_json=as_json,
         host_given=options["host"] is not None,
+        full_peers=options["log-peers"] == "full",
+        log_on_stdout=options.logs_to_stdout,
+        log_as_json=options["log-format"] == "json",
     )
     directory = None
     if options.registry is not None:
@@ -324,11 +332,15 @@ def make_service(options: Options, reactor: Any) -> IService:
     except MonitoringEndpointError as problem:
         twistd.fail(options.command, str(problem), as_json=as_json)
     reload: list[Callable[[], None]] = []
+    checks = service.health.checks
+    checks.append(members.check)
+    lists: list[ListFile[Any] | None] = [members.list_file(service)]
     deny = options["deny"]
     if deny is not None:
-        reload.append(lambda: announcer.read_deny_list(Path(deny)))
-    if members.has_list:
-        reload.append(lambda: members.read_again(service, announcer, announcer.write_stderr))
+        lists.insert(0, ListFile("deny-list", "deny list", lambda: read_deny_list(Path(deny)), service.deny))
+    for each in filter(None, lists):
+        reload.append(partial(each.read_again, announcer, announcer.write_stderr))
+        checks.append(each.check)
     if options.certificate is not None:
         files = CertificateFiles(
             Path(options["certificate"]),
@@ -341,15 +353,20 @@ def make_service(options: Options, reactor: Any) -> IService:
             clock=partial(datetime.now, timezone.utc),
         )
         reload.append(files.read_again)
-        service.health.checks.append(files.check)
+        checks.append(files.check)
 
     def read_again() -> None:
         for read in reload:
             read()
+        if not reload:
+            text = "There is nothing to read again: neither --deny nor --members nor --certificate was given."
+            _log.info("{text}", text=text)
+            announcer.write_stderr(text)
 
     twistd.end_on_signals(
         reactor,
-        read_again if reload else None,
+        read_again,
+        hangup_of_terminal=not reload,
         final_line="" if as_json else "The rendezvous has stopped.",
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)

@@ -145,9 +145,8 @@ class Options(BaseOptions):
         [
             "log-peers",
             None,
-            None,
-            "How the log names peers: cut (the first 8 characters of the ID, and no name) or full. "
-            "[default: cut with --log-format json, else full]",
+            "cut",
+            "How the log and stdout name peers: cut (the first 8 characters of the ID, and no name) or full.",
         ],
         ["log-format", None, "text", "The form of the log: text, or json (one object a line)."],
         [
@@ -191,6 +190,7 @@ class Options(BaseOptions):
         self.metrics: MonitoringEndpoint | None = None
         self.members = MemberOptions()
         self.registry: RedisAddress | None = None
+        self.logs_to_stdout = False
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -287,7 +287,9 @@ the relay of this service, else beside it."""
                 full_addresses=self["log-addresses"] == "full",
                 full_peers=self["log-peers"] == "full",
             )
-        twistd.use_own_files(self, self.state.directory, self.state.log_path, self._fail, observer)
+        self.logs_to_stdout = twistd.use_own_files(
+            self, self.state.directory, self.state.log_path, self._fail, observer
+        )
 
     @property
     def limits(self) -> RendezvousLimits:
@@ -300,8 +302,6 @@ the relay of this service, else beside it."""
     def _read_log_options(self) -> None:
         if self["log-format"] not in ("text", "json"):
             self._fail(f"--log-format is text or json, not {quoted(self['log-format'], 40)}.")
-        if self["log-peers"] is None:
-            self["log-peers"] = "cut" if self["log-format"] == "json" else "full"
         for name in ("log-addresses", "log-peers"):
             if self[name] not in ("cut", "full"):
                 self._fail(f"--{name} is cut or full, not {quoted(self[name], 40)}.")

@@ -105,9 +105,12 @@ class MemberDatabase:
 
     :param path: the file; None keeps everything in memory.
     :raise MemberStoreError: the file can't be used. It is left as it is.
+    :ivar problem: a sentence if the file could not be used, until `check` finds that it can be; None: it
+        could.
     """
 
     def __init__(self, path: Path | None) -> None:
+        self.problem: str | None = None
         self._path = path
         self._where = "in memory" if path is None else str(path)
         self._open: sqlite3.Connection | None = None
@@ -125,6 +128,19 @@ class MemberDatabase:
         before, self._data_version = self._data_version, self._pragma("data_version")
         added, self._added = self._added, False
         return added or before != self._data_version
+
+    def check(self) -> None:
+        """
+        Try whether the file can be read and written now, and set `problem`.
+
+        :raise MemberStoreError: it can't.
+        """
+        with self._transaction():
+            for table in ("invitations", "members", "revocations", "usage", "journal", "relayed"):
+                self._run(f"SELECT 1 FROM {table} LIMIT 1")
+            # Sets what it is, and writes a page for that.
+            self._run(f"PRAGMA user_version = {_VERSION}")
+        self.problem = None
 
     # -- MemberStore --
 
@@ -398,7 +414,8 @@ class MemberDatabase:
         except OSError as error:
             what = f"The list of members {error.filename or path}"
             advice = "choose another directory with --state-dir"
-            raise MemberStoreError(unusable(what, error, advice)) from error
+            self.problem = unusable(what, error, advice)
+            raise MemberStoreError(self.problem) from error
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         one = connection.execute
@@ -464,10 +481,11 @@ class MemberDatabase:
             raise self._unusable("an entry is not what was written") from error
 
     def _unusable(self, cause: str) -> MemberStoreError:
-        return MemberStoreError(
+        self.problem = (
             f"The list of members {self._where} can't be used: {cause}. Make room or make it writable; "
             "if it is damaged, move it away with the files beside it that begin with its name."
         )
+        return MemberStoreError(self.problem)
 
     def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
         with self._errors():

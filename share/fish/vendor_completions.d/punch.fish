@@ -41,7 +41,7 @@ complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l json -d 'Print 
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l key -r -d 'PEM file with the private key of --certificate'
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l log-addresses -r -d 'How the log names addresses'
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l log-format -r -d 'The form of the log'
-complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l log-peers -r -d 'How the log names peers'
+complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l log-peers -r -d 'How the log and stdout name peers'
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l members -r -d 'File with the peer IDs that may register, one a line'
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l message-burst -r -d 'Limit'
 complete -c punch -n '__fish_seen_subcommand_from rendezvous' -l message-rate -r -d 'Limit'

@@ -305,7 +305,8 @@ class FileTests(TapCase):
             self.assertEqual(parent["logger"], "punch.cli.twistd.own_log.open")
             self.assertEqual(twistd.own_log.path, path)
             self.assertEqual(options["log-peers"], "cut")
-        self.assertEqual(self.parse()["log-peers"], "full")
+            self.assertEqual(options.logs_to_stdout, logfile == "-")
+        self.assertEqual(self.parse()["log-peers"], "cut")
         self.assertEqual(self.parse("--log-format", "json", "--log-peers", "full")["log-peers"], "full")
         self.assertIn("--log-format", self.refused("--log-format", "xml"))
         self.assertIn("--log-peers", self.refused("--log-peers", "some"))
@@ -373,6 +374,10 @@ class PipeOutput:
 class AnnouncerTests(TapCase):
     """What the user and scripts are told."""
 
+    full_peers = False
+    log_on_stdout = False
+    log_as_json = False
+
     def announce(self, *, as_json: bool, event: str, **fields: object) -> tuple[str, str, list[int]]:
         """What came out of stdout and stderr, and the exit statuses with which the process was to end."""
         out, error, statuses = PipeOutput(), PipeOutput(), list[int]()
@@ -384,6 +389,9 @@ class AnnouncerTests(TapCase):
             end=statuses.append,
             as_json=as_json,
             host_given=False,
+            full_peers=self.full_peers,
+            log_on_stdout=self.log_on_stdout,
+            log_as_json=self.log_as_json,
         )
         announcer.service = self  # type: ignore[assignment]
         announcer(event, **fields)
@@ -411,6 +419,29 @@ class AnnouncerTests(TapCase):
         event = json.loads(out)
         self.assertGreaterEqual(event.pop("time"), 0)
         self.assertEqual(event, {"event": "registered", "peer": "p", "name": "n"})
+
+    def test_ids_and_names_only_if_asked(self) -> None:
+        def said(event: str, **fields: str) -> str:
+            out, error, _ = self.announce(as_json=False, event=event, peer="abcdefgh" * 7, **fields)
+            self.assertEqual(error, "")
+            return out
+
+        self.assertEqual(said("registered", name="Alice"), "abcdefgh… registered\n")
+        self.assertEqual(said("gone", reason="closed"), "abcdefgh… is gone (closed)\n")
+        self.full_peers = True
+        self.assertEqual(said("registered", name="Alice"), f"Alice registered ({'abcdefgh' * 7})\n")
+        self.log_on_stdout = True
+        self.assertEqual(said("registered", name="Alice") + said("gone", reason="closed"), "")
+
+    def test_nothing_beside_a_json_log(self) -> None:
+        self.log_on_stdout = self.log_as_json = True
+        for event in ("listening", "registry"):
+            out, error, _ = self.announce(as_json=False, event=event, address="punch://h:1/PIN")
+            self.assertEqual((out, error), ("", ""))
+        _, error, statuses = self.announce(as_json=False, event="failed", reason="r", text="Do that.")
+        self.assertEqual((error, statuses), ("punch rendezvous: Do that.\n", [1]))
+        # The events of --json were asked for.
+        self.assertEqual(json.loads(self.announce(as_json=True, event="registry")[0])["event"], "registry")
 
     def test_failure_ends_with_a_sentence_and_a_status(self) -> None:
         for as_json in (False, True):
