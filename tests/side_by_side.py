@@ -47,6 +47,7 @@ FILES = (
     "network/test_upnp.py",
     "deploy/test_port_443.py",
     "simulation/test_service_day.py",
+    "link/test_aioquic.py",
     "simulation/test_spraying.py",
     "simulation/test_impaired_networks.py",
     "simulation/test_tcp_port_mapping.py",
@@ -63,6 +64,14 @@ FILES = (
     "simulation/test_relay_restarts.py",
     "simulation/test_clocks.py",
     "simulation/test_twins.py",
+    "simulation/test_small_paths.py",
+    "simulation/test_full_tables.py",
+    "simulation/test_thousand_streams.py",
+    "simulation/test_protected_peers.py",
+    "simulation/test_forwards.py",
+    "simulation/test_earlier_peers.py",
+    "simulation/test_netcheck.py",
+    "simulation/test_reconnecting.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
 

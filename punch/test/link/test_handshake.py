@@ -9,7 +9,6 @@ from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicBackend
 from punch.link.stream import encode_name
 from punch.test.link.link_pair import (
-    AioquicMixin,
     LinkTestCase,
     Pipe,
     RogueCallee,
@@ -117,10 +116,6 @@ class VanishTests(LinkTestCase):
     def test_a_lossy_handshake_succeeds(self) -> None:
         for seed in range(5):
             self.lossy_handshake(seed)
-
-
-class AioquicVanishTests(AioquicMixin, VanishTests):
-    __test__ = True
 
 
 class ResumptionTests(LinkTestCase):

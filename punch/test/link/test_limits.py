@@ -151,13 +151,6 @@ class SlowFloodTests(LinkTestCase):
         self.assertEqual(self.flood(0.9 * SLOW), 256)
 
 
-class AioquicFloodTests(AioquicMixin, FloodTests):
-    """The same with aioquic; `tests/link/test_link_memory.py` has all kinds."""
-
-    __test__ = True
-    small_pieces = ("STREAM, pieces",)
-
-
 class HonestSenderTests(LinkTestCase):
     """A sender keeps within what the other side takes."""
 
@@ -477,23 +470,6 @@ class LibraryErrorTests(LinkTestCase):
         caller.core.close(CloseCode.OK, "", pipe.now)
         pipe.run(2.0)
         return backend, caller
-
-
-class AioquicErrorTests(AioquicMixin, LibraryErrorTests):
-    __test__ = True
-
-    expected = (
-        "receive_datagram",
-        "datagrams_to_send",
-        "handle_timer",
-        "get_timer",
-        "next_event",
-        "send_stream_data",
-        "send_datagram_frame",
-        "send_ping",
-        "reset_stream",
-        "get_next_available_stream_id",
-    )
 
 
 class _Watching:

@@ -221,10 +221,6 @@ class StreamTests(LinkTestCase):
         self.assertLess(pipe.now, 30)
 
 
-class AioquicStreamTests(AioquicMixin, StreamTests):
-    __test__ = True
-
-
 class LaterLibraryTests(LinkTestCase):
     def test_a_later_library(self) -> None:
         """Where qh3 makes its core in another way, links have the limit of the library."""
@@ -339,12 +335,6 @@ class CreditTests(LinkTestCase):
         pipe.lose = lambda data, target: False
         pipe.run(5.0)
         self.assertEqual([len(data) for data in callee.received.values()], [INITIAL_CREDIT] * 5)
-
-
-class AioquicCreditTests(AioquicMixin, CreditTests):
-    __test__ = True
-    # Pure Python takes its time over mebibytes, and half of one shows the same.
-    bulk = MIB // 2
 
 
 class DatagramTests(LinkTestCase):

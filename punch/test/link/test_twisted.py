@@ -15,7 +15,7 @@ from punch.link.events import FIRST_APPLICATION_CODE, INITIAL_CREDIT, CloseCode,
 from punch.link.frames import ControlFrameType
 from punch.link.link import LinkClosed, LinkClosedError
 from punch.link.transport import LinkAddress, StreamAborted
-from punch.test.link.link_pair import CALLEE, CALLER, AioquicMixin, open_stream
+from punch.test.link.link_pair import CALLEE, CALLER, open_stream
 from punch.test.link.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
 
 MIB = 1024 * 1024
@@ -443,8 +443,3 @@ class TwistedTests(TwistedCase):
         before = self.flushes
         self.advance(60.0)
         self.assertEqual(self.flushes, before)
-
-
-class AioquicTwistedTests(AioquicMixin, TwistedTests):
-    __test__ = True
-    bulk = MIB // 2

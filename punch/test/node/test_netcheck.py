@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
-from punch.natcheck.behaviour import ANY_FILTERING, ANY_MAPPING, Filtering, Hairpinning
+from punch.natcheck.behaviour import ANY_FILTERING, ANY_MAPPING, Filtering
 from punch.natcheck.report import (
     Direct,
     FamilyReport,
@@ -52,7 +51,6 @@ PORTS = {
     P.SEQUENTIAL: PortAssignment.SEQUENTIAL,
     P.RANDOM: PortAssignment.RANDOM,
 }
-KINDS = list(product(M, F, Hairpin, P))
 PAGE = Path(__file__).parents[3] / "docs" / "nat.md"
 
 
@@ -60,21 +58,6 @@ def ipv4(report: NetcheckReport) -> FamilyReport:
     """What is known of IPv4."""
     assert report.ipv4 is not None
     return report.ipv4
-
-
-def expected_hairpinning(nat: NAT) -> Hairpinning:
-    """What can be told of it: where mapping and filtering hide it, nothing."""
-    if nat.mapping is not M.EIM and nat.filtering is not F.EIF:
-        return Hairpinning.UNKNOWN
-    return Hairpinning.NO if nat.hairpin is Hairpin.NONE else Hairpinning.YES
-
-
-def expected_direct(nat: NAT) -> Direct:
-    """What follows, by the table in `nat_pairs`."""
-    if nat.mapping is not M.EIM:
-        # Ports that can be predicted lead to most peers
-        return Direct.SOME if nat.ports is P.RANDOM else Direct.MOST
-    return Direct.MOST if nat.filtering is F.APDF else Direct.ALL
 
 
 PORTAL = b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/login\r\n\r\n"
@@ -90,49 +73,6 @@ class Answering(Protocol):
         assert self.transport is not None
         if data.endswith(b"\r\n\r\n") and self._answer:
             self.transport.write(self._answer)
-
-
-class EveryNATTests(InternetTestCase):
-    """Mapping × filtering × hairpinning × ports: 81 NATs, a netcheck behind each."""
-
-    def test_all(self) -> None:
-        net = self.internet()
-        network = NetcheckNetwork(net)
-        running: list[tuple[NAT, Deferred[NetcheckReport]]] = []
-        for number, (mapping, filtering, hairpin, ports) in enumerate(KINDS):
-            nat = NAT(f"203.0.{number}.1", mapping, filtering, hairpin, ports)
-            lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
-            running.append((nat, network.begin(lan.host(f"host {number}"))))
-        wrong = []
-        for nat, awaited in running:
-            report = net.wait(awaited, 30.0, repr(nat))
-            family = ipv4(report)
-            found = (family.mapping, family.filtering, family.hairpinning, family.ports, report.direct)
-            right = (
-                frozenset({MAPPING[nat.mapping]}),
-                frozenset({FILTERING[nat.filtering]}),
-                expected_hairpinning(nat),
-                PORTS[nat.ports],
-                expected_direct(nat),
-            )
-            if found != right or family.public_addresses != (nat.public,) or not family.certain:
-                wrong.append(f"{nat}: {family}")
-        self.assertEqual(wrong, [])
-        self.assertLess(net.now, 10.0)
-
-    def test_with_delay_and_loss(self) -> None:
-        """Delay, jitter and 5 % loss each way change nothing, whatever the seed."""
-        for seed in range(2):
-            net = self.internet(seed)
-            network = NetcheckNetwork(net)
-            link = LinkSpec(delay=0.025, jitter=0.01, loss=0.05)
-            for number, (mapping, filtering) in enumerate(product(M, F)):
-                nat = NAT(f"203.0.{number}.1", mapping, filtering, Hairpin.EXTERNAL, P.SEQUENTIAL)
-                lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat, link=link)
-                family = ipv4(network.run(lan.host(f"host {number}")))
-                self.assertEqual(family.mapping, {MAPPING[mapping]}, nat)
-                self.assertEqual(family.filtering, {FILTERING[filtering]}, nat)
-                self.assertEqual(family.ports, PortAssignment.SEQUENTIAL)
 
 
 class ExampleTests(InternetTestCase):

@@ -11,7 +11,6 @@ from punch.identity import PeerID
 from punch.node.calls.offer_freshness import (
     CHALLENGE_TIME,
     MAX_CALLERS,
-    MAX_CHALLENGES,
     MAX_UNTIMED,
     MAX_UNTIMED_CALLERS,
     WINDOW,
@@ -183,24 +182,6 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(callee.takes(WALL), OfferVerdict.FRESH)
         self.assertIs(callee.takes(None, digest=b"y" * 32), OfferVerdict.REPEATED)
         self.assertIs(callee.restarted().takes(None, digest=b"y" * 32), OfferVerdict.REPEATED)
-
-    def test_bounds(self) -> None:
-        """However many call, little is kept, and who was forgotten is asked."""
-        callee = Callee()
-        for number in range(MAX_CALLERS + 100):
-            self.assertIs(callee.takes(WALL + number / 1000, peer(number)), OfferVerdict.FRESH)
-            callee.takes(None, peer(100_000 + number), digest=bytes(32), known=number < 500)
-            callee.memory.challenge(peer(number), 0.0, known=False)
-        assert callee.content is not None
-        self.assertLess(len(callee.content), 65536)
-        kept = KeptOffers.decode(callee.content)
-        self.assertEqual((len(kept.newest), len(kept.untimed)), (MAX_CALLERS, MAX_UNTIMED_CALLERS))
-        restarted = callee.restarted()
-        for number in range(MAX_CALLERS + 100):
-            self.assertIs(restarted.takes(WALL + number / 1000, peer(number)), OfferVerdict.STALE)
-        fresh = callee.memory.challenge(peer(0), 0.0, known=False)
-        self.assertNotEqual(fresh, (1).to_bytes(16, "big"), "more than MAX_CHALLENGES are kept")
-        self.assertGreater(MAX_CALLERS, MAX_CHALLENGES)
 
     def test_strangers_write_little(self) -> None:
         """Hundreds of strangers a minute, for four minutes: the file is written once a minute at most."""

@@ -7,8 +7,6 @@ from itertools import chain, cycle, islice
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
-from punch.net.sources import source_of
-from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
@@ -99,20 +97,6 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(5.0)
         self.assertEqual(one.locate(BOB), two.name)
         self.assertIsNone(one.directory.problem)
-
-    def test_one_network_fills_what_may_wait(self) -> None:
-        """What it says makes room for what others ask, and nobody takes the other process for dead."""
-        one, two = self.start(2)
-        two.register(BOB)
-        self.net.advance(0.5)
-        self.redis.delay = 0.05
-        for number in range(5_000):
-            one.directory.send(two.name, PeerLost(ALICE), source_of(f"203.0.113.{number % 50}"))
-        honest = [one.directory.locate(BOB, source_of(f"192.0.2.{number}")) for number in range(20)]
-        self.net.advance(6.0)
-        self.assertEqual({self.successResultOf(each) for each in honest}, {two.name})
-        self.assertEqual(len(two.messages), MOST_WAITING + IN_FLIGHT - len(honest))
-        self.assertEqual(one.gone, [])
 
     def test_newer_registration(self) -> None:
         """The older process is told, and its release does not touch the newer entry."""

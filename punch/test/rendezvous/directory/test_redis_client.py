@@ -13,14 +13,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.net.sources import source_of
-from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING, CommandQueue
+from punch.rendezvous.directory.command_queue import IN_FLIGHT, CommandQueue
 from punch.rendezvous.directory.interface import DirectoryUnavailable
 from punch.rendezvous.directory.redis import LAST_TIME
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     REPLY_TIME,
-    QueueFull,
     RedisConnection,
     RedisProblem,
 )
@@ -31,7 +29,6 @@ from punch.test.rendezvous.directory.test_redis import RedisTestCase
 from punch.test.strategies import IDENTITIES
 
 PEERS: Sequence[PeerID] = [identity.peer_id for identity in IDENTITIES[:4]]
-SOURCES = [source_of(address) for address in ("192.0.2.1", "198.51.100.1", "203.0.113.1")]
 
 
 class AnswerTests(RedisTestCase):
@@ -225,7 +222,9 @@ class ConnectionTests(ConnectionTestCase):
         self.assertFalse(self.connection.given_up)
 
 
-class QueueTests(ConnectionTestCase):
+class QueueCase(ConnectionTestCase):
+    """A connection to a Redis that answers when the test says so, and the queue of commands for it."""
+
     def setUp(self) -> None:
         super().setUp()
         self.queue = CommandQueue(self.clock.seconds)
@@ -249,6 +248,8 @@ class QueueTests(ConnectionTestCase):
         self.answer()
         self.assertEqual(found + waiting, [[1]] * 2 * IN_FLIGHT)
 
+
+class QueueTests(QueueCase):
     def test_commands_that_cannot_be_made(self) -> None:
         """The caller gets what its function raises, and nobody else waits for that, at once or later."""
 
@@ -276,45 +277,4 @@ class QueueTests(ConnectionTestCase):
             self.failureResultOf(each, CancelledError)
         self.answer()
         self.assertEqual(self.transport.value(), b"")
-        self.check()
-
-    def test_lost_while_full(self) -> None:
-        """What waits fails. For each that fails two more wait, which displace some that would fail next."""
-        one, two, three = SOURCES
-        found = self.fill()
-
-        def ask_again(failure: Failure) -> None:
-            if not isinstance(failure.value, QueueFull):
-                for _ in range(2):
-                    self.queue.ask(self.connection, ("GET", "a"), source=three).addBoth(found.append)
-
-        for number in range(MOST_WAITING):
-            asked = self.queue.ask(self.connection, ("GET", "a"), source=(one, two)[number % 2])
-            asked.addErrback(ask_again)
-        self.protocol.connectionLost(Failure(ConnectionLost()))
-        self.assertGreater(len(found), MOST_WAITING)
-        for result in found:
-            self.assertIsInstance(cast(Failure, result).value, RedisProblem)
-        self.connect()
-        self.check()
-
-    def test_others_wait_when_one_is_displaced(self) -> None:
-        """What is told that there is no room asks for something else at once."""
-        one, two, three = SOURCES
-        self.fill()
-        again: list[Deferred[list[Any]]] = []
-
-        def ask_again(failure: Failure) -> None:
-            failure.trap(QueueFull)
-            again.append(self.queue.ask(self.connection, ("EXISTS", "a"), source=three))
-
-        for number in range(MOST_WAITING):
-            asked = self.queue.ask(self.connection, ("EXISTS", "a"), source=(one, two)[number % 2])
-            asked.addErrback(ask_again if number >= MOST_WAITING - 2 else lambda _: None)
-        last = self.queue.ask(self.connection, ("EXISTS", "a"), source=three)
-        self.assertNoResult(last)
-        self.assertGreater(len(again), 0)
-        while self.transport.value():
-            self.answer()
-        self.assertEqual([self.successResultOf(each) for each in (last, *again)], [[1]] * (1 + len(again)))
         self.check()

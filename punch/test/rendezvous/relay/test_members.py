@@ -12,7 +12,7 @@ from zope.interface import implementer
 from punch.cli.rendezvous.member_options import MemberWatch
 from punch.identity import PeerID
 from punch.net.sources import source_of
-from punch.rendezvous.members.database import MAX_PEERS_A_DAY, MemberDatabase
+from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.turn.server.turn_server import UDP, code_of
@@ -27,7 +27,7 @@ SERVICE_TAG = service_tag(bytes(32))
 FOR_EVER = 1e12
 
 
-class MemberTests(RelayServiceCase):
+class MemberCase(RelayServiceCase):
     """An open rendezvous whose relay is for invited peers."""
 
     def setUp(self) -> None:
@@ -52,6 +52,10 @@ class MemberTests(RelayServiceCase):
         self.net.advance(0.5)
         self.assertTrue(client.last["relays"])
         client.abort()
+
+
+class MemberTests(MemberCase):
+    """Who is relayed, and how much of it is counted."""
 
     def test_for_invited(self) -> None:
         """Others register, too, and are offered no relay."""
@@ -276,25 +280,3 @@ class MemberTests(RelayServiceCase):
         two.add_usage(100, {alice: 7, bob: 1}, {})
         one.add_usage(100, {alice: 2}, {})
         self.assertEqual(one.usage(100), [(100, alice, 14), (100, bob, 1)])
-
-    def test_usage_is_bounded(self) -> None:
-        """New identities do not fill the disk; those that are known are counted further."""
-        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS_A_DAY + 2)]
-        self.store.add_usage(100, dict.fromkeys(peers[:-1], 1), {})
-        self.store.add_usage(100, {peers[0]: 2, peers[-1]: 1}, {})
-        usage = self.store.usage(100)
-        self.assertEqual((len(usage), usage[0]), (MAX_PEERS_A_DAY, (100, peers[0], 3)))
-        self.store.add_usage(101, {peers[-1]: 1}, {})
-        self.assertEqual(self.store.usage(101), [(101, peers[-1], 1)])
-
-    def test_many_small_ones_leave_out_no_large_one(self) -> None:
-        """Whoever fills the table of a day with new identities has not had the others forgotten by that."""
-        small = {str(number): 10 + number % 2 for number in range(MAX_PEERS_A_DAY - 1)}
-        self.store.add_usage(100, {}, {"before": 1_000, **small})
-        self.store.add_usage(100, {}, {"afterwards": 900, "too small": 10, "before": 1, "second": 11})
-        stored = self.store.relayed(100)
-        self.assertEqual(len(stored), MAX_PEERS_A_DAY)
-        self.assertEqual([stored.get(name) for name in ("before", "afterwards", "second")], [1_001, 900, 11])
-        self.assertNotIn("too small", stored)
-        self.store.add_usage(101, {}, {"next day": 1})
-        self.assertEqual((self.store.relayed(100), self.store.relayed(101)), ({}, {"next day": 1}))

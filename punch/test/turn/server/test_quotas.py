@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.sources import source_of
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import AllocationRefused, RelayLimitHit
-from punch.turn.server.quotas import DAY, MAX_LEFT, MAX_METERS
+from punch.turn.server.quotas import DAY
 from punch.wire.address import Address
 from punch.wire.stun import Method
 
@@ -97,25 +96,6 @@ class UserTests(QuotaCase):
         alice = self.client(server, ALICE.host, "alice")
         self.assertEqual(self.passed(alice, 1000), 1000)
         self.assertEqual(server.core.allocations.quotas.of_user("alice").used, 1_000_000)
-
-    def test_bounded(self) -> None:
-        quotas = TurnServer().core.allocations.quotas
-        for number in range(MAX_METERS + MAX_LEFT + 10):
-            quotas.of_user(str(number)).used = 1
-        self.assertEqual(len(quotas.not_stored), MAX_METERS + MAX_LEFT)
-        quotas.all_stored()
-        self.assertEqual(quotas.not_stored, {})
-        self.assertIsNone(quotas.meter(str(MAX_LEFT)))
-
-    def test_many_identities_of_others(self) -> None:
-        """Ever new users in one network do not have the meters of others begin anew."""
-        quotas = TurnServer().core.allocations.quotas
-        quotas.of_user("alice", source_of("198.51.100.1")).used = 5
-        quotas.restore("bob", 6)
-        for number in range(MAX_METERS + 10):
-            quotas.of_user(str(number), source_of(f"203.0.113.{number % 256}")).used = 1
-        self.assertEqual([quotas.of_user(name).used for name in ("alice", "bob")], [5, 6])
-        self.assertLess(len(quotas.not_stored), MAX_METERS // 10 + MAX_LEFT)
 
 
 class AddressTests(QuotaCase):

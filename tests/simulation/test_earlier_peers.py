@@ -1,4 +1,4 @@
-"""A rendezvous attacked from 60 addresses (`tests/rendezvous/test_floods.py` lets more honest peers try)."""
+"""Peers that were registered before a flood, at a rendezvous on the simulated internet."""
 
 from __future__ import annotations
 
@@ -8,26 +8,9 @@ from punch.identity import Identity
 from punch.net.segmented_table import PROBATION
 from punch.test.internet import Host, InternetTestCase
 from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, key_of
-from punch.test.rendezvous.rendezvous_flood import LIMITS, PORT, SIXTY, Flood, FloodedRendezvous
+from punch.test.rendezvous.rendezvous_flood import LIMITS, PORT, Flood
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire.control import Accept, Register
-
-
-class FloodTests(InternetTestCase):
-    """What is left for everybody else."""
-
-    def test_honest_peers(self) -> None:
-        """
-        A peer registers, calls strangers, is called by one, calls and is called by a peer that it knows, and
-        gets another path for its link, each within a second.
-        """
-        flooded = FloodedRendezvous(self.internet(), SIXTY, period=0.05)
-        flooded.flood.start(1)
-        flooded.ring()
-        flooded.come("198.51.101.1")
-        flooded.restart()
-        flooded.check()
-        flooded.stop()
 
 
 class EarlierPeersTests(InternetTestCase):
