@@ -19,6 +19,9 @@ IPv4 address if we reach it over IPv6. Ports below 1024 are those of other servi
 ports begin at 49152, RFC 8656, section 7.2). What goes to ports of a relay from our own sockets, or through
 another relay, counts as what goes anywhere else.
 
+All peers together have limits as well (`punch.ice.target_limits`), since who uses up those of one peer may
+come back as another one.
+
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
 peers without a path find one as soon as there is one. For networks with heavy loss, the limit is divided:
@@ -32,20 +35,20 @@ peers without a path find one as soon as there is one. For networks with heavy l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.ice.pairs import CandidatePair
+from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, OpeningBudget
+from punch.ice.target_limits import HEADERS, WINDOW, NodeLimits
 from punch.identity import PeerID
 from punch.wire.address import Address
 from punch.wire.peers.candidate import CandidateType
 from punch.wire.special_addresses import FIRST_PORT
 
-WINDOW = 600.0
-"""Seconds for which a packet counts."""
 MAX_PACKETS = 20
 """How many packets may be sent in `WINDOW`."""
 MAX_BYTES = 3000
@@ -102,14 +105,6 @@ LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
 """Seconds before the first of these further checks; the wait doubles for each next one."""
-MAX_OPENINGS = 60
-"""How many packets may go to ports that a peer names for attempts, in `WINDOW`."""
-MAX_OPENING_BYTES = 9_000
-"""How many bytes they may have, with IP and UDP headers."""
-MAX_SPRAYED = 3600
-"""How many packets may be sent to one peer for spraying, in `WINDOW`: those of two attempts."""
-MAX_SPRAYED_BYTES = 540_000
-"""How many bytes they may have, with IP and UDP headers."""
 MAX_EARLY = 6
 """
 How many packets of a link's handshake may go, in `WINDOW`, to addresses of a peer that have not answered yet,
@@ -121,8 +116,6 @@ MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
 """For how many peers a budget is kept, including those of current calls and links."""
-
-_HEADERS = {False: 28, True: 48}
 
 
 class Route(NamedTuple):
@@ -179,70 +172,6 @@ class _Sent(NamedTuple):
     """It may use the part that is `RESERVED`."""
 
 
-class OpeningBudget:
-    """
-    What may be sent, over all calls, to ports that a peer names for an attempt
-    (`punch.ice.punching.prediction`, `punch.ice.punching.simultaneous_open`), or to ports that are guessed
-    (`punch.ice.punching.spraying`).
-
-    It is separate from the limits for checks: such packets go only to IP addresses at which the peer has
-    answered checks, over a link that works, and each port gets few of them. Checks and answers that follow
-    at the same sockets count among those to named ports, and so do TCP connections to such IP addresses
-    (`punch.node.punching.tcp`).
-
-    :param most: how many packets may be sent in `WINDOW`.
-    :param size: how many bytes they may have, with IP and UDP headers.
-    :ivar packets: how many were sent in all.
-    :ivar bytes: how many bytes they had, with IP and UDP headers.
-    """
-
-    def __init__(self, most: int = MAX_OPENINGS, size: int = MAX_OPENING_BYTES) -> None:
-        self.packets = self.bytes = 0
-        self._most = most
-        self._size = size
-        self._sent: deque[tuple[float, int, str]] = deque()
-        self._counted = 0
-
-    def left(self, now: float) -> int:
-        """Return how many packets may be sent now, as far as their number is concerned."""
-        while self._sent and now >= self._sent[0][0] + WINDOW:
-            self._counted -= self._sent.popleft()[1]
-        return self._most - len(self._sent)
-
-    def has(self, packets: int, size: int, remote: Address, now: float) -> bool:
-        """Whether so many datagrams of `size` bytes may be sent now."""
-        wanted = packets * (size + _HEADERS[remote.is_ipv6])
-        return self.left(now) >= packets and self._counted + wanted <= self._size
-
-    def path_found(self, host: str) -> None:
-        """A path to a port of this IP address is used: what was sent there no longer counts."""
-        self._sent = deque(each for each in self._sent if each[2] != host)
-        self._counted = sum(size for _, size, _ in self._sent)
-
-    def is_idle(self, now: float) -> bool:
-        """Whether nothing counts any more."""
-        return self.left(now) == self._most
-
-    def charge(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent elsewhere, for the same purpose."""
-        size += _HEADERS[remote.is_ipv6]
-        self._sent.append((now, size, remote.host))
-        self._counted += size
-
-    def allows(self, remote: Address, size: int, now: float) -> bool:
-        """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
-        if not self.has(1, size, remote, now):
-            return False
-        self.count(remote, size, now)
-        return True
-
-    def count(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent to the peer."""
-        self.charge(remote, size, now)
-        self.packets += 1
-        self.bytes += size + _HEADERS[remote.is_ipv6]
-
-
 class EarlyBudget:
     """What may be sent of handshakes to addresses that have not answered, over all calls with a peer."""
 
@@ -253,13 +182,13 @@ class EarlyBudget:
         """Whether datagrams of these sizes may be sent now."""
         while self._sent and now >= self._sent[0][0] + WINDOW:
             self._sent.popleft()
-        wanted = sum(sizes) + len(sizes) * _HEADERS[remote.is_ipv6]
+        wanted = sum(sizes) + len(sizes) * HEADERS[remote.is_ipv6]
         size = sum(each for _, _, each in self._sent) + wanted
         return len(self._sent) + len(sizes) <= MAX_EARLY and size <= MAX_EARLY_BYTES
 
     def charge(self, remote: Address, size: int, now: float) -> None:
         """Count a datagram that is sent."""
-        self._sent.append((now, remote, size + _HEADERS[remote.is_ipv6]))
+        self._sent.append((now, remote, size + HEADERS[remote.is_ipv6]))
 
     def answered(self, remote: Address) -> None:
         """A check was answered from there: what was sent there no longer counts."""
@@ -274,15 +203,18 @@ class Budget:
     """
     The budget of one peer, over all calls and ICE restarts with it.
 
+    :param limits: what all peers together can make us send; None: they are this one only.
     :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.
     """
 
-    def __init__(self) -> None:
-        self.openings = OpeningBudget()
+    def __init__(self, limits: NodeLimits | None = None) -> None:
+        limits = limits or NodeLimits()
+        self.openings = OpeningBudget(limits=limits.openings)
         self.early = EarlyBudget()
-        self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES)
+        self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES, limits.sprays)
+        self._checks = limits.checks
         self._sent: deque[_Sent] = deque()
         self._within_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
@@ -309,7 +241,7 @@ class Budget:
         address = route.remote
         if opening and any(answered.remote.host == address.host for answered in self._answered):
             return self.openings.allows(address, size, now)
-        size += _HEADERS[address.is_ipv6]
+        size += HEADERS[address.is_ipv6]
         within_relay = route.relayed is not None and route.relayed.host == address.host
         sent = self._within_relays if within_relay and address.port >= FIRST_PORT else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
@@ -328,8 +260,7 @@ class Budget:
         later = not self._allows_first(route, kind, now, relayed)
         if later and not (kind in _LATER and self._allows_later(now)):
             return False
-        sent.append(_Sent(now, route, size, kind, later, reserved))
-        return True
+        return self._count(_Sent(now, route, size, kind, later, reserved))
 
     def allows_connect(self, remote: Address, now: float) -> bool:
         """
@@ -370,7 +301,15 @@ class Budget:
         full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
         if full or alike >= CONNECTS:
             return False
-        self._sent.append(_Sent(now, Route(remote), size, kind, False, False))
+        return self._count(_Sent(now, Route(remote), size, kind, False, False))
+
+    def _count(self, sent: _Sent) -> bool:
+        """Count a packet, unless all peers together have had us send too many to this host."""
+        host = sent.route.remote.host
+        if not self._checks.has(1, host, sent.time):
+            return False
+        self._checks.charge(host, sent.time)
+        self._sent.append(sent)
         return True
 
     def answered(self, route: Route, now: float) -> None:
@@ -381,11 +320,8 @@ class Budget:
         self._answered[route] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
-        for sent in (self._sent, self._within_relays):
-            if any(route.validates(each.route) for each in sent):
-                kept = [each for each in sent if not route.validates(each.route)]
-                sent.clear()
-                sent.extend(kept)
+        self._drop(self._sent, route.remote.host, route.validates)
+        self._drop(self._within_relays, None, route.validates)
 
     def path_found(self, host: str) -> None:
         """
@@ -393,11 +329,22 @@ class Budget:
         vain, no longer counts. Otherwise two peers that need techniques could call each other a few times
         only. What was sent to other addresses counts: nothing says that the peer is there.
         """
-        kept = [each for each in self._sent if each.route.remote.host != host]
-        self._sent.clear()
-        self._sent.extend(kept)
+        self._drop(self._sent, host, lambda route: route.remote.host == host)
         self.openings.path_found(host)
         self.sprays.path_found(host)
+
+    def _drop(self, sent: deque[_Sent], host: str | None, drops: Callable[[Route], bool]) -> None:
+        """
+        Forget the packets that were sent on some routes.
+
+        :param host: where they were counted for all peers.
+        """
+        kept = [each for each in sent if not drops(each.route)]
+        if len(kept) < len(sent):
+            if host is not None:
+                self._checks.give_back(len(sent) - len(kept), host)
+            sent.clear()
+            sent.extend(kept)
 
     def is_validated(self, route: Route, now: float) -> bool:
         """Whether a check was answered that validates this route, so that everything may be sent on it."""
@@ -457,10 +404,11 @@ class Budgets:
         self._budgets: dict[PeerID, Budget] = {}
         # Also those that were dropped from the table and are still used: all ICE sessions of a link share one
         self._in_use: WeakValueDictionary[PeerID, Budget] = WeakValueDictionary()
+        self._limits = NodeLimits()
 
     def of(self, peer: PeerID, now: float) -> Budget:
         """Return the budget of a peer; made if there is none."""
-        budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget()
+        budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget(self._limits)
         if len(self._budgets) >= MAX_PEERS:
             idle = (other for other, budget in self._budgets.items() if budget.is_idle(now))
             del self._budgets[next(idle, next(iter(self._budgets)))]

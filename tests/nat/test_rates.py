@@ -15,14 +15,16 @@ import pytest
 from punch.ice.budget import (
     CONNECTS,
     MAX_BYTES,
-    MAX_OPENING_BYTES,
-    MAX_OPENINGS,
     MAX_PACKETS,
-    MAX_SPRAYED,
-    MAX_SPRAYED_BYTES,
     SYN_SIZE,
 )
 from punch.ice.punching import simultaneous_open, spraying
+from punch.ice.punching.opening_budget import (
+    MAX_OPENING_BYTES,
+    MAX_OPENINGS,
+    MAX_SPRAYED,
+    MAX_SPRAYED_BYTES,
+)
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from tests.needs import need, need_namespaces
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS
+from punch.ice.punching.opening_budget import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from punch.ice.budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
+from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
+from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, RATE, SOCKETS
 from punch.ice.punching.techniques import Technique
+from punch.ice.target_limits import SPRAYED
+from punch.identity import Identity
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.node.policies import SprayPolicy
@@ -16,7 +19,7 @@ from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import VICTIM, PunchingTestCase
-from punch.test.system import SERVICE, Peer
+from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.address import Address
 from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
@@ -589,6 +592,51 @@ class HostileAimTests(PunchingTestCase):
         """Ports that are named are none of this technique."""
         self.assertLess(self.answer(Opened(self.next_attempt(), HOMES[1], ((9500,), (9501,)))), 8)
         self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_new_identities(self) -> None:
+        """
+        Who hangs up and returns under other keys gets no more packets sent to an address than one peer does,
+        but for those that the limit of that address gains meanwhile.
+        """
+        sent = 0
+
+        def count(packet: Packet) -> bool:
+            nonlocal sent
+            between = packet.source[0] in HOMES and packet.destination[0] in HOMES
+            sent += between and packet.source[0] == HOMES[0]
+            return between
+
+        self.bob.stop()
+        began, self.net.drop = self.net.now, count
+        for number in range(4):
+            peer = Peer(
+                self.net,
+                self.bob.host,
+                self.rendezvous.address,
+                accept=Accept.ANYONE,
+                identity=Identity.generate(self.net.random_bytes(f"another key {number}")),
+                spray=NEVER,
+            ).register()
+            peer.call(self.alice.id)
+            peer.wait_for(Connected, 15.0)
+            self.agree_to_all(peer)
+            self.net.advance(16.0)
+            peer.stop()
+        # The checks of ICE are some more
+        most = SPRAYED[1] + SPRAYED[0] * (self.net.now - began) + 4 * MAX_PACKETS_OF_CHECKS
+        self.assertGreater(sent, MAX_PACKETS)
+        self.assertLess(sent, most)
+
+    def agree_to_all(self, peer: Peer) -> None:
+        """Have a peer agree to each attempt of alice, and send nothing."""
+        link = peer.link_to(self.alice)
+
+        def received(frame_type: int, payload: bytes) -> None:
+            if frame_type == OptionalFrameType.TARGETS:
+                opened = Opened(Targets.decode(payload).attempt, HOMES[1], (), SOCKETS)
+                link.try_send_control(OptionalFrameType.OPENED, opened.encode())
+
+        link.on_control = received
 
     def test_too_many(self) -> None:
         """A number of sockets that nobody has ends the link."""

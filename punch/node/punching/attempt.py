@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from punch.ice.agent import Agent
-from punch.ice.budget import WINDOW, OpeningBudget
 from punch.ice.candidates import may_pair
+from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.techniques import Technique
+from punch.ice.target_limits import WINDOW
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Future, Transactions
 from punch.net.udp.sockets import Reach
@@ -235,8 +236,8 @@ class AttemptMaker(Protocol):
     def wait_after(self, tries: int) -> float:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
 
-    def can_aim(self, now: float) -> bool:
-        """Whether the budget is enough for an attempt on the side that aims."""
+    def can_aim(self, host: str, now: float) -> bool:
+        """Whether the budget is enough to aim at this IP address in an attempt."""
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets from a local IP address, and the budget is enough for that."""

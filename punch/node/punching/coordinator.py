@@ -267,7 +267,7 @@ class Punching:
             self._begin_at = self._settled_at
         elif now < (next_at := self._next_at(self._theirs[0].host, maker)):
             self._begin_at = next_at
-        elif not maker.can_aim(now):
+        elif not maker.can_aim(self._theirs[0].host, now):
             self._begin_at = now + LONGEST_WAIT
         elif not self._begin(technique, lambda transactions: self._aim(maker, technique, transactions)):
             self._begin_at = now + BUSY

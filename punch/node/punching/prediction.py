@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from punch.ice.agent import Agent
-from punch.ice.budget import OpeningBudget
 from punch.ice.punching import prediction
+from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.prediction import LOW_TTLS, ROUTERS
 from punch.ice.punching.techniques import Technique
 from punch.net.udp.sockets import Reach
@@ -46,9 +46,9 @@ class Prediction:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
         return wait_after(tries)
 
-    def can_aim(self, now: float) -> bool:
+    def can_aim(self, host: str, now: float) -> bool:
         """Whether the budget is enough for all packets of the side that aims."""
-        return self._budget.left(now) >= prediction.MAX_AIMS
+        return self._budget.may_begin(prediction.MAX_AIMS, host, now)
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets, and ask a reflector twice."""

@@ -12,8 +12,8 @@ that has come. If both send first, BEGIN tells the other side to send at once.
 from __future__ import annotations
 
 from punch.ice.agent import Agent
-from punch.ice.budget import OpeningBudget
 from punch.ice.punching import simultaneous_open
+from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.simultaneous_open import CHECK_GAPS, LOW_TTLS, MAX_PACKETS, ROUTERS, SPACE, TURNS
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
@@ -40,9 +40,9 @@ class SimultaneousOpen:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
         return wait_after(tries)
 
-    def can_aim(self, now: float) -> bool:
+    def can_aim(self, host: str, now: float) -> bool:
         """Whether the budget is enough for all packets of the side that aims."""
-        return self._budget.left(now) >= MAX_PACKETS
+        return self._budget.may_begin(MAX_PACKETS, host, now)
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to the target, and ask a reflector."""

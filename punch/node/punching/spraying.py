@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from punch.ice.agent import Agent
-from punch.ice.budget import OpeningBudget
 from punch.ice.punching import spraying
+from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
@@ -47,9 +47,9 @@ class Spraying:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
         return spraying.wait_after(tries)
 
-    def can_aim(self, now: float) -> bool:
+    def can_aim(self, host: str, now: float) -> bool:
         """Whether the budget is enough for all probes of an attempt."""
-        return self._budget.left(now) >= MAX_PACKETS
+        return self._budget.may_begin(MAX_PACKETS, host, now)
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to the targets from enough sockets."""

@@ -9,11 +9,8 @@ from punch.ice.budget import (
     DIRECT,
     MAX_ANSWERED,
     MAX_BYTES,
-    MAX_OPENING_BYTES,
-    MAX_OPENINGS,
     MAX_PACKETS,
     MAX_PEERS,
-    MAX_SPRAYED,
     OF_ONE,
     OF_ONE_HEARD,
     OF_ONE_HEARD_THROUGH,
@@ -23,16 +20,21 @@ from punch.ice.budget import (
     RELAYED,
     RESERVED,
     UNLIKELY,
-    WINDOW,
     Budget,
     Budgets,
     CallBudget,
-    OpeningBudget,
     PacketKind,
     Route,
 )
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.pairs import CandidatePair
+from punch.ice.punching.opening_budget import (
+    MAX_OPENING_BYTES,
+    MAX_OPENINGS,
+    MAX_SPRAYED,
+    OpeningBudget,
+)
+from punch.ice.target_limits import WINDOW
 from punch.identity import PeerID
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType

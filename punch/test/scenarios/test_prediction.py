@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.budget import MAX_OPENING_BYTES, MAX_OPENINGS, WINDOW
+from punch.ice.punching.opening_budget import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
+from punch.ice.target_limits import WINDOW
 from punch.node.policies import RelayPolicy
 from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
 from punch.node.punching.coordinator import PunchingStatus, proof_wait

@@ -1,0 +1,84 @@
+"""
+Limits on what all peers together can make a node send to addresses that have not answered.
+
+Each peer has limits of its own (`punch.ice.budget`), but identities cost nothing: whoever calls again under
+another one has all of them anew. What is limited here is counted for each host, whoever asks for it, and what
+takes many packets in all, too. A host is an IPv4 address or an IPv6 /64.
+
+The limits are token buckets: so many packets at once, and then so many a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from punch.net.sources import source_of
+from punch.net.token_bucket import TokenBuckets
+
+WINDOW: Final = 600.0
+"""Seconds for which a packet counts in the limits of one peer."""
+HEADERS: Final = {False: 28, True: 48}
+"""The bytes of the IP and UDP headers of a datagram, over IPv4 and over IPv6."""
+MAX_HOSTS: Final = 1024
+"""For how many hosts packets are counted; whichever was sent least makes room."""
+CHECKS: Final = 1.0, 600
+"""How many checks may go to addresses of one host that have not answered: so many a second, and at once."""
+OPENINGS: Final = 0.2, 240
+"""How many packets may go to ports of one host that peers name for attempts."""
+ALL_OPENINGS: Final = 2.0, 1200
+"""How many of these may go to all hosts."""
+SPRAYED: Final = 3.0, 3600
+"""How many packets may go to one host for spraying: at once, those of two attempts."""
+ALL_SPRAYED: Final = 12.0, 7200
+"""How many of these may go to all hosts."""
+
+
+class TargetLimits:
+    """
+    How many packets of one kind a node sends, for all peers together.
+
+    :param host: how many packets may go to one host a second, and how many at once.
+    :param total: the same for all hosts; None: no limit.
+    """
+
+    def __init__(self, host: tuple[float, int], total: tuple[float, int] | None = None) -> None:
+        self._hosts = TokenBuckets(*host, MAX_HOSTS)
+        self._total = None if total is None else TokenBuckets(*total, 1)
+
+    def has(self, packets: int, host: str, now: float) -> bool:
+        """Whether so many packets may be sent to this IP address now."""
+        in_all = self._total is None or self._total.has(None, now, packets)
+        return in_all and self._hosts.has(_key(host), now, packets)
+
+    def charge(self, host: str, now: float) -> None:
+        """Count a packet that is sent to this IP address."""
+        if self._total is not None:
+            self._total.allow(None, now)
+        self._hosts.allow(_key(host), now)
+
+    def give_back(self, packets: int, host: str) -> None:
+        """
+        So many packets that were sent to this IP address no longer count for the host, since somebody there
+        has answered. They still count among those to all hosts.
+        """
+        self._hosts.give_back(_key(host), packets)
+
+
+@dataclass(frozen=True)
+class NodeLimits:
+    """
+    The limits of one node.
+
+    :ivar checks: of checks and answers to addresses that have not answered.
+    :ivar openings: of packets to ports that peers name for attempts.
+    :ivar sprays: of packets for spraying.
+    """
+
+    checks: TargetLimits = field(default_factory=lambda: TargetLimits(CHECKS))
+    openings: TargetLimits = field(default_factory=lambda: TargetLimits(OPENINGS, ALL_OPENINGS))
+    sprays: TargetLimits = field(default_factory=lambda: TargetLimits(SPRAYED, ALL_SPRAYED))
+
+
+def _key(host: str) -> object:
+    return source_of(host)[-1]

@@ -1,0 +1,120 @@
+"""What all peers together may make a node send to one host, and to all hosts."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.budget import CONNECTS, MAX_PACKETS, RESERVED, Budget, Budgets, PacketKind, Route
+from punch.ice.punching.opening_budget import MAX_OPENINGS, MAX_SPRAYED
+from punch.ice.target_limits import (
+    ALL_OPENINGS,
+    ALL_SPRAYED,
+    CHECKS,
+    MAX_HOSTS,
+    OPENINGS,
+    SPRAYED,
+    TargetLimits,
+)
+from punch.identity import PeerID
+from punch.wire.address import Address, TCPAddress
+
+VICTIM = "203.0.113.7"
+
+
+class NewPeersTests(SynchronousTestCase):
+    """Each packet is asked for by a peer that may be another one than the one before."""
+
+    def setUp(self) -> None:
+        """A node, and no peers."""
+        self.budgets = Budgets()
+        self.peers = 0
+
+    def peer(self, now: float = 0.0) -> Budget:
+        """The budget of a peer that has not called before."""
+        self.peers += 1
+        return self.budgets.of(PeerID(self.peers.to_bytes(32, "big")), now)
+
+    def checks(self, *hosts: str, peers: int = 45, now: float = 0.0) -> int:
+        """How many checks so many peers can have sent to addresses that they name at these hosts."""
+        return sum(
+            peer.allows(Route(Address(host, 2000 + port)), 100, PacketKind.TRIGGERED, now)
+            for peer in (self.peer(now) for _ in range(peers))
+            for host in hosts
+            for port in range(MAX_PACKETS)
+        )
+
+    def openings(self, host: str, now: float = 0.0) -> int:
+        """How many packets go to ports of a host, for a peer that names it."""
+        remote, budget = Address(host, 7), self.peer(now).openings
+        return sum(budget.allows(remote, 100, now) for _ in range(2 * MAX_OPENINGS))
+
+    def sprayed(self, host: str, now: float = 0.0) -> int:
+        """How many packets a peer at this host can have sprayed."""
+        remote, budget = Address(host, 7), self.peer(now).sprays
+        return sum(budget.allows(remote, 100, now) for _ in range(2 * MAX_SPRAYED))
+
+    def test_checks(self) -> None:
+        """So many at once, and so many a second; other hosts have limits of their own."""
+        rate, burst = CHECKS
+        self.assertEqual(self.checks(VICTIM), burst)
+        self.assertEqual(self.checks(VICTIM, now=100.0), round(100 * rate))
+        self.assertEqual(self.checks("203.0.113.8", peers=1, now=100.0), MAX_PACKETS - RESERVED)
+
+    def test_networks(self) -> None:
+        """An IPv6 /64 counts as one host."""
+        addresses = [f"2001:db8:0:1::{number}" for number in range(2)]
+        self.assertEqual(self.checks(*addresses), CHECKS[1])
+        self.assertEqual(self.checks("2001:db8:0:2::1", peers=1), MAX_PACKETS - RESERVED)
+
+    def test_answers(self) -> None:
+        """An answer takes off what was sent to that address, so honest peers always get through."""
+        for _ in range(3 * CHECKS[1]):
+            budget, route = self.peer(), Route(Address(VICTIM, 2000))
+            self.assertTrue(budget.allows(route, 100, PacketKind.DIRECT, 0.0))
+            budget.answered(route, 0.0)
+        # Nor does an answer take off what was sent to other ports
+        self.assertEqual(self.checks(VICTIM), CHECKS[1])
+        budget.answered(Route(Address(VICTIM, 9)), 0.0)
+        self.assertEqual(self.checks(VICTIM), 0)
+
+    def test_connections(self) -> None:
+        """SYNs of TCP connections count as checks do."""
+        remote = TCPAddress(VICTIM, 2000)
+        sent = sum(self.peer().allows_connect(remote, 0.0) for _ in range(CONNECTS * CHECKS[1]))
+        self.assertEqual(sent, CHECKS[1])
+
+    def test_openings(self) -> None:
+        """Packets to ports that peers name, at one host and at all."""
+        self.assertEqual(sum(self.openings(VICTIM) for _ in range(20)), OPENINGS[1])
+        self.assertEqual(sum(self.openings(VICTIM, 100.0) for _ in range(20)), round(100 * OPENINGS[0]))
+        others = sum(self.openings(f"198.51.100.{number}", 100.0) for number in range(1, 50))
+        self.assertEqual(
+            OPENINGS[1] + round(100 * OPENINGS[0]) + others, ALL_OPENINGS[1] + 100 * ALL_OPENINGS[0]
+        )
+
+    def test_sprays(self) -> None:
+        """Sprayed packets, at one host and at all."""
+        self.assertEqual(sum(self.sprayed(VICTIM) for _ in range(3)), SPRAYED[1])
+        others = sum(self.sprayed(f"198.51.100.{number}") for number in range(1, 4))
+        self.assertEqual(SPRAYED[1] + others, ALL_SPRAYED[1])
+        self.assertEqual(self.sprayed("198.51.100.9", 100.0), round(100 * ALL_SPRAYED[0]))
+
+    def test_a_path_is_found(self) -> None:
+        """What was sprayed at that host does not count for it any more, but it does in all."""
+        remote, budget = Address(VICTIM, 7), self.peer()
+        sent = sum(budget.sprays.allows(remote, 100, 0.0) for _ in range(MAX_SPRAYED))
+        self.assertFalse(self.peer().sprays.may_begin(1, VICTIM, 0.0))
+        budget.path_found(VICTIM)
+        self.assertTrue(self.peer().sprays.may_begin(SPRAYED[1], VICTIM, 0.0))
+        self.assertEqual(sent + self.sprayed(VICTIM) + self.sprayed("198.51.100.9"), ALL_SPRAYED[1])
+
+    def test_bounds(self) -> None:
+        """The host with the most packets is not forgotten, however many others there are."""
+        limits = TargetLimits(CHECKS)
+        for _ in range(CHECKS[1]):
+            limits.charge(VICTIM, 0.0)
+        for number in range(2 * MAX_HOSTS):
+            limits.charge(f"198.18.{number >> 8}.{number & 255}", 0.0)
+        self.assertFalse(limits.has(1, VICTIM, 0.0))
+        # The first of the others made room
+        self.assertTrue(limits.has(CHECKS[1], "198.18.0.0", 0.0))
