@@ -118,6 +118,7 @@ class Agent:
             self._remotes,
             self._checklist,
             self._checker,
+            call_budget,
             ready=lambda: self._theirs is not None and self.state not in _ENDED,
             changed=self._changed,
         )

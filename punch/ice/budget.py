@@ -73,6 +73,12 @@ OF_ONE_RELAYED = 3
 How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
 through our relays: where one of these routes is blocked, the checks on it do not use up those on the other.
 """
+PROOFS = 2
+"""How many further ones may go there from our own sockets, to prove where we receive (`CallBudget.prove`)…"""
+PROOF_GAP = 4.0
+"""…and the least seconds between two of them: the peer's request to its relay to let them in may be lost."""
+MAX_PROOFS = 4
+"""How many of these may be sent to all addresses."""
 OF_ONE_HEARD = 4
 """
 How many triggered checks may go to one address from addresses of our own, and how many answers; through a
@@ -139,6 +145,8 @@ class PacketKind(Enum):
     """Another check of an address that sent nothing."""
     RELAYED = "relayed"
     """A check of a relayed candidate from an address of our own."""
+    PROOF = "proof"
+    """Another one, on a link that works over a relay: the peer is to see where we receive."""
     RELAYED_TWICE = "relayed twice"
     """A check of a relayed candidate through our relay."""
     ANSWER = "answer"
@@ -371,6 +379,9 @@ class Budget:
             if kind is PacketKind.TRIGGERED and times and now >= times[-1] + SPACED_GAP:
                 limit += SPACED
             return len(times) < limit and len(self._sent) < _SHARES[kind]
+        if kind is PacketKind.PROOF:
+            spaced = not times or now >= times[-1] + PROOF_GAP
+            return spaced and len(times) < PROOFS and kinds.count(kind) < MAX_PROOFS
         if kind is PacketKind.UNLIKELY and kinds.count(kind) >= UNLIKELY:
             return False
         checks = kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY)
@@ -431,6 +442,14 @@ class CallBudget:
         self._remotes = remote_candidates
         # How many further checks may go to an address of which an authenticated check came through a relay
         self._heard: dict[Address, int] = {}
+        self._proving = False
+
+    def prove(self) -> None:
+        """
+        From now on, a few more checks may go to relayed candidates from our own sockets, since the link works
+        over a relay, and the peer must see where we receive before a direct path is looked for.
+        """
+        self._proving = True
 
     def may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
         """Whether a check on this pair may be sent now."""
@@ -444,6 +463,8 @@ class CallBudget:
         remote = pair.remote.address
         if self._may_send(remote, pair.base, request, kind, now):
             return True
+        if self._proving and kind is PacketKind.RELAYED:
+            return self._may_send(remote, pair.base, request, PacketKind.PROOF, now)
         left = self._heard.get(remote, 0)
         if not left or kind is not PacketKind.DIRECT:
             return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
@@ -19,6 +20,7 @@ class OpeningChecks:
     """
     The checks from other sockets than those of candidates, and what is known of the peer's addresses.
 
+    :param budget: what may be sent to addresses that have not answered.
     :param ready: returns whether checks can be sent: the peer's credentials are known, and the session has
         not ended.
     :param changed: called when the session may have something to do before its timer is due.
@@ -30,6 +32,7 @@ class OpeningChecks:
         remote_candidates: RemoteCandidates,
         checklist: CheckList,
         checker: CheckClient,
+        budget: CallBudget,
         *,
         ready: Callable[[], bool],
         changed: Callable[[], None],
@@ -38,6 +41,7 @@ class OpeningChecks:
         self._remotes = remote_candidates
         self._checklist = checklist
         self._checker = checker
+        self._budget = budget
         self._ready = ready
         self._changed = changed
 
@@ -103,6 +107,7 @@ class OpeningChecks:
             pair
             for pair in self._checklist
             if pair.local.type is not CandidateType.RELAY
+        self._budget.prove()
             and pair.base.host == host
             and pair.remote.type is CandidateType.RELAY
             and not pair.revoked

@@ -60,7 +60,7 @@ PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
 """How often they do so before they wait longer…"""
-PROOF_WAITS = 15.0, 300.0
+PROOF_WAITS = 2.0, 300.0
 """…which is so many seconds at first, doubled each time, and the longest one."""
 REFUSAL_WAITS = 1.0, 300.0
 """Seconds after an attempt that was refused or was impossible: at first, doubled each time, and at most."""
@@ -257,7 +257,8 @@ class Punching:
         proving = found is not None and self._agent.openings.prove(found[0])
         self._changed()
         if not self._opens:
-            proving = self._theirs[0].host not in self._agent.openings.proven_hosts
+            # An attempt before both know where the other one receives would be refused
+            proving = proving or self._theirs[0].host not in self._agent.openings.proven_hosts
         if proving:
             self._proofs += 1
             self._begin_at = now + proof_wait(self._proofs)

@@ -11,11 +11,14 @@ from punch.ice.budget import (
     MAX_BYTES,
     MAX_PACKETS,
     MAX_PEERS,
+    MAX_PROOFS,
     OF_ONE,
     OF_ONE_HEARD,
     OF_ONE_HEARD_THROUGH,
     OF_ONE_RELAYED,
     OF_ONE_THROUGH_RELAY,
+    PROOF_GAP,
+    PROOFS,
     RELAY_WINDOW,
     RELAYED,
     RESERVED,
@@ -143,6 +146,29 @@ class BudgetTests(SynchronousTestCase):
         left = self.spend(budget, PacketKind.RELAYED, 0.0)
         self.assertEqual(left, RELAYED - 2 * OF_ONE_RELAYED)
         self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
+
+    def test_proofs_of_where_we_receive(self) -> None:
+        """A relayed address gets two more checks when the link works over a relay, and not both at once."""
+        budget, local_candidates, remote_candidates = Budget(), LocalCandidates(), RemoteCandidates()
+        local, remote = Address("192.168.1.2", 4000), address(1)
+        base = local_candidates.add_host(local)
+        assert base is not None
+        candidate = Candidate(CandidateType.RELAY, remote, 1000, "1")
+        remote_candidates.add(candidate)
+        call = CallBudget(budget, local_candidates, remote_candidates)
+        pair = CandidatePair(base, candidate)
+
+        def sent(now: float) -> int:
+            return sum(call.may_check(pair, bytes(100), now) for _ in range(10))
+
+        self.assertEqual(sent(0.0), OF_ONE_RELAYED)
+        call.prove()
+        self.assertEqual([sent(now) for now in (1.0, 1.0 + PROOF_GAP - 0.1)], [1, 0])
+        self.assertEqual([sent(now) for now in (1.0 + PROOF_GAP, 2.0 + 2 * PROOF_GAP)], [1, 0])
+        others = [budget.allows(route(9 + number), 100, PacketKind.PROOF, 20.0) for number in range(10)]
+        self.assertEqual(sum(others), MAX_PROOFS - PROOFS)
+        rest = self.spend(budget, PacketKind.ANSWER, 20.0) + self.spend(budget, PacketKind.TRIGGERED, 20.0)
+        self.assertLessEqual(OF_ONE_RELAYED + MAX_PROOFS + rest, MAX_PACKETS)
 
     def test_relayed_candidates_have_a_part(self) -> None:
         """Relayed candidates are checked however many checks went to direct ones, in one call or several."""
