@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -34,6 +35,8 @@ LONGEST_SIZE_WAIT = 0.3
 The longest time between the first two of these requests, in seconds, if only an upper bound of the round-trip
 time is known, because the first check was repeated.
 """
+MAX_OPENINGS = 64
+"""How many checks of `opening` may be answered: the newest ones."""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -96,6 +99,9 @@ class CheckClient:
         self._switches = 0
         self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
         self._output: list[Transmit] = []
+        # The newest checks of `opening`: where they were sent, and from where
+        self._openings: dict[bytes, tuple[Address, Address]] = {}
+        self._answered: deque[Address] = deque(maxlen=MAX_OPENINGS)
 
     def set_remote(self, theirs: IceCredentials) -> None:
         """Set the peer's credentials."""
@@ -103,7 +109,7 @@ class CheckClient:
 
     def owns(self, transaction_id: bytes) -> bool:
         """Whether an answer with this ID is expected here."""
-        return transaction_id in self._transactions
+        return transaction_id in self._transactions or transaction_id in self._openings
 
     def switch_role(self, role: IceRole, *, refused: bool) -> bool:
         """
@@ -161,20 +167,28 @@ class CheckClient:
 
     def opening(self, base: Address, remote: Address) -> Transmit:
         """
-        Return a check that opens our NAT for `remote`. Its answer does not count: if it arrives, the peer
-        checks the pair itself.
+        Return a check that opens our NAT for `remote`. Its answer validates nothing: if it arrives, the peer
+        checks the pair itself. But it says that this check of the peer is to be waited for (`was_answered`).
         """
-        return Transmit(self._opening(self._candidates.check_priority(base)), remote, base)
+        transaction_id = self._random(12)
+        if len(self._openings) >= MAX_OPENINGS:
+            del self._openings[next(iter(self._openings))]
+        self._openings[transaction_id] = remote, base
+        return Transmit(self._opening(transaction_id, self._candidates.check_priority(base)), remote, base)
+
+    def was_answered(self, base: Address) -> bool:
+        """Whether a check of `opening` from this address was answered."""
+        return base in self._answered
 
     @property
     def opening_size(self) -> int:
         """How many bytes a check of `opening` has."""
-        return len(self._opening(0))
+        return len(self._opening(bytes(12), 0))
 
-    def _opening(self, priority: int) -> bytes:
+    def _opening(self, transaction_id: bytes, priority: int) -> bytes:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
-        return build_check(self._random(12), self._ours, self._theirs, self.role, self.tiebreaker, priority)
+        return build_check(transaction_id, self._ours, self._theirs, self.role, self.tiebreaker, priority)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Stop retransmitting the check of this pair. Its answer still counts."""
@@ -202,6 +216,7 @@ class CheckClient:
         """
         known = self._transactions.get(answer.transaction_id)
         if known is None:
+            self._receive_of_opening(answer, remote, local)
             return None
         transaction, pair = known
         if transaction.key is None or not answer.check_integrity(transaction.key):
@@ -225,6 +240,13 @@ class CheckClient:
         elif transaction.purpose is not Purpose.CHECK and verdict is CheckVerdict.FAILED:
             return None
         return CheckOutcome(pair, transaction, verdict, mapped)
+
+    def _receive_of_opening(self, answer: StunMessage, remote: Address, local: Address) -> None:
+        sent = self._openings.get(answer.transaction_id) == (remote, local)
+        authentic = self._theirs is not None and answer.check_integrity(self._theirs.key)
+        if sent and authentic and answer.message_class is MessageClass.SUCCESS:
+            del self._openings[answer.transaction_id]
+            self._answered.append(local)
 
     def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 from punch.ice.punching.opening_budget import MAX_OPENING_BYTES, MAX_OPENINGS
@@ -10,6 +11,7 @@ from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
+from punch.test.internet.packet import Endpoint, Packet
 from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.scenarios.test_prediction import nat, sequential
 from punch.test.system import SERVICE, Peer
@@ -17,15 +19,37 @@ from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
 from punch.wire.peers.punching import Nats, Opened, Targets
-from tests.simulation.seeds import ALL
+from punch.wire.stun import Attribute, MessageClass, STUNError, parse
+from tests.simulation.seeds import ALL, seeds
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct."""
+LOSS_SEEDS = seeds(1, 20)
 
 
 def linux() -> NAT:
     """Masquerading as Linux does it, at a router that takes unsolicited packets as its own."""
     return NAT(mapping=Mapping.APDM, ports=Ports.PRESERVING, overload=True, unsolicited=Unsolicited.ACCEPT)
+
+
+def first_of_flow(ends: tuple[str, str], seen: set[tuple[Endpoint, Endpoint]], packet: Packet) -> bool:
+    """Whether a packet from the first of these hosts to the second is the first one of its flow."""
+    if (packet.source[0], packet.destination[0]) != ends or (packet.source, packet.destination) in seen:
+        return False
+    seen.add((packet.source, packet.destination))
+    return True
+
+
+def permits(packet: Packet, host: str) -> bool:
+    """Whether a packet asks a relay to let in what an IP address sends (RFC 8656, section 9)."""
+    try:
+        message = parse(packet.payload) if packet.protocol == "udp" else None
+    except STUNError:
+        return False
+    if message is None:
+        return False
+    peers = message.get_all(Attribute.XOR_PEER_ADDRESS)
+    return message.message_class is MessageClass.REQUEST and any(each.host == host for each in peers)
 
 
 class DirectTests(PunchingTestCase):
@@ -71,6 +95,36 @@ class DirectTests(PunchingTestCase):
         for hops in (0, 8):
             for ends in ((linux(), sequential()), (sequential(2), linux())):
                 self.check(*ends, hops=hops)
+
+    def test_lost_packets(self) -> None:
+        """Where only one attempt in a while can work, one lost packet does not spoil it."""
+        for ends in ((linux(), sequential()), (sequential(2), linux())):
+            self.place(*ends)
+            seen: set[tuple[Endpoint, Endpoint]] = set()
+            self.net.drop = partial(first_of_flow, ("203.0.113.1", "203.0.113.2"), seen)
+            self.assertIsNotNone(self.seconds_to_direct(10.0), ends)
+            self.stop()
+
+    def test_loss(self) -> None:
+        """With 10 % loss on each access link, each way, at least 19 of 20 calls (with PUNCH_SEEDS=all)."""
+        for left, right in ((linux, sequential), (sequential, linux)):
+            late = []
+            for seed in LOSS_SEEDS:
+                self.place(left(), right(), seed, LinkSpec(delay=0.025, loss=0.1))
+                if self.seconds_to_direct(25.0) is None:
+                    late.append(seed)
+            self.assertLessEqual(len(late), len(LOSS_SEEDS) // 20, (left, late))
+
+    def test_late_proofs(self) -> None:
+        """
+        The request to the relay of the side that aims to let in the other side's checks arrives late: those
+        that were sent before prove nothing, and a later one does.
+        """
+        self.place(nat(Mapping.EIM, Ports.RANDOM), sequential())
+        began = self.net.now
+        self.net.drop = lambda packet: self.net.now < began + 3.0 and permits(packet, "203.0.113.2")
+        self.assertIsNotNone(self.seconds_to_direct(12.0))
+        self.stop()
 
     def test_by_address(self) -> None:
         """A mapping for each address, which one reflector can't tell from one for all."""

@@ -85,6 +85,10 @@ class OpeningChecks:
             for pair in self._checklist
         )
 
+    def was_answered(self, bases: Collection[Address]) -> bool:
+        """Whether the peer has answered a check of `check` from one of these sockets."""
+        return any(map(self._checker.was_answered, bases))
+
     @property
     def proven_hosts(self) -> set[str]:
         """
@@ -103,11 +107,11 @@ class OpeningChecks:
         Check the peer's relayed candidates from our sockets at this local IP address, so that the peer sees
         at which address we receive; returns False if one has answered.
         """
+        self._budget.prove()
         pairs = [
             pair
             for pair in self._checklist
             if pair.local.type is not CandidateType.RELAY
-        self._budget.prove()
             and pair.base.host == host
             and pair.remote.type is CandidateType.RELAY
             and not pair.revoked

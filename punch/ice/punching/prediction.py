@@ -22,13 +22,15 @@ TARGETS: Final = 8
 """How many ports are predicted in one attempt."""
 MAX_AIMS: Final = 10
 """How many packets the side that aims sends in one attempt."""
-LOW_TTLS: Final = (5, 5, None, 8)
+ROUNDS: Final = 3
+"""How often it sends to each port at most, if none of these packets was answered."""
+LOW_TTLS: Final = (5, 5, None, 5, 8)
 """
 The TTL of the packets of the side that opens, in one attempt after the other; None: the usual one. They are
 only to open its own NATs. A router that takes unsolicited packets as its own (`simultaneous_open`) would give
 the other side's packets another port if they arrived.
 """
-ROUTERS: Final = (None, 1, None, None)
+ROUTERS: Final = (None, 1, None, 1, None)
 """How many routers may take such a packet at all, in one attempt after the other: not even the next one."""
 MAX_STEPS: Final = 64
 """Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""
@@ -137,6 +139,19 @@ def aims(
             if aim not in chosen:
                 chosen.append(aim)
     return chosen[:MAX_AIMS]
+
+
+def rounds(aims: Sequence[int]) -> list[Sequence[int]]:
+    """
+    Return to which of these ports the side that aims sends, in one round after the other, until one of its
+    packets is answered: to all at first, then to the likeliest, which come first.
+    """
+    found: list[Sequence[int]] = []
+    left = MAX_AIMS
+    while aims and left and len(found) < ROUNDS:
+        found.append(aims[:left])
+        left -= len(found[-1])
+    return found
 
 
 def steps_between(profile: NatProfile, first: int, last: int) -> int | None:

@@ -79,6 +79,13 @@ class Openings:
         """
         return any(agent.openings.has_received_check(bases, source) for agent in self._generations.agents)
 
+    def has_got_through(self, bases: Collection[Address]) -> bool:
+        """
+        Whether an authenticated check has arrived at one of these sockets, or an answer to one from there.
+        """
+        answered = any(agent.openings.was_answered(bases) for agent in self._generations.agents)
+        return answered or self.has_received_check(bases)
+
     def received_stun(self, local: Address, remote: Address, now: float) -> None:
         """A STUN message has come between these addresses."""
         if local in self._sockets and now >= self._checked_at + OPENING_GAP:

@@ -196,7 +196,7 @@ class Attempt:
         self.release()
         round_trip = 1.5 * self.rtt
         await self.transactions.sleep(max(arrival, round_trip))
-        if self.transport.openings.has_received_check(bases):
+        if self.transport.openings.has_got_through(bases):
             # The NATs are open: whatever was lost is sent again
             for _ in range(REPEATS):
                 if self.relayed():

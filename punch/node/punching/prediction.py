@@ -25,6 +25,11 @@ OPEN_TIME = 8.0
 """Seconds that the side that opens waits for packets of the one that aims."""
 GAP = 0.005
 """Seconds between two packets of an attempt. Other hosts take ports meanwhile, so it is short."""
+ROUND_TIME = 0.1
+"""
+The least seconds until the packets of the side that aims are sent again, if none was answered; else it is the
+round-trip time of the link.
+"""
 REFLECTOR_REQUESTS = 2
 """How often the side that opens asks a reflector in one attempt."""
 
@@ -89,7 +94,11 @@ class Prediction:
             steps = prediction.steps_between(profile, seen.mapped.port, newest)
             self._taken = max(1, (steps or 1) - 2)
         aims = prediction.aims(profile, ports, opened.ports, newest)
-        await self._send_to(attempt, base, opened.host, aims)
+        for likeliest in prediction.rounds(aims):
+            await self._send_to(attempt, base, opened.host, likeliest)
+            await transactions.sleep(max(ROUND_TIME, attempt.rtt))
+            if attempt.transport.openings.has_got_through({base}) or not attempt.relayed():
+                break
         await attempt.await_path({base})
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:

@@ -13,7 +13,7 @@ from punch.ice.failure import MAX_CHECKING
 from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
-from punch.wire.stun import Attribute, MessageClass, parse
+from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
 
 DELAY = 0.05
 
@@ -89,6 +89,32 @@ class ConnectTests(SynchronousTestCase):
             alice.agent.remove_local(base, network.now)
             bob.agent.remove_local(remote, network.now)
         self.assertEqual(alice.path.path, "host")
+
+    def test_an_answer_to_a_check_that_opens_a_nat(self) -> None:
+        """It says that the other side has got through, once, and validates nothing."""
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1.0)
+        base, remote = Address("192.0.2.1", 20000), Address("192.0.2.2", 30000)
+        alice.agent.openings.add(base)
+        bob.agent.openings.add(remote)
+        check = alice.agent.openings.check(base, remote)
+        assert check is not None
+        bob.agent.receive_datagram(check.data, base, remote, network.now)
+        answers = [each for each in bob.agent.datagrams_to_send(network.now) if each.data[0] & 1]
+        (answer,) = (each.data for each in answers if each.local == remote)
+        forged = answer[:-1] + bytes((answer[-1] ^ 1,))
+        unsigned = encode(StunMessage(Method.BINDING, MessageClass.SUCCESS, check.data[8:20]))
+        for data, source in ((forged, remote), (unsigned, remote), (answer, Address("192.0.2.9", 30000))):
+            alice.agent.receive_datagram(data, source, base, network.now)
+            self.assertFalse(alice.agent.openings.was_answered({base}))
+        self.assertTrue(alice.agent.wants(answer))
+        alice.agent.receive_datagram(answer, remote, base, network.now)
+        self.assertTrue(alice.agent.openings.was_answered({Address("192.0.2.1", 1), base}))
+        self.assertFalse(alice.agent.openings.has_received_check({base}))
+        self.assertFalse(alice.agent.wants(answer))
 
     def test_both_behind_one_nat_use_the_lan(self) -> None:
         for hairpin in (False, True):

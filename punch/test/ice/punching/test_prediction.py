@@ -9,12 +9,16 @@ from random import Random
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from punch.ice.punching.prediction import (
+    LOW_TTLS,
     MAX_AIMS,
+    ROUNDS,
+    ROUTERS,
     TARGETS,
     aims,
     needs_second_observation,
     opened,
     port_after,
+    rounds,
     steps_between,
     targets,
 )
@@ -245,6 +249,15 @@ class PredictionTests(SynchronousTestCase):
         self.assertEqual(targets(profile(step=-1), 1026, 1)[:3], [1024, 65535, 65534])
         for row in opened(DOWN, 1025, None, 8):
             self.assertTrue(all(1024 <= port <= 65535 for port in row))
+
+    def test_rounds(self) -> None:
+        """All ports get one packet, then the likeliest another one or two, as far as the limit allows."""
+        self.assertEqual(rounds([]), [])
+        self.assertEqual(rounds([1]), [[1]] * ROUNDS)
+        self.assertEqual(rounds([1, 2, 3, 4]), [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]])
+        self.assertEqual(rounds(list(range(8))), [list(range(8)), [0, 1]])
+        self.assertEqual(rounds(list(range(MAX_AIMS))), [list(range(MAX_AIMS))])
+        self.assertEqual({len(LOW_TTLS), len(ROUTERS)}, {5})
 
     def test_what_the_other_side_says(self) -> None:
         """Whatever it says, the number of packets is limited, and each port gets one."""
