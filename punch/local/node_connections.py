@@ -112,7 +112,7 @@ class NodeConnection(LineReceiver):
 
     def _silent(self) -> None:
         self.greeted.errback(
-            CommandError("timeout", "The process of the node does not answer: it is stopped, or hangs.")
+            CommandError("node-timeout", "The process of the node does not answer: it is stopped, or hangs.")
         )
         self.channel.abortConnection()
 

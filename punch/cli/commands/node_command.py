@@ -57,11 +57,11 @@ class ExitStatus(IntEnum):
     NO_PATH = 6
     """No path to the peer, or to the rendezvous, was found."""
     CHANGED = 7
-    """A file changed, vanished or became unreadable while it was sent."""
+    """A file can't be read, or changed or vanished while it was sent."""
     NO_SPACE = 8
     """A disk is full, or can't be written."""
     NODE_LOST = 9
-    """The process that has the node ended."""
+    """The process that has the node ended, or does not answer."""
 
 
 REASONS = {
@@ -76,6 +76,7 @@ REASONS = {
     "rendezvous-unreachable": ExitStatus.NO_PATH,
     "lost": ExitStatus.NO_PATH,
     "node-lost": ExitStatus.NODE_LOST,
+    "node-timeout": ExitStatus.NODE_LOST,
 }
 """The statuses of the reasons with which a call or a stream fails."""
 

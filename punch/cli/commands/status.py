@@ -101,7 +101,7 @@ def _ask(directory: Path) -> JSON:
         raise CommandError("denied", str(error)) from None
     except TimeoutError:
         raise CommandError(
-            "timeout", "The process of the node does not answer: it is stopped, or hangs."
+            "node-timeout", "The process of the node does not answer: it is stopped, or hangs."
         ) from None
     except OSError as error:
         raise CommandError(
