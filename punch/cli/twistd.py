@@ -27,6 +27,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from punch.cli.interrupt import end_quietly_on_interrupt
+from punch.cli.usage import write_stderr
 from punch.files import check_regular, unusable
 
 LOG_BYTES = 1_000_000
@@ -102,19 +103,32 @@ def _stop(reactor: Reactor) -> None:
 
 
 def fail(
-    program: str, sentence: str, *, reason: str = "usage", as_json: bool = False, own_stdout: bool = True
+    program: str,
+    sentence: str,
+    *,
+    reason: str = "usage",
+    as_json: bool = False,
+    own_stdout: bool = True,
+    status: int = 1,
 ) -> NoReturn:
     """
     End before the reactor runs (in `postOptions` or `makeService`): `sentence` on stderr, with `as_json` also
-    as a `failed` event on stdout, and status 1. Without `own_stdout` stdout is for data: the event is alone
-    on stderr.
+    as a `failed` event on stdout. Without `own_stdout` stdout is for data: the event is alone on stderr.
+
+    :param status: the exit status.
     """
+    said = f"{program}: {sentence}"
     if as_json:
         event = {"event": "failed", "time": 0.0, "reason": reason, "text": sentence}
-        if not own_stdout:
-            raise SystemExit(json.dumps(event))
-        OutputWriter(1).event(event)
-    raise SystemExit(f"{program}: {sentence}")
+        if own_stdout:
+            OutputWriter(1).event(event)
+        else:
+            said = json.dumps(event)
+    if status == 1:
+        # Python prints it
+        raise SystemExit(said)
+    write_stderr(said)
+    raise SystemExit(status)
 
 
 _END_SIGNALS = tuple(

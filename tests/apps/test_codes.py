@@ -78,6 +78,21 @@ def test_a_wrong_code(users: Users) -> None:
     assert inviting.exit() == 5
 
 
+def test_a_code_for_another_rendezvous(users: Users, tmp_path: Path) -> None:
+    """It says at which one it looked; the code is still good at its own."""
+    with programs(tmp_path) as running:
+        address = LocalPeers(running).address
+        inviting = users.start("alice", "invite", "--as", "other-bob")
+        code = inviting.wait("code", 60.0)["code"]
+        status, out, err = users.run("bob", "join", "--rendezvous", address, code)
+        assert (status, out) == (4, ""), err
+        assert address.partition("//")[2].partition("/")[0] in err
+        assert "--rendezvous" in err
+    status, _, err = users.run("bob", "join", "--as", "other-alice", code)
+    assert status == 0, err
+    assert inviting.wait("contact")["petname"] == "other-bob"
+
+
 def test_an_end_by_the_user_and_by_a_full_disk(users: Users) -> None:
     """Both get one sentence."""
     with terminal(users.words("alice", "invite"), users.directory) as screen:

@@ -160,8 +160,10 @@ def test_the_receiver_is_killed_twice(peers: Peers) -> None:
 
 
 def test_standard_input(peers: Peers) -> None:
-    """A pipe is sent as it comes, under a name of its own."""
-    receiver = peers.receive("--yes", "--once")
+    """A pipe is sent as it comes, under a name of its own, here into the folder to which a link leads."""
+    link = peers.directory / "link"
+    link.symlink_to(peers.folder)
+    receiver = peers.receive("--yes", "--once", "--output", str(link))
     done = subprocess.run(
         peers.words("send", "--as", "note.txt", "-", "bob", name="alice"),
         input=b"some text",
@@ -170,7 +172,9 @@ def test_standard_input(peers: Peers) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert receiver.wait("transfer-done")["path"] == str(peers.folder / "note.txt")
     assert receiver.exit() == 0
+    assert link.is_symlink()
     assert (peers.folder / "note.txt").read_bytes() == b"some text"
 
 
@@ -344,6 +348,7 @@ def test_another_process_takes_the_place_of_the_receiver(peers: Peers) -> None:
 def test_what_goes_wrong(peers: Peers) -> None:
     """Each has a sentence and a status of its own."""
     peers.file("a", 10)
+    (peers.source / "dangling").symlink_to("missing")
     for words, status, sentence in (
         (["a", "bob"], 4, "is not registered"),
         (["a", "carol"], 1, "neither a name in the address book nor a peer ID"),
@@ -355,10 +360,13 @@ def test_what_goes_wrong(peers: Peers) -> None:
         assert sentence in peers.punch("send", *words, name="alice", status=status), words
     for words, status, sentence in (
         (["--output", "missing"], 1, "a folder that is there"),
+        (["--output", "a"], 1, "a folder that is there"),
+        (["--output", "dangling"], 1, "a folder that is there"),
         (["--from", "carol"], 1, "neither a name"),
         (["--output"], 2, "needs a value"),
     ):
         assert sentence in peers.punch("receive", *words, name="bob", status=status), words
+    assert not (peers.source / "missing").exists()
     peers.chat("bob")
     assert "does not receive files now" in peers.punch("send", "a", "bob", name="alice", status=4)
 
@@ -449,6 +457,12 @@ def test_a_full_disk(peers: Peers, small_disk: Path) -> None:
     )
     assert done.returncode == 8, done.stderr
     assert sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file()) == 0
+
+
+def test_a_disk_that_is_read_only(peers: Peers, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    said = peers.punch("receive", "--output", str(small_disk), name="bob", status=8)
+    assert "can't be written" in said
 
 
 def test_what_stays_free(small_disk: Path) -> None:

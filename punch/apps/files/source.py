@@ -54,6 +54,10 @@ class SourceError(Exception):
     """A path can't be sent; `str()` is a sentence that says why."""
 
 
+class SourceUnreadable(SourceError):
+    """A path is there, and can't be read."""
+
+
 @dataclass(frozen=True)
 class Source:
     """
@@ -165,7 +169,8 @@ def _scan_path(scan: _Scan, given: str) -> str:
     try:
         found = path.stat()
     except OSError as error:
-        raise SourceError(f"{quoted(given)} can't be sent: {error.strerror}.") from error
+        kind = SourceUnreadable if isinstance(error, PermissionError) else SourceError
+        raise kind(f"{quoted(given)} can't be sent: {error.strerror}.") from error
     except ValueError as error:
         raise SourceError(f"{quoted(given)} is not the name of a file.") from error
     name = path.name if path.name not in ("", "..") else path.resolve().name
@@ -175,7 +180,7 @@ def _scan_path(scan: _Scan, given: str) -> str:
         _scan_folder(scan, path, os.fsencode(name), found)
     elif stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceError(f"{quoted(given)} can't be read: you have no permission.")
+            raise SourceUnreadable(f"{quoted(given)} can't be read: you have no permission.")
         scan.add(_file(os.fsencode(name), found), path.resolve())
     else:
         raise SourceError(f"{quoted(given)} is neither a file nor a folder. A pipe can be sent as -.")
@@ -199,7 +204,9 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
         try:
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
-            raise SourceError(f"The folder {quoted(str(folder))} can't be read: {error.strerror}.") from error
+            raise SourceUnreadable(
+                f"The folder {quoted(str(folder))} can't be read: {error.strerror}."
+            ) from error
         folders = []
         for child in children:
             inside = name + b"/" + os.fsencode(child.name)
@@ -212,7 +219,7 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
             except FileNotFoundError:
                 scan.skipped.append((Path(child.path), "no longer there"))
             except OSError as error:
-                raise SourceError(f"{quoted(child.path)} can't be read: {error.strerror}.") from error
+                raise SourceUnreadable(f"{quoted(child.path)} can't be read: {error.strerror}.") from error
         waiting += reversed(folders)
 
 
@@ -220,7 +227,7 @@ def _scan_child(scan: _Scan, path: Path, inside: bytes, found: os.stat_result) -
     """Add what is in a folder and is none itself."""
     if stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceError(f"{quoted(str(path))} can't be read: you have no permission.")
+            raise SourceUnreadable(f"{quoted(str(path))} can't be read: you have no permission.")
         scan.add(_file(inside, found), path)
     elif stat.S_ISLNK(found.st_mode):
         _scan_link(scan, path, inside)

@@ -94,9 +94,10 @@ def main(arguments: Sequence[str]) -> int:
     if not os.access(folder, os.W_OK | os.X_OK):
         twistd.fail(
             program,
-            f"You may not write to {quoted(options.output)}.",
-            reason="bad-file",
+            f"{quoted(options.output)} can't be written: you have no permission, or the disk is read-only.",
+            reason=FailureCode.DISK.value,
             as_json=options.json,
+            status=ExitStatus.NO_SPACE,
         )
     try:
         peers = frozenset(find_peer(command.book, who) for who in options.senders)

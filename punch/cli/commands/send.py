@@ -15,7 +15,7 @@ from punch.amounts import format_bytes
 from punch.apps.codes.code import CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
-from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
+from punch.apps.files.source import PIPE, Source, SourceError, SourceUnreadable, find_source, text_source
 from punch.apps.files.transfers import FIRST_RETRY, LAST_RETRY
 from punch.cli import twistd
 from punch.cli.commands.codes import CodeCommand
@@ -112,8 +112,12 @@ def main(arguments: Sequence[str]) -> int:
         else:
             source = text_source(options.text)
     except (UnknownPeer, SourceError) as error:
-        reason = "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-file"
-        twistd.fail(program, str(error), reason=reason, as_json=options.json)
+        reason, status = "bad-file", ExitStatus.FAILED
+        if isinstance(error, UnknownPeer):
+            reason = "bad-peer-id"
+        elif isinstance(error, SourceUnreadable):
+            reason, status = FailureCode.SOURCE_UNREADABLE.value, ExitStatus.CHANGED
+        twistd.fail(program, str(error), reason=reason, as_json=options.json, status=status)
     for path, why in source.skipped:
         write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
     if peer is not None:

@@ -127,6 +127,34 @@ class CommandTests(SynchronousTestCase):
             event = json.loads(str(ended.exception.code))
             self.assertEqual((event["event"], event["reason"]), ("failed", reason))
 
+    def test_files_without_permission(self) -> None:
+        """The status and the reason are those of a transfer that fails by that."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        file = folder / "file"
+        file.write_text("content")
+        self.patch(os, "access", lambda path, mode: False)
+        options = ["--json", "--state-dir", self.mktemp()]
+        me = self.run_command("id", *options[1:])[1].strip()
+        for words, expected, reason in (
+            (["send", str(file), me], 7, "source-unreadable"),
+            (["send", str(folder), me], 7, "source-unreadable"),
+            (["receive", "--output", str(folder)], 8, "disk"),
+        ):
+            command, *rest = words
+            read, write = os.pipe()
+            kept = os.dup(1)
+            os.dup2(write, 1)
+            try:
+                status, _, err = self.run_command(command, *options, *rest)
+            finally:
+                os.dup2(kept, 1)
+                os.close(kept)
+                os.close(write)
+            with os.fdopen(read) as out:
+                self.assertEqual((status, json.load(out)["reason"]), (expected, reason), err)
+            self.assertIn("permission", err)
+
     def test_a_wrong_command_line_of_a_plugin(self) -> None:
         """It names the command that was typed."""
         self.addCleanup(options.commands.clear)
