@@ -1,9 +1,10 @@
 """
 Where the socket of a node is, and who may use it: the user whose state directory it is in, and root.
 
-The socket is in the state directory. If its path is too long for a socket address, it is in a runtime
-directory: XDG_RUNTIME_DIR, /run/user/UID or punch-UID in the directory for temporary files, the first of them
-that only this user can use. Whoever attaches looks in all of them.
+The socket is in the state directory. If its path, with symbolic links followed, is too long for a socket
+address, it is in a runtime directory: XDG_RUNTIME_DIR, /run/user/UID or punch-UID in the directory for
+temporary files, the first of them that only this user can use. Whoever attaches looks in all of these places,
+however the state directory is called.
 """
 
 from __future__ import annotations
@@ -50,18 +51,19 @@ def listening_path(directory: Path, environ: Mapping[str, str]) -> Path:
 
     :raise SocketError: there is no place for it.
     """
-    path = directory / NAME
+    path = Path(os.path.realpath(directory)) / NAME
     if not fits(path):
         path = _runtime_path(directory, environ)
-    try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise SocketError(
-            f"The socket {path} of an earlier process can't be removed: {error.strerror}."
-        ) from error
+    for found in {path: None, **dict.fromkeys(_places(directory, environ))}:
+        try:
+            if stat.S_ISSOCK(found.lstat().st_mode):
+                found.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise SocketError(
+                f"The socket {found} of an earlier process can't be removed: {error.strerror}."
+            ) from error
     return path
 
 
@@ -79,10 +81,7 @@ def attaching_path(directory: Path, environ: Mapping[str, str]) -> Path:
     :raise NotRunning: there is no socket.
     :raise SocketError: it belongs to somebody else, or can't be reached.
     """
-    paths = [directory / NAME]
-    if not fits(paths[0]):
-        paths = [found / _short_name(directory) for found in _runtime_directories(environ)]
-    for path in paths:
+    for path in _places(directory, environ):
         try:
             found = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -126,6 +125,13 @@ def peer_uid(connection: socket.socket) -> int | None:
             _version, uid = struct.unpack("=II", connection.getsockopt(0, 1, 76)[:8])
             return int(uid)
     return None
+
+
+def _places(directory: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Return where the socket of a state directory may be: releases before differ in that from this one."""
+    paths = [Path(os.path.realpath(directory)) / NAME, directory / NAME]
+    paths += [found / _short_name(directory) for found in _runtime_directories(environ)]
+    return [path for path in paths if fits(path)]
 
 
 def _short_name(directory: Path) -> str:

@@ -7,7 +7,9 @@ Addresses of ports and sockets, as they are typed, and the services that stand f
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -15,6 +17,8 @@ from punch.sanitize import quoted
 
 MAX_SERVICE = 255
 """Bytes of the longest name of a service."""
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" or "bsd" in sys.platform else 107
+"""Bytes of the longest path that a Unix socket can have on this system."""
 _MAX_SHOWN = 60
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 
@@ -144,10 +148,11 @@ def split_target(text: str) -> tuple[str, str]:
 def _path(path: str) -> ForwardAddress:
     if not path or "\0" in path or not path.isprintable():
         raise ForwardAddressError(f"The path of a Unix socket can't be {_shown(path)}.")
-    address = ForwardAddress(Protocol.UNIX, path=path)
-    if len(address.service.encode("utf-8", "replace")) > MAX_SERVICE:
-        raise ForwardAddressError(f"The path of a Unix socket can't be that long: {_shown(path)}.")
-    return address
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ForwardAddressError(
+            f"The path of a Unix socket has at most {MAX_SOCKET_PATH} bytes here, unlike {_shown(path)}."
+        )
+    return ForwardAddress(Protocol.UNIX, path=path)
 
 
 def _split(text: str) -> tuple[str, int]:

@@ -6,9 +6,11 @@ asks for and `punch expose` grants.
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -157,10 +159,23 @@ def listen(reactor: Any, local: ForwardAddress, forwarder: Factory | DatagramPro
         opened = reactor.listenTCP(local.port, forwarder, backlog=BACKLOG, interface=host)
     except (CannotListenError, OSError) as error:
         cause = error.socketError if isinstance(error, CannotListenError) else error
+        if isinstance(cause, OSError):
+            _remove_own_lock(local.path)
         # It is no error of the system if another process has the lock beside a Unix socket
-        text = cause.strerror if isinstance(cause, OSError) else _IN_USE
+        text = (cause.strerror or cause) if isinstance(cause, OSError) else _IN_USE
         raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
     return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
+
+
+def _remove_own_lock(path: str) -> None:
+    """
+    Remove the lock beside a Unix socket that could not be opened, if it is of this process.
+
+    Twisted leaves it; the next attempt would find that a process that runs has it.
+    """
+    with suppress(OSError):
+        if os.readlink(f"{path}.lock") == str(os.getpid()):
+            os.unlink(f"{path}.lock")
 
 
 def _is_in_use(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import (
+    MAX_SOCKET_PATH,
     ForwardAddressError,
     check_service,
     parse_address,
@@ -74,7 +75,8 @@ class AddressTests(SynchronousTestCase):
             ("x" * 300 + ":80", "is written as"),
             ("unix:", "can't be"),
             ("/a\0b", "can't be"),
-            ("/" + "x" * 300, "can't be that long"),
+            ("/" + "x" * MAX_SOCKET_PATH, "at most 10[37] bytes"),
+            ("unix:" + "ä" * (MAX_SOCKET_PATH // 2 + 1), "at most 10[37] bytes"),
         ):
             with self.assertRaisesRegex(ForwardAddressError, words):
                 parse_address(text)

@@ -43,3 +43,14 @@ class ListenTests(SynchronousTestCase):
                 f"{path.name} can't be listened on: another process listens there.",
             )
             self.assertTrue(Path(path.name).is_socket())
+
+    def test_a_path_that_is_taken(self) -> None:
+        """Also at the next attempt, as no lock is left, which this process would have."""
+        path = Path(Path(self.mktemp()).name)
+        path.write_text("a file")
+        self.addCleanup(path.unlink)
+        for _ in range(2):
+            self.assertEqual(
+                self.refused(f"unix:{path}"), f"{path} can't be listened on: Address already in use."
+            )
+        self.assertEqual(list(Path().glob(f"{path}.lock")), [])
