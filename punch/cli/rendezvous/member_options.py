@@ -53,8 +53,7 @@ PARAMETERS: list[list[Any]] = [
         "admit",
         None,
         "open",
-        "Who may register: open (anyone), invited (see punch rendezvous invite) or listed (the peers of "
-        "--members).",
+        "Who may register: open (anyone), invited (punch rendezvous invite) or listed (in --members).",
     ],
     [
         "members",

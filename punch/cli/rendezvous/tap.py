@@ -76,15 +76,27 @@ _LIMITS = {
 """The limits that the command line can change, with what each of them counts."""
 
 
+_COMMON = frozenset(
+    ("admit", "certificate", "deny", "help", "help-all", "host", "key", "metrics", "state-dir")
+)
+"""The options that `--help` shows: most services need no other ones."""
+
+
 class Options(BaseOptions):
     """The options of `twistd punch-rendezvous`."""
 
     plugin = "punch-rendezvous"
     files = frozenset(("certificate", "key", "turn-secret-file", "deny", "state-dir"))
     longdesc = (
-        "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
-        "start and prints the address that peers use, with the pin of that key."
+        "Introduces peers behind NATs to each other. Works without options, and prints the address that "
+        "peers use. Its operator's commands: punch rendezvous status, invite, peers, usage, revoke."
     )
+
+    @property
+    def rare(self) -> frozenset[str]:  # type: ignore[override]  # made of all options
+        """The options that `--help` leaves out."""
+        return frozenset(option.rstrip("=") for option in self.longOpt) - _COMMON
+
     optFlags = [
         ["json", None, "Print events as JSON, one object a line."],
     ]
@@ -108,14 +120,14 @@ class Options(BaseOptions):
             None,
             None,
             "Name or IP address (or HOST:PORT, if a router maps the port) that peers will use. [default: the "
-            "address listened on, or this machine's own; with --certificate the first name in it]",
+            "first name in --certificate, or this machine's address]",
         ],
         [
             "certificate",
             None,
             None,
-            "PEM file with the certificate chain from an authority; peers then check the name instead of a "
-            "pin. Read again on SIGHUP. [default: a certificate of its own key, with a pin]",
+            "PEM file with the certificate chain from an authority; peers then check the name. Read again on "
+            "SIGHUP. [default: they check the pin of its own key]",
         ],
         ["key", None, None, "PEM file with the private key of --certificate."],
         ["relay", None, "on", "Whether to relay for peers that no direct path joins (TURN): on or off."],
