@@ -97,7 +97,7 @@ SECURITY_NUMBERS = [
     f"{local_connection.MAX_COMMANDS} commands at a time on each, "
     f"{local_connection.MAX_UNREAD >> 20} MiB of unread events, "
     f"and {local_connection.MAX_WAITING:,} streams that wait",
-    f"a program may report {MAX_REPORTED} transfers",
+    f"A program may report {MAX_REPORTED} transfers",
     f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
     f"and all peers have {forward.MAX_CONNECTIONS:,}; "
     f"a link carries at most {LinkLimits().streams:,} streams",
@@ -105,7 +105,7 @@ SECURITY_NUMBERS = [
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
     f"{uploads.MAX_FILES:,} files each wait to be sent",
-    f"no page has gone on for {uploads.IDLE_TIME:.0f} s",
+    f"no page has continued the upload for {uploads.IDLE_TIME:.0f} s",
     f"has {forward.CONNECT_TIME:.0f} s to accept a connection",
     f"steps of {PADDING} bytes",
     f"{offer_freshness.MAX_CALLERS} known callers",
@@ -139,8 +139,8 @@ SECURITY_NUMBERS = [
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
     f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
     f"one for {WORDS[UNPROVED_PART]} that the relay may have",
-    f"the last {LIMITS.registrations // 8:,} that registered have their ID",
-    f"takes {WORDS[REVOCATION_BURST]} revocations from one address at once, one in ten minutes later, "
+    f"the ID for the last {LIMITS.registrations // 8:,} peers of one address",
+    f"takes {WORDS[REVOCATION_BURST]} revocations from one address at once, later one in ten minutes, "
     f"and {MAX_REVOCATIONS:,} in all",
     f"request of up to {MAX_ATTRIBUTES} attributes",
     f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
