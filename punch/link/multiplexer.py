@@ -147,7 +147,7 @@ class StreamMultiplexer:
         if stream is not None and not stream.given_up:
             self._control.put(encode_credit(stream_id, stream.window.accept()))
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool = False) -> None:
         """Queue bytes on a stream, and its end if `fin`. This has no effect on a stream that is over."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.out.finished or stream.out.fin_wanted:

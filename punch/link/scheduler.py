@@ -47,7 +47,7 @@ class StreamScheduler:
         self._window = SendWindow()
         self._ahead = INITIAL_CREDIT
 
-    def put(self, stream: Stream, data: bytes, fin: bool = False) -> None:
+    def put(self, stream: Stream, data: bytes | bytearray | memoryview, fin: bool = False) -> None:
         """Queue bytes on a stream, and its end if `fin`."""
         out = stream.out
         if data:

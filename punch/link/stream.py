@@ -51,9 +51,9 @@ class SendBuffer:
         self.fin_wanted = False
         self.finished = False
         self.full = False
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | bytearray | memoryview) -> None:
         self._chunks.append(data)
         self.queued += len(data)
 
@@ -72,7 +72,7 @@ class SendBuffer:
             return False
         return self.credit > 0 if self.queued else self.fin_wanted
 
-    def take(self, room: int) -> bytes | memoryview:
+    def take(self, room: int) -> bytes | bytearray | memoryview:
         """Remove and return the next bytes, at most `room` and at most one chunk. They count as sent."""
         chunk = self._chunks[0]
         if len(chunk) > room:

@@ -50,6 +50,13 @@ class StreamAborted(ConnectionLost):
         self.code = code
 
 
+def _is_constant(data: bytes | bytearray | memoryview) -> bool:
+    """Whether it is bytes, or a plain view of bytes."""
+    if isinstance(data, memoryview):
+        return type(data.obj) is bytes and data.format == "B" and data.c_contiguous and data.ndim == 1
+    return type(data) is bytes
+
+
 def as_failure(error: BaseException | None = None) -> Failure:
     """An exception, or the one being handled, as Twisted passes it on."""
     return Failure(error)  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -95,8 +102,8 @@ class LinkAddress(PunchAddress):
 class StreamCarrier(Protocol):
     """What carries the bytes of streams, each of which it knows by a number."""
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
-        """Queue bytes; with `fin`, they are the last."""
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool = False) -> None:
+        """Queue bytes that do not change; with `fin`, they are the last."""
 
     def is_full(self, stream_id: int) -> bool:
         """Whether enough is queued. `StreamTransport.sendable` is called when there is room."""
@@ -173,13 +180,16 @@ class StreamTransport:
 
     # ITransport
 
-    def write(self, data: bytes) -> None:
-        """Queue bytes; after `loseConnection` they are dropped, as any transport does."""
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """
+        Queue bytes; after `loseConnection` they are dropped, as any transport does. What can change is
+        copied, and nothing else: neither bytes nor a view of bytes.
+        """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"a transport's data must be bytes, not {type(data).__name__}")
         if not self.connected or self._write_closed or not data:
             return
-        self.link.carrier.send(self.stream_id, bytes(data))
+        self.link.carrier.send(self.stream_id, data if _is_constant(data) else bytes(data))
         self.link.schedule_flush()
         self._pause_producer_if_full()
         if self._pull_producer is not None:

@@ -297,7 +297,7 @@ class StreamConnection(NodeConnection):
 
     # StreamCarrier
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool = False) -> None:
         """Send bytes, and with `fin` the mark."""
         self._ended = self._ended or fin
         if not self._over:

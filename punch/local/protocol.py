@@ -115,7 +115,7 @@ class Abort:
         return _LENGTH.pack(_ABORT) + _LENGTH.pack(min(self.code, 2**32 - 1))
 
 
-def frames(data: bytes) -> Iterator[bytes]:
+def frames(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
     """Return bytes in frames."""
     for start in range(0, len(data), MAX_FRAME):
         part = data[start : start + MAX_FRAME]

@@ -185,7 +185,7 @@ class AioquicConnection(QuicConnection):
         self.packets_sent += len(datagrams)
         return datagrams
 
-    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool) -> None:
         self.limits.sent(len(data))
         self._ask(None, self.library.send_stream_data, stream_id, bytes(data), fin)
 

@@ -222,7 +222,7 @@ class QuicConnection(ABC):
         """
 
     @abstractmethod
-    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool) -> None:
         """Queue bytes on a stream."""
 
     @abstractmethod

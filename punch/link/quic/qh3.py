@@ -144,7 +144,7 @@ class Qh3Connection(QuicConnection):
         self.packets_sent += len(datagrams)
         return datagrams
 
-    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+    def send(self, stream_id: int, data: bytes | bytearray | memoryview, fin: bool) -> None:
         self.limits.sent(len(data))
         try:
             self.library.send_stream_data(stream_id, data, fin)

@@ -70,6 +70,22 @@ class TwistedTests(TwistedCase):
         self.assertEqual(self.caller.stream_count, 0)
         self.assertEqual(self.callee.stream_count, 0)
 
+    def test_what_can_change_is_copied(self) -> None:
+        self.secure()
+        near, far = self.open()
+        first, second, constant = bytearray(b"first "), bytearray(b"second "), b"third"
+        near.transport.write(first)
+        near.transport.write(memoryview(second))
+        near.transport.write(memoryview(constant))
+        first[:], second[:] = b"FIRST ", b"SECOND "
+        self.advance(0.1)
+        self.assertEqual(far.data, b"first second third")
+        words = memoryview(bytes(range(8))).cast("H")
+        near.transport.write(words)
+        near.transport.write(memoryview(b"abcdef")[::2])
+        self.advance(0.1)
+        self.assertEqual(far.data[18:], bytes(range(8)) + b"ace")
+
     def test_a_protocol_of_twisteds_own(self) -> None:
         lines: list[bytes] = []
 
