@@ -1,8 +1,8 @@
 """
 The messages of the service "files/1": bytes <-> values.
 
-Each message is one string of `twisted.protocols.basic.Int32StringReceiver`: its length in four bytes, then a
-type in one byte, then the content. docs/protocol.md, section 11, describes who sends which, and when.
+Each message is a type in one byte, then the content; `framing.py` puts them on a stream. docs/protocol.md,
+section 11, describes who sends which, and when.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Entry:
 class Digest(Protocol):
     """A hash that is being computed."""
 
-    def update(self, data: bytes, /) -> object:
+    def update(self, data: bytes | bytearray | memoryview, /) -> object:
         """Add bytes."""
 
     def digest(self) -> bytes:
@@ -264,12 +264,18 @@ def encode_have_end() -> bytes:
 
 
 _DATA = struct.Struct(">BIQ")
+DATA_HEAD: Final = _DATA.size
+"""Bytes of a DATA message before its content."""
 _ZEROS = struct.Struct(">BIQI")
 _FILE_END = struct.Struct(">BIQ32s")
 
 
-def encode_data(index: int, offset: int, data: bytes) -> bytes:
-    return _DATA.pack(MessageType.DATA, index, offset) + data
+def encode_data_head(index: int, offset: int) -> bytes:
+    return _DATA.pack(MessageType.DATA, index, offset)
+
+
+def encode_data(index: int, offset: int, data: bytes | memoryview) -> bytes:
+    return encode_data_head(index, offset) + data
 
 
 def encode_zeros(index: int, offset: int, size: int) -> bytes:
@@ -438,16 +444,27 @@ def decode_have(message: bytes, entries: int) -> tuple[int, bytes]:
     return index, message[5:]
 
 
+def decode_data_head(head: bytes | bytearray | memoryview, size: int) -> tuple[int, int]:
+    """
+    Entry, offset in bytes.
+
+    :param head: the beginning of the message, at least `DATA_HEAD` bytes if it is as long as that.
+    :param size: bytes of the whole message.
+    :raise FilesMessageError: it is malformed.
+    """
+    if not DATA_HEAD < size <= DATA_HEAD + PIECE:
+        raise FilesMessageError("a piece of a file of the wrong length")
+    _, index, offset = _DATA.unpack_from(head)
+    return index, offset
+
+
 def decode_data(message: bytes) -> tuple[int, int, bytes]:
     """
     Entry, offset in bytes, bytes.
 
     :raise FilesMessageError: it is malformed.
     """
-    if len(message) <= _DATA.size or len(message) > _DATA.size + PIECE:
-        raise FilesMessageError("a piece of a file of the wrong length")
-    _, index, offset = _DATA.unpack_from(message)
-    return index, offset, message[_DATA.size :]
+    return (*decode_data_head(message, len(message)), message[DATA_HEAD:])
 
 
 def decode_zeros(message: bytes) -> tuple[int, int, int]:

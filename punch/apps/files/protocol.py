@@ -13,18 +13,18 @@ from collections.abc import Callable, Coroutine
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.apps.files.framing import DataMessage, Message, MessageReader, frames
 from punch.apps.files.messages import (
-    MAX_MESSAGE,
     FailureCode,
     FilesMessageError,
     FilesOffer,
@@ -56,7 +56,7 @@ _OVERHEAD = 64
 """Bytes that a message takes in memory besides its own."""
 
 
-class Run(Protocol):
+class Run(Interface):
     """Makes a call that waits for the disk, in a thread."""
 
     def __call__(self, call: Callable[[], T], /) -> Deferred[T]:
@@ -76,14 +76,13 @@ class TransferState(Enum):
     """It is complete, or has failed."""
 
 
-class _TransferProtocol(Int32StringReceiver, ABC):
+class _TransferProtocol(Protocol, ABC):
     """
     One end of a transfer: its messages, its state, and how it ends.
 
     :ivar state: how far the transfer is.
     """
 
-    MAX_LENGTH = MAX_MESSAGE
     transport: Any
     """An `ITransport` that is a producer and a consumer, too."""
     log = Logger()
@@ -94,6 +93,7 @@ class _TransferProtocol(Int32StringReceiver, ABC):
         self._waiting: list[Deferred[list[Path]]] = []
         self._closed: list[Deferred[None]] = []
         self._run = run
+        self._messages = MessageReader()
 
     @property
     def over(self) -> bool:
@@ -133,9 +133,10 @@ class _TransferProtocol(Int32StringReceiver, ABC):
         for done in waiting:
             done.callback(self._result)  # type: ignore[arg-type]  # or a Failure, as for any Deferred
 
-    def send(self, message: bytes) -> None:
-        """Send a message."""
-        self.sendString(message)  # type: ignore[no-untyped-call]  # Twisted has no types there
+    def send(self, *messages: Message) -> None:
+        """Send messages."""
+        for piece in frames(messages):
+            self.transport.write(piece)
 
     def cancel(self) -> None:
         """End the transfer. What the receiving side has of it is kept, and continued the next time."""
@@ -170,29 +171,28 @@ class _TransferProtocol(Int32StringReceiver, ABC):
             error = TransferFailed(FailureCode.INTERNAL)
         self.fail(error)
 
-    def stringReceived(self, string: bytes) -> None:
-        """Handle a message."""
+    def dataReceived(self, data: bytes) -> None:
+        """Handle the messages that are complete now."""
         if self.over:
             return
         try:
-            if message_type(string) is MessageType.FAILED:
-                self.fail(decode_failed(string))
-            else:
-                self.message_received(string)
+            for message in self._messages.receive(data):
+                if isinstance(message, bytes) and message_type(message) is MessageType.FAILED:
+                    self.fail(decode_failed(message))
+                else:
+                    self.message_received(message)
+                if self.over:
+                    return
         except TransferFailed as failed:
             self.fail(failed)
 
     @abstractmethod
-    def message_received(self, message: bytes) -> None:
+    def message_received(self, message: Message) -> None:
         """
         Handle any message but FAILED.
 
         :raise TransferFailed: it ends the transfer.
         """
-
-    def lengthLimitExceeded(self, length: int) -> None:
-        """End a transfer with a message that is too long."""
-        self.fail(FilesMessageError(f"a message of {length:,} bytes"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the transfer, if it was not complete."""
@@ -248,8 +248,10 @@ class FileSender(_TransferProtocol):
         self.transport.registerProducer(self, True)
         self.send(encode_offer(self._source.offer))
 
-    def message_received(self, message: bytes) -> None:
+    def message_received(self, message: Message) -> None:
         """Handle an answer of the receiving side."""
+        if isinstance(message, DataMessage):
+            raise FilesMessageError("a message that the receiving side does not send")
         kind = message_type(message)
         if kind is MessageType.ACCEPT and not self._hash_name:
             self._hash_name = decode_accept(message, self._source.offer.hashes)
@@ -283,18 +285,18 @@ class FileSender(_TransferProtocol):
             self.send(message)
 
     async def _send_files(self, reader: Reader) -> None:
+        reading = self._run(reader.batch)
         try:
-            while True:
+            while messages := await reading:
                 await self._writable()
                 if self.over:
                     return
-                messages = await self._run(reader.batch)
-                if not messages or self.over:
-                    return
-                for message in messages:
-                    self.send(message)
+                # While these messages are sent, the next ones are read
+                reading = self._run(reader.batch)
+                self.send(*messages)
         finally:
-            reader.close()
+            # If the transfer is over, nobody wants what a thread still reads, nor why it can't be read
+            reading.addErrback(lambda _: None).addBoth(lambda _: reader.close())
 
     async def _writable(self) -> None:
         if self._paused and not self.over:
@@ -344,7 +346,7 @@ class FileSender(_TransferProtocol):
         self.resumeProducing()
 
 
-class Decide(Protocol):
+class Decide(Interface):
     """Asks the user, or an option, about an offer."""
 
     def __call__(self, transfer: FileReceiver, offer: FilesOffer, /) -> Deferred[Path]:
@@ -370,7 +372,7 @@ class FileReceiver(_TransferProtocol):
         self._decide = decide
         self._shows_texts = shows_texts
         self._target: Target | None = None
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[Message] = deque()
         self._queued = 0
         self._read_paused = False
         self._working = False
@@ -393,10 +395,10 @@ class FileReceiver(_TransferProtocol):
         """Wait for the offer."""
         self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, FilesMessageError("no offer in time"))
 
-    def message_received(self, message: bytes) -> None:
+    def message_received(self, message: Message) -> None:
         """Handle a message of the sender."""
         if self.offer is None:
-            if message_type(message) is not MessageType.OFFER:
+            if isinstance(message, DataMessage) or message_type(message) is not MessageType.OFFER:
                 raise FilesMessageError("a message before the offer")
             self.offer = decode_offer(message)
             self._end_timeout()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from punch.apps.files.framing import COPIED, DataMessage, Message
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
@@ -264,14 +265,14 @@ class Reader:
         self._have = have
         self._messages = self._read()
 
-    def batch(self, size: int = BLOCK) -> list[bytes]:
+    def batch(self, size: int = BLOCK) -> list[Message]:
         """
         The next messages, of about `size` bytes in all; none at the end. What comes from a pipe is returned
         as it comes: what writes to it may take its time.
 
         :raise TransferFailed: a file can't be read, or is no longer what it was.
         """
-        out: list[bytes] = []
+        out: list[Message] = []
         for message in self._messages:
             out.append(message)
             size -= len(message)
@@ -287,7 +288,7 @@ class Reader:
         """Close the file that is open."""
         self._messages.close()
 
-    def _read(self) -> Generator[bytes, None, None]:
+    def _read(self) -> Generator[Message, None, None]:
         for index, entry in enumerate(self._source.entries):
             if self._stopped:
                 return
@@ -298,7 +299,7 @@ class Reader:
                 else:
                     yield from self._read_file(index, entry, path)
 
-    def _read_file(self, index: int, entry: Entry, path: Path) -> Iterator[bytes]:
+    def _read_file(self, index: int, entry: Entry, path: Path) -> Iterator[Message]:
         descriptor = self._open(path)
         try:
             self._check(path, entry, os.fstat(descriptor))
@@ -308,25 +309,25 @@ class Reader:
                 if self._stopped:
                     return
                 size = min(BLOCK, entry.size - offset)
-                pieces = self._block(descriptor, path, size)
-                digest = _digest(self._new, pieces)
+                block = self._block(descriptor, path, size)
+                digest = _digest(self._new, block)
                 known = have[len(blocks) : len(blocks) + DIGEST]
                 blocks += digest
                 self.position += size
                 if digest != known:
-                    yield from self._pieces(index, offset, pieces)
+                    yield from self._pieces(index, offset, block)
             self._check(path, entry, os.fstat(descriptor))
         finally:
             os.close(descriptor)
         self.files += 1
         yield encode_file_end(index, entry.size, file_digest(self._new, entry.size, blocks))
 
-    def _read_pipe(self, index: int) -> Iterator[bytes]:
+    def _read_pipe(self, index: int) -> Iterator[Message]:
         blocks, offset, ended = bytearray(), 0, False
         path = Path("standard input")
         self._at_once = True
         while not ended:
-            pieces: list[bytes] = []
+            digest = self._new()
             left = BLOCK
             while left:
                 if not wait_for_pipe(self._source.pipe, lambda: not self._stopped):
@@ -335,35 +336,39 @@ class Reader:
                 if not piece:
                     ended = True
                     break
-                pieces.append(piece)
+                digest.update(piece)
                 left -= len(piece)
                 self.position += len(piece)
-                yield from self._pieces(index, offset, [piece])
+                yield from self._pieces(index, offset, piece)
                 offset += len(piece)
-            if pieces:
-                blocks += _digest(self._new, pieces)
+            if left < BLOCK:
+                blocks += digest.digest()
         self.files += 1
         self._at_once = False
         yield encode_file_end(index, offset, file_digest(self._new, offset, blocks))
 
-    def _pieces(self, index: int, offset: int, pieces: Sequence[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
+    def _pieces(self, index: int, offset: int, content: bytes) -> Iterator[Message]:
+        view = memoryview(content)
+        for start in range(0, len(view), PIECE):
+            piece = view[start : start + PIECE]
             self.sent += len(piece)
-            if len(piece) > 64 and piece == _ZEROS[: len(piece)]:
-                yield encode_zeros(index, offset, len(piece))
+            # As bytes, since views are compared byte by byte
+            if len(piece) > 64 and not piece[0] and bytes(piece) == _ZEROS[: len(piece)]:
+                yield encode_zeros(index, offset + start, len(piece))
+            elif len(piece) > COPIED:
+                yield DataMessage(index, offset + start, [piece])
             else:
-                yield encode_data(index, offset, piece)
-            offset += len(piece)
+                yield encode_data(index, offset + start, piece)
 
-    def _block(self, descriptor: int, path: Path, size: int) -> list[bytes]:
-        pieces = []
-        while size:
-            piece = self._read_some(descriptor, path, min(size, PIECE))
-            if not piece:
+    def _block(self, descriptor: int, path: Path, size: int) -> bytes:
+        # In one call, which nearly always reads all: after each, a thread may wait for the interpreter's lock
+        block = self._read_some(descriptor, path, size)
+        while len(block) < size:
+            more = self._read_some(descriptor, path, size - len(block))
+            if not more:
                 raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it has become shorter")
-            pieces.append(piece)
-            size -= len(piece)
-        return pieces
+            block += more
+        return block
 
     def _read_some(self, descriptor: int, path: Path, size: int) -> bytes:
         try:
@@ -391,10 +396,9 @@ class Reader:
             raise TransferFailed(FailureCode.SOURCE_CHANGED, str(path), "it was changed")
 
 
-def _digest(new: Callable[[], Digest], pieces: Sequence[bytes]) -> bytes:
+def _digest(new: Callable[[], Digest], content: bytes) -> bytes:
     digest = new()
-    for piece in pieces:
-        digest.update(piece)
+    digest.update(content)
     return digest.digest()
 
 

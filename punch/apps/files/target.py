@@ -13,13 +13,14 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from punch.apps.files.final_names import MovedItems, move, numbered, safe_name
+from punch.apps.files.framing import DataMessage, Message
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
@@ -121,7 +122,7 @@ class Target:
         """Whether all entries are known."""
         return len(self._entries) == self._offer.entries
 
-    def receive(self, message: bytes) -> list[bytes]:
+    def receive(self, message: Message) -> list[bytes]:
         """
         Handle a message of the sender.
 
@@ -129,6 +130,10 @@ class Target:
             name then, and `finals` says which.
         :raise TransferFailed: it is not allowed, or the disk fails.
         """
+        if isinstance(message, DataMessage):
+            self._check_entries()
+            self.write(message.index, message.offset, message.parts)
+            return []
         kind = message_type(message)
         if kind is MessageType.ENTRIES:
             if self.has_all_entries:
@@ -137,13 +142,13 @@ class Target:
             if not self.has_all_entries:
                 return []
             return [*self.have(), encode_have_end(), *self._finish_if_complete()]
-        if not self.has_all_entries:
-            raise FilesMessageError("content of files, before all entries are known")
+        self._check_entries()
         if kind is MessageType.DATA:
-            self.write(*decode_data(message))
+            index, offset, data = decode_data(message)
+            self.write(index, offset, [data])
         elif kind is MessageType.ZEROS:
             index, offset, size = decode_zeros(message)
-            self.write(index, offset, _ZEROS[:size])
+            self.write(index, offset, [_ZEROS[:size]])
         elif kind is MessageType.FILE_END:
             self.end_file(*decode_file_end(message))
             return self._finish_if_complete()
@@ -151,7 +156,11 @@ class Target:
             raise FilesMessageError("a message that the sender does not send")
         return []
 
-    def receive_all(self, messages: Iterable[bytes]) -> list[bytes]:
+    def _check_entries(self) -> None:
+        if not self.has_all_entries:
+            raise FilesMessageError("content of files, before all entries are known")
+
+    def receive_all(self, messages: Iterable[Message]) -> list[bytes]:
         """Handle several messages, as `receive` does each."""
         answers = []
         for message in messages:
@@ -292,9 +301,9 @@ class Target:
                 blocks += digest.digest()
         return bytes(blocks)
 
-    def write(self, index: int, offset: int, data: bytes) -> None:
+    def write(self, index: int, offset: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """
-        A piece of a file. Pieces come in order; blocks that are here already may be left out.
+        A piece of a file, in parts. Pieces come in order; blocks that are here already may be left out.
 
         :raise TransferFailed: it is out of order, or can't be written.
         """
@@ -305,7 +314,7 @@ class Target:
             raise TransferFailed(FailureCode.SOURCE_CHANGED, shown(entry.path))
         if offset != file.offset:
             self._keep(file, entry, offset)
-        end = offset + len(data)
+        end = offset + sum(map(len, parts))
         if end > entry.size or offset // BLOCK != (end - 1) // BLOCK:
             raise FilesMessageError("a piece of a file that is too long")
         if file.digest is None:
@@ -313,12 +322,11 @@ class Target:
         try:
             if offset % BLOCK == 0:
                 self._partial.check_rest()
-            written = 0
-            while written < len(data):
-                written += os.pwrite(file.descriptor, data[written:], offset + written)
+            _write_at(file.descriptor, parts, offset)
         except OSError as error:
             raise disk_failure(error, self._paths[index]) from error
-        file.digest.update(data)
+        for part in parts:
+            file.digest.update(part)
         self._advance(file, end, end % BLOCK == 0)
 
     def _advance(self, file: _OpenFile, offset: int, block_ends: bool) -> None:
@@ -483,6 +491,14 @@ class Target:
                         path.unlink()
         # If nothing was received, an empty folder would only be in the way.
         self._partial.close(remove_empty=not self._entries)
+
+
+def _write_at(descriptor: int, parts: Iterable[bytes | bytearray | memoryview], offset: int) -> None:
+    for part in parts:
+        written = 0
+        while written < len(part):
+            written += os.pwrite(descriptor, part[written:] if written else part, offset + written)
+        offset += written
 
 
 def _make_folder(path: Path) -> None:

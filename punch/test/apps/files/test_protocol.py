@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, cast
+from unittest import SkipTest
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -30,7 +31,7 @@ from punch.apps.files.messages import (
     encode_offer,
     message_type,
 )
-from punch.apps.files.protocol import OFFER_TIMEOUT, FileReceiver, FileSender, TransferState
+from punch.apps.files.protocol import OFFER_TIMEOUT, FileReceiver, FileSender, Run, TransferState
 from punch.apps.files.service import (
     MAX_RUNNING,
     MAX_RUNNING_OF_PEER,
@@ -219,6 +220,57 @@ class TransferTests(NodeTestCase):
         self.assertIs(self.failure(sender).code, FailureCode.SOURCE_CHANGED)
         self.run_until(lambda: bool(self.received), 2.0)
         self.assertIs(self.received[0].value.code, FailureCode.SOURCE_CHANGED)
+
+    def send_with(self, run: Run, size: int) -> FileSender:
+        """Send one file of that size, which `run` reads."""
+        self.file("a", Random(4).randbytes(size))
+        sender = FileSender(find_source([str(self.source / "a")]), run)
+        self.results = []
+        sender.when_finished().addBoth(self.results.append)
+        self.open(sender)
+        return sender
+
+    def test_the_next_block_is_read_while_one_is_sent(self) -> None:
+        reads: list[int] = []
+
+        def read(call: Callable[[], T]) -> Deferred[T]:
+            reads.append(sender.sent)
+            return maybeDeferred(call)
+
+        sender = self.send_with(lambda call: read(call), 4 * MIB)
+        self.run_until(lambda: bool(reads), 2.0)
+        # The stream takes less than one block, and the second one is ready
+        self.assertEqual(reads, [0, MIB])
+        self.run_until(lambda: bool(self.results), 20.0)
+        self.assertEqual(reads, [0, MIB, 2 * MIB, 3 * MIB, 4 * MIB, 4 * MIB])
+
+    def test_stopped_while_a_block_is_read(self) -> None:
+        """The file is closed when the thread has done with it, and not before."""
+        waiting: list[Callable[[], object]] = []
+
+        def later(call: Callable[[], T]) -> Deferred[T]:
+            done: Deferred[T] = Deferred()
+            waiting.append(lambda: maybeDeferred(call).chainDeferred(done))
+            return done
+
+        def is_open() -> bool:
+            # The descriptor of the list itself is closed by now
+            links = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+            return any(os.readlink(each).startswith(str(self.source / "a")) for each in links)
+
+        if not Path("/proc/self/fd").is_dir():
+            raise SkipTest("this system does not list the open files of a process")
+        sender = self.send_with(later, 4 * MIB)
+        self.run_until(lambda: bool(waiting), 2.0)
+        waiting.pop()()
+        self.assertEqual(len(waiting), 1)
+        sender.cancel()
+        self.assertIs(self.failure(sender).code, FailureCode.CANCELLED)
+        self.assertTrue(is_open())
+        waiting.pop()()
+        self.assertFalse(is_open())
+        self.net.advance(5.0)
+        self.assertEqual(waiting, [])
 
     def test_strangers_messages(self) -> None:
         offer = encode_offer(find_source([str(self.source)]).offer)

@@ -45,8 +45,8 @@ def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[T
                     check_have(source, have, *decode_have(answer, len(source.entries)))
         count = 0
         while messages := reader.batch():
-            for message in messages:
-                target.receive(message)
+            for each in messages:
+                target.receive(each)
                 count += 1
                 if count == stop_after:
                     return target, reader

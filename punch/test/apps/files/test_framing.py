@@ -1,0 +1,105 @@
+"""Messages of a transfer on a stream."""
+
+from __future__ import annotations
+
+from random import Random
+
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.files.framing import COPIED, DataMessage, Message, MessageReader, frames
+from punch.apps.files.messages import (
+    DATA_HEAD,
+    MAX_MESSAGE,
+    PIECE,
+    FilesMessageError,
+    encode_data,
+    encode_done,
+    encode_file_end,
+)
+
+CONTENT = Random(1).randbytes(PIECE)
+MESSAGES: list[Message] = [
+    encode_done(),
+    b"",
+    encode_data(1, 2, b"few bytes"),
+    DataMessage(3, PIECE, [CONTENT]),
+    DataMessage(4, 0, [CONTENT[:5000], bytearray(CONTENT[5000:5001]), memoryview(CONTENT)[5001:20_000]]),
+    bytes([200]) + CONTENT[: COPIED + 1],
+    encode_file_end(1, 2, bytes(32)),
+]
+
+
+def plain(message: Message) -> bytes:
+    """A message as bytes."""
+    if isinstance(message, bytes):
+        return message
+    return encode_data(message.index, message.offset, b"".join(message.parts))
+
+
+STREAM = b"".join(len(plain(each)).to_bytes(4, "big") + plain(each) for each in MESSAGES)
+
+
+class TwistedReader(Int32StringReceiver):
+    """How released peers read messages."""
+
+    MAX_LENGTH = MAX_MESSAGE
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+
+    def stringReceived(self, string: bytes) -> None:
+        self.messages.append(string)
+
+
+class FramingTests(SynchronousTestCase):
+    def test_as_released_peers_read_and_write(self) -> None:
+        self.assertEqual(b"".join(frames(MESSAGES)), STREAM)
+        reader = TwistedReader()
+        for piece in frames(MESSAGES):
+            reader.dataReceived(bytes(piece))
+        self.assertEqual(reader.messages, list(map(plain, MESSAGES)))
+
+    def test_where_it_is_cut_makes_no_difference(self) -> None:
+        for size in (1, 3, 17, 1200, COPIED, COPIED + 1, 65_536, len(STREAM)):
+            reader, found = MessageReader(), list[Message]()
+            for at in range(0, len(STREAM), size):
+                found += reader.receive(STREAM[at : at + size])
+            self.assertEqual(list(map(plain, found)), list(map(plain, MESSAGES)), size)
+            self.assertEqual([isinstance(each, DataMessage) for each in found].count(True), 2)
+            self.assertEqual([len(each) for each in found], [len(plain(each)) for each in MESSAGES])
+
+    def test_content_is_not_copied(self) -> None:
+        pieces = list(frames([DataMessage(0, 0, [CONTENT])]))
+        self.assertIs(pieces[-1], CONTENT)
+        stream = b"".join(pieces)
+        (message,) = MessageReader().receive(stream)
+        assert isinstance(message, DataMessage)
+        (part,) = message.parts
+        assert isinstance(part, memoryview)
+        self.assertIs(part.obj, stream)
+
+    def test_small_messages_are_written_together(self) -> None:
+        pieces = list(frames([encode_data(index, 0, bytes(1024)) for index in range(64)]))
+        self.assertLess(len(pieces), 20)
+
+    def test_a_stream_in_pieces_of_few_bytes(self) -> None:
+        """Each piece would take a hundred bytes, if it was kept."""
+        reader = MessageReader()
+        stream = b"".join(frames([DataMessage(0, 0, [CONTENT])]))
+        (message,) = [each for at in range(len(stream)) for each in reader.receive(stream[at : at + 1])]
+        assert isinstance(message, DataMessage)
+        self.assertEqual(len(message.parts), 1)
+
+    def test_messages_that_are_too_long(self) -> None:
+        reader = MessageReader()
+        done = b"".join(frames([encode_done()]))
+        found = []
+        with self.assertRaises(FilesMessageError):
+            for message in reader.receive(done + (MAX_MESSAGE + 1).to_bytes(4, "big")):
+                found.append(message)
+        self.assertEqual(found, [encode_done()])
+        with self.assertRaises(FilesMessageError):
+            list(MessageReader().receive(b"".join(frames([DataMessage(0, 0, [bytes(PIECE + 1)])]))))
+        (longest,) = MessageReader().receive(b"".join(frames([DataMessage(0, 0, [bytes(PIECE)])])))
+        self.assertEqual(len(longest), DATA_HEAD + PIECE)
