@@ -19,6 +19,7 @@ most 1.2 times the time of tar.
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import filecmp
 import getpass
@@ -37,6 +38,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+
+import punch
 
 BIN = Path(sys.executable).parent
 PUNCH, WORMHOLE = str(BIN / "punch"), str(BIN / "wormhole")
@@ -388,6 +391,8 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where the files are [default: a temporary one]")
     arguments = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} processors; {versions()}")
+    # As pip does when it installs: with PYTHONDONTWRITEBYTECODE, modules would be compiled at each start
+    compileall.compile_dir(Path(punch.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name, contextlib.ExitStack() as stack:
         return 0 if run(arguments, Path(name), stack) else 1
 
