@@ -16,10 +16,7 @@ class AioquicVanishTests(AioquicMixin, test_handshake.VanishTests):
 
 
 class AioquicFloodTests(AioquicMixin, test_limits.FloodTests):
-    """The same with aioquic; `tests/link/test_link_memory.py` has all kinds."""
-
     __test__ = True
-    small_pieces = ("STREAM, pieces",)
 
 
 class AioquicErrorTests(AioquicMixin, test_limits.LibraryErrorTests):

@@ -210,3 +210,22 @@ class NoPathTests(EarlyTestCase):
             "a direct path",
         )
         self.stop()
+
+
+class TimeTests(EarlyTestCase):
+    """How soon the link is there."""
+
+    def test_another_network(self) -> None:
+        """Where it is another network on either side, nothing is sent early until that is known, too."""
+        self.meet()
+        for number, nat in enumerate(self.nats):
+            nat.renumber(f"203.0.113.{31 + number}")
+            self.start()
+            self.connect()
+            self.assertEqual(self.early_packets(), [], number)
+            self.net.advance(12.0)
+            self.stop()
+        self.start()
+        self.connect()
+        self.assertNotEqual(self.early_packets(), [])
+        self.stop()

@@ -1,4 +1,4 @@
-"""Complete nodes on impaired networks: loss, long delays, full queues."""
+"""Complete nodes on impaired networks: loss, long delays, full queues; and a long chat."""
 
 from __future__ import annotations
 
@@ -296,3 +296,20 @@ class QueueTests(SystemTestCase):
         self.assertIn(True, turns)
         alice.chat.send(carol.id, "short")
         self.net.run_until(lambda: carol.messages, 2.0, "the message")
+
+
+class ChatTests(SystemTestCase):
+    """A long chat."""
+
+    def test_hundreds_of_messages_each_way(self) -> None:
+        """All messages arrive once and in order, and each is acknowledged."""
+        alice, bob = self.linked()
+        for number in range(300):
+            alice.chat.send(bob.id, f"from alice {number}")
+            bob.chat.send(alice.id, f"from bob {number}")
+            if number % 50 == 0:
+                self.net.advance(0.05)
+        self.net.run_until(lambda: len(alice.delivered) == len(bob.delivered) == 300, 120.0)
+        self.assertEqual(bob.texts(), [f"from alice {number}" for number in range(300)])
+        self.assertEqual(alice.texts(), [f"from bob {number}" for number in range(300)])
+        self.assertEqual(len({number for _, _, number in alice.delivered}), 300)

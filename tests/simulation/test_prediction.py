@@ -390,3 +390,34 @@ class HostileTests(PunchingTestCase):
         self.say(self.bob, OptionalFrameType.TARGETS, b'{"attempt": 1}')
         self.net.advance(1.0)
         self.assertIsNone(self.bob.node.link(self.alice.id))
+
+
+class RelayTests(PunchingTestCase):
+    """Where nothing is sent."""
+
+    def test_the_limit(self) -> None:
+        """
+        If prediction fails again and again, the number of packets stays within the limit, and their rate
+        within what docs/nat.md says.
+        """
+        self.place(sequential(), sequential())
+        # What arrives at new sockets from the other side's address is lost
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.net.trace = []
+        self.call()
+        self.net.advance(120.0)
+        tries = [self.status(peer) for peer in self.peers]
+        for tried in tries:
+            self.assertGreaterEqual(tried.attempts, 5)
+            self.assertLessEqual(tried.packets, min(MAX_OPENINGS, tried.attempts * MAX_AIMS))
+            self.assertLessEqual(tried.bytes, MAX_OPENING_BYTES)
+        self.assertEqual(self.paths, {"relay"})
+        times = sorted(
+            each.time
+            for each in self.net.trace
+            if each.source[0] == homes[0] and each.destination[0] == homes[1] and each.time > 5.0
+        )
+        for first, later in zip(times, times[MAX_AIMS + 8 :], strict=False):
+            self.assertGreater(later - first, 0.9)
+        self.stop()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from punch.node.events import Disconnected, PathChanged, Registered
+from punch.node.policies import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.internet import LinkSpec, SimulationTimeout
+from punch.test.internet import Lan, LinkSpec, Seen, SimulationTimeout
+from punch.test.scenarios.nat_pairs import nat
 from punch.test.scenarios.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
@@ -154,3 +156,65 @@ class MoveTests(RelayTestCase):
         self.assertNotEqual(path_now(alice, bob), "relay")
         self.assertNotEqual(path_now(bob, alice), "relay")
         self.assertGreaterEqual(len(alice.of(PathChanged)), 1)
+
+
+class ConnectTests(RelayTestCase):
+    """Networks that let little through."""
+
+    def test_a_hundred_kilobytes(self) -> None:
+        """More data than fits into TCP's buffers, over a slow line that allows only TCP."""
+        self.link = LinkSpec(delay=0.02, rate=2_000_000)
+        self.start()
+        alice, bob = self.pair(block_udp=True)
+        connect(alice, bob)
+        text = "x" * 1000
+        for _ in range(100):
+            alice.chat.send(bob.id, text)
+        self.net.run_until(lambda: len(alice.delivered) == 100, 30.0)
+        self.assertEqual(bob.texts(), [text] * 100)
+
+
+class PolicyTests(RelayTestCase):
+    """`--relay never` and `--relay only`."""
+
+    def changes(self, alice: Peer, bob: Peer, relayed: bool) -> None:
+        """After a new public address, a new network and sleep, the path is of the same kind as before."""
+        link = alice.link_to(bob)
+        network = alice.host.interfaces[0].network
+        assert isinstance(network, Lan)
+        assert network.nat is not None
+        network.nat.renumber("203.0.113.101")
+        self.chat(alice, bob)
+        cafe = self.net.lan("cafe", "192.168.200.0/24", nat=nat(EASY, "203.0.113.102"), link=self.link)
+        alice.host.move(cafe)
+        self.chat(alice, bob)
+        alice.host.sleep(400.0)
+        self.net.advance(400.0)
+        self.chat(alice, bob)
+        self.net.advance(30.0)
+        for here, there in ((alice, bob), (bob, alice)):
+            paths = [path_now(here, there), *(event.path.kind for event in here.of(PathChanged))]
+            self.assertEqual({path == "relay" for path in paths}, {relayed})
+        self.assertIs(alice.link_to(bob), link)
+
+    def test_only_through_changes(self) -> None:
+        """ICE restarts reveal no addresses either, and all packets go through the relay."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
+        bob = self.peer(self.home("bob", EASY))
+        trace: list[Seen] = []
+        self.net.trace = trace
+        connect(alice, bob)
+        self.changes(alice, bob, True)
+        ends = {frozenset((seen.source[0], seen.destination[0])) for seen in trace}
+        hers = {"203.0.113.1", "203.0.113.101", "203.0.113.102"}
+        self.assertGreater(len([pair for pair in ends if pair & hers]), 2)
+        self.assertEqual([pair for pair in ends if pair & hers and SERVICE not in pair], [])
+
+    def test_never_through_changes(self) -> None:
+        """With `never` on one side, no packet takes a relay, even if the path is lost for a moment."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
+        bob = self.peer(self.home("bob", EASY))
+        connect(alice, bob)
+        self.changes(alice, bob, False)

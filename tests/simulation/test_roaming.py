@@ -217,3 +217,28 @@ class OtherSideTests(RoamingTestCase):
         self.assertEqual(self.generation, 2)
         self.conversation()
         self.assert_same_link()
+
+
+class NatTests(RoamingTestCase):
+    """NATs lose their mappings or change their public address."""
+
+    def test_flushed(self) -> None:
+        """The NATs of both sides lose their mappings, so both sides have other addresses afterwards."""
+        self.start()
+        self.nat(self.alice).forget()
+        self.assert_survived()
+        self.assertTrue(self.bob.of(PathChanged))
+
+    def test_both_flushed(self) -> None:
+        """Both NATs lose their mappings at once."""
+        self.start()
+        self.nat(self.alice).forget()
+        self.nat(self.bob).forget()
+        self.assert_survived()
+
+    def test_both_get_new_public_addresses(self) -> None:
+        """The public addresses of both sides change."""
+        self.start()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.nat(self.bob).renumber("203.0.113.77")
+        self.assert_survived()

@@ -36,10 +36,8 @@ MOST_PACKETS = 1200
 """Packets after which any flood has ended the link: 1.4 MB."""
 
 
-class FloodTests(LinkTestCase):
+class FloodCase(LinkTestCase):
     """A peer that sends one kind of frame without end loses the link, and is told why."""
-
-    small_pieces: tuple[str, ...] = ("STREAM, pieces", "DATAGRAM", "DATAGRAM, empty")
 
     def flood(self, name: str, words: str, is_caller: bool = True, most: int = MOST_PACKETS) -> Flooder:
         victim = self.make_callee() if is_caller else self.make_caller()
@@ -52,6 +50,10 @@ class FloodTests(LinkTestCase):
         self.assertEqual((victim.closed.code, victim.closed.by_peer), (CloseCode.PROTOCOL, False), name)
         self.assertRegex(victim.closed.reason, words)
         return flooder
+
+
+class FloodTests(FloodCase):
+    """Frames that nobody needs so often; `tests/link/test_small_pieces.py` has data in small pieces."""
 
     def test_what_nobody_needs(self) -> None:
         self.flood("PATH_CHALLENGE", "PATH_CHALLENGE", most=64)
@@ -75,14 +77,6 @@ class FloodTests(LinkTestCase):
 
     def test_acknowledgements(self) -> None:
         self.flood("ACK", "too many acknowledgements|too many small pieces", most=160)
-
-    def test_data_that_never_joins(self) -> None:
-        self.flood("STREAM, gaps", "pieces that do not join")
-        self.flood("STREAM, runs", "pieces that do not join")
-
-    def test_small_pieces(self) -> None:
-        for name in self.small_pieces:
-            self.flood(name, "too many small pieces")
 
     def test_from_a_callee(self) -> None:
         self.flood("NEW_TOKEN", "NEW_TOKEN", is_caller=False, most=64)

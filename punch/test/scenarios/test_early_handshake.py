@@ -57,18 +57,3 @@ class TimeTests(EarlyTestCase):
             self.assertEqual([len(book.entry(peer.id).paths) for book, peer in books], [remembered] * 2)
             self.stop()
             self.assertEqual([len(book.entry(peer.id).paths) for book, peer in books], [1, 1])
-
-    def test_another_network(self) -> None:
-        """Where it is another network on either side, nothing is sent early until that is known, too."""
-        self.meet()
-        for number, nat in enumerate(self.nats):
-            nat.renumber(f"203.0.113.{31 + number}")
-            self.start()
-            self.connect()
-            self.assertEqual(self.early_packets(), [], number)
-            self.net.advance(12.0)
-            self.stop()
-        self.start()
-        self.connect()
-        self.assertNotEqual(self.early_packets(), [])
-        self.stop()

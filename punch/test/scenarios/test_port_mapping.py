@@ -14,7 +14,7 @@ HARD = "APDM/APDF"
 """The strictest NAT: two of them have no direct path by themselves."""
 
 
-class PortMappingTests(InternetTestCase):
+class PortMappingCase(InternetTestCase):
     """Two peers, each behind the strictest NAT."""
 
     def setUp(self) -> None:
@@ -52,6 +52,10 @@ class PortMappingTests(InternetTestCase):
         caller.wait_for(Connected, 10.0)
         self.net.advance(2.0)
         return self.kind(caller), self.kind(callee)
+
+
+class PortMappingTests(PortMappingCase):
+    """With and without a router that maps ports."""
 
     def test_a_mapped_port_makes_the_link_direct(self) -> None:
         """One side has a router with PCP. Its port is mapped at registration, and given back at the end."""
@@ -119,28 +123,6 @@ class PortMappingTests(InternetTestCase):
         self.net.advance(10.0)
         self.assertNotIn("relay", (self.kind(alice), self.kind(bob)))
         self.assertEqual(list(router.mapped.values()), [60000])
-
-    def test_late_answers(self) -> None:
-        """
-        The answer comes when the candidates of the call were complete, and late after each restart of the
-        router: the link leaves the relay each time, since checks of new addresses are still allowed.
-        """
-        lan = self.lan("alice")
-        router = MappingRouter(lan, delay=2.0)
-        bob = self.peer(self.lan("bob"))
-        alice = self.peer(lan, router)
-        self.assertEqual(self.call(alice, bob), ("relay", "relay"))
-        self.net.advance(5.0)
-        self.assertNotIn("relay", (self.kind(alice), self.kind(bob)))
-        for first in (60000, 60010):
-            self.net.advance(60.0)
-            router.restart()
-            router.taken = set(range(1024, first))
-            alice.chat.send(bob.id, "still here?")
-            self.net.advance(10.0)
-            self.assertNotIn("relay", (self.kind(alice), self.kind(bob)))
-            self.assertEqual(list(router.mapped.values()), [first])
-        self.assertEqual(bob.texts(), ["still here?"] * 2)
 
     def test_not_asked(self) -> None:
         """With `--port-mapping never`, and where no address may be shown, the router gets no datagram."""
