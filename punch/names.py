@@ -115,7 +115,7 @@ def is_reserved(name: str) -> bool:
 def is_mixed(name: str) -> bool:
     """Whether a name mixes letters of scripts that look alike, as no honest name does."""
     plain = without_ignorable(unicodedata.normalize("NFKC", name))
-    found = {_script(c) for c in plain if c.isalpha()}
+    found = {script_of(c) for c in plain if c.isalpha()}
     return len(found & _LIKE_LATIN) > 1
 
 
@@ -142,7 +142,7 @@ def _bare_skeleton(form: str) -> str:
     kept, base = [], ""
     for character in skeleton(form):
         if not _is_mark(character):
-            base = _script(character)
+            base = script_of(character)
         elif _is_loose_mark(character) and base in _WITH_LOOSE_MARKS:
             continue
         kept.append(character)
@@ -165,17 +165,17 @@ def _without_foreign_marks(text: str) -> str:
     kept, base = [], ""
     for character in text:
         if not _is_mark(character):
-            base = _script(character)
+            base = script_of(character)
         elif character in _KANA_MARKS:
             if base not in _KANA:
                 continue
-        elif _is_loose_mark(character) or _script(character) != base:
+        elif _is_loose_mark(character) or script_of(character) != base:
             continue
         kept.append(character)
     return "".join(kept)
 
 
-def _script(character: str) -> str:
+def script_of(character: str) -> str:
     """The first word of a character's Unicode name, which is the script of letters and most marks."""
     return unicodedata.name(character, "").partition(" ")[0]
 

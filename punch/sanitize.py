@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from punch.names import is_ignorable
+from punch.names import is_ignorable, script_of
 
 #: Left out: directional marks (ALM, LRM, RLM).
 DROPPED = ((0x61C, 0x61C), (0x200E, 0x200F))
@@ -57,8 +57,18 @@ _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
 #: Characters that are drawn as one thing with the one before: the joiner, skin tones and tags. So are marks.
 _JOINER, _TONES, _TAGS = "\u200d", ("\U0001f3fb", "\U0001f3ff"), ("\U000e0020", "\U000e007f")
 
-#: What is not seen itself, and is a part of words (of Persian and Indian ones, for example) and emoji.
-_UNSEEN_PARTS = frozenset("\u200c\u200d\ufe0e\ufe0f")
+#: Not seen themselves, and parts of words in these scripts (UAX #31, section 2.3), and of emoji.
+_JOINERS = frozenset("\u200c\u200d")
+_JOINED_WORDS = """
+    ARABIC SYRIAC MANDAIC MONGOLIAN NKO DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA
+    MALAYALAM SINHALA KHMER MYANMAR TIBETAN
+"""
+_JOINED = frozenset(_JOINED_WORDS.split())
+
+#: Variation selectors, the scripts that have variants besides symbols and emoji, and the mark of a key (1️⃣).
+_SELECTORS = ((0x180B, 0x180D), (0x180F, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+_VARIED = frozenset(("CJK", "MONGOLIAN", "MYANMAR", "PHAGS-PA", "MANICHAEAN"))
+_KEY = "\u20e3"
 
 #: Two of these are the flag of a country.
 _REGIONAL = ("\U0001f1e6", "\U0001f1ff")
@@ -119,16 +129,51 @@ def quoted(text: str, length: int = 4096) -> str:
 
     :param length: what is longer is cut.
     """
-    text = cut(text, length)
-    in_flags = {index for first, end in flags(text) for index in range(first, end)}
+    return f"'{name_on_one_line(cut(text, length))}'"
+
+
+def name_on_one_line(text: str) -> str:
+    """The name of something, on one line: what acts instead of being seen, or is `unseen`, is escaped."""
+    hidden = unseen(text)
 
     def seen(index: int, character: str) -> str:
-        hidden = is_ignorable(character) and character not in _UNSEEN_PARTS and index not in in_flags
         # What `sanitize` does not leave as it is, it treats with the characters around it.
-        return escaped(character) if hidden and sanitize(character) == character else character
+        return escaped(character) if index in hidden and sanitize(character) == character else character
 
     shown = sanitize("".join(seen(index, character) for index, character in enumerate(text)))
-    return "'" + shown.replace("\n", "\\n").replace("\t", "\\t") + "'"
+    return shown.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def unseen(text: str) -> frozenset[int]:
+    """
+    Where in `text` invisible characters are that are no part of a word, an emoji or a flag: without them it
+    looks the same.
+    """
+    if text.isascii():
+        return frozenset()
+    in_flags = {index for first, end in flags(text) for index in range(first, end)}
+    return frozenset(
+        index
+        for index, character in enumerate(text)
+        if is_ignorable(character) and index not in in_flags and not _is_part(text, index)
+    )
+
+
+def _is_part(text: str, index: int) -> bool:
+    """Whether an invisible character changes how the one before it is shown."""
+    character, before = text[index], text[max(0, index - 1) : index]
+    if character in _JOINERS:
+        # Some emoji have a variation selector before it
+        before = text[:index].rstrip("\ufe0e\ufe0f")[-1:]
+        return before != "" and (script_of(before) in _JOINED or _is_symbol(before))
+    if not any(first <= ord(character) <= last for first, last in _SELECTORS) or not before:
+        return False
+    return script_of(before) in _VARIED or _is_symbol(before) or text[index + 1 : index + 2] == _KEY
+
+
+def _is_symbol(character: str) -> bool:
+    """Whether it may be an emoji or another symbol that has variants."""
+    return not character.isascii() and unicodedata.category(character)[0] in "SP"
 
 
 def flags(text: str) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from punch.apps.files.messages import FilesOffer, TransferFailed
+from punch.apps.files.odd_names import OddNames
 from punch.identity import PeerID
 from punch.local.protocol import CommandError
 
@@ -46,6 +47,7 @@ class Transfer:
     :ivar folder: where received files go, once it is accepted.
     :ivar finals: where the received items are, once all has arrived.
     :ivar left_out: links that the file system did not take.
+    :ivar odd_names: what is unusual about names in received folders, once all has arrived.
     """
 
     number: int
@@ -58,6 +60,7 @@ class Transfer:
     folder: Path | None = None
     finals: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    odd_names: OddNames = field(default_factory=OddNames)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from punch.apps.files.messages import UNKNOWN_SIZE, Entry, EntryKind, shown
+from punch.sanitize import unseen
 from punch.wire.strict_json import JSONError, dumps, loads
 
 MAX_RECORD = 256 * 1024
@@ -25,13 +26,16 @@ MAX_RECORD = 256 * 1024
 TIME_STEP = 2 * 10**9
 """Nanoseconds by which file systems round times."""
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters, and those that change the direction of text."""
 
 
 def safe_name(name: str) -> str:
-    """`name` without characters that would act on a terminal instead of being seen."""
-    return _UNSAFE.sub("_", name)
+    """`name` without characters that would act on a terminal instead of being seen, or are `unseen`."""
+    hidden = unseen(name)
+    if hidden:
+        name = "".join("_" if index in hidden else character for index, character in enumerate(name))
+    return ACTING.sub("_", name)
 
 
 def move(path: Path, folder: Path, moving: Callable[[Path], object] = lambda final: None) -> Path:

@@ -41,6 +41,7 @@ from punch.apps.files.messages import (
     encode_offer,
     message_type,
 )
+from punch.apps.files.odd_names import OddNames
 from punch.apps.files.source import Reader, Source, check_have
 from punch.apps.files.target import Target
 
@@ -390,6 +391,11 @@ class FileReceiver(_TransferProtocol):
     def left_out(self) -> list[str]:
         """The links that the file system did not take, when the transfer is complete."""
         return [] if self._target is None else self._target.left_out
+
+    @property
+    def odd_names(self) -> OddNames:
+        """What is unusual about the names in its folders that have come."""
+        return OddNames() if self._target is None else self._target.odd_names
 
     def connectionMade(self) -> None:
         """Wait for the offer."""

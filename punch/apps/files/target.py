@@ -48,6 +48,7 @@ from punch.apps.files.messages import (
     message_type,
     shown,
 )
+from punch.apps.files.odd_names import OddNames
 from punch.apps.files.partial_folder import PartialFolder, disk_failure
 
 _ZEROS = bytes(PIECE)
@@ -78,6 +79,7 @@ class Target:
     :ivar hash_name: the digest that both sides use.
     :ivar position: bytes of content that are there.
     :ivar finals: the final paths of the items, when the transfer is complete.
+    :ivar odd_names: what is unusual about the names in folders.
     :ivar left_out: the links that the file system does not take, when the transfer is complete.
     :raise TransferFailed: the disk is full, can't be written, or the same transfer runs already.
     """
@@ -92,6 +94,7 @@ class Target:
         self._new = self._hashes[self.hash_name]
         self.position = 0
         self.finals: list[Path] = []
+        self.odd_names = OddNames()
         self.left_out: list[str] = []
         self._stopped = False
         self._entries: list[Entry] = []
@@ -198,6 +201,7 @@ class Target:
             if self._paths_size > MAX_PATHS:
                 raise FilesMessageError("paths that are too long in all")
             self._kinds[entry.path] = entry.kind
+            self.odd_names.add(entry.path)
             path = self._path(entry)
             self._entries.append(entry)
             self._paths.append(path)

@@ -247,6 +247,7 @@ class Transfers:
     def _received(self, transfer: Transfer, receiver: FileReceiver, finals: list[Path]) -> None:
         transfer.finals = finals
         transfer.left_out = receiver.left_out
+        transfer.odd_names = receiver.odd_names
         transfer.position = receiver.position
         self._receivers.pop(transfer.number, None)
         self.changed(transfer, Stage.DONE)

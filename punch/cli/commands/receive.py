@@ -30,7 +30,7 @@ from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted, sanitize
 from punch.ui.terminal.tty_modes import TerminalModes
-from punch.ui.text.transfers import failure_text, item_text, offer_lines
+from punch.ui.text.transfers import failure_text, item_text, odd_name_lines, offer_lines
 from punch.ui.transfer_progress import Display
 
 CLOSE_TIMEOUT = 5.0
@@ -283,6 +283,14 @@ class Receiving:
                 **incoming.fields,
                 name=item.name,
                 path=os.fsdecode(path).encode("utf-8", "replace").decode(),
+            )
+        odd = incoming.receiver.odd_names
+        if odd.counts:
+            self._command.tell(
+                "\n".join(odd_name_lines(odd)),
+                event="odd-names",
+                **incoming.fields,
+                counts={oddity.value: number for oddity, number in odd.counts.items()},
             )
         for link in incoming.receiver.left_out:
             self._command.tell(

@@ -14,7 +14,7 @@ from punch.apps.files.events import (
     TransferEvent,
 )
 from punch.apps.files.messages import Item, TransferFailed
-from punch.ui.text.transfers import oddities, problem_text, waiting_text
+from punch.ui.text.transfers import odd_name_lines, oddity_texts, problem_text, waiting_text
 
 JSON = dict[str, Any]
 
@@ -48,6 +48,7 @@ def transfer_fields(transfer: Transfer, who: str) -> JSON:
         "folder": None if transfer.folder is None else path_text(transfer.folder),
         "paths": [path_text(path) for path in transfer.finals],
         "left_out": list(transfer.left_out),
+        "odd_names": odd_name_lines(transfer.odd_names),
     }
 
 
@@ -57,7 +58,7 @@ def _item_fields(item: Item) -> JSON:
         "kind": item.kind.name.lower(),
         "size": item.size,
         "files": item.files,
-        "oddities": [oddity.value for oddity in oddities(item.name)],
+        "oddities": oddity_texts(item.name),
     }
 
 

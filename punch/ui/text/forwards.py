@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.apps.forward.failures import ForwardFailure
-from punch.sanitize import cut, sanitize
+from punch.sanitize import cut, name_on_one_line, sanitize
 
 _SENTENCES = {
     ForwardFailure.CONNECTION_REFUSED: "Nobody listens at {what} of {who}: start it there.",
@@ -38,7 +38,7 @@ def open_failure_text(reason: str, text: str, who: str, what: str) -> str:
 
     :param reason: the code of the error, and `text` its sentence.
     """
-    shown = cut(sanitize(what), 100)
+    shown = cut(name_on_one_line(what), 100)
     if reason == "no-service":
         return f"{who} exposes no {shown} now: ask for punch expose {shown} --to YOUR-ID there."
     if reason == "not-allowed":
@@ -59,7 +59,7 @@ def reversed_failure_text(failure: ForwardFailure | None, error: Exception, addr
 def unlistened_text(failure: ForwardFailure, who: str, what: str) -> str:
     """A sentence that says why a port of `who` does not lead here."""
     if failure is ForwardFailure.BUSY:
-        return f"{cut(sanitize(what), 100)} of {who} leads to somebody else now: try again later."
+        return f"{cut(name_on_one_line(what), 100)} of {who} leads to somebody else now: try again later."
     return failure_text(failure, who, what)
 
 
@@ -70,5 +70,5 @@ def failure_text(failure: ForwardFailure, who: str, what: str) -> str:
     :param who: the peer that exposes it.
     :param what: the port, or the name of its service.
     """
-    text = _SENTENCES[failure].format_map({"who": who, "what": cut(sanitize(what), 100)})
+    text = _SENTENCES[failure].format_map({"who": who, "what": cut(name_on_one_line(what), 100)})
     return text[0].upper() + text[1:]

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import re
-from enum import Enum
-
 from punch.amounts import format_bytes
-from punch.apps.files.final_names import safe_name
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
+from punch.apps.files.odd_names import Oddity, OddNames, oddities
 from punch.local.protocol import CommandError
-from punch.sanitize import cut, sanitize
+from punch.sanitize import cut, name_on_one_line
 
 MAX_SHOWN = 100
 """Characters of a name that are shown."""
-_WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+_ODDITIES = {
+    Oddity.CONTROL: "its name has control characters, which become _",
+    Oddity.INVISIBLE: "its name has invisible characters, which become _",
+    Oddity.HIDDEN: "a hidden name",
+    Oddity.WINDOWS: "Windows can't have this name",
+    Oddity.SPACE: "its name begins or ends with a space",
+}
+_ODDITIES_INSIDE = {
+    Oddity.CONTROL: "had control characters, which became _",
+    Oddity.INVISIBLE: "had invisible characters, which became _",
+    Oddity.HIDDEN: "are hidden",
+    Oddity.WINDOWS: "can't be used in Windows",
+    Oddity.SPACE: "begin or end with a space",
+}
 
 
-class Oddity(Enum):
-    """What is unusual about the name of a file; the value is shown behind it."""
-
-    CONTROL = "its name has control characters, which become _"
-    HIDDEN = "a hidden name"
-    WINDOWS = "Windows can't have this name"
-    SPACE = "its name begins or ends with a space"
+def oddity_texts(name: str) -> list[str]:
+    """What is unusual about the name of an item, to be shown behind it."""
+    return [_ODDITIES[oddity] for oddity in oddities(name)]
 
 
-def oddities(name: str) -> list[Oddity]:
-    """What is unusual about a name."""
-    found = []
-    if safe_name(name) != name:
-        found.append(Oddity.CONTROL)
-    if name.startswith("."):
-        found.append(Oddity.HIDDEN)
-    if _WINDOWS.fullmatch(name) or re.search(r'[<>:"\\|?*]|[. ]$', name):
-        found.append(Oddity.WINDOWS)
-    if name != name.strip():
-        found.append(Oddity.SPACE)
-    return found
+def odd_name_lines(names: OddNames) -> list[str]:
+    """A sentence for each unusual thing about names in folders of a transfer."""
+    return [
+        f"Names in folders that {_ODDITIES_INSIDE[oddity]}: {number:,}, "
+        f"as {name_text(names.examples[oddity])}."
+        for oddity, number in names.counts.items()
+    ]
 
 
 def time_text(seconds: float) -> str:
@@ -51,7 +52,7 @@ def time_text(seconds: float) -> str:
 
 def name_text(name: str) -> str:
     """A name of a file, in one line and harmless."""
-    return cut(sanitize(name).replace("\n", "\\n").replace("\t", "\\t"), MAX_SHOWN)
+    return cut(name_on_one_line(name), MAX_SHOWN)
 
 
 def item_text(item: Item) -> str:
@@ -59,7 +60,7 @@ def item_text(item: Item) -> str:
     size = "of unknown size" if item.size is None else format_bytes(item.size)
     if item.kind is EntryKind.FOLDER:
         size = f"a folder, {item.files:,} {'file' if item.files == 1 else 'files'}, {size}"
-    notes = "".join(f"; {oddity.value}" for oddity in oddities(item.name))
+    notes = "".join(f"; {text}" for text in oddity_texts(item.name))
     return f"{name_text(item.name)} ({size}{notes})"
 
 

@@ -25,6 +25,7 @@ from punch.apps.files.messages import (
     encode_entries,
     message_type,
 )
+from punch.apps.files.odd_names import Oddity
 from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source, text_source
 from punch.apps.files.target import Target
 
@@ -133,11 +134,14 @@ class SendTests(TransferTestCase):
         self.file("d/a_[2J_b", b"two")
         self.file(os.fsdecode(b"d/\xff"), b"three")
         self.file("d/COM1:", b"four")
-        send(self.find("d"), self.folder)
+        self.file("d/pho\u200bto", b"five")
+        target, _ = send(self.find("d"), self.folder)
         found = {path.name: path.read_bytes() for path in (self.folder / "d").iterdir()}
-        self.assertEqual(sorted(found.values()), [b"four", b"one", b"three", b"two"])
+        self.assertEqual(sorted(found.values()), [b"five", b"four", b"one", b"three", b"two"])
         self.assertFalse([name for name in found if "\x1b" in name or "\u202e" in name])
         self.assertEqual(found[os.fsdecode(b"\xff")], b"three")
+        self.assertEqual(found["pho_to"], b"five")
+        self.assertEqual(target.odd_names.counts, {Oddity.CONTROL: 1, Oddity.WINDOWS: 1, Oddity.INVISIBLE: 1})
 
     def test_a_pipe(self) -> None:
         for content in (b"", b"hello", Random(1).randbytes(BLOCK + 70_000)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
+from punch.apps.files.odd_names import Oddity, OddNames, oddities
 from punch.ui.text.transfers import (
-    Oddity,
     failure_text,
     name_text,
-    oddities,
+    odd_name_lines,
     offer_lines,
     progress_text,
     time_text,
@@ -61,6 +61,7 @@ class TextTests(SynchronousTestCase):
 
     def test_names_are_harmless(self) -> None:
         self.assertEqual(name_text("a\x1b[2J\nb"), "a\\x1b[2J\\nb")
+        self.assertEqual(name_text("photo\u200b.jpg"), "photo\\u200b.jpg")
         self.assertLessEqual(len(name_text("x" * 255)), 101)
 
     def test_odd_names(self) -> None:
@@ -75,8 +76,32 @@ class TextTests(SynchronousTestCase):
             ("a:b", [Oddity.WINDOWS]),
             ("a.", [Oddity.WINDOWS]),
             (" a", [Oddity.SPACE]),
+            ("photo\u200b.jpg", [Oddity.INVISIBLE]),
+            ("photo\u200d.jpg", [Oddity.INVISIBLE]),
+            ("photo\ufe0f.jpg", [Oddity.INVISIBLE]),
+            ("фото\u2060\u202e.jpg", [Oddity.CONTROL, Oddity.INVISIBLE]),
+            ("写真\u200d\U000e0041.jpg", [Oddity.INVISIBLE]),
+            ("a\u3164", [Oddity.INVISIBLE]),
+            ("می\u200cخواهم.txt", []),
+            ("क्\u200dष.txt", []),
+            ("葛\U000e0100.txt", []),
+            ("👩🏽\u200d🚀 ❤\ufe0f\u200d🔥 1\ufe0f\u20e3.png", []),
+            ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f.png", []),
         ):
             self.assertEqual(oddities(name), found, name)
+
+    def test_names_in_folders(self) -> None:
+        """They are counted, but hidden ones; an item's own name is shown with the offer."""
+        names = OddNames()
+        for path in ("\u200b", "d/.git", "d/photo\u200b.jpg", "d/e\u200b/f", "d/e\u200b", "d/con"):
+            names.add(path.encode())
+        self.assertEqual(
+            odd_name_lines(names),
+            [
+                "Names in folders that had invisible characters, which became _: 2, as photo\\u200b.jpg.",
+                "Names in folders that can't be used in Windows: 1, as con.",
+            ],
+        )
 
     def test_progress(self) -> None:
         self.assertEqual(progress_text(500, 1000, 100), "50 % of 1.0 kB, 100 bytes/s, 5 s left")

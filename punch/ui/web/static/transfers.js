@@ -189,11 +189,12 @@ export class TransferList {
 }
 
 /** The paths of what was received, to copy. */
-export const pathList = ({ paths, left_out: leftOut }) =>
+export const pathList = ({ paths, left_out: leftOut, odd_names: oddNames }) =>
   h(
     "div",
     { class: "section" },
     paths.slice(0, SHOWN).map((path) => h("p", { class: "row" }, h("span", { class: "mono path" }, visible(path)), iconButton("copy", "Copy the path", () => copy(path, "The path was")))),
     paths.length > SHOWN && h("p", { class: "soft" }, `and ${count(paths.length - SHOWN, "more", "more")} in the same folder`),
     leftOut.length > 0 && h("p", { class: "soft" }, `This disk takes no symbolic links: ${count(leftOut.length, "link is", "links are")} left out.`),
+    oddNames.map((text) => h("p", { class: "soft", dir: "auto" }, visible(text))),
   );
