@@ -358,6 +358,11 @@ class LinkCore:
         return self._link is not None and self._link.quic.post_quantum
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether something was sent that is to be acknowledged, and was not yet."""
+        return self._link is not None and self._link.quic.flight().in_flight > 0
+
+    @property
     def losses(self) -> int:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
         return 0 if self._link is None else self._link.quic.losses

@@ -320,6 +320,11 @@ class Link:
         return len(self._streams)
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether something was sent that is to be acknowledged, and was not yet; False before the proof."""
+        return self.core.awaits_answer
+
+    @property
     def losses(self) -> int:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
         return self.core.losses

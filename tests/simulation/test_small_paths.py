@@ -35,6 +35,12 @@ def is_quic(packet: Packet) -> bool:
     return packet.protocol == "udp" and bool(data) and data[0] >= 0x40
 
 
+def is_relayed(packet: Packet) -> bool:
+    """Whether a packet to the relay is one of a link, and not a connectivity check through a channel."""
+    channel = packet.destination[1] == 3478
+    return is_quic(packet) and packet.payload[4 if channel else 0] >= 0x40
+
+
 class SmallPathTests(RelayTestCase):
     link = LinkSpec(delay=0.02)
 
@@ -178,6 +184,27 @@ class LostForSomeSecondsTests(RelayTestCase):
         self.net.advance(60.0)
         self.assertEqual([len(peer.of(PathChanged)) for peer in (alice, bob)], [0, 2])
 
+    def test_after_a_pause(self) -> None:
+        """What is lost for a second after a pause is sent again, and the path is not left."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        connect(alice, bob)
+        # Alice's last packet is an acknowledgement, which is not answered
+        self.net.advance(15.0)
+        began, relayed = self.net.now, []
+
+        def drop(packet: Packet) -> bool:
+            if packet.destination[0] == SERVICE:
+                relayed.extend([packet] * is_relayed(packet))
+                return False
+            return is_quic(packet) and self.net.now < began + 1.0
+
+        self.net.drop = drop
+        alice.chat.send(bob.id, "lost at first")
+        self.net.advance(30.0)
+        self.assertEqual(relayed, [])
+        self.assertEqual(bob.texts(), ["lost at first"])
+
 
 class OneDirectionTests(RelayTestCase):
     """A direct path that passes all checks, and what the link sends in one direction only, for good."""
@@ -196,7 +223,7 @@ class OneDirectionTests(RelayTestCase):
 
         def drop(packet: Packet) -> bool:
             ends = packet.source[0], packet.destination[0]
-            self.relayed += is_quic(packet) and ends == (source, SERVICE)
+            self.relayed += ends == (source, SERVICE) and is_relayed(packet)
             return is_quic(packet) and ends == (source, destination)
 
         self.net.drop = drop
@@ -208,11 +235,16 @@ class OneDirectionTests(RelayTestCase):
             sender.chat.send(receiver.id, f"{number} ".ljust(16_000, "x"))
 
     def check(self, alice: Peer, bob: Peer, receiver: Peer, count: int, within: float) -> None:
-        """So many messages arrive within so many seconds, and both sides announce one change of the path."""
+        """
+        So many messages arrive within so many seconds. Both sides announce that the path is relayed, and
+        nothing else, the second one at most three seconds later.
+        """
         self.net.run_until(lambda: len(receiver.messages) == count, within, "the messages")
-        self.net.advance(HOLD + 0.1)
+        self.net.run_until(lambda: alice.of(PathChanged) and bob.of(PathChanged), 3.0, "the announcements")
+        self.net.advance(HOLD)
         for peer, other in ((alice, bob), (bob, alice)):
-            self.assertEqual((path_now(peer, other), len(peer.of(PathChanged))), ("relay", 1))
+            self.assertEqual(path_now(peer, other), "relay")
+            self.assertEqual({event.path.kind for event in peer.of(PathChanged)}, {"relay"})
 
     def test_to_the_controlling_side(self) -> None:
         """

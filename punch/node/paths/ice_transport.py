@@ -362,7 +362,10 @@ class IceTransport:
                 self._large, self._large_at = False, now
                 self.generations.use.path.check_size(now)
                 self._changed()
-        self._unanswered_data.sent(now)
+        if self._unanswered_data.is_burst(now):
+            link = self._link
+            # All of a handshake is to be answered
+            self._unanswered_data.sent(now, link is None or not link.proved or link.awaits_answer)
         if self._unanswered_since is None:
             self._expect_answer(now)
 

@@ -37,7 +37,9 @@ class UnansweredData:
     leaves the path at `deadline`.
 
     A firewall may let connectivity checks through and nothing else. QUIC repeats what is not acknowledged,
-    so a link with data in flight keeps sending, while one that only acknowledges sends once.
+    so a link with data in flight keeps sending, while one that only acknowledges sends once. So the time
+    begins with the first burst that is to be acknowledged. If all bursts are acknowledgements, it begins with
+    the first one after a pause of more than `LINK_WAIT` seconds.
 
     :ivar proved: the handshake of the link is over.
     :ivar enough_at: when enough bursts had been sent (`LINK_BURSTS`; one during the handshake), in monotonic
@@ -51,18 +53,28 @@ class UnansweredData:
         self._postponed = 0.0
         self._last = 0.0
         self._bursts = 0
+        # Whether the newest burst is to be acknowledged, and whether any was since something was received
+        self._awaits = self._awaited = False
 
     def prove(self) -> None:
         """The handshake of the link is over."""
         self.proved = True
         self.end()
 
-    def sent(self, now: float) -> None:
-        """The link has sent something."""
-        if self._since is None:
-            self._since = now
-        elif now < self._last + BURST:
-            return
+    def is_burst(self, now: float) -> bool:
+        """Whether what the link sends now is another burst, of which `sent` is to be told."""
+        return self._since is None or now >= self._last + BURST
+
+    def sent(self, now: float, awaits: bool) -> None:
+        """
+        The link has sent a burst.
+
+        :param awaits: something was sent, now or before, that is to be acknowledged and was not yet.
+        """
+        idle = not self._awaits and now > self._last + LINK_WAIT
+        if self._since is None or idle or (awaits and not self._awaited):
+            self._since, self._bursts, self.enough_at = now, 0, None
+        self._awaits, self._awaited = awaits, awaits or self._awaited
         self._last = now
         self._bursts += 1
         if self._bursts == (LINK_BURSTS if self.proved else 1):
@@ -72,6 +84,7 @@ class UnansweredData:
         """The link has received something, or uses another path."""
         self._since = self.enough_at = None
         self._bursts, self._postponed = 0, 0.0
+        self._awaits = self._awaited = False
 
     def postpone(self, now: float) -> None:
         """It is not known yet whether the path answers checks: decide `POSTPONED` seconds later."""

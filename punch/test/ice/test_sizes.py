@@ -203,7 +203,7 @@ class SizeTests(SynchronousTestCase):
         """A path is left sooner during the handshake than later, and never because of one burst of a link."""
         data = UnansweredData()
         self.assertIsNone(data.deadline(None))
-        data.sent(1.0)
+        data.sent(1.0, True)
         self.assertEqual(data.deadline(None), 1.0 + HANDSHAKE_WAIT)
         self.assertEqual(data.deadline(1.0), 5.0)
         data.end()
@@ -211,12 +211,35 @@ class SizeTests(SynchronousTestCase):
         data.prove()
         for number in range(LINK_BURSTS):
             self.assertIsNone(data.deadline(None))
-            data.sent(2.0 + number)
-            data.sent(2.01 + number)
+            data.sent(2.0 + number, True)
+            self.assertEqual([data.is_burst(2.01 + number), data.is_burst(2.06 + number)], [False, True])
         self.assertEqual(data.deadline(0.1), 2.0 + LINK_WAIT)
         self.assertEqual(data.enough_at, 2.0 + LINK_BURSTS - 1)
         data.postpone(9.0)
         self.assertGreater(data.deadline(0.1) or 0.0, 9.0)
+
+    def test_idle_time_does_not_count(self) -> None:
+        """Acknowledgements are not answered, so the time begins with the data that is sent after them."""
+        data = UnansweredData()
+        data.prove()
+        for acknowledged in (1.0, 1.2, 1.4):
+            data.sent(acknowledged, False)
+        self.assertEqual(data.deadline(None), 1.0 + LINK_WAIT)
+        for number in range(LINK_BURSTS):
+            data.sent(3.0 + number, True)
+            # What is acknowledged meanwhile changes nothing
+            data.sent(3.5 + number, False)
+        self.assertEqual((data.deadline(None), data.enough_at), (3.0 + LINK_WAIT, 4.0))
+        # Nothing was in flight for a while
+        for number in range(LINK_BURSTS):
+            self.assertIsNone(data.deadline(None) if number else None)
+            data.sent(60.0 + number, True)
+        self.assertEqual(data.deadline(None), 60.0 + LINK_WAIT)
+        # Data is repeated after longer and longer times
+        data.end()
+        for repeated in (100.0, 103.0, 109.0):
+            data.sent(repeated, True)
+        self.assertEqual(data.deadline(2.0), 108.0)
 
     def test_no_checks_answered_either(self) -> None:
         """If checks are not answered either, the pair is not left as blocked: probing finds what works."""
