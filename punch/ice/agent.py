@@ -36,7 +36,8 @@ from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.port_mapping.mapper import mapped_addresses
 from punch.ice.punching.opening_checks import OpeningChecks
-from punch.ice.selected_pair import Nomination, SelectedPair, Selector
+from punch.ice.selected_pair import SelectedPair
+from punch.ice.selector import Nomination, Selector
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest

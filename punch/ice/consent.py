@@ -23,7 +23,7 @@ from punch.ice.transactions import Transaction
 from punch.identity import RandomBytes
 
 if TYPE_CHECKING:
-    from punch.ice.selected_pair import Selector
+    from punch.ice.selector import Selector
 
 INTERVAL = 5.0
 """Mean seconds between two consent checks; each interval is randomly 0.8 to 1.2 times as long."""

@@ -27,7 +27,8 @@ from punch.ice.events import (
     Recovered,
     Selected,
 )
-from punch.ice.pairs import Pair
+from punch.ice.flap_damping import FlapDamping
+from punch.ice.pairs import Pair, PathKind
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 
@@ -36,7 +37,6 @@ SETTLE = 3.0
 LINGER = 10.0
 """Seconds that the old session still answers checks."""
 
-_RANKS = {"relay": 0, "host": 3}
 _ENDS = (ConsentLost, PathFailed)
 _PATHS = (Selected, ChecksUnanswered, PairDisconnected, Recovered, *_ENDS)
 
@@ -51,9 +51,11 @@ class Generations:
     :ivar use: the session whose selected pair is used.
     :ivar trial: the session of an ICE restart that has not replaced `use` yet; None if there is none.
     :ivar number: the number of the newest generation; 0 is that of the call.
+    :ivar damping: how soon the link returns to a better path that did not last.
     """
 
     def __init__(self, agent: Agent) -> None:
+        self.damping = FlapDamping()
         self.use = agent
         self.trial: Agent | None = None
         self.number = 0
@@ -101,6 +103,12 @@ class Generations:
         self.give_up(now)
         self.trial, self.number = agent, number
         self._settle_at = now + SETTLE
+        agent.path.hold(self.damping.held, now)
+
+    def network_changed(self, now: float) -> None:
+        """One of the two sides is in another network, so that any path may be better than it was."""
+        if self.damping.clear():
+            self._hold(now)
 
     def give_up(self, now: float) -> None:
         """Close the session on trial."""
@@ -165,6 +173,8 @@ class Generations:
         for agent in self.agents:
             while (event := agent.next_event()) is not None:
                 if agent is self.use and isinstance(event, _PATHS):
+                    if isinstance(event, Selected):
+                        self._take_path(event.pair, now)
                     self._events.append(event)
                 elif agent is self.trial and isinstance(event, _ENDS):
                     self._events.append(event if isinstance(event, PathFailed) else PathFailed(None))
@@ -194,10 +204,18 @@ class Generations:
             self._old.close(now)
         self._old, self._old_until = self.use, now + LINGER
         self.use, self.trial = trial, None
+        self._take_path(pair, now)
         self._events.append(Selected(pair))
 
+    def _take_path(self, pair: Pair, now: float) -> None:
+        if self.damping.selected(pair, now):
+            self._hold(now)
 
-def _rank(pair: Pair) -> int:
-    if pair.path != "relay" and pair.local_base.protocol == "tcp":
-        return 1
-    return _RANKS.get(pair.path, 2)
+    def _hold(self, now: float) -> None:
+        for agent in self.agents:
+            agent.path.hold(self.damping.held, now)
+
+
+def _rank(pair: Pair) -> PathKind:
+    """Its kind; all relayed paths are alike."""
+    return max(pair.kind, PathKind.RELAYED)

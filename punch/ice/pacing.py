@@ -7,7 +7,7 @@ from collections.abc import Callable
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
 from punch.ice.pairs import CandidatePair
-from punch.ice.selected_pair import Selector
+from punch.ice.selector import Selector
 from punch.ice.transactions import RTO
 from punch.wire.peers.candidate import CandidateType
 

@@ -90,12 +90,13 @@ class Pair:
     A valid candidate pair, as users of the agent see it.
 
     `local` is our candidate as the peer sees it, `local_base` the address of the socket or allocation to send
-    from. `rtt` is in seconds; None if it was not measured yet.
+    from. `kind` is what is known of the kind of path. `rtt` is in seconds; None if it was not measured yet.
     """
 
     local: Candidate
     remote: Candidate
     local_base: Address
+    kind: PathKind
     rtt: float | None = None
 
     @property
@@ -106,7 +107,7 @@ class Pair:
     @property
     def improvable(self) -> bool:
         """Whether a better path than this one may be found: it is relayed, or over TCP."""
-        return self.path == "relay" or self.local_base.protocol == "tcp"
+        return self.kind < PathKind.REFLEXIVE
 
     @property
     def path(self) -> str:

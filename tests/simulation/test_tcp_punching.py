@@ -159,7 +159,7 @@ class ChangeTests(TCPTestCase):
         self.stop()
 
     def test_it_ends_again_and_again(self) -> None:
-        """Attempts come as seldom as if none had succeeded, until a path has lasted for a minute."""
+        """Attempts come more and more seldom, until a path has lasted for a minute."""
         (link,) = self.alice.node.status.links
         before = link.tcp_punching.attempts
         until = self.net.now + 60.0
@@ -168,8 +168,8 @@ class ChangeTests(TCPTestCase):
                 self.reset()
             self.net.advance(0.5)
         (link,) = self.alice.node.status.links
-        # After 1, 5, 10, 20 and 40 s
-        self.assertIn(link.tcp_punching.attempts - before, range(2, 6))
+        # Perhaps at once, and 30 s after the second path
+        self.assertIn(link.tcp_punching.attempts - before, range(1, 3))
         self.wait(lambda: self.over_tcp, 90.0)
         self.net.advance(90.0)
         self.assertTrue(self.over_tcp)

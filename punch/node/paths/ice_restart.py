@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from punch.ice.pairs import PathKind
 from punch.identity import PeerID
 from punch.link.events import CloseCode
 from punch.link.frames import ControlFrameType
@@ -45,7 +46,8 @@ RESTART_GAP = 1.0
 IMPROVE = 15.0, 300.0
 """
 Seconds on a relayed path, or on one over TCP, until a restart looks for a better one: the first time, and at
-most; doubled each time. What closed the direct path may have changed, which nothing else would notice.
+most; doubled each time, and the first time again after a better path that lasted (`punch.ice.flap_damping`).
+What closed the direct path may have changed, which nothing else would notice.
 """
 UNANSWERED = 60.0
 """Seconds that a generation which the other side did not answer is kept for while the path works."""
@@ -147,8 +149,10 @@ class IceRestarts:
             self._context.calls.call_disconnected(False)
         pair = self._generations.selected
         if pair is None or not pair.improvable or self._context.relay_policy is RelayPolicy.ONLY:
-            self._improve_at, self._improve_wait = None, IMPROVE[0]
+            self._improve_at = None
         elif self._improve_at is None:
+            if not self._generations.damping.short_lived:
+                self._improve_wait = IMPROVE[0]
             self._improve_at = now + self._improve_wait
 
     def generation_failed(self, now: float) -> None:
@@ -285,10 +289,7 @@ class IceRestarts:
             self._planned_at = None
             self.restart(now)
         if self._improve_at is not None and now >= self._improve_at:
-            self._improve_wait = min(2 * self._improve_wait, IMPROVE[1])
-            self._improve_at = now + self._improve_wait
-            if self.working:
-                self.restart(now)
+            self._improve(now)
 
     def take_events(self, now: float) -> None:
         """Take the events of the signaling through the rendezvous."""
@@ -326,6 +327,17 @@ class IceRestarts:
         self._remote_known = self._over_link = False
         self._began_at = now
         self._transport.restart(agent, number, now)
+
+    def _improve(self, now: float) -> None:
+        """Restart to find a better path, unless such paths have not lasted and have to wait."""
+        allowed_at = self._generations.damping.allowed_at(PathKind.REFLEXIVE)
+        if now < allowed_at:
+            self._improve_at = allowed_at
+            return
+        self._improve_wait = min(2 * self._improve_wait, IMPROVE[1])
+        self._improve_at = now + self._improve_wait
+        if self.working:
+            self.restart(now)
 
     def _follow(self, number: int, now: float) -> bool:
         """

@@ -184,6 +184,8 @@ class IceTransport:
                 if base not in agent.bases:
                     agent.add_local_address(base)
                     changed = True
+        if changed:
+            self.generations.network_changed(now)
         return changed
 
     def _socket_of(self, base: Address) -> Address | None:

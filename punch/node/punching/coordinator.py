@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from punch.ice.agent import Agent
+from punch.ice.pairs import PathKind
 from punch.ice.punching.techniques import Technique, opens, technique_for
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
@@ -130,7 +131,7 @@ class Punching:
         self._made_basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
         self._newest = 0
-        self._opening = self._found = False
+        self._opening = self._found = self._direct = False
         self._network_changed_at = self._settled_at = float("-inf")
         self._begin_at: float | None = None
         self._awaited: tuple[int, Future[Opened]] | None = None
@@ -165,11 +166,15 @@ class Punching:
                 if self._made and not self._found and self._transport.generations.working:
                     self._found = True
                     self._remember(self._sockets.selected_basis, found=True)
-            self._begin_anew()
-        elif self._begin_at is None:
-            # The proofs first, which may take that long
-            self._settled_at = now + self._settle_time
-            self._begin_at = max(now, self._settled_at - PROOF_GAP)
+            self._direct, self._begin_at = True, None
+        else:
+            if self._direct and not self._transport.generations.damping.short_lived:
+                self._begin_anew()
+            self._direct = False
+            if self._begin_at is None:
+                # The proofs first, which may take that long
+                self._settled_at = now + self._settle_time
+                self._begin_at = max(now, self._settled_at - PROOF_GAP)
         self._tell_nats()
         self._driver.run()
 
@@ -180,6 +185,7 @@ class Punching:
             self._tries.clear()
             self._sockets.network_changed()
             self._networks_changed()
+            self._transport.generations.network_changed(now)
             self._begin_anew()
         self.path_changed(now)
 
@@ -218,6 +224,7 @@ class Punching:
             self._networks_changed()
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
+                self._transport.generations.network_changed(now)
                 self._begin_anew()
         self._theirs = nats.profiles
         self.path_changed(now)
@@ -233,7 +240,7 @@ class Punching:
         self._found = False
 
     def _begin_anew(self) -> None:
-        """The network is another one, or was better meanwhile: begin as soon as the waits allow."""
+        """The network is another one, or a direct path has lasted: begin as soon as the waits allow."""
         self._tries.path_found(self._context.monotonic())
         self._refusals = self._proofs = 0
         self._begin_at = None
@@ -430,7 +437,8 @@ class Punching:
 
     def _next_at(self, host: str, maker: AttemptMaker, part: float = 1.0) -> float:
         """Return when the next attempt may begin with the other side at this IP address."""
-        return self._tries.next_at(self._technique, host, maker.wait_after, part)
+        damped_until = self._transport.generations.damping.allowed_at(PathKind.REFLEXIVE, part)
+        return max(damped_until, self._tries.next_at(self._technique, host, maker.wait_after, part))
 
     def _count_made(self, number: int) -> None:
         """A packet of this attempt was sent."""

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 
 from punch.ice.budget import SYN_SIZE
 from punch.ice.candidates import is_local, may_pair
+from punch.ice.pairs import PathKind
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
@@ -46,8 +47,6 @@ from punch.wire.peers.punching import TCPCandidates
 
 SETTLE = 0.5
 """Seconds on a relayed path after which the first attempt begins, so that plain ICE comes first."""
-STEADY = 60.0
-"""Seconds that a direct path must have lasted so that later attempts come as soon as those of a new link."""
 FIRST_AGAIN = 1.0
 """Seconds from the beginning of the first attempt to that of the second…"""
 AGAIN = 5.0, 300.0
@@ -160,10 +159,9 @@ class TCPPunching:
         self._changed = changed
         self._budget = context.budgets.of(peer, context.monotonic())
         self._attempts = self._tries = self._looks = self._newest = 0
-        self._wanted = False
+        self._wanted = self._direct = False
         self._packets = self._bytes = 0
         self._begun_at = float("-inf")
-        self._direct_since: float | None = None
         self._attempt: _TCPAttempt | None = None
         self._running: Deferred[None] | None = None
         self._begin = Timer(context.clock)
@@ -187,14 +185,12 @@ class TCPPunching:
             return
         if not self._transport.relayed:
             self._begin.cancel()
-            self._looks = 0
-            if self._direct_since is None:
-                self._direct_since = now
+            self._direct = True
         else:
             # The other side can have a direct path come and go as fast as it likes
-            if self._direct_since is not None and now >= self._direct_since + STEADY:
-                self._tries = 0
-            self._direct_since = None
+            if self._direct and not self._transport.generations.damping.short_lived:
+                self._tries = self._looks = 0
+            self._direct = False
             if not self._begin.running and self._attempt is None:
                 self._schedule_attempt(SETTLE)
         self._schedule_tidying()
@@ -225,7 +221,7 @@ class TCPPunching:
         elif said.attempt > self._newest:
             self._newest, self._wanted = said.attempt, True
             # Half the wait of the other side, whose messages may be late
-            early = now < self._begun_at + _wait_after(self._tries) / 2
+            early = now < max(self._begun_at + _wait_after(self._tries) / 2, self._damped_until(0.5))
             if not said.candidates:
                 return
             if early or not self._may_begin:
@@ -254,12 +250,19 @@ class TCPPunching:
         """Begin an attempt if our network passes no UDP, or the other side has begun one before."""
         if not self._may_begin:
             return
-        if self._network.passes_no_udp or self._wanted:
+        damped = self._damped_until() - self._context.monotonic()
+        if damped > 0.0:
+            self._begin.start(damped, self._due)
+        elif self._network.passes_no_udp or self._wanted:
             self._start(self._newest + 1, None)
         else:
             # The network may become one that passes no UDP
             self._looks += 1
             self._begin.start(_wait_after(1 + self._looks), self._due)
+
+    def _damped_until(self, part: float = 1.0) -> float:
+        """Return until when no attempt is made, because direct paths did not last."""
+        return self._transport.generations.damping.allowed_at(PathKind.TCP, part)
 
     def _schedule_attempt(self, least: float) -> None:
         """Begin the next attempt when `_wait_after` the last one is over, in `least` seconds or later."""

@@ -354,7 +354,8 @@ class PathTests(SynchronousTestCase):
             (HOST, RELAY): "relay",
         }
         for (local, remote), name in names.items():
-            pair = Pair(signalled("192.0.2.1", kind=local), signalled("192.0.2.2", kind=remote), BASE)
+            ends = signalled("192.0.2.1", kind=local), signalled("192.0.2.2", kind=remote)
+            pair = Pair(*ends, BASE, path_kind(local, remote))
             self.assertEqual(pair.path, name)
 
 

@@ -12,7 +12,8 @@ from punch.ice.events import (
     Recovered,
     Selected,
 )
-from punch.test.ice.ice_network import IceNetwork
+from punch.ice.pairs import PathKind
+from punch.test.ice.ice_network import Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.stun import MessageClass, parse
 
@@ -141,3 +142,80 @@ class OnePathTests(SynchronousTestCase):
         self.network.run(1.0)
         self.assertEqual(self.alice.path.local_base, new)
         self.assertEqual(self.bob.path.remote_address, new)
+
+
+class HeldTests(SynchronousTestCase):
+    """A direct path that was left has to wait, as long as the relayed one works."""
+
+    relay = Address("198.51.100.9", 50000)
+
+    def setUp(self) -> None:
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = self.network.host("bob", "192.0.2.2", controlling=False)
+        self.alice.bases.append(self.relay)
+        self.alice.agent.add_relayed(self.relay, None, "relay")
+        self.network.pair(self.alice, self.bob, gather=False)
+        self.network.run(5.0)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
+
+    @property
+    def kinds(self) -> tuple[PathKind, PathKind]:
+        """The kinds of path that the two sides use."""
+        return self.alice.path.kind, self.bob.path.kind
+
+    def block(self, *, relayed: bool) -> None:
+        """Nothing gets through on the relayed path, or on the direct one."""
+        self.network.blocked = lambda source, target: (self.relay in (source, target)) == relayed
+
+    def leave(self, host: Host, *, relayed: bool = False) -> None:
+        """Have a side leave the relayed path, or the direct one, which works again afterwards."""
+        self.block(relayed=relayed)
+        host.agent.path.probe(self.network.now)
+        self.network.run(2.0)
+        self.network.blocked = lambda source, target: False
+
+    def hold(self, *hosts: Host, seconds: float = 60.0) -> None:
+        for host in hosts:
+            host.agent.path.hold((PathKind.HOST, self.network.now + seconds), self.network.now)
+
+    def test_until_the_time_is_over(self) -> None:
+        self.leave(self.alice)
+        self.hold(self.alice, self.bob)
+        self.network.run(59.9)
+        self.assertEqual(self.kinds, (PathKind.RELAYED, PathKind.RELAYED))
+        self.network.run(0.3)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
+
+    def test_better_ones_need_not_wait(self) -> None:
+        self.leave(self.alice)
+        self.alice.agent.path.hold((PathKind.TCP, self.network.now + 60.0), self.network.now)
+        self.network.run(5.0)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
+
+    def test_it_is_taken_at_once_if_nothing_else_works(self) -> None:
+        self.leave(self.alice)
+        self.hold(self.alice, self.bob)
+        self.network.run(20.0)
+        self.leave(self.alice, relayed=True)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
+
+    def test_what_is_no_longer_held(self) -> None:
+        """In another network, it is taken at once."""
+        self.leave(self.alice)
+        self.hold(self.alice, self.bob)
+        self.network.run(10.0)
+        for host in (self.alice, self.bob):
+            host.agent.path.hold(None, self.network.now)
+        self.network.run(0.2)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
+
+    def test_the_controlled_side(self) -> None:
+        """It stays away from what was nominated before, but follows a new nomination."""
+        self.leave(self.bob)
+        self.hold(self.bob)
+        self.network.run(20.0)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.RELAYED))
+        self.leave(self.alice)
+        self.network.run(5.0)
+        self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
