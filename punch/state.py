@@ -216,8 +216,13 @@ class PeerState:
 
         :raise StateError: it can't be loaded or made.
         """
-        self._new = self._new or not (self.directory / "identity.key").exists()
+        self._new = self._new or not self.has_identity
         return _identity(self.directory, random)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the key was made, by whatever process."""
+        return (self.directory / "identity.key").exists()
 
     def prepare(self) -> None:
         """

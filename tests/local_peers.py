@@ -11,13 +11,14 @@ from tests.processes import PUNCH, JSONProcess, Programs
 class LocalPeers:
     """A running rendezvous, and the command lines of peers of the same user, which find it by themselves."""
 
-    def __init__(self, running: Programs) -> None:
+    def __init__(self, running: Programs, *options: str) -> None:
         self.running = running
         self.directory = running.directory
         self.rendezvous = running.rendezvous(
             *("--control", "tcp:0:interface=127.0.0.1"),
             *("--reflector-port", "127.0.0.1:0"),
             *("--host", "127.0.0.1"),
+            *options,
         )
         self.address = self.rendezvous.wait("listening")["address"]
 

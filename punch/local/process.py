@@ -233,11 +233,14 @@ def temporary_node(
     port_mapping: PortMappingPolicy,
     spray: SprayPolicy,
     sentence: Sentence,
+    member: Identity | None,
 ) -> OwnNode:
     """
     Make and start a node of which nothing is kept. It ends with the reactor.
 
     :param name: what it calls itself.
+    :param member: the user's own identity, which vouches for it where only members may register; None: the
+        user has none.
     :param book: the peers that it knows; calls of others are refused.
     """
     from punch.node.loading import load_at_first_call
@@ -258,6 +261,7 @@ def temporary_node(
         look_up_service=ServiceResolver(reactor),
         relay=RelayPolicy.AUTO,
         spray=spray,
+        member=member,
     )
     load_at_first_call(node)
     own = OwnNode(node, book=book, clock=reactor, rendezvous=rendezvous, name=lambda: name, sentence=sentence)

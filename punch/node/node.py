@@ -117,6 +117,7 @@ class Node(Service):
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
+    :param member: vouches for `identity` where only members of the rendezvous may register; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
@@ -151,6 +152,7 @@ class Node(Service):
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
         prekeys: PrekeyStorage | None = None,
+        member: Identity | None = None,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
@@ -176,6 +178,7 @@ class Node(Service):
             proxy=proxy,
             waiting=lambda: monotonic() < self._expected_until or waiting(),
             look_up_service=look_up_service,
+            member=member,
         )
         self._calls = Calls(
             known,

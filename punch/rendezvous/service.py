@@ -221,6 +221,7 @@ class RendezvousService(Service):
         if membership is not None:
             buckets["invitations"] = membership.wrong_invitations
             buckets["revocations"] = membership.revocations
+            buckets["vouchers"] = membership.vouchers
         directory.share(SharedCounts(tables, buckets, self.monotonic, secret=secret, random=self.random))
 
     @property

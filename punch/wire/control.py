@@ -21,6 +21,7 @@ from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import Envelope
 from punch.wire.probes import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
+from punch.wire.voucher import VOUCHER_SIZE
 
 MAX_KEEPALIVE = 3600.0
 """The longest keepalive interval in seconds."""
@@ -115,6 +116,7 @@ _Port = Annotated[int, FieldSpec(integer(1, 65535))]
 _PortOrZero = Annotated[int, FieldSpec(integer(0, 65535))]
 _Seconds = Annotated[int, FieldSpec(integer(0, 2**31 - 1))]
 _Relays = Annotated[tuple[RelayServer, ...], FieldSpec(read.sequence(RelayServer.from_json, MAX_RELAYS))]
+_Voucher = Annotated[bytes, FieldSpec(read.binary(VOUCHER_SIZE, VOUCHER_SIZE))]
 _SignedPrekey = Annotated[bytes, FieldSpec(read.binary(SIGNED_SIZE, SIGNED_SIZE))]
 _Transaction = Annotated[bytes, FieldSpec(read.binary(TRANSACTION_SIZE, TRANSACTION_SIZE))]
 
@@ -133,13 +135,15 @@ REPLIES: dict[str, MessageShape] = {}
 class Register:
     """
     The first message of a peer. `invitation` is the token of an invitation to the service; empty: none.
-    `prekey` is its signed prekey (`punch.wire.peers.prekey`); empty: it has none.
+    `prekey` is its signed prekey (`punch.wire.peers.prekey`); empty: it has none. `voucher` is that of a
+    member who vouches for this peer (`punch.wire.voucher`); empty: nobody does.
     """
 
     name: _Name
     accept: Annotated[Accept, FieldSpec(read.one_of(*Accept))]
     invitation: Annotated[str, FieldSpec(read.token)] = ""
     prekey: _SignedPrekey = b""
+    voucher: _Voucher = b""
 
 
 @json_message(REQUESTS, "ping")

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from punch.state import StateDirectory
 from tests.consoles import run, terminal
 from tests.local_peers import LocalPeers
 from tests.processes import PUNCH, JSONProcess, programs
@@ -203,3 +204,33 @@ def test_the_capture_in_the_readme(users: Users) -> None:
             assert found is not None, (line, screen)
             position = found.end()
     assert (folder / "holiday.zip").stat().st_size == 24_000_000
+
+
+def test_where_only_members_may_register(tmp_path: Path) -> None:
+    """Their codes and files work, by vouchers of theirs; somebody else is told whom to ask."""
+    listed = tmp_path / "members"
+    listed.write_text(
+        "".join(
+            f"{StateDirectory(tmp_path / name).peer(name).identity().peer_id}\n" for name in ("alice", "bob")
+        )
+    )
+    options = ("--admit", "listed", "--members", str(listed), "--contact", "Ann (ann@example.org)")
+    with programs(tmp_path) as running:
+        users = Users(LocalPeers(running, *options))
+        inviting = users.start("alice", "invite")
+        status, _, err = users.run("bob", "join", inviting.wait("code", 60.0)["code"])
+        assert status == 0, err
+        assert inviting.wait("contact")["name"] == "bob"
+        assert inviting.exit() == 0
+        source, folder = tmp_path / "photo.jpg", tmp_path / "received"
+        source.write_bytes(b"photo" * 10_000)
+        folder.mkdir()
+        sending = users.start("alice", "send", str(source))
+        code = sending.wait("code", 60.0)["code"]
+        status, _, err = users.run("bob", "receive", "--yes", "--output", str(folder), code)
+        assert status == 0, err
+        assert sending.exit() == 0
+        assert (folder / "photo.jpg").read_bytes() == source.read_bytes()
+        status, _, err = users.run("carol", "invite")
+        assert status != 0
+        assert "send Ann (ann@example.org) your ID" in err

@@ -29,6 +29,7 @@ class CodeClient:
 
     :param key: that of the code's number for an issuer, a new one for a redeemer.
     :param on_registered: called once, when others can use the code.
+    :param member: the user's own identity, which vouches for `key` where only members may register.
     :param proxy: as `ControlClient` takes it, like the parameters not described here.
     """
 
@@ -39,6 +40,7 @@ class CodeClient:
         *,
         reactor: Any,
         rendezvous: Sequence[RendezvousAddress],
+        member: Identity | None = None,
         on_registered: Callable[[], object] = lambda: None,
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
@@ -63,6 +65,7 @@ class CodeClient:
             roots=roots,
             proxy=proxy,
             look_up_service=look_up_service,
+            member=member,
         )
 
     def run(self) -> Deferred[Card]:

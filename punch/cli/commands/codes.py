@@ -77,7 +77,9 @@ class CodeCommand:
         try:
             self.rendezvous = choose_rendezvous(options.rendezvous, command.state, options.name, os.environ)
             self._proxy = choose_proxy(options.proxy, os.environ)
-            self.own_name = command.state.peer(options.name).display_name
+            state = command.state.peer(options.name)
+            self.own_name = state.display_name
+            self._member = state.identity() if state.has_identity else None
         except StateError as error:
             twistd.fail(program, str(error), reason="state", as_json=options.json)
         except NoRendezvous as error:
@@ -106,6 +108,7 @@ class CodeCommand:
             PortMappingPolicy(self._command.options.port_mapping),
             SprayPolicy(self._command.options.spray),
             event_sentence,
+            self._member,
         )
 
     async def issue(self, identity: Identity, name: str) -> Card:
@@ -159,6 +162,7 @@ class CodeCommand:
             key,
             reactor=reactor,
             rendezvous=self.rendezvous,
+            member=self._member,
             on_registered=on_registered,
             monotonic=reactor.seconds,
             proxy=self._proxy,

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = StateDirectory(Path(options.state_dir))
         peer = state.peer(options.name)
-        if not (peer.directory / "identity.key").exists():
+        if not peer.has_identity:
             raise StateError(f"There is no identity {quoted(options.name)} in {options.state_dir}.")
         identity = peer.identity()
         given = ",".join(options.rendezvous) if options.rendezvous else None

@@ -219,6 +219,7 @@ class PeerService(Service):
             key,
             reactor=self._reactor,
             rendezvous=self._rendezvous,
+            member=self._identity,
             on_registered=on_registered,
             monotonic=self._reactor.seconds,
             proxy=self._options.proxy,

@@ -93,7 +93,13 @@ class _ServerAttempt:
         client = self._client
         self._attempt.reached = True
         self._protocol = ControlClientProtocol(
-            self._server.address, client.register, self._creator, client.clock, self._received, self._lost
+            self._server.address,
+            client.register,
+            self._creator,
+            client.clock,
+            self._received,
+            self._lost,
+            client.vouch if client.vouches else None,
         )
         return self._protocol
 

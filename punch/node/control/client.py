@@ -37,9 +37,11 @@ from punch.wire.control import (
     Request,
     Welcome,
 )
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import Scope
+from punch.wire.voucher import Voucher
 
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
@@ -70,6 +72,8 @@ _OF_DNS: Final = HostPolicy(Scope.PRIVATE)
 Where a server may be that SRV records name: neither in this machine nor at a link-local address. Private
 addresses are allowed, since organizations have a rendezvous of their own there.
 """
+_FOR_MEMBERS = (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED)
+"""Refusals that a member's voucher may help against."""
 _YOUNG = 2.0
 """The age in seconds up to which an attempt is not given up for another one."""
 
@@ -120,9 +124,12 @@ class ControlClient:
         proxy: ProxySettings | None = None,
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
+        member: Identity | None = None,
     ) -> None:
         """
         :param address: of the rendezvous; several if it has several servers.
+        :param member: vouches for this identity if the rendezvous admits only members (`punch.wire.voucher`).
+            Other rendezvous are not told of it.
         :param look_up_service: looks up the servers of addresses without a port; without it the name is used.
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
@@ -136,6 +143,10 @@ class ControlClient:
         """The address of the server that was tried last; at first the first that was given."""
         self.register = register
         self.proxy = proxy
+        self.vouches = False
+        """Whether the rendezvous has asked for members only, so that one vouches from now on."""
+        self._identity = identity
+        self._member = member
         self._waiting = waiting
         self._look = Timer(reactor)
         self.clock = reactor
@@ -291,6 +302,11 @@ class ControlClient:
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
+    def vouch(self, binding: bytes) -> bytes:
+        """Return the member's voucher for a connection with this channel binding."""
+        assert self._member is not None
+        return Voucher.by(self._member, self._identity.peer_id, binding).encode()
+
     def received(self, reply: Reply) -> None:
         """A control message came."""
         if isinstance(reply, Pong):
@@ -308,6 +324,11 @@ class ControlClient:
             self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
         self._problem, self._hopeless = problem, hopeless
+        if self._member is not None and not self.vouches and problem.refusal in _FOR_MEMBERS:
+            # Nobody needs to know of this refusal yet.
+            self.vouches = True
+            self._problem, self._hopeless = None, False
+            self._at_once_until = self.clock.seconds() + 1.0
 
     def _retry_in(self, attempt: int) -> float:
         # ClientService calls this within a transition of its own, so the handler is called later.

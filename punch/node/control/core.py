@@ -7,6 +7,7 @@ A rendezvous that sends more than `LINE_RATE` is read more slowly.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from punch.net.token_bucket import TokenBucket
 from punch.node.causes import ControlProblem, ProblemCode
@@ -56,10 +57,14 @@ class ControlCore:
         """Whether nothing is to be read now, since the rendezvous has sent too much."""
         return self._held_until is not None
 
-    def secured(self) -> None:
-        """TLS is up on this side; the rendezvous may still refuse our certificate. Register."""
+    def secured(self, voucher: bytes = b"") -> None:
+        """
+        TLS is up on this side; the rendezvous may still refuse our certificate. Register.
+
+        :param voucher: that of a member for this connection (`punch.wire.voucher`); empty: none.
+        """
         self._secured = True
-        self.send(self._register)
+        self.send(replace(self._register, voucher=voucher))
 
     def send(self, request: Request) -> None:
         """Send a message to the rendezvous."""

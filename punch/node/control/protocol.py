@@ -29,6 +29,7 @@ from punch.node.control.core import ControlCore
 from punch.node.control.tls import ALPN, ControlConnectionCreator
 from punch.wire.control import Register, Reply, Request
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.voucher import BINDING_LABEL, BINDING_SIZE
 
 
 class _TLSTransport(TypingProtocol):
@@ -63,6 +64,8 @@ class ControlClientProtocol(Protocol):
     It is a producer to its own transport: while the rendezvous does not read what it is sent, nothing is read
     from it.
 
+    :param vouch: makes a voucher from the channel binding of the connection (`punch.wire.voucher`); None:
+        none is sent.
     :param received: called with each message of the rendezvous.
     :param lost: called with why the connection has ended.
     """
@@ -75,7 +78,9 @@ class ControlClientProtocol(Protocol):
         clock: IReactorTime,
         received: Callable[[ControlClientProtocol, Reply], object],
         lost: Callable[[ControlProblem], object],
+        vouch: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        self._vouch = vouch
         self._creator = creator
         self._received = received
         self._lost = lost
@@ -139,7 +144,12 @@ class ControlClientProtocol(Protocol):
         """TLS is up on this side. The server may still refuse the client certificate."""
         if self._tls.negotiatedProtocol == ALPN:
             self._tls.registerProducer(self, True)
-            self._core.secured()
+            voucher = b""
+            if self._vouch is not None:
+                voucher = self._vouch(
+                    self._tls.getHandle().export_keying_material(BINDING_LABEL, BINDING_SIZE)
+                )
+            self._core.secured(voucher)
         else:
             self._core.not_a_rendezvous()
         self._driver.run()

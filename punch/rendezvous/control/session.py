@@ -32,7 +32,7 @@ from punch.wire.control import (
 from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode_request, encode
 from punch.wire.turn_uri import RelayServer
 
-Admit = Callable[[Register], Error | None]
+Admit = Callable[[Register], PeerID | Error]
 """Returns why a peer may not register; None if it may."""
 
 LimitHit = Callable[[str, ErrorCode], None]
@@ -69,11 +69,12 @@ class ControlSession:
     :param address: the IP address that the peer is seen from.
     :param relays: returns the relays that a peer at an address may use, with new credentials.
     :param probing: the reflector's second port, from which probes are sent.
-    :param admit: says whether the peer may register.
+    :param admit: returns who answers for the peer if it may register: itself, or a member who vouches for it.
     :param revoke: takes the peer's revocation of its own ID, and returns the last line.
     :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
     :param now: monotonic seconds, as in all methods.
     :ivar state: the state of the session.
+    :ivar account: who answers for the peer, whose rates and quotas count.
     """
 
     def __init__(
@@ -88,13 +89,13 @@ class ControlSession:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID, str], tuple[RelayServer, ...]] = lambda peer, address: (),
-        admit: Admit = lambda request: None,
+        admit: Admit | None = None,
         revoke: Callable[[Revoke], Error] = lambda request: Error(ErrorCode.FORBIDDEN, "Not here."),
         limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
         self.state = SessionState.UNREGISTERED
         self.connection = connection
-        self.peer = peer
+        self.peer = self.account = peer
         self.address = address
         self._registry = registry
         self._reflector_port = reflector_port
@@ -116,7 +117,7 @@ class ControlSession:
         """Handle one line, given without its newline."""
         if self.closed:
             return
-        if not self._registry.allow_message(self.peer, now):
+        if not self._registry.allow_message(self.account, now):
             self._limit_hit("message-rate", ErrorCode.RATE)
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."), now)
             return
@@ -138,7 +139,9 @@ class ControlSession:
             call = None if isinstance(request, (RenewRelays, Probe, Revoke)) else request.call
             self.send(Error(ErrorCode.FORBIDDEN, "Register first.", call))
         elif isinstance(request, RenewRelays):
-            self.send(Relays(self._relays(self.peer, self.address)))
+            self.send(Relays(self._relays(self.account, self.address)))
+        elif isinstance(request, Revoke) and self.account != self.peer:
+            self.close(Error(ErrorCode.FORBIDDEN, "This key is registered by a voucher."), now)
         elif isinstance(request, Revoke):
             self.close(self._revoke(request), now)
         elif isinstance(request, Probe):
@@ -193,9 +196,9 @@ class ControlSession:
         if self.state is SessionState.REGISTERED:
             self.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
             return
-        refused = self._admit(request)
-        if refused is not None:
-            self.close(refused, now)
+        account = self.peer if self._admit is None else self._admit(request)
+        if isinstance(account, Error):
+            self.close(account, now)
             return
         try:
             self._registry.register(
@@ -206,12 +209,14 @@ class ControlSession:
                 self.address,
                 now,
                 prekey=request.prekey,
+                account=account,
             )
         except IntroductionRefusal as refusal:
             self._limit_hit("registrations", refusal.code)
             self.close(Error(refusal.code, refusal.text), now)
             return
         self.state = SessionState.REGISTERED
+        self.account = account
         self._heard(now)
         self.send(
             Welcome(
@@ -219,7 +224,7 @@ class ControlSession:
                 self.address,
                 self._reflector_port,
                 self._limits.keepalive,
-                relays=self._relays(self.peer, self.address),
+                relays=self._relays(account, self.address),
                 second_reflector=self._probing.port,
                 reflector_addresses=self._probing.addresses,
                 retry=self._retry,

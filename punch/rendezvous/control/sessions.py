@@ -33,8 +33,10 @@ from punch.rendezvous.registry.outputs import (
 from punch.rendezvous.registry.registry import SHUTDOWN_TEXT, Registry
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.udp.server import SecondReflector
-from punch.wire.control import Error, ErrorCode, Revoke
+from punch.wire.control import Error, ErrorCode, Register, Revoke
 
+MAX_GUESTS = 16
+"""Keys for which one member vouches and that are registered at the same time."""
 _STEP = 0.1
 """Seconds between two looks at the introductions when the service ends."""
 
@@ -164,13 +166,26 @@ class ControlSessions:
             relays=self._relay.servers,
             probing=self._second,
             limits=self._limits,
-            admit=partial(self._access.not_admitted, peer, address),
+            admit=partial(self._admit, peer, address, protocol.channel_binding),
             revoke=partial(self._revoke, peer, address),
             limit_hit=limit_hit,
             now=self.monotonic(),
         )
         self._timers.start(session, self.monotonic())
         return session
+
+    def _admit(
+        self, peer: PeerID, address: str, binding: Callable[[], bytes], request: Register
+    ) -> PeerID | Error:
+        account = self._access.admit(peer, address, request, binding)
+        if isinstance(account, Error) or account == peer:
+            return account
+        sessions = (control.session for control in self._controls.values())
+        guests = sum(each is not None and each.account == account != each.peer for each in sessions)
+        if guests >= MAX_GUESTS:
+            self._operator_log.limit_hit(address, "vouchers", account)
+            return Error(ErrorCode.TOO_MANY, "Too many of your codes and transfers are under way here.")
+        return account
 
     def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         error = self._access.revoke(peer, address, request)
@@ -246,12 +261,14 @@ class ControlSessions:
             if (session := control.session) is not None and not session.closed
         ]
         # Those that have left may have credentials for the relay.
-        known = {session.peer for _, session in controls}.union(self._relay.peers)
+        known = {session.account for _, session in controls}.union(self._relay.peers)
         gone = self._access.no_longer_admitted(known)
         self._relay.deny(self._access.deny, self._access.revoked.union(gone))
         ended, now = 0, self.monotonic()
         for control, session in controls:
-            error = self.denied(session.peer, session.address) or gone.get(session.peer)
+            error = self.denied(session.peer, session.address) or gone.get(session.account)
+            if error is None and session.account != session.peer:
+                error = self.denied(session.account, session.address)
             if error is not None:
                 session.close(error, now)
                 control.flush()

@@ -17,7 +17,7 @@ for callers whom the called peer has answered before.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -99,6 +99,8 @@ class _Call:
     address: str
     establish: Establish
     source: Source
+    account: PeerID
+    """For whom it counts."""
     process: str | None = None
     callee_address: str = ""
     """Where the called peer is; empty if that is not known yet."""
@@ -132,6 +134,7 @@ class RemoteCalls:
         if reserve:
             self.places.append(SourceTable(reserve, shares))
         self._of_caller: dict[PeerID, set[CallKey]] = {}
+        self._of_account: Counter[PeerID] = Counter()
         self._deadlines: Deadlines[CallKey] = Deadlines()
         self._outputs: deque[Output] = deque()
 
@@ -158,8 +161,8 @@ class RemoteCalls:
         key = (request.call, caller.peer)
         if key in self._calls:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
-        own = self._of_caller.get(caller.peer, ())
-        if len(own) >= _PER_CALLER * self._limits.calls_per_caller:
+        account = caller.account or caller.peer
+        if self._of_account[account] >= _PER_CALLER * self._limits.calls_per_caller:
             raise IntroductionRefusal(
                 ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
             )
@@ -173,7 +176,8 @@ class RemoteCalls:
         if displaced is not None:
             self._displace(displaced)
         table.enter(caller.source, key)
-        self._calls[key] = _Call(caller.peer, caller.name, caller.address, request, caller.source)
+        self._calls[key] = _Call(caller.peer, caller.name, caller.address, request, caller.source, account)
+        self._of_account[account] += 1
         self._of_caller.setdefault(caller.peer, set()).add(key)
         self._deadlines.set(key, now + self._limits.ring_time + _LATE)
         self._outputs.append(Locate(key, request.to, caller.source))
@@ -378,8 +382,12 @@ class RemoteCalls:
         call.waiting.clear()
 
     def _forget(self, key: CallKey) -> None:
-        if self._calls.pop(key, None) is None:
+        call = self._calls.pop(key, None)
+        if call is None:
             return
+        self._of_account[call.account] -= 1
+        if not self._of_account[call.account]:
+            del self._of_account[call.account]
         for table in self.places:
             table.leave(key)
         self._deadlines.discard(key)

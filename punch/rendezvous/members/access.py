@@ -13,6 +13,8 @@ from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
 from punch.wire.control import Error, ErrorCode, Register, Revoke
+from punch.wire.invitation import AdmissionRefusal
+from punch.wire.voucher import Voucher
 
 _RETURNS = 3
 """How often a peer may return within `_RETURN_TIME` before it is told `VERSION`."""
@@ -92,15 +94,32 @@ class AccessControl:
         self._log.denied(address, peer)
         return Error(ErrorCode.DENIED, text)
 
-    def not_admitted(self, peer: PeerID, address: str, request: Register) -> Error | None:
-        """The error for a peer that may not register; None for other peers."""
+    def admit(
+        self, peer: PeerID, address: str, request: Register, binding: Callable[[], bytes]
+    ) -> PeerID | Error:
+        """
+        A peer wants to register.
+
+        :param binding: returns the channel binding of its connection (`punch.wire.voucher`).
+        :return: who answers for it, itself or a member who vouches for it; or why it may not register.
+        """
         if self._membership is None:
-            return None
+            return peer
         now = self._monotonic()
         error = self._membership.admit(peer, request.name, request.invitation, address, now, self._wall())
         if error is None:
-            return None
-        self._refused(error, "invitations", peer, address)
+            return peer
+        limit = "invitations"
+        if request.voucher and error.refusal in (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED):
+            voucher = Voucher.decode(request.voucher)
+            denied = self.denied(voucher.member, address)
+            if denied is not None:
+                return denied
+            error = self._membership.vouched(peer, voucher, binding(), now)
+            if error is None:
+                return voucher.member
+            limit = "vouchers"
+        self._refused(error, limit, peer, address)
         return self._returning.error_for(peer, address, error, now)
 
     def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:

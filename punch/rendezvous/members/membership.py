@@ -15,6 +15,7 @@ from punch.net.sources import source_of
 from punch.rendezvous.members.lists import ListFileError, entries
 from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
+from punch.wire.voucher import Voucher
 
 INVITATION_RATE = 0.5
 """Wrong invitations a second from one address that are told what is wrong, for long…"""
@@ -25,6 +26,10 @@ REVOCATION_RATE = 1 / 600
 REVOCATION_BURST = 5
 """…and at once."""
 MAX_REVOCATIONS = 100_000
+VOUCHER_RATE = 1 / 30
+"""Vouchers a second that one member may use for long…"""
+VOUCHER_BURST = 20
+"""…and at once."""
 _SOURCES = 10_000
 
 _TEXTS = {
@@ -109,6 +114,7 @@ class Membership:
     :ivar listed: the peers of the list.
     :ivar wrong_invitations: the rate of wrong invitations that are told what is wrong.
     :ivar revocations: the rate of revocations by owners of IDs.
+    :ivar vouchers: the rate of vouchers of each member.
     :ivar problem: a sentence for the operator if the last call could not use the store; None if it could.
     """
 
@@ -139,6 +145,7 @@ class Membership:
         self._relay_for_invited = relay_for_invited
         self._most_revocations = most_revocations
         self.revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
+        self.vouchers = SourceBuckets(VOUCHER_RATE, VOUCHER_BURST, _SOURCES)
         self.wrong_invitations = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
 
     def admit(
@@ -173,6 +180,30 @@ class Membership:
             else:
                 return self._redeem(peer, name, invitation, address, now, wall)
         return None if refusal is None else self._error(refusal)
+
+    def vouched(self, peer: PeerID, voucher: Voucher, binding: bytes, now: float) -> Error | None:
+        """
+        A peer that may not register itself has shown a voucher.
+
+        :param binding: the channel binding of its connection.
+        :return: why it may not register by that either; None if it may.
+        """
+        member = voucher.member
+        if not voucher.is_for(peer, binding):
+            return Error(ErrorCode.FORBIDDEN, "The signature of the voucher is wrong.")
+        self.problem = None
+        try:
+            refusal = self._store.revocation(member)
+            if refusal is None and not self._admitted(member):
+                listed = self._policy is AdmitPolicy.LISTED
+                refusal = AdmissionRefusal.NOT_LISTED if listed else AdmissionRefusal.NOT_INVITED
+        except MemberStoreError as problem:
+            return self._unusable(problem)
+        if refusal is not None:
+            return self._error(refusal)
+        if not self.vouchers.allow((member.key,), now):
+            return Error(ErrorCode.RATE, "You have vouched for too many keys; try again in some minutes.")
+        return None
 
     def refused(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
         """

@@ -264,6 +264,8 @@ class _Admitted:
     caller: PeerID
     callee: PeerID
     source: Source
+    account: PeerID
+    """For whom it counts."""
     ringing: bool = True
 
 
@@ -299,14 +301,25 @@ class IntroductionAdmission:
             for first in (False, True)
         }
 
-    def admit(self, key: IntroductionKey, caller: PeerID, callee: PeerID, source: Source, now: float) -> None:
+    def admit(
+        self,
+        key: IntroductionKey,
+        caller: PeerID,
+        callee: PeerID,
+        source: Source,
+        now: float,
+        *,
+        account: PeerID | None = None,
+    ) -> None:
         """
         Find places for a new introduction, which rings.
 
         :param source: the source of the caller.
+        :param account: whose calls are counted; None: the caller's.
         :raise IntroductionRefusal: there are none, and nothing has changed.
         """
-        if self._callers[caller] >= self._limits.calls_per_caller:
+        account = account or caller
+        if self._callers[account] >= self._limits.calls_per_caller:
             raise IntroductionRefusal(
                 ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
             )
@@ -331,8 +344,8 @@ class IntroductionAdmission:
                 self._end(ended, now)
         self._makes_room = None
         self._callees[callee] = places
-        self._entries[key] = _Admitted(caller, callee, source)
-        self._callers.enter(caller)
+        self._entries[key] = _Admitted(caller, callee, source, account)
+        self._callers.enter(account)
         in_all.enter(source, key)
         places.ring(at_callee, source, key)
         if at_callee is places.strangers and not acquainted:
@@ -405,7 +418,7 @@ class IntroductionAdmission:
 
     def _stop_ringing(self, key: IntroductionKey, entry: _Admitted, now: float) -> None:
         entry.ringing = False
-        self._callers.leave(entry.caller)
+        self._callers.leave(entry.account)
         self._callees[entry.callee].stop_ringing(key)
         self._turns.end(entry.callee, key, now)
 

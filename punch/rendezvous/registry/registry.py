@@ -82,6 +82,8 @@ class Registration:
     """Its signed prekey, for its callers; empty if it has none."""
     process: str | None = None
     """The other process of the service at which it is registered; None for this one."""
+    account: PeerID | None = None
+    """The member who vouches for it, and for whom its calls count; None: it answers for itself."""
 
 
 class OtherProcesses(Protocol):
@@ -200,10 +202,12 @@ class Registry:
         now: float,
         *,
         prekey: bytes = b"",
+        account: PeerID | None = None,
     ) -> None:
         """
         `peer` proved its key on `connection`, from IP `address`. An older registration of it is replaced.
 
+        :param account: for whom its calls count; None: for itself.
         :raise IntroductionRefusal: there are too many registrations.
         """
         if self._stopping:
@@ -217,7 +221,7 @@ class Registry:
             if problem.scope is not SourceScope.TABLE:
                 text += " The operator can raise --registrations-per-address."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
-        new = Registration(peer, connection, name, accept, address, source, prekey=prekey)
+        new = Registration(peer, connection, name, accept, address, source, prekey=prekey, account=account)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
             new.calls = old.calls
@@ -407,7 +411,9 @@ class Registry:
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
-        self.admission.admit(key, caller.peer, callee.peer, caller.source, now)
+        self.admission.admit(
+            key, caller.peer, callee.peer, caller.source, now, account=caller.account or caller.peer
+        )
         core = IntroductionData(
             request.call,
             caller.peer,

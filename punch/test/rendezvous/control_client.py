@@ -28,6 +28,7 @@ from zope.interface import implementer
 from punch.identity import Identity
 from punch.wire.control import Message
 from punch.wire.control_lines import encode
+from punch.wire.voucher import BINDING_LABEL, BINDING_SIZE, Voucher
 
 EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """When the certificates of tests begin to be valid."""
@@ -98,6 +99,12 @@ class RecordingControlClient(Protocol):
     def of(self, kind: str) -> list[dict[str, Any]]:
         """All messages of a type."""
         return [line for line in self.lines if line["type"] == kind]
+
+    def vouched(self, member: Identity, guest: Identity) -> bytes:
+        """The voucher of a member for a key, for this connection."""
+        connection = cast(Any, self.transport).getHandle()
+        binding = connection.export_keying_material(BINDING_LABEL, BINDING_SIZE)
+        return Voucher.by(member, guest.peer_id, binding).encode()
 
     def send(self, *messages: Message | bytes) -> None:
         """Send lines."""

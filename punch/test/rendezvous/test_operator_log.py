@@ -24,7 +24,7 @@ from punch.test.strategies import IDENTITIES
 from punch.test.turn.server.turn_server import code_of
 from punch.turn.server.allocation import AllocationEnded, AllocationMade, AllocationOwner
 from punch.wire.address import Address
-from punch.wire.control import Accept, Register, Revoke
+from punch.wire.control import Accept, Error, Register, Revoke
 from punch.wire.invitation import Invitation
 from punch.wire.stun import Attribute, Method
 from punch.wire.turn_uri import TurnTransport
@@ -178,7 +178,8 @@ class LineTests(SynchronousTestCase):
 
         def guess(number: int) -> None:
             token = Invitation.new(bytes(4), lambda size: bytes([number]) * size)
-            self.assertIsNotNone(access.not_admitted(peers[0], host, Register("x", Accept.ASK, str(token))))
+            request = Register("x", Accept.ASK, str(token))
+            self.assertIsInstance(access.admit(peers[0], host, request, bytes), Error)
 
         for number in range(INVITATION_BURST):
             guess(number)

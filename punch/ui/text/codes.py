@@ -5,6 +5,7 @@ from __future__ import annotations
 from punch.apps.codes.code import LIFE, CodeFailed, CodeFailure, CodePurpose
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
+from punch.wire.invitation import AdmissionRefusal
 
 COMMANDS = {
     CodePurpose.CONTACT: ("punch invite", "punch join"),
@@ -77,23 +78,15 @@ def failure_sentence(
     )
 
 
-def not_admitted_sentence(where: str) -> str:
-    """
-    What to do where a rendezvous admits only peers that it knows.
-
-    :param where: its host and port.
-    """
-    return (
-        f"The rendezvous at {where} admits only peers that its operator knows, so codes don't work with it. "
-        "Exchange your IDs instead: punch id prints yours, and punch peers add ID NAME takes theirs."
-    )
-
-
 def unregistered_sentence(problem: ControlProblem) -> str:
     """Why a side of a code could not register."""
-    if problem.refusal is None:
-        return problem_sentence(problem)
-    return not_admitted_sentence(problem.address.location)
+    sentence = problem_sentence(problem)
+    if problem.refusal in (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED):
+        sentence += (
+            " If it admits your own ID, its release is too old for codes: exchange your IDs instead. punch "
+            "id prints yours, and punch peers add ID NAME takes theirs."
+        )
+    return sentence
 
 
 def code_lines(code: str, purpose: CodePurpose) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.codes.code import Card, CodeFailed, CodeFailure, CodePurpose
+from punch.node.causes import ControlProblem, ProblemCode
 from punch.test.apps.chat.chat_network import peer_id
-from punch.ui.text.codes import code_lines, failure_sentence, not_admitted_sentence
+from punch.ui.text.codes import code_lines, failure_sentence, unregistered_sentence
+from punch.wire.control import ErrorCode
+from punch.wire.invitation import AdmissionRefusal
+from punch.wire.rendezvous_address import RendezvousAddress
 
 
 class SentenceTests(SynchronousTestCase):
@@ -46,4 +50,19 @@ class SentenceTests(SynchronousTestCase):
         sentence = failure_sentence(failed, CodePurpose.CONTACT, issuer=False)
         self.assertIn("punch receive", sentence)
         self.assertIn("punch join 48213-a-b-c", code_lines("48213-a-b-c", CodePurpose.CONTACT))
-        self.assertIn("punch peers add", not_admitted_sentence("a.example:1"))
+
+    def test_who_is_not_admitted(self) -> None:
+        """Whom to ask, and what helps with an older release."""
+        address = RendezvousAddress.parse("a.example:1")
+        for refusal, help_ in (
+            (AdmissionRefusal.NOT_INVITED, True),
+            (AdmissionRefusal.NOT_LISTED, True),
+            (AdmissionRefusal.REVOKED, False),
+        ):
+            problem = ControlProblem(
+                ProblemCode.ERROR, address, ErrorCode.DENIED, "No.", refusal=refusal, contact="Ann"
+            )
+            sentence = unregistered_sentence(problem)
+            self.assertIn("Ann", sentence)
+            self.assertIn("a.example:1", sentence)
+            self.assertEqual("punch peers add" in sentence, help_)
