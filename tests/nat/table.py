@@ -23,9 +23,8 @@ open simultaneously or spray:
   router takes: direct later, if it is not before. Against a peer that filters nothing (cone, open), the other
   port is a peer-reflexive candidate: direct.
 - Of the two halves of spraying, the first is in vain if the aiming side's router takes what nobody asked for
-  and is so near that packets with a low TTL arrive there (masq-accept), and the second one if the router with
-  random ports does (random-accept, fully-accept): direct later with a probability of 97 %, and relay if both
-  are so.
+  and is so near that packets with a low TTL arrive there (masq-accept): direct later with a probability of
+  97 %. The second one is not, since its first packets are discarded by that router.
 - cone: endpoint-independent mapping and filtering. Checks of S come in, and the answers go where they came
   from: direct to all that have IPv4 and UDP.
 - open: as cone, with both families and no NAT.
@@ -61,7 +60,7 @@ DIRECT, LATE, MOSTLY, RELAY = "d", "l", "m", "r"
 TABLE: Final = """
 masq-drop         d  d  l   l  l  m   l  l  m   d  d  d  d   d  l  r   d  r   d  d  d   d  l
 masq-reject          d  l   l  l  m   l  l  m   d  d  d  d   d  l  r   d  r   d  d  d   d  l
-masq-accept             l   m  m  r   m  m  r   l  d  l  l   d  m  r   l  r   l  l  l   d  l
+masq-accept             l   m  m  m   m  m  m   l  d  l  l   d  m  r   l  r   l  l  l   d  l
 random-drop                 r  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
 random-reject                  r  r   r  r  r   l  d  l  l   d  r  r   r  r   l  l  l   d  r
 random-accept                     r   r  r  r   m  d  m  m   d  r  r   r  r   m  m  m   d  r

@@ -6,14 +6,16 @@ it each send to one port of the other side, so many of its ports are open for th
 with a probability of 1 in 252. After n guesses, none has hit with a probability of exp(-n / 252).
 
 The side that aims, whose port is known, has two sockets, and probes random ports of the other side from both
-in turn. The side that opens sends from all of its sockets to the first of the two before the probes, with a
-low TTL, and to the second one after them, with the usual TTL:
+in turn. The side that opens sends from all of its sockets to both before the probes, with a low TTL, and to
+the second one again after them, with the usual TTL:
 
 - A router of the side that aims may take unsolicited packets as its own, and remember them as flows, so that
-  later probes to these ports leave from another port. So the first packets had better not arrive. Those to
-  the second socket come when all probes have left, and are let in if their port was guessed.
-- If the packets with a low TTL do not get through the NATs of their own side, such as a carrier's far away,
-  the first half is in vain, and the second one is not.
+  later probes to these ports leave from another port. So the first packets had better not arrive. If that
+  router is near, those to the first socket do. Those to the second one have the IP option of
+  `punch.ice.punching.simultaneous_open`, by which it does not take them.
+- If a NAT of the own side drops packets with that option, or lets none with a low TTL through, such as a
+  carrier's far away, those to the second socket that come when all probes have left are let in if their port
+  was guessed; but not if the own router has taken the probe as a flow of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ SOCKETS: Final = 256
 """How many sockets the side that opens has."""
 MIN_SOCKETS: Final = 64
 """With fewer it is not worth it."""
+OPENED: Final = 3
+"""How many packets it sends from each of them at most."""
 TARGETS: Final = 2
 """How many sockets the side that aims has."""
 PROBES: Final = 900
@@ -37,7 +41,12 @@ RATE: Final = 150.0
 BURST: Final = 8
 """…and how many more may leave at once after a pause of the process."""
 LOW_TTL: Final = 5
-"""The TTL of the packets to the first socket: they have to leave through the own NATs, and not to arrive."""
+"""The TTL of the first packets: they have to leave through the own NATs, and not to arrive."""
+ROUTERS: Final = 1, 2
+"""
+How many routers may take the packets to the second socket, in each attempt in turn: that of a home, or a
+carrier's besides.
+"""
 WAITS: Final = (30.0, 300.0, 1800.0)
 """Seconds from one attempt to the next; the last one counts for all later ones."""
 LOWEST, HIGHEST = 1024, 65535

@@ -2,8 +2,8 @@
 Attempts by spraying: many sockets on the side with random ports, many guessed ports on the other one.
 
     aims:   open two sockets, send TARGETS with their ports, await OPENED, probe random ports, send BEGIN
-    opens:  receive TARGETS, send OPENED, send from many sockets to the first target, await BEGIN, send to the
-            second target
+    opens:  receive TARGETS, send OPENED, send from many sockets to both targets, await BEGIN, send to the
+            second target again
 
 `punch.ice.punching.spraying` says how many, and why. On the side that aims, the first check that arrives ends
 all of this. On the side that opens, the first one of the first target does, or another path of the link.
@@ -11,12 +11,22 @@ all of this. On the side that opens, the first one of the first target does, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from itertools import product
 
 from punch.ice.agent import Agent
 from punch.ice.punching import spraying
 from punch.ice.punching.opening_budget import OpeningBudget
-from punch.ice.punching.spraying import LOW_TTL, MAX_PACKETS, PROBES, RATE, Guesses, Pace, sockets_for
+from punch.ice.punching.spraying import (
+    LOW_TTL,
+    MAX_PACKETS,
+    PROBES,
+    RATE,
+    ROUTERS,
+    Guesses,
+    Pace,
+    sockets_for,
+)
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import Attempt, may_send
@@ -42,6 +52,7 @@ class Spraying:
         self._budget = budget
         self._descriptors = descriptors
         self._held = held
+        self._opened = 0
 
     def wait_after(self, tries: int) -> float:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
@@ -56,7 +67,7 @@ class Spraying:
         if len(targets.ports) != spraying.TARGETS:
             return False
         sockets = sockets_for(self._descriptors(), self._held())
-        packets = sockets * spraying.TARGETS
+        packets = sockets * spraying.OPENED
         return bool(sockets) and may_send(self._budget, packets, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
@@ -117,26 +128,33 @@ class Spraying:
             return False
         attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
         first, second = (Address(targets.host, port) for port in targets.ports)
-        await self._open_all(attempt, bases, first, Reach(LOW_TTL), first)
+        routers = ROUTERS[self._opened % len(ROUTERS)]
+        self._opened += 1
+        nearly = [(first, Reach(LOW_TTL)), (second, Reach(LOW_TTL, routers))]
         deadline = attempt.transactions.now + PROBE_TIME
+        await self._open_all(attempt, bases, nearly, first)
         while not attempt.begun.done and not self._is_over(attempt, bases, first):
             if attempt.transactions.now >= deadline:
                 return True
             await attempt.transactions.within(attempt.begun, 0.1)
-        await self._open_all(attempt, bases, second, None, first)
+        await self._open_all(attempt, bases, [(second, None)], first)
         await attempt.await_path(bases)
         return True
 
     async def _open_all(
-        self, attempt: Attempt, bases: Set[Address], remote: Address, reach: Reach | None, source: Address
+        self,
+        attempt: Attempt,
+        bases: Set[Address],
+        remotes: Sequence[tuple[Address, Reach | None]],
+        source: Address,
     ) -> None:
         """
-        Send from all of these sockets to one address, until a check of the other side's first socket arrives.
-        One of its second socket may come before anything was sent there, if our NAT does not filter by port.
-        It ends nothing: the answer leaves from a port that the other side does not let in.
+        Send from all of these sockets to these addresses, until a check of the other side's first socket
+        arrives. One of its second socket may come where nothing was sent there, if our NAT does not filter by
+        port. It ends nothing: the answer leaves from a port that the other side does not let in.
         """
         pace = Pace(attempt.transactions.now)
-        for base in bases:
+        for base, (remote, reach) in product(bases, remotes):
             if self._is_over(attempt, bases, source) or not attempt.send(base, remote, self._budget, reach):
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
