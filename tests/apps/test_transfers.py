@@ -25,8 +25,8 @@ from punch.apps.files.messages import (
     FilesOffer,
     Item,
     TransferFailed,
+    encode_data,
     encode_entries,
-    encode_zeros,
 )
 from punch.apps.files.partial_folder import FREE
 from punch.apps.files.target import Target
@@ -450,7 +450,7 @@ def test_a_full_disk(peers: Peers, small_disk: Path) -> None:
     assert "bob's disk has not enough free space" in said
     done = subprocess.run(
         peers.words("send", "-", "bob", name="alice"),
-        input=bytes(1) * 50 * MB,
+        input=b"x" * 50 * MB,
         capture_output=True,
         timeout=60,
         check=False,
@@ -477,7 +477,7 @@ def test_what_stays_free(small_disk: Path) -> None:
     def write() -> None:
         for offset in range(0, size, PIECE):
             for target in targets:
-                target.receive(encode_zeros(0, offset, PIECE))
+                target.receive(encode_data(0, offset, b"x" * PIECE))
 
     with pytest.raises(TransferFailed) as caught:
         write()

@@ -143,12 +143,14 @@ class FilesOffer:
     :ivar entries: how many entries follow when it is accepted.
     :ivar hashes: the digests that the sender can compute, the fastest first.
     :ivar text: what the one file of the offer holds, if it is a text to be shown; None: it is not.
+    :ivar stored: bytes that the files take on a disk which stores no holes; None: as many as they have.
     """
 
     items: tuple[Item, ...]
     entries: int
     hashes: tuple[str, ...]
     text: str | None = None
+    stored: int | None = None
 
     @property
     def size(self) -> int | None:
@@ -224,6 +226,8 @@ def encode_offer(offer: FilesOffer) -> bytes:
     }
     if offer.text is not None:
         content["text"] = offer.text
+    if offer.stored is not None:
+        content["stored"] = offer.stored
     return bytes([MessageType.OFFER]) + dumps(content)
 
 
@@ -332,7 +336,8 @@ def decode_offer(message: bytes) -> FilesOffer:
         raise FilesMessageError(f"an offer without items, or with more than {MAX_ITEMS}")
     if not isinstance(hashes, list) or not all(isinstance(name, str) for name in hashes) or len(hashes) > 16:
         raise FilesMessageError("an offer whose hashes are not a list of names")
-    offer = FilesOffer(tuple(map(_item, items)), entries, tuple(hashes), _text(content))
+    stored = None if content.get("stored") is None else _number(content, "stored", MAX_SIZE)
+    offer = FilesOffer(tuple(map(_item, items)), entries, tuple(hashes), _text(content), stored)
     if offer.entries < len(offer.items) or offer.files > offer.entries or (offer.size or 0) > MAX_SIZE:
         raise FilesMessageError("an offer whose numbers contradict each other")
     if offer.text is not None and (len(offer.items), offer.files, offer.entries) != (1, 1, 1):

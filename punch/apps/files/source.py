@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from punch.apps.files.framing import COPIED, DataMessage, Message
+from punch.apps.files.holes import bytes_in_holes
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
@@ -68,6 +69,7 @@ class Source:
     :ivar skipped: what is in the folders and can't be sent, and why.
     :ivar pipe: the descriptor of standard input.
     :ivar text: what is in the only file, if it is a text that the other side is to be shown.
+    :ivar holes: bytes of the files that are in holes, which take no space on the disk.
     """
 
     items: tuple[Item, ...]
@@ -76,11 +78,13 @@ class Source:
     skipped: tuple[tuple[Path, str], ...] = ()
     pipe: int = 0
     text: str | None = None
+    holes: int = 0
 
     @property
     def offer(self) -> FilesOffer:
         """What the other side is told first."""
-        return FilesOffer(self.items, len(self.entries), tuple(digests()), self.text)
+        stored = sum(item.size or 0 for item in self.items) - self.holes if self.holes else None
+        return FilesOffer(self.items, len(self.entries), tuple(digests()), self.text, stored)
 
     @property
     def resumable(self) -> bool:
@@ -95,6 +99,13 @@ class _Scan:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     size: int = 0
     """Bytes of all paths."""
+    holes: int = 0
+    """Bytes of files that are in holes."""
+
+    def add_file(self, name: bytes, path: Path, found: os.stat_result) -> None:
+        mode = found.st_mode & _PERMISSIONS
+        self.add(Entry(EntryKind.FILE, name, found.st_size, mode, _modified(found)), path)
+        self.holes += bytes_in_holes(path, found)
 
     def add(self, entry: Entry, path: Path | None) -> None:
         if len(self.entries) >= MAX_ENTRIES:
@@ -131,7 +142,8 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
         items.append(_item(name, scan.entries[first:]))
     if sum(item.size or 0 for item in items) > MAX_SIZE:
         raise SourceError("More than 9 petabytes can't be sent at once.")
-    return Source(tuple(items), tuple(scan.entries), tuple(scan.paths), tuple(scan.skipped), pipe)
+    entries, at, skipped = tuple(scan.entries), tuple(scan.paths), tuple(scan.skipped)
+    return Source(tuple(items), entries, at, skipped, pipe, holes=scan.holes)
 
 
 def text_source(text: str) -> Source:
@@ -182,14 +194,10 @@ def _scan_path(scan: _Scan, given: str) -> str:
     elif stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
             raise SourceUnreadable(f"{quoted(given)} can't be read: you have no permission.")
-        scan.add(_file(os.fsencode(name), found), path.resolve())
+        scan.add_file(os.fsencode(name), path.resolve(), found)
     else:
         raise SourceError(f"{quoted(given)} is neither a file nor a folder. A pipe can be sent as -.")
     return name
-
-
-def _file(path: bytes, found: os.stat_result) -> Entry:
-    return Entry(EntryKind.FILE, path, found.st_size, found.st_mode & _PERMISSIONS, _modified(found))
 
 
 def _modified(found: os.stat_result) -> int:
@@ -229,7 +237,7 @@ def _scan_child(scan: _Scan, path: Path, inside: bytes, found: os.stat_result) -
     if stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
             raise SourceUnreadable(f"{quoted(str(path))} can't be read: you have no permission.")
-        scan.add(_file(inside, found), path)
+        scan.add_file(inside, path, found)
     elif stat.S_ISLNK(found.st_mode):
         _scan_link(scan, path, inside)
     else:

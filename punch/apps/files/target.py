@@ -60,6 +60,8 @@ class _OpenFile:
 
     index: int
     descriptor: int
+    size: int
+    """Bytes that it had when it was opened."""
     known: bytes
     """The digests of the blocks that were there before."""
     blocks: bytearray = field(default_factory=bytearray)
@@ -111,7 +113,10 @@ class Target:
         key = hashlib.sha256("\0".join([sender, *sorted(item.name for item in offer.items)]).encode())
         self._umask = _umask()
         name = f".punch-{key.hexdigest()[:16]}"
-        self._partial = PartialFolder(folder / f"{name}.part", sum(item.size or 0 for item in offer.items))
+        needed = sum(item.size or 0 for item in offer.items)
+        if offer.stored is not None:
+            needed = min(needed, offer.stored)
+        self._partial = PartialFolder(folder / f"{name}.part", needed)
         self._moved = MovedItems(folder / f"{name}.moved")
         self._in_place: dict[int, Path] = {}
 
@@ -151,7 +156,7 @@ class Target:
             self.write(index, offset, [data])
         elif kind is MessageType.ZEROS:
             index, offset, size = decode_zeros(message)
-            self.write(index, offset, [_ZEROS[:size]])
+            self.write(index, offset, [_ZEROS[:size]], zeros=True)
         elif kind is MessageType.FILE_END:
             self.end_file(*decode_file_end(message))
             return self._finish_if_complete()
@@ -305,10 +310,18 @@ class Target:
                 blocks += digest.digest()
         return bytes(blocks)
 
-    def write(self, index: int, offset: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+    def write(
+        self,
+        index: int,
+        offset: int,
+        parts: Sequence[bytes | bytearray | memoryview],
+        *,
+        zeros: bool = False,
+    ) -> None:
         """
         A piece of a file, in parts. Pieces come in order; blocks that are here already may be left out.
 
+        :param zeros: it has no other bytes: then it becomes a hole, where nothing else is in the file.
         :raise TransferFailed: it is out of order, or can't be written.
         """
         entry, file = self._entry(index), self._open(index)
@@ -324,9 +337,10 @@ class Target:
         if file.digest is None:
             file.digest = self._new()
         try:
-            if offset % BLOCK == 0:
-                self._partial.check_rest()
-            _write_at(file.descriptor, parts, offset)
+            if not zeros or offset < file.size:
+                if offset % BLOCK == 0:
+                    self._partial.check_rest()
+                _write_at(file.descriptor, parts, offset)
         except OSError as error:
             raise disk_failure(error, self._paths[index]) from error
         for part in parts:
@@ -405,7 +419,8 @@ class Target:
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
             raise disk_failure(error, path) from error
-        self._file = _OpenFile(index, descriptor, self._have.pop(index, b""))
+        size = os.fstat(descriptor).st_size
+        self._file = _OpenFile(index, descriptor, size, self._have.pop(index, b""))
         return self._file
 
     def _discard(self, file: _OpenFile) -> None:

@@ -183,6 +183,8 @@ class MessageTests(SynchronousTestCase):
             {"items": [{**good, "size": 1.5}], "entries": 1, "hashes": []},
             {"items": [{**good, "files": 2}], "entries": 1, "hashes": []},
             {"items": [1], "entries": 1, "hashes": []},
+            {"items": [good], "entries": 1, "hashes": [], "stored": -1},
+            {"items": [good], "entries": 1, "hashes": [], "stored": "1"},
             {"items": [good], "entries": 1, "hashes": [], "text": ""},
             {"items": [good], "entries": 1, "hashes": [], "text": 1},
             {"items": [good], "entries": 1, "hashes": [], "text": "ä" * (MAX_TEXT // 2 + 1)},
@@ -192,6 +194,10 @@ class MessageTests(SynchronousTestCase):
         ):
             with self.assertRaises(FilesMessageError, msg=content):
                 decode_offer(b"\x01" + dumps(content))
+
+    def test_files_with_holes(self) -> None:
+        offer = replace(OFFER, stored=3)
+        self.assertEqual(decode_offer(encode_offer(offer)), offer)
 
     def test_a_text(self) -> None:
         """The longest one fits into a message, whatever is in it."""

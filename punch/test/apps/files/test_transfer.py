@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.messages import (
     BLOCK,
+    PIECE,
     FailureCode,
     MessageType,
     TransferFailed,
@@ -26,6 +27,7 @@ from punch.apps.files.messages import (
     message_type,
 )
 from punch.apps.files.odd_names import Oddity
+from punch.apps.files.partial_folder import FREE
 from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source, text_source
 from punch.apps.files.target import Target
 
@@ -270,6 +272,72 @@ class PlainDiskTests(TransferTestCase):
         self.file("a", b"hello")
         target, _ = send(self.find("a"), self.folder)
         self.assertEqual(target.finals[0].read_bytes(), b"hello")
+
+
+class HoleTests(TransferTestCase):
+    """Files most of which takes no space on the disk, such as images of disks."""
+
+    SIZE = 64 * BLOCK + 100
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.file("image", b"")
+        os.truncate(self.path, self.SIZE)
+        # At the end of one piece and the beginning of the next, and in another one
+        for offset in (5 * PIECE - 2, 40 * BLOCK):
+            self.put(offset, b"data")
+
+    def put(self, offset: int, data: bytes) -> None:
+        with open(self.path, "r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def is_there(self, most: int) -> None:
+        """It arrived, and takes at most so many bytes."""
+        final = self.folder / "image"
+        self.assertEqual(final.read_bytes(), self.path.read_bytes())
+        self.assertLessEqual(final.stat().st_blocks * 512, most)
+
+    def test_they_are_no_larger_there(self) -> None:
+        source = self.find("image")
+        self.assertEqual((source.offer.size, source.offer.stored), (self.SIZE, 3 * PIECE))
+        send(source, self.folder)
+        self.is_there(3 * PIECE + 65_536)
+
+    def test_where_something_else_was(self) -> None:
+        """An earlier attempt has written what is a hole now."""
+        os.truncate(self.path, 0)
+        self.put(0, Random(1).randbytes(30 * BLOCK))
+        os.truncate(self.path, self.SIZE)
+        send(self.find("image"), self.folder, stop_after=100)
+        os.truncate(self.path, 0)
+        os.truncate(self.path, self.SIZE)
+        self.put(BLOCK, b"data")
+        send(self.find("image"), self.folder)
+        self.is_there(30 * BLOCK)
+
+    def test_an_attempt_that_ended_in_a_hole(self) -> None:
+        for stop_after in (30, 250, 257):
+            send(self.find("image"), self.folder, stop_after=stop_after)
+        send(self.find("image"), self.folder)
+        self.is_there(3 * PIECE + 65_536)
+
+    def test_a_disk_that_they_would_fill(self) -> None:
+        """What is needed is free; a file without holes needs more."""
+        there = os.statvfs(self.folder)
+        free = (FREE + 2 * BLOCK) // there.f_frsize
+        self.patch(os, "statvfs", lambda _: os.statvfs_result((*there[:3], free, free, *there[5:])))
+        send(self.find("image"), self.folder)
+        self.file("full", Random(1).randbytes(3 * BLOCK))
+        with self.assertRaises(TransferFailed) as caught:
+            send(self.find("full"), self.folder)
+        self.assertEqual(caught.exception.code, FailureCode.NO_SPACE)
+
+    def test_what_is_no_hole(self) -> None:
+        """Files of zeros that are stored, and small ones, which are not looked at."""
+        for name, size in (("zeros", 4 * BLOCK), ("small", 100)):
+            self.file(name, bytes(size))
+            self.assertEqual(self.find(name).offer.stored, None)
 
 
 class TimeTests(TransferTestCase):
