@@ -1,6 +1,6 @@
 """
-ChannelData (RFC 8656, section 12.4), and STUN messages and ChannelData on a byte stream (RFC 8656, section
-3.1; RFC 8489, section 6.2.2).
+ChannelData (RFC 8656, section 12.4), STUN messages and ChannelData on a byte stream (RFC 8656, section 3.1;
+RFC 8489, section 6.2.2), and the lifetimes of RFC 8656.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ MAX_REQUEST = 2048
 The largest request to a TURN server, in bytes. RFC 8489, section 6.1 demands that requests fit into one
 packet; an Allocate request with the longest realm and nonce has 700 bytes.
 """
+
+DEFAULT_LIFETIME = 600.0
+"""Seconds that an allocation lives if its client asks for no lifetime (RFC 8656, section 3.2)."""
+PERMISSION_LIFETIME = 300.0
+"""Seconds (RFC 8656, section 9)."""
+CHANNEL_LIFETIME = 600.0
+"""Seconds (RFC 8656, section 12). Binding a channel again also renews its permission."""
 
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF

@@ -39,6 +39,7 @@ Bytes of the largest datagram that is taken: what one packet of an Ethernet carr
 ones in fragments, of which each has tens of thousands of frames.
 """
 IDLE_TIMEOUT: Final = 7 * 86400.0
+"""Seconds. It is this long because whether a link is dead is decided above QUIC, which cannot see paths."""
 CONNECTION_WINDOW: Final = 24 * 1024 * 1024
 """
 QUIC's own flow control, in bytes; both libraries renew it on arrival, so it only bounds what is out of order.

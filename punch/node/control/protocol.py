@@ -106,7 +106,10 @@ class ControlClientProtocol(Protocol):
 
     @property
     def post_quantum(self) -> bool:
-        """Whether the keys were agreed with X25519MLKEM768, as OpenSSL calls it."""
+        """
+        Whether the keys were agreed with X25519MLKEM768, as OpenSSL calls it. Both sides leave the choice of
+        the group to OpenSSL, which prefers this one from version 3.5 on.
+        """
         return self._connection is not None and self._connection.get_group_name() == "X25519MLKEM768"
 
     def send(self, request: Request) -> None:

@@ -59,7 +59,7 @@ from punch.wire.stun import (
     encode,
     parse,
 )
-from punch.wire.turn import encode_channel_data, parse_channel_data
+from punch.wire.turn import DEFAULT_LIFETIME, encode_channel_data, parse_channel_data
 
 KEEPALIVE = 15.0
 """Seconds of silence after which the way to the server is kept open (RFC 8445, section 11)."""
@@ -370,7 +370,7 @@ class TurnClient:
 
     def _take_lifetime(self, message: StunMessage, now: float) -> float:
         lifetime = message.get(Attribute.LIFETIME)
-        lifetime = min(float(lifetime), MAX_LIFETIME) if isinstance(lifetime, int) else 600.0
+        lifetime = min(float(lifetime), MAX_LIFETIME) if isinstance(lifetime, int) else DEFAULT_LIFETIME
         if lifetime <= 0:
             self._fail(AllocationProblem.MISMATCH, "")
             return 0.0

@@ -8,12 +8,8 @@ from enum import Enum
 
 from punch.net.deadlines import earliest
 from punch.wire.address import Address
-from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
+from punch.wire.turn import CHANNEL_LIFETIME, FIRST_CHANNEL, LAST_CHANNEL, PERMISSION_LIFETIME
 
-PERMISSION_LIFETIME = 300.0
-"""Seconds (RFC 8656, section 9)."""
-CHANNEL_LIFETIME = 600.0
-"""Seconds (RFC 8656, section 12). Binding a channel again renews its permission too."""
 RENEW_AFTER = 240.0
 """Seconds after which a permission or channel is renewed if it was used since."""
 TRY_AGAIN_AFTER = 60.0

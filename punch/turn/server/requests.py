@@ -21,7 +21,7 @@ from punch.turn.server.allocation import (
 from punch.turn.server.allocations import AllocateRequest, Allocations
 from punch.turn.server.authentication import AuthenticationRefused, Authenticator, Login
 from punch.turn.server.destinations import Destinations
-from punch.turn.server.settings import DEFAULT_LIFETIME, RelaySettings
+from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
@@ -31,12 +31,13 @@ from punch.wire.stun import (
     success,
 )
 from punch.wire.stun_attributes import IPV6, AddressErrorCode
-from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
-
-PERMISSION_TIME = 300.0
-"""Seconds (RFC 8656, section 9)."""
-CHANNEL_TIME = 600.0
-"""Seconds (RFC 8656, section 12)."""
+from punch.wire.turn import (
+    CHANNEL_LIFETIME,
+    DEFAULT_LIFETIME,
+    FIRST_CHANNEL,
+    LAST_CHANNEL,
+    PERMISSION_LIFETIME,
+)
 
 REQUESTS = frozenset(
     int(method).to_bytes(2, "big")
@@ -212,9 +213,9 @@ class RequestHandler:
         self._check_room(allocation, [peer])
         self._check_peer(allocation, peer)
         if bound is None:
-            allocation.bindings[wire] = Binding(wire, peer, now + CHANNEL_TIME)
+            allocation.bindings[wire] = Binding(wire, peer, now + CHANNEL_LIFETIME)
         else:
-            bound.expires = now + CHANNEL_TIME
+            bound.expires = now + CHANNEL_LIFETIME
         self._permit(allocation, [peer], now)
         return success(request)
 
@@ -265,7 +266,7 @@ class RequestHandler:
         if not allocation.permissions:
             self._allocations.events.append(FirstPermission(allocation.owner, allocation.relayed))
         for peer in peers:
-            allocation.permissions[peer.host] = now + PERMISSION_TIME
+            allocation.permissions[peer.host] = now + PERMISSION_LIFETIME
         allocation.update_channels()
         self._allocations.schedule(allocation)
 

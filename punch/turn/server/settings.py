@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 from punch.wire.address import parsed
 
-DEFAULT_LIFETIME = 600.0
-"""The lifetime, in seconds, of an allocation whose client does not ask for one (RFC 8656, section 3.2)."""
-
 
 class Hosts(NamedTuple):
     """The address that a relayed port is bound to, and the one that peers see."""
