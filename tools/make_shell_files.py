@@ -31,7 +31,7 @@ ENVIRONMENT = {
 }
 """What help says of this environment is replaced by what it means."""
 ACTIONS = {
-    "rendezvous": ("status", "invite", "peers", "usage", "revoke"),
+    "rendezvous": ("status", "invite", "invitations", "peers", "usage", "revoke"),
     "peers": (),
     "identity": (),
 }

@@ -32,7 +32,7 @@ Usage: punch COMMAND [options]
 Commands:
   demo         start a rendezvous and two peers here, and let them chat
   rendezvous   introduce peers to each other (twistd -n punch-rendezvous), and
-               rendezvous status, invite, peers, usage, revoke
+               rendezvous status, invite, invitations, peers, usage, revoke
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID
   web [WHO]    chat in a browser: prints the address to open
   peer         the same for scripts: --peer WHO, --json (twistd -n punch-peer)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.rendezvous.status import main as status
 
         return status(rest[1:])
-    if command == "rendezvous" and action in ("invite", "peers", "usage", "revoke"):
+    if command == "rendezvous" and action in ("invite", "invitations", "peers", "usage", "revoke"):
         from punch.cli.rendezvous.members import main as members
 
         return members(action, rest[1:])

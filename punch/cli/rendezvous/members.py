@@ -1,5 +1,6 @@
 """
-The commands `punch rendezvous invite`, `peers`, `usage` and `revoke`, for the operator of a rendezvous.
+The commands `punch rendezvous invite`, `invitations`, `peers`, `usage` and `revoke`, for the operator of a
+rendezvous.
 
 They use the list of members in the state directory (`punch.rendezvous.members.database`), so they work
 whether the service runs or not; a running one looks every second whether it has changed.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,12 +25,12 @@ from punch.cli.usage import show, write_stderr
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import is_name
-from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
+from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, KeptInvitation, Member, MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError
 from punch.sanitize import quoted
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.turn.server.quotas import DAY
-from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
+from punch.wire.invitation import NUMBER_SIZE, AdmissionRefusal, Invitation, InvitationError, service_tag
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError, pin_of
 
 MAX_USES = 100_000
@@ -83,6 +85,7 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
             json.dumps(
                 {
                     "event": "invitation",
+                    "number": invitation.number.hex(),
                     "token": str(invitation),
                     "address": address,
                     "uses": options.uses,
@@ -99,6 +102,48 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
         show(f"{problem} Add ?token=… to the address of the service.")
     else:
         show(f"Whoever gets it starts once with: punch chat --rendezvous '{address}'")
+
+
+# -- invitations --
+
+
+def _invitations(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    now = time.time()
+    found = [each for each in database.invitations() if options.all or each.usable(now)]
+    if options.json:
+        show(
+            json.dumps({"event": "invitations", "invitations": [_invitation_fields(each) for each in found]})
+        )
+        return
+    for each in found:
+        show(_invitation_line(each, now))
+    if not found:
+        show("No invitation can be used now; punch rendezvous invite makes one.")
+
+
+def _invitation_fields(invitation: KeptInvitation) -> dict[str, Any]:
+    expires = None if invitation.revoked else _time(invitation.expires).isoformat(timespec="seconds")
+    return {
+        "number": invitation.number.hex(),
+        "uses": invitation.uses,
+        "used": invitation.used,
+        "expires": expires,
+        "relay_quota": invitation.relay_quota,
+        "revoked": invitation.revoked,
+    }
+
+
+def _invitation_line(invitation: KeptInvitation, now: float) -> str:
+    left = invitation.uses - invitation.used
+    words = [invitation.number.hex()]
+    if invitation.revoked:
+        words.append("revoked")
+    words.append(f"{left} of {invitation.uses} uses left" if left > 0 else "used up")
+    if not invitation.revoked:
+        words.append(f"{'until' if now < invitation.expires else 'expired'} {_minute(invitation.expires)}")
+    if invitation.relay_quota is not None:
+        words.append(f"relay {format_bytes(invitation.relay_quota)} a day")
+    return "  ".join(words)
 
 
 def _address(state: RendezvousState, invitation: Invitation) -> tuple[str | None, str]:
@@ -137,13 +182,16 @@ def _fields(member: Member) -> dict[str, Any]:
         "since": since,
         "relay_quota": member.relay_quota,
         "refusal": None if member.refusal is None else member.refusal.value,
+        "invitation": None if member.invitation is None else member.invitation.hex(),
     }
 
 
 def _line(member: Member) -> str:
     words = [str(member.peer), member.name]
     if member.since is not None:
-        words.append(f"since {_time(member.since):%Y-%m-%d %H:%M} UTC")
+        words.append(f"since {_minute(member.since)}")
+    if member.invitation is not None:
+        words.append(f"invitation {member.invitation.hex()}")
     if member.relay_quota is not None:
         words.append(f"relay {format_bytes(member.relay_quota)} a day")
     if member.refusal is not None:
@@ -154,6 +202,10 @@ def _line(member: Member) -> str:
 
 def _time(unix: float) -> datetime:
     return datetime.fromtimestamp(unix, timezone.utc)
+
+
+def _minute(unix: float) -> str:
+    return f"{_time(unix):%Y-%m-%d %H:%M} UTC"
 
 
 # -- usage --
@@ -180,6 +232,10 @@ def _day(day: int) -> str:
 
 
 def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    number = _number_of_invitation(options.peer)
+    if number is not None:
+        _revoke_invitation(database, number, options)
+        return
     try:
         peer = PeerID.parse(options.peer)
     except PeerIDError:
@@ -203,9 +259,47 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
         show(said)
 
 
+def _number_of_invitation(text: str) -> bytes | None:
+    """The number that a text is, or that is in a token; None if it is neither."""
+    if re.fullmatch(f"[0-9a-fA-F]{{{2 * NUMBER_SIZE}}}", text):
+        return bytes.fromhex(text)
+    try:
+        return Invitation.parse(text).number
+    except InvitationError:
+        return None
+
+
+def _revoke_invitation(database: MemberDatabase, number: bytes, options: argparse.Namespace) -> None:
+    """:raise _MembersRefused: it is none of this service, or is to be used again."""
+    shown = number.hex()
+    if options.undo:
+        raise _MembersRefused("The revocation of an invitation can't be undone: make another one.")
+    if not database.revoke_invitation(number):
+        raise _MembersRefused(
+            f"There is no invitation {shown} here; punch rendezvous invitations --all lists them."
+        )
+    if options.json:
+        show(json.dumps({"event": "invitation-revoked", "number": shown}))
+        return
+    members = sum(member.invitation == number for member in database.members())
+    if not members:
+        rest = "Nobody has used it."
+    elif members == 1:
+        rest = "The peer that has used it stays admitted: punch rendezvous peers shows which."
+    else:
+        rest = f"The {members} peers that have used it stay admitted: punch rendezvous peers shows which."
+    show(f"The invitation {shown} can't be used any more. {rest}")
+
+
 Command = Callable[[RendezvousState, MemberDatabase, argparse.Namespace], None]
 
-COMMANDS: dict[str, Command] = {"invite": _invite, "peers": _peers, "revoke": _revoke, "usage": _usage}
+COMMANDS: dict[str, Command] = {
+    "invite": _invite,
+    "invitations": _invitations,
+    "peers": _peers,
+    "revoke": _revoke,
+    "usage": _usage,
+}
 """The commands, by name."""
 
 
@@ -272,6 +366,16 @@ def _invite_parser(program: str) -> Parser:
     return parser
 
 
+def _invitations_parser(program: str) -> Parser:
+    parser = _parser(
+        program, "List the invitations that can be used: number, uses that are left, expiry, quota."
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="also those that are used up, have expired or were revoked"
+    )
+    return parser
+
+
 def _peers_parser(program: str) -> Parser:
     return _parser(program, "List the peers that have redeemed an invitation, and those that were revoked.")
 
@@ -285,14 +389,19 @@ def _usage_parser(program: str) -> Parser:
 
 
 def _revoke_parser(program: str) -> Parser:
-    parser = _parser(program, "Refuse a peer from now on, whoever it is: a running service ends what it has.")
-    parser.add_argument("peer", metavar="ID")
-    parser.add_argument("--undo", action="store_true", help="refuse it no longer")
+    parser = _parser(
+        program,
+        "Refuse a peer from now on, whoever it is: a running service ends what it has. Or let nobody use an "
+        "invitation any more; those who have used it stay.",
+    )
+    parser.add_argument("peer", metavar="ID", help="of the peer; or the number or the token of an invitation")
+    parser.add_argument("--undo", action="store_true", help="refuse the peer no longer")
     return parser
 
 
 _PARSERS: dict[str, Callable[[str], Parser]] = {
     "invite": _invite_parser,
+    "invitations": _invitations_parser,
     "peers": _peers_parser,
     "revoke": _revoke_parser,
     "usage": _usage_parser,

@@ -89,7 +89,8 @@ class Options(BaseOptions):
     files = frozenset(("certificate", "key", "turn-secret-file", "deny", "state-dir"))
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options, and prints the address that "
-        "peers use. Its operator's commands: punch rendezvous status, invite, peers, usage, revoke."
+        "peers use. Its operator's commands: punch rendezvous status, invite, invitations, peers, usage, "
+        "revoke."
     )
 
     @property

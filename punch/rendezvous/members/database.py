@@ -26,17 +26,24 @@ from punch.rendezvous.members.membership import MemberStoreError, Redemption
 from punch.rendezvous.members.records import (
     InvitationMade,
     InvitationRedeemed,
+    InvitationRevoked,
     PeerRevoked,
     Record,
     RevocationUndone,
     encode,
 )
+from punch.rendezvous.members.schema import (
+    APPLICATION_ID,
+    JOURNAL,
+    RELAYED,
+    TABLES,
+    VERSION,
+    records_of_version_1,
+)
 from punch.wire.invitation import AdmissionRefusal, Invitation
 
 FILE_NAME = "members.sqlite"
 
-_APPLICATION_ID = 0x50554D62  # "PUMb"
-_VERSION = 2
 USAGE_DAYS = 62
 """Days for which usage is kept."""
 MAX_PEERS_A_DAY = 50_000
@@ -44,42 +51,6 @@ MAX_PEERS_A_DAY = 50_000
 _BUSY_TIME = 2.0
 """Seconds that a process waits for the transaction of another one."""
 
-_TABLES = (
-    """
-    CREATE TABLE invitations (
-        number BLOB PRIMARY KEY, digest BLOB NOT NULL, uses INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0,
-        expires REAL NOT NULL, relay_quota INTEGER
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE members (
-        peer BLOB PRIMARY KEY, name TEXT NOT NULL, invitation BLOB NOT NULL, since REAL NOT NULL,
-        relay_quota INTEGER
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE revocations (
-        peer BLOB PRIMARY KEY, refusal TEXT NOT NULL, time REAL NOT NULL, statement BLOB
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE usage (
-        day INTEGER NOT NULL, peer BLOB NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, peer)
-    ) WITHOUT ROWID
-    """,
-)
-"""Version 1. In `revocations`, the refusal is empty if the operator has taken the revocation back."""
-_JOURNAL = (
-    "CREATE TABLE journal (number INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB UNIQUE, record BLOB)",
-    "CREATE INDEX members_of_invitation ON members (invitation, since, peer)",
-    "CREATE VIEW revoked AS SELECT * FROM revocations WHERE refusal != ''",
-)
-"""What version 2 has in addition."""
-_RELAYED = (
-    "CREATE TABLE IF NOT EXISTS relayed (day INTEGER NOT NULL, user TEXT NOT NULL, bytes INTEGER NOT NULL, "
-    "PRIMARY KEY (day, user)) WITHOUT ROWID"
-)
-"""What the relay has carried today for each of its users. Earlier releases ignore it."""
 _NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
 
 
@@ -90,6 +61,7 @@ class Member:
 
     :ivar since: Unix seconds of the redemption; None for a peer that was never a member.
     :ivar relay_quota: bytes a day that the relay carries for it; None: the service's own limit.
+    :ivar invitation: the number of the invitation; None for a peer that was never a member.
     """
 
     peer: PeerID
@@ -97,6 +69,34 @@ class Member:
     since: float | None
     relay_quota: int | None
     refusal: AdmissionRefusal | None
+    invitation: bytes | None
+
+
+@dataclass(frozen=True)
+class KeptInvitation:
+    """
+    An invitation that was made.
+
+    :ivar uses: for how many peers it is.
+    :ivar used: how many have redeemed it.
+    :ivar expires: Unix seconds; 0 if it was revoked.
+    :ivar relay_quota: see `Member`.
+    """
+
+    number: bytes
+    uses: int
+    used: int
+    expires: float
+    relay_quota: int | None
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the operator has revoked it."""
+        return self.expires <= 0.0
+
+    def usable(self, wall: float) -> bool:
+        """Whether one more peer can redeem it."""
+        return wall < self.expires and self.used < self.uses
 
 
 class MemberDatabase:
@@ -139,7 +139,7 @@ class MemberDatabase:
             for table in ("invitations", "members", "revocations", "usage", "journal", "relayed"):
                 self._run(f"SELECT 1 FROM {table} LIMIT 1")
             # Sets what it is, and writes a page for that.
-            self._run(f"PRAGMA user_version = {_VERSION}")
+            self._run(f"PRAGMA user_version = {VERSION}")
         self.problem = None
 
     # -- MemberStore --
@@ -261,6 +261,25 @@ class MemberDatabase:
         with self._transaction():
             self._add(InvitationMade(invitation.number, invitation.digest, uses, expires, relay_quota))
 
+    def invitations(self) -> list[KeptInvitation]:
+        """All invitations that were made, the first to expire first."""
+        rows = self._rows(
+            "SELECT number, uses, used, expires, relay_quota FROM invitations ORDER BY expires, number"
+        )
+        return [KeptInvitation(*row) for row in rows]
+
+    def revoke_invitation(self, number: bytes) -> bool:
+        """
+        Accept an invitation from no further peer. Those that have redeemed it stay members.
+
+        :return: whether there is such an invitation.
+        """
+        with self._transaction():
+            if not self._rows("SELECT 1 FROM invitations WHERE number = ?", number):
+                return False
+            self._add(InvitationRevoked(number))
+        return True
+
     def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
         """
         Refuse a peer from now on.
@@ -292,18 +311,18 @@ class MemberDatabase:
         """All members and all revoked peers, the oldest members first."""
         rows = self._rows(
             """
-            SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal
+            SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal, m.invitation
               FROM members m LEFT JOIN revoked r ON m.peer = r.peer
             UNION ALL
-            SELECT r.peer, '', NULL, NULL, r.refusal FROM revoked r
+            SELECT r.peer, '', NULL, NULL, r.refusal, NULL FROM revoked r
               WHERE r.peer NOT IN (SELECT peer FROM members)
             """
         )
         with self._values():
             rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
             return [
-                Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal))
-                for key, name, since, quota, refusal in rows
+                Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal), invitation)
+                for key, name, since, quota, refusal, invitation in rows
             ]
 
     # -- records --
@@ -335,6 +354,9 @@ class MemberDatabase:
             )
         elif isinstance(record, InvitationRedeemed):
             self._redeemed(record)
+        elif isinstance(record, InvitationRevoked):
+            # Expired by the clock of every process.
+            self._run("UPDATE invitations SET expires = 0 WHERE number = ?", record.number)
         elif isinstance(record, PeerRevoked):
             self._revocation_changed(record.peer, record.refusal.value, record.time, record.statement)
         else:
@@ -422,12 +444,12 @@ class MemberDatabase:
         (application,) = one("PRAGMA application_id").fetchone()
         (version,) = one("PRAGMA user_version").fetchone()
         (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != _APPLICATION_ID:
+        if tables and application != APPLICATION_ID:
             raise MemberStoreError(
                 f"The file {self._where} is a database, but not a list of members. Move it away, or choose "
                 "another directory with --state-dir."
             )
-        if version > _VERSION:
+        if version > VERSION:
             raise MemberStoreError(
                 f"The list of members {self._where} was written by a newer version of Punch: use that one."
             )
@@ -437,16 +459,16 @@ class MemberDatabase:
         # Another process may have made the tables meanwhile.
         (version,) = one("PRAGMA user_version").fetchone()
         if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for table in _TABLES:
+            for table in TABLES:
                 one(table)
-            one(f"PRAGMA application_id = {_APPLICATION_ID}")
-        if version < _VERSION:
-            for statement in _JOURNAL:
+            one(f"PRAGMA application_id = {APPLICATION_ID}")
+        if version < VERSION:
+            for statement in JOURNAL:
                 one(statement)
-            for record in _records_of_version_1(connection):
+            for record in records_of_version_1(connection):
                 one(_NOTE, _noted(record))
-            one(f"PRAGMA user_version = {_VERSION}")
-        one(_RELAYED)
+            one(f"PRAGMA user_version = {VERSION}")
+        one(RELAYED)
         one("COMMIT")
 
     @contextmanager
@@ -502,19 +524,3 @@ class MemberDatabase:
 def _noted(record: Record) -> tuple[bytes, bytes]:
     data = encode(record)
     return sha256(data).digest(), data
-
-
-def _records_of_version_1(connection: sqlite3.Connection) -> Iterator[Record]:
-    """The records of what a file without a journal contains."""
-    invitations = connection.execute(
-        "SELECT number, digest, uses, expires, relay_quota, used - "
-        "(SELECT count(*) FROM members WHERE invitation = number) FROM invitations"
-    )
-    for number, digest, uses, expires, quota, used in invitations.fetchall():
-        yield InvitationMade(number, digest, uses, expires, quota, max(0, used))
-    members = connection.execute("SELECT invitation, peer, name, since FROM members ORDER BY since, peer")
-    for number, peer, name, since in members.fetchall():
-        yield InvitationRedeemed(number, PeerID(peer), name, since)
-    revocations = connection.execute("SELECT peer, refusal, time, statement FROM revocations")
-    for peer, refusal, time, statement in revocations.fetchall():
-        yield PeerRevoked(PeerID(peer), AdmissionRefusal(refusal), time, statement or b"")

@@ -4,6 +4,7 @@ What changes in the list of members of a rendezvous, as records that its process
 A record is bytes that never change, and each process applies all records of all processes. The result does
 not depend on their order, if the record of an invitation comes before those of its redemptions:
 
+- An invitation that the operator has revoked admits no further peer, whatever the clocks say.
 - An invitation for n peers admits those n that redeemed it first, by the clocks of their processes, even if
   processes that did not hear of each other admitted more.
 - Of what the operator says about a peer, the latest counts. A revocation by the owner is for ever.
@@ -57,6 +58,17 @@ class InvitationRedeemed:
 
 
 @dataclass(frozen=True)
+class InvitationRevoked:
+    """
+    The operator has revoked an invitation, for ever. Peers that have redeemed it stay members.
+
+    :ivar number: that of the invitation.
+    """
+
+    number: bytes
+
+
+@dataclass(frozen=True)
 class PeerRevoked:
     """
     :ivar time: Unix seconds.
@@ -77,7 +89,7 @@ class RevocationUndone:
     time: float
 
 
-Record = InvitationMade | InvitationRedeemed | PeerRevoked | RevocationUndone
+Record = InvitationMade | InvitationRedeemed | InvitationRevoked | PeerRevoked | RevocationUndone
 
 
 def encode(record: Record) -> bytes:
@@ -100,6 +112,8 @@ def encode(record: Record) -> bytes:
             "name": record.name,
             "since": float(record.since),
         }
+    elif isinstance(record, InvitationRevoked):
+        value = {"type": "invitation-revoked", "number": record.number.hex()}
     elif isinstance(record, PeerRevoked):
         value = {
             "type": "revoked",
@@ -134,6 +148,8 @@ def decode(data: bytes) -> Record:
                 None if quota is None else int(quota),
                 int(value["used"]),
             )
+        if kind == "invitation-revoked":
+            return InvitationRevoked(bytes.fromhex(value["number"]))
         peer = PeerID.parse_unchecked(value["peer"])
         if kind == "redeemed":
             return InvitationRedeemed(

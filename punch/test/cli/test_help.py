@@ -20,6 +20,7 @@ ACTIONS = (
     "identity revoke",
     "rendezvous status",
     "rendezvous invite",
+    "rendezvous invitations",
     "rendezvous peers",
     "rendezvous usage",
     "rendezvous revoke",

@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.rendezvous.members import main
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
+from punch.rendezvous.members.membership import Redemption
 from punch.state import StateDirectory
-from punch.test.rendezvous.registry.test_registry import ALICE
+from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
@@ -69,6 +70,54 @@ class CommandTests(SynchronousTestCase):
         path.unlink()
         path.write_text("no address\n")
         self.assertIn("has no address", self.run_command("invite")[1])
+
+    def test_invitations(self) -> None:
+        """Those that can be used are listed; one that has leaked is revoked by its number or its token."""
+        pin = pin_of(self.state.identity().private_key.public_key())
+        self.assertIn("punch rendezvous invite", self.run_command("invitations")[1])
+        tokens = []
+        for options in (("--uses", "3", "--relay-quota", "10G"), ("--expires", "30m"), ()):
+            made = json.loads(self.run_command("invite", "--json", *options)[1])
+            tokens.append(Invitation.parse(made["token"]))
+            self.assertEqual(made["number"], tokens[-1].number.hex())
+        numbers = [each.number.hex() for each in tokens]
+        database = MemberDatabase(self.state.directory / FILE_NAME)
+        self.addCleanup(database.close)
+        now = time.time()
+        self.assertIs(database.redeem(tokens[0], ALICE, "alice", now), Redemption.ACCEPTED)
+        self.assertIs(database.redeem(tokens[2], BOB, "bob", now), Redemption.ACCEPTED)
+        listed = json.loads(self.run_command("invitations", "--json")[1])["invitations"]
+        self.assertEqual(
+            [(each["number"], each["uses"], each["used"], each["relay_quota"]) for each in listed],
+            [(numbers[1], 1, 0, None), (numbers[0], 3, 1, 10**10)],
+        )
+        text = self.run_command("invitations")[1]
+        self.assertIn(f"{numbers[0]}  2 of 3 uses left", text)
+        self.assertNotIn(numbers[2], text)
+        self.assertIn(f"{numbers[2]}  used up", self.run_command("invitations", "--all")[1])
+        self.assertNotIn(str(tokens[0]), text)
+        self.assertIn(f"invitation {numbers[0]}", self.run_command("peers")[1])
+
+        status, out, _ = self.run_command("revoke", numbers[0].upper())
+        self.assertEqual((status, "peer that has used it stays" in out), (0, True))
+        self.assertEqual(self.run_command("revoke", str(tokens[1]))[0], 0)
+        for token in tokens[:2]:
+            self.assertIs(database.redeem(token, CAROL, "carol", now), Redemption.EXPIRED)
+        self.assertTrue(database.is_member(ALICE))
+        self.assertEqual(json.loads(self.run_command("invitations", "--json")[1])["invitations"], [])
+        self.assertIn(f"{numbers[0]}  revoked", self.run_command("invitations", "--all")[1])
+        status, out, _ = self.run_command("revoke", "--json", numbers[0])
+        self.assertEqual(
+            (status, json.loads(out)), (0, {"event": "invitation-revoked", "number": numbers[0]})
+        )
+        for words, part in (
+            (["0" * 12], "no invitation"),
+            ([str(Invitation.new(service_tag(pin), os.urandom))], "no invitation"),
+            (["--undo", numbers[0]], "can't be undone"),
+        ):
+            status, _, error = self.run_command("revoke", *words)
+            self.assertEqual(status, 1)
+            self.assertIn(part, error)
 
     def test_revoke_and_undo(self) -> None:
         self.state.identity()

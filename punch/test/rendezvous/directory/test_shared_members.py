@@ -17,6 +17,7 @@ from punch.rendezvous.members.membership import MemberStoreError, Redemption
 from punch.rendezvous.members.records import (
     InvitationMade,
     InvitationRedeemed,
+    InvitationRevoked,
     PeerRevoked,
     Record,
     RecordError,
@@ -46,6 +47,7 @@ RECORDS: list[Record] = [
     PeerRevoked(BOB, AdmissionRefusal.REVOKED, WALL),
     PeerRevoked(CAROL, AdmissionRefusal.ID_REVOKED, WALL, b"signature"),
     RevocationUndone(BOB, WALL + 1.0),
+    InvitationRevoked(MADE.number),
 ]
 
 
@@ -89,6 +91,17 @@ class RecordTests(SynchronousTestCase):
         self.assertIs(store.redeem(token(), BOB, "x", WALL), Redemption.ACCEPTED)
         self.assertEqual(len(store.members()), 2)
 
+    def test_a_revoked_invitation(self) -> None:
+        """
+        Whoever has used it is a member, also if that becomes known later, and nobody else, by whatever clock.
+        """
+        redeemed = InvitationRedeemed(MADE.number, ALICE, "x", WALL + 5.0)
+        records: list[Record] = [redeemed, InvitationRevoked(MADE.number)]
+        for order in permutations(records):
+            store = self.store(MADE, *order)
+            self.assertTrue(store.is_member(ALICE))
+            self.assertIs(store.redeem(token(), BOB, "x", 0.0), Redemption.EXPIRED)
+
     def test_the_latest_word_about_a_peer_counts(self) -> None:
         revoked = PeerRevoked(BOB, AdmissionRefusal.REVOKED, WALL)
         records: list[Record] = [revoked, RevocationUndone(BOB, WALL + 1.0)]
@@ -114,6 +127,7 @@ class RecordTests(SynchronousTestCase):
         """A store that gets all records, again and in any order, is the same as one that gets each once."""
         one = self.store(MADE, *records, *RECORDS[1:])
         self.assertEqual(one.members(), self.store(*RECORDS).members())
+        self.assertEqual(one.invitations(), self.store(*RECORDS).invitations())
 
     def test_a_file_of_before(self) -> None:
         """A file of version 1 gets a journal, from which another process gets the same members."""
@@ -177,6 +191,17 @@ class SharedMembersTests(InternetTestCase):
             self.assertTrue(store.changed())
             self.assertFalse(store.changed())
             self.assertIs(store.redeem(token(), BOB, "bob", WALL), Redemption.USED)
+
+    def test_a_revoked_invitation_is_revoked_everywhere(self) -> None:
+        """Also at a process whose clock is an hour behind."""
+        one, two, three = self.stores
+        one.invite(token(), 100, LATER, None)
+        self.net.advance(3.0)
+        self.assertTrue(two.revoke_invitation(token().number))
+        self.net.advance(3.0)
+        self.assertIs(one.redeem(token(), ALICE, "alice", WALL), Redemption.EXPIRED)
+        self.assertIs(three.redeem(token(), ALICE, "alice", WALL - 3600.0), Redemption.EXPIRED)
+        self.assertEqual([store.invitations()[0].revoked for store in self.stores], [True] * 3)
 
     def test_redeemed_twice_while_redis_is_away(self) -> None:
         """One of both is a member when it is back, the same at all processes."""
