@@ -14,7 +14,7 @@ from punch.net.driver import Timer
 
 HTTP = 80
 TIME = 3.0
-"""Seconds that an answer may take, and the connection before."""
+"""Seconds that the connection and the answer may take together."""
 
 
 def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
@@ -33,7 +33,7 @@ def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
 
 
 class _PortalRequest(Protocol):
-    """The connection. It ends with the first end of a head, or with `TIME`."""
+    """The connection. It ends when the head of the answer is complete, or after `TIME`."""
 
     def __init__(self, reactor: Any, name: str) -> None:
         self.result: Deferred[bool] = Deferred()

@@ -191,7 +191,7 @@ class ProblemCode(Enum):
     ERROR = "error"
     """It sent an `error` message and closed the connection."""
     BAD_MESSAGE = "bad message"
-    """It sent something that is no control message."""
+    """It sent something that is not a control message."""
     NOT_A_RENDEZVOUS = "not a rendezvous"
     """Something else answers at its address."""
     OUR_CERTIFICATE = "our certificate"
@@ -238,8 +238,8 @@ class ControlProblem(Exception):
     :ivar detail: the text of its error message; what was wrong with its message; the day in question, or the
         names, of its certificate.
     :ivar proxy: the proxy and what it said, if `code` is `PROXY`.
-    :ivar refusal: why it does not admit this peer, if that is the cause…
-    :ivar contact: …and whom to ask about it, in the operator's words; may be empty.
+    :ivar refusal: why it does not admit this peer, if that is the cause.
+    :ivar contact: whom to ask about that, in the operator's words; may be empty.
     """
 
     code: ProblemCode

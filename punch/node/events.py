@@ -30,7 +30,7 @@ class CallState(Enum):
     INTRODUCED = "introduced"
     """The call was accepted: each side has the other's candidates."""
     CHECKING = "checking"
-    """Connectivity checks run; the link is not proved, or has no path, yet."""
+    """Connectivity checks are being made; the link is not proved yet, or has no path yet."""
     CONNECTED = "connected"
     """The link is proved and has a path."""
     DISCONNECTED = "disconnected"
@@ -166,10 +166,10 @@ class PathLost(Event):
 @dataclass(frozen=True)
 class PathSlowed(Event):
     """
-    A relay drops datagrams of the link, because more come than this limit allows. It is told again only after
-    half a minute without (`LinkStatus.slowed`).
+    A relay drops datagrams of the link, because more come than this limit allows. The event comes again only
+    after half a minute in which nothing was dropped (`LinkStatus.slowed`).
 
-    :ivar there: it is a relay of the other side, which says so; the limit is one of the other side, too.
+    :ivar there: it is a relay of the other side, which reports this; the limit is also one of the other side.
     """
 
     peer: PeerID
@@ -195,8 +195,8 @@ class Disconnected(Event):
 @dataclass
 class CallFailed(Event, Exception):
     """
-    A call failed; with no `peer`, the node itself cannot go on. It is an event, and the exception with which
-    `Node.connect` fails.
+    A call failed; without `peer`, the node itself cannot go on. This is an event, and also the exception with
+    which `Node.connect` fails.
     """
 
     peer: PeerID | None

@@ -1,4 +1,4 @@
-"""What applications know of a node; docs/api.md shows how to use it."""
+"""What applications use of a node; docs/api.md shows how to use it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class INode(Interface):
         """
         Wait until this node is registered, so that others can call it.
 
-        :return: fires at once if it is registered now, and else with the next registration. It fails with
-            `CallFailed` if no further attempt is made to register, or if the node stops.
+        :return: fires at once if it is registered now, and otherwise with the next registration. It fails
+            with `CallFailed` if no further attempt is made to register, or if the node stops.
         """
 
     def registration() -> Registered | Unregistered | None:
-        """Return how the last attempt to register ended, or how the registration did; None before that."""
+        """Return how the last attempt to register, or the last registration, ended; None before that."""
 
     def was_registered() -> bool:
         """Return whether this node was registered at some time since it started."""
@@ -44,8 +44,8 @@ class INode(Interface):
         for; a call of the peer that waits for an answer here is accepted. A call waits for the rendezvous for
         12 s.
 
-        :return: fires with the link, and fails with `CallFailed`. To cancel it ends the waiting, not the call
-            (`hangup`).
+        :return: fires with the link, and fails with `CallFailed`. Cancelling it ends the waiting, not the
+            call (`hangup` does that).
         """
 
     def serve(
@@ -59,9 +59,9 @@ class INode(Interface):
         Answer the streams that peers open to a service, on every link.
 
         :param authorize: whether a peer may open it. None: the peers to which the address book grants the
-            service. `punch.link.services.anyone`: every peer that there is a link with.
+            service. `punch.link.services.anyone`: every peer to which there is a link.
         :param takes_calls: whether a call of a stranger who may open the service is accepted when no listener
-            can have somebody decide about it. On its link, such a peer may open only services of this kind.
+            can ask anybody about it. On its link, such a peer may open only services of this kind.
         :return: call it to stop the service.
         :raise ValueError: as `Services.serve`.
         """
@@ -72,9 +72,9 @@ class INode(Interface):
         """
         Tell a listener every event from now on, in order.
 
-        :param can_answer: whether the listener can have somebody decide about a call now (`IncomingCall`,
-            then `accept` or `reject`). A call that no listener can have decided is refused at once, unless
-            a service takes calls of this peer.
+        :param can_answer: whether the listener can ask somebody about a call now (`IncomingCall`, then
+            `accept` or `reject`). If no listener can, a call is refused at once, unless a service takes calls
+            of this peer.
         :return: call it to end the subscription.
         """
 
@@ -100,7 +100,7 @@ class INode(Interface):
         """Return the live links, the newest last."""
 
     def calls() -> Mapping[PeerID, CallState]:
-        """Return the states of the calls that are under way and no links yet, the newest last."""
+        """Return the states of the calls that are under way and have no link yet, the newest last."""
 
     def rename(name: str) -> None:
         """Use another name in calls from now on, and at the rendezvous from the next registration on."""

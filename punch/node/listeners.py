@@ -21,9 +21,10 @@ class _Listener(NamedTuple):
 
 class Listeners:
     """
-    Those who have subscribed.
+    The listeners that have subscribed.
 
-    :param left: called when one has left, but not before the others know the event at which it did.
+    :param left: called when one has left, but not before all others have received the event during which it
+        left.
     """
 
     _log = Logger()

@@ -18,7 +18,7 @@ from punch.node.interfaces import INode
 
 def load_at_first_call(node: INode) -> None:
     """
-    Have a thread load these modules when the first call of a node begins: the answer takes as long at least.
+    Have a thread load these modules when the first call of a node begins: the answer takes at least as long.
     """
 
     begun = False

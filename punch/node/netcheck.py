@@ -154,7 +154,7 @@ class NetcheckRun:
     # What the rendezvous tells (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
-        """Registered: the rendezvous names its reflectors and relays."""
+        """This peer is registered: the rendezvous names its reflectors and relays."""
         if self._begun:
             return
         self._transports[Transport.CONTROL] = True
@@ -363,7 +363,10 @@ class NetcheckRun:
         return report
 
     def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
-        """No answer has no known cause where the rendezvous could not say that it has a reflector."""
+        """
+        Set what is not known: if the rendezvous could not say that it has a reflector, the lack of an answer
+        says nothing.
+        """
         if family is None or not family.local_addresses:
             return family
         host = family.local_addresses[0]

@@ -311,7 +311,7 @@ class Node(Service):
         return waiter
 
     def accept(self, peer: PeerID) -> None:
-        """Let `peer`, whose call rings, in. It is a known peer from now on."""
+        """Accept the call of `peer`, which rings. It is a known peer from now on."""
         call = self._calls.attempts.get(peer)
         if call is None or call.state is not CallState.RINGING:
             return
@@ -385,8 +385,8 @@ class Node(Service):
 
     def pairs(self, peer: PeerID) -> list[PairStatus]:
         """
-        The candidate pairs between here and `peer` as they are now: of the call that is under way, else of
-        the link; none if there is neither. A snapshot, to be looked at.
+        A snapshot of the candidate pairs with `peer`: those of the call that is under way, or otherwise of
+        the link; none if there is neither.
         """
         call = self._calls.attempts.get(peer) or self._calls.links.get(peer)
         return [] if call is None else call.pairs

@@ -116,7 +116,7 @@ class Call:
 
     @classmethod
     def incoming(cls, signaling: Signaling, context: CallContext) -> Call:
-        """Make a call of an offer that was received; it rings until `accept` or `reject`."""
+        """Make a call from an offer that was received; it rings until `accept` or `reject`."""
         call = cls(signaling, context)
         context.channel.add(signaling, call.changed)
         call.changed()
@@ -231,7 +231,7 @@ class Call:
             self.proved.punching.nat_observed(self._context.monotonic())
 
     def port_mappings_changed(self) -> None:
-        """A router has mapped a port, or none that was asked will do so soon."""
+        """A router has mapped a port, or none of those that were asked will do so soon."""
         transport = self.transport
         if transport is None or self._over:
             return

@@ -160,9 +160,9 @@ class CallContext:
     prekeys: Prekeys
     """Our prekey, and those of other peers."""
     budgets: Budgets = field(default_factory=Budgets)
-    """What each peer may make us send to addresses that have not answered."""
+    """How much each peer may make us send to addresses that have not answered."""
     punching_slot: PunchingSlot = field(default_factory=PunchingSlot)
-    """Who makes the one attempt at a direct path that this node makes at a time."""
+    """Which link makes the one attempt at a direct path that this node makes at a time."""
     spray_policy: SprayPolicy = SprayPolicy.AUTO
     """Whether many packets may be sent to guessed ports."""
     descriptors: Callable[[], int] = free_descriptors

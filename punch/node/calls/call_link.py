@@ -76,14 +76,14 @@ class ProvedLink:
     The parts of a call whose link is proved.
 
     :param name: the name that the other side signed.
-    :param nats: what the other side has told about its NATs.
+    :param nats: what the other side has said about its NATs.
     :param changed: called when a part has something to send.
     :param tell: takes the events about the path.
-    :ivar restarts: finds new paths for the link. It begins nothing until there was a path: a link that is
-        proved before fails like one that is not.
+    :ivar restarts: finds new paths for the link. It begins nothing until there has been a path: a link that
+        is proved without one fails like a link that is not proved.
     :ivar punching: finds a direct path while there is a relayed one.
     :ivar tcp_punching: the same over TCP.
-    :ivar reports: what is told about the path.
+    :ivar reports: what applications are told about the path.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """
-The calls and links of a node: the table of them and what becomes of them, calls of ours, and calls of other
+The calls and links of a node: which there are and what becomes of them, calls of ours, and calls of other
 peers.
 """
 
@@ -42,8 +42,8 @@ QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
 CALLEE_TIME = 10.0
 """
-Seconds after our return to the rendezvous for which a call that waited for that waits for its callee, which
-may have lost the rendezvous too.
+A call that waited for our return to the rendezvous waits for its callee until this many seconds after it,
+since the callee may have lost the rendezvous too.
 """
 MAX_RINGING = 8
 """Incoming calls that wait for the user at once; further callers get `busy`."""
@@ -63,10 +63,11 @@ class Decision(Enum):
 
 def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
     """
-    Known peers are always accepted, blocked ones never; `accept` says what happens to strangers.
+    Decide about a call: known peers are always accepted, blocked ones never; `accept` decides about
+    strangers.
 
     :param known: this side called or accepted that peer before.
-    :param blocked: the user does not want to hear of it: not even a bell rings.
+    :param blocked: the user does not want to be told of its calls at all.
     """
     if blocked:
         return Decision.REFUSE
@@ -87,7 +88,7 @@ class Calls:
 
     :param known: the address book.
     :param tell: takes the events of calls and links.
-    :param retry: called with the peer of a call that has failed, and why; returns whether it goes on anew.
+    :param retry: called with the peer of a call that has failed, and why; returns whether it is tried again.
     :param path_silent: called when the path of a link does not answer, and the network may be the cause.
     :param disconnected_changed: called when `disconnected` may have changed.
     :ivar attempts: the call with each peer that is not linked yet.
@@ -259,8 +260,8 @@ class OutgoingCalls:
 
     def retry(self, peer: PeerID, cause: Cause) -> bool:
         """
-        A call has failed. Return whether it waits for its callee: it was placed when the rendezvous had been
-        away, and the callee has not returned to that yet.
+        A call has failed. Return whether it waits for its callee. It does so if it was placed when we had
+        returned to the rendezvous and the callee had not yet.
         """
         if peer not in self._anew:
             return False
@@ -274,7 +275,7 @@ class OutgoingCalls:
         return True
 
     def returned(self, peer: PeerID) -> None:
-        """A callee is registered again: place the call that waits for it, which does not wait twice."""
+        """A callee is registered again: place the call that waits for it. It does not wait a second time."""
         if _cancel(self._absent, peer):
             self._place(peer)
 

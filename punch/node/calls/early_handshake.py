@@ -1,14 +1,14 @@
 """
 The first packets of a link's handshake, between two peers that have had a direct path before.
 
-Elsewhere, nothing but checks goes to an address that has not answered one. Here, the caller's Initial leaves
+Otherwise, only checks are sent to an address that has not answered one. Here, the caller's Initial is sent
 together with its first check, and the callee answers it before its own check has been answered. So the first
 message arrives two one-way delays earlier. This is done only towards an IP address at which the peer answered
 on a direct path from the same network (`punch.node.paths.path_memory`), and is limited for each peer
 (`punch.ice.budget.EarlyBudget`). The callee sends at most three times what it received (RFC 9000, section
 8.1).
 
-If any of these packets is lost, the handshake begins as it does elsewhere (`LinkCore.start`).
+If any of these packets is lost, the handshake begins as on other calls (`LinkCore.start`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from punch.link.core import MAX_EARLY_DATAGRAMS
 from punch.wire.address import FULL_SIZE, Address, Transmit
 
 GRACE = 0.02
-"""Seconds that an answer to the early Initial may take longer than that to the check beside it."""
+"""Seconds by which the answer to the early Initial may be later than the answer to the check sent with it."""
 AMPLIFICATION = 3
 """How many times as many bytes may go to an address as came from it."""
 _REQUEST = b"\x00\x01"
@@ -71,14 +71,17 @@ class EarlyHandshake:
         return max(0.0, self._begun[1] + rtt + GRACE - now)
 
     def received(self, datagrams: Sequence[bytes], remote: Address) -> None:
-        """The callee has received these of the handshake from an address that has not answered a check."""
+        """
+        The callee has received these datagrams of the handshake from an address that has not answered a
+        check.
+        """
         if self._source is None:
             self._source = remote
         if self._source == remote:
             self._may_reply += AMPLIFICATION * sum(map(len, datagrams))
 
     def reply(self, datagrams: Sequence[bytes], remote: Address, now: float) -> Sequence[bytes]:
-        """Return those of these datagrams that the callee sends before the address has answered a check."""
+        """Return which of these datagrams the callee sends before the address has answered a check."""
         size = sum(map(len, datagrams))
         if remote != self._source or remote.host not in self._hosts or size > self._may_reply:
             return ()

@@ -1,11 +1,12 @@
 """
-Whether an offer is new, or a copy of one that was recorded: replay protection for calls, over restarts.
+Whether an offer is new, or a copy of one that was recorded: replay protection for calls, also across
+restarts.
 
-A caller signs the time of its clock into each offer. The callee keeps the newest time that it has taken
-from each caller, and takes only a greater one that is near the time of its own clock. For every other offer
-it asks back: it sends a *challenge*, 16 random bytes, and the caller calls again with that in its offer. So
-clocks may be wrong by any amount, and what was kept may be lost: honest calls then cost one more round trip,
-and a recorded offer is still worth nothing.
+A caller signs the time of its clock into each offer. The callee keeps the newest time that it has taken from
+each caller, and takes only a greater one that is near the time of its own clock. For every other offer, it
+sends a *challenge*, 16 random bytes, and the caller calls again with that in its offer. So clocks may be
+wrong by any amount, and what was kept may be lost: honest calls then take one more round trip, and a recorded
+offer is still useless.
 
 The times of known callers are written to the disk before their offers are taken. Those of strangers are kept
 in memory, because anybody could have us write a file several times a second. For them, a time that is a
@@ -34,8 +35,8 @@ MAX_CHALLENGES = 64
 """Strangers whose answers to a challenge are waited for at once."""
 MAX_CALLERS = 512
 """
-Known callers whose answers to a challenge are waited for at once. Also of how many known callers, and of how
-many strangers, the newest time is kept; who is forgotten for another one is asked at the next call.
+Known callers whose answers to a challenge are waited for at once. The newest time is also kept for this many
+known callers and this many strangers. A caller that is forgotten to make room is asked at its next call.
 """
 RESERVE = 60.0
 """Seconds for which nothing is written for strangers after something was."""
@@ -84,7 +85,8 @@ class KeptOffers:
     What is remembered of the offers that were taken.
 
     :ivar floor: any other caller may have used any time up to this one, in milliseconds.
-    :ivar newest: the newest time taken from each known caller, the caller longest not heard of first.
+    :ivar newest: the newest time taken from each known caller; the caller that was silent for longest comes
+        first.
     :ivar strangers: the same for strangers. It is not encoded.
     :ivar untimed: digests of offers without a time, of each caller, the oldest first.
     """
@@ -226,12 +228,12 @@ class _Challenges:
 
 class OfferMemory:
     """
-    Judges offers of others.
+    Decides whether offers of others are new.
 
     :param kept: what was remembered before.
     :param random: for challenges.
-    :param save: makes `KeptOffers.encode` outlive this process; whether that worked. An offer that can't be
-        remembered is taken only with a challenge, which no copy of it could answer.
+    :param save: writes `KeptOffers.encode` to the disk, and returns whether that worked. An offer that can't
+        be remembered is taken only with a challenge, which no copy of it could answer.
     """
 
     def __init__(self, kept: KeptOffers, random: RandomBytes, save: Callable[[bytes], bool]) -> None:
@@ -246,7 +248,7 @@ class OfferMemory:
         self, caller: PeerID, offer: Offer, digest: bytes, *, known: bool, wall: float, now: float
     ) -> OfferVerdict:
         """
-        Whether to take an offer; a fresh one is remembered, and not fresh a second time.
+        Whether to take an offer. A fresh one is remembered, so that it is not fresh a second time.
 
         :param known: the caller is in the address book.
         :param wall: seconds since 1970.
@@ -283,7 +285,7 @@ class OfferMemory:
         return self._challenges[0 if known else 1].to(caller, now)
 
     def _reserve(self, time: int, latest: int) -> bool:
-        """Have this time refused after a restart; most often it is already."""
+        """Make sure that this time is refused after a restart; usually it is already."""
         if time <= self._reserved:
             return True
         before, self._reserved = self._reserved, latest + milliseconds(RESERVE)
@@ -306,13 +308,13 @@ class OfferMemory:
 
 
 def milliseconds(wall: float) -> int:
-    """A clock's time as offers carry it; of a clock before 1970, 0."""
+    """A clock's time as offers carry it; 0 for a clock that shows a time before 1970."""
     return min(MAX_TIME, max(0, int(wall * 1000)))
 
 
 def read_offers(content: bytes | None, wall: float, *, new: bool) -> KeptOffers:
     """
-    What the offers' file says.
+    Read the content of the offers' file.
 
     :param content: of the file; None if there is none.
     :param new: the identity is new, so nobody can have recorded an offer to it.

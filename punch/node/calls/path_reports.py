@@ -34,8 +34,8 @@ class PathReports:
     :param nats: what the other side has told about its NATs.
     :param punching: knows by which technique a path was found.
     :param tell: takes the events.
-    :ivar status: the state of the link that was told last; None before `connected`.
-    :ivar debounced: decides which changes of the path are told; its timer is to be called.
+    :ivar status: the state of the link as it was last reported; None before `connected`.
+    :ivar debounced: decides which changes of the path are reported; its timer is to be called.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PathReports:
 
     @property
     def current(self) -> LinkStatus | None:
-        """The state of the link that was told last, and what slows its path down now."""
+        """The state of the link as it was last reported, and what slows its path down now."""
         if self.status is None:
             return None
         return replace(self.status, slowed=self._transport.limit(self._context.monotonic()))
@@ -106,7 +106,7 @@ class PathReports:
         self._tell(PathLost(self._peer, self._name, refused))
 
     def slowed(self, limit: RelayLimit, begins: bool) -> None:
-        """A relay of ours drops datagrams of the path. Its other side is not told by it, but by us."""
+        """A relay of ours drops datagrams of the path. The other side is told by us, and not by the relay."""
         if self.status is None:
             return
         if begins:
@@ -114,7 +114,10 @@ class PathReports:
         self._link.try_send_control(OptionalFrameType.SLOWED, bytes([limit]))
 
     def slowed_there(self, limit: RelayLimit | None, now: float) -> None:
-        """A relay of the other side drops datagrams of the path; None: because of a limit not known here."""
+        """
+        A relay of the other side drops datagrams of the path. None: because of a limit that this version does
+        not know.
+        """
         if limit is None or self.status is None or self._pair is None:
             return
         # The path may have changed while the frame was on its way
@@ -143,7 +146,8 @@ class PathReports:
 
     def _remember(self, *, over: bool = False) -> None:
         """
-        Remember a direct path over UDP that works, and when the link is `over` a relayed one that has lasted.
+        Remember a direct path over UDP that works, or, when the link is `over`, a relayed one that has
+        lasted.
         """
         pair, network, generations = self._pair, self._network, self._transport.generations
         if pair is None or network is None or not generations.working:

@@ -18,11 +18,12 @@ from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
 
 MAX_PREKEYS = 256
-"""Of how many peers whose prekeys are not kept they are in memory, those used last."""
+"""How many prekeys that are not kept for later processes are in memory; those used last stay."""
 PREKEY_DELAY = 5.0
 """
-Seconds after which a link tells our prekey, if nothing is under way on it then: on a slow line, it would
-delay what is, and lengthen the round trips by which queues are judged. Else it is tried again later.
+Seconds after which our prekey is sent on a link, if nothing is under way on it then. On a slow line, it would
+delay other data, and lengthen the round trips by which queues are judged. If something is under way, it is
+tried again later.
 """
 
 
@@ -33,16 +34,16 @@ class PrekeyStorage(Protocol):
         """What was kept of a peer; None if nothing was."""
 
     def write(self, peer: PeerID, signed: bytes | None) -> None:
-        """Keep a prekey of a peer, or with None none any more."""
+        """Keep a prekey of a peer; None: forget the one that is kept."""
 
 
 class Prekeys:
     """
-    The own prekey, and those of other peers.
+    This peer's own prekey, and those of other peers.
 
-    :param storage: keeps them for later processes; None: nothing is kept. What it keeps is not in memory as
-        well, so that it is gone everywhere when a peer is taken out of the address book.
-    :ivar own: the own prekey, signed; empty if the cryptography library does not have ML-KEM.
+    :param storage: keeps them for later processes; None: nothing is kept. What it keeps is not also in
+        memory, so it is gone everywhere when a peer is taken out of the address book.
+    :ivar own: our prekey, signed; empty if the cryptography library does not have ML-KEM.
     """
 
     def __init__(self, identity: Identity, storage: PrekeyStorage | None = None) -> None:
@@ -50,8 +51,8 @@ class Prekeys:
         self._storage = storage
         self._of: dict[PeerID, bytes | None] = {}
         """
-        Those that are not kept, signed; empty: none is known; None: the one that is kept is not to be used,
-        and can't be removed.
+        Prekeys that are not in the storage, signed. Empty: none is known. None: the one in the storage is not
+        to be used, and can't be removed.
         """
 
     def of(self, peer: PeerID) -> bytes:
@@ -86,8 +87,8 @@ class Prekeys:
 
     def told(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """
-        The rendezvous has told the prekey of a peer. A wrong one is ignored, and that of a peer that was not
-        called or whose prekey is known.
+        The rendezvous has told the prekey of a peer. It is ignored if it is wrong, if the peer was not
+        called, or if its prekey is known.
 
         :param keep: also for later processes.
         """
@@ -97,8 +98,8 @@ class Prekeys:
 
     def forget(self, peer: PeerID) -> None:
         """
-        A peer has refused an offer that was sealed to its prekey: an earlier release, to which it may have
-        returned, can't open that. If it has not, the rendezvous tells the prekey again, or the next link.
+        A peer has refused an offer that was sealed to its prekey. It may have returned to an earlier release,
+        which can't open that. If it has not, the rendezvous or the next link tells the prekey again.
         """
         if self.of(peer) and self._storage is not None:
             self._storage.write(peer, None)
@@ -122,7 +123,7 @@ class Prekeys:
 
 class PrekeyExchange:
     """
-    Tells our prekey on a proved link, and learns that of the other side there.
+    Sends our prekey on a proved link, and learns the other side's there.
 
     :param known: returns whether the other side is in the address book, so that its prekey is kept.
     """

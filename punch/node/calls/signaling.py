@@ -119,7 +119,7 @@ class Signaling:
     :ivar peer: the other side.
     :ivar role: caller or callee.
     :ivar call_id: identifies the introduction at the rendezvous.
-    :ivar name: the name that the other side signed; None until a message of its was verified.
+    :ivar name: the name that the other side signed; None until one of its messages was verified.
     :ivar answered: the call was accepted, by whichever side is the callee.
     :ivar offer_digest: the digest of the offer of this call.
     :ivar complete: the other side was told that there are no further candidates of ours.
@@ -315,7 +315,7 @@ class Signaling:
             self._release_when_complete()
 
     def path_found(self) -> None:
-        """The proved link has a path: from now on the call cannot fail, but only the link end."""
+        """The proved link has a path: from now on the call cannot fail; only the link can end."""
         if self.state is SignalingState.LINKED:
             self._deadline = None
 

@@ -1,7 +1,6 @@
 """
-The candidates that follow offer and answer of a call (RFC 8838), sealed and numbered in each direction.
-
-The sequence number is part of what is signed: messages may be missing, but not out of order.
+The candidates that follow the offer and answer of a call (RFC 8838), sealed and numbered in each direction.
+The sequence number is signed with them: messages may be missing, but not out of order.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class TrickleReceiver:
     """
     Opens messages of the other side.
 
-    :ivar candidates: all that it has told, those of its offer or answer first.
+    :ivar candidates: all that it has named, those of its offer or answer first.
     """
 
     def __init__(self, identity: Identity, peer: PeerID, call_id: str) -> None:
@@ -77,7 +76,7 @@ class TrickleReceiver:
 
     @property
     def exceeded(self) -> bool:
-        """Whether the other side has told more than it may."""
+        """Whether the other side has named more candidates than it may."""
         return self._messages > MAX_TRICKLES or len(self.candidates) > MAX_CANDIDATES
 
     def is_new(self, envelope: Envelope) -> bool:

@@ -86,7 +86,7 @@ class NetworkChanges:
             call.woke()
 
     def port_mappings_changed(self) -> None:
-        """A router has mapped a port, or none that was asked will do so soon."""
+        """A router has mapped a port, or none of those that were asked will do so soon."""
         for call in list(self._calls):
             call.port_mappings_changed()
 

@@ -57,7 +57,9 @@ RESTARTS_A_MINUTE = 30
 
 @dataclass(frozen=True)
 class LinkTerms:
-    """What both sides know a link by: the digest of the offer, and the hash of the callee's certificate."""
+    """
+    What identifies a link for both sides: the digest of the offer, and the hash of the callee's certificate.
+    """
 
     offer_digest: bytes
     certificate_sha256: bytes
@@ -131,7 +133,7 @@ class IceRestarts:
     # What happens to the path
 
     def path_unresponsive(self, now: float) -> None:
-        """The path does not answer, and no other pair is known to work."""
+        """The path does not answer, and no other pair is known to work: look for a new one."""
         if self.disconnected is None:
             self.disconnected = NoPath(now)
             self._context.calls.call_disconnected(True)
@@ -425,7 +427,7 @@ class IceRestarts:
             self.disconnected.retry_at = None
 
     def _end_signaling(self) -> None:
-        """End what is under way through the rendezvous; nothing of it matters any more."""
+        """End what is under way through the rendezvous, which is no longer needed."""
         signalings, self._signalings = self._signalings, []
         for signaling in signalings:
             signaling.reject(ErrorCode.CANCELLED, IntroductionEnded(ErrorCode.CANCELLED))

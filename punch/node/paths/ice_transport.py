@@ -41,7 +41,7 @@ PROBE_AFTER = 0.5
 SLOW = 1.5
 """The same in round-trip times, if that is longer."""
 LONG_HEADER = 0x80
-"""The bit of a QUIC packet's first byte that handshake packets have (RFC 9000, section 17.2)."""
+"""The bit of a QUIC packet's first byte that is set in handshake packets (RFC 9000, section 17.2)."""
 MAX_HELD = 8
 """
 Datagrams of the link that are kept until an address answers, or for another path; a handshake has fewer.
@@ -51,7 +51,7 @@ LARGE = 1100
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
 HINT_GAP = 2.0
-"""Seconds between two checks of our path because the other side sends on another."""
+"""Seconds between two checks of our path that are made because the other side sends on another one."""
 
 
 class IceTransport:
@@ -152,7 +152,7 @@ class IceTransport:
 
     def port_mappings_changed(self, now: float) -> bool:
         """
-        A router has mapped a port, or none that was asked will do so soon.
+        A router has mapped a port, or none of those that were asked will do so soon.
 
         :return: whether there is a new candidate.
         """
@@ -254,7 +254,7 @@ class IceTransport:
         return self._slowed_there.limit(self.route[1], now) if ours is None else ours
 
     def _permit(self, relay: RelayClient) -> None:
-        """Have the relay accept datagrams of those addresses of the peer that it can reach."""
+        """Have the relay accept datagrams from those addresses of the peer that it can reach."""
         relay.permit([remote for remote in self._remote_addresses if may_relay(relay.local, remote)])
 
     def _release_relays(self) -> None:
@@ -403,7 +403,7 @@ class IceTransport:
         """
         Send on this pair from now on.
 
-        :return: whether its addresses are others than before.
+        :return: whether its addresses are different from those before.
         """
         if pair.path == "relay":
             self._release_at = None
@@ -523,7 +523,10 @@ class IceTransport:
         self._relays.leave(self)
 
     def _rtt(self) -> float | None:
-        """Return what the link measures, which includes queues, else what checks do, in seconds."""
+        """
+        Return the round trip that the link measures, which includes queues, or otherwise that of checks, in
+        seconds.
+        """
         rtt = None if self._link is None else self._link.rtt
         if rtt is not None:
             return rtt

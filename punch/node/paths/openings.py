@@ -20,7 +20,8 @@ OPENING_GAP = 0.5
 
 class Openings:
     """
-    Those of one call. They belong to the ICE sessions that there are, and to later ones.
+    The sockets of attempts and TCP connections of one call. They belong to all of its ICE sessions, also to
+    later ones.
 
     :param sockets: sends from the sockets of attempts.
     :param monotonic: returns the time in seconds.
@@ -81,7 +82,8 @@ class Openings:
 
     def has_got_through(self, bases: Collection[Address]) -> bool:
         """
-        Whether an authenticated check has arrived at one of these sockets, or an answer to one from there.
+        Whether an authenticated check has arrived at one of these sockets, or the answer to a check sent from
+        there.
         """
         answered = any(agent.openings.was_answered(bases) for agent in self._generations.agents)
         return answered or self.has_received_check(bases)

@@ -62,7 +62,7 @@ class UnansweredData:
         self.end()
 
     def is_burst(self, now: float) -> bool:
-        """Whether what the link sends now is another burst, of which `sent` is to be told."""
+        """Whether what the link sends now is another burst, for which `sent` is to be called."""
         return self._since is None or now >= self._last + BURST
 
     def sent(self, now: float, awaits: bool) -> None:
@@ -129,7 +129,9 @@ class SlowedPath:
         return self._limit if end == self._end and now < self._until else None
 
     def tells(self, now: float) -> bool:
-        """Whether the other side is told now, which it is once in `TOLD_GAP` whatever the relay says."""
+        """
+        Whether the other side is to be told now: it is told once in `TOLD_GAP`, whatever the relay says.
+        """
         if now < self._told_at + TOLD_GAP:
             return False
         self._told_at = now
@@ -138,11 +140,10 @@ class SlowedPath:
 
 class DebouncedPath:
     """
-    Decides which changes of the path are announced: those that last.
-
-    A move to another path can pass several pairs within a moment: each side uses the first that works, and
-    the controlling side's nomination arrives a round trip later. Data takes them all, but only the last is
-    of interest to applications.
+    Decides which changes of the path are announced: those that last. When the path changes, several pairs may
+    be used one after the other within a moment: each side uses the first one that works, and the controlling
+    side's nomination arrives a round trip later. Data takes all of them, but applications need to know only
+    the last.
 
     :param announce: called when another path than the last announced one has lasted for `HOLD`.
     """

@@ -1,8 +1,7 @@
 """
-What a node remembers of paths to the peers that it knows, and what follows for the next call.
-
-The address book keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is learned
-of strangers, nor while it is not known in which network this machine is.
+What a node remembers about paths to the peers that it knows, and what follows for the next call. The address
+book keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is remembered about
+strangers, or while it is not known in which network this machine is.
 """
 
 from __future__ import annotations
@@ -122,7 +121,10 @@ class PathMemory:
         return path_of(self._book.entry(peer).paths, network, theirs.host)
 
     def _known(self, peer: PeerID, network: str | None, host: str) -> LearnedPath | None:
-        """Return what is known of a pair of networks, or that nothing is; None: nothing is to be learned."""
+        """
+        Return what is known about a pair of networks, which may be nothing yet; None if nothing is to be
+        remembered.
+        """
         entry = self._book.entry(peer)
         if network is None or not entry.known:
             return None
@@ -140,7 +142,9 @@ def _between(ours: NatProfile | None, theirs: NatProfile | None) -> str:
 
 
 def _behaviour(profile: NatProfile | None) -> tuple[object, ...]:
-    """Return what a technique depends on, and not how often or when that was observed."""
+    """
+    Return the part of a NAT profile on which a technique depends, without how often or when it was observed.
+    """
     if profile is None:
         return ()
     return sorted(each.value for each in profile.mapping), profile.ports.value, profile.step
