@@ -34,6 +34,11 @@ from punch.wire.address import Address, Transmit
 
 SETTLE = 3.0
 """Seconds that a working path is kept while the new session has only a worse or not nominated one."""
+AVOIDANCE = 5.0
+"""
+Seconds for which a session that begins because no pair works looks for other pairs than those on which the
+link's data was unanswered. They would be the first to answer in many cases, such as in a local network.
+"""
 LINGER = 10.0
 """Seconds that the old session still answers checks."""
 
@@ -104,6 +109,8 @@ class Generations:
         self.trial, self.number = agent, number
         self._settle_at = now + SETTLE
         agent.path.hold(self.damping.held, now)
+        if not self.working:
+            agent.path.avoid(self.use.path.blocked, now + AVOIDANCE)
 
     def network_changed(self, now: float) -> None:
         """One of the two sides is in another network, so that any path may be better than it was."""

@@ -60,6 +60,9 @@ class SelectedPair:
         self._lost = lost
         self._changed = changed
         self._consent = consent
+        # Local and remote addresses of pairs that count as blocked when they are answered, and until when
+        self._avoided: set[tuple[Address, Address]] = set()
+        self._avoided_until: float | None = None
         self._published: Pair | None = None
         self._keepalive_at: float | None = None
         self._output: list[Transmit] = []
@@ -91,6 +94,22 @@ class SelectedPair:
     def nominated(self) -> bool:
         """Whether the selected pair is the controlling side's choice, and not only the first that works."""
         return self._selector.nominated
+
+    @property
+    def blocked(self) -> set[tuple[Address, Address]]:
+        """The local and remote addresses of the pairs that are taken for blocked."""
+        pairs = [pair for pair in self._checklist if pair.impairment is Impairment.BLOCKED]
+        return {(pair.base, pair.remote.address) for pair in pairs}
+
+    def avoid(self, routes: Collection[tuple[Address, Address]], until: float) -> None:
+        """
+        Take the pairs of these local and remote addresses for blocked, as the session before does.
+
+        :param until: they are taken for usable again if no other pair is selected then.
+        """
+        self._changed()
+        self._avoided.update(routes)
+        self._avoided_until = until
 
     def hold(self, held: tuple[PathKind, float] | None, now: float) -> None:
         """While the selected pair works, select no better one up to this kind before this time; None: any."""
@@ -134,6 +153,10 @@ class SelectedPair:
         :param full: the check was of full size.
         """
         recovered = pair.impaired and pair is self._selector.selected
+        route = pair.base, pair.remote.address
+        if route in self._avoided:
+            self._avoided.remove(route)
+            pair.impairment, pair.blocked_at = Impairment.BLOCKED, now
         self._monitor.answered(pair)
         self._selector.answered(pair, now)
         self.choose(now)
@@ -237,6 +260,8 @@ class SelectedPair:
             self.choose(now)
             if self._report_loss(pair):
                 return
+        if self._avoided_until is not None and now >= self._avoided_until:
+            self._end_avoidance(now)
         held_until = self._selector.held_until
         if held_until is not None and now >= held_until:
             self.choose(now)
@@ -259,17 +284,32 @@ class SelectedPair:
     def get_timer(self) -> float | None:
         """When to call `handle_timer`; None: not needed."""
         selector = self._selector
-        times = (selector.get_timer(), selector.held_until, self._monitor.get_timer(), self._keepalive_at)
+        times = (
+            selector.get_timer(),
+            selector.held_until,
+            self._monitor.get_timer(),
+            self._keepalive_at,
+            self._avoided_until,
+        )
         return earliest(times)
+
+    def _end_avoidance(self, now: float) -> None:
+        self._avoided_until = None
+        self._avoided.clear()
+        if self._selector.selected is None:
+            self._unblock()
+            self.choose(now)
+
+    def _unblock(self) -> None:
+        """What blocked a pair may be gone: give all but the selected one another try."""
+        for pair in self._checklist:
+            if pair.impairment is Impairment.BLOCKED and pair is not self._selector.selected:
+                pair.impairment = None
 
     def _leave(self, now: float) -> None:
         """Select another pair than the impaired one, or try all pairs again if there is none."""
-        selected = self._selector.selected
         if not any(pair.usable for pair in self._checklist):
-            # What blocked a pair may be gone: give the others another try
-            for pair in self._checklist:
-                if pair.impairment is Impairment.BLOCKED and pair is not selected:
-                    pair.impairment = None
+            self._unblock()
         self.choose(now)
         selected = self._selector.selected
         if selected is not None and selected.impaired:

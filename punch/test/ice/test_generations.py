@@ -16,7 +16,7 @@ from punch.ice.events import (
     Recovered,
     Selected,
 )
-from punch.ice.generations import LINGER, SETTLE, Generations
+from punch.ice.generations import AVOIDANCE, LINGER, SETTLE, Generations
 from punch.test.ice.ice_network import Host, IceNetwork
 from punch.wire.address import Address
 
@@ -131,6 +131,40 @@ class GenerationsTests(SynchronousTestCase):
         self.network.run(0.5)
         self.assertIs(self.generations.use, agent)
         self.assertTrue(self.generations.working)
+
+    def block(self) -> None:
+        """Alice's only pair answers checks, but no data of the link."""
+        self.generations.use.path.probe(self.network.now)
+        self.network.run(0.5)
+        self.assertTrue(self.generations.use.path.leave_blocked_pair(0.0, self.network.now))
+        self.assertFalse(self.generations.working)
+
+    def test_a_blocked_pair_is_not_taken_again(self) -> None:
+        """The new session does not take it, though it answers first, and finds a relay meanwhile."""
+        self.block()
+        self.alice.bases.append(RELAY)
+        agent = self.agent(self.alice)
+        agent.add_relayed(RELAY, None, "relay")
+        self.generations.begin(agent, 1, self.network.now)
+        self.bob.agent = self.agent(self.bob, controlling=False)
+        self.introduce(agent, self.bob.agent)
+        self.network.run(2 * AVOIDANCE)
+        self.assertEqual([pair.state for pair in agent.pairs if pair.local != RELAY], ["silent"])
+        selected = self.generations.selected
+        self.assertEqual((selected and selected.local_base, self.generations.working), (RELAY, True))
+        # A later session does: what blocked it may be gone
+        agent = self.restart()
+        self.network.run(1.0)
+        self.assertEqual((agent.selected and agent.selected.path, self.generations.use), ("host", agent))
+
+    def test_a_blocked_pair_that_is_the_only_one(self) -> None:
+        """It is taken again after a while."""
+        self.block()
+        agent = self.restart()
+        self.network.run(AVOIDANCE - 0.1)
+        self.assertIsNone(agent.selected)
+        self.network.run(0.3)
+        self.assertEqual((self.generations.use, self.generations.working), (agent, True))
 
     def test_a_restart_that_fails(self) -> None:
         """The old path stays, and the end of the new session is told."""
