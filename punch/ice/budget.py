@@ -107,6 +107,8 @@ RESERVED = 5
 How many of `MAX_PACKETS` are reserved for relayed candidates, and for answers and triggered checks through
 our relays, by which the two sides prove at which addresses they receive.
 """
+RESERVED_RELAYED = 2
+"""How many of these no such proof may use: with too few of them, two peers could not even use a relay."""
 LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
@@ -176,8 +178,10 @@ class _Sent(NamedTuple):
     size: int
     kind: PacketKind
     later: bool
-    reserved: bool
-    """It may use the part that is `RESERVED`."""
+    relayed: bool
+    """It goes to a relayed candidate, and may use all that is `RESERVED`."""
+    proof: bool
+    """It is one of a proof, and may use that but for `RESERVED_RELAYED`."""
 
 
 class EarlyBudget:
@@ -258,17 +262,17 @@ class Budget:
             alike = sum(each.route.remote == address and each.kind is kind for each in sent)
             if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
                 return False
-            sent.append(_Sent(now, route, size, kind, False, True))
+            sent.append(_Sent(now, route, size, kind, False, True, False))
             return True
         relayed = relayed or kind in _RELAYED
-        reserved = relayed or (kind in _SHARES and route.relayed is not None)
-        kept = 0 if reserved else max(0, RESERVED - sum(each.reserved for each in sent))
-        if len(sent) + kept >= MAX_PACKETS:
+        proof = kind is PacketKind.PROOF or (kind in _SHARES and route.relayed is not None and not relayed)
+        kept = 0 if relayed else self._kept
+        if len(sent) + (self._kept_for_relayed if proof else kept) >= MAX_PACKETS:
             return False
         later = not self._allows_first(route, kind, now, relayed)
         if later and not (kind in _LATER and self._allows_later(now)):
             return False
-        return self._count(_Sent(now, route, size, kind, later, reserved))
+        return self._count(_Sent(now, route, size, kind, later, relayed and not proof, proof))
 
     def allows_connect(self, remote: Address, now: float) -> bool:
         """
@@ -277,8 +281,7 @@ class Budget:
         address.
         """
         self._forget(now)
-        kept = max(0, RESERVED - sum(each.reserved for each in self._sent))
-        return self._allows_tcp(remote, SYN_SIZE, PacketKind.CONNECT, now, kept)
+        return self._allows_tcp(remote, SYN_SIZE, PacketKind.CONNECT, now, self._kept)
 
     def allows_first_check(self, remote: Address, size: int, now: float) -> bool:
         """
@@ -309,7 +312,18 @@ class Budget:
         full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
         if full or alike >= CONNECTS:
             return False
-        return self._count(_Sent(now, Route(remote), size, kind, False, False))
+        return self._count(_Sent(now, Route(remote), size, kind, False, False, False))
+
+    @property
+    def _kept(self) -> int:
+        """How many packets are kept for relayed candidates and proofs."""
+        used = sum(each.relayed or each.proof for each in self._sent)
+        return max(RESERVED - used, self._kept_for_relayed)
+
+    @property
+    def _kept_for_relayed(self) -> int:
+        """How many packets are kept for relayed candidates alone."""
+        return max(0, RESERVED_RELAYED - sum(each.relayed for each in self._sent))
 
     def _count(self, sent: _Sent) -> bool:
         """Count a packet, unless all peers together have had us send too many to this host."""

@@ -22,6 +22,7 @@ from punch.ice.budget import (
     RELAY_WINDOW,
     RELAYED,
     RESERVED,
+    RESERVED_RELAYED,
     UNLIKELY,
     Budget,
     Budgets,
@@ -86,8 +87,27 @@ class BudgetTests(SynchronousTestCase):
             for _ in range(9)
             if budget.allows(through, 96, kind, 1.0)
         ]
-        self.assertEqual(sent, [PacketKind.TRIGGERED] * 2 + [PacketKind.ANSWER] * 2)
+        self.assertEqual(sent, [PacketKind.TRIGGERED] * 2 + [PacketKind.ANSWER])
         self.assertEqual(self.spend(budget, PacketKind.RELAYED, 1.0), RESERVED - len(sent))
+
+    def test_proofs_leave_relayed_candidates_their_part(self) -> None:
+        """However many addresses there are to prove, before or after all else."""
+        relay = Address("198.51.100.1", 50000)
+
+        def prove(budget: Budget) -> None:
+            for number in range(90, 99):
+                for kind in (PacketKind.TRIGGERED, PacketKind.ANSWER):
+                    budget.allows(Route(address(number), relay), 96, kind, 1.0)
+                budget.allows(route(number), 96, PacketKind.PROOF, 1.0, relayed=True)
+
+        for proofs_first in (False, True):
+            budget = Budget()
+            if proofs_first:
+                prove(budget)
+            for kind in (PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
+                self.spend(budget, kind, 1.0)
+            prove(budget)
+            self.assertEqual(self.spend(budget, PacketKind.RELAYED, 2.0), RESERVED_RELAYED)
 
     def test_one_address_that_never_hears_us(self) -> None:
         """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
