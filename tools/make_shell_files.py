@@ -16,7 +16,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+
+from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
+from punch.ui.terminal.escapes import Notice
+from punch.wire.control import Accept
 
 SHARE = Path(__file__).resolve().parent.parent / "share"
 PUNCH = Path(sys.executable).with_name("punch")
@@ -33,9 +38,32 @@ ENVIRONMENT = {
 ACTIONS = {
     "rendezvous": ("status", "invite", "invitations", "peers", "usage", "revoke"),
     "peers": (),
-    "identity": (),
+    "identity": ("revoke",),
 }
 """The commands whose first word may be an action. Those of the others' own are in their help."""
+
+
+def _values(kind: type[Enum]) -> tuple[str, ...]:
+    return tuple(member.value for member in kind)
+
+
+_PEER = {
+    "--accept": _values(Accept),
+    "--relay": _values(RelayPolicy),
+    "--port-mapping": _values(PortMappingPolicy),
+    "--spray": _values(SprayPolicy),
+    "--notify": _values(Notice),
+}
+_SERVICE = {
+    "--admit": ("open", "invited", "listed"),
+    "--relay": ("on", "off"),
+    "--relay-for": ("all", "invited"),
+    "--log-format": ("text", "json"),
+    "--log-addresses": ("cut", "full"),
+    "--log-peers": ("cut", "full"),
+}
+CHOICES = {"peer": _PEER, "chat": _PEER, "web": _PEER, "rendezvous": _SERVICE}
+"""The values of options that Twisted reads: argparse lists them in its help, and Twisted does not."""
 NAME = "direct, private links between machines behind NATs"
 
 
@@ -45,6 +73,8 @@ class Item:
 
     words: str
     text: str = ""
+    choices: tuple[str, ...] = ()
+    """The values that the option takes, if they are a few."""
 
     @property
     def option(self) -> str:
@@ -73,6 +103,8 @@ class Help:
     usage: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    action_words: dict[str, str] = field(default_factory=dict)
+    """The words that may follow the name first, and what each does."""
 
     @property
     def options(self) -> list[Item]:
@@ -152,6 +184,17 @@ def collect() -> tuple[Help, list[Help]]:
         if not short and help_.text:
             help_.short = re.split(r"\. ", help_.text[0])[0].rstrip(".")
         found.append(help_)
+    for each in found:
+        for item in each.options:
+            listed = re.search(r"\{([\w,-]+)\}", item.words)
+            given = CHOICES.get(each.name, {}).get(item.option, ())
+            if not all(re.search(rf"\b{value}\b", item.text) for value in given):
+                raise SystemExit(f"The help of punch {each.name} {item.option} names other values.")
+            item.choices = tuple(listed[1].split(",")) if listed else given
+        each.action_words = {item.words: item.first for item in each.actions}
+        for other in found:
+            if other.name.startswith(f"{each.name} "):
+                each.action_words[other.name.rpartition(" ")[2]] = other.short
     top = Help("punch", NAME, ["punch COMMAND [options]"])
     return top, found
 
@@ -162,32 +205,57 @@ def collect() -> tuple[Help, list[Help]]:
 def bash(helps: list[Help]) -> str:
     cases = []
     for each in helps:
-        words = [item.option for item in each.options] + [item.words for item in each.actions]
-        if each.name in ACTIONS:
-            words += ACTIONS[each.name]
-        cases.append(f'        "{each.name}") words="{" ".join(words)}" ;;')
+        words = " ".join(item.option for item in each.options)
+        actions = " ".join(each.action_words)
+        cases.append(f'        "{each.name}") options="{words}" actions="{actions}" ;;')
     commands = " ".join(each.name for each in helps if " " not in each.name)
     pairs = "|".join(f'"{each.name}"' for each in helps if " " in each.name)
+    values = "\n".join(
+        f'        "{name} {option}") values="{" ".join(choices)}" ;;'
+        for name, option, choices in _all_choices(helps)
+    )
+    # Names of files are left to readline (-o default), which knows how to quote them
     return f"""# Completion of punch for bash. Made by tools/make_shell_files.py.
 _punch() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} command=${{COMP_WORDS[1]-}} words=
+    local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}}
+    local command=${{COMP_WORDS[1]-}} options= actions= values= words= first=2
+    COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "{commands} --help --version" -- "$current"))
+        mapfile -t COMPREPLY < <(compgen -W "{commands} --help --version" -- "$current")
         return
     fi
     case "$command ${{COMP_WORDS[2]-}}" in
-        {pairs}) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" ;;
+        {pairs})
+            [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" first=3 ;;
     esac
+    if [ "$current" = "=" ]; then
+        current=
+    elif [ "$previous" = "=" ] && [ "$COMP_CWORD" -gt 2 ]; then
+        previous=${{COMP_WORDS[COMP_CWORD-2]}}
+    fi
     case $command in
 {chr(10).join(cases)}
     esac
-    case $current in
-        -*) COMPREPLY=($(compgen -W "$words" -- "$current")) ;;
-        *) COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "$current")) ;;
+    case "$command $previous" in
+{values}
     esac
+    case $current in
+        -*) words=$options ;;
+        *)
+            words=$values
+            if [ "$COMP_CWORD" -eq "$first" ]; then
+                words="$words $actions"
+            fi ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }}
-complete -o filenames -F _punch punch
+complete -o default -F _punch punch
 """
+
+
+def _all_choices(helps: list[Help]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """The command, the option and its values, of all options that take one of a few values."""
+    return [(each.name, item.option, item.choices) for each in helps for item in each.options if item.choices]
 
 
 def _zsh_quoted(text: str) -> str:
@@ -198,21 +266,22 @@ def zsh(helps: list[Help]) -> str:
     commands = [_zsh_quoted(f"{each.name}:{each.short}") for each in helps if " " not in each.name]
     cases = []
     for each in helps:
-        items = [(item.option, item) for item in each.options] + [(item.words, item) for item in each.actions]
-        described = [_zsh_quoted(f"{word}:{item.first}".replace("\\", "\\\\")) for word, item in items]
-        described += [
-            _zsh_quoted(f"{other.name.split()[1]}:{other.short}")
-            for other in helps
-            if other.name.startswith(f"{each.name} ")
+        options = [_zsh_quoted(f"{item.option}:{item.first}".replace("\\", "\\\\")) for item in each.options]
+        actions = [
+            _zsh_quoted(f"{word}:{text}".replace("\\", "\\\\")) for word, text in each.action_words.items()
         ]
-        lines = "\n        ".join(described)
-        cases.append(f'    ("{each.name}") choices=(\n        {lines}\n    ) ;;')
+        lines = "\n        ".join([*options, f") actions=({' '.join(actions)}"])
+        cases.append(f'    ("{each.name}") options=(\n        {lines}) ;;')
     pairs = "|".join(f'"{each.name}"' for each in helps if " " in each.name)
     listed = "\n    ".join(commands)
+    values = "\n".join(
+        f'    ("{name} {option}") values=({" ".join(choices)}) ;;'
+        for name, option, choices in _all_choices(helps)
+    )
     return f"""#compdef punch
 # Completion of punch for zsh. Made by tools/make_shell_files.py.
-local command=$words[2]
-local -a commands choices
+local command=$words[2] first=3
+local -a commands options actions values
 commands=(
     {listed}
 )
@@ -221,41 +290,60 @@ if (( CURRENT == 2 )); then
     return
 fi
 case "$command $words[3]" in
-    ({pairs}) (( CURRENT > 3 )) && command="$command $words[3]" ;;
+    ({pairs}) (( CURRENT > 3 )) && command="$command $words[3]" first=4 ;;
 esac
 case $command in
 {chr(10).join(cases)}
 esac
-_describe choice choices
+case "$command $words[CURRENT-1]" in
+{values}
+esac
+if (( $#values )); then
+    compadd -a values
+    return
+fi
+(( CURRENT == first )) && _describe action actions
+_describe option options
 _files
 """
 
 
 def fish(helps: list[Help]) -> str:
-    lines = ["# Completion of punch for fish. Made by tools/make_shell_files.py."]
-
     def quoted(text: str) -> str:
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
+    pairs = " ".join(quoted(each.name) for each in helps if " " in each.name)
+    lines = [
+        "# Completion of punch for fish. Made by tools/make_shell_files.py.",
+        "function __punch_command --description 'Whether the first words are these'",
+        "    set -l words (commandline -opc) ''",
+        '    set -l command "$words[2]"',
+        f'    if contains -- "$words[2] $words[3]" {pairs}',
+        '        set command "$words[2] $words[3]"',
+        "    end",
+        '    test "$command" = "$argv"',
+        "end",
+        "function __punch_at --description 'Whether so many words come before the one that is typed'",
+        "    test (count (commandline -opc)) -eq $argv[1]",
+        "end",
+    ]
     lines += [
-        f"complete -c punch -n __fish_use_subcommand -f -a {each.name} -d {quoted(each.short)}"
+        f"complete -c punch -n '__punch_at 1' -f -a {each.name} -d {quoted(each.short)}"
         for each in helps
         if " " not in each.name
     ]
     for each in helps:
-        seen = [f"__fish_seen_subcommand_from {word}" for word in each.name.split()]
-        condition = quoted("; and ".join(seen))
+        condition = quoted(f"__punch_command {each.name}")
+        at_once = quoted(f"__punch_command {each.name}; and __punch_at {len(each.name.split()) + 1}")
         for item in each.options:
             value = " -r" if item.takes_value else ""
+            if item.choices:
+                value = f" -x -a {quoted(' '.join(item.choices))}"
             lines.append(
                 f"complete -c punch -n {condition} -l {item.option[2:]}{value} -d {quoted(item.first)}"
             )
-        for item in each.actions:
-            lines.append(f"complete -c punch -n {condition} -f -a {item.words} -d {quoted(item.first)}")
-        for other in helps:
-            if other.name.startswith(f"{each.name} "):
-                action = other.name.split()[1]
-                lines.append(f"complete -c punch -n {condition} -f -a {action} -d {quoted(other.short)}")
+        for word, text in each.action_words.items():
+            lines.append(f"complete -c punch -n {at_once} -f -a {word} -d {quoted(text)}")
     return "\n".join(lines) + "\n"
 
 

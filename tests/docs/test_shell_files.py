@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.consoles import terminal
 from tests.needs import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,11 @@ def test_they_are_up_to_date() -> None:
         (("rendezvous", "sta"), "status"),
         (("rendezvous", "invite", "--us"), "--uses"),
         (("chat", "--port-m"), "--port-mapping"),
+        (("send", "--spray", "n"), "never"),
+        (("rendezvous", "--admit", "li"), "listed"),
+        (("rendezvous", "--relay", "of"), "off"),
+        (("identity", "re"), "revoke"),
+        (("identity", "revoke", "--y"), "--yes"),
     ],
 )
 def test_bash_and_fish(line: tuple[str, ...], expected: str) -> None:
@@ -49,6 +56,45 @@ def test_bash_and_fish(line: tuple[str, ...], expected: str) -> None:
     assert run("bash", "--norc", "-c", script).split() == [expected]
     told = run("fish", "--no-config", "-c", f"source {FISH}; complete -C 'punch {words}'")
     assert [each.split("\t")[0] for each in told.splitlines()] == [expected]
+
+
+def test_each_command_has_its_own_options() -> None:
+    """Also where the first word of one is the second of another: punch invite and punch rendezvous invite."""
+    need("fish")
+    for words, there in (("invite", False), ("rendezvous invite", True), ("rendezvous --json invite", False)):
+        told = run("fish", "--no-config", "-c", f"source {FISH}; complete -C 'punch {words} --'")
+        options = {each.split("\t")[0] for each in told.splitlines()}
+        assert ("--uses" in options) is there, words
+        assert ("--as" in options) is (words == "invite"), words
+    told = run("fish", "--no-config", "-c", f"source {FISH}; complete -C 'punch peers block '")
+    assert "unblock" not in told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_at_a_prompt(shell: str, tmp_path: Path) -> None:
+    """Names of files are one word each, whatever is in them, and also if they are typed in part."""
+    need(shell)
+    (tmp_path / "My photo (1).jpg").touch()
+    (tmp_path / "send").mkdir()
+    show = "punch() { printf '<%s>' \"$@\"; echo; }"
+    if shell == "bash":
+        begin = f"source '{BASH}'; {show}"
+        words = ["bash", "--norc", "--noprofile", "-i"]
+    else:
+        begin = f"fpath=('{ZSH.parent}' $fpath); autoload -U compinit; compinit -D -u; {show}"
+        words = ["zsh", "-f", "-i"]
+    with terminal(["/usr/bin/env", *words], tmp_path, extra={"PS1": "$ ", "LC_ALL": "C.UTF-8"}) as screen:
+        screen.type(f"{begin}; echo rea''dy\n")
+        screen.wait("^ready", 30.0)
+        for typed, expected in (
+            ("punch send My\t", "<send><My photo (1).jpg>"),
+            ("punch send --as x My\\ ph\t", "<send><--as><x><My photo (1).jpg>"),
+            ("punch sen\t", "<send>"),
+            ("punch rendezvous sta\t", "<rendezvous><status>"),
+            ("punch receive --spray ne\t", "<receive><--spray><never>"),
+        ):
+            screen.type(f"{typed}\n")
+            screen.wait(f"^{re.escape(expected)}$", 30.0)
 
 
 def test_zsh_reads_it() -> None:
