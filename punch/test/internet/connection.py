@@ -296,7 +296,12 @@ class Connection:
         return max(0, RECEIVE_BUFFER - len(self.incoming))
 
     def window_grew(self) -> None:
-        """Note that the application has read; send a window update if the other side needs one."""
+        """
+        Note that the application has read; send a window update if the other side needs one. As with Linux,
+        it needs none when it has ended: its socket may be gone, and answer with a reset.
+        """
+        if self.ended:
+            return
         if self.state is State.OPEN and self.receive_window - self._advertised >= RECEIVE_BUFFER // 4:
             self._acknowledge_soon()
 

@@ -324,6 +324,22 @@ class CloseTests(TCPTestCase):
         self.assert_lost(server, ConnectionDone)
         self.assert_lost(client, ConnectionDone)
 
+    def test_what_came_with_the_end_is_read_late(self) -> None:
+        """The other side, which has ended and is gone, need not know that there is room again."""
+        server, client = self.both(HalfCloser, HalfClosingClient)
+        client.tcp.write(b"a" * 100_000)
+        client.tcp.loseWriteConnection()
+        client.tcp.pauseProducing()
+        self.net.advance(1)
+        self.assert_lost(server, ConnectionDone)
+        self.assertEqual(client.received, b"")
+        client.tcp.doRead()
+        self.net.advance(1)
+        client.tcp.resumeProducing()
+        self.net.advance(1)
+        self.assertEqual(len(client.received), 100_000)
+        self.assert_lost(client, ConnectionDone)
+
     def test_killed(self) -> None:
         """The kernel of a killed process ends its connections; a crashed machine says nothing."""
         server, client = self.both()
