@@ -26,6 +26,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
+    ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -52,6 +53,12 @@ FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 """
 Seconds after which a stream is opened again when too many were open, and the longest such time. When a
 connection ends, it is tried at once.
+"""
+
+READ_SIZE = 256 * 1024
+"""
+Bytes that are read at once from a connection of this machine that brings much, four times as many as Twisted
+reads: each read is a turn of the link, with system calls of its own.
 """
 
 T = TypeVar("T")
@@ -81,6 +88,9 @@ class Joined(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the other one."""
+        if ITCPTransport.providedBy(self.transport):
+            # A program's second small write would wait for an acknowledgement of the first else
+            self.transport.setTcpNoDelay(True)
         self.transport.pauseProducing()
 
     def join(self, other: Joined) -> None:
@@ -96,6 +106,10 @@ class Joined(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Hand on bytes."""
+        if not self._is_stream and len(data) == getattr(self.transport, "bufferSize", 0):
+            # Twisted also lets as much wait to be written before it pauses the other one. So this is for a
+            # program that sends a lot, and nobody else can make connections take more memory
+            self.transport.bufferSize = READ_SIZE
         if self._other is not None:
             self._other.transport.write(data)
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
 from punch.apps.forward.connections import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_OF_PEER,
     MAX_FORWARDED,
+    READ_SIZE,
     Exposed,
     Forwarder,
+    Joined,
 )
 from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.identity import Identity, PeerID
@@ -28,6 +33,41 @@ from punch.test.local.test_local import LocalTestCase, Recorders
 
 SERVED, LOCAL = 80, 8080
 SERVICE = "tcp/localhost:80"
+
+
+class TCPTransport(StringTransport):
+    """A connection of TCP, as far as Twisted's options of it go."""
+
+    bufferSize = FileDescriptor.bufferSize
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.no_delay = False
+        directlyProvides(self, ITCPTransport)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+
+class JoinedTests(SynchronousTestCase):
+    def test_small_writes_are_not_held_back(self) -> None:
+        transport = TCPTransport()
+        Joined(stream=False).makeConnection(transport)
+        self.assertTrue(transport.no_delay)
+
+    def test_more_is_read_of_who_sends_much(self) -> None:
+        near, far = Joined(stream=False), Joined(stream=True)
+        for each in (near, far):
+            each.makeConnection(TCPTransport())
+        near.join(far)
+        size = FileDescriptor.bufferSize
+        self.assertLess(size, READ_SIZE)
+        near.dataReceived(bytes(size - 1))
+        self.assertEqual(near.transport.bufferSize, size)
+        near.dataReceived(bytes(size))
+        self.assertEqual(near.transport.bufferSize, READ_SIZE)
+        far.dataReceived(bytes(size))
+        self.assertEqual(far.transport.bufferSize, size)
 
 
 class ForwardTestCase(LocalTestCase):
