@@ -153,7 +153,10 @@ class Agent:
         return self.path.selected
 
     def validated(self, local: Address, remote: Address) -> bool:
-        """Whether an authenticated check came or was answered between these addresses, and consent holds."""
+        """
+        Whether an authenticated check was received or answered between these addresses, and consent has not
+        expired.
+        """
         pair = self._checklist.get(local, remote)
         return pair is not None and not pair.revoked and (pair.received_check is not None or pair.valid)
 
@@ -241,9 +244,9 @@ class Agent:
 
     def add_mapped(self, base: Address, external: Address) -> bool:
         """
-        Add the candidates of a port that a router maps to `base`: they are server-reflexive, at the address
-        that the router names and at that which a reflector sees, since the router may be wrong, or behind
-        another NAT that passes on all ports.
+        Add the candidates of a port that a router maps to `base`. They are server-reflexive: one at the
+        address that the router names, and one at the address that a reflector sees, since the router may be
+        wrong, or behind another NAT that passes on all ports.
 
         :return: whether one of them was new.
         """

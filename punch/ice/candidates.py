@@ -85,8 +85,8 @@ def _usable_host(host: str) -> bool:
 
 def may_pair(base: Address, remote: Address) -> bool:
     """
-    Whether checks may be sent from `base` to `remote`: both of one transport and family, and both or neither
-    of them loopback, and link-local.
+    Whether checks may be sent from `base` to `remote`: they must have the same transport and family, and both
+    or neither of them must be loopback, and link-local.
     """
     if base.protocol != remote.protocol or base.is_ipv6 != remote.is_ipv6:
         return False
@@ -176,7 +176,10 @@ class LocalCandidates:
 
     @property
     def relay_hosts(self) -> set[str]:
-        """The hosts of our relays: where they have answered us, and not where they say that they relay."""
+        """
+        The hosts of our relays: the addresses at which they have answered us, not those at which they say
+        that they relay.
+        """
         return set(self._relay_hosts.values())
 
     def seen_as(self, base: Address) -> Address | None:

@@ -26,7 +26,7 @@ SIZE_REQUESTS = 4
 """How many requests a check of full size has."""
 SIZE_WAIT = 0.2, 1.5
 """
-The time between the first two of these requests: so many seconds or round-trip times, whichever is longer.
+The time between the first two of these requests: this many seconds or round-trip times, whichever is longer.
 The later requests and the end of the check come after twice this time, since the requests themselves lengthen
 the queue of a slow line.
 """
@@ -167,8 +167,9 @@ class CheckClient:
 
     def opening(self, base: Address, remote: Address) -> Transmit:
         """
-        Return a check that opens our NAT for `remote`. Its answer validates nothing: if it arrives, the peer
-        checks the pair itself. But it says that this check of the peer is to be waited for (`was_answered`).
+        Return a check that opens our NAT for `remote`. Its answer validates nothing, since the peer checks
+        the pair itself if this check arrives. But the answer shows that the peer's check is worth waiting for
+        (`was_answered`).
         """
         transaction_id = self._random(12)
         if len(self._openings) >= MAX_OPENINGS:
@@ -250,8 +251,8 @@ class CheckClient:
 
     def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """
-        Process what an authenticated check says about a check of ours that reached the peer, since its answer
-        may have been lost; returns None if that is not, or no longer, being waited for on the same pair.
+        Process what an authenticated check says about a check of ours that has reached the peer, since its
+        answer may have been lost. Returns None if that answer is not, or no longer, awaited on the same pair.
         """
         received = check.received
         known = None if received is None else self._transactions.get(received.transaction_id)

@@ -134,7 +134,8 @@ class CheckList:
         self, needed: Callable[[CandidatePair], bool], unlikely: Callable[[CandidatePair], bool]
     ) -> CandidatePair | None:
         """
-        Return the pair to check now: a triggered one, else the best waiting one (RFC 8445, section 6.1.4.2).
+        Return the pair to check now: a triggered one, or otherwise the best waiting one (RFC 8445, section
+        6.1.4.2).
 
         The types of remote candidates take turns, and so do our host and relayed candidates. By priority
         alone, all private addresses of a peer with many interfaces (bridges of containers, for example) would
@@ -209,7 +210,9 @@ class CheckList:
         return pair.priority(self.controlling)
 
     def _make_room(self, newcomer: CandidatePair) -> bool:
-        """Drop the worst unchecked pair if it is worse than the new one, else the worst failed pair."""
+        """
+        Drop the worst unchecked pair if it is worse than the new one, or otherwise the worst failed pair.
+        """
         untried = [
             pair
             for pair in self._pairs.values()

@@ -277,8 +277,8 @@ def _refusal(request: StunMessage, ours: IceCredentials) -> bytes | None:
     """
     The error response to a request, or None if the request is valid (RFC 8489, sections 9.1.3 and 6.3.1).
 
-    A peer that fails to authenticate gets an error without a signature. It only gets one at all because it
-    knows our ufrag, which is a secret of the two peers.
+    A peer that fails to authenticate gets an error without a signature. It gets an error at all only because
+    it knows our ufrag, which is a secret of the two peers.
     """
     if not request.has_integrity():
         return encode(error(request, 400, "Bad Request"))

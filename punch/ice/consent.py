@@ -76,7 +76,7 @@ The least time to wait for each answer, and the least time of probing, in round-
 SIZE_RETRY = 1.0, 300.0
 """
 Seconds until a pair that seems small, and would be better than the selected one, is checked in full size
-again: first, and at most. The time doubles with each check. Loss alone can make a pair seem small.
+again: the first time, and at most. The time doubles with each check. Loss alone can make a pair seem small.
 """
 
 

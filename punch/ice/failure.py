@@ -1,4 +1,4 @@
-"""When an ICE session without a path fails (RFC 8863), and what is known of the cause."""
+"""When an ICE session without a path fails (RFC 8863), and what is known about the cause."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FailureTimer:
 @dataclass(frozen=True)
 class CheckingFailure:
     """
-    What is known of why no pair works.
+    What is known about why no pair works.
 
     :ivar local: the address families of our host candidates, `IPv4` and `IPv6`.
     :ivar remote: those of the peer's candidates.

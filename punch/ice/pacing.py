@@ -53,12 +53,11 @@ class Pacer:
     def hold(self, now: float) -> None:
         """
         Hold back the checks through the peer's NAT until the peer probably knows our candidates
-        (`reflected`), or `HEAD_START` is over. Triggered checks are not held back, nor are others, unless one
-        that is goes to an address at which the peer answered before: they wait until that has begun.
-
-        Some routers take unsolicited datagrams as meant for themselves and remember the sender. They give
-        what their own host sends there afterwards another port, which the peer's NAT does not let in. This is
-        avoided if the first checks of both sides cross on the way.
+        (`reflected`), or `HEAD_START` is over. Triggered checks are not held back. Other checks are held back
+        only if one of those through the NAT goes to an address at which the peer answered before: they wait
+        until that one has begun. Some routers take unsolicited datagrams as meant for themselves and remember
+        the sender. If their own host sends there afterwards, they give it another port, which the peer's NAT
+        does not let in. This is avoided if the first checks of both sides cross on the way.
         """
         self._held_since, self._held_until = now, now + HEAD_START
 
@@ -67,7 +66,7 @@ class Pacer:
         A reflector has answered. The first answer took a round trip to the rendezvous, which is about the
         time that our candidates take to reach the peer.
 
-        :param news: the answer brought a new candidate, which takes the same time once more.
+        :param news: the answer contained a new candidate, which takes the same time again.
         """
         if self._held_since is None or self._held_until is None:
             return

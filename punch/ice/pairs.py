@@ -63,7 +63,7 @@ def path_kind(local: CandidateType, remote: CandidateType, streamed: bool = Fals
 
 def _is_streamed(candidate: Candidate) -> bool:
     """
-    Whether a candidate is of TCP, or its relay is reached over a stream. Only the priority of a relayed
+    Whether a candidate uses TCP, or its relay is reached over a stream. Only the priority of a relayed
     candidate says so (RFC 8445, section 5.1.2).
     """
     if candidate.protocol == "tcp":

@@ -66,10 +66,10 @@ class Callbacks:
 
 class Connection:
     """
-    A QUIC connection and its proof. What has come before the proof is kept for the stream multiplexer.
+    A QUIC connection and its proof. What arrives before the proof is kept for the stream multiplexer.
 
     :ivar streams: its stream multiplexer, None until it is proved.
-    :ivar heard: whether a datagram has come that was for it, as far as its header says.
+    :ivar heard: whether a datagram has arrived that was for this connection, according to its header.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class Connection:
     def deadline(self) -> float:
         """
         When an unproved connection is closed. A callee waits longer if round trips are long, because the
-        caller knows of the link half a round trip earlier: a silent caller has 5 s, and one that continues,
-        or whose handshake took long, has more time.
+        caller knows about the link half a round trip earlier: a silent caller has 5 s, and one that continues
+        to send, or whose handshake took long, has more time.
         """
         began, limits = self._began, self._limits
         if self._terms.role is LinkRole.CALLER:

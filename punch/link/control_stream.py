@@ -1,4 +1,4 @@
-"""The control stream of a proved link: frames that wait to be sent, and those that come."""
+"""The control stream of a proved link: frames that wait to be sent, and those that are received."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTROL_STREAM: Final = 0
 CONTROL_QUEUE: Final = 256 * 1024
 """Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
 ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
-"""The types of frames that a receiver must know, and that are for a layer above."""
+"""The types of frames that a receiver must know and that are for a layer above."""
 
 
 class ControlStream:

@@ -41,14 +41,16 @@ PINGS = 4
 PING_AGAIN = (0.3, 1.0)
 """Seconds after which it sends as many again."""
 MAX_EARLY_DATAGRAMS = 2
-"""How many datagrams a caller's Initial may take to be sent early: as many as a post-quantum key does."""
+"""
+How many datagrams a caller's Initial may take if it is sent early: as many as one with a post-quantum key
+takes.
+"""
 INITIAL_SIZE = 1200
-"""The least bytes of a datagram with a part of a handshake that is to be acknowledged."""
+"""The least size in bytes of a datagram with a part of a handshake that is to be acknowledged."""
 EARLY_TIME = 1.0
 """
-Seconds that a connection of `LinkCore.start_early` has from its first answer until another one begins as
-well. On a slow line each packet of a handshake takes long, and those of a second one delay those of the
-first.
+Seconds that a connection of `LinkCore.start_early` has from its first answer until another one also begins.
+On a slow line, each packet of a handshake takes long, and those of a second one delay those of the first.
 """
 
 
@@ -81,7 +83,7 @@ class LinkCore:
     :param answer_digest: SHA-256 of the sealed answer, 32 bytes.
     :param certificate: the callee's certificate, whose hash is in its answer; made if None. Callee only.
     :param certificate_sha256: the hash of the callee's certificate, 32 bytes. Caller only.
-    :param clock: returns seconds, by which it is measured how long the QUIC library takes for packets.
+    :param clock: returns seconds, to measure how long the QUIC library takes for packets.
     :ivar state: the state of the link.
     """
 
@@ -213,7 +215,7 @@ class LinkCore:
 
         Several packets are sent, since earlier packets count as lost only when three later ones are
         acknowledged (RFC 9002, section 6.1.1). The loss timer would take as long as the disconnection lasted,
-        because late acknowledgements raise the estimate of the round-trip time that much. They are sent
+        because late acknowledgements raise the estimate of the round-trip time by that much. They are sent
         several times, because the other side may get its path back a moment later, so that its first
         acknowledgements are lost.
         """
@@ -413,15 +415,15 @@ class LinkCore:
 
     def _is_silent(self, connection: Connection) -> bool:
         """
-        Whether a connection sends nothing: one of `start_early` that has not been answered, since it would
-        repeat its Initial on a path on which another connection begins.
+        Whether a connection sends nothing. This is so for one of `start_early` that has not been answered,
+        since it would repeat its Initial on a path on which another connection begins.
         """
         return connection is self._early and not connection.heard and not connection.over
 
     def _discard_silent(self) -> None:
         """
-        Drop the connection of `start_early` without a word: to a callee that knows nothing of it, any word
-        would be another Initial.
+        Drop the connection of `start_early` without sending anything: to a callee that knows nothing of it,
+        any packet would be another Initial.
         """
         connection = self._early
         if connection is not None and self._is_silent(connection):

@@ -10,11 +10,11 @@ from punch.link.quic.interface import QuicConnection
 from punch.link.quic.receive_limits import ReceiveAllowance
 
 DATAGRAM_QUEUE: Final = 128
-"""Messages that wait for the congestion controller; then the oldest is dropped."""
+"""How many messages may wait for the congestion controller; of more, the oldest is dropped."""
 
 
 class DatagramQueue:
-    """Messages in order, of which the newest count most."""
+    """Messages in order. If there are too many, the newest are kept."""
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
@@ -40,12 +40,12 @@ class DatagramQueue:
 
     def collect_datagrams(self, now: float, out: list[bytes], most: int | None) -> int:
         """
-        Append what may be sent now, as QUIC's datagrams. Messages are handed over a packet's worth at a time,
-        until nothing comes out: the library would queue them without bound, and an unreliable message that
-        waits is worth less than the next one.
+        Append what may be sent now, as QUIC's datagrams. Messages are handed over one packet's worth at a
+        time, until no datagram comes out: the library would queue them without bound, and an unreliable
+        message that waits is worth less than the next one.
 
-        :param most: how many bytes of messages may be sent, None for any number. All that wait behind the
-            first that is too large are dropped.
+        :param most: how many bytes of messages may be sent; None for any number. The first message that is
+            too large, and all behind it, are dropped.
         :return: how many bytes were handed over.
         :raise QuicError: the QUIC library failed.
         """

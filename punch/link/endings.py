@@ -35,7 +35,9 @@ def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, 
 
 
 def explain_failure(error: QuicError | LimitExceeded) -> tuple[CloseCode, str]:
-    """Return the code and the reason of a link's end by a failure of the library or an exceeded limit."""
+    """
+    Return the code and reason with which a link ends when the library has failed or a limit was exceeded.
+    """
     if isinstance(error, LimitExceeded):
         return CloseCode.PROTOCOL, str(error)
     return CloseCode.INTERNAL, f"The QUIC library failed: {error}."

@@ -122,7 +122,7 @@ class LinkLimits:
     `unproved_bytes`.
     """
     max_window: int = 4 * 1024 * 1024
-    """How many bytes of one stream may be on the way or unread."""
+    """How many bytes of one stream may be under way or unread."""
     total_window: int = 16 * 1024 * 1024
     """The same for all streams of a link, in addition to the initial credit of each."""
 

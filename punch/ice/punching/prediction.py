@@ -26,12 +26,12 @@ ROUNDS: Final = 3
 """How often it sends to each port at most, if none of these packets was answered."""
 LOW_TTLS: Final = (5, 5, None, 5, 8)
 """
-The TTL of the packets of the side that opens, in one attempt after the other; None: the usual one. They are
-only to open its own NATs. A router that takes unsolicited packets as its own (`simultaneous_open`) would give
-the other side's packets another port if they arrived.
+The TTL of the packets of the side that opens, in successive attempts; None: the usual one. They are only to
+open its own NATs. A router that takes unsolicited packets as its own (`simultaneous_open`) would give the
+other side's packets another port if they arrived.
 """
 ROUTERS: Final = (None, 1, None, 1, None)
-"""How many routers may take such a packet at all, in one attempt after the other: not even the next one."""
+"""How many routers may take such a packet at all, in successive attempts: not even the next one."""
 MAX_STEPS: Final = 64
 """Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""
 _SHIFTS: Final = (0, 1, 0, 2, 1, 0, 3, 1, 2, 0)
@@ -143,8 +143,8 @@ def aims(
 
 def rounds(aims: Sequence[int]) -> list[Sequence[int]]:
     """
-    Return to which of these ports the side that aims sends, in one round after the other, until one of its
-    packets is answered: to all at first, then to the likeliest, which come first.
+    Return the ports to which the side that aims sends, in successive rounds, until one of its packets is
+    answered: all of them at first, then the likeliest, which come first.
     """
     found: list[Sequence[int]] = []
     left = MAX_AIMS

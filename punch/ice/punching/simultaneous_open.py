@@ -40,7 +40,7 @@ CHECK_GAPS: Final = (0.05, 0.1, 0.2, 0.3)
 MAX_PACKETS: Final = 1 + len(CHECK_GAPS)
 """How many packets each side sends in one attempt."""
 WAIT: Final = 0.3
-"""The least seconds that packets have to arrive; else it is three round-trip times."""
+"""Packets have this many seconds to arrive, or three round-trip times if that is longer."""
 SPACE: Final = 0.1
 """The least seconds between the first packet and the next, if both sides send at the same time."""
 

@@ -70,8 +70,8 @@ def nat_class(profile: NatProfile | None) -> NatClass:
     Return the class of a NAT.
 
     If several mapping behaviours are possible, a port that can be predicted is predicted: that does no harm
-    if it does not depend on the destination after all. One that can't be is taken for independent, as most
-    are.
+    if it does not depend on the destination after all. A port that can't be predicted is assumed to be
+    independent of the destination, as most are.
     """
     if profile is None:
         return NatClass.UNKNOWN
@@ -89,7 +89,7 @@ def nat_class(profile: NatProfile | None) -> NatClass:
 
 def opens(ours: NatProfile | None, theirs: NatProfile | None, *, controlling: bool) -> bool:
     """
-    Whether our side opens, and the other one aims: the one whose port is known opens nothing, and one with
+    Whether our side opens and the other one aims. The side whose port is known does not open, and a side with
     random ports does not aim. If neither or both are known, the controlling side aims.
     """
     random, theirs_random = (nat_class(each) is NatClass.RANDOM for each in (ours, theirs))

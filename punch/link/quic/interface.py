@@ -136,7 +136,7 @@ NO_FLIGHT: Final = Flight(0, 0, 0, None)
 
 
 class _Discarded:
-    """Takes the place of a library's connection that nothing is asked of any more."""
+    """Takes the place of a library's connection that is no longer used."""
 
     def __getattr__(self, name: str) -> None:
         return None
@@ -193,7 +193,7 @@ class QuicConnection(ABC):
         self.discarded = False
 
     def discard(self) -> None:
-        """Free all that the library keeps: the connection is over, and nothing more is asked of it."""
+        """Free everything that the library keeps: the connection is over and no longer used."""
         if self.discarded:
             return
         # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
@@ -207,8 +207,8 @@ class QuicConnection(ABC):
     @abstractmethod
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """
-        Process datagrams of any content; what is not for this connection is ignored, and so is what is empty
-        or larger than `MAX_RECEIVED`.
+        Process datagrams of any content. Those that are not for this connection, are empty, or are larger
+        than `MAX_RECEIVED` are ignored.
 
         :raise QuicError: something in them was too much for the library.
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
@@ -369,7 +369,7 @@ class QuicConnection(ABC):
         return uid
 
     def _try(self, operation: Callable[..., object], *arguments: object) -> bool:
-        """Ask something of the library; False if it refuses or fails."""
+        """Call a function of the library; return False if it refuses or fails."""
         refused = object()
         return self._ask(refused, operation, *arguments) is not refused
 
@@ -388,8 +388,8 @@ class QuicConnection(ABC):
 
     def _refused_or_failed(self, error: BaseException) -> None:
         """
-        Keep what the library raised when it was asked for something, unless it only refuses, because the
-        connection or stream is over.
+        Keep what the library raised in such a call, unless it only refuses because the connection or stream
+        is over.
         """
         failure = as_quic_error(error)
         if not self.discarded and not isinstance(error, self._refusals) and self._failure is None:
@@ -397,7 +397,7 @@ class QuicConnection(ABC):
 
     def _drive(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
         """
-        Return what an operation returns that drives the library; `default` if the connection is discarded.
+        Return the result of an operation that drives the library; `default` if the connection is discarded.
 
         :raise QuicError: it failed, or an earlier call did.
         """

@@ -174,7 +174,7 @@ class HeaderProtection:
 
 class PacketReader:
     """
-    Reads the 1-RTT packets of one direction, of which any number may be left out.
+    Reads the 1-RTT packets of one direction. Any number of packets may be left out.
 
     :param secret: the sender's first application traffic secret (RFC 8446, section 7.1).
     :ivar largest: the largest packet number that was read, -1 before the first.

@@ -25,25 +25,26 @@ _ED25519: Final = 0x0807
 AT_ONCE: Final = 64
 """Packets given to the library before their events are counted."""
 MANY_EVENTS: Final = 32
-"""Events of a packet from which on each of the next packets is looked into."""
+"""If a packet causes this many events, the frames of each of the next packets are read."""
 SLOW: Final = 0.001
 """
-Seconds for a packet, on average, from which on each of the next packets is looked into. A packet of a bulk
-transfer takes some microseconds; frames of which the library compares each with all before take ever longer.
+If packets take this many seconds each, on average, the frames of each of the next packets are read. A packet
+of a bulk transfer takes some microseconds; frames that the library compares with all earlier ones take ever
+longer.
 """
 _BLOCKED: Final = "packet builder capacity exhausted"
 """What qh3 says when what it wants to send first doesn't fit into what it may send."""
 
 
 def stopped() -> float:
-    """The clock of those who don't measure how long the library takes."""
+    """A clock for callers that don't measure how long the library takes."""
     return 0.0
 
 
 class HybridKey:
     """
-    A client's key for X25519MLKEM768, which notes that it was used: qh3 keeps to itself which of the groups
-    that it offered the server has chosen.
+    A client's key for X25519MLKEM768, which records that it was used: qh3 does not tell which of the offered
+    groups the server has chosen.
     """
 
     def __init__(self, key: Any) -> None:
@@ -110,8 +111,8 @@ class Qh3Connection(QuicConnection):
 
     def _feed(self, datagrams: list[bytes], now: float) -> int:
         """
-        What the library's own `receive_many_datagrams` does after the handshake, which keeps to itself how
-        many packets were authentic and new, and how many events they made.
+        Do what the library's own `receive_many_datagrams` does after the handshake. That method does not tell
+        how many packets were authentic and new, or how many events they caused.
         """
         began, count = self._clock(), len(datagrams)
         report = self.library._core.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)

@@ -57,8 +57,8 @@ class ReceiveAllowance:
 
 class Sampler:
     """
-    Chooses the packets whose frames are read: all while there are few, else one of 256 at random, since
-    reading a packet takes longer than the library takes to process one of a bulk transfer.
+    Chooses the packets whose frames are read: all while there are few, and otherwise one of 256 at random,
+    since reading a packet takes longer than the library takes to process one of a bulk transfer.
     """
 
     ONE_OF: Final = 256
@@ -113,7 +113,10 @@ _RARE: Final = {
 _RARE_BURST: Final = 2048.0
 _RARE_PER_SECOND: Final = 1 / 60
 _SMALL_PIECE: Final = 64
-"""From how many bytes on a repeated piece of a stream is not limited: a whole window may be repeated."""
+"""
+A repeated piece of a stream is not limited if it has at least this many bytes: a whole window may be
+repeated.
+"""
 _ACK_RANGES: Final = 64
 """How many ranges an acknowledgement of the libraries has at most."""
 
