@@ -152,10 +152,12 @@ def test_stdout_as_the_log(form: str, tmp_path: Path) -> None:
 
     with out.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as service:
         try:
-            wait("punch://")
-            address = RendezvousAddress.parse(
-                (state / "rendezvous" / "public-address").read_text("utf-8").strip()
-            )
+            path = state / "rendezvous" / "public-address"
+            deadline = time.monotonic() + 60.0
+            while not path.exists():
+                assert time.monotonic() < deadline, said()
+                time.sleep(0.05)
+            address = RendezvousAddress.parse(path.read_text("utf-8").strip())
             client = ControlConnection(address, key_of(alice), tmp_path)
             client.send(Register("Alice in the log", Accept.ASK))
             assert client.read()["type"] == "welcome"

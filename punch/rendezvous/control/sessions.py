@@ -166,7 +166,7 @@ class ControlSessions:
             relays=self._relay.servers,
             probing=self._second,
             limits=self._limits,
-            admit=partial(self._admit, peer, address, protocol.channel_binding),
+            admit=partial(self._admit, peer, address, self._last_connection),
             revoke=partial(self._revoke, peer, address),
             limit_hit=limit_hit,
             now=self.monotonic(),
@@ -174,10 +174,10 @@ class ControlSessions:
         self._timers.start(session, self.monotonic())
         return session
 
-    def _admit(
-        self, peer: PeerID, address: str, binding: Callable[[], bytes], request: Register
-    ) -> PeerID | Error:
-        account = self._access.admit(peer, address, request, binding)
+    def _admit(self, peer: PeerID, address: str, connection: int, request: Register) -> PeerID | Error:
+        # By its number: a session that refers to its protocol stays in memory after its end.
+        protocol = self._controls[connection]
+        account = self._access.admit(peer, address, request, protocol.channel_binding)
         if isinstance(account, Error) or account == peer:
             return account
         sessions = (control.session for control in self._controls.values())
