@@ -173,14 +173,14 @@ def collect() -> tuple[Help, list[Help]]:
     for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines():
         if match := re.match(r"  ([a-z]+)( [A-Z\[\]]+)?  +(.*)", line):
             commands[match[1]] = match[3]
-    names = [(name,) for name in commands]
+    names: list[tuple[str, ...]] = [(name,) for name in commands]
     names += [(name, action) for name, actions in ACTIONS.items() for action in actions]
     with ThreadPoolExecutor(2) as pool:
         texts = list(pool.map(lambda words: said(*words, "--help-all"), names))
     found = []
-    for words, each in zip(names, texts, strict=True):
+    for words, help_text in zip(names, texts, strict=True):
         short = re.sub(r"[:;(].*", "", commands[words[0]]).strip() if len(words) == 1 else ""
-        help_ = parsed(" ".join(words), short, each)
+        help_ = parsed(" ".join(words), short, help_text)
         if not short and help_.text:
             help_.short = re.split(r"\. ", help_.text[0])[0].rstrip(".")
         found.append(help_)

@@ -179,6 +179,7 @@ def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
 
 
 def _id(rest: Sequence[str]) -> int:
+    import json
     import os
     from pathlib import Path
 
@@ -194,12 +195,16 @@ def _id(rest: Sequence[str]) -> int:
     parser.add_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where keys are kept [default: %(default)s]"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse(rest)
     try:
-        show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
+        peer_id = str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id)
     except StateError as error:
+        if options.json:
+            show(json.dumps({"event": "failed", "time": 0.0, "reason": "state", "text": str(error)}))
         write_stderr(f"punch id: {error}")
         return 1
+    show(json.dumps({"event": "id", "id": peer_id, "name": options.name}) if options.json else peer_id)
     return 0
 
 

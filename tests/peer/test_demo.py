@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -52,6 +53,18 @@ def test_it_runs_to_the_end(place: Path) -> None:
         assert part in shown
     assert shown.count("✓ delivered") == 2
     assert "\x1b" not in shown
+    assert_nothing_is_left(place)
+
+
+def test_events_for_scripts(place: Path) -> None:
+    """Those of all three programs, each with its name, and nothing else; it does not chat in a terminal."""
+    done = run([PUNCH, "demo", "--json"], place.parent)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {event["program"] for event in events} == {"rendezvous", "alice", "bob"}
+    for name in ("alice", "bob"):
+        told = [event["event"] for event in events if event["program"] == name]
+        assert {"ready", "registered", "connected", "message", "delivered"} <= set(told)
     assert_nothing_is_left(place)
 
 

@@ -175,10 +175,12 @@ class Demo:
     The whole of it.
 
     :param directory: where everything is kept that the programs write.
+    :param as_json: show the events of the programs, as JSON lines, and no sentences.
     """
 
-    def __init__(self, directory: Path, style: Style) -> None:
+    def __init__(self, directory: Path, style: Style, *, as_json: bool = False) -> None:
         self._directory = directory
+        self._as_json = as_json
         self._style = style
         self._events: queue.Queue[tuple[str, Event]] = queue.Queue()
         self._unread: dict[str, deque[Event]] = {}
@@ -239,6 +241,7 @@ class Demo:
         """Take in what a program says, or wait until `timeout` seconds are over."""
         with contextlib.suppress(queue.Empty):
             name, event = self._events.get(timeout=timeout)
+            self.tell({"program": name, **event})
             if event["event"] == "ended":
                 words = self._programs[name].last_error_line() or f"exit status {event['status']}"
                 raise DemoError(f"The program {name} ended too early: {printable(words)}")
@@ -250,8 +253,17 @@ class Demo:
 
     # -- what is shown --
 
+    def tell(self, event: Event) -> None:
+        """With `--json`, print an event."""
+        if self._as_json:
+            self._print(json.dumps(event, separators=(",", ":")))
+
     def say(self, text: str) -> None:
-        """One line."""
+        """Without `--json`, print a line."""
+        if not self._as_json:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
         try:
             print(text, flush=True)
         except OSError as error:
@@ -391,17 +403,22 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="serve two pages instead, one for each of two people to chat in a browser [default: no]",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the events of all three programs as JSON lines, and end without a chat; see docs/json.md",
+    )
     options = parser.parse(arguments)
     directory = Path(tempfile.mkdtemp(prefix="punch-demo-"))
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    demo = Demo(directory, Style.choose(os.environ, terminal))
+    demo = Demo(directory, Style.choose(os.environ, terminal), as_json=options.json)
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, demo.receive_signal)
     died_of: int | None = None
     try:
-        return _tell(demo, options.web)
+        return _tell(demo, options.web, options.json)
     except ProgramEnded as ended:
         died_of = ended.number
     finally:
@@ -418,18 +435,20 @@ def main(arguments: Sequence[str]) -> int:
     return 1
 
 
-def _tell(demo: Demo, web: bool) -> int:
+def _tell(demo: Demo, web: bool, as_json: bool) -> int:
     try:
         if web:
             demo.pages()
         demo.connect()
         demo.exchange()
-        if sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty() and not as_json:
             demo.chat()
         else:
             demo.step("That was all; in a terminal you could chat on")
     except DemoError as error:
         write_stderr(f"punch demo: {error}")
+        with contextlib.suppress(DemoOutputLost):
+            demo.tell({"event": "failed", "reason": "demo", "text": str(error)})
         return 1
     except DemoOutputLost as lost:
         if str(lost):

@@ -76,6 +76,11 @@ class HelpTests(SynchronousTestCase):
                 rare.add(name)
         self.assertLess({"chat", "send", "netcheck", "join", "rendezvous"}, rare)
 
+    def test_all_are_for_scripts(self) -> None:
+        """Each can print JSON, and its help says so where it lists all."""
+        for name in self.commands():
+            self.assertRegex("\n".join(self.help_of(name, "--help-all")), "(?m)^ +--json ", name)
+
     def test_whom_to_call(self) -> None:
         """Chats take it as a word, other programs as an option."""
         self.assertEqual(self.help_of("chat")[0], "Usage: punch chat [WHO] [options]")

@@ -72,6 +72,18 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.run_command("id", "--state-dir", root, "--name", "a"), first)
         self.assertNotEqual(self.run_command("id", "--state-dir", root, "--name", "b"), first)
 
+    def test_id_for_scripts(self) -> None:
+        options = ["--state-dir", self.mktemp(), "--name", "a"]
+        printed = self.run_command("id", *options)[1].strip()
+        status, out, err = self.run_command("id", "--json", *options)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(json.loads(out), {"event": "id", "id": printed, "name": "a"})
+        root = Path(self.mktemp())
+        root.write_text("a file")
+        status, out, err = self.run_command("id", "--json", "--state-dir", str(root))
+        self.assertEqual((status, json.loads(out)["reason"]), (1, "state"))
+        self.assertEqual(err, f"punch id: {json.loads(out)['text']}\n")
+
     def test_id_that_cannot_be_made(self) -> None:
         root = Path(self.mktemp())
         root.write_text("a file")
