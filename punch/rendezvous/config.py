@@ -34,11 +34,11 @@ class RendezvousLimits:
     handshakes_per_address: int = 256
     """When an address has more, its oldest one is closed."""
     handshake_share: float = 0.5
-    """Processor seconds a second that all handshakes together may take; addresses take turns."""
+    """Processor seconds per second that all handshakes together may take; addresses take turns."""
     handshake_time: float = 10.0
     handshake_bytes: int = 65_536
     cpu_share: float = 0.75
-    """Processor seconds a second that all control connections together may take for long…"""
+    """Processor seconds per second that all control connections together may take in the long run…"""
     cpu_burst: float = 0.5
     """…and at once…"""
     cpu_share_per_address: float = 0.25
@@ -209,7 +209,7 @@ class RendezvousConfig:
     reflector_host: str | None = None
     """The only address that the reflector answers on; None stands for all."""
     second_reflector: bool = True
-    """Whether the reflector has a second port, by which peers learn how their NATs behave."""
+    """Whether the reflector has a second port, with which peers learn how their NATs behave."""
     second_reflector_port: int | None = None
     """None stands for the port after the first (any free one if the first is), if it is not taken."""
     alternate_addresses: Sequence[AlternateAddress] = ()

@@ -3,8 +3,8 @@ Log lines for the operator about refusals, limits and allocations.
 
 Each line is one event of `twisted.logger` whose fields are named as in the line, so that an observer that
 writes JSON has them as well. Addresses are cut to the /24 (IPv6: /48) unless full addresses are configured.
-Nobody can flood the log: events that repeat are counted and logged once a minute, and the others have a rate
-limit. Only the line of an allocation that may relay has none, because it may be the answer to a complaint.
+The rate of lines is limited: events that repeat are counted and logged once a minute, and the others have a
+rate limit. Only the line of an allocation that may relay has no limit, because it may answer a complaint.
 """
 
 from __future__ import annotations
@@ -47,11 +47,9 @@ Fields = dict[str, object]
 
 class Repetitions:
     """
-    Counts events by kind. Pure: `now` is monotonic seconds.
-
-    The first event of a kind is to be logged at once; those that follow within a period are counted. When
-    there are `capacity` kinds, all further kinds are counted as one. Kinds may belong to groups, of which
-    each has room for `of_group` kinds.
+    Counts events by kind. Pure: `now` is monotonic seconds. The first event of a kind is to be logged at
+    once; those that follow within a period are counted. When there are `capacity` kinds, all further kinds
+    are counted as one. Kinds may belong to groups, each of which has room for `of_group` kinds.
     """
 
     def __init__(self, capacity: int = _KINDS, period: float = PERIOD, of_group: int = _OF_GROUP) -> None:
@@ -249,7 +247,10 @@ class OperatorLog:
         self._schedule()
 
     def _trace(self, event: str, host: str, fields: Fields) -> bool:
-        """Write a line about an allocation if the rates allow it, else count it. Return whether they did."""
+        """
+        Write a line about an allocation if the rates allow it, and count it otherwise. Return whether they
+        did.
+        """
         now = self._monotonic()
         if self._source_rate.allow(source_of(host), now) and self._rate.allow("allocations", now):
             self._write(event, fields)

@@ -62,7 +62,7 @@ from punch.rendezvous.udp.server import DatagramRelay, SecondReflector, UDPServe
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
-"""Seconds that the peers have to read that the service ends."""
+"""Seconds that peers have to read the message that the service ends."""
 
 # A pinned key needs no dates: these keep a wrong clock harmless.
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -99,7 +99,7 @@ class RendezvousService(Service):
         :param monotonic: monotonic seconds.
         :param random: the source of all randomness but that of TLS.
         :param report: called with the events `listening`, `registered`, `gone` and `failed`.
-        :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which
+        :param wall: Unix seconds, by which credentials for relays expire. None stands for `monotonic`, which
             suffices if no other program makes or checks them.
         :param cpu: processor seconds that this thread has used, by which connections that cost too much are
             slowed down. Without it only their lines are counted.
@@ -201,7 +201,7 @@ class RendezvousService(Service):
         self._udp_ports: list[UDPPort] = []
 
     def _share(self, directory: Directory, membership: Membership | None) -> None:
-        """Have the limits count over all processes of the service."""
+        """Apply the limits to all processes of the service together."""
         secret = self.config.identity.private_key.private_bytes_raw()
         kinds: dict[str, Sequence[SharedTable]] = {
             "registrations": self.registry.places.tables,
@@ -231,7 +231,7 @@ class RendezvousService(Service):
 
     @property
     def relay_service(self) -> RelayService:
-        """The relay with the credentials for it, and with what it has carried."""
+        """The relay, the credentials for it, and what it has carried."""
         return self._relay
 
     @property
@@ -295,8 +295,8 @@ class RendezvousService(Service):
 
     def use_certificate(self, certificate: ServerCertificate) -> None:
         """
-        Show this certificate on connections that begin from now on, instead of the one before, which was an
-        authority's as well. Open connections are not touched.
+        Show this certificate on connections that begin from now on, instead of the one before, which was also
+        from an authority. Open connections are not affected.
 
         :raise ValueError: certificate and key do not belong together. The certificate before stays in use.
         """

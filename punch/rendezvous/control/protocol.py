@@ -37,14 +37,14 @@ _IGNORED_BYTES = 65_536
 
 _LINES_AT_ONCE = 4
 """
-Lines of one peer that are handled before the other connections have their turn: hundreds of peers with a full
-burst each would otherwise keep everybody waiting for seconds.
+How many lines of one peer are handled before the other connections have their turn. Otherwise, hundreds of
+peers with a full burst each would keep everybody waiting for seconds.
 """
 
 _ALWAYS_FITS = 49_152
 """
-Bytes that a peer may be sent before the transport is asked to say whether it reads them: they fit into its
-buffer, which is full at 65,536. Most peers are never sent more, and to be told takes 0.8 KiB of memory.
+Bytes that a peer may be sent before the transport is asked to tell whether it reads them: they fit into its
+buffer, which is full at 65,536. Most peers are never sent more, and being told takes 0.8 KiB of memory.
 """
 _OVERHEAD = 22
 """Bytes that TLS adds to what is sent at once."""

@@ -150,7 +150,7 @@ class ControlSession:
             self._introduce(request, now)
 
     def receive_long_line(self, now: float) -> None:
-        """A line came that is longer than `MAX_LINE`: close the connection."""
+        """A line was received that is longer than `MAX_LINE`: close the connection."""
         self.close(Error(ErrorCode.TOO_LONG, f"A line has more than {MAX_LINE} bytes."), now)
 
     def send(self, reply: Reply) -> None:

@@ -51,8 +51,8 @@ class ServiceReport(Protocol):
 
 class _SessionTimers:
     """
-    The timers of all sessions as one: thousands of delayed calls would take memory, and the time of every
-    other delayed call.
+    The timers of all sessions as one: thousands of delayed calls would take memory, and make every other
+    delayed call slower.
 
     :param controls: the connections by number.
     :param silence: the seconds that each line gives a peer that has registered.
@@ -64,7 +64,10 @@ class _SessionTimers:
         self._deadlines: Deadlines[int] = Deadlines()
 
     def start(self, session: ControlSession, now: float) -> None:
-        """Look at a session when its timer may be due. Lines that come until then do not make that sooner."""
+        """
+        Look at a session when its timer may be due. Lines that are received until then can only make that
+        later.
+        """
         due = session.get_timer()
         if due is not None:
             self._deadlines.set(session.connection, min(due, now + self._silence))

@@ -1,5 +1,6 @@
 """
-The queue in which commands to Redis wait, so that each is answered soon after it was sent even if many come.
+The queue in which commands to Redis wait, so that each is answered soon after it was sent, even if there are
+many.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class CommandQueue:
         """
         Wait for their turn, then send commands, all at once, and return their answers.
 
-        :param source: for whom; None if it is for the process itself, which always may wait.
+        :param source: for whom; None if it is for the process itself, whose commands may always wait.
         :raise QueueFull: too many wait for this source.
         :raise RedisProblem: one of them has failed, or the connection is lost.
         """

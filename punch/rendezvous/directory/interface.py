@@ -55,7 +55,7 @@ class Directory(Protocol):
         """End, and take this process and its peers out of the directory."""
 
     def share(self, state: SharedState) -> None:
-        """Keep something in step with the other processes, beside what this interface is for."""
+        """Keep something else in step with the other processes."""
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered at this process just now, which replaces its registrations at others."""
@@ -77,8 +77,8 @@ class Directory(Protocol):
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
     ) -> None:
         """
-        Send a message to another process, after those before it. `process_lost` follows if it is gone. The
-        message is lost if too many wait.
+        Send a message to another process, after earlier ones. `process_lost` follows if the process is gone.
+        The message is lost if too many wait.
         """
 
     @property

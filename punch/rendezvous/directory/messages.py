@@ -3,7 +3,7 @@ What the processes of one service tell each other, as bytes. Pure; docs/protocol
 
 A message is encrypted and authenticated with a key that derives from the service's own, since others may read
 and write the Redis that carries it. Each sender has a key of its own, and counts its messages: the number is
-the nonce, and a receiver takes a number only once. The receiver's name is authenticated, too.
+the nonce, and a receiver accepts each number only once. The receiver's name is authenticated, too.
 """
 
 from __future__ import annotations

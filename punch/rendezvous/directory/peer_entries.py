@@ -1,8 +1,7 @@
 """
-The entries of the directory in Redis: at which process each peer is, and who waits for it.
-
-An entry is written when a peer registers, refreshed while it is registered, and written again when it is gone
-or another one stands there.
+The entries of the directory in Redis: at which process each peer is, and who waits for it. An entry is
+written when a peer registers, refreshed while it is registered, and written again if it has been removed or
+replaced by another one.
 """
 
 from __future__ import annotations
@@ -154,7 +153,9 @@ class PeerEntries:
             in_background(commands, self._synchronize(commands, peer))
 
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
-        """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
+        """
+        Refresh the entry of a peer, or write it again if it has been removed or replaced by another one.
+        """
         key = self._key_of(peer)
         (found,) = await self._queue.ask(commands, ("GET", key))
         entry = self._entries.get(peer)
@@ -165,8 +166,8 @@ class PeerEntries:
 
     async def write(self, commands: RedisConnection, peer: PeerID) -> None:
         """
-        Write the entry of a peer, if it is here, and tell the process that stood there. Only that process can
-        say that its registration is newer, since others may write to Redis.
+        Write the entry of a peer, if it is here, and tell the process that the entry named before. Only that
+        process can say that its registration is newer, since others may write to Redis.
         """
         entry = self._entries.get(peer)
         if entry is None:
@@ -209,8 +210,8 @@ class PeerEntries:
 
     def stop_awaiting(self, commands: RedisConnection) -> None:
         """
-        Leave the sets of peers that nobody here waits for any more, else calls to ever new IDs would fill
-        Redis.
+        Leave the sets of peers that nobody here waits for any more. Otherwise calls to ever new IDs would
+        fill Redis.
         """
         wanted = self._wanted()
         if len(self._awaited) < 2 * len(wanted) + _CHUNK:

@@ -67,15 +67,18 @@ from punch.rendezvous.directory.shared_state import SharedState, SharedStates
 BEAT = 1.0
 """Seconds between two signs of life."""
 LIFE = 3
-"""Seconds for which one is good. Another process is taken for dead after two beats without one."""
+"""Seconds for which one is valid. Another process is taken for dead after two beats without one."""
 OWNER_LIFE = 10
 """Seconds after which a Redis that a service has left may be used by another one."""
 MAX_CLOCK_ERROR = 60.0
 """Seconds by which the wall clocks of this machine and of Redis may differ before the operator is told."""
 LAST_TIME = 0.5
-"""Seconds that Redis has, when this process stops, to take what was said last."""
+"""Seconds that Redis has to receive the last commands when this process stops."""
 STEADY = 1.5
-"""Seconds for which Redis has to work before it is said to, if the last time it failed within them."""
+"""
+Seconds for which Redis has to work before that is reported, if it failed within this time when it last
+worked.
+"""
 TWIN_TIME = 10.0
 """Seconds for which the operator is told of another process of the same name after each sign of it."""
 _SIGN_SIZE = 8
@@ -147,7 +150,7 @@ class RedisDirectory:
         self._failures = 0
         self._found_at = -math.inf
         self._unsteady = False
-        """Whether it failed a moment after it had begun to work, and has not worked for longer since."""
+        """Whether it failed a moment after it had begun to work, and has not worked for longer since then."""
         self._repeated = False
         """Whether the last failure was an answer for which it was given up within the last minute, too."""
         self._warned = False
@@ -284,7 +287,7 @@ class RedisDirectory:
         await subscriber.subscribe(f"punch:to:{self.name}")
 
     async def _beat(self, commands: RedisConnection, subscriber: RedisConnection) -> None:
-        """Say that this process lives, and see which others do."""
+        """Report that this process is alive, and see which others are."""
         process = f"punch:process:{self.name}"
         others = sorted(self._user.depends_on()) if self._user is not None else []
         asked_at = self._monotonic()
@@ -333,7 +336,7 @@ class RedisDirectory:
             self._works()
 
     def _works(self) -> None:
-        """Redis works: for longer than a moment, if it had failed within one."""
+        """Redis works. If it had failed within a moment before, it has now worked for longer than that."""
         self._unsteady = False
         self._reason, self._told, self._failures = None, "", 0
         if self._warned or not self._repeated:

@@ -17,7 +17,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/]+))(?::([0-9]{1,5}))?")
 
 
 class RedisAddressError(ValueError):
-    """A text is no address of Redis; `str()` is a sentence for the user, without the password."""
+    """A text is not an address of Redis; `str()` is a sentence for the user, without the password."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 MOST_BYTES = 64 << 20
 """
-The longest answer, in bytes: far more than what all processes tell each other. Whatever sends more would fill
-the memory.
+The longest answer, in bytes: far more than all processes tell each other. A longer one would only fill the
+memory.
 """
 
 
@@ -79,7 +79,7 @@ _ANSWERS: dict[str, Callable[[Any], bool]] = {
 
 def is_answer(command: Sequence[str | bytes | int], answer: Any) -> bool:
     """
-    Whether Redis can have answered so.
+    Whether Redis can have given this answer.
 
     :param command: one of the commands that docs/deployment.md names, with its arguments.
     :param answer: no error; text is bytes, as it came.

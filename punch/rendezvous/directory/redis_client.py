@@ -163,7 +163,7 @@ class RedisConnection:
 
     @property
     def given_up(self) -> bool:
-        """Whether it was closed because of what came on it (`give_up`)."""
+        """Whether it was closed because of what was received on it (`give_up`)."""
         return self._problem is not None
 
     async def connect(self, host: str, port: int) -> None:
@@ -221,7 +221,9 @@ class RedisConnection:
         raise self._problem or problem_of(error, self._address.tls, not self._answered) from error
 
     def give_up(self, problem: RedisProblem) -> None:
-        """Close the connection because of what came on it; what is asked from now on fails with this."""
+        """
+        Close the connection because of what was received on it; commands fail with this problem from now on.
+        """
         if self._problem is None:
             self._problem = problem
         self.abort()
@@ -402,10 +404,10 @@ def ignore(failure: Failure, kind: type[Exception]) -> None:
 
 def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:
     """
-    Do what may fail when Redis goes away; then everything is written anew once it is back.
+    Do something that may fail when Redis goes away; everything is written anew once it is back.
 
-    :param connection: it is given up if Redis refuses something. Else what was refused would be missing, and
-        nobody would notice.
+    :param connection: it is given up if Redis refuses something. Otherwise, what was refused would be
+        missing, and nobody would notice.
     """
     ensureDeferred(work).addErrback(_refused, connection)
 
@@ -425,7 +427,7 @@ def sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
 
 async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:
     """
-    Return host and port of the primary, as the first Sentinel says that answers.
+    Return the host and port of the primary, as told by the first Sentinel that answers.
 
     :raise RedisProblem: none does.
     """

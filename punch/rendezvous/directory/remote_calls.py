@@ -56,9 +56,9 @@ MAX_WAITING = 64
 """Messages of a caller that wait until its call is located: as many as one side may trickle."""
 _DENIED = "The operator of the process of the called peer refuses this peer or its network."
 _PER_CALLER = 4
-"""One caller may have so many times its ringing calls that are not over."""
+"""One caller may have this many times as many calls that are not over as it may have ringing calls."""
 _LATE = 5.0
-"""Seconds that the other process has to tell the end of a call, after its time."""
+"""Seconds after the end of a call's time in which the other process has to report that end."""
 GONE = "The other peer lost its connection to the rendezvous."
 
 
@@ -313,7 +313,7 @@ class RemoteCalls:
         return self._deadlines.next()
 
     def handle_timer(self, now: float) -> None:
-        """End the calls of which the other process has told no end in time."""
+        """End the calls whose end the other process has not reported in time."""
         while (key := self._deadlines.pop(now)) is not None:
             call = self._calls[key]
             self._forget(key)

@@ -28,9 +28,11 @@ _KEPT = 60.0
 _MOST_BYTES = 1 << 18
 _NONCE_SIZE = 12
 PART = 1 / 8
-"""Others are told of who has so much of its share, or uses so much of its rate, here."""
+"""
+Others are told which sources have at least this part of their share, or use this part of their rate, here.
+"""
 _MOST = 500
-"""Of so many others are told in each table or bucket and of each rate, those that have or use most."""
+"""How many are reported of each table, bucket and rate: those that have or use most."""
 
 Report = dict[str, dict[str, int]]
 """Numbers by what is counted, by kind."""
@@ -80,7 +82,9 @@ class Reports:
         return nonce + self._key.encrypt(nonce, text, self._name.encode())
 
     def _open(self, process: bytes, value: bytes, now: float) -> tuple[float, Report]:
-        """The age and the report of another process; a large age if it is not of this service."""
+        """
+        The age and the report of another process. The age is large if the report is not of this service.
+        """
         try:
             if len(value) > _MOST_BYTES:
                 return _KEPT + 1.0, {}
@@ -179,7 +183,7 @@ class SharedCounts:
 
 
 def _told(large: Mapping[Hashable, float]) -> dict[str, int]:
-    """What others are told. What is no prefix of an IP address is counted at this process only."""
+    """What others are told. Whatever is not a prefix of an IP address is counted at this process only."""
     return largest({key.hex(): round(count) for key, count in large.items() if isinstance(key, bytes)}, _MOST)
 
 
@@ -216,7 +220,7 @@ class SharedRates:
         self._counted_at = monotonic()
 
     async def synchronize(self, ask: Ask, now: float) -> None:
-        """Tell what this process relays, and leave the others what they do."""
+        """Tell what this process relays, and leave room for what the others relay."""
         since, self._counted_at = self._counted_at, self._monotonic()
         seconds = max(self._counted_at - since, 0.1)
         limited = self._allocations.limited()

@@ -2,8 +2,8 @@
 Counts what the relays of all processes of a service carry in a day against the same quotas.
 
 Redis adds up: a field for each user, address and network that has used a part of its quota. Each process adds
-what it has carried, and learns the sum. A process that knows of more than Redis, since it was flushed, says
-so. Users and addresses stand there as keyed hashes.
+what it has carried, and learns the sum. If a process knows of more than Redis, because Redis was flushed, it
+says so. Users and addresses are stored as keyed hashes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ADD = (
     "if t<tonumber(ARGV[3]) then redis.call('hset',KEYS[1],ARGV[1],ARGV[3]) t=tonumber(ARGV[3]) end "
     "redis.call('expire',KEYS[1],ARGV[4]) return t"
 )
-"""Add what is new, up to what the process knows of at the least; the answer is the sum."""
+"""Add what is new, so that the sum is at least what the process knows of; the answer is the sum."""
 
 
 class SharedQuotas:

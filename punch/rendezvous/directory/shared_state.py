@@ -1,4 +1,4 @@
-"""What the processes of a service keep in step through Redis, beside the directory itself."""
+"""What the processes of a service keep in step through Redis, apart from the directory itself."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SharedStates:
         return next(iter(self._problems.values()), None)
 
     def synchronize(self, ask: Ask, now: float) -> None:
-        """Redis works now: bring in step what is not being brought in step already."""
+        """Redis works now: synchronize everything that is not being synchronized already."""
         for number, state in enumerate(self._states):
             if number not in self._running:
                 running = Deferred.fromCoroutine(state.synchronize(ask, now))

@@ -284,7 +284,7 @@ class MemberDatabase:
         """
         Refuse a peer from now on.
 
-        :param statement: what its owner has signed; empty: the operator does it.
+        :param statement: what its owner has signed; empty if the operator revokes it.
         """
         with self._transaction():
             if self.revocation(peer) not in (refusal, AdmissionRefusal.ID_REVOKED):
@@ -496,7 +496,7 @@ class MemberDatabase:
 
     @contextmanager
     def _values(self) -> Iterator[None]:
-        """Make values of what stands in the file. :raise MemberStoreError: it is not what was written."""
+        """Make values of what is in the file. :raise MemberStoreError: it is not what was written."""
         try:
             yield
         except (ValueError, TypeError) as error:

@@ -18,7 +18,7 @@ from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 from punch.wire.voucher import Voucher
 
 INVITATION_RATE = 0.5
-"""Wrong invitations a second from one address that are told what is wrong, for long…"""
+"""Wrong invitations a second from one address that are answered with what is wrong, in the long run…"""
 INVITATION_BURST = 60
 """…and at once. Right ones are not counted, so that nobody's guesses keep a neighbour out."""
 REVOCATION_RATE = 1 / 600
@@ -81,7 +81,7 @@ class MemberStore(Protocol):
         Make a peer, which calls itself `name`, a member by an invitation. When this returns `ACCEPTED`, it is
         kept, whatever happens to the process.
 
-        The secret is compared in constant time, and only who has it learns more than `UNKNOWN`.
+        The secret is compared in constant time, and only somebody who has it learns more than `UNKNOWN`.
         """
 
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:

@@ -131,7 +131,7 @@ def decode(data: bytes) -> Record:
     """
     Read the bytes of a record.
 
-    :raise RecordError: they are none.
+    :raise RecordError: they are not a record.
     """
     if len(data) > MAX_RECORD:
         raise RecordError("it is too long")

@@ -80,7 +80,7 @@ eight of most is reserved, and one connection in 24 besides, so that strangers c
 
 
 def full_tables(figures: Callable[[], Figures]) -> Check:
-    """A check that names the tables that are so full that some are refused."""
+    """A check that names the tables that are so full that some entries are refused."""
 
     def check() -> str | None:
         now = figures()

@@ -6,8 +6,8 @@ the state directory. On loopback the `Host` of a request must be an
 IP address or `localhost`, so that no web page gets an answer by a name that resolves to 127.0.0.1 (DNS
 rebinding).
 
-Every user of the machine can connect to a port on loopback. So there are few connections at a time: beyond,
-the oldest is closed, since an answer takes a moment. No request has a body.
+Every user of the machine can connect to a port on loopback. So there are few connections at a time. Of more,
+the oldest is closed, since an answer takes only a moment. No request has a body.
 """
 
 from __future__ import annotations

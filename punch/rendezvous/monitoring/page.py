@@ -1,7 +1,7 @@
 """
 The status page for a browser: HTML without scripts, forms and links, with curves as SVG. Pure.
 
-It has no names of peers. All text is escaped all the same.
+It has no names of peers. All text is escaped nevertheless.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ from punch.rendezvous.registry.introduction import IntroductionKey
 from punch.wire.control import ErrorCode
 
 TURN = 20.0
-"""Seconds that the first call of a network rings at least, and those that each call takes at least."""
+"""The least seconds that the first call of a network rings, and for which each call counts."""
 PASSED_ON = 2.0
-"""Seconds that a call takes which has no place, but is passed on to the called peer."""
+"""Seconds for which a call counts that has no place but is passed on to the called peer."""
 _FORGOTTEN = 0.1
 """Seconds that are forgotten in each second."""
 _DIGEST_SIZE = 16
@@ -63,11 +63,11 @@ class RingingTurns:
     Which stranger's call at a peer ends for one of another network, when every network has one place there:
     the time that networks have taken at called peers, and the calls of strangers that ring there.
 
-    A call may end for one of a network that has taken less of this peer's time, by `TURN` seconds or more. A
-    call that rings takes as long as it rings, and `TURN` seconds at least, one that is passed on without a
-    place `PASSED_ON` seconds, and a tenth as fast as time passes that is forgotten. So the first call of a
-    network rings for `TURN` seconds at least, and those who call again and again, or give up and call again,
-    make room for those who have not called, and not the other way round.
+    A call may end for a call of a network that has taken less of this peer's time, by `TURN` seconds or more.
+    A call counts for as long as it rings, and for `TURN` seconds at least; one that is passed on without a
+    place counts for `PASSED_ON` seconds. This time is forgotten a tenth as fast as time passes. So the first
+    call of a network rings for `TURN` seconds at least. Callers that call again and again, or give up and
+    call again, make room for those that have not called, and not the other way round.
 
     :param capacity: networks that are remembered, each for each peer that it has called.
     """
@@ -288,7 +288,7 @@ class IntroductionAdmission:
         self._acquainted: _Table | None = SourceTable(reserve, shares) if reserve else None
         self._callees: dict[PeerID, _CalleePlaces] = {}
         self._makes_room: PeerID | None = None
-        """At this peer, calls end now so that a new one has a place."""
+        """At this peer, calls are being ended so that a new one has a place."""
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._turns = RingingTurns(remembered)

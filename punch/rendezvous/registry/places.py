@@ -64,8 +64,9 @@ class RegistrationPlaces:
 
     def _move(self, peer: PeerID, source: Source) -> bool:
         """
-        :return: whether a peer keeps its place at another address. In another network it begins anew: else
-            identities that are kept in few networks could come from many at once, as if all had been there.
+        :return: whether a peer keeps its place at another address. In another network it begins anew.
+            Otherwise, identities that are kept in a few networks could come from many at once, as if all had
+            been there before.
         """
         return any(peer in table and table.move(peer, source) for table in self.tables)
 

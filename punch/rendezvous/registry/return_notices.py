@@ -16,7 +16,7 @@ from punch.rendezvous.config import RendezvousLimits
 _Notice = tuple[PeerID, PeerID]
 """The callee and the caller."""
 _SHARE = 8
-"""One address has at most one in so many of the places at one callee."""
+"""One address has at most one in this many of the places at one callee."""
 
 
 class _CallersOf:
@@ -33,7 +33,7 @@ class ReturnNotices:
     The callers that wait for peers that are away. All times are monotonic seconds.
 
     When there is no room, the newest notice of the source that has most makes room for a source that has at
-    least two fewer; else a source loses its own oldest one.
+    least two fewer; otherwise, a source loses its own oldest one.
     """
 
     def __init__(self, limits: RendezvousLimits) -> None:

@@ -54,12 +54,16 @@ MESSAGES_WITHOUT_ALLOCATION = 64
 
 BINDING_RATE = 100.0
 """
-Plain Binding requests of one connection that are answered in a second. Peers ask with them what has arrived.
+Plain Binding requests of one connection that are answered in a second. Peers use them to learn what has
+arrived.
 """
 BINDING_BURST = 200.0
 """The same at once, after a pause. Peers have up to 64 under way."""
 BINDINGS_WAITING = 64
-"""Answers to them that are kept while the transport is full; an answer also tells what earlier ones would."""
+"""
+Answers to them that are kept while the transport is full. A later answer also tells what earlier ones would
+have told.
+"""
 
 
 @implementer(IPushProducer)
@@ -140,7 +144,7 @@ class RelayStream(protocol.Protocol):
             self._relay.stream_closed(client)
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send messages, and drop those that there is no room for."""
+        """Send messages, and drop those for which there is no room."""
         if self._client is None:
             return
         batch: list[bytes] = []

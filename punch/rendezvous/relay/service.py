@@ -1,5 +1,5 @@
 """
-The relay as a part of the rendezvous: from its configuration to what peers are told of it, with credentials.
+The relay as a part of the rendezvous: its configuration, what peers are told about it, and their credentials.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Which of the connections that wait to be accepted are, and in which order.
+Which of the connections that wait are accepted, and in which order.
 
 In a flood thousands of connections wait, and most are over when their turn comes. Each one that is accepted
 gets a protocol, a place and a TLS handshake, a hundred times the work of accepting it, during which honest
@@ -7,8 +7,9 @@ clients wait. So connections are taken from the system first, which is quick, an
 over are dropped, sources take turns (`SourceTurns`), and only some are passed on at a time.
 
 When all places are taken by different networks, connections from networks that had a turn lately are closed
-for others, so a flood from more networks than there are places keeps out nobody from elsewhere. When none had
-one, as after a restart of the service, the rest waits in the system's queue, and nothing is closed.
+for others, so a flood from more networks than there are places keeps out nobody from elsewhere. If no network
+had a turn lately, as after a restart of the service, the rest waits in the system's queue, and nothing is
+closed.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class WaitingConnections(Generic[K]):
         """When networks had their last turn, the latest one last."""
         self._order: list[tuple[float, int, K]] = []
         """
-        What waits, sorted: when its network had a turn before it came (if that was not lately, long ago), and
-        its number in the order of arrival.
+        The connections that wait, sorted by the time of their network's last turn before they came (a time
+        long ago if that was not lately), and by their number in the order of arrival.
         """
         self._place: dict[K, tuple[float, int, K]] = {}
         self._next = 0
@@ -239,7 +240,7 @@ class _Port(Protocol):
     socket: Any
     reactor: Any
     numberAccepts: int
-    """How many connections it accepts in succession. It makes that more and more in a flood."""
+    """How many connections it accepts in succession. In a flood, it accepts more and more."""
     doRead: Callable[[], object]
 
 
