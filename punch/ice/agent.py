@@ -25,16 +25,15 @@ from typing import Literal
 
 from punch.ice import events
 from punch.ice.budget import Budget, CallBudget
-from punch.ice.candidates import MAPPED_PREFERENCE, MAX_REFLEXIVE, LocalCandidates, RemoteCandidates
+from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
 from punch.ice.events import AgentState, Event
 from punch.ice.failure import FailureTimer, checking_failure
-from punch.ice.gathering import Gatherer
+from punch.ice.gathering import Gatherer, ReflexiveCandidates
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
-from punch.ice.port_mapping.mapper import mapped_addresses
 from punch.ice.punching.opening_checks import OpeningChecks
 from punch.ice.selected_pair import SelectedPair
 from punch.ice.selector import Nomination, Selector
@@ -67,6 +66,7 @@ class Agent:
     :ivar state: the state of the ICE session.
     :ivar credentials: our credentials.
     :ivar path: the selected pair, to which the link says what it knows about it.
+    :ivar reflexive: our server-reflexive candidates, to which what knows of some adds them.
     :ivar openings: the checks of attempts, and sockets that are not signalled.
     """
 
@@ -98,10 +98,8 @@ class Agent:
         )
         self._pacer = Pacer(self._checklist, self._checker, self._selector, call_budget.is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
-        self._mapped: dict[Address, Address] = {}
-        # The IP addresses at which reflectors and relays have seen each base
-        self._seen: dict[Address, list[str]] = {}
         self._events: deque[Event] = deque()
+        self.reflexive = ReflexiveCandidates(self._locals, self._reflexive_found)
         self.path = SelectedPair(
             self._checker,
             self._checklist,
@@ -210,7 +208,7 @@ class Agent:
         dropped = [pair for pair in self._checklist if pair.base == base]
         self.path.drop(dropped, now)
         self._locals.remove(base)
-        self._seen.pop(base, None)
+        self.reflexive.forget(base)
         if opening:
             left = {pair.remote.address for pair in self._checklist}
             self._remotes.forget({pair.remote.address for pair in dropped} - left)
@@ -222,7 +220,7 @@ class Agent:
         Request server-reflexive candidates from the reflectors. `GatheringDone` follows within 3.5 s.
 
         :param relays: relayed candidates may follow (`add_relayed`), until `end_of_relayed_candidates`.
-        :param mappings: mapped ports may follow (`add_mapped`), until `end_of_mapped_candidates`.
+        :param mappings: mapped ports may follow (`reflexive`), until `end_of_mapped_candidates`.
         """
         self._changed()
         hosts = [base.address for base in self._locals.bases if base.type is not CandidateType.RELAY]
@@ -242,60 +240,10 @@ class Agent:
             self._gatherer.awaits_mapped = False
             self._take_gathering_done(now)
 
-    def add_mapped(self, base: Address, external: Address) -> bool:
-        """
-        Add the candidates of a port that a router maps to `base`. They are server-reflexive: one at the
-        address that the router names, and one at the address that a reflector sees, since the router may be
-        wrong, or behind another NAT that passes on all ports.
-
-        :return: whether one of them was new.
-        """
-        self._mapped[base] = external
-        return self._add_mapped_candidates(base)
-
-    def _add_mapped_candidates(self, base: Address) -> bool:
-        external = self._mapped.get(base)
-        if external is None:
-            return False
-        seen = self._seen.get(base, [])
-        addresses = mapped_addresses(base, external, seen)
-        # Only one of them may lead anywhere, so the peer is not to wait for one before it checks the other,
-        # and begins with the port at an address that is ours for certain
-        added = [
-            self._add_reflexive(
-                base,
-                address,
-                f"port mapping {address.host}",
-                MAPPED_PREFERENCE if address.host in seen else None,
-            )
-            for address in addresses
-        ]
-        return any(added)
-
-    def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> bool:
-        """
-        Add a server-reflexive address of `base`.
-
-        :param source: identifies the server that reported it; mappings of one source share a foundation.
-        :return: whether it was new.
-        """
-        added = self._add_reflexive(base, mapped, source)
-        seen = self._seen.get(base, [])
-        if base in self._locals and mapped.host not in seen and len(seen) < MAX_REFLEXIVE:
-            self._seen[base] = [*seen, mapped.host]
-            self._add_mapped_candidates(base)
-        return added
-
-    def _add_reflexive(
-        self, base: Address, mapped: Address, source: str, preference: int | None = None
-    ) -> bool:
-        candidate = self._locals.add_reflexive(base, mapped, source, preference=preference)
-        if candidate is None:
-            return False
+    def _reflexive_found(self, candidate: Candidate) -> None:
         self._changed()
         self._events.append(events.LocalCandidate(candidate))
         self.path.publish()
-        return True
 
     def end_of_local_candidates(self) -> None:
         """No more local candidates follow. `gather` implies this when it is done."""
@@ -531,7 +479,7 @@ class Agent:
     def _receive_reflection(self, answer: StunMessage, remote: Address, local: Address, now: float) -> None:
         reflection = self._gatherer.receive(answer, remote, local, now)
         if reflection is not None:
-            news = self.add_reflexive(reflection.base, reflection.mapped, str(reflection.reflector))
+            news = self.reflexive.add(reflection.base, reflection.mapped, str(reflection.reflector))
             self._pacer.reflected(now, news=news)
         self._take_gathering_done(now)
 

@@ -1,14 +1,20 @@
-"""Gathering server-reflexive candidates (RFC 8445, section 5.1.1.2)."""
+"""
+Gathering server-reflexive candidates (RFC 8445, section 5.1.1.2): those that reflectors see, and those at
+ports that routers map.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from punch.ice.candidates import MAPPED_PREFERENCE, MAX_REFLEXIVE, LocalCandidates
+from punch.ice.port_mapping.mapper import mapped_addresses
 from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
+from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
 
 REQUESTS = 3
@@ -192,3 +198,74 @@ class Gatherer:
 def _may_ask(base: Address, reflector: Address) -> bool:
     loopback = base.host == "::1" or base.host.startswith("127.")
     return base.is_ipv6 == reflector.is_ipv6 and not loopback and base != reflector
+
+
+class ReflexiveCandidates:
+    """
+    The server-reflexive candidates of one agent.
+
+    :param candidates: takes them.
+    :param found: called with each new one.
+    """
+
+    def __init__(self, candidates: LocalCandidates, found: Callable[[Candidate], None]) -> None:
+        self._candidates = candidates
+        self._found = found
+        # What routers map to each base, and the IP addresses at which reflectors and relays have seen it
+        self._mapped: dict[Address, Address] = {}
+        self._seen: dict[Address, list[str]] = {}
+
+    def add(self, base: Address, mapped: Address, source: str = "") -> bool:
+        """
+        Add a server-reflexive address of `base`.
+
+        :param source: identifies the server that reported it; mappings of one source share a foundation.
+        :return: whether it was new.
+        """
+        added = self._add(base, mapped, source)
+        seen = self._seen.get(base, [])
+        if base in self._candidates and mapped.host not in seen and len(seen) < MAX_REFLEXIVE:
+            self._seen[base] = [*seen, mapped.host]
+            self._add_mapped(base)
+        return added
+
+    def add_mapped(self, base: Address, external: Address) -> bool:
+        """
+        Add the candidates of a port that a router maps to `base`: one at the address that the router names,
+        and one at the address that a reflector sees, since the router may be wrong, or behind another NAT that
+        passes on all ports.
+
+        :return: whether one of them was new.
+        """
+        self._mapped[base] = external
+        return self._add_mapped(base)
+
+    def forget(self, base: Address) -> None:
+        """A socket is closed: forget where it was seen."""
+        self._seen.pop(base, None)
+
+    def _add_mapped(self, base: Address) -> bool:
+        external = self._mapped.get(base)
+        if external is None:
+            return False
+        seen = self._seen.get(base, [])
+        addresses = mapped_addresses(base, external, seen)
+        # Only one of them may lead anywhere, so the peer is not to wait for one before it checks the other,
+        # and begins with the port at an address that is ours for certain
+        added = [
+            self._add(
+                base,
+                address,
+                f"port mapping {address.host}",
+                MAPPED_PREFERENCE if address.host in seen else None,
+            )
+            for address in addresses
+        ]
+        return any(added)
+
+    def _add(self, base: Address, mapped: Address, source: str, preference: int | None = None) -> bool:
+        candidate = self._candidates.add_reflexive(base, mapped, source, preference=preference)
+        if candidate is None:
+            return False
+        self._found(candidate)
+        return True

@@ -157,7 +157,9 @@ class IceTransport:
         :return: whether there is a new candidate.
         """
         agent, mappings = self.generations.newest, self._context.network.port_mappings
-        added = sum(agent.add_mapped(mapping.base, mapping.external) for mapping in mappings.current)
+        added = sum(
+            agent.reflexive.add_mapped(mapping.base, mapping.external) for mapping in mappings.current
+        )
         if not mappings.may_follow:
             agent.end_of_mapped_candidates(now)
         return added > 0

@@ -38,10 +38,10 @@ def new_agent(
             agent.add_local_address(base)
         # Before those that reflectors see: behind some NATs, only these work
         for mapping in network.port_mappings.current:
-            agent.add_mapped(mapping.base, mapping.external)
+            agent.reflexive.add_mapped(mapping.base, mapping.external)
         for base, mapped in network.reflexive_addresses.mappings():
             if base in bases:
-                agent.add_reflexive(base, mapped)
+                agent.reflexive.add(base, mapped)
     if context.relay_policy is not RelayPolicy.NEVER:
         for relay in network.relays.current:
             add_relay(agent, relay, context)
@@ -68,7 +68,7 @@ def add_relay(agent: Agent, relay: RelayClient, context: CallContext) -> None:
     """Add a relayed candidate and, unless our addresses are to stay hidden, a server-reflexive one."""
     hidden = context.relay_policy is RelayPolicy.ONLY
     if relay.base is not None and relay.mapped is not None and not hidden:
-        agent.add_reflexive(relay.base, relay.mapped, relay.source)
+        agent.reflexive.add(relay.base, relay.mapped, relay.source)
     mapped = None if hidden else relay.mapped
     agent.add_relayed(relay.local, mapped, relay.source, streamed=relay.base is None, host=relay.host)
 

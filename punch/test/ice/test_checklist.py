@@ -248,7 +248,7 @@ class FamiliarTests(SynchronousTestCase):
         """A private address that is probably behind another NAT holds nothing back."""
         neighbour = Address("192.168.1.3", 7000)
         agent = self.agent(neighbour.host)
-        agent.add_reflexive(self.OURS, Address("203.0.113.50", 5000))
+        agent.reflexive.add(self.OURS, Address("203.0.113.50", 5000))
         agent.add_remote_candidate(Candidate(CandidateType.HOST, neighbour, 2000, "9"), 0.0)
         self.assertEqual(self.checked(agent, 0.1), [self.RELAYED])
 

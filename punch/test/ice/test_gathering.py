@@ -111,8 +111,8 @@ class GatheringTests(SynchronousTestCase):
         self.assertEqual(ports, [40001, 40002])
 
     def test_a_mapping_learned_elsewhere(self) -> None:
-        self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
-        self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
+        self.alice.agent.reflexive.add(self.alice.bases[0], Address("203.0.113.1", 7))
+        self.alice.agent.reflexive.add(self.alice.bases[0], Address("203.0.113.1", 7))
         self.network.run(0)
         self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
 
@@ -155,10 +155,10 @@ class MappedPortTests(SynchronousTestCase):
         network.loses = lambda transmit: True
         alice = network.host("alice", "192.168.1.2")
         bob = network.host("bob", "192.168.2.2", nat=NAT("203.0.113.2"), controlling=False)
-        bob.agent.add_reflexive(bob.bases[0], Address("203.0.113.2", 4000))
-        alice.agent.add_mapped(alice.bases[0], named)
+        bob.agent.reflexive.add(bob.bases[0], Address("203.0.113.2", 4000))
+        alice.agent.reflexive.add_mapped(alice.bases[0], named)
         for number, address in enumerate(seen):
-            alice.agent.add_reflexive(alice.bases[0], address, f"reflector {number}")
+            alice.agent.reflexive.add(alice.bases[0], address, f"reflector {number}")
         network.introduce(bob, alice)
         network.run(10.0)
         self.assertLessEqual(len(bob.sent), DIRECT)
@@ -181,9 +181,9 @@ class MappedPortTests(SynchronousTestCase):
         network = IceNetwork()
         alice = network.host("alice", "192.168.1.2")
         (base,) = alice.bases
-        alice.agent.add_mapped(base, self.WRONG)
-        alice.agent.add_reflexive(base, Address(self.HOST, 40001))
-        alice.agent.add_mapped(base, Address(self.WRONG.host, 5001))
+        alice.agent.reflexive.add_mapped(base, self.WRONG)
+        alice.agent.reflexive.add(base, Address(self.HOST, 40001))
+        alice.agent.reflexive.add_mapped(base, Address(self.WRONG.host, 5001))
         priorities = {each.address: each.priority >> 24 for each in alice.agent.local_candidates}
         self.assertEqual([priorities[Address(self.WRONG.host, port)] for port in (5000, 5001)], [100, 100])
         self.assertEqual([priorities[Address(self.HOST, port)] for port in (5000, 5001)], [105, 105])
@@ -209,7 +209,7 @@ class HoldTests(SynchronousTestCase):
         network.run(4.0)
         self.began = network.now
         if known:
-            bob.agent.add_reflexive(bob.bases[0], bob_nat.outbound(bob.bases[0], REFLECTOR))
+            bob.agent.reflexive.add(bob.bases[0], bob_nat.outbound(bob.bases[0], REFLECTOR))
         answered = list(bob.agent.local_candidates)
         bob.agent.gather([REFLECTOR], network.now)
         network.introduce(bob, alice)

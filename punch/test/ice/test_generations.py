@@ -186,7 +186,7 @@ class GenerationsTests(SynchronousTestCase):
         agent = self.restart()
         self.assertIs(unfinished.state, AgentState.CLOSED)
         self.assertIs(self.generations.newest, agent)
-        agent.add_reflexive(self.alice.bases[0], Address("203.0.113.7", 7), "test")
+        agent.reflexive.add(self.alice.bases[0], Address("203.0.113.7", 7), "test")
         self.network.run(0.1)
         candidates = [event.candidate for event in self.events if isinstance(event, LocalCandidate)]
         self.assertEqual(candidates[-1].address, Address("203.0.113.7", 7))
