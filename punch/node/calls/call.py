@@ -340,7 +340,7 @@ class Call:
         elif isinstance(event, ice.ChecksUnanswered):
             if self.proved is not None and self.transport is not None:
                 # Have relays ready in case the path is dead
-                self.transport.join_relays()
+                self.transport.relays.join()
                 self._context.calls.call_silent()
         elif isinstance(event, (ice.PairDisconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:

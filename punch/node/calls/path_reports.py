@@ -69,7 +69,7 @@ class PathReports:
         """The state of the link as it was last reported, and what slows its path down now."""
         if self.status is None:
             return None
-        return replace(self.status, slowed=self._transport.limit(self._context.monotonic()))
+        return replace(self.status, slowed=self._transport.relays.limit(self._context.monotonic()))
 
     def connected(self, pair: Pair, network: str | None, post_quantum_offers: bool) -> None:
         """
@@ -121,7 +121,7 @@ class PathReports:
         if limit is None or self.status is None or self._pair is None:
             return
         # The path may have changed while the frame was on its way
-        if self._pair.path == "relay" and self._transport.peer_limited(limit, now):
+        if self._pair.path == "relay" and self._transport.relays.peer_limited(limit, now):
             self._tell(PathSlowed(self._peer, limit, self._name, there=True))
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ _FAILURES = {
 
 
 class RelayUser(Protocol):
-    """What a relay is needed for: an `IceTransport`, whose module imports those of the relays."""
+    """What a relay is needed for: `CallRelays`, whose module imports those of the relays."""
 
     def relay_found(self, relay: RelayClient) -> None:
         """There is a relayed address to use."""

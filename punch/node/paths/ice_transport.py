@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from punch.ice import events as ice
 from punch.ice.agent import Agent
 from punch.ice.budget import Route
-from punch.ice.candidates import may_relay
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
@@ -24,18 +23,17 @@ from punch.net.deadlines import earliest
 from punch.net.udp.socket_set import DatagramSender
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.early_handshake import EarlyHandshake
-from punch.node.network.relay import RelayClient, StreamRelayClient
+from punch.node.network.relay import StreamRelayClient
 from punch.node.network.tcp_connections import TCPConnection
-from punch.node.paths.local_candidates import add_relay, servers
+from punch.node.paths.call_relays import CallRelays
+from punch.node.paths.local_candidates import servers
 from punch.node.paths.openings import Openings
-from punch.node.paths.path import SlowedPath, UnansweredData
+from punch.node.paths.path import UnansweredData
 from punch.node.policies import RelayPolicy
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
 
-STABLE = 20.0
-"""Seconds of a direct path after which the call gives its relays back."""
 PROBE_AFTER = 0.5
 """Seconds without a datagram, after one was sent or received, until the path is checked once."""
 SLOW = 1.5
@@ -62,6 +60,7 @@ class IceTransport:
     :param slowed: called when a relay of ours drops datagrams of the path because of this limit, about every
         ten seconds, and with whether it has begun to.
     :ivar generations: the agents: that of the call, and those of ICE restarts.
+    :ivar relays: the relays that the call uses.
     :ivar openings: sockets of attempts and TCP connections, of which the path may be one.
     :ivar route: the local and remote address that datagrams are sent between now, or None.
     """
@@ -78,13 +77,12 @@ class IceTransport:
         self.route: tuple[Address, Address] | None = None
         self._sender: DatagramSender | None = None
         self._context = context
-        self._relays = context.network.relays
         self._changed = changed
-        self._slowed = slowed
-        self._slowed_here = SlowedPath()
-        self._slowed_there = SlowedPath()
         self._peer = peer
         self._budget = context.budgets.of(peer, context.monotonic())
+        self.relays = CallRelays(
+            self.generations, context, lambda: self.route, self._relay_lost, changed, slowed
+        )
         self.openings = Openings(self.generations, self._budget, context.network.sockets, context.monotonic)
         self._early = EarlyHandshake((), self._budget.early)
         self._unanswered_data = UnansweredData()
@@ -95,10 +93,6 @@ class IceTransport:
         self._losses = 0
         self._held: list[bytes] = []
         self._handshake: list[bytes] = []
-        self._remote_addresses: list[Address] = []
-        self._relayed: list[Address] = []
-        self._joined = False
-        self._release_at: float | None = None
         self._unanswered_since: float | None = None
         self._probe_at: float | None = None
         self._hinted_at = -HINT_GAP
@@ -113,14 +107,13 @@ class IceTransport:
         mappings = self._context.network.port_mappings.may_follow
         self.generations.newest.gather(reflectors, now, relays=relays, mappings=mappings)
         if relays:
-            self.join_relays()
+            self.relays.join()
 
     def restart(self, agent: Agent, number: int, now: float) -> None:
         """ICE restart: try a new agent, of the generation `number`."""
         self.generations.begin(agent, number, now)
         self.openings.join(agent)
-        self._remote_addresses.clear()
-        self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
+        self.relays.restart(agent)
         self.gather(now)
 
     def set_remote(self, ufrag: str, password: str, pacing_ms: int, now: float) -> None:
@@ -142,11 +135,9 @@ class IceTransport:
             if never and candidate.type is CandidateType.RELAY:
                 agent.refuse_remote(candidate.address, now)
                 continue
-            self._remote_addresses.append(candidate.address)
+            self.relays.add_remote(candidate.address)
             agent.add_remote_candidate(candidate, now)
-        for relay in self._relays.current:
-            if relay.local in self._relayed:
-                self._permit(relay)
+        self.relays.permit()
         if complete:
             agent.end_of_remote_candidates()
 
@@ -176,7 +167,7 @@ class IceTransport:
         changed = False
         for agent in self.generations.agents:
             selected = agent.selected
-            sockets = {base: self._socket_of(base) for base in agent.bases}
+            sockets = {base: self.relays.base_of(base) for base in agent.bases}
             gone = {base for base, socket in sockets.items() if socket is not None and socket not in bases}
             hosts = {base.host for base in bases}
             gone |= {base for base in agent.openings.bases if base.host not in hosts}
@@ -189,82 +180,6 @@ class IceTransport:
         if changed:
             self.generations.network_changed(now)
         return changed
-
-    def _socket_of(self, base: Address) -> Address | None:
-        """
-        Return the address of the socket that sends for `base`, None if a TCP connection to a relay does.
-        """
-        return self._relays.base_of(base) if base in self._relayed else base
-
-    # Relays (RelayUser)
-
-    def join_relays(self) -> None:
-        """Use relays from now on; if they are in use already, have them checked."""
-        self._release_at = None
-        if self._joined:
-            self._relays.leave(self)
-        self._joined = servers(self._context)[1]
-        if self._joined:
-            self._relays.join(self)
-
-    def relay_found(self, relay: RelayClient) -> None:
-        """A relayed address was allocated: it becomes a candidate."""
-        add_relay(self.generations.newest, relay, self._context)
-        if relay.local not in self._relayed:
-            self._relayed.append(relay.local)
-        self._permit(relay)
-        self._changed()
-
-    def relay_lost(self, local: Address) -> None:
-        """A relayed address is gone, and with it every pair through it."""
-        self._sender = None
-        if local in self._relayed:
-            self._relayed.remove(local)
-            for agent in self.generations.agents:
-                agent.remove_local(local, self._context.monotonic())
-            self._changed()
-
-    def relays_done(self) -> None:
-        """No more relayed addresses will come."""
-        self.generations.newest.end_of_relayed_candidates(self._context.monotonic())
-        self._changed()
-
-    def relay_limited(self, local: Address, limit: RelayLimit) -> None:
-        """A relay drops datagrams because of a limit: of the path, if this relayed address is part of it."""
-        if self.route is not None and self.route[0] == local:
-            now = self._context.monotonic()
-            begins = self._slowed_here.learn(limit, local, now)
-            if self._slowed_here.tells(now) or begins:
-                self._slowed(limit, begins)
-
-    def peer_limited(self, limit: RelayLimit, now: float) -> bool:
-        """
-        The other side says that its relay drops datagrams because of a limit.
-
-        :return: whether it has begun to, and no relay of ours does.
-        """
-        if self.route is None:
-            return False
-        alone = self._slowed_here.limit(self.route[0], now) is None
-        return self._slowed_there.learn(limit, self.route[1], now) and alone
-
-    def limit(self, now: float) -> RelayLimit | None:
-        """Which limit of a relay, ours or the other side's, slows the path down now, if one does."""
-        if self.route is None:
-            return None
-        ours = self._slowed_here.limit(self.route[0], now)
-        return self._slowed_there.limit(self.route[1], now) if ours is None else ours
-
-    def _permit(self, relay: RelayClient) -> None:
-        """Have the relay accept datagrams from those addresses of the peer that it can reach."""
-        relay.permit([remote for remote in self._remote_addresses if may_relay(relay.local, remote)])
-
-    def _release_relays(self) -> None:
-        self._release_at = None
-        self._joined = False
-        self._relays.leave(self)
-        for local in list(self._relayed):
-            self.relay_lost(local)
 
     # Datagrams
 
@@ -299,7 +214,7 @@ class IceTransport:
             allowed = self.generations.validated(local, remote)
             if allowed and self.route is None:
                 self._take_route((local, remote))
-            if link.role is LinkRole.CALLEE and allowed and local not in self._relayed:
+            if link.role is LinkRole.CALLEE and allowed and local not in self.relays:
                 self._early.received(datagrams, remote)
         self._link_received(remote, local)
         link.receive(datagrams, allowed)
@@ -407,10 +322,7 @@ class IceTransport:
 
         :return: whether its addresses are different from those before.
         """
-        if pair.path == "relay":
-            self._release_at = None
-        elif self._release_at is None and self._joined:
-            self._release_at = now + STABLE
+        self.relays.path_selected(now, relayed=pair.path == "relay")
         route = pair.local_base, pair.remote_address
         moved = self.route != route
         if moved:
@@ -443,6 +355,9 @@ class IceTransport:
         auto = self._context.relay_policy is RelayPolicy.AUTO
         return auto and pair is not None and pair.path == "relay" and generations.working
 
+    def _relay_lost(self) -> None:
+        self._sender = None
+
     def connection_made(self, connection: TCPConnection, mapped: Address | None) -> None:
         """There is a TCP connection to the other side; `mapped` as in `Openings.connection_made`."""
         self.openings.connection_made(connection, mapped)
@@ -472,7 +387,7 @@ class IceTransport:
         link = self._link
         if link is None or link.role is LinkRole.CALLEE or self.route is not None:
             return ()
-        return () if check.local in self._relayed else self._early.initial(check, link.start_early, now)
+        return () if check.local in self.relays else self._early.initial(check, link.start_early, now)
 
     def early_wait(self, pair: Pair, now: float) -> float:
         """Return for how many seconds an answer to what was sent early is awaited, on this first pair."""
@@ -486,7 +401,7 @@ class IceTransport:
         """Return when to call `handle_timer`, or None."""
         times = (
             self.generations.get_timer(),
-            self._release_at,
+            self.relays.get_timer(),
             self._leave_deadline(),
             self._probe_at,
         )
@@ -510,11 +425,7 @@ class IceTransport:
                 self._unanswered_data.end()
             else:
                 self._unanswered_data.postpone(now)
-        if self._release_at is not None and now >= self._release_at:
-            if self.generations.trial is None:
-                self._release_relays()
-            else:
-                self._release_at = now + STABLE
+        self.relays.handle_timer(now)
 
     def close(self) -> None:
         """Close the agents, receive nothing more, and give the relays back."""
@@ -522,7 +433,7 @@ class IceTransport:
         self.leave_route()
         self._probe_at = None
         self.generations.close(self._context.monotonic())
-        self._relays.leave(self)
+        self.relays.close()
 
     def _rtt(self) -> float | None:
         """
@@ -537,7 +448,7 @@ class IceTransport:
 
     def _is_validated(self, local: Address, remote: Address, now: float) -> bool:
         """Return whether a check between these addresses was answered, so that data may be sent."""
-        relayed = local in self._relayed
+        relayed = local in self.relays
         return self._budget.is_validated(Route(remote, local if relayed else None), now)
 
     def _lost_some(self) -> bool:
