@@ -35,12 +35,13 @@ peers without a path find one as soon as there is one. For networks with heavy l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
+from punch.ice.early_budget import EarlyBudget
 from punch.ice.pairs import CandidatePair
 from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, OpeningBudget
 from punch.ice.target_limits import HEADERS, WINDOW, NodeLimits
@@ -113,13 +114,6 @@ LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
 """Seconds before the first of these further checks; the wait doubles for each next one."""
-MAX_EARLY = 6
-"""
-How many packets of a link's handshake may go, in `WINDOW`, to addresses of a peer that have not answered yet,
-at IP addresses where it answered on an earlier link (`punch.node.calls.early_handshake`).
-"""
-MAX_EARLY_BYTES = 6_500
-"""How many bytes they may have, with IP and UDP headers."""
 MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
@@ -182,33 +176,6 @@ class _Sent(NamedTuple):
     """It goes to a relayed candidate, and may use all that is `RESERVED`."""
     proof: bool
     """It is one of a proof, and may use that but for `RESERVED_RELAYED`."""
-
-
-class EarlyBudget:
-    """What may be sent of handshakes to addresses that have not answered, over all calls with a peer."""
-
-    def __init__(self) -> None:
-        self._sent: deque[tuple[float, Address, int]] = deque()
-
-    def has(self, remote: Address, sizes: Sequence[int], now: float) -> bool:
-        """Whether datagrams of these sizes may be sent now."""
-        while self._sent and now >= self._sent[0][0] + WINDOW:
-            self._sent.popleft()
-        wanted = sum(sizes) + len(sizes) * HEADERS[remote.is_ipv6]
-        size = sum(each for _, _, each in self._sent) + wanted
-        return len(self._sent) + len(sizes) <= MAX_EARLY and size <= MAX_EARLY_BYTES
-
-    def charge(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent."""
-        self._sent.append((now, remote, size + HEADERS[remote.is_ipv6]))
-
-    def answered(self, remote: Address) -> None:
-        """A check was answered from there: what was sent there no longer counts."""
-        self._sent = deque(each for each in self._sent if each[1] != remote)
-
-    def is_idle(self, now: float) -> bool:
-        """Whether nothing counts any more."""
-        return all(now >= time + WINDOW for time, _, _ in self._sent)
 
 
 class Budget:

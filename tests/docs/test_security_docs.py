@@ -12,7 +12,7 @@ import pytest
 from punch.apps.chat.model import MAX_TEXT
 from punch.apps.forward import connections as forward
 from punch.apps.forward import datagrams, flows
-from punch.ice import budget, target_limits
+from punch.ice import budget, early_budget, target_limits
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.punching import opening_budget
@@ -163,7 +163,8 @@ SECURITY_NUMBERS = [
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes in a minute",
     f"at most {opening_budget.MAX_OPENINGS} packets and {opening_budget.MAX_OPENING_BYTES:,} bytes "
     "(with headers) in ten minutes to one peer",
-    f"at most {budget.MAX_EARLY} packets and {budget.MAX_EARLY_BYTES:,} bytes (with headers) in ten minutes",
+    f"at most {early_budget.MAX_EARLY} packets and {early_budget.MAX_EARLY_BYTES:,} bytes (with headers) "
+    "in ten minutes",
     f"less than {MAX_AGE} days ago",
     f"for each of {WORDS[MAX_PATHS]} pairs of networks",
     f"counts for {budget.MAX_PEERS} peers",

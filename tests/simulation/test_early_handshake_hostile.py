@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from punch.contacts import AddressBook
-from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES
+from punch.ice.early_budget import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.learned_paths import MAX_AGE
 from punch.node.policies import RelayPolicy

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.budget import MAX_EARLY, MAX_EARLY_BYTES, Budget, EarlyBudget, Route
+from punch.ice.budget import Budget, Route
+from punch.ice.early_budget import MAX_EARLY, MAX_EARLY_BYTES, EarlyBudget
 from punch.ice.target_limits import WINDOW
 from punch.node.calls.early_handshake import AMPLIFICATION, GRACE, EarlyHandshake
 from punch.wire.address import FULL_SIZE, Address, Transmit
