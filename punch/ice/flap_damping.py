@@ -30,8 +30,9 @@ class FlapDamping:
     def __init__(self) -> None:
         self.short_lived = 0
         self._pair: Pair | None = None
-        # When the current path took the place of a worse one; None: it did not
+        # When the current path took the place of a worse one, and its kind; None: it did not
         self._better_since: float | None = None
+        self._worse = PathKind.RELAYED_TWICE
         # The best kind of those that did not last, and from when until when none up to it is taken
         self._kind: PathKind | None = None
         self._held = float("-inf"), float("-inf")
@@ -46,10 +47,11 @@ class FlapDamping:
         if before is None or pair.kind == before.kind:
             return False
         if (pair.local_base, pair.remote_address) == (before.local_base, before.remote_address):
-            self._better_since = None  # More is known about the kind of the same path
+            # More is known about the kind of the same path
+            self._better_since = self._better_since if pair.kind > self._worse else None
             return False
         if pair.kind > before.kind:
-            self._better_since = now
+            self._better_since, self._worse = now, before.kind
             return False
         since, self._better_since = self._better_since, None
         if since is None:

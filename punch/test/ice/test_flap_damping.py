@@ -91,10 +91,19 @@ class FlapDampingTests(SynchronousTestCase):
     def test_what_is_learned_about_a_path(self) -> None:
         """That the other end of the path turns out to be a relay's is no change of the path."""
         for _ in range(4):
-            self.take(PathKind.RELAYED_TWICE, SHORT)
+            self.take(PathKind.RELAYED, SHORT)
             for kind in (PathKind.REFLEXIVE, PathKind.RELAYED):
                 self.damping.selected(pair(kind, 7), self.now)
         self.assertEqual((self.wait(), self.damping.short_lived), (0.0, 0))
+
+    def test_a_path_that_is_still_better(self) -> None:
+        """It counts, whatever is learned about it meanwhile."""
+        for _ in range(2):
+            self.take(PathKind.RELAYED, SHORT)
+            for kind in (PathKind.HOST, PathKind.REFLEXIVE):
+                self.damping.selected(pair(kind, 7), self.now)
+        self.take(PathKind.RELAYED, 0.0)
+        self.assertEqual((self.damping.short_lived, self.wait()), (2, 30.0))
 
     def test_equal_paths(self) -> None:
         """Moves between paths of one kind say nothing."""
