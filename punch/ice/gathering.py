@@ -232,7 +232,7 @@ class ReflexiveCandidates:
     def add_mapped(self, base: Address, external: Address) -> bool:
         """
         Add the candidates of a port that a router maps to `base`: one at the address that the router names,
-        and one at the address that a reflector sees, since the router may be wrong, or behind another NAT that
+        and one at the address that a reflector sees. The router may be wrong, or behind another NAT that
         passes on all ports.
 
         :return: whether one of them was new.
