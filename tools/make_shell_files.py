@@ -23,7 +23,10 @@ from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.ui.terminal.escapes import Notice
 from punch.wire.control import Accept
 
-SHARE = Path(__file__).resolve().parent.parent / "share"
+ROOT = Path(__file__).resolve().parent.parent
+SHARE = ROOT / "share"
+TABLES = ROOT / "docs" / "commands.md"
+"""Has the exit statuses and the variables of the environment, and of which commands each is."""
 PUNCH = Path(sys.executable).with_name("punch")
 HOME = "/home/you"
 ENVIRONMENT = {
@@ -355,7 +358,25 @@ def _roff(text: str) -> str:
     return re.sub(r"^([.'])", r"\\&\1", escaped, flags=re.MULTILINE)
 
 
-def page(each: Help, helps: list[Help], version: str) -> str:
+Tables = dict[str, list[tuple[str, str, list[str]]]]
+
+
+def read_tables() -> Tables:
+    """The rows of each table of `TABLES`, by its first heading: the first cell, its meaning, and commands."""
+    found: Tables = {}
+    heading = ""
+    for line in TABLES.read_text("utf-8").splitlines():
+        if not line.startswith("| ") or line.startswith("| ---"):
+            continue
+        first, text, names = (cell.strip().replace("`", "") for cell in line.strip("|").split("|"))
+        if names == "commands":
+            heading = first
+        else:
+            found.setdefault(heading, []).append((first, text, names.split(", ")))
+    return found
+
+
+def page(each: Help, helps: list[Help], version: str, tables: Tables) -> str:
     """A manual page (man(7))."""
     title = each.name if each.name == "punch" else f"punch {each.name}"
     lines = [
@@ -379,6 +400,12 @@ def page(each: Help, helps: list[Help], version: str) -> str:
         lines.append(".SH OPTIONS" if each.options else ".SH ARGUMENTS")
         for item in each.items:
             lines += [".TP", f"\\fB{_roff(item.words)}\\fR", _roff(item.text)]
+    if each.name != "punch":
+        for title, rows in (("EXIT STATUS", tables["status"]), ("ENVIRONMENT", tables["variable"])):
+            found = [(words, text) for words, text, names in rows if names == ["all"] or each.name in names]
+            lines += [f".SH {title}"] if found else []
+            for words, text in found:
+                lines += [".TP", f"\\fB{_roff(words)}\\fR", _roff(text[0].upper() + text[1:] + ".")]
     see = "punch (1)" if each.name != "punch" else "twistd (1)"
     lines += [".SH SEE ALSO", f".BR {see}"]
     return "\n".join(lines) + "\n"
@@ -389,6 +416,7 @@ def files() -> dict[str, str]:
     from punch import __version__
 
     top, helps = collect()
+    tables = read_tables()
     found = {
         "bash-completion/completions/punch": bash(helps),
         "zsh/site-functions/_punch": zsh(helps),
@@ -396,7 +424,7 @@ def files() -> dict[str, str]:
     }
     for each in (top, *helps):
         name = "punch" if each is top else f"punch-{each.name.replace(' ', '-')}"
-        found[f"man/man1/{name}.1"] = page(each, helps, __version__)
+        found[f"man/man1/{name}.1"] = page(each, helps, __version__, tables)
     return found
 
 

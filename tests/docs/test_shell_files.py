@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from punch.cli.commands.node_command import ExitStatus
+from punch.node.control.replacements import EXIT_STATUS
 from tests.consoles import terminal
 from tests.needs import need
 
@@ -111,3 +113,28 @@ def test_manual_pages() -> None:
         text = run("groff", "-man", "-Tutf8", "-ww", "-P-cbou", str(page))
         assert "SYNOPSIS" in text, page
         assert os.environ.get("HOME", "/root") not in text
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of a table of docs/commands.md."""
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    table = text.partition(f"| {heading} | meaning | commands |\n")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+
+
+def test_exit_statuses_and_environment() -> None:
+    """Of all commands, on one page, and of each in its manual page."""
+    statuses = {int(status): commands for status, _, commands in rows("status")}
+    assert statuses.keys() == {*map(int, ExitStatus), EXIT_STATUS}
+    pages = {path.stem: path.read_text("utf-8") for path in (SHARE / "man" / "man1").glob("punch-*.1")}
+    names = {name.replace("-", " ").removeprefix("punch ") for name in pages}
+    for _, _, commands in (*rows("status"), *rows("variable")):
+        assert commands == "all" or set(commands.split(", ")) <= names, commands
+    for name, text in pages.items():
+        assert "EXIT STATUS" in text, name
+        assert "XDG_STATE_HOME" in text, name
+    for name, status, variable in (("send", 8, "PUNCH_RENDEZVOUS"), ("chat", 3, "NO_COLOR")):
+        assert f"\\fB{status}\\fR" in pages[f"punch-{name}"]
+        assert f"\\fB{variable}\\fR" in pages[f"punch-{name}"]
+    assert "NO_COLOR" not in pages["punch-pipe"]
+    assert "WHO SERVICE" in pages["punch-peers"]

@@ -1,6 +1,6 @@
 """
 What the commands have in common that use a node of this machine, or become one, for as long as they run; and
-their exit statuses, as docs/files.md lists them.
+their exit statuses, as docs/commands.md lists them.
 
 A composition root: here reactor, node, disk and terminal meet.
 """
