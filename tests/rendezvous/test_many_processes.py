@@ -150,7 +150,10 @@ def test_the_documented_permissions(running: Programs, redis: Redis) -> None:
 
 
 def test_members_of_all_processes(running: Programs, redis: Redis) -> None:
-    """What an operator and peers do at one process counts at all: invitations, redemptions, revocations."""
+    """
+    What an operator and peers do at one process counts at all: invitations, redemptions, revocations, and for
+    whom members vouch.
+    """
     service = RendezvousProcesses(running, redis, 3, options=("--admit", "invited"))
 
     def operator(number: int, command: str, *options: str) -> dict[str, object]:
@@ -180,12 +183,33 @@ def test_members_of_all_processes(running: Programs, redis: Redis) -> None:
     # They redeem it at the same time, so either may be the first.
     members = [{each["peer"] for each in operator(number, "peers")["peers"]} for number in range(3)]  # type: ignore[attr-defined]
     assert members == [{peer for _, peer in found.values()}] * 3
+
+    def code_command(name: str, number: int, *words: str) -> JSONProcess:
+        state = ("--state-dir", str(running.directory / f"peer-{name}"), "--name", name)
+        line = [PUNCH, words[0], "--json", *state, "--rendezvous", service.addresses[number], *words[1:]]
+        return running.start(line)
+
+    inviting = code_command("alice", 1, "invite")
+    code = str(inviting.wait("code", 60.0)["code"])
+    assert code_command("bob", 2, "join", code).wait("contact", 60.0)["peer"] == identity
+    inviting.wait("contact")
+    leaked = str(operator(0, "invite", "--uses", "100")["token"])
+    wait_for(4)
+    operator(1, "revoke", leaked)
+    wait_for(5)
+    thief = running.peer(
+        "thief", *PEER, "--rendezvous", f"{service.addresses[2]}?token={leaked}", state="peer-thief"
+    )
+    assert thief.wait("failed")["reason"] == "invitation-expired"
+    inviting = code_command("alice", 0, "invite")
+    inviting.wait("code", 60.0)
     operator(2, "revoke", identity)
-    assert alice.wait("failed", 10.0)["reason"] == "revoked"
+    for process in (alice, inviting):
+        assert process.wait("failed", 15.0)["reason"] == "revoked"
     state = ("--state-dir", str(running.directory / "peer-bob"), "--name", "bob")
     owner = [PUNCH, "identity", "revoke", "--yes", *state, "--rendezvous", service.addresses[0]]
     subprocess.run(owner, check=True, capture_output=True)
-    wait_for(5)
+    wait_for(7)
     again = running.peer("bob", *PEER, "--rendezvous", service.addresses[2], state="peer-bob")
     assert again.wait("failed")["reason"] == "id-revoked"
 
