@@ -90,8 +90,10 @@ class NetcheckRun:
         look_up_service: LookUpService | None = None,
         gateways: Gateways | None = None,
         upnp: Upnp | None = None,
+        member: Identity | None = None,
     ) -> None:
         """
+        :param member: the user's own identity, which vouches for this run where only members may register.
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
         :param addresses: tells this machine's IP addresses.
         :param source: from which of them an IP address is reached; None: as the control connection.
@@ -126,6 +128,7 @@ class NetcheckRun:
             roots=roots,
             proxy=proxy,
             look_up_service=look_up_service,
+            member=member,
         )
         self._sockets: dict[Address, DatagramSocket] = {}
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)

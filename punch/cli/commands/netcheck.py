@@ -65,7 +65,9 @@ def _parser(root: Path, login: str) -> Parser:
         "on this machine]",
     )
     parser.add_rare_argument(
-        "--name", default=login, help="whose last used rendezvous that is [default: %(default)s]"
+        "--name",
+        default=login,
+        help="whose last used rendezvous that is, and who is its member [default: %(default)s]",
     )
     parser.add_rare_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
@@ -105,6 +107,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = StateDirectory(Path(options.state_dir))
         given = ",".join(options.rendezvous) if options.rendezvous else None
+        peer = state.peer(options.name)
+        member = peer.identity() if peer.has_identity else None
         rendezvous = choose_rendezvous(given, state, options.name, os.environ)
         proxy = choose_proxy(options.proxy, os.environ)
     except StateError as problem:
@@ -138,6 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         look_up_service=ServiceResolver(reactor),
         gateways=gateways_by(PortMappingPolicy(options.port_mapping)),
         upnp=upnp_of_machine(reactor),
+        member=member,
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():

@@ -12,6 +12,7 @@ from punch.net.udp.sockets import open_portable
 from punch.node.netcheck import NetcheckRun
 from punch.node.network.port_mappings import Gateways
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -37,6 +38,7 @@ class NetcheckNetwork:
         relay: bool = False,
         reflector_port: int = 3478,
         through: Sequence[str] = (),
+        membership: Membership | None = None,
     ) -> None:
         self.net = net
         self.host = net.host("rendezvous", SERVICE, SECOND, SERVICE6, *through)
@@ -58,6 +60,7 @@ class NetcheckNetwork:
             monotonic=net.monotonic,
             random=net.random_bytes("rendezvous"),
             report=lambda event, **fields: self.reports.append(event),
+            membership=membership,
         )
         self.service.startService()
         net.run_until(lambda: self.service.address is not None, 1.0, "the rendezvous listens")
@@ -75,6 +78,7 @@ class NetcheckNetwork:
         lifetime: float | None = None,
         rendezvous: RendezvousAddress | None = None,
         gateways: Gateways | None = None,
+        member: Identity | None = None,
     ) -> Deferred[NetcheckReport]:
         """Start netcheck on a host."""
         return NetcheckRun(
@@ -86,6 +90,7 @@ class NetcheckNetwork:
             monotonic=self.net.monotonic,
             lifetime=lifetime,
             gateways=gateways,
+            member=member,
         ).start()
 
     def run(
@@ -95,11 +100,12 @@ class NetcheckNetwork:
         lifetime: float | None = None,
         rendezvous: RendezvousAddress | None = None,
         gateways: Gateways | None = None,
+        member: Identity | None = None,
         timeout: float = 30.0,
     ) -> NetcheckReport:
         """Run netcheck on a host, and check that it leaves no port open."""
         report = self.net.wait(
-            self.begin(host, lifetime=lifetime, rendezvous=rendezvous, gateways=gateways),
+            self.begin(host, lifetime=lifetime, rendezvous=rendezvous, gateways=gateways, member=member),
             timeout + (lifetime or 0.0),
             f"{host.name}: a report",
         )

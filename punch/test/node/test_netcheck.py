@@ -11,6 +11,7 @@ from unittest import SkipTest
 
 from twisted.internet.protocol import Factory, Protocol
 
+from punch.identity import Identity
 from punch.natcheck.behaviour import ANY_FILTERING, ANY_MAPPING, Filtering
 from punch.natcheck.report import (
     Direct,
@@ -20,6 +21,8 @@ from punch.natcheck.report import (
 )
 from punch.node.causes import ControlProblem
 from punch.node.control.tcp import DISCOVERY_NAME
+from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.membership import AdmitPolicy, Membership
 from punch.test.internet import (
     NAT,
     Firewall,
@@ -33,6 +36,7 @@ from punch.test.internet import Ports as P
 from punch.test.node.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.ui.text.netcheck import text
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.peers.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -425,6 +429,25 @@ class PlaceTests(InternetTestCase):
         network.run(host)
         network.run(host)
         self.assertEqual(network.reports, ["listening", "registered", "gone", "registered", "gone"])
+
+    def test_where_only_members_may_register(self) -> None:
+        """A member finds out all; somebody else is told whom to ask."""
+        member = Identity.generate(lambda size: bytes([1]) * size)
+        store = MemberDatabase(None)
+        self.addCleanup(store.close)
+        membership = Membership(
+            AdmitPolicy.LISTED, store, service=bytes(4), listed=frozenset([member.peer_id]), contact="Ann"
+        )
+        net = self.internet()
+        service = NetcheckNetwork(net, membership=membership)
+        host = net.host("host", "192.0.2.1")
+        report = service.run(host, member=member)
+        self.assertIsNone(report.problem)
+        self.assertTrue(report.udp)
+        for other in (Identity.generate(lambda size: bytes([2]) * size), None):
+            problem = service.run(host, member=other).problem
+            assert isinstance(problem, ControlProblem)
+            self.assertEqual((problem.refusal, problem.contact), (AdmissionRefusal.NOT_LISTED, "Ann"))
 
     def test_captive_portal(self) -> None:
         """Something answers web requests in place of the rendezvous. A silent one is not waited for."""
