@@ -11,18 +11,15 @@ moment. The commands need no way to the service: `changed` tells it that another
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
-from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
 from punch.identity import PeerID
-from punch.rendezvous.members.membership import MemberStoreError, Redemption
+from punch.rendezvous.members.members_file import MembersFile
+from punch.rendezvous.members.membership import Redemption
 from punch.rendezvous.members.records import (
     InvitationMade,
     InvitationRedeemed,
@@ -30,16 +27,8 @@ from punch.rendezvous.members.records import (
     PeerRevoked,
     Record,
     RevocationUndone,
-    encode,
 )
-from punch.rendezvous.members.schema import (
-    APPLICATION_ID,
-    JOURNAL,
-    RELAYED,
-    TABLES,
-    VERSION,
-    records_of_version_1,
-)
+from punch.rendezvous.members.schema import NOTE, VERSION, journal_entry
 from punch.wire.invitation import AdmissionRefusal, Invitation
 
 FILE_NAME = "members.sqlite"
@@ -48,10 +37,6 @@ USAGE_DAYS = 62
 """Days for which usage is kept."""
 MAX_PEERS_A_DAY = 50_000
 """Peers whose usage is kept for a day, and users of the relay: those with the most bytes."""
-_BUSY_TIME = 2.0
-"""Seconds that a process waits for the transaction of another one."""
-
-_NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
 
 
 @dataclass(frozen=True)
@@ -105,27 +90,25 @@ class MemberDatabase:
 
     :param path: the file; None keeps everything in memory.
     :raise MemberStoreError: the file can't be used. It is left as it is.
-    :ivar problem: a sentence if the file could not be used, until `check` finds that it can be; None: it
-        could.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.problem: str | None = None
-        self._path = path
-        self._where = "in memory" if path is None else str(path)
-        self._open: sqlite3.Connection | None = None
+        self._file = MembersFile(path)
         self._added = False
-        self._data_version = self._pragma("data_version")
+        self._data_version = self._file.pragma("data_version")
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence if the file could not be used, until `check` finds that it can be; None: it could."""
+        return self._file.problem
 
     def close(self) -> None:
         """Close the file. It is opened again when it is used again, for example after a fork."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        self._file.close()
 
     def changed(self) -> bool:
         """Whether records of another process were added since the last call, here or in the file."""
-        before, self._data_version = self._data_version, self._pragma("data_version")
+        before, self._data_version = self._data_version, self._file.pragma("data_version")
         added, self._added = self._added, False
         return added or before != self._data_version
 
@@ -135,18 +118,18 @@ class MemberDatabase:
 
         :raise MemberStoreError: it can't.
         """
-        with self._transaction():
+        with self._file.transaction():
             for table in ("invitations", "members", "revocations", "usage", "journal", "relayed"):
-                self._run(f"SELECT 1 FROM {table} LIMIT 1")
+                self._file.run(f"SELECT 1 FROM {table} LIMIT 1")
             # Sets what it is, and writes a page for that.
-            self._run(f"PRAGMA user_version = {VERSION}")
-        self.problem = None
+            self._file.run(f"PRAGMA user_version = {VERSION}")
+        self._file.problem = None
 
     # -- MemberStore --
 
     def is_member(self, peer: PeerID) -> bool:
         """Whether a peer has redeemed an invitation."""
-        return bool(self._rows("SELECT 1 FROM members WHERE peer = ?", peer.key))
+        return bool(self._file.rows("SELECT 1 FROM members WHERE peer = ?", peer.key))
 
     def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
         """Make a peer a member by an invitation."""
@@ -154,7 +137,7 @@ class MemberDatabase:
         if outcome is not Redemption.ACCEPTED:
             # Who has nothing valid keeps no other process waiting for a transaction.
             return outcome
-        with self._transaction():
+        with self._file.transaction():
             outcome = self._look_up(invitation, wall)
             if outcome is Redemption.ACCEPTED:
                 self._add(InvitationRedeemed(invitation.number, peer, name, wall))
@@ -162,11 +145,11 @@ class MemberDatabase:
 
     def _look_up(self, invitation: Invitation, wall: float) -> Redemption:
         """Whether an invitation can be redeemed now."""
-        found = self._rows(
+        found = self._file.rows(
             "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
         )
         digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
-        with self._values():
+        with self._file.values():
             if not compare_digest(digest, invitation.digest):
                 return Redemption.UNKNOWN
             if wall >= expires:
@@ -175,23 +158,23 @@ class MemberDatabase:
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
-        found = self._rows("SELECT relay_quota FROM members WHERE peer = ?", peer.key)
+        found = self._file.rows("SELECT relay_quota FROM members WHERE peer = ?", peer.key)
         return found[0][0] if found else None
 
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
-        found = self._rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
-        with self._values():
+        found = self._file.rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
+        with self._file.values():
             return AdmissionRefusal(found[0][0]) if found else None
 
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
-        with self._values():
-            return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revoked"))
+        with self._file.values():
+            return frozenset(PeerID(key) for (key,) in self._file.rows("SELECT peer FROM revoked"))
 
     def count_revoked(self) -> int:
         """How many there are."""
-        return int(self._rows("SELECT count(*) FROM revoked")[0][0])
+        return int(self._file.rows("SELECT count(*) FROM revoked")[0][0])
 
     # -- what the relay has carried --
 
@@ -203,23 +186,23 @@ class MemberDatabase:
         New identities cost nothing, so of a day there are at most `MAX_PEERS_A_DAY`. Then one with more bytes
         takes the place of the one with the fewest, and others are left out.
         """
-        with self._transaction():
-            self._run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
-            self._run("DELETE FROM relayed WHERE day < ?", day)
+        with self._file.transaction():
+            self._file.run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
+            self._file.run("DELETE FROM relayed WHERE day < ?", day)
             self._add_bytes("usage", "peer", day, {peer.key: size for peer, size in peers.items()})
             self._add_bytes("relayed", "user", day, users)
 
     def _add_bytes(self, table: str, column: str, day: int, sizes: Mapping[Any, int]) -> None:
         new = {}
         for key, size in sizes.items():
-            changed = self._run(
+            changed = self._file.run(
                 f"UPDATE {table} SET bytes = bytes + ? WHERE day = ? AND {column} = ?", size, day, key
             )
             if not changed.rowcount:
                 new[key] = size
-        ((rows,),) = self._rows(f"SELECT count(*) FROM {table} WHERE day = ?", day)
+        ((rows,),) = self._file.rows(f"SELECT count(*) FROM {table} WHERE day = ?", day)
         room = MAX_PEERS_A_DAY - rows
-        fewest = self._rows(
+        fewest = self._file.rows(
             f"SELECT {column}, bytes FROM {table} WHERE day = ? ORDER BY bytes LIMIT ?",
             *(day, max(0, len(new) - room)),
         )
@@ -229,24 +212,24 @@ class MemberDatabase:
                 least = next(leaving, None)
                 if least is None or least[1] >= size:
                     return
-                self._run(f"DELETE FROM {table} WHERE day = ? AND {column} = ?", day, least[0])
-            self._run(f"INSERT INTO {table} VALUES (?, ?, ?)", day, key, size)
+                self._file.run(f"DELETE FROM {table} WHERE day = ? AND {column} = ?", day, least[0])
+            self._file.run(f"INSERT INTO {table} VALUES (?, ?, ?)", day, key, size)
 
     def relayed(self, day: int) -> dict[str, int]:
         """What was counted on a day for each user of the relay."""
-        return dict(self._rows("SELECT user, bytes FROM relayed WHERE day = ?", day))
+        return dict(self._file.rows("SELECT user, bytes FROM relayed WHERE day = ?", day))
 
     def relayed_for(self, day: int, user: str) -> int:
         """What was counted on a day for one user of the relay."""
-        found = self._rows("SELECT bytes FROM relayed WHERE day = ? AND user = ?", day, user)
+        found = self._file.rows("SELECT bytes FROM relayed WHERE day = ? AND user = ?", day, user)
         return int(found[0][0]) if found else 0
 
     def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
         """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""
-        rows = self._rows(
+        rows = self._file.rows(
             "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
         )
-        with self._values():
+        with self._file.values():
             return [(day, PeerID(key), used) for day, key, used in rows]
 
     # -- for the operator --
@@ -258,12 +241,12 @@ class MemberDatabase:
         :param expires: Unix seconds.
         :param relay_quota: see `Member`.
         """
-        with self._transaction():
+        with self._file.transaction():
             self._add(InvitationMade(invitation.number, invitation.digest, uses, expires, relay_quota))
 
     def invitations(self) -> list[KeptInvitation]:
         """All invitations that were made, the first to expire first."""
-        rows = self._rows(
+        rows = self._file.rows(
             "SELECT number, uses, used, expires, relay_quota FROM invitations ORDER BY expires, number"
         )
         return [KeptInvitation(*row) for row in rows]
@@ -274,8 +257,8 @@ class MemberDatabase:
 
         :return: whether there is such an invitation.
         """
-        with self._transaction():
-            if not self._rows("SELECT 1 FROM invitations WHERE number = ?", number):
+        with self._file.transaction():
+            if not self._file.rows("SELECT 1 FROM invitations WHERE number = ?", number):
                 return False
             self._add(InvitationRevoked(number))
         return True
@@ -286,7 +269,7 @@ class MemberDatabase:
 
         :param statement: what its owner has signed; empty if the operator revokes it.
         """
-        with self._transaction():
+        with self._file.transaction():
             if self.revocation(peer) not in (refusal, AdmissionRefusal.ID_REVOKED):
                 self._add(PeerRevoked(peer, refusal, self._later(peer, wall), statement))
 
@@ -296,7 +279,7 @@ class MemberDatabase:
 
         :return: whether there was something; not what the owner has revoked.
         """
-        with self._transaction():
+        with self._file.transaction():
             if self.revocation(peer) is not AdmissionRefusal.REVOKED:
                 return False
             self._add(RevocationUndone(peer, self._later(peer, wall)))
@@ -304,12 +287,12 @@ class MemberDatabase:
 
     def _later(self, peer: PeerID, wall: float) -> float:
         """Unix seconds that are later than what is known about a peer, whatever the clocks say."""
-        found = self._rows("SELECT time FROM revocations WHERE peer = ?", peer.key)
+        found = self._file.rows("SELECT time FROM revocations WHERE peer = ?", peer.key)
         return max(wall, found[0][0] + 0.001) if found else wall
 
     def members(self) -> list[Member]:
         """All members and all revoked peers, the oldest members first."""
-        rows = self._rows(
+        rows = self._file.rows(
             """
             SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal, m.invitation
               FROM members m LEFT JOIN revoked r ON m.peer = r.peer
@@ -318,7 +301,7 @@ class MemberDatabase:
               WHERE r.peer NOT IN (SELECT peer FROM members)
             """
         )
-        with self._values():
+        with self._file.values():
             rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
             return [
                 Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal), invitation)
@@ -329,11 +312,11 @@ class MemberDatabase:
 
     def records_after(self, number: int, most: int) -> list[tuple[int, bytes]]:
         """The records of the journal after the one with this number, the oldest first, with their numbers."""
-        return self._rows("SELECT number, record FROM journal WHERE number > ? LIMIT ?", number, most)
+        return self._file.rows("SELECT number, record FROM journal WHERE number > ? LIMIT ?", number, most)
 
     def add_records(self, records: Iterable[Record]) -> None:
         """Add records of other processes. Those that are there already change nothing."""
-        with self._transaction():
+        with self._file.transaction():
             for record in records:
                 self._added |= self._add(record)
 
@@ -346,7 +329,7 @@ class MemberDatabase:
         if not self._note(record):
             return False
         if isinstance(record, InvitationMade):
-            self._run(
+            self._file.run(
                 "INSERT OR IGNORE INTO invitations (number, digest, uses, used, expires, relay_quota) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 *(record.number, record.digest, record.uses, record.used, record.expires),
@@ -356,7 +339,7 @@ class MemberDatabase:
             self._redeemed(record)
         elif isinstance(record, InvitationRevoked):
             # Expired by the clock of every process.
-            self._run("UPDATE invitations SET expires = 0 WHERE number = ?", record.number)
+            self._file.run("UPDATE invitations SET expires = 0 WHERE number = ?", record.number)
         elif isinstance(record, PeerRevoked):
             self._revocation_changed(record.peer, record.refusal.value, record.time, record.statement)
         else:
@@ -364,30 +347,32 @@ class MemberDatabase:
         return True
 
     def _note(self, record: Record) -> bool:
-        return self._run(_NOTE, *_noted(record)).rowcount > 0
+        return self._file.run(NOTE, *journal_entry(record)).rowcount > 0
 
     def _redeemed(self, record: InvitationRedeemed) -> None:
-        found = self._rows("SELECT uses, used, relay_quota FROM invitations WHERE number = ?", record.number)
+        found = self._file.rows(
+            "SELECT uses, used, relay_quota FROM invitations WHERE number = ?", record.number
+        )
         if not found:
             return
         ((uses, used, quota),) = found
-        ((invitation, since),) = self._rows(
+        ((invitation, since),) = self._file.rows(
             "SELECT invitation, since FROM members WHERE peer = ?", record.peer.key
         ) or [(None, None)]
         if invitation == record.number:
             # At two processes at once.
             earlier = min(since, record.since)
-            self._run("UPDATE members SET since = ? WHERE peer = ?", earlier, record.peer.key)
+            self._file.run("UPDATE members SET since = ? WHERE peer = ?", earlier, record.peer.key)
             return
-        self._run("UPDATE invitations SET used = used + 1 WHERE number = ?", record.number)
+        self._file.run("UPDATE invitations SET used = used + 1 WHERE number = ?", record.number)
         if since is not None and since >= record.since:
             return
-        self._run(
+        self._file.run(
             "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
             *(record.peer.key, record.name, record.number, record.since, quota),
         )
         if used >= uses:
-            self._run(
+            self._file.run(
                 "DELETE FROM members WHERE peer = (SELECT peer FROM members WHERE invitation = ? "
                 "ORDER BY since DESC, peer DESC LIMIT 1)",
                 record.number,
@@ -395,132 +380,10 @@ class MemberDatabase:
 
     def _revocation_changed(self, peer: PeerID, refusal: str, time: float, statement: bytes) -> None:
         owner = AdmissionRefusal.ID_REVOKED.value
-        found = self._rows("SELECT refusal, time FROM revocations WHERE peer = ?", peer.key)
+        found = self._file.rows("SELECT refusal, time FROM revocations WHERE peer = ?", peer.key)
         if found and refusal != owner and (found[0][0] == owner or found[0][1] >= time):
             return
-        self._run(
+        self._file.run(
             "INSERT OR REPLACE INTO revocations VALUES (?, ?, ?, ?)",
             *(peer.key, refusal, time, statement or None),
         )
-
-    # -- within --
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._open is None:
-            self._check_files()
-            with self._errors():
-                connection = sqlite3.connect(
-                    ":memory:" if self._path is None else self._path,
-                    timeout=_BUSY_TIME,
-                    isolation_level=None,
-                )
-                try:
-                    self._prepare(connection)
-                except BaseException:
-                    connection.close()
-                    raise
-            self._open = connection
-        return self._open
-
-    def _check_files(self) -> None:
-        path = self._path
-        if path is None:
-            return
-        try:
-            make_private_directory(path.parent)
-            for each in sqlite_files(path):
-                # SQLite opens whatever has these names, and would wait for the other end of a pipe.
-                check_regular(each)
-            create_private(path, b"")
-        except OSError as error:
-            what = f"The list of members {error.filename or path}"
-            advice = "choose another directory with --state-dir"
-            self.problem = unusable(what, error, advice)
-            raise MemberStoreError(self.problem) from error
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        one = connection.execute
-        (application,) = one("PRAGMA application_id").fetchone()
-        (version,) = one("PRAGMA user_version").fetchone()
-        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != APPLICATION_ID:
-            raise MemberStoreError(
-                f"The file {self._where} is a database, but not a list of members. Move it away, or choose "
-                "another directory with --state-dir."
-            )
-        if version > VERSION:
-            raise MemberStoreError(
-                f"The list of members {self._where} was written by a newer version of Punch: use that one."
-            )
-        one("PRAGMA journal_mode = WAL").fetchall()
-        one("PRAGMA synchronous = FULL")
-        one("BEGIN IMMEDIATE")
-        # Another process may have made the tables meanwhile.
-        (version,) = one("PRAGMA user_version").fetchone()
-        if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for table in TABLES:
-                one(table)
-            one(f"PRAGMA application_id = {APPLICATION_ID}")
-        if version < VERSION:
-            for statement in JOURNAL:
-                one(statement)
-            for record in records_of_version_1(connection):
-                one(_NOTE, _noted(record))
-            one(f"PRAGMA user_version = {VERSION}")
-        one(RELAYED)
-        one("COMMIT")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            with self._errors():
-                self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._unusable(str(error)) from error
-        except UnicodeDecodeError as error:
-            # The message of SQLite's error quotes what is in the file.
-            raise self._unusable("its tables can't be read") from error
-
-    @contextmanager
-    def _values(self) -> Iterator[None]:
-        """Make values of what is in the file. :raise MemberStoreError: it is not what was written."""
-        try:
-            yield
-        except (ValueError, TypeError) as error:
-            raise self._unusable("an entry is not what was written") from error
-
-    def _unusable(self, cause: str) -> MemberStoreError:
-        self.problem = (
-            f"The list of members {self._where} can't be used: {cause}. Make room or make it writable; "
-            "if it is damaged, move it away with the files beside it that begin with its name."
-        )
-        return MemberStoreError(self.problem)
-
-    def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
-        with self._errors():
-            return self._connection.execute(statement, arguments)
-
-    def _rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._connection.execute(query, arguments).fetchall()
-
-    def _pragma(self, name: str) -> int:
-        return int(self._rows(f"PRAGMA {name}")[0][0])
-
-
-def _noted(record: Record) -> tuple[bytes, bytes]:
-    data = encode(record)
-    return sha256(data).digest(), data

@@ -1,15 +1,16 @@
 """
-The tables of the file of members (`punch.rendezvous.members.database`), and what a file of an earlier version
-contains.
+The tables of the file of members (`punch.rendezvous.members.members_file`), and what a file of an earlier
+version contains.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from hashlib import sha256
 
 from punch.identity import PeerID
-from punch.rendezvous.members.records import InvitationMade, InvitationRedeemed, PeerRevoked, Record
+from punch.rendezvous.members.records import InvitationMade, InvitationRedeemed, PeerRevoked, Record, encode
 from punch.wire.invitation import AdmissionRefusal
 
 APPLICATION_ID = 0x50554D62  # "PUMb"
@@ -51,6 +52,15 @@ RELAYED = (
     "PRIMARY KEY (day, user)) WITHOUT ROWID"
 )
 """What the relay has carried today for each of its users. Earlier releases ignore it."""
+
+NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
+"""Adds a `journal_entry`, unless it is there already."""
+
+
+def journal_entry(record: Record) -> tuple[bytes, bytes]:
+    """The digest and the bytes of a record, for `NOTE`."""
+    data = encode(record)
+    return sha256(data).digest(), data
 
 
 def records_of_version_1(connection: sqlite3.Connection) -> Iterator[Record]:

@@ -1,0 +1,166 @@
+"""The SQLite file of the members of a rendezvous, which several processes may use at the same time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
+from punch.rendezvous.members.membership import MemberStoreError
+from punch.rendezvous.members.schema import (
+    APPLICATION_ID,
+    JOURNAL,
+    NOTE,
+    RELAYED,
+    TABLES,
+    VERSION,
+    journal_entry,
+    records_of_version_1,
+)
+
+_BUSY_TIME = 2.0
+"""Seconds that a process waits for the transaction of another one."""
+
+
+class MembersFile:
+    """
+    The file. It is opened when it is used, and its tables are made if it is new. All methods but `close` may
+    raise `MemberStoreError`: the file can't be used, and is left as it is.
+
+    :param path: None keeps everything in memory.
+    :ivar problem: a sentence if the file could not be used; None: it could.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.problem: str | None = None
+        self._path = path
+        self._where = "in memory" if path is None else str(path)
+        self._open: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the file. It is opened again when it is used again, for example after a fork."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._check_files()
+            with self._errors():
+                connection = sqlite3.connect(
+                    ":memory:" if self._path is None else self._path,
+                    timeout=_BUSY_TIME,
+                    isolation_level=None,
+                )
+                try:
+                    self._prepare(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+            self._open = connection
+        return self._open
+
+    def _check_files(self) -> None:
+        path = self._path
+        if path is None:
+            return
+        try:
+            make_private_directory(path.parent)
+            for each in sqlite_files(path):
+                # SQLite opens whatever has these names, and would wait for the other end of a pipe.
+                check_regular(each)
+            create_private(path, b"")
+        except OSError as error:
+            what = f"The list of members {error.filename or path}"
+            advice = "choose another directory with --state-dir"
+            self.problem = unusable(what, error, advice)
+            raise MemberStoreError(self.problem) from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        one = connection.execute
+        (application,) = one("PRAGMA application_id").fetchone()
+        (version,) = one("PRAGMA user_version").fetchone()
+        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != APPLICATION_ID:
+            raise MemberStoreError(
+                f"The file {self._where} is a database, but not a list of members. Move it away, or choose "
+                "another directory with --state-dir."
+            )
+        if version > VERSION:
+            raise MemberStoreError(
+                f"The list of members {self._where} was written by a newer version of Punch: use that one."
+            )
+        one("PRAGMA journal_mode = WAL").fetchall()
+        one("PRAGMA synchronous = FULL")
+        one("BEGIN IMMEDIATE")
+        # Another process may have made the tables meanwhile.
+        (version,) = one("PRAGMA user_version").fetchone()
+        if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for table in TABLES:
+                one(table)
+            one(f"PRAGMA application_id = {APPLICATION_ID}")
+        if version < VERSION:
+            for statement in JOURNAL:
+                one(statement)
+            for record in records_of_version_1(connection):
+                one(NOTE, journal_entry(record))
+            one(f"PRAGMA user_version = {VERSION}")
+        one(RELAYED)
+        one("COMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is run meanwhile is on the disk afterwards, or nothing if an exception is raised."""
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._errors():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._unusable(str(error)) from error
+        except UnicodeDecodeError as error:
+            # The message of SQLite's error quotes what is in the file.
+            raise self._unusable("its tables can't be read") from error
+
+    @contextmanager
+    def values(self) -> Iterator[None]:
+        """Make values of what is in the file. :raise MemberStoreError: it is not what was written."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self._unusable("an entry is not what was written") from error
+
+    def _unusable(self, cause: str) -> MemberStoreError:
+        self.problem = (
+            f"The list of members {self._where} can't be used: {cause}. Make room or make it writable; "
+            "if it is damaged, move it away with the files beside it that begin with its name."
+        )
+        return MemberStoreError(self.problem)
+
+    def run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        """Run a statement."""
+        with self._errors():
+            return self._connection.execute(statement, arguments)
+
+    def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._errors():
+            return self._connection.execute(query, arguments).fetchall()
+
+    def pragma(self, name: str) -> int:
+        """The number that a pragma returns."""
+        return int(self.rows(f"PRAGMA {name}")[0][0])
