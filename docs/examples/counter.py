@@ -1,7 +1,18 @@
-"""A counter that peers share: each line that a granted peer sends is answered with how many came so far."""
+"""
+A counter for the peers that have a grant: each line is answered with how many came so far.
+
+    python counter.py serve punch:service=counter      # alice counts, for those whom she has let
+    python counter.py add punch:alice:service=counter  # bob counts one more
+
+Alice lets bob with `punch peers grant bob counter`.
+"""
+
+import sys
 
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.protocol import Factory, ServerFactory
+from twisted.internet.task import react
 from twisted.protocols.basic import LineReceiver
 
 
@@ -28,12 +39,20 @@ class Increment(LineReceiver):
         self.transport.loseConnection()
 
 
-def serve(node):
-    """Serve to those that the address book grants "counter/1"."""
-    return node.serve("counter/1", CountFactory())
+async def serve(reactor, endpoint):
+    port = await serverFromString(reactor, endpoint).listen(CountFactory())
+    print(port.getHost(), flush=True)
+    await Deferred()  # until Ctrl-C
 
 
-async def increment(link):
-    """Count one more at the other side of a link."""
-    stream = await link.connect("counter/1", ServerFactory.forProtocol(Increment))
-    return await stream.answered
+async def add(reactor, endpoint):
+    stream = await clientFromString(reactor, endpoint).connect(Factory.forProtocol(Increment))
+    print(await stream.answered)
+
+
+def main(reactor, action, endpoint):
+    return Deferred.fromCoroutine({"serve": serve, "add": add}[action](reactor, endpoint))
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])

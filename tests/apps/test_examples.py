@@ -14,7 +14,7 @@ import pytest
 
 from tests.apps.example_programs import EXAMPLES, Served, run_to_end
 from tests.local_peers import LocalPeers
-from tests.processes import TWISTD
+from tests.processes import PUNCH, TWISTD
 
 DOCS = Path(__file__).parents[2] / "docs"
 ECHO = EXAMPLES / "echo.py"
@@ -54,6 +54,23 @@ def test_echo(local: LocalPeers) -> None:
                 assert (done.returncode, done.stdout, done.stderr) == (0, f"{text}\n", "")
         finally:
             server.terminate()
+
+
+def test_watch(local: LocalPeers) -> None:
+    """A link, which it holds, and the events of both sides."""
+    command = [sys.executable, str(EXAMPLES / "watch.py"), local.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert waiting.stdout is not None
+            identity = waiting.stdout.readline().strip()
+            assert waiting.stdout.readline().startswith("registered at punch://")
+            said = run_to_end([*command, identity, "0.5"]).splitlines()
+            assert said[1].startswith("registered at punch://")
+            assert said[2].startswith(f"{identity[:8]}: host, ")
+            assert re.search("^host, round trip [0-9.]+ ms$", "\n".join(said), re.MULTILINE)
+            assert waiting.stdout.readline().startswith(f"{said[0][:8]}: host, ")
+        finally:
+            waiting.terminate()
 
 
 @pytest.fixture
@@ -104,6 +121,25 @@ def test_programs_of_twisted_on_one_node(local: LocalPeers, keys: str, serve: Ca
     assert re.fullmatch(r"[0-9.]+ s\n", run_example("ssh_client.py", at("ssh"), "times"))
     bob.command("status", request=1)
     assert [link["peer"] for link in bob.wait("result")["links"]] == [alice]
+
+
+def test_a_service_for_those_with_a_grant(local: LocalPeers, keys: str) -> None:
+    """They are asked who they are; others are refused."""
+    served = Served(
+        [sys.executable, str(EXAMPLES / "counter.py"), "serve", f"punch:service=counter{keys}alice"]
+    )
+    try:
+        alice, bob = served.line(), local.id_of("bob")
+        add = [sys.executable, str(EXAMPLES / "counter.py"), "add", f"punch:{alice}:service=counter{keys}bob"]
+        state = ["--state-dir", str(local.directory / "state"), "--name", "alice"]
+        run_to_end([PUNCH, "peers", *state, "add", bob, "bob"])
+        refused = subprocess.run(add, capture_output=True, text=True, timeout=60, check=False)
+        assert refused.returncode == 1
+        assert "does not allow this peer to use the service 'counter'" in refused.stderr
+        run_to_end([PUNCH, "peers", *state, "grant", "bob", "counter"])
+        assert [run_to_end(add) for _ in range(2)] == ["1\n", "2\n"]
+    finally:
+        served.close()
 
 
 def test_web(local: LocalPeers, keys: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -285,19 +285,25 @@ class ExampleTests(NodeTestCase):
         shown: list[str] = []
         runpy.run_path(str(EXAMPLES / "watch.py"))["watch"](self.alice, shown.append)
         self.bob.serve("echo/1", Factory.forProtocol(echo["Echo"]), anyone)
-        stop = counter["serve"](self.bob)
+        stop = self.bob.serve("counter/1", counter["CountFactory"]())
+
+        async def increment() -> int:
+            stream: Any = await link.connect("counter/1", Factory.forProtocol(counter["Increment"]))
+            total: int = await stream.answered
+            return total
+
         link = self.net.wait(self.alice.connect(peer), 20.0, "a link")
-        refused = Deferred.fromCoroutine(counter["increment"](link))
+        refused = Deferred.fromCoroutine(increment())
         self.net.advance(1.0)
         code = self.failureResultOf(refused, ServiceRefused).value.code
         self.assertIs(code, RefusalCode.NOT_ALLOWED)
         self.books["bob"].grant(self.alice.identity.peer_id, "counter/1")
         asking = [Deferred.fromCoroutine(echo["ask"](link, "hello"))]
-        asking += [Deferred.fromCoroutine(counter["increment"](link)) for _ in range(2)]
+        asking += [Deferred.fromCoroutine(increment()) for _ in range(2)]
         answers = [self.net.wait(answer, 2.0, "an answer") for answer in asking]
         self.assertEqual(answers, ["hello", 1, 2])
         stop()
-        gone = Deferred.fromCoroutine(counter["increment"](link))
+        gone = Deferred.fromCoroutine(increment())
         self.net.advance(1.0)
         self.assertIs(self.failureResultOf(gone, ServiceRefused).value.code, RefusalCode.NO_SERVICE)
         self.assertEqual(len(self.of("bob", Connected)), 1)
