@@ -129,6 +129,8 @@ def test_a_file_through_whatever_happens(
         receiver.note_memory()
         done = sender.process.wait("transfer-done", 60.0)
         assert sender.process.exit() == 0
+    peaks = f"{sender.memory / MB:.0f} MB (sender), {receiver.memory / MB:.0f} MB (receiver)"
+    print(f"{size / MB:,.0f} MB, {done['sent'] / MB:,.0f} since the second kill; peak memory: {peaks}")
     assert os.listdir(target) == [source.name]
     assert filecmp.cmp(source, target / source.name, shallow=False)
     # It counts from the last time that the transfer was resumed, after the second kill.
