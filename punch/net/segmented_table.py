@@ -71,28 +71,24 @@ class SegmentedTable(Generic[K]):
         :raise NoRoom: the source has used up its share, or has as many entries on probation as the others.
         """
         self._review(now)
-        full = self._full(source, again=False)
+        full = self._full(source)
         return None if full is None else self._probation.displaced(source, full)
 
-    def enter(
-        self, source: Source, key: K, now: float, *, since: float | None = None, again: bool = False
-    ) -> None:
+    def enter(self, source: Source, key: K, now: float) -> None:
         """
         Add an entry.
 
-        :param since: when it first was here; None stands for now.
-        :param again: whether it was here a moment ago, so that it does not matter what is elsewhere.
         :raise NoRoom: there is no room; nothing was added. The entry that `room` names has to leave first.
         :raise ValueError: the entry is there already.
         """
         if key in self._since:
             raise ValueError("this entry is there already")
-        full = self._full(source, again=again)
+        full = self._full(source)
         if full is not None:
             raise NoRoom(source, full)
         self._probation.enter(source, key)
-        self._since[key] = since = now if since is None else since
-        self._reviews.set(key, since + PROBATION)
+        self._since[key] = now
+        self._reviews.set(key, now + PROBATION)
 
     def move(self, key: K, source: Source) -> bool:
         """
@@ -107,7 +103,7 @@ class SegmentedTable(Generic[K]):
             return False
         segment.leave(key)
         try:
-            if self._full(source, again=False) is None and segment.room(source) is None:
+            if self._full(source) is None and segment.room(source) is None:
                 segment.enter(source, key)
                 return True
         except NoRoom:
@@ -139,7 +135,7 @@ class SegmentedTable(Generic[K]):
 
     # -- within --
 
-    def _full(self, source: Source, *, again: bool) -> int | None:
+    def _full(self, source: Source) -> int | None:
         """
         The depth of the narrowest prefix of `source` that is full, 0 for the table.
 
@@ -147,8 +143,7 @@ class SegmentedTable(Generic[K]):
         """
         segments = zip(self._probation.counts(source), self._protected.counts(source), strict=True)
         counts = [one + other for one, other in segments]
-        if not again:
-            check_elsewhere(counts, source, self.shares, self.elsewhere)
+        check_elsewhere(counts, source, self.shares, self.elsewhere)
         return narrowest_full(counts, source, self.capacity, self.shares)
 
     def _review(self, now: float) -> None:

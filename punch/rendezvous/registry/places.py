@@ -42,22 +42,40 @@ class RegistrationPlaces:
         :raise NoRoom: no place is left for this peer; a place that it has remains its own.
         """
         if before is None or (before != source and not self._move(peer, source)):
-            table, since = self._leave(peer)
-            try:
-                self._enter(source, peer, now)
-            except NoRoom:
-                if before is not None and table is not None:
-                    table.enter(before, peer, now, since=since, again=True)
-                raise
+            if before is not None:
+                # Its place is not given up before, for another peer could then be protected instead
+                self._check_room(source, peer, now)
+                self._leave(peer)
+            self._enter(source, peer, now)
         self._earlier.add(source, peer, now)
 
     def leave(self, peer: PeerID) -> None:
         """Free the place of a peer, if it has one."""
         self._leave(peer)
 
+    def _tables(self, peer: PeerID) -> list[SegmentedTable[PeerID]]:
+        """:return: the tables in which a peer may have a place."""
+        return self.tables if self.was_registered(peer) else self.tables[:1]
+
+    def _check_room(self, source: Source, peer: PeerID, now: float) -> None:
+        """
+        Check that there is a place from this source for a peer that gives up its own.
+
+        :raise NoRoom: there is none.
+        """
+
+        def room(table: SegmentedTable[PeerID]) -> PeerID | None:
+            try:
+                return table.room(source, now)
+            except NoRoom as refused:
+                if refused.shared and peer in table:
+                    return None  # Its own place will be free
+                raise
+
+        room_in(self._tables(peer), room)
+
     def _enter(self, source: Source, peer: PeerID, now: float) -> None:
-        tables = self.tables if self.was_registered(peer) else self.tables[:1]
-        table, displaced = room_in(tables, lambda table: table.room(source, now))
+        table, displaced = room_in(self._tables(peer), lambda table: table.room(source, now))
         if displaced is not None:
             self._displace(displaced, now)
         table.enter(source, peer, now)
@@ -70,9 +88,6 @@ class RegistrationPlaces:
         """
         return any(peer in table and table.move(peer, source) for table in self.tables)
 
-    def _leave(self, peer: PeerID) -> tuple[SegmentedTable[PeerID] | None, float | None]:
-        """:return: the table that it was in, and since when."""
+    def _leave(self, peer: PeerID) -> None:
         for table in self.tables:
-            if peer in table:
-                return table, table.leave(peer)
-        return None, None
+            table.leave(peer)

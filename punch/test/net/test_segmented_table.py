@@ -97,16 +97,6 @@ class SegmentedTableTests(SynchronousTestCase):
         self.come(*hosts(range(50)) * 2)
         self.assertLess(self.left(earlier), 5)
 
-    def test_time_counts_when_an_entry_comes_again(self) -> None:
-        """As for a peer that has tried to register from elsewhere."""
-        [entry] = self.come("192.0.2.1")
-        self.now += 3600.0
-        since = self.table.leave(entry)
-        self.assertEqual((since, self.table.leave(entry)), (1000.0, None))
-        self.table.enter(source_of("198.51.100.1"), entry, self.now, since=since)
-        self.come(*["198.51.100.1"] * 30, *hosts(range(50)) * 2)
-        self.assertIn(entry, self.table)
-
     def test_another_source(self) -> None:
         """An entry that moves within its network keeps its place and its age, if there is room for it."""
         table = self.table
