@@ -10,14 +10,13 @@ from __future__ import annotations
 import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
 
 # isort: split
-import atexit
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from punch import __version__
 from punch.cli.interrupt import end_quietly_on_interrupt
+from punch.cli.loading import end_without_collecting
 from punch.cli.usage import (
     escape_output,
     seen_words,
@@ -66,10 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         end_quietly_on_interrupt()
-        if not sys.flags.dev_mode:
-            # At its end, the interpreter would look for cycles in all that was loaded, for a tenth of a
-            # second. In the development mode, it tells of what is left open in them.
-            atexit.register(gc.freeze)
+        end_without_collecting()
     escape_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "--help-all", "help"):

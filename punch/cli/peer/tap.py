@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 
 from twisted.application.service import IService
 
+from punch.cli.loading import end_without_collecting, loading
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_own_files
 from punch.identity import PeerID
@@ -298,8 +299,10 @@ def makeService(options: Options) -> IService:
     """What `twistd` runs."""
     from twisted.internet import reactor
 
-    from punch.cli.peer.service import PeerService
-    from punch.net.reactor import install_resolver, use_monotonic_time
+    end_without_collecting()
+    with loading():
+        from punch.cli.peer.service import PeerService
+        from punch.net.reactor import install_resolver, use_monotonic_time
 
     raise_descriptor_limit()
     use_monotonic_time(reactor)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from twisted.logger import Logger
 
-from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.members.lists import ListFileError
+
+if TYPE_CHECKING:
+    # The help of the command, which needs the options alone, does not wait for it
+    from punch.rendezvous.control.sessions import ServiceReport
 
 L = TypeVar("L", bound=Sized)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
@@ -20,12 +20,15 @@ from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
 from punch.rendezvous.members.lists import ListFileError, read_list
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
-from punch.rendezvous.service import RendezvousService
 from punch.sanitize import quoted
 from punch.turn.server.quotas import DAY
 from punch.wire.fields import FieldError, sentence
 from punch.wire.invitation import service_tag
 from punch.wire.rendezvous_address import pin_of
+
+if TYPE_CHECKING:
+    # The help of the command, which needs the options alone, does not wait for it
+    from punch.rendezvous.service import RendezvousService
 
 MAX_CONTACT = 200
 _LOOK = 1.0

@@ -24,6 +24,7 @@ from typing import NoReturn
 from twisted.application.service import IService
 
 from punch.cli import twistd
+from punch.cli.loading import end_without_collecting, loading
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.cli.rendezvous import member_options
@@ -397,7 +398,9 @@ def makeService(options: Options) -> IService:
     """The service of this process, for `twistd`."""
     from twisted.internet import reactor
 
-    from punch.cli.rendezvous.service import make_service
+    end_without_collecting()
+    with loading():
+        from punch.cli.rendezvous.service import make_service
 
     use_monotonic_time(reactor)
     install_resolver(reactor)
