@@ -20,8 +20,8 @@ MAX_AGE = 30
 """After how many days a path counts no more."""
 MAX_TRIES = 3
 """
-How many links in a row on which a technique found no path it takes until it is not tried on that day and the
-next one.
+How many failures of a technique in a row it takes until it is not tried on that day and the next one. What a
+failure is, the node decides (`punch.node.punching.choice`).
 """
 MAX_TECHNIQUES = 8
 """How many techniques are kept of each pair of networks."""
@@ -35,7 +35,7 @@ class FailedTechnique:
 
     :ivar technique: its name (`punch.ice.punching.techniques.Technique`).
     :ivar nats: what the two NATs were (`nats_key`): if that changes, it counts no more.
-    :ivar times: on how many links in a row.
+    :ivar times: how often in a row.
     :ivar day: when it was tried last, in days since 1970.
     """
 
@@ -109,7 +109,7 @@ def with_path(paths: Sequence[LearnedPath], path: LearnedPath) -> tuple[LearnedP
 
 
 def with_result(path: LearnedPath, technique: str, nats: str, day: int, *, found: bool) -> LearnedPath:
-    """Return what is known after a technique found a path on a link, or did not."""
+    """Return what is known after a technique found a path, or failed."""
     others = tuple(each for each in path.failures if each.technique != technique)
     if found:
         return replace(path, failures=others)
@@ -121,8 +121,8 @@ def with_result(path: LearnedPath, technique: str, nats: str, day: int, *, found
 
 def is_worth_trying(path: LearnedPath | None, technique: str, nats: str, day: int) -> bool:
     """
-    Whether a technique may find a path: False on the day on which it found none on the last of `MAX_TRIES`
-    links in a row, and on the next day, between the same NATs.
+    Whether a technique may find a path: False on the day of the last of `MAX_TRIES` failures in a row, and on
+    the next day, between the same NATs.
     """
     failures = () if path is None else path.failures
     failed = next((each for each in failures if each.technique == technique), None)

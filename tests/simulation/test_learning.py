@@ -5,7 +5,8 @@ from __future__ import annotations
 from punch.ice.punching.techniques import Technique
 from punch.learned_paths import MAX_TRIES
 from punch.node.paths.ice_restart import IMPROVE
-from punch.node.punching.coordinator import ATTEMPTS, SETTLE, PunchingStatus
+from punch.node.punching.choice import ATTEMPTS
+from punch.node.punching.coordinator import SETTLE, PunchingStatus
 from punch.test.internet import NAT, Filtering, Mapping, Ports
 from punch.test.scenarios.early import EarlyTestCase
 from punch.test.system import SERVICE, introduce
@@ -196,3 +197,50 @@ class LearningTests(EarlyTestCase):
         self.let_fail(MAX_TRIES - 1)
         self.assertGreater(self.attempts(), 0)
         self.net.drop = None
+
+
+class SprayingTests(EarlyTestCase):
+    """Alice's NAT has random ports, and Bob's one port for all."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for nat, mapping in zip(self.nats, (Mapping.APDM, Mapping.EIM), strict=True):
+            nat.mapping, nat.filtering, nat.ports = mapping, Filtering.APDF, Ports.RANDOM
+
+    def link(self, seconds: float) -> list[PunchingStatus]:
+        """What both, who know each other, tried on a link of so many seconds; everything direct is lost."""
+        self.start()
+        introduce(self.alice, self.bob)
+        introduce(self.bob, self.alice)
+        self.connect()
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and packet.source[0].startswith("203.0.113.")
+            and packet.destination[0].startswith("203.0.113.")
+        )
+        self.net.advance(seconds)
+        tried = [peer.node.status.links[0].punching for peer in (self.alice, self.bob)]
+        self.stop()
+        return tried
+
+    def failures(self) -> set[tuple[str, int]]:
+        """Which techniques have failed, and how often, by what Alice and Bob know of each other."""
+        return {
+            (each.technique, each.times)
+            for book in self.books
+            for peer in book
+            for path in book.entry(peer).paths
+            for each in path.failures
+        }
+
+    def test_short_links(self) -> None:
+        """Each attempt counts, also on a link of half a minute."""
+        for number in range(MAX_TRIES):
+            self.assertEqual([tried.attempts for tried in self.link(25.0)], [1, 1])
+            self.assertEqual(self.failures(), {("spraying", number + 1)})
+        self.assertEqual([tried.attempts for tried in self.link(25.0)], [0, 0])
+
+    def test_a_long_link(self) -> None:
+        """It does not go on with what never works, however long it lasts."""
+        self.assertEqual([tried.attempts for tried in self.link(2400.0)], [MAX_TRIES] * 2)
+        self.assertEqual(self.failures(), {("spraying", MAX_TRIES)})

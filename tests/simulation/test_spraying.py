@@ -14,6 +14,7 @@ from punch.identity import Identity
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.node.policies import SprayPolicy
+from punch.node.punching.attempt import REQUEST_SIZE
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
@@ -45,6 +46,11 @@ def random_ports(public: str | None = None) -> NAT:
 def one_port(public: str | None = None) -> NAT:
     """A NAT with one port for all destinations, that filters by port."""
     return NAT(public, mapping=Mapping.EIM, filtering=Filtering.APDF, ports=Ports.RANDOM)
+
+
+def by_address(public: str | None = None) -> NAT:
+    """A NAT with another port for each address, at random, that filters by port."""
+    return NAT(public, mapping=Mapping.ADM, filtering=Filtering.APDF, ports=Ports.RANDOM)
 
 
 def taking(ports: Ports = Ports.PRESERVING) -> NAT:
@@ -281,6 +287,83 @@ class DirectTests(PunchingTestCase):
         """The addresses of the path, as each side sees them."""
         links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
         return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
+
+
+class TwoNATsTests(PunchingTestCase):
+    """A machine with a cable and Wi-Fi, each behind a NAT of its own."""
+
+    def test_the_second_one_is_better(self) -> None:
+        """Attempts are made from there, and found by both sides."""
+        for number in (0, 1):
+            self.place(random_ports(), random_ports())
+            second = self.net.lan("second", "192.168.9.0/24", nat=one_port("203.0.113.9"))
+            self.peers[number].host.attach(second)
+            self.net.advance(5.0)
+            self.assertIsNotNone(self.seconds_to_direct(25.0))
+            locals_ = [local.host for local, _ in self.ends]
+            self.assertEqual(locals_[number], "203.0.113.9")
+            self.stop()
+
+    @property
+    def ends(self) -> list[tuple[Address, Address]]:
+        """The addresses of the path, as each side sees them."""
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
+
+
+class UncertainMappingTests(PunchingTestCase):
+    """
+    Random ports where reflectors can't tell whether they depend on the destination: the service has one
+    address, or only one of its ports can be reached.
+    """
+
+    closed = False
+
+    def check_found(self, left: NAT | None, right: NAT | None, within: float) -> None:
+        """The path is direct in time, found by spraying."""
+        self.place(left, right)
+        self.net.drop = self._is_closed if self.closed else None
+        self.assertIsNotNone(self.seconds_to_direct(within))
+        self.assertIs(self.status(self.alice).technique, Technique.SPRAYING)
+        for peer in self.peers:
+            self.assertLess(self.status(peer).packets, 2 * MAX_PACKETS)
+        self.stop()
+
+    def _is_closed(self, packet: Packet) -> bool:
+        """Whether this is a request to another port of the reflector than the first one."""
+        host, port = packet.destination
+        other = host == SERVICE and port != self.rendezvous.service.reflector_port
+        return other and packet.protocol == "udp" and len(packet.payload) == REQUEST_SIZE
+
+    def test_one_address(self) -> None:
+        """A mapping that depends on the address looks like an independent one."""
+        self.check_found(by_address(), None, 25.0)
+        self.check_found(None, by_address(), 25.0)
+
+    def test_one_port(self) -> None:
+        """So does one that depends on the port. That the other port does not answer takes a while."""
+        self.closed = True
+        self.check_found(random_ports(), None, 60.0)
+
+    def test_both_sides(self) -> None:
+        """The other one may be the one that depends on the address: that is tried next."""
+        self.check_found(by_address(), one_port(), 60.0)
+        self.check_found(one_port(), by_address(), 60.0)
+
+    def test_neither_side(self) -> None:
+        """If nothing gets through although both are independent, each side has sprayed once, and no more."""
+        self.place(one_port(), one_port())
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.call()
+        self.net.advance(70.0)
+        sent = [self.status(peer).packets for peer in self.peers]
+        for packets in sent:
+            self.assertGreater(packets, MAX_PACKETS)
+        self.net.advance(120.0)
+        for before, peer in zip(sent, self.peers, strict=True):
+            self.assertIs(self.status(peer).technique, Technique.SIMULTANEOUS_OPEN)
+            self.assertLess(self.status(peer).packets - before, 100)
+        self.stop()
 
 
 class OffTests(PunchingTestCase):

@@ -74,16 +74,9 @@ class OpeningChecks:
         """
         return self._checker.opening_size
 
-    def has_received_check(self, bases: Collection[Address], source: Address | None = None) -> bool:
-        """
-        Whether an authenticated check has arrived at one of these sockets.
-
-        :param source: only one from this address counts; None: from any.
-        """
-        return any(
-            pair.received_check is not None and pair.base in bases and source in (None, pair.remote.address)
-            for pair in self._checklist
-        )
+    def has_received_check(self, bases: Collection[Address]) -> bool:
+        """Whether an authenticated check has arrived at one of these sockets."""
+        return any(pair.received_check is not None and pair.base in bases for pair in self._checklist)
 
     def was_answered(self, bases: Collection[Address]) -> bool:
         """Whether the peer has answered a check of `check` from one of these sockets."""

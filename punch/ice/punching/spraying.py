@@ -47,7 +47,7 @@ ROUTERS: Final = 1, 2
 How many routers may take the packets to the second socket, in each attempt in turn: that of a home, or a
 carrier's besides.
 """
-WAITS: Final = (30.0, 300.0, 1800.0)
+WAITS: Final = (30.0, 300.0, 1800.0, 21600.0)
 """Seconds from one attempt to the next; the last one counts for all later ones."""
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""

@@ -7,7 +7,9 @@ they choose the same technique without asking each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
+from itertools import product
 from typing import Final
 
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
@@ -65,13 +67,18 @@ TECHNIQUES: Final = {
 """The technique for each two classes, in either order."""
 
 
+_EASY = (_SIMULTANEOUS_OPEN, _PREDICTION, _SPRAYING, _ICE, _RELAY)
+"""The techniques, those first that find a path most often and with the fewest packets."""
+
+
 def nat_class(profile: NatProfile | None) -> NatClass:
     """
     Return the class of a NAT.
 
     If several mapping behaviours are possible, a port that can be predicted is predicted: that does no harm
     if it does not depend on the destination after all. A port that can't be predicted is assumed to be
-    independent of the destination, as most are.
+    independent of the destination, as most are, until attempts have failed
+    (`punch.ice.punching.assumed_mapping`).
     """
     if profile is None:
         return NatClass.UNKNOWN
@@ -105,6 +112,30 @@ def technique_for(one: NatProfile | None, other: NatProfile | None) -> Technique
     if technique is Technique.SPRAYING and not (_sprays(one) or _sprays(other)):
         return Technique.RELAY
     return technique
+
+
+def best_pair(
+    ours: Sequence[NatProfile], theirs: Sequence[NatProfile], *, controlling: bool
+) -> tuple[NatProfile | None, NatProfile | None]:
+    """
+    Return the profiles between which a path is found most easily, ours and the other side's; None for a side
+    that has none.
+
+    :param ours: those of our NATs, that of the most preferred address first, as the other side knows them.
+    :param theirs: the same of the other side.
+    :param controlling: whether our ICE agent is the controlling one. Both sides choose the same pair.
+    """
+    if not ours or not theirs:
+        return next(iter(ours), None), next(iter(theirs), None)
+
+    def order(places: tuple[int, int]) -> tuple[int, int, int]:
+        here, there = places
+        one, other = ours[here], theirs[there]
+        easy = len(_EASY) if one.host == other.host else _EASY.index(technique_for(one, other))
+        return easy, here + there, here if controlling else there
+
+    here, there = min(product(range(len(ours)), range(len(theirs))), key=order)
+    return ours[here], theirs[there]
 
 
 def techniques_with_all(profile: NatProfile) -> dict[NatClass, Technique]:

@@ -159,11 +159,11 @@ class NatObserver:
                 self._running[host] = self._start(host, self._reflectors)
         self._driver.run()
 
-    @property
-    def base_and_reflector(self) -> tuple[str, Address] | None:
-        """The local IP address of the first profile, and a reflector; None if nothing is known."""
+    def base_and_reflector(self, public: str) -> tuple[str, Address] | None:
+        """Return the local IP address whose NAT has this public one, and a reflector; None if none has."""
         now = self._driver.now()
-        known = next((host for host in self._hosts if self.profiles.of(host, now) is not None), None)
+        profiles = ((host, self.profiles.of(host, now)) for host in self._hosts)
+        known = next((host for host, each in profiles if each is not None and each.host == public), None)
         return None if known is None or self._reflectors is None else (known, self._reflectors.first)
 
     def add_ports(self, local: str, ports: Sequence[int]) -> None:

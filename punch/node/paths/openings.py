@@ -72,21 +72,20 @@ class Openings:
         for agent in self._generations.agents:
             agent.remove_local(base, self._monotonic())
 
-    def has_received_check(self, bases: Collection[Address], source: Address | None = None) -> bool:
-        """
-        Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets.
-
-        :param source: only one from this address counts; None: from any.
-        """
-        return any(agent.openings.has_received_check(bases, source) for agent in self._generations.agents)
+    def has_received_check(self, bases: Collection[Address]) -> bool:
+        """Whether an authenticated check of any of the ICE sessions has arrived at one of these sockets."""
+        return any(agent.openings.has_received_check(bases) for agent in self._generations.agents)
 
     def has_got_through(self, bases: Collection[Address]) -> bool:
         """
         Whether an authenticated check has arrived at one of these sockets, or the answer to a check sent from
         there.
         """
-        answered = any(agent.openings.was_answered(bases) for agent in self._generations.agents)
-        return answered or self.has_received_check(bases)
+        return self.was_answered(bases) or self.has_received_check(bases)
+
+    def was_answered(self, bases: Collection[Address]) -> bool:
+        """Whether a check that was sent from one of these sockets was answered."""
+        return any(agent.openings.was_answered(bases) for agent in self._generations.agents)
 
     def received_stun(self, local: Address, remote: Address, now: float) -> None:
         """A STUN message has come between these addresses."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from punch.ice.agent import Agent
 from punch.ice.pairs import PathKind
-from punch.ice.punching.techniques import Technique, opens, technique_for
+from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
@@ -31,6 +31,7 @@ from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries, doubled
+from punch.node.punching.choice import TechniqueChoice, hosts
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
 from punch.node.punching.sockets import AttemptBasis, AttemptSockets
@@ -43,11 +44,6 @@ SETTLE = 1.0
 """
 Seconds on a relayed path after which the first attempt begins: plain ICE needs less. Between two peers that
 had a direct path by the same technique before, it begins at once.
-"""
-ATTEMPTS = 3
-"""
-How many attempts on a link, in which packets were sent, must have failed between the same networks, so that
-the technique is taken to have failed there.
 """
 RETURN_TIME = 5.0
 """
@@ -119,19 +115,13 @@ class Punching:
             self._makers[Technique.SPRAYING] = Spraying(
                 budget.sprays, context.descriptors, lambda: context.network.sockets.extra
             )
-        self._theirs = tuple(theirs)
-        self._told: tuple[NatProfile, ...] = ()
+        self._choice = TechniqueChoice(peer, context, transport, theirs)
         self._attempts = 0
         self._tries = Tries()
-        # How many attempts have sent something between the networks in use, and the number of the newest one
-        self._made = self._newest_made = 0
-        # In which network we were then, and why it was made
-        self._made_in: str | None = None
         self._basis: AttemptBasis | None = None
-        self._made_basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
         self._newest = 0
-        self._opening = self._found = self._direct = False
+        self._opening = self._direct = False
         self._network_changed_at = self._settled_at = float("-inf")
         self._begin_at: float | None = None
         self._awaited: tuple[int, Future[Opened]] | None = None
@@ -146,7 +136,7 @@ class Punching:
         """What was tried so far."""
         packets = sum(budget.packets for budget in self._budgets)
         size = sum(budget.bytes for budget in self._budgets)
-        return PunchingStatus(self._technique, self._attempts, packets, size)
+        return PunchingStatus(self._choice.technique, self._attempts, packets, size)
 
     def technique_of(self, base: Address) -> Technique:
         """Return by which technique the path from this local address was found."""
@@ -163,9 +153,8 @@ class Punching:
             if found is not None:
                 # Connectivity checks alone, or TCP, may have found any other path
                 self._budget.path_found(found.host)
-                if self._made and not self._found and self._transport.generations.working:
-                    self._found = True
-                    self._remember(self._sockets.selected_basis, found=True)
+                if self._transport.generations.working:
+                    self._choice.path_found(self._sockets.selected_basis)
             self._direct, self._begin_at = True, None
         else:
             if self._direct and not self._transport.generations.damping.short_lived:
@@ -180,11 +169,10 @@ class Punching:
 
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
-        ours = self._ours
-        if ours and not self._incomplete and _hosts(self._told) != _hosts(ours):
+        if self._choice.moved:
             self._tries.clear()
             self._sockets.network_changed()
-            self._networks_changed()
+            self._choice.networks_changed()
             self._transport.generations.network_changed(now)
             self._begin_anew()
         self.path_changed(now)
@@ -213,31 +201,29 @@ class Punching:
 
     def close(self) -> None:
         """The link is over: close the sockets."""
-        if self._made >= ATTEMPTS and not self._found and self._made_in == self._network.key:
-            self._remember(self._made_basis, found=False)
         self._driver.stop()
         self._end_attempt()
         self._sockets.close()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
-        if _hosts(nats.profiles) != _hosts(self._theirs):
-            self._networks_changed()
+        if hosts(nats.profiles) != hosts(self._choice.theirs):
+            self._choice.networks_changed()
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
                 self._transport.generations.network_changed(now)
                 self._begin_anew()
-        self._theirs = nats.profiles
+        technique = self._choice.technique
+        self._choice.theirs = nats.profiles
+        self._choice.review()
+        if self._choice.technique is not technique:
+            # The wait was one for another technique
+            self._begin_at = None
         self.path_changed(now)
 
     def _tell_time(self, now: float) -> None:
         """Tell the attempt the time. It also learns it from what it receives and from its timers."""
         if self._sockets.observing is not None:
             self._sockets.observing.transactions.handle_timer(now)
-
-    def _networks_changed(self) -> None:
-        """One of the two is in another network: what was tried and found before says nothing about it."""
-        self._made = 0
-        self._found = False
 
     def _begin_anew(self) -> None:
         """The network is another one, or a direct path has lasted: begin as soon as the waits allow."""
@@ -256,31 +242,29 @@ class Punching:
         if self._begin_at is None or now < self._begin_at:
             return
         self._begin_at = None
-        technique = self._technique
+        technique, theirs = self._choice.technique, self._choice.profiles[1]
         maker = self._makers.get(technique)
-        if not self._relayed or maker is None or not self._is_worth_trying:
+        if not self._relayed or maker is None or theirs is None or not self._choice.is_worth_trying:
             return
-        found = self._network.nat_observer.base_and_reflector
+        found = self._base_and_reflector
         proving = found is not None and self._agent.openings.prove(found[0])
         self._changed()
-        if not self._opens:
+        if not self._choice.opens:
             # An attempt before both know where the other one receives would be refused
-            proving = proving or self._theirs[0].host not in self._agent.openings.proven_hosts
+            proving = proving or theirs.host not in self._agent.openings.proven_hosts
         if proving:
             self._proofs += 1
             self._begin_at = now + proof_wait(self._proofs)
-        elif self._opens:
+        elif self._choice.opens:
             return
         elif now < self._settled_at:
             self._begin_at = self._settled_at
-        elif now < (next_at := self._next_at(self._theirs[0].host, maker)):
+        elif now < (next_at := self._next_at(theirs.host, maker)):
             self._begin_at = next_at
-        elif not maker.can_aim(self._theirs[0].host, now):
+        elif not maker.can_aim(theirs.host, now):
             self._begin_at = now + LONGEST_WAIT
         elif not self._begin(technique, lambda transactions: self._aim(maker, technique, transactions)):
             self._begin_at = now + BUSY
-
-    # The choice
 
     @property
     def _agent(self) -> Agent:
@@ -292,29 +276,10 @@ class Punching:
         return self._transport.relayed
 
     @property
-    def _ours(self) -> tuple[NatProfile, ...]:
-        return tuple(self._network.nat_observer.current)
-
-    @property
-    def _incomplete(self) -> bool:
-        """Whether NATs are observed anew, of which those that are known again are the same as before."""
-        before = _hosts(self._told)
-        return self._network.nat_observer.observing and all(host in before for host in _hosts(self._ours))
-
-    @property
-    def _profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
-        """Return the profile of the most preferred address of each side."""
-        return next(iter(self._ours), None), next(iter(self._theirs), None)
-
-    @property
-    def _technique(self) -> Technique:
-        ours, theirs = self._profiles
-        if ours is not None and theirs is not None and ours.host == theirs.host:
-            # Behind one NAT, each side's packets shift the ports of the other
-            return Technique.ICE
-        technique = technique_for(ours, theirs)
-        never = self._context.spray_policy is SprayPolicy.NEVER
-        return Technique.RELAY if never and technique is Technique.SPRAYING else technique
+    def _base_and_reflector(self) -> tuple[str, Address] | None:
+        """The local IP address that attempts are made from, and a reflector; None if that is not known."""
+        ours = self._choice.profiles[0]
+        return None if ours is None else self._network.nat_observer.base_and_reflector(ours.host)
 
     @property
     def _settle_time(self) -> float:
@@ -322,23 +287,10 @@ class Punching:
         For how many seconds a relayed path is given to plain ICE, which did not find the last one, and to the
         path before it.
         """
-        theirs, left = self._profiles[1], self._sockets.left
+        theirs, left = self._choice.profiles[1], self._sockets.left
         if theirs is not None and left is not None and left.host == theirs.host:
             return RETURN_TIME
-        return 0.0 if self._context.paths.found_last_path(self._peer, self._technique, theirs) else SETTLE
-
-    @property
-    def _is_worth_trying(self) -> bool:
-        """Whether the technique has not failed on one link after the other between these NATs."""
-        return self._context.paths.is_worth_trying(self._peer, self._technique, *self._profiles)
-
-    def _remember(self, basis: AttemptBasis | None, *, found: bool) -> None:
-        if basis is not None:
-            self._context.paths.tried(self._peer, basis.technique, basis.ours, basis.theirs, found=found)
-
-    @property
-    def _opens(self) -> bool:
-        return opens(*self._profiles, controlling=self._agent.controlling)
+        return 0.0 if self._choice.found_last_path else SETTLE
 
     # The side that aims
 
@@ -364,15 +316,15 @@ class Punching:
     # The side that opens
 
     def _take_targets(self, targets: Targets, now: float) -> None:
-        maker = self._makers.get(self._technique)
-        found = self._network.nat_observer.base_and_reflector
+        maker = self._makers.get(self._choice.technique)
+        found = self._base_and_reflector
         agrees = (
             maker is not None
             and found is not None
-            and targets.technique == self._technique.value
+            and targets.technique == self._choice.technique.value
             and targets.attempt > self._newest
             and self._relayed
-            and self._opens
+            and self._choice.opens
             # Half the wait of the other side, whose messages may be late
             and now >= self._next_at(targets.host, maker, 0.5)
             and targets.host in self._agent.openings.proven_hosts
@@ -410,8 +362,8 @@ class Punching:
         """Return what a technique needs; None if the own NAT or that of the other side is not known."""
         begun: Future[None] = Future()
         self._begun = number, begun
-        ours, theirs = self._profiles
-        found = self._network.nat_observer.base_and_reflector
+        ours, theirs = self._choice.profiles
+        found = self._base_and_reflector
         if ours is None or theirs is None or found is None:
             return None
         return Attempt(
@@ -431,21 +383,14 @@ class Punching:
             answer=self._answer,
             begin=lambda: self._link.try_send_control(OptionalFrameType.BEGIN, Begin(number).encode()),
             begun=begun,
-            sent=lambda: self._count_made(number),
+            sent=lambda: self._choice.sent(number, self._basis),
             release=lambda: self._context.punching_slot.release(self),
         )
 
     def _next_at(self, host: str, maker: AttemptMaker, part: float = 1.0) -> float:
         """Return when the next attempt may begin with the other side at this IP address."""
         damped_until = self._transport.generations.damping.allowed_at(PathKind.REFLEXIVE, part)
-        return max(damped_until, self._tries.next_at(self._technique, host, maker.wait_after, part))
-
-    def _count_made(self, number: int) -> None:
-        """A packet of this attempt was sent."""
-        if number != self._newest_made:
-            self._newest_made, self._made_in = number, self._network.key
-            self._made_basis = self._basis
-            self._made += 1
+        return max(damped_until, self._tries.next_at(self._choice.technique, host, maker.wait_after, part))
 
     def _begin(
         self, technique: Technique, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]
@@ -453,7 +398,7 @@ class Punching:
         """Begin an attempt; returns False if this node makes another one."""
         if self._sockets.observing is not None or not self._context.punching_slot.take(self):
             return False
-        self._basis = AttemptBasis(technique, *self._profiles)
+        self._basis = AttemptBasis(technique, *self._choice.profiles)
         sockets = self._sockets.begin(self._basis)
 
         async def run() -> None:
@@ -468,6 +413,9 @@ class Punching:
         return True
 
     def _end_attempt(self) -> None:
+        if self._begun is not None:
+            self._choice.attempt_over(self._begun[0])
+            self._tell_nats()
         self._awaited, self._begun, self._opening = None, None, False
         self._sockets.end()
         self._context.punching_slot.release(self)
@@ -481,15 +429,9 @@ class Punching:
         self._sockets.flush()
 
     def _tell_nats(self) -> None:
-        """
-        Tell the other side what we know about our NATs, if that matters and is news. While they are observed
-        anew, nothing is known, or less than before: that is no news, as they are probably the same.
-        """
-        ours = self._ours
-        news = [_without_age(each) for each in ours] != [_without_age(each) for each in self._told]
-        if ours and news and self._relayed and not self._incomplete:
-            self._told = ours
-            self._link.try_send_control(OptionalFrameType.NATS, Nats(ours).encode())
+        news = self._choice.news()
+        if news is not None:
+            self._link.try_send_control(OptionalFrameType.NATS, Nats(news).encode())
 
 
 def proof_wait(proofs: int) -> float:
@@ -501,11 +443,3 @@ def proof_wait(proofs: int) -> float:
 def refusal_wait(refusals: int) -> float:
     """Return the seconds to the next attempt after so many that were refused, or could not be made."""
     return doubled(REFUSAL_WAITS, refusals - 1)
-
-
-def _hosts(profiles: Sequence[NatProfile]) -> list[str]:
-    return [each.host for each in profiles]
-
-
-def _without_age(profile: NatProfile) -> tuple[object, ...]:
-    return profile.host, profile.mapping, profile.ports, profile.step

@@ -6,7 +6,7 @@ Attempts by spraying: many sockets on the side with random ports, many guessed p
             second target again
 
 `punch.ice.punching.spraying` says how many, and why. On the side that aims, the first check that arrives ends
-all of this. On the side that opens, the first one of the first target does, or another path of the link.
+all of this. On the side that opens, the first answer to a check does, or another path of the link.
 """
 
 from __future__ import annotations
@@ -132,30 +132,22 @@ class Spraying:
         self._opened += 1
         nearly = [(first, Reach(LOW_TTL)), (second, Reach(LOW_TTL, routers))]
         deadline = attempt.transactions.now + PROBE_TIME
-        await self._open_all(attempt, bases, nearly, first)
-        while not attempt.begun.done and not self._is_over(attempt, bases, first):
+        await self._open_all(attempt, bases, nearly)
+        while not attempt.begun.done and not self._is_open(attempt, bases):
             if attempt.transactions.now >= deadline:
                 return True
             await attempt.transactions.within(attempt.begun, 0.1)
-        await self._open_all(attempt, bases, [(second, None)], first)
+        await self._open_all(attempt, bases, [(second, None)])
         await attempt.await_path(bases)
         return True
 
     async def _open_all(
-        self,
-        attempt: Attempt,
-        bases: Set[Address],
-        remotes: Sequence[tuple[Address, Reach | None]],
-        source: Address,
+        self, attempt: Attempt, bases: Set[Address], remotes: Sequence[tuple[Address, Reach | None]]
     ) -> None:
-        """
-        Send from all of these sockets to these addresses, until a check of the other side's first socket
-        arrives. One of its second socket may come where nothing was sent there, if our NAT does not filter by
-        port. It ends nothing: the answer leaves from a port that the other side does not let in.
-        """
+        """Send from all of these sockets to these addresses, until one of them is known to be open."""
         pace = Pace(attempt.transactions.now)
         for base, (remote, reach) in product(bases, remotes):
-            if self._is_over(attempt, bases, source) or not attempt.send(base, remote, self._budget, reach):
+            if self._is_open(attempt, bases) or not attempt.send(base, remote, self._budget, reach):
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 
@@ -164,6 +156,14 @@ class Spraying:
         while attempt.transactions.now < until and not self._is_over(attempt, bases):
             await attempt.transactions.sleep(0.1)
 
-    def _is_over(self, attempt: Attempt, bases: Set[Address], source: Address | None = None) -> bool:
-        """Whether a check has arrived, from this address if one is given, or the link has another path."""
-        return not attempt.relayed() or attempt.transport.openings.has_received_check(bases, source)
+    def _is_over(self, attempt: Attempt, bases: Set[Address]) -> bool:
+        """Whether a check has arrived, or the link has another path."""
+        return not attempt.relayed() or attempt.transport.openings.has_received_check(bases)
+
+    def _is_open(self, attempt: Attempt, bases: Set[Address]) -> bool:
+        """
+        Whether a check of ours was answered, or the link has another path. If our NAT does not filter by
+        port, a check may arrive at a port that is open for the other target. That ends nothing: the answer
+        leaves from another port, which the other side does not let in.
+        """
+        return not attempt.relayed() or attempt.transport.openings.was_answered(bases)

@@ -78,6 +78,9 @@ def must_be_direct_later(one: str, other: str, ports: Ports) -> bool:
     """Whether a pair must be direct after some time, by a technique beyond ICE; see `nat_pairs`."""
     if NO_UDP in (one, other) or OPEN in (one, other):
         return False
+    if FIREWALL in (one, other) and "ADM" in (one[:3], other[:3]):
+        # The port of the other side is certain, so it can't be that one
+        return True
     same = dict.fromkeys((FIREWALL, CARRIER), "EIM/APDF")
     return must_connect_later(same.get(one, one), same.get(other, other), ports)
 

@@ -102,7 +102,8 @@ def must_connect_later(one: str, other: str, ports: Ports) -> bool:
 
     Ports that are preserved or given in sequence are predicted. With random ports, the relay is right if they
     are on both sides; if the other mapping is endpoint-independent, spraying finds one. One address of the
-    service can't tell address-dependent mappings from independent ones, so nothing is sprayed at these.
+    service can't tell address-dependent mappings from independent ones. So these are sprayed at when
+    simultaneous opens have failed, and the other side's turn may come first: that can take 50 s.
     """
     if ports is not Ports.RANDOM:
         return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 from random import Random
 
@@ -26,6 +27,7 @@ from punch.ice.punching.techniques import (
     TECHNIQUES,
     NatClass,
     Technique,
+    best_pair,
     nat_class,
     opens,
     port_of_socket,
@@ -115,6 +117,27 @@ class TechniqueTests(SynchronousTestCase):
             self.assertIs(technique_for(RANDOM, other), Technique.RELAY)
         self.assertIs(techniques_with_all(either)[NatClass.RANDOM], Technique.SPRAYING)
         self.assertIs(techniques_with_all(PRESERVING)[NatClass.RANDOM], Technique.RELAY)
+
+    def test_the_best_pair(self) -> None:
+        """Both sides choose the same one, by how easily a path is found, and then by their own order."""
+
+        def at(number: int, known: NatProfile) -> NatProfile:
+            return replace(known, host=f"203.0.113.{number}")
+
+        ours = at(1, RANDOM), at(2, SEQUENTIAL), at(3, KNOWN)
+        theirs = at(4, RANDOM), at(3, KNOWN), at(5, PRESERVING)
+        self.assertEqual(best_pair(ours, theirs, controlling=True), (ours[2], theirs[2]))
+        self.assertEqual(best_pair(ours[:1], theirs, controlling=True), (ours[0], theirs[1]))
+        self.assertEqual(best_pair(ours[:1], theirs[:1], controlling=True), (ours[0], theirs[0]))
+        self.assertEqual(best_pair(ours[2:], theirs[1:2], controlling=True), (ours[2], theirs[1]))
+        self.assertEqual(best_pair((), theirs, controlling=True), (None, theirs[0]))
+        self.assertEqual(best_pair(ours, (), controlling=True), (ours[0], None))
+        every = [at(number, known) for number, known in enumerate((*ours, *theirs, UNSURE), 10)]
+        for one, other, controlling in product(
+            permutations(every[:4], 2), permutations(every[4:], 2), (False, True)
+        ):
+            here = best_pair(one, other, controlling=controlling)
+            self.assertEqual(here[::-1], best_pair(other, one, controlling=not controlling))
 
     def test_ports_of_sockets(self) -> None:
         """A port that is preserved is known without a question to a reflector."""

@@ -83,9 +83,9 @@ class SprayingTests(SynchronousTestCase):
         self.assertLessEqual(held, 450)
 
     def test_waits(self) -> None:
-        """Half a minute, five minutes, and half an hour from then on."""
+        """Half a minute, five minutes, half an hour, and six hours from then on."""
         self.assertEqual(
-            [wait_after(sprays) for sprays in range(6)], [0.0, 30.0, 300.0, 1800.0, 1800.0, 1800.0]
+            [wait_after(sprays) for sprays in range(6)], [0.0, 30.0, 300.0, 1800.0, 21600.0, 21600.0]
         )
 
     def test_the_limit(self) -> None:
