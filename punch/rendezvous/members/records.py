@@ -143,10 +143,10 @@ def decode(data: bytes) -> Record:
             return InvitationMade(
                 bytes.fromhex(value["number"]),
                 bytes.fromhex(value["digest"]),
-                int(value["uses"]),
+                _count(value["uses"]),
                 _time(value["expires"]),
-                None if quota is None else int(quota),
-                int(value["used"]),
+                None if quota is None else _count(quota),
+                _count(value["used"]),
             )
         if kind == "invitation-revoked":
             return InvitationRevoked(bytes.fromhex(value["number"]))
@@ -163,6 +163,13 @@ def decode(data: bytes) -> Record:
     except (PeerIDError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"it can't be read ({error})") from error
     raise RecordError(f"its kind is not known ({str(kind)[:20]})")
+
+
+def _count(value: object) -> int:
+    # A float may be larger than what a record or SQLite can hold.
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("a count is an integer from 0 on")
+    return value
 
 
 def _time(value: object) -> float:

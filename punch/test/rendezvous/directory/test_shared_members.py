@@ -70,6 +70,13 @@ class RecordTests(SynchronousTestCase):
         good = encode(RECORDS[4])
         for bad in (good.replace(b"1700000001.0", b"true"), good + b" " * 5000, good[:-1]):
             self.assertRaises(RecordError, decode, bad)
+        made = encode(MADE)
+        for uses in (b"1.0", b"1e100", b"-1", b"true", b'"1"', b"null"):
+            self.assertRaises(RecordError, decode, made.replace(b'"uses":1', b'"uses":' + uses))
+        for quota in (b"1e100", b"-1", b"true", b'"1"'):
+            self.assertRaises(
+                RecordError, decode, made.replace(b'"relay_quota":1000', b'"relay_quota":' + quota)
+            )
 
     def test_one_invitation_at_two_processes_at_once(self) -> None:
         """Those that were first stay, in whatever order it becomes known."""
