@@ -31,7 +31,7 @@ from punch.files import (
 from punch.identity import PeerID, PeerIDError
 from punch.learned_paths import LearnedPath
 from punch.petnames import BadPetname
-from punch.sanitize import quoted
+from punch.sanitize import name_on_one_line, quoted
 
 #: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
@@ -469,7 +469,12 @@ def _entry(value: dict[str, object]) -> Contact:
     if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
         raise TypeError("services are names")
     paths = learned_paths.decode(value.get("paths", []))
-    return Contact(claimed, name, known, blocked, "name" in value, frozenset(services), paths)
+    return Contact(_seen(claimed), name, known, blocked, "name" in value, frozenset(services), paths)
+
+
+def _seen(claimed: str) -> str:
+    """What a peer called itself, if all of it can be seen, as in what peers send; else forgotten."""
+    return claimed if name_on_one_line(claimed) == claimed else ""
 
 
 def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:
@@ -485,5 +490,5 @@ def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, C
             taken |= names.looks(claimed)
         yield (
             PeerID.parse(text),
-            Contact(claimed[: petnames.MAX_CLAIMED], name, known=True, named=bool(claimed)),
+            Contact(_seen(claimed[: petnames.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
         )

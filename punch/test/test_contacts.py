@@ -282,6 +282,21 @@ class FileTests(BookTestCase):
             self.assertEqual(json.loads(self.path.read_bytes())["version"], 2)
             self.assertEqual(AddressBook(self.path).find("eve"), EVE)
 
+    def test_a_claimed_name_with_what_is_not_seen(self) -> None:
+        """A damaged book puts nothing on a terminal: the name is forgotten, until the next call tells it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for claimed, kept in (
+            ("Bob \x1b[2J", ""),
+            ("B\nob", ""),
+            ("Bo\u202eb", ""),
+            ("Zo\u00eb K", "Zo\u00eb K"),
+        ):
+            entry = {"claimed": claimed, "known": True, "blocked": False, "name": None}
+            self.path.write_text(json.dumps({"version": 2, "peers": {str(BOB): entry}}))
+            self.assertEqual(AddressBook(self.path).entry(BOB).claimed, kept)
+            self.path.write_text(json.dumps({"peers": {str(BOB): {"name": claimed}}}))
+            self.assertEqual(AddressBook(self.path).entry(BOB).claimed, kept)
+
     def test_names_of_earlier_versions(self) -> None:
         """Books with names that nobody would get today load; who can't be told from another has no name."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
