@@ -42,6 +42,8 @@ class _Invitation:
     until: float
     name: str | None = None
     registered: bool = False
+    numbers: int = 1
+    """How many were tried."""
     running: Deferred[Card] | None = None
     waiting: list[Deferred[CodeMade]] = field(default_factory=list)
 
@@ -111,11 +113,14 @@ class ContactCodes:
         return waiting
 
     def _issue(self) -> None:
+        self._invitation = _Invitation(Code.generate(self._random), self._now() + LIFE)
+        self._register(self._invitation)
+
+    def _register(self, invitation: _Invitation) -> None:
         from punch.apps.codes.exchange import Issuer
 
-        code, now = Code.generate(self._random), self._now()
-        invitation = self._invitation = _Invitation(code, now + LIFE)
-        core = Issuer(code, self._identity, self._own_name(), CodePurpose.CONTACT, now, self._random)
+        code = invitation.code
+        core = Issuer(code, self._identity, self._own_name(), CodePurpose.CONTACT, self._now(), self._random)
         running = self._meet(core, code.identity, partial(self._registered, invitation))
         invitation.running = running
         running.addCallback(self._used, invitation).addErrback(self._void, invitation)
@@ -135,6 +140,14 @@ class ContactCodes:
         self._views.tell(CodeUsed(contact, problem))
 
     def _void(self, failure: Failure, invitation: _Invitation) -> None:
+        from punch.apps.codes.client import MAX_NUMBERS, number_is_refused
+
+        refused = not invitation.registered and number_is_refused(failure.value)
+        if refused and invitation.numbers < MAX_NUMBERS:
+            invitation.numbers += 1
+            invitation.code = Code.generate(self._random)
+            self._register(invitation)
+            return
         self._over(invitation)
         if invitation.registered:
             assert failure.value is not None

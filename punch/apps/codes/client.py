@@ -19,8 +19,20 @@ from punch.net.srv import LookUpService
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.wire.control import Accept, ErrorCode, Register, Reply, Welcome
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
+
+MAX_NUMBERS = 5
+"""How many numbers an issuer tries that somebody has had refused."""
+
+
+def number_is_refused(problem: BaseException | None) -> bool:
+    """
+    Whether the rendezvous refuses the key of a code's number for ever. Everybody can derive that key, and so
+    can revoke it; another number helps.
+    """
+    return isinstance(problem, ControlProblem) and problem.refusal is AdmissionRefusal.ID_REVOKED
 
 
 class CodeClient:

@@ -119,14 +119,27 @@ class CodeCommand:
         :param name: what it calls itself.
         :raise CommandFailed: nobody has used it, or it could not be used.
         """
+        from punch.apps.codes.client import MAX_NUMBERS, number_is_refused
         from punch.apps.codes.exchange import Issuer
 
-        code = Code.generate()
-        issuer = Issuer(code, identity, name, self._purpose, self._command.reactor.seconds())
-        try:
-            return await self._meet(issuer, code.identity, lambda: self._show(code))
-        except CodeFailed as failed:
-            raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
+        for number in range(1, MAX_NUMBERS + 1):
+            code = Code.generate()
+            issuer = Issuer(code, identity, name, self._purpose, self._command.reactor.seconds())
+            shown = False
+
+            def show(code: Code = code) -> None:
+                nonlocal shown
+                shown = True
+                self._show(code)
+
+            try:
+                return await self._meet(issuer, code.identity, show)
+            except CodeFailed as failed:
+                raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
+            except CommandFailed as failed:
+                if shown or number == MAX_NUMBERS or not number_is_refused(failed.__cause__):
+                    raise
+        raise AssertionError("the last number has returned or failed")
 
     async def redeem(self, code: Code, identity: Identity, name: str) -> Card:
         """
@@ -172,7 +185,7 @@ class CodeCommand:
             return await client.run()
         except ControlProblem as problem:
             sentence = unregistered_sentence(problem)
-            raise CommandFailed(sentence, status_of(problem.reason), problem.reason) from None
+            raise CommandFailed(sentence, status_of(problem.reason), problem.reason) from problem
 
     def _show(self, code: Code) -> None:
         """The code goes to stdout, what to do with it to stderr."""

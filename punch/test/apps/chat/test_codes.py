@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,10 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import ChatError
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Event
+from punch.apps.codes.client import MAX_NUMBERS
 from punch.apps.codes.code import LIFE, Card, Code, CodeFailed, CodeFailure, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.identity import Identity
+from punch.identity import Identity, PeerID
+from punch.node.causes import ControlProblem, ProblemCode
 from punch.test.ui.front_ends import BOB, EVE, ME, FrontEndFixture
+from punch.wire.control import ErrorCode
+from punch.wire.invitation import AdmissionRefusal
+from punch.wire.rendezvous_address import RendezvousAddress
 
 THEIRS = Code(48213, ("coyote", "tulip", "yogurt"))
 
@@ -24,11 +30,13 @@ class ScriptedRendezvous:
 
     def __init__(self) -> None:
         self.running: list[tuple[Issuer | Redeemer, Callable[[], object], Deferred[Card]]] = []
+        self.keys: list[PeerID] = []
 
     def meet(
         self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
     ) -> Deferred[Card]:
         self.running.append((core, on_registered, Deferred()))
+        self.keys.append(key.peer_id)
         return self.running[-1][2]
 
 
@@ -39,6 +47,7 @@ class CodesTests(SynchronousTestCase):
         self.events: list[Event] = []
         self.chat.views.attach(self)
         self.rendezvous = ScriptedRendezvous()
+        self.random = (bytes([number]) * 64 for number in itertools.count())
         self.codes = ContactCodes(
             identity=Identity.generate(lambda size: bytes(size)),
             own_name=lambda: self.chat.name,
@@ -47,7 +56,7 @@ class CodesTests(SynchronousTestCase):
             meet=self.rendezvous.meet,
             where="rendezvous.example:7001",
             now=self.clock.seconds,
-            random=lambda size: bytes(range(size)),
+            random=lambda size: next(self.random)[:size],
         )
 
     can_answer = True
@@ -91,6 +100,30 @@ class CodesTests(SynchronousTestCase):
         self.assertIsNone(self.codes.made)
         self.codes.invite()
         self.assertEqual(len(self.rendezvous.running), 2)
+
+    def test_the_key_of_a_number_is_revoked(self) -> None:
+        """Anybody can have a number refused: another one is tried, a few times, as long as none was shown."""
+        revoked = ControlProblem(
+            ProblemCode.ERROR,
+            RendezvousAddress.parse("rendezvous.example:7001"),
+            ErrorCode.DENIED,
+            "The owner of this peer ID has revoked it.",
+            refusal=AdmissionRefusal.ID_REVOKED,
+        )
+        invited = self.codes.invite()
+        for _ in range(MAX_NUMBERS):
+            self.assertNoResult(invited)
+            self.rendezvous.running[-1][2].errback(revoked)
+        self.failureResultOf(invited, ControlProblem)
+        self.assertEqual(len(set(self.rendezvous.keys)), MAX_NUMBERS)
+        invited = self.codes.invite()
+        self.rendezvous.running[-1][2].errback(revoked)
+        self.rendezvous.running[-1][1]()
+        shown = Code.parse(self.successResultOf(invited).code)
+        self.assertEqual(shown.identity.peer_id, self.rendezvous.keys[-1])
+        self.rendezvous.running[-1][2].errback(revoked)
+        self.assertEqual(len(self.told(CodeVoid)), 1)
+        self.assertEqual(len(set(self.rendezvous.keys)), MAX_NUMBERS + 2)
 
     def test_a_code_is_withdrawn(self) -> None:
         with self.assertRaises(ChatError) as caught:
