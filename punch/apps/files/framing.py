@@ -107,7 +107,8 @@ class MessageReader:
             part = view[at : at + self._left]
             at += len(part)
             self._left -= len(part)
-            self._keep(part)
+            if part:
+                self._keep(part)
             if not self._left:
                 parts, self._parts = self._parts, []
                 self._length.clear()

@@ -69,6 +69,17 @@ class FramingTests(SynchronousTestCase):
             self.assertEqual([isinstance(each, DataMessage) for each in found].count(True), 2)
             self.assertEqual([len(each) for each in found], [len(plain(each)) for each in MESSAGES])
 
+    def test_cut_once_near_the_beginning_of_a_message(self) -> None:
+        """Everywhere in a length, and in what follows it, with all the rest in one piece."""
+        begin, cuts = 0, set[int]()
+        for message in MESSAGES:
+            cuts |= set(range(begin, begin + 32))
+            begin += 4 + len(plain(message))
+        for cut in sorted(cuts):
+            reader = MessageReader()
+            found = [*reader.receive(STREAM[:cut]), *reader.receive(STREAM[cut:])]
+            self.assertEqual(list(map(plain, found)), list(map(plain, MESSAGES)), cut)
+
     def test_content_is_not_copied(self) -> None:
         pieces = list(frames([DataMessage(0, 0, [CONTENT])]))
         self.assertIs(pieces[-1], CONTENT)
