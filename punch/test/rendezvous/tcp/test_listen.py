@@ -10,9 +10,11 @@ from typing import Any, Literal
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer_only
 
 from punch.net.udp.server import UDPPort, open_ports
 from punch.rendezvous.tcp.listen import BACKLOG, listen_on_all_addresses, parse_endpoints
@@ -67,6 +69,11 @@ class Reactor:
         return Port(self, kind, host, port)
 
 
+@implementer_only(IReactorTCP)
+class TCPReactor(MemoryReactor):
+    """One that adopts no sockets, for which real ones would be made."""
+
+
 class EndpointTests(SynchronousTestCase):
     """Endpoint strings."""
 
@@ -84,7 +91,7 @@ class EndpointTests(SynchronousTestCase):
             ("tcp:7001:interface=192.0.2.1:backlog=5", 5),
             ("haproxy:tcp:7001:interface=192.0.2.1", BACKLOG),
         ):
-            reactor = MemoryReactor()
+            reactor = TCPReactor()
             (endpoint,) = parse_endpoints(reactor, [description])
             endpoint.server.listen(ServerFactory())
             self.assertEqual({each[2] for each in reactor.tcpServers}, {backlog}, description)
