@@ -49,6 +49,8 @@ FILES = (
     "simulation/test_service_day.py",
     "link/test_aioquic.py",
     "link/test_small_pieces.py",
+    "simulation/test_blocked_network.py",
+    "simulation/test_flapping_paths.py",
     "simulation/test_spraying.py",
     "simulation/test_impaired_networks.py",
     "simulation/test_tcp_port_mapping.py",
