@@ -51,6 +51,11 @@ class TargetLimits:
         in_all = self._total is None or self._total.has(None, now, packets)
         return in_all and self._hosts.has(_key(host), now, packets)
 
+    def has_at(self, packets: int, host: str, now: float) -> float:
+        """Return when so many packets may be sent to this IP address if no others are sent until then."""
+        at = self._hosts.has_at(_key(host), now, packets)
+        return at if self._total is None else max(at, self._total.has_at(None, now, packets))
+
     def charge(self, host: str, now: float) -> None:
         """Count a packet that is sent to this IP address."""
         if self._total is not None:

@@ -120,6 +120,10 @@ class TokenBuckets:
         """Whether the bucket of `key` has `cost` tokens. Nothing is taken."""
         return self._in_time(max(now, self._full_at.get(key, now)) + cost / self.rate, now)
 
+    def has_at(self, key: Hashable, now: float, cost: float = 1.0) -> float:
+        """Return when the bucket of `key` has `cost` tokens if nothing is taken until then."""
+        return max(now, self._full_at.get(key, now) + (cost - self.burst) / self.rate)
+
     def missing(self, least: float, now: float) -> dict[Hashable, float]:
         """The buckets from which at least so many tokens are missing, and how many."""
         after = now + least / self.rate

@@ -58,6 +58,12 @@ class OpeningBudget:
         """Whether so many packets may be sent to this IP address now, as far as their number is concerned."""
         return self.left(now) >= packets and (self._limits is None or self._limits.has(packets, host, now))
 
+    def may_begin_at(self, packets: int, host: str, now: float) -> float:
+        """Return when `may_begin` holds if nothing else is sent until then."""
+        over = packets - self.left(now)
+        at = self._sent[over - 1][0] + WINDOW if over > 0 else now
+        return at if self._limits is None else max(at, self._limits.has_at(packets, host, now))
+
     def has(self, packets: int, size: int, remote: Address, now: float) -> bool:
         """Whether so many datagrams of `size` bytes may be sent now."""
         wanted = packets * (size + HEADERS[remote.is_ipv6])

@@ -236,8 +236,8 @@ class AttemptMaker(Protocol):
     def wait_after(self, tries: int) -> float:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
 
-    def can_aim(self, host: str, now: float) -> bool:
-        """Whether the budget is enough to aim at this IP address in an attempt."""
+    def can_aim_at(self, host: str, now: float) -> float:
+        """Return from when on the budget is enough to aim at this IP address in an attempt."""
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets from a local IP address, and the budget is enough for that."""

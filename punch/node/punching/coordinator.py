@@ -49,8 +49,8 @@ RETURN_TIME = 5.0
 """
 The same for a path that an attempt had found before: it is likely to answer again, unless a network changes.
 """
-LONGEST_WAIT = 300.0
-"""Seconds until an attempt is considered again for which the budget is not enough."""
+SHORTEST_WAIT, LONGEST_WAIT = 2.0, 300.0
+"""The least and the most seconds until an attempt is considered again for which the budget is not enough."""
 NETWORK_CHANGE_GAP = 60.0
 """Seconds in which the other side may say once that it is in another network, so that we begin at once."""
 PROOF_GAP = 0.5
@@ -261,8 +261,9 @@ class Punching:
             self._begin_at = self._settled_at
         elif now < (next_at := self._next_at(theirs.host, maker)):
             self._begin_at = next_at
-        elif not maker.can_aim(theirs.host, now):
-            self._begin_at = now + LONGEST_WAIT
+        elif now < (enough_at := maker.can_aim_at(theirs.host, now)):
+            # Several links may wait for the same packets
+            self._begin_at = min(max(enough_at, now + SHORTEST_WAIT), now + LONGEST_WAIT)
         elif not self._begin(technique, lambda transactions: self._aim(maker, technique, transactions)):
             self._begin_at = now + BUSY
 

@@ -51,9 +51,9 @@ class Prediction:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
         return wait_after(tries)
 
-    def can_aim(self, host: str, now: float) -> bool:
-        """Whether the budget is enough for all packets of the side that aims."""
-        return self._budget.may_begin(prediction.MAX_AIMS, host, now)
+    def can_aim_at(self, host: str, now: float) -> float:
+        """Return from when on the budget is enough for all packets of the side that aims."""
+        return self._budget.may_begin_at(prediction.MAX_AIMS, host, now)
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets, and ask a reflector twice."""

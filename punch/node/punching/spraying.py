@@ -58,9 +58,9 @@ class Spraying:
         """Return the least seconds from the beginning of an attempt to that of the next, after so many."""
         return spraying.wait_after(tries)
 
-    def can_aim(self, host: str, now: float) -> bool:
-        """Whether the budget is enough for all probes of an attempt."""
-        return self._budget.may_begin(MAX_PACKETS, host, now)
+    def can_aim_at(self, host: str, now: float) -> float:
+        """Return from when on the budget is enough for all probes of an attempt."""
+        return self._budget.may_begin_at(MAX_PACKETS, host, now)
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to the targets from enough sockets."""

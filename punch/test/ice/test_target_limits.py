@@ -13,6 +13,7 @@ from punch.ice.target_limits import (
     MAX_HOSTS,
     OPENINGS,
     SPRAYED,
+    WINDOW,
     TargetLimits,
 )
 from punch.identity import PeerID
@@ -91,6 +92,28 @@ class NewPeersTests(SynchronousTestCase):
         self.assertEqual(
             OPENINGS[1] + round(100 * OPENINGS[0]) + others, ALL_OPENINGS[1] + 100 * ALL_OPENINGS[0]
         )
+
+    def test_when_openings_may_begin(self) -> None:
+        """Whichever limit is used up: that of a host, that of all, and that of the peer."""
+        for _ in range(5):
+            self.openings(VICTIM)
+        self.check_beginning(VICTIM, 10 / OPENINGS[0])
+        for number in range(1, 50):
+            self.openings(f"198.51.100.{number}")
+        self.check_beginning("198.51.100.99", 10 / ALL_OPENINGS[0])
+        budget = Budget().openings
+        for number in range(MAX_OPENINGS - 9):
+            self.assertTrue(budget.allows(Address(VICTIM, 7), 100, float(number)))
+        self.assertEqual(budget.may_begin_at(9, VICTIM, 60.0), 60.0)
+        self.assertEqual(budget.may_begin_at(10, VICTIM, 60.0), WINDOW)
+        self.assertEqual(budget.may_begin_at(12, VICTIM, 60.0), WINDOW + 2.0)
+
+    def check_beginning(self, host: str, seconds: float) -> None:
+        """A new peer may have ten packets sent there after so many seconds, and no earlier."""
+        budget = self.peer().openings
+        self.assertAlmostEqual(budget.may_begin_at(10, host, 0.0), seconds)
+        self.assertFalse(budget.may_begin(10, host, seconds - 0.1))
+        self.assertTrue(budget.may_begin(10, host, seconds))
 
     def test_sprays(self) -> None:
         """Sprayed packets, at one host and at all."""

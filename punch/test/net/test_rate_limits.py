@@ -56,6 +56,15 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertFalse(buckets.allow("b", 0.0, 11))
         self.assertTrue(buckets.allow("b", 0.0, 10))
 
+    def test_when_it_has_enough(self) -> None:
+        """A bucket tells when it holds so many tokens again."""
+        buckets = TokenBuckets(2, 10, 100)
+        self.assertEqual(buckets.has_at("a", 7.0, 10), 7.0)
+        self.assertTrue(buckets.allow("a", 7.0, 10))
+        at = buckets.has_at("a", 8.0, 4)
+        self.assertEqual((at, buckets.has("a", at, 4), buckets.has("a", at - 0.01, 4)), (9.0, True, False))
+        self.assertEqual(buckets.has_at("a", 9.5, 4), 9.5)
+
     def test_fixed_size(self) -> None:
         """A million keys take no more room than the table has."""
         buckets = TokenBuckets(0.001, 10, 50)

@@ -7,6 +7,7 @@ Each technique for a direct path once, between two peers behind NATs for which i
 
 from __future__ import annotations
 
+from punch.ice import target_limits
 from punch.ice.budget import CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.test.internet import NAT, Mapping, Ports, Unsolicited
@@ -48,6 +49,17 @@ class UDPTechniqueTests(PunchingTestCase):
     def test_simultaneous_open(self) -> None:
         """A router that takes unsolicited packets for its own, and one that drops them."""
         self.check(linux(Unsolicited.ACCEPT), linux(Unsolicited.DROP), Technique.SIMULTANEOUS_OPEN, 5.0)
+
+    def test_other_links_have_used_up_the_limit(self) -> None:
+        """An attempt waits until there are enough packets again for the other side's address, no longer."""
+        # As if those that are missing had just been sent there for others
+        self.patch(target_limits, "OPENINGS", (target_limits.OPENINGS[0], 9))
+        self.place(linux(Unsolicited.ACCEPT), linux(Unsolicited.ACCEPT))
+        homes = {"203.0.113.1", "203.0.113.2"}
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == homes
+        self.assertIsNone(self.seconds_to_direct(80.0))
+        self.assertGreaterEqual(max(self.status(peer).attempts for peer in self.peers), 3)
+        self.stop()
 
 
 class TCPTechniqueTests(TCPTestCase):
