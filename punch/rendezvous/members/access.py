@@ -112,12 +112,16 @@ class AccessControl:
         limit = "invitations"
         if request.voucher and error.refusal in (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED):
             voucher = Voucher.decode(request.voucher)
-            denied = self.denied(voucher.member, address)
-            if denied is not None:
-                return denied
-            error = self._membership.vouched(peer, voucher, binding(), now)
-            if error is None:
-                return voucher.member
+            if not voucher.is_for(peer, binding()):
+                # Nothing is said about a member who has not signed it
+                error = Error(ErrorCode.FORBIDDEN, "The signature of the voucher is wrong.")
+            else:
+                denied = self.denied(voucher.member, address)
+                if denied is not None:
+                    return denied
+                error = self._membership.vouched(voucher.member, now)
+                if error is None:
+                    return voucher.member
             limit = "vouchers"
         self._refused(error, limit, peer, address)
         return self._returning.error_for(peer, address, error, now)

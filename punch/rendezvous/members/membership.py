@@ -15,7 +15,6 @@ from punch.net.sources import source_of
 from punch.rendezvous.members.lists import ListFileError, entries
 from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
-from punch.wire.voucher import Voucher
 
 INVITATION_RATE = 0.5
 """Wrong invitations a second from one address that are answered with what is wrong, in the long run…"""
@@ -181,16 +180,12 @@ class Membership:
                 return self._redeem(peer, name, invitation, address, now, wall)
         return None if refusal is None else self._error(refusal)
 
-    def vouched(self, peer: PeerID, voucher: Voucher, binding: bytes, now: float) -> Error | None:
+    def vouched(self, member: PeerID, now: float) -> Error | None:
         """
-        A peer that may not register itself has shown a voucher.
+        A peer that may not register itself has shown a voucher that this member has signed for it.
 
-        :param binding: the channel binding of its connection.
         :return: why it may not register by that either; None if it may.
         """
-        member = voucher.member
-        if not voucher.is_for(peer, binding):
-            return Error(ErrorCode.FORBIDDEN, "The signature of the voucher is wrong.")
         self.problem = None
         try:
             refusal = self._store.revocation(member)

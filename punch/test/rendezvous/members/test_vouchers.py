@@ -8,6 +8,7 @@ from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.sessions import MAX_GUESTS
 from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import VOUCHER_BURST, VOUCHER_RATE, AdmitPolicy, Membership
 from punch.test.rendezvous.control_client import RecordingControlClient
 from punch.test.rendezvous.registry.test_registry import envelope
@@ -87,6 +88,14 @@ class VoucherTests(RendezvousCase):
         self.assertEqual(self.told(self.guest(self.alice, forged)[1]), ("forbidden", None))
         no_key = self.guest(self.alice, bytes([2]) + bytes(95))[1]
         self.assertEqual(self.told(no_key), ("forbidden", None))
+
+    def test_who_is_denied(self) -> None:
+        """The deny list is for a member who has signed. Nobody learns by another's ID who is on it."""
+        self.service.deny(DenyList.of([self.alice.peer_id], []))
+        self.assertEqual(self.told(self.guest(self.alice)[1])[0], "denied")
+        for member in (self.alice, self.bob):
+            client = self.guest(member, member.peer_id.key + bytes(64))[1]
+            self.assertEqual(self.told(client)[0], "forbidden")
 
     def test_how_many_at_once(self) -> None:
         clients = [self.guest(self.alice)[1] for _ in range(MAX_GUESTS)]
