@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
@@ -106,10 +107,11 @@ class Joined(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Hand on bytes."""
-        if not self._is_stream and len(data) == getattr(self.transport, "bufferSize", 0):
-            # Twisted also lets as much wait to be written before it pauses the other one. So this is for a
-            # program that sends a lot, and nobody else can make connections take more memory
-            self.transport.bufferSize = READ_SIZE
+        if not self._is_stream and hasattr(self.transport, "bufferSize"):
+            # Twisted also lets as much wait to be written before it pauses the other one: so this lasts only
+            # as long as the program sends a lot. A peer can't bring it about
+            full = len(data) >= self.transport.bufferSize
+            self.transport.bufferSize = READ_SIZE if full else FileDescriptor.bufferSize
         if self._other is not None:
             self._other.transport.write(data)
 

@@ -66,6 +66,10 @@ class JoinedTests(SynchronousTestCase):
         self.assertEqual(near.transport.bufferSize, size)
         near.dataReceived(bytes(size))
         self.assertEqual(near.transport.bufferSize, READ_SIZE)
+        near.dataReceived(bytes(READ_SIZE))
+        self.assertEqual(near.transport.bufferSize, READ_SIZE)
+        near.dataReceived(bytes(READ_SIZE - 1))
+        self.assertEqual(near.transport.bufferSize, size)
         far.dataReceived(bytes(size))
         self.assertEqual(far.transport.bufferSize, size)
 
