@@ -219,12 +219,19 @@ def bash(helps: list[Help]) -> str:
     )
     # Names of files are left to readline (-o default), which knows how to quote them
     return f"""# Completion of punch for bash. Made by tools/make_shell_files.py.
+_punch_offer() {{
+    # Also for bash 3.2, which is that of macOS
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        COMPREPLY+=("$word")
+    done < <(compgen -W "$1" -- "$2")
+}}
 _punch() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}}
     local command=${{COMP_WORDS[1]-}} options= actions= values= words= first=2
-    COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "{commands} --help --version" -- "$current")
+        _punch_offer "{commands} --help --version" "$current"
         return
     fi
     case "$command ${{COMP_WORDS[2]-}}" in
@@ -250,7 +257,7 @@ _punch() {{
                 words="$words $actions"
             fi ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    _punch_offer "$words" "$current"
 }}
 complete -o default -F _punch punch
 """

@@ -99,6 +99,14 @@ def test_at_a_prompt(shell: str, tmp_path: Path) -> None:
             screen.wait(f"^{re.escape(expected)}$", 30.0)
 
 
+def test_bash_of_macos() -> None:
+    """Its version 3.2 has no such commands, tables or expansions."""
+    newer = re.compile(
+        r"\b(mapfile|readarray|coproc|declare -[gAn]|local -[An])\b|\$\{\w+(,|\^|@)|\|&|&>>|;;?&"
+    )
+    assert newer.findall(BASH.read_text()) == []
+
+
 def test_zsh_reads_it() -> None:
     need("zsh")
     run("zsh", "-f", "-n", str(ZSH))
@@ -133,6 +141,10 @@ def test_exit_statuses_and_environment() -> None:
     for name, text in pages.items():
         assert "EXIT STATUS" in text, name
         assert "XDG_STATE_HOME" in text, name
+    for name, text in pages.items():
+        # Twisted's programs end with 1 if their command line is wrong
+        of_twisted = name.removeprefix("punch-") in ("peer", "chat", "web", "rendezvous")
+        assert ("\\fB2\\fR" in text) is not of_twisted, name
     for name, status, variable in (("send", 8, "PUNCH_RENDEZVOUS"), ("chat", 3, "NO_COLOR")):
         assert f"\\fB{status}\\fR" in pages[f"punch-{name}"]
         assert f"\\fB{variable}\\fR" in pages[f"punch-{name}"]
