@@ -21,6 +21,7 @@ class LoadingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.addCleanup(gc.enable)
+        self.addCleanup(gc.unfreeze)
 
     def test_it_waits(self) -> None:
         """It runs again afterwards, also when something can't be loaded, and leaves alone what was loaded."""
