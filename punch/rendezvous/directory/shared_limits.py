@@ -183,7 +183,10 @@ class SharedCounts:
 
 
 def _told(large: Mapping[Hashable, float]) -> dict[str, int]:
-    """What others are told. Whatever is not a prefix of an IP address is counted at this process only."""
+    """
+    What others are told, by the hexadecimal form of keys that are bytes: prefixes of IP addresses and, of the
+    bucket `vouchers`, the keys of members. Whatever has another key is counted at this process only.
+    """
     return largest({key.hex(): round(count) for key, count in large.items() if isinstance(key, bytes)}, _MOST)
 
 
