@@ -90,7 +90,7 @@ class Agent:
         self._checklist = CheckList(familiar)
         self._checklist.controlling = controlling
         role = IceRole.CONTROLLING if controlling else IceRole.CONTROLLED
-        call_budget = CallBudget(budget, self._locals, self._remotes)
+        call_budget = CallBudget(budget, self._locals, self._remotes, familiar)
         self._server = CheckServer(credentials, call_budget)
         self._checker = CheckClient(credentials, self._locals, role, random, call_budget, steady=steady)
         self._selector = Selector(

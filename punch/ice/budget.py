@@ -35,7 +35,7 @@ peers without a path find one as soon as there is one. For networks with heavy l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -44,7 +44,7 @@ from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.ice.early_budget import EarlyBudget
 from punch.ice.pairs import CandidatePair
 from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, OpeningBudget
-from punch.ice.target_limits import HEADERS, WINDOW, NodeLimits
+from punch.ice.target_limits import HEADERS, KEPT_FOR_FAMILIAR, KEPT_FOR_HEARD, WINDOW, NodeLimits
 from punch.identity import PeerID
 from punch.wire.address import Address
 from punch.wire.peers.candidate import CandidateType
@@ -207,12 +207,14 @@ class Budget:
         *,
         relayed: bool = False,
         opening: bool = False,
+        familiar: bool = False,
     ) -> bool:
         """
         Whether a datagram of `size` bytes may be sent on this route now. If so, it is counted as sent.
 
         :param relayed: the address is a relayed candidate of the peer.
         :param opening: it is sent from a socket of an attempt.
+        :param familiar: the peer answered at this host on an earlier direct path.
         """
         self._forget(now)
         if self.is_validated(route, now):
@@ -239,7 +241,7 @@ class Budget:
         later = not self._allows_first(route, kind, now, relayed)
         if later and not (kind in _LATER and self._allows_later(now)):
             return False
-        return self._count(_Sent(now, route, size, kind, later, relayed and not proof, proof))
+        return self._count(_Sent(now, route, size, kind, later, relayed and not proof, proof), familiar)
 
     def allows_connect(self, remote: Address, now: float) -> bool:
         """
@@ -292,10 +294,13 @@ class Budget:
         """How many packets are kept for relayed candidates alone."""
         return max(0, RESERVED_RELAYED - sum(each.relayed for each in self._sent))
 
-    def _count(self, sent: _Sent) -> bool:
+    def _count(self, sent: _Sent, familiar: bool = False) -> bool:
         """Count a packet, unless all peers together have had us send too many to this host."""
         host = sent.route.remote.host
-        if not self._checks.has(1, host, sent.time):
+        kept = 0 if familiar else KEPT_FOR_FAMILIAR
+        if not familiar and (sent.kind not in _SHARES or sent.route.relayed is not None):
+            kept += KEPT_FOR_HEARD
+        if not self._checks.has(1, host, sent.time, kept):
             return False
         self._checks.charge(host, sent.time)
         self._sent.append(sent)
@@ -413,14 +418,20 @@ class CallBudget:
     The budget of the peer, as one ICE session uses it.
 
     :param budget: the budget of the peer; None: no limit.
+    :param familiar: IP addresses of the peer at which it answered before.
     """
 
     def __init__(
-        self, budget: Budget | None, local_candidates: LocalCandidates, remote_candidates: RemoteCandidates
+        self,
+        budget: Budget | None,
+        local_candidates: LocalCandidates,
+        remote_candidates: RemoteCandidates,
+        familiar: Container[str] = (),
     ) -> None:
         self._budget = budget
         self._locals = local_candidates
         self._remotes = remote_candidates
+        self._familiar = familiar
         # How many further checks may go to an address of which an authenticated check came through a relay
         self._heard: dict[Address, int] = {}
         self._proving = False
@@ -481,7 +492,10 @@ class CallBudget:
         relayed = candidate is not None and candidate.type is CandidateType.RELAY
         route = self._route(remote, local)
         opening = self._locals.is_opening(local)
-        return self._budget.allows(route, len(data), kind, now, relayed=relayed, opening=opening)
+        familiar = remote.host in self._familiar
+        return self._budget.allows(
+            route, len(data), kind, now, relayed=relayed, opening=opening, familiar=familiar
+        )
 
     def _route(self, remote: Address, local: Address) -> Route:
         base = self._locals.base(local)

@@ -6,6 +6,10 @@ another one has all of them anew. What is limited here is counted for each host,
 takes many packets in all, too. A host is an IPv4 address or an IPv6 /64.
 
 The limits are token buckets: so many packets at once, and then so many a second.
+
+Somebody who names the address of another peer uses up the limit of its host. So parts of it are kept for what
+strangers can't ask for: answers and triggered checks, which need an authenticated check from there, and
+packets to a host at which the peer itself answered earlier.
 """
 
 from __future__ import annotations
@@ -24,6 +28,10 @@ MAX_HOSTS: Final = 1024
 """For how many hosts packets are counted; whichever was sent least makes room."""
 CHECKS: Final = 1.0, 600
 """How many checks may go to addresses of one host that have not answered: so many a second, and at once."""
+KEPT_FOR_HEARD: Final = 100
+"""How many of these are kept for answers and triggered checks, to where an authenticated check came from…"""
+KEPT_FOR_FAMILIAR: Final = 100
+"""…and how many for peers that answered at the host on an earlier direct path."""
 OPENINGS: Final = 0.2, 240
 """How many packets may go to ports of one host that peers name for attempts."""
 ALL_OPENINGS: Final = 2.0, 1200
@@ -46,10 +54,14 @@ class TargetLimits:
         self._hosts = TokenBuckets(*host, MAX_HOSTS)
         self._total = None if total is None else TokenBuckets(*total, 1)
 
-    def has(self, packets: int, host: str, now: float) -> bool:
-        """Whether so many packets may be sent to this IP address now."""
+    def has(self, packets: int, host: str, now: float, kept: int = 0) -> bool:
+        """
+        Whether so many packets may be sent to this IP address now.
+
+        :param kept: how many have to be left for others.
+        """
         in_all = self._total is None or self._total.has(None, now, packets)
-        return in_all and self._hosts.has(_key(host), now, packets)
+        return in_all and self._hosts.has(_key(host), now, packets + kept)
 
     def has_at(self, packets: int, host: str, now: float) -> float:
         """Return when so many packets may be sent to this IP address if no others are sent until then."""

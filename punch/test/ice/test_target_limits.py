@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.agent import Agent
 from punch.ice.budget import CONNECTS, MAX_PACKETS, RESERVED, Budget, Budgets, PacketKind, Route
+from punch.ice.checks import IceCredentials
 from punch.ice.punching.opening_budget import MAX_OPENINGS, MAX_SPRAYED
 from punch.ice.target_limits import (
     ALL_OPENINGS,
     ALL_SPRAYED,
     CHECKS,
+    KEPT_FOR_FAMILIAR,
+    KEPT_FOR_HEARD,
     MAX_HOSTS,
     OPENINGS,
     SPRAYED,
@@ -17,6 +21,7 @@ from punch.ice.target_limits import (
     TargetLimits,
 )
 from punch.identity import PeerID
+from punch.test.ice.test_candidates import signalled
 from punch.wire.address import Address, TCPAddress
 
 VICTIM = "203.0.113.7"
@@ -57,14 +62,14 @@ class NewPeersTests(SynchronousTestCase):
     def test_checks(self) -> None:
         """So many at once, and so many a second; other hosts have limits of their own."""
         rate, burst = CHECKS
-        self.assertEqual(self.checks(VICTIM), burst)
+        self.assertEqual(self.checks(VICTIM), burst - KEPT_FOR_FAMILIAR)
         self.assertEqual(self.checks(VICTIM, now=100.0), round(100 * rate))
         self.assertEqual(self.checks("203.0.113.8", peers=1, now=100.0), MAX_PACKETS - RESERVED)
 
     def test_networks(self) -> None:
         """An IPv6 /64 counts as one host."""
         addresses = [f"2001:db8:0:1::{number}" for number in range(2)]
-        self.assertEqual(self.checks(*addresses), CHECKS[1])
+        self.assertEqual(self.checks(*addresses), CHECKS[1] - KEPT_FOR_FAMILIAR)
         self.assertEqual(self.checks("2001:db8:0:2::1", peers=1), MAX_PACKETS - RESERVED)
 
     def test_answers(self) -> None:
@@ -74,15 +79,53 @@ class NewPeersTests(SynchronousTestCase):
             self.assertTrue(budget.allows(route, 100, PacketKind.DIRECT, 0.0))
             budget.answered(route, 0.0)
         # Nor does an answer take off what was sent to other ports
-        self.assertEqual(self.checks(VICTIM), CHECKS[1])
+        self.assertEqual(self.checks(VICTIM), CHECKS[1] - KEPT_FOR_FAMILIAR)
         budget.answered(Route(Address(VICTIM, 9)), 0.0)
         self.assertEqual(self.checks(VICTIM), 0)
+
+    def test_kept_parts(self) -> None:
+        """
+        Whoever names the address of somebody else can't use up what answers to real checks from there need,
+        and who can send these can't use up what those need that were reached there before.
+        """
+        route = Route(Address(VICTIM, 2000))
+        kinds = (PacketKind.DIRECT, PacketKind.TRIGGERED, PacketKind.ANSWER)
+
+        def allowed(kind: PacketKind, *, through: Address | None = None, familiar: bool = False) -> int:
+            """How many packets of a kind new peers can have sent there, one for each."""
+            way = route._replace(relayed=through)
+            return sum(self.peer().allows(way, 100, kind, 0.0, familiar=familiar) for _ in range(CHECKS[1]))
+
+        self.assertEqual(allowed(PacketKind.DIRECT), CHECKS[1] - KEPT_FOR_HEARD - KEPT_FOR_FAMILIAR)
+        # A relay can say that a check came from there
+        self.assertEqual(allowed(PacketKind.TRIGGERED, through=Address("198.51.100.1", 50000)), 0)
+        self.assertEqual(allowed(PacketKind.TRIGGERED), KEPT_FOR_HEARD)
+        self.assertEqual([allowed(kind) for kind in kinds], [0, 0, 0])
+        self.assertEqual(allowed(PacketKind.DIRECT, familiar=True), KEPT_FOR_FAMILIAR)
+
+    def test_an_earlier_direct_path(self) -> None:
+        """A contact that was reached at an address is checked there, whatever others had sent to it."""
+        self.checks(VICTIM)
+        there = Address(VICTIM, 2000)
+        for familiar in ((), (VICTIM,)):
+            agent = Agent(
+                controlling=True,
+                credentials=IceCredentials("abcd", "a" * 24),
+                random=bytes,
+                budget=self.peer(),
+                familiar=familiar,
+            )
+            agent.add_local_address(Address("192.0.2.1", 1000))
+            agent.set_remote(IceCredentials("efgh", "b" * 24), 0.05, 0.0)
+            agent.add_remote_candidate(signalled(VICTIM, 2000), 0.0)
+            sent = [transmit.remote for transmit in agent.datagrams_to_send(0.0)]
+            self.assertEqual(sent, [there] if familiar else [])
 
     def test_connections(self) -> None:
         """SYNs of TCP connections count as checks do."""
         remote = TCPAddress(VICTIM, 2000)
         sent = sum(self.peer().allows_connect(remote, 0.0) for _ in range(CONNECTS * CHECKS[1]))
-        self.assertEqual(sent, CHECKS[1])
+        self.assertEqual(sent, CHECKS[1] - KEPT_FOR_HEARD - KEPT_FOR_FAMILIAR)
 
     def test_openings(self) -> None:
         """Packets to ports that peers name, at one host and at all."""
