@@ -240,7 +240,54 @@ class SprayingTests(EarlyTestCase):
             self.assertEqual(self.failures(), {("spraying", number + 1)})
         self.assertEqual([tried.attempts for tried in self.link(25.0)], [0, 0])
 
+    def test_a_link_that_ends_meanwhile(self) -> None:
+        """An attempt that did not come to its end says nothing."""
+        for _ in range(MAX_TRIES):
+            self.assertEqual([tried.attempts for tried in self.link(5.0)], [1, 1])
+        self.assertEqual(self.failures(), set())
+
     def test_a_long_link(self) -> None:
         """It does not go on with what never works, however long it lasts."""
         self.assertEqual([tried.attempts for tried in self.link(2400.0)], [MAX_TRIES] * 2)
         self.assertEqual(self.failures(), {("spraying", MAX_TRIES)})
+
+
+class UncertainMappingTests(EarlyTestCase):
+    """The ports of Alice's NAT depend on the address, which the service's one address can't tell."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for nat, mapping in zip(self.nats, (Mapping.ADM, Mapping.EIM), strict=True):
+            nat.mapping, nat.filtering, nat.ports = mapping, Filtering.APDF, Ports.RANDOM
+        self.nats[1].ports = Ports.PRESERVING
+
+    def seconds_to_direct(self) -> float:
+        """How many seconds after the link came up its path is direct on both sides; then it ends."""
+        self.start()
+        introduce(self.alice, self.bob)
+        introduce(self.bob, self.alice)
+        self.connect()
+        began = self.net.now
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        self.net.run_until(
+            lambda: all(link.status and link.status.path.kind != "relay" for link in links),
+            60.0,
+            "a direct path",
+        )
+        seconds = self.net.now - began
+        self.net.advance(12.0)
+        self.stop()
+        return seconds
+
+    def test_link_after_link(self) -> None:
+        """Each is direct, however many there are, and no technique that finds nothing first is the last."""
+        for _ in range(MAX_TRIES + 2):
+            self.seconds_to_direct()
+        failures = [
+            each
+            for book in self.books
+            for peer in book
+            for path in book.entry(peer).paths
+            for each in path.failures
+        ]
+        self.assertEqual(failures, [])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
+from punch.ice.punching.assumed_mapping import PATIENCE, SIMULTANEOUS_OPENS
 from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import Technique
@@ -389,6 +390,31 @@ class OffTests(PunchingTestCase):
         self.check((NEVER, NEVER))
         self.check((AUTO, NEVER))
         self.check((NEVER, AUTO))
+
+    def test_never_where_reflectors_cannot_tell(self) -> None:
+        """A side that asks for spraying in vain goes on with simultaneous opens."""
+        self.place(by_address(), one_port(), spray=(AUTO, NEVER))
+        self.call()
+        self.net.run_until(
+            lambda: self.status(self.alice).technique is Technique.SPRAYING, 60.0, "an assumption"
+        )
+        self.net.advance(PATIENCE + 1.0)
+        attempts = self.status(self.alice).attempts
+        self.net.advance(60.0)
+        for peer in self.peers:
+            self.assertIs(self.status(peer).technique, Technique.SIMULTANEOUS_OPEN)
+        self.assertGreater(self.status(self.alice).attempts, attempts)
+        self.stop()
+
+    def test_no_room_for_sockets(self) -> None:
+        """Nobody is asked to spray at ports that can't be opened."""
+        self.place(by_address(), None, descriptors=lambda: 64)
+        self.call()
+        self.net.advance(60.0)
+        self.assertGreater(self.status(self.alice).attempts, SIMULTANEOUS_OPENS)
+        for peer in self.peers:
+            self.assertIs(self.status(peer).technique, Technique.SIMULTANEOUS_OPEN)
+        self.stop()
 
     def test_random_on_both_sides(self) -> None:
         """The relay is right."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from punch.ice.punching.assumed_mapping import AssumedMapping
+from punch.ice.punching.assumed_mapping import LAST_OPENS, AssumedMapping, dependent, is_uncertain
+from punch.ice.punching.spraying import sockets_for
 from punch.ice.punching.techniques import Technique, best_pair, opens, technique_for
 from punch.identity import PeerID
 from punch.node.calls.call_context import CallContext
@@ -19,11 +20,43 @@ from punch.wire.peers.nat_profile import NatProfile
 
 ATTEMPTS = 3
 """
-How many attempts in a row, in which packets were sent, must have found no path between the same networks, so
-that the technique is taken to have failed there once…
+How many attempts by a technique, in which packets were sent and that ran to their end, must have found no
+path between the same networks, so that it is taken to have failed on this link.
 """
-SPRAYS = 1
-"""…and how many by spraying, which finds a path in nearly every attempt if it can find one."""
+
+
+class FailedAttempts:
+    """
+    Which techniques have failed on one link between the same two networks.
+
+    An attempt by spraying finds a path in nearly every case in which it can, so each one is a failure of its
+    own. The others take few packets, and whether they find one is up to chance, or to what the network loses
+    at that time. So all of their attempts on a link are one failure, and the link goes on with them.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[Technique] = Counter()
+        self._failed: set[Technique] = set()
+
+    def add(self, technique: Technique, ours: NatProfile | None, theirs: NatProfile | None) -> bool:
+        """
+        An attempt between these NATs has failed; returns whether a failure of its technique is to be
+        remembered.
+        """
+        if technique is Technique.SPRAYING:
+            return True
+        self._counts[technique] += 1
+        uncertain = any(each is not None and is_uncertain(each) for each in (ours, theirs))
+        # Simultaneous opens tell first of all that such a NAT may be another one than it is taken for
+        enough = LAST_OPENS if uncertain and technique is Technique.SIMULTANEOUS_OPEN else ATTEMPTS
+        if self._counts[technique] < enough or technique in self._failed:
+            return False
+        self._failed.add(technique)
+        return True
+
+    def include(self, technique: Technique) -> bool:
+        """Whether the failure of a technique on this link is remembered, and the link goes on with it."""
+        return technique in self._failed
 
 
 class TechniqueChoice:
@@ -44,12 +77,12 @@ class TechniqueChoice:
         self._transport = transport
         self._told: tuple[NatProfile, ...] = ()
         self._assumed = AssumedMapping()
-        # In how many attempts something was sent between these networks, and the number of the newest one
-        self._made = self._newest_made = 0
-        # In which network we were then, and why it was made
+        # Whether something was sent in an attempt between these networks, and in which one last
+        self._made = False
+        self._newest: AttemptBasis | None = None
+        # In which network we were then
         self._made_in: str | None = None
-        self._basis: AttemptBasis | None = None
-        self._vain: Counter[Technique] = Counter()
+        self._failed = FailedAttempts()
         self._found = False
 
     # What both sides have
@@ -107,8 +140,9 @@ class TechniqueChoice:
 
     @property
     def is_worth_trying(self) -> bool:
-        """Whether the technique has not failed again and again between these NATs."""
-        return self._context.paths.is_worth_trying(self._peer, self.technique, *self.profiles)
+        """Whether the technique has not failed again and again between these NATs, on the links before."""
+        technique = self.technique
+        return self._failed.include(technique) or self._is_worth_trying(technique, *self.profiles)
 
     @property
     def found_last_path(self) -> bool:
@@ -119,33 +153,34 @@ class TechniqueChoice:
 
     def networks_changed(self) -> None:
         """One of the two is in another network: what was tried and found before says nothing about it."""
-        self._made = 0
-        self._found = False
-        self._vain.clear()
+        self._made = self._found = False
+        self._failed = FailedAttempts()
         self._assumed = AssumedMapping()
 
-    def sent(self, number: int, basis: AttemptBasis | None) -> None:
-        """A packet of the attempt with this number was sent, which was made for this reason."""
-        if number != self._newest_made:
-            self._newest_made, self._made_in, self._basis = number, self._network.key, basis
-            self._made += 1
+    def sent(self, basis: AttemptBasis) -> None:
+        """A packet of the attempt that was made for this reason was sent. Each attempt has its own object."""
+        if basis is not self._newest:
+            self._newest, self._made_in, self._made = basis, self._network.key, True
+            if basis.technique is Technique.SPRAYING:
+                self._assumed.sprayed(self._context.monotonic())
 
-    def attempt_over(self, number: int) -> None:
-        """An attempt has ended. If the link is still on the relay, and packets were sent, it has failed."""
-        basis, self._basis = self._basis, None
-        if number != self._newest_made or basis is None or not self._transport.relayed:
+    def attempt_over(self, basis: AttemptBasis) -> None:
+        """
+        An attempt that was made for this reason has run to its end. If the link is still on the relay, and
+        packets were sent, it has failed.
+        """
+        if basis is not self._newest or not self._transport.relayed:
             return
-        self._assumed.failed(basis.technique)
-        self.review()
-        if self._found or self._made_in != self._network.key:
-            return
-        self._vain[basis.technique] += 1
-        if self._vain[basis.technique] >= (SPRAYS if basis.technique is Technique.SPRAYING else ATTEMPTS):
-            del self._vain[basis.technique]
+        self._assumed.failed(basis.technique, basis.ours)
+        counts = not self._found and self._made_in == self._network.key
+        if counts and self._failed.add(basis.technique, basis.ours, basis.theirs):
             self._remember(basis, found=False)
+        self.review()
 
     def path_found(self, basis: AttemptBasis | None) -> None:
         """A direct path from a socket of an attempt that was made for this reason is in use."""
+        if basis is not None and basis.technique is Technique.SPRAYING:
+            self._assumed.found()
         if self._made and not self._found:
             self._found = True
             self._remember(basis, found=True)
@@ -153,11 +188,41 @@ class TechniqueChoice:
     def review(self) -> None:
         """Decide anew what our NAT is taken for."""
         ours, theirs = self.profiles
+        host = self._assumed.host or (None if ours is None else ours.host)
         current = self._network.nat_observer.current
-        observed = next((each for each in current if ours is not None and each.host == ours.host), None)
+        observed = next((each for each in current if each.host == host), None)
         if self._sprays and observed is not None and theirs is not None:
-            controlling = self._transport.generations.use.controlling
-            self._assumed.review(observed, theirs, controlling=controlling)
+            self._assumed.review(
+                observed,
+                theirs,
+                self._context.monotonic(),
+                controlling=self._transport.generations.use.controlling,
+                possible=self._may_spray(observed, theirs),
+                remembered=self._context.paths.found_last_path(self._peer, Technique.SPRAYING, theirs),
+            )
+
+    # Time
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return self._assumed.until if self._transport.relayed else None
+
+    def handle_timer(self, now: float) -> bool:
+        """End an assumption about our NAT if it is time; returns whether one has ended."""
+        return self._transport.relayed and self._assumed.handle_timer(now)
+
+    def _may_spray(self, observed: NatProfile, theirs: NatProfile) -> bool:
+        """Whether we could open for spraying if our ports depended on the destination."""
+        if not self._is_worth_trying(Technique.SPRAYING, dependent(observed), theirs):
+            return False
+        # While an attempt is made, its sockets leave no room for another one
+        held = self._network.sockets.extra
+        return self._assumed.dependent or bool(sockets_for(self._context.descriptors(), held))
+
+    def _is_worth_trying(
+        self, technique: Technique, ours: NatProfile | None, theirs: NatProfile | None
+    ) -> bool:
+        return self._context.paths.is_worth_trying(self._peer, technique, ours, theirs)
 
     @property
     def _sprays(self) -> bool:

@@ -160,6 +160,7 @@ class Punching:
             if self._direct and not self._transport.generations.damping.short_lived:
                 self._begin_anew()
             self._direct = False
+            self._choice.review()
             if self._begin_at is None:
                 # The proofs first, which may take that long
                 self._settled_at = now + self._settle_time
@@ -202,7 +203,7 @@ class Punching:
     def close(self) -> None:
         """The link is over: close the sockets."""
         self._driver.stop()
-        self._end_attempt()
+        self._end_attempt(over=False)
         self._sockets.close()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
@@ -235,10 +236,14 @@ class Punching:
 
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
-        return self._begin_at
+        times = [each for each in (self._begin_at, self._choice.get_timer()) if each is not None]
+        return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
         """Begin an attempt if it is time."""
+        if self._choice.handle_timer(now):
+            self._tell_nats()
+            self._begin_at = now + SETTLE
         if self._begin_at is None or now < self._begin_at:
             return
         self._begin_at = None
@@ -333,8 +338,8 @@ class Punching:
         )
         self._newest = max(self._newest, targets.attempt)
         if self._opening:
-            # The other side has given up the attempt before
-            self._end_attempt()
+            # The other side has given up the attempt before. It had sent its few packets, unless it sprayed
+            self._end_attempt(over=targets.technique != Technique.SPRAYING.value)
         if maker is None or not agrees or not self._begin_opening(maker, targets):
             self._refuse(targets)
 
@@ -364,8 +369,8 @@ class Punching:
         begun: Future[None] = Future()
         self._begun = number, begun
         ours, theirs = self._choice.profiles
-        found = self._base_and_reflector
-        if ours is None or theirs is None or found is None:
+        found, basis = self._base_and_reflector, self._basis
+        if ours is None or theirs is None or found is None or basis is None:
             return None
         return Attempt(
             number=number,
@@ -384,7 +389,7 @@ class Punching:
             answer=self._answer,
             begin=lambda: self._link.try_send_control(OptionalFrameType.BEGIN, Begin(number).encode()),
             begun=begun,
-            sent=lambda: self._choice.sent(number, self._basis),
+            sent=lambda: self._choice.sent(basis),
             release=lambda: self._context.punching_slot.release(self),
         )
 
@@ -403,19 +408,27 @@ class Punching:
         sockets = self._sockets.begin(self._basis)
 
         async def run() -> None:
+            over = False
             try:
                 await attempt(sockets.transactions)
+                over = True
             finally:
                 # Unless it was ended, and is only dropped now
                 if self._sockets.observing is sockets:
-                    self._end_attempt()
+                    self._end_attempt(over=over)
 
         sockets.transactions.spawn(run())
         return True
 
-    def _end_attempt(self) -> None:
-        if self._begun is not None:
-            self._choice.attempt_over(self._begun[0])
+    def _end_attempt(self, *, over: bool) -> None:
+        """
+        End the attempt that is made, if any.
+
+        :param over: whether it has run to its end, so that it has failed if there is no direct path.
+        """
+        basis, self._basis = self._basis, None
+        if over and basis is not None:
+            self._choice.attempt_over(basis)
             self._tell_nats()
         self._awaited, self._begun, self._opening = None, None, False
         self._sockets.end()

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.punching.assumed_mapping import SIMULTANEOUS_OPENS, AssumedMapping, is_uncertain
+from punch.ice.punching.assumed_mapping import (
+    LAST_OPENS,
+    PATIENCE,
+    SIMULTANEOUS_OPENS,
+    AssumedMapping,
+    dependent,
+    is_uncertain,
+)
 from punch.ice.punching.techniques import Technique, technique_for
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
@@ -23,6 +30,7 @@ class Side:
     def __init__(self, observed: NatProfile, *, controlling: bool) -> None:
         self.observed = observed
         self.assumed = AssumedMapping()
+        self.now = 0.0
         self._controlling = controlling
 
     @property
@@ -30,14 +38,14 @@ class Side:
         """What it says of its NAT."""
         return self.assumed.applied([self.observed])[0]
 
-    def failed(self, technique: Technique, other: Side) -> None:
-        """An attempt has failed."""
-        self.assumed.failed(technique)
+    def failed(self, technique: Technique, other: Side, said: NatProfile | None = None) -> None:
+        """An attempt has failed, before which it had said this."""
+        self.assumed.failed(technique, said or self.said)
         self.review(other)
 
     def review(self, other: Side) -> None:
         """It hears what the other one says."""
-        self.assumed.review(self.observed, other.said, controlling=self._controlling)
+        self.assumed.review(self.observed, other.said, self.now, controlling=self._controlling)
 
 
 class AssumedMappingTests(SynchronousTestCase):
@@ -88,3 +96,89 @@ class AssumedMappingTests(SynchronousTestCase):
         side.observed = INDEPENDENT
         side.review(other)
         self.assertEqual(side.said, INDEPENDENT)
+
+    def opened(self, observed: NatProfile, other: Side, *, controlling: bool = True) -> Side:
+        """A side whose simultaneous opens with the other one have failed."""
+        side = Side(observed, controlling=controlling)
+        for _ in range(SIMULTANEOUS_OPENS):
+            side.failed(Technique.SIMULTANEOUS_OPEN, other)
+        return side
+
+    def test_no_attempt_is_made(self) -> None:
+        """
+        The other side refuses to spray, or cannot: the assumption ends, and comes again after as many
+        simultaneous opens. It lasts while an attempt is made, and once one has failed, until that is known.
+        """
+        other = Side(OPEN, controlling=False)
+        side = self.opened(UNCERTAIN, other)
+        self.assertFalse(side.assumed.handle_timer(PATIENCE - 1.0))
+        side.assumed.sprayed(PATIENCE - 1.0)
+        self.assertFalse(side.assumed.handle_timer(PATIENCE))
+        self.assertTrue(side.assumed.handle_timer(2 * PATIENCE - 1.0))
+        self.assertEqual((side.said, side.assumed.until), (UNCERTAIN, None))
+        for _ in range(SIMULTANEOUS_OPENS):
+            side.review(other)
+            self.assertEqual(side.said, UNCERTAIN)
+            side.failed(Technique.SIMULTANEOUS_OPEN, other)
+        self.assertEqual(side.said, dependent(UNCERTAIN))
+        side.failed(Technique.SPRAYING, other)
+        self.assertIsNone(side.assumed.until)
+        self.assertEqual(side.said, dependent(UNCERTAIN))
+
+    def test_the_turn_of_a_side_that_cannot_spray(self) -> None:
+        """The other side has its own turn all the same, at the latest after some more simultaneous opens."""
+        first = Side(UNCERTAIN, controlling=True)
+        second = self.opened(UNCERTAIN, first, controlling=False)
+        for _ in range(LAST_OPENS - SIMULTANEOUS_OPENS):
+            self.assertFalse(second.assumed.dependent)
+            second.failed(Technique.SIMULTANEOUS_OPEN, first)
+        self.assertTrue(second.assumed.dependent)
+        second = self.opened(UNCERTAIN, first, controlling=False)
+        second.review(Side(RANDOM, controlling=True))
+        self.assertFalse(second.assumed.dependent)
+        second.review(first)
+        self.assertTrue(second.assumed.dependent)
+        second.failed(Technique.SPRAYING, first, UNCERTAIN)
+        self.assertTrue(second.assumed.dependent, "the attempt was one at the other side")
+        second.failed(Technique.SPRAYING, first)
+        self.assertFalse(second.assumed.dependent)
+
+    def test_impossible(self) -> None:
+        """Nothing is assumed if we can't open for spraying, or if it would be the end of all attempts."""
+        other = Side(OPEN, controlling=False)
+        side = self.opened(UNCERTAIN, other)
+        side.assumed.review(UNCERTAIN, OPEN, 0.0, controlling=True, possible=False)
+        self.assertFalse(side.assumed.dependent)
+        by_port = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
+        other = Side(replace(OPEN, mapping=by_port, ports=PortAssignment.PRESERVING), controlling=False)
+        self.assertIs(technique_for(dependent(UNCERTAIN), other.said), Technique.RELAY)
+        self.assertFalse(self.opened(UNCERTAIN, other).assumed.dependent)
+
+    def test_the_path_before(self) -> None:
+        """If spraying found it, that comes first. If it finds none then, it is as without that."""
+        other = Side(OPEN, controlling=False)
+        side = Side(UNCERTAIN, controlling=True)
+        side.assumed.review(UNCERTAIN, UNCERTAIN, 0.0, controlling=True, remembered=True)
+        self.assertFalse(side.assumed.dependent, "it may have been the other side")
+        side.assumed.review(UNCERTAIN, OPEN, 0.0, controlling=True, remembered=True)
+        self.assertTrue(side.assumed.dependent)
+        side.failed(Technique.SPRAYING, other)
+        for _ in range(SIMULTANEOUS_OPENS):
+            side.assumed.review(UNCERTAIN, OPEN, 0.0, controlling=True, remembered=True)
+            self.assertFalse(side.assumed.dependent)
+            side.failed(Technique.SIMULTANEOUS_OPEN, other)
+        self.assertTrue(side.assumed.dependent)
+
+    def test_a_path_was_found(self) -> None:
+        """Then the assumption is certain, and does not end however long no attempt is made."""
+        side = self.opened(UNCERTAIN, Side(OPEN, controlling=False))
+        side.assumed.found()
+        self.assertFalse(side.assumed.handle_timer(100 * PATIENCE))
+        self.assertTrue(side.assumed.dependent)
+
+    def test_several_nats(self) -> None:
+        """The assumption is one about the NAT between which attempts have failed."""
+        side = self.opened(UNCERTAIN, Side(OPEN, controlling=False))
+        first = replace(RANDOM, host="203.0.113.9")
+        self.assertEqual(side.assumed.applied([first, UNCERTAIN]), (first, dependent(UNCERTAIN)))
+        self.assertEqual(side.assumed.applied([first]), (first,))
