@@ -36,7 +36,7 @@ _LOOK = 1.0
 _STORE_EVERY = 30
 """After so many looks, what the relay has carried is stored. A process that is killed loses no more."""
 _CHECK_EVERY = 5
-"""After so many looks, members that could not be used are tried again. That takes 2 s if they are locked."""
+"""After so many looks, members that could not be used are tried again."""
 _SILENT = 60
 """After a problem was logged, no other one is during so many looks."""
 

@@ -114,7 +114,7 @@ class MemberDatabase:
 
     def check(self) -> None:
         """
-        Try whether the file can be read and written now, and set `problem`.
+        Try whether the file can be read and written now, and what could not be read last, and set `problem`.
 
         :raise MemberStoreError: it can't.
         """
@@ -123,6 +123,7 @@ class MemberDatabase:
                 self._file.run(f"SELECT 1 FROM {table} LIMIT 1")
             # Sets what it is, and writes a page for that.
             self._file.run(f"PRAGMA user_version = {VERSION}")
+        self._file.read_again()
         self._file.problem = None
 
     # -- MemberStore --
@@ -145,16 +146,19 @@ class MemberDatabase:
 
     def _look_up(self, invitation: Invitation, wall: float) -> Redemption:
         """Whether an invitation can be redeemed now."""
-        found = self._file.rows(
-            "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
-        )
-        digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
-        with self._file.values():
+
+        def read() -> Redemption:
+            found = self._file.rows(
+                "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
+            )
+            digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
             if not compare_digest(digest, invitation.digest):
                 return Redemption.UNKNOWN
             if wall >= expires:
                 return Redemption.EXPIRED
             return Redemption.USED if used >= uses else Redemption.ACCEPTED
+
+        return self._file.values(read)
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
@@ -163,14 +167,20 @@ class MemberDatabase:
 
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
-        found = self._file.rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
-        with self._file.values():
+
+        def read() -> AdmissionRefusal | None:
+            found = self._file.rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
             return AdmissionRefusal(found[0][0]) if found else None
+
+        return self._file.values(read)
 
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
-        with self._file.values():
+
+        def read() -> frozenset[PeerID]:
             return frozenset(PeerID(key) for (key,) in self._file.rows("SELECT peer FROM revoked"))
+
+        return self._file.values(read)
 
     def count_revoked(self) -> int:
         """How many there are."""
@@ -226,11 +236,14 @@ class MemberDatabase:
 
     def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
         """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""
-        rows = self._file.rows(
-            "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
-        )
-        with self._file.values():
+
+        def read() -> list[tuple[int, PeerID, int]]:
+            rows = self._file.rows(
+                "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
+            )
             return [(day, PeerID(key), used) for day, key, used in rows]
+
+        return self._file.values(read)
 
     # -- for the operator --
 
@@ -292,21 +305,24 @@ class MemberDatabase:
 
     def members(self) -> list[Member]:
         """All members and all revoked peers, the oldest members first."""
-        rows = self._file.rows(
-            """
-            SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal, m.invitation
-              FROM members m LEFT JOIN revoked r ON m.peer = r.peer
-            UNION ALL
-            SELECT r.peer, '', NULL, NULL, r.refusal, NULL FROM revoked r
-              WHERE r.peer NOT IN (SELECT peer FROM members)
-            """
-        )
-        with self._file.values():
+
+        def read() -> list[Member]:
+            rows = self._file.rows(
+                """
+                SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal, m.invitation
+                  FROM members m LEFT JOIN revoked r ON m.peer = r.peer
+                UNION ALL
+                SELECT r.peer, '', NULL, NULL, r.refusal, NULL FROM revoked r
+                  WHERE r.peer NOT IN (SELECT peer FROM members)
+                """
+            )
             rows.sort(key=lambda row: (row[2] is None, row[2], row[0]))
             return [
                 Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal), invitation)
                 for key, name, since, quota, refusal, invitation in rows
             ]
+
+        return self._file.values(read)
 
     # -- records --
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
 from punch.rendezvous.members.membership import MemberStoreError
@@ -22,7 +22,12 @@ from punch.rendezvous.members.schema import (
 )
 
 _BUSY_TIME = 2.0
-"""Seconds that a process waits for the transaction of another one."""
+"""
+Seconds that a process waits for the transaction of another one. All of its peers wait meanwhile, so if that
+was in vain, it does not wait again before it has had a transaction.
+"""
+
+T = TypeVar("T")
 
 
 class MembersFile:
@@ -39,6 +44,10 @@ class MembersFile:
         self._path = path
         self._where = "in memory" if path is None else str(path)
         self._open: sqlite3.Connection | None = None
+        self._patient = True
+        """Whether to wait for the transaction of another process."""
+        self._not_read: Callable[[], object] | None = None
+        """What `values` has failed to read last."""
 
     def close(self) -> None:
         """Close the file. It is opened again when it is used again, for example after a fork."""
@@ -53,16 +62,22 @@ class MembersFile:
             with self._errors():
                 connection = sqlite3.connect(
                     ":memory:" if self._path is None else self._path,
-                    timeout=_BUSY_TIME,
+                    timeout=self._busy_time,
                     isolation_level=None,
                 )
                 try:
+                    self._patient = False
                     self._prepare(connection)
+                    self._patient = True
                 except BaseException:
                     connection.close()
                     raise
             self._open = connection
         return self._open
+
+    @property
+    def _busy_time(self) -> float:
+        return _BUSY_TIME if self._patient else 0.0
 
     def _check_files(self) -> None:
         path = self._path
@@ -116,7 +131,11 @@ class MembersFile:
     def transaction(self) -> Iterator[None]:
         """All that is run meanwhile is on the disk afterwards, or nothing if an exception is raised."""
         with self._errors():
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._connection
+            connection.execute(f"PRAGMA busy_timeout = {int(self._busy_time * 1000)}")
+            self._patient = False
+            connection.execute("BEGIN IMMEDIATE")
+            self._patient = True
         try:
             yield
             with self._errors():
@@ -136,13 +155,27 @@ class MembersFile:
             # The message of SQLite's error quotes what is in the file.
             raise self._unusable("its tables can't be read") from error
 
-    @contextmanager
-    def values(self) -> Iterator[None]:
-        """Make values of what is in the file. :raise MemberStoreError: it is not what was written."""
+    def values(self, read: Callable[[], T]) -> T:
+        """
+        Return what `read` makes of rows of the file.
+
+        :raise MemberStoreError: they are not what was written.
+        """
         try:
-            yield
+            return read()
         except (ValueError, TypeError) as error:
+            self._not_read = read
             raise self._unusable("an entry is not what was written") from error
+
+    def read_again(self) -> None:
+        """
+        Read again what `values` has failed to read last, if it has.
+
+        :raise MemberStoreError: it is still not what was written.
+        """
+        if self._not_read is not None:
+            self.values(self._not_read)
+            self._not_read = None
 
     def _unusable(self, cause: str) -> MemberStoreError:
         self.problem = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.rendezvous.members import members_file
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.lists import ListFileError
 from punch.rendezvous.members.membership import (
@@ -281,6 +283,41 @@ class DatabaseTests(SynchronousTestCase):
                 self.path.rmdir()
             else:
                 self.path.unlink()
+
+    def test_one_wait_for_another_process(self) -> None:
+        """All peers of the service wait with it."""
+        database = self.open()
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        self.patch(members_file, "_BUSY_TIME", 0.01)
+        self.assertRaises(MemberStoreError, database.revoke, ALICE, AdmissionRefusal.REVOKED, WALL)
+        self.patch(members_file, "_BUSY_TIME", 60.0)
+        began = time.monotonic()
+        for _ in range(2):
+            self.assertRaises(MemberStoreError, database.check)
+            self.assertRaises(MemberStoreError, database.revoke, ALICE, AdmissionRefusal.REVOKED, WALL)
+            database.close()
+        self.assertLess(time.monotonic() - began, 50.0)
+        other.execute("ROLLBACK")
+        self.assertIsNotNone(database.problem)
+        database.check()
+        self.assertIsNone(database.problem)
+
+    def test_what_could_not_be_read(self) -> None:
+        """It is a problem until it can be, however well everything else is read."""
+        database = self.open()
+        database.revoke(ALICE, AdmissionRefusal.REVOKED, WALL)
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("UPDATE revocations SET refusal = 'x'")
+        self.assertRaises(MemberStoreError, database.revocation, ALICE)
+        self.assertIsNone(database.revocation(BOB))
+        self.assertRaises(MemberStoreError, database.check)
+        self.assertIn("not what was written", str(database.problem))
+        other.execute("UPDATE revocations SET refusal = 'revoked'")
+        database.check()
+        self.assertIsNone(database.problem)
 
     def test_entries_that_nobody_wrote(self) -> None:
         """A damaged file is named, whatever is wrong with it."""
