@@ -48,7 +48,10 @@ How many routers may take the packets to the second socket, in each attempt in t
 carrier's besides.
 """
 WAITS: Final = (30.0, 300.0, 1800.0, 21600.0)
-"""Seconds from one attempt to the next; the last one counts for all later ones."""
+"""
+Seconds from one attempt to the next; the last one counts for all later ones, if as many attempts in a row
+have found no path, and the one before it otherwise.
+"""
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
 
@@ -62,6 +65,17 @@ def sockets_for(descriptors: int, held: int = 0) -> int:
     """
     sockets = min(SOCKETS, (descriptors + held) // 2 - held)
     return sockets if sockets >= MIN_SOCKETS else 0
+
+
+def counted(sprays: int, failures: int) -> int:
+    """
+    Return how many attempts count for `wait_after`, so that a NAT that ends flows after some minutes is not
+    sprayed at less and less often.
+
+    :param sprays: how many there were.
+    :param failures: how many found no path, since the last one that did.
+    """
+    return min(sprays, max(failures, len(WAITS) - 1))
 
 
 def wait_after(sprays: int) -> float:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from punch.ice.agent import Agent
 from punch.ice.candidates import may_pair
+from punch.ice.punching import spraying
 from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.techniques import Technique
 from punch.ice.target_limits import WINDOW
@@ -63,13 +64,15 @@ class Tries:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Technique, str], tuple[int, float]] = {}
+        # How many there were when the last path was found
+        self._found: dict[tuple[Technique, str], int] = {}
 
     def add(self, technique: Technique, host: str, now: float) -> int:
-        """An attempt has begun at `now`; returns how many there were."""
+        """An attempt has begun at `now`; returns how many there were, of those that count."""
         key = self._key(technique, host)
         tries = self._made.get(key, (0, now))[0] + 1
         self._made[key] = tries, now
-        return tries
+        return self._counted(key)
 
     def next_at(
         self, technique: Technique, host: str, wait_after: Callable[[int], float], part: float = 1.0
@@ -80,16 +83,31 @@ class Tries:
         :param wait_after: returns the least seconds from the beginning of an attempt to that of the next.
         :param part: which part of this wait has to be over.
         """
-        made = self._made.get(self._key(technique, host))
-        return float("-inf") if made is None else made[1] + part * wait_after(made[0])
+        key = self._key(technique, host)
+        made = self._made.get(key)
+        return float("-inf") if made is None else made[1] + part * wait_after(self._counted(key))
+
+    def found(self, technique: Technique, host: str) -> None:
+        """The newest attempt has found the path that the link takes."""
+        key = self._key(technique, host)
+        if key in self._made:
+            self._found[key] = self._made[key][0]
 
     def path_found(self, now: float) -> None:
         """There is a direct path: what was made some time ago no longer counts."""
         self._made = {key: made for key, made in self._made.items() if now < made[1] + WINDOW}
+        self._found = {key: tries for key, tries in self._found.items() if key in self._made}
 
     def clear(self) -> None:
         """We are in another network: nothing counts any more."""
         self._made.clear()
+        self._found.clear()
+
+    def _counted(self, key: tuple[Technique, str]) -> int:
+        tries = self._made[key][0]
+        if key[0] is not Technique.SPRAYING:
+            return tries
+        return spraying.counted(tries, tries - self._found.get(key, 0))
 
     def _key(self, technique: Technique, host: str) -> tuple[Technique, str]:
         key = technique, host

@@ -153,8 +153,13 @@ class Punching:
             if found is not None:
                 # Connectivity checks alone, or TCP, may have found any other path
                 self._budget.path_found(found.host)
+                basis = self._sockets.selected_basis
+                if basis is not None and basis.theirs is not None:
+                    # One that aims is counted by the profile, one that opens by what TARGETS names
+                    for host in {basis.theirs.host, found.host}:
+                        self._tries.found(basis.technique, host)
                 if self._transport.generations.working:
-                    self._choice.path_found(self._sockets.selected_basis)
+                    self._choice.path_found(basis)
             self._direct, self._begin_at = True, None
         else:
             if self._direct and not self._transport.generations.damping.short_lived:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.punching.prediction import TARGETS
+from punch.ice.punching.spraying import wait_after as spraying_wait_after
 from punch.ice.punching.techniques import Technique
 from punch.ice.target_limits import WINDOW
 from punch.node.policies import RelayPolicy
@@ -70,6 +71,33 @@ class WaitTests(SynchronousTestCase):
         self.assertEqual(tries.add(Technique.SPRAYING, "203.0.113.2", WINDOW), 2)
         tries.clear()
         self.assertEqual(tries.add(Technique.SPRAYING, "203.0.113.2", WINDOW), 1)
+
+    def test_spraying_that_finds_paths(self) -> None:
+        """The longest wait comes after failures in a row only, however many attempts there were."""
+        tries, host = Tries(), "203.0.113.1"
+
+        def waits(attempts: int, *, found: bool) -> list[float]:
+            seconds = []
+            for _ in range(attempts):
+                tries.add(Technique.SPRAYING, host, 0.0)
+                if found:
+                    tries.found(Technique.SPRAYING, host)
+                seconds.append(tries.next_at(Technique.SPRAYING, host, spraying_wait_after))
+            return seconds
+
+        self.assertEqual(waits(6, found=True), [30.0, 300.0, 1800.0, 1800.0, 1800.0, 1800.0])
+        self.assertEqual(waits(5, found=False), [1800.0, 1800.0, 1800.0, 21600.0, 21600.0])
+        self.assertEqual(waits(1, found=True), [1800.0])
+        tries.clear()
+        self.assertEqual(waits(4, found=False), [30.0, 300.0, 1800.0, 21600.0])
+
+    def test_paths_change_no_other_waits(self) -> None:
+        """Those of techniques that take few packets are doubled also if paths that they find do not last."""
+        tries, host = Tries(), "203.0.113.1"
+        for made in range(1, 9):
+            self.assertEqual(tries.add(Technique.PREDICTION, host, 0.0), made)
+            tries.found(Technique.PREDICTION, host)
+            tries.found(Technique.PREDICTION, "203.0.113.2")
 
     def test_proofs(self) -> None:
         """Seven short waits and a longer one, again and again."""
