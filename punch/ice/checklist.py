@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair, may_relay
-from punch.ice.pairs import CandidatePair, Pair, PairState
+from punch.ice.pairs import CandidatePair, Pair, PairState, PathKind
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
 
@@ -193,9 +193,9 @@ class CheckList:
         """Whether every pair has failed."""
         return all(pair.state is PairState.FAILED for pair in self._pairs.values())
 
-    def best_valid(self) -> CandidatePair | None:
-        """The best usable pair by what it carries, its kind and its priority."""
-        valid = [pair for pair in self._pairs.values() if pair.usable]
+    def best_valid(self, most: PathKind = PathKind.HOST) -> CandidatePair | None:
+        """The best usable pair by what it carries, its kind, which is this one at most, and its priority."""
+        valid = [pair for pair in self._pairs.values() if pair.usable and pair.valid_kind <= most]
         return max(valid, key=lambda pair: (pair.full, pair.valid_kind, self._priority(pair)), default=None)
 
     def best_nominated(self) -> CandidatePair | None:

@@ -37,7 +37,8 @@ SETTLE = 3.0
 AVOIDANCE = 5.0
 """
 Seconds for which a session that begins because no pair works looks for other pairs than those on which the
-link's data was unanswered. They would be the first to answer in many cases, such as in a local network.
+link's data was unanswered. They would be the first to answer in many cases, such as in a local network. If a
+pair works, a new session looks that long for others than those of kinds that have to wait.
 """
 LINGER = 10.0
 """Seconds that the old session still answers checks."""
@@ -109,7 +110,10 @@ class Generations:
         self.trial, self.number = agent, number
         self._settle_at = now + SETTLE
         agent.path.hold(self.damping.held, now)
-        if not self.working:
+        before = self.use.selected
+        if before is not None and self.working:
+            agent.path.prefer_worse(_rank(before), now + AVOIDANCE)
+        else:
             agent.path.avoid(self.use.path.blocked, now + AVOIDANCE)
 
     def network_changed(self, now: float) -> None:

@@ -117,6 +117,11 @@ class SelectedPair:
         self._selector.hold(held)
         self.choose(now)
 
+    def prefer_worse(self, kind: PathKind, until: float) -> None:
+        """Before this time, select no pair that is held as the first one, but one of this kind at most."""
+        self._changed()
+        self._selector.prefer_worse(kind, until)
+
     def choose(self, now: float) -> None:
         """Select again, because something about the pairs has changed."""
         before = self._selector.selected

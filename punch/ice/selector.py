@@ -68,6 +68,8 @@ class Selector:
         # Up to which kind no better pair is selected, until when, and the newest nomination before that
         self._held: tuple[PathKind, float] | None = None
         self._held_nomination = 0
+        # Up to which kind the first pair is to be if it would be held, and until when
+        self._worse: tuple[PathKind, float] | None = None
 
     @property
     def nomination(self) -> int:
@@ -123,10 +125,19 @@ class Selector:
         self._held = held
         self._held_nomination = max((pair.nomination or 0 for pair in self._checklist), default=0)
 
+    def prefer_worse(self, kind: PathKind, until: float) -> None:
+        """
+        Select no better pair than of this kind as the first one, if it is held, before this time: the session
+        before has one that works.
+        """
+        self._worse = kind, until
+
     @property
     def held_until(self) -> float | None:
         """When `choose` may select better pairs again; None: it may now."""
-        return None if self._held is None else self._held[1]
+        if self._held is None:
+            return None
+        return self._held[1] if self._worse is None else min(self._worse[1], self._held[1])
 
     def is_held(self, pair: CandidatePair, now: float) -> bool:
         """Whether this pair is not to be selected now instead of a worse one that works."""
@@ -136,14 +147,16 @@ class Selector:
         """Select again, because something about the pairs has changed."""
         if self._held is not None and now >= self._held[1]:
             self._held = None
+        if self._worse is not None and (self.selected is not None or now >= self._worse[1]):
+            self._worse = None
         if self._checklist.controlling:
             self._select(self._controlling_choice(now), now)
         else:
-            checklist, current, nominated = self._checklist, self._current(), self._checklist.best_nominated()
+            current, nominated = self._current(), self._checklist.best_nominated()
             usable = current if current is not None and current.usable else None
             if usable is not None and nominated is not None and self._is_old(nominated, usable, now):
                 nominated = usable
-            self._select(nominated or usable or checklist.best_valid() or current, now)
+            self._select(nominated or usable or self._best_valid(now) or current, now)
 
     def _is_old(self, nominated: CandidatePair, current: CandidatePair, now: float) -> bool:
         """Whether this better pair was nominated before better ones had to wait."""
@@ -216,10 +229,16 @@ class Selector:
     def _current(self) -> CandidatePair | None:
         return self.selected if self.selected is not None and self.selected.valid else None
 
+    def _best_valid(self, now: float) -> CandidatePair | None:
+        best = self._checklist.best_valid()
+        if best is None or self._worse is None or best.valid_kind <= self._worse[0]:
+            return best
+        return self._checklist.best_valid(self._worse[0]) if self.is_held(best, now) else best
+
     def _controlling_choice(self, now: float) -> CandidatePair | None:
         current = self._current()
         if current is None or current.impaired:
-            return self._checklist.best_valid() or current
+            return self._best_valid(now) or current
         if self._committed:
             return current
         for pair in self._checklist:

@@ -17,7 +17,9 @@ from punch.ice.events import (
     Selected,
 )
 from punch.ice.generations import AVOIDANCE, LINGER, SETTLE, Generations
+from punch.ice.pairs import PathKind
 from punch.test.ice.ice_network import Host, IceNetwork
+from punch.test.ice.test_flap_damping import pair
 from punch.wire.address import Address
 
 RELAY = Address("198.51.100.9", 50000)
@@ -192,6 +194,34 @@ class GenerationsTests(SynchronousTestCase):
         self.assertEqual(candidates[-1].address, Address("203.0.113.7", 7))
         self.generations.give_up(self.network.now)
         self.generations.give_up(self.network.now)
+
+    def test_paths_that_do_not_last(self) -> None:
+        """A restart finds the direct path first, and takes the relayed one, as long as that is due."""
+        for controlling in (True, False):
+            self.setUp()
+            self.restart(relayed=True, controlling=controlling)
+            self.network.run(SETTLE + 1.0)
+            for kind in 2 * (PathKind.HOST, PathKind.RELAYED):
+                self.generations.damping.selected(pair(kind), self.network.now)
+            held = self.generations.damping.held
+            assert held is not None
+            agent = self.restart(controlling=controlling)
+            agent.add_relayed(RELAY, None, "relay")
+            self.bob.agent.add_remote_candidate(agent.local_candidates[-1], self.network.now)
+            # As the other side's generations do
+            self.bob.agent.path.hold(held, self.network.now)
+            self.bob.agent.path.prefer_worse(PathKind.RELAYED, self.network.now + AVOIDANCE)
+            self.network.run(SETTLE + AVOIDANCE + 1.0)
+            self.assertIs(self.generations.use, agent)
+            self.assertEqual(self.kind, PathKind.RELAYED)
+            self.network.run(held[1] - self.network.now + 1.0)
+            self.assertEqual(self.kind, PathKind.HOST)
+
+    @property
+    def kind(self) -> PathKind | None:
+        """The kind of the path in use."""
+        pair = self.generations.selected
+        return None if pair is None else pair.kind
 
     def test_doubt_and_loss(self) -> None:
         """Whether there is a path depends on the session in use, not on the one on trial."""
