@@ -53,7 +53,7 @@ class BlockedNetworkTests(RelayTestCase):
 
     def check(self, *ways: str) -> None:
         """
-        A link between the two, and later a call between the two, take the relay.
+        A link between the two takes the relay.
 
         :param ways: in which directions the network loses what they send.
         """
