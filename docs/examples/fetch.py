@@ -1,5 +1,5 @@
 """
-HTTP over a link, with Twisted's own web server and client.
+HTTP over a link, with Twisted's own web server and treq (`pip install treq`).
 
     twistd -n web --path . --listen punch:service=web:allow=bob      # serves files to bob
     python fetch.py http://alice/file.txt                            # bob fetches one of alice
@@ -9,11 +9,11 @@ The host of the URL is a name of the address book, or an ID.
 
 import sys
 
-from twisted.internet.defer import Deferred
+import treq
+from treq.client import HTTPClient
 from twisted.internet.endpoints import clientFromString, quoteStringArgument
-from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
-from twisted.web.client import Agent, ResponseDone
+from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
@@ -31,26 +31,11 @@ class Peers:
         return clientFromString(self.reactor, f"punch:{who}:service=web{self.options}")
 
 
-class Body(Protocol):
-    """Writes the body to stdout."""
-
-    def __init__(self):
-        self.done = Deferred()
-
-    def dataReceived(self, data):
-        sys.stdout.buffer.write(data)
-
-    def connectionLost(self, reason):
-        self.done.callback(None) if reason.check(ResponseDone) else self.done.errback(reason)
-
-
 async def main(reactor, url, options=""):
     """`options` are more keys of the endpoint, such as ":identity=bob"."""
-    agent = Agent.usingEndpointFactory(reactor, Peers(reactor, options))
-    response = await agent.request(b"GET", url.encode())
-    body = Body()
-    response.deliverBody(body)
-    await body.done
+    client = HTTPClient(Agent.usingEndpointFactory(reactor, Peers(reactor, options)))
+    response = await client.get(url)
+    await treq.collect(response, sys.stdout.buffer.write)
     if response.code != 200:
         raise SystemExit(f"{response.code} {response.phrase.decode()}")
 

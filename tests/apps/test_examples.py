@@ -145,7 +145,7 @@ def test_a_service_for_those_with_a_grant(local: LocalPeers, keys: str) -> None:
 
 
 def test_web(local: LocalPeers, keys: str, tmp_path: Path) -> None:
-    """Twisted's web server, started by twistd without a line of code, and its Agent."""
+    """Twisted's web server, started by twistd without a line of code, and treq."""
     (tmp_path / "file.txt").write_bytes(b"contents\n" * 100_000)
     server = subprocess.Popen(
         [
