@@ -11,7 +11,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import stdio
 from twisted.internet.defer import Deferred, gatherResults
@@ -78,6 +78,12 @@ async def refusal(link: Link, service: str) -> None:
         say("refused", service=service, code=refused.code.name, echoes=echoes)
 
 
+async def increment(link: Link) -> int:
+    """Count one more at the other side."""
+    stream = await link.connect("counter/1", Factory.forProtocol(COUNTER["Increment"]))
+    return cast(int, await cast(Any, stream).answered)
+
+
 async def main(reactor: Any, rendezvous: str, peer: str | None = None) -> None:
     """Serve, and do what the module's docstring says."""
     use_monotonic_time(reactor)
@@ -85,7 +91,7 @@ async def main(reactor: Any, rendezvous: str, peer: str | None = None) -> None:
     address = RendezvousAddress.parse(rendezvous)
     node = Node(reactor=reactor, rendezvous=address, accept=Accept.ANYONE, known=book)
     node.serve("echo/1", Factory.forProtocol(ECHO["Echo"]), anyone)
-    COUNTER["serve"](node)
+    node.serve("counter/1", COUNTER["CountFactory"]())
     node.subscribe(tell)
     WATCH["watch"](node, lambda sentence: say("watched", text=sentence))
     commands = Commands(book)
@@ -101,7 +107,7 @@ async def main(reactor: Any, rendezvous: str, peer: str | None = None) -> None:
     for service in ("nobody/1", "counter/1"):
         await refusal(link, service)
     await commands.next_line
-    asking = [ECHO["ask"](link, "hello"), COUNTER["increment"](link), COUNTER["increment"](link)]
+    asking = [ECHO["ask"](link, "hello"), increment(link), increment(link)]
     say("answers", answers=await gatherResults(map(Deferred.fromCoroutine, asking)))
     released = reactor.seconds()
     lease.release()
