@@ -46,7 +46,7 @@ TECHNIQUES: dict[Technique, Callable[[], tuple[NAT, NAT]]] = {
 """NATs for which each technique is meant."""
 HOPS = 8
 """Routers between the two homes."""
-LINKS = 5
+LINKS = 25
 """How many pairs of links the time of each technique is the median of."""
 
 
