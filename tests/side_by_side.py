@@ -52,6 +52,7 @@ FILES = (
     "simulation/test_blocked_network.py",
     "simulation/test_flapping_paths.py",
     "simulation/test_spraying.py",
+    "simulation/test_spraying_hostile.py",
     "simulation/test_impaired_networks.py",
     "simulation/test_tcp_port_mapping.py",
     "simulation/test_early_handshake.py",

@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
-from punch.ice.punching.assumed_mapping import PATIENCE, SIMULTANEOUS_OPENS
-from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
+from punch.ice.punching.assumed_mapping import LIFETIME, SIMULTANEOUS_OPENS
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import Technique
-from punch.ice.target_limits import SPRAYED
-from punch.identity import Identity
-from punch.link.events import CloseCode
-from punch.link.frames import OptionalFrameType
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE
 from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
-from punch.test.scenarios.punching import VICTIM, PunchingTestCase
-from punch.test.system import SERVICE, Connected, Peer
-from punch.wire.address import Address
-from punch.wire.control import Accept
-from punch.wire.peers.nat_profile import Mapping as Maps
-from punch.wire.peers.nat_profile import NatProfile, PortAssignment
-from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
+from punch.test.scenarios.punching import PunchingTestCase
+from punch.test.system import SERVICE
 from tests.simulation.seeds import ALL
 
 WITHIN = 20.0
@@ -283,12 +272,6 @@ class DirectTests(PunchingTestCase):
         self.assertLessEqual(max(len(peer.host.reactor.open_ports) for peer in self.peers), 5)
         self.stop()
 
-    @property
-    def ends(self) -> list[tuple[Address, Address]]:
-        """The addresses of the path, as each side sees them."""
-        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
-        return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
-
 
 class TwoNATsTests(PunchingTestCase):
     """A machine with a cable and Wi-Fi, each behind a NAT of its own."""
@@ -304,12 +287,6 @@ class TwoNATsTests(PunchingTestCase):
             locals_ = [local.host for local, _ in self.ends]
             self.assertEqual(locals_[number], "203.0.113.9")
             self.stop()
-
-    @property
-    def ends(self) -> list[tuple[Address, Address]]:
-        """The addresses of the path, as each side sees them."""
-        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
-        return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
 
 
 class UncertainMappingTests(PunchingTestCase):
@@ -398,7 +375,7 @@ class OffTests(PunchingTestCase):
         self.net.run_until(
             lambda: self.status(self.alice).technique is Technique.SPRAYING, 60.0, "an assumption"
         )
-        self.net.advance(PATIENCE + 1.0)
+        self.net.advance(LIFETIME + 1.0)
         attempts = self.status(self.alice).attempts
         self.net.advance(60.0)
         for peer in self.peers:
@@ -433,348 +410,6 @@ class OffTests(PunchingTestCase):
         self.assertGreater(self.status(self.alice).attempts, 1)
         self.assertEqual(self.status(self.alice).packets, 0)
         self.stop()
-
-
-class HostileOpenerTests(PunchingTestCase):
-    """What the side with random ports is told; it never asks for anything itself."""
-
-    def setUp(self) -> None:
-        """Two peers on a relay. Alice does not spray herself; nothing goes directly between the two."""
-        self.place(one_port(), random_ports(), spray=(NEVER, AUTO))
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
-        self.call()
-        self.net.advance(3.0)
-        self.assertEqual(self.paths, {"relay"})
-        self.attempt = 1000
-
-    def say(self, frame_type: OptionalFrameType, payload: bytes) -> None:
-        """Have bob receive a frame of alice."""
-        on_control = self.bob.link_to(self.alice).on_control
-        assert on_control is not None
-        on_control(frame_type, payload)
-
-    def targets(self, *ports: int, host: str = HOMES[0], technique: str = "spraying") -> Targets:
-        """What bob is told as alice's targets."""
-        self.attempt += 1
-        return Targets(self.attempt, technique, host, ports or (9500, 9501))
-
-    def ask(self, targets: Targets, seconds: float = 0.5) -> int:
-        """Ask bob, and let time pass; returns how many packets go to ports that were named."""
-        self.net.trace = []
-        self.say(OptionalFrameType.TARGETS, targets.encode())
-        self.net.advance(seconds)
-        assert isinstance(self.net.trace, list)
-        return sum(9500 <= each.destination[1] < 9600 for each in self.net.trace)
-
-    def refused(self, targets: Targets) -> None:
-        """Bob sends nothing, and opens no sockets."""
-        before = self.status(self.bob)
-        self.assertEqual(self.ask(targets), 0, targets)
-        self.assertEqual(self.status(self.bob), before)
-        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
-
-    def test_what_is_right(self) -> None:
-        """The other tests send nothing; this one shows that they would. All sockets are closed at the end."""
-        self.assertGreater(self.ask(self.targets()), RATE / 4)
-        self.assertGreater(len(self.bob.host.reactor.open_ports), SOCKETS)
-        self.net.advance(40.0)
-        self.assertEqual(self.status(self.bob).packets, TARGETS * SOCKETS)
-        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
-
-    def test_elsewhere(self) -> None:
-        """A victim, the service, the own addresses, and what is no address of one host."""
-        for host in (
-            VICTIM,
-            SERVICE,
-            *("203.0.113.2", "203.0.113.9", "192.168.1.2", "192.168.2.2", "127.0.0.1", "0.0.0.0"),
-            *("224.0.0.1", "255.255.255.255", "100.64.0.1", "2001:db8::1", "::ffff:198.51.100.200"),
-        ):
-            self.refused(self.targets(host=host))
-
-    def test_a_nat_elsewhere(self) -> None:
-        """A profile with a victim's address makes nobody send there: it was not proved to be received at."""
-        lie = NatProfile(VICTIM, frozenset({Maps.ENDPOINT_INDEPENDENT}), PortAssignment.RANDOM)
-        self.say(OptionalFrameType.NATS, Nats((lie,)).encode())
-        self.refused(self.targets(host=VICTIM))
-
-    def test_another_nat(self) -> None:
-        """If the table has another technique for what the other side says of its NAT, that is refused."""
-        for mapping, ports in (
-            (frozenset({Maps.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.RANDOM),
-            (frozenset({Maps.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment.PRESERVING),
-        ):
-            lie = NatProfile(HOMES[0], mapping, ports)
-            self.say(OptionalFrameType.NATS, Nats((lie,)).encode())
-            self.refused(self.targets())
-
-    def test_other_techniques(self) -> None:
-        """What the table does not choose."""
-        for technique in ("prediction", "simultaneous-open", "ice", "relay", "SPRAYING"):
-            self.refused(self.targets(technique=technique))
-
-    def test_other_numbers_of_ports(self) -> None:
-        """Two, and no others."""
-        for ports in ((9500,), (9500, 9501, 9502), tuple(range(9500, 9510))):
-            self.refused(self.targets(*ports))
-        self.attempt += 1
-        self.refused(Targets(self.attempt, "spraying", HOMES[0], ()))
-
-    def test_old_attempts(self) -> None:
-        """An attempt counts once."""
-        targets = self.targets()
-        self.assertGreater(self.ask(targets), 0)
-        self.net.advance(400.0)
-        self.refused(targets)
-        self.attempt = 5
-        self.refused(self.targets())
-
-    def test_again_and_again(self) -> None:
-        """However often a peer asks, the waits and the limit for ten minutes hold."""
-        for _ in range(60):
-            self.ask(self.targets(), 0.2)
-        self.assertEqual(self.status(self.bob).attempts, 1)
-        for _ in range(20):
-            self.ask(self.targets(), 10.0)
-        self.assertLessEqual(self.status(self.bob).attempts, 3)
-        self.assertLessEqual(self.status(self.bob).packets, MAX_SPRAYED)
-        self.assertLessEqual(self.status(self.bob).bytes, MAX_SPRAYED_BYTES)
-
-    def test_moving_again_and_again(self) -> None:
-        """A peer that says of its NAT every minute that it is another one gets no more attempts."""
-        for number in range(9):
-            other = NatProfile(
-                f"203.0.113.{50 + number}", frozenset({Maps.ENDPOINT_INDEPENDENT}), PortAssignment.RANDOM
-            )
-            self.say(OptionalFrameType.NATS, Nats((other,)).encode())
-            for _ in range(6):
-                self.ask(self.targets(), 10.0)
-        self.assertLessEqual(self.status(self.bob).attempts, 3)
-
-    def test_begin(self) -> None:
-        """BEGIN without an attempt, or for another one, starts nothing; that of this one, the second half."""
-        self.net.trace = []
-        for number in (1, 999, 1001, 2**31 - 1):
-            self.say(OptionalFrameType.BEGIN, Begin(number).encode())
-        self.net.advance(0.5)
-        self.assertEqual(self.status(self.bob).packets, 0)
-        targets = self.targets()
-        self.ask(targets, 5.0)
-        self.assertEqual(self.status(self.bob).packets, TARGETS * SOCKETS)
-        self.say(OptionalFrameType.BEGIN, Begin(targets.attempt - 1).encode())
-        self.net.advance(1.0)
-        self.assertEqual(self.status(self.bob).packets, TARGETS * SOCKETS)
-        for _ in range(3):
-            self.say(OptionalFrameType.BEGIN, Begin(targets.attempt).encode())
-        self.net.advance(5.0)
-        self.assertEqual(self.status(self.bob).packets, OPENED * SOCKETS)
-
-    def test_the_link_ends(self) -> None:
-        """Nothing is sent any more, and all sockets are closed."""
-        self.ask(self.targets(), 0.5)
-        self.assertGreater(len(self.bob.host.reactor.open_ports), SOCKETS)
-        self.bob.link_to(self.alice).close(CloseCode.OK, "")
-        self.net.advance(0.5)
-        self.net.trace = []
-        self.net.advance(2.0)
-        self.assertLess(len(self.bob.host.reactor.open_ports), 8)
-        assert isinstance(self.net.trace, list)
-        self.assertEqual([each for each in self.net.trace if 9500 <= each.destination[1] < 9600], [])
-        self.stop()
-
-    def test_malformed(self) -> None:
-        """A payload that is wrong ends the link, as with other frames."""
-        self.say(OptionalFrameType.BEGIN, b'{"attempt": 0}')
-        self.net.advance(1.0)
-        self.assertIsNone(self.bob.node.link(self.alice.id))
-
-    def test_another_attempt(self) -> None:
-        """While a node makes an attempt with one peer, it refuses those of others."""
-        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
-        carol = Peer(
-            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
-        ).register()
-        carol.call(self.bob.id)
-        self.net.advance(4.0)
-        on_control = self.bob.link_to(carol).on_control
-        assert on_control is not None
-        self.ask(self.targets())
-        asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
-        on_control(OptionalFrameType.TARGETS, asked.encode())
-        self.net.trace = []
-        self.net.advance(0.5)
-        self.assertEqual([each for each in self.net.trace if each.destination[1] in (9600, 9601)], [])
-        # Afterwards it is carol's turn
-        self.net.advance(40.0)
-        asked = Targets(2, "spraying", "203.0.113.3", (9600, 9601))
-        on_control(OptionalFrameType.TARGETS, asked.encode())
-        self.net.advance(0.5)
-        self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
-        carol.stop()
-
-    def test_a_peer_that_lets_us_wait(self) -> None:
-        """When all packets of an attempt have been sent, this node makes the next one, with another peer."""
-        self.assertGreater(self.packets_to_another(1024), 0)
-
-    def test_descriptors_of_two_attempts(self) -> None:
-        """The next attempt is refused if both together would take more than half of the descriptors."""
-        self.assertEqual(self.packets_to_another(2 * SOCKETS + 80), 0)
-
-    def packets_to_another(self, descriptors: int) -> int:
-        """How many packets bob sends to carol while his attempt with alice only waits."""
-        self.place(
-            one_port(),
-            random_ports(),
-            link=LinkSpec(delay=0.5),
-            spray=(NEVER, AUTO),
-            descriptors=lambda: descriptors - len(self.bob.host.reactor.open_ports),
-        )
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
-        self.call()
-        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
-        carol = Peer(
-            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
-        ).register()
-        carol.call(self.bob.id)
-        self.net.advance(8.0)
-        targets = self.targets()
-        self.ask(targets, 4.5)
-        self.say(OptionalFrameType.BEGIN, Begin(targets.attempt).encode())
-        self.net.advance(2.5)
-        tried = next(link.punching for link in self.bob.node.status.links if link.peer == self.alice.id)
-        self.assertEqual(tried.packets, OPENED * SOCKETS)
-        on_control = self.bob.link_to(carol).on_control
-        assert on_control is not None
-        self.net.trace = []
-        on_control(OptionalFrameType.TARGETS, Targets(1, "spraying", "203.0.113.3", (9600, 9601)).encode())
-        self.net.advance(0.5)
-        carol.stop()
-        return len([each for each in self.net.trace if each.destination[1] == 9600])
-
-
-class HostileAimTests(PunchingTestCase):
-    """What the side that probes is told, by a peer that agrees to nothing."""
-
-    def setUp(self) -> None:
-        """Alice wants to spray, bob does not; what he answers is made up here."""
-        self.place(one_port(), random_ports(), spray=(AUTO, NEVER))
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
-        self.call()
-        self.attempts: list[int] = []
-        link = self.bob.link_to(self.alice)
-
-        def received(frame_type: int, payload: bytes) -> None:
-            if frame_type == OptionalFrameType.TARGETS:
-                self.attempts.append(Targets.decode(payload).attempt)
-
-        link.on_control = received
-
-    def answer(self, opened: Opened) -> int:
-        """Have alice receive this; returns to how many ports but the service's she sends in a second."""
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
-        self.net.trace = []
-        on_control(OptionalFrameType.OPENED, opened.encode())
-        self.net.advance(1.0)
-        assert isinstance(self.net.trace, list)
-        sent = {each.destination for each in self.net.trace if each.source[0] == HOMES[0]}
-        return len([each for each in sent if each[0] != SERVICE])
-
-    def next_attempt(self) -> int:
-        """Wait until alice asks; returns the number of her attempt."""
-        before = len(self.attempts)
-        self.net.run_until(lambda: len(self.attempts) > before, 60.0, "an attempt")
-        return self.attempts[-1]
-
-    def test_what_is_right(self) -> None:
-        """If bob agreed, she would send; when the limit is used up, she asks no more."""
-        self.assertGreater(self.answer(Opened(self.next_attempt(), HOMES[1], (), SOCKETS)), 100)
-        self.net.advance(20.0)
-        self.assertEqual(self.status(self.alice).packets, MAX_PACKETS)
-
-    def test_elsewhere(self) -> None:
-        """An address at which bob has not proved to receive."""
-        for host in (VICTIM, SERVICE, HOMES[0]):
-            self.assertLess(self.answer(Opened(self.next_attempt(), host, (), SOCKETS)), 8, host)
-        self.assertEqual(self.status(self.alice).packets, 0)
-
-    def test_without_an_attempt(self) -> None:
-        """OPENED that answers nothing, or refuses."""
-        for attempt in (1, 2, 2**31 - 1):
-            self.assertLess(self.answer(Opened(attempt, HOMES[1], (), SOCKETS)), 8)
-        number = self.next_attempt()
-        for wrong in (Opened(number - 1, HOMES[1], (), SOCKETS), Opened(number, HOMES[1], (), 0)):
-            self.assertLess(self.answer(wrong), 8)
-        # It is refused, and can't be agreed to any more
-        self.assertLess(self.answer(Opened(number, HOMES[1], (), SOCKETS)), 8)
-        self.assertEqual(self.status(self.alice).packets, 0)
-
-    def test_ports_of_another_technique(self) -> None:
-        """Ports that are named are none of this technique."""
-        self.assertLess(self.answer(Opened(self.next_attempt(), HOMES[1], ((9500,), (9501,)))), 8)
-        self.assertEqual(self.status(self.alice).packets, 0)
-
-    def test_new_identities(self) -> None:
-        """
-        Who hangs up and returns under other keys gets no more packets sent to an address than one peer does,
-        but for those that the limit of that address gains meanwhile.
-        """
-        sent = 0
-
-        def count(packet: Packet) -> bool:
-            nonlocal sent
-            between = packet.source[0] in HOMES and packet.destination[0] in HOMES
-            sent += between and packet.source[0] == HOMES[0]
-            return between
-
-        self.bob.stop()
-        began, self.net.drop = self.net.now, count
-        for number in range(4):
-            peer = Peer(
-                self.net,
-                self.bob.host,
-                self.rendezvous.address,
-                accept=Accept.ANYONE,
-                identity=Identity.generate(self.net.random_bytes(f"another key {number}")),
-                spray=NEVER,
-            ).register()
-            peer.call(self.alice.id)
-            peer.wait_for(Connected, 15.0)
-            self.agree_to_all(peer)
-            self.net.advance(16.0)
-            peer.stop()
-        # The checks of ICE are some more
-        most = SPRAYED[1] + SPRAYED[0] * (self.net.now - began) + 4 * MAX_PACKETS_OF_CHECKS
-        self.assertGreater(sent, MAX_PACKETS)
-        self.assertLess(sent, most)
-
-    def agree_to_all(self, peer: Peer) -> None:
-        """Have a peer agree to each attempt of alice, and send nothing."""
-        link = peer.link_to(self.alice)
-
-        def received(frame_type: int, payload: bytes) -> None:
-            if frame_type == OptionalFrameType.TARGETS:
-                opened = Opened(Targets.decode(payload).attempt, HOMES[1], (), SOCKETS)
-                link.try_send_control(OptionalFrameType.OPENED, opened.encode())
-
-        link.on_control = received
-
-    def test_too_many(self) -> None:
-        """A number of sockets that nobody has ends the link."""
-        wrong = Opened(1, HOMES[1], (), MAX_COUNT + 1).encode()
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.OPENED, wrong)
-        self.net.advance(1.0)
-        self.assertIsNone(self.alice.node.link(self.bob.id))
-
-    def test_the_wrong_side(self) -> None:
-        """The side with one port for all opens nothing."""
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.TARGETS, Targets(1000, "spraying", HOMES[1], (9500, 9501)).encode())
-        self.net.trace = []
-        self.net.advance(0.5)
-        self.assertEqual([each for each in self.net.trace if each.destination[1] in (9500, 9501)], [])
 
 
 class DescriptorTests(PunchingTestCase):

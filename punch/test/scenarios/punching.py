@@ -9,6 +9,7 @@ from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec
 from punch.test.system import SERVICE, Connected, Peer, Rendezvous
+from punch.wire.address import Address
 from punch.wire.control import Accept
 
 VICTIM: Final = "198.51.100.200"
@@ -67,6 +68,12 @@ class PunchingTestCase(InternetTestCase):
         for peer in self.peers:
             peer.wait_for(Connected, 15.0)
         return began
+
+    @property
+    def ends(self) -> list[tuple[Address, Address]]:
+        """The addresses of the path, as each side sees them."""
+        links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        return [(link.status.path.local, link.status.path.remote) for link in links if link.status]
 
     @property
     def paths(self) -> set[str]:
