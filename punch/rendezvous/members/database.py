@@ -102,6 +102,11 @@ class MemberDatabase:
         """A sentence if the file could not be used, until `check` finds that it can be; None: it could."""
         return self._file.problem
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next transaction waits for that of another process: not if the last one did in vain."""
+        return self._file.waits
+
     def close(self) -> None:
         """Close the file. It is opened again when it is used again, for example after a fork."""
         self._file.close()
@@ -114,14 +119,15 @@ class MemberDatabase:
 
     def check(self) -> None:
         """
-        Try whether the file can be read and written now, and what could not be read last, and set `problem`.
+        Try whether the file can be read and written now, also what could not be read last. If so, there is no
+        `problem` any more.
 
         :raise MemberStoreError: it can't.
         """
         with self._file.transaction():
             for table in ("invitations", "members", "revocations", "usage", "journal", "relayed"):
                 self._file.run(f"SELECT 1 FROM {table} LIMIT 1")
-            # Sets what it is, and writes a page for that.
+            # Sets the version that it has already, which writes a page.
             self._file.run(f"PRAGMA user_version = {VERSION}")
         self._file.read_again()
         self._file.problem = None

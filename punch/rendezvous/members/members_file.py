@@ -21,7 +21,7 @@ from punch.rendezvous.members.schema import (
     records_of_version_1,
 )
 
-_BUSY_TIME = 2.0
+BUSY_TIME = 2.0
 """
 Seconds that a process waits for the transaction of another one. All of its peers wait meanwhile, so if that
 was in vain, it does not wait again before it has had a transaction.
@@ -37,6 +37,7 @@ class MembersFile:
 
     :param path: None keeps everything in memory.
     :ivar problem: a sentence if the file could not be used; None: it could.
+    :ivar waits: whether the next transaction waits for that of another process.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -44,8 +45,7 @@ class MembersFile:
         self._path = path
         self._where = "in memory" if path is None else str(path)
         self._open: sqlite3.Connection | None = None
-        self._patient = True
-        """Whether to wait for the transaction of another process."""
+        self.waits = True
         self._not_read: Callable[[], object] | None = None
         """What `values` has failed to read last."""
 
@@ -66,9 +66,9 @@ class MembersFile:
                     isolation_level=None,
                 )
                 try:
-                    self._patient = False
+                    self.waits = False
                     self._prepare(connection)
-                    self._patient = True
+                    self.waits = True
                 except BaseException:
                     connection.close()
                     raise
@@ -77,7 +77,7 @@ class MembersFile:
 
     @property
     def _busy_time(self) -> float:
-        return _BUSY_TIME if self._patient else 0.0
+        return BUSY_TIME if self.waits else 0.0
 
     def _check_files(self) -> None:
         path = self._path
@@ -133,9 +133,9 @@ class MembersFile:
         with self._errors():
             connection = self._connection
             connection.execute(f"PRAGMA busy_timeout = {int(self._busy_time * 1000)}")
-            self._patient = False
+            self.waits = False
             connection.execute("BEGIN IMMEDIATE")
-            self._patient = True
+            self.waits = True
         try:
             yield
             with self._errors():

@@ -184,7 +184,7 @@ class Membership:
         """
         A peer that may not register itself has shown a voucher that this member has signed for it.
 
-        :return: why it may not register by that either; None if it may.
+        :return: why it may not register with the voucher either; None if it may.
         """
         self.problem = None
         try:
