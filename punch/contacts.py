@@ -473,7 +473,7 @@ def _entry(value: dict[str, object]) -> Contact:
 
 
 def _seen(claimed: str) -> str:
-    """What a peer called itself, if all of it can be seen, as in what peers send; else forgotten."""
+    """What a peer called itself; empty if not all of it can be seen."""
     return claimed if name_on_one_line(claimed) == claimed else ""
 
 

@@ -57,7 +57,7 @@ _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
 #: Characters that are drawn as one thing with the one before: the joiner, skin tones and tags. So are marks.
 _JOINER, _TONES, _TAGS = "\u200d", ("\U0001f3fb", "\U0001f3ff"), ("\U000e0020", "\U000e007f")
 
-#: Not seen themselves, and parts of words in these scripts (UAX #31, section 2.3), and of emoji.
+#: Joiners are not seen, but are parts of words in these scripts (UAX #31, section 2.3), and of emoji.
 _JOINERS = frozenset("\u200c\u200d")
 _JOINED_WORDS = """
     ARABIC SYRIAC MANDAIC MONGOLIAN NKO DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA
@@ -146,7 +146,7 @@ def name_on_one_line(text: str) -> str:
 
 def unseen(text: str) -> frozenset[int]:
     """
-    Where in `text` invisible characters are that are no part of a word, an emoji or a flag: without them it
+    Where `text` has invisible characters that are no part of a word, an emoji or a flag: without them it
     looks the same.
     """
     if text.isascii():

@@ -1,10 +1,10 @@
 """
 A counter for the peers that have a grant: each line is answered with how many came so far.
 
-    python counter.py serve punch:service=counter      # alice counts, for those whom she has let
+    python counter.py serve punch:service=counter      # alice counts, for those whom she allows
     python counter.py add punch:alice:service=counter  # bob counts one more
 
-Alice lets bob with `punch peers grant bob counter`.
+Alice allows bob to use it with `punch peers grant bob counter`.
 """
 
 import sys

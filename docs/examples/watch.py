@@ -2,7 +2,7 @@
 Links and events: prints what happens to a node, its calls and its links.
 
 `python watch.py RENDEZVOUS` prints its ID and waits, `python watch.py RENDEZVOUS ID [SECONDS]` calls it, and
-keeps the link for so long.
+keeps the link for SECONDS (60 if they are left out).
 """
 
 import sys

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 @contextmanager
 def loading() -> Iterator[None]:
     """
-    Import what a program needs. The collector waits until that is done, and then never looks at what exists
-    by now.
+    Around the imports of a program: the collector waits until they are done, and afterwards never looks at
+    what exists then.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -32,8 +32,8 @@ def loading() -> Iterator[None]:
 
 def end_without_collecting() -> None:
     """
-    At the end of the process, the interpreter would look for cycles in all that exists, for a tenth of a
-    second. It does so in the development mode only, where it tells of what was left open in them.
+    Keep the interpreter from looking for cycles in all that exists at the end of the process, which takes a
+    tenth of a second. In the development mode it still does, since it then tells what was left open in them.
     """
     if not sys.flags.dev_mode:
         atexit.register(gc.freeze)

@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(words)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        """Explain everything."""
+        """Explain the options that are not rare."""
         self.print_text(self.format_help(), file)
 
     def format_help(self) -> str:

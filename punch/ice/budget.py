@@ -182,7 +182,7 @@ class Budget:
     """
     The budget of one peer, over all calls and ICE restarts with it.
 
-    :param limits: what all peers together can make us send; None: they are this one only.
+    :param limits: what all peers together can make us send; None: there is no other peer.
     :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.

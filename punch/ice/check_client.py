@@ -35,8 +35,8 @@ LONGEST_SIZE_WAIT = 0.3
 The longest time between the first two of these requests, in seconds, if only an upper bound of the round-trip
 time is known, because the first check was repeated.
 """
-MAX_OPENINGS = 64
-"""How many checks of `opening` may be answered: the newest ones."""
+MAX_OPENING_CHECKS = 64
+"""How many checks of `opening`, and answers to them, are remembered: the newest ones."""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -101,7 +101,7 @@ class CheckClient:
         self._output: list[Transmit] = []
         # The newest checks of `opening`: where they were sent, and from where
         self._openings: dict[bytes, tuple[Address, Address]] = {}
-        self._answered: deque[Address] = deque(maxlen=MAX_OPENINGS)
+        self._answered: deque[Address] = deque(maxlen=MAX_OPENING_CHECKS)
 
     def set_remote(self, theirs: IceCredentials) -> None:
         """Set the peer's credentials."""
@@ -172,7 +172,7 @@ class CheckClient:
         (`was_answered`).
         """
         transaction_id = self._random(12)
-        if len(self._openings) >= MAX_OPENINGS:
+        if len(self._openings) >= MAX_OPENING_CHECKS:
             del self._openings[next(iter(self._openings))]
         self._openings[transaction_id] = remote, base
         return Transmit(self._opening(transaction_id, self._candidates.check_priority(base)), remote, base)

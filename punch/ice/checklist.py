@@ -194,7 +194,7 @@ class CheckList:
         return all(pair.state is PairState.FAILED for pair in self._pairs.values())
 
     def best_valid(self, most: PathKind = PathKind.HOST) -> CandidatePair | None:
-        """The best usable pair by what it carries, its kind, which is this one at most, and its priority."""
+        """Return the best usable pair of this kind at most: by what it carries, its kind and its priority."""
         valid = [pair for pair in self._pairs.values() if pair.usable and pair.valid_kind <= most]
         return max(valid, key=lambda pair: (pair.full, pair.valid_kind, self._priority(pair)), default=None)
 

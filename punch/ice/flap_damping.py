@@ -15,14 +15,14 @@ from punch.ice.pairs import Pair, PathKind
 STEADY = 60.0
 """Seconds that a better path must have lasted so that its loss says nothing about later ones."""
 FREE = 1
-"""How many better paths in a row may be left earlier before the next one has to wait."""
+"""How many better paths in a row may be left within `STEADY` seconds before the next one has to wait."""
 WAITS = 30.0, 300.0
-"""Seconds that it waits then: the first time, doubled each further time, and at most."""
+"""Seconds that it waits: the first time, and at most. The wait doubles each time."""
 
 
 class FlapDamping:
     """
-    That of one link, over all of its ICE sessions.
+    The flap damping of one link, over all of its ICE sessions.
 
     :ivar short_lived: how many better paths in a row have not lasted for `STEADY`.
     """
@@ -78,7 +78,7 @@ class FlapDamping:
 
     @property
     def held(self) -> tuple[PathKind, float] | None:
-        """Up to which kind, and until when, no better path is taken than one that works; None: any is."""
+        """The best kind that has to wait while a worse path works, and until when; None: no kind has to."""
         kind, until = self._kind, self._held[1]
         return None if kind is None or self.short_lived <= FREE else (kind, until)
 

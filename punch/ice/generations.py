@@ -112,7 +112,7 @@ class Generations:
         agent.path.hold(self.damping.held, now)
         before = self.use.selected
         if before is not None and self.working:
-            agent.path.prefer_worse(_rank(before), now + AVOIDANCE)
+            agent.path.limit_first(_rank(before), now + AVOIDANCE)
         else:
             agent.path.avoid(self.use.path.blocked, now + AVOIDANCE)
 

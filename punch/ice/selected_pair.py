@@ -112,15 +112,15 @@ class SelectedPair:
         self._avoided_until = until
 
     def hold(self, held: tuple[PathKind, float] | None, now: float) -> None:
-        """While the selected pair works, select no better one up to this kind before this time; None: any."""
+        """Hold pairs back from now on, as `Selector.hold` says."""
         self._changed()
         self._selector.hold(held)
         self.choose(now)
 
-    def prefer_worse(self, kind: PathKind, until: float) -> None:
-        """Before this time, select no pair that is held as the first one, but one of this kind at most."""
+    def limit_first(self, kind: PathKind, until: float) -> None:
+        """Limit the first pair, as `Selector.limit_first` says."""
         self._changed()
-        self._selector.prefer_worse(kind, until)
+        self._selector.limit_first(kind, until)
 
     def choose(self, now: float) -> None:
         """Select again, because something about the pairs has changed."""

@@ -69,7 +69,7 @@ class Selector:
         self._held: tuple[PathKind, float] | None = None
         self._held_nomination = 0
         # Up to which kind the first pair is to be if it would be held, and until when
-        self._worse: tuple[PathKind, float] | None = None
+        self._first_limit: tuple[PathKind, float] | None = None
 
     @property
     def nomination(self) -> int:
@@ -119,25 +119,27 @@ class Selector:
 
     def hold(self, held: tuple[PathKind, float] | None) -> None:
         """
-        While the selected pair works, select no better one up to this kind before this time, unless the
-        controlling side nominates it anew (`punch.ice.flap_damping`); None: select any.
+        While the selected pair works, select no better one of a held kind (`punch.ice.flap_damping`), unless
+        the controlling side nominates it anew.
+
+        :param held: the best kind that is held, and until when; None: any pair may be selected.
         """
         self._held = held
         self._held_nomination = max((pair.nomination or 0 for pair in self._checklist), default=0)
 
-    def prefer_worse(self, kind: PathKind, until: float) -> None:
+    def limit_first(self, kind: PathKind, until: float) -> None:
         """
-        Select no better pair than of this kind as the first one, if it is held, before this time: the session
-        before has one that works.
+        Until this time, do not begin with a pair that is held and of a better kind than this one: the session
+        before has a path of this kind that works.
         """
-        self._worse = kind, until
+        self._first_limit = kind, until
 
     @property
     def held_until(self) -> float | None:
         """When `choose` may select better pairs again; None: it may now."""
         if self._held is None:
             return None
-        return self._held[1] if self._worse is None else min(self._worse[1], self._held[1])
+        return self._held[1] if self._first_limit is None else min(self._first_limit[1], self._held[1])
 
     def is_held(self, pair: CandidatePair, now: float) -> bool:
         """Whether this pair is not to be selected now instead of a worse one that works."""
@@ -147,8 +149,8 @@ class Selector:
         """Select again, because something about the pairs has changed."""
         if self._held is not None and now >= self._held[1]:
             self._held = None
-        if self._worse is not None and (self.selected is not None or now >= self._worse[1]):
-            self._worse = None
+        if self._first_limit is not None and (self.selected is not None or now >= self._first_limit[1]):
+            self._first_limit = None
         if self._checklist.controlling:
             self._select(self._controlling_choice(now), now)
         else:
@@ -231,9 +233,9 @@ class Selector:
 
     def _best_valid(self, now: float) -> CandidatePair | None:
         best = self._checklist.best_valid()
-        if best is None or self._worse is None or best.valid_kind <= self._worse[0]:
+        if best is None or self._first_limit is None or best.valid_kind <= self._first_limit[0]:
             return best
-        return self._checklist.best_valid(self._worse[0]) if self.is_held(best, now) else best
+        return self._checklist.best_valid(self._first_limit[0]) if self.is_held(best, now) else best
 
     def _controlling_choice(self, now: float) -> CandidatePair | None:
         current = self._current()

@@ -2,10 +2,10 @@
 Limits on what all peers together can make a node send to addresses that have not answered.
 
 Each peer has limits of its own (`punch.ice.budget`), but identities cost nothing: whoever calls again under
-another one has all of them anew. What is limited here is counted for each host, whoever asks for it, and what
-takes many packets in all, too. A host is an IPv4 address or an IPv6 /64.
+another one has all of them anew. What is limited here is counted for each host, whoever asks for it; what
+takes many packets is also limited over all hosts. A host is an IPv4 address or an IPv6 /64.
 
-The limits are token buckets: so many packets at once, and then so many a second.
+The limits are token buckets: a number of packets may be sent at once, and further ones at a rate.
 
 Somebody who names the address of another peer uses up the limit of its host. So parts of it are kept for what
 strangers can't ask for: answers and triggered checks, which need an authenticated check from there, and
@@ -25,9 +25,9 @@ WINDOW: Final = 600.0
 HEADERS: Final = {False: 28, True: 48}
 """The bytes of the IP and UDP headers of a datagram, over IPv4 and over IPv6."""
 MAX_HOSTS: Final = 1024
-"""For how many hosts packets are counted; whichever was sent least makes room."""
+"""For how many hosts packets are counted; the one to which the fewest were sent makes room."""
 CHECKS: Final = 1.0, 600
-"""How many checks may go to addresses of one host that have not answered: so many a second, and at once."""
+"""How many checks may go to addresses of one host that have not answered: in a second, and at once."""
 KEPT_FOR_HEARD: Final = 100
 """How many of these are kept for answers and triggered checks, to where an authenticated check came from…"""
 KEPT_FOR_FAMILIAR: Final = 100

@@ -128,7 +128,7 @@ def peer_uid(connection: socket.socket) -> int | None:
 
 
 def _places(directory: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Return where the socket of a state directory may be: releases before differ in that from this one."""
+    """Return where the socket of a state directory may be: earlier releases put it elsewhere."""
     paths = [Path(os.path.realpath(directory)) / NAME, directory / NAME]
     paths += [found / _short_name(directory) for found in _runtime_directories(environ)]
     return [path for path in paths if fits(path)]

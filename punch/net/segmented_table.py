@@ -95,7 +95,8 @@ class SegmentedTable(Generic[K]):
         Note that an entry has another source now. It keeps its segment and its age if the new source is in
         the same network (the widest prefix) and has room, and is then the newest of that source.
 
-        :return: whether it does. If not, its source is the one before, of which it may now be the newest.
+        :return: whether the new source was taken. If not, the entry keeps the one before, and may now be the
+            newest of that.
         """
         segment = self._protected if key in self._protected else self._probation
         before = segment.source(key)

@@ -1,10 +1,10 @@
 """
 Vouchers: a member of a rendezvous vouches for a key that is no member, so that this key can register where
-only members may. It is for the keys of codes (`punch.apps.codes`), which are used once.
+only members may. Vouchers are for the keys of codes (`punch.apps.codes`), which are used once.
 
 A voucher holds on one connection: what the member signs has the channel binding of its TLS session
-(RFC 9266), which no other connection has, to no other service either. So it needs no clock, and nobody can
-use a copy of it.
+(RFC 9266), which differs on every other connection, also to another service. So it needs no clock, and nobody
+can use a copy of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Voucher:
 
     @classmethod
     def decode(cls, data: bytes) -> Voucher:
-        """Read `VOUCHER_SIZE` bytes. Whether the key is one, `is_for` tells."""
+        """Read `VOUCHER_SIZE` bytes. Whether they have a valid key, only `is_for` finds out."""
         return cls(PeerID(data[:32]), data[32:])
 
     def encode(self) -> bytes:

@@ -236,7 +236,7 @@ class ChatCore:
             self._said_bye = True
             # Not before the messages: the other side may end the link when it hears this.
             self._messages.append(_frame(BYE, b""))
-            self._check_farewell()
+            self._check_bye()
 
     def receive_data(self, data: bytes) -> None:
         """
@@ -293,14 +293,14 @@ class ChatCore:
             self._events.append(Named(body.decode("utf-8", "replace")[:MAX_NAME]))
         elif kind == BYE and not self._heard_bye:
             self._heard_bye = True
-            self._check_farewell()
+            self._check_bye()
             self._answer_bye()
 
     def _answer_bye(self) -> None:
         if self._heard_bye and not self._unacked and not self._coming:
             self.say_bye()
 
-    def _check_farewell(self) -> None:
+    def _check_bye(self) -> None:
         if self._said_bye and self._heard_bye:
             self._events.append(ByeExchanged())
 

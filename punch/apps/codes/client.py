@@ -24,7 +24,7 @@ from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAX_NUMBERS = 5
-"""How many numbers an issuer tries that somebody has had refused."""
+"""How many numbers an issuer tries if the rendezvous refuses their keys for ever (`number_is_refused`)."""
 
 
 def number_is_refused(problem: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from punch.apps.files.messages import PIECE
 
 MIN_HOLES = 1024 * 1024
-"""Files that take fewer bytes less on the disk than they have are not looked at."""
+"""Files that save fewer bytes than this on the disk are not looked at."""
 MAX_EXTENTS = 10_000
 """Files with more ranges of data are taken to have no holes."""
 
@@ -18,7 +18,7 @@ def bytes_in_holes(path: Path, found: os.stat_result) -> int:
     """
     How many bytes of a file a receiver need not store, as all of a piece of the file (`PIECE`) is in a hole.
 
-    :param found: what is known of the file.
+    :param found: what `stat` has told of the file.
     :return: 0 if the file system does not tell.
     """
     blocks = getattr(found, "st_blocks", None)

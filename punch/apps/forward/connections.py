@@ -90,7 +90,7 @@ class Joined(Protocol):
     def connectionMade(self) -> None:
         """Wait for the other one."""
         if ITCPTransport.providedBy(self.transport):
-            # A program's second small write would wait for an acknowledgement of the first else
+            # Otherwise, a program's second small write would wait for the acknowledgement of the first
             self.transport.setTcpNoDelay(True)
         self.transport.pauseProducing()
 
@@ -108,8 +108,8 @@ class Joined(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Hand on bytes."""
         if not self._is_stream and hasattr(self.transport, "bufferSize"):
-            # Twisted also lets as much wait to be written before it pauses the other one: so this lasts only
-            # as long as the program sends a lot. A peer can't bring it about
+            # Twisted lets as much wait to be written before it pauses the other one. So the larger size lasts
+            # only while the program sends a lot, and a peer can't bring it about
             full = len(data) >= self.transport.bufferSize
             self.transport.bufferSize = READ_SIZE if full else FileDescriptor.bufferSize
         if self._other is not None:

@@ -169,9 +169,9 @@ def listen(reactor: Any, local: ForwardAddress, forwarder: Factory | DatagramPro
 
 def _remove_own_lock(path: str) -> None:
     """
-    Remove the lock beside a Unix socket that could not be opened, if it is of this process.
+    Remove the lock beside a Unix socket that could not be opened, if this process made it.
 
-    Twisted leaves it; the next attempt would find that a process that runs has it.
+    Twisted leaves it there, and the next attempt would take it for that of a running process.
     """
     with suppress(OSError):
         if os.readlink(f"{path}.lock") == str(os.getpid()):

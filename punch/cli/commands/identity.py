@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="ADDRESS",
         action="append",
         help="which one to tell; several servers of one service with commas, or the option several times "
-        "[default: PUNCH_RENDEZVOUS of the environment, else the one used last]",
+        "[default: that of PUNCH_RENDEZVOUS, else the last one, else your own on this machine]",
     )
     parser.add_argument(
         "--proxy",

@@ -67,7 +67,7 @@ def _parser(root: Path, login: str) -> Parser:
     parser.add_rare_argument(
         "--name",
         default=login,
-        help="whose last used rendezvous that is, and who is its member [default: %(default)s]",
+        help="whose last used rendezvous that is, and whose membership counts [default: %(default)s]",
     )
     parser.add_rare_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"

@@ -143,7 +143,7 @@ class Receiving:
     """
     One `punch receive`.
 
-    :param sender: the only one there is, if it is known that it will send, by a code.
+    :param sender: the only peer that can send, known from a code; None: anyone who is allowed.
     """
 
     def __init__(self, command: NodeCommand, folder: Path, sender: PeerID | None = None) -> None:
@@ -161,7 +161,7 @@ class Receiving:
         """
         Serve until the first transfer is over, or for ever.
 
-        :raise CommandFailed: that has failed, or nothing can come any more.
+        :raise CommandFailed: the transfer has failed, or nothing can come any more.
         """
         self._node = node
         sender = self._sender

@@ -39,7 +39,7 @@ from punch.ui.text.transfers import failure_text, time_text
 AGAIN_BY_CODE = "run punch send again for a new one"
 """What can be done when the other side of a code is gone."""
 _NUMBER = 1
-"""That of the transfer: there is one a process."""
+"""The number of the transfer: a process has only one."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -125,7 +125,7 @@ def follow(
     """
     Show how far a transfer is, until it is over.
 
-    :param fields: say in events which one it is.
+    :param fields: the keys that tell in each event which transfer it is.
     """
     label = f"{'to' if isinstance(transfer, FileSender) else 'from'} {who}"
     progress = command.display.follow(label, offer.size, command.reactor.seconds())

@@ -43,7 +43,7 @@ _RARE_OF = {
     "punch chat": frozenset(("json", "peer", "web-port")),
     "punch web": frozenset(("json", "peer", "web")),
 }
-"""Those of two commands besides. They take whom to call as a word of its own."""
+"""Further rare options of two commands, which take whom to call as a word of its own."""
 
 
 class Options(BaseOptions):

@@ -270,7 +270,7 @@ def _number_of_invitation(text: str) -> bytes | None:
 
 
 def _revoke_invitation(database: MemberDatabase, number: bytes, options: argparse.Namespace) -> None:
-    """:raise _MembersRefused: it is none of this service, or is to be used again."""
+    """:raise _MembersRefused: there is no such invitation, or --undo was given."""
     shown = number.hex()
     if options.undo:
         raise _MembersRefused("The revocation of an invitation can't be undone: make another one.")

@@ -1,9 +1,9 @@
 """
-What a side takes its NAT for if reflectors can't tell whether random ports depend on the destination.
+What a side assumes about its NAT if reflectors can't tell whether random ports depend on the destination.
 
-That takes a second address of the reflector, and a second port. Without them, a mapping with random ports is
-taken for independent, as most are, and both sides open simultaneously. If that fails again and again, the
-mapping may depend on the destination after all. Then the side says so of its NAT, by which both sides come to
+To tell, a reflector needs a second address and a second port. Without them, a mapping with random ports is
+assumed to be independent, as most are, and both sides open simultaneously. If that fails again and again, the
+mapping may depend on the destination after all. Then the side says so about its NAT, and both sides choose
 spraying (`punch.ice.punching.techniques`). If both can't tell, they take turns, the controlling side first,
 and each of them has one attempt.
 
@@ -24,7 +24,7 @@ SIMULTANEOUS_OPENS: Final = 4
 """How many simultaneous opens must have failed."""
 LAST_OPENS: Final = 2 * SIMULTANEOUS_OPENS
 """After how many the turn of the other side is over, which may not be able to spray."""
-PATIENCE: Final = 90.0
+LIFETIME: Final = 90.0
 """Seconds after which an assumption ends if no packet of an attempt by spraying was sent."""
 
 
@@ -54,7 +54,7 @@ class AssumedMapping:
     def sprayed(self, now: float) -> None:
         """A packet of an attempt by spraying was sent: an assumption lasts until that has ended."""
         if self.until is not None:
-            self.until = now + PATIENCE
+            self.until = now + LIFETIME
 
     def found(self) -> None:
         """Spraying has found a path."""
@@ -92,7 +92,7 @@ class AssumedMapping:
         remembered: bool = False,
     ) -> None:
         """
-        Decide anew, after an attempt or when the other side has said something else of its NAT.
+        Decide anew, after an attempt or when the other side has said something new about its NAT.
 
         :param ours: what is known of our NAT.
         :param theirs: what the other side says of its own.
@@ -115,7 +115,7 @@ class AssumedMapping:
             early = remembered and not self._remembered and not is_uncertain(theirs)
             if early or (self._opens >= SIMULTANEOUS_OPENS and self._is_our_turn(theirs, controlling)):
                 self.host, self._sprays = ours.host, 0
-                self.until = None if self._certain else now + PATIENCE
+                self.until = None if self._certain else now + LIFETIME
                 self._early = early
                 self._remembered |= early
 

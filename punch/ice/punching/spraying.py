@@ -13,9 +13,9 @@ the second one again after them, with the usual TTL:
   later probes to these ports leave from another port. So the first packets had better not arrive. If that
   router is near, those to the first socket do. Those to the second one have the IP option of
   `punch.ice.punching.simultaneous_open`, by which it does not take them.
-- If a NAT of the own side drops packets with that option, or lets none with a low TTL through, such as a
-  carrier's far away, those to the second socket that come when all probes have left are let in if their port
-  was guessed; but not if the own router has taken the probe as a flow of its own.
+- A NAT of the side that opens may drop packets with that option, or let none with a low TTL through if it is
+  far away, such as a carrier's. So packets go to the second socket again when all probes have left. They are
+  let in if their port was guessed, unless a router of that side has taken the probe as a flow of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RATE: Final = 150.0
 BURST: Final = 8
 """…and how many more may leave at once after a pause of the process."""
 LOW_TTL: Final = 5
-"""The TTL of the first packets: they have to leave through the own NATs, and not to arrive."""
+"""The TTL of the first packets: they have to leave through the sender's NATs, and not to arrive."""
 ROUTERS: Final = 1, 2
 """
 How many routers may take the packets to the second socket, in each attempt in turn: that of a home, or a
@@ -49,8 +49,8 @@ carrier's besides.
 """
 WAITS: Final = (30.0, 300.0, 1800.0, 21600.0)
 """
-Seconds from one attempt to the next; the last one counts for all later ones, if as many attempts in a row
-have found no path, and the one before it otherwise.
+Seconds from one attempt to the next. The last one is used after as many attempts in a row without a path;
+until then, the one before it is used for all later ones.
 """
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""

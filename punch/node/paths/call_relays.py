@@ -20,7 +20,7 @@ STABLE = 20.0
 
 class CallRelays:
     """
-    Those of one call (`RelayUser`).
+    The relays of one call, and what it needs them for (`RelayUser`).
 
     :param route: returns the local and remote address of the path, or None.
     :param lost: called when a relayed address is gone.

@@ -54,8 +54,8 @@ class FailedAttempts:
         self._failed.add(technique)
         return True
 
-    def include(self, technique: Technique) -> bool:
-        """Whether the failure of a technique on this link is remembered, and the link goes on with it."""
+    def __contains__(self, technique: object) -> bool:
+        """Whether it has failed on this link: that is remembered, but the link goes on with it."""
         return technique in self._failed
 
 
@@ -142,7 +142,7 @@ class TechniqueChoice:
     def is_worth_trying(self) -> bool:
         """Whether the technique has not failed again and again between these NATs, on the links before."""
         technique = self.technique
-        return self._failed.include(technique) or self._is_worth_trying(technique, *self.profiles)
+        return technique in self._failed or self._is_worth_trying(technique, *self.profiles)
 
     @property
     def found_last_path(self) -> bool:

@@ -26,6 +26,7 @@ from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
 from punch.natcheck.transactions import Future, Transactions
+from punch.net.deadlines import earliest
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
@@ -241,8 +242,7 @@ class Punching:
 
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
-        times = [each for each in (self._begin_at, self._choice.get_timer()) if each is not None]
-        return min(times, default=None)
+        return earliest((self._begin_at, self._choice.get_timer()))
 
     def handle_timer(self, now: float) -> None:
         """Begin an attempt if it is time."""
@@ -370,7 +370,7 @@ class Punching:
     # What both do
 
     def _attempt(self, number: int, transactions: Transactions) -> Attempt | None:
-        """Return what a technique needs; None if the own NAT or that of the other side is not known."""
+        """Return what a technique needs; None if our NAT or that of the other side is not known."""
         begun: Future[None] = Future()
         self._begun = number, begun
         ours, theirs = self._choice.profiles

@@ -1,8 +1,8 @@
 """
 Attempts by prediction: each side sends to the ports that the other side's NAT allocates next.
 
-    aims:   observe the own NAT, send TARGETS, await OPENED, observe again, send to what is open
-    opens:  receive TARGETS, send to all targets while observing the own NAT, send OPENED
+    aims:   observe its own NAT, send TARGETS, await OPENED, observe again, send to what is open
+    opens:  receive TARGETS, send to all targets while observing its own NAT, send OPENED
 
 `punch.ice.punching.prediction` says which ports these are.
 """
@@ -27,8 +27,8 @@ GAP = 0.005
 """Seconds between two packets of an attempt. Other hosts take ports meanwhile, so it is short."""
 ROUND_TIME = 0.1
 """
-The least seconds until the packets of the side that aims are sent again, if none was answered; else it is the
-round-trip time of the link.
+The packets of the side that aims are sent again after this many seconds, or one round-trip time of the link
+if that is longer, if none was answered.
 """
 REFLECTOR_REQUESTS = 2
 """How often the side that opens asks a reflector in one attempt."""

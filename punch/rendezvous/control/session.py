@@ -33,7 +33,10 @@ from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode
 from punch.wire.turn_uri import RelayServer
 
 Admit = Callable[[Register], PeerID | Error]
-"""Returns whom to count what a peer does for, itself or a member, or why it may not register."""
+"""
+Returns who answers for a peer that wants to register (itself, or the member who vouches for it), or why it
+may not register.
+"""
 
 LimitHit = Callable[[str, ErrorCode], None]
 """Called with the name of a limit and the code of the refusal."""

@@ -43,15 +43,16 @@ class RegistrationPlaces:
         """
         if before is None or (before != source and not self._move(peer, source)):
             if before is not None:
-                # Its place is not given up before, for another peer could then be protected instead
+                # It keeps its place until there is another one: else another peer could be protected instead
                 self._check_room(source, peer, now)
-                self._leave(peer)
+                self.leave(peer)
             self._enter(source, peer, now)
         self._earlier.add(source, peer, now)
 
     def leave(self, peer: PeerID) -> None:
         """Free the place of a peer, if it has one."""
-        self._leave(peer)
+        for table in self.tables:
+            table.leave(peer)
 
     def _tables(self, peer: PeerID) -> list[SegmentedTable[PeerID]]:
         """:return: the tables in which a peer may have a place."""
@@ -87,7 +88,3 @@ class RegistrationPlaces:
             been there before.
         """
         return any(peer in table and table.move(peer, source) for table in self.tables)
-
-    def _leave(self, peer: PeerID) -> None:
-        for table in self.tables:
-            table.leave(peer)

@@ -210,7 +210,7 @@ class GenerationsTests(SynchronousTestCase):
             self.bob.agent.add_remote_candidate(agent.local_candidates[-1], self.network.now)
             # As the other side's generations do
             self.bob.agent.path.hold(held, self.network.now)
-            self.bob.agent.path.prefer_worse(PathKind.RELAYED, self.network.now + AVOIDANCE)
+            self.bob.agent.path.limit_first(PathKind.RELAYED, self.network.now + AVOIDANCE)
             self.network.run(SETTLE + AVOIDANCE + 1.0)
             self.assertIs(self.generations.use, agent)
             self.assertEqual(self.kind, PathKind.RELAYED)

@@ -243,7 +243,7 @@ complete -c punch -n '__punch_command netcheck' -l help -d 'show this help messa
 complete -c punch -n '__punch_command netcheck' -l help-all -d 'show all options'
 complete -c punch -n '__punch_command netcheck' -l json -d 'one JSON object, for scripts'
 complete -c punch -n '__punch_command netcheck' -l rendezvous -r -d 'punch://host:port/PIN, as the rendezvous printed it'
-complete -c punch -n '__punch_command netcheck' -l name -r -d 'whose last used rendezvous that is, and who is its member'
+complete -c punch -n '__punch_command netcheck' -l name -r -d 'whose last used rendezvous that is, and whose membership counts'
 complete -c punch -n '__punch_command netcheck' -l state-dir -r -d 'where that is kept'
 complete -c punch -n '__punch_command netcheck' -l proxy -r -d 'HTTP or SOCKS5 proxy for TCP connections, or none'
 complete -c punch -n '__punch_command netcheck' -l port-mapping -x -a 'auto never' -d 'whether your router is asked for a port, which is given back at once'

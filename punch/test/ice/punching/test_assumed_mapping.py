@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.punching.assumed_mapping import (
     LAST_OPENS,
-    PATIENCE,
+    LIFETIME,
     SIMULTANEOUS_OPENS,
     AssumedMapping,
     dependent,
@@ -111,10 +111,10 @@ class AssumedMappingTests(SynchronousTestCase):
         """
         other = Side(OPEN, controlling=False)
         side = self.opened(UNCERTAIN, other)
-        self.assertFalse(side.assumed.handle_timer(PATIENCE - 1.0))
-        side.assumed.sprayed(PATIENCE - 1.0)
-        self.assertFalse(side.assumed.handle_timer(PATIENCE))
-        self.assertTrue(side.assumed.handle_timer(2 * PATIENCE - 1.0))
+        self.assertFalse(side.assumed.handle_timer(LIFETIME - 1.0))
+        side.assumed.sprayed(LIFETIME - 1.0)
+        self.assertFalse(side.assumed.handle_timer(LIFETIME))
+        self.assertTrue(side.assumed.handle_timer(2 * LIFETIME - 1.0))
         self.assertEqual((side.said, side.assumed.until), (UNCERTAIN, None))
         for _ in range(SIMULTANEOUS_OPENS):
             side.review(other)
@@ -173,7 +173,7 @@ class AssumedMappingTests(SynchronousTestCase):
         """Then the assumption is certain, and does not end however long no attempt is made."""
         side = self.opened(UNCERTAIN, Side(OPEN, controlling=False))
         side.assumed.found()
-        self.assertFalse(side.assumed.handle_timer(100 * PATIENCE))
+        self.assertFalse(side.assumed.handle_timer(100 * LIFETIME))
         self.assertTrue(side.assumed.dependent)
 
     def test_several_nats(self) -> None:

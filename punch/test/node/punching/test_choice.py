@@ -34,16 +34,16 @@ class FailedAttemptsTests(SynchronousTestCase):
             failed = FailedAttempts()
             going_on = []
             for _ in range(ATTEMPTS):
-                going_on.append(failed.include(technique))
+                going_on.append(technique in failed)
                 failed.add(technique, OPEN, OPEN)
-            self.assertEqual([*going_on, failed.include(technique)], [False] * ATTEMPTS + [True])
+            self.assertEqual([*going_on, technique in failed], [False] * ATTEMPTS + [True])
 
     def test_spraying(self) -> None:
         """Each attempt is a failure, and the link does not go on with what never works."""
         self.assertEqual(self.remembered(Technique.SPRAYING, 3), [1, 2, 3])
         failed = FailedAttempts()
         failed.add(Technique.SPRAYING, OPEN, OPEN)
-        self.assertFalse(failed.include(Technique.SPRAYING))
+        self.assertNotIn(Technique.SPRAYING, failed)
 
     def test_where_reflectors_cannot_tell(self) -> None:
         """Simultaneous opens count on both sides only when there was time to assume another mapping."""
