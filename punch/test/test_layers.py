@@ -98,6 +98,7 @@ PURE = [
             "control.servers",
             "events",
             "paths.path",
+            "paths.restart_schedule",
             "policies",
             "network.router",
             "calls.description",

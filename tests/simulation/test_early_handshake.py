@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from punch.node.calls.early_handshake import GRACE
 from punch.node.calls.signaling import INTRODUCED_TIME
-from punch.node.paths.ice_restart import IMPROVE
+from punch.node.paths.restart_schedule import IMPROVE
 from punch.node.policies import RelayPolicy
 from punch.test.internet import LinkSpec
 from punch.test.internet.packet import Packet

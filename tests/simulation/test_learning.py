@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.ice.punching.techniques import Technique
 from punch.learned_paths import MAX_TRIES
-from punch.node.paths.ice_restart import IMPROVE
+from punch.node.paths.restart_schedule import IMPROVE
 from punch.node.punching.choice import ATTEMPTS
 from punch.node.punching.coordinator import SETTLE, PunchingStatus
 from punch.test.internet import NAT, Filtering, Mapping, Ports

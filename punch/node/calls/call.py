@@ -138,7 +138,7 @@ class Call:
         if self._over:
             return CallState.CLOSED
         if self.proved is not None and self.proved.reports.status is not None:
-            disconnected = self.proved.restarts.disconnected is not None
+            disconnected = self.proved.restarts.schedule.disconnected
             return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
         if self.signaling.role is LinkRole.CALLEE and self.transport is None:
             return CallState.RINGING

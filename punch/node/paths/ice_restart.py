@@ -7,8 +7,8 @@ answer through the rendezvous. Either side may begin. If both begin the same gen
 what the other needs, and of two generations the one with the higher number counts, so there is no glare to
 resolve.
 
-A link without a path is kept for `MAX_DISCONNECTED`. Meanwhile each side that can reach the rendezvous
-tries to restart, and does so at once when the rendezvous is back.
+A link without a path is kept for some days (`punch.node.paths.restart_schedule`). Meanwhile each side that
+can reach the rendezvous tries to restart, and does so at once when the rendezvous is back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from punch.ice.pairs import PathKind
 from punch.identity import PeerID
 from punch.link.events import CloseCode
 from punch.link.frames import ControlFrameType
@@ -29,26 +28,15 @@ from punch.node.calls.signaling import CallEnded, Introduction, MoreCandidates, 
 from punch.node.causes import IntroductionEnded
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.local_candidates import new_agent
+from punch.node.paths.restart_schedule import Due, RestartSchedule
 from punch.node.policies import RelayPolicy
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.restart_frames import LateCandidates, Restart
 from punch.wire.peers.sealed import MAX_CANDIDATES, Envelope, SealError
 
-LOST_AFTER = 3.0
-"""Seconds without a path after which the user is told."""
-MAX_DISCONNECTED = 3 * 86400.0
-"""Seconds that a link without a path is kept: from Friday evening to Monday morning."""
-RETRY = 1.0, 30.0
-"""Seconds until the rendezvous is asked again for a peer that is not there: the first time, and at most."""
 RESTART_GAP = 1.0
 """Seconds between two restarts of a path that works."""
-IMPROVE = 15.0, 300.0
-"""
-Seconds on a relayed path, or on one over TCP, until a restart looks for a better one: the first time, and at
-most; doubled each time, and the first time again after a better path that lasted (`punch.ice.flap_damping`).
-What closed the direct path may have changed, which nothing else would notice.
-"""
 UNANSWERED = 60.0
 """Seconds that a generation which the other side did not answer is kept for while the path works."""
 RESTARTS_A_MINUTE = 30
@@ -65,26 +53,34 @@ class LinkTerms:
     certificate_sha256: bytes
 
 
-@dataclass
-class NoPath:
+@dataclass(frozen=True)
+class Exchange:
     """
-    The state of a link without a path.
+    What the two sides have told each other about the newest generation. It is `Unanswered` until the other
+    side's description has come, and `Exchanged` from then on; a restart begins with `Unanswered` again.
 
-    :ivar since: when it lost its path.
-    :ivar lost: the user was told.
-    :ivar retry_at: when to ask the rendezvous again for the peer, if it was not there.
-    :ivar retry_wait: seconds until the next time after that.
+    :ivar ours: our description as the generation began; None for that of the call.
+    :ivar began_at: when it began.
+    :ivar over_link: the other side was told over the link.
+    :ivar next_at: when the next generation begins, because the network changed soon after this one began;
+        None: it did not.
     """
 
-    since: float
-    lost: bool = False
-    retry_at: float | None = None
-    retry_wait: float = RETRY[0]
+    ours: Description | None = None
+    began_at: float = float("-inf")
+    over_link: bool = False
+    next_at: float | None = None
 
-    def get_timer(self) -> float:
-        """Return when something is due."""
-        end = self.since + (MAX_DISCONNECTED if self.lost else LOST_AFTER)
-        return end if self.retry_at is None else min(end, self.retry_at)
+
+class Unanswered(Exchange):
+    """
+    The other side's description is not known. While the path works, the generation ends after `UNANSWERED`
+    seconds.
+    """
+
+
+class Exchanged(Exchange):
+    """Both descriptions are known."""
 
 
 class IceRestarts:
@@ -92,8 +88,8 @@ class IceRestarts:
     Finds new paths for one live link.
 
     :param changed: called when something was received through the rendezvous.
-    :param path_lost: called when there has been no path for `LOST_AFTER`.
-    :ivar disconnected: the state of the link while it has no path; None while it has one.
+    :param path_lost: called when there has been no path for a while, of which the user is told.
+    :ivar schedule: the state of the path, and what is due in it.
     """
 
     def __init__(
@@ -106,7 +102,7 @@ class IceRestarts:
         changed: Callable[[], None],
         path_lost: Callable[[], None],
     ) -> None:
-        self.disconnected: NoPath | None = None
+        self.schedule = RestartSchedule(transport.generations.damping)
         self._peer = peer
         self._terms = terms
         self._link = link
@@ -115,14 +111,8 @@ class IceRestarts:
         self._context = context
         self._changed = changed
         self._path_lost = path_lost
-        self._ours: Description | None = None
-        self._remote_known = True
-        self._over_link = False
-        self._began_at = -RESTART_GAP
+        self._exchange: Unanswered | Exchanged = Exchanged()
         self._signalings: list[Signaling] = []
-        self._planned_at: float | None = None
-        self._improve_at: float | None = None
-        self._improve_wait = IMPROVE[0]
         self._followed: deque[float] = deque(maxlen=RESTARTS_A_MINUTE)
 
     @property
@@ -134,10 +124,9 @@ class IceRestarts:
 
     def path_unresponsive(self, now: float) -> None:
         """The path does not answer, and no other pair is known to work: look for a new one."""
-        if self.disconnected is None:
-            self.disconnected = NoPath(now)
+        if self.schedule.path_lost(now):
             self._context.calls.call_disconnected(True)
-        if self._pending and self._ours is not None:
+        if self._pending and self._exchange.ours is not None:
             self._send_offer(now)
         else:
             self.restart(now)
@@ -146,16 +135,14 @@ class IceRestarts:
         """There is a path that works."""
         if not self._pending:
             self._end_signaling()
-        if self.disconnected is not None and self.working:
-            self.disconnected = None
-            self._context.calls.call_disconnected(False)
+        disconnected = self.schedule.disconnected
+        if disconnected and not self.working:
+            return
         pair = self._generations.selected
-        if pair is None or not pair.improvable or self._context.relay_policy is RelayPolicy.ONLY:
-            self._improve_at = None
-        elif self._improve_at is None:
-            if not self._generations.damping.short_lived:
-                self._improve_wait = IMPROVE[0]
-            self._improve_at = now + self._improve_wait
+        improvable = pair is not None and pair.improvable
+        self.schedule.path_found(improvable and self._context.relay_policy is not RelayPolicy.ONLY, now)
+        if disconnected:
+            self._context.calls.call_disconnected(False)
 
     def generation_failed(self, now: float) -> None:
         """The newest generation found no path."""
@@ -164,8 +151,9 @@ class IceRestarts:
 
     def network_changed(self, now: float) -> None:
         """This machine has a new address, or that of the path is gone."""
-        if self.working and now < self._began_at + RESTART_GAP:
-            self._planned_at = self._began_at + RESTART_GAP
+        exchange = self._exchange
+        if self.working and now < exchange.began_at + RESTART_GAP:
+            self._exchange = replace(exchange, next_at=exchange.began_at + RESTART_GAP)
         else:
             self.restart(now)
 
@@ -179,9 +167,8 @@ class IceRestarts:
         """The network, or the rendezvous, is back: look for a path at once if there is none."""
         if self.working:
             return
-        if self.disconnected is not None:
-            self.disconnected.retry_wait = RETRY[0]
-        if self._pending and now < self._began_at + RESTART_GAP:
+        self.schedule.retry_soon()
+        if self._pending and now < self._exchange.began_at + RESTART_GAP:
             self._end_signaling()
             self._send_offer(now)
         else:
@@ -203,7 +190,7 @@ class IceRestarts:
             signaling.add_candidates(candidates, False)
             self._context.channel.flush(signaling)
         # The link has a path already if a relay was faster
-        if candidates and (self._over_link or (self.working and not self._signalings)):
+        if candidates and (self._exchange.over_link or (self.working and not self._signalings)):
             late = LateCandidates(self._generations.number, tuple(candidates)[:MAX_CANDIDATES])
             self._link.try_send_control(ControlFrameType.CANDIDATES, late.encode())
 
@@ -218,11 +205,11 @@ class IceRestarts:
             if not self._follow(restart.generation, now):
                 return
             self._set_remote(restart, now)
-            if not self._over_link:
+            if not self._exchange.over_link:
                 self._send_over_link()
         elif frame_type == ControlFrameType.CANDIDATES:
             late = LateCandidates.decode(payload)
-            if late.generation == self._generations.number and self._remote_known:
+            if late.generation == self._generations.number and isinstance(self._exchange, Exchanged):
                 self._transport.add_remote(late.candidates, False, now)
 
     def receive_offer(self, call_id: str, offer: Envelope, now: float) -> bool:
@@ -238,7 +225,7 @@ class IceRestarts:
         if not signaling.offer.generation or signaling.offer.link != self._terms.offer_digest:
             return False
         code: ErrorCode | None = None
-        if not self._follow(signaling.offer.generation, now) or self._ours is None:
+        if not self._follow(signaling.offer.generation, now) or self._exchange.ours is None:
             code = ErrorCode.BUSY
         else:
             try:
@@ -260,12 +247,10 @@ class IceRestarts:
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
         times = [signaling.get_timer() for signaling in self._signalings]
-        times += [self._planned_at, self._improve_at]
+        exchange = self._exchange
         if self._unanswered:
-            times.append(self._began_at + UNANSWERED)
-        if self.disconnected is not None:
-            times.append(self.disconnected.get_timer())
-        return earliest(times)
+            times.append(exchange.began_at + UNANSWERED)
+        return earliest((*times, exchange.next_at, self.schedule.get_timer()))
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -273,25 +258,19 @@ class IceRestarts:
             signaling.handle_timer(now)
             self._context.channel.flush(signaling)
         self.take_events(now)
-        state = self.disconnected
-        if state is not None:
-            if not state.lost and now >= state.since + LOST_AFTER:
-                state.lost = True
-                self._path_lost()
-            if now >= state.since + MAX_DISCONNECTED:
-                self._link.fail(CloseCode.LOST, "There was no path for too long.")
-                return
-            if state.retry_at is not None and now >= state.retry_at:
-                state.retry_at = None
-                if not self.working:
-                    self.path_unresponsive(now)
-        if self._unanswered and now >= self._began_at + UNANSWERED:
+        if self._unanswered and now >= self._exchange.began_at + UNANSWERED:
             self._generations.give_up(now)
-        if self._planned_at is not None and now >= self._planned_at:
-            self._planned_at = None
+        if self._exchange.next_at is not None and now >= self._exchange.next_at:
             self.restart(now)
-        if self._improve_at is not None and now >= self._improve_at:
-            self._improve(now)
+        for due in self.schedule.handle_timer(now):
+            if due is Due.TELL:
+                self._path_lost()
+            elif due is Due.END:
+                self._link.fail(CloseCode.LOST, "There was no path for too long.")
+            elif due is Due.RETRY and not self.working:
+                self.path_unresponsive(now)
+            elif due is Due.IMPROVE and self.working:
+                self.restart(now)
 
     def take_events(self, now: float) -> None:
         """Take the events of the signaling through the rendezvous."""
@@ -318,28 +297,15 @@ class IceRestarts:
     @property
     def _unanswered(self) -> bool:
         """Whether the path works, and the newest generation was not answered."""
-        return self._pending and not self._remote_known and self.working
+        return self._pending and isinstance(self._exchange, Unanswered) and self.working
 
     def _begin(self, number: int, now: float) -> None:
         self._end_signaling()
-        self._planned_at = None
-        self._forget_retry()
+        self.schedule.asked()
         controlling = self._generations.use.controlling
-        agent, self._ours = new_agent(self._context, self._peer, controlling=controlling, restart=True)
-        self._remote_known = self._over_link = False
-        self._began_at = now
+        agent, ours = new_agent(self._context, self._peer, controlling=controlling, restart=True)
+        self._exchange = Unanswered(ours, now)
         self._transport.restart(agent, number, now)
-
-    def _improve(self, now: float) -> None:
-        """Restart to find a better path, unless such paths have not lasted and have to wait."""
-        allowed_at = self._generations.damping.allowed_at(PathKind.REFLEXIVE)
-        if now < allowed_at:
-            self._improve_at = allowed_at
-            return
-        self._improve_wait = min(2 * self._improve_wait, IMPROVE[1])
-        self._improve_at = now + self._improve_wait
-        if self.working:
-            self.restart(now)
 
     def _follow(self, number: int, now: float) -> bool:
         """
@@ -356,17 +322,19 @@ class IceRestarts:
         return number >= newest
 
     def _set_remote(self, theirs: Restart | Description, now: float) -> None:
-        if self._remote_known or not self._pending:
+        exchange = self._exchange
+        if isinstance(exchange, Exchanged) or not self._pending:
             return
-        self._remote_known = True
+        self._exchange = Exchanged(exchange.ours, exchange.began_at, exchange.over_link, exchange.next_at)
         self._transport.set_remote(theirs.ufrag, theirs.password, theirs.pacing_ms, now)
         self._transport.add_remote(theirs.candidates, False, now)
 
     def _description(self) -> Description:
         """Return the description of our newest agent, with all candidates found so far."""
-        assert self._ours is not None
+        ours = self._exchange.ours
+        assert ours is not None
         return replace(
-            self._ours,
+            ours,
             candidates=tuple(self._generations.newest.local_candidates),
             complete=False,
             generation=self._generations.number,
@@ -377,7 +345,7 @@ class IceRestarts:
 
     def _send_over_link(self) -> None:
         ours = self._description()
-        self._over_link = True
+        self._exchange = replace(self._exchange, over_link=True)
         restart = Restart(
             ours.generation, ours.ufrag, ours.password, ours.candidates[:MAX_CANDIDATES], ours.pacing_ms
         )
@@ -390,8 +358,8 @@ class IceRestarts:
         Tell the other side through the rendezvous, unless that is under way or the other side has answered.
         """
         context = self._context
-        self._forget_retry()
-        if self._remote_known or self._signalings or not context.channel.registered:
+        self.schedule.asked()
+        if isinstance(self._exchange, Exchanged) or self._signalings or not context.channel.registered:
             return
         try:
             signaling = Signaling.outgoing(
@@ -412,19 +380,12 @@ class IceRestarts:
     def _signaling_ended(self, signaling: Signaling, event: CallEnded, now: float) -> None:
         self._signalings.remove(signaling)
         self._context.channel.remove(signaling)
-        if signaling.answered or self._remote_known or self.working:
+        if signaling.answered or isinstance(self._exchange, Exchanged) or self.working:
             return
         if event.cause.reason == ErrorCode.REFUSED.value:
             self._link.fail(CloseCode.LOST, "The other side has this link no more.")
             return
-        state = self.disconnected
-        if state is not None:
-            state.retry_at = now + state.retry_wait
-            state.retry_wait = min(2 * state.retry_wait, RETRY[1])
-
-    def _forget_retry(self) -> None:
-        if self.disconnected is not None:
-            self.disconnected.retry_at = None
+        self.schedule.retry(now)
 
     def _end_signaling(self) -> None:
         """End what is under way through the rendezvous, which is no longer needed."""
