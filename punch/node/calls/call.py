@@ -222,7 +222,7 @@ class Call:
         if self.transport.bases_changed(bases, now) and self._may_restart is not None:
             self._may_restart.network_changed(now)
         if self.proved is not None:
-            self.proved.tcp_punching.network_changed()
+            self.proved.tcp_punching.network_changed(now)
         self.changed()
 
     def nat_observed(self) -> None:

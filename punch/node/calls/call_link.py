@@ -114,7 +114,7 @@ class ProvedLink:
     @property
     def timed(self) -> list[Timed]:
         """The parts whose timers are to be called."""
-        return [self.restarts, self.reports.debounced]
+        return [self.restarts, self.reports.debounced, self.tcp_punching]
 
     def path_found(self, now: float) -> None:
         """There is a path, or another one than before."""
