@@ -100,6 +100,8 @@ PURE = [
             "paths.path",
             "paths.restart_schedule",
             "policies",
+            "network.relay_search",
+            "network.relay_servers",
             "network.router",
             "calls.description",
             "calls.signaling",

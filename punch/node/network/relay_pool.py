@@ -9,7 +9,8 @@ packets for as long as it is kept. A link that loses its direct path joins the p
 Relays are asked over UDP first. If none has answered after `HEAD_START`, because a firewall drops UDP or a
 packet was lost, they are asked over TCP and TLS too, and also if the largest datagrams do not reach the relay
 over UDP. The first answer wins. A late answer over UDP is still used, since UDP is the better transport. On a
-network where the last relay was reached over TCP or TLS alone, all are asked at once.
+network where the last relay was reached over TCP or TLS alone, all are asked at once. `RelaySearch` has the
+states of this.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from cryptography import x509
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
-from punch.net.driver import Timer
+from punch.net.deadlines import earliest
+from punch.net.driver import Driver
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import HostPolicy
 from punch.node.network.relay import (
@@ -33,51 +35,21 @@ from punch.node.network.relay import (
     relay_endpoint,
 )
 from punch.node.network.relay_addresses import RelayAddresses
+from punch.node.network.relay_search import HeadStart, RelaySearch, Verifying, Waiting
+from punch.node.network.relay_servers import RelayServers
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn_uri import RelayServer, TurnTransport
 
-HEAD_START = 0.2
-"""Seconds after which relays are asked over TCP and TLS too."""
-CHECK_TIME = 0.6
-"""
-Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
-datagrams reach it. Then others are asked too.
-"""
-CHECK_RTTS = 3.0
-"""The same in round trips to the relay, if that is longer, since what waits on the line comes first…"""
-LONGEST_CHECK = 3.0
-"""…and at most, in seconds: a round trip may have begun before a sleep."""
-GIVE_UP_AFTER = 20.0
-"""Seconds of failing tries after which users are told that there is no relay."""
 LINGER = 5.0
 """Seconds for which an allocation without users is kept: another call may follow."""
 MAX_DATAGRAM_TRIES = 4
 """How many pairs of socket and relay are tried over UDP at once."""
-_RENEW_AT = 0.75
-"""The part of the credentials' lifetime after which new ones are requested."""
-_UNRESPONSIVE = 60.0
-"""Seconds after which credentials that a relay refuses may be expired rather than wrong."""
-_FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
-_NEEDED_DELAY = 3.0
-"""The longest delay between two tries while a link has no path."""
 _LOGGED = 100
 """Characters of a relay's reason phrase that are logged."""
-_FULL_DELAY = 60.0
-"""Seconds until a relay that had no capacity is asked again."""
-
-_FAILURES = {
-    AllocationProblem.CAPACITY: RelayFailure.FULL,
-    AllocationProblem.QUOTA: RelayFailure.QUOTA,
-    AllocationProblem.UNAUTHORIZED: RelayFailure.CREDENTIALS,
-    AllocationProblem.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
-    AllocationProblem.TIMEOUT: RelayFailure.SILENT,
-    AllocationProblem.DISCONNECTED: RelayFailure.UNREACHABLE,
-}
-"""What is told of several failures: the first of these that is among them."""
 
 
 class RelayUser(Protocol):
@@ -97,7 +69,12 @@ class RelayUser(Protocol):
 
 
 class RelayPool:
-    """Requests allocations, shares them between calls, and deletes them."""
+    """
+    Requests allocations, shares them between calls, and deletes them.
+
+    It has three timers, which `get_timer` joins: that of the search (`RelaySearch`), that after which
+    allocations without users are deleted, and that of the credentials (`RelayServers`).
+    """
 
     _log = Logger()
 
@@ -135,25 +112,18 @@ class RelayPool:
         self._bases = bases
         self._send = send
         self._renew = renew
-        self._servers: tuple[RelayServer, ...] = ()
-        self._updated = 0.0
-        self._expires: dict[TurnURI, float] = {}
+        self._servers = RelayServers()
+        self._search = RelaySearch()
         self._addresses = RelayAddresses(reactor, monotonic, name, bases, policy or HostPolicy(), self._moved)
         self._users: list[RelayUser] = []
         self._attempts: list[RelayClient] = []
         self._relays: dict[Address, RelayClient] = {}
         self._closing: list[RelayClient] = []
         self._flows: dict[tuple[Address, Address], DatagramRelayClient] = {}
-        self._problems: dict[TurnURI, AllocationProblem] = {}
-        self._full_until: dict[TurnURI, float] = {}
         self._streams_first = False
-        self._streams_due = Timer(reactor)
-        self._check_timer = Timer(reactor)
-        self._again = Timer(reactor)
-        self._linger = Timer(reactor)
-        self._renewal = Timer(reactor)
-        self._delay, self._last_delay = _FIRST_DELAY, _LAST_DELAY
-        self._failing_since: float | None = None
+        # When the allocations are deleted; None: they are in use, or there are none
+        self._close_at: float | None = None
+        self._driver = Driver(reactor, monotonic, lambda now: False, lambda: (self,))
 
     # What the rendezvous tells
 
@@ -166,16 +136,7 @@ class RelayPool:
         now = self._monotonic()
         if host is not None:
             self._addresses.reached(host)
-        self._servers = servers
-        self._updated = now
-        self._expires = {server.url: now + server.lifetime for server in servers}
-        # Forget relays that are no longer named.
-        self._problems = {url: each for url, each in self._problems.items() if url in self._expires}
-        self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
-        self._renewal.cancel()
-        if servers:
-            soonest = min(server.lifetime for server in servers)
-            self._renewal.start(soonest * _RENEW_AT, self._renew)
+        self._servers.update(servers, now)
         by_url = {server.url: server for server in servers}
         for relay in (*self._relays.values(), *self._attempts):
             renewed = by_url.get(relay.server.url)
@@ -187,8 +148,9 @@ class RelayPool:
             for attempt in self._attempts:
                 attempt.abandon()
             self._attempts.clear()
-            self._delay = _FIRST_DELAY
-            self._gather()
+            self._search.restart()
+            self._gather(now)
+        self._driver.run()
 
     def network_changed(self) -> None:
         """Look all names up again: they may have other addresses in this network."""
@@ -208,28 +170,29 @@ class RelayPool:
     @property
     def available(self) -> bool:
         """Whether there is a relay, or one that can be asked."""
-        return bool(self._relays or self._usable())
+        return bool(self._relays or self._usable(self._monotonic()))
 
     def join(self, user: RelayUser) -> None:
         """Add a user that needs a relay. It is told of the relays that there are, and of each new one."""
         if user in self._users:
             return
         self._users.append(user)
-        self._linger.cancel()
+        self._close_at = None
+        now = self._monotonic()
         relays = self.current
         for relay in relays:
             # It may have ended since it was used last.
             relay.probe()
             user.relay_found(relay)
         if relays:
-            self._check()
+            self._check(now)
         else:
-            self._seek()
+            self._seek(now)
+        self._driver.run()
 
     def need(self, needed: bool) -> None:
         """Say whether a link without a path waits for a relay, so that relays are tried more often."""
-        self._last_delay = _NEEDED_DELAY if needed else _LAST_DELAY
-        self._delay = min(self._delay, self._last_delay)
+        self._search.need(needed)
 
     def leave(self, user: RelayUser) -> None:
         """Remove a user, which needs no relay any more."""
@@ -237,10 +200,9 @@ class RelayPool:
             return
         self._users.remove(user)
         if not self._users:
-            self._delay, self._failing_since = _FIRST_DELAY, None
-            self._again.cancel()
-            self._linger.cancel()
-            self._linger.start(LINGER, self._close_all)
+            self._search.unused()
+            self._close_at = self._monotonic() + LINGER
+            self._driver.run()
 
     @property
     def current(self) -> list[RelayClient]:
@@ -264,16 +226,12 @@ class RelayPool:
     @property
     def failure(self) -> RelayFailure | None:
         """Why there is no relayed address; None if there is one, or if no request has failed."""
-        if self._relays or not self._problems:
-            return None
-        failures = (failure for problem, failure in _FAILURES.items() if problem in self._problems.values())
-        return next(failures, RelayFailure.REFUSED)
+        return None if self._relays else self._servers.failure
 
     def stop(self) -> None:
         """Delete all allocations at once, and use no relay any more."""
-        self._renewal.cancel()
-        self._again.cancel()
-        self._servers = ()
+        self._driver.stop()
+        self._servers.update((), self._monotonic())
         self._users.clear()
         self._close_all()
         for relay in self._closing:
@@ -308,22 +266,22 @@ class RelayPool:
         self._attempts.remove(relay)
         self._streams_first = relay.base is None and all(each.base is None for each in self._relays.values())
         self._relays[relay.local] = relay
-        self._problems.pop(relay.server.url, None)
-        self._delay, self._failing_since = _FIRST_DELAY, None
+        self._servers.worked(relay.server.url)
+        self._search.found()
         # One relay of a kind is enough, and one over UDP makes those over streams unnecessary.
         for other in list(self._attempts):
             if relay.base is not None or other.base is None:
                 self._attempts.remove(other)
                 self._close(other)
-        if relay.base is not None or not self._attempts:
-            self._streams_due.cancel()
+        now = self._monotonic()
         if relay.base is not None:
-            self._check()
+            self._check(now)
         for user in list(self._users):
             user.relay_found(relay)
-        if not self._users and not self._linger.running:
+        if not self._users and self._close_at is None:
             self._close_all()
-        self._finish()
+        self._finish(now)
+        self._driver.run()
 
     def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None:
         """A relay has refused an allocation, or has ended it."""
@@ -333,26 +291,24 @@ class RelayPool:
             problem=problem.value,
             text=clean(text, _LOGGED),
         )
-        url = relay.server.url
-        self._problems[url] = problem
+        now = self._monotonic()
+        expired = self._servers.failed(relay.server.url, problem, now)
         # The relay may have another address now.
-        self._addresses.look_up(url)
-        if problem in (AllocationProblem.QUOTA, AllocationProblem.CAPACITY):
-            self._full_until[url] = self._monotonic() + _FULL_DELAY
-        elif problem is AllocationProblem.UNAUTHORIZED and self._monotonic() > self._updated + _UNRESPONSIVE:
-            # The credentials may have expired early, if the wall clock of the relay was set.
+        self._addresses.look_up(relay.server.url)
+        if expired:
             self._renew()
         self._forget_flow(relay)
         if relay in self._attempts:
             self._attempts.remove(relay)
-            if not self._attempts and self._streams_due.running:
-                self._try_streams()
-            self._finish()
+            if not self._attempts and isinstance(self._search.state, HeadStart):
+                self._try_streams(now)
+            self._finish(now)
         elif relay in self._relays.values():
             del self._relays[relay.local]
             for user in list(self._users):
                 user.relay_lost(relay.local)
-            self._seek()
+            self._seek(now)
+        self._driver.run()
 
     def relay_limited(self, relay: RelayClient, limit: RelayLimit) -> None:
         """A relay drops datagrams, since more come than it allows."""
@@ -361,34 +317,45 @@ class RelayPool:
             for user in list(self._users):
                 user.relay_limited(relay.local, limit)
 
-    # Internals
+    # Time
 
-    def _usable(self) -> list[RelayServer]:
-        now = self._monotonic()
-        return [
-            server
-            for server in self._servers
-            if self._expires[server.url] > now
-            and self._addresses.may_use(server.url)
-            and self._full_until.get(server.url, 0.0) <= now
-        ]
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return earliest((self._search.get_timer(), self._close_at, self._servers.renew_at))
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        if self._servers.renew_at is not None and now >= self._servers.renew_at:
+            self._servers.renew_at = None
+            self._renew()
+        over = self._search.handle_timer(now)
+        if isinstance(over, HeadStart):
+            self._try_streams(now)
+        elif isinstance(over, Waiting):
+            self._seek(now)
+        elif isinstance(over, Verifying):
+            self._end_check(over.since, now)
+        if self._close_at is not None and now >= self._close_at:
+            self._close_all()
+
+    # Inside
+
+    def _usable(self, now: float) -> list[RelayServer]:
+        return [server for server in self._servers.usable(now) if self._addresses.may_use(server.url)]
 
     def _moved(self) -> None:
         """Ask the addresses of a name that have not been asked yet."""
         if self._users and not self._relays:
-            self._try_datagrams(self._datagram_tries(self._usable()))
+            self._try_datagrams(self._datagram_tries(self._usable(self._monotonic())))
 
-    def _gather(self) -> None:
+    def _gather(self, now: float) -> None:
         """Request allocations. `relays_done` of each user is called when all requests have ended."""
-        self._again.cancel()
-        self._streams_due.cancel()
-        servers = self._usable()
-        datagram_tries = self._datagram_tries(servers)
-        self._streams_due.start(HEAD_START, self._try_streams)
+        datagram_tries = self._datagram_tries(self._usable(now))
+        self._search.begin(now)
         self._try_datagrams(datagram_tries)
         if self._streams_first or not datagram_tries:
-            self._try_streams()
-        self._finish()
+            self._try_streams(now)
+        self._finish(now)
 
     def _try_datagrams(self, tries: list[tuple[RelayServer, Address, Address]]) -> None:
         relays = []
@@ -427,9 +394,9 @@ class RelayPool:
         ]
         return sorted(tries, key=lambda each: ranks[each[1]])[:MAX_DATAGRAM_TRIES]
 
-    def _try_streams(self) -> None:
-        self._streams_due.cancel()
-        for server in self._usable():
+    def _try_streams(self, now: float) -> None:
+        self._search.ask_streams()
+        for server in self._usable(now):
             if server.url.transport is TurnTransport.UDP:
                 continue
             endpoint = relay_endpoint(
@@ -446,56 +413,50 @@ class RelayPool:
         for attempt in list(self._attempts):
             if isinstance(attempt, StreamRelayClient) and attempt in self._attempts:
                 attempt.start()
-        self._finish()
+        self._finish(now)
 
-    def _finish(self) -> None:
+    def _finish(self, now: float) -> None:
         """
         If no request is under way any more, call `relays_done` of each user. If there is no relay, try again
         and call it later.
         """
-        if self._streaming or self._streams_due.running or self._check_timer.running:
+        if self._streaming or self._search.pending:
             return
-        now = self._monotonic()
-        if self._users and not self._relays and self._servers:
-            if not self._again.running:
-                self._again.start(self._delay, self._seek)
-                self._delay = min(self._delay * 2, self._last_delay)
-            if self._failing_since is None:
-                self._failing_since = now
-            if self._usable() and now < self._failing_since + GIVE_UP_AFTER:
+        if self._users and not self._relays and self._servers.all:
+            self._search.failed(now)
+            if self._usable(now) and not self._search.gives_up(now):
                 return
+        else:
+            self._search.all_answered()
         if not self._attempts:
             for user in list(self._users):
                 user.relays_done()
 
-    def _check(self) -> None:
+    def _check(self, now: float) -> None:
         """Check that one of the relays answers and takes the largest datagrams."""
-        if not self._check_timer.running and not self._attempts:
-            patience = CHECK_TIME
+        if not isinstance(self._search.state, Verifying) and not self._attempts:
             for relay in self._relays.values():
                 relay.check_size()
-                patience = max(patience, CHECK_RTTS * (relay.rtt or 0.0))
-            patience = min(patience, LONGEST_CHECK)
-            self._check_timer.start(patience, self._end_check, self._monotonic())
+            self._search.check((relay.rtt or 0.0 for relay in self._relays.values()), now)
 
-    def _end_check(self, since: float) -> None:
+    def _end_check(self, since: float, now: float) -> None:
         """Ask other relays unless one has answered a request of full size since then."""
         alive = any(relay.full_at >= since for relay in self._relays.values())
         if self._users and not alive and not self._attempts:
-            self._gather()
+            self._gather(now)
         else:
-            self._finish()
+            self._finish(now)
 
-    def _seek(self) -> None:
+    def _seek(self, now: float) -> None:
         """
         Request allocations if they are needed, or those over streams if requests over UDP are under way.
         """
         if not self._users or self._relays:
             return
         if not self._attempts:
-            self._gather()
-        elif not self._streaming and not self._streams_due.running:
-            self._try_streams()
+            self._gather(now)
+        elif not self._streaming and not isinstance(self._search.state, HeadStart):
+            self._try_streams(now)
 
     @property
     def _streaming(self) -> bool:
@@ -503,8 +464,8 @@ class RelayPool:
         return any(relay.base is None for relay in self._attempts)
 
     def _close_all(self) -> None:
-        for timer in (self._linger, self._streams_due, self._check_timer):
-            timer.cancel()
+        self._close_at = None
+        self._search.stop()
         relays = [*self._attempts, *self._relays.values()]
         self._attempts.clear()
         self._relays.clear()

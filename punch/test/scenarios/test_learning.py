@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.node.network.relay_pool import HEAD_START
+from punch.node.network.relay_search import HEAD_START
 from punch.node.punching.choice import ATTEMPTS
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports
 from punch.test.scenarios.early import HOMES, EarlyTestCase

@@ -1,0 +1,169 @@
+"""
+The states of the search for a relay, and what ends each of them.
+
+    Idle ──begin──> HeadStart ──> Streams ──no relay──> Waiting ──> HeadStart
+    Idle ──check──> Verifying ──no answer──> HeadStart
+
+=========  =======================================  ====================================================
+state      what happens meanwhile                   its timer
+=========  =======================================  ====================================================
+Idle       a relay is in use, or none is needed     none
+HeadStart  relays are asked over UDP                `HEAD_START`: ask over streams as well
+Streams    relays are asked over TCP and TLS, too   none: each request has its own
+Waiting    none has answered                        a delay, doubled each time: ask again
+Verifying  the relays in use were sent requests of  `CHECK_TIME`: ask others if none answered
+           the largest size
+=========  =======================================  ====================================================
+
+A relay that allocates an address leads from every state to `Idle`. Requests over UDP may be under way in
+every state but `Verifying`, and their late answers count. Each input is possible in every state; it replaces
+the state together with its timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+HEAD_START = 0.2
+"""Seconds after which relays are asked over TCP and TLS too."""
+CHECK_TIME = 0.6
+"""
+Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
+datagrams reach it. Then others are asked too.
+"""
+CHECK_RTTS = 3.0
+"""The same in round trips to the relay, if that is longer, since what waits on the line comes first…"""
+LONGEST_CHECK = 3.0
+"""…and at most, in seconds: a round trip may have begun before a sleep."""
+GIVE_UP_AFTER = 20.0
+"""Seconds of failing tries after which users are told that there is no relay."""
+FIRST_DELAY, LAST_DELAY = 1.0, 30.0
+"""Seconds between two tries: the first time, and at most."""
+NEEDED_DELAY = 3.0
+"""The longest delay between two tries while a link has no path."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing is asked that is waited for."""
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """Relays are asked over UDP, and over nothing else until the time `until`."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Relays are asked over TCP and TLS as well."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """No relay has answered; they are asked again at the time `until`."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Verifying:
+    """
+    The relays in use were sent requests of full size at `since`; if none is answered by the time `until`,
+    others are asked.
+    """
+
+    since: float
+    until: float
+
+
+SearchState = Idle | HeadStart | Streams | Waiting | Verifying
+
+
+class RelaySearch:
+    """
+    Whether relays are being asked, and when the next thing is to be done. All transitions are made here.
+
+    :ivar state: the present state.
+    """
+
+    def __init__(self) -> None:
+        self.state: SearchState = Idle()
+        self._delay, self._last_delay = FIRST_DELAY, LAST_DELAY
+        self._failing_since: float | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is not known yet if a relay answers, apart from requests over streams."""
+        return isinstance(self.state, (HeadStart, Verifying))
+
+    def begin(self, now: float) -> None:
+        """Relays are asked over UDP from now on."""
+        self.state = HeadStart(now + HEAD_START)
+
+    def ask_streams(self) -> None:
+        """Relays are asked over TCP and TLS, too."""
+        self.state = Streams()
+
+    def check(self, rtts: Iterable[float], now: float) -> None:
+        """
+        The relays in use are sent requests of full size.
+
+        :param rtts: the round-trip times to them, in seconds.
+        """
+        patience = max((CHECK_TIME, *(CHECK_RTTS * rtt for rtt in rtts)))
+        self.state = Verifying(now, now + min(patience, LONGEST_CHECK))
+
+    def found(self) -> None:
+        """A relay has allocated an address."""
+        self._delay, self._failing_since = FIRST_DELAY, None
+        self.state = Idle()
+
+    def all_answered(self) -> None:
+        """No request is under way that is waited for, and a relay is in use, or none is needed."""
+        self.state = Idle()
+
+    def failed(self, now: float) -> None:
+        """No request is under way that is waited for, and there is no relay."""
+        if not isinstance(self.state, Waiting):
+            self.state = Waiting(now + self._delay)
+            self._delay = min(self._delay * 2, self._last_delay)
+        if self._failing_since is None:
+            self._failing_since = now
+
+    def gives_up(self, now: float) -> bool:
+        """Whether so many tries have failed that no relay is to be expected for now."""
+        return self._failing_since is not None and now >= self._failing_since + GIVE_UP_AFTER
+
+    def need(self, needed: bool) -> None:
+        """Say whether a link without a path waits for a relay, so that relays are tried more often."""
+        self._last_delay = NEEDED_DELAY if needed else LAST_DELAY
+        self._delay = min(self._delay, self._last_delay)
+
+    def restart(self) -> None:
+        """Other relays, or other credentials, may have an answer soon: begin with the shortest delay."""
+        self._delay = FIRST_DELAY
+
+    def unused(self) -> None:
+        """Nobody needs a relay any more: do not ask again, but take the answers that come."""
+        self._delay, self._failing_since = FIRST_DELAY, None
+        if isinstance(self.state, Waiting):
+            self.state = Idle()
+
+    def stop(self) -> None:
+        """Nothing is asked any more."""
+        self.state = Idle()
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`; None: not needed."""
+        return None if isinstance(self.state, (Idle, Streams)) else self.state.until
+
+    def handle_timer(self, now: float) -> SearchState | None:
+        """Return the state whose time is over, which is `Idle` from then on; None: none is."""
+        state = self.state
+        if isinstance(state, (Idle, Streams)) or now < state.until:
+            return None
+        self.state = Idle()
+        return state
