@@ -44,6 +44,7 @@ from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.ice.early_budget import EarlyBudget
 from punch.ice.pairs import CandidatePair
 from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, OpeningBudget
+from punch.ice.sent_packets import IP_HEADERS, SEGMENT_SIZE, SYN_SIZE, UDP_HEADER, SentPackets
 from punch.ice.target_limits import HEADERS, KEPT_FOR_FAMILIAR, KEPT_FOR_HEARD, WINDOW, NodeLimits
 from punch.identity import PeerID
 from punch.wire.address import Address
@@ -99,10 +100,6 @@ CONNECTS = 5
 How many SYNs of TCP connections may be sent in `WINDOW` (`Budget.allows_connect`), and how many checks on
 these connections (`Budget.allows_first_check`).
 """
-SYN_SIZE = 40
-"""The bytes of a SYN's TCP header, options included; that of UDP has 8."""
-SEGMENT_SIZE = 34
-"""The bytes of another TCP header, with timestamps, and of the length of a datagram (RFC 4571)."""
 RESERVED = 5
 """
 How many of `MAX_PACKETS` are reserved for relayed candidates, and for answers and triggered checks through
@@ -186,6 +183,7 @@ class Budget:
     :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.
+    :ivar sent: what was sent.
     """
 
     def __init__(self, limits: NodeLimits | None = None) -> None:
@@ -193,6 +191,7 @@ class Budget:
         self.openings = OpeningBudget(limits=limits.openings)
         self.early = EarlyBudget()
         self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES, limits.sprays)
+        self.sent = SentPackets()
         self._checks = limits.checks
         self._sent: deque[_Sent] = deque()
         self._within_relays: deque[_Sent] = deque()
@@ -271,11 +270,8 @@ class Budget:
         :param kept: how many packets are reserved for others.
         """
         if any(each.relayed is None and each.remote.host == remote.host for each in self._answered):
-            allowed = self.openings.has(1, size - 8, remote, now)
-            if allowed:
-                self.openings.charge(remote, size - 8, now)
-            return allowed
-        size += 40 if remote.is_ipv6 else 20
+            return self.openings.allows(remote, size - UDP_HEADER, now)
+        size += IP_HEADERS[remote.is_ipv6]
         alike = sum(each.kind is kind for each in self._sent)
         total = size + sum(each.size for each in self._sent)
         full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
@@ -493,9 +489,13 @@ class CallBudget:
         route = self._route(remote, local)
         opening = self._locals.is_opening(local)
         familiar = remote.host in self._familiar
-        return self._budget.allows(
+        validated = self._budget.is_validated(route, now)
+        allowed = self._budget.allows(
             route, len(data), kind, now, relayed=relayed, opening=opening, familiar=familiar
         )
+        if allowed and not validated:
+            self._budget.sent.add(local, remote, len(data))
+        return allowed
 
     def _route(self, remote: Address, local: Address) -> Route:
         base = self._locals.base(local)

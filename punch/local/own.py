@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -170,6 +171,9 @@ class OwnNode:
                             "packets": link.punching.packets,
                             "bytes": link.punching.bytes,
                         },
+                        "techniques": {
+                            technique.value: asdict(done) for technique, done in link.techniques.items()
+                        },
                         "tcp_punching": {
                             "attempts": link.tcp_punching.attempts,
                             "packets": link.tcp_punching.packets,
@@ -187,6 +191,9 @@ class OwnNode:
                     }
                     for each in status.port_mappings
                 ],
+                "port_mapping_requests": {
+                    method.value: asdict(asked) for method, asked in status.port_mapping_requests.items()
+                },
                 "nats": [each.to_json() for each in status.nats],
                 "calling": [str(peer) for peer in status.calling],
                 "services": [

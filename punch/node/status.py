@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from punch.ice.port_mapping.lease import PortMapping
+from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.port_mapping.mapper import SentRequests
+from punch.ice.punching.techniques import Technique
+from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.services import Services
 from punch.link.status import LinkStatus
 from punch.node.calls.call_context import SignalingChannel
+from punch.node.calls.call_link import ProvedLink
 from punch.node.calls.calls import Calls
 from punch.node.network.network import Network
 from punch.node.punching.coordinator import PunchingStatus
@@ -35,6 +39,21 @@ class RelayStatus:
 
 
 @dataclass(frozen=True)
+class TechniqueStatus:
+    """
+    What a technique has done to get a direct path to a peer, on one link.
+
+    :ivar attempts: how many attempts there were; of connectivity checks alone there are none to count.
+    :ivar packets: how many packets were sent to addresses of the peer that had not answered a check yet.
+    :ivar bytes: how many bytes they had, with headers.
+    """
+
+    attempts: int
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class LinkSummary:
     """
     A link to a peer.
@@ -44,6 +63,7 @@ class LinkSummary:
     :ivar post_quantum: its keys were agreed with X25519MLKEM768.
     :ivar punching: what is tried for a direct path, and what that has cost.
     :ivar tcp_punching: the same for a direct path over TCP.
+    :ivar techniques: what each technique has done that was used since the call began.
     """
 
     peer: PeerID
@@ -53,6 +73,7 @@ class LinkSummary:
     post_quantum: bool
     punching: PunchingStatus
     tcp_punching: TCPPunchingStatus
+    techniques: Mapping[Technique, TechniqueStatus]
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,7 @@ class NodeStatus:
     :ivar relays: the relays with an allocation.
     :ivar relay_attempts: how many relays are being asked for an allocation.
     :ivar port_mappings: the ports of routers that lead to the sockets, and to TCP ports of attempts.
+    :ivar port_mapping_requests: what routers were sent to map ports, by each protocol that was used.
     :ivar nats: what is known about the NATs in front of the sockets.
     :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
     :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
@@ -87,6 +109,7 @@ class NodeStatus:
     relays: tuple[RelayStatus, ...]
     relay_attempts: int
     port_mappings: tuple[PortMapping, ...]
+    port_mapping_requests: Mapping[MappingProtocol, SentRequests]
     nats: tuple[NatProfile, ...]
     signaling: int
     connection_ids: int
@@ -114,9 +137,11 @@ def node_status(
                 call.link.post_quantum,
                 call.proved.punching.status,
                 call.proved.tcp_punching.status,
+                _techniques(call.proved, call.transport.sent),
             )
             for peer, call in calls.links.items()
-            if call.link is not None and call.link.status is not None and call.proved is not None
+            if call.link is not None and call.link.status is not None
+            if call.proved is not None and call.transport is not None
         ),
         calling=tuple(calls.attempts),
         services=tuple(services.names),
@@ -128,6 +153,7 @@ def node_status(
         ),
         relay_attempts=network.relays.attempt_count,
         port_mappings=(*network.port_mappings.current, *network.port_mappings.tcp),
+        port_mapping_requests=network.port_mappings.sent,
         nats=tuple(network.nat_observer.current),
         signaling=len(channel),
         connection_ids=network.router.connection_id_count,
@@ -137,3 +163,13 @@ def node_status(
             if call.transport is not None
         },
     )
+
+
+def _techniques(proved: ProvedLink, sent: Mapping[Technique, Sent]) -> Mapping[Technique, TechniqueStatus]:
+    """Return what each technique has done that was used on a link."""
+    attempts = {**proved.punching.attempts, Technique.TCP: proved.tcp_punching.status.attempts}
+    return {
+        each: TechniqueStatus(attempts.get(each, 0), *astuple(sent.get(each, Sent())))
+        for each in Technique
+        if attempts.get(each) or sent.get(each, Sent()).packets
+    }

@@ -16,7 +16,6 @@ from punch.ice.budget import (
     CONNECTS,
     MAX_BYTES,
     MAX_PACKETS,
-    SYN_SIZE,
 )
 from punch.ice.punching import simultaneous_open, spraying
 from punch.ice.punching.opening_budget import (
@@ -26,6 +25,7 @@ from punch.ice.punching.opening_budget import (
     MAX_SPRAYED_BYTES,
 )
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
+from punch.ice.sent_packets import SYN_SIZE
 from tests.needs import need, need_namespaces
 
 from .counted import Counts, counted_peers

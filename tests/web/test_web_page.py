@@ -637,3 +637,16 @@ def test_tabs_speak_with_one_voice(linked: LinkedPages, name: str) -> None:
         expect(tab.locator(".badge")).to_have_text("1 unread")
     assert sorted(announced()) == ["", "New message from bob"]
     assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_what_a_path_has_cost(linked: LinkedPages, name: str) -> None:
+    """The details of the picture say what was sent for a direct path, as `status` does."""
+    page = chat(linked, linked.visit(name, linked.alice))
+    page.get_by_role("button", name="How you are connected").click()
+    page.locator("#picture summary").click()
+    (link,) = linked.alice.ask("status")["links"]
+    sent = link["techniques"]["ice"]
+    assert sent["packets"] > 0
+    words = f"connectivity checks: {sent['packets']} packets, {sent['bytes']:,} bytes."
+    expect(page.locator("#picture figcaption p")).to_have_text(f"Sent for a direct path. {words}")

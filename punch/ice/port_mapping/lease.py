@@ -20,6 +20,7 @@ from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, same_protocol
 from punch.wire.port_mapping import (
     MULTICAST,
+    PCP,
     SSDP_PORT,
     SUCCESS,
     AddressAnswer,
@@ -389,3 +390,10 @@ class PortLease:
         self._retry_at = now + self._retry_wait
         if self._expires_at is not None:
             self._renew_at = now + max(SHORTEST / 2, (self._expires_at - now) / 2)
+
+
+def protocol_of(data: bytes, remote: Address) -> MappingProtocol:
+    """Return the protocol of a request that was sent to this address."""
+    if remote.port == SSDP_PORT:
+        return MappingProtocol.UPNP
+    return MappingProtocol.PCP if data[0] == PCP else MappingProtocol.NAT_PMP

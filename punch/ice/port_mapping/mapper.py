@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from punch.ice.port_mapping.lease import CONFIRM, PortLease, PortMapping
+from punch.ice.port_mapping.lease import CONFIRM, MappingProtocol, PortLease, PortMapping, protocol_of
+from punch.ice.target_limits import HEADERS
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, parsed, same_protocol
@@ -35,6 +36,21 @@ from punch.wire.port_mapping import (
 
 MAX_TCP_PORTS = 8
 """How many TCP ports are mapped at a time, since routers have room for few mappings."""
+
+
+@dataclass(frozen=True)
+class SentRequests:
+    """
+    What routers were sent by one protocol.
+
+    :ivar packets: datagrams.
+    :ivar bytes: the bytes that they had, with IP and UDP headers.
+    :ivar requests: requests of UPnP over TCP, whose packets another library sends.
+    """
+
+    packets: int = 0
+    bytes: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,11 @@ class PortMapper:
     are sent from another socket than the one whose port is mapped.
 
     :param upnp: whether requests of UPnP can be performed.
+    :ivar sent: what routers were sent, by each protocol that was used.
     """
 
     def __init__(self, random: RandomBytes, *, upnp: bool = False) -> None:
+        self.sent: dict[MappingProtocol, SentRequests] = {}
         self._random = random
         self._upnp = upnp
         self._upnp_requests: list[UpnpRequest] = []
@@ -221,6 +239,9 @@ class PortMapper:
         requests, self._upnp_requests = self._upnp_requests, []
         for lease in self._leases.values():
             requests += lease.upnp_requests()
+        if requests:
+            sent = self.sent.get(MappingProtocol.UPNP, SentRequests())
+            self.sent[MappingProtocol.UPNP] = replace(sent, requests=sent.requests + len(requests))
         return requests
 
     def receive_upnp(self, request: UpnpRequest, grant: UpnpGrant | None, now: float) -> None:
@@ -244,6 +265,11 @@ class PortMapper:
         """Return the datagrams to send now."""
         self.handle_timer(now)
         output, self._output = self._output, []
+        for data, remote, _ in output:
+            method = protocol_of(data, remote)
+            sent = self.sent.get(method, SentRequests())
+            size = sent.bytes + len(data) + HEADERS[remote.is_ipv6]
+            self.sent[method] = replace(sent, packets=sent.packets + 1, bytes=size)
         return output
 
     def get_timer(self) -> float | None:

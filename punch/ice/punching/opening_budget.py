@@ -34,14 +34,11 @@ class OpeningBudget:
     :param most: how many packets may be sent in `WINDOW`.
     :param size: how many bytes they may have, with IP and UDP headers.
     :param limits: what all peers together can make us send; None: no limit.
-    :ivar packets: how many were sent in all.
-    :ivar bytes: how many bytes they had, with IP and UDP headers.
     """
 
     def __init__(
         self, most: int = MAX_OPENINGS, size: int = MAX_OPENING_BYTES, limits: TargetLimits | None = None
     ) -> None:
-        self.packets = self.bytes = 0
         self._most = most
         self._size = size
         self._limits = limits
@@ -82,7 +79,7 @@ class OpeningBudget:
         return self.left(now) == self._most
 
     def charge(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent elsewhere, for the same purpose."""
+        """Count a datagram that is sent, to the peer or for the same purpose."""
         size += HEADERS[remote.is_ipv6]
         self._sent.append((now, size, remote.host))
         self._counted += size
@@ -93,11 +90,5 @@ class OpeningBudget:
         """Whether a datagram of `size` bytes may be sent now. If so, it is counted as sent."""
         if not self.has(1, size, remote, now):
             return False
-        self.count(remote, size, now)
-        return True
-
-    def count(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent to the peer."""
         self.charge(remote, size, now)
-        self.packets += 1
-        self.bytes += size + HEADERS[remote.is_ipv6]
+        return True

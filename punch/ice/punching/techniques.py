@@ -45,6 +45,8 @@ class Technique(str, Enum):
     """Both sides send first packets that open only their own NAT (`simultaneous_open`)."""
     SPRAYING = "spraying"
     """Many sockets on one side, many guessed ports on the other (`spraying`)."""
+    TCP = "tcp"
+    """A connection over TCP, where a network passes no UDP (`punch.node.punching.tcp`): not in the table."""
     RELAY = "relay"
     """The relay is right: a direct path would take more packets than it is worth."""
 

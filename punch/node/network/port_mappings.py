@@ -20,8 +20,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
-from punch.ice.port_mapping.lease import PortMapping
-from punch.ice.port_mapping.mapper import Mapped, PortMapper
+from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.port_mapping.mapper import Mapped, PortMapper, SentRequests
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket
@@ -76,6 +76,11 @@ class PortMappings:
     def tcp(self) -> list[PortMapping]:
         """The mappings of TCP ports that there are now."""
         return [mapping for mapping in self._core.mappings if mapping.base.protocol == "tcp"]
+
+    @property
+    def sent(self) -> Mapping[MappingProtocol, SentRequests]:
+        """What routers were sent so far, by each protocol that was used."""
+        return dict(self._core.sent)
 
     @property
     def may_follow(self) -> bool:

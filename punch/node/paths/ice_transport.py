@@ -8,7 +8,7 @@ data stays unanswered (`punch.node.paths.path.UnansweredData`), another pair is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
@@ -16,6 +16,8 @@ from punch.ice.budget import Route
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
+from punch.ice.punching.techniques import Technique
+from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link
@@ -80,6 +82,7 @@ class IceTransport:
         self._changed = changed
         self._peer = peer
         self._budget = context.budgets.of(peer, context.monotonic())
+        self._sent_before = self._budget.sent.by_technique
         self.relays = CallRelays(
             self.generations, context, lambda: self.route, self._relay_lost, changed, slowed
         )
@@ -96,6 +99,12 @@ class IceTransport:
         self._unanswered_since: float | None = None
         self._probe_at: float | None = None
         self._hinted_at = -HINT_GAP
+
+    @property
+    def sent(self) -> Mapping[Technique, Sent]:
+        """What was sent since the call began to addresses that had not answered, by technique."""
+        sent, before = self._budget.sent.by_technique, self._sent_before
+        return {each: sent[each] - before.get(each, Sent()) for each in sent}
 
     # Candidates
 

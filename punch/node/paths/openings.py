@@ -135,5 +135,9 @@ class Openings:
         opening = agent.openings.check(connection.local, connection.remote)
         if opening is None:
             return
-        if self._budget.allows_first_check(connection.remote, len(opening.data), self._monotonic()):
+        size, now = len(opening.data), self._monotonic()
+        validated = self._budget.is_validated(Route(connection.remote), now)
+        if self._budget.allows_first_check(connection.remote, size, now):
+            if not validated:
+                self._budget.sent.add(connection.local, connection.remote, size)
             connection.send([opening.data], connection.remote)

@@ -133,7 +133,8 @@ class Attempt:
     :ivar answer: sends OPENED.
     :ivar begin: sends BEGIN.
     :ivar begun: the other side has sent BEGIN.
-    :ivar sent: called when a packet was sent to the other side.
+    :ivar sent: called with the local and the remote address and the size of a packet that was sent to the
+        other side.
     :ivar release: lets this node make attempts with others: this one sends a few packets at most from now on.
     """
 
@@ -153,7 +154,7 @@ class Attempt:
     answer: Callable[[Opened], None]
     begin: Callable[[], None]
     begun: Future[None]
-    sent: Callable[[], None]
+    sent: Callable[[Address, Address, int], None]
     release: Callable[[], None]
 
     @property
@@ -198,8 +199,8 @@ class Attempt:
             self.sockets.flush()
             if not self.network.sockets.send_limited(opening, reach):
                 return False
-        budget.count(remote, len(opening.data), now)
-        self.sent()
+        budget.charge(remote, len(opening.data), now)
+        self.sent(base, remote, len(opening.data))
         return True
 
     async def await_path(self, bases: Set[Address], arrival: float = ARRIVAL_TIME) -> None:

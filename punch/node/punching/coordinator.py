@@ -15,13 +15,15 @@ the relay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from punch.ice.agent import Agent
 from punch.ice.pairs import PathKind
 from punch.ice.punching.techniques import Technique
+from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link
@@ -73,7 +75,7 @@ class PunchingStatus:
 
     :ivar technique: what the NATs of both sides call for.
     :ivar attempts: how many attempts there were on this link.
-    :ivar packets: how many packets were sent to ports of this peer for this.
+    :ivar packets: how many packets were sent to ports of this peer for this, on this link.
     :ivar bytes: how many bytes they had, with headers.
     """
 
@@ -107,7 +109,6 @@ class Punching:
         self._network = context.network
         self._changed = changed
         self._budget = budget = context.budgets.of(peer, context.monotonic())
-        self._budgets = budget.openings, budget.sprays
         self._makers: dict[Technique, AttemptMaker] = {
             Technique.PREDICTION: Prediction(budget.openings),
             Technique.SIMULTANEOUS_OPEN: SimultaneousOpen(budget.openings),
@@ -118,6 +119,7 @@ class Punching:
             )
         self._choice = TechniqueChoice(peer, context, transport, theirs)
         self._attempts = 0
+        self._made: Counter[Technique] = Counter()
         self._tries = Tries()
         self._basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
@@ -129,15 +131,19 @@ class Punching:
         self._begun: tuple[int, Future[None]] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
         self._sockets = AttemptSockets(
-            context.network, transport, context.monotonic, lambda: self._driver.run(), changed
+            context.network, transport, budget.sent, context.monotonic, lambda: self._driver.run(), changed
         )
 
     @property
     def status(self) -> PunchingStatus:
         """What was tried so far."""
-        packets = sum(budget.packets for budget in self._budgets)
-        size = sum(budget.bytes for budget in self._budgets)
-        return PunchingStatus(self._choice.technique, self._attempts, packets, size)
+        sent = sum((self._transport.sent.get(each, Sent()) for each in self._makers), Sent())
+        return PunchingStatus(self._choice.technique, self._attempts, sent.packets, sent.bytes)
+
+    @property
+    def attempts(self) -> Mapping[Technique, int]:
+        """How many attempts there were on this link by each technique."""
+        return self._made
 
     def technique_of(self, base: Address) -> Technique:
         """Return by which technique the path from this local address was found."""
@@ -308,6 +314,7 @@ class Punching:
     async def _aim(self, maker: AttemptMaker, technique: Technique, transactions: Transactions) -> None:
         """Make one attempt."""
         self._attempts += 1
+        self._made[technique] += 1
         started = transactions.now
         attempt = self._attempt(self._attempts, transactions)
         if attempt is not None and await maker.aim(attempt):
@@ -354,8 +361,10 @@ class Punching:
 
     async def _open(self, maker: AttemptMaker, transactions: Transactions, targets: Targets) -> None:
         """Open our NAT for one attempt of the other side."""
+        technique = Technique(targets.technique)
         self._attempts += 1
-        self._tries.add(Technique(targets.technique), targets.host, transactions.now)
+        self._made[technique] += 1
+        self._tries.add(technique, targets.host, transactions.now)
         self._opening = True
         attempt = self._attempt(targets.attempt, transactions)
         if attempt is None or not await maker.open(attempt, targets):
@@ -377,6 +386,11 @@ class Punching:
         found, basis = self._base_and_reflector, self._basis
         if ours is None or theirs is None or found is None or basis is None:
             return None
+
+        def sent(local: Address, remote: Address, size: int) -> None:
+            self._budget.sent.add(local, remote, size)
+            self._choice.sent(basis)
+
         return Attempt(
             number=number,
             local=found[0],
@@ -394,7 +408,7 @@ class Punching:
             answer=self._answer,
             begin=lambda: self._link.try_send_control(OptionalFrameType.BEGIN, Begin(number).encode()),
             begun=begun,
-            sent=lambda: self._choice.sent(basis),
+            sent=sent,
             release=lambda: self._context.punching_slot.release(self),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from punch.ice.punching.techniques import Technique
+from punch.ice.sent_packets import SentPackets
 from punch.net.udp.sockets import DatagramSocket
 from punch.node.network.nat_profiles import TransactionSockets
 from punch.node.network.network import Network
@@ -42,6 +43,7 @@ class AttemptSockets:
     Opens sockets from which attempts send, and closes all but the one of the selected pair, and that of the
     pair before for a while.
 
+    :param sent: is told which sockets these are.
     :param received: called after the answer of a reflector.
     :param changed: called when the ICE sessions may have something to send or to tell, outside of a call.
     :ivar observing: the sockets and transactions of the attempt that is made now; None between attempts.
@@ -51,6 +53,7 @@ class AttemptSockets:
         self,
         network: Network,
         transport: IceTransport,
+        sent: SentPackets,
         monotonic: Callable[[], float],
         received: Callable[[], None],
         changed: Callable[[], None],
@@ -58,6 +61,7 @@ class AttemptSockets:
         self.observing: TransactionSockets | None = None
         self._network = network
         self._transport = transport
+        self._sent = sent
         self._monotonic = monotonic
         self._received = received
         self._changed = changed
@@ -132,6 +136,8 @@ class AttemptSockets:
         base = self._network.sockets.open_extra(local, self._take)
         if base is not None:
             self._bases[base] = self._basis
+            if self._basis is not None:
+                self._sent.opened(base, self._basis.technique)
         return base
 
     def close_unused(self) -> None:
@@ -175,6 +181,7 @@ class AttemptSockets:
 
     def _close(self, base: Address) -> None:
         del self._bases[base]
+        self._sent.closed(base)
         self._transport.openings.remove(base)
         self._network.sockets.close_extra(base)
 
@@ -182,6 +189,7 @@ class AttemptSockets:
         """Close all sockets: the link is over."""
         self.end()
         for base in self._bases:
+            self._sent.closed(base)
             self._network.sockets.close_extra(base)
         self._bases.clear()
         self._path = self._left_at = None

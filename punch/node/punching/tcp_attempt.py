@@ -14,8 +14,9 @@ from twisted.internet.error import TimeoutError as UserTimeout
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from punch.ice.budget import SYN_SIZE, Budget
+from punch.ice.budget import Budget
 from punch.ice.candidates import is_local
+from punch.ice.sent_packets import IP_HEADERS, SYN_SIZE
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
@@ -157,7 +158,8 @@ class TCPAttempt:
         if self._paths.has(local, remote):
             return  # It counts all the same, for what is left tells the other side who accepts connections
         self.packets += 1
-        self.bytes += SYN_SIZE + (40 if remote.is_ipv6 else 20)
+        self.bytes += SYN_SIZE + IP_HEADERS[remote.is_ipv6]
+        self._budget.sent.add_syn(remote)
         connecting = self._network.tcp.connect(local, remote, self._connection(), CONNECT_TIME)
         self._connecting.append(connecting)
 

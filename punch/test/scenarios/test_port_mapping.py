@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from punch.ice.port_mapping.lease import MappingProtocol
 from punch.net.upnp import Upnp
 from punch.node.events import Connected
 from punch.node.policies import RelayPolicy
-from punch.test.internet import InternetTestCase, Lan, LinkSpec
+from punch.test.internet import InternetTestCase, Lan, LinkSpec, Seen
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 
 HARD = "APDM/APDF"
 """The strictest NAT: two of them have no direct path by themselves."""
+
+
+def _method(packet: Seen) -> MappingProtocol:
+    """The protocol of a request to a router: that of the port, or of the version in the first byte."""
+    if packet.destination[1] == 1900:
+        return MappingProtocol.UPNP
+    return {2: MappingProtocol.PCP, 0: MappingProtocol.NAT_PMP}[packet.payload[0]]
 
 
 class PortMappingCase(InternetTestCase):
@@ -86,6 +94,30 @@ class PortMappingTests(PortMappingCase):
         self.assertEqual(len(router.mapped), 1)
         alice.stop()
         self.assertEqual(router.mapped, {})
+
+    def test_requests_are_counted(self) -> None:
+        """What a router is sent, by protocol; what UPnP sends over TCP is known as requests only."""
+        for number, others in enumerate((True, False)):
+            lan = self.lan(f"alice {number}")
+            router = MappingRouter(lan, pcp=others, nat_pmp=others)
+            seen: list[Seen] = []
+            self.net.trace = seen
+            alice = self.peer(lan, router, upnp=router.upnp)
+            self.net.advance(5.0)
+            said = alice.node.status.port_mapping_requests
+            self.assertEqual(set(said), {*MappingProtocol})
+            for method, each in said.items():
+                sizes = [
+                    packet.size
+                    for packet in seen
+                    if packet.link == f"{alice.host.name} up" and packet.destination[1] in (5351, 1900)
+                    if _method(packet) is method
+                ]
+                self.assertEqual((each.packets, each.bytes), (len(sizes), sum(sizes)), method)
+            asked = len(router.asked_by_upnp)
+            self.assertEqual([each.requests for each in said.values()], [0, 0, asked])
+            self.assertEqual(asked > 0, not others)
+            alice.stop()
 
     def test_routers_that_do_not_know_their_address(self) -> None:
         """The port is right, and the reflector knows the rest. With NAT-PMP only."""

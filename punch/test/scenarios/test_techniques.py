@@ -10,9 +10,12 @@ from __future__ import annotations
 from punch.ice import target_limits
 from punch.ice.budget import CONNECTS
 from punch.ice.punching.techniques import Technique
-from punch.test.internet import NAT, Mapping, Ports, Unsolicited
+from punch.test.internet import NAT, Mapping, Ports, Seen, Unsolicited
 from punch.test.scenarios.punching import PunchingTestCase
 from punch.test.scenarios.tcp_punching import WITHIN, TCPTestCase, no_udp
+from punch.test.system import SERVICE
+
+PUBLIC = "203.0.113.1", "203.0.113.2"
 
 
 def linux(unsolicited: Unsolicited) -> NAT:
@@ -62,6 +65,58 @@ class UDPTechniqueTests(PunchingTestCase):
         self.stop()
 
 
+class SentPacketsTests(PunchingTestCase):
+    """What a link says that it has sent for a direct path is what leaves the machine, for each technique."""
+
+    def capture(self) -> None:
+        """Let nothing through between the two homes, and record what leaves the two machines from now on."""
+        homes = {"203.0.113.1", "203.0.113.2"}
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == homes
+        self.seen: list[Seen] = []
+        self.net.trace = self.seen
+
+    def check(self, technique: Technique) -> None:
+        """Compare the packets from sockets of attempts, of which none is answered, with what is said."""
+        for peer in self.peers:
+            (link,) = peer.node.status.links
+            host, own = peer.node.status.sockets[0].host, [each.port for each in peer.node.status.sockets]
+            left = [
+                each.size
+                for each in self.seen
+                if each.source[0] == host and each.source[1] not in own and each.destination[0] != SERVICE
+            ]
+            said = link.techniques[technique]
+            self.assertEqual((said.packets, said.bytes), (len(left), sum(left)))
+            self.assertEqual(said.attempts, link.punching.attempts)
+            self.assertGreater(said.attempts, 0)
+            self.assertEqual((link.punching.packets, link.punching.bytes), (said.packets, said.bytes))
+            self.assertEqual(set(link.techniques), {Technique.ICE, technique})
+            self.assertEqual(link.techniques[Technique.ICE].attempts, 0)
+            checks = sum(each.source[1] in own and each.destination[0] in PUBLIC for each in self.seen)
+            self.assertGreaterEqual(link.techniques[Technique.ICE].packets, checks / 2)
+
+    def test_each_link(self) -> None:
+        """It begins with nothing in each call, and goes on while attempts are made."""
+        self.place(linux(Unsolicited.DROP), linux(Unsolicited.DROP))
+        self.capture()
+        for _ in range(2):
+            self.assertIsNone(self.seconds_to_direct(6.0))
+            self.check(Technique.SIMULTANEOUS_OPEN)
+            self.alice.node.hangup(self.bob.id)
+            self.net.advance(1.0)
+            for recorded in (self.seen, self.alice.events, self.bob.events):
+                recorded.clear()
+        self.stop()
+
+    def test_prediction(self) -> None:
+        """Predicted ports."""
+        self.place(NAT(ports=Ports.RANDOM), NAT(mapping=Mapping.APDM, ports=Ports.SEQUENTIAL))
+        self.capture()
+        self.assertIsNone(self.seconds_to_direct(6.0))
+        self.check(Technique.PREDICTION)
+        self.stop()
+
+
 class TCPTechniqueTests(TCPTestCase):
     """The path is direct in time after few SYNs, carries data, and nothing is left open."""
 
@@ -70,6 +125,10 @@ class TCPTechniqueTests(TCPTestCase):
         self.wait(lambda: self.over_tcp, WITHIN)
         for peer in self.peers:
             self.assertLessEqual(self.syns(peer), CONNECTS)
+            (link,) = peer.node.status.links
+            done = link.techniques[Technique.TCP]
+            self.assertEqual(done.attempts, link.tcp_punching.attempts)
+            self.assertIn(done.packets - self.syns(peer), range(2 * CONNECTS))
         self.alice.chat.send(self.bob.id, "over TCP")
         self.wait(lambda: self.bob.messages, 1.0)
         self.stop()

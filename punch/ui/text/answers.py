@@ -9,7 +9,7 @@ from typing import Any
 from punch.amounts import format_bytes
 from punch.identity import PeerID
 from punch.sanitize import cut, printable
-from punch.ui.text.nat import nat_in_words, punching_in_words, tcp_punching_in_words
+from punch.ui.text.nat import cost_in_words, nat_in_words, requests_in_words
 from punch.ui.text.sentences import (
     count,
     milliseconds,
@@ -231,14 +231,14 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
-        tried = punching_in_words(link["punching"]) if "punching" in link else ""
-        over_tcp = tcp_punching_in_words(link["tcp_punching"]) if "tcp_punching" in link else ""
-        for each in filter(None, (tried, over_tcp)):
-            yield f"{name(peer)}: {each}"
+        if cost := cost_in_words(link.get("techniques", {})):
+            yield f"{name(peer)}: sent for a direct path: {cost}"
     for mapping in answer.get("port_mappings", ()):
         external, local = printable(mapping["external"]), printable(mapping["local"])
         what = "TCP connections to " if mapping.get("protocol") == "tcp" else ""
         yield f"The router passes {what}{external} on to {local} ({printable(mapping['method'])})"
+    if asked := requests_in_words(answer.get("port_mapping_requests", {})):
+        yield f"Sent to routers for ports: {asked}"
     for nat in answer.get("nats", ()):
         yield nat_in_words(NatProfile.from_json(nat))
     for text in answer.get("calling", ()):

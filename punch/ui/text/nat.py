@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from punch.amounts import format_duration
+from punch.ice.port_mapping.lease import MappingProtocol
 from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
 from punch.sanitize import printable
 from punch.ui.text.sentences import count, either
@@ -26,12 +27,14 @@ _TECHNIQUES = {
     Technique.RELAY: "a relay",
 }
 _BY = {
-    Technique.ICE: "ICE",
-    Technique.PREDICTION: "prediction of ports",
-    Technique.SIMULTANEOUS_OPEN: "simultaneous open",
-    Technique.SPRAYING: "spraying",
-    Technique.RELAY: "no technique",
+    Technique.ICE.value: "connectivity checks",
+    Technique.PREDICTION.value: "prediction of ports",
+    Technique.SIMULTANEOUS_OPEN.value: "simultaneous open",
+    Technique.SPRAYING.value: "spraying",
+    Technique.TCP.value: "TCP",
 }
+METHODS = {MappingProtocol.PCP: "PCP", MappingProtocol.NAT_PMP: "NAT-PMP", MappingProtocol.UPNP: "UPnP"}
+"""The names of the protocols by which routers are asked for ports."""
 _OTHERS = {
     NatClass.INDEPENDENT: "one port for all destinations",
     NatClass.PRESERVING: "preserved ports",
@@ -62,23 +65,33 @@ def techniques_in_words(profile: NatProfile) -> str:
     return ", ".join(parts)
 
 
-def punching_in_words(punching: Mapping[str, Any]) -> str:
-    """Return what a link tried to leave the relay, from the answer to `status`; nothing if it did not."""
-    attempts, packets = punching["attempts"], punching["packets"]
-    if not attempts:
-        return ""
-    technique = _BY[Technique(punching["technique"])]
-    return (
-        f"{technique}: {count(attempts, 'attempt')}, {count(packets, 'packet')}, {punching['bytes']:,} bytes"
-    )
+def cost_in_words(techniques: Mapping[str, Any]) -> str:
+    """
+    Return what a link has sent to find a direct path, by technique; nothing if it has sent nothing.
+
+    :param techniques: from the answer to `status`.
+    """
+    parts = []
+    for name, done in techniques.items():
+        attempts = f"{count(done['attempts'], 'attempt')}, " if done["attempts"] else ""
+        sent = f"{count(done['packets'], 'packet')}, {done['bytes']:,} bytes"
+        parts.append(f"{_BY.get(name, printable(name))}: {attempts}{sent}")
+    return "; ".join(parts)
 
 
-def tcp_punching_in_words(punching: Mapping[str, Any]) -> str:
-    """Return what a link tried to get a direct path over TCP; nothing if it did not."""
-    attempts, packets = punching["attempts"], punching["packets"]
-    if not attempts:
-        return ""
-    return f"over TCP: {count(attempts, 'attempt')}, {count(packets, 'packet')}, {punching['bytes']:,} bytes"
+def requests_in_words(asked: Mapping[str, Any]) -> str:
+    """
+    Return what routers were sent to have ports mapped, by protocol; nothing if they were not asked.
+
+    :param asked: from the answer to `status`.
+    """
+    names = {method.value: name for method, name in METHODS.items()}
+    parts = []
+    for method, sent in asked.items():
+        words = f"{count(sent['packets'], 'packet')}, {sent['bytes']:,} bytes"
+        processes = f", {count(sent['requests'], 'request')} over TCP" if sent["requests"] else ""
+        parts.append(f"{names.get(method, printable(method))}: {words}{processes}")
+    return "; ".join(parts)
 
 
 def nat_in_words(profile: NatProfile) -> str:

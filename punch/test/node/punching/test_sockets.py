@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.budget import Budget
 from punch.ice.events import Event
 from punch.ice.generations import Generations
+from punch.ice.sent_packets import SentPackets
 from punch.node.paths.openings import Openings
 from punch.node.punching.sockets import UNUSED_TIME, AttemptSockets
 from punch.test.ice.ice_network import IceNetwork
@@ -38,7 +39,7 @@ class TimerTests(SynchronousTestCase):
             while (event := transport.generations.next_event(ice.now)) is not None:
                 told.append(event)
 
-        attempts = AttemptSockets(network, transport, lambda: ice.now, lambda: None, changed)
+        attempts = AttemptSockets(network, transport, SentPackets(), lambda: ice.now, lambda: None, changed)
         self.assertEqual(attempts.open("192.0.2.1"), base)
         transport.openings = Openings(generations, Budget(), sockets, lambda: ice.now)
         attempts.path_changed(ice.now)

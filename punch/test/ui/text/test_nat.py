@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ui.text.nat import nat_in_words, punching_in_words, techniques_in_words
+from punch.ui.text.nat import cost_in_words, nat_in_words, requests_in_words, techniques_in_words
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
@@ -54,10 +54,28 @@ class NatTests(SynchronousTestCase):
         ):
             self.assertEqual(techniques_in_words(profile), line)
 
-    def test_attempts(self) -> None:
-        """What a link has tried."""
-        tried = {"technique": "prediction", "attempts": 2, "packets": 1100, "bytes": 12345}
+    def test_cost(self) -> None:
+        """What a link has sent, by each technique that it has used."""
+        checks = {"attempts": 0, "packets": 12, "bytes": 1500}
+        tried = {"attempts": 2, "packets": 1100, "bytes": 12345}
+        techniques = {"ice": checks, "spraying": tried, "tcp": {**tried, "attempts": 1, "packets": 1}}
         self.assertEqual(
-            punching_in_words(tried), "prediction of ports: 2 attempts, 1,100 packets, 12,345 bytes"
+            cost_in_words(techniques),
+            "connectivity checks: 12 packets, 1,500 bytes; "
+            "spraying: 2 attempts, 1,100 packets, 12,345 bytes; "
+            "TCP: 1 attempt, 1 packet, 12,345 bytes",
         )
-        self.assertEqual(punching_in_words({**tried, "attempts": 0, "packets": 0}), "")
+        self.assertEqual(cost_in_words({}), "")
+        self.assertEqual(cost_in_words({"new\x1b": checks}), "new\\x1b: 12 packets, 1,500 bytes")
+
+    def test_requests(self) -> None:
+        """What routers were sent, by protocol."""
+        asked = {
+            "nat-pmp": {"packets": 1, "bytes": 30, "requests": 0},
+            "upnp": {"packets": 2, "bytes": 300, "requests": 1},
+        }
+        self.assertEqual(
+            requests_in_words(asked),
+            "NAT-PMP: 1 packet, 30 bytes; UPnP: 2 packets, 300 bytes, 1 request over TCP",
+        )
+        self.assertEqual(requests_in_words({}), "")

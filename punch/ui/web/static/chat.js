@@ -38,7 +38,7 @@ export class ChatView {
     this.face = h("span");
     this.main = h("button", { type: "button", class: "button", onclick: () => this.primary() });
     this.toggle = iconButton("path", "How you are connected", () => this.togglePicture(), { "aria-controls": "picture" });
-    this.picture = new Picture();
+    this.picture = new Picture(() => this.askCost());
     this.element = h(
       "section",
       { class: "chat", "aria-label": "Chat" },
@@ -154,6 +154,11 @@ export class ChatView {
     localStorage.setItem("punch-picture", open ? "open" : "closed");
     this.showPicture();
     this.messages.settle();
+  }
+
+  async askCost() {
+    const { links } = await this.store.ask("status");
+    return links.find((link) => link.peer === this.peer)?.techniques ?? {};
   }
 
   showPicture() {

@@ -16,6 +16,16 @@ const STATES = {
 
 const KINDS = { host: "own address", srflx: "NAT", prflx: "NAT", relay: "relay" };
 
+const TECHNIQUES = { ice: "connectivity checks", prediction: "prediction of ports", "simultaneous-open": "simultaneous open", spraying: "spraying", tcp: "TCP" };
+
+/** What was sent to find a direct path, by technique: `techniques` of a link in the answer to `status`. */
+export function cost(techniques) {
+  return Object.entries(techniques).map(([technique, { attempts, packets, bytes }]) => {
+    const tried = attempts ? `${count(attempts, "attempt")}, ` : "";
+    return `${TECHNIQUES[technique] ?? technique}: ${tried}${count(packets, "packet")}, ${bytes.toLocaleString("en")} bytes`;
+  });
+}
+
 const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 
 /** Which of the three paths of the picture a candidate pair belongs to. */
@@ -158,17 +168,20 @@ function diagram(person, me, name, registered, width) {
   );
 }
 
-/** A figure that shows the call with one peer as it is now. */
+/** A figure that shows the call with one peer as it is now. `askCost` resolves with the `techniques` of its link. */
 export class Picture {
-  constructor() {
+  constructor(askCost) {
+    this.askCost = askCost;
     this.diagram = h("div");
     this.words = h("span", { class: "words" });
     this.summary = h("summary");
     this.rows = h("tbody");
+    this.cost = h("p", { class: "soft small", hidden: true });
     this.details = h(
       "details",
-      {},
+      { ontoggle: () => this.showCost() },
       this.summary,
+      this.cost,
       h(
         "div",
         { class: "pairs", tabindex: "0", role: "region", "aria-label": "Pairs of addresses" },
@@ -199,6 +212,19 @@ export class Picture {
     this.element.classList.toggle("folded", folded);
     this.diagram.hidden = folded;
     this.showDetails();
+  }
+
+  /** What the search for a direct path has cost; asked for when the details are opened, and shown as it was then. */
+  async showCost() {
+    this.cost.hidden = true;
+    if (!this.details.open) return;
+    try {
+      const lines = cost(await this.askCost());
+      this.cost.textContent = `Sent for a direct path. ${lines.join("; ")}.`;
+      this.cost.hidden = !lines.length;
+    } catch (error) {
+      if (error.reason === undefined) throw error;
+    }
   }
 
   showDetails() {
