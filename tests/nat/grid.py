@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from punch.test.scenarios.pages import SentBySide
 from tests import system_call_filter
 from tests.processes import Event, JSONProcess, ProcessFailed, Programs
 
@@ -74,6 +75,8 @@ class CallOutcome:
         `settled` if that was not waited for.
     :ivar direct: seconds from the call until both sides had the direct paths of `later`; None if they have
         none.
+    :ivar sent: what each side sent for a direct path, by technique, and to its router for ports, by protocol,
+        until the link was ended.
     """
 
     seconds: float | None
@@ -82,6 +85,7 @@ class CallOutcome:
     problem: str = ""
     later: tuple[str, ...] = ()
     direct: float | None = None
+    sent: tuple[SentBySide, ...] = ()
 
     @property
     def relayed(self) -> bool:
@@ -249,6 +253,7 @@ class Grid:
         with self._connecting:
             for site in sites:
                 site.forget()
+            before = [asked_for_ports(each) for each in (caller, callee)]
             _, outcome = connect(caller, callee)
         if outcome.seconds is None:
             hang_up(caller, callee)
@@ -260,9 +265,10 @@ class Grid:
         if expected()[pair] != RELAY and "relay" in settled:
             later = paths_later(both)
         direct = time_to_direct(caller, callee, outcome.seconds)
+        sent = tuple(sent_by(*sides, asked) for sides, asked in zip(both, before, strict=True))
         hang_up(caller, callee)
         problem = "the link was lost" if "" in settled + later else ""
-        return CallOutcome(outcome.seconds, outcome.first, settled, problem, later, direct)
+        return CallOutcome(outcome.seconds, outcome.first, settled, problem, later, direct, sent)
 
 
 def start_rendezvous(
@@ -376,6 +382,37 @@ def paths_later(both: Sequence[tuple[JSONProcess, JSONProcess]]) -> tuple[str, .
             return paths
         time.sleep(0.25)
         now = time.monotonic()
+
+
+def asked_for_ports(process: JSONProcess, status: Event | None = None) -> SentBySide:
+    """What a peer has sent to its router for ports, by protocol, since it was started."""
+    said = (status or _status(process))["port_mapping_requests"]
+    return {method: (sent["packets"], sent["bytes"]) for method, sent in said.items()}
+
+
+def sent_by(process: JSONProcess, other: JSONProcess, before: SentBySide) -> SentBySide:
+    """
+    What one side of a link has sent for a direct path, by technique, and to its router, by protocol.
+
+    :param before: what it had sent to its router before the call.
+    """
+    status = _status(process)
+    links = [link for link in status["links"] if link["peer"] == peer_id(other)]
+    found = {
+        technique: (done["packets"], done["bytes"])
+        for link in links
+        for technique, done in link["techniques"].items()
+    }
+    for method, (packets, size) in asked_for_ports(process, status).items():
+        old = before.get(method, (0, 0))
+        if packets > old[0]:
+            found[method] = packets - old[0], size - old[1]
+    return found
+
+
+def _status(process: JSONProcess) -> Event:
+    process.command("status")
+    return process.wait("result", 10.0, lambda event: event["command"] == "status")
 
 
 def time_to_direct(caller: JSONProcess, callee: JSONProcess, seconds: float) -> float | None:

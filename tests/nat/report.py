@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Sequence
 
-from punch.test.scenarios.pages import table
+from punch.test.scenarios.pages import sent_table, table
 
 from .grid import LATER, SETTLED, WITHIN, CallOutcome, Pair, Results
 from .profiles import ABOUT
@@ -114,7 +114,24 @@ def class_table(results: Results) -> str:
             sum(each.direct is not None and each.direct <= WITHIN for each in outcomes),
         )
         rows.append([name, str(len(pairs)), *plain, str(len(outcomes)), *map(str, counts)])
-    return table([*head, "median s", "worst s"], [[*row, *_direct_time(results, row[0])] for row in rows])
+    head += ["median s", "worst s", "packets sent, median", "most", "bytes sent, median", "most"]
+    return table(head, [[*row, *_direct_time(results, row[0]), *_sent(results, row[0])] for row in rows])
+
+
+def _sent(results: Results, name: str) -> list[str]:
+    """The packets and bytes that both sides of a call of a class have sent, median and most."""
+    found: list[str] = []
+    calls = [
+        [sent for side in each.sent for sent in side.values()]
+        for pair in results.pairs
+        if class_of(pair) == name
+        for each in results.outcomes.get(pair, [])
+        if each.seconds is not None
+    ]
+    for which in (0, 1):
+        sums = [sum(sent[which] for sent in call) for call in calls]
+        found += [f"{statistics.median(sums):,.0f}", f"{max(sums):,}"] if sums else ["–", "–"]
+    return found
 
 
 def _direct_time(results: Results, name: str) -> tuple[str, str]:
@@ -194,6 +211,9 @@ def markdown(results: Results) -> str:
             "later in every run, R on the relay in every run, R2 on the relay in two of them.",
             matrix(results),
             class_table(results),
+            sent_table(
+                each.sent for pair in results.pairs for each in results.outcomes.get(pair, []) if each.sent
+            ),
             "<details><summary>Pair by pair</summary>",
             pair_table(results),
             "</details>",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .grid import CallOutcome, Pair, Results
 from .kernel_network import LinkConditions
-from .report import class_table, failures, matrix, pair_table
+from .report import class_table, failures, markdown, matrix, pair_table
 from .table import CLASSES, class_of, expected
 
 DIRECT: Pair = ("masq-drop", "masq-drop")
@@ -63,11 +63,16 @@ def test_over_tcp() -> None:
 def test_classes() -> None:
     """Each pair has one, and the table counts its calls, those of plain ICE beside them."""
     assert {class_of(pair) for pair in expected()} == set(CLASSES)
-    late = CallOutcome(0.1, later=("prflx", "prflx"), settled=("relay", "relay"), direct=21.0)
+    sent = {"ice": (10, 1200), "spraying": (900, 120_000)}, {"ice": (12, 1400)}
+    late = CallOutcome(0.1, later=("prflx", "prflx"), settled=("relay", "relay"), direct=21.0, sent=sent)
     run = results(LATER, replace(GOOD, direct=3.0), replace(GOOD_LATER, direct=9.0), late, RELAY)
     run.plain[LATER] = False
     (*_, row) = class_table(run).splitlines()
-    assert row == f"| {class_of(LATER)} | 1 | 0 | 4 | 1 | 3 | 2 | 9.00 | 21.00 |"
+    assert row == f"| {class_of(LATER)} | 1 | 0 | 4 | 1 | 3 | 2 | 9.00 | 21.00 | 0 | 922 | 0 | 122,600 |"
+    assert (
+        "| ice | 1 | 22 | 22 | 2,600 | 2,600 | 12 | 1,400 |\n"
+        "| spraying | 1 | 900 | 900 | 120,000 | 120,000 | 900 | 120,000 |"
+    ) in markdown(run)
     assert pair_table(run).splitlines()[-1].endswith("| 21.00 | no |")
 
 

@@ -37,7 +37,7 @@ from punch.test.scenarios.nat_pairs import (
     must_connect_behind_one,
     must_connect_later,
 )
-from punch.test.scenarios.pages import replace_section, table
+from punch.test.scenarios.pages import SentBySide, replace_section, sent_table, table
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.control import Accept
 
@@ -95,12 +95,14 @@ class CallOutcome:
         there was no link then, else the caller's path.
     :ivar later: the same `LATER` seconds after that; None if that was not looked at.
     :ivar ports: how the NATs chose ports.
+    :ivar sent: what each side sent for a direct path, by technique.
     """
 
     seconds: float | None
     path: str = ""
     later: str | None = None
     ports: Ports = Ports.RANDOM
+    sent: tuple[SentBySide, ...] = ()
 
 
 @dataclass
@@ -211,6 +213,10 @@ class Results:
         rows = [[f"**{one}**", *(self._cell((one, other)) for other in self.columns)] for one in self.names]
         return table(head, rows)
 
+    def sent(self) -> str:
+        """What was sent for direct paths, by technique."""
+        return sent_table(outcome.sent for outcomes in self.outcomes.values() for outcome in outcomes)
+
     def _cell(self, pair: Pair) -> str:
         outcomes = self.outcomes.get(pair, [])
         later = [outcome.path if outcome.later is None else outcome.later for outcome in outcomes]
@@ -264,7 +270,8 @@ class GridInternet:
             connected = _time_of(caller, callee.id, start, Connected)
             path, path_later = (_paths(caller, callee, start, after) for after in (SETTLED, LATER))
             seconds = None if connected is None else connected - start
-            outcomes.append(CallOutcome(seconds, path, path_later if later else None, ports))
+            sent = (_sent(caller, callee.id), _sent(callee, caller.id))
+            outcomes.append(CallOutcome(seconds, path, path_later if later else None, ports, sent))
             caller.node.hangup(callee.id)
         self.net.advance(1.0)
         return outcomes
@@ -373,6 +380,16 @@ def _ended(peer: Peer, other: PeerID, since: float) -> bool:
     return _time_of(peer, other, since, Connected, CallFailed) is not None
 
 
+def _sent(peer: Peer, other: PeerID) -> SentBySide:
+    """What a peer has sent to another one for a direct path, by technique."""
+    return {
+        technique.value: (done.packets, done.bytes)
+        for link in peer.node.status.links
+        if link.peer == other
+        for technique, done in link.techniques.items()
+    }
+
+
 def _paths(caller: Peer, callee: Peer, since: float, after: float) -> str:
     """The caller's path so many seconds after both were connected; "relay" or "" if one side has that."""
     paths = [_path(caller, callee.id, since, after), _path(callee, caller.id, since, after)]
@@ -433,7 +450,7 @@ def pairs_by_ports(results: Results, ports: Iterable[Ports]) -> list[str]:
     parts = [results.summary()]
     for each in ports:
         chosen = results.of(each)
-        parts += [f"NATs with {each.value} ports: {chosen.summary()}", chosen.matrix()]
+        parts += [f"NATs with {each.value} ports: {chosen.summary()}", chosen.matrix(), chosen.sent()]
     return parts
 
 
@@ -471,7 +488,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = run_grid(seeds=given.seeds, link=link, ports=ports, later=given.later)
     shared = run_shared(seeds=given.seeds, link=link, ports=ports)
     tables = [pairs, shared]
-    text = "\n\n".join([*pairs_by_ports(pairs, ports), shared.summary(), shared.matrix()])
+    text = "\n\n".join([*pairs_by_ports(pairs, ports), shared.summary(), shared.matrix(), shared.sent()])
     print(text)
     if given.write:
         replace_section(Path(given.write[0]), given.write[1], text)
