@@ -9,10 +9,26 @@ If a consent check or data (`PairMonitor.probe`) got no answer on a pair, the pa
 checked in quick succession. If it still does not answer it is *unresponsive*: the best pair that did answer
 is selected, and pairs that failed before are tried again. Unresponsive pairs are still checked, since the
 path may return soon.
+
+    answered ──> unanswered ──> probed ──> unresponsive
+        ^            │            │             │         (an answer leads back from each of them)
+        └────────────┴────────────┴─────────────┘
+
+============  =======================================  ====================================================
+selected pair its data                                 its timer
+============  =======================================  ====================================================
+answered      `Consent.check_at`                       then: a consent check
+unanswered    `Consent.unanswered_since`               one and a half round trips, at least 0.5 s: a probe
+probed        `PairProbe`                              `next_at`: a check. `PROBE_TIMEOUT`: unresponsive
+unresponsive  `CandidatePair.impairment`               `CandidatePair.refresh_at`: a check
+============  =======================================  ====================================================
+
+In each of them, the pair fails at `Consent.expires_at`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -89,6 +105,33 @@ class PairCondition(Enum):
     """It left all checks unanswered."""
 
 
+@dataclass(frozen=True)
+class PairProbe:
+    """
+    The checks in quick succession of a pair that may not work any more.
+
+    :ivar pair: the pair.
+    :ivar since: when they began.
+    :ivar next_at: when the next check is sent.
+    :ivar checks: how many were sent.
+    """
+
+    pair: CandidatePair
+    since: float
+    next_at: float
+    checks: int = 0
+
+    @property
+    def ends_at(self) -> float:
+        """When the pair is unresponsive if it has not answered."""
+        return self.since + max(PROBE_TIMEOUT, PROBE_RTTS[1] * self.pair.expected_rtt)
+
+    def checked(self, now: float) -> PairProbe:
+        """Return the probe after another check."""
+        next_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * self.pair.expected_rtt)
+        return replace(self, next_at=next_at, checks=self.checks + 1)
+
+
 class PairMonitor:
     """Checks the valid pairs of one ICE session."""
 
@@ -96,22 +139,20 @@ class PairMonitor:
         self._checker = checker
         self._checklist = checklist
         self._selector = selector
-        self._probed: CandidatePair | None = None
-        self._probed_since = 0.0
-        self._next_probe_at = 0.0
-        self._probes = 0
+        self._probe: PairProbe | None = None
 
     @property
-    def probing(self) -> bool:
-        """Whether the selected pair is being probed."""
-        return self._probed is not None and self._probed is self._selector.selected
+    def probed(self) -> PairProbe | None:
+        """The probe of the selected pair; None: it is not probed."""
+        probe = self._probe
+        return probe if probe is not None and probe.pair is self._selector.selected else None
 
     def probe(self, now: float) -> None:
         """Check whether the selected pair still works, unless it is being probed already."""
         selected = self._selector.selected
-        if selected is None or self.probing or selected.impaired:
+        if selected is None or self.probed is not None or selected.impaired:
             return
-        self._probed, self._probed_since, self._next_probe_at, self._probes = selected, now, now, 0
+        self._probe = PairProbe(selected, now, now)
         for pair in self._selector.spares():
             self._refresh(pair, now)
 
@@ -153,8 +194,8 @@ class PairMonitor:
 
     def answered(self, pair: CandidatePair) -> None:
         """A check on this pair was answered."""
-        if pair is self._probed:
-            self._probed = None
+        if self._probe is not None and self._probe.pair is pair:
+            self._probe = None
 
     def handle_timer(self, now: float) -> PairCondition | None:
         """Send the checks that are due; returns a condition of the selected pair once, when it is found."""
@@ -163,7 +204,7 @@ class PairMonitor:
         if selected is not None:
             self._check_sizes(selected, now)
             self._check_consent(selected, now)
-            condition = self._continue_probe(selected, now)
+            condition = self._continue_probe(now)
         small = self._small_pair()
         for pair in self._refreshed_pairs(small):
             if now >= pair.refresh_at:
@@ -178,13 +219,13 @@ class PairMonitor:
         times = [pair.refresh_at for pair in self._refreshed_pairs(small)]
         if small is not None and small.size_check is None:
             times.append(small.size_at)
-        selected, consent = self._selector.selected, self._selector.consent
+        selected, consent, probe = self._selector.selected, self._selector.consent, self.probed
         if selected is not None and consent is not None:
             times.append(consent.check_at)
-            if consent.unanswered_since is not None and not selected.impaired and not self.probing:
+            if consent.unanswered_since is not None and not selected.impaired and probe is None:
                 times.append(consent.unanswered_since + _answer_timeout(selected))
-        if selected is not None and self.probing:
-            times += (self._next_probe_at, self._probed_since + _probe_timeout(selected))
+        if probe is not None:
+            times += (probe.next_at, probe.ends_at)
         return min(times, default=None)
 
     def _check_sizes(self, selected: CandidatePair, now: float) -> None:
@@ -225,22 +266,22 @@ class PairMonitor:
         if since is not None and now >= since + _answer_timeout(selected):
             self.probe(now)
 
-    def _continue_probe(self, selected: CandidatePair, now: float) -> PairCondition | None:
-        if not self.probing:
+    def _continue_probe(self, now: float) -> PairCondition | None:
+        probe = self.probed
+        if probe is None:
             return None
-        if now >= self._probed_since + _probe_timeout(selected):
-            self._probed = None
+        if now >= probe.ends_at:
+            self._probe = None
             for pair in self._checklist:
-                if pair.valid and pair.answered_at < self._probed_since:
+                if pair.valid and pair.answered_at < probe.since:
                     pair.impairment = Impairment.UNRESPONSIVE
                     pair.refresh_at = min(pair.refresh_at, now)
             return PairCondition.UNRESPONSIVE
-        if now < self._next_probe_at:
+        if now < probe.next_at:
             return None
-        self._checker.check_consent(selected, now, self._selector.repeated_nomination)
-        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * selected.expected_rtt)
-        self._probes += 1
-        return PairCondition.UNANSWERED if self._probes == 2 else None
+        self._checker.check_consent(probe.pair, now, self._selector.repeated_nomination)
+        self._probe = probe.checked(now)
+        return PairCondition.UNANSWERED if self._probe.checks == 2 else None
 
     def _refreshed_pairs(self, small: CandidatePair | None) -> list[CandidatePair]:
         """The spare pairs, a better pair that is small, and the selected pair if it is impaired."""
@@ -276,8 +317,3 @@ class PairMonitor:
 def _answer_timeout(pair: CandidatePair) -> float:
     """Seconds after which a pair without an answer is probed."""
     return max(0.5, PROBE_RTTS[0] * pair.expected_rtt)
-
-
-def _probe_timeout(pair: CandidatePair) -> float:
-    """Seconds of probing after which a pair without an answer is unresponsive."""
-    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * pair.expected_rtt)

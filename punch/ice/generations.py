@@ -10,7 +10,7 @@ the other side may still use it.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
@@ -47,6 +47,14 @@ _ENDS = (ConsentLost, PathFailed)
 _PATHS = (Selected, ChecksUnanswered, PairDisconnected, Recovered, *_ENDS)
 
 
+@dataclass(frozen=True)
+class OldSession:
+    """A session that was in use; it answers checks until the time `until`."""
+
+    agent: Agent
+    until: float
+
+
 class Generations:
     """
     The ICE sessions of one link: the one in `use`, the one on `trial`, and perhaps an old one.
@@ -65,8 +73,7 @@ class Generations:
         self.use = agent
         self.trial: Agent | None = None
         self.number = 0
-        self._old: Agent | None = None
-        self._old_until = 0.0
+        self._old: OldSession | None = None
         self._settle_at = 0.0
         self._output: list[Transmit] = []
         self._events: deque[Event] = deque()
@@ -81,7 +88,8 @@ class Generations:
         """All sessions that have not ended, the one in use first."""
         if self.trial is None and self._old is None:
             return [self.use]
-        return [agent for agent in (self.use, self.trial, self._old) if agent is not None]
+        old = None if self._old is None else self._old.agent
+        return [agent for agent in (self.use, self.trial, old) if agent is not None]
 
     @property
     def working(self) -> bool:
@@ -155,7 +163,7 @@ class Generations:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         times = [agent.get_timer() for agent in self.agents]
         if self._old is not None:
-            times.append(self._old_until)
+            times.append(self._old.until)
         if self.trial is not None and self.trial.path.working and self.trial.path.ready:
             times.append(self._settle_at)
         return earliest(times)
@@ -164,8 +172,8 @@ class Generations:
         """Do what is due at `now`."""
         for agent in self.agents:
             agent.handle_timer(now)
-        if self._old is not None and now >= self._old_until:
-            self._old.close(now)
+        if self._old is not None and now >= self._old.until:
+            self._old.agent.close(now)
             self._old = None
         self._collect(now)
 
@@ -212,8 +220,8 @@ class Generations:
         if self.use.path.size_limited and (not useful or (not trial.path.nominated and early)):
             return
         if self._old is not None:
-            self._old.close(now)
-        self._old, self._old_until = self.use, now + LINGER
+            self._old.agent.close(now)
+        self._old = OldSession(self.use, now + LINGER)
         self.use, self.trial = trial, None
         self._take_path(pair, now)
         self._events.append(Selected(pair))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from punch.ice.candidates import LocalCandidates
 from punch.ice.check_client import CheckClient
@@ -23,6 +24,19 @@ RETURN_GAP = 30.0
 """Seconds for which a blocked pair must have worked after a return to be returned to once more."""
 KEEPALIVE = 15.0
 """Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
+
+
+@dataclass(frozen=True)
+class Avoidance:
+    """
+    Pairs that count as blocked when they are answered.
+
+    :ivar routes: their local and remote addresses, without those of pairs that were answered.
+    :ivar until: when they are taken for usable again if no other pair is selected.
+    """
+
+    routes: set[tuple[Address, Address]]
+    until: float
 
 
 class SelectedPair:
@@ -60,9 +74,7 @@ class SelectedPair:
         self._lost = lost
         self._changed = changed
         self._consent = consent
-        # Local and remote addresses of pairs that count as blocked when they are answered, and until when
-        self._avoided: set[tuple[Address, Address]] = set()
-        self._avoided_until: float | None = None
+        self._avoidance: Avoidance | None = None
         self._published: Pair | None = None
         self._keepalive_at: float | None = None
         self._output: list[Transmit] = []
@@ -108,8 +120,7 @@ class SelectedPair:
         :param until: they are taken for usable again if no other pair is selected then.
         """
         self._changed()
-        self._avoided.update(routes)
-        self._avoided_until = until
+        self._avoidance = Avoidance(set(routes), until)
 
     def hold(self, held: tuple[PathKind, float] | None, now: float) -> None:
         """Hold pairs back from now on, as `Selector.hold` says."""
@@ -159,8 +170,8 @@ class SelectedPair:
         """
         recovered = pair.impaired and pair is self._selector.selected
         route = pair.base, pair.remote.address
-        if route in self._avoided:
-            self._avoided.remove(route)
+        if self._avoidance is not None and route in self._avoidance.routes:
+            self._avoidance.routes.remove(route)
             pair.impairment, pair.blocked_at = Impairment.BLOCKED, now
         self._monitor.answered(pair)
         self._selector.answered(pair, now)
@@ -265,7 +276,7 @@ class SelectedPair:
             self.choose(now)
             if self._report_loss(pair):
                 return
-        if self._avoided_until is not None and now >= self._avoided_until:
+        if self._avoidance is not None and now >= self._avoidance.until:
             self._end_avoidance(now)
         held_until = self._selector.held_until
         if held_until is not None and now >= held_until:
@@ -294,13 +305,12 @@ class SelectedPair:
             selector.held_until,
             self._monitor.get_timer(),
             self._keepalive_at,
-            self._avoided_until,
+            None if self._avoidance is None else self._avoidance.until,
         )
         return earliest(times)
 
     def _end_avoidance(self, now: float) -> None:
-        self._avoided_until = None
-        self._avoided.clear()
+        self._avoidance = None
         if self._selector.selected is None:
             self._unblock()
             self.choose(now)

@@ -2,8 +2,8 @@
 The ICE transport of one call: its ICE agents (RFC 8445), joined with the sockets and relays of the node.
 
 The link's datagrams take the selected pair. What the link receives shows whether that pair still works: if
-it receives nothing, the agent checks the pair (`PROBE_AFTER`). If the pair answers checks, but the link's
-data stays unanswered (`punch.node.paths.path.UnansweredData`), another pair is selected.
+it receives nothing, the agent checks the pair (`punch.node.paths.path.ExpectedAnswer`). If the pair answers
+checks, but the link's data stays unanswered (`UnansweredData`), another pair is selected.
 """
 
 from __future__ import annotations
@@ -30,16 +30,12 @@ from punch.node.network.tcp_connections import TCPConnection
 from punch.node.paths.call_relays import CallRelays
 from punch.node.paths.local_candidates import servers
 from punch.node.paths.openings import Openings
-from punch.node.paths.path import UnansweredData
+from punch.node.paths.path import ExpectedAnswer, UnansweredData
 from punch.node.policies import RelayPolicy
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.stun_attributes import RelayLimit
 
-PROBE_AFTER = 0.5
-"""Seconds without a datagram, after one was sent or received, until the path is checked once."""
-SLOW = 1.5
-"""The same in round-trip times, if that is longer."""
 LONG_HEADER = 0x80
 """The bit of a QUIC packet's first byte that is set in handshake packets (RFC 9000, section 17.2)."""
 MAX_HELD = 8
@@ -96,8 +92,7 @@ class IceTransport:
         self._losses = 0
         self._held: list[bytes] = []
         self._handshake: list[bytes] = []
-        self._unanswered_since: float | None = None
-        self._probe_at: float | None = None
+        self._expected_answer = ExpectedAnswer()
         self._hinted_at = -HINT_GAP
 
     @property
@@ -294,7 +289,7 @@ class IceTransport:
             link = self._link
             # All of a handshake is to be answered
             self._unanswered_data.sent(now, link is None or not link.proved or link.awaits_answer)
-        if self._unanswered_since is None:
+        if not self._expected_answer.expected:
             self._expect_answer(now)
 
     def room(self) -> int | None:
@@ -336,14 +331,15 @@ class IceTransport:
         moved = self.route != route
         if moved:
             self._take_route(route)
-            self._unanswered_since = None
+            self._expected_answer.end()
             self._unanswered_data.end()
             again, self._handshake = self._handshake, []
             self.send(again)
         return moved
 
     def leave_route(self) -> None:
-        """Send nothing to the other side until another pair is selected."""
+        """Send nothing to the other side until another pair is selected, and expect nothing from it."""
+        self._expected_answer.end()
         self._take_route(None)
 
     def _take_route(self, route: tuple[Address, Address] | None) -> None:
@@ -412,7 +408,7 @@ class IceTransport:
             self.generations.get_timer(),
             self.relays.get_timer(),
             self._leave_deadline(),
-            self._probe_at,
+            self._expected_answer.get_timer(),
         )
         return earliest(times)
 
@@ -422,8 +418,7 @@ class IceTransport:
         lasted.
         """
         self.generations.handle_timer(now)
-        if self._probe_at is not None and now >= self._probe_at:
-            self._probe_if_unanswered(now)
+        self._probe_if_unanswered(now)
         deadline = self._leave_deadline()
         if deadline is not None and now >= deadline:
             enough_at = self._unanswered_data.enough_at
@@ -440,7 +435,6 @@ class IceTransport:
         """Close the agents, receive nothing more, and give the relays back."""
         self._context.network.router.remove(self)
         self.leave_route()
-        self._probe_at = None
         self.generations.close(self._context.monotonic())
         self.relays.close()
 
@@ -470,23 +464,17 @@ class IceTransport:
         """Return when the path is left because the link's data is unanswered."""
         return None if self.route is None else self._unanswered_data.deadline(self._rtt())
 
-    def _expect_answer(self, since: float) -> None:
+    def _expect_answer(self, now: float) -> None:
         """Check the path if nothing is received soon."""
-        self._unanswered_since = since
-        if self._probe_at is None:
-            # Not set again with each datagram: `_probe_if_unanswered` sets it again if it was too early
-            self._probe_at = since + PROBE_AFTER
+        if self._expected_answer.expect(now):
             self._changed()
 
     def _probe_if_unanswered(self, now: float) -> None:
-        since, self._probe_at = self._unanswered_since, None
-        if since is None or self.route is None:
+        due = self._expected_answer.get_timer()
+        if due is None or now < due:
             return
+        path = self.generations.use.path
         if self._link is not None and self._link.rtt is not None:
-            self.generations.use.path.measured(self._link.rtt)
-        due = since + max(PROBE_AFTER, SLOW * (self._rtt() or 0.0))
-        if now < due:
-            self._probe_at = due
-            return
-        self._unanswered_since = None
-        self.generations.use.path.probe(now)
+            path.measured(self._link.rtt)
+        if self._expected_answer.handle_timer(now, self._rtt()):
+            path.probe(now)

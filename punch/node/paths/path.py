@@ -1,16 +1,28 @@
 """
-The path of a link: when it is left because data of the link stays unanswered (`UnansweredData`), whether a
-relay slows it down (`SlowedPath`), and which changes of it are announced (`DebouncedPath`).
+The path of a link: when it is checked because the link receives nothing (`ExpectedAnswer`), and left because
+the link's data stays unanswered (`UnansweredData`), whether a relay slows it down (`SlowedPath`), and which
+changes of it are announced (`DebouncedPath`).
+
+What the link sends and receives is the second watch over a path; the first one is consent
+(`punch.ice.consent`):
+
+    ExpectedAnswer   nothing is expected ──sent or received──> expected ──nothing came──> a check
+    UnansweredData   all is answered ──sent──> a burst ──more of them──> enough bursts ──no answer──> left
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from punch.link.status import Path
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
 
+PROBE_AFTER = 0.5
+"""Seconds without a datagram, after one was sent or received, until the path is checked once."""
+SLOW = 1.5
+"""The same in round-trip times, if that is longer."""
 HANDSHAKE_WAIT = 1.5
 """Seconds that a handshake may stay unanswered: its first packet, and one repetition after a second."""
 LINK_WAIT = 2.5
@@ -31,6 +43,81 @@ HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
 
 
+class ExpectedAnswer:
+    """Whether the link should receive something soon, and when its path is checked if it does not."""
+
+    __slots__ = ("_look_at", "_since")
+
+    def __init__(self) -> None:
+        # Since when something is expected, and when to look whether it came; None: nothing is
+        self._since: float | None = None
+        self._look_at = 0.0
+
+    @property
+    def expected(self) -> bool:
+        """Whether something is expected."""
+        return self._since is not None
+
+    def expect(self, now: float) -> bool:
+        """
+        The link has sent or received something: from now on, more is expected.
+
+        :return: whether nothing was expected before, so that there is a new timer. It is not moved with each
+            datagram; `handle_timer` moves it.
+        """
+        new = self._since is None
+        if new:
+            self._look_at = now + PROBE_AFTER
+        self._since = now
+        return new
+
+    def end(self) -> None:
+        """Nothing is expected any more: the link uses another path, or is over."""
+        self._since = None
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return None if self._since is None else self._look_at
+
+    def handle_timer(self, now: float, rtt: float | None) -> bool:
+        """
+        Return whether the path is to be checked now, after which nothing is expected until the link sends or
+        receives something.
+
+        :param rtt: its round-trip time in seconds, if it is known.
+        """
+        if self._since is None or now < self._look_at:
+            return False
+        self._look_at = self._since + max(PROBE_AFTER, SLOW * (rtt or 0.0))
+        if now < self._look_at:
+            return False
+        self._since = None
+        return True
+
+
+@dataclass
+class Bursts:
+    """
+    What the link has sent on its path since it last received something there.
+
+    :ivar since: when the first burst began, or the first that counts.
+    :ivar last: when the newest burst began.
+    :ivar awaits: whether something was not acknowledged when the newest burst was sent.
+    :ivar awaited: whether that held for any of the bursts.
+    :ivar count: how many there were.
+    :ivar enough_at: when there were enough of them; None: there were fewer.
+    :ivar decide_at: the earliest time at which the path may be left.
+    """
+
+    since: float
+    last: float
+    awaits: bool
+    awaited: bool
+    count: int = 0
+    enough_at: float | None = None
+    decide_at: float = float("-inf")
+
+
 class UnansweredData:
     """
     Counts what the link has sent on the current path since it last received something there. `IceTransport`
@@ -42,19 +129,19 @@ class UnansweredData:
     the first one after a pause of more than `LINK_WAIT` seconds.
 
     :ivar proved: the handshake of the link is over.
-    :ivar enough_at: when enough bursts had been sent (`LINK_BURSTS`; one during the handshake), in monotonic
-        seconds; None: fewer were sent. The path is left only if it answers a check that was sent later.
     """
 
     def __init__(self) -> None:
         self.proved = False
-        self.enough_at: float | None = None
-        self._since: float | None = None
-        self._postponed = 0.0
-        self._last = 0.0
-        self._bursts = 0
-        # Whether the newest burst is to be acknowledged, and whether any was since something was received
-        self._awaits = self._awaited = False
+        self._bursts: Bursts | None = None
+
+    @property
+    def enough_at(self) -> float | None:
+        """
+        When enough bursts had been sent (`LINK_BURSTS`; one during the handshake), in monotonic seconds.
+        None: fewer were sent. The path is left only if it answers a check that was sent later.
+        """
+        return None if self._bursts is None else self._bursts.enough_at
 
     def prove(self) -> None:
         """The handshake of the link is over."""
@@ -63,7 +150,7 @@ class UnansweredData:
 
     def is_burst(self, now: float) -> bool:
         """Whether what the link sends now is another burst, for which `sent` is to be called."""
-        return self._since is None or now >= self._last + BURST
+        return self._bursts is None or now >= self._bursts.last + BURST
 
     def sent(self, now: float, awaits: bool) -> None:
         """
@@ -71,24 +158,27 @@ class UnansweredData:
 
         :param awaits: something was sent, now or before, that is to be acknowledged and was not yet.
         """
-        idle = not self._awaits and now > self._last + LINK_WAIT
-        if self._since is None or idle or (awaits and not self._awaited):
-            self._since, self._bursts, self.enough_at = now, 0, None
-        self._awaits, self._awaited = awaits, awaits or self._awaited
-        self._last = now
-        self._bursts += 1
-        if self._bursts == (LINK_BURSTS if self.proved else 1):
-            self.enough_at = now
+        bursts = self._bursts
+        if bursts is None:
+            bursts = self._bursts = Bursts(now, now, awaits, awaits)
+        else:
+            idle = not bursts.awaits and now > bursts.last + LINK_WAIT
+            awaited = awaits or bursts.awaited
+            if idle or awaited > bursts.awaited:
+                bursts = self._bursts = Bursts(now, now, awaits, awaited)
+            bursts.last, bursts.awaits = now, awaits
+        bursts.count += 1
+        if bursts.count == (LINK_BURSTS if self.proved else 1):
+            bursts.enough_at = now
 
     def end(self) -> None:
         """The link has received something, or uses another path."""
-        self._since = self.enough_at = None
-        self._bursts, self._postponed = 0, 0.0
-        self._awaits = self._awaited = False
+        self._bursts = None
 
     def postpone(self, now: float) -> None:
         """It is not known yet whether the path answers checks: decide `POSTPONED` seconds later."""
-        self._postponed = now + POSTPONED
+        if self._bursts is not None:
+            self._bursts.decide_at = now + POSTPONED
 
     def deadline(self, rtt: float | None) -> float | None:
         """
@@ -96,10 +186,11 @@ class UnansweredData:
 
         :param rtt: its round-trip time in seconds, if it is known.
         """
-        if self._since is None or self.enough_at is None:
+        bursts = self._bursts
+        if bursts is None or bursts.enough_at is None:
             return None
         wait = LINK_WAIT if self.proved else HANDSHAKE_WAIT
-        return max(self._postponed, self._since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
+        return max(bursts.decide_at, bursts.since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
 
 
 class SlowedPath:

@@ -1,11 +1,20 @@
-"""Which changes of the path are announced."""
+"""When a path is checked since nothing comes, and which changes of the path are announced."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.status import Path
-from punch.node.paths.path import HOLD, SLOWED, TOLD_GAP, DebouncedPath, SlowedPath
+from punch.node.paths.path import (
+    HOLD,
+    PROBE_AFTER,
+    SLOW,
+    SLOWED,
+    TOLD_GAP,
+    DebouncedPath,
+    ExpectedAnswer,
+    SlowedPath,
+)
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
 
@@ -13,6 +22,55 @@ from punch.wire.stun_attributes import RelayLimit
 def path(port: int, rtt: float = 0.0) -> Path:
     """One of several paths."""
     return Path("host", Address("192.0.2.1", 1000), Address("192.0.2.2", port), "udp", rtt)
+
+
+class ExpectedAnswerTests(SynchronousTestCase):
+    """Each transition: nothing is expected, something is, it did not come."""
+
+    def setUp(self) -> None:
+        self.answer = ExpectedAnswer()
+
+    def test_nothing_expected(self) -> None:
+        """There is no timer."""
+        self.assertFalse(self.answer.expected)
+        self.assertIsNone(self.answer.get_timer())
+        self.assertFalse(self.answer.handle_timer(99.0, None))
+
+    def test_nothing_comes(self) -> None:
+        """The path is checked once, until the link sends or receives something."""
+        self.assertTrue(self.answer.expect(10.0))
+        self.assertEqual(self.answer.get_timer(), 10.0 + PROBE_AFTER)
+        self.assertFalse(self.answer.handle_timer(10.1, None))
+        self.assertTrue(self.answer.handle_timer(10.0 + PROBE_AFTER, None))
+        self.assertFalse(self.answer.expected)
+        self.assertIsNone(self.answer.get_timer())
+        self.assertTrue(self.answer.expect(20.0))
+        self.assertEqual(self.answer.get_timer(), 20.0 + PROBE_AFTER)
+
+    def test_more_comes(self) -> None:
+        """The time begins again with each datagram, though the timer is only moved when it is due."""
+        self.answer.expect(10.0)
+        self.assertFalse(self.answer.expect(10.4))
+        self.assertEqual(self.answer.get_timer(), 10.0 + PROBE_AFTER)
+        self.assertFalse(self.answer.handle_timer(10.0 + PROBE_AFTER, None))
+        self.assertTrue(self.answer.expected)
+        self.assertEqual(self.answer.get_timer(), 10.4 + PROBE_AFTER)
+        self.assertTrue(self.answer.handle_timer(10.4 + PROBE_AFTER, None))
+
+    def test_a_long_round_trip(self) -> None:
+        """It is waited for."""
+        self.answer.expect(10.0)
+        self.assertFalse(self.answer.handle_timer(10.0 + PROBE_AFTER, 2.0))
+        self.assertEqual(self.answer.get_timer(), 10.0 + SLOW * 2.0)
+        self.assertTrue(self.answer.handle_timer(10.0 + SLOW * 2.0, 2.0))
+
+    def test_another_path(self) -> None:
+        """What was expected on the path before says nothing about it."""
+        self.answer.expect(10.0)
+        self.answer.end()
+        self.assertFalse(self.answer.expected)
+        self.assertIsNone(self.answer.get_timer())
+        self.assertFalse(self.answer.handle_timer(99.0, None))
 
 
 class DebouncedPathTests(SynchronousTestCase):
