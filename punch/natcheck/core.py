@@ -31,6 +31,7 @@ from punch.natcheck.transactions import (
 )
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
+from punch.wire.peers.nat_profile import PortAssignment
 from punch.wire.probes import Vantage
 
 GRACE = 0.2
@@ -95,6 +96,11 @@ async def examine(
     if lifetime is not None and (translated or address is not True):
         lived = await measure_lifetime(transactions, host, reflectors.first, lifetime)
     rtts = [rtt for remote, rtt in transactions.rtts if remote == reflectors.first]
+    profile = None if observation is None else profile_of(observation)
+    ports = ports_of([(each.local, each.mapped) for each in seen]) if translated else None
+    if ports is PortAssignment.SEQUENTIAL and profile is not None and profile.ports is PortAssignment.RANDOM:
+        # Near each other, but in no order: those of a block that the subscriber has
+        ports = PortAssignment.RANDOM
     return FamilyReport(
         udp=True,
         local_addresses=(host, *(each for each in hosts if each != host)),
@@ -104,10 +110,10 @@ async def examine(
         mapping=mappings if translated else frozenset(),
         filtering=filterings,
         hairpinning=hairpinning,
-        ports=ports_of([(each.local, each.mapped) for each in seen]) if translated else None,
+        ports=ports,
         lifetime=lived,
         latency=median(rtts) if rtts else None,
-        profile=None if observation is None else profile_of(observation),
+        profile=profile,
     )
 
 

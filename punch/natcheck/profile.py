@@ -16,6 +16,7 @@ from itertools import pairwise
 from math import gcd
 
 from punch.ice.candidates import is_local
+from punch.ice.punching.spraying import PortRange, port_range
 from punch.natcheck.behaviour import Mappings, mapping_of
 from punch.natcheck.transactions import ReflectorAddresses, Transactions
 from punch.wire.address import Address
@@ -30,6 +31,14 @@ from punch.wire.peers.nat_profile import (
 
 SOCKETS = 3
 """How many new sockets one observation takes."""
+NEWEST = 18
+"""How many ports are remembered, the newest ones: a NAT may give a subscriber another block later."""
+MAX_TAKEN = 16
+"""
+How many steps apart two ports of a sequence are at most: requests leave all at once, so other hosts take few
+ports in between. Within a block of a subscriber (RFC 7422), random ports are near each other, too, but their
+differences have no large common divisor.
+"""
 _PORTS = 65536
 
 
@@ -103,16 +112,19 @@ def common_step(differences: Sequence[int]) -> int:
     """
     Return the step of an allocation in sequence, 0 if there is none.
 
-    Other hosts take ports in between, so each difference is a multiple of the step. One in three may be
-    anything: the range of ports has an end, and packets may be lost or pass each other.
+    Other hosts take ports in between, so each difference is a multiple of the step, `MAX_TAKEN` times that at
+    most. One in three may be anything: the range of ports has an end, and packets may be lost or pass each
+    other.
     """
     near = [each for each in differences if 0 < abs(each) <= MAX_STEP]
     up = sum(each > 0 for each in near)
     sign = 1 if 2 * up >= len(near) else -1
     alike = [each for each in near if each * sign > 0]
-    if len(alike) < 2 or 3 * len(alike) < 2 * len(differences):
+    step = gcd(*alike)
+    steps = [each for each in alike if abs(each) <= MAX_TAKEN * step]
+    if len(steps) < 2 or 3 * len(steps) < 2 * len(differences):
         return 0
-    return sign * gcd(*alike)
+    return sign * step
 
 
 @dataclass
@@ -122,6 +134,7 @@ class _Known:
     at: float
     kept: Counter[bool] = field(default_factory=Counter)
     differences: deque[int] = field(default_factory=lambda: deque(maxlen=MAX_OBSERVED))
+    ports: deque[int] = field(default_factory=lambda: deque(maxlen=NEWEST))
 
     def profile(self, now: float) -> NatProfile:
         """Return the profile as it is now."""
@@ -170,6 +183,12 @@ class NatProfiles:
         if known is not None:
             known.at = now
             known.differences.extend(difference(*pair) for pair in pairwise(ports))
+            known.ports.extend(ports)
+
+    def port_range(self, local: str) -> PortRange | None:
+        """Return between which external ports a local IP address was seen; None if too few are known."""
+        known = self._known.get(local)
+        return None if known is None else port_range(known.ports)
 
     def keep(self, locals_: Sequence[str]) -> None:
         """Forget all local addresses but these."""

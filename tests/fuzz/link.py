@@ -325,7 +325,7 @@ def _punching() -> Iterator[bytes]:
     yield Targets(1, "prediction", "192.0.2.1", (40_000, 40_002)).encode()
     yield Targets(2, "simultaneous", "192.0.2.1", (40_000,), First.BOTH).encode()
     yield Opened(1, "192.0.2.1", ((50_000, 50_001), ())).encode()
-    yield Opened(1, "192.0.2.1", (), 1024).encode()
+    yield Opened(1, "192.0.2.1", (), 1024, (1024, 65535)).encode()
     yield Begin(3).encode()
     yield TCPCandidates(4, ()).encode()
     texts = (

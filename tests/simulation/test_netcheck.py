@@ -70,6 +70,18 @@ class EveryNATTests(InternetTestCase):
         self.assertEqual(wrong, [])
         self.assertLess(net.now, 10.0)
 
+    def test_blocks_of_a_carrier(self) -> None:
+        """Random ports in a block of a subscriber are near each other, and not in sequence."""
+        net = self.internet()
+        network = NetcheckNetwork(net)
+        running = []
+        for number in range(10):
+            nat = NAT(f"203.0.{number}.1", M.APDM, ports=P.RANDOM, port_range=(20_480, 20_991))
+            lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
+            running.append(network.begin(lan.host(f"host {number}")))
+        found = [ipv4(net.wait(awaited, 30.0, "netcheck")).ports for awaited in running]
+        self.assertGreaterEqual(found.count(PortAssignment.RANDOM), 9, found)
+
     def test_with_delay_and_loss(self) -> None:
         """Delay, jitter and 5 % loss each way change nothing, whatever the seed."""
         for seed in range(2):

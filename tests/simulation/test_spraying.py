@@ -10,7 +10,7 @@ from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED,
 from punch.ice.punching.techniques import Technique
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE
-from punch.node.punching.coordinator import PunchingStatus
+from punch.node.punching.coordinator import SETTLE, PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
@@ -22,6 +22,7 @@ WITHIN = 20.0
 """Seconds after the call within which the path must be direct."""
 SEEDS = range(1, 101) if ALL else range(1, 2)
 FILTER_SEEDS = range(1, 21) if ALL else range(10, 11)
+BLOCK_SEEDS = range(1, 21) if ALL else range(1, 3)
 COLLIDING_SEEDS = range(1, 21) if ALL else range(1, 2)
 LOSS_SEEDS = range(1, 11) if ALL else range(1, 2)
 HOMES = ("203.0.113.1", "203.0.113.2")
@@ -36,6 +37,13 @@ def random_ports(public: str | None = None) -> NAT:
 def one_port(public: str | None = None) -> NAT:
     """A NAT with one port for all destinations, that filters by port."""
     return NAT(public, mapping=Mapping.EIM, filtering=Filtering.APDF, ports=Ports.RANDOM)
+
+
+def block(size: int, mapping: Mapping = Mapping.APDM) -> NAT:
+    """A carrier's NAT with a block of ports for the subscriber, in which their order is random (RFC 7422)."""
+    return NAT(
+        mapping=mapping, filtering=Filtering.APDF, ports=Ports.RANDOM, port_range=(20_000, 19_999 + size)
+    )
 
 
 def by_address(public: str | None = None) -> NAT:
@@ -78,6 +86,26 @@ class DirectTests(PunchingTestCase):
             if not self.check(*(ends if seed % 2 else ends[::-1]), seed):
                 late.append(seed)
         self.assertLessEqual(len(late), len(SEEDS) // 20, late)
+
+    def test_blocks_of_a_carrier(self) -> None:
+        """
+        Ports are guessed near those that were seen, and a fraction of the block is enough: it has to do for
+        other programs as well (20 seeds each with PUNCH_SEEDS=all).
+        """
+        late = []
+        for size, seed in product((512, 1024, 2048), BLOCK_SEEDS):
+            nat = block(size, Mapping.APDM if seed % 3 else Mapping.ADM)
+            self.place(*((one_port(), nat) if seed % 2 else (nat, one_port())), seed)
+            # Nothing is let through, so that all ports are opened
+            self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+            self.call()
+            self.net.advance(SETTLE + 5.0)
+            self.assertLessEqual(len(nat.mappings(self.net.now)), size // 3, (size, seed))
+            self.stop()
+            nat = block(size, Mapping.APDM if seed % 3 else Mapping.ADM)
+            if not self.check(*((one_port(), nat) if seed % 2 else (nat, one_port())), seed):
+                late.append((size, seed))
+        self.assertLessEqual(len(late), 3 * len(BLOCK_SEEDS) // 20, late)
 
     def test_a_router_that_takes_unsolicited_packets(self) -> None:
         """The first packets do not arrive, or those to the second socket come after the probes."""

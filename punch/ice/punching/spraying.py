@@ -16,10 +16,16 @@ the second one again after them, with the usual TTL:
 - A NAT of the side that opens may drop packets with that option, or let none with a low TTL through if it is
   far away, such as a carrier's. So packets go to the second socket again when all probes have left. They are
   let in if their port was guessed, unless a router of that side has taken the probe as a flow of its own.
+
+Many NATs of carriers have a block of ports for each subscriber (RFC 6888, RFC 7422), and only within it their
+order is random. The side that opens says between which ports it was seen (`port_range`). The side that aims
+guesses there first, and then in ranges around it that are twice as wide each time (`Guesses`). A block has
+room for other programs besides, so fewer sockets are opened then, of which a guess hits one in 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from punch.identity import RandomBytes
@@ -54,16 +60,39 @@ until then, the one before it is used for all later ones.
 """
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
+PORTS_OF_SOCKET: Final = 8
+"""How many ports of a subscriber's block there are for each socket that is opened, unless it is small."""
+MIN_OBSERVED: Final = 3
+"""How many ports must have been seen so that their range says something."""
+SHARE: Final = 5
+"""
+How many open ports would be hit in a range, by the average, before ports outside of it are guessed, too: none
+is hit with a probability of exp(-5), less than one in a hundred.
+"""
+
+PortRange = tuple[int, int]
+"""The lowest and the highest of some ports."""
 
 
-def sockets_for(descriptors: int, held: int = 0) -> int:
+def port_range(ports: Collection[int]) -> PortRange | None:
+    """Return the range of the external ports that were seen; None if these are too few."""
+    return (min(ports), max(ports)) if len(ports) >= MIN_OBSERVED else None
+
+
+def sockets_for(descriptors: int, held: int = 0, near: PortRange | None = None) -> int:
     """
     Return how many sockets to open if so many descriptors are free; 0 if there are too few.
 
     :param held: how many sockets other attempts hold. All together have half of what would be free without
         them.
+    :param near: the range of the ports that our NAT was seen to choose. Its block is taken for the least
+        power of two that contains so many ports. Each socket takes two of them.
     """
-    sockets = min(SOCKETS, (descriptors + held) // 2 - held)
+    wanted = SOCKETS
+    if near is not None:
+        block = 1 << (near[1] - near[0]).bit_length()
+        wanted = max(MIN_SOCKETS, min(SOCKETS, block // PORTS_OF_SOCKET))
+    sockets = min(wanted, (descriptors + held) // 2 - held)
     return sockets if sockets >= MIN_SOCKETS else 0
 
 
@@ -84,11 +113,21 @@ def wait_after(sprays: int) -> float:
 
 
 class Guesses:
-    """Random ports, each once."""
+    """
+    Random ports, each once: at first within a range, then in wider and wider ones.
 
-    def __init__(self, random: RandomBytes) -> None:
+    :param near: the range in which the other side was seen; None if it is not known.
+    :param opened: how many ports the other side has opened.
+    """
+
+    def __init__(self, random: RandomBytes, near: PortRange | None = None, opened: int = SOCKETS) -> None:
         self._random = random
+        self._opened = opened
         self._guessed: set[int] = set()
+        self._low, self._high = LOWEST, HIGHEST
+        if near is not None and near[1] >= LOWEST:
+            self._low, self._high = max(near[0], LOWEST), near[1]
+        self._left = self._share
 
     def take(self) -> int:
         """
@@ -98,11 +137,29 @@ class Guesses:
         """
         if len(self._guessed) > HIGHEST - LOWEST:
             raise RuntimeError("all ports have been guessed")
+        while not self._left:
+            width = self._high - self._low + 1
+            self._low = max(self._low - (width + 1) // 2, LOWEST)
+            self._high = min(self._high + (width + 1) // 2, HIGHEST)
+            self._left = self._share
+        self._left -= 1
         while True:
-            port = int.from_bytes(self._random(2), "big")
-            if port >= LOWEST and port not in self._guessed:
+            # Some ports of a range that is no power of two are likelier, by less than one in 10,000
+            port = self._low + int.from_bytes(self._random(4), "big") % (self._high - self._low + 1)
+            if port not in self._guessed:
                 self._guessed.add(port)
                 return port
+
+    @property
+    def _share(self) -> int:
+        """How many ports to guess in the current range before it becomes wider."""
+        width = self._high - self._low + 1
+        # Ranges contain those before
+        left = width - len(self._guessed)
+        if width == HIGHEST - LOWEST + 1:
+            return left
+        # Half of what is left at most, so that a port that was not guessed yet is found soon
+        return min(-(-SHARE * width // self._opened), (left + 1) // 2)
 
 
 class Pace:

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.error import CannotListenError
 
+from punch.ice.punching.spraying import PortRange
 from punch.identity import RandomBytes
 from punch.natcheck.profile import NatProfiles, Observation, observe
 from punch.natcheck.transactions import Future, ReflectorAddresses, Transactions
@@ -169,6 +170,10 @@ class NatObserver:
     def add_ports(self, local: str, ports: Sequence[int]) -> None:
         """Take the external ports of mappings that were made one after the other, for other reasons."""
         self.profiles.add_ports(local, ports, self._driver.now())
+
+    def port_range(self, local: str) -> PortRange | None:
+        """Return between which external ports a local IP address was seen; None if too few are known."""
+        return self.profiles.port_range(local)
 
     def open_sockets(
         self, received: Callable[[], None], send_elsewhere: Callable[[Transmit], None]

@@ -115,7 +115,10 @@ class Punching:
         }
         if context.spray_policy is SprayPolicy.AUTO:
             self._makers[Technique.SPRAYING] = Spraying(
-                budget.sprays, context.descriptors, lambda: context.network.sockets.extra
+                budget.sprays,
+                context.descriptors,
+                lambda: context.network.sockets.extra,
+                context.network.nat_observer.port_range,
             )
         self._choice = TechniqueChoice(peer, context, transport, theirs)
         self._attempts = 0

@@ -25,6 +25,7 @@ from punch.ice.punching.spraying import (
     ROUTERS,
     Guesses,
     Pace,
+    PortRange,
     sockets_for,
 )
 from punch.ice.punching.techniques import Technique, port_of_socket
@@ -44,14 +45,20 @@ class Spraying:
     :param budget: what may be sent for it.
     :param descriptors: returns how many more sockets this process may open.
     :param held: returns how many sockets the attempts of this node hold, with all peers.
+    :param ports: returns between which external ports a local IP address was seen; None if that is not known.
     """
 
     def __init__(
-        self, budget: OpeningBudget, descriptors: Callable[[], int], held: Callable[[], int]
+        self,
+        budget: OpeningBudget,
+        descriptors: Callable[[], int],
+        held: Callable[[], int],
+        ports: Callable[[str], PortRange | None],
     ) -> None:
         self._budget = budget
         self._descriptors = descriptors
         self._held = held
+        self._ports = ports
         self._opened = 0
 
     def wait_after(self, tries: int) -> float:
@@ -66,7 +73,7 @@ class Spraying:
         """Whether we can send to the targets from enough sockets."""
         if len(targets.ports) != spraying.TARGETS:
             return False
-        sockets = sockets_for(self._descriptors(), self._held())
+        sockets = self._sockets_at(local)
         packets = sockets * spraying.OPENED
         return bool(sockets) and may_send(self._budget, packets, agent, local, targets, now)
 
@@ -95,7 +102,7 @@ class Spraying:
         if opened is None or not opened.count:
             return False
         bases = ports.keys()
-        await self._probe(attempt, bases, opened.host)
+        await self._probe(attempt, bases, opened)
         attempt.begin()
         attempt.release()
         seconds = opened.count / RATE + attempt.rtt
@@ -103,22 +110,22 @@ class Spraying:
         await attempt.await_path(bases)
         return True
 
-    async def _probe(self, attempt: Attempt, bases: Set[Address], host: str) -> None:
+    async def _probe(self, attempt: Attempt, bases: Set[Address], opened: Opened) -> None:
         """Send to random ports from all of these sockets in turn, until a check arrives."""
         pace = Pace(attempt.transactions.now)
-        guesses = [Guesses(attempt.random) for _ in bases]
+        guesses = [Guesses(attempt.random, opened.near, opened.count) for _ in bases]
         for _ in range(PROBES):
             for base, guessed in zip(bases, guesses, strict=True):
                 if self._is_over(attempt, bases):
                     return
-                if not attempt.send(base, Address(host, guessed.take()), self._budget):
+                if not attempt.send(base, Address(opened.host, guessed.take()), self._budget):
                     return
                 await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Open many ports for an attempt of the other side; returns False if it is to be refused."""
         attempt.sockets.close_unused()
-        wanted = sockets_for(self._descriptors(), self._held())
+        wanted = self._sockets_at(attempt.local)
         opened: dict[Address, None] = {}
         while len(opened) < wanted and (base := attempt.sockets.open(attempt.local)) is not None:
             attempt.transport.openings.add(base)
@@ -126,7 +133,8 @@ class Spraying:
         bases = opened.keys()
         if len(bases) < spraying.MIN_SOCKETS:
             return False
-        attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases)))
+        near = self._ports(attempt.local)
+        attempt.answer(Opened(targets.attempt, attempt.ours.host, (), len(bases), near))
         first, second = (Address(targets.host, port) for port in targets.ports)
         routers = ROUTERS[self._opened % len(ROUTERS)]
         self._opened += 1
@@ -140,6 +148,10 @@ class Spraying:
         await self._open_all(attempt, bases, [(second, None)])
         await attempt.await_path(bases)
         return True
+
+    def _sockets_at(self, local: str) -> int:
+        """Return how many sockets to open at a local IP address; 0: too few."""
+        return sockets_for(self._descriptors(), self._held(), self._ports(local))
 
     async def _open_all(
         self, attempt: Attempt, bases: Set[Address], remotes: Sequence[tuple[Address, Reach | None]]

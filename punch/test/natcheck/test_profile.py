@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.natcheck.behaviour import ANY_MAPPING
-from punch.natcheck.profile import NatProfiles, Observation, common_step, difference
+from punch.natcheck.profile import MAX_TAKEN, NEWEST, NatProfiles, Observation, common_step, difference
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.udp.sockets import open_portable
 from punch.node.network.nat_profiles import FRESH, NatObserver
@@ -45,6 +46,23 @@ class StepTests(SynchronousTestCase):
             differences = [difference(*pair) for pair in pairwise(ports)]
             self.assertEqual(common_step(differences), expected, ports)
 
+    def test_random_ports_in_a_block(self) -> None:
+        """Ports near each other are no sequence, with four ports seen or six (one address or two)."""
+        random = Random(1)
+        for size, seen_ports, most in ((256, 4, 150), (512, 4, 50), (512, 6, 2), (1024, 4, 20), (2048, 6, 1)):
+            found = 0
+            for _ in range(1000):
+                ports = random.sample(range(20_000, 20_000 + size), seen_ports)
+                found += common_step([difference(*pair) for pair in pairwise(ports)]) != 0
+            self.assertLessEqual(found, most, (size, seen_ports))
+
+    def test_a_busy_sequence(self) -> None:
+        """Others take up to `MAX_TAKEN` - 1 ports in between."""
+        random = Random(1)
+        for step in (1, -1, 2, 5):
+            steps = [random.randrange(1, MAX_TAKEN + 1) for _ in range(5)]
+            self.assertEqual(common_step([step * each for each in [*steps, 1]]), step, steps)
+
 
 def seen(*ports: int, host: str = "203.0.113.7", kept: int = 0) -> Observation:
     """An observation of a NAT whose mapping depends on the destination."""
@@ -68,6 +86,19 @@ class NatProfilesTests(SynchronousTestCase):
             profiles.add_ports("10.0.0.2", [number, number + 1], 40.0)
         (profile,) = profiles.current(40.0)
         self.assertEqual((profile.agreeing, profile.observed), (MAX_OBSERVED, MAX_OBSERVED))
+
+    def test_range(self) -> None:
+        """Between which ports this host was seen lately."""
+        profiles = NatProfiles()
+        self.assertIsNone(profiles.port_range("10.0.0.2"))
+        profiles.add("10.0.0.2", seen(4300, 4001), 5.0)
+        self.assertIsNone(profiles.port_range("10.0.0.2"))
+        profiles.add_ports("10.0.0.2", [4250], 6.0)
+        self.assertEqual(profiles.port_range("10.0.0.2"), (4001, 4300))
+        profiles.add_ports("10.0.0.2", [*range(9000, 9000 + NEWEST)], 7.0)
+        self.assertEqual(profiles.port_range("10.0.0.2"), (9000, 8999 + NEWEST))
+        profiles.add("10.0.0.2", seen(1, 2, host="203.0.113.8"), 8.0)
+        self.assertIsNone(profiles.port_range("10.0.0.2"))
 
     def test_another_network(self) -> None:
         """Another public address is another NAT; addresses that are gone are forgotten."""

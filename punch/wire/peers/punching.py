@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final, TypeVar
 
 from punch.wire import strict_json
-from punch.wire.fields import field, integer, ip, mapping, one_of, sequence, token
+from punch.wire.fields import FieldError, field, integer, ip, mapping, one_of, sequence, token
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
 from punch.wire.peers.sealed import read_tcp_candidates, write_candidates
@@ -39,6 +39,13 @@ _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
 _count = integer(0, MAX_COUNT)
 _turn = integer(0, MAX_TURN)
+
+
+def _near(value: object) -> tuple[int, int]:
+    ports = sequence(_port, 2)(value)
+    if len(ports) != 2 or ports[0] > ports[1]:
+        raise FieldError("must be the lowest and the highest port of a range")
+    return ports[0], ports[1]
 
 
 class First(str, Enum):
@@ -152,6 +159,8 @@ class Opened(Payload):
     :ivar ports: for each target in order, the ports of `host` one of which that check has left; shorter than
         the targets if not all could be sent to.
     :ivar count: how many ports of `host` are open that the sender does not know (spraying).
+    :ivar near: between which ports of `host`, both included, the sender was seen before, so that these are
+        likely to be near, too (spraying); None if it does not say.
     """
 
     frame = "an OPENED"
@@ -160,6 +169,7 @@ class Opened(Payload):
     host: str
     ports: tuple[tuple[int, ...], ...]
     count: int = 0
+    near: tuple[int, int] | None = None
 
     @property
     def refused(self) -> bool:
@@ -175,15 +185,19 @@ class Opened(Payload):
         }
         if self.count:
             fields["count"] = self.count
+            if self.near is not None:
+                fields["near"] = list(self.near)
         return strict_json.dumps(fields)
 
     @classmethod
     def _read(cls, fields: Fields) -> Opened:
+        count, near = field(fields, "count", _count, 0), field(fields, "near", _near, None)
         return cls(
             field(fields, "attempt", _attempt),
             field(fields, "host", ip),
             field(fields, "ports", sequence(sequence(_port, MAX_ALTERNATIVES), MAX_TARGETS)),
-            field(fields, "count", _count, 0),
+            count,
+            near if count else None,
         )
 
 

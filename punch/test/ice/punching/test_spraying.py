@@ -16,10 +16,12 @@ from punch.ice.punching.spraying import (
     MIN_SOCKETS,
     PROBES,
     RATE,
+    SHARE,
     SOCKETS,
     TARGETS,
     Guesses,
     Pace,
+    port_range,
     sockets_for,
     wait_after,
 )
@@ -44,6 +46,43 @@ class SprayingTests(SynchronousTestCase):
         self.assertEqual(sorted(ports), list(range(LOWEST, HIGHEST + 1)))
         self.assertNotEqual(ports[:8], sorted(ports[:8]))
         self.assertRaises(RuntimeError, guesses.take)
+
+    def test_guesses_in_a_block(self) -> None:
+        """At first where the other side was seen, then in wider ranges; every port comes once."""
+        guesses = Guesses(Random(1).randbytes, (20_000, 20_400), 64)
+        ports = [guesses.take() for _ in range(HIGHEST - LOWEST + 1)]
+        self.assertEqual(sorted(ports), list(range(LOWEST, HIGHEST + 1)))
+        expected = 0.0
+        for number, port in enumerate(ports[:200]):
+            # 401 ports are taken for 32 guesses, 803 for 63 and 1,607 for 126 more
+            width = 401 if number < 32 else 803 if number < 95 else 1607
+            self.assertLessEqual(abs(port - 20_200), width // 2 + 2, number)
+            expected += 64 / 512 * (20_000 <= port < 20_512)
+        self.assertGreater(expected, SHARE)
+
+    def test_guesses_at_the_ends(self) -> None:
+        """Ranges end with the ports; one that has none that may be guessed says nothing."""
+        for near in ((LOWEST, LOWEST), (HIGHEST, HIGHEST), (1, 40_000), (1, 1), (1, HIGHEST)):
+            for opened in (1, 64, 1024):
+                guesses = Guesses(Random(1).randbytes, near, opened)
+                ports = [guesses.take() for _ in range(PROBES)]
+                self.assertEqual(len(set(ports)), PROBES)
+                self.assertTrue(all(LOWEST <= port <= HIGHEST for port in ports))
+
+    def test_sockets_in_a_block(self) -> None:
+        """One for 8 ports, and not fewer than are worth it; as many as ever if it is large, or not known."""
+        for near, sockets in (
+            (None, SOCKETS),
+            ((20_000, 20_250), MIN_SOCKETS),
+            ((20_000, 20_400), MIN_SOCKETS),
+            ((20_000, 20_700), 128),
+            ((20_000, 21_700), SOCKETS),
+            ((2_000, 60_000), SOCKETS),
+        ):
+            self.assertEqual(sockets_for(10**6, near=near), sockets, near)
+        self.assertEqual(sockets_for(200, near=(20_000, 20_700)), 100)
+        self.assertIsNone(port_range([20_000, 20_400]))
+        self.assertEqual(port_range([20_300, 20_000, 20_400]), (20_000, 20_400))
 
     def test_the_rate(self) -> None:
         """In any second there are `RATE` packets, and after a pause of the process `BURST` more."""

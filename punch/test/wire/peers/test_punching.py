@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +67,11 @@ class PunchingTests(SynchronousTestCase):
         self.assertEqual(
             json.loads(SPRAYED.encode()), {"attempt": 5, "host": "203.0.113.8", "ports": [], "count": 256}
         )
+        near = replace(SPRAYED, near=(20_000, 20_511))
+        self.assertEqual(Opened.decode(near.encode()), near)
+        self.assertEqual(json.loads(near.encode())["near"], [20_000, 20_511])
+        # It says something only about ports that are not named
+        self.assertEqual(Opened.decode(OPENED.encode()[:-1] + b',"near":[1,2]}'), OPENED)
         self.assertEqual(Begin.decode(Begin(7).encode()), Begin(7))
         self.assertEqual(json.loads(Begin(7).encode()), {"attempt": 7})
         refused = Opened(3, "203.0.113.8", ())
@@ -85,6 +91,9 @@ class PunchingTests(SynchronousTestCase):
             self.assertRaises(PunchingError, Targets.decode, data)
         for count in (-1, MAX_COUNT + 1, "1", None, 1.5):
             data = json.dumps({**json.loads(SPRAYED.encode()), "count": count}).encode()
+            self.assertRaises(PunchingError, Opened.decode, data)
+        for ports in (None, 5, [], [1], [1, 2, 3], [2, 1], [0, 5], [5, 65536], ["1", "2"]):
+            data = json.dumps({**json.loads(SPRAYED.encode()), "near": ports}).encode()
             self.assertRaises(PunchingError, Opened.decode, data)
         for attempt in (0, 2**31, "1", None):
             self.assertRaises(PunchingError, Begin.decode, json.dumps({"attempt": attempt}).encode())
