@@ -293,6 +293,19 @@ class SourceTable(Generic[K]):
         node.entries[key] = None
         self._sources[key] = source
 
+    def replace(self, key: K, new: K) -> None:
+        """
+        Add an entry, the newest one of its source, in the place of another one of this source.
+
+        :raise KeyError: the other one is not there.
+        """
+        source = self._sources.pop(key)
+        leaf = self._path(source)[-1]
+        assert isinstance(leaf, _Leaf)
+        del leaf.entries[key]
+        leaf.entries[new] = None
+        self._sources[new] = source
+
     def leave(self, key: K) -> None:
         """Remove an entry, if it is there."""
         source = self._sources.pop(key, None)

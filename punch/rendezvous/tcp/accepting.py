@@ -15,22 +15,19 @@ closed.
 from __future__ import annotations
 
 import errno
-import math
 import os
 import socket
-from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Set
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from twisted.internet.interfaces import IListeningPort
 
 from punch.net.driver import Timer
-from punch.net.fairness import SourceTurns
 from punch.net.rate_limits import NoRoom, SourceTable
+from punch.net.source_turns import SourceTurns
 from punch.net.sources import Shares, Source, source_of
 
-PASSED_ON = 64
+PASSED_ON = 16
 """Connections that are passed on in succession, before what has come on others is read."""
 _MOST_WAITING = 256
 """Connections that wait; beyond, the oldest one of the source that has most is closed."""
@@ -52,16 +49,7 @@ class WaitingConnections(Generic[K]):
 
     def __init__(self) -> None:
         self._table: SourceTable[K] = SourceTable(_MOST_WAITING, Shares.growing(_SHARE))
-        self._turns: SourceTurns[K] = SourceTurns()
-        self._had_turn: OrderedDict[Hashable, float] = OrderedDict()
-        """When networks had their last turn, the latest one last."""
-        self._order: list[tuple[float, int, K]] = []
-        """
-        The connections that wait, sorted by the time of their network's last turn before they came (a time
-        long ago if that was not lately), and by their number in the order of arrival.
-        """
-        self._place: dict[K, tuple[float, int, K]] = {}
-        self._next = 0
+        self._turns: SourceTurns[K] = SourceTurns(_NETWORKS)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -77,9 +65,12 @@ class WaitingConnections(Generic[K]):
             had its own.
         """
         table = self._table
-        had_turn = self._had_turn.get(source[0], -math.inf)
-        if had_turn <= now - _LATELY:
-            had_turn = -math.inf
+        if len(table) >= table.capacity and (leaving := table.oldest(source)) is not None:
+            # In a flood, this is what happens most of the time.
+            self._turns.add(source, connection)
+            self._turns.remove(leaving)
+            table.replace(leaving, connection)
+            return leaving
         try:
             leaving = table.room(source)
             if leaving is not None:
@@ -88,19 +79,17 @@ class WaitingConnections(Generic[K]):
         except NoRoom:
             leaving = table.oldest(source)
             if leaving is None:
-                latest, _, leaving = self._order[-1]
-                if latest <= had_turn:
-                    if had_turn == -math.inf:
+                leaving = self._turns.latest()
+                latest = self._turns.last_turn(table.source(leaving))
+                if latest <= max(now - _LATELY, self._turns.last_turn(source)):
+                    if latest <= now - _LATELY:
                         raise
                     return connection
         if leaving is not None:
             self._turns.remove(leaving)
-            self._leave(leaving)
+            table.leave(leaving)
         table.enter(source, connection)
         self._turns.add(source, connection)
-        self._next += 1
-        place = self._place[connection] = had_turn, self._next, connection
-        insort(self._order, place)
         return leaving
 
     def pop(self, now: float) -> K:
@@ -108,20 +97,11 @@ class WaitingConnections(Generic[K]):
         Remove and return the one whose turn it is.
 
         :param now: monotonic seconds.
-        :raise KeyError: none waits.
+        :raise IndexError: none waits.
         """
-        connection = self._turns.pop()
-        network = self._table.source(connection)[0]
-        self._leave(connection)
-        self._had_turn[network] = now
-        self._had_turn.move_to_end(network)
-        if len(self._had_turn) > _NETWORKS:
-            self._had_turn.popitem(last=False)
-        return connection
-
-    def _leave(self, connection: K) -> None:
+        connection = self._turns.pop(now)
         self._table.leave(connection)
-        del self._order[bisect_left(self._order, self._place.pop(connection))]
+        return connection
 
 
 class AcceptingSocket(Protocol):

@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from punch.net.fairness import SourceTurns
 from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.segmented_table import SegmentedTable
+from punch.net.source_turns import SourceTurns
 from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.admission import room_in
@@ -36,6 +36,8 @@ _RANDOM = slice(11, 43)
 _LARGEST_RECORD = 16_384
 _LONGEST_HANDSHAKE = 0.05
 """Seconds of a handshake that count at most, beyond what it used of the processor."""
+_SOURCES = 16_384
+"""Networks, and addresses, whose last handshake is remembered."""
 
 
 class NotTLS(ValueError):
@@ -108,7 +110,7 @@ class HandshakeQueue:
         self._share = share
         self._burst = burst
         self._free_at = 0.0
-        self._turns: SourceTurns[int] = SourceTurns()
+        self._turns: SourceTurns[int] = SourceTurns(_SOURCES)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -126,7 +128,7 @@ class HandshakeQueue:
         """
         The connection whose handshake begins now; None if none waits or handshakes have used up their share.
         """
-        return self._turns.pop() if len(self._turns) and self._has_time(now) else None
+        return self._turns.pop(now) if len(self._turns) and self._has_time(now) else None
 
     def spent(self, processor: float, elapsed: float, now: float) -> None:
         """

@@ -227,6 +227,20 @@ class SourceTableTests(SynchronousTestCase):
             table.enter(source_of("192.0.2.1"), 99)
         self.assertIs(caught.exception.scope, SourceScope.ADDRESS)
 
+    def test_replaced_entries(self) -> None:
+        """The new one is the newest of the source, which has as many entries as before."""
+        table = SourceTable[int](3, Shares.growing(3))
+        source = source_of("192.0.2.1")
+        for number in range(3):
+            table.enter(source, number)
+        table.replace(0, 3)
+        self.assertEqual((table.count(source), table.oldest(source), table.newest(source)), (3, 1, 3))
+        self.assertEqual((0 in table, 3 in table, table.source(3)), (False, True, source))
+        self.assertRaises(KeyError, table.replace, 0, 4)
+        for number in (1, 2, 3):
+            table.leave(number)
+        self.assertEqual((len(table), table.count(source[:1])), (0, 0))
+
     def test_share_of_wider_prefixes(self) -> None:
         """A /56, a /48 and a /24 have some addresses' worth, however many they have."""
         table = SourceTable[int](10_000, Shares.growing(4))

@@ -160,6 +160,31 @@ class AcceptsInTurnTests(TestCase):
         self.assertGreater(len(closed), 100)
         self.assertEqual(self.closed, ["192.0.2.1"] * len(closed))
 
+    def test_flood_from_fewer_networks_than_places(self) -> None:
+        """Who comes from elsewhere now and then does not wait for a connection of each network."""
+        listening = Listening()
+        accepts = self.accepting(listening, {0x16})
+        for _ in range(20):
+            self.come(listening, *networks(200), *networks(200))
+            self.turn(accepts)
+        for number in range(40):
+            self.come(listening, *networks(200), *networks(200))
+            [honest] = self.come(listening, f"198.51.{100 + number % 20}.1")
+            self.come(listening, *networks(100))
+            self.assertIn(honest, self.turn(accepts))
+            self.assertEqual(listening.waiting, deque())
+
+    def test_flood_of_one_address_and_its_neighbour(self) -> None:
+        """When all places are taken, its oldest makes room for its newest, and for that of a neighbour."""
+        listening = Listening()
+        accepts = self.accepting(listening, {0x16})
+        flood = self.come(listening, *["192.0.2.1"] * 100, *["192.0.3.1"] * 256)
+        [neighbour] = self.come(listening, "192.0.2.2")
+        accepts.take()
+        self.assertIn(neighbour, [accepts.accept()[0] for _ in range(4)])
+        self.assertEqual(set(self.closed), {"192.0.3.1"})
+        self.assertEqual([each.closed for each in flood[:100]], [False] * 100)
+
     def test_flood_from_more_networks_than_places(self) -> None:
         """Who comes from elsewhere is accepted soon, also who comes again after a while."""
         listening = Listening()
@@ -186,7 +211,7 @@ class AcceptsInTurnTests(TestCase):
         for _ in range(2):
             peers = self.come(listening, *networks(1000))
             accepted: set[Accepted] = set()
-            for _ in range(16):
+            for _ in range(1000 // PASSED_ON + 1):
                 accepted |= self.turn(accepts)
             self.assertEqual((accepted, len(accepts), self.closed), (set(peers), 0, []))
             self.now += 10.0
@@ -212,14 +237,6 @@ class AcceptsInTurnTests(TestCase):
 
 
 class WaitingConnectionsTests(TestCase):
-    def test_networks_take_turns(self) -> None:
-        """Within a network addresses do, and of an address the newest is the first."""
-        waiting = WaitingConnections[int]()
-        for number, host in enumerate(["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.1.0.1", "10.2.0.1"]):
-            self.assertIsNone(waiting.add(source_of(host), number, 0.0))
-        self.assertEqual([waiting.pop(0.0) for _ in range(5)], [1, 3, 4, 2, 0])
-        self.assertEqual(len(waiting), 0)
-
     def test_more_networks_than_places(self) -> None:
         """When each place is taken by another network, one that had a turn lately makes room."""
         waiting = WaitingConnections[int]()
@@ -235,5 +252,5 @@ class WaitingConnectionsTests(TestCase):
         self.assertEqual(waiting.add(source_of("10.0.2.1"), 401, 3.0), 401)
         self.assertEqual(waiting.add(newer, 402, 3.0), 301)
         # A turn counts for ten seconds
-        self.assertEqual(waiting.add(source_of("10.0.2.1"), 403, 12.5), 300)
+        self.assertRaises(NoRoom, waiting.add, source_of("198.51.102.1"), 403, 10.0)
         self.assertEqual(len(waiting), 256)

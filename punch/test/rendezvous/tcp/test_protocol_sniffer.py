@@ -416,6 +416,24 @@ class ProtocolSnifferTests(SynchronousTestCase):
         self.assertAlmostEqual(self.cpu, 0.202)
         self.assertEqual(len(self.inside), 202)
 
+    def test_newcomers_do_not_wait_for_a_handshake_of_each_network(self) -> None:
+        """In a flood from 200 networks, of which each has a ClientHello waiting all the time."""
+        self.factory = self.make(replace(RendezvousLimits(), handshake_share=0.5))
+        self.cost = 0.001
+        flood = [f"10.0.{number}.1" for number in range(200)]
+        for host in flood:
+            self.greet(host)
+        for second in range(10):
+            for turn in range(50):
+                self.clock.advance(0.02)
+                for number in range(10):
+                    self.greet(flood[(turn * 10 + number) % 200])
+            begun = len(self.inside)
+            self.greet(f"198.51.100.{second}")
+            self.clock.advance(0.004)
+            hosts = [each.address.host for each in self.inside[begun:]]  # type: ignore[attr-defined]
+            self.assertIn(f"198.51.100.{second}", hosts)
+
     def test_a_stop_within_a_handshake(self) -> None:
         """The time for which the process was stopped is not paid for with a pause."""
         self.stopped = 30.0
