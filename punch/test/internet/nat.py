@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from punch.test.internet.packet import Endpoint, Packet, canonical_host
+from punch.test.internet.packet import (
+    Endpoint,
+    IPNetwork,
+    Packet,
+    canonical_host,
+    contains,
+    embedded,
+    embedding,
+    is_ipv6,
+)
 
 
 class Mapping(Enum):
@@ -68,6 +77,8 @@ RemoteKey = tuple[str, int]
 
 FLOW_TIME = 30.0
 """Seconds for which a router remembers a packet to itself (Linux: `nf_conntrack_udp_timeout`)."""
+HEADERS_DIFFER = 20
+"""How many bytes the header of IPv6 is longer than that of IPv4."""
 _TCP_TIMEOUT = 7440.0  # RFC 5382 §5: at least two hours and four minutes
 
 
@@ -127,7 +138,9 @@ class NAT:
     """
     The NAT of one LAN. IPv4 only, as NATs are; IPv6 passes by it (see `Firewall`).
 
-    `public` is its external address, None for the next free one of the network outside.
+    `public` is its external address, None for the next free one of the network outside. With `nat64`, a /96,
+    it translates IPv6 as well (RFC 6146): packets to addresses with this prefix, whose last 32 bits are the
+    IPv4 address. TCP and UDP have no checksums here, so addresses are all that is translated.
     """
 
     public: str | None = None
@@ -151,6 +164,7 @@ class NAT:
     others: float = 0.0
     """How many ports other hosts behind this NAT take in a second, on average, if ports are sequential."""
     block_udp: bool = False
+    nat64: IPNetwork | None = None
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
     _flows: dict[tuple[int, Endpoint], float] = field(default_factory=dict, repr=False)
@@ -222,6 +236,25 @@ class NAT:
 
     # -- called by the router --
 
+    def translates(self, destination: str) -> bool:
+        """Whether packets from inside to this address are for the NAT."""
+        return not is_ipv6(destination) or (self.nat64 is not None and contains(self.nat64, destination))
+
+    def as_ipv4(self, packet: Packet) -> Packet:
+        """A packet from inside with its destination as an IPv4 address."""
+        host, port = packet.destination
+        if not is_ipv6(host):
+            return packet
+        return packet.translated(packet.source, (embedded(host), port)).resized(-HEADERS_DIFFER)
+
+    def _as_inside(self, packet: Packet) -> Packet:
+        """A packet to a host inside with its source in the family of its destination."""
+        host, port = packet.source
+        if self.nat64 is None or is_ipv6(packet.destination[0]) == is_ipv6(host):
+            return packet
+        source = embedding(self.nat64, host), port
+        return packet.translated(source, packet.destination).resized(HEADERS_DIFFER)
+
     def outbound(self, packet: Packet, now: float) -> Packet | None:
         """Translate a packet that goes out; None if it is dropped."""
         if self.public is None or (self.block_udp and packet.protocol == "udp"):
@@ -248,7 +281,7 @@ class NAT:
         internal = self._admit(packet.protocol, port, packet.source, now)
         if internal is None and self.unsolicited is Unsolicited.ACCEPT and packet.protocol == "udp":
             self._flows[port, packet.source] = now + FLOW_TIME
-        return None if internal is None else packet.translated(packet.source, internal)
+        return None if internal is None else self._as_inside(packet.translated(packet.source, internal))
 
     def hairpinned(self, packet: Packet, now: float) -> Packet | None:
         """Translate a packet from inside to our own external address; None if it is dropped."""

@@ -261,11 +261,12 @@ class Router:
     def outbound(self, packet: Packet) -> None:
         """Forward a packet from the LAN to another network."""
         now = self.lan.net.scheduler.now
-        nat = self.nat if not is_ipv6(packet.destination[0]) else None
+        nat = self.nat if self.nat is not None and self.nat.translates(packet.destination[0]) else None
         out = packet.behind(1)
         if out is not None and self.firewall is not None:
             out = self.firewall.outbound(out, now)
         if out is not None and nat is not None:
+            out = nat.as_ipv4(out)
             if out.destination[0] == nat.public:
                 back = nat.hairpinned(out, now)
                 if back is not None:

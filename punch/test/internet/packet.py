@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple, TypeAlias
 
 Endpoint = tuple[str, int]
@@ -48,6 +48,20 @@ class Packet:
     def translated(self, source: Endpoint, destination: Endpoint) -> Packet:
         """The same packet between other endpoints."""
         return Packet(self.protocol, source, destination, self.payload, self.size, self.ttl, self.routers)
+
+    def resized(self, more: int) -> Packet:
+        """The same packet with so many bytes of headers more. TCP has smaller segments instead."""
+        if self.protocol == "tcp":
+            return self
+        return Packet(
+            self.protocol,
+            self.source,
+            self.destination,
+            self.payload,
+            self.size + more,
+            self.ttl,
+            self.routers,
+        )
 
     def passed_on(self, routers: int) -> Packet | None:
         """The same packet behind so many routers; None if it has not come so far."""
@@ -113,6 +127,18 @@ def canonical_host(host: str) -> str:
 def contains(network: IPNetwork, host: str) -> bool:
     """Whether `host` lies in `network`."""
     return ip_address(host) in network
+
+
+@lru_cache(maxsize=65536)
+def embedding(network: IPNetwork, host: str) -> str:
+    """The address in a /96 that stands for an IPv4 address (RFC 6052)."""
+    return str(network.network_address + int(ip_address(host)))
+
+
+@lru_cache(maxsize=65536)
+def embedded(host: str) -> str:
+    """The IPv4 address for which an address in a /96 stands; an IPv4 address stands for itself."""
+    return str(IPv4Address(int(ip_address(host)) & 0xFFFFFFFF))
 
 
 def is_ipv6(host: str) -> bool:
