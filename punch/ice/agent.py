@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from typing import Literal
 
 from punch.ice import events
@@ -35,6 +35,7 @@ from punch.ice.gathering import Gatherer, ReflexiveCandidates
 from punch.ice.pacing import PACING, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.punching.opening_checks import OpeningChecks
+from punch.ice.reach import may_pair
 from punch.ice.selected_pair import SelectedPair
 from punch.ice.selector import Nomination, Selector
 from punch.ice.transactions import Purpose
@@ -63,6 +64,7 @@ class Agent:
     :param budget: limits what is sent to addresses that have not answered; it is the peer's, and outlives the
         ICE session. None: no limit beyond the RFC's.
     :param familiar: IP addresses of the peer at which it answered before, which are checked first.
+    :param refused: returns whether an IP address can't be one of a peer.
     :ivar state: the state of the ICE session.
     :ivar credentials: our credentials.
     :ivar path: the selected pair, to which the link says what it knows about it.
@@ -82,11 +84,12 @@ class Agent:
         steady: bool = False,
         budget: Budget | None = None,
         familiar: Container[str] = (),
+        refused: Callable[[str], bool] = lambda host: False,
     ) -> None:
         self.credentials = credentials
         self._theirs: IceCredentials | None = None
         self._locals = LocalCandidates()
-        self._remotes = RemoteCandidates()
+        self._remotes = RemoteCandidates(refused)
         self._checklist = CheckList(familiar)
         self._checklist.controlling = controlling
         role = IceRole.CONTROLLING if controlling else IceRole.CONTROLLED
@@ -192,7 +195,8 @@ class Agent:
     def _pair_up(self, candidate: Candidate | None) -> None:
         if candidate is not None:
             self._changed()
-            self._events.append(events.LocalCandidate(candidate))
+            if candidate in self._locals.signalled:
+                self._events.append(events.LocalCandidate(candidate))
             for remote in self._remotes:
                 self._checklist.add(candidate, remote)
 
@@ -398,8 +402,8 @@ class Agent:
         self, request: StunMessage, size: int, remote: Address, local: Address, now: float
     ) -> None:
         pair = self._checklist.get(local, remote)
-        revoked = pair is not None and pair.revoked
-        if revoked or self._remotes.refuses(remote) or not self._server.is_for_us(request):
+        refused = self._remotes.refuses(remote) or (pair is not None and pair.revoked)
+        if refused or not self._may_answer(local, remote) or not self._server.is_for_us(request):
             return
         role, tiebreaker = self._checker.role, self._checker.tiebreaker
         check, role = self._server.receive(request, size, remote, local, role, tiebreaker, now)
@@ -410,6 +414,12 @@ class Agent:
             outcome = self._checker.receive_acknowledgement(check, now)
             if outcome is not None:
                 self._take_outcome(outcome, now)
+
+    def _may_answer(self, local: Address, remote: Address) -> bool:
+        """Whether a check that came to this address of ours can have come from `remote`."""
+        base = self._locals.base(local)
+        relayed = base is not None and base.type is CandidateType.RELAY
+        return relayed or may_pair(local, remote)
 
     def _take_check(self, check: Check, now: float) -> None:
         candidate = self._remotes.learn(check.remote, check.priority)

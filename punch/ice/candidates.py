@@ -1,21 +1,15 @@
 """
 Local and remote candidates, their priorities and foundations (RFC 8445, section 5.1).
-
-Loopback addresses are candidates only on machines that have no others. They are paired with loopback
-addresses only, and a peer's loopback candidate is ignored unless we have one, so that nobody can direct our
-checks at the services of our own machine. IPv6 link-local addresses are not used, because reaching them takes
-a zone, which candidates can't carry. IPv4 link-local addresses need no zone; they have the lowest preference,
-and are paired only with each other (RFC 3927, section 2.6.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
+from punch.ice.reach import is_local, may_be_remote, usable
 from punch.wire.address import Address, parsed, preference_class
+from punch.wire.nat64 import is_clat
 from punch.wire.peers.candidate import Candidate, CandidateType
 
 STREAM_PREFERENCE = 0x7FFF
@@ -43,15 +37,7 @@ MAPPED_PREFERENCE = 105
 _COMPONENT = 1
 _BASE_BITS = 0xFFFFFF
 """The bits of a priority that hold the local preference and the component (section 5.1.2.1)."""
-_BROADCAST = IPv4Address("255.255.255.255")
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NOWHERE = {False: Address("0.0.0.0", 9), True: Address("::", 9)}
-# Networks of one site or host, which a relay on the internet refuses to send to (RFC 8656, section 9)
-_LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
-    *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16")),
-    *map(IPv4Network, ("172.16.0.0/12", "192.168.0.0/16")),
-    *map(IPv6Network, ("::1/128", "fc00::/7")),
-]
 
 
 def candidate_priority(
@@ -68,56 +54,6 @@ def candidate_priority(
     """
     type_preference = TYPE_PREFERENCE[kind] if preference is None else preference
     return (type_preference << 24) + (local_preference << 8) + (256 - component)
-
-
-def usable(address: Address) -> bool:
-    """Whether checks may be sent to this address: a unicast address with a port that needs no zone."""
-    return 0 < address.port < 65536 and _usable_host(address.host)
-
-
-@lru_cache(maxsize=1024)  # Asked for each check and each answer
-def _usable_host(host: str) -> bool:
-    ip = parsed(host)
-    if ip.is_multicast or ip.is_unspecified or ip == _BROADCAST:
-        return False
-    return ip not in _THIS_NETWORK if isinstance(ip, IPv4Address) else not ip.is_link_local
-
-
-def may_pair(base: Address, remote: Address) -> bool:
-    """
-    Whether checks may be sent from `base` to `remote`: they must have the same transport and family, and both
-    or neither of them must be loopback, and link-local.
-    """
-    if base.protocol != remote.protocol or base.is_ipv6 != remote.is_ipv6:
-        return False
-    return base != remote and usable(remote) and _reach(base.host) == _reach(remote.host)
-
-
-@lru_cache(maxsize=1024)
-def _reach(host: str) -> tuple[bool, bool]:
-    """Whether an IP address is loopback, and whether it is link-local."""
-    ip = parsed(host)
-    return ip.is_loopback, ip.is_link_local
-
-
-def may_relay(relayed: Address, remote: Address) -> bool:
-    """
-    Whether a check from a relayed address to `remote` is useful, because the relay may reach it.
-
-    A relay with an address of a private network, as in a test network, may reach other private addresses.
-    """
-    if remote.protocol != "udp" or relayed.is_ipv6 != remote.is_ipv6:
-        return False
-    if relayed == remote or not usable(remote):
-        return False
-    return not is_local(remote.host) or is_local(relayed.host)
-
-
-@lru_cache(maxsize=1024)
-def is_local(host: str) -> bool:
-    """Whether an IP address is private, link-local, shared or loopback."""
-    ip = parsed(host)
-    return any(ip in network for network in _LOCAL_NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -157,14 +93,14 @@ class LocalCandidates:
     def signalled(self) -> list[Candidate]:
         """
         The candidates to signal: all but those that the peer learns from checks, which are peer-reflexive
-        ones and those of `add_opening`.
+        ones and those of `add_opening`, and host candidates of a translator (`CLAT_NETWORK`).
         """
         reflexive = (
             known
             for (base, _), known in self._reflexive.items()
             if known.type is not CandidateType.PRFLX and base not in self._openings
         )
-        return [*self.bases, *reflexive]
+        return [*(base for base in self.bases if not is_clat(base.address.host)), *reflexive]
 
     def __contains__(self, base: Address) -> bool:
         return base in self._bases
@@ -342,9 +278,14 @@ class LocalCandidates:
 
 
 class RemoteCandidates:
-    """The peer's candidates, signalled and learned from checks. Their number is bounded."""
+    """
+    The peer's candidates, signalled and learned from checks. Their number is bounded.
 
-    def __init__(self) -> None:
+    :param refused: returns whether no address with this host is the peer's.
+    """
+
+    def __init__(self, refused: Callable[[str], bool] = lambda host: False) -> None:
+        self._refused_host = refused
         self._candidates: dict[Address, Candidate] = {}
         self._refused: set[Address] = set()
         self._signalled = 0
@@ -371,8 +312,9 @@ class RemoteCandidates:
         return {known.address.host for known in candidates if known.type is CandidateType.RELAY}
 
     def refuses(self, address: Address) -> bool:
-        """Whether `refuse` was called for this address."""
-        return address in self._refused
+        """Whether nothing is sent to this address, and no check from there is answered."""
+        refused = address in self._refused or self._refused_host(address.host)
+        return refused or not may_be_remote(address)
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -399,13 +341,13 @@ class RemoteCandidates:
         """
         if candidate.address in self._candidates and candidate.address not in self._learned:
             return False
-        if candidate.address in self._refused:
+        if self.refuses(candidate.address):
             return False
         if candidate.type is CandidateType.PRFLX or self._signalled >= MAX_SIGNALLED:
             return False
         if candidate.component != _COMPONENT or candidate.protocol != "udp":
             return False
-        if not usable(candidate.address) or not 0 < candidate.priority < 2**31:
+        if not 0 < candidate.priority < 2**31:
             return False
         hosts = [address.host for address in self._candidates if address not in self._learned]
         if hosts.count(candidate.address.host) >= MAX_PER_HOST:
@@ -429,7 +371,7 @@ class RemoteCandidates:
         known = self._candidates.get(address)
         if known is not None:
             return known
-        if len(self._learned) >= MAX_REFLEXIVE or not usable(address):
+        if len(self._learned) >= MAX_REFLEXIVE or self.refuses(address):
             return None
         self._learned[address] = priority
         candidate = self._candidates[address] = self._learn(address, priority, self._unlike_all())

@@ -8,9 +8,10 @@ from enum import Enum
 from math import inf
 
 from punch.ice.budget import CallBudget
-from punch.ice.candidates import LocalCandidates, usable
+from punch.ice.candidates import LocalCandidates
 from punch.ice.checks import Check, IceCredentials, IceRole, ReceivedCheck, build_check
 from punch.ice.pairs import CandidatePair, PairState
+from punch.ice.reach import usable
 from punch.ice.transactions import LAST_WAIT, REQUESTS, RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import FULL_SIZE, Address, Transmit, same_protocol

@@ -6,8 +6,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
-from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair, may_relay
+from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.pairs import CandidatePair, Pair, PairState, PathKind
+from punch.ice.reach import may_pair, may_relay
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
 

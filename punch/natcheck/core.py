@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from punch.ice.candidates import is_local
+from punch.ice.reach import is_local
 from punch.identity import PeerID, RandomBytes
 from punch.natcheck.behaviour import (
     filtering_of,

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
 
-from punch.ice.candidates import is_local
 from punch.ice.punching.spraying import PortRange, port_range
+from punch.ice.reach import is_local
 from punch.natcheck.behaviour import Mappings, mapping_of
 from punch.natcheck.transactions import ReflectorAddresses, Transactions
 from punch.wire.address import Address

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from punch.ice.candidates import is_local
 from punch.ice.port_mapping.lease import PortMapping
 from punch.ice.punching.techniques import nat_class, techniques_with_all
+from punch.ice.reach import is_local
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
@@ -248,6 +248,9 @@ class NetcheckReport:
             return self.ipv4.direct
         if not self.udp:
             return Direct.NONE
+        if self.ipv6 is not None and self.ipv6.nat64:
+            # Peers that have IPv4 alone are reached through it
+            return self.ipv6.direct
         return Direct.UNKNOWN if self.ipv6 is not None and self.ipv6.near else Direct.SOME
 
     @property
@@ -255,7 +258,9 @@ class NetcheckReport:
         """Whether `direct` is certain, and not only probable."""
         if self.direct is Direct.UNKNOWN:
             return False
-        return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
+        if self.ipv4 is not None and self.ipv4.udp:
+            return self.ipv4.certain
+        return self.ipv6 is None or not self.ipv6.nat64 or self.ipv6.certain
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object, without problem and sentences (docs/json.md)."""

@@ -7,15 +7,13 @@ It knows the one name by which hosts discover the prefix (RFC 7050), and that no
 from __future__ import annotations
 
 import sys
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.names import dns, error, server
 
-from punch.node.control.tcp import DISCOVERY_NAME
-
-WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
+from punch.wire.nat64 import DISCOVERY_NAME, WELL_KNOWN
 
 
 class Records:

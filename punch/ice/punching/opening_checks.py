@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from punch.ice.budget import CallBudget
-from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair
+from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
 from punch.ice.pairs import PairState
+from punch.ice.reach import may_pair
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import CandidateType
 

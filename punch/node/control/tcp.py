@@ -13,9 +13,8 @@ IPv4 addresses are well known (RFC 7050), and puts it before the address (RFC 60
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from ipaddress import IPv4Address, IPv6Address
-from typing import Any, NamedTuple, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
@@ -38,10 +37,9 @@ from zope.interface import implementer
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
 from punch.node.control.proxy import ProxyEndpoint
-from punch.wire.address import parsed
+from punch.wire.nat64 import DISCOVERY_NAME, prefixes, translated
 from punch.wire.proxy import ProxySettings
 
-DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
 """Seconds that the discovery may take while a connection waits for it."""
 NAT64_DELAY = 0.4
@@ -55,58 +53,6 @@ TRIES = 3
 """How many connections are started at most."""
 CONNECT_TIME = 10.0
 """Seconds that a TCP connection may take to be made."""
-
-_WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
-_LENGTHS = (96, 64, 56, 48, 40, 32)
-
-
-class Prefix(NamedTuple):
-    """The prefix of a NAT64: the first `length` bits of `network`, of which the others are zero."""
-
-    network: int
-    length: int
-
-
-def prefixes(hosts: Iterable[str]) -> list[Prefix]:
-    """The prefixes that the addresses of `ipv4only.arpa` contain (RFC 7050, section 3)."""
-    found: list[Prefix] = []
-    for host in hosts:
-        address = parsed(host)
-        if isinstance(address, IPv4Address):
-            continue
-        for length in _LENGTHS:
-            prefix = Prefix(int(address) >> 128 - length << 128 - length, length)
-            whole = any(int(synthesized(prefix, known)) == int(address) for known in _WELL_KNOWN)
-            if whole and prefix not in found:
-                found.append(prefix)
-                break
-    return found
-
-
-def synthesized(prefix: Prefix, address: IPv4Address) -> IPv6Address:
-    """The IPv6 address that stands for an IPv4 address (RFC 6052, section 2.2); its suffix is zero."""
-    network, length = prefix
-    if length == 96:
-        return IPv6Address(network | int(address))
-    # The address follows the prefix, but for bits 64 to 71, which are zero.
-    shifted = int(address) << 128 - 32 - length
-    upper = shifted >> 64 << 64
-    return IPv6Address(network | upper | (shifted ^ upper) >> 8)
-
-
-def translated(hosts: Iterable[str], discovered: Iterable[str]) -> list[str]:
-    """
-    The IPv6 addresses by which the IPv4 addresses among `hosts` are reached.
-
-    :param discovered: the addresses of `ipv4only.arpa` on this network.
-    """
-    known = prefixes(discovered)
-    return [
-        str(synthesized(prefix, address))
-        for address in map(parsed, hosts)
-        if isinstance(address, IPv4Address)
-        for prefix in known
-    ]
 
 
 @implementer(IStreamClientEndpoint)
@@ -146,7 +92,7 @@ class IPv4Endpoint:
 
     async def _connect_through(self, factory: IProtocolFactory) -> IProtocol:
         error: ConnectError = NoRouteError(string="no NAT64 is known")  # type: ignore[no-untyped-call]
-        for host in translated([self._host], await self._discover()):
+        for host in translated([self._host], prefixes(await self._discover())):
             try:
                 return await self._connect_to(TCP6ClientEndpoint, host, factory)
             except ConnectError as reason:

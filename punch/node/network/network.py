@@ -21,6 +21,7 @@ from punch.net.udp.socket_set import OpenSocket, SocketSet
 from punch.net.upnp import Upnp
 from punch.node.causes import NoPathFound, RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
+from punch.node.network.clat import Clat
 from punch.node.network.nat_profiles import NatObserver
 from punch.node.network.port_mappings import Gateways, PortMappings
 from punch.node.network.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
@@ -104,6 +105,7 @@ class Network:
     """
     The sockets, relays and reflectors that all calls of a node use.
 
+    :ivar clat: gives the node IPv4 where the network has it only through a NAT64.
     :ivar reflectors: the STUN servers to ask for server-reflexive addresses.
     :ivar nat_observer: what is known about the NATs in front of our addresses.
     :ivar port_mappings: the ports of routers that lead to our sockets.
@@ -157,6 +159,8 @@ class Network:
         self._welcome: Welcome | None = None
         # From which of our addresses the rendezvous was reached then
         self._welcomed_at: str | None = None
+        self.clat = Clat(reactor, monotonic, addresses, open_socket, source, self._translated)
+        addresses, open_socket = self.clat.addresses, self.clat.open_socket
         self.reflexive_addresses = ReflexiveAddressCache(
             reactor, monotonic, random, pacing, self._send, self._back
         )
@@ -182,6 +186,7 @@ class Network:
             send=self.sockets.send,
             received=self.router.receive,
             renew=changes.renew_relays,
+            forms=self.clat.forms,
         )
         # A candidate of ours would tell the peer our address, which `ONLY` keeps secret
         hidden = relay_policy is RelayPolicy.ONLY
@@ -250,7 +255,8 @@ class Network:
         self._welcome = welcome
         self._welcomed_at = next(iter(self._source_addresses()), None)
         self.nat_observer.invalidate()
-        self._finder.find(host, welcome.reflector)
+        self.clat.reached(host)
+        self._finder.find(self.clat.plain(host), welcome.reflector)
         self.offered(welcome.relays, host)
 
     def offered(self, servers: Sequence[RelayServer], host: str | None = None) -> None:
@@ -317,8 +323,15 @@ class Network:
     def _look_up_again(self) -> None:
         """Look names up again: they may have other addresses by now, or on this network."""
         self._looked_up_at = self._monotonic()
+        self.clat.look_up_again()
         self._finder.again()
         self.relays.network_changed()
+
+    def _translated(self) -> None:
+        """The prefix of a NAT64 is known, or has changed."""
+        if self._welcome is not None:
+            self._finder.find(self.clat.plain(self._remotes[0]), self._welcome.reflector)
+            self.relays.moved()
 
     def _send(self, transmit: Transmit) -> None:
         self.sockets.send([transmit.data], transmit.remote, transmit.local)

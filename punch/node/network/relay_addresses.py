@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from punch.node.control.hosts import HostAddresses, HostPolicy, VettedReactor, is_name
-from punch.node.control.tcp import DISCOVERY_NAME, translated
-from punch.wire.address import Address
 from punch.wire.turn_uri import TurnURI
 
 
@@ -17,9 +15,9 @@ class RelayAddresses:
 
     :param reactor: the clock; connects TCP and resolves names.
     :param name: the host of the rendezvous as the user gave it, for its own relay.
-    :param bases: the local addresses of the node's sockets.
     :param policy: which hosts the rendezvous may make this node use.
     :param moved: called when a name has addresses that have not been returned yet.
+    :param forms: returns the addresses by which servers at these IP addresses are reached, each once.
     """
 
     def __init__(
@@ -27,14 +25,14 @@ class RelayAddresses:
         reactor: Any,
         monotonic: Callable[[], float],
         name: str,
-        bases: Callable[[], list[Address]],
         policy: HostPolicy,
         moved: Callable[[], None],
+        forms: Callable[[Iterable[str]], list[str]],
     ) -> None:
         self._reactor = reactor
         self._name = name
-        self._bases = bases
         self._policy = policy
+        self._forms = forms
         self._vetted = VettedReactor(reactor, policy)
         self._names = HostAddresses(reactor, monotonic, moved)
         self._rendezvous = ""
@@ -47,7 +45,7 @@ class RelayAddresses:
     def keep(self, urls: Iterable[TurnURI]) -> None:
         """Look up the names of these relays, and forget those of all others."""
         names = {self._host_of(url) for url in urls}
-        self._names.keep(names | {DISCOVERY_NAME})
+        self._names.keep(names)
         for name in names:
             self._names.look_up(name)
 
@@ -72,14 +70,9 @@ class RelayAddresses:
         """Return the IP addresses of a relay that are known now."""
         # Checked before they are translated: a translated address does not show what it leads to.
         known = self._policy.allowed(self._names.of(self._host_of(url)))
-        bases = self._bases()
-        # IPv4 may not work here, even with an IPv4 address, where the rendezvous was reached by IPv6.
-        no_ipv4 = all(base.is_ipv6 for base in bases) or ":" in self._rendezvous
-        if no_ipv4 and any(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
-            known += translated(known, self._names.of(DISCOVERY_NAME))
         # The address of the rendezvous itself may be used for its relay, whatever it is.
         own = [self._rendezvous] if url.host is None and self._rendezvous else []
-        return list(dict.fromkeys([*own, *known]))
+        return self._forms([*own, *known])
 
     def _host_of(self, url: TurnURI) -> str:
         return self._name if url.host is None else url.host

@@ -15,7 +15,7 @@ states of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
@@ -92,6 +92,7 @@ class RelayPool:
         renew: Callable[[], object],
         policy: HostPolicy | None = None,
         proxy: ProxySettings | None = None,
+        forms: Callable[[Iterable[str]], list[str]] = lambda hosts: list(dict.fromkeys(hosts)),
     ) -> None:
         """
         :param reactor: the clock; connects TCP and resolves names.
@@ -103,6 +104,7 @@ class RelayPool:
         :param renew: requests new credentials from the rendezvous.
         :param policy: which hosts the rendezvous may make this node use; None: a new policy.
         :param proxy: the proxy through which relays are reached over TCP and TLS, if there is one.
+        :param forms: returns the addresses by which relays at these IP addresses are reached, each once.
         """
         self._context = RelayContext(self, received, reactor, monotonic, random)
         self._monotonic = monotonic
@@ -114,7 +116,7 @@ class RelayPool:
         self._renew = renew
         self._servers = RelayServers()
         self._search = RelaySearch()
-        self._addresses = RelayAddresses(reactor, monotonic, name, bases, policy or HostPolicy(), self._moved)
+        self._addresses = RelayAddresses(reactor, monotonic, name, policy or HostPolicy(), self.moved, forms)
         self._users: list[RelayUser] = []
         self._attempts: list[RelayClient] = []
         self._relays: dict[Address, RelayClient] = {}
@@ -155,6 +157,11 @@ class RelayPool:
     def network_changed(self) -> None:
         """Look all names up again: they may have other addresses in this network."""
         self._addresses.look_up_all()
+
+    def moved(self) -> None:
+        """Relays are reached at further addresses: ask those that have not been asked yet."""
+        if self._users and not self._relays:
+            self._try_datagrams(self._datagram_tries(self._usable(self._monotonic())))
 
     def other_addresses(self) -> None:
         """This machine has other addresses: what is known of transports may not hold any more."""
@@ -342,11 +349,6 @@ class RelayPool:
 
     def _usable(self, now: float) -> list[RelayServer]:
         return [server for server in self._servers.usable(now) if self._addresses.may_use(server.url)]
-
-    def _moved(self) -> None:
-        """Ask the addresses of a name that have not been asked yet."""
-        if self._users and not self._relays:
-            self._try_datagrams(self._datagram_tries(self._usable(self._monotonic())))
 
     def _gather(self, now: float) -> None:
         """Request allocations. `relays_done` of each user is called when all requests have ended."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from punch.ice.agent import Agent
-from punch.ice.candidates import may_relay
 from punch.ice.generations import Generations
+from punch.ice.reach import may_relay
 from punch.node.calls.call_context import CallContext
 from punch.node.network.relay import RelayClient
 from punch.node.paths.local_candidates import add_relay, servers

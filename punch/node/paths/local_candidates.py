@@ -30,6 +30,7 @@ def new_agent(
         steady=restart,
         budget=context.budgets.of(peer, context.monotonic()),
         familiar=context.paths.hosts(peer),
+        refused=context.network.clat.translates,
     )
     network = context.network
     bases = network.refresh()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from punch.ice.agent import Agent
-from punch.ice.candidates import may_pair
 from punch.ice.punching import spraying
 from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.techniques import Technique
+from punch.ice.reach import may_pair
 from punch.ice.target_limits import WINDOW
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Future, Transactions

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from punch.ice.budget import Budget
-from punch.ice.candidates import is_local
+from punch.ice.reach import is_local
 from punch.ice.sent_packets import IP_HEADERS, SYN_SIZE
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
@@ -23,6 +23,7 @@ from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.tcp_candidates import local_candidates, targets
 from punch.node.punching.tcp_paths import TCPPaths
 from punch.wire.address import Address
+from punch.wire.nat64 import is_clat
 from punch.wire.peers.candidate import Candidate
 
 REFLECTION_TIME = 2.0
@@ -84,7 +85,8 @@ class TCPAttempt:
         """Listen, ask how that is seen, and the router to map it, and return the candidates."""
         asked: list[tuple[dict[Address, Address], Address, Deferred[Address | None]]] = []
         # The most preferred address of each family: others hardly ever lead to another network
-        hosts = {base.is_ipv6: base.host for base in reversed(self._network.sockets.bases)}
+        bases = [base for base in self._network.sockets.bases if not is_clat(base.host)]
+        hosts = {base.is_ipv6: base.host for base in reversed(bases)}
         tcp = self._network.tcp
         for host in hosts.values():
             local = self._paths.listen(host, lambda: self._connection(accepted=True))
@@ -117,7 +119,9 @@ class TCPAttempt:
 
     async def connect(self, theirs: Sequence[Candidate]) -> None:
         """Connect to the other side again and again, until there is a connection that works."""
-        found = targets(self._listening, self._seen, theirs)
+        clat = self._network.clat
+        named = [each for each in theirs if not clat.translates(each.address.host)]
+        found = targets(self._listening, self._seen, named)
         for _ in range(ROUNDS):
             refusals = self.refusals
             for local, remote in found:

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from punch.ice.candidates import (
-    MAPPED_PREFERENCE,
-    STREAM_PREFERENCE,
-    candidate_priority,
-    is_local,
-    may_pair,
-)
+from punch.ice.candidates import MAPPED_PREFERENCE, STREAM_PREFERENCE, candidate_priority
 from punch.ice.port_mapping.mapper import mapped_addresses
+from punch.ice.reach import is_local, may_pair
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 from punch.wire.special_addresses import FIRST_PORT

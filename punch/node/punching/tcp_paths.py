@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
-from punch.ice.candidates import may_pair
+from punch.ice.reach import may_pair
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection
 from punch.node.paths.ice_transport import IceTransport

@@ -14,9 +14,6 @@ from punch.ice.candidates import (
     RemoteCandidates,
     behind_another_nat,
     candidate_priority,
-    may_pair,
-    may_relay,
-    usable,
 )
 from punch.ice.checks import IceCredentials
 from punch.ice.pairs import (
@@ -26,6 +23,7 @@ from punch.ice.pairs import (
     pair_priority,
     path_kind,
 )
+from punch.ice.reach import may_pair, may_relay, usable
 from punch.wire.address import Address, TCPAddress, preference_class
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from random import Random
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.contacts import AddressBook
 from punch.ice.agent import Agent
 from punch.ice.budget import (
     GAP,
@@ -21,12 +24,14 @@ from punch.ice.target_limits import WINDOW
 from punch.identity import Identity
 from punch.node.events import Connected
 from punch.test.ice.ice_network import NAT, REFLECTOR, IceNetwork
+from punch.test.internet import NAT as InternetNAT
 from punch.test.internet import Host, Seen
 from punch.test.internet.recorder import bind
 from punch.test.node.middleman import MiddlemanTestCase
-from punch.test.system import introduce
+from punch.test.system import Peer, introduce
 from punch.wire.address import Address, Transmit
-from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming
+from punch.wire.control import Accept, Answer, Candidates, Ended, ErrorCode, Incoming
+from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.peers.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
@@ -35,7 +40,7 @@ UFRAG, PASSWORD = "eveUfrag", "e" * 24
 PORTS = range(7000, 7008)
 
 
-class VictimTests(MiddlemanTestCase):
+class VictimTestCase(MiddlemanTestCase):
     """Eve, whom Bob knows, wants us to send to others."""
 
     def setUp(self) -> None:
@@ -98,13 +103,7 @@ class VictimTests(MiddlemanTestCase):
         self.assertLessEqual(packets, MAX_PACKETS)
         self.assertLessEqual(size, MAX_BYTES)
 
-    def test_one_call(self) -> None:
-        """Until it has failed."""
-        self.call(self.candidates(self.victims[:1])[:8])
-        self.net.advance(60.0)
-        self.assert_little()
-
-    def test_call_after_call(self) -> None:
+    def call_after_call(self) -> None:
         """A dozen calls in nine minutes, each naming other addresses, in the offer and afterwards."""
         for number in range(12):
             everything = self.candidates(self.victims)
@@ -112,6 +111,20 @@ class VictimTests(MiddlemanTestCase):
             self.net.advance(43.0)
             self.hang_up()
         self.assert_little()
+
+
+class VictimTests(VictimTestCase):
+    """Bob is on the internet."""
+
+    def test_one_call(self) -> None:
+        """Until it has failed."""
+        self.call(self.candidates(self.victims[:1])[:8])
+        self.net.advance(60.0)
+        self.assert_little()
+
+    def test_call_after_call(self) -> None:
+        """Other addresses in each."""
+        self.call_after_call()
 
     def test_ports_beside_one_that_answers(self) -> None:
         """Eve is behind the same address as her victims, answers at one port, and calls again and again."""
@@ -170,6 +183,52 @@ class VictimTests(MiddlemanTestCase):
         introduce(self.bob, self.alice)
         self.alice.call(self.bob.id)
         self.alice.wait_for(Connected, 5.0)
+
+
+class TranslatedVictimTests(VictimTestCase):
+    """Bob is on a network of IPv6 and a NAT64, and Eve names each victim in several forms."""
+
+    PREFIX = "64:ff9b:1::"
+
+    def peer(self, name: str, accept: Accept = Accept.ASK, known: AddressBook | None = None) -> Peer:
+        if name != "bob":
+            return super().peer(name, accept, known)
+        self.net.dns[DISCOVERY_NAME] = [f"{self.PREFIX}c000:aa"]
+        nat64 = InternetNAT("203.0.113.1", nat64=IPv6Network(f"{self.PREFIX}/96"))
+        lan = self.net.lan("ipv6", ipv6="2001:db8:1::/64", nat=nat64)
+        peer = Peer(self.net, lan.host(name), self.address, accept=accept, known=known, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
+    def candidates(self, victims: list[Host]) -> tuple[Candidate, ...]:
+        return tuple(
+            replace(each, address=each.address._replace(host=self.form(each.address.host, number % 3)))
+            for number, each in enumerate(super().candidates(victims))
+        )
+
+    def form(self, host: str, number: int) -> str:
+        """The address itself, or with the prefix of the network's NAT64, or with the well-known one."""
+        prefix = ("", self.PREFIX, "64:ff9b::")[number]
+        return str(IPv6Address(prefix) + int(IPv4Address(host))) if prefix else host
+
+    def test_call_after_call(self) -> None:
+        """All forms have one limit."""
+        self.call_after_call()
+        victims = {victim.address for victim in self.victims}
+        forms = {self.form(host, 1) for host in victims}
+        sent = [seen.destination[0] for seen in self.seen if seen.link == "bob up"]
+        self.assertTrue(forms & set(sent))
+        self.assertLessEqual(sum(host in forms for host in sent), MAX_PACKETS)
+        self.assertEqual([host for host in sent if host.startswith("64:ff9b::")], [])
+
+    def test_private_addresses(self) -> None:
+        """Nothing goes to those of the network of the NAT64."""
+        self.victims = [self.net.host(f"printer {number}", f"10.9.9.{number}") for number in range(5)]
+        for _ in range(3):
+            self.call(self.candidates(self.victims))
+            self.net.advance(20.0)
+            self.hang_up()
+        self.assertEqual(self.got(), (0, 0))
 
 
 class LyingRelayTests(SynchronousTestCase):

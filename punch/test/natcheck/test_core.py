@@ -327,13 +327,14 @@ class WordTests(SynchronousTestCase):
         report = NetcheckReport(PUNCH, FamilyReport(), TRANSLATED6, transports=ALL_WAYS)
         said = self.said(report)
         self.assertIn("This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64).", said)
-        self.assertIn("Peers that have IPv4 alone need a relay.", said)
+        self.assertIn("Over IPv4, through the NAT64: direct links to most peers.", said)
+        self.assertEqual((report.direct, report.certain), (Direct.MOST, True))
         self.assertNotIn("hairpin", said)
         self.assertIn("2001:db8::2, seen as 203.0.114.99: NAT64, which makes IPv4 of it", text(report))
         self.assertNotIn("behind a NAT", text(report))
         both = self.said(NetcheckReport(PUNCH, HOME, TRANSLATED6, transports=ALL_WAYS))
         self.assertIn("(NAT64)", both)
-        self.assertNotIn("Peers that have IPv4 alone", both)
+        self.assertNotIn("through the NAT64", both)
 
     def test_home(self) -> None:
         """The usual network."""

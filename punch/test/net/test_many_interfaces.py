@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.candidates import (
-    is_local,
-    may_pair,
-    may_relay,
-    usable,
-)
+from punch.ice.reach import is_local, may_pair, may_relay, usable
 from punch.net.interfaces import (
     LIMIT,
     Interface,

@@ -20,7 +20,6 @@ from punch.natcheck.report import (
     Transport,
 )
 from punch.node.causes import ControlProblem
-from punch.node.control.tcp import DISCOVERY_NAME
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership
 from punch.test.internet import (
@@ -37,6 +36,7 @@ from punch.test.node.netcheck_network import SECOND, SERVICE, SERVICE6, Netcheck
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.ui.text.netcheck import text
 from punch.wire.invitation import AdmissionRefusal
+from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.peers.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress
 

@@ -154,7 +154,7 @@ def _direct(report: NetcheckReport) -> list[str]:
                 "links to peers that have it, too, where both networks let them in."
             )
             if ipv4 is None:
-                found.append("Peers that have IPv4 alone need a relay.")
+                found += _direct_over(ipv6, "IPv4, through the NAT64")
             return found
         if ipv6.translated:
             found += _direct_over(ipv6, "IPv6")

@@ -20,6 +20,7 @@ from punch.net.udp.sockets import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import USUAL_REFLECTOR, NetcheckRun
+from punch.node.network.clat import Clat
 from punch.node.network.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.network.relay_pool import RelayPool
 from punch.node.policies import RelayPolicy
@@ -156,10 +157,18 @@ class PoolTests(HostPolicyTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.clat = Clat(
+            self.machine.reactor,
+            self.net.monotonic,
+            lambda: self.machine.addresses,
+            open_portable,
+            lambda remote: self.machine.addresses[-1],
+            lambda: None,
+        )
         self.sockets = SocketSet(
             self.machine.reactor,
-            open_portable,
-            lambda: self.machine.addresses,
+            self.clat.open_socket,
+            self.clat.addresses,
             self.receive,
             lambda local, remote: None,
         )
@@ -190,6 +199,7 @@ class PoolTests(HostPolicyTestCase):
             received=lambda *arrived: None,
             renew=lambda: None,
             policy=policy,
+            forms=self.clat.forms,
         )
         for other in self.pools:
             other.stop()
@@ -289,8 +299,10 @@ class PoolTests(HostPolicyTestCase):
         """Behind a NAT64 with a prefix of its own, IPv4 addresses are judged before they are translated."""
         prefix = "2001:db8:64::"
         self.machine.move(self.net.public, "2001:db8:1::1")
-        self.sockets.refresh()
         self.net.dns["ipv4only.arpa"] = [prefix + "c000:aa", prefix + "c000:ab"]
+        self.clat.reached("2001:db8:1::9")
+        self.net.advance(1.0)
+        self.sockets.refresh()
         behind = self.net.host("behind", prefix + "c0a8:707", prefix + "7f00:1", prefix + "cb00:7107")
         for address in behind.addresses:
             behind.reactor.listenUDP(PORT, _Datagrams(self.forbidden, address), address)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.control.tcp import (
+from punch.node.control.tcp import tcp_endpoint
+from punch.test.internet import InternetTestCase, Seen
+from punch.wire.nat64 import (
     DISCOVERY_NAME,
     Prefix,
+    extracted,
+    has_prefix,
+    inside_form,
+    outside_form,
     prefixes,
     synthesized,
-    tcp_endpoint,
     translated,
 )
-from punch.test.internet import InternetTestCase, Seen
-from punch.test.scenarios.relayed import RelayTestCase
-from punch.test.system import SERVICE, Rendezvous, connect
 
 RFC6052 = {
     "2001:db8::/32": "2001:db8:c000:221::",
@@ -40,6 +42,38 @@ class AddressTests(SynchronousTestCase):
             prefix = Prefix(int(network.network_address), network.prefixlen)
             self.assertEqual(str(synthesized(prefix, IPv4Address("192.0.2.33"))), expected)
 
+    def test_the_way_back(self) -> None:
+        """What stands for an address shows it, whatever its suffix is."""
+        for text, expected in RFC6052.items():
+            network = IPv6Network(text)
+            prefix = Prefix(int(network.network_address), network.prefixlen)
+            address = IPv6Address(expected)
+            self.assertEqual(extracted(prefix, address), IPv4Address("192.0.2.33"))
+            if prefix.length < 96:
+                self.assertEqual(extracted(prefix, address + 7), IPv4Address("192.0.2.33"))
+            self.assertIsNone(extracted(prefix, IPv6Address("2001:db9::1")))
+
+    def test_prefixes_that_lead_nowhere(self) -> None:
+        """What a name server says must not have datagrams sent to this machine or this link."""
+        for address in ("::ffff:192.0.0.170", "fe80::192.0.0.170", "ff02::192.0.0.170"):
+            self.assertEqual(prefixes([address]), [])
+
+    def test_on_the_internet(self) -> None:
+        """Private addresses have no form, either way (RFC 6052, section 3.1)."""
+        for text in RFC6052:
+            network = IPv6Network(text)
+            prefix = Prefix(int(network.network_address), network.prefixlen)
+            for host in ("198.51.100.1", "8.8.8.8"):
+                form = outside_form(prefix, host)
+                assert form is not None
+                self.assertTrue(has_prefix(prefix, form))
+                self.assertEqual(inside_form(prefix, form), host)
+            private = "10.0.0.1", "127.0.0.1", "169.254.169.254", "192.0.0.170", "224.0.0.1", "100.64.0.1"
+            for host in private:
+                self.assertIsNone(outside_form(prefix, host))
+                self.assertIsNone(inside_form(prefix, str(synthesized(prefix, IPv4Address(host)))))
+            self.assertIsNone(outside_form(prefix, "2001:db9::1"))
+
     def test_discovery(self) -> None:
         """The prefix is found in what the name server makes of either well-known address."""
         for text, expected in RFC6052.items():
@@ -48,11 +82,11 @@ class AddressTests(SynchronousTestCase):
             for known in ("192.0.0.170", "192.0.0.171"):
                 told = [known, str(synthesized(prefix, IPv4Address(known)))]
                 self.assertEqual(prefixes(told), [prefix])
-                self.assertEqual(translated(["192.0.2.33", "2001:db8::1"], told), [expected])
+                self.assertEqual(translated(["192.0.2.33", "2001:db8::1"], prefixes(told)), [expected])
 
     def test_none(self) -> None:
         for told in ([], ["192.0.0.170", "192.0.0.171"], ["2001:db8::1"], ["64:ff9b::192.0.2.1"]):
-            self.assertEqual((prefixes(told), translated(["192.0.2.33"], told)), ([], []))
+            self.assertEqual((prefixes(told), translated(["192.0.2.33"], prefixes(told))), ([], []))
 
 
 class ConnectionTests(InternetTestCase):
@@ -118,39 +152,3 @@ class ConnectionTests(InternetTestCase):
         self.client = self.net.host("both", "203.0.113.9", "2001:db8:6::3")
         self.net.dns[DISCOVERY_NAME] = ["64:ff9b::c000:aa"]
         self.assertEqual(self.connect(), ["198.51.100.1"])
-
-
-class SystemTests(RelayTestCase):
-    """A peer on such a network, whose rendezvous is given as an IPv4 address."""
-
-    def test_control_reflector_and_relay(self) -> None:
-        """It registers, and reaches a peer that has IPv4 alone by the relay, over UDP."""
-        self.check("64:ff9b::/96")
-
-    def test_a_prefix_of_the_network(self) -> None:
-        """The same with one that means nothing elsewhere (RFC 8215)."""
-        self.check("64:ff9b:1::/96")
-
-    def test_without_udp(self) -> None:
-        """The relay is reached over TCP or TLS, also at an address that was written down."""
-        self.net.drop = lambda packet: packet.protocol == "udp" and ":" in packet.source[0]
-        self.check("64:ff9b::/96", udp=False)
-
-    def check(self, network: str, *, udp: bool = True) -> None:
-        prefix = Prefix(int(IPv6Network(network).network_address), 96)
-        through = str(synthesized(prefix, IPv4Address(SERVICE)))
-        host = self.net.host("rendezvous", SERVICE, through)
-        self.rendezvous = Rendezvous(self.net, host, control=None)
-        discovered = synthesized(prefix, IPv4Address("192.0.0.170"))
-        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", str(discovered)]
-        alice = self.peer(self.net.host("alice", "2001:db8:6::2"))
-        bob = self.peer(self.home("bob"))
-        trace: list[Seen] = []
-        self.net.trace = trace
-        connected, _ = connect(alice, bob)
-        self.net.trace = None
-        self.assertIn("relay", connected.path.kind)
-        carriers = {seen.destination for seen in trace if (seen.link, seen.protocol) == ("alice up", "udp")}
-        if udp:
-            self.assertIn((through, 3478), carriers)
-        self.chat(alice, bob, 3)
