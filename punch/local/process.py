@@ -239,8 +239,8 @@ def temporary_node(
     Make and start a node of which nothing is kept. It ends with the reactor.
 
     :param name: what it calls itself.
-    :param member: the user's own identity, which vouches for it where only members may register; None: the
-        user has none.
+    :param member: the user's own identity, which vouches for it where only members may register, or use the
+        relay; None: the user has none.
     :param book: the peers that it knows; calls of others are refused.
     """
     from punch.node.loading import load_at_first_call

@@ -93,7 +93,8 @@ class NetcheckRun:
         member: Identity | None = None,
     ) -> None:
         """
-        :param member: the user's own identity, which vouches for this run where only members may register.
+        :param member: the user's own identity, which vouches for this run where only members may register, or
+            use the relay.
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
         :param addresses: tells this machine's IP addresses.
         :param source: from which of them an IP address is reached; None: as the control connection.
@@ -129,6 +130,7 @@ class NetcheckRun:
             proxy=proxy,
             look_up_service=look_up_service,
             member=member,
+            for_relays=True,
         )
         self._sockets: dict[Address, DatagramSocket] = {}
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)

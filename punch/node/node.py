@@ -117,7 +117,8 @@ class Node(Service):
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
-    :param member: vouches for `identity` where only members of the rendezvous may register; None: nobody.
+    :param member: vouches for `identity` where only members of the rendezvous may register, or may use its
+        relay; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
@@ -179,6 +180,7 @@ class Node(Service):
             waiting=lambda: monotonic() < self._expected_until or waiting(),
             look_up_service=look_up_service,
             member=member,
+            for_relays=relay is not RelayPolicy.NEVER,
         )
         self._calls = Calls(
             known,

@@ -148,6 +148,7 @@ class Peer:
         gateways: Callable[[], Mapping[str, str]] | None = None,
         upnp: Upnp | None = None,
         proxy: ProxySettings | None = None,
+        member: Identity | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -182,6 +183,7 @@ class Peer:
             gateways=gateways,
             upnp=upnp,
             proxy=proxy,
+            member=member,
         )
         self.chat = Chat(
             me=self.id,

@@ -274,6 +274,8 @@ class Welcome:
     """Further IP addresses of the service with the same ports."""
     retry: _Seconds = 0
     """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
+    relays_for_members: Annotated[bool, FieldSpec(read.boolean)] = False
+    """Whether there are relays, but only for members, and neither the peer nor who vouches for it is one."""
 
 
 @json_message(REPLIES, "relay")

@@ -80,6 +80,8 @@ class _ServerAttempt:
         self._server = server
         self._protocol: ControlClientProtocol | None = None
         self._over = False
+        self._again = False
+        """Whether to register with the same server again."""
         endpoint, self._creator = client.endpoint_for(server)
         self._connecting = endpoint.connect(Factory.forProtocol(self._build))
         self._connecting.addCallbacks(lambda _: None, self._unconnected)
@@ -112,12 +114,17 @@ class _ServerAttempt:
         if not isinstance(reply, Welcome):
             self._client.received(reply)
         elif not self._over:
-            self._attempt.welcomed(self._server, protocol, reply)
+            self._again = self._client.registers_again(reply)
+            if self._again:
+                protocol.abort()
+            else:
+                self._attempt.welcomed(self._server, protocol, reply)
 
     def _lost(self, problem: ControlProblem) -> None:
         if not self._over:
             self._over = True
-            self._client.server_failed(self._server)
+            if not self._again:
+                self._client.server_failed(self._server)
             self._attempt.lost(problem)
 
 

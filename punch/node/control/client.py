@@ -125,11 +125,13 @@ class ControlClient:
         waiting: Callable[[], bool] = lambda: False,
         look_up_service: LookUpService | None = None,
         member: Identity | None = None,
+        for_relays: bool = False,
     ) -> None:
         """
         :param address: of the rendezvous; several if it has several servers.
         :param member: vouches for this identity if the rendezvous admits only members (`punch.wire.voucher`).
             Other rendezvous are not told of it.
+        :param for_relays: whether `member` vouches, too, if the rendezvous relays only for members.
         :param look_up_service: looks up the servers of addresses without a port; without it the name is used.
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
@@ -144,9 +146,11 @@ class ControlClient:
         self.register = register
         self.proxy = proxy
         self.vouches = False
-        """Whether the rendezvous has asked for members only, so that one vouches from now on."""
+        """Whether the rendezvous has asked for members, so that one vouches from now on."""
         self._identity = identity
         self._member = member
+        self._for_relays = for_relays
+        self._registers_again = False
         self._waiting = waiting
         self._look = Timer(reactor)
         self.clock = reactor
@@ -302,6 +306,16 @@ class ControlClient:
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
+    def registers_again(self, welcome: Welcome) -> bool:
+        """
+        Whether to end a connection, and to register with a member's voucher: without one there is no relay.
+        """
+        again = self._member is not None and self._for_relays and welcome.relays_for_members
+        if not again or self.vouches:
+            return False
+        self.vouches = self._registers_again = True
+        return True
+
     def vouch(self, binding: bytes) -> bytes:
         """Return the member's voucher for a connection with this channel binding."""
         assert self._member is not None
@@ -324,9 +338,11 @@ class ControlClient:
             self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
         self._problem, self._hopeless = problem, hopeless
+        again, self._registers_again = self._registers_again, False
         if self._member is not None and not self.vouches and problem.refusal in _FOR_MEMBERS:
-            # Nobody needs to know of this refusal yet.
-            self.vouches = True
+            self.vouches = again = True
+        if again:
+            # Nobody needs to know of this end or refusal yet.
             self._problem, self._hopeless = None, False
             self._at_once_until = self.clock.seconds() + 1.0
 

@@ -71,6 +71,7 @@ class ControlSession:
     :param peer: the peer that has proved its key on this connection.
     :param address: the IP address that the peer is seen from.
     :param relays: returns the relays that a peer at an address may use, with new credentials.
+    :param relays_for_members: returns whether there are relays that a peer may not use since it is no member.
     :param probing: the reflector's second port, from which probes are sent.
     :param admit: returns who answers for the peer if it may register: itself, or a member who vouches for it.
     :param revoke: takes the peer's revocation of its own ID, and returns the last line.
@@ -92,6 +93,7 @@ class ControlSession:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID, str], tuple[RelayServer, ...]] = lambda peer, address: (),
+        relays_for_members: Callable[[PeerID], bool] = lambda peer: False,
         admit: Admit | None = None,
         revoke: Callable[[Revoke], Error] = lambda request: Error(ErrorCode.FORBIDDEN, "Not here."),
         limit_hit: LimitHit = lambda limit, code: None,
@@ -105,6 +107,7 @@ class ControlSession:
         self._limits = limits
         self._probing = probing
         self._relays = relays
+        self._relays_for_members = relays_for_members
         self._admit = admit
         self._revoke = revoke
         self._limit_hit = limit_hit
@@ -231,6 +234,7 @@ class ControlSession:
                 second_reflector=self._probing.port,
                 reflector_addresses=self._probing.addresses,
                 retry=self._retry,
+                relays_for_members=self._relays_for_members(account),
             )
         )
         self._registry.resume(self.peer)

@@ -35,8 +35,6 @@ from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.udp.server import SecondReflector
 from punch.wire.control import Error, ErrorCode, Register, Revoke
 
-MAX_GUESTS = 16
-"""Keys for which one member vouches and that are registered at the same time."""
 _STEP = 0.1
 """Seconds between two looks at the introductions when the service ends."""
 
@@ -167,6 +165,7 @@ class ControlSessions:
             address,
             reflector_port=self.reflector_port,
             relays=self._relay.servers,
+            relays_for_members=self._relay.is_for_members,
             probing=self._second,
             limits=self._limits,
             admit=partial(self._admit, peer, address, self._last_connection),
@@ -180,15 +179,12 @@ class ControlSessions:
     def _admit(self, peer: PeerID, address: str, connection: int, request: Register) -> PeerID | Error:
         # By its number: a session that refers to its protocol stays in memory after its end.
         protocol = self._controls[connection]
-        account = self._access.admit(peer, address, request, protocol.channel_binding)
-        if isinstance(account, Error) or account == peer:
-            return account
+        return self._access.admit(peer, address, request, protocol.channel_binding, self._guests)
+
+    def _guests(self, member: PeerID) -> int:
+        """For how many peers that are registered a member vouches."""
         sessions = (control.session for control in self._controls.values())
-        guests = sum(each is not None and each.account == account != each.peer for each in sessions)
-        if guests >= MAX_GUESTS:
-            self._operator_log.limit_hit(address, "vouchers", account)
-            return Error(ErrorCode.TOO_MANY, "Too many of your codes and transfers are under way here.")
-        return account
+        return sum(each is not None and each.account == member != each.peer for each in sessions)
 
     def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         error = self._access.revoke(peer, address, request)

@@ -24,6 +24,13 @@ MAX_RETURNING = 4096
 """Refused peers whose returns are counted…"""
 _SHARED_BY = 16
 """…and one address has at most one in so many of these places."""
+MAX_GUESTS = 16
+"""Keys for which one member vouches and that are registered at the same time."""
+_FOR_MEMBERS = (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED)
+"""Refusals that a voucher helps against."""
+_LIMITED = (ErrorCode.RATE, ErrorCode.TOO_MANY)
+"""The codes of refusals by a limit."""
+_FORGED = Error(ErrorCode.FORBIDDEN, "The signature of the voucher is wrong.")
 
 
 class ReturningPeers:
@@ -85,53 +92,76 @@ class AccessControl:
 
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """The error for a peer that the deny list refuses; None for other peers."""
+        error = self._denial(peer, address)
+        if error is not None:
+            self._log.denied(address, peer)
+        return error
+
+    def _denial(self, peer: PeerID, address: str) -> Error | None:
         if self.deny.has_peer(peer):
-            text = "The operator of this rendezvous refuses this peer ID."
-        elif self.deny.has_host(address):
+            return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
+        if self.deny.has_host(address):
             text = f"The operator of this rendezvous refuses the network of {address}."
-        else:
-            return None
-        self._log.denied(address, peer)
-        return Error(ErrorCode.DENIED, text)
+            return Error(ErrorCode.DENIED, text)
+        return None
 
     def admit(
-        self, peer: PeerID, address: str, request: Register, binding: Callable[[], bytes]
+        self,
+        peer: PeerID,
+        address: str,
+        request: Register,
+        binding: Callable[[], bytes],
+        guests: Callable[[PeerID], int],
     ) -> PeerID | Error:
         """
         A peer wants to register.
 
         :param binding: returns the channel binding of its connection (`punch.wire.voucher`).
+        :param guests: returns for how many peers that are registered a member vouches.
         :return: who answers for it, itself or a member who vouches for it; or why it may not register.
         """
-        if self._membership is None:
+        membership = self._membership
+        if membership is None:
             return peer
         now = self._monotonic()
-        error = self._membership.admit(peer, request.name, request.invitation, address, now, self._wall())
+        error = membership.admit(peer, request.name, request.invitation, address, now, self._wall())
+        limit, shown = "invitations", peer
+        refusal = None if error is None else error.refusal
+        if request.voucher and (refusal in _FOR_MEMBERS if error else not membership.may_relay(peer)):
+            voucher = Voucher.decode(request.voucher)
+            signed = voucher.is_for(peer, binding())
+            # Nothing is said about a member who has not signed it
+            problem = self._not_vouched(voucher.member, address, guests, now) if signed else _FORGED
+            if problem is None:
+                return voucher.member
+            limit, shown = "vouchers", voucher.member if signed else peer
+            if error is None and signed:
+                # Without relays it may register all the same.
+                if problem.code in _LIMITED:
+                    self._refused(problem, limit, shown, address)
+                return peer
+            error = problem
         if error is None:
             return peer
-        limit = "invitations"
-        if request.voucher and error.refusal in (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED):
-            voucher = Voucher.decode(request.voucher)
-            if not voucher.is_for(peer, binding()):
-                # Nothing is said about a member who has not signed it
-                error = Error(ErrorCode.FORBIDDEN, "The signature of the voucher is wrong.")
-            else:
-                denied = self.denied(voucher.member, address)
-                if denied is not None:
-                    return denied
-                error = self._membership.vouched(voucher.member, now)
-                if error is None:
-                    return voucher.member
-            limit = "vouchers"
-        self._refused(error, limit, peer, address)
+        self._refused(error, limit, shown, address)
         return self._returning.error_for(peer, address, error, now)
+
+    def _not_vouched(
+        self, member: PeerID, address: str, guests: Callable[[PeerID], int], now: float
+    ) -> Error | None:
+        """Why it does not help that a member has vouched for a peer; None if it does."""
+        assert self._membership is not None
+        problem = self._denial(member, address) or self._membership.vouched(member, now)
+        if problem is None and guests(member) >= MAX_GUESTS:
+            return Error(ErrorCode.TOO_MANY, "Too many of your codes and transfers are under way here.")
+        return problem
 
     def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         """Refuse a peer for ever whose owner asks for that. Return what it is told."""
         if self._membership is None:
             return Error(ErrorCode.FORBIDDEN, "This rendezvous keeps no revocations.")
         error = self._membership.revoke(peer, request, address, self._monotonic(), self._wall())
-        if error.code in (ErrorCode.RATE, ErrorCode.TOO_MANY):
+        if error.code in _LIMITED:
             self._refused(error, "revocations", peer, address)
         return error
 
@@ -139,7 +169,7 @@ class AccessControl:
         problem = None if self._membership is None else self._membership.problem
         if problem is not None:
             self._log.members_unusable(problem)
-        elif error.code is ErrorCode.RATE:
+        elif error.code in _LIMITED:
             self._log.limit_hit(address, limit, peer)
         else:
             self._log.denied(address, peer)

@@ -182,14 +182,15 @@ class Membership:
 
     def vouched(self, member: PeerID, now: float) -> Error | None:
         """
-        A peer that may not register itself has shown a voucher that this member has signed for it.
+        A peer that may not register itself, or not use the relay, has shown a voucher that this member has
+        signed for it.
 
-        :return: why it may not register with the voucher either; None if it may.
+        :return: why the voucher does not help; None if it does.
         """
         self.problem = None
         try:
             refusal = self._store.revocation(member)
-            if refusal is None and not self._admitted(member):
+            if refusal is None and not (self._admitted(member) and self._relays_for(member)):
                 listed = self._policy is AdmitPolicy.LISTED
                 refusal = AdmissionRefusal.NOT_LISTED if listed else AdmissionRefusal.NOT_INVITED
         except MemberStoreError as problem:
@@ -247,7 +248,7 @@ class Membership:
     def may_relay(self, peer: PeerID) -> bool:
         """Whether a registered peer may use the relay."""
         try:
-            return not self._relay_for_invited or self._is_known(peer)
+            return self._relays_for(peer)
         except MemberStoreError:
             return False
 
@@ -257,6 +258,9 @@ class Membership:
             return self._store.relay_quota(peer)
         except MemberStoreError:
             return None
+
+    def _relays_for(self, peer: PeerID) -> bool:
+        return not self._relay_for_invited or self._is_known(peer)
 
     def _admitted(self, peer: PeerID) -> bool:
         if self._policy is AdmitPolicy.OPEN:

@@ -219,6 +219,14 @@ class RelayService:
             self._remember(peer, source_of(address))
         return self._issuer.servers(peer)
 
+    def is_for_members(self, peer: PeerID) -> bool:
+        """Whether there are relays that a peer may not use since it is no member."""
+        return (
+            self._membership is not None
+            and (self.relay is not None or bool(self._issuer.others))
+            and not self._membership.may_relay(peer)
+        )
+
     def store_usage(self, store: StoreUsage) -> None:
         """
         Store how many bytes the service's own relay has carried today, since the last time: for each user of

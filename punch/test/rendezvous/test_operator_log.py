@@ -179,7 +179,7 @@ class LineTests(SynchronousTestCase):
         def guess(number: int) -> None:
             token = Invitation.new(bytes(4), lambda size: bytes([number]) * size)
             request = Register("x", Accept.ASK, str(token))
-            self.assertIsInstance(access.admit(peers[0], host, request, bytes), Error)
+            self.assertIsInstance(access.admit(peers[0], host, request, bytes, lambda member: 0), Error)
 
         for number in range(INVITATION_BURST):
             guess(number)

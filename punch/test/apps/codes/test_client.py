@@ -194,6 +194,25 @@ class MembersTests(ClientTestCase):
         self.net.wait(self.redeem(), 3.0)
         self.net.wait(issuing, 3.0)
 
+    def test_where_only_the_relay_is_for_members(self) -> None:
+        """The codes of contacts need none, so nobody learns who would vouch."""
+        self.membership = Membership(
+            AdmitPolicy.OPEN,
+            self.store,
+            service=bytes(4),
+            listed=frozenset(MEMBERS),
+            relay_for_invited=True,
+        )
+        self.rendezvous = Rendezvous(
+            self.net, self.net.host("other", "198.51.100.2"), name="198.51.100.2", membership=self.membership
+        )
+        self.address = self.rendezvous.address
+        issuing = self.issue()
+        self.net.wait(self.redeem(), 3.0)
+        self.net.wait(issuing, 3.0)
+        registered = [event for event, _ in self.rendezvous.reports if event == "registered"]
+        self.assertEqual(len(registered), 2)
+
     def test_somebody_else(self) -> None:
         """Refused, and told whom to ask."""
         problem = self.problem(self.redeem(member=Identity.generate(lambda size: bytes([9]) * size)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.sessions import MAX_GUESTS
+from punch.rendezvous.members.access import MAX_GUESTS
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import VOUCHER_BURST, VOUCHER_RATE, AdmitPolicy, Membership
@@ -16,19 +16,22 @@ from punch.test.rendezvous.test_service import RendezvousCase
 from punch.wire.control import Accept, Establish, Ping, Register, RenewRelays, Revoke
 
 
-class VoucherTests(RendezvousCase):
+class VoucherCase(RendezvousCase):
     limits = RendezvousLimits(calls_per_caller=2, message_burst=20, registrations_per_address=512)
+    policy = AdmitPolicy.LISTED
+    relay_for_invited = False
 
     def setUp(self) -> None:
         super().setUp()
         self.store = MemberDatabase(None)
         self.addCleanup(self.store.close)
         self.members = self.membership = Membership(
-            AdmitPolicy.LISTED,
+            self.policy,
             self.store,
             service=bytes(4),
             listed=frozenset([self.alice.peer_id, self.bob.peer_id]),
             contact="ask Ann",
+            relay_for_invited=self.relay_for_invited,
         )
         self.restart()
         self.guests = 0
@@ -48,6 +51,10 @@ class VoucherTests(RendezvousCase):
     def told(self, client: RecordingControlClient) -> tuple[Any, Any]:
         """The last line: its type or code, and why it is not admitted."""
         return client.last.get("code", client.last["type"]), client.last.get("refusal")
+
+
+class VoucherTests(VoucherCase):
+    """Where only the peers of a list may register."""
 
     def test_a_member_vouches(self) -> None:
         _, client = self.guest(self.alice)
@@ -143,3 +150,71 @@ class VoucherTests(RendezvousCase):
         self.net.advance(0.5)
         self.assertEqual(self.told(client), ("forbidden", None))
         self.assertFalse(self.store.revoked())
+
+
+class RelayVoucherTests(VoucherCase):
+    """Where anybody may register, and only members use the relay."""
+
+    policy = AdmitPolicy.OPEN
+    relay_for_invited = True
+
+    def relayed(self, member: Identity, voucher: bytes | None = None) -> tuple[bool, bool]:
+        """Whether a new key gets relays, and whether it is told that there are some for members."""
+        _, client = self.guest(member, voucher)
+        self.assertEqual(self.told(client), ("welcome", None))
+        relays, for_members = client.last.get("relays"), client.last.get("relays_for_members", False)
+        client.abort()
+        return bool(relays), for_members
+
+    def test_who_gets_relays(self) -> None:
+        """A key for which a member vouches. Others are registered, and told that members have relays."""
+        self.assertEqual(self.relayed(self.alice, b""), (False, True))
+        self.assertEqual(self.relayed(self.alice), (True, False))
+        self.assertEqual(self.relayed(self.key("stranger")), (False, True))
+        self.service.deny(DenyList.of([self.alice.peer_id], []))
+        self.assertEqual(self.relayed(self.alice), (False, True))
+        self.members.listed = frozenset()
+        self.assertEqual(self.relayed(self.bob), (False, True))
+
+    def test_forged(self) -> None:
+        forged = self.alice.peer_id.key + bytes(64)
+        self.assertEqual(self.told(self.guest(self.alice, forged)[1]), ("forbidden", None))
+
+    def test_new_credentials(self) -> None:
+        """They are the member's, too."""
+        _, client = self.guest(self.alice)
+        client.send(RenewRelays())
+        self.net.advance(0.5)
+        self.assertEqual(self.told(client)[0], "relay")
+        self.assertTrue(client.last["relays"])
+
+    def test_too_many(self) -> None:
+        """Beyond what a member may vouch for, keys are registered without relays."""
+        clients = [self.guest(self.alice)[1] for _ in range(MAX_GUESTS)]
+        self.assertTrue(all(client.last["relays"] for client in clients))
+        self.assertEqual(self.relayed(self.alice), (False, True))
+        clients[0].abort()
+        self.net.advance(0.5)
+        relayed = [self.relayed(self.alice)[0] for _ in range(VOUCHER_BURST - MAX_GUESTS)]
+        self.assertIn(False, relayed)
+        self.assertTrue(self.relayed(self.bob)[0])
+
+    def test_a_member_itself(self) -> None:
+        """It needs no voucher, and one of somebody else changes nothing."""
+        client = self.connect(self.alice)
+        client.send(Register("alice", Accept.ANYONE, voucher=client.vouched(self.bob, self.alice)))
+        self.net.advance(0.5)
+        user = user_of_relays(client)
+        self.assertEqual(user, user_of_relays(self.register(self.alice)))
+        self.assertNotEqual(user, user_of_relays(self.register(self.bob)))
+
+    def test_no_relay_at_all(self) -> None:
+        """Then nobody has to say who vouches."""
+        self.restart(relay=False)
+        self.assertEqual(self.relayed(self.alice, b""), (False, False))
+
+
+def user_of_relays(client: RecordingControlClient) -> str:
+    """For whom its relays count, as they name it."""
+    name: str = client.last["relays"][0]["username"]
+    return name.partition(":")[2]
