@@ -21,6 +21,7 @@ from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.local.transfer_reports import TransferReport, TransferReports
 from punch.lookup import UnknownPeer, find_peer
+from punch.net.driver import Timer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -287,7 +288,8 @@ class OwnNode:
                 failures.append(failed)
                 opening.cancel()
 
-        timer = self._clock.callLater(ANSWER_TIME, ask)
+        timer = Timer(self._clock)
+        timer.start(ANSWER_TIME, ask)
         try:
             return await opening
         except Exception:  # the reason is one of `_open`'s, unless the call of `ask` has failed
@@ -295,8 +297,7 @@ class OwnNode:
                 raise self._call_error(failures[0]) from None
             raise
         finally:
-            if timer.active():
-                timer.cancel()
+            timer.cancel()
 
     def _call_error(self, failed: CallFailed) -> CommandError:
         return CommandError(failed.reason, self._sentence(failed))

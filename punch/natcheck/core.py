@@ -289,6 +289,8 @@ class Netcheck:
         port: int,
         second_port: int = 0,
         lifetime: float | None = None,
+        *,
+        now: float,
     ) -> None:
         """
         Start the experiments.
@@ -299,6 +301,8 @@ class Netcheck:
         :param second_port: the reflector's second UDP port, 0 if there is none.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         """
+        # They begin now, and not when the core was made
+        self._transactions.handle_timer(now)
         for ipv6 in (False, True):
             there = [each for each in services if (":" in each) == ipv6]
             here = [each for each in hosts if (":" in each) == ipv6]

@@ -1,6 +1,6 @@
 """
 The driver of the protocol cores: it calls a core when its timer is due, and carries what the core has to
-where it belongs. And `Timer`, a delayed call that can be replaced.
+where it belongs. And `Timer`, a delayed call that can be replaced, and `Timers`, several of them.
 
 Cores have no clock and no sockets. Whoever owns one gives it its input, then calls `Driver.run`, which takes
 the core's output and events and schedules the next call of `handle_timer`.
@@ -44,6 +44,29 @@ class Timer:
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
+
+
+class Timers:
+    """Delayed calls that are cancelled together."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._calls: list[IDelayedCall] = []
+        self._stopped = False
+
+    def later(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function after so many seconds, unless `stop` comes first."""
+        self._calls = [call for call in self._calls if call.active()]
+        if not self._stopped:
+            self._calls.append(self._clock.callLater(seconds, function, *arguments))
+
+    def stop(self) -> None:
+        """Cancel all calls, and schedule no more."""
+        self._stopped = True
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        self._calls.clear()
 
 
 class Timed(Protocol):

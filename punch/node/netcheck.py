@@ -15,13 +15,12 @@ from typing import Any
 from cryptography import x509
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall
 
 from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport, Transport
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timer
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
 from punch.net.srv import LookUpService
@@ -237,8 +236,7 @@ class NetcheckRun:
 
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
         self._try_routers(hosts)
-        self._core.handle_timer(self._monotonic())
-        self._core.start(hosts, services, port, second, self._lifetime)
+        self._core.start(hosts, services, port, second, self._lifetime, now=self._monotonic())
         self._driver.run()
 
     def _bind(self, host: str) -> Address | None:
@@ -426,11 +424,12 @@ class RelayTrial:
         self._trying: list[RelayClient] = []
         self._flows: dict[Address, DatagramRelayClient] = {}
         self._sockets: dict[Address, DatagramSocket] = {}
-        self._late: IDelayedCall | None = None
+        self._over = False
+        self._timer = Timer(reactor)
 
     def start(self) -> None:
         """Request the allocation."""
-        self._late = self._reactor.callLater(TRIAL_TIME, self._end, False)
+        self._timer.start(TRIAL_TIME, self._end, False)
         attempts: Sequence[DatagramRelayClient | StreamRelayClient]
         if self.server.url.transport is TurnTransport.UDP:
             attempts = self._datagram_relays()
@@ -503,15 +502,13 @@ class RelayTrial:
             relay.receive(datagrams)
 
     def _end(self, works: bool) -> None:
-        if self._late is None:
+        if self._over:
             return
-        if self._late.active():
-            self._late.cancel()
-        self._late = None
+        self._over = True
         self._trying.clear()
         for relay in self._relays:
             relay.close()
-        self._reactor.callLater(GIVE_BACK_TIME if works else 0.0, self._close, works)
+        self._timer.start(GIVE_BACK_TIME if works else 0.0, self._close, works)
 
     def _close(self, works: bool) -> None:
         for relay in self._relays:

@@ -154,16 +154,25 @@ ASKING = [
 ]
 
 
+#: Modules that may schedule a delayed call themselves, and why. All others have a `Driver` for a core, a
+#: `Timer` or `Timers` for single calls, or what Twisted has for Deferreds, coroutines and repetitions.
+SCHEDULING = {
+    "punch.net.driver": "they are here",
+    "punch.rendezvous.directory.redis_client": "txredisapi schedules by an attribute of this name",
+}
+
+
 def is_root(name: str) -> bool:
     return any(name == root or name.startswith(root + ".") for root in ROOTS)
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+def modules() -> Iterator[tuple[str, str]]:
+    """The name and the source of each module."""
     for path in sorted(ROOT.rglob("*.py")):
         relative = path.relative_to(ROOT.parent).with_suffix("")
         name = ".".join(relative.parts).removesuffix(".__init__")
         if not name.startswith("punch.test"):
-            yield name, ast.parse(path.read_text(), str(path))
+            yield name, path.read_text()
 
 
 def statements(tree: ast.AST) -> Iterator[ast.stmt]:
@@ -193,21 +202,35 @@ def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
                 yield f"{base}.{alias.name}"
 
 
+def scheduled(tree: ast.Module) -> list[int]:
+    """The lines in which `callLater` is called or referred to, but for the end of the reactor's turn."""
+    later = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "callLater"]
+    soon = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "0"
+    }
+    return sorted(node.lineno for node in later if id(node) not in soon)
+
+
 class Contents(NamedTuple):
-    """What a module imports, and the names of its classes."""
+    """What a module imports, the names of its classes, and the lines in which it schedules calls."""
 
     imports: set[str]
     classes: list[str]
+    scheduled: list[int]
 
 
 @cache
 def contents() -> dict[str, Contents]:
     """What is in each module. To parse them takes longer than all the tests."""
     found = {}
-    for name, tree in modules():
+    for name, source in modules():
+        tree = ast.parse(source, name)
         package = (ROOT.parent / Path(*name.split("."))).is_dir()
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-        found[name] = Contents(set(imports(name, tree, package)), classes)
+        lines = scheduled(tree) if "callLater" in source else []
+        found[name] = Contents(set(imports(name, tree, package)), classes, lines)
     return found
 
 
@@ -273,6 +296,22 @@ class LayersTests(SynchronousTestCase):
             tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
             self.assertEqual(ast.unparse(found[1]), "import punch.cli.interrupt")
+
+    def test_calls_are_scheduled_by_the_driver(self) -> None:
+        """`callLater(0, ...)` is no timer: it means the end of this turn of the reactor."""
+        found = {name: module.scheduled for name, module in contents().items() if module.scheduled}
+        self.assertEqual(set(found) - set(SCHEDULING), set(), found)
+        self.assertEqual(set(SCHEDULING) - set(found), set())
+
+    def test_what_counts_as_scheduling(self) -> None:
+        """Calls after some time, and references to the method; not the end of the turn."""
+        lines = (
+            "clock.callLater(0, f)",
+            "clock.callLater(wait, f)",
+            "self.clock.callLater(0.5, f)",
+            "later = reactor.callLater",
+        )
+        self.assertEqual(scheduled(ast.parse("\n".join(lines))), [2, 3, 4])
 
     def test_no_two_classes_have_one_name(self) -> None:
         """Except for what Twisted looks up by name in the module of a plugin."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from punch.apps.chat import Chat
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
+from punch.net.driver import Timer
 from punch.node.causes import OtherCause, Reason
 from punch.node.events import (
     CallFailed,
@@ -80,8 +81,8 @@ class ExitPolicy:
         self._report = report
         self._stopped = stopped
         self._fatal: str | None = None
-        self._registration_timer: IDelayedCall | None = None
-        self._path_timers: dict[PeerID, IDelayedCall] = {}
+        self._registration_timer = Timer(clock)
+        self._path_timers: dict[PeerID, Timer] = {}
 
     @property
     def ending(self) -> bool:
@@ -107,7 +108,7 @@ class ExitPolicy:
         """The service stops: leave nothing on the clock."""
         if not self.finished:
             self.finished = True
-            self._stop_registration_timer()
+            self._registration_timer.cancel()
             for peer in list(self._path_timers):
                 self._stop_path_timer(peer)
             self._stopped()
@@ -116,11 +117,11 @@ class ExitPolicy:
         """Take note of an event, before it is shown."""
         if isinstance(event, Ready):
             if not self._watched:
-                self._registration_timer = self._clock.callLater(REGISTRATION_TIMEOUT, self._not_registered)
+                self._registration_timer.start(REGISTRATION_TIMEOUT, self._not_registered)
         elif isinstance(event, Registered):
-            self._stop_registration_timer()
+            self._registration_timer.cancel()
         elif isinstance(event, PathLost):
-            self._path_timers[event.peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, event.peer)
+            self._start_path_timer(event.peer)
         elif isinstance(event, (PathChanged, Disconnected)):
             self._stop_path_timer(event.peer)
 
@@ -139,15 +140,18 @@ class ExitPolicy:
         if self.input_ended and self._input_kind is not InputKind.NOTHING and not self._watched:
             self._chat.hangup(peer)
         else:
-            self._path_timers[peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, peer)
+            self._start_path_timer(peer)
+
+    def _start_path_timer(self, peer: PeerID) -> None:
+        timer = self._path_timers.setdefault(peer, Timer(self._clock))
+        timer.start(PATH_TIMEOUT, self._path_lost, peer)
 
     def _stop_path_timer(self, peer: PeerID) -> None:
         timer = self._path_timers.pop(peer, None)
-        if timer is not None and timer.active():
+        if timer is not None:
             timer.cancel()
 
     def _not_registered(self) -> None:
-        self._registration_timer = None
         if self._chat.new_page is not None:
             return  # Somebody may look at it in a browser.
         registration = self._chat.registration
@@ -155,8 +159,3 @@ class ExitPolicy:
             self._report(CallFailed(None, registration.cause))
         else:
             self._report(CallFailed(None, OtherCause(Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER)))
-
-    def _stop_registration_timer(self) -> None:
-        if self._registration_timer is not None and self._registration_timer.active():
-            self._registration_timer.cancel()
-        self._registration_timer = None

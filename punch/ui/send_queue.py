@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.chat import MAX_TEXT, Chat, ChatError, MessageState
 from punch.apps.chat.events import Event, HistoryErased, MessageAdded, MessageChanged
 from punch.identity import PeerID
+from punch.net.driver import Timer
 from punch.ui.commands import why
 
 #: Seconds between two tries to store what the store has refused.
@@ -86,7 +87,7 @@ class SendQueue:
         self._size = 0
         self._busy = False
         self._most = MAX_BATCH
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
         self._stopped = False
         self.trouble: ChatError | None = None
         """Why lines are held now."""
@@ -148,18 +149,15 @@ class SendQueue:
     def stop(self) -> None:
         """Try nothing more."""
         self._stopped = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _go(self) -> None:
-        waiting = self._timer is not None and self._timer.active()
-        while self._lines and not (self._busy or waiting or self._stopped):
+        while self._lines and not (self._busy or self._timer.running or self._stopped):
             peer, texts = self._batch()
             self._busy = True
             maybeDeferred(self._chat.conversations.open(peer).send, texts).addCallbacks(
                 self._stored, self._failed, callbackArgs=(len(texts),), errbackArgs=(len(texts),)
             )
-            waiting = self._timer is not None and self._timer.active()
 
     def _batch(self) -> tuple[PeerID, list[str]]:
         peer = self._lines[0].peer
@@ -177,7 +175,7 @@ class SendQueue:
         error = why(failure, self._log)
         if error.code in _MAY_PASS:
             if not self._stopped:
-                self._timer = self._clock.callLater(RETRY, self._go)
+                self._timer.start(RETRY, self._go)
             if self.trouble is None:
                 self.held_since = self._clock.seconds()
                 self.trouble = error

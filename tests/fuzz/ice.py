@@ -164,7 +164,7 @@ def netcheck(data: bytes) -> None:
 
     now, end = 100.0, 160.0
     core = Netcheck(peer=IDENTITIES[0].peer_id, random=Random(1).randbytes, bind=bind, now=now)
-    core.start(["10.0.0.2", "2001:db8::2"], ["198.51.100.1", "2001:db8::1"], 3478, 3479)
+    core.start(["10.0.0.2", "2001:db8::2"], ["198.51.100.1", "2001:db8::1"], 3478, 3479, now=now)
     waiting: list[Transmit] = []
     probes: list[Probe] = []
     reader = Reader(data)

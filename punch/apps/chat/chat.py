@@ -35,7 +35,7 @@ from punch.apps.chat.model import (
     ChatStatus,
     ClientID,
 )
-from punch.apps.chat.storage import Storage, Timers, Worker
+from punch.apps.chat.storage import Storage, Worker
 from punch.apps.chat.store import Store
 from punch.apps.chat.stream import ChatFactory
 from punch.contacts import AddressBook
@@ -44,6 +44,7 @@ from punch.link.events import LinkRole, ServiceRefused
 from punch.link.services import anyone
 from punch.link.status import LinkStatus
 from punch.natcheck.report import NetcheckReport
+from punch.net.driver import Timers
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
 from punch.node.interfaces import INode

@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred
 from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.events import Views
 from punch.apps.chat.model import ChatError, ChatMessage
-from punch.apps.chat.storage import Storage, Timers
+from punch.apps.chat.storage import Storage
 from punch.identity import PeerID
+from punch.net.driver import Timers
 
 if TYPE_CHECKING:
     from punch.apps.chat.chat import Chat

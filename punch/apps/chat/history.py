@@ -12,10 +12,11 @@ from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import HistoryErased, MessageChanged, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
-from punch.apps.chat.storage import Storage, Timers
+from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import PAGE, Overview, Store
 from punch.contacts import AddressBook
 from punch.identity import PeerID
+from punch.net.driver import Timers
 
 #: Seconds between two searches for messages that are older than the retention.
 EXPIRY_INTERVAL = 3600.0

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from punch.apps.chat.events import PeerUnreachable, Views
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
 from punch.link.status import LinkStatus
+from punch.net.driver import Driver
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -64,13 +65,12 @@ class ChatLinks:
         self.names: dict[PeerID, str] = {}
         self._views = views
         self._node = node
-        self._clock = clock
         self._waits = waits
         self._redial: RedialSchedule[PeerID] = RedialSchedule(chance)
         self._automatic: set[PeerID] = set()
         self._hung_up: set[PeerID] = set()
-        self._timer: IDelayedCall | None = None
         self._stopped = False
+        self._driver = Driver(clock, clock.seconds, lambda now: False, lambda: (self,))
 
     @property
     def links(self) -> dict[PeerID, Link]:
@@ -117,7 +117,7 @@ class ChatLinks:
         self._hung_up.discard(peer)
         self._redial.called(peer)
         self._connect(peer)
-        self._set_timer(self._redial.next())
+        self._driver.run()
 
     def expect_automatic(self, peer: PeerID) -> None:
         """
@@ -133,9 +133,9 @@ class ChatLinks:
             self._hung_up.add(peer)
 
     def stop(self) -> None:
-        """Cancel the timer, and set no other."""
+        """Call nobody any more."""
         self._stopped = True
-        self._set_timer(None)
+        self._driver.stop()
 
     # -- messages that wait --
 
@@ -149,13 +149,13 @@ class ChatLinks:
         if peer in self._hung_up and self._node.link(peer) is None:
             self._hung_up.discard(peer)
             self._redial.done(peer)
-        self._redial.want(peer, self._clock.seconds(), self._is_busy(peer))
+        self._redial.want(peer, self._driver.now(), self._is_busy(peer))
         self._look()
 
     def delivered(self, peer: PeerID) -> None:
         """A message got through."""
         if self._waits(peer):
-            self._redial.progress(peer, self._clock.seconds())
+            self._redial.progress(peer, self._driver.now())
         else:
             self._redial.done(peer)
         self._look()
@@ -163,13 +163,19 @@ class ChatLinks:
     def _is_busy(self, peer: PeerID) -> bool:
         return self._node.link(peer) is not None or peer in self._node.calls()
 
-    def _look(self) -> None:
-        if self._stopped:
-            return
-        peer = self._redial.due(self._clock.seconds())
+    def get_timer(self) -> float | None:
+        """Return when the next peer is to be called by itself, or None."""
+        return self._redial.next()
+
+    def handle_timer(self, now: float) -> None:
+        """Call the peer whose turn it is, if there is one."""
+        peer = None if self._stopped else self._redial.due(now)
         if peer is not None:
             self._call_again(peer)
-        self._set_timer(self._redial.next())
+
+    def _look(self) -> None:
+        self.handle_timer(self._driver.now())
+        self._driver.run()
 
     def _call_again(self, peer: PeerID) -> None:
         if self._is_busy(peer):
@@ -184,13 +190,6 @@ class ChatLinks:
         # What becomes of the call is told by events.
         self._node.connect(peer).addErrback(_ignore_failed_call)
 
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        if at is not None and not self._stopped:
-            self._timer = self._clock.callLater(max(0.0, at - self._clock.seconds()), self._look)
-
     # -- what happens on the node --
 
     def handle(self, event: NodeEvent) -> bool:
@@ -201,7 +200,7 @@ class ChatLinks:
         """
         telling = self._note(event)
         # Never at once: the views are to know of this event first.
-        self._set_timer(self._redial.next())
+        self._driver.run()
         return telling
 
     def _note(self, event: NodeEvent) -> bool:
@@ -210,7 +209,7 @@ class ChatLinks:
         if isinstance(name, str) and peer is not None:
             self.learn(peer, name)
         if isinstance(event, Registered):
-            self._redial.registered(self._clock.seconds())
+            self._redial.registered(self._driver.now())
         elif isinstance(event, Unregistered):
             self._redial.unregistered()
         elif isinstance(event, Calling):
@@ -224,7 +223,7 @@ class ChatLinks:
             self._redial.called(event.peer)
             return not automatic
         elif isinstance(event, PeerReturned):
-            self._redial.returned(event.peer, self._clock.seconds())
+            self._redial.returned(event.peer, self._driver.now())
             return False
         elif isinstance(event, IncomingCall):
             self._hung_up.discard(event.peer)
@@ -274,7 +273,7 @@ class ChatLinks:
         if not self._waits(peer):
             self._redial.done(peer)
             return None
-        now = self._clock.seconds()
+        now = self._driver.now()
         self._redial.want(peer, now, linked=True)
         if peer in self._hung_up:
             reason = ErrorCode.CANCELLED.value

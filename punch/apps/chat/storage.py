@@ -15,13 +15,14 @@ from threading import Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, execute, fail
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import StoreFailed, Views
 from punch.apps.chat.store import Store
+from punch.net.driver import Timers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -125,29 +126,6 @@ class ThreadWorker:
             failure = Failure()  # type: ignore[no-untyped-call]
             results = [(done, failure) for done, _ in group]
         return results
-
-
-class Timers:
-    """Delayed calls that are cancelled together."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._timers: list[IDelayedCall] = []
-        self._stopped = False
-
-    def later(self, delay: float, call: Callable[..., object], *arguments: object) -> None:
-        """Call `call` after `delay` seconds, unless `stop` comes first."""
-        self._timers = [timer for timer in self._timers if timer.active()]
-        if not self._stopped:
-            self._timers.append(self._clock.callLater(delay, call, *arguments))
-
-    def stop(self) -> None:
-        """Cancel all calls, and schedule no more."""
-        self._stopped = True
-        for timer in self._timers:
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
 
 
 class Storage:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -44,6 +44,7 @@ from punch.apps.files.messages import (
 from punch.apps.files.odd_names import OddNames
 from punch.apps.files.source import Reader, Source, check_have
 from punch.apps.files.target import Target
+from punch.net.driver import Timer
 
 T = TypeVar("T")
 
@@ -379,8 +380,7 @@ class FileReceiver(_TransferProtocol):
         self._working = False
         self._closing = False
         self._deciding: Deferred[Path] | None = None
-        self._clock = clock
-        self._timeout: IDelayedCall | None = None
+        self._timeout = Timer(clock)
 
     @property
     def position(self) -> int:
@@ -399,7 +399,7 @@ class FileReceiver(_TransferProtocol):
 
     def connectionMade(self) -> None:
         """Wait for the offer."""
-        self._timeout = self._clock.callLater(OFFER_TIMEOUT, self.fail, FilesMessageError("no offer in time"))
+        self._timeout.start(OFFER_TIMEOUT, self.fail, FilesMessageError("no offer in time"))
 
     def message_received(self, message: Message) -> None:
         """Handle a message of the sender."""
@@ -407,7 +407,7 @@ class FileReceiver(_TransferProtocol):
             if isinstance(message, DataMessage) or message_type(message) is not MessageType.OFFER:
                 raise FilesMessageError("a message before the offer")
             self.offer = decode_offer(message)
-            self._end_timeout()
+            self._timeout.cancel()
             self.run_steps(self._answer(self.offer))
         elif self._target is None:
             raise FilesMessageError("a message before the offer was answered")
@@ -470,7 +470,7 @@ class FileReceiver(_TransferProtocol):
         self._stop()
 
     def _stop(self) -> None:
-        self._end_timeout()
+        self._timeout.cancel()
         self._queue.clear()
         if self._deciding is not None:
             self._deciding.cancel()
@@ -484,7 +484,3 @@ class FileReceiver(_TransferProtocol):
         if not self._closing:
             self._closing = True
             self._run(target.close)
-
-    def _end_timeout(self) -> None:
-        if self._timeout is not None and self._timeout.active():
-            self._timeout.cancel()

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID
 from punch.link.events import CloseCode, LinkRole
+from punch.net.driver import Timer
 from punch.node.calls.call import Call
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
@@ -220,9 +220,9 @@ class OutgoingCalls:
     def __init__(self, context: CallContext, calls: Calls) -> None:
         self._context = context
         self._calls = calls
-        self._queue: dict[PeerID, IDelayedCall] = {}
+        self._queue: dict[PeerID, Timer] = {}
         """Calls that wait for the rendezvous."""
-        self._absent: dict[PeerID, IDelayedCall] = {}
+        self._absent: dict[PeerID, Timer] = {}
         """Calls that wait for their callees to register again."""
         self._anew: set[PeerID] = set()
         """The peers whose calls were placed after the rendezvous had been away."""
@@ -251,7 +251,8 @@ class OutgoingCalls:
         if self._context.channel.registered:
             self._place(peer)
         else:
-            self._queue[peer] = self._context.clock.callLater(QUEUE_TIME, self._expire, peer)
+            timer = self._queue[peer] = Timer(self._context.clock)
+            timer.start(QUEUE_TIME, self._expire, peer)
 
     def withdraw(self, peer: PeerID) -> bool:
         """Withdraw the call to `peer` that waits; return whether there was one."""
@@ -271,7 +272,8 @@ class OutgoingCalls:
         absent = isinstance(cause, IntroductionEnded) and cause.code is ErrorCode.NOT_REGISTERED
         if not absent or left <= 0.0 or len(self._absent) >= MAX_QUEUED:
             return False
-        self._absent[peer] = self._context.clock.callLater(left, self._stays_absent, peer, cause)
+        timer = self._absent[peer] = Timer(self._context.clock)
+        timer.start(left, self._stays_absent, peer, cause)
         return True
 
     def returned(self, peer: PeerID) -> None:
@@ -331,7 +333,7 @@ class OutgoingCalls:
         self._calls.failed(peer, cause)
 
 
-def _cancel(calls: dict[PeerID, IDelayedCall], peer: PeerID) -> bool:
+def _cancel(calls: dict[PeerID, Timer], peer: PeerID) -> bool:
     """Take a call out of those that wait; return whether it was there."""
     timer = calls.pop(peer, None)
     if timer is not None:

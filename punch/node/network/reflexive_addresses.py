@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 
-from twisted.internet.interfaces import IDelayedCall, IReactorPluggableNameResolver, IReactorTime
+from twisted.internet.interfaces import IReactorPluggableNameResolver, IReactorTime
 
 from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.identity import RandomBytes
-from punch.net.driver import Driver, Timed
+from punch.net.driver import Driver, Timed, Timer
 from punch.net.reactor import look_up
 from punch.wire.address import Address, Transmit, canonical
 from punch.wire.peers.candidate import CandidateType
@@ -63,7 +63,6 @@ class ReflexiveAddressCache:
         send: Callable[[Transmit], None],
         back: Callable[[], None],
     ) -> None:
-        self._clock = clock
         self._monotonic = monotonic
         self._random = random
         self._pacing = pacing
@@ -75,7 +74,8 @@ class ReflexiveAddressCache:
         self._asked: tuple[frozenset[Address], frozenset[Address]] | None = None
         self._until = 0.0
         self._driver = Driver(clock, monotonic, self._step, self._cores)
-        self._listening: IDelayedCall | None = None
+        # Runs while `listen` is on
+        self._next_request = Timer(clock)
         self._requests: dict[bytes, Address] = {}
         self._silent = False
 
@@ -132,20 +132,18 @@ class ReflexiveAddressCache:
 
     def listen(self, wanted: bool) -> None:
         """Start or stop asking the reflectors whether the network is back."""
-        if wanted and self._listening is None:
+        if wanted and not self._next_request.running:
             self._silent = False
             self._ask()
-        elif not wanted and self._listening is not None:
-            self._listening.cancel()
-            self._listening = None
+        elif not wanted:
+            self._next_request.cancel()
             self._requests.clear()
 
     def receive(self, data: bytes, remote: Address, local: Address) -> bool:
         """Take a STUN response. Returns False if it answers no request of this object."""
         if self._requests.get(bytes(data[8:20])) == remote:
             self._requests.clear()
-            if self._listening is not None:
-                self._listening.reset(ANSWERED_INTERVAL)
+            self._next_request.start(ANSWERED_INTERVAL, self._ask)
             if self._silent:
                 self._silent = False
                 self._back()
@@ -171,7 +169,7 @@ class ReflexiveAddressCache:
             self._requests[transaction_id] = reflector
             request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id)
             self._send(Transmit(encode(request, fingerprint=False), reflector, base))
-        self._listening = self._clock.callLater(SILENT_INTERVAL, self._ask)
+        self._next_request.start(SILENT_INTERVAL, self._ask)
 
     def _stop_agent(self) -> None:
         if self._agent is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from punch.identity import PeerID
 from punch.net.sources import Source
@@ -25,7 +26,6 @@ from punch.rendezvous.directory.redis_client import (
     RedisConnection,
     ignore,
     in_background,
-    sleep,
 )
 
 ENTRY_LIFE = 600
@@ -139,7 +139,7 @@ class PeerEntries:
         while self._pending:
             for _ in range(min(_CHUNK, len(self._pending))):
                 in_background(commands, self._pending.popleft()())
-            await sleep(self._reactor, _PAUSE)
+            await deferLater(self._reactor, _PAUSE, lambda: None)
 
     def refresh_some(self, commands: RedisConnection, interval: float) -> None:
         """

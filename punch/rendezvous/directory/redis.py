@@ -30,6 +30,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -60,7 +61,6 @@ from punch.rendezvous.directory.redis_client import (
     ignore,
     in_background,
     primary_of,
-    sleep,
 )
 from punch.rendezvous.directory.shared_state import SharedState, SharedStates
 
@@ -258,7 +258,7 @@ class RedisDirectory:
                 await self._connect(commands, subscriber)
                 while True:
                     await self._beat(commands, subscriber)
-                    await sleep(self._reactor, BEAT)
+                    await deferLater(self._reactor, BEAT, lambda: None)
             except RedisProblem as problem:
                 self._lost(str(problem))
             except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
@@ -273,7 +273,9 @@ class RedisDirectory:
                 return
             self._failures += 1
             delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 10))
-            await sleep(self._reactor, delay * (0.5 + int.from_bytes(self._random(4), "big") / 2**32))
+            await deferLater(
+                self._reactor, delay * (0.5 + int.from_bytes(self._random(4), "big") / 2**32), lambda: None
+            )
 
     async def _connect(self, commands: RedisConnection, subscriber: RedisConnection) -> None:
         host, port = await primary_of(self._reactor, self._address)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
@@ -416,13 +416,6 @@ def _refused(failure: Failure, connection: RedisConnection) -> None:
     failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
     if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
         connection.give_up(failure.value)
-
-
-def sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
-    """Wait; may be cancelled."""
-    waiting: Deferred[None] = Deferred(lambda _: call.cancel())
-    call = reactor.callLater(seconds, waiting.callback, None)
-    return waiting
 
 
 async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:

@@ -16,7 +16,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IDelayedCall,
     IProtocol,
     IPushProducer,
     IReactorFDSet,
@@ -28,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import RandomBytes
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timer
 from punch.net.token_bucket import TokenBucket
 from punch.net.udp.segmentation import allow_fragments
 from punch.net.udp.server import UDPPort
@@ -85,9 +84,9 @@ class RelayStream(protocol.Protocol):
         self._bindings = TokenBucket(BINDING_RATE, BINDING_BURST, relay.clock.seconds())
         self._full = False
         self._written = 0
-        self._reset: IDelayedCall | None = None
-        self._idle: IDelayedCall | None = None
-        self._held: IDelayedCall | None = None
+        self._reset = Timer(relay.clock)
+        self._idle = Timer(relay.clock)
+        self._held = Timer(relay.clock)
 
     @property
     def host(self) -> str:
@@ -136,8 +135,7 @@ class RelayStream(protocol.Protocol):
         """The connection is gone, and its allocation with it."""
         client, self._client = self._client, None
         for timer in (self._reset, self._idle, self._held):
-            if timer is not None and timer.active():
-                timer.cancel()
+            timer.cancel()
         # The transport refers to its producer, which refers to it
         cast(IConsumer, self.transport).unregisterProducer()
         if client is not None:
@@ -152,7 +150,7 @@ class RelayStream(protocol.Protocol):
             if self._full or self._written + len(message) > TURN_BYTES:
                 continue
             if not self._written:
-                self._reset = self._relay.clock.callLater(0, self._turn_ended)
+                self._reset.start(0.0, self._turn_ended)
             self._written += len(message)
             batch.append(message)
         if batch:
@@ -196,21 +194,18 @@ class RelayStream(protocol.Protocol):
 
     def _hold(self, seconds: float) -> None:
         """Read nothing for a while: the client has exceeded its share of requests."""
-        if self._held is not None:
-            self._held.cancel()
-        else:
+        if not self._held.running:
             cast(IPushProducer, self.transport).pauseProducing()
-        self._held = self._relay.clock.callLater(seconds, self._read_on)
+        self._held.start(seconds, self._read_on)
 
     def _read_on(self) -> None:
-        self._held = None
         cast(IPushProducer, self.transport).resumeProducing()
 
     def _turn_ended(self) -> None:
         self._written = 0
 
     def _check_later(self) -> None:
-        self._idle = self._relay.clock.callLater(self._relay.idle_time, self._check)
+        self._idle.start(self._relay.idle_time, self._check)
 
     def _check(self) -> None:
         if self._client is not None and self._relay.has_allocation(self._client):

@@ -167,7 +167,7 @@ class HostileTests(SynchronousTestCase):
         self.now = 100.0
         self.bound: list[Address] = []
         self.core = Netcheck(peer=ALICE, random=Random(1).randbytes, bind=self.bind, now=self.now)
-        self.core.start(["10.0.0.2"], ["198.51.100.1"], 3478, 3479)
+        self.core.start(["10.0.0.2"], ["198.51.100.1"], 3478, 3479, now=self.now)
 
     def bind(self, host: str) -> Address:
         self.bound.append(Address(host, 40000 + len(self.bound)))
@@ -226,7 +226,7 @@ class HostileTests(SynchronousTestCase):
     def test_no_address_of_ours(self) -> None:
         """A machine without IPv4, or where nothing can be bound."""
         core = Netcheck(peer=ALICE, random=Random(1).randbytes, bind=lambda _: None, now=0.0)
-        core.start(["10.0.0.2"], ["198.51.100.1", "2001:db8::1"], 3478)
+        core.start(["10.0.0.2"], ["198.51.100.1", "2001:db8::1"], 3478, now=0.0)
         self.assertTrue(core.done)
         self.assertEqual(core.ipv4, FamilyReport(local_addresses=("10.0.0.2",)))
         self.assertEqual(core.ipv6, FamilyReport())

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,6 +32,7 @@ from punch.apps.chat.events import (
     MessageChanged,
 )
 from punch.identity import PeerID
+from punch.net.driver import Timer
 from punch.node.events import CallState, Connected, IncomingCall, Ready
 from punch.sanitize import printable
 from punch.ui.command_line import CommandLine
@@ -117,7 +117,7 @@ class TerminalFrontEnd:
         self._opened: set[PeerID] = set()
         self._switched = 0
         self._before: PeerID | None = None
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(self.view.clock)
         self._status: Fragments = ()
         self._prompt_text = ""
         self.view.attach()
@@ -199,8 +199,7 @@ class TerminalFrontEnd:
 
     def stopped(self) -> None:
         """Cancel the timer."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._timer.cancel()
 
     # -- the lines --
 
@@ -348,7 +347,7 @@ class TerminalFrontEnd:
         if not self._exit.finished:
             self.line.drop_answered()
         self.changed()
-        self._timer = self.view.clock.callLater(STATUS_INTERVAL, self._tick)
+        self._timer.start(STATUS_INTERVAL, self._tick)
 
     # -- PromptUser: what is typed --
 

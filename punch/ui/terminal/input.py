@@ -15,7 +15,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
+
+from punch.net.driver import Timer
 
 PASTE_BEGINS = "\x1b[200~"
 PASTE_ENDS = "\x1b[201~"
@@ -210,19 +212,18 @@ class PastedLines:
         pasted: Callable[[bytes], None],
         unfinished: Callable[[], bytes] = lambda: b"",
     ) -> None:
-        self._clock = clock
         self._typed = typed
         self._pasted = pasted
         self._unfinished = unfinished
         self._held = bytearray()
         self._size = 0
         self._lines = 0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
 
     def add(self, data: bytes) -> None:
         """Add input that was read just now."""
         self._keep(data)
-        self._wait(REST_TIME if self._lines > 1 else PASTE_INTERVAL, self._look_again)
+        self._timer.start(REST_TIME if self._lines > 1 else PASTE_INTERVAL, self._look_again)
 
     def flush(self) -> None:
         """Decide now whether it was typed or pasted, as no more input follows."""
@@ -241,9 +242,7 @@ class PastedLines:
 
     def stop(self) -> None:
         """Cancel the timer."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._timer.cancel()
 
     def _keep(self, data: bytes) -> None:
         self._size += len(data)
@@ -251,10 +250,6 @@ class PastedLines:
             self._held += data
         self._lines += sum(1 for line in data.split(b"\n") if line.strip())
 
-    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
-        self.stop()
-        self._timer = self._clock.callLater(seconds, then)
-
     def _look_again(self) -> None:
         # A reactor that was busy calls what is due before it reads what has come meanwhile.
-        self._wait(0, self.flush)
+        self._timer.start(0.0, self.flush)

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from punch.net.driver import Timer
 
 #: Plain connections at a time.
 MAX_PLAIN = 64
@@ -56,11 +58,12 @@ class PageConnection(ProtocolWrapper):
         self._received = 0
         self._unread = 0
         self._congested = False
-        self._deadline: IDelayedCall | None = factory.clock.callLater(PLAIN_TIME, self.drop)
+        self._deadline = Timer(factory.clock)
+        self._deadline.start(PLAIN_TIME, self.drop)
 
     def drop(self) -> None:
         """End the connection now, whatever still waits to be sent."""
-        self._stop_timer()
+        self._deadline.cancel()
         self.transport.abortConnection()
 
     def become_socket(self) -> None:
@@ -69,7 +72,7 @@ class PageConnection(ProtocolWrapper):
         self.is_socket = True
         self._limit = MAX_MESSAGE
         self._received = 0
-        self._stop_timer()
+        self._deadline.cancel()
         # Until now the HTTP server was the producer, to hold back its responses. It has written its last one.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
@@ -85,7 +88,7 @@ class PageConnection(ProtocolWrapper):
             return False
         self._limit = size + PLAIN_BYTES
         self._received = 0
-        self._stop_timer()
+        self._deadline.cancel()
         return True
 
     def end_upload(self) -> None:
@@ -98,7 +101,7 @@ class PageConnection(ProtocolWrapper):
             return
         self._limit = PLAIN_BYTES
         self._received = 0
-        self._deadline = self.factory.clock.callLater(PLAIN_TIME, self.drop)
+        self._deadline.start(PLAIN_TIME, self.drop)
         self.factory.return_upload(self)
 
     def pause_reading(self) -> None:
@@ -134,7 +137,7 @@ class PageConnection(ProtocolWrapper):
         super().write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._stop_timer()
+        self._deadline.cancel()
         super().connectionLost(reason)
 
     # IPushProducer, to the transport of a WebSocket: whether the browser reads
@@ -144,22 +147,17 @@ class PageConnection(ProtocolWrapper):
         if not self._congested:
             self._congested = True
             self._unread = 0
-        if self._deadline is None:
-            self._deadline = self.factory.clock.callLater(UNREAD_TIME, self.drop)
+        if not self._deadline.running:
+            self._deadline.start(UNREAD_TIME, self.drop)
 
     def resumeProducing(self) -> None:
         """The browser has read all."""
         self._congested = False
-        self._stop_timer()
+        self._deadline.cancel()
 
     def stopProducing(self) -> None:
         """The connection is over."""
-        self._stop_timer()
-
-    def _stop_timer(self) -> None:
-        timer, self._deadline = self._deadline, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        self._deadline.cancel()
 
 
 class PageConnections(WrappingFactory[PageConnection]):

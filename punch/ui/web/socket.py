@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.websocket import WebSocketTransport
 
 from punch.apps.chat import ChatError
+from punch.net.driver import Timer
 from punch.ui.commands import why
 from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.connections import PageConnection
@@ -53,7 +54,6 @@ class PageSocket:
         left: Callable[[PageSocket], None],
     ) -> None:
         self._connection = connection
-        self._clock = clock
         self._perform = perform
         self._joined = joined
         self._left = left
@@ -62,7 +62,7 @@ class PageSocket:
         self._started = False
         self._pending = 0
         self._heard = True
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
 
     # -- out --
 
@@ -123,9 +123,7 @@ class PageSocket:
     def connectionLost(self, reason: Failure) -> None:
         """The page is gone."""
         self._transport = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._timer.cancel()
         self._left(self)
 
     # -- inside --
@@ -160,4 +158,4 @@ class PageSocket:
         self._heard = False
         if self._transport is not None:
             self._transport.ping()
-        self._timer = self._clock.callLater(PING, self._ping)
+        self._timer.start(PING, self._ping)

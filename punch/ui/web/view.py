@@ -13,7 +13,7 @@ from typing import Any
 
 import segno
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch import __version__
@@ -21,6 +21,7 @@ from punch.apps.chat import MAX_TEXT, Chat
 from punch.apps.chat import events as chat_events
 from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
+from punch.net.driver import Timer
 from punch.node import events as peer_events
 from punch.ui.command import CommandContext
 from punch.ui.json.events import (
@@ -87,7 +88,7 @@ class WebView:
         self._uploads = uploads
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
-        self._pairs_timer: IDelayedCall | None = None
+        self._pairs_timer = Timer(reactor)
         self._watched: dict[PeerID, list[JSON]] = {}
         self._erased: dict[str, float] = {}
         self.server = WebServer(reactor, BrowserAdmission(random), self.page, uploads)
@@ -111,9 +112,7 @@ class WebView:
         """Close all pages; fires when the port is free."""
         self._chat.views.detach(self)
         self._chat.new_page = None
-        if self._pairs_timer is not None:
-            self._pairs_timer.cancel()
-            self._pairs_timer = None
+        self._pairs_timer.cancel()
         if self._uploads is not None:
             self._uploads.stop()
         return self.server.stop()
@@ -222,11 +221,10 @@ class WebView:
     # -- candidate pairs --
 
     def _update_pairs_later(self) -> None:
-        if self._pairs_timer is None:
-            self._pairs_timer = self._clock.callLater(PAIRS_INTERVAL, self._update_pairs)
+        if not self._pairs_timer.running:
+            self._pairs_timer.start(PAIRS_INTERVAL, self._update_pairs)
 
     def _update_pairs(self) -> None:
-        self._pairs_timer = None
         if self._pages:
             for peer in list(self._watched):
                 self._update_pairs_of(peer)
