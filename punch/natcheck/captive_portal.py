@@ -8,6 +8,7 @@ nobody else need be.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from punch.wire.address import parsed
@@ -16,6 +17,8 @@ LONGEST = 4096
 """Bytes of an answer that are read."""
 NETWORK_AUTHENTICATION_REQUIRED = 511
 """RFC 6585, section 6."""
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+"""What is looked up as a name."""
 
 
 def portal_request(host: str) -> bytes:
@@ -24,36 +27,48 @@ def portal_request(host: str) -> bytes:
     return f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode("ascii", "replace")
 
 
-def is_portal(answer: bytes, host: str) -> bool:
+def says_so(answer: bytes) -> bool:
+    """Whether the answer to `portal_request` is that of a captive portal that says what it is."""
+    return _status(answer) == NETWORK_AUTHENTICATION_REQUIRED
+
+
+def sends_to(answer: bytes, host: str) -> str | None:
     """
-    Whether the answer to `portal_request` is that of a captive portal: it says so, or sends the browser to
-    another host. A portal that shows its page at once is not told from a web server of that host. Web servers
-    send from their IP addresses to their names, and between a domain and names in it.
+    Return the host to which the answer to `portal_request` sends the browser, if that is another one.
+
+    Web servers send browsers between a domain and names in it. A portal that shows its page at once is not
+    told from a web server of that host.
     """
-    head, _, _ = answer[:LONGEST].partition(b"\r\n\r\n")
-    first, *lines = head.split(b"\r\n")
-    version, _, rest = first.partition(b" ")
-    code = rest[:3]
-    if not version.startswith(b"HTTP/1.") or not code.isdigit():
-        return False
-    if int(code) == NETWORK_AUTHENTICATION_REQUIRED:
-        return True
-    if int(code) not in (301, 302, 303, 307, 308):
-        return False
+    if _status(answer) not in (301, 302, 303, 307, 308):
+        return None
+    lines = answer[:LONGEST].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
     fields = (line.partition(b":") for line in lines)
     places = [value.strip() for name, _, value in fields if name.strip().lower() == b"location"]
     try:
         elsewhere = urlsplit(places[0].decode("ascii")).hostname if places else None
     except ValueError:
-        return False
-    return elsewhere is not None and not _may_send_to(host.lower().rstrip("."), elsewhere.rstrip("."))
+        return None
+    host, other = host.lower().rstrip("."), (elsewhere or "").rstrip(".")
+    if not _is_address(other) and not _NAME.fullmatch(other):
+        return None
+    names = not _is_address(host) and not _is_address(other)
+    near = host == other or (names and (host.endswith(f".{other}") or other.endswith(f".{host}")))
+    return None if near else other
 
 
-def _may_send_to(host: str, other: str) -> bool:
-    """Whether a web server of this host may send browsers to the other one."""
-    if _is_address(host) or _is_address(other):
-        return host == other or not _is_address(other)
-    return host == other or host.endswith(f".{other}") or other.endswith(f".{host}")
+def needs_look_up(host: str, other: str) -> bool:
+    """
+    Whether the addresses of the host that a browser is sent to say whether a portal has answered. A web
+    server that is asked by its IP address sends browsers to its name; a portal to a name of its own.
+    """
+    return _is_address(host) and not _is_address(other)
+
+
+def _status(answer: bytes) -> int | None:
+    """The status of an HTTP answer; None if it is none."""
+    version, _, rest = answer[:LONGEST].partition(b"\r\n")[0].partition(b" ")
+    code = rest[:3]
+    return int(code) if version.startswith(b"HTTP/1.") and code.isdigit() else None
 
 
 def _is_address(host: str) -> bool:

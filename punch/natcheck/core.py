@@ -31,7 +31,6 @@ from punch.natcheck.transactions import (
 )
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
-from punch.wire.peers.nat_profile import PortAssignment
 from punch.wire.probes import Vantage
 
 GRACE = 0.2
@@ -95,12 +94,10 @@ async def examine(
     lived = None
     if lifetime is not None and (translated or address is not True):
         lived = await measure_lifetime(transactions, host, reflectors.first, lifetime)
-    rtts = [rtt for remote, rtt in transactions.rtts if remote == reflectors.first]
     profile = None if observation is None else profile_of(observation)
-    ports = ports_of([(each.local, each.mapped) for each in seen]) if translated else None
-    if ports is PortAssignment.SEQUENTIAL and profile is not None and profile.ports is PortAssignment.RANDOM:
-        # Near each other, but in no order: those of a block that the subscriber has
-        ports = PortAssignment.RANDOM
+    # One rule for both, where calls have one
+    ports = ports_of([(each.local, each.mapped) for each in seen]) if profile is None else profile.ports
+    rtts = [rtt for remote, rtt in transactions.rtts if remote == reflectors.first]
     return FamilyReport(
         udp=True,
         local_addresses=(host, *(each for each in hosts if each != host)),
@@ -110,7 +107,7 @@ async def examine(
         mapping=mappings if translated else frozenset(),
         filtering=filterings,
         hairpinning=hairpinning,
-        ports=ports,
+        ports=ports if translated else None,
         lifetime=lived,
         latency=median(rtts) if rtts else None,
         profile=profile,

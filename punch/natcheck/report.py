@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from punch.ice.port_mapping.lease import PortMapping
-from punch.ice.punching.techniques import nat_class, techniques_with_all
+from punch.ice.punching.techniques import NatClass, Technique, nat_class, techniques_with_all
 from punch.ice.reach import is_local
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
@@ -22,13 +22,17 @@ class Direct(str, Enum):
     ALL = "all"
     """With every peer whose network lets UDP through."""
     MOST = "most"
-    """With all peers but those whose NAT has address-and-port-dependent mapping, or that have no UDP."""
+    """
+    At once with all peers but those whose NAT has another port for each destination, or that have no UDP.
+    Most of the former are reached directly after some seconds, by a technique (`punch.ice.punching`).
+    """
     SOME = "some"
     """
-    With peers that have no NAT, or whose NAT lets in datagrams from other ports. If only IPv6 works: with
-    peers that have IPv6.
+    At once with peers that have no NAT, or whose NAT lets in datagrams from other ports. With those whose
+    port is known after some seconds, by spraying. If only IPv6 works: with peers that have IPv6.
     """
     NONE = "none"
+    """No UDP gets through, or the user allows no direct links."""
     UNKNOWN = "unknown"
     """Too little is known of the NAT, or the service is not on the internet."""
 
@@ -58,26 +62,55 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
+class PathPolicy:
+    """
+    What the user allows the paths of links to be.
+
+    :ivar direct: whether links may be direct.
+    :ivar relayed: whether they may take a relay. Techniques begin on a link that does.
+    :ivar spray: whether many packets may be sent to guessed ports of a peer.
+    :ivar tcp: whether direct paths over TCP are looked for, which is not done beside a proxy.
+    """
+
+    direct: bool = True
+    relayed: bool = True
+    spray: bool = True
+    tcp: bool = True
+
+    def allowed(self, technique: Technique) -> Technique | None:
+        """Return what comes of it where a technique would be used; None: there is no link."""
+        switched_off = {Technique.SPRAYING: not self.spray, Technique.TCP: not self.tcp}
+        if not self.direct or switched_off.get(technique):
+            technique = Technique.RELAY
+        if self.relayed:
+            return technique
+        return Technique.ICE if technique in (Technique.ICE, Technique.SIMULTANEOUS_OPEN) else None
+
+
+@dataclass(frozen=True)
 class RouterReport:
     """
     What the router of the examined address does when it is asked for a port (RFC 6887, RFC 6886).
 
     :ivar mapping: the UDP port that it mapped; None if it maps none.
     :ivar tcp: whether it mapped a TCP port, too.
+    :ivar upnp: whether it was asked by UPnP, too, for which a package is needed.
     """
 
     mapping: PortMapping | None = None
     tcp: bool = False
+    upnp: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object (docs/json.md)."""
         mapping = self.mapping
         if mapping is None:
-            return {"method": None, "external_address": None, "tcp": False}
+            return {"method": None, "external_address": None, "tcp": False, "upnp": self.upnp}
         return {
             "method": mapping.method.value,
             "external_address": mapping.external.host,
             "tcp": self.tcp,
+            "upnp": self.upnp,
         }
 
 
@@ -98,6 +131,7 @@ class FamilyReport:
     :ivar latency: the round-trip time to the service in seconds.
     :ivar router: what the router says to a request for a port; None if none was asked.
     :ivar profile: what calls know about the NAT; None if there is none that is known.
+    :ivar policy: what the user allows.
     """
 
     udp: bool | None = False
@@ -113,18 +147,19 @@ class FamilyReport:
     latency: float | None = None
     router: RouterReport | None = None
     profile: NatProfile | None = None
+    policy: PathPolicy = PathPolicy()
 
     @property
     def maps_ports(self) -> bool:
-        """Whether the router maps ports at an address that reflectors see: everybody can send there."""
+        """Whether the router says that it maps ports, which everybody reaches, where reflectors see us."""
         mapping = None if self.router is None else self.router.mapping
         return mapping is not None and mapping.external.host in self.public_addresses
 
     @property
     def maps_tcp_ports(self) -> bool:
         """
-        Whether the router maps TCP ports at an address that reflectors see, or that is public where these are
-        not reached: everybody can connect there.
+        Whether the router says that it maps TCP ports at an address that reflectors see, or that is public
+        where these are not reached: everybody can connect there.
         """
         router = self.router
         if router is None or router.mapping is None or not router.tcp:
@@ -143,7 +178,7 @@ class FamilyReport:
     @property
     def direct(self) -> Direct:
         """With which peers direct links are possible over this family."""
-        if self.udp is False:
+        if self.udp is False or not self.policy.direct:
             return Direct.NONE
         if self.udp is None or self.near:
             return Direct.UNKNOWN
@@ -161,18 +196,36 @@ class FamilyReport:
     def certain(self) -> bool:
         """Whether everything that `direct` depends on is known."""
         if self.direct is Direct.UNKNOWN or not self.udp:
-            return self.udp is False
+            return self.udp is False or not self.policy.direct
         if self.maps_ports:
-            return True
+            # That is what the router says; nobody has tried
+            return False
         if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
             return Mapping.ENDPOINT_INDEPENDENT not in self.mapping
         return bool(self.filtering) and (
             len(self.filtering) == 1 or Filtering.ADDRESS_AND_PORT_DEPENDENT not in self.filtering
         )
 
+    @property
+    def techniques(self) -> dict[NatClass, Technique | None] | None:
+        """
+        By which technique links are direct with peers behind each class of NAT, `Technique.RELAY` if they are
+        relayed; None instead of a technique if there is no link. None if that is not known.
+        """
+        found: dict[NatClass, Technique] | None = None
+        if self.udp is False and self.local_addresses:
+            found = dict.fromkeys(NatClass, Technique.TCP if self.maps_tcp_ports else Technique.RELAY)
+            found[NatClass.INDEPENDENT] = Technique.TCP
+        elif self.udp and self.direct is Direct.ALL:
+            found = dict.fromkeys(NatClass, Technique.ICE)
+        elif self.udp and self.profile is not None:
+            found = techniques_with_all(self.profile)
+        return None if found is None else {other: self.policy.allowed(each) for other, each in found.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object (docs/json.md)."""
         lifetime = self.lifetime
+        techniques = self.techniques
         return {
             "udp": self.udp,
             "near": self.near if self.udp else None,
@@ -191,8 +244,8 @@ class FamilyReport:
             "latency": _rounded(self.latency),
             "profile": None if self.profile is None else self.profile.to_json(),
             "techniques": None
-            if self.profile is None
-            else {other.value: each.value for other, each in techniques_with_all(self.profile).items()},
+            if techniques is None
+            else {other.value: None if each is None else each.value for other, each in techniques.items()},
             "port_mapping": None if self.router is None else self.router.to_json(),
         }
 
@@ -209,6 +262,7 @@ class NetcheckReport:
     :ivar transports: whether each transport reaches the service; None if the service does not offer it.
     :ivar captive_portal: whether the network answers web requests itself, until somebody signs in; None if it
         is not known.
+    :ivar policy: what the user allows.
     """
 
     rendezvous: str
@@ -219,6 +273,7 @@ class NetcheckReport:
     control_latency: float | None = None
     transports: dict[Transport, bool | None] = field(default_factory=dict)
     captive_portal: bool | None = None
+    policy: PathPolicy = PathPolicy()
 
     @property
     def families(self) -> list[FamilyReport]:
@@ -242,6 +297,8 @@ class NetcheckReport:
     @property
     def direct(self) -> Direct:
         """With which peers direct links are possible."""
+        if not self.policy.direct:
+            return Direct.NONE
         if self.udp is None:
             return Direct.UNKNOWN
         if self.ipv4 is not None and self.ipv4.udp:
@@ -258,6 +315,8 @@ class NetcheckReport:
         """Whether `direct` is certain, and not only probable."""
         if self.direct is Direct.UNKNOWN:
             return False
+        if not self.policy.direct:
+            return True
         if self.ipv4 is not None and self.ipv4.udp:
             return self.ipv4.certain
         return self.ipv6 is None or not self.ipv6.nat64 or self.ipv6.certain
@@ -272,6 +331,11 @@ class NetcheckReport:
             "transports": {each.value: self.transports.get(each) for each in Transport},
             "control_latency": _rounded(self.control_latency),
             "captive_portal": self.captive_portal,
+            "policy": {
+                "direct": self.policy.direct,
+                "relayed": self.policy.relayed,
+                "spray": self.policy.spray,
+            },
             "direct": self.direct.value,
             "certain": self.certain,
         }

@@ -9,12 +9,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from punch.natcheck.captive_portal import LONGEST, is_portal, portal_request
+from punch.natcheck.captive_portal import LONGEST, needs_look_up, portal_request, says_so, sends_to
 from punch.net.driver import Timer
+from punch.net.reactor import look_up
 
 HTTP = 80
 TIME = 3.0
-"""Seconds that the connection and the answer may take together."""
+"""Seconds that the connection and the answer may take together, and a look-up after that."""
 
 
 def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
@@ -26,7 +27,7 @@ def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
     :return: whether a portal answers; False as well if nobody does.
     """
     endpoint_class: Any = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    request = _PortalRequest(reactor, name)
+    request = _PortalRequest(reactor, name, host)
     endpoint = endpoint_class(reactor, host, HTTP, timeout=TIME)
     endpoint.connect(Factory.forProtocol(lambda: request)).addErrback(lambda _: request.end())
     return request.result
@@ -35,9 +36,12 @@ def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
 class _PortalRequest(Protocol):
     """The connection. It ends when the head of the answer is complete, or after `TIME`."""
 
-    def __init__(self, reactor: Any, name: str) -> None:
+    def __init__(self, reactor: Any, name: str, host: str) -> None:
         self.result: Deferred[bool] = Deferred()
+        self._reactor = reactor
+        self._ended = False
         self._name = name
+        self._host = host
         self._answer = b""
         self._timer = Timer(reactor)
 
@@ -56,8 +60,24 @@ class _PortalRequest(Protocol):
 
     def end(self) -> None:
         """Nothing more is read."""
+        if self._ended:
+            return
+        self._ended = True
+        self._timer.cancel()
+        if self.transport is not None:
+            self.transport.abortConnection()  # type: ignore[attr-defined]
+        other = sends_to(self._answer, self._name)
+        if says_so(self._answer) or other is None or not needs_look_up(self._name, other):
+            self._tell(says_so(self._answer) or other is not None)
+            return
+        self._timer.start(TIME, self._tell, False)
+        look_up(self._reactor, other, self._looked_up)
+
+    def _looked_up(self, addresses: list[str]) -> None:
+        """The host that the browser is sent to has these addresses; none if its name is not known."""
+        self._tell(bool(addresses) and self._host not in addresses)
+
+    def _tell(self, portal: bool) -> None:
         self._timer.cancel()
         if not self.result.called:
-            if self.transport is not None:
-                self.transport.abortConnection()  # type: ignore[attr-defined]
-            self.result.callback(is_portal(self._answer, self._name))
+            self.result.callback(portal)

@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
-from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport, Transport
+from punch.natcheck.report import FamilyReport, NetcheckReport, PathPolicy, RouterReport, Transport
 from punch.net.driver import Driver, Timer
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
@@ -44,6 +44,7 @@ from punch.node.network.relay import (
     relay_endpoint,
 )
 from punch.node.network.relay_pool import MAX_DATAGRAM_TRIES
+from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
@@ -90,8 +91,12 @@ class NetcheckRun:
         gateways: Gateways | None = None,
         upnp: Upnp | None = None,
         member: Identity | None = None,
+        relay: RelayPolicy = RelayPolicy.AUTO,
+        spray: SprayPolicy = SprayPolicy.AUTO,
     ) -> None:
         """
+        :param relay: whether links may be relayed. No router is asked where they must be.
+        :param spray: whether many packets may be sent to guessed ports of a peer.
         :param member: the user's own identity, which vouches for this run where only members may register, or
             use the relay.
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
@@ -111,7 +116,13 @@ class NetcheckRun:
         self._monotonic = monotonic
         self._lifetime = lifetime
         self._roots = roots
-        self._gateways = gateways
+        self._gateways = None if relay is RelayPolicy.ONLY else gateways
+        self._allowed = PathPolicy(
+            direct=relay is not RelayPolicy.ONLY,
+            relayed=relay is not RelayPolicy.NEVER,
+            spray=spray is not SprayPolicy.NEVER,
+            tcp=proxy is None,
+        )
         self._upnp = upnp
         self._routers: Mapping[str, str] = {}
         self._mapped: list[PortMapping] = []
@@ -332,12 +343,14 @@ class NetcheckRun:
     def _try_portal(self, found: list[str]) -> None:
         if not found or self._control.proxy is not None:
             return
-        trial = answers_as_portal(self._reactor, self._control.address.host, found[0])
+        # The first address of each family: a portal may answer in one only
+        for host in {":" in each: each for each in reversed(found)}.values():
+            trial = answers_as_portal(self._reactor, self._control.address.host, host)
+            self._trials.append(trial.addCallback(self._portal_tried))
 
-        def end(portal: bool) -> None:
-            self._captive_portal = True if portal else None
-
-        self._trials.append(trial.addCallback(end))
+    def _portal_tried(self, portal: bool) -> None:
+        if portal:
+            self._captive_portal = True
 
     # The end
 
@@ -361,6 +374,7 @@ class NetcheckRun:
             control_latency=min(self._round_trips, default=None),
             transports=self._transports,
             captive_portal=self._captive_portal,
+            policy=self._allowed,
         )
         self._transports[Transport.UDP] = report.udp
         return report
@@ -372,10 +386,13 @@ class NetcheckRun:
         """
         if family is None or not family.local_addresses:
             return family
+        family = replace(family, policy=self._allowed)
         host = family.local_addresses[0]
         if host in self._routers:
             here = {each.base.protocol: each for each in self._mapped if each.base.host == host}
-            family = replace(family, router=RouterReport(here.get("udp"), tcp="tcp" in here))
+            family = replace(
+                family, router=RouterReport(here.get("udp"), "tcp" in here, self._upnp is not None)
+            )
         return family if family.udp or self._problem is None else replace(family, udp=None)
 
 

@@ -368,6 +368,8 @@ class Node(Service):
             gateways=self._gateways,
             upnp=self._upnp,
             proxy=self._control.proxy,
+            relay=self._context.relay_policy,
+            spray=self._context.spray_policy,
         )
         return run.start()
 

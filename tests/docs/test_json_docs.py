@@ -7,12 +7,15 @@ from pathlib import Path
 
 from punch.apps.chat import MessageState
 from punch.apps.files.events import Stage
+from punch.ice.punching.techniques import TECHNIQUES, Technique
 from punch.local import connection, server, socket_file
+from punch.natcheck.report import Direct, FamilyReport, NetcheckReport, RouterReport
 from punch.ui.commands import COMMANDS
 from punch.ui.json import events, front_end, transfers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 EVENTS, COMMANDS_SECTION = PAGE.split("## Events of the peer")[1].split("## Commands of the peer")
+NETCHECK = PAGE.split("\n## netcheck")[1].split("\n## ")[0]
 SOCKET = PAGE.split("## The socket of a node")[1].split("\n## ")[0]
 
 
@@ -63,3 +66,34 @@ def test_the_socket() -> None:
         f"within {connection.ACCEPT_TIME:.0f} s, and refused while {connection.MAX_WAITING:,} others wait",
     ):
         assert text in SOCKET, text
+
+
+def words(row: str, after: str) -> set[str]:
+    """The words in backquotes of a row of a table, in the first parentheses after a text."""
+    found = re.search(rf"{re.escape(after)}[^(]*\(\[?([^()\]]*)", row)
+    assert found is not None, after
+    return set(re.findall(r"`([a-z-]+)`", found[1]))
+
+
+def test_techniques() -> None:
+    """Each one is named where it can be told."""
+    status = next(line for line in SOCKET.splitlines() if line.startswith("| `status` |"))
+    table = {technique.value for technique in TECHNIQUES.values()}
+    assert words(status, "the `technique` for a direct path over UDP") == table
+    assert words(status, "of each technique that was used since the call began, by its name") == {
+        technique.value for technique in Technique if technique is not Technique.RELAY
+    }
+    row = next(line for line in NETCHECK.splitlines() if line.startswith("| `techniques` |"))
+    assert words(row, "the technique for a direct path") == {technique.value for technique in Technique}
+    assert {technique.value for technique in Technique} == table | {"tcp"}
+
+
+def test_netcheck() -> None:
+    """Its fields, and the words of `direct`."""
+    report = NetcheckReport("punch://192.0.2.1:7001", FamilyReport())
+    fields = events.netcheck_fields(report)
+    family = fields["ipv4"]
+    for name in [*fields, *family, *RouterReport().to_json(), *fields["policy"], *fields["details"]]:
+        assert f"`{name}`" in NETCHECK, name
+    row = next(line for line in NETCHECK.splitlines() if line.startswith("| `direct` |"))
+    assert set(re.findall(r"`([a-z]+)`", row)) == {"direct", *(each.value for each in Direct)}

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, WebSocketRoute, expect
 
 from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
 from punch.natcheck.behaviour import Filtering
-from punch.natcheck.report import FamilyReport, NetcheckReport, RouterReport
+from punch.natcheck.report import FamilyReport, NetcheckReport, PathPolicy, RouterReport
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.ui.json.events import netcheck_fields
 from punch.wire.address import Address
@@ -328,18 +328,28 @@ NETWORKS = [
         NetcheckReport(str(RENDEZVOUS), STRICT),
         [
             "Direct links: with some people",
-            "Spraying, if the other network has one port for everybody or keeps ports",
-            "Not at all, if the other network counts ports up or has random ports",
-            "Maps no ports",
+            "spraying if the other NAT has one port for all destinations or preserved ports",
+            "a relay if it has sequential ports or random ports",
+            "Routermaps no ports",
         ],
     ),
     (
         NetcheckReport(str(RENDEZVOUS), replace(STRICT, router=MAPPED)),
         [
             "Direct links: with everybody",
-            "A first try, whatever the other network does",
-            "Maps UDP and TCP ports (UPnP)",
+            "ICE, whatever the other NAT does",
+            "maps UDP and TCP ports (UPnP): everybody should reach them",
             "and over TCP to those whose network lets only that through.",
+        ],
+    ),
+    (
+        NetcheckReport(
+            str(RENDEZVOUS), replace(STRICT, policy=PathPolicy(direct=False)), policy=PathPolicy(direct=False)
+        ),
+        [
+            "Relayed links, as you have set it",
+            "All links take a relay (--relay only).",
+            "a relay, whatever the",
         ],
     ),
     (
@@ -347,7 +357,7 @@ NETWORKS = [
         [
             "Direct links: over TCP alone",
             "they get a direct path over TCP where the other network lets that through.",
-            "Maps UDP and TCP ports (UPnP)",
+            "maps UDP and TCP ports (UPnP)",
         ],
     ),
     (
@@ -361,7 +371,7 @@ NETWORKS = [
             "Sign in to this network first",
             "A captive portal answers web requests: open any web page in a browser, and sign in to this "
             "network.",
-            "UDPNot known",
+            "unknown, nothing answers 192.168.1.2",
         ],
     ),
 ]
@@ -399,17 +409,18 @@ def test_long_words(linked: LinkedPages, name: str) -> None:
     address = "[2001:0db8:85a3:1111:2222:8a2e:0370:7334]:65535"
 
     def answer() -> dict[str, Any]:
-        family = {"udp": True, "local_addresses": [address] * 2, "public_addresses": [address] * 3}
-        more = {"nat": True, "mapping": "address-and-port-dependent", "port_allocation": "random"}
-        rest = {"filtering": "address-and-port-dependent", "latency": 0.01}
+        family = [{"term": "address", "texts": [f"{address}, seen as {address}, {address} and {address}"]}]
         return {
-            "direct": "some",
             "problem": "x" * 300,
             "conclusions": ["y" * 300],
-            "transports": {},
             "rendezvous": f"punch://{'sub.' * 30}example.com:7001/{'p' * 52}",
-            "ipv4": {**family, **more, **rest},
-            "ipv6": {**family, **more, **rest},
+            "details": {
+                "headline": "It is not known who can be reached directly",
+                "good": False,
+                "ipv4": family,
+                "ipv6": [*family, {"term": "router", "texts": ["z" * 200, "a relay over TLS"]}],
+                "transports": [{"term": "a relay over TLS", "works": True}],
+            },
         }
 
     visitor = linked.visit(name, linked.alice)

@@ -27,7 +27,7 @@ from punch.net.srv import ServiceResolver
 from punch.net.udp.sockets import open_socket
 from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
-from punch.node.policies import PortMappingPolicy
+from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import problem_of, text
@@ -83,6 +83,18 @@ def _parser(root: Path, login: str) -> Parser:
         choices=[policy.value for policy in PortMappingPolicy],
         default=PortMappingPolicy.AUTO.value,
         help="whether your router is asked for a port, which is given back at once [default: %(default)s]",
+    )
+    parser.add_rare_argument(
+        "--relay",
+        choices=[policy.value for policy in RelayPolicy],
+        default=RelayPolicy.AUTO.value,
+        help="say what comes of it if your peer is started with that [default: %(default)s]",
+    )
+    parser.add_rare_argument(
+        "--spray",
+        choices=[policy.value for policy in SprayPolicy],
+        default=SprayPolicy.AUTO.value,
+        help="the same [default: %(default)s]",
     )
     parser.add_argument(
         "--lifetime",
@@ -143,6 +155,8 @@ def main(arguments: Sequence[str]) -> int:
         gateways=gateways_by(PortMappingPolicy(options.port_mapping)),
         upnp=upnp_of_machine(reactor),
         member=member,
+        relay=RelayPolicy(options.relay),
+        spray=SprayPolicy(options.spray),
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.natcheck.captive_portal import LONGEST, is_portal, portal_request
+from punch.natcheck.captive_portal import LONGEST, needs_look_up, portal_request, says_so, sends_to
 
 HOST = "rendezvous.example.org"
+
+
+def is_portal(answer: bytes, host: str) -> bool:
+    """Whether that is known without a look-up."""
+    other = sends_to(answer, host)
+    return says_so(answer) or (other is not None and not needs_look_up(host, other))
 
 
 class CaptivePortalTests(SynchronousTestCase):
@@ -37,6 +43,22 @@ class CaptivePortalTests(SynchronousTestCase):
         self.assertFalse(is_portal(elsewhere, "10.0.0.1"))
         self.assertTrue(is_portal(answer, "unrendezvous.example.org"))
         self.assertTrue(is_portal(b"HTTP/1.1 302 x\r\nLocation: http://login.example.org/\r\n\r\n", HOST))
+
+    def test_names_to_look_up(self) -> None:
+        """Where a server that is asked by its address sends to a name, its addresses tell; others don't."""
+        for place, other in (
+            (b"http://login.hotel.example/", "login.hotel.example"),
+            (b"https://Login.Hotel.Example.:8443/x", "login.hotel.example"),
+            (b"http://" + b"x" * 64 + b".example/", None),
+            (b"http://" + b"x." * 140 + b"example/", None),
+            (b"http://a b/", None),
+            (b"http://..example/", None),
+        ):
+            answer = b"HTTP/1.1 302 x\r\nLocation: " + place + b"\r\n\r\n"
+            self.assertEqual(sends_to(answer, "192.0.2.1"), other, place)
+        self.assertTrue(needs_look_up("192.0.2.1", "login.hotel.example"))
+        self.assertFalse(needs_look_up("192.0.2.1", "10.0.0.1"))
+        self.assertFalse(needs_look_up(HOST, "login.hotel.example"))
 
     def test_others(self) -> None:
         """Web servers of the host itself, and what is no answer."""

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.punching.techniques import NatClass, Technique
 from punch.natcheck.behaviour import (
     ANY_FILTERING,
     ANY_MAPPING,
@@ -28,6 +30,8 @@ from punch.natcheck.report import (
     FamilyReport,
     Lifetime,
     NetcheckReport,
+    PathPolicy,
+    RouterReport,
     Transport,
 )
 from punch.natcheck.transactions import Future, Scheduler
@@ -38,7 +42,7 @@ from punch.ui.text.causes import problem_sentence
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire.address import Address
 from punch.wire.control import Probed
-from punch.wire.peers.nat_profile import Mapping, PortAssignment
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 from punch.wire.probes import ProbeOutcome, commitment
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
@@ -479,6 +483,86 @@ class WordTests(SynchronousTestCase):
         """A name that nobody knows says nothing of reflectors."""
         report = NetcheckReport(PUNCH, problem=PROBLEM)
         self.assertEqual(self.said(report), f"{problem_sentence(PROBLEM)}\nSo nothing is known about UDP.")
+
+    def test_what_the_user_allows(self) -> None:
+        """Techniques that are switched off are not named, nor what follows from them."""
+        profile = NatProfile("203.0.113.7", frozenset({EIM}), PortAssignment.PRESERVING)
+        strict = NatProfile("203.0.113.7", frozenset({APDM}), PortAssignment.RANDOM)
+        home = replace(HOME, profile=profile)
+        random = replace(HOME, mapping=frozenset({APDM}), ports=PortAssignment.RANDOM, profile=strict)
+        ways = "relayed", "spray", "direct"
+        for policy, family, direct, techniques, sentence in (
+            (PathPolicy(), home, "most", ["simultaneous-open", "prediction", "spraying"], "for some seconds"),
+            (
+                PathPolicy(spray=False),
+                home,
+                "most",
+                ["simultaneous-open", "prediction", "relay"],
+                "stay on a relay, as nothing is sprayed",
+            ),
+            (PathPolicy(spray=False), random, "some", ["relay"] * 3, "Others are on a relay."),
+            (PathPolicy(relayed=False), home, "most", ["ice", None, None], "there is none, as links never"),
+            (PathPolicy(relayed=False), random, "some", [None] * 3, "few links, as the NAT has another port"),
+            (PathPolicy(direct=False), home, "none", ["relay"] * 3, "All links take a relay (--relay only)."),
+        ):
+            family = replace(family, policy=policy)
+            report = NetcheckReport(PUNCH, family, transports=ALL_WAYS, policy=policy)
+            said = self.said(report)
+            self.assertIn(sentence, said)
+            self.assertEqual("direct links" in said, direct == "most", said)
+            value = report.to_json()
+            self.assertEqual((value["direct"], value["certain"]), (direct, True))
+            self.assertEqual(
+                {each: value["policy"][each] for each in ways}, {each: getattr(policy, each) for each in ways}
+            )
+            found = value["ipv4"]["techniques"]
+            named = [found[each] for each in ("independent", "sequential", "random")]
+            self.assertEqual(named, techniques)
+            self.assertEqual("spraying" in text(report), "spraying" in techniques)
+
+    def test_techniques_of_other_networks(self) -> None:
+        """ICE is enough where everybody gets in; TCP where no UDP gets out, but not beside a proxy."""
+        random = NatProfile("203.0.113.7", frozenset({EIM}), PortAssignment.RANDOM)
+        everybody = replace(HOME, filtering=frozenset({EIF}), profile=random)
+        report = NetcheckReport(PUNCH, everybody, transports=ALL_WAYS)
+        assert everybody.techniques is not None
+        self.assertEqual(set(everybody.techniques.values()), {Technique.ICE})
+        self.assertIn("  techniques  ICE, whatever the other NAT does", text(report))
+        blocked = FamilyReport(False, local_addresses=("10.0.0.2",))
+        assert blocked.techniques is not None
+        self.assertIs(blocked.techniques[NatClass.INDEPENDENT], Technique.TCP)
+        self.assertIs(blocked.techniques[NatClass.RANDOM], Technique.RELAY)
+        said = text(NetcheckReport(PUNCH, blocked, transports=ALL_WAYS))
+        self.assertIn(
+            "  techniques  TCP if the other NAT has one port for all destinations, a relay if", said
+        )
+        policy = PathPolicy(tcp=False)
+        blocked = replace(blocked, policy=policy)
+        said = text(NetcheckReport(PUNCH, blocked, transports=ALL_WAYS, policy=policy))
+        self.assertIn("  techniques  a relay, whatever the other NAT does", said)
+        self.assertNotIn("over TCP where", said)
+
+    def test_page(self) -> None:
+        """What the page shows is what the command prints."""
+        counted_down = NatProfile("203.0.113.7", frozenset({APDM}), PortAssignment.SEQUENTIAL, -2, 5, 5)
+        family = replace(
+            HOME, mapping=frozenset({APDM}), profile=counted_down, router=RouterReport(upnp=False)
+        )
+        mapped = PortMapping(Address("192.168.1.2", 7), Address("100.64.0.9", 7), MappingProtocol.PCP)
+        for router, words in (
+            (RouterReport(upnp=False), "maps no ports by PCP or NAT-PMP; to ask by UPnP: "),
+            (RouterReport(), "maps no ports"),
+            (RouterReport(mapped), "which the rendezvous does not see, so there is another NAT beyond"),
+        ):
+            report = NetcheckReport(PUNCH, replace(family, router=router), transports=ALL_WAYS)
+            shown, written = netcheck_fields(report)["details"], text(report)
+            for fact in shown["ipv4"][1:]:
+                self.assertIn(f"\n  {fact['term']:<12}{', '.join(fact['texts'])}\n", written)
+            found = {fact["term"]: fact["texts"] for fact in shown["ipv4"]}
+            self.assertIn(words, found["router"][0])
+            self.assertIn("sequential, each 2 below the one before", found["ports"][0])
+            self.assertIn(found["address"][0], written)
+        self.assertEqual((shown["headline"], shown["good"]), ("Direct links: with most people", True))
 
     def test_problem(self) -> None:
         """The reason comes first."""

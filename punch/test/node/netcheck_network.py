@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -79,8 +80,13 @@ class NetcheckNetwork:
         rendezvous: RendezvousAddress | None = None,
         gateways: Gateways | None = None,
         member: Identity | None = None,
+        **options: Any,
     ) -> Deferred[NetcheckReport]:
-        """Start netcheck on a host."""
+        """
+        Start netcheck on a host.
+
+        :param options: further parameters of `NetcheckRun`.
+        """
         return NetcheckRun(
             reactor=host.reactor,
             rendezvous=rendezvous or self.address,
@@ -91,6 +97,7 @@ class NetcheckNetwork:
             lifetime=lifetime,
             gateways=gateways,
             member=member,
+            **options,
         ).start()
 
     def run(
@@ -102,10 +109,13 @@ class NetcheckNetwork:
         gateways: Gateways | None = None,
         member: Identity | None = None,
         timeout: float = 30.0,
+        **options: Any,
     ) -> NetcheckReport:
         """Run netcheck on a host, and check that it leaves no port open."""
         report = self.net.wait(
-            self.begin(host, lifetime=lifetime, rendezvous=rendezvous, gateways=gateways, member=member),
+            self.begin(
+                host, lifetime=lifetime, rendezvous=rendezvous, gateways=gateways, member=member, **options
+            ),
             timeout + (lifetime or 0.0),
             f"{host.name}: a report",
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
+from twisted.internet.defer import succeed
 from twisted.internet.protocol import Factory, Protocol
 
 from punch.identity import Identity
@@ -20,6 +21,7 @@ from punch.natcheck.report import (
     Transport,
 )
 from punch.node.causes import ControlProblem
+from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership
 from punch.test.internet import (
@@ -105,7 +107,7 @@ class ExampleTests(InternetTestCase):
         lan = net.lan("home", "192.168.1.0/24", nat=nat, link=LinkSpec(delay=0.006))
         router = MappingRouter(lan, pcp=maps, nat_pmp=maps)
         host = lan.host("host")
-        return network.run(host, gateways=lambda: router.gateways(host))
+        return network.run(host, gateways=lambda: router.gateways(host), upnp=lambda _: succeed(None))
 
     def test_home(self) -> None:
         """The usual network."""
@@ -158,11 +160,11 @@ class RouterTests(InternetTestCase):
         """Everybody can be reached directly, and the port is given back."""
         report, router = self.examine()
         self.assertTrue(ipv4(report).maps_ports)
-        self.assertEqual((report.direct, report.certain), (Direct.ALL, True))
-        expected = {"method": "pcp", "external_address": "203.0.113.7", "tcp": True}
+        self.assertEqual((report.direct, report.certain), (Direct.ALL, False))
+        expected = {"method": "pcp", "external_address": "203.0.113.7", "tcp": True, "upnp": False}
         self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
         said = text(report)
-        self.assertIn("router      maps UDP and TCP ports (PCP): everybody reaches them", said)
+        self.assertIn("router      maps UDP and TCP ports (PCP): everybody should reach them", said)
         self.assertIn("and over TCP to those whose network lets only that through", said)
         self.assertEqual((router.mapped, router.mapped_tcp), ({}, {}))
         self.assertGreater(len(router.asked), 1)
@@ -172,7 +174,7 @@ class RouterTests(InternetTestCase):
         report, _ = self.examine(tcp=False)
         self.assertIs(report.to_json()["ipv4"]["port_mapping"]["tcp"], False)
         said = text(report)
-        self.assertIn("router      maps UDP ports alone (PCP): everybody reaches them", said)
+        self.assertIn("router      maps UDP ports alone (PCP): everybody should reach them", said)
         self.assertNotIn("over TCP to those", said)
 
     def test_no_udp(self) -> None:
@@ -181,7 +183,7 @@ class RouterTests(InternetTestCase):
             report, _ = self.examine(external=external, block_udp=True)
             said = text(report)
             self.assertEqual("where the other network lets that through" in said, promised)
-            self.assertEqual("maps UDP and TCP ports (PCP): everybody reaches them" in said, promised)
+            self.assertEqual("maps UDP and TCP ports (PCP): everybody should reach them" in said, promised)
             self.assertNotIn("does not see", said)
 
     def test_elsewhere(self) -> None:
@@ -197,10 +199,30 @@ class RouterTests(InternetTestCase):
         for options in ({"result": 2}, {"nat_pmp": False}):
             report, router = self.examine(**options)
             self.assertEqual(report.direct, Direct.SOME)
-            expected = {"method": None, "external_address": None, "tcp": False}
+            expected = {"method": None, "external_address": None, "tcp": False, "upnp": False}
             self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
-            self.assertIn("router      maps no ports", text(report))
+            self.assertIn("router      maps no ports by PCP or NAT-PMP; to ask by UPnP: ", text(report))
             self.assertGreater(len(router.asked), 1)
+
+    def test_policies(self) -> None:
+        """With `--relay only`, the router is asked nothing; nothing is said that is switched off."""
+        for options, asked, named in (
+            ({"spray": SprayPolicy.NEVER}, True, {"relay"}),
+            ({"relay": RelayPolicy.NEVER}, True, {None}),
+            ({"relay": RelayPolicy.ONLY}, False, {"relay"}),
+        ):
+            net = self.internet()
+            network = NetcheckNetwork(net)
+            lan = net.lan("home", "192.168.1.0/24", nat=NAT("203.0.113.7", M.APDM, F.APDF, ports=P.RANDOM))
+            router = MappingRouter(lan, result=2)
+            host = lan.host("host")
+            gateways = partial(router.gateways, host)
+            report = network.run(host, gateways=gateways, upnp=lambda _: succeed(None), **options)
+            self.assertEqual(bool(router.asked or router.searches), asked, options)
+            found = report.to_json()["ipv4"]
+            self.assertEqual(found["port_mapping"] is not None, asked)
+            techniques = {other: each for other, each in found["techniques"].items() if other != "unknown"}
+            self.assertEqual(set(techniques.values()), named)
 
 
 class LittleHelpTests(InternetTestCase):
@@ -462,6 +484,25 @@ class PlaceTests(InternetTestCase):
             self.assertIs(report.captive_portal, expected)
             self.assertEqual("captive portal" in text(report), bool(expected))
         self.assertIs(network.run(net.host("bob", "203.0.113.10")).captive_portal, False)
+
+    def test_captive_portal_at_an_address(self) -> None:
+        """The rendezvous is given as an address, and the answer leads to a name: whose that is, tells."""
+        for addresses, expected in (
+            (["10.0.0.1"], True),
+            (["198.51.100.77"], None),
+            (["10.0.0.1", "198.51.100.77"], None),
+            ([], None),
+        ):
+            net = self.internet()
+            net.dns["login.hotel.example"] = addresses
+            hotel = net.host("hotel", "198.51.100.77")
+            answer = PORTAL.replace(b"10.0.0.1", b"login.hotel.example")
+            factory: Any = Factory.forProtocol(partial(Answering, answer))
+            hotel.reactor.listenTCP(80, factory, interface="198.51.100.77")
+            network = NetcheckNetwork(net, alternates=())
+            elsewhere = RendezvousAddress("198.51.100.77", 7999, network.address.pin)
+            report = network.run(net.host("alice", "203.0.113.9"), rendezvous=elsewhere)
+            self.assertIs(report.captive_portal, expected, addresses)
 
     def test_service_gone(self) -> None:
         """Without the control channel there are no probes, but UDP is examined."""

@@ -22,7 +22,7 @@ from punch.node import events as peer_events
 from punch.ui.json.transfers import transfer_event, transfer_fields
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_reason, ended_sentence
-from punch.ui.text.netcheck import conclusions, problem_of
+from punch.ui.text.netcheck import conclusions, details, problem_of
 from punch.ui.text.sentences import shown_name
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def netcheck_fields(report: NetcheckReport) -> JSON:
         **report.to_json(),
         "problem": problem_of(report),
         "conclusions": conclusions(report),
+        "details": details(report),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from punch.amounts import format_duration
 from punch.ice.port_mapping.lease import MappingProtocol
-from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
+from punch.ice.punching.techniques import NatClass, Technique
 from punch.sanitize import printable
 from punch.ui.text.sentences import count, either
 from punch.wire.peers.nat_profile import Mapping as Mappings
@@ -24,7 +24,9 @@ _TECHNIQUES = {
     Technique.PREDICTION: "prediction",
     Technique.SIMULTANEOUS_OPEN: "ICE or simultaneous open",
     Technique.SPRAYING: "spraying",
+    Technique.TCP: "TCP",
     Technique.RELAY: "a relay",
+    None: "no link",
 }
 _BY = {
     Technique.ICE.value: "connectivity checks",
@@ -52,17 +54,23 @@ def ports_in_words(profile: NatProfile) -> str:
     return f"{profile.ports.value}, each {abs(profile.step)} {where} the one before ({sure})"
 
 
-def techniques_in_words(profile: NatProfile) -> str:
-    """Return which techniques get a direct path through a NAT, and with which NATs of the other side."""
-    found: dict[Technique, list[str]] = {}
-    for other, technique in techniques_with_all(profile).items():
+def techniques_in_words(techniques: Mapping[NatClass, Technique | None]) -> list[str]:
+    """
+    Return which techniques get a direct path, and with which NATs of the other side: a part for each.
+
+    :param techniques: that for each class of the other NAT; None: there is no link.
+    """
+    found: dict[Technique | None, list[str]] = {}
+    for other, technique in techniques.items():
         if other is not NatClass.UNKNOWN:
             found.setdefault(technique, []).append(_OTHERS[other])
+    if len(found) == 1:
+        return [f"{_TECHNIQUES[technique]}, whatever the other NAT does" for technique in found]
     subject, parts = "the other NAT", []
     for each, others in found.items():
         parts.append(f"{_TECHNIQUES[each]} if {subject} has {either(others)}")
         subject = "it"
-    return ", ".join(parts)
+    return parts
 
 
 def cost_in_words(techniques: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from ipaddress import ip_address
 from math import ceil, floor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from punch.ice.port_mapping.lease import MappingProtocol
+from punch.extras import install_command_here
 from punch.ice.punching.techniques import NatClass, nat_class
 from punch.natcheck.behaviour import Filtering, Hairpinning
 from punch.natcheck.report import (
@@ -20,7 +20,7 @@ from punch.natcheck.report import (
 )
 from punch.node.causes import ControlProblem
 from punch.ui.text.causes import problem_sentence
-from punch.ui.text.nat import MAPPING, ports_in_words, techniques_in_words
+from punch.ui.text.nat import MAPPING, METHODS, ports_in_words, techniques_in_words
 from punch.ui.text.sentences import either
 from punch.wire.peers.nat_profile import PortAssignment
 
@@ -54,12 +54,35 @@ _DIRECT_OVER_BOTH = (
     "direct links to all peers whose network lets UDP through, and over TCP to those whose network lets only "
     "that through."
 )
+_WITHOUT_SPRAYING = {
+    Direct.MOST: "direct links to most peers. To those whose NAT has another port for each destination, at "
+    "random, links stay on a relay, as nothing is sprayed (--spray never).",
+    Direct.SOME: "few links are direct, as the NAT has another port for each destination, and nothing is "
+    "sprayed (--spray never): those to peers that everybody reaches, or whose NAT lets in what comes from "
+    "another port. Others are on a relay.",
+}
+_WITHOUT_RELAY = {
+    Direct.MOST: "direct links to most peers. With those whose NAT has another port for each destination, "
+    "there is none, as links never take a relay (--relay never).",
+    Direct.SOME: "few links, as the NAT has another port for each destination, and links never take a relay "
+    "(--relay never): those to peers that everybody reaches, or whose NAT lets in what comes from another "
+    "port.",
+}
 _PREDICTED = (
     "direct links to most peers, to many of them after some seconds on a relay, until the next ports are "
     "predicted. To those whose ports are random, links stay on a relay."
 )
-_METHODS = {MappingProtocol.PCP: "PCP", MappingProtocol.NAT_PMP: "NAT-PMP", MappingProtocol.UPNP: "UPnP"}
+_HEADLINES = {
+    Direct.ALL: "Direct links: with everybody",
+    Direct.MOST: "Direct links: with most people",
+    Direct.SOME: "Direct links: with some people",
+    Direct.NONE: "Direct links: over TCP alone",
+    Direct.UNKNOWN: "It is not known who can be reached directly",
+}
 _WIDTH = 14
+
+Facts = list[tuple[str, list[str]]]
+"""What is known of a family: terms, and of each one or several texts."""
 
 B = TypeVar("B", bound=Enum)
 
@@ -81,18 +104,15 @@ def conclusions(report: NetcheckReport) -> list[str]:
     if report.udp is None:
         found.append(_nothing_of_udp(report))
     elif not report.udp:
-        mapped = any(each.maps_tcp_ports for each in report.families)
-        where = "the other network lets that through" if mapped else "both networks let that through"
-        found.append(
-            "No UDP gets through to the rendezvous and back: links to other networks are on a relay, until "
-            f"they get a direct path over TCP where {where}."
-        )
-    found += _direct(report)
-    if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
-        found.append(
-            "The NAT does not hairpin: two peers behind it, in different networks, reach each other by a "
-            "relay."
-        )
+        found.append(f"No UDP gets through to the rendezvous and back: {_without_udp(report)}.")
+    if not report.policy.direct:
+        found.append("All links take a relay (--relay only).")
+    else:
+        found += _direct(report)
+    hairpins = not any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families)
+    if not hairpins and report.policy.direct:
+        how = "reach each other by a relay" if report.policy.relayed else "don't reach each other"
+        found.append(f"The NAT does not hairpin: two peers behind it, in different networks, {how}.")
     offered = [report.transports.get(each) for each in Transport if each.value.startswith("turn")]
     if report.relays:
         ways = [each.value.removeprefix("turn-").upper() for each in report.relays]
@@ -104,12 +124,41 @@ def conclusions(report: NetcheckReport) -> list[str]:
     return found
 
 
+def headline(report: NetcheckReport) -> tuple[str, bool]:
+    """Return the result in a few words, and whether it is a good one."""
+    if report.captive_portal:
+        return "Sign in to this network first", False
+    if not report.policy.direct:
+        return "Relayed links, as you have set it", report.problem is None and bool(report.relays)
+    return _HEADLINES[report.direct], report.problem is None and report.direct in (Direct.ALL, Direct.MOST)
+
+
+def details(report: NetcheckReport) -> dict[str, Any]:
+    """What the page shows: the same facts as the lines of `text`, for JSON."""
+    words, good = headline(report)
+    return {
+        "headline": words,
+        "good": good,
+        **{
+            name.lower(): [{"term": term, "texts": texts} for term, texts in _facts(family)]
+            for name, family in _named(report)
+        },
+        "transports": [
+            {"term": _TRANSPORTS[each], "works": works}
+            for each, works in report.transports.items()
+            if works is not None
+        ],
+    }
+
+
 def text(report: NetcheckReport) -> str:
     """The whole report."""
     lines = [_line("Rendezvous", report.rendezvous)]
     lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
     for name, family in _named(report):
-        lines += _family(name, family)
+        (_, (first, *_)), *others = _facts(family)
+        lines.append(_line(name, first))
+        lines += [_line(f"  {term}", ", ".join(texts)) for term, texts in others]
     reached = [_TRANSPORTS[each] for each, works in report.transports.items() if works]
     failed = [_TRANSPORTS[each] for each, works in report.transports.items() if works is False]
     lines.append(_line("Reached by", _and(reached) or "nothing"))
@@ -163,7 +212,7 @@ def _direct(report: NetcheckReport) -> list[str]:
         if ipv4 is None:
             found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
     judged = [each for each in (ipv4, ipv6) if each is not None and (each is ipv4 or each.translated)]
-    if not all(each.certain for each in judged):
+    if not all(each.certain or each.maps_ports for each in judged):
         if report.problem is None:
             found.append("A rendezvous that has a second port and a second address can tell more.")
         else:
@@ -171,58 +220,76 @@ def _direct(report: NetcheckReport) -> list[str]:
     return found
 
 
+def _without_udp(report: NetcheckReport) -> str:
+    """What follows for links if no UDP gets through, as the second half of a sentence."""
+    if not report.policy.relayed:
+        return "there are no links to other networks, as they never take a relay (--relay never)"
+    if not report.policy.tcp or not report.policy.direct:
+        return "links to other networks are on a relay"
+    mapped = any(each.maps_tcp_ports for each in report.families)
+    where = "the other network lets that through" if mapped else "both networks let that through"
+    return f"links to other networks are on a relay, until they get a direct path over TCP where {where}"
+
+
 def _direct_over(family: FamilyReport, name: str) -> list[str]:
     if family.direct is Direct.UNKNOWN:
         return [f"Over {name}: it can't be told with whom links will be direct, as the mapping is unknown."]
-    if family.maps_tcp_ports:
-        return [f"Over {name}: {_DIRECT_OVER_BOTH}"]
-    sequential = nat_class(family.profile) is NatClass.SEQUENTIAL
-    sentence = _PREDICTED if sequential and family.direct is Direct.MOST else _DIRECT[family.direct]
-    return [f"Over {name}: {'' if family.certain else 'probably '}{sentence}"]
+    return [f"Over {name}: {'' if family.certain else 'probably '}{_sentence(family)}"]
+
+
+def _sentence(family: FamilyReport) -> str:
+    """With which peers links are direct over a family."""
+    policy, direct = family.policy, family.direct
+    sequential = nat_class(family.profile) is NatClass.SEQUENTIAL and direct is Direct.MOST
+    if family.maps_tcp_ports and policy.relayed and policy.tcp:
+        return _DIRECT_OVER_BOTH
+    if not policy.relayed:
+        return _WITHOUT_RELAY.get(Direct.SOME if sequential else direct, _DIRECT[direct])
+    if sequential:
+        return _PREDICTED
+    return _DIRECT[direct] if policy.spray else _WITHOUT_SPRAYING.get(direct, _DIRECT[direct])
 
 
 def _named(report: NetcheckReport) -> list[tuple[str, FamilyReport | None]]:
     return [("IPv4", report.ipv4), ("IPv6", report.ipv6)]
 
 
-def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
+def _facts(family: FamilyReport | None) -> Facts:
+    """What is known of a family: the first fact is its address, or that nothing is known."""
     if family is None:
-        return [_line(name, "not tested: no such address of the rendezvous is known")]
+        return [("address", ["not tested: no such address of the rendezvous is known"])]
     if not family.local_addresses:
-        return [_line(name, "no, this machine has no such address")]
+        return [("address", ["no, this machine has no such address"])]
+    addresses = _and(family.local_addresses)
     if family.udp is None:
-        return [_line(name, f"unknown, nothing answers {_and(family.local_addresses)}")]
+        return [("address", [f"unknown, nothing answers {addresses}"])]
+    techniques = family.techniques
+    by = [] if techniques is None else [("techniques", techniques_in_words(techniques))]
+    router = [] if family.router is None else [("router", [_router(family, family.router)])]
     if not family.udp:
-        lines = [_line(name, f"no UDP from {_and(family.local_addresses)}")]
-        if family.router is not None and family.router.mapping is not None:
-            lines.append(_item("router", _router(family, family.router)))
-        return lines
+        return [("address", [f"no UDP from {addresses}"]), *by, *router]
     local = family.local_addresses[0]
+    found: Facts = []
     if not family.translated:
-        lines = [_line(name, f"{local}, seen as it is: no NAT")]
+        found.append(("address", [f"{local}, seen as it is: no NAT"]))
     else:
         kind = "NAT64, which makes IPv4 of it" if family.nat64 else "behind a NAT"
-        lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: {kind}")]
-        lines.append(_item("mapping", _behaviour(family.mapping, MAPPING)))
-    lines.append(_item("filtering", _behaviour(family.filtering, _FILTERING)))
+        found.append(("address", [f"{local}, seen as {_and(family.public_addresses)}: {kind}"]))
+        found.append(("mapping", [_behaviour(family.mapping, MAPPING)]))
+    found.append(("filtering", [_behaviour(family.filtering, _FILTERING)]))
     if family.translated:
         hairpinning = family.hairpinning or Hairpinning.UNKNOWN
-        lines.append(_item("hairpinning", hairpinning.value))
-        lines.append(_item("ports", _ports(family)))
-    if family.profile is not None:
-        enough = family.direct is Direct.ALL
-        techniques = "ICE, whatever the other NAT does" if enough else techniques_in_words(family.profile)
-        lines.append(_item("techniques", techniques))
+        found += [("hairpinning", [hairpinning.value]), ("ports", [_ports(family)])]
+    found += by
     if family.lifetime is not None:
         lived, below = family.lifetime.at_least, family.lifetime.below
         least = f"at least {floor(lived)} s" if lived else ""
         most = "" if below is None else f"less than {ceil(below)} s"
-        lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
-    if family.router is not None:
-        lines.append(_item("router", _router(family, family.router)))
+        found.append(("lifetime", [each for each in (least, most) if each]))
+    found += router
     if family.latency is not None:
-        lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
-    return lines
+        found.append(("latency", [f"{family.latency * 1000:.1f} ms to the rendezvous and back"]))
+    return found
 
 
 def _ports(family: FamilyReport) -> str:
@@ -236,10 +303,12 @@ def _router(family: FamilyReport, router: RouterReport) -> str:
     """What came of the requests for ports."""
     mapping = router.mapping
     if mapping is None:
-        return "maps no ports"
-    maps = f"maps {'UDP and TCP ports' if router.tcp else 'UDP ports alone'} ({_METHODS[mapping.method]})"
+        if router.upnp or ":" in family.local_addresses[0]:
+            return "maps no ports"
+        return f"maps no ports by PCP or NAT-PMP; to ask by UPnP: {install_command_here('upnp')}"
+    maps = f"maps {'UDP and TCP ports' if router.tcp else 'UDP ports alone'} ({METHODS[mapping.method]})"
     if family.maps_ports or family.maps_tcp_ports:
-        return f"{maps}: everybody reaches them"
+        return f"{maps}: everybody should reach them"
     ip = ip_address(mapping.external.host)
     if ip.is_unspecified:
         return f"{maps}, and does not say at which address"
@@ -260,10 +329,6 @@ def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:
 
 def _line(name: str, content: str) -> str:
     return f"{name:<{_WIDTH}}{content}"
-
-
-def _item(name: str, content: str) -> str:
-    return _line(f"  {name}", content)
 
 
 def _and(words: Sequence[str]) -> str:

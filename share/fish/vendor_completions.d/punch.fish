@@ -247,6 +247,8 @@ complete -c punch -n '__punch_command netcheck' -l name -r -d 'whose last used r
 complete -c punch -n '__punch_command netcheck' -l state-dir -r -d 'where that is kept'
 complete -c punch -n '__punch_command netcheck' -l proxy -r -d 'HTTP or SOCKS5 proxy for TCP connections, or none'
 complete -c punch -n '__punch_command netcheck' -l port-mapping -x -a 'auto never' -d 'whether your router is asked for a port, which is given back at once'
+complete -c punch -n '__punch_command netcheck' -l relay -x -a 'auto never only' -d 'say what comes of it if your peer is started with that'
+complete -c punch -n '__punch_command netcheck' -l spray -x -a 'auto never' -d 'the same'
 complete -c punch -n '__punch_command netcheck' -l lifetime -r -d 'also find out for how long mappings are kept, in at most so many seconds'
 complete -c punch -n '__punch_command identity' -l help -d 'show this help message and exit'
 complete -c punch -n '__punch_command identity' -l yes -d 'needed, since this can\'t be undone'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.punching.techniques import NatClass, Technique, techniques_with_all
 from punch.ui.text.nat import cost_in_words, nat_in_words, requests_in_words, techniques_in_words
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
@@ -40,19 +41,27 @@ class NatTests(SynchronousTestCase):
         """What helps with which NATs of the other side."""
         sequential = NatProfile("203.0.113.7", DEPENDENT, PortAssignment.SEQUENTIAL, 1, 4, 5, 12)
         random = NatProfile("203.0.113.7", DEPENDENT, PortAssignment.RANDOM)
-        for profile, line in (
+        for profile, parts in (
             (
                 sequential,
-                "prediction if the other NAT has one port for all destinations, preserved ports or "
-                "sequential ports, a relay if it has random ports",
+                [
+                    "prediction if the other NAT has one port for all destinations, preserved ports or "
+                    "sequential ports",
+                    "a relay if it has random ports",
+                ],
             ),
             (
                 random,
-                "spraying if the other NAT has one port for all destinations or preserved ports, "
-                "a relay if it has sequential ports or random ports",
+                [
+                    "spraying if the other NAT has one port for all destinations or preserved ports",
+                    "a relay if it has sequential ports or random ports",
+                ],
             ),
         ):
-            self.assertEqual(techniques_in_words(profile), line)
+            self.assertEqual(techniques_in_words(techniques_with_all(profile)), parts)
+        self.assertEqual(
+            techniques_in_words(dict.fromkeys(NatClass, Technique.ICE)), ["ICE, whatever the other NAT does"]
+        )
 
     def test_cost(self) -> None:
         """What a link has sent, by each technique that it has used."""

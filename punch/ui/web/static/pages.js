@@ -136,57 +136,7 @@ export class YouPage extends Page {
   }
 }
 
-const DIRECT = {
-  all: ["Direct links: with everybody", true],
-  most: ["Direct links: with most people", true],
-  some: ["Direct links: with some people", false],
-  none: ["Direct links: over TCP alone", false],
-  unknown: ["It is not known who can be reached directly", false],
-};
-
-const WORDS = {
-  "endpoint-independent": "The same for every destination",
-  "address-dependent": "Another for every address",
-  "address-and-port-dependent": "Another for every destination",
-  preserving: "Kept",
-  sequential: "Counted up",
-  random: "At random",
-  yes: "Yes",
-  no: "No",
-  unknown: "Not known",
-};
-
-const LETS_IN = {
-  "endpoint-independent": "Anybody, once you have sent something",
-  "address-dependent": "Addresses that you have sent to, from any port",
-  "address-and-port-dependent": "Only addresses and ports that you have sent to",
-  unknown: "Not known",
-};
-
-const TRANSPORTS = { udp: "UDP", tcp: "Rendezvous (TCP)", "turn-udp": "Relay over UDP", "turn-tcp": "Relay over TCP", "turn-tls": "Relay over TLS" };
-
-const TECHNIQUES = { ice: "a first try", "simultaneous-open": "a first try or simultaneous open", prediction: "prediction", spraying: "spraying", relay: "not at all" };
-const OTHERS = { independent: "has one port for everybody", preserving: "keeps ports", sequential: "counts ports up", random: "has random ports" };
-
-/** By what a direct link comes about, a line for each kind of network that the other side may have. */
-function techniques(family) {
-  const mapped = family.port_mapping?.method && family.public_addresses.includes(family.port_mapping.external_address);
-  if (mapped) return ["A first try, whatever the other network does"];
-  const found = new Map();
-  for (const [other, technique] of Object.entries(family.techniques ?? {})) {
-    if (OTHERS[other]) found.set(technique, [...(found.get(technique) ?? []), OTHERS[other]]);
-  }
-  return [...found].map(([technique, others]) => {
-    const by = TECHNIQUES[technique] ?? technique;
-    return `${by[0].toUpperCase()}${by.slice(1)}, if the other network ${others.join(" or ")}`;
-  });
-}
-
-/** What a router does that is asked for ports. */
-function router({ method, tcp }) {
-  if (!method) return "Maps no ports";
-  return `Maps ${tcp ? "UDP and TCP ports" : "UDP ports alone"} (${method === "upnp" ? "UPnP" : method.toUpperCase()})`;
-}
+const capitalized = (text) => text[0].toUpperCase() + text.slice(1);
 
 let lastReport = null;
 
@@ -229,19 +179,17 @@ export class NetworkPage extends Page {
   }
 
   report(report) {
-    const [headline, good] = report.captive_portal ? ["Sign in to this network first", false] : (DIRECT[report.direct] ?? DIRECT.unknown);
-    const fine = good && !report.problem;
+    const { details } = report;
     const conclusions = report.conclusions ?? [];
     const problem = conclusions.includes(report.problem) ? null : report.problem;
-    const ways = Object.entries(report.transports ?? {}).filter(([, works]) => works !== null);
     return [
       h(
         "div",
-        { class: `card verdict${fine ? "" : " bad"}` },
-        icon(fine ? "check" : "network"),
-        h("div", {}, h("h2", {}, headline), h("ul", {}, conclusions.map((text) => h("li", {}, plain(text)))), problem && h("p", {}, plain(problem))),
+        { class: `card verdict${details.good ? "" : " bad"}` },
+        icon(details.good ? "check" : "network"),
+        h("div", {}, h("h2", {}, details.headline), h("ul", {}, conclusions.map((text) => h("li", {}, plain(text)))), problem && h("p", {}, plain(problem))),
       ),
-      h("div", { class: "two-cards" }, this.family("IPv4", report.ipv4), this.family("IPv6", report.ipv6)),
+      h("div", { class: "two-cards" }, this.family("IPv4", details.ipv4), this.family("IPv6", details.ipv6)),
       h(
         "div",
         { class: "card" },
@@ -250,29 +198,24 @@ export class NetworkPage extends Page {
         h(
           "dl",
           { class: "facts" },
-          ways.map(([name, works]) => [h("dt", {}, TRANSPORTS[name] ?? name), h("dd", { class: works ? "good" : "bad" }, works ? "Works" : "Does not work")]),
+          details.transports.map(({ term, works }) => [h("dt", {}, term), h("dd", { class: works ? "good" : "bad" }, works ? "Works" : "Does not work")]),
           report.control_latency !== null && report.control_latency !== undefined && [h("dt", {}, "There and back"), h("dd", {}, milliseconds(report.control_latency))],
         ),
       ),
     ];
   }
 
-  family(name, family) {
-    if (!family) return h("div", { class: "card" }, h("h2", {}, name), h("p", { class: "soft" }, `Not in use between here and the rendezvous.`));
-    const facts = [];
-    const fact = (term, text) => text && facts.push(h("dt", {}, term), h("dd", {}, text));
-    const ways = family.udp && family.techniques ? techniques(family) : [];
-    fact("UDP", family.udp ? "Gets through" : family.udp === false ? "Is blocked" : "Not known");
-    fact("This machine", family.local_addresses.slice(0, 2).join(", "));
-    fact("Seen as", family.public_addresses.join(", "));
-    if (family.udp) fact("NAT", family.nat ? "Yes" : "None");
-    if (family.nat) fact("Port outside", WORDS[family.mapping] ?? "Not known");
-    if (family.filtering) fact("Lets in", LETS_IN[family.filtering] ?? "Not known");
-    if (family.nat) fact("Port number", WORDS[family.port_allocation] ?? "Not known");
-    if (ways.length) facts.push(h("dt", {}, "Direct by"), h("dd", {}, ways.map((text) => h("div", {}, text))));
-    if (family.port_mapping) fact("Router", router(family.port_mapping));
-    if (family.latency !== null) fact("There and back", milliseconds(family.latency));
-    return h("div", { class: "card" }, h("h2", {}, name), h("dl", { class: "facts" }, facts));
+  family(name, facts) {
+    return h(
+      "div",
+      { class: "card" },
+      h("h2", {}, name),
+      h(
+        "dl",
+        { class: "facts" },
+        facts.map(({ term, texts }) => [h("dt", {}, capitalized(term)), h("dd", {}, texts.map((text) => h("div", {}, plain(text))))]),
+      ),
+    );
   }
 }
 
