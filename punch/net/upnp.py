@@ -30,6 +30,8 @@ comes within `upnp_child.TIME` seconds, and is no failure.
 """
 MAX_OUTPUT = 1024
 """Bytes that are read of the process."""
+_NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""Where the system finds the libraries of an interpreter that is installed at an unusual place."""
 
 _log = Logger()
 
@@ -55,11 +57,19 @@ def ask(reactor: Any, directory: str, request: UpnpRequest) -> Deferred[UpnpGran
     arguments = [sys.executable, "-I", "-S", upnp_child.__file__, directory, json.dumps(fields)]
     process = _UpnpProcess()
     try:
-        reactor.spawnProcess(process, sys.executable, arguments, env=None, path="/")
+        reactor.spawnProcess(process, sys.executable, arguments, env=_environment(), path="/")
     except OSError as error:
         _log.warn("UPnP can't be used: {error}", error=error)
         return succeed(None)
     return process.result
+
+
+def _environment() -> dict[str, str]:
+    """
+    The environment of the process: only what an interpreter may need to start. It reads what a router sends
+    with a library in C, and has no use for the node's, in which there may be passwords.
+    """
+    return {name: os.environ[name] for name in _NEEDED if name in os.environ}
 
 
 def parse_answer(output: bytes) -> UpnpGrant | None:

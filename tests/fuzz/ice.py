@@ -284,7 +284,7 @@ def port_mapping_router(data: bytes) -> None:
             if core.mapping_of(port) is None:
                 core.add_tcp(port, now)
             else:
-                core.remove_tcp(port)
+                core.remove_tcp(port, now)
         else:
             now += reader.byte() ** 2
         while core.next_event() is not None:

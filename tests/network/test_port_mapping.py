@@ -25,6 +25,12 @@ table inet no_udp {
     chain forward { type filter hook forward priority -10; meta l4proto udp drop; }
 }
 """
+NO_PCP = """
+table inet no_pcp {
+    chain input { type filter hook input priority -10; iifname "lan" udp dport 5351 @th,64,8 2 counter drop; }
+}
+"""
+"""Drops requests of version 2."""
 ALICE6 = "2001:db8:1::2"
 
 
@@ -96,6 +102,32 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
         meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router) and not opened(router), log)
+
+
+def test_nat_pmp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
+    """The router is silent about PCP. The port is mapped, and given back when the peer ends, by NAT-PMP."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
+    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    router.nft(NO_PCP)
+    with miniupnpd(router, tmp_path, PCP, PCP_READY) as log:
+        meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
+        wait_for(lambda: bool(mapped(router)), log)
+        at_alice, at_bob = meeting.call("srflx", "prflx")
+        (rule,) = mapped(router)
+        port = at_bob["remote"].removeprefix(f"{ALICE}:")
+        assert f"dport {port} " in rule
+        assert at_alice["local"] == at_bob["remote"]
+        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
+        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
+        assert "(nat-pmp)" in said
+        meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
+        meeting.alice.kill(signal.SIGTERM)
+        wait_for(lambda: not mapped(router), log)
+        # Nothing else than the filter kept it from being PCP
+        assert "packets 0 " not in router.run("nft", "list", "table", "inet", "no_pcp")
 
 
 def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ from punch.wire.port_mapping import (
     parse,
 )
 
+RELEASE_AGAIN = 0.05
+"""
+Seconds after which a router is told again that a mapping is to be deleted, since nothing would be done if the
+first request got lost: its answer is not waited for.
+"""
 MAX_TCP_PORTS = 8
 """How many TCP ports are mapped at a time, since routers have room for few mappings."""
 
@@ -109,6 +114,8 @@ class PortMapper:
         self._tcp: list[Address] = []
         self._epochs: dict[tuple[str, bool], _Epoch] = {}
         self._output: list[Transmit] = []
+        # Releases that are sent once more, and when
+        self._releases: deque[tuple[float, Transmit]] = deque()
         self._events: deque[Event] = deque()
 
     @property
@@ -127,8 +134,14 @@ class PortMapper:
 
     @property
     def awaiting(self) -> set[str]:
-        """The local IP addresses at which answers are awaited."""
-        return {lease.base.host for lease in self._leases.values() if lease.is_asking}
+        """The local IP addresses at which answers are awaited, or from which more is sent soon."""
+        asking = {lease.base.host for lease in self._leases.values() if lease.is_asking}
+        return asking | {transmit.local.host for _, transmit in self._releases}
+
+    @property
+    def is_releasing(self) -> bool:
+        """Whether routers are to be told once more to delete mappings."""
+        return bool(self._releases)
 
     def keep(
         self, bases: Collection[Address], gateways: Mapping[str, str], now: float, *, anew: bool = False
@@ -176,13 +189,13 @@ class PortMapper:
             self._tcp.append(base)
             self._follow(now)
 
-    def remove_tcp(self, base: Address) -> None:
+    def remove_tcp(self, base: Address, now: float) -> None:
         """Nobody listens at this TCP port any more: delete its mapping."""
         if base in self._tcp:
             self._tcp.remove(base)
             lease = self._leases.pop(base, None)
             if lease is not None:
-                self._release(lease)
+                self._release(lease, now)
 
     def mapping_of(self, base: Address) -> PortMapping | None:
         """Return the mapping of a port, if there is one."""
@@ -196,10 +209,10 @@ class PortMapper:
         lease = self._leases.get(base) or self._lease_beside(base)
         return lease is not None and lease.mapping is None and lease.is_new
 
-    def release(self) -> None:
-        """Delete all mappings: each router is told once, and the answers are not waited for."""
+    def release(self, now: float) -> None:
+        """Delete all mappings: each router is told twice, and the answers are not waited for."""
         for lease in self._leases.values():
-            self._release(lease)
+            self._release(lease, now)
         self._leases.clear()
         self._tcp.clear()
 
@@ -274,7 +287,8 @@ class PortMapper:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
-        return earliest([lease.get_timer() for lease in self._leases.values()])
+        again = self._releases[0][0] if self._releases else None
+        return earliest([again, *(lease.get_timer() for lease in self._leases.values())])
 
     def handle_timer(self, now: float) -> None:
         """Send what is due, and end mappings that have expired."""
@@ -283,6 +297,10 @@ class PortMapper:
             if expired is not None:
                 self._events.append(Unmapped(expired))
             self._output += lease.requests(now)
+        while self._releases and now >= self._releases[0][0]:
+            _, transmit = self._releases.popleft()
+            if transmit.local not in self._leases:
+                self._output.append(transmit)
 
     def next_event(self) -> Event | None:
         """Remove and return the oldest event; None if there is none."""
@@ -307,8 +325,10 @@ class PortMapper:
         udp = (lease for lease in self._leases.values() if lease.base not in self._tcp)
         return next((lease for lease in udp if lease.base.host == base.host), None)
 
-    def _release(self, lease: PortLease) -> None:
-        self._output += lease.release()
+    def _release(self, lease: PortLease, now: float) -> None:
+        requests = lease.release()
+        self._output += requests
+        self._releases += [(now + RELEASE_AGAIN, request) for request in requests]
         self._upnp_requests += lease.release_by_upnp()
 
     def _forget(self, base: Address) -> None:

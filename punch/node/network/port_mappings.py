@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
@@ -112,32 +112,31 @@ class PortMappings:
 
     def unmap_tcp(self, base: Address) -> None:
         """Nobody listens at this TCP port any more."""
-        self._core.remove_tcp(base)
+        self._core.remove_tcp(base, self._driver.now())
         self._driver.run()
 
     def close(self) -> Deferred[None]:
         """
         Delete the mappings, and close the sockets.
 
-        :return: fires at once, or when UPnP, which takes some time, has done it.
+        :return: fires when routers were told, which takes 50 ms, or some time with UPnP; at once if there is
+            nothing to delete.
         """
-        self._core.release()
-        self._send(self._driver.now())
-        self._driver.stop()
-        for socket in self._sockets.values():
-            socket.close()
-        self._sockets.clear()
-        self._tell_waiting()
-        self._perform()
-        if self._performing == 0:
-            return succeed(None)
+        if self._closed is not None:
+            return self._closed
         self._closed = Deferred()
+        self._core.release(self._driver.now())
+        self._tell_waiting()
+        self._driver.run()
         return self._closed
 
     def _step(self, now: float) -> bool:
         self._send(now)
         self._perform()
         self._close_idle()
+        if self._closed is not None:
+            self._end(self._closed)
+            return False
         before, self._may_follow = self._may_follow, self._core.may_follow
         changed = before and not self._may_follow
         while (event := self._core.next_event()) is not None:
@@ -176,12 +175,17 @@ class PortMappings:
     def _performed(self, grant: UpnpGrant | None, request: UpnpRequest) -> None:
         self._performing -= 1
         self._core.receive_upnp(request, grant, self._driver.now())
-        if self._closed is None:
-            self._driver.run()
+        self._driver.run()
+
+    def _end(self, closed: Deferred[None]) -> None:
+        """Close everything when all mappings are deleted."""
+        if self._performing or self._core.is_releasing or closed.called:
             return
-        self._perform()
-        if self._performing == 0 and not self._closed.called:
-            self._closed.callback(None)
+        self._driver.stop()
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+        closed.callback(None)
 
     def _socket(self, host: str) -> DatagramSocket | None:
         socket = self._sockets.get(host)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.net.upnp import ask as ask_router
 from punch.net.upnp import parse_answer
 from punch.net.upnp_child import (
     CONFLICT,
@@ -21,7 +23,7 @@ from punch.net.upnp_child import (
     map_port,
 )
 from punch.wire.address import Address
-from punch.wire.port_mapping import UpnpGrant
+from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 HOST, PORT = "192.168.1.7", 40000
 OTHERS_TRIED = (50001, 50002, 50003)
@@ -238,6 +240,30 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(len(igd.entries), 1)
         del igd.entries[PORT]
         self.assertRaises(Refused, delete, igd, "UDP", HOST, PORT, PORT)
+
+
+class Spawner:
+    """A reactor that starts no process, and keeps the environment that it would have."""
+
+    def __init__(self) -> None:
+        self.environments: list[dict[str, str] | None] = []
+
+    def spawnProcess(
+        self, protocol: object, executable: str, arguments: object, *, env: Any, path: str
+    ) -> None:
+        self.environments.append(env)
+
+
+class ProcessTests(SynchronousTestCase):
+    """The process that asks."""
+
+    def test_environment(self) -> None:
+        """It has nothing of the node's but where the system finds libraries: there may be passwords."""
+        self.patch(os, "environ", {"https_proxy": "http://a:secret@proxy", "LD_LIBRARY_PATH": "/opt/lib"})
+        spawner = Spawner()
+        request = UpnpRequest("http://192.168.1.1:5000/x.xml", Address(HOST, PORT), PORT, 7200)
+        ask_router(spawner, "/nowhere", request)
+        self.assertEqual(spawner.environments, [{"LD_LIBRARY_PATH": "/opt/lib"}])
 
 
 class AnswerTests(SynchronousTestCase):

@@ -7,6 +7,7 @@ from punch.net.upnp import Upnp
 from punch.node.events import Connected
 from punch.node.policies import RelayPolicy
 from punch.test.internet import InternetTestCase, Lan, LinkSpec, Seen
+from punch.test.internet.packet import Packet
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
@@ -82,6 +83,29 @@ class PortMappingTests(PortMappingCase):
         self.net.advance(1.0)
         self.assertEqual(router.mapped, {})
         self.assertEqual(alice.host.reactor.open_ports, [])
+
+    def test_given_back_in_spite_of_a_loss(self) -> None:
+        """The first request to delete a mapping is lost, of PCP and of NAT-PMP."""
+        for number, pcp in enumerate((True, False)):
+            lan = self.lan(f"alice {number}")
+            router = MappingRouter(lan, pcp=pcp)
+            alice = self.peer(lan, router)
+            self.net.advance(5.0)
+            self.assertEqual(len(router.mapped), 1)
+            lost: list[Packet] = []
+
+            def lose(packet: Packet, lost: list[Packet] = lost) -> bool:
+                if packet.destination[1] == 5351 and not lost:
+                    lost.append(packet)
+                    return True
+                return False
+
+            self.net.drop = lose
+            alice.stop()
+            self.net.advance(1.0)
+            self.net.drop = None
+            self.assertEqual((len(lost), router.mapped), (1, {}))
+            self.assertEqual(alice.host.reactor.open_ports, [])
 
     def test_a_port_that_upnp_maps(self) -> None:
         """A router with UPnP alone, and mappings without lifetime. The port is given back at the end."""

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.port_mapping.lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
 from punch.ice.port_mapping.mapper import (
     MAX_TCP_PORTS,
+    RELEASE_AGAIN,
     Event,
     Mapped,
     PortMapper,
@@ -280,16 +281,30 @@ class KeepingTests(PortMapperTestCase):
     def test_released(self) -> None:
         """A request with lifetime 0, of the protocol that made the mapping."""
         self.mapped()
-        self.core.release()
+        self.core.release(self.now)
         (request,) = self.sent()
         self.assertEqual(
             (request.data[:8].hex(), request.data[40:44].hex()), ("0201000000000000", "9c400000")
         )
         self.core = PortMapper(Random(1).randbytes)
         self.mapped(nat_pmp)
-        self.core.release()
+        self.core.release(self.now)
         (request,) = self.sent()
         self.assertEqual(request.data.hex(), "000100009c40000000000000")
+
+    def test_released_twice(self) -> None:
+        """The first request may be lost, and its answer is not waited for."""
+        for answer in (pcp, nat_pmp):
+            self.core = PortMapper(Random(1).randbytes)
+            self.mapped(answer)
+            self.core.release(self.now)
+            requests = self.sent()
+            self.assertEqual((len(requests), self.core.is_releasing), (1, True))
+            self.assertEqual(self.core.awaiting, {BASE.host})
+            self.assertEqual(self.core.get_timer(), self.now + RELEASE_AGAIN)
+            self.now += RELEASE_AGAIN
+            self.assertEqual(self.sent(), requests)
+            self.assertEqual((self.core.is_releasing, self.core.get_timer()), (False, None))
 
 
 class TCPTests(PortMapperTestCase):
@@ -347,15 +362,15 @@ class TCPTests(PortMapperTestCase):
             mapping = self.mapped(answer)
             self.refuse(self.add(), answer, lifetime)
             self.assertEqual((self.core.mappings, self.core.awaits_tcp(TCP_BASE)), ([mapping], False))
-            self.core.remove_tcp(TCP_BASE)
+            self.core.remove_tcp(TCP_BASE, self.now)
             self.assertEqual(self.advance(wait - 1.0), [])
             self.assertEqual((self.add(), self.core.awaits_tcp(TCP_BASE)), ([], False))
-            self.core.remove_tcp(TCP_BASE)
+            self.core.remove_tcp(TCP_BASE, self.now)
             self.now += 1.0
             self.refuse(self.add(), answer, lifetime)
-            self.core.remove_tcp(TCP_BASE)
+            self.core.remove_tcp(TCP_BASE, self.now)
             self.assertEqual(self.add(), [])
-            self.core.remove_tcp(TCP_BASE)
+            self.core.remove_tcp(TCP_BASE, self.now)
             self.keep(anew=True)
             self.assertEqual(len(self.add()), 1)
 
@@ -373,7 +388,7 @@ class TCPTests(PortMapperTestCase):
         """Silence is no refusal, since the router may restart: it is asked for the next port."""
         self.mapped()
         self.assertEqual(len(self.add() + self.advance(60.0)), TRIES)
-        self.core.remove_tcp(TCP_BASE)
+        self.core.remove_tcp(TCP_BASE, self.now)
         self.assertEqual(len(self.add()), 1)
 
     def test_a_few(self) -> None:
@@ -382,7 +397,7 @@ class TCPTests(PortMapperTestCase):
         ports = [TCPAddress(BASE.host, 50000 + number) for number in range(3 * MAX_TCP_PORTS)]
         asked = sum(len(self.add(port)) for port in ports)
         self.assertEqual(asked, MAX_TCP_PORTS)
-        self.core.remove_tcp(ports[0])
+        self.core.remove_tcp(ports[0], self.now)
         self.sent()
         self.assertEqual(len(self.add(ports[-1])), 1)
 
@@ -396,18 +411,32 @@ class TCPTests(PortMapperTestCase):
                 while pending and (answered or (answer is nat_pmp and pending[0].data[1] == 0)):
                     self.receive(answer(pending[0].data))
                     pending = self.sent()
-                self.core.remove_tcp(TCP_BASE)
+                self.core.remove_tcp(TCP_BASE, self.now)
                 (request,) = self.sent()
                 lifetime = request.data[4:8] if is_pcp(request) else request.data[8:12]
                 self.assertEqual((lifetime, request.local), (bytes(4), TCP_BASE))
+                self.now += RELEASE_AGAIN
+                self.assertEqual(self.sent(), [request])
                 self.assertEqual((self.core.mappings, self.core.awaiting), ([udp], set()))
+
+    def test_mapped_again_at_once(self) -> None:
+        """The release of the mapping before is not sent once more."""
+        self.mapped()
+        (request,) = self.add()
+        self.receive(pcp(request.data))
+        self.core.remove_tcp(TCP_BASE, self.now)
+        self.sent()
+        (request,) = self.add()
+        self.now += RELEASE_AGAIN
+        self.receive(pcp(request.data))
+        self.assertEqual((self.sent(), self.core.is_releasing), ([], False))
 
     def test_all_released(self) -> None:
         """At the end both are deleted."""
         self.mapped()
         (request,) = self.add()
         self.receive(pcp(request.data))
-        self.core.release()
+        self.core.release(self.now)
         self.assertEqual({each.data[36] for each in self.sent()}, {6, 17})
 
     def test_answers_for_the_other_protocol(self) -> None:

@@ -134,7 +134,7 @@ class UpnpTests(PortMapperTestCase):
         self.grant(request)
         mapping = PortMapping(base, TCPAddress(*EXTERNAL), MappingProtocol.UPNP)
         self.assertEqual(self.core.mapping_of(base), mapping)
-        self.core.remove_tcp(base)
+        self.core.remove_tcp(base, self.now)
         self.assertEqual(self.asked(), UpnpRequest(URL, base, EXTERNAL.port, 0))
         self.assertEqual((len(self.core.mappings), self.sent()), (1, []))
 
@@ -144,7 +144,7 @@ class UpnpTests(PortMapperTestCase):
         base = TCPAddress(BASE.host, 40010)
         self.core.add_tcp(base, self.now)
         request = self.asked()
-        self.core.remove_tcp(base)
+        self.core.remove_tcp(base, self.now)
         self.grant(request)
         self.assertEqual(self.asked(), UpnpRequest(URL, base, EXTERNAL.port, 0))
 
@@ -160,7 +160,7 @@ class UpnpTests(PortMapperTestCase):
             self.core.add_tcp(base, self.now)
             self.core.receive_upnp(self.asked(), None, self.now)
             self.assertEqual((self.sent(), self.core.awaits_tcp(base)), ([], False))
-            self.core.remove_tcp(base)
+            self.core.remove_tcp(base, self.now)
             if moves:
                 self.now += CONFIRM
                 self.keep()
@@ -171,7 +171,7 @@ class UpnpTests(PortMapperTestCase):
             self.core.add_tcp(base, self.now)
             requests = [each.internal for each in self.core.upnp_requests()]
             self.assertEqual((self.sent(), requests), ([], [base] if moves else []))
-            self.core.remove_tcp(base)
+            self.core.remove_tcp(base, self.now)
             self.advance(RETRY)
             self.core.add_tcp(base, self.now)
             self.assertEqual(self.asked().internal, base)
@@ -192,7 +192,7 @@ class UpnpTests(PortMapperTestCase):
         self.granted(lifetime=0)
         self.advance(LIFETIME / 2)
         self.grant(self.asked(), 0)
-        self.core.release()
+        self.core.release(self.now)
         self.assertEqual(self.asked(), UpnpRequest(URL, BASE, EXTERNAL.port, 0))
         self.assertEqual(self.sent(), [])
 
@@ -238,7 +238,7 @@ class UpnpTests(PortMapperTestCase):
 
     def test_granted_too_late(self) -> None:
         """Nobody needs the port any more, since the socket is gone or all is over: it is given back."""
-        for forget in (lambda: self.core.keep([], {}, self.now), lambda: self.core.release()):
+        for forget in (lambda: self.core.keep([], {}, self.now), lambda: self.core.release(self.now)):
             self.core = PortMapper(Random(1).randbytes, upnp=True)
             self.keep()
             self.receive(found(), SSDP)
