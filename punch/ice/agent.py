@@ -214,6 +214,7 @@ class Agent:
         self._locals.remove(base)
         self.reflexive.forget(base)
         if opening:
+            self._checker.forget_openings(base)
             left = {pair.remote.address for pair in self._checklist}
             self._remotes.forget({pair.remote.address for pair in dropped} - left)
 

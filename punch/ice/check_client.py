@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -36,8 +35,8 @@ LONGEST_SIZE_WAIT = 0.3
 The longest time between the first two of these requests, in seconds, if only an upper bound of the round-trip
 time is known, because the first check was repeated.
 """
-MAX_OPENING_CHECKS = 64
-"""How many checks of `opening`, and answers to them, are remembered: the newest ones."""
+MAX_OPENING_CHECKS = 2048
+"""How many checks of `opening` may still be answered, the newest ones: all of an attempt by spraying."""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -100,9 +99,10 @@ class CheckClient:
         self._switches = 0
         self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
         self._output: list[Transmit] = []
-        # The newest checks of `opening`: where they were sent, and from where
+        # The newest checks of `opening`: where they were sent, and from where; and by socket
         self._openings: dict[bytes, tuple[Address, Address]] = {}
-        self._answered: deque[Address] = deque(maxlen=MAX_OPENING_CHECKS)
+        self._opened_from: dict[Address, set[bytes]] = {}
+        self._answered: set[Address] = set()
 
     def set_remote(self, theirs: IceCredentials) -> None:
         """Set the peer's credentials."""
@@ -174,13 +174,20 @@ class CheckClient:
         """
         transaction_id = self._random(12)
         if len(self._openings) >= MAX_OPENING_CHECKS:
-            del self._openings[next(iter(self._openings))]
+            self._drop_opening(next(iter(self._openings)))
         self._openings[transaction_id] = remote, base
+        self._opened_from.setdefault(base, set()).add(transaction_id)
         return Transmit(self._opening(transaction_id, self._candidates.check_priority(base)), remote, base)
 
     def was_answered(self, base: Address) -> bool:
         """Whether a check of `opening` from this address was answered."""
         return base in self._answered
+
+    def forget_openings(self, base: Address) -> None:
+        """Forget the checks of `opening` from this address, and their answers: its socket is closed."""
+        for transaction_id in list(self._opened_from.get(base, ())):
+            self._drop_opening(transaction_id)
+        self._answered.discard(base)
 
     @property
     def opening_size(self) -> int:
@@ -247,8 +254,15 @@ class CheckClient:
         sent = self._openings.get(answer.transaction_id) == (remote, local)
         authentic = self._theirs is not None and answer.check_integrity(self._theirs.key)
         if sent and authentic and answer.message_class is MessageClass.SUCCESS:
-            del self._openings[answer.transaction_id]
-            self._answered.append(local)
+            self._drop_opening(answer.transaction_id)
+            self._answered.add(local)
+
+    def _drop_opening(self, transaction_id: bytes) -> None:
+        _, base = self._openings.pop(transaction_id)
+        sent = self._opened_from[base]
+        sent.discard(transaction_id)
+        if not sent:
+            del self._opened_from[base]
 
     def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """

@@ -10,6 +10,7 @@ from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.ice.events import AgentState, CheckingStarted, Selected
 from punch.ice.failure import MAX_CHECKING
+from punch.ice.punching.spraying import SOCKETS, TARGETS
 from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType
@@ -115,6 +116,36 @@ class ConnectTests(SynchronousTestCase):
         self.assertTrue(alice.agent.openings.was_answered({Address("192.0.2.1", 1), base}))
         self.assertFalse(alice.agent.openings.has_received_check({base}))
         self.assertFalse(alice.agent.wants(answer))
+
+    def test_answers_to_all_checks_of_an_attempt(self) -> None:
+        """Each check that spraying sends may be the one that is answered, until its socket is closed."""
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1.0)
+        bases = [Address("192.0.2.1", 20000 + number) for number in range(SOCKETS)]
+        remotes = [Address("192.0.2.2", 30000 + number) for number in range(TARGETS)]
+        for base in bases:
+            alice.agent.openings.add(base)
+        for remote in remotes:
+            bob.agent.openings.add(remote)
+        checks = [alice.agent.openings.check(base, remote) for base in bases for remote in remotes]
+
+        def answer(number: int) -> bytes:
+            check = checks[number]
+            assert check is not None
+            bob.agent.receive_datagram(check.data, check.local, check.remote, network.now)
+            sent = bob.agent.datagrams_to_send(network.now)
+            return next(each.data for each in sent if each.data[8:20] == check.data[8:20])
+
+        first, last = answer(0), answer(-1)
+        alice.agent.receive_datagram(first, remotes[0], bases[0], network.now)
+        self.assertTrue(alice.agent.openings.was_answered({bases[0]}))
+        for base in bases:
+            alice.agent.remove_local(base, network.now)
+        self.assertFalse(alice.agent.openings.was_answered(bases))
+        self.assertFalse(alice.agent.wants(last))
 
     def test_both_behind_one_nat_use_the_lan(self) -> None:
         for hairpin in (False, True):
