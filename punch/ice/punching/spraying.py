@@ -6,8 +6,8 @@ it each send to one port of the other side, so many of its ports are open for th
 with a probability of 1 in 252. After n guesses, none has hit with a probability of exp(-n / 252).
 
 The side that aims, whose port is known, has two sockets, and probes random ports of the other side from both
-in turn. The side that opens sends from all of its sockets to both before the probes, with a low TTL, and to
-the second one again after them, with the usual TTL:
+(`probes`). The side that opens sends from all of its sockets to the first one and then to the second one, with
+a low TTL, and after the probes to the second one again, with the usual TTL:
 
 - A router of the side that aims may take unsolicited packets as its own, and remember them as flows, so that
   later probes to these ports leave from another port. So the first packets had better not arrive. If that
@@ -72,6 +72,19 @@ is hit with a probability of exp(-5), less than one in a hundred.
 
 PortRange = tuple[int, int]
 """The lowest and the highest of some ports."""
+
+
+def probes(opened: int) -> list[int]:
+    """
+    Return from which of its sockets, by number, the side that aims sends each of its probes.
+
+    Those from the second socket begin when the other side has opened for it. Until then they would not be let
+    in, and a router that takes them as flows would give these ports to no socket.
+
+    :param opened: how many sockets the other side has, each of which sends to both.
+    """
+    at_first = min(opened * TARGETS, PROBES)
+    return [0] * at_first + [1] * PROBES + [0] * (PROBES - at_first)
 
 
 def port_range(ports: Collection[int]) -> PortRange | None:

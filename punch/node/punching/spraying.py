@@ -20,12 +20,12 @@ from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.spraying import (
     LOW_TTL,
     MAX_PACKETS,
-    PROBES,
     RATE,
     ROUTERS,
     Guesses,
     Pace,
     PortRange,
+    probes,
     sockets_for,
 )
 from punch.ice.punching.techniques import Technique, port_of_socket
@@ -111,16 +111,16 @@ class Spraying:
         return True
 
     async def _probe(self, attempt: Attempt, bases: Set[Address], opened: Opened) -> None:
-        """Send to random ports from all of these sockets in turn, until a check arrives."""
+        """Send to random ports from these sockets, until a check arrives."""
         pace = Pace(attempt.transactions.now)
-        guesses = [Guesses(attempt.random, opened.near, opened.count) for _ in bases]
-        for _ in range(PROBES):
-            for base, guessed in zip(bases, guesses, strict=True):
-                if self._is_over(attempt, bases):
-                    return
-                if not attempt.send(base, Address(opened.host, guessed.take()), self._budget):
-                    return
-                await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
+        guesses = [(base, Guesses(attempt.random, opened.near, opened.count)) for base in bases]
+        for number in probes(opened.count):
+            base, guessed = guesses[number]
+            if self._is_over(attempt, bases):
+                return
+            if not attempt.send(base, Address(opened.host, guessed.take()), self._budget):
+                return
+            await attempt.transactions.sleep(pace.wait(attempt.transactions.now))
 
     async def open(self, attempt: Attempt, targets: Targets) -> bool:
         """Open many ports for an attempt of the other side; returns False if it is to be refused."""
@@ -158,7 +158,7 @@ class Spraying:
     ) -> None:
         """Send from all of these sockets to these addresses, until one of them is known to be open."""
         pace = Pace(attempt.transactions.now)
-        for base, (remote, reach) in product(bases, remotes):
+        for (remote, reach), base in product(remotes, bases):
             if self._is_open(attempt, bases) or not attempt.send(base, remote, self._budget, reach):
                 return
             await attempt.transactions.sleep(pace.wait(attempt.transactions.now))

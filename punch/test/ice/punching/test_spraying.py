@@ -22,6 +22,7 @@ from punch.ice.punching.spraying import (
     Guesses,
     Pace,
     port_range,
+    probes,
     sockets_for,
     wait_after,
 )
@@ -46,6 +47,13 @@ class SprayingTests(SynchronousTestCase):
         self.assertEqual(sorted(ports), list(range(LOWEST, HIGHEST + 1)))
         self.assertNotEqual(ports[:8], sorted(ports[:8]))
         self.assertRaises(RuntimeError, guesses.take)
+
+    def test_the_order_of_probes(self) -> None:
+        """None leaves from the second socket before the other side has opened for it."""
+        for opened in (1, MIN_SOCKETS, SOCKETS, 1024):
+            order = probes(opened)
+            self.assertEqual([order.count(number) for number in range(TARGETS)], [PROBES, PROBES])
+            self.assertGreaterEqual(order.index(1), min(opened * TARGETS, PROBES))
 
     def test_guesses_in_a_block(self) -> None:
         """At first where the other side was seen, then in wider ranges; every port comes once."""
