@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
 from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
-from punch.ice.punching.spraying import MAX_PACKETS, OPENED, RATE, SOCKETS, TARGETS
+from punch.ice.punching.spraying import MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.target_limits import SPRAYED
 from punch.identity import Identity
 from punch.link.events import CloseCode
@@ -291,6 +291,12 @@ class HostileAimTests(PunchingTestCase):
             self.assertLess(self.answer(wrong), 8)
         # It is refused, and can't be agreed to any more
         self.assertLess(self.answer(Opened(number, HOMES[1], (), SOCKETS)), 8)
+        self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_hardly_any_open_ports(self) -> None:
+        """So few that guesses find none: nobody honest asks for that."""
+        for count in (1, MIN_SOCKETS - 1):
+            self.assertLess(self.answer(Opened(self.next_attempt(), HOMES[1], (), count)), 8, count)
         self.assertEqual(self.status(self.alice).packets, 0)
 
     def test_ports_of_another_technique(self) -> None:

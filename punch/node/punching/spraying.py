@@ -99,7 +99,7 @@ class Spraying:
         opened = await attempt.ask_other_side(
             Targets(attempt.number, Technique.SPRAYING.value, host, tuple(ports.values()))
         )
-        if opened is None or not opened.count:
+        if opened is None or opened.count < spraying.MIN_SOCKETS:
             return False
         bases = ports.keys()
         await self._probe(attempt, bases, opened)
