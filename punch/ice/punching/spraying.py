@@ -6,8 +6,8 @@ it each send to one port of the other side, so many of its ports are open for th
 with a probability of 1 in 252. After n guesses, none has hit with a probability of exp(-n / 252).
 
 The side that aims, whose port is known, has two sockets, and probes random ports of the other side from both
-(`probes`). The side that opens sends from all of its sockets to the first one and then to the second one, with
-a low TTL, and after the probes to the second one again, with the usual TTL:
+(`probes`). The side that opens sends from all of its sockets to the first one and then to the second one,
+with a low TTL, and after the probes to the second one again, with the usual TTL:
 
 - A router of the side that aims may take unsolicited packets as its own, and remember them as flows, so that
   later probes to these ports leave from another port. So the first packets had better not arrive. If that
