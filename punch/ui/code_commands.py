@@ -16,7 +16,7 @@ from punch.extras import install_command_here
 from punch.node.causes import ControlProblem
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
 from punch.ui.json.events import code_fields, contact_fields
-from punch.ui.text.codes import ended_reason, ended_sentence, failure_sentence
+from punch.ui.text.codes import code_error_sentence, ended_reason, ended_sentence, failure_sentence
 
 
 def _codes(context: CommandContext) -> ContactCodes:
@@ -62,7 +62,7 @@ def _join(context: CommandContext, fields: Fields) -> Result:
     try:
         code = Code.parse(fields["code"])
     except CodeError as error:
-        raise ChatError("bad-code", str(error)) from None
+        raise ChatError("bad-code", code_error_sentence(error)) from None
     try:
         joining = codes.join(code, fields.get("name"))
     except ModuleNotFoundError as error:

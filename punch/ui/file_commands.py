@@ -19,6 +19,7 @@ from punch.identity import PeerID
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
 from punch.ui.json.events import peer_called, transfer_list
 from punch.ui.json.transfers import transfer_fields
+from punch.ui.text.transfers import source_error_sentence
 
 
 def _transfers(context: CommandContext) -> Transfers:
@@ -64,7 +65,7 @@ def send(
 def _not_sent(failure: Failure) -> NoReturn:
     error = failure.value
     if isinstance(error, SourceError):
-        raise ChatError("bad-file", str(error))
+        raise ChatError("bad-file", source_error_sentence(error))
     if isinstance(error, TooManyTransfers):
         raise ChatError("too-many", str(error))
     failure.raiseException()

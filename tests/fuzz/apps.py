@@ -65,6 +65,7 @@ from punch.local.protocol import line as encode_fields
 from punch.sanitize import sanitize
 from punch.test.apps.codes.test_exchange import forward
 from punch.test.strategies import IDENTITIES
+from punch.ui.text.codes import code_error_sentence
 from punch.wire.control import (
     Answered,
     Candidates,
@@ -106,7 +107,7 @@ def code_text(data: bytes) -> None:
     try:
         code = Code.parse(text)
     except CodeError as error:
-        said = str(error)
+        said = code_error_sentence(error)
         assert len(said) < 400, said
         # What has no meaning yet in Unicode is shown as it is, since the next version may have it.
         assert sanitize(said).replace("\n", "").replace("\t", "") == said, said

@@ -19,7 +19,6 @@ from hashlib import sha256
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.lookup import near_names
 from punch.names import without_format
-from punch.sanitize import quoted
 
 FIRST_NUMBER, LAST_NUMBER = 10_000, 99_999
 """All numbers have five digits."""
@@ -32,11 +31,35 @@ REGISTERED_NAME = "code"
 """What both sides call themselves at the rendezvous, which learns no other name."""
 
 _LABEL = b"punch/1 code number\0"
-_SHOWN = 40
+_LONGEST_TYPED = 40
+"""Characters of a typed word that are compared with words of codes."""
+
+
+class CodeProblem(str, Enum):
+    """What is wrong with a text that should be a code."""
+
+    EMPTY = "empty"
+    NUMBER = "number"
+    """It does not begin with a number of five digits; `found` is what it begins with."""
+    WORD = "word"
+    """It has a word that is in no code, `found`; `near` is one that is like it, or ""."""
+    LENGTH = "length"
+    """It has another number of words, `found`."""
 
 
 class CodeError(ValueError):
-    """A text is no code; `str()` is a sentence that says what is wrong, without repeating the whole code."""
+    """
+    A text is no code.
+
+    :ivar problem: what is wrong.
+    :ivar found: the part of the text that is wrong, never the whole code.
+    """
+
+    def __init__(self, problem: CodeProblem, found: str = "", near: str = "") -> None:
+        super().__init__(problem.value)
+        self.problem = problem
+        self.found = found
+        self.near = near
 
 
 @cache
@@ -75,22 +98,15 @@ class Code:
         plain = unicodedata.normalize("NFKC", without_format(text)).lower()
         number, *typed = [part for part in re.split(r"[\W_]+", plain) if part] or [plain.strip(" -")]
         if not number:
-            raise CodeError("The code is empty: type it as the other side shows it.")
+            raise CodeError(CodeProblem.EMPTY)
         if re.fullmatch(f"[1-9][0-9]{{{len(str(LAST_NUMBER)) - 1}}}", number) is None:
-            raise CodeError(
-                f"A code begins with a number of five digits, as in {FIRST_NUMBER}-{'-'.join(_EXAMPLE)}, not "
-                f"with {quoted(number, _SHOWN)}. Compare it with what the other side shows."
-            )
+            raise CodeError(CodeProblem.NUMBER, number)
         for word in typed:
             if word not in words():
-                near = near_names(word[:_SHOWN], words())
-                hint = f"Did you mean {near[0]}?" if near else "Compare it with what they show."
-                raise CodeError(f"{quoted(word, _SHOWN)} is not a word of any code. {hint}")
+                near = near_names(word[:_LONGEST_TYPED], words())
+                raise CodeError(CodeProblem.WORD, word, near[0] if near else "")
         if len(typed) != WORDS:
-            raise CodeError(
-                f"A code has {WORDS} words after its number, and this one has {len(typed)}. Compare it with "
-                "what the other side shows."
-            )
+            raise CodeError(CodeProblem.LENGTH, str(len(typed)))
         return cls(int(number), tuple(typed))
 
     def __str__(self) -> str:
@@ -120,9 +136,6 @@ def completions(text: str) -> tuple[str, list[str]]:
     if not number.isdecimal() or not 1 <= len(typed) <= WORDS or not typed[-1]:
         return "", []
     return typed[-1], [word for word in words() if word.startswith(typed[-1])]
-
-
-_EXAMPLE = ("mayonnaise", "coyote", "tulip")
 
 
 def _below(limit: int, random: RandomBytes) -> int:

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 from punch.apps.files.framing import COPIED, DataMessage, Message
@@ -42,7 +43,6 @@ from punch.apps.files.messages import (
     shown,
 )
 from punch.apps.files.pipes import wait_for_pipe
-from punch.sanitize import quoted
 
 PIPE = "-"
 """The path that stands for standard input."""
@@ -52,12 +52,73 @@ _ZEROS = bytes(PIECE)
 _PERMISSIONS = 0o777
 
 
+class SourceProblem(str, Enum):
+    """Why something can't be sent."""
+
+    NUMBER_OF_PATHS = "number-of-paths"
+    TOO_MANY_FILES = "too-many-files"
+    LONG_PATH = "long-path"
+    LONG_PATHS = "long-paths"
+    """The paths together are too long."""
+    SAME_NAME = "same-name"
+    TOO_LARGE = "too-large"
+    NO_STATUS = "no-status"
+    """The system does not tell what it is, for `detail`."""
+    NO_FILE_NAME = "no-file-name"
+    """No file can have such a name."""
+    NO_NAME = "no-name"
+    """A folder without a name, as /."""
+    OTHER_KIND = "other-kind"
+    """It is neither a file nor a folder."""
+    UNREADABLE = "unreadable"
+    """It is there and can't be read, for `detail`; "": this user has no permission."""
+    UNREADABLE_FOLDER = "unreadable-folder"
+    NOT_UTF8 = "not-utf8"
+    """A text has bytes that are no UTF-8."""
+    EMPTY_TEXT = "empty-text"
+    LONG_TEXT = "long-text"
+    """A text has too many bytes, `detail`."""
+
+
+class SkipReason(str, Enum):
+    """Why something in a folder is left out."""
+
+    GONE = "gone"
+    OTHER_KIND = "other-kind"
+    """It is neither a file, a folder nor a link."""
+    LINK_OUTSIDE = "link-outside"
+    """A link that leads, or could lead, out of the folder."""
+
+
 class SourceError(Exception):
-    """A path can't be sent; `str()` is a sentence that says why."""
+    """
+    Something can't be sent.
+
+    :ivar problem: why.
+    :ivar subject: the path or name that it is about, or "".
+    :ivar detail: the reason that the system gave, or a number; "" for neither.
+    :ivar unreadable: whether it is there and can't be read.
+    """
+
+    def __init__(
+        self, problem: SourceProblem, subject: str = "", detail: str = "", *, unreadable: bool = False
+    ) -> None:
+        super().__init__(problem.value, subject, detail)
+        self.problem = problem
+        self.subject = subject
+        self.detail = detail
+        self.unreadable = unreadable
 
 
-class SourceUnreadable(SourceError):
-    """A path is there, and can't be read."""
+def _unreadable(
+    subject: str, error: OSError | None = None, problem: SourceProblem = SourceProblem.UNREADABLE
+) -> SourceError:
+    detail = "" if error is None else _detail(error)
+    return SourceError(problem, subject, detail, unreadable=True)
+
+
+def _detail(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 @dataclass(frozen=True)
@@ -75,7 +136,7 @@ class Source:
     items: tuple[Item, ...]
     entries: tuple[Entry, ...]
     paths: tuple[Path | None, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, SkipReason], ...] = ()
     pipe: int = 0
     text: str | None = None
     holes: int = 0
@@ -96,7 +157,7 @@ class Source:
 class _Scan:
     entries: list[Entry] = field(default_factory=list)
     paths: list[Path | None] = field(default_factory=list)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    skipped: list[tuple[Path, SkipReason]] = field(default_factory=list)
     size: int = 0
     """Bytes of all paths."""
     holes: int = 0
@@ -109,12 +170,12 @@ class _Scan:
 
     def add(self, entry: Entry, path: Path | None) -> None:
         if len(self.entries) >= MAX_ENTRIES:
-            raise SourceError(f"More than {MAX_ENTRIES:,} files at once: send them in parts, or an archive.")
+            raise SourceError(SourceProblem.TOO_MANY_FILES)
         if len(entry.path) > MAX_PATH:
-            raise SourceError(f"{quoted(shown(entry.path))} is a path that is too long.")
+            raise SourceError(SourceProblem.LONG_PATH, shown(entry.path))
         self.size += len(entry.path) + len(entry.target)
         if self.size > MAX_PATHS:
-            raise SourceError("So many files with paths so long can't be sent at once: send them in parts.")
+            raise SourceError(SourceProblem.LONG_PATHS)
         self.entries.append(entry)
         self.paths.append(path)
 
@@ -128,7 +189,7 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
     :raise SourceError: a path is not there, can't be read, or is neither a file nor a folder.
     """
     if not 1 <= len(paths) <= MAX_ITEMS:
-        raise SourceError(f"Name 1 to {MAX_ITEMS} files and folders.")
+        raise SourceError(SourceProblem.NUMBER_OF_PATHS)
     scan, items = _Scan(), []
     for given in paths:
         first = len(scan.entries)
@@ -138,10 +199,10 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
         else:
             name = _scan_path(scan, given)
         if any(entry.path == os.fsencode(name) for entry in scan.entries[:first]):
-            raise SourceError(f"Two of the paths are called {quoted(name)}: send one after the other.")
+            raise SourceError(SourceProblem.SAME_NAME, name)
         items.append(_item(name, scan.entries[first:]))
     if sum(item.size or 0 for item in items) > MAX_SIZE:
-        raise SourceError("More than 9 petabytes can't be sent at once.")
+        raise SourceError(SourceProblem.TOO_LARGE)
     entries, at, skipped = tuple(scan.entries), tuple(scan.paths), tuple(scan.skipped)
     return Source(tuple(items), entries, at, skipped, pipe, holes=scan.holes)
 
@@ -155,14 +216,11 @@ def text_source(text: str) -> Source:
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise SourceError("The text has bytes that are no UTF-8: send it as a file.") from None
+        raise SourceError(SourceProblem.NOT_UTF8) from None
     if not encoded:
-        raise SourceError("The text is empty.")
+        raise SourceError(SourceProblem.EMPTY_TEXT)
     if len(encoded) > MAX_TEXT:
-        raise SourceError(
-            f"The text has {len(encoded):,} bytes, and can have {MAX_TEXT:,}: send it as a file, or as "
-            "standard input (-)."
-        )
+        raise SourceError(SourceProblem.LONG_TEXT, detail=f"{len(encoded):,}")
     pipe, writing = os.pipe()
     os.write(writing, encoded)  # A pipe holds more than that
     os.close(writing)
@@ -182,21 +240,21 @@ def _scan_path(scan: _Scan, given: str) -> str:
     try:
         found = path.stat()
     except OSError as error:
-        kind = SourceUnreadable if isinstance(error, PermissionError) else SourceError
-        raise kind(f"{quoted(given)} can't be sent: {error.strerror}.") from error
+        denied = isinstance(error, PermissionError)
+        raise SourceError(SourceProblem.NO_STATUS, given, _detail(error), unreadable=denied) from error
     except ValueError as error:
-        raise SourceError(f"{quoted(given)} is not the name of a file.") from error
+        raise SourceError(SourceProblem.NO_FILE_NAME, given) from error
     name = path.name if path.name not in ("", "..") else path.resolve().name
     if not name:
-        raise SourceError(f"{quoted(given)} has no name to send it by: name a folder below it.")
+        raise SourceError(SourceProblem.NO_NAME, given)
     if stat.S_ISDIR(found.st_mode):
         _scan_folder(scan, path, os.fsencode(name), found)
     elif stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceUnreadable(f"{quoted(given)} can't be read: you have no permission.")
+            raise _unreadable(given)
         scan.add_file(os.fsencode(name), path.resolve(), found)
     else:
-        raise SourceError(f"{quoted(given)} is neither a file nor a folder. A pipe can be sent as -.")
+        raise SourceError(SourceProblem.OTHER_KIND, given)
     return name
 
 
@@ -213,9 +271,7 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
         try:
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
-            raise SourceUnreadable(
-                f"The folder {quoted(str(folder))} can't be read: {error.strerror}."
-            ) from error
+            raise _unreadable(str(folder), error, SourceProblem.UNREADABLE_FOLDER) from error
         folders = []
         for child in children:
             inside = name + b"/" + os.fsencode(child.name)
@@ -226,9 +282,9 @@ def _scan_folder(scan: _Scan, folder: Path, name: bytes, found: os.stat_result) 
                 else:
                     _scan_child(scan, Path(child.path), inside, details)
             except FileNotFoundError:
-                scan.skipped.append((Path(child.path), "no longer there"))
+                scan.skipped.append((Path(child.path), SkipReason.GONE))
             except OSError as error:
-                raise SourceUnreadable(f"{quoted(child.path)} can't be read: {error.strerror}.") from error
+                raise _unreadable(child.path, error) from error
         waiting += reversed(folders)
 
 
@@ -236,18 +292,18 @@ def _scan_child(scan: _Scan, path: Path, inside: bytes, found: os.stat_result) -
     """Add what is in a folder and is none itself."""
     if stat.S_ISREG(found.st_mode):
         if not os.access(path, os.R_OK):
-            raise SourceUnreadable(f"{quoted(str(path))} can't be read: you have no permission.")
+            raise _unreadable(str(path))
         scan.add_file(inside, path, found)
     elif stat.S_ISLNK(found.st_mode):
         _scan_link(scan, path, inside)
     else:
-        scan.skipped.append((path, "neither a file nor a folder"))
+        scan.skipped.append((path, SkipReason.OTHER_KIND))
 
 
 def _scan_link(scan: _Scan, path: Path, inside: bytes) -> None:
     target = os.fsencode(os.readlink(path))
     if link_leads_outside(inside, target):
-        scan.skipped.append((path, "a link that leads, or could lead, out of the folder"))
+        scan.skipped.append((path, SkipReason.LINK_OUTSIDE))
     else:
         scan.add(Entry(EntryKind.LINK, inside, target=target), path)
 

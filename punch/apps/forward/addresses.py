@@ -13,18 +13,46 @@ import sys
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from punch.sanitize import quoted
-
 MAX_SERVICE = 255
 """Bytes of the longest name of a service."""
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" or "bsd" in sys.platform else 107
 """Bytes of the longest path that a Unix socket can have on this system."""
-_MAX_SHOWN = 60
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 
 
+class AddressProblem(str, Enum):
+    """What is wrong with a text that should be an address, or the name of a service."""
+
+    FORM = "form"
+    """It has no form of an address."""
+    BRACKETS = "brackets"
+    """An IPv6 address without brackets."""
+    PORT = "port"
+    """The port is none from 1 to 65535."""
+    PATH = "path"
+    """No Unix socket can have this path."""
+    LONG_PATH = "long-path"
+    """The path has more than `MAX_SOCKET_PATH` bytes."""
+    UDP_PATH = "udp-path"
+    """A path where a port of UDP is wanted."""
+    SERVICE = "service"
+    """No service can have this name."""
+    TARGET = "target"
+    """It is not a peer, a colon, and what the peer exposes."""
+
+
 class ForwardAddressError(ValueError):
-    """It is no address; `str()` is a sentence for the user."""
+    """
+    A text is no address, or no name of a service.
+
+    :ivar problem: what is wrong.
+    :ivar text: the text.
+    """
+
+    def __init__(self, problem: AddressProblem, text: str) -> None:
+        super().__init__(problem.value, text)
+        self.problem = problem
+        self.text = text
 
 
 class Protocol(Enum):
@@ -79,9 +107,7 @@ def parse_address(text: str, *, listening: bool = False, udp: bool = False) -> F
     """
     if is_path(text):
         if udp:
-            raise ForwardAddressError(
-                f"UDP has ports, such as localhost:53; {_shown(text)} is a Unix socket."
-            )
+            raise ForwardAddressError(AddressProblem.UDP_PATH, text)
         return _path(text.removeprefix("unix:"))
     if listening and re.search("(?:^|:)0$", text):
         found = parse_address(text[:-1] + "1", udp=udp)
@@ -125,9 +151,7 @@ def check_service(name: str) -> str:
     :raise ForwardAddressError: it can't be one.
     """
     if not name or not name.isprintable() or len(name.encode("utf-8", "replace")) > MAX_SERVICE:
-        raise ForwardAddressError(
-            f"A service has a name of 1 to {MAX_SERVICE} bytes of printable characters, not {_shown(name)}."
-        )
+        raise ForwardAddressError(AddressProblem.SERVICE, name)
     return name
 
 
@@ -139,19 +163,15 @@ def split_target(text: str) -> tuple[str, str]:
     """
     who, colon, rest = text.partition(":")
     if not who or not colon or not rest:
-        raise ForwardAddressError(
-            f"A peer and what it exposes are written as bob:localhost:80, or bob:NAME, not {_shown(text)}."
-        )
+        raise ForwardAddressError(AddressProblem.TARGET, text)
     return who, rest
 
 
 def _path(path: str) -> ForwardAddress:
     if not path or "\0" in path or not path.isprintable():
-        raise ForwardAddressError(f"The path of a Unix socket can't be {_shown(path)}.")
+        raise ForwardAddressError(AddressProblem.PATH, path)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise ForwardAddressError(
-            f"The path of a Unix socket has at most {MAX_SOCKET_PATH} bytes here, unlike {_shown(path)}."
-        )
+        raise ForwardAddressError(AddressProblem.LONG_PATH, path)
     return ForwardAddress(Protocol.UNIX, path=path)
 
 
@@ -160,12 +180,10 @@ def _split(text: str) -> tuple[str, int]:
     if "[" in host or "]" in host:
         literal = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]", host)
         if literal is None:
-            raise _no_address(text)
+            raise ForwardAddressError(AddressProblem.FORM, text)
         host = literal[1]
     elif ":" in host:
-        raise ForwardAddressError(
-            f"An IPv6 address stands in brackets, as [::1]:80, unlike in {_shown(text)}."
-        )
+        raise ForwardAddressError(AddressProblem.BRACKETS, text)
     return _host(host or "localhost", text) if ":" in text else "localhost", _port(port, text)
 
 
@@ -175,24 +193,13 @@ def _host(host: str, text: str) -> str:
     except ValueError:
         pass
     if ":" in host or len(host) > 253 or _HOST.fullmatch(host) is None:
-        raise _no_address(text)
+        raise ForwardAddressError(AddressProblem.FORM, text)
     return host.lower().removesuffix(".")
 
 
 def _port(port: str, text: str) -> int:
     if re.fullmatch("[0-9]{1,5}", port, re.ASCII) is None:
-        raise _no_address(text)
+        raise ForwardAddressError(AddressProblem.FORM, text)
     if not 1 <= int(port) <= 65535:
-        raise ForwardAddressError(f"A port is a number from 1 to 65535, unlike in {_shown(text)}.")
+        raise ForwardAddressError(AddressProblem.PORT, text)
     return int(port)
-
-
-def _no_address(text: str) -> ForwardAddressError:
-    return ForwardAddressError(
-        f"An address is written as localhost:80, 127.0.0.1:80, [::1]:80, 80, or /path/of/a/socket, not "
-        f"{_shown(text)}."
-    )
-
-
-def _shown(text: str) -> str:
-    return quoted(text, _MAX_SHOWN)

@@ -49,7 +49,7 @@ def listen_service(service: str) -> str:
     Return the name of the service by which a peer asks for a port.
 
     :param service: that of the port, if it were exposed.
-    :raise AddressError: it is too long.
+    :raise ForwardAddressError: it is too long.
     """
     return check_service(f"listen/{service}")
 

@@ -36,7 +36,7 @@ from punch.node.causes import ControlProblem
 from punch.node.policies import PortMappingPolicy, SprayPolicy
 from punch.state import StateError
 from punch.ui.text.causes import event_sentence
-from punch.ui.text.codes import code_lines, failure_sentence, unregistered_sentence
+from punch.ui.text.codes import code_error_sentence, code_lines, failure_sentence, unregistered_sentence
 
 if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
@@ -56,7 +56,7 @@ def parse_code(program: str, text: str, as_json: bool) -> Code:
     try:
         return Code.parse(text)
     except CodeError as error:
-        twistd.fail(program, str(error), reason="bad-code", as_json=as_json)
+        twistd.fail(program, code_error_sentence(error), reason="bad-code", as_json=as_json)
 
 
 class CodeCommand:

@@ -13,7 +13,7 @@ from punch.cli.commands.node_command import NodeCommand, make_parser
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.lookup import UnknownPeer, find_peer
-from punch.ui.text.forwards import exposed_failure_text
+from punch.ui.text.forwards import address_error_sentence, exposed_failure_text
 
 PROGRAM = "punch expose"
 
@@ -69,8 +69,10 @@ def main(arguments: Sequence[str]) -> int:
             service = listen_service(service)
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
-    except (UnknownPeer, ForwardAddressError) as error:
-        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
+    except UnknownPeer as error:
+        command.fail(str(error), "bad-peer-id")
+    except ForwardAddressError as error:
+        command.fail(address_error_sentence(error), "bad-address")
     name = str(address) if options.service is None else options.service
     exposing = _Exposing(command, address, name, service, Allow(peers, anyone))
     return command.run(exposing.reverse if options.reverse else exposing.run)

@@ -23,7 +23,7 @@ from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
-from punch.ui.text.forwards import failure_text, open_failure_text
+from punch.ui.text.forwards import address_error_sentence, failure_text, open_failure_text
 
 PROGRAM = "punch forward"
 
@@ -73,8 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         if options.reverse:
             service = listen_service(service)
         peer = find_peer(command.book, who)
-    except (UnknownPeer, ForwardAddressError) as error:
-        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
+    except UnknownPeer as error:
+        command.fail(str(error), "bad-peer-id")
+    except ForwardAddressError as error:
+        command.fail(address_error_sentence(error), "bad-address")
     if options.reverse:
         return command.run(lambda node: ReverseForward(command, node, local, peer, service, what).run())
     return command.run(lambda node: _forward(command, node, local, peer, service, what))

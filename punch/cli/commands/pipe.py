@@ -18,7 +18,7 @@ from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
 from punch.ui.standard_streams import StandardStreams, StreamDescriptors
-from punch.ui.text.forwards import failure_text
+from punch.ui.text.forwards import address_error_sentence, failure_text
 
 PROGRAM = "punch pipe"
 _STATUSES = {ForwardFailure.BUSY: ExitStatus.REFUSED, ForwardFailure.RESET: ExitStatus.NO_PATH}
@@ -52,8 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         peer = find_peer(command.book, options.who)
         service = None if options.service is None else service_of(options.service)
-    except (UnknownPeer, ForwardAddressError) as error:
-        command.fail(str(error), "bad-peer-id" if isinstance(error, UnknownPeer) else "bad-address")
+    except UnknownPeer as error:
+        command.fail(str(error), "bad-peer-id")
+    except ForwardAddressError as error:
+        command.fail(address_error_sentence(error), "bad-address")
     descriptors = StreamDescriptors.of_this_process()
     return command.run(lambda node: _Piping(command, node, peer, descriptors).run(service))
 

@@ -15,7 +15,7 @@ from punch.amounts import format_bytes
 from punch.apps.codes.code import CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, TransferFailed
 from punch.apps.files.protocol import FileSender
-from punch.apps.files.source import PIPE, Source, SourceError, SourceUnreadable, find_source, text_source
+from punch.apps.files.source import PIPE, Source, SourceError, find_source, text_source
 from punch.apps.files.transfers import FIRST_RETRY, LAST_RETRY
 from punch.cli import twistd
 from punch.cli.commands.codes import CodeCommand
@@ -33,8 +33,7 @@ from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
 from punch.lookup import UnknownPeer, find_peer
-from punch.sanitize import quoted
-from punch.ui.text.transfers import failure_text, time_text
+from punch.ui.text.transfers import failure_text, skipped_sentence, source_error_sentence, time_text
 
 AGAIN_BY_CODE = "run punch send again for a new one"
 """What can be done when the other side of a code is gone."""
@@ -103,23 +102,29 @@ def main(arguments: Sequence[str]) -> int:
     try:
         peer = None if by_code else _find_peer(command, options.words[-1])
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
-            raise SourceError("--as takes the name of a file, without a folder.")
+            twistd.fail(
+                program,
+                "--as takes the name of a file, without a folder.",
+                reason="bad-file",
+                as_json=options.json,
+            )
         if options.text is None and PIPE in paths and sys.stdin is None:
             # Its number belongs to another file by now.
-            raise SourceError("There is no standard input to send.")
+            message = "There is no standard input to send."
+            twistd.fail(program, message, reason="bad-file", as_json=options.json)
         if options.text is None:
             source = find_source(paths, 0, options.pipe_name)
         else:
             source = text_source(options.text)
-    except (UnknownPeer, SourceError) as error:
+    except UnknownPeer as error:
+        twistd.fail(program, str(error), reason="bad-peer-id", as_json=options.json)
+    except SourceError as error:
         reason, status = "bad-file", ExitStatus.FAILED
-        if isinstance(error, UnknownPeer):
-            reason = "bad-peer-id"
-        elif isinstance(error, SourceUnreadable):
+        if error.unreadable:
             reason, status = FailureCode.SOURCE_UNREADABLE.value, ExitStatus.CHANGED
-        twistd.fail(program, str(error), reason=reason, as_json=options.json, status=status)
-    for path, why in source.skipped:
-        write_stderr(f"{program}: {quoted(str(path))} is left out: it is {why}.")
+        twistd.fail(program, source_error_sentence(error), reason=reason, as_json=options.json, status=status)
+    for path, reason_skipped in source.skipped:
+        write_stderr(f"{program}: {skipped_sentence(path, reason_skipped)}")
     if peer is not None:
         return command.run(lambda node: Sending(command, node, peer, source).run())
     codes = CodeCommand(command, CodePurpose.FILES)

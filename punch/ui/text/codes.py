@@ -1,9 +1,19 @@
-"""What a person reads of codes: how to use one, and why it came to nothing."""
+"""What a person reads of codes: how to use one, what is wrong with one, and why it came to nothing."""
 
 from __future__ import annotations
 
-from punch.apps.codes.code import LIFE, CodeFailed, CodeFailure, CodePurpose
+from punch.apps.codes.code import (
+    FIRST_NUMBER,
+    LIFE,
+    WORDS,
+    CodeError,
+    CodeFailed,
+    CodeFailure,
+    CodeProblem,
+    CodePurpose,
+)
 from punch.node.causes import ControlProblem
+from punch.sanitize import quoted
 from punch.ui.text.causes import problem_sentence
 from punch.wire.invitation import AdmissionRefusal
 
@@ -44,6 +54,27 @@ _REDEEMER = {
     CodeFailure.MALFORMED: "What the other side answered makes no sense; check that both run the same "
     "version of Punch.",
 }
+_COMPARE = "Compare it with what the other side shows."
+_SHOWN = 40
+"""Characters of a wrong part of a code that are shown."""
+
+
+def code_error_sentence(error: CodeError) -> str:
+    """What is wrong with a text that should be a code, without repeating the whole text."""
+    found = quoted(error.found, _SHOWN)
+    match error.problem:
+        case CodeProblem.EMPTY:
+            return "The code is empty: type it as the other side shows it."
+        case CodeProblem.NUMBER:
+            return (
+                f"A code begins with a number of five digits, as in {FIRST_NUMBER}-mayonnaise-coyote-tulip, "
+                f"not with {found}. {_COMPARE}"
+            )
+        case CodeProblem.WORD:
+            hint = f"Did you mean {error.near}?" if error.near else "Compare it with what they show."
+            return f"{found} is not a word of any code. {hint}"
+        case CodeProblem.LENGTH:
+            return f"A code has {WORDS} words after its number, and this one has {error.found}. {_COMPARE}"
 
 
 def failure_sentence(

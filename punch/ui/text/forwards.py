@@ -1,9 +1,27 @@
-"""What a person reads of forwarded ports."""
+"""What a person reads of forwarded ports and their addresses."""
 
 from __future__ import annotations
 
+from punch.apps.forward.addresses import MAX_SERVICE, MAX_SOCKET_PATH, AddressProblem, ForwardAddressError
 from punch.apps.forward.failures import ForwardFailure
-from punch.sanitize import cut, name_on_one_line, sanitize
+from punch.sanitize import cut, name_on_one_line, quoted, sanitize
+
+_MAX_SHOWN = 60
+"""Characters of a wrong address that are shown."""
+_ADDRESS_SENTENCES = {
+    AddressProblem.FORM: "An address is written as localhost:80, 127.0.0.1:80, [::1]:80, 80, or "
+    "/path/of/a/socket, not {text}.",
+    AddressProblem.BRACKETS: "An IPv6 address stands in brackets, as [::1]:80, unlike in {text}.",
+    AddressProblem.PORT: "A port is a number from 1 to 65535, unlike in {text}.",
+    AddressProblem.PATH: "The path of a Unix socket can't be {text}.",
+    AddressProblem.LONG_PATH: f"The path of a Unix socket has at most {MAX_SOCKET_PATH} bytes here, unlike "
+    "{text}.",
+    AddressProblem.UDP_PATH: "UDP has ports, such as localhost:53; {text} is a Unix socket.",
+    AddressProblem.SERVICE: f"A service has a name of 1 to {MAX_SERVICE} bytes of printable characters, not "
+    "{text}.",
+    AddressProblem.TARGET: "A peer and what it exposes are written as bob:localhost:80, or bob:NAME, not "
+    "{text}.",
+}
 
 _SENTENCES = {
     ForwardFailure.CONNECTION_REFUSED: "Nobody listens at {what} of {who}: start it there.",
@@ -24,6 +42,11 @@ _OWN_SENTENCES = {
     ForwardFailure.NOT_PERMITTED: "You have no permission for {what}, which {who} wants to reach.",
 }
 """The same on the side that exposes."""
+
+
+def address_error_sentence(error: ForwardAddressError) -> str:
+    """What is wrong with an address that was typed."""
+    return _ADDRESS_SENTENCES[error.problem].format_map({"text": quoted(error.text, _MAX_SHOWN)})
 
 
 def exposed_failure_text(failure: ForwardFailure, who: str, what: str, error: Exception) -> str:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from punch.amounts import format_bytes
-from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
+from punch.apps.files.messages import (
+    MAX_ENTRIES,
+    MAX_ITEMS,
+    MAX_TEXT,
+    EntryKind,
+    FailureCode,
+    FilesOffer,
+    Item,
+    TransferFailed,
+)
 from punch.apps.files.odd_names import Oddity, OddNames, oddities
+from punch.apps.files.source import SkipReason, SourceError, SourceProblem
 from punch.local.protocol import CommandError
-from punch.sanitize import cut, name_on_one_line
+from punch.sanitize import cut, name_on_one_line, quoted
 
 MAX_SHOWN = 100
 """Characters of a name that are shown."""
@@ -24,6 +36,41 @@ _ODDITIES_INSIDE = {
     Oddity.WINDOWS: "can't be used in Windows",
     Oddity.SPACE: "begin or end with a space",
 }
+_NOT_SENT = {
+    SourceProblem.NUMBER_OF_PATHS: f"Name 1 to {MAX_ITEMS} files and folders.",
+    SourceProblem.TOO_MANY_FILES: f"More than {MAX_ENTRIES:,} files at once: send them in parts, or an "
+    "archive.",
+    SourceProblem.LONG_PATH: "{subject} is a path that is too long.",
+    SourceProblem.LONG_PATHS: "So many files with paths so long can't be sent at once: send them in parts.",
+    SourceProblem.SAME_NAME: "Two of the paths are called {subject}: send one after the other.",
+    SourceProblem.TOO_LARGE: "More than 9 petabytes can't be sent at once.",
+    SourceProblem.NO_STATUS: "{subject} can't be sent: {detail}.",
+    SourceProblem.NO_FILE_NAME: "{subject} is not the name of a file.",
+    SourceProblem.NO_NAME: "{subject} has no name to send it by: name a folder below it.",
+    SourceProblem.OTHER_KIND: "{subject} is neither a file nor a folder. A pipe can be sent as -.",
+    SourceProblem.UNREADABLE: "{subject} can't be read: {detail}.",
+    SourceProblem.UNREADABLE_FOLDER: "The folder {subject} can't be read: {detail}.",
+    SourceProblem.NOT_UTF8: "The text has bytes that are no UTF-8: send it as a file.",
+    SourceProblem.EMPTY_TEXT: "The text is empty.",
+    SourceProblem.LONG_TEXT: f"The text has {{detail}} bytes, and can have {MAX_TEXT:,}: send it as a file, "
+    "or as standard input (-).",
+}
+_SKIPPED = {
+    SkipReason.GONE: "no longer there",
+    SkipReason.OTHER_KIND: "neither a file nor a folder",
+    SkipReason.LINK_OUTSIDE: "a link that leads, or could lead, out of the folder",
+}
+
+
+def source_error_sentence(error: SourceError) -> str:
+    """Why something can't be sent."""
+    detail = error.detail or "you have no permission"
+    return _NOT_SENT[error.problem].format(subject=quoted(error.subject), detail=detail)
+
+
+def skipped_sentence(path: Path, reason: SkipReason) -> str:
+    """Why something in a folder is not sent."""
+    return f"{quoted(str(path))} is left out: it is {_SKIPPED[reason]}."
 
 
 def oddity_texts(name: str) -> list[str]:

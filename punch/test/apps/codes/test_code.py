@@ -7,6 +7,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.codes.code import FIRST_NUMBER, LAST_NUMBER, WORDS, Code, CodeError, completions, words
+from punch.ui.text.codes import code_error_sentence
 
 
 class CodeTests(SynchronousTestCase):
@@ -70,7 +71,7 @@ class CodeTests(SynchronousTestCase):
             ("punch://rendezvous.example.org:7001", "a number of five digits"),
             ("\ud800" * 5, "a number of five digits"),
         ):
-            sentence = str(self.assertRaises(CodeError, Code.parse, text))
+            sentence = code_error_sentence(self.assertRaises(CodeError, Code.parse, text))
             self.assertIn(part, sentence)
             self.assertTrue(sentence.isprintable(), sentence)
             self.assertTrue(sentence.endswith((".", "?")), sentence)
@@ -88,9 +89,11 @@ class CodeTests(SynchronousTestCase):
             ("may", "mayonnaise"),
             ("tul1p", "tulip"),
         ):
-            sentence = str(self.assertRaises(CodeError, Code.parse, f"48213-{typed}-tulip-yogurt"))
+            sentence = code_error_sentence(
+                self.assertRaises(CodeError, Code.parse, f"48213-{typed}-tulip-yogurt")
+            )
             self.assertIn(f"Did you mean {near}?", sentence)
-        sentence = str(self.assertRaises(CodeError, Code.parse, "48213-qqqqqqq-tulip-yogurt"))
+        sentence = code_error_sentence(self.assertRaises(CodeError, Code.parse, "48213-qqqqqqq-tulip-yogurt"))
         self.assertNotIn("Did you mean", sentence)
 
     def test_words_are_completed(self) -> None:

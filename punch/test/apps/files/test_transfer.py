@@ -28,7 +28,16 @@ from punch.apps.files.messages import (
 )
 from punch.apps.files.odd_names import Oddity
 from punch.apps.files.partial_folder import FREE
-from punch.apps.files.source import Reader, Source, SourceError, check_have, find_source, text_source
+from punch.apps.files.source import (
+    Reader,
+    SkipReason,
+    Source,
+    SourceError,
+    SourceProblem,
+    check_have,
+    find_source,
+    text_source,
+)
 from punch.apps.files.target import Target
 
 
@@ -84,10 +93,13 @@ class TransferTestCase(SynchronousTestCase):
 
 class TextTests(SynchronousTestCase):
     def test_what_is_no_text(self) -> None:
-        """Each has a sentence."""
-        for text, words in (("", "is empty"), ("x" * 40_000, "40,000 bytes"), ("a\udcff", "no UTF-8")):
-            with self.assertRaisesRegex(SourceError, words):
-                text_source(text)
+        for text, problem, detail in (
+            ("", SourceProblem.EMPTY_TEXT, ""),
+            ("x" * 40_000, SourceProblem.LONG_TEXT, "40,000"),
+            ("a\udcff", SourceProblem.NOT_UTF8, ""),
+        ):
+            error = self.assertRaises(SourceError, text_source, text)
+            self.assertEqual((error.problem, error.detail), (problem, detail))
 
 
 class SendTests(TransferTestCase):
@@ -165,18 +177,17 @@ class SendTests(TransferTestCase):
     def test_what_cannot_be_sent(self) -> None:
         os.mkfifo(self.source / "pipe")
         self.file("a", b"")
-        for names, words in (
-            (["missing"], "No such file"),
-            (["pipe"], "neither a file nor a folder"),
-            (["/dev/null"], "neither a file nor a folder"),
-            (["a", "../from/a"], "Two of the paths"),
-            ([], "Name 1 to 100"),
-            (["/"], "has no name"),
-            (["a\0b"], "not the name of a file"),
+        for names, problem, detail in (
+            (["missing"], SourceProblem.NO_STATUS, "No such file or directory"),
+            (["pipe"], SourceProblem.OTHER_KIND, ""),
+            (["/dev/null"], SourceProblem.OTHER_KIND, ""),
+            (["a", "../from/a"], SourceProblem.SAME_NAME, ""),
+            ([], SourceProblem.NUMBER_OF_PATHS, ""),
+            (["/"], SourceProblem.NO_NAME, ""),
+            (["a\0b"], SourceProblem.NO_FILE_NAME, ""),
         ):
-            with self.assertRaises(SourceError) as caught:
-                self.find(*names)
-            self.assertIn(words, str(caught.exception))
+            error = self.assertRaises(SourceError, self.find, *names)
+            self.assertEqual((error.problem, error.detail, error.unreadable), (problem, detail, False))
 
     def test_what_a_pipe_has_is_read_at_once(self) -> None:
         reading, writing = os.pipe()
@@ -203,7 +214,10 @@ class SendTests(TransferTestCase):
         os.mkfifo(self.source / "d" / "pipe")
         (self.source / "d" / "link").symlink_to("../../to")
         source = self.find("d")
-        self.assertEqual([path.name for path, _ in source.skipped], ["link", "pipe"])
+        self.assertEqual(
+            [(path.name, why) for path, why in source.skipped],
+            [("link", SkipReason.LINK_OUTSIDE), ("pipe", SkipReason.OTHER_KIND)],
+        )
         self.assertEqual(len(source.entries), 1)
         send(source, self.folder)
 
@@ -611,7 +625,6 @@ class OtherUserTests(SynchronousTestCase):
         (folder / "sub" / "a").write_bytes(b"hello")
         for mode in (0o444, 0o000):
             (folder / "sub").chmod(mode)
-            with self.assertRaises(SourceError) as caught:
-                find_source([str(folder)])
-            self.assertIn("can't be read", str(caught.exception))
+            error = self.assertRaises(SourceError, find_source, [str(folder)])
+            self.assertTrue(error.unreadable)
         (folder / "sub").chmod(0o700)

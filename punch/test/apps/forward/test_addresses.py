@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import (
     MAX_SOCKET_PATH,
+    AddressProblem,
     ForwardAddressError,
     check_service,
     parse_address,
@@ -50,36 +51,36 @@ class AddressTests(SynchronousTestCase):
         for text, service in (("[::1]:053", "udp/[::1]:53"), ("dns", "udp/dns"), ("dns/1", "udp/dns/1")):
             self.assertEqual(service_of(text, udp=True), service)
         for text in ("/run/socket", "unix:a"):
-            with self.assertRaisesRegex(ForwardAddressError, "is a Unix socket"):
-                parse_address(text, udp=True)
+            error = self.assertRaises(ForwardAddressError, parse_address, text, udp=True)
+            self.assertEqual(error.problem, AddressProblem.UDP_PATH)
         for name in ("", "x" * 252, "a\n"):
             with self.assertRaises(ForwardAddressError):
                 service_of(name, udp=True)
 
     def test_what_is_none(self) -> None:
-        for text, words in (
-            ("", "is written as"),
-            ("localhost:", "is written as"),
-            ("localhost:http", "is written as"),
-            ("localhost:0", "from 1 to 65535"),
-            ("localhost:65536", "from 1 to 65535"),
-            ("0", "from 1 to 65535"),
-            ("::1:80", "in brackets"),
-            ("[::1:80", "is written as"),
-            ("[localhost]:80", "is written as"),
-            ("-x:80", "is written as"),
-            ("a b:80", "is written as"),
-            ("a\u202e:80", "is written as"),
-            ("ä:80", "is written as"),
-            ("localhost:٨٠", "is written as"),
-            ("x" * 300 + ":80", "is written as"),
-            ("unix:", "can't be"),
-            ("/a\0b", "can't be"),
-            ("/" + "x" * MAX_SOCKET_PATH, "at most 10[37] bytes"),
-            ("unix:" + "ä" * (MAX_SOCKET_PATH // 2 + 1), "at most 10[37] bytes"),
+        for text, problem in (
+            ("", AddressProblem.FORM),
+            ("localhost:", AddressProblem.FORM),
+            ("localhost:http", AddressProblem.FORM),
+            ("localhost:0", AddressProblem.PORT),
+            ("localhost:65536", AddressProblem.PORT),
+            ("0", AddressProblem.PORT),
+            ("::1:80", AddressProblem.BRACKETS),
+            ("[::1:80", AddressProblem.FORM),
+            ("[localhost]:80", AddressProblem.FORM),
+            ("-x:80", AddressProblem.FORM),
+            ("a b:80", AddressProblem.FORM),
+            ("a\u202e:80", AddressProblem.FORM),
+            ("ä:80", AddressProblem.FORM),
+            ("localhost:٨٠", AddressProblem.FORM),
+            ("x" * 300 + ":80", AddressProblem.FORM),
+            ("unix:", AddressProblem.PATH),
+            ("/a\0b", AddressProblem.PATH),
+            ("/" + "x" * MAX_SOCKET_PATH, AddressProblem.LONG_PATH),
+            ("unix:" + "ä" * (MAX_SOCKET_PATH // 2 + 1), AddressProblem.LONG_PATH),
         ):
-            with self.assertRaisesRegex(ForwardAddressError, words):
-                parse_address(text)
+            error = self.assertRaises(ForwardAddressError, parse_address, text)
+            self.assertEqual((text, error.problem), (text, problem))
 
     def test_names_of_services(self) -> None:
         for name in ("", "a\nb", "x" * 256, "\u202e"):
@@ -90,5 +91,5 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(split_target("bob:localhost:80"), ("bob", "localhost:80"))
         self.assertEqual(split_target("bob:/run/app.sock"), ("bob", "/run/app.sock"))
         for text in ("bob", "bob:", ":80", ""):
-            with self.assertRaisesRegex(ForwardAddressError, "bob:localhost:80"):
-                split_target(text)
+            error = self.assertRaises(ForwardAddressError, split_target, text)
+            self.assertEqual((error.problem, error.text), (AddressProblem.TARGET, text))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.apps.files.odd_names import Oddity, OddNames, oddities
+from punch.apps.files.source import SkipReason, SourceError, SourceProblem, text_source
 from punch.ui.text.transfers import (
     failure_text,
     name_text,
     odd_name_lines,
     offer_lines,
     progress_text,
+    skipped_sentence,
+    source_error_sentence,
     time_text,
 )
 
@@ -116,3 +121,24 @@ class TextTests(SynchronousTestCase):
                 self.assertRegex(text, r"^[A-Zab].*\.$")
                 self.assertNotIn("\x1b", text)
                 self.assertNotIn("{", text)
+
+    def test_what_cannot_be_sent(self) -> None:
+        """One sentence or two for each, which names what it is about."""
+        for problem in SourceProblem:
+            sentence = source_error_sentence(SourceError(problem, "a\n{b}", "Input/output error"))
+            self.assertTrue(sentence.isprintable() and sentence.endswith("."), sentence)
+        for error, sentence in (
+            (SourceError(SourceProblem.UNREADABLE, "a b"), "'a b' can't be read: you have no permission."),
+            (
+                SourceError(SourceProblem.NO_STATUS, "a\n{b}", "No such file or directory"),
+                "'a\\n{b}' can't be sent: No such file or directory.",
+            ),
+            (
+                self.assertRaises(SourceError, text_source, "x" * 40_000),
+                "The text has 40,000 bytes, and can have 32,768: send it as a file, or as "
+                "standard input (-).",
+            ),
+        ):
+            self.assertEqual(source_error_sentence(error), sentence)
+        for reason in SkipReason:
+            self.assertIn("'d/a' is left out: it is ", skipped_sentence(Path("d/a"), reason))
