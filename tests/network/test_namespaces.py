@@ -208,6 +208,28 @@ def test_the_search_finds_plaintext(namespaces: Namespaces, tmp_path: Path) -> N
     assert found_in(taken, wanted) == wanted
 
 
+def test_udp_to_the_rendezvous_alone(namespaces: Namespaces, running: Programs) -> None:
+    """A firewall lets UDP out to the port of the reflector and the relay: the direct path is over TCP."""
+    service, alice, bob, _ = two_homes(namespaces)
+    (router,) = [host for host in namespaces.hosts if host.name.endswith("nat-a")]
+    router.nft(
+        """
+        table ip firewall {
+            chain forward {
+                type filter hook forward priority -10;
+                oifname "wan" udp dport != 3478 drop
+            }
+        }
+        """
+    )
+    meeting = RendezvousAndPeers(running, service, alice, bob)
+    found = meeting.call("prflx")
+    assert [event["protocol"] for event in found] == ["tcp", "tcp"]
+    for event, host in zip(found, ("198.51.100.12", "198.51.100.11"), strict=True):
+        assert address_of(event["remote"])[0] == host
+    meeting.say(meeting.alice, meeting.bob, meeting.ids()[1], "over TCP")
+
+
 def test_one_nat_uses_the_lan(namespaces: Namespaces, running: Programs) -> None:
     public, lan = namespaces.switch("public"), namespaces.switch("lan")
     service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")

@@ -27,10 +27,16 @@ class BlockedNetworkTests(RelayTestCase):
         lan = self.net.lan("home", "192.168.1.0/24", nat=router, link=self.link)
         return self.peer(lan.host("alice")), self.peer(lan.host("bob"))
 
-    def block(self, *ways: tuple[Peer, Peer]) -> None:
-        """From now on, drop what the link sends from one peer to the other in the local network."""
+    def block(self, *ways: tuple[Peer, Peer], tcp: bool = True) -> None:
+        """
+        From now on, drop what the link sends from one peer to the other in the local network.
+
+        :param tcp: drop TCP there, too.
+        """
         lost = {(one.host.addresses[0], other.host.addresses[0]) for one, other in ways}
-        self.net.drop = lambda packet: is_quic(packet) and self.ends(packet) in lost
+        self.net.drop = lambda packet: (
+            self.ends(packet) in lost and (is_quic(packet) or (tcp and packet.protocol == "tcp"))
+        )
 
     @staticmethod
     def ends(packet: Packet) -> tuple[str, str]:
@@ -75,6 +81,17 @@ class BlockedNetworkTests(RelayTestCase):
 
     def test_both(self) -> None:
         self.check("to bob", "to alice")
+
+    def test_over_tcp(self) -> None:
+        """TCP passes there, so the relay is only needed until that is found."""
+        alice, bob = self.at_home()
+        self.block((alice, bob), (bob, alice), tcp=False)
+        connect(alice, bob)
+        self.write(alice, bob, 60.0)
+        for here, there in ((alice, bob), (bob, alice)):
+            status = here.link_to(there).status
+            assert status is not None
+            self.assertEqual((status.path.kind, status.path.protocol), ("prflx", "tcp"))
 
     def test_from_the_beginning(self) -> None:
         """The call begins on the relay; a restart finds the local network, which is left again."""

@@ -64,9 +64,7 @@ class LearningTests(EarlyTestCase):
     def lose(self) -> None:
         """Lose everything direct from now on."""
         self.net.drop = lambda packet: (
-            packet.protocol == "udp"
-            and packet.source[0].startswith("203.0.113.")
-            and packet.destination[0].startswith("203.0.113.")
+            packet.source[0].startswith("203.0.113.") and packet.destination[0].startswith("203.0.113.")
         )
 
     def attempts(self) -> int:
@@ -214,9 +212,7 @@ class SprayingTests(EarlyTestCase):
         introduce(self.bob, self.alice)
         self.connect()
         self.net.drop = lambda packet: (
-            packet.protocol == "udp"
-            and packet.source[0].startswith("203.0.113.")
-            and packet.destination[0].startswith("203.0.113.")
+            packet.source[0].startswith("203.0.113.") and packet.destination[0].startswith("203.0.113.")
         )
         self.net.advance(seconds)
         tried = [peer.node.status.links[0].punching for peer in (self.alice, self.bob)]

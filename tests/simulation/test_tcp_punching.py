@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from punch.ice.budget import CONNECTS
 from punch.link.frames import OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
 from punch.node.policies import RelayPolicy
+from punch.node.punching.coordinator import UNAIDED
 from punch.test.internet import (
     NAT,
     Filtering,
@@ -86,23 +89,33 @@ class RelayTests(TCPTestCase):
         self.stop()
 
     def test_udp_works(self) -> None:
-        """An ordinary call, direct or not, listens nowhere and connects nowhere."""
-        for left, right in (
-            (NAT(ports=Ports.RANDOM), NAT(ports=Ports.RANDOM)),
-            (NAT(mapping=Mapping.APDM, ports=Ports.RANDOM), NAT(mapping=Mapping.APDM, ports=Ports.RANDOM)),
-        ):
-            self.place(right, left=left)
-            self.net.trace = []
-            self.call()
-            self.net.advance(20.0)
-            self.assertEqual([self.path(peer)[1] for peer in self.peers], ["udp", "udp"])
-            tcp = {(each.source, each.destination) for each in self.net.trace if each.protocol == "tcp"}
-            # Both have their one connection to the rendezvous, seen on each side of the NAT
-            self.assertLessEqual(len(tcp), 8)
-            for peer in self.peers:
-                (link,) = peer.node.status.links
-                self.assertEqual(link.tcp_punching.attempts, 0)
-            self.stop()
+        """A direct call listens nowhere and connects nowhere."""
+        self.place(NAT(ports=Ports.RANDOM), left=NAT(ports=Ports.RANDOM))
+        self.net.trace = []
+        self.call()
+        self.net.advance(20.0)
+        self.assertEqual([self.path(peer)[1] for peer in self.peers], ["udp", "udp"])
+        tcp = {(each.source, each.destination) for each in self.net.trace if each.protocol == "tcp"}
+        # Both have their one connection to the rendezvous, seen on each side of the NAT
+        self.assertLessEqual(len(tcp), 8)
+        for peer in self.peers:
+            (link,) = peer.node.status.links
+            self.assertEqual(link.tcp_punching.attempts, 0)
+        self.stop()
+
+    def test_nothing_is_direct(self) -> None:
+        """Two NATs with another port for each destination: few SYNs, after ICE has had its time."""
+        bad = [NAT(mapping=Mapping.APDM, ports=Ports.RANDOM) for _ in range(2)]
+        self.place(bad[0], left=bad[1])
+        began = self.call()
+        self.net.advance(began + UNAIDED - self.net.now)
+        self.assertEqual([self.syns(peer) for peer in self.peers], [0, 0])
+        self.net.advance(120.0)
+        self.assertEqual([self.path(peer) for peer in self.peers], [("relay", "udp")] * 2)
+        for peer in self.peers:
+            self.assertIn(self.syns(peer), range(1, CONNECTS + 1))
+            self.assertEqual(self.listening(peer), [])
+        self.stop()
 
     def test_hidden_addresses(self) -> None:
         """With `--relay only`, the other side never learns our addresses."""
@@ -114,16 +127,21 @@ class RelayTests(TCPTestCase):
             self.assertEqual(link.tcp_punching.attempts, 0)
         self.stop()
 
+    @staticmethod
+    def ignore_tcp(on_control: Callable[[int, bytes], object], frame_type: int, payload: bytes) -> None:
+        """What an older release sends of TCP, or does with it: nothing."""
+        if frame_type != OptionalFrameType.TCP:
+            on_control(frame_type, payload)
+
     def test_an_older_release(self) -> None:
         """One that skips the frame: alice tries seldom, and sends no SYN."""
         self.place(NAT(ports=Ports.RANDOM))
         self.call()
-        link = self.bob.link_to(self.alice)
-        on_control = link.on_control
-        assert on_control is not None
-        link.on_control = lambda frame_type, payload: (
-            None if frame_type == OptionalFrameType.TCP else on_control(frame_type, payload)
-        )
+        for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
+            link = here.link_to(there)
+            on_control = link.on_control
+            assert on_control is not None
+            link.on_control = partial(self.ignore_tcp, on_control)
         self.net.advance(60.0)
         self.assertEqual(self.syns(self.alice), 0)
         (summary,) = self.alice.node.status.links

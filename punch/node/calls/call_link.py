@@ -103,7 +103,9 @@ class ProvedLink:
             peer, terms, link, transport, context, changed=changed, path_lost=self._path_lost
         )
         self.punching = Punching(peer, link, transport, context, nats, changed)
-        self.tcp_punching = TCPPunching(peer, link, transport, context, changed)
+        self.tcp_punching = TCPPunching(
+            peer, link, transport, context, lambda: self.punching.time_for_udp, changed
+        )
         self.reports = PathReports(
             name, link, transport, context, nats=nats, punching=self.punching, tell=tell
         )

@@ -248,7 +248,7 @@ class Network:
 
     def welcomed(self, welcome: Welcome, host: str, port: int) -> None:
         """Take the reflectors and relays that the rendezvous at this IP address and TCP port names."""
-        self.tcp.reflector = TCPAddress(*canonical(host, port))
+        self.tcp.reflectors = [TCPAddress(*canonical(host, port))]
         self._policy.reached(host)
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
@@ -355,6 +355,10 @@ class Network:
 
     def _found(self, reflectors: list[Address]) -> None:
         self.reflectors[:] = reflectors
+        if self.tcp.reflectors:
+            control = self.tcp.reflectors[0]
+            others = [each.host for each in reflectors if each.is_ipv6 != control.is_ipv6]
+            self.tcp.reflectors[1:] = [TCPAddress(host, control.port) for host in others]
         self.nat_observer.use(self._all_reflectors())
         if self._running:
             self.refresh()

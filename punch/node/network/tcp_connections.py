@@ -106,13 +106,14 @@ class TCPConnections:
 
     :param received: takes what arrives on them.
     :param allowed: whether any may be made or accepted: not beside a proxy.
-    :ivar reflector: the STUN server, which is the TCP port of the rendezvous; None before the registration.
+    :ivar reflectors: the STUN servers: the TCP port of the rendezvous, at its address of each family that is
+        known; none before the registration.
     """
 
     def __init__(self, reactor: Any, received: Received, *, allowed: bool) -> None:
         self.received = received
         self.allowed = allowed
-        self.reflector: Address | None = None
+        self.reflectors: list[Address] = []
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._open: dict[tuple[Address, Address], TCPConnection] = {}
@@ -167,9 +168,9 @@ class TCPConnections:
         return self._connect(local, remote, lambda: self._stream_of(connection), timeout)
 
     def ask(self, local: Address, timeout: float, random: RandomBytes) -> TCPReflection | None:
-        """Ask the reflector for the mapped address of a local one; None if there is none of this family."""
-        reflector = self.reflector
-        if reflector is None or reflector.is_ipv6 != local.is_ipv6:
+        """Ask a reflector for the mapped address of a local one; None if there is none of this family."""
+        reflector = next((each for each in self.reflectors if each.is_ipv6 == local.is_ipv6), None)
+        if reflector is None:
             return None
         reflection = TCPReflection(random)
         make = partial(MessageStream, reflection, StreamSplitter(), self._clock)

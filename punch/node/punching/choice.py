@@ -139,6 +139,11 @@ class TechniqueChoice:
         return opens(*self.profiles, controlling=self._transport.generations.use.controlling)
 
     @property
+    def uncertain(self) -> bool:
+        """Whether either NAT may be another one than it is taken for, so that the technique may change."""
+        return any(each is not None and is_uncertain(each) for each in self.profiles)
+
+    @property
     def is_worth_trying(self) -> bool:
         """Whether the technique has not failed again and again between these NATs, on the links before."""
         technique = self.technique

@@ -33,7 +33,7 @@ from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import SprayPolicy
-from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptMaker, Tries, doubled
+from punch.node.punching.attempt import LONGEST_RTT, QUICK, Attempt, AttemptMaker, Tries, doubled
 from punch.node.punching.choice import TechniqueChoice, hosts
 from punch.node.punching.prediction import Prediction
 from punch.node.punching.simultaneous_open import SimultaneousOpen
@@ -66,6 +66,10 @@ REFUSAL_WAITS = 1.0, 300.0
 """Seconds after an attempt that was refused or was impossible: at first, doubled each time, and at most."""
 BUSY = 0.5
 """Seconds until this node is asked again whether another attempt is over."""
+UNAIDED = 3.0
+"""Seconds on a relayed path that connectivity checks alone have before a path over TCP is looked for…"""
+AIDED = 30.0
+"""…and so many at most that techniques have, until the attempts in quick succession, or a spray, are over."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class Punching:
         self._choice = TechniqueChoice(peer, context, transport, theirs)
         self._attempts = 0
         self._made: Counter[Technique] = Counter()
+        # Since the last direct path that lasted, or in these networks
+        self._begun_of: Counter[Technique] = Counter()
         self._tries = Tries()
         self._basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
@@ -147,6 +153,20 @@ class Punching:
     def attempts(self) -> Mapping[Technique, int]:
         """How many attempts there were on this link by each technique."""
         return self._made
+
+    @property
+    def time_for_udp(self) -> float:
+        """
+        For how many seconds on a relayed path only one over UDP is looked for: until connectivity checks, and
+        the technique for these NATs if there is one, have probably found all that they will.
+        """
+        technique = self._choice.technique
+        if technique not in self._makers or not self._choice.is_worth_trying:
+            return UNAIDED
+        enough = 1 if technique is Technique.SPRAYING else QUICK
+        over = self._begun_of[technique] >= enough and not self._choice.uncertain
+        # Without a proof from either side no attempt can be made
+        return UNAIDED if over or self._proofs >= PROOFS else AIDED
 
     def technique_of(self, base: Address) -> Technique:
         """Return by which technique the path from this local address was found."""
@@ -245,6 +265,7 @@ class Punching:
         """The network is another one, or a direct path has lasted: begin as soon as the waits allow."""
         self._tries.path_found(self._context.monotonic())
         self._refusals = self._proofs = 0
+        self._begun_of.clear()
         self._begin_at = None
 
     # Time
@@ -426,6 +447,7 @@ class Punching:
         """Begin an attempt; returns False if this node makes another one."""
         if self._sockets.observing is not None or not self._context.punching_slot.take(self):
             return False
+        self._begun_of[technique] += 1
         self._basis = AttemptBasis(technique, *self._choice.profiles)
         sockets = self._sockets.begin(self._basis)
 

@@ -1,15 +1,15 @@
 """
-Finds a direct path over TCP for a link that works over a relay, where a network passes no UDP (RFC 6544; Ford
-2005, section 4).
+Finds a direct path over TCP for a link that works over a relay (RFC 6544; Ford 2005, section 4), where a
+network passes no UDP, or none between the two.
 
-Either side may begin an attempt; the one whose network passes no UDP does. Both then listen at a new port of
-each local address, ask the rendezvous over TCP how that port is seen, and tell each other in a TCP frame over
-the link. So both have proved their keys, and nobody else can start any of this. When a side knows where the
-other one listens, it connects there from its own port. NATs let the SYNs of both sides pass when they cross
-(simultaneous open), and a side that anybody can reach just accepts. Anybody can reach a port that the router
-maps, so each side has its port mapped for the attempt where the router does that, and for as long as a
-connection uses it. Each attempt sends a few SYNs. They count as packets to addresses that have not answered
-(`punch.ice.budget`).
+Either side may begin an attempt; the one whose network passes no UDP does so soon, and any other one when no
+path over UDP was found (`Punching.time_for_udp`). Both then listen at a new port of each local address, ask
+the rendezvous over TCP how that port is seen, and tell each other in a TCP frame over the link. So both have
+proved their keys, and nobody else can start any of this. When a side knows where the other one listens, it
+connects there from its own port. NATs let the SYNs of both sides pass when they cross (simultaneous open),
+and a side that anybody can reach just accepts. Anybody can reach a port that the router maps, so each side
+has its port mapped for the attempt where the router does that, and for as long as a connection uses it. Each
+attempt sends a few SYNs. They count as packets to addresses that have not answered (`punch.ice.budget`).
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`OpeningChecks.add`), so an agent selects it if it is better than the relay.
@@ -117,9 +117,11 @@ class _Relayed:
     """
     The link is on a relay.
 
+    :ivar since: since when.
     :ivar until: when to look whether to begin an attempt.
     """
 
+    since: float
     until: float
 
 
@@ -128,9 +130,11 @@ class _Attempting:
     """
     An attempt is made.
 
+    :ivar since: since when the link is on a relay.
     :ivar running: what makes it; None when it is over.
     """
 
+    since: float
     attempt: TCPAttempt
     running: Deferred[None] | None = None
 
@@ -151,6 +155,8 @@ class TCPPunching:
     """
     The attempts for one link, and its connections.
 
+    :param time_for_udp: returns for how many seconds on a relayed path only one over UDP is looked for, in
+        networks that pass UDP.
     :param changed: called when a connection is made or has ended, or the timer is another one.
     """
 
@@ -160,12 +166,14 @@ class TCPPunching:
         link: Link,
         transport: IceTransport,
         context: CallContext,
+        time_for_udp: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self._link = link
         self._transport = transport
         self._context = context
         self._network = context.network
+        self._time_for_udp = time_for_udp
         self._changed = changed
         self._budget = context.budgets.of(peer, context.monotonic())
         self._paths = TCPPaths(transport, context, changed)
@@ -196,7 +204,7 @@ class TCPPunching:
             # The other side can have a direct path come and go as fast as it likes
             if state.direct and not self._transport.generations.damping.short_lived:
                 self._tries.made = 0
-            self._enter(_Relayed(max(now + SETTLE, self._tries.next_at())))
+            self._enter(_Relayed(now, max(now + SETTLE, self._tries.next_at())))
 
     def network_changed(self, now: float) -> None:
         """This machine has other addresses."""
@@ -204,7 +212,7 @@ class TCPPunching:
         # What was tried on the last network says nothing about this one
         self._tries.made = 0
         if isinstance(self._state, _Relayed):
-            self._enter(_Relayed(max(now + SETTLE, self._tries.next_at())))
+            self._enter(_Relayed(now, max(now + SETTLE, self._tries.next_at())))
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
         """
@@ -244,7 +252,7 @@ class TCPPunching:
         """Begin an attempt if it is time, and close connections that are of no use."""
         self._paths.handle_timer(now)
         if isinstance(self._state, _Relayed) and now >= self._state.until:
-            self._begin(now)
+            self._begin(self._state.since, now)
 
     # Attempts
 
@@ -252,18 +260,17 @@ class TCPPunching:
     def _may_begin(self) -> bool:
         return self._network.tcp.allowed and self._transport.relayed and not isinstance(self._state, _Closed)
 
-    def _begin(self, now: float) -> None:
-        """Begin an attempt if our network passes no UDP, or the other side has begun one before."""
+    def _begin(self, since: float, now: float) -> None:
+        """Begin an attempt if it is time for TCP, on a link that is on a relay since then."""
         damped_until = self._damped_until()
         if not self._may_begin:
             self._enter(_Resting())
         elif now < damped_until:
-            self._enter(_Relayed(damped_until))
-        elif self._network.passes_no_udp or self._tries.wanted:
+            self._enter(_Relayed(since, damped_until))
+        elif self._network.passes_no_udp or self._tries.wanted or now >= since + self._time_for_udp():
             self._start(self._tries.newest + 1, None, now)
         else:
-            # The network may become one that passes no UDP
-            self._enter(_Relayed(now + LOOK))
+            self._enter(_Relayed(since, now + LOOK))
 
     def _damped_until(self, part: float = 1.0) -> float:
         """Return until when no attempt is made, because direct paths did not last."""
@@ -279,7 +286,8 @@ class TCPPunching:
         attempt = TCPAttempt(number, self._transport, self._context, self._paths, self._budget)
         if theirs is not None:
             attempt.answered(theirs)
-        state = _Attempting(attempt)
+        before = self._state
+        state = _Attempting(before.since if isinstance(before, _Relayed | _Attempting) else now, attempt)
         self._enter(state)
         running = Deferred.fromCoroutine(self._run(state, asked=theirs is not None))
         if self._state is state:
@@ -312,7 +320,8 @@ class TCPPunching:
             if self._state is state:
                 state.running = None
                 relayed = self._transport.relayed
-                self._enter(_Relayed(self._tries.next_at()) if relayed else _Resting(direct=True))
+                after = _Relayed(state.since, self._tries.next_at())
+                self._enter(after if relayed else _Resting(direct=True))
 
     def _enter(self, state: _Resting | _Relayed | _Attempting | _Closed) -> None:
         before, self._state = self._state, state

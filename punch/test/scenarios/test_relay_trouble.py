@@ -238,12 +238,13 @@ class RateTests(RelayTestCase):
         self.assertEqual(alice.of(PathSlowed) + bob.of(PathSlowed), [])
         for number in range(100):
             alice.chat.send(bob.id, f"{number}" * 1000)
+        self.net.run_until(lambda: alice.of(PathSlowed) and bob.of(PathSlowed), 60.0, "the limit")
+        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {RelayLimit.PEER})
         self.net.run_until(lambda: len(bob.messages) == 100, 60.0, "the messages")
         told = [(peer, event) for peer in (alice, bob) for event in peer.of(PathSlowed)]
         self.assertEqual([event.limit for _, event in told], [RelayLimit.PEER] * 2)
         self.assertEqual([event.peer for _, event in told], [bob.id, alice.id])
         self.assertEqual(sorted(event.there for _, event in told), [False, True])
-        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {RelayLimit.PEER})
         self.net.advance(41.0)
         self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {None})
         self.chat(alice, bob)
