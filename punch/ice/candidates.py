@@ -105,6 +105,9 @@ class LocalCandidates:
     def __contains__(self, base: Address) -> bool:
         return base in self._bases
 
+    def __iter__(self) -> Iterator[Address]:
+        return iter(self._bases)
+
     @property
     def reflexive_hosts(self) -> set[str]:
         """The IP addresses of our reflexive candidates, of both families."""

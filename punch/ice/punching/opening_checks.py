@@ -87,14 +87,17 @@ class OpeningChecks:
     def proven_hosts(self) -> set[str]:
         """
         The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
-        those of relays: others use them as well.
+        those of relays: others use them as well. Nor are our own among them, those at which reflectors see us
+        included: a peer with which a relay works together seems to answer anywhere, and would aim at our
+        router, or with its help at our neighbours.
         """
         proven = {
             pair.remote.address.host
             for pair in self._checklist
             if pair.valid and pair.remote.type is not CandidateType.RELAY
         }
-        return proven - self._locals.relay_hosts - self._remotes.relay_hosts
+        ours = {base.host for base in self._locals} | self._locals.reflexive_hosts
+        return proven - ours - self._locals.relay_hosts - self._remotes.relay_hosts
 
     def prove(self, host: str) -> bool:
         """

@@ -326,6 +326,21 @@ class LyingRelayTests(SynchronousTestCase):
         for through in (None, self.HONEST):
             self.assertFalse(self.budget.is_validated(Route(victim, through), self.now))
 
+    def test_our_own_router(self) -> None:
+        """
+        It answers for the address at which reflectors see us, and for that of a socket: nobody can have us
+        aim there. What it says of another address is believed, which is why few packets go to named ports.
+        """
+        ours, socket, other = "203.0.113.50", self.OURS[0].host, self.VICTIMS[0]
+        for host, proven in ((other, {other}), (ours, set()), (socket, set())):
+            self.budget = Budget()
+            agent = self.agent()
+            agent.reflexive.add(self.OURS[0], Address(ours, 5000))
+            named = Candidate(CandidateType.HOST, Address(host, 7000), 2**30, "1")
+            agent.add_remote_candidate(named, self.now)
+            self.run_until(agent, self.now + 5.0)
+            self.assertEqual(agent.openings.proven_hosts, proven)
+
     def test_ports_of_a_relay(self) -> None:
         """
         Calls that name ever new ports at the address of a relay that we use, and nothing answers there. The
