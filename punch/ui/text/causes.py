@@ -117,19 +117,22 @@ _PROBLEMS = {
     ProblemCode.BAD_MESSAGE: "The rendezvous at {where} sent what is no control message ({detail}); "
     "check that both run the same version of Punch.",
     ProblemCode.NOT_A_RENDEZVOUS: "What answers at {where} is not a Punch rendezvous; check host and port of "
-    "the address.",
+    "the address, and whether this network wants you to sign in first, in a browser.",
     ProblemCode.OUR_CERTIFICATE: "The rendezvous at {where} refused this peer's certificate; "
     "check that both run the same version of Punch, then start again.",
     ProblemCode.WRONG_PIN: "The rendezvous at {where} has another key than its address says (a wrong pin): "
-    "it was set up anew, or somebody is in between; get its current address from whoever runs it.",
+    "it was set up anew, or somebody is in between, as where a network wants you to sign in first, in a "
+    "browser; if not, get its current address from whoever runs it.",
     ProblemCode.EXPIRED: "The certificate of the rendezvous at {where} expired on {detail}; ask whoever runs "
     "it to renew it.",
     ProblemCode.NOT_YET_VALID: "The certificate of the rendezvous at {where} is valid only from {detail} on; "
     "check this machine's clock.",
     ProblemCode.UNTRUSTED: "The certificate of the rendezvous at {where} is from nobody this machine trusts; "
-    "use the full address with its pin (punch://host:port/PIN) that it prints.",
+    "use the full address with its pin (punch://host:port/PIN) that it prints, or, where a network wants you "
+    "to sign in first, do so in a browser.",
     ProblemCode.WRONG_NAME: "The certificate of the rendezvous at {where} is for another name ({detail}); "
-    "use the name it is for, or the full address with its pin.",
+    "use the name it is for, or the full address with its pin, or, where a network wants you to sign in "
+    "first, do so in a browser.",
 }
 _ERRORS = {
     ErrorCode.REPLACED: "Another process registered with this same identity and replaced this one; "
