@@ -24,8 +24,9 @@ from punch.local.node_connections import NodeGone
 from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
+from punch.local.sentences import proxy_sentence, rendezvous_sentence, socket_sentence
 from punch.local.server import LocalServer, is_own
-from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign
+from punch.local.socket_file import NotRunning, SocketError, SocketProblem, attaching_path
 from punch.names import without_format
 from punch.net.interfaces import gateways_of_machine, source_address
 from punch.net.reactor import use_monotonic_time
@@ -95,11 +96,11 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     try:
         return await AttachedNode.attach(endpoint, reactor, is_own)
     except NodeGone as error:
-        raise NotRunning("The process of the node ends.") from error
+        raise NotRunning(SocketProblem.NODE_ENDS, path) from error
     except ConnectError as error:
         if error.osError == errno.EACCES:
-            raise foreign(path) from error
-        raise NotRunning(f"Nobody listens at {path}.") from error
+            raise SocketError(SocketProblem.OTHER_USER, path) from error
+        raise NotRunning(SocketProblem.NOBODY_LISTENS, path) from error
 
 
 async def attach_or_become(
@@ -122,7 +123,7 @@ async def attach_or_become(
         except NotRunning:
             pass  # This process may become it
         except SocketError as error:
-            raise CommandError("denied", str(error)) from None
+            raise CommandError("denied", socket_sentence(error)) from None
         else:
             try:
                 return check_rendezvous(node, options)
@@ -314,9 +315,9 @@ async def become(
             spray=options.spray,
         )
     except NoRendezvous as error:
-        raise CommandError(error.reason, str(error)) from None
+        raise CommandError(error.reason, rendezvous_sentence(error)) from None
     except BadProxy as error:
-        raise CommandError("bad-proxy", str(error)) from None
+        raise CommandError("bad-proxy", proxy_sentence(error)) from None
     except StateError as error:
         raise CommandError("state", str(error)) from None
 
@@ -340,7 +341,9 @@ async def become(
     server = LocalServer(own, reactor)
     try:
         await server.listen(state.directory, environ)
-    except (SocketError, CannotListenError) as error:
+    except SocketError as error:
+        raise CommandError("socket", socket_sentence(error)) from None
+    except CannotListenError as error:
         raise CommandError("socket", str(error)) from None
 
     async def stop() -> None:

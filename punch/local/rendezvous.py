@@ -11,11 +11,19 @@ from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressEr
 
 
 class NoRendezvous(Exception):
-    """No rendezvous is known, or its address is wrong: `reason` is a code, `str()` a sentence."""
+    """
+    No rendezvous is known, or its address is wrong.
 
-    def __init__(self, reason: str, sentence: str) -> None:
-        super().__init__(sentence)
+    :ivar reason: "no-rendezvous", "bad-address", or "state" if the state directory can't be read.
+    :ivar source: what named the wrong address, or "".
+    :ivar detail: what is wrong with the address or the directory, or "".
+    """
+
+    def __init__(self, reason: str, source: str = "", detail: str = "") -> None:
+        super().__init__(reason, source, detail)
         self.reason = reason
+        self.source = source
+        self.detail = detail
 
 
 def choose_rendezvous(
@@ -38,21 +46,27 @@ def choose_rendezvous(
         if text is None:
             text, source = state.rendezvous.read_address(), "the one on this machine"
     except StateError as error:
-        raise NoRendezvous("state", str(error)) from error
+        raise NoRendezvous("state", detail=str(error)) from error
     if text is None:
-        raise NoRendezvous(
-            "no-rendezvous",
-            "No rendezvous is known: start one with punch rendezvous (or twistd punch-rendezvous), or give "
-            "the address of one with --rendezvous punch://host:port/PIN.",
-        )
+        raise NoRendezvous("no-rendezvous")
     try:
         return RendezvousAddress.parse_all(without_format(text))
     except RendezvousAddressError as error:
-        raise NoRendezvous("bad-address", f"{source}: {error}") from error
+        raise NoRendezvous("bad-address", source, str(error)) from error
 
 
 class BadProxy(Exception):
-    """A proxy that is named can't be used; `str()` is a sentence."""
+    """
+    A proxy that is named can't be used.
+
+    :ivar detail: what is wrong with it.
+    :ivar given: whether the command line names it; False: the environment does.
+    """
+
+    def __init__(self, detail: str, *, given: bool) -> None:
+        super().__init__(detail, given)
+        self.detail = detail
+        self.given = given
 
 
 def choose_proxy(given: str | None, environ: Mapping[str, str]) -> ProxySettings | None:
@@ -70,6 +84,4 @@ def choose_proxy(given: str | None, environ: Mapping[str, str]) -> ProxySettings
             return None
         return ProxySettings(ProxyAddress.parse(given), "--proxy", required=True)
     except ValueError as error:
-        if given is None:
-            raise BadProxy(f"{error}; correct it, or give --proxy none.") from None
-        raise BadProxy(f"--proxy: {error}.") from None
+        raise BadProxy(str(error), given=given is not None) from None

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 
 NAME = "node.sock"
@@ -26,8 +27,36 @@ MAX_PATH = 103
 """The longest path of a socket in bytes, on the system that has the shortest; Linux takes 107."""
 
 
+class SocketProblem(str, Enum):
+    """Why the socket of a node can't be used."""
+
+    NO_NODE = "no-node"
+    """There is no socket of a node with this state directory."""
+    NOBODY_LISTENS = "nobody-listens"
+    NODE_ENDS = "node-ends"
+    NOT_A_SOCKET = "not-a-socket"
+    OTHER_USER = "other-user"
+    UNREACHABLE = "unreachable"
+    """The system does not let this process look at it."""
+    STALE = "stale"
+    """What an earlier process has left there can't be removed."""
+    LONG_PATH = "long-path"
+    """Its path is too long, and others may use the directory that would take it, `detail`."""
+
+
 class SocketError(Exception):
-    """The socket of a node can't be used; `str()` is a sentence for the user."""
+    """
+    The socket of a node can't be used.
+
+    :ivar path: the socket; for `NO_NODE` and `LONG_PATH` the state directory.
+    :ivar detail: the reason that the system gave, or "".
+    """
+
+    def __init__(self, problem: SocketProblem, path: Path, detail: str = "") -> None:
+        super().__init__(problem.value, os.fspath(path), detail)
+        self.problem = problem
+        self.path = path
+        self.detail = detail
 
 
 class NotRunning(SocketError):
@@ -61,9 +90,7 @@ def listening_path(directory: Path, environ: Mapping[str, str]) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            raise SocketError(
-                f"The socket {found} of an earlier process can't be removed: {error.strerror}."
-            ) from error
+            raise SocketError(SocketProblem.STALE, found, str(error.strerror)) from error
     return path
 
 
@@ -87,18 +114,13 @@ def attaching_path(directory: Path, environ: Mapping[str, str]) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise SocketError(f"The socket {path} can't be reached: {error.strerror}.") from error
+            raise SocketError(SocketProblem.UNREACHABLE, path, str(error.strerror)) from error
         if not stat.S_ISSOCK(found.st_mode):
-            raise SocketError(f"{path} is not a socket. Move it away.")
+            raise SocketError(SocketProblem.NOT_A_SOCKET, path)
         if not may_attach(found.st_uid):
-            raise foreign(path)
+            raise SocketError(SocketProblem.OTHER_USER, path)
         return path
-    raise NotRunning(f"No node runs with the state directory {directory}.")
-
-
-def foreign(path: Path) -> SocketError:
-    """Return the error for a socket of somebody else."""
-    return SocketError(f"The socket {path} belongs to another user: run this as that user.")
+    raise NotRunning(SocketProblem.NO_NODE, directory)
 
 
 def may_attach(uid: int | None) -> bool:
@@ -147,11 +169,7 @@ def _runtime_path(directory: Path, environ: Mapping[str, str]) -> Path:
         path = found / _short_name(directory)
         if fits(path):
             return path
-    raise SocketError(
-        f"The path of the socket in {directory} is longer than {MAX_PATH} bytes, and {temporary} can't be "
-        "used in its place, since others may use it, too. Set XDG_RUNTIME_DIR, or choose a shorter "
-        "--state-dir."
-    )
+    raise SocketError(SocketProblem.LONG_PATH, directory, os.fspath(temporary))
 
 
 def _temporary_directory() -> Path:

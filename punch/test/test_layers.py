@@ -111,6 +111,7 @@ PURE = [
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
     "punch.local.protocol",
     "punch.local.rendezvous",
+    "punch.local.sentences",
     *(
         f"punch.apps.files.{name}"
         for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")

@@ -31,6 +31,7 @@ from punch.identity import Identity
 from punch.local.own import OwnNode
 from punch.local.process import temporary_node
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
+from punch.local.sentences import proxy_sentence, rendezvous_sentence
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.policies import PortMappingPolicy, SprayPolicy
@@ -83,9 +84,9 @@ class CodeCommand:
         except StateError as error:
             twistd.fail(program, str(error), reason="state", as_json=options.json)
         except NoRendezvous as error:
-            twistd.fail(program, str(error), reason=error.reason, as_json=options.json)
+            twistd.fail(program, rendezvous_sentence(error), reason=error.reason, as_json=options.json)
         except BadProxy as error:
-            twistd.fail(program, str(error), reason="bad-proxy", as_json=options.json)
+            twistd.fail(program, proxy_sentence(error), reason="bad-proxy", as_json=options.json)
         try:
             import spake2  # noqa: F401
         except ModuleNotFoundError:

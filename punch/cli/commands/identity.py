@@ -17,6 +17,7 @@ from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import Identity
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
+from punch.local.sentences import proxy_sentence, rendezvous_sentence
 from punch.names import without_format
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -152,9 +153,9 @@ def main(arguments: Sequence[str]) -> int:
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
-        twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+        twistd.fail(PROGRAM, rendezvous_sentence(problem), reason=problem.reason, as_json=options.json)
     except BadProxy as problem:
-        twistd.fail(PROGRAM, str(problem), reason="bad-proxy", as_json=options.json)
+        twistd.fail(PROGRAM, proxy_sentence(problem), reason="bad-proxy", as_json=options.json)
     if not options.yes:
         parser.error(f"{identity.peer_id.short} would be refused for ever: add --yes if you want that")
     return _tell(rendezvous, identity, proxy, as_json=options.json)

@@ -20,6 +20,7 @@ from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.local.process import gateways_by
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
+from punch.local.sentences import proxy_sentence, rendezvous_sentence
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -126,9 +127,9 @@ def main(arguments: Sequence[str]) -> int:
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
-        twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+        twistd.fail(PROGRAM, rendezvous_sentence(problem), reason=problem.reason, as_json=options.json)
     except BadProxy as problem:
-        twistd.fail(PROGRAM, str(problem), reason="bad-proxy", as_json=options.json)
+        twistd.fail(PROGRAM, proxy_sentence(problem), reason="bad-proxy", as_json=options.json)
 
     from twisted.internet import reactor
 

@@ -14,7 +14,15 @@ from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
 from punch.local.protocol import JSON, CommandError, line
-from punch.local.socket_file import NotRunning, SocketError, attaching_path, foreign, may_attach, peer_uid
+from punch.local.sentences import socket_sentence
+from punch.local.socket_file import (
+    NotRunning,
+    SocketError,
+    SocketProblem,
+    attaching_path,
+    may_attach,
+    peer_uid,
+)
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.answers import lines
 from punch.ui.text.sentences import shown_name
@@ -83,9 +91,9 @@ def _ask(directory: Path) -> JSON:
             try:
                 connection.connect(os.fspath(path))
             except PermissionError:
-                raise foreign(path) from None
+                raise SocketError(SocketProblem.OTHER_USER, path) from None
             if not may_attach(peer_uid(connection)):
-                raise foreign(path)
+                raise SocketError(SocketProblem.OTHER_USER, path)
             # It may have sent this program away already, and said why
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(line({"command": "status"}))
@@ -98,7 +106,7 @@ def _ask(directory: Path) -> JSON:
             "name the one that runs with --name and --state-dir.",
         ) from None
     except SocketError as error:
-        raise CommandError("denied", str(error)) from None
+        raise CommandError("denied", socket_sentence(error)) from None
     except TimeoutError:
         raise CommandError(
             "node-timeout", "The process of the node does not answer: it is stopped, or hangs."

@@ -32,7 +32,9 @@ from punch.identity import Identity
 from punch.link.services import anyone
 from punch.local.own import OwnNode
 from punch.local.process import KeptPrekeys, gateways_by, remembered_offers
+from punch.local.sentences import socket_sentence
 from punch.local.server import LocalServer
+from punch.local.socket_file import SocketError
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine
@@ -284,7 +286,9 @@ class PeerService(Service):
 
     def _no_socket(self, failure: Any) -> None:
         # The peer itself works without it
-        self._log.warn("Other programs can't share the node: {error}", error=failure.value)
+        error = failure.value
+        why = socket_sentence(error) if isinstance(error, SocketError) else error
+        self._log.warn("Other programs can't share the node: {error}", error=why)
 
     def _started(self, _: object) -> None:
         assert self._chat is not None

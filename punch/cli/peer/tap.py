@@ -25,6 +25,7 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_own_files
 from punch.identity import PeerID
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
+from punch.local.sentences import proxy_sentence, rendezvous_sentence
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
@@ -209,11 +210,11 @@ this machine]"""
         try:
             self.rendezvous = choose_rendezvous(self["rendezvous"], self.state, self["name"], os.environ)
         except NoRendezvous as error:
-            self.fail(error.reason, str(error))
+            self.fail(error.reason, rendezvous_sentence(error))
         try:
             self.proxy = choose_proxy(self["proxy"], os.environ)
         except BadProxy as error:
-            self.fail("bad-proxy", str(error))
+            self.fail("bad-proxy", proxy_sentence(error))
         try:
             self.peer.prepare()
         except StateError as error:

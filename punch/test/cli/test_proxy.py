@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.local.rendezvous import BadProxy, choose_proxy
+from punch.local.sentences import proxy_sentence
 
 
 class ProxyTests(SynchronousTestCase):
@@ -27,10 +28,12 @@ class ProxyTests(SynchronousTestCase):
 
     def test_bad_ones(self) -> None:
         error = self.assertRaises(BadProxy, choose_proxy, "socks4://proxy", {})
-        self.assertEqual(str(error), "--proxy: a proxy can't be used with socks4: use http, https or socks5.")
+        self.assertEqual(
+            proxy_sentence(error), "--proxy: a proxy can't be used with socks4: use http, https or socks5."
+        )
         error = self.assertRaises(BadProxy, choose_proxy, None, {"all_proxy": "http://"})
         self.assertEqual(
-            str(error),
+            proxy_sentence(error),
             "all_proxy: a proxy is given as http://host:port or socks5://host:port; correct it, or give "
             "--proxy none.",
         )
