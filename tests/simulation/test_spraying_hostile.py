@@ -19,6 +19,15 @@ from punch.wire.peers.nat_profile import NatProfile, PortAssignment
 from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
 from tests.simulation.test_spraying import AUTO, HOMES, NEVER, one_port, random_ports
 
+FORMS = (
+    *("64:ff9b::c633:64c8", "2002:c633:64c8::1", "2001:db8::5efe:c633:64c8", "::c633:64c8"),
+    *("64:ff9b::cb00:7101", "2002:cb00:7101::1", "2001:db8::5efe:cb00:7101", "64:ff9b::cb00:7102"),
+)
+"""
+Other forms of the addresses of the victim and of both homes, at which the peers have proved to receive. (An
+IPv4-mapped address is read as the IPv4 address.)
+"""
+
 
 class HostileOpenerTests(PunchingTestCase):
     """What the side with random ports is told; it never asks for anything itself."""
@@ -73,6 +82,7 @@ class HostileOpenerTests(PunchingTestCase):
             SERVICE,
             *("203.0.113.2", "203.0.113.9", "192.168.1.2", "192.168.2.2", "127.0.0.1", "0.0.0.0"),
             *("224.0.0.1", "255.255.255.255", "100.64.0.1", "2001:db8::1", "::ffff:198.51.100.200"),
+            *FORMS,
         ):
             self.refused(self.targets(host=host))
 
@@ -279,6 +289,12 @@ class HostileAimTests(PunchingTestCase):
     def test_elsewhere(self) -> None:
         """An address at which bob has not proved to receive."""
         for host in (VICTIM, SERVICE, HOMES[0]):
+            self.assertLess(self.answer(Opened(self.next_attempt(), host, (), SOCKETS)), 8, host)
+        self.assertEqual(self.status(self.alice).packets, 0)
+
+    def test_another_form(self) -> None:
+        """An address at which bob has proved to receive, as a NAT64 would translate it, and by 6to4."""
+        for host in (FORMS[-1], "2002:cb00:7102::1"):
             self.assertLess(self.answer(Opened(self.next_attempt(), host, (), SOCKETS)), 8, host)
         self.assertEqual(self.status(self.alice).packets, 0)
 

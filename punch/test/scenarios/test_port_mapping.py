@@ -11,6 +11,7 @@ from punch.test.internet.packet import Packet
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
+from punch.wire.address import Address
 
 HARD = "APDM/APDF"
 """The strictest NAT: two of them have no direct path by themselves."""
@@ -150,6 +151,18 @@ class PortMappingTests(PortMappingCase):
             router = MappingRouter(lan, pcp=False, external=wrong)
             alice, bob = self.peer(lan, router), self.peer(self.lan(f"bob {wrong}"))
             self.assertNotIn("relay", self.call(alice, bob), wrong)
+
+    def test_a_port_that_another_program_has(self) -> None:
+        """The router gives another one, at which the link is direct."""
+        lan = self.lan("alice")
+        router = MappingRouter(lan)
+        router.taken = set(range(64_000))
+        alice, bob = self.peer(lan, router), self.peer(self.lan("bob"))
+        self.net.advance(1.0)
+        self.assertEqual([each.external.port for each in alice.node.status.port_mappings], [64_000])
+        self.assertNotIn("relay", self.call(bob, alice))
+        (link,) = bob.node.status.links
+        self.assertEqual(link.status.path.remote, Address("203.0.113.1", 64_000))
 
     def test_two_homes_behind_a_carrier(self) -> None:
         """The carrier's NAT maps no ports: strangers need the relay, and its other customers do not."""
