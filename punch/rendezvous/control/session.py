@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
@@ -32,14 +32,7 @@ from punch.wire.control import (
 from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode_request, encode
 from punch.wire.turn_uri import RelayServer
 
-Admit = Callable[[Register], PeerID | Error]
-"""
-Returns who answers for a peer that wants to register (itself, or the member who vouches for it), or why it
-may not register.
-"""
-
-LimitHit = Callable[[str, ErrorCode], None]
-"""Called with the name of a limit and the code of the refusal."""
+_NO_REVOCATIONS = Error(ErrorCode.FORBIDDEN, "Not here.")
 
 
 class Probing(Protocol):
@@ -63,9 +56,22 @@ class SessionState(Enum):
     CLOSED = "closed"
 
 
+class SessionFunctions(TypedDict, total=False):
+    """The functions that a `ControlSession` calls; see there."""
+
+    relays: Callable[[PeerID, str], tuple[RelayServer, ...]]
+    relays_for_members: Callable[[PeerID], bool]
+    admit: Callable[[ControlSession, Register], PeerID | Error]
+    revoke: Callable[[ControlSession, Revoke], Error]
+    limit_hit: Callable[[ControlSession, str, ErrorCode], None]
+
+
 class ControlSession:
     """
     The service's side of one control connection.
+
+    There are thousands of them, so functions that are passed to all take the session, instead of being made
+    for each.
 
     :param connection: the number of the connection.
     :param peer: the peer that has proved its key on this connection.
@@ -73,13 +79,33 @@ class ControlSession:
     :param relays: returns the relays that a peer at an address may use, with new credentials.
     :param relays_for_members: returns whether there are relays that a peer may not use since it is no member.
     :param probing: the reflector's second port, from which probes are sent.
-    :param admit: returns who answers for the peer if it may register: itself, or a member who vouches for it.
+    :param admit: returns who answers for the peer if it may register, itself or a member who vouches for it,
+        or why it may not.
     :param revoke: takes the peer's revocation of its own ID, and returns the last line.
     :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
     :param now: monotonic seconds, as in all methods.
     :ivar state: the state of the session.
     :ivar account: who answers for the peer, whose rates and quotas count.
     """
+
+    __slots__ = (
+        "_admit",
+        "_deadline",
+        "_limit_hit",
+        "_limits",
+        "_lines",
+        "_probing",
+        "_reflector_port",
+        "_registry",
+        "_relays",
+        "_relays_for_members",
+        "_revoke",
+        "account",
+        "address",
+        "connection",
+        "peer",
+        "state",
+    )
 
     def __init__(
         self,
@@ -94,13 +120,14 @@ class ControlSession:
         probing: Probing,
         relays: Callable[[PeerID, str], tuple[RelayServer, ...]] = lambda peer, address: (),
         relays_for_members: Callable[[PeerID], bool] = lambda peer: False,
-        admit: Admit | None = None,
-        revoke: Callable[[Revoke], Error] = lambda request: Error(ErrorCode.FORBIDDEN, "Not here."),
-        limit_hit: LimitHit = lambda limit, code: None,
+        admit: Callable[[ControlSession, Register], PeerID | Error] = lambda session, request: session.peer,
+        revoke: Callable[[ControlSession, Revoke], Error] = lambda session, request: _NO_REVOCATIONS,
+        limit_hit: Callable[[ControlSession, str, ErrorCode], None] = lambda session, limit, code: None,
     ) -> None:
         self.state = SessionState.UNREGISTERED
         self.connection = connection
-        self.peer = self.account = peer
+        self.peer: PeerID = peer
+        self.account = peer
         self.address = address
         self._registry = registry
         self._reflector_port = reflector_port
@@ -124,7 +151,7 @@ class ControlSession:
         if self.closed:
             return
         if not self._registry.allow_message(self.account, now):
-            self._limit_hit("message-rate", ErrorCode.RATE)
+            self._limit_hit(self, "message-rate", ErrorCode.RATE)
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."), now)
             return
         try:
@@ -149,7 +176,7 @@ class ControlSession:
         elif isinstance(request, Revoke) and self.account != self.peer:
             self.close(Error(ErrorCode.FORBIDDEN, "This key is registered by a voucher."), now)
         elif isinstance(request, Revoke):
-            self.close(self._revoke(request), now)
+            self.close(self._revoke(self, request), now)
         elif isinstance(request, Probe):
             self.send(self._probing.probe(self.peer, request, now))
         else:
@@ -202,7 +229,7 @@ class ControlSession:
         if self.state is SessionState.REGISTERED:
             self.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
             return
-        account = self.peer if self._admit is None else self._admit(request)
+        account = self._admit(self, request)
         if isinstance(account, Error):
             self.close(account, now)
             return
@@ -218,7 +245,7 @@ class ControlSession:
                 account=account,
             )
         except IntroductionRefusal as refusal:
-            self._limit_hit("registrations", refusal.code)
+            self._limit_hit(self, "registrations", refusal.code)
             self.close(Error(refusal.code, refusal.text), now)
             return
         self.state = SessionState.REGISTERED
@@ -244,7 +271,7 @@ class ControlSession:
             self._registry.request(self.peer, self.connection, request, now)
         except IntroductionRefusal as refusal:
             if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
-                self._limit_hit("calls", refusal.code)
+                self._limit_hit(self, "calls", refusal.code)
             self.send(Error(refusal.code, refusal.text, request.call))
 
     def _heard(self, now: float) -> None:

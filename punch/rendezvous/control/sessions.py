@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +16,7 @@ from punch.net.fairness import SourceShares
 from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.control.protocol import ControlServerProtocol
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control.session import ControlSession, SessionFunctions
 from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.monitoring.figures import Totals
@@ -136,6 +135,14 @@ class ControlSessions:
         self._controls: dict[int, ControlServerProtocol] = {}
         self._timers = _SessionTimers(self._controls, limits.silence)
         self._last_connection = 0
+        # The same objects for all sessions: each look-up of a method makes another one.
+        self._functions: SessionFunctions = {
+            "relays": relay.servers,
+            "relays_for_members": relay.is_for_members,
+            "admit": self._admit,
+            "revoke": self._revoke,
+            "limit_hit": self._limit_hit,
+        }
         # To send may end a connection, which may leave more to deliver.
         self._driver = Driver(clock, monotonic, self._deliver_all, self._cores)
 
@@ -149,13 +156,6 @@ class ControlSessions:
 
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer has proved its key on a new connection. Return the session for it."""
-
-        def limit_hit(limit: str, code: ErrorCode) -> None:
-            if limit == "registrations":
-                self._operator_log.registration_refused(address, peer, code.value)
-            else:
-                self._operator_log.limit_hit(address, limit, peer)
-
         self._last_connection += 1
         self._controls[self._last_connection] = protocol
         session = ControlSession(
@@ -164,33 +164,35 @@ class ControlSessions:
             peer,
             address,
             reflector_port=self.reflector_port,
-            relays=self._relay.servers,
-            relays_for_members=self._relay.is_for_members,
             probing=self._second,
             limits=self._limits,
-            admit=partial(self._admit, peer, address, self._last_connection),
-            revoke=partial(self._revoke, peer, address),
-            limit_hit=limit_hit,
             now=self.monotonic(),
+            **self._functions,
         )
         self._timers.start(session, self.monotonic())
         return session
 
-    def _admit(self, peer: PeerID, address: str, connection: int, request: Register) -> PeerID | Error:
+    def _admit(self, session: ControlSession, request: Register) -> PeerID | Error:
         # By its number: a session that refers to its protocol stays in memory after its end.
-        protocol = self._controls[connection]
-        return self._access.admit(peer, address, request, protocol.channel_binding, self._guests)
+        binding = self._controls[session.connection].channel_binding
+        return self._access.admit(session.peer, session.address, request, binding, self._guests)
 
     def _guests(self, member: PeerID) -> int:
         """For how many peers that are registered a member vouches."""
         sessions = (control.session for control in self._controls.values())
         return sum(each is not None and each.account == member != each.peer for each in sessions)
 
-    def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
-        error = self._access.revoke(peer, address, request)
+    def _revoke(self, session: ControlSession, request: Revoke) -> Error:
+        error = self._access.revoke(session.peer, session.address, request)
         if error.code is ErrorCode.DENIED:
-            self._relay.deny_also(peer)
+            self._relay.deny_also(session.peer)
         return error
+
+    def _limit_hit(self, session: ControlSession, limit: str, code: ErrorCode) -> None:
+        if limit == "registrations":
+            self._operator_log.registration_refused(session.address, session.peer, code.value)
+        else:
+            self._operator_log.limit_hit(session.address, limit, session.peer)
 
     def line_came(self, session: ControlSession) -> float:
         """A session got a line. Return the seconds for which it should read no other."""

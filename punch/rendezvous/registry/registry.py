@@ -66,7 +66,7 @@ Introducing = Establish | Answer | Trickle | Reject | Cancel
 """The requests about an introduction."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Registration:
     """One registered peer."""
 

@@ -32,9 +32,8 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.files import read_regular
@@ -220,7 +219,7 @@ class _Connection(SSL.Connection):
 
 @implementer(IHandshakeListener)
 class _ProtocolByALPN(Protocol):
-    """Waits for the end of the handshake, then passes everything on to the protocol that ALPN chose."""
+    """Waits for the end of the handshake, then leaves its place to the protocol that ALPN chose."""
 
     def __init__(
         self, address: IAddress, established: Established, routes: Mapping[bytes | None, Route]
@@ -228,28 +227,18 @@ class _ProtocolByALPN(Protocol):
         self._address = address
         self._established = established
         self._routes = routes
-        self._inner: IProtocol | None = None
 
     def handshakeCompleted(self) -> None:
         """The ALPN and the client's certificate are known now."""
-        transport = self.transport
-        assert transport is not None
-        route = self._routes.get(transport.negotiatedProtocol)  # type: ignore[attr-defined]
+        transport = cast(TLSMemoryBIOProtocol, self.transport)
+        route = self._routes.get(transport.negotiatedProtocol)
         if route is None:
             cast(ITCPTransport, transport).abortConnection()
             return
-        self._inner = route(self._address, self._established)
-        self._inner.makeConnection(transport)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass data on; none comes before the handshake is over."""
-        if self._inner is not None:
-            self._inner.dataReceived(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the chosen protocol; a handshake that failed is not reported."""
-        if self._inner is not None:
-            self._inner.connectionLost(reason)
+        chosen = route(self._address, self._established)
+        # It stays for as long as the connection, and this object does not.
+        transport.wrappedProtocol = chosen
+        chosen.makeConnection(cast(Any, transport))
 
 
 def tls_route(
