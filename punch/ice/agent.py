@@ -278,16 +278,21 @@ class Agent:
         for check in self._server.set_remote(credentials):
             self._take_check(check, now)
 
-    def add_remote_candidate(self, candidate: Candidate, now: float) -> None:
-        """Add a candidate that the peer signalled. Unusable ones and those beyond 32 are ignored."""
+    def add_remote_candidate(self, candidate: Candidate, now: float) -> bool:
+        """
+        Add a candidate that the peer signalled. Unusable ones and those beyond 32 are ignored.
+
+        :return: whether it was added, so that the address is one to reach the peer at.
+        """
         if not self._remotes.add(candidate):
-            return
+            return False
         self._changed()
         self._checklist.update_remotes(self._remotes)
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
         # An address that was learned from a check may now be known as a relay's
         self.path.choose(now)
+        return True
 
     def refuse_remote(self, address: Address, now: float) -> None:
         """Neither send to this address of the peer nor answer checks from it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from punch.ice.budget import MAX_BYTES, MAX_PACKETS
+from punch.ice.candidates import MAX_SIGNALLED
 from punch.link.frames import ControlFrameType
 from punch.node.events import (
     Disconnected,
@@ -12,6 +15,7 @@ from punch.node.events import (
 )
 from punch.node.paths.ice_restart import RESTARTS_A_MINUTE
 from punch.rendezvous.config import RendezvousLimits
+from punch.test.costs import calls_of
 from punch.test.internet import Seen
 from punch.test.scenarios.test_roaming import RETURN, RoamingTestCase
 from punch.test.system import SERVICE, Peer, Rendezvous
@@ -24,6 +28,8 @@ from punch.wire.peers.sealed import Offer, seal_offer
 CALM = "198.51.100.2"
 """The address of a rendezvous that rarely pings, so that simulated hours take less time."""
 HOUR = 3600.0
+CREATE_PERMISSION = b"\x00\x08"
+"""The first bytes of this request (RFC 8656, section 9)."""
 
 
 class DisconnectedTests(RoamingTestCase):
@@ -192,13 +198,40 @@ class OtherSideTests(RoamingTestCase):
         self.conversation()
         self.assert_same_link()
 
-    def offer(self, generation: int, link: bytes) -> None:
-        """Deliver a sealed offer of Alice to Bob."""
+    def test_thousands_of_candidates(self) -> None:
+        """
+        Of 3,200 addresses that a peer names for one restart, the relay is asked to let 32 send; what comes
+        after these costs no more than the first ones.
+        """
+        self.assertTrue(self.bob.node.status.relays)
+        self.send(self.restart(1))
+        trace: list[Seen] = []
+        self.net.trace = trace
+        costs = []
+        for first in range(0, 3200, 800):
+            for number in range(first, first + 800, 32):
+                named = (
+                    Candidate(
+                        CandidateType.HOST, Address(f"192.88.{each // 200}.{each % 200}", 4000), 1000, "1"
+                    )
+                    for each in range(number, number + 32)
+                )
+                late = LateCandidates(1, tuple(named))
+                self.links[0].send_control(ControlFrameType.CANDIDATES, late.encode())
+            costs.append(calls_of(partial(self.net.advance, 0.5)))
+        asked = {seen.payload for seen in trace if seen.payload[:2] == CREATE_PERMISSION}
+        self.assertLessEqual(len(asked), MAX_SIGNALLED)
+        self.assertLess(costs[-1], 1.2 * costs[0])
+        self.conversation()
+        self.assert_same_link()
+
+    def offer(self, generation: int, link: bytes, number: int = 0, seconds: float = 1.0) -> None:
+        """Deliver a sealed offer of Alice to Bob, and wait; each number is another call."""
         offer = Offer("alice", "AAAAAAAA", "A" * 24, (), bytes([9]) + bytes(31), 50, generation, False, link)
         envelope = seal_offer(self.alice.identity, self.bob.id, offer)
-        call = new_call(self.net.random_bytes(f"{generation} {link.hex()}"))
+        call = new_call(self.net.random_bytes(f"{generation} {link.hex()} {number}"))
         self.bob.node.control_reply(Incoming(call, self.alice.id, "alice", envelope))
-        self.net.advance(1.0)
+        self.net.advance(seconds)
 
     def test_restarts_of_other_links(self) -> None:
         """Offers that restart another link are refused without asking the user, and the link stays."""
@@ -215,6 +248,15 @@ class OtherSideTests(RoamingTestCase):
         self.assertEqual(self.generation, 2)
         self.offer(1, link)
         self.assertEqual(self.generation, 2)
+        self.conversation()
+        self.assert_same_link()
+
+    def test_the_same_restart_again_and_again(self) -> None:
+        """Each offer is answered, but only the newest one is kept, and told what is found later."""
+        before = self.bob.node.status.signaling
+        for number in range(5):
+            self.offer(2, self.links[1].core.offer_digest, number, seconds=0.0)
+            self.assertEqual((self.generation, self.bob.node.status.signaling), (2, before + 1))
         self.conversation()
         self.assert_same_link()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from punch.ice.agent import Agent
 from punch.ice.generations import Generations
@@ -82,15 +82,18 @@ class CallRelays:
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._pool.current if relay.local in agent.bases]
 
-    def add_remote(self, address: Address) -> None:
-        """The other side has this address, from which relays are to accept datagrams (`permit`)."""
-        self._remote_addresses.append(address)
+    def add_remote(self, addresses: Sequence[Address]) -> None:
+        """
+        The other side has these addresses, too. The relays are to accept datagrams from those that they can
+        reach.
 
-    def permit(self) -> None:
-        """Have the relays accept datagrams of those addresses of the peer that they can reach."""
+        :param addresses: those of candidates that the newest ICE session has taken, of which it has at most
+            32.
+        """
+        self._remote_addresses += addresses
         for relay in self._pool.current:
             if relay.local in self._relayed:
-                self._permit(relay)
+                self._permit(relay, addresses)
 
     def path_selected(self, now: float, *, relayed: bool) -> None:
         """The path is a direct one, or a relayed one."""
@@ -106,7 +109,7 @@ class CallRelays:
         add_relay(self._generations.newest, relay, self._context)
         if relay.local not in self._relayed:
             self._relayed.append(relay.local)
-        self._permit(relay)
+        self._permit(relay, self._remote_addresses)
         self._changed()
 
     def relay_lost(self, local: Address) -> None:
@@ -169,8 +172,8 @@ class CallRelays:
         else:
             self._release_at = now + STABLE
 
-    def _permit(self, relay: RelayClient) -> None:
-        relay.permit([remote for remote in self._remote_addresses if may_relay(relay.local, remote)])
+    def _permit(self, relay: RelayClient, addresses: Sequence[Address]) -> None:
+        relay.permit([remote for remote in addresses if may_relay(relay.local, remote)])
 
     def _release(self) -> None:
         self._release_at = None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from punch.identity import PeerID
-from punch.link.events import CloseCode
+from punch.link.events import CloseCode, LinkRole
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
@@ -233,6 +233,7 @@ class IceRestarts:
             except SealError:
                 code = ErrorCode.REFUSED
         if code is None:
+            self._forget_incoming()
             self._add_signaling(signaling)
             return True
         signaling.reject(code, IntroductionEnded(code))
@@ -372,6 +373,12 @@ class IceRestarts:
     def _add_signaling(self, signaling: Signaling) -> None:
         self._context.channel.add(signaling, self._changed)
         self._signalings.append(signaling)
+
+    def _forget_incoming(self) -> None:
+        """Forget an earlier offer of the other side, which has given that one up if it makes another."""
+        for signaling in [each for each in self._signalings if each.role is LinkRole.CALLEE]:
+            self._signalings.remove(signaling)
+            self._context.channel.remove(signaling)
 
     def _introduced(self, event: Introduction, now: float) -> None:
         if event.certificate_sha256 in (None, self._terms.certificate_sha256):

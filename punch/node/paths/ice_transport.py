@@ -135,13 +135,14 @@ class IceTransport:
         """Add candidates of the peer's newest agent; with `complete`, no others will come."""
         agent = self.generations.newest
         never = self._context.relay_policy is RelayPolicy.NEVER
+        added = []
         for candidate in candidates:
             if never and candidate.type is CandidateType.RELAY:
                 agent.refuse_remote(candidate.address, now)
-                continue
-            self.relays.add_remote(candidate.address)
-            agent.add_remote_candidate(candidate, now)
-        self.relays.permit()
+            elif agent.add_remote_candidate(candidate, now):
+                added.append(candidate.address)
+        if added:
+            self.relays.add_remote(added)
         if complete:
             agent.end_of_remote_candidates()
 
