@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 from punch.ice.punching.assumed_mapping import LIFETIME, SIMULTANEOUS_OPENS
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import Technique
+from punch.link.frames import OptionalFrameType
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE
 from punch.node.punching.coordinator import SETTLE, PunchingStatus
@@ -26,6 +29,8 @@ BLOCK_SEEDS = range(1, 21) if ALL else range(1, 3)
 COLLIDING_SEEDS = range(1, 21) if ALL else range(1, 2)
 LOSS_SEEDS = range(1, 11) if ALL else range(1, 2)
 HOMES = ("203.0.113.1", "203.0.113.2")
+SECOND = "203.0.113.9"
+"""The public address of a second NAT of one of the two."""
 AUTO, NEVER = SprayPolicy.AUTO, SprayPolicy.NEVER
 
 
@@ -308,13 +313,66 @@ class TwoNATsTests(PunchingTestCase):
         """Attempts are made from there, and found by both sides."""
         for number in (0, 1):
             self.place(random_ports(), random_ports())
-            second = self.net.lan("second", "192.168.9.0/24", nat=one_port("203.0.113.9"))
+            second = self.net.lan("second", "192.168.9.0/24", nat=one_port(SECOND))
             self.peers[number].host.attach(second)
             self.net.advance(5.0)
             self.assertIsNotNone(self.seconds_to_direct(25.0))
             locals_ = [local.host for local, _ in self.ends]
-            self.assertEqual(locals_[number], "203.0.113.9")
+            self.assertEqual(locals_[number], SECOND)
             self.stop()
+
+
+class OlderPeerTests(PunchingTestCase):
+    """
+    A machine behind two NATs, and a peer whose release takes the first profile of each side, and refuses
+    every other technique.
+    """
+
+    def place_two(self, number: int, left: NAT, right: NAT) -> None:
+        """Place two peers, one of them also behind a NAT with one port, and let nothing through directly."""
+        self.place(left, right)
+        homes = {*HOMES, SECOND}
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} <= homes
+        self.nats: list[dict[str, Any]] = []
+        self.call()
+        self.bob.link_to(self.alice).on_control = self.record
+        second = self.net.lan("second", "192.168.9.0/24", nat=one_port(SECOND))
+        self.peers[number].host.attach(second)
+        self.net.advance(5.0)
+
+    def record(self, frame_type: int, payload: bytes) -> None:
+        """Keep what alice says about her NATs."""
+        if frame_type == OptionalFrameType.NATS:
+            self.nats.append(json.loads(payload))
+
+    def test_its_peer_has_two(self) -> None:
+        """What is told first makes the older release choose what we choose."""
+        self.place_two(0, random_ports(), one_port())
+        self.assertIs(self.status(self.alice).technique, Technique.SIMULTANEOUS_OPEN)
+        # Between the first one and that of bob, simultaneous open; with the other one first, spraying
+        told = self.nats[-1]["nats"]
+        self.assertEqual([each["host"] for each in told], [SECOND, HOMES[0]])
+        self.stop()
+
+    def test_it_has_two(self) -> None:
+        """Its first one counts, until it says that it chooses among all."""
+        self.place_two(1, one_port(), random_ports())
+        profile = {"mapping": ["address-and-port-dependent"], "ports": "random", "step": 0}
+        known = {"agreeing": 0, "observed": 5, "age": 1}
+        one = {"mapping": ["endpoint-independent"], "ports": "random", "step": 0}
+        # As a release before the choice among all pairs says it
+        older = {"nats": [{"host": HOMES[1], **profile, **known}, {"host": SECOND, **one, **known}]}
+        on_control = self.alice.link_to(self.bob).on_control
+        assert on_control is not None
+        for fields, expected in (
+            (older, Technique.SPRAYING),
+            ({**older, "pairs": True}, Technique.SIMULTANEOUS_OPEN),
+            ({**older, "pairs": False}, Technique.SPRAYING),
+        ):
+            on_control(OptionalFrameType.NATS, json.dumps(fields).encode())
+            self.net.advance(1.0)
+            self.assertIs(self.status(self.alice).technique, expected)
+        self.stop()
 
 
 class UncertainMappingTests(PunchingTestCase):

@@ -65,12 +65,15 @@ class TechniqueChoice:
 
     :param theirs: what the other side's offer or answer said about its NATs.
     :ivar theirs: what the other side said last.
+    :ivar pairs: whether the other side chooses among all pairs of profiles. An older one takes the first one
+        of each side, so that only its first one counts, and ours is told first.
     """
 
     def __init__(
         self, peer: PeerID, context: CallContext, transport: IceTransport, theirs: Sequence[NatProfile]
     ) -> None:
         self.theirs = tuple(theirs)
+        self.pairs = False
         self._peer = peer
         self._context = context
         self._network = context.network
@@ -89,7 +92,12 @@ class TechniqueChoice:
 
     @property
     def ours(self) -> tuple[NatProfile, ...]:
-        """The profiles of our NATs, as the other side is told."""
+        """The profiles of our NATs, as the other side is told: first the one that attempts are made from."""
+        chosen, known = self.profiles[0], self._known
+        return tuple(sorted(known, key=lambda each: chosen is not None and each.host != chosen.host))
+
+    @property
+    def _known(self) -> tuple[NatProfile, ...]:
         return self._assumed.applied(self._network.nat_observer.current)
 
     @property
@@ -102,12 +110,13 @@ class TechniqueChoice:
     def moved(self) -> bool:
         """Whether the other side was told of other NATs than those we are behind now."""
         ours = self.ours
-        return bool(ours) and not self.incomplete and hosts(self._told) != hosts(ours)
+        return bool(ours) and not self.incomplete and set(hosts(self._told)) != set(hosts(ours))
 
     @property
     def profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
         """The profiles of the addresses between which attempts are made, ours and the other side's."""
-        return best_pair(self.ours, self.theirs, controlling=self._transport.generations.use.controlling)
+        theirs = self.theirs if self.pairs else self.theirs[:1]
+        return best_pair(self._known, theirs, controlling=self._transport.generations.use.controlling)
 
     def news(self) -> tuple[NatProfile, ...] | None:
         """

@@ -242,14 +242,14 @@ class Punching:
         self._sockets.close()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
-        if hosts(nats.profiles) != hosts(self._choice.theirs):
+        if set(hosts(nats.profiles)) != set(hosts(self._choice.theirs)):
             self._choice.networks_changed()
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
                 self._transport.generations.network_changed(now)
                 self._begin_anew()
         technique = self._choice.technique
-        self._choice.theirs = nats.profiles
+        self._choice.theirs, self._choice.pairs = nats.profiles, nats.pairs
         self._choice.review()
         if self._choice.technique is not technique:
             # The wait was one for another technique
@@ -489,7 +489,7 @@ class Punching:
     def _tell_nats(self) -> None:
         news = self._choice.news()
         if news is not None:
-            self._link.try_send_control(OptionalFrameType.NATS, Nats(news).encode())
+            self._link.try_send_control(OptionalFrameType.NATS, Nats(news, pairs=True).encode())
 
 
 def proof_wait(proofs: int) -> float:

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final, TypeVar
 
 from punch.wire import strict_json
-from punch.wire.fields import FieldError, field, integer, ip, mapping, one_of, sequence, token
+from punch.wire.fields import FieldError, boolean, field, integer, ip, mapping, one_of, sequence, token
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
 from punch.wire.peers.sealed import read_tcp_candidates, write_candidates
@@ -90,19 +90,29 @@ class Payload(ABC):
 
 @dataclass(frozen=True)
 class Nats(Payload):
-    """What the sender knows about its NATs now. It replaces what the offer or answer said."""
+    """
+    What the sender knows about its NATs now. It replaces what the offer or answer said.
+
+    :ivar profiles: the profile first from whose address the sender makes attempts.
+    :ivar pairs: whether the sender chooses among all pairs of profiles; older releases take the first one of
+        each side.
+    """
 
     frame = "a NATS"
 
     profiles: tuple[NatProfile, ...]
+    pairs: bool = False
 
     def encode(self) -> bytes:
         """Encode the payload of a NATS frame."""
-        return strict_json.dumps({"nats": write_profiles(self.profiles)})
+        fields: dict[str, Any] = {"nats": write_profiles(self.profiles)}
+        if self.pairs:
+            fields["pairs"] = True
+        return strict_json.dumps(fields)
 
     @classmethod
     def _read(cls, fields: Fields) -> Nats:
-        return cls(field(fields, "nats", read_profiles))
+        return cls(field(fields, "nats", read_profiles), field(fields, "pairs", boolean, False))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,15 @@ class PunchingTests(SynchronousTestCase):
         nats = Nats(profiles)
         self.assertEqual(Nats.decode(nats.encode()), nats)
 
+    def test_choice_among_all_pairs(self) -> None:
+        """What an older release does not say, and others do."""
+        self.assertEqual(json.loads(Nats(()).encode()), {"nats": []})
+        self.assertEqual(json.loads(Nats((), pairs=True).encode()), {"nats": [], "pairs": True})
+        for data, pairs in ((b'{"nats":[]}', False), (b'{"nats":[],"pairs":true}', True)):
+            self.assertEqual(Nats.decode(data), Nats((), pairs))
+        for wrong in (b'{"nats":[],"pairs":1}', b'{"nats":[],"pairs":null}'):
+            self.assertRaises(PunchingError, Nats.decode, wrong)
+
     def test_round_trips(self) -> None:
         """The forms of docs/protocol.md."""
         self.assertEqual(Targets.decode(TARGETS.encode()), TARGETS)
