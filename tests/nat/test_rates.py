@@ -14,6 +14,7 @@ import pytest
 
 from punch.ice.budget import (
     CONNECTS,
+    LATER,
     MAX_BYTES,
     MAX_PACKETS,
 )
@@ -29,7 +30,7 @@ from punch.ice.sent_packets import SYN_SIZE
 from tests.needs import need, need_namespaces
 
 from .counted import Counts, counted_peers
-from .grid import Pair, connect, hang_up
+from .grid import SETTLED, Pair, connect, hang_up, sent_by
 from .kernel_network import LEFT, RIGHT
 
 SECONDS = 17.0
@@ -81,6 +82,18 @@ LIMITS = {
 }
 
 
+TECHNIQUES = {
+    PREDICTION: "prediction",
+    SIMULTANEOUS_OPEN: "simultaneous-open",
+    SPRAYING: "spraying",
+    TCP: "tcp",
+}
+SYNS = 3
+"""How many SYNs go to one address in an attempt over TCP, which follows the others."""
+LARGEST = 150
+"""Bytes that a packet of an attempt has at most, with headers."""
+
+
 def most_in(samples: list[tuple[float, Counts]], key: tuple[Pair, int], seconds: float) -> int:
     """The most packets that were counted within so many seconds, and those of the looks around."""
     most = 0
@@ -104,6 +117,10 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             ):
                 assert outcome.first == ("relay", "relay"), pair
         samples = counted.sample(TEN_MINUTES if whole else SECONDS, EVERY)
+        said = {}
+        for pair, (here, there) in counted.peers.items():
+            said[pair, LEFT], said[pair, RIGHT] = sent_by(here, there, {}), sent_by(there, here, {})
+        left = counted.counts()
         for both in counted.peers.values():
             hang_up(*both)
     for pair, limits in LIMITS.items():
@@ -113,6 +130,21 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             allowed = limits.packets if whole else min(limits.packets, limits.attempts * limits.once)
             assert packets <= allowed + CHECKS, (pair, side, packets)
             assert size <= limits.bytes + CHECK_BYTES, (pair, side, size)
+            # What is said of each technique is all that has left, and each keeps its own limits
+            mine = {name: said[pair, side].get(name, (0, 0)) for name in ("ice", "tcp", TECHNIQUES[pair])}
+            print(pair, side, mine)
+            assert packets <= left[pair, side][0] <= sum(each[0] for each in mine.values()), (pair, side)
+            if pair is not TCP:
+                # Those that are sent since the last look
+                late = left[pair, side][0] - packets
+                assert mine[TECHNIQUES[pair]][0] <= allowed + late, (pair, side)
+                assert mine[TECHNIQUES[pair]][1] <= limits.bytes + late * LARGEST, (pair, side)
+            assert mine["ice"][0] <= CHECKS, (pair, side)
+            assert mine["tcp"][0] <= CONNECTS, (pair, side)
+            if pair is not SPRAYING:
+                # Of ICE's checks, few are left by then, and TCP follows
+                later = [each for each in samples if each[0] >= samples[0][0] + SETTLED]
+                assert most_in(later, (pair, side), 1.0) <= limits.second + LATER + SYNS, (pair, side)
             assert most_in(samples, (pair, side), 1.0) <= limits.second + CHECKS, (pair, side)
         # Something was sent at all
         assert max(packets for packets, _ in sent.values()) >= min(limits.packets, limits.once)
