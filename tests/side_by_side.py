@@ -79,6 +79,17 @@ FILES = (
     "simulation/test_earlier_peers.py",
     "simulation/test_netcheck.py",
     "simulation/test_reconnecting.py",
+    "simulation/test_directory_model.py",
+    "simulation/test_file_transfers.py",
+    "simulation/test_rendezvous_floods.py",
+    "simulation/test_attempts.py",
+    "simulation/test_code_guesses.py",
+    "simulation/test_rendezvous_processes.py",
+    "simulation/test_shared_nodes.py",
+    "simulation/test_stray_packets.py",
+    "simulation/test_relay_floods.py",
+    "simulation/test_chat_days.py",
+    "link/test_link_limits.py",
 )
 """Files of tests that may run beside others; first those that take longest."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from punch.test.link import test_handshake, test_limits, test_streams, test_twisted
 from punch.test.link.link_pair import AioquicMixin
 from punch.test.link.test_streams import MIB
+from tests.link import test_link_limits
 
 
 class AioquicVanishTests(AioquicMixin, test_handshake.VanishTests):
@@ -19,7 +20,11 @@ class AioquicFloodTests(AioquicMixin, test_limits.FloodTests):
     __test__ = True
 
 
-class AioquicErrorTests(AioquicMixin, test_limits.LibraryErrorTests):
+class AioquicManyFramesTests(AioquicMixin, test_link_limits.FloodTests):
+    __test__ = True
+
+
+class AioquicErrorTests(AioquicMixin, test_link_limits.LibraryErrorTests):
     __test__ = True
 
     expected = (
@@ -37,6 +42,10 @@ class AioquicErrorTests(AioquicMixin, test_limits.LibraryErrorTests):
 
 
 class AioquicStreamTests(AioquicMixin, test_streams.StreamTests):
+    __test__ = True
+
+
+class AioquicManyStreamsTests(AioquicMixin, test_link_limits.StreamTests):
     __test__ = True
 
 

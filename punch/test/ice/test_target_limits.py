@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.agent import Agent
-from punch.ice.budget import CONNECTS, MAX_PACKETS, RESERVED, Budget, Budgets, PacketKind, Route
+from punch.ice.budget import MAX_PACKETS, RESERVED, Budget, Budgets, PacketKind, Route
 from punch.ice.checks import IceCredentials
 from punch.ice.punching.opening_budget import MAX_OPENINGS, MAX_SPRAYED
 from punch.ice.target_limits import (
@@ -13,7 +13,6 @@ from punch.ice.target_limits import (
     ALL_SPRAYED,
     CHECKS,
     KEPT_FOR_FAMILIAR,
-    KEPT_FOR_HEARD,
     MAX_HOSTS,
     OPENINGS,
     SPRAYED,
@@ -22,13 +21,13 @@ from punch.ice.target_limits import (
 )
 from punch.identity import PeerID
 from punch.test.ice.test_candidates import signalled
-from punch.wire.address import Address, TCPAddress
+from punch.wire.address import Address
 
 VICTIM = "203.0.113.7"
 
 
-class NewPeersTests(SynchronousTestCase):
-    """Each packet is asked for by a peer that may be another one than the one before."""
+class NewPeersCase(SynchronousTestCase):
+    """Ever new peers, all of which name one host."""
 
     def setUp(self) -> None:
         """A node, and no peers."""
@@ -59,6 +58,17 @@ class NewPeersTests(SynchronousTestCase):
         remote, budget = Address(host, 7), self.peer(now).sprays
         return sum(budget.allows(remote, 100, now) for _ in range(2 * MAX_SPRAYED))
 
+    def check_beginning(self, host: str, seconds: float) -> None:
+        """A new peer may have ten packets sent there after so many seconds, and no earlier."""
+        budget = self.peer().openings
+        self.assertAlmostEqual(budget.may_begin_at(10, host, 0.0), seconds)
+        self.assertFalse(budget.may_begin(10, host, seconds - 0.1))
+        self.assertTrue(budget.may_begin(10, host, seconds))
+
+
+class NewPeersTests(NewPeersCase):
+    """Each packet is asked for by a peer that may be another one than the one before."""
+
     def test_checks(self) -> None:
         """So many at once, and so many a second; other hosts have limits of their own."""
         rate, burst = CHECKS
@@ -71,37 +81,6 @@ class NewPeersTests(SynchronousTestCase):
         addresses = [f"2001:db8:0:1::{number}" for number in range(2)]
         self.assertEqual(self.checks(*addresses), CHECKS[1] - KEPT_FOR_FAMILIAR)
         self.assertEqual(self.checks("2001:db8:0:2::1", peers=1), MAX_PACKETS - RESERVED)
-
-    def test_answers(self) -> None:
-        """An answer takes off what was sent to that address, so honest peers always get through."""
-        for _ in range(3 * CHECKS[1]):
-            budget, route = self.peer(), Route(Address(VICTIM, 2000))
-            self.assertTrue(budget.allows(route, 100, PacketKind.DIRECT, 0.0))
-            budget.answered(route, 0.0)
-        # Nor does an answer take off what was sent to other ports
-        self.assertEqual(self.checks(VICTIM), CHECKS[1] - KEPT_FOR_FAMILIAR)
-        budget.answered(Route(Address(VICTIM, 9)), 0.0)
-        self.assertEqual(self.checks(VICTIM), 0)
-
-    def test_kept_parts(self) -> None:
-        """
-        Whoever names the address of somebody else can't use up what answers to real checks from there need,
-        and who can send these can't use up what those need that were reached there before.
-        """
-        route = Route(Address(VICTIM, 2000))
-        kinds = (PacketKind.DIRECT, PacketKind.TRIGGERED, PacketKind.ANSWER)
-
-        def allowed(kind: PacketKind, *, through: Address | None = None, familiar: bool = False) -> int:
-            """How many packets of a kind new peers can have sent there, one for each."""
-            way = route._replace(relayed=through)
-            return sum(self.peer().allows(way, 100, kind, 0.0, familiar=familiar) for _ in range(CHECKS[1]))
-
-        self.assertEqual(allowed(PacketKind.DIRECT), CHECKS[1] - KEPT_FOR_HEARD - KEPT_FOR_FAMILIAR)
-        # A relay can say that a check came from there
-        self.assertEqual(allowed(PacketKind.TRIGGERED, through=Address("198.51.100.1", 50000)), 0)
-        self.assertEqual(allowed(PacketKind.TRIGGERED), KEPT_FOR_HEARD)
-        self.assertEqual([allowed(kind) for kind in kinds], [0, 0, 0])
-        self.assertEqual(allowed(PacketKind.DIRECT, familiar=True), KEPT_FOR_FAMILIAR)
 
     def test_an_earlier_direct_path(self) -> None:
         """A contact that was reached at an address is checked there, whatever others had sent to it."""
@@ -120,12 +99,6 @@ class NewPeersTests(SynchronousTestCase):
             agent.add_remote_candidate(signalled(VICTIM, 2000), 0.0)
             sent = [transmit.remote for transmit in agent.datagrams_to_send(0.0)]
             self.assertEqual(sent, [there] if familiar else [])
-
-    def test_connections(self) -> None:
-        """SYNs of TCP connections count as checks do."""
-        remote = TCPAddress(VICTIM, 2000)
-        sent = sum(self.peer().allows_connect(remote, 0.0) for _ in range(CONNECTS * CHECKS[1]))
-        self.assertEqual(sent, CHECKS[1] - KEPT_FOR_HEARD - KEPT_FOR_FAMILIAR)
 
     def test_openings(self) -> None:
         """Packets to ports that peers name, at one host and at all."""
@@ -150,13 +123,6 @@ class NewPeersTests(SynchronousTestCase):
         self.assertEqual(budget.may_begin_at(9, VICTIM, 60.0), 60.0)
         self.assertEqual(budget.may_begin_at(10, VICTIM, 60.0), WINDOW)
         self.assertEqual(budget.may_begin_at(12, VICTIM, 60.0), WINDOW + 2.0)
-
-    def check_beginning(self, host: str, seconds: float) -> None:
-        """A new peer may have ten packets sent there after so many seconds, and no earlier."""
-        budget = self.peer().openings
-        self.assertAlmostEqual(budget.may_begin_at(10, host, 0.0), seconds)
-        self.assertFalse(budget.may_begin(10, host, seconds - 0.1))
-        self.assertTrue(budget.may_begin(10, host, seconds))
 
     def test_sprays(self) -> None:
         """Sprayed packets, at one host and at all."""

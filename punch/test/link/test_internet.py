@@ -73,7 +73,36 @@ class SimulatedLinkCase(InternetTestCase, LinkTestCase):
         return net.host("alice", link=link), net.host("bob", link=link)
 
 
-class SimulatedLinkTests(SimulatedLinkCase):
+class TracedLinkCase(SimulatedLinkCase):
+    """Links whose datagrams are traced."""
+
+    def trace(self, backend: QuicBackend | None, seed: int) -> list[tuple[float, int, str]]:
+        seen: list[tuple[float, int, str]] = []
+        net = self.internet(seed)
+
+        def note(packet: Seen) -> None:
+            seen.append((round(packet.time, 9), packet.size, packet.fate))
+
+        net.trace = note
+        near, far, sink = self.connect_hosts(
+            net, *self.pair(net, LinkSpec(delay=0.01, jitter=0.002, loss=0.03)), backend
+        )
+        open_stream(near.link, "bulk/1", Protocol()).write(bytes(60_000))
+        net.run_until(lambda: sink.size >= 60_000, 60)
+        self.assertGreater(near.link.losses, 0)
+        done: Any = near.link.when_closed()
+        far.link.close(reason="done")
+        net.wait(done, 5)
+        return seen
+
+    def assert_alike(self, backend: QuicBackend | None) -> None:
+        first, second = self.trace(backend, 3), self.trace(backend, 3)
+        self.assertEqual(first, second)
+        self.assertIn("lost", [fate for _, _, fate in first])
+        self.assertNotEqual(first, self.trace(backend, 4))
+
+
+class SimulatedLinkTests(TracedLinkCase):
     def test_loss_reordering_and_duplication(self) -> None:
         net = self.internet()
         rough = LinkSpec(delay=0.01, jitter=0.005, loss=0.05, reorder=0.05, duplicate=0.05)
@@ -100,16 +129,6 @@ class SimulatedLinkTests(SimulatedLinkCase):
         self.assertEqual(sink.size, 2_000_000)
         self.assertLess(net.monotonic() - begin, 1.0)
 
-    def test_rate_of_a_clean_path(self) -> None:
-        """100 Mbit/s and 40 ms: the credits keep up with the congestion controller."""
-        net = self.internet()
-        near, _, sink = self.connect_hosts(net, *self.pair(net, LinkSpec(delay=0.01, rate=100e6)))
-        size = 3_000_000
-        open_stream(near.link, "bulk/1", Protocol()).write(bytes(size))
-        begin = net.monotonic()
-        net.run_until(lambda: sink.size >= size, 30)
-        self.assertGreater(size / (net.monotonic() - begin), 4e6)
-
     def test_streams_and_control_frames_on_a_slow_path(self) -> None:
         """Those that come later have their share at once, and what controls the link waits for no bulk."""
         net = self.internet()
@@ -130,31 +149,6 @@ class SimulatedLinkTests(SimulatedLinkCase):
         self.assertLess(net.monotonic() - begin, 4.5)
         net.run_until(lambda: sink.size == 120_000, 20.0)
         self.assertLess(net.monotonic() - begin, 13.0)
-
-    def trace(self, backend: QuicBackend | None, seed: int) -> list[tuple[float, int, str]]:
-        seen: list[tuple[float, int, str]] = []
-        net = self.internet(seed)
-
-        def note(packet: Seen) -> None:
-            seen.append((round(packet.time, 9), packet.size, packet.fate))
-
-        net.trace = note
-        near, far, sink = self.connect_hosts(
-            net, *self.pair(net, LinkSpec(delay=0.01, jitter=0.002, loss=0.03)), backend
-        )
-        open_stream(near.link, "bulk/1", Protocol()).write(bytes(60_000))
-        net.run_until(lambda: sink.size >= 60_000, 60)
-        self.assertGreater(near.link.losses, 0)
-        done: Any = near.link.when_closed()
-        far.link.close(reason="done")
-        net.wait(done, 5)
-        return seen
-
-    def assert_alike(self, backend: QuicBackend | None) -> None:
-        first, second = self.trace(backend, 3), self.trace(backend, 3)
-        self.assertEqual(first, second)
-        self.assertIn("lost", [fate for _, _, fate in first])
-        self.assertNotEqual(first, self.trace(backend, 4))
 
     def test_runs_are_alike(self) -> None:
         """Times and sizes are the same from run to run, loss included."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
 from punch.link.events import FIRST_APPLICATION_CODE, RefusalCode, ServiceRefused
@@ -123,7 +121,9 @@ class LocalTestCase(NodeTestCase):
         return cast(CommandError, self.failureResultOf(deferred, CommandError).value)
 
 
-class StreamTests(LocalTestCase):
+class AttachedStreamCase(LocalTestCase):
+    """Two nodes, with a program attached to one of them."""
+
     def pair(self, service: str = "files/1") -> tuple[HalfCloser, HalfCloser]:
         """A stream between a program of alice and one of bob."""
         served = Recorders()
@@ -136,6 +136,8 @@ class StreamTests(LocalTestCase):
         self.assertEqual(near.transport.getHost(), PunchAddress(self.alice_id, service))
         return near, served.built[0]
 
+
+class StreamTests(AttachedStreamCase):
     def test_bytes_cross_and_directions_end_by_themselves(self) -> None:
         near, far = self.pair()
         near.transport.write(b"question")
@@ -205,20 +207,6 @@ class StreamTests(LocalTestCase):
             self.run_until(lambda end=ends[giver]: end.reason is not None, 2.0)  # type: ignore[misc]
         self.run_until(lambda: [server.count for server in self.servers.values()] == [2, 4], 2.0)
 
-    def test_back_pressure_and_a_pull_producer(self) -> None:
-        """What the far program does not read stays with the sender; then all of it comes."""
-        near, far = self.pair()
-        far.transport.pauseProducing()
-        file = BytesIO(bytes(3 << 20))
-        sent = FileSender().beginFileTransfer(file, near.transport)
-        self.net.advance(1.0)
-        self.assertNoResult(sent)
-        self.assertEqual(far.data, b"")
-        self.assertLess(file.tell(), 5 << 19)
-        far.transport.resumeProducing()
-        self.run_until(lambda: len(far.data) == 3 << 20, 20.0)
-        self.successResultOf(sent)
-
     def test_the_link_ends(self) -> None:
         near, far = self.pair()
         self.alice.hangup(self.bob_id)
@@ -271,14 +259,6 @@ class StreamTests(LocalTestCase):
         self.assertEqual(taken.reason, "service-taken")
         self.books["bob"].grant(self.alice_id, "private/1")
         self.net.wait(alice.open(self.bob_id, "private/1", Recorders()), 2.0, "a granted stream")
-
-    def test_a_dead_link_is_asked(self) -> None:
-        """A stream on a link whose other side has gone fails with the reason of a new call."""
-        self.net.wait(self.alice.connect(self.bob_id), 20.0, "a link")
-        self.net.wait(self.bob.stopService(), 3.0, "bob stops")
-        self.net.advance(1.0)
-        error = self.refused(self.attach("alice").open(self.bob_id, "any/1", Recorders()), 30.0)
-        self.assertEqual(error.reason, "not-registered")
 
     def test_a_service_takes_calls_of_those_it_is_for(self) -> None:
         """Bob does not know carol, and nobody can be asked."""

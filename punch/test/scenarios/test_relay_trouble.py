@@ -217,37 +217,14 @@ class FailureTests(RelayTestCase):
         self.assertIs(alice.link_to(bob), link)
 
 
-class RateTests(RelayTestCase):
-    """The relay carries less than the link would."""
+class SlowedCase(RelayTestCase):
+    """A relay that has a limit for each peer."""
 
     def slowed(self, peer: Peer, other: Peer) -> RelayLimit | None:
         """What the status of a link says."""
         status = peer.link_to(other).status
         assert status is not None
         return status.slowed
-
-    def test_the_link_says_so(self) -> None:
-        """
-        The peer whose relay drops what the link sends is told once, and tells the other side, whose user is
-        told once, too. Their status says so while it lasts.
-        """
-        self.start(RendezvousLimits(relay_rate_per_peer=40_000.0))
-        alice, bob = self.pair()
-        connect(alice, bob)
-        self.net.advance(5.0)
-        self.assertEqual(alice.of(PathSlowed) + bob.of(PathSlowed), [])
-        for number in range(100):
-            alice.chat.send(bob.id, f"{number}" * 1000)
-        self.net.run_until(lambda: alice.of(PathSlowed) and bob.of(PathSlowed), 60.0, "the limit")
-        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {RelayLimit.PEER})
-        self.net.run_until(lambda: len(bob.messages) == 100, 60.0, "the messages")
-        told = [(peer, event) for peer in (alice, bob) for event in peer.of(PathSlowed)]
-        self.assertEqual([event.limit for _, event in told], [RelayLimit.PEER] * 2)
-        self.assertEqual([event.peer for _, event in told], [bob.id, alice.id])
-        self.assertEqual(sorted(event.there for _, event in told), [False, True])
-        self.net.advance(41.0)
-        self.assertEqual({self.slowed(alice, bob), self.slowed(bob, alice)}, {None})
-        self.chat(alice, bob)
 
     def other_side(self, kind: str) -> tuple[Peer, Peer, Callable[[OptionalFrameType, bytes], object]]:
         """Two linked peers behind NATs of a kind, and what takes the frames that the second one sends."""
@@ -258,6 +235,10 @@ class RateTests(RelayTestCase):
         on_control = alice.link_to(bob).on_control
         assert on_control is not None
         return alice, bob, on_control
+
+
+class RateTests(SlowedCase):
+    """The relay carries less than the link would."""
 
     def test_what_the_other_side_says(self) -> None:
         """The user is told once of a limit that is known here."""

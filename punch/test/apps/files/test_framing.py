@@ -60,15 +60,6 @@ class FramingTests(SynchronousTestCase):
             reader.dataReceived(bytes(piece))
         self.assertEqual(reader.messages, list(map(plain, MESSAGES)))
 
-    def test_where_it_is_cut_makes_no_difference(self) -> None:
-        for size in (1, 3, 17, 1200, COPIED, COPIED + 1, 65_536, len(STREAM)):
-            reader, found = MessageReader(), list[Message]()
-            for at in range(0, len(STREAM), size):
-                found += reader.receive(STREAM[at : at + size])
-            self.assertEqual(list(map(plain, found)), list(map(plain, MESSAGES)), size)
-            self.assertEqual([isinstance(each, DataMessage) for each in found].count(True), 2)
-            self.assertEqual([len(each) for each in found], [len(plain(each)) for each in MESSAGES])
-
     def test_cut_once_near_the_beginning_of_a_message(self) -> None:
         """Everywhere in a length, and in what follows it, with all the rest in one piece."""
         begin, cuts = 0, set[int]()
@@ -93,14 +84,6 @@ class FramingTests(SynchronousTestCase):
     def test_small_messages_are_written_together(self) -> None:
         pieces = list(frames([encode_data(index, 0, bytes(1024)) for index in range(64)]))
         self.assertLess(len(pieces), 20)
-
-    def test_a_stream_in_pieces_of_few_bytes(self) -> None:
-        """Each piece would take a hundred bytes, if it was kept."""
-        reader = MessageReader()
-        stream = b"".join(frames([DataMessage(0, 0, [CONTENT])]))
-        (message,) = [each for at in range(len(stream)) for each in reader.receive(stream[at : at + 1])]
-        assert isinstance(message, DataMessage)
-        self.assertEqual(len(message.parts), 1)
 
     def test_messages_that_are_too_long(self) -> None:
         reader = MessageReader()

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, cast
-from unittest import SkipTest
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
@@ -45,7 +43,6 @@ from punch.link.transport import StreamTransport
 from punch.test.node.test_services import NodeTestCase
 
 T = TypeVar("T")
-MIB = 1024 * 1024
 
 
 def run(call: Callable[[], T]) -> Deferred[T]:
@@ -78,7 +75,9 @@ class RecordingClient(Int32StringReceiver):
         self.lost = True
 
 
-class TransferTests(NodeTestCase):
+class TransferCase(NodeTestCase):
+    """Two nodes, between which files are sent."""
+
     def setUp(self) -> None:
         super().setUp()
         root = Path(self.mktemp()).resolve()
@@ -126,6 +125,26 @@ class TransferTests(NodeTestCase):
     def file(self, name: str, content: bytes) -> None:
         (self.source / name).write_bytes(content)
 
+    def send_text(self, text: str) -> FileSender:
+        source = text_source(text)
+        self.addCleanup(os.close, source.pipe)
+        sender = FileSender(source, run)
+        self.results = []
+        sender.when_finished().addBoth(self.results.append)
+        self.open(sender)
+        return sender
+
+    def send_with(self, run: Run, size: int) -> FileSender:
+        """Send one file of that size, which `run` reads."""
+        self.file("a", Random(4).randbytes(size))
+        sender = FileSender(find_source([str(self.source / "a")]), run)
+        self.results = []
+        sender.when_finished().addBoth(self.results.append)
+        self.open(sender)
+        return sender
+
+
+class TransferTests(TransferCase):
     def test_two_files(self) -> None:
         content = Random(1).randbytes(100_005)
         self.file("a", content)
@@ -140,15 +159,6 @@ class TransferTests(NodeTestCase):
         peer, offer, _ = self.asked[0]
         self.assertEqual(peer, str(self.alice.identity.peer_id))
         self.assertEqual([(item.name, item.size) for item in offer.items], [("a", 100_005), ("b", 0)])
-
-    def send_text(self, text: str) -> FileSender:
-        source = text_source(text)
-        self.addCleanup(os.close, source.pipe)
-        sender = FileSender(source, run)
-        self.results = []
-        sender.when_finished().addBoth(self.results.append)
-        self.open(sender)
-        return sender
 
     def test_a_text_for_who_shows_it(self) -> None:
         """It is there with the offer, and no file is made of it."""
@@ -189,88 +199,11 @@ class TransferTests(NodeTestCase):
         self.assertIs(self.failure(sender).code, FailureCode.CANCELLED)
         self.run_until(lambda: self.cancelled == 1, 2.0)
 
-    def test_the_link_is_lost_and_the_transfer_continued(self) -> None:
-        content = Random(2).randbytes(MIB + 400_000)
-        self.file("a", content)
-        self.send("a")
-        self.run_until(lambda: bool(self.transfers) and self.transfers[0].position >= MIB, 20.0)
-        self.alice.hangup(self.bob.identity.peer_id)
-        self.run_until(lambda: bool(self.results), 5.0)
-        self.assertTrue(cast(Failure, self.results[0]).check(ConnectionDone, ConnectionLost))
-        self.run_until(lambda: self.bob.link(self.alice.identity.peer_id) is None, 5.0)
-        self.assertFalse((self.folder / "a").exists())
-        again = self.send("a")
-        self.run_until(lambda: bool(self.results), 20.0)
-        self.assertEqual(self.results, [[]])
-        self.assertEqual((self.folder / "a").read_bytes(), content)
-        self.assertLess(again.sent, MIB)
-        self.assertEqual([path.name for path in self.folder.iterdir()], ["a"])
-
     def test_the_receiving_disk_fails(self) -> None:
         self.file("a", b"x")
         self.answer = lambda asked: asked.callback(self.folder / "gone")
         failed = self.failure(self.send("a"))
         self.assertEqual((failed.code, failed.by_peer), (FailureCode.DISK, True))
-
-    def test_the_source_changes(self) -> None:
-        self.file("a", Random(3).randbytes(2 * MIB))
-        sender = self.send("a")
-        self.run_until(lambda: sender.state is TransferState.RUNNING, 2.0)
-        (self.source / "a").write_bytes(b"short")
-        self.assertIs(self.failure(sender).code, FailureCode.SOURCE_CHANGED)
-        self.run_until(lambda: bool(self.received), 2.0)
-        self.assertIs(self.received[0].value.code, FailureCode.SOURCE_CHANGED)
-
-    def send_with(self, run: Run, size: int) -> FileSender:
-        """Send one file of that size, which `run` reads."""
-        self.file("a", Random(4).randbytes(size))
-        sender = FileSender(find_source([str(self.source / "a")]), run)
-        self.results = []
-        sender.when_finished().addBoth(self.results.append)
-        self.open(sender)
-        return sender
-
-    def test_the_next_block_is_read_while_one_is_sent(self) -> None:
-        reads: list[int] = []
-
-        def read(call: Callable[[], T]) -> Deferred[T]:
-            reads.append(sender.sent)
-            return maybeDeferred(call)
-
-        sender = self.send_with(lambda call: read(call), 4 * MIB)
-        self.run_until(lambda: bool(reads), 2.0)
-        # The stream takes less than one block, and the second one is ready
-        self.assertEqual(reads, [0, MIB])
-        self.run_until(lambda: bool(self.results), 20.0)
-        self.assertEqual(reads, [0, MIB, 2 * MIB, 3 * MIB, 4 * MIB, 4 * MIB])
-
-    def test_stopped_while_a_block_is_read(self) -> None:
-        """The file is closed when the thread has done with it, and not before."""
-        waiting: list[Callable[[], object]] = []
-
-        def later(call: Callable[[], T]) -> Deferred[T]:
-            done: Deferred[T] = Deferred()
-            waiting.append(lambda: maybeDeferred(call).chainDeferred(done))
-            return done
-
-        def is_open() -> bool:
-            # The descriptor of the list itself is closed by now
-            links = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
-            return any(os.readlink(each).startswith(str(self.source / "a")) for each in links)
-
-        if not Path("/proc/self/fd").is_dir():
-            raise SkipTest("this system does not list the open files of a process")
-        sender = self.send_with(later, 4 * MIB)
-        self.run_until(lambda: bool(waiting), 2.0)
-        waiting.pop()()
-        self.assertEqual(len(waiting), 1)
-        sender.cancel()
-        self.assertIs(self.failure(sender).code, FailureCode.CANCELLED)
-        self.assertTrue(is_open())
-        waiting.pop()()
-        self.assertFalse(is_open())
-        self.net.advance(5.0)
-        self.assertEqual(waiting, [])
 
     def test_strangers_messages(self) -> None:
         offer = encode_offer(find_source([str(self.source)]).offer)

@@ -298,8 +298,8 @@ def has_holes(path: Path, size: int) -> bool:
     return begin > size // 2 and path.stat().st_blocks * 512 < size // 2
 
 
-class HoleTests(TransferTestCase):
-    """Files most of which takes no space on the disk, such as images of disks."""
+class HoleCase(TransferTestCase):
+    """A file with holes, and folders for it."""
 
     SIZE = 64 * BLOCK + 100
 
@@ -324,29 +324,9 @@ class HoleTests(TransferTestCase):
         self.assertEqual(final.read_bytes(), self.path.read_bytes())
         self.assertLessEqual(final.stat().st_blocks * 512, most)
 
-    def test_they_are_no_larger_there(self) -> None:
-        source = self.find("image")
-        self.assertEqual((source.offer.size, source.offer.stored), (self.SIZE, 3 * PIECE))
-        send(source, self.folder)
-        self.is_there(3 * PIECE + 65_536)
 
-    def test_where_something_else_was(self) -> None:
-        """An earlier attempt has written what is a hole now."""
-        os.truncate(self.path, 0)
-        self.put(0, Random(1).randbytes(30 * BLOCK))
-        os.truncate(self.path, self.SIZE)
-        send(self.find("image"), self.folder, stop_after=100)
-        os.truncate(self.path, 0)
-        os.truncate(self.path, self.SIZE)
-        self.put(BLOCK, b"data")
-        send(self.find("image"), self.folder)
-        self.is_there(30 * BLOCK)
-
-    def test_an_attempt_that_ended_in_a_hole(self) -> None:
-        for stop_after in (30, 250, 257):
-            send(self.find("image"), self.folder, stop_after=stop_after)
-        send(self.find("image"), self.folder)
-        self.is_there(3 * PIECE + 65_536)
+class HoleTests(HoleCase):
+    """Files most of which takes no space on the disk, such as images of disks."""
 
     def test_a_disk_that_they_would_fill(self) -> None:
         """What is needed is free; a file without holes needs more."""

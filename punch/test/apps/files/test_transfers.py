@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from punch.apps.files.events import (
     Stage,
     Transfer,
-    TransferChanged,
     TransferDismissed,
     TransferEvent,
     TransferProgress,
@@ -30,11 +29,9 @@ from punch.apps.files.messages import (
     encode_offer,
 )
 from punch.apps.files.protocol import FileSender
-from punch.apps.files.source import SourceError, text_source
+from punch.apps.files.source import text_source
 from punch.apps.files.transfers import (
     MAX_LISTED,
-    MAX_SENDING,
-    TooManyTransfers,
     Transfers,
     UnknownTransfer,
 )
@@ -55,7 +52,7 @@ MIB = 1024 * 1024
 class Side:
     """One process with its transfers."""
 
-    def __init__(self, test: TransfersTests, name: str, node: Node) -> None:
+    def __init__(self, test: TransfersCase, name: str, node: Node) -> None:
         self.root = Path(test.mktemp()).resolve()
         self.root.mkdir(parents=True)
         self.peer = node.identity.peer_id
@@ -106,7 +103,9 @@ class Side:
         return [each.stage for each in self.transfers.all]
 
 
-class TransfersTests(NodeTestCase):
+class TransfersCase(NodeTestCase):
+    """Two nodes, one of which asks about what it is offered."""
+
     link = LinkSpec(delay=0.01, rate=10e6)
 
     def setUp(self) -> None:
@@ -123,6 +122,16 @@ class TransfersTests(NodeTestCase):
         self.run_until(lambda: bool(side.transfers.all) and side.last.stage is stage, seconds)
         return side.last
 
+    def offered(self, size: int) -> Protocol:
+        """Bob's end of a stream on which a file was offered."""
+        offer = encode_offer(FilesOffer((Item("photo.jpg", EntryKind.FILE, size, 1),), 1, ("sha256",)))
+        receiver = self.b.transfers.service.buildProtocol(SimpleNamespace(peer=self.a.peer))
+        receiver.makeConnection(StringTransport())
+        receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)
+        return receiver
+
+
+class TransfersTests(TransfersCase):
     def test_asked_and_accepted(self) -> None:
         """Both sides show the same: an offer, how far it is, and the end; the sender's files are released."""
         content = Random(1).randbytes(MIB)
@@ -178,33 +187,6 @@ class TransfersTests(NodeTestCase):
         names = sorted(path.name for path in (self.b.root / "to").iterdir())
         self.assertEqual(names, ["file 0", "file 0 (1)", "file 0 (2)"])
         self.run_until(lambda: self.a.stages() == [Stage.DONE] * 3, 5.0)
-
-    def test_a_break(self) -> None:
-        """The link is lost: it is continued, without asking again, and not from the beginning."""
-        content = Random(2).randbytes(2 * MIB)
-        transfer = self.sent(content)
-        offered = self.until(self.b, Stage.OFFERED)
-        self.b.transfers.accept(offered.number)
-        self.run_until(lambda: offered.position >= MIB, 40.0)
-        self.alice.hangup(self.b.peer)
-        self.until(self.b, Stage.WAITING)
-        self.until(self.a, Stage.WAITING)
-        self.until(self.a, Stage.DONE)
-        self.until(self.b, Stage.DONE)
-        self.assertEqual(offered.finals[0].read_bytes(), content)
-        self.assertEqual((self.a.transfers.all, self.b.transfers.all), ([transfer], [offered]))
-        self.assertEqual((transfer.problem, offered.problem), (None, None))
-
-    def test_stopped_by_the_receiver(self) -> None:
-        transfer = self.sent(Random(3).randbytes(2 * MIB))
-        offered = self.until(self.b, Stage.OFFERED)
-        self.b.transfers.accept(offered.number)
-        self.run_until(lambda: offered.position > 0, 40.0)
-        self.b.transfers.cancel(offered.number)
-        problem = self.until(self.a, Stage.FAILED).problem
-        assert isinstance(problem, TransferFailed)
-        self.assertEqual((problem.code, problem.by_peer), (FailureCode.CANCELLED, True))
-        self.assertEqual((offered.stage, transfer.stage), (Stage.FAILED, Stage.FAILED))
 
     def test_nobody_receives_yet(self) -> None:
         """It is tried again until somebody does; but not if the peer wants no link."""
@@ -304,31 +286,3 @@ class TransfersTests(NodeTestCase):
             self.assertIs(self.b.last.stage, Stage.WAITING)
         self.assertEqual(self.b.transfers.all[0], text)
         self.assertNotIn(file, self.b.transfers.all)
-
-    def offered(self, size: int) -> Protocol:
-        """Bob's end of a stream on which a file was offered."""
-        offer = encode_offer(FilesOffer((Item("photo.jpg", EntryKind.FILE, size, 1),), 1, ("sha256",)))
-        receiver = self.b.transfers.service.buildProtocol(SimpleNamespace(peer=self.a.peer))
-        receiver.makeConnection(StringTransport())
-        receiver.dataReceived(len(offer).to_bytes(4, "big") + offer)
-        return receiver
-
-    def test_bounds(self) -> None:
-        """What can't be sent releases its files at once; so many at a time; so many are listed."""
-        self.failureResultOf(
-            self.a.transfers.send(self.b.peer, [self.a.root / "gone"], self.a.count), SourceError
-        )
-        self.assertEqual(self.a.done, 1)
-        for _ in range(MAX_SENDING):
-            self.sent(b"x")
-        self.failureResultOf(self.a.send(self.b, b"x"), TooManyTransfers)
-        self.assertEqual(self.a.done, 2)
-        for transfer in self.a.transfers.all:
-            self.a.transfers.cancel(transfer.number)
-        self.run_until(lambda: self.a.done == 2 + MAX_SENDING, 60.0)
-        for _ in range(MAX_LISTED):
-            self.a.transfers.cancel(self.sent(b"x").number)
-            self.net.advance(0.1)
-        self.assertLessEqual(len(self.a.transfers.all), MAX_LISTED)
-        told = [event.transfer.number for event in self.a.events if isinstance(event, TransferChanged)]
-        self.assertEqual(max(told), MAX_SENDING + MAX_LISTED)

@@ -20,7 +20,7 @@ from punch.apps.forward.datagrams import (
     ExposedDatagrams,
 )
 from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.flows import IDLE_TIME, MAX_FLOWS, DatagramReader, encode_datagram
+from punch.apps.forward.flows import MAX_FLOWS, DatagramReader, encode_datagram
 from punch.identity import Identity, PeerID
 from punch.link.transport import StreamAborted
 from punch.local.access import Allow, NodeAccess
@@ -57,7 +57,9 @@ class Client(DatagramProtocol):
         self.received.append(data)
 
 
-class DatagramTests(LocalTestCase):
+class DatagramCase(LocalTestCase):
+    """A client and a server whose datagrams are forwarded."""
+
     def setUp(self) -> None:
         super().setUp()
         self.books["alice"].add(self.bob_id, "bob")
@@ -99,6 +101,8 @@ class DatagramTests(LocalTestCase):
         self.assertEqual(len({addr for _, addr in self.server.received}), 2)
         self.assertEqual(self.errors, [])
 
+
+class DatagramTests(DatagramCase):
     def test_between_nodes(self) -> None:
         self.expose()
         self.forward()
@@ -108,26 +112,6 @@ class DatagramTests(LocalTestCase):
         self.expose(self.attach("bob"))
         self.forward(self.attach("alice"))
         self.question_and_answer()
-
-    def test_idle_flows_end(self) -> None:
-        """Then nothing holds the link, until something is sent again."""
-        self.expose()
-        forwarder = self.forward()
-        client = self.client()
-        client.ask(b"a")
-        self.run_until(lambda: len(client.received) == 1, 20.0)
-        self.net.advance(IDLE_TIME - 5.0)
-        client.ask(b"b")
-        self.net.advance(IDLE_TIME - 5.0)
-        self.assertEqual(forwarder.flow_count, 1)
-        self.net.advance(20.0)
-        self.assertEqual(forwarder.flow_count, 0)
-        self.assertIsNone(self.alice.link(self.bob_id))
-        client.ask(b"c")
-        self.run_until(lambda: client.received == [b"A", b"B", b"C"], 20.0)
-        ports = [addr for _, addr in self.server.received]
-        self.assertEqual(ports[0], ports[1])
-        self.assertNotEqual(ports[1], ports[2])
 
     def test_it_goes_on_after_the_link(self) -> None:
         self.expose()

@@ -118,7 +118,9 @@ class ForwardTestCase(LocalTestCase):
         self.assertIsInstance(protocol.reason.value, kind)
 
 
-class ForwardTests(ForwardTestCase):
+class TwoSidesCase(ForwardTestCase):
+    """A client and a server whose connection is forwarded."""
+
     def question_and_answer(self) -> None:
         client, server = self.both()
         client.transport.write(bytes(300_000))
@@ -134,23 +136,36 @@ class ForwardTests(ForwardTestCase):
         self.ends(client, ConnectionDone)
         self.assertEqual(self.errors, [])
 
-    def test_each_direction_ends_by_itself(self) -> None:
-        """Through nodes of the same process, and of others."""
-        self.serve()
-        self.expose()
-        self.forward()
-        self.question_and_answer()
-
-    def test_between_attached_programs(self) -> None:
-        self.serve()
-        self.expose(self.attach("bob"))
-        self.forward(self.attach("alice"))
-        self.question_and_answer()
-        client, server = self.both()
-        client.transport.abortConnection()
+    def cut_off(self, port: int = LOCAL) -> None:
+        client, server = self.both(port)
+        server.transport.write(b"half of it")
+        self.run_until(lambda: bytes(client.data) == b"half of it", 2.0)
+        self.bob.hangup(self.alice_id)
+        self.ends(client, ConnectionLost)
         self.ends(server, ConnectionLost)
-        self.assertEqual(self.errors, [])
+        self.assertNotIn("read lost", client.calls + server.calls)
+        client, server = self.both(port)
+        server.transport.loseWriteConnection()
+        self.run_until(lambda: "read lost" in client.calls, 2.0)
+        self.bob.hangup(self.alice_id)
+        self.ends(server, ConnectionLost)
+        self.assertNotIn("read lost", server.calls)
 
+    def refused_there(self) -> None:
+        self.ends(self.client(), ConnectionLost)
+        self.assertEqual([failure_of(error) for error in self.errors], [ForwardFailure.CONNECTION_REFUSED])
+        self.assertEqual(self.exposed_errors, [(self.alice_id, ForwardFailure.CONNECTION_REFUSED)])
+
+    def reason(self) -> str:
+        """Why a connection can't be forwarded."""
+        self.ends(self.client(), ConnectionLost)
+        (error,) = self.errors
+        assert isinstance(error, CommandError)
+        self.errors.clear()
+        return error.reason
+
+
+class ForwardTests(TwoSidesCase):
     def test_a_reset_crosses(self) -> None:
         self.serve()
         self.expose()
@@ -172,35 +187,6 @@ class ForwardTests(ForwardTestCase):
         self.forward(self.attach("alice"), LOCAL + 1)
         self.cut_off(LOCAL + 1)
 
-    def cut_off(self, port: int = LOCAL) -> None:
-        client, server = self.both(port)
-        server.transport.write(b"half of it")
-        self.run_until(lambda: bytes(client.data) == b"half of it", 2.0)
-        self.bob.hangup(self.alice_id)
-        self.ends(client, ConnectionLost)
-        self.ends(server, ConnectionLost)
-        self.assertNotIn("read lost", client.calls + server.calls)
-        client, server = self.both(port)
-        server.transport.loseWriteConnection()
-        self.run_until(lambda: "read lost" in client.calls, 2.0)
-        self.bob.hangup(self.alice_id)
-        self.ends(server, ConnectionLost)
-        self.assertNotIn("read lost", server.calls)
-
-    def test_a_server_that_does_not_read(self) -> None:
-        """The client is slowed down; nothing piles up in between."""
-        self.serve()
-        self.expose()
-        self.forward()
-        client, server = self.both()
-        server.transport.pauseProducing()
-        client.transport.write(bytes(30 << 20))
-        self.net.advance(5.0)
-        self.assertEqual(len(server.data), 0)
-        self.assertEqual(self.alice.link(self.bob_id).stream_count, 1)  # type: ignore[union-attr]
-        server.transport.resumeProducing()
-        self.run_until(lambda: len(server.data) > 0, 5.0)
-
     def test_nobody_listens(self) -> None:
         """It is said on both sides, and the client is refused."""
         self.forward()
@@ -211,19 +197,6 @@ class ForwardTests(ForwardTestCase):
         self.forward(self.attach("alice"))
         self.expose(self.attach("bob"))
         self.refused_there()
-
-    def refused_there(self) -> None:
-        self.ends(self.client(), ConnectionLost)
-        self.assertEqual([failure_of(error) for error in self.errors], [ForwardFailure.CONNECTION_REFUSED])
-        self.assertEqual(self.exposed_errors, [(self.alice_id, ForwardFailure.CONNECTION_REFUSED)])
-
-    def reason(self) -> str:
-        """Why a connection can't be forwarded."""
-        self.ends(self.client(), ConnectionLost)
-        (error,) = self.errors
-        assert isinstance(error, CommandError)
-        self.errors.clear()
-        return error.reason
 
     def test_nothing_is_reachable_without_a_grant(self) -> None:
         """What is not exposed, and what is exposed to somebody else, is not there."""

@@ -187,7 +187,9 @@ class EndTests(PipeTestCase):
             end()
 
 
-class ServicePipeTests(PipeTestCase):
+class ServicePipeCase(PipeTestCase):
+    """A pipe to a service."""
+
     def pipe(self, node: NodeAccess | None = None) -> tuple[ServicePipe, Local, HalfCloser]:
         served = Recorders()
         self.net.wait(self.owned["bob"].serve("any/1", served, Allow(anyone=True)), 2.0, "serving")
@@ -198,6 +200,21 @@ class ServicePipeTests(PipeTestCase):
         pipe.joined.start(local := Local())
         return pipe, local, served.built[0]
 
+    def ended_first(self, node: NodeAccess) -> HalfCloser:
+        pipe, _, service = self.pipe(node)
+        service.transport.loseWriteConnection()
+        self.net.advance(0.5)
+        pipe.input_received(bytes(2 << 20))
+        pipe.input_ended()
+        self.run_until(lambda: pipe.joined.finished.called, 5.0)
+        self.assertLess(len(service.data), 2 << 20)
+        delivered = node.when_delivered(self.bob_id)
+        self.assertNoResult(delivered)
+        self.assertTrue(self.net.wait(delivered, 20.0, "delivery"))
+        return service
+
+
+class ServicePipeTests(ServicePipeCase):
     def test_an_end_and_an_answer(self) -> None:
         pipe, local, service = self.pipe()
         pipe.input_received(b"question")
@@ -216,26 +233,6 @@ class ServicePipeTests(PipeTestCase):
         self.assertTrue(
             self.net.wait(self.attach("alice").when_delivered(self.bob_id), 2.0, "nothing to wait for")
         )
-
-    def test_a_service_that_ends_first_through_an_attached_program(self) -> None:
-        """The node, which goes on, has all when the process of the pipe may end."""
-        attached = self.attach("alice")
-        service = self.ended_first(attached)
-        attached.detach()
-        self.run_until(lambda: len(service.data) == 2 << 20, 20.0)
-
-    def ended_first(self, node: NodeAccess) -> HalfCloser:
-        pipe, _, service = self.pipe(node)
-        service.transport.loseWriteConnection()
-        self.net.advance(0.5)
-        pipe.input_received(bytes(2 << 20))
-        pipe.input_ended()
-        self.run_until(lambda: pipe.joined.finished.called, 5.0)
-        self.assertLess(len(service.data), 2 << 20)
-        delivered = node.when_delivered(self.bob_id)
-        self.assertNoResult(delivered)
-        self.assertTrue(self.net.wait(delivered, 20.0, "delivery"))
-        return service
 
     def test_the_output_is_lost_while_it_ends(self) -> None:
         pipe, local, service = self.pipe()

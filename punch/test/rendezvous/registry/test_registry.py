@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
@@ -20,7 +16,6 @@ from punch.wire.control import (
     Cancel,
     Candidates,
     Ended,
-    Error,
     ErrorCode,
     Establish,
     Incoming,
@@ -300,70 +295,3 @@ class IntroductionTests(RegistryCase):
                 assert isinstance(ended, Ended)
                 self.assertEqual((ended.code, ended.sender), (ErrorCode.GONE, peer))
                 self.assertEqual(self.registry.introduction_count, 0)
-
-
-PEERS = [key.peer_id for key in KEYS[:4]]
-actions = st.tuples(
-    st.sampled_from(["join", "leave", "establish", "answer", "trickle", "reject", "cancel", "wait"]),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.integers(0, 2),
-)
-
-
-class PropertyTests(SynchronousTestCase):
-    """Any inputs in any order."""
-
-    @settings(derandomize=True, deadline=None, max_examples=100)
-    @given(st.lists(actions, max_size=60))
-    def test_bookkeeping_holds(self, steps: list[tuple[str, int, int, int]]) -> None:
-        registry = Registry(
-            replace(
-                RendezvousLimits(),
-                introductions=5,
-                calls_per_caller=2,
-                calls_per_callee=2,
-                calls_per_source=1,
-            )
-        )
-        connections: dict[PeerID, int] = {}
-        now, next_connection = 0.0, 0
-        for action, one, other, number in steps:
-            peer, to, call = PEERS[one], PEERS[other], f"{number:032x}"
-            if action == "join":
-                next_connection += 1
-                connections[peer] = next_connection
-                registry.register(next_connection, peer, "x", Accept.ASK, "192.0.2.1", now)
-                registry.resume(peer)
-            elif action == "leave":
-                registry.disconnected(peer, connections.pop(peer, -1), "closed", now)
-            elif action == "wait":
-                now += 25.0
-                registry.handle_timer(now)
-            else:
-                requests: dict[str, Introducing] = {
-                    "establish": Establish(call, to, envelope(to)),
-                    "answer": Answer(call, to, envelope(to)),
-                    "trickle": Trickle(call, to, envelope(to)),
-                    "reject": Reject(call, to, ErrorCode.REFUSED),
-                    "cancel": Cancel(call, to),
-                }
-                try:
-                    registry.request(peer, connections.get(peer, -1), requests[action], now)
-                except IntroductionRefusal as refusal:
-                    self.assertIsInstance(Error(refusal.code, refusal.text, call), Error)
-            while (output := registry.next_output()) is not None:
-                if isinstance(output, Deliver):
-                    self.assertIn(output.connection, connections.values())
-            self.assertEqual(len(registry), len(connections))
-            self.assertLessEqual(registry.introduction_count, 5)
-        for peer, connection in connections.items():
-            registry.disconnected(peer, connection, "closed", now)
-        self.assertEqual(registry.introduction_count, 0)
-        self.assertIsNone(registry.get_timer())
-        # All places are free again: each peer may ring as many others as at the beginning.
-        for number, peer in enumerate(PEERS):
-            registry.register(number, peer, "x", Accept.ASK, "192.0.2.1", now + 60.0)
-        for peer, to, call in zip(PEERS[:2] * 2, PEERS, "abcd", strict=True):
-            if peer != to:
-                registry.request(peer, PEERS.index(peer), Establish(call * 32, to, envelope(to)), now + 60.0)

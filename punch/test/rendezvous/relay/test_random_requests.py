@@ -8,21 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.internet import Packet, Seen
-from punch.test.rendezvous.relay.service_case import RelayServiceCase
-from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocations import Allocations
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
-    MessageClass,
     Method,
-    StunMessage,
-    encode,
     parse,
 )
-from punch.wire.turn_uri import TurnTransport
 
 USERS, TUPLES = 3, 6
 PER_USER, PER_ADDRESS, IN_ALL = 3, 4, 6
@@ -153,64 +146,3 @@ class RandomRequestTests(SynchronousTestCase):
         self.assertEqual(codes, {0: 64, 486: 2_000 - 64})
         self.assertEqual((len(server.core.allocations), len(server.core.allocations.users)), (64, 1))
         self.assertEqual(server.core.authenticator.remembered, 64)
-
-
-class SpoofTests(RelayServiceCase):
-    """Requests in the names of others, in packets, at the service's own UDP port."""
-
-    def flood(self, sources: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
-        """Each is said to send one; bytes of its question and of the answers that left, by source."""
-        (server,) = [each for each in self.servers() if each.url.transport is TurnTransport.UDP]
-        login = [(Attribute.USERNAME, server.username), (Attribute.REALM, server.realm)]
-        stale = [*login, (Attribute.NONCE, "A" * 16)]
-        handed_out = [*login, (Attribute.NONCE, server.nonce)]
-        questions = [
-            encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction.", attributes), key)
-            for attributes, key in [
-                ((UDP,), None),
-                ((UDP, *stale), bytes(16)),
-                ((UDP, *handed_out), bytes(16)),
-                ((UDP, *login), bytes(16)),
-            ]
-        ]
-        questions.append(
-            encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)), fingerprint=False)
-        )
-        asked: dict[tuple[str, int], int] = {}
-        trace: list[Seen] = []
-        self.net.trace = trace
-        (wire,) = self.net.host("spoofer").interfaces
-        state = len(self.host.reactor.open_ports), len(self.host.reactor.getDelayedCalls())
-        for number, source in enumerate(sources):
-            question = questions[number % len(questions)]
-            asked[source] = len(question)
-            wire.send(Packet("udp", source, (SERVICE, 3478), question, 28 + len(question)))
-            if number % 100 == 99:
-                self.net.advance(0.001)
-        self.net.advance(0.2)
-        self.net.trace = None
-        self.assertEqual(len(self.relay.core.allocations), 0)
-        self.assertEqual(self.relay.core.allocations.users, {})
-        self.assertEqual((len(self.host.reactor.open_ports), len(self.host.reactor.getDelayedCalls())), state)
-        answered = dict.fromkeys(asked, 0)
-        for seen in trace:
-            if seen.source == (SERVICE, 3478) and seen.link == "rendezvous up":
-                answered[seen.destination] += len(seen.payload)
-        return {source: (size, answered[source]) for source, size in asked.items()}
-
-    def test_two_thousand_sources(self) -> None:
-        """Every one may be a client: no state, and to nobody more than three bytes for one."""
-        sources = [(f"{20 + (number >> 8)}.{number & 255}.7.1", 1024 + number) for number in range(2_000)]
-        told = self.flood(sources)
-        for question, answer in told.values():
-            self.assertTrue(0 < answer <= 3 * question, (question, answer))
-        self.client(TurnTransport.UDP).allocate()
-
-    def test_one_victim(self) -> None:
-        """All of one /24: it hears a few hundred answers, and can still be a client."""
-        network = self.home.addresses[0].rpartition(".")[0]
-        sources = [(f"{network}.{number & 255}", 1024 + number) for number in range(2_000)]
-        told = self.flood(sources)
-        answers = sum(answer > 0 for _, answer in told.values())
-        self.assertTrue(500 <= answers < 520, answers)
-        self.client(TurnTransport.UDP).allocate()

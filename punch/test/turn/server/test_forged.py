@@ -184,15 +184,6 @@ class ProofTests(ForgerCase):
 class RoomTests(ForgerCase):
     """What forged requests take up."""
 
-    def test_they_count_for_no_address(self) -> None:
-        """A thousand in the name of one network keep nobody there away."""
-        self.server = TurnServer(allocations_per_address=2, allocations=1000)
-        for number in range(1000):
-            self.forged(Address(VICTIM.host, number + 1), f"mallory{number}").allocate()
-        victim = self.victim()
-        self.prove(victim)
-        self.assertEqual(code_of(victim.permit(CAROL)), 0)
-
     def test_they_are_few(self) -> None:
         """There are few unproved allocations; those of the user with the most are replaced first."""
         self.server = TurnServer(allocations=80)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.sources import NETWORK_GROWTH
-from punch.rendezvous.config import RendezvousLimits
-from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
 from punch.test.turn.server.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import RelayLimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
-    MessageClass,
     Method,
-    StunMessage,
-    encode,
 )
-from punch.wire.turn_uri import TurnTransport
 
 RATE, BURST = 10, 50
 
@@ -129,38 +121,6 @@ class MeteringTests(SynchronousTestCase):
         other = self.server.client(Address(ALICE.host, 2), "other", connection=8)
         data = [other.request(Method.ALLOCATE, UDP)]
         self.assertEqual(receive(data, other.remote, other.local, self.server.now, other.connection), 0.0)
-
-
-class StreamTests(RelayServiceCase):
-    """Connections to the service."""
-
-    limits = replace(RendezvousLimits(), relay_requests_rate=RATE, relay_requests_burst=BURST)
-
-    def test_slowed_down(self) -> None:
-        """On a stream, requests beyond the limit are read later, and none is lost."""
-        for transport in (TurnTransport.TCP, TurnTransport.TLS):
-            client = self.client(transport)
-            client.allocate()
-            login = (
-                (Attribute.USERNAME, client.server.username),
-                (Attribute.REALM, client.server.realm),
-                (Attribute.NONCE, client.nonce),
-            )
-            # More than a connection reads at once.
-            request = encode(
-                StunMessage(Method.REFRESH, MessageClass.REQUEST, b"transaction.", login), client.key
-            )
-            count = 3 * 65536 // len(request)
-            client.send(request * count)
-            self.net.advance(1.0)
-            early = self.answers(client)
-            self.assertTrue(0 < early < count, early)
-            self.net.advance(200.0)
-            self.assertEqual(self.answers(client), count)
-
-    def answers(self, client: TURNClient) -> int:
-        """How many have come to that client."""
-        return sum(data[8:20] == b"transaction." for data in client.messages)
 
 
 class OrdinaryTests(SynchronousTestCase):

@@ -297,15 +297,6 @@ class QuotaTests(RequestCase):
         self.assertIsNone(self.server.core.get_timer())
         self.refused(437, self.alice.ask(Method.REFRESH))
 
-    def test_churn_leaves_nothing(self) -> None:
-        """Allocating and deleting, a thousand times."""
-        for _ in range(1000):
-            self.server.advance(0.02)
-            self.alice.allocate()
-            self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
-        table = self.server.core.allocations
-        self.assertEqual((len(table), self.server.ports.open_ports), (0, {}))
-
 
 class RefreshTests(RequestCase):
     """Section 8."""

@@ -147,7 +147,21 @@ class TerminalCase(SynchronousTestCase):
         return self.fixture.connect(peer, name)
 
 
-class SayingTests(TerminalCase):
+class SayingCase(TerminalCase):
+    """A terminal that shows what happens."""
+
+    def unread(self) -> int:
+        """How many messages of the other side nobody has seen."""
+        (overview,) = self.successResultOf(self.fixture.disk.run(Store.overviews, BOB))
+        return overview.unread
+
+    def history(self, limit: int = 50) -> list[ChatMessage]:
+        found: list[ChatMessage] = []
+        self.fixture.chat.history.messages(BOB, limit=limit).addCallback(found.extend)
+        return found
+
+
+class SayingTests(SayingCase):
     def test_a_message_and_its_marks(self) -> None:
         chat_link = self.connect()
         self.type("hello")
@@ -229,21 +243,6 @@ class SayingTests(TerminalCase):
         self.front_end.noticed(len(self.prompt.shown))
         self.assertEqual({str(message.state) for message in self.history()}, {"read"})
 
-    def test_days_without_anybody_at_the_keyboard(self) -> None:
-        """What is kept for unread messages does not grow with their number."""
-        chat_link = self.connect()
-        begin = len(self.prompt.shown)
-        for number in range(500):
-            chat_link.far.send(f"message {number}")
-        chat_link.run()
-        self.front_end.noticed(begin + 250)
-        states = [str(message.state) for message in self.history(500)]
-        self.assertEqual(states.index("unread"), states.count("read"))
-        self.assertLessEqual(states.count("read"), 250)
-        self.assertGreater(states.count("read"), 0)
-        self.front_end.noticed(len(self.prompt.shown))
-        self.assertEqual({str(message.state) for message in self.history(500)}, {"read"})
-
     def test_few_notes_of_many_unseen_messages(self) -> None:
         """Each note marks messages as read once, so 200 messages are marked in at most `MAX_UNSEEN` steps."""
         chat_link = self.connect()
@@ -257,16 +256,6 @@ class SayingTests(TerminalCase):
             steps.add(self.unread())
         self.assertEqual(min(steps), 0)
         self.assertLessEqual(len(steps - {200}), MAX_UNSEEN)
-
-    def unread(self) -> int:
-        """How many messages of the other side nobody has seen."""
-        (overview,) = self.successResultOf(self.fixture.disk.run(Store.overviews, BOB))
-        return overview.unread
-
-    def history(self, limit: int = 50) -> list[ChatMessage]:
-        found: list[ChatMessage] = []
-        self.fixture.chat.history.messages(BOB, limit=limit).addCallback(found.extend)
-        return found
 
     def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
         chat_link = self.connect(name="b\x1b[2Job\u202e" + "x" * 10_000)
