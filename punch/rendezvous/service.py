@@ -128,7 +128,7 @@ class RendezvousService(Service):
         self.reflector_port = 0
         self.health = Health()
         if directory is not None:
-            self.health.checks.append(lambda: directory.problem)
+            self.health.add_check("registry", lambda: directory.problem)
         self.totals = Totals()
         self._reactor = reactor
         self._report = report

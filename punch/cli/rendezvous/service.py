@@ -332,15 +332,19 @@ def make_service(options: Options, reactor: Any) -> IService:
     except MonitoringEndpointError as problem:
         twistd.fail(options.command, str(problem), as_json=as_json)
     reload: list[Callable[[], None]] = []
-    checks = service.health.checks
-    checks.append(members.check)
-    lists: list[ListFile[Any] | None] = [members.list_file(service)]
+    health = service.health
+    health.add_check("members", members.check)
+    lists: dict[str, ListFile[Any] | None] = {}
     deny = options["deny"]
     if deny is not None:
-        lists.insert(0, ListFile("deny-list", "deny list", lambda: read_deny_list(Path(deny)), service.deny))
-    for each in filter(None, lists):
-        reload.append(partial(each.read_again, announcer, announcer.write_stderr))
-        checks.append(each.check)
+        lists["deny-list"] = ListFile(
+            "deny-list", "deny list", lambda: read_deny_list(Path(deny)), service.deny
+        )
+    lists["members-list"] = members.list_file(service)
+    for name, file in lists.items():
+        if file is not None:
+            reload.append(partial(file.read_again, announcer, announcer.write_stderr))
+            health.add_check(name, file.check)
     if options.certificate is not None:
         files = CertificateFiles(
             Path(options["certificate"]),
@@ -353,7 +357,7 @@ def make_service(options: Options, reactor: Any) -> IService:
             clock=partial(datetime.now, timezone.utc),
         )
         reload.append(files.read_again)
-        checks.append(files.check)
+        health.add_check("certificate", files.check)
 
     def read_again() -> None:
         for read in reload:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from punch.rendezvous.monitoring.figures import Figures, FiguresHistory
@@ -31,10 +31,16 @@ class HealthStatus(str, Enum):
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What `Health` found."""
+    """
+    What `Health` found.
+
+    :ivar reasons: a sentence for each thing that is wrong.
+    :ivar failed: by the name of each check, whether it has found something.
+    """
 
     status: HealthStatus
     reasons: tuple[str, ...] = ()
+    failed: Mapping[str, bool] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -42,15 +48,19 @@ class HealthReport:
 
 
 class Health:
-    """
-    Asks all checks when it is asked itself.
-
-    :ivar checks: a part of the service that can be in trouble adds its check here.
-    """
+    """Asks all checks when it is asked itself."""
 
     def __init__(self) -> None:
-        self.checks: list[Check] = []
+        self._checks: dict[str, Check] = {}
         self._phase = HealthStatus.STARTING
+
+    def add_check(self, name: str, check: Check) -> None:
+        """
+        A part of the service can be in trouble.
+
+        :param name: what it is called in metrics; one of a few that the code names.
+        """
+        self._checks[name] = check
 
     def started(self) -> None:
         """The service listens."""
@@ -62,9 +72,14 @@ class Health:
 
     def report(self) -> HealthReport:
         """Ask all checks."""
-        reasons = tuple(reason for check in self.checks if (reason := check()) is not None)
+        found = {name: check() for name, check in self._checks.items()}
+        reasons = tuple(reason for reason in found.values() if reason is not None)
         degraded = self._phase is HealthStatus.OK and reasons
-        return HealthReport(HealthStatus.DEGRADED if degraded else self._phase, reasons)
+        return HealthReport(
+            HealthStatus.DEGRADED if degraded else self._phase,
+            reasons,
+            {name: reason is not None for name, reason in found.items()},
+        )
 
 
 _TABLES = (

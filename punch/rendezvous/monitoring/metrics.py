@@ -1,7 +1,7 @@
 """
 The figures as Prometheus metrics, by its own client library (the extra `punch[metrics]`).
 
-No label grows with peers: `cause` and `limit` have the values that the code names.
+No label grows with peers: `cause`, `limit` and `check` have the values that the code names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from punch import __version__
 from punch.rendezvous.monitoring.figures import COUNTER, NUMBERS, Figures
-from punch.rendezvous.monitoring.health import HealthReport
+from punch.rendezvous.monitoring.health import HealthReport, HealthStatus
 
 PREFIX = "punch_"
 
@@ -30,17 +30,17 @@ class FiguresCollector(Collector):
     def __init__(self, figures: Callable[[], Figures], health: Callable[[], HealthReport]) -> None:
         self._figures = figures
         self._health = health
-        self._taken: tuple[Figures, bool] | None = None
+        self._taken: tuple[Figures, HealthReport] | None = None
 
     def read(self) -> None:
         """Take the figures."""
-        self._taken = self._figures(), not self._health().reasons
+        self._taken = self._figures(), self._health()
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, for `CollectorRegistry`."""
         if self._taken is None:
             return
-        figures, healthy = self._taken
+        figures, health = self._taken
         for each in NUMBERS:
             family = CounterMetricFamily if each.metadata["kind"] == COUNTER else GaugeMetricFamily
             yield family(PREFIX + each.name, each.metadata["help"], value=getattr(figures, each.name))
@@ -57,8 +57,16 @@ class FiguresCollector(Collector):
             limits.add_metric([name.replace("_", "-")], value)
         yield limits
         yield GaugeMetricFamily(
-            f"{PREFIX}healthy", "1 if nothing is wrong, 0 if /healthz gives a reason.", value=int(healthy)
+            f"{PREFIX}healthy",
+            "1 if the service works and nothing is wrong, else 0.",
+            value=int(health.status is HealthStatus.OK),
         )
+        checks = GaugeMetricFamily(
+            f"{PREFIX}check_failed", "1 if /healthz gives a reason of this kind, else 0.", labels=["check"]
+        )
+        for name, failed in health.failed.items():
+            checks.add_metric([name], int(failed))
+        yield checks
         yield InfoMetricFamily(PREFIX.rstrip("_"), "The version of Punch.", value={"version": __version__})
 
 

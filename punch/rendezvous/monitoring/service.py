@@ -85,7 +85,7 @@ class MonitoredService(Service):
         self._history = FiguresHistory(figures_of(rendezvous))
         self._sampling = LoopingCall(self._sample)
         self._sampling.clock = reactor
-        rendezvous.health.checks.append(full_tables(lambda: figures_of(rendezvous)))
+        rendezvous.health.add_check("tables", full_tables(lambda: figures_of(rendezvous)))
         pages = {b"/healthz": health_page(rendezvous.health.report), **status_pages(self.status)}
         self._listeners: list[MonitoringListener] = []
         if endpoint is not None:

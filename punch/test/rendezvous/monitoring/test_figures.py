@@ -50,11 +50,13 @@ class HealthTests(SynchronousTestCase):
     def test_degraded_says_why(self) -> None:
         health = Health()
         wrong: list[str] = []
-        health.checks += [lambda: None, lambda: wrong[0] if wrong else None]
+        health.add_check("registry", lambda: None)
+        health.add_check("members", lambda: wrong[0] if wrong else None)
         health.started()
         self.assertEqual(health.report().status, HealthStatus.OK)
         wrong.append("The disk is full.")
         self.assertEqual(health.report().as_json(), {"status": "degraded", "reasons": ["The disk is full."]})
+        self.assertEqual(health.report().failed, {"registry": False, "members": True})
         self.assertTrue(health.report().status.serves)
         wrong.clear()
         self.assertEqual(health.report().status, HealthStatus.OK)

@@ -114,7 +114,7 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(self.ask("HEAD /healthz")[::2], (200, ""))
 
     def test_degraded_still_serves(self) -> None:
-        self.health.checks.append(lambda: "Redis can't be reached.")
+        self.health.add_check("registry", lambda: "Redis can't be reached.")
         status, _, body = self.ask("GET /healthz")
         self.assertEqual(status, 200)
         self.assertIn("Redis can't be reached.", body)

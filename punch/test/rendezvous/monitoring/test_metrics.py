@@ -90,6 +90,15 @@ class MetricsTests(RendezvousCase):
         for private in ("Alice", str(self.alice.peer_id), "203.0.113", SERVICE):
             self.assertNotIn(private, text)
 
+    def test_what_is_wrong(self) -> None:
+        wrong: list[str] = []
+        self.service.health.add_check("certificate", lambda: wrong[0] if wrong else None)
+        self.assertEqual(self.value("punch_check_failed", check="certificate"), 0)
+        wrong.append("The certificate expires in two days.")
+        self.assertEqual(self.value("punch_check_failed", check="certificate"), 1)
+        self.assertEqual(self.value("punch_healthy"), 0)
+
     def test_stopping(self) -> None:
         self.net.wait(self.service.stopService(), 2.0)
+        self.assertEqual(self.value("punch_healthy"), 0)
         self.assertEqual(self.service.health.report().status.value, "stopping")
