@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import socket
+import struct
 import subprocess
 import time
 import urllib.request
 from configparser import ConfigParser
+from ipaddress import ip_address, summarize_address_range
 from pathlib import Path
 
 import pytest
 
+from punch.wire.special_addresses import TABLE
 from tests.needs import need, need_namespaces
+from tests.netns import Host, Namespaces, entered
 from tests.ports import free_port
 from tests.processes import TWISTD, programs
 
@@ -84,6 +90,46 @@ def test_firewall() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_what_the_firewall_lets_in(namespaces: Namespaces) -> None:
+    """
+    What this machine sends to its own public address passes the rules for strangers: a TURN server on it
+    sends there for them. And the answers of a DHCPv6 server come in.
+    """
+    need("nft")
+    machine, router = namespaces.host("machine"), namespaces.host("router")
+    machine.run("ip", "link", "set", "lo", "up")
+    namespaces.join(machine, "wan", router, "lan")
+    machine.run("ip", "address", "add", "203.0.113.5/24", "dev", "wan")
+    machine.run("ip", "address", "add", "fe80::5/64", "dev", "wan", "nodad")
+    router.run("ip", "address", "add", "fe80::1/64", "dev", "lan", "nodad")
+    machine.run("nft", "-f", str(DEPLOY / "nftables.conf"))
+
+    def arrives(sender: Host, source_port: int, host: str, port: int) -> bool:
+        """Whether a datagram comes in at the machine."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with entered(machine):
+            receiver = socket.socket(family, socket.SOCK_DGRAM)
+        with entered(sender):
+            sending = socket.socket(family, socket.SOCK_DGRAM)
+            place = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0][4]
+        with receiver, sending:
+            receiver.bind(("", port))
+            sending.bind(("", source_port))
+            sending.sendto(b"hello", place)
+            receiver.settimeout(0.5)
+            try:
+                return receiver.recv(100) == b"hello"
+            except TimeoutError:
+                return False
+
+    assert arrives(machine, 0, "127.0.0.1", 53)
+    assert not arrives(machine, 0, "203.0.113.5", 53)
+    assert arrives(machine, 0, "203.0.113.5", 3478)
+    assert arrives(machine, 0, "203.0.113.5", 50000)
+    assert arrives(router, 547, "fe80::5%lan", 546)
+    assert not arrives(router, 5353, "fe80::5%lan", 546)
+
+
 def test_units_are_there() -> None:
     assert {"punch-rendezvous.service", "punch-peer.service"} <= set(UNITS)
 
@@ -95,6 +141,44 @@ def test_compose() -> None:
     assert found.returncode == 0, found.stderr
     assert "--host=rendezvous.example.org" in found.stdout
     assert run("docker-compose", "-f", file, "config", PUNCH_HOST="").returncode != 0
+
+
+def test_compose_lets_coturn_run(tmp_path: Path) -> None:
+    """
+    The image of coturn gives its program a file capability, and the kernel runs such a program only where the
+    capability is allowed.
+    """
+    need("turnserver", "setpriv")
+    need_namespaces()
+    service = (DEPLOY / "compose.yaml").read_text().partition("\n  coturn:\n")[2].partition("\n\n")[0]
+    assert "cap_drop: [ALL]" in service
+    added = re.search(r"cap_add: \[(.*)\]", service)
+    assert added is not None
+    allowed = "".join(f",+{name.strip().lower()}" for name in added[1].split(","))
+    program = str(shutil.copy(shutil.which("turnserver") or "", tmp_path))
+    # CAP_NET_BIND_SERVICE, effective: what setcap writes (linux/capability.h, VFS_CAP_REVISION_2).
+    os.setxattr(program, "security.capability", struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0))
+    for bounding, status in (("-all" + allowed, 0), ("-all", 126)):
+        done = run("setpriv", "--bounding-set", bounding, "--no-new-privs", program, "--version")
+        assert done.returncode == status, done.stderr
+
+
+def test_coturn_relays_to_no_special_network() -> None:
+    """What the rendezvous' own relay refuses because it is not on the internet, coturn refuses as well."""
+    text = (DEPLOY / "turnserver.conf").read_text()
+    assert "\nno-tcp-relay\n" in text
+    denied = [
+        network
+        for first, last in re.findall(r"^denied-peer-ip=(\S+)-(\S+)$", text, re.MULTILINE)
+        for network in summarize_address_range(ip_address(first), ip_address(last))
+    ]
+    assert len(TABLE) > 20
+    for row in TABLE:
+        within = (each for each in denied if each.version == row.network.version)
+        parts = [each for each in within if each.overlaps(row.network)]
+        assert sum(min(each.num_addresses, row.network.num_addresses) for each in parts) >= (
+            row.network.num_addresses
+        ), row
 
 
 def test_what_the_container_copies_is_there() -> None:
@@ -262,7 +346,10 @@ def test_renewed_certificates(tmp_path: Path) -> None:
     for name in ("fullchain", "privkey"):
         (lineage / f"{name}.pem").write_text(f"new {name}")
     default, log = tmp_path / "default", tmp_path / "log"
-    (commands / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    stopped = tmp_path / "stopped"
+    (commands / "systemctl").write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" != is-active ] || [ ! -e {stopped} ]\n'
+    )
     (commands / "systemctl").chmod(0o755)
     environment = {
         "PATH": f"{commands}:{os.environ['PATH']}",
@@ -281,3 +368,9 @@ def test_renewed_certificates(tmp_path: Path) -> None:
             assert copied.read_text() == f"new {name}"
             assert copied.stat().st_mode & 0o777 == 0o600
             assert copied.stat().st_uid == state.stat().st_uid
+    # A service that is stopped can't be reloaded, and reads the files when it starts.
+    stopped.touch()
+    log.unlink()
+    done = run(str(DEPLOY / "renew-certificate"), **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "reload" not in log.read_text()
