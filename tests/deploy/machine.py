@@ -41,6 +41,8 @@ mount -t tmpfs -o mode=755 tmpfs "$root/run"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
+# As systemd-nspawn does: systemd hands credentials to units by a mount.
+mount --make-rshared /
 exec env -i container=namespaces PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init
 """
 

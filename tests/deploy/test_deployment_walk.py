@@ -93,9 +93,9 @@ class Walk:
             said += done.stdout
         return said
 
-    def wait_until_healthy(self) -> None:
+    def wait_until_healthy(self, state: str = "punch") -> None:
         """The service says that it works."""
-        ask = "/opt/punch/bin/punch rendezvous status --state-dir /var/lib/punch"
+        ask = f"/opt/punch/bin/punch rendezvous status --state-dir /var/lib/{state}"
         deadline = time.monotonic() + 60.0
         while (said := self.machine.run(ask, check=False)).returncode != 0:
             assert time.monotonic() < deadline, said.stdout + said.stderr + self.journal()
@@ -117,9 +117,29 @@ class Walk:
             prefix=prefix,
         )
 
-    def chat(self, address: str, **environment: str) -> None:
-        """Both peers register, one calls the other, and each says something."""
-        alice, bob = (self.peer(name, address, **environment) for name in ("alice", "bob"))
+    def netcheck(self, address: str) -> str:
+        """What `punch netcheck` says on one of the other machines."""
+        found = subprocess.run(
+            [*self.hosts["alice"].prefix, PUNCH, "netcheck", "--rendezvous", address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        print(found.stdout, found.stderr)
+        assert found.returncode == 0
+        return found.stdout
+
+    def chat(self, address: str, other: str = "", **environment: str) -> None:
+        """
+        Both peers register, one calls the other, and each says something.
+
+        :param other: the address at which the second one registers.
+        """
+        alice, bob = (
+            self.peer("alice", address, **environment),
+            self.peer("bob", other or address, **environment),
+        )
         alice.wait("registered", timeout=60.0)
         bob.wait("registered", timeout=60.0)
         ids = {peer: peer.events[0]["id"] for peer in (alice, bob)}
@@ -171,15 +191,7 @@ def test_the_page(walk: Walk) -> None:
     print(exposed)
     assert "OK" in exposed
     assert machine.run("stat -L -c '%U %a' /var/lib/punch/rendezvous/identity.key").stdout != "root 600\n"
-    found = subprocess.run(
-        [*walk.hosts["alice"].prefix, PUNCH, "netcheck", "--rendezvous", address],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    print(found.stdout, found.stderr)
-    assert found.returncode == 0
+    walk.netcheck(address)
     walk.chat(address)
 
     # An invitation, made by root while the service runs, outlives the machine with the backup.
@@ -201,6 +213,25 @@ def test_the_page(walk: Walk) -> None:
     assert machine.run("cat /var/lib/punch/rendezvous/public-address").stdout.strip() == address
     walk.chat(address)
     machine.run("sed -i 's/--admit invited //' /etc/default/punch-rendezvous")
+
+    # With coturn as the only relay.
+    (with_coturn,) = shell_blocks("The relay")
+    walk.follow(with_coturn)
+    walk.wait_until_healthy()
+    machine.run("sed -i 's/^OPTIONS=/&--relay off /' /etc/default/punch-rendezvous")
+    machine.run("systemctl restart punch-rendezvous")
+    walk.wait_until_healthy()
+    assert "A relay can be reached over UDP and TCP." in walk.netcheck(address)
+    machine.run("sed -i 's/--relay off //' /etc/default/punch-rendezvous")
+
+    # A second process, with which peers of the first one can talk.
+    shared, second = shell_blocks("Several processes as one service")
+    walk.follow(shared)
+    walk.wait_until_healthy()
+    walk.follow(second)
+    walk.wait_until_healthy("punch-2")
+    walk.chat(address, address.replace(":7001", "").replace(f"{NAME}/", f"{NAME}:7002/"))
+    machine.run("systemctl disable --now punch-rendezvous-2")
 
     # A certificate, from an authority on the machine itself.
     start_authority(machine)
