@@ -315,7 +315,7 @@ class Agent:
         self._changed()
         self._remotes_ended = True
 
-    # What the machine knows about paths. (The link says to `path` what it knows.)
+    # What the machine knows about paths; what the link knows goes to `path`
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""

@@ -57,8 +57,8 @@ MAX_BYTES = 3000
 """How many bytes they may have, with IP and UDP headers."""
 RELAY_WINDOW = 60.0
 """
-Seconds for which a packet counts that goes through a relay to the same relay. The limits are the same, but
-separate.
+Seconds for which a packet counts that goes through a relay to the same relay. Such packets have limits of
+their own, which are as high.
 """
 DIRECT = 8
 """How many checks may go to direct candidates that sent nothing."""
@@ -76,7 +76,10 @@ How many of the checks of relayed candidates may go to one address from addresse
 through our relays: where one of these routes is blocked, the checks on it do not use up those on the other.
 """
 PROOFS = 2
-"""How many further ones may go there from our own sockets, to prove where we receive (`CallBudget.prove`)…"""
+"""
+How many further checks may go to relayed candidates from our own sockets, to prove where we receive
+(`CallBudget.prove`)…
+"""
 PROOF_GAP = 4.0
 """…and the least seconds between two of them: the peer's request to its relay to let them in may be lost."""
 MAX_PROOFS = 4
@@ -87,13 +90,14 @@ How many triggered checks may go to one address from addresses of our own, and h
 relay to the same relay, how many packets of any kind.
 """
 SPACED = 2
-"""How many further triggered checks may go there, each `SPACED_GAP` after the one before."""
+"""How many further triggered checks may go to one address, each `SPACED_GAP` after the one before."""
 SPACED_GAP = 1.0
 """Seconds."""
 OF_ONE_HEARD_THROUGH = 2
 """
-How many checks may go from our own sockets to one address as triggered ones, because an authenticated check
-came from there through our relay. A router may have mapped this port when the rest of the limit was used up.
+How many checks may go from our own sockets to one address because an authenticated check came from there
+through our relay. They count as triggered checks. A router may have mapped this port when the rest of the
+limit was used up.
 """
 CONNECTS = 5
 """
@@ -106,7 +110,10 @@ How many of `MAX_PACKETS` are reserved for relayed candidates, and for answers a
 our relays, by which the two sides prove at which addresses they receive.
 """
 RESERVED_RELAYED = 2
-"""How many of these no such proof may use: with too few of them, two peers could not even use a relay."""
+"""
+How many of the `RESERVED` packets such proofs may not use: with too few left, two peers could not even use a
+relay.
+"""
 LATER = 2
 """How many further checks may be sent when these limits are reached."""
 GAP = 15.0
@@ -149,7 +156,7 @@ class PacketKind(Enum):
     CONNECT = "connect"
     """The SYN of a TCP connection."""
     FIRST_CHECK = "first check"
-    """A check on a TCP connection that we have made: whoever accepts it has not answered a check by that."""
+    """A check on a TCP connection that we have made: to accept a connection is not to answer a check."""
 
 
 _RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
@@ -315,9 +322,9 @@ class Budget:
 
     def path_found(self, host: str) -> None:
         """
-        A technique has found a direct path to a port of this IP address: what was sent to its other ports, in
-        vain, no longer counts. Otherwise two peers that need techniques could call each other a few times
-        only. What was sent to other addresses counts: nothing says that the peer is there.
+        A technique has found a direct path to a port of this IP address. What was sent in vain to its other
+        ports no longer counts; otherwise two peers that need techniques could call each other only a few
+        times. What was sent to other addresses still counts, since nothing says that the peer is there.
         """
         self._drop(self._sent, host, lambda route: route.remote.host == host)
         self.openings.path_found(host)
@@ -434,8 +441,8 @@ class CallBudget:
 
     def prove(self) -> None:
         """
-        From now on, a few more checks may go to relayed candidates from our own sockets, since the link works
-        over a relay, and the peer must see where we receive before a direct path is looked for.
+        Allow a few more checks to relayed candidates from our own sockets from now on. The link works over a
+        relay, and the peer must see where we receive before a direct path is looked for.
         """
         self._proving = True
 

@@ -18,8 +18,8 @@ MAX_SIGNALLED = 32
 """How many signalled candidates of a peer are used."""
 MAX_PER_HOST = 8
 """
-How many of these may have the same IP address: as many as a peer may have sockets behind one NAT. More would
-only direct our checks, to which nobody there has agreed yet, at whoever has that address.
+How many of these may have the same IP address: as many as a peer may have sockets behind one NAT. With more,
+a peer could only have us send more checks to whoever has that address, and who has not agreed to them.
 """
 MAX_REFLEXIVE = 32
 """How many peer-reflexive candidates of each side are learned from checks."""
@@ -214,8 +214,8 @@ class LocalCandidates:
         oldest one is dropped.
 
         :param server: identifies the server that saw the mapping; part of the foundation.
-        :param preference: the type preference; None: that of server-reflexive candidates. A candidate that
-            is known gets it if it is larger.
+        :param preference: the type preference; None: that of server-reflexive candidates. If the candidate is
+            known already, it gets this type preference if that is larger than its own.
         :return: None if the candidate is redundant (RFC 8445, section 5.1.3) or unusable.
         """
         if base not in self._bases or mapped == base or not usable(mapped):

@@ -32,8 +32,8 @@ the queue of a slow line.
 """
 LONGEST_SIZE_WAIT = 0.3
 """
-The longest time between the first two of these requests, in seconds, if only an upper bound of the round-trip
-time is known, because the first check was repeated.
+The longest time between the first two of these requests, in seconds, if the first check was repeated: then
+only an upper bound of the round-trip time is known.
 """
 MAX_OPENING_CHECKS = 2048
 """How many checks of `opening` may still be answered, the newest ones: all of an attempt by spraying."""
@@ -266,8 +266,8 @@ class CheckClient:
 
     def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """
-        Process what an authenticated check says about a check of ours that has reached the peer, since its
-        answer may have been lost. Returns None if that answer is not, or no longer, awaited on the same pair.
+        Process what an authenticated check of the peer says about a check of ours: that it has arrived. Its
+        answer may have been lost. Returns None if no answer to that check is awaited on the same pair.
         """
         received = check.received
         known = None if received is None else self._transactions.get(received.transaction_id)

@@ -87,7 +87,8 @@ class IceRole(Enum):
 @dataclass(frozen=True)
 class ReceivedCheck:
     """
-    The newest check that one side received on a valid pair, as its own checks there repeat it.
+    The newest check that one side has received on a valid pair. Its own checks on this pair tell the other
+    side about it.
 
     :ivar source: the address that the check came from.
     """
@@ -218,7 +219,7 @@ class CheckServer:
         An answer to a check of full size is as large as the request, so that it tests both directions. The
         newest one from an address that has not answered a check is kept for `take_held`.
 
-        :param request: of which only `UNAUTHENTICATED` need be decoded.
+        :param request: the request, of which only the attributes of `UNAUTHENTICATED` need be decoded.
         :param size: the bytes of the request.
         :param role: our role.
         :return: the check, or None if the request was refused or is kept until `set_remote`; and the role to

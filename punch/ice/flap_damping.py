@@ -4,8 +4,8 @@ one link).
 
 A path may answer each connectivity check and lose what the link sends, or work for some seconds at a time.
 Each return to it costs the link up to three seconds. So a better path that was left within `STEADY` seconds
-is not taken again for a while, as long as a worse one works, and no attempt is made to find it. Better paths
-than that are looked for meanwhile.
+is not taken again for a while, as long as a worse one works, and no attempt is made to find it. Paths that
+are better still are looked for meanwhile.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class FlapDamping:
         """
         The link takes this pair from now on.
 
-        :return: whether better paths have to wait from now on, or need not any more.
+        :return: whether this has changed something: better paths have to wait from now on, or no longer have
+            to.
         """
         before, self._pair = self._pair, pair
         if before is None or pair.kind == before.kind:

@@ -38,7 +38,8 @@ AVOIDANCE = 5.0
 """
 Seconds for which a session that begins because no pair works looks for other pairs than those on which the
 link's data was unanswered. They would be the first to answer in many cases, such as in a local network. If a
-pair works, a new session looks that long for others than those of kinds that have to wait.
+pair works, but pairs of some kinds have to wait (`punch.ice.flap_damping`), a new session looks for pairs of
+other kinds for this time.
 """
 LINGER = 10.0
 """Seconds that the old session still answers checks."""

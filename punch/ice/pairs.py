@@ -160,7 +160,10 @@ class CandidatePair:
     blocked_at: float = float("-inf")
     """When it was last taken for blocked, in monotonic seconds."""
     returned_at: float = float("-inf")
-    """When it was last taken for usable again after it had been left as blocked, in monotonic seconds."""
+    """
+    When this pair, which had been left because it seemed blocked, was last taken for usable again, in
+    monotonic seconds.
+    """
     full_at: float | None = None
     """When the newest check of full size was answered, in monotonic seconds; None: it was not."""
     size_failures: int = 0

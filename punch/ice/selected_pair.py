@@ -21,7 +21,10 @@ from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 
 RETURN_GAP = 30.0
-"""Seconds for which a blocked pair must have worked after a return to be returned to once more."""
+"""
+Seconds for which a pair that was blocked must have worked after a return. Otherwise the link does not return
+to it again.
+"""
 KEEPALIVE = 15.0
 """Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
 
@@ -99,7 +102,10 @@ class SelectedPair:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known which size the selected pair carries, or the peer is to find that out."""
+        """
+        Whether it is known which size of datagrams the selected pair carries, or finding it out is up to the
+        peer.
+        """
         return not self._checklist.controlling or self._selector.nominated
 
     @property
@@ -225,8 +231,8 @@ class SelectedPair:
         for usable again: if it is selected, or if the controlled side has left it and the other one has not.
 
         It may be blocked in our direction only. So a pair that was left is not taken again if it was blocked
-        within `RETURN_GAP` after the last time. The controlling side has nominated another pair; what it
-        receives on the one that it left was sent before that was known.
+        within `RETURN_GAP` after the last time. The controlling side has nominated another pair. What it
+        receives on the pair that it left was sent before the other side knew of that.
 
         :return: whether the pair was taken for blocked until now.
         """

@@ -129,8 +129,8 @@ class Selector:
 
     def limit_first(self, kind: PathKind, until: float) -> None:
         """
-        Until this time, do not begin with a pair that is held and of a better kind than this one: the session
-        before has a path of this kind that works.
+        Until this time, do not begin with a pair that is held if its kind is better than this one. The
+        session before has a path of this kind that works.
         """
         self._first_limit = kind, until
 

@@ -2,7 +2,8 @@
 How many packets a direct path to one peer has cost, by technique.
 
 Packets to addresses that have not answered a check yet are counted: connectivity checks, answers to those of
-the peer, and SYNs. What goes to an address that has answered is no search for a path any more.
+the peer, and SYNs. Packets to an address that has answered are not counted: they are no longer part of the
+search for a path.
 """
 
 from __future__ import annotations

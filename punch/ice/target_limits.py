@@ -2,14 +2,14 @@
 Limits on what all peers together can make a node send to addresses that have not answered.
 
 Each peer has limits of its own (`punch.ice.budget`), but identities cost nothing: whoever calls again under
-another one has all of them anew. What is limited here is counted for each host, whoever asks for it; what
-takes many packets is also limited over all hosts. A host is an IPv4 address or an IPv6 /64.
+another one has all of them anew. The limits here count packets for each host, whichever peer names it. There
+are also limits over all hosts, for what takes many packets. A host is an IPv4 address or an IPv6 /64.
 
 The limits are token buckets: a number of packets may be sent at once, and further ones at a rate.
 
-Somebody who names the address of another peer uses up the limit of its host. So parts of it are kept for what
-strangers can't ask for: answers and triggered checks, which need an authenticated check from there, and
-packets to a host at which the peer itself answered earlier.
+Somebody who names the address of another peer uses up the limit of its host. So parts of it are reserved for
+packets that strangers can't cause: answers and triggered checks, which need an authenticated check from that
+host, and packets to a host at which the peer itself answered earlier.
 """
 
 from __future__ import annotations

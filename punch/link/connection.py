@@ -101,9 +101,9 @@ class Connection:
     @property
     def deadline(self) -> float:
         """
-        When an unproved connection is closed. A callee waits longer if round trips are long, because the
-        caller knows about the link half a round trip earlier: a silent caller has 5 s, and one that continues
-        to send, or whose handshake took long, has more time.
+        When an unproved connection is closed. A silent caller has 5 s. A caller that continues to send, or
+        whose handshake took long, has more time. A callee waits longer if round trips are long, because the
+        caller knows about the link half a round trip earlier.
         """
         began, limits = self._began, self._limits
         if self._terms.role is LinkRole.CALLER:

@@ -42,15 +42,16 @@ PING_AGAIN = (0.3, 1.0)
 """Seconds after which it sends as many again."""
 MAX_EARLY_DATAGRAMS = 2
 """
-How many datagrams a caller's Initial may take if it is sent early: as many as one with a post-quantum key
-takes.
+How many datagrams a caller's Initial may take if it is sent early. An Initial with a post-quantum key takes
+as many.
 """
 INITIAL_SIZE = 1200
 """The least size in bytes of a datagram with a part of a handshake that is to be acknowledged."""
 EARLY_TIME = 1.0
 """
-Seconds that a connection of `LinkCore.start_early` has from its first answer until another one also begins.
-On a slow line, each packet of a handshake takes long, and those of a second one delay those of the first.
+Seconds that a connection of `LinkCore.start_early` has from its first answer before another connection begins
+beside it. On a slow line, each packet of a handshake takes long, and those of a second one delay those of the
+first.
 """
 
 

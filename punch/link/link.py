@@ -87,7 +87,8 @@ class Link:
     :param status: returns the state that the node told last; None until the link has been connected.
     :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
     :param room: returns how many bytes of streams the path takes now; None for any number.
-    :param wait_for_room: has `room_made` called when it takes some again.
+    :param wait_for_room: called when the path takes no more; `room_made` is to be called when it takes some
+        again.
     """
 
     _log = Logger()
@@ -229,8 +230,8 @@ class Link:
         :param factory: builds the protocol; its `buildProtocol` is given a `LinkAddress`, a `PunchAddress`.
         :return: fires with the protocol when the service has accepted the stream. It fails with
             `ServiceRefused` if it was refused, with `LinkError` if the link is not proved, is over, or has
-            too many streams, and else with the reason that the protocol's `connectionLost` is given. To
-            cancel it gives the stream up.
+            too many streams, and else with the reason that the protocol's `connectionLost` is given. If it is
+            cancelled, the stream is given up.
         :raise ValueError: the name is empty or longer than 255 bytes.
         """
         try:
@@ -277,7 +278,10 @@ class Link:
         self.schedule_flush()
 
     def try_send_control(self, frame_type: int, payload: bytes) -> None:
-        """The same for what is of no use when the link is over, which `when_closed` tells."""
+        """
+        The same, but do nothing if the link is over: for frames that are of no use then. `when_closed` tells
+        when that is.
+        """
         with suppress(LinkError):
             self.send_control(frame_type, payload)
 

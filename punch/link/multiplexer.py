@@ -139,9 +139,8 @@ class StreamMultiplexer:
 
     def accept(self, stream_id: int) -> None:
         """
-        Tell the other side that a service answers the stream that it opened.
-
-        A CREDIT frame says so: released peers understand it, and need none to know that a stream is accepted.
+        Tell the other side that a service answers the stream that it opened. A CREDIT frame says so, because
+        older peers understand it; they do not wait for it.
         """
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.given_up:

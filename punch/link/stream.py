@@ -95,7 +95,7 @@ class SendBuffer:
 
 class WindowBudget:
     """
-    What the windows of all streams of a link may grow by, in bytes, beyond the initial credit of each.
+    By how many bytes the windows of all streams of a link may grow, beyond the initial credit of each.
 
     :ivar left: how many of these bytes no window has taken.
     """
@@ -158,7 +158,7 @@ class ReceiveWindow:
         return self.limit
 
     def close(self) -> None:
-        """Nothing more is received. What the window grew by is given back, for other streams."""
+        """Nothing more is received. The bytes by which the window grew are given back, for other streams."""
         self._budget.give_back(self.window - INITIAL_CREDIT)
         self.window = INITIAL_CREDIT
 

@@ -197,7 +197,7 @@ class StreamTransport:
 
     @property
     def unread(self) -> int:
-        """How many bytes have arrived that the protocol was not given yet, because it has paused."""
+        """How many bytes have arrived that the protocol has not been given yet, because it has paused."""
         return sum(map(len, self._unread))
 
     def writeSequence(self, data: Iterable[bytes]) -> None:

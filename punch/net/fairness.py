@@ -146,8 +146,8 @@ class FairShares:
 
 class SourceShares:
     """
-    Fair shares for sources at each width: the members of an address share what it may use, the addresses of a
-    network what that may use.
+    Fair shares for sources at each width: the members of an address share what it may use, and the addresses
+    of a network share what the network may use.
 
     :param rate: what an address may use each second; a /56 may use twice, a /24 or a /48 four times as much.
     :param burst: what an address may use at once; wider prefixes more in the same proportion.

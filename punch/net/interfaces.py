@@ -40,8 +40,8 @@ PER_SUBNET = 2
 """How many IPv6 addresses of one /64 are used at most: a host may have many temporary ones."""
 MOST = 256 * 1024
 """
-Bytes that are read of each file with routes: some 2,000 of them. A router with more, which the default route
-may not be among, maps no ports for itself.
+Bytes that are read of each file with routes: some 2,000 routes. The default route may not be among them if
+there are more, but a machine with so many is a router, for which no ports are mapped.
 """
 
 # linux/if.h

@@ -1,4 +1,4 @@
-"""A TCP connection that carries messages, of which those that can't be sent soon are dropped."""
+"""A TCP connection that carries messages. A message that can't be sent soon is dropped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Splitter(TypingProtocol):
 
 
 class MessageStreamOwner(TypingProtocol):
-    """Is told what becomes of a connection. `disconnected` is not called after `MessageStream.close`."""
+    """Is told what happens to a connection. `disconnected` is not called after `MessageStream.close`."""
 
     def connected(self, stream: MessageStream) -> None: ...
 

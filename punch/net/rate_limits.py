@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST = 8
 """
-One place in this many of a prefix's share, in one table of several, is for the first entries of the sources
+If there are several tables, one place in so many of a prefix's share is for the first entries of the sources
 in it.
 """
 
@@ -445,10 +445,9 @@ class SourceBuckets:
 
     def set_elsewhere(self, missing: Mapping[Any, float], seconds: float, now: float) -> None:
         """
-        Learn how many tokens are missing from the buckets of prefixes elsewhere.
-
-        Since the last call, each of the buckets of a prefix has gained what all should have gained together,
-        so this one loses the part of the others.
+        Learn how many tokens are missing from the buckets of prefixes elsewhere. Since the last call, each
+        bucket of a prefix has gained as much as all of them should have gained together. So this one loses
+        the part that belongs to the others.
 
         :param seconds: how long ago the last call was.
         """

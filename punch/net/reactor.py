@@ -1,5 +1,6 @@
 """
-What a reactor is given before anything runs in it: monotonic time, and name look-ups that end. And `look_up`.
+What a reactor is given before anything runs in it: monotonic time, and name look-ups that end in any case.
+And `look_up`, which looks up a host.
 
 **Time.** Twisted's reactors count `time.time`. When the wall clock is set back by an hour, because NTP
 corrects it or a virtual machine is restored, every delayed call that was scheduled before comes an hour late.
@@ -41,7 +42,7 @@ server of /etc/resolv.conf; less than the 10 of a connection attempt.
 KEPT = 30.0
 """Seconds for which an answer that came too late is kept for the next attempt."""
 MAX_THREADS = 16
-"""Look-ups at once that have not come back. Beyond, a name counts as not known."""
+"""Look-ups that may be under way at once. When there are so many, further names count as not known."""
 
 Answer = Sequence[tuple[Any, ...]]
 GetAddrInfo = Callable[..., Answer]

@@ -1,6 +1,6 @@
 """
 A table whose places sources share, and in which entries that have been there for a while do not make room for
-newer ones: segmented, as an LRU cache with a probationary and a protected segment is. Pure; times are
+newer ones. It has a probationary and a protected segment, as a segmented LRU cache has. Pure; times are
 monotonic seconds.
 """
 
@@ -121,8 +121,8 @@ class SegmentedTable(Generic[K]):
 
     def oldest(self, source: Source) -> K | None:
         """
-        The oldest entry on probation of the narrowest prefix of `source`, else its oldest one that is
-        protected; None if it has none.
+        The oldest entry on probation of the narrowest prefix of `source`. If it has none, its oldest
+        protected entry; None if it has no entry.
         """
         found = self._probation.oldest(source)
         return self._protected.oldest(source) if found is None else found

@@ -1,8 +1,8 @@
 """
 Whose turn is next, when more comes than can be served.
 
-In a flood from hundreds of networks, strict turns let each of them wait for all others. Here a network that
-had no turn lately comes before those that had one. Pure.
+In a flood from hundreds of networks, with strict turns each network waits for all others. Here, a network
+that had no turn lately comes before those that had one. Pure.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class _Prefixes(Generic[P, V]):
         """
         Give a prefix its turn, and return its value.
 
-        :param longest_wait: of the prefix that waits longest, not of the one whose last turn was longest ago.
+        :param longest_wait: whether to take the prefix that has waited longest, and not the one whose last
+            turn was longest ago.
         """
         prefix = next(iter(self._by_wait)) if longest_wait else self._by_turn[0][2]
         value = self._by_wait[prefix][1]
@@ -96,11 +97,11 @@ class SourceTurns(Generic[K]):
     """
     What waits, by source.
 
-    The next network is the one whose last turn was longest ago; those that had none come first. So who comes
-    now and then does not wait for those that come all the time, however many these are. Every second time it
-    is the network that has waited longest, so that ever new networks keep out nobody either. Within a network
-    its addresses take turns in the same way. Within an address the newest comes first: when more come than
-    can be served, most of those that wait have given up.
+    The next network is the one whose last turn was longest ago; those that had none come first. So a network
+    that comes now and then does not wait for those that come all the time, however many these are. Every
+    second turn goes to the network that has waited longest, so that a flood from ever new networks keeps out
+    nobody either. Within a network its addresses take turns in the same way. Within an address the newest
+    comes first: when more come than can be served, most of those that wait have given up.
 
     :param memory: networks, and addresses, whose last turns are remembered.
     """
@@ -162,7 +163,7 @@ class SourceTurns(Generic[K]):
 
     def latest(self) -> K:
         """
-        The oldest one of the source whose last turn was latest.
+        The entry that has waited longest, of the source that had its last turn most recently.
 
         :raise IndexError: none waits.
         """

@@ -1,8 +1,8 @@
 """
 The source of a host: the prefixes of its address that are counted, and how much of something each may have.
 
-Identities and ports are free, addresses are not, so what strangers use is counted by the source that it comes
-from. A source is more than one address: who has one address of a prefix often has the whole prefix. Pure.
+Identities and ports are free, addresses are not, so what strangers use is counted for each source. A source
+is more than one address, because whoever has one address of a prefix often has the whole prefix. Pure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ a rented server has, the /56, which a home has, and the /64. Any other text is i
 def source_of(host: str) -> Source:
     """
     The prefixes of a host's address. An IPv4 address that is written as IPv6 (mapped, or by a NAT64 in front
-    of the service) is the IPv4 address, and so is a network of 6to4, which everybody has who has the address.
+    of the service) counts as the IPv4 address. So does the 6to4 network of an IPv4 address, since whoever has
+    the address has that network.
 
     :param host: an IP address, with a zone or without; any other text is a source of its own.
     """

@@ -1,4 +1,4 @@
-"""Look-ups of SRV records (RFC 2782), which `getaddrinfo` of the system does not know."""
+"""Look-ups of SRV records (RFC 2782), which the system's `getaddrinfo` does not look up."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class TokenBuckets:
     One token bucket for each key, for at most `capacity` keys.
 
     A bucket that is full again equals a new one, so it is forgotten when new keys come. When all of
-    `capacity` are in use, the one that is full again first makes room, since the least is forgotten with it.
-    To have its bucket forgotten, a source would have to empty all others as much. A bucket that refuses
-    something counts as just emptied.
+    `capacity` are in use, the bucket that will be full again first makes room, since the least is forgotten
+    with it. A source that wants its bucket to be forgotten would have to empty all others as much. A bucket
+    that refuses something counts as just emptied.
 
     :param rate: tokens that a bucket gains each second.
     :param burst: tokens that a bucket holds at most, and at first.
@@ -144,7 +144,10 @@ class TokenBuckets:
         return (full_at - now) * self.rate <= self.burst + 1e-6
 
     def _forget(self, now: float) -> None:
-        """Before a key is added: drop buckets that are full again, or the first to be if there is no room."""
+        """
+        Make room for a key: drop buckets that are full again, or, if there are none, the one that will be
+        full again first.
+        """
         table, first, refused = self._full_at, self._first, self._refused
         for _ in range(_FORGET_AT_ONCE):
             while first:

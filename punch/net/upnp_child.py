@@ -1,9 +1,9 @@
 """
 A program of its own that maps one port of a router by UPnP, or deletes the mapping, and ends.
 
-What a router sends is read by a library in C, which waits for it, and which neither limits how long an answer
-is nor how long it takes. So this is no part of the node: it has a memory of its own, at most `MEMORY` bytes,
-and at most `TIME` seconds. `punch.net.upnp` starts it, and knows what its output means.
+What a router sends is read by a library in C, which waits for it, and which limits neither the length of an
+answer nor the time that it takes. So this is not a part of the node: it has a process of its own, with at
+most `MEMORY` bytes and `TIME` seconds. `punch.net.upnp` starts it, and knows what its output means.
 
 It imports nothing of this project: the interpreter starts without `site`, which takes less time.
 """

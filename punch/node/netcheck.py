@@ -56,7 +56,7 @@ from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478
-"""The reflector's port where the rendezvous cannot tell it: that of STUN (RFC 8489, section 9)."""
+"""The reflector's port if the rendezvous can't be asked for it: that of STUN (RFC 8489, section 9)."""
 CONTROL_TRIES = 3
 """How many round trips over the control channel are measured. The shortest counts."""
 TRIAL_TIME = 8.0
@@ -381,8 +381,8 @@ class NetcheckRun:
 
     def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
         """
-        Set what is not known: if the rendezvous could not say that it has a reflector, the lack of an answer
-        says nothing.
+        Mark what is not known. If the rendezvous could not be asked whether it has a reflector, a missing
+        answer says nothing.
         """
         if family is None or not family.local_addresses:
             return family

@@ -2,8 +2,8 @@
 A peer on the network: registered with one rendezvous, with any number of calls and links.
 
 `Node` is what front ends talk to: it joins calls of ours (`OutgoingCalls`), calls of others (`IncomingCalls`)
-and what came of them (`Calls`) with the rendezvous and the network, and tells what happens in events. A call
-is a `Call`; its link outlives the rendezvous.
+and their links (`Calls`) with the rendezvous and the network, and reports what happens as events. A call is a
+`Call`; its link outlives the rendezvous.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ TRIES = 5
 """How often a request is sent: after 0, 0.25, 0.75, 1.75 and 3.75 s."""
 TRIES_BEFORE_OTHERS = 2
 """
-How many requests may stay unanswered before another protocol, which has been answered, asks for the mapping.
+After how many unanswered requests another protocol, by which the router has answered, asks for the mapping.
 """
 SOON = 3
 """How many requests are sent while the first answer is still likely to come: for 1.75 s."""

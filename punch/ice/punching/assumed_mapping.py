@@ -23,7 +23,7 @@ from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 SIMULTANEOUS_OPENS: Final = 4
 """How many simultaneous opens must have failed."""
 LAST_OPENS: Final = 2 * SIMULTANEOUS_OPENS
-"""After how many the turn of the other side is over, which may not be able to spray."""
+"""After how many simultaneous opens the turn of the other side is over, since it may not be able to spray."""
 LIFETIME: Final = 90.0
 """Seconds after which an assumption ends if no packet of an attempt by spraying was sent."""
 

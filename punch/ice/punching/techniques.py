@@ -156,8 +156,8 @@ def depends_on_port(profile: NatProfile) -> bool:
 
 def port_of_socket(profile: NatProfile, local_port: int, seen_port: int | None) -> int | None:
     """
-    Return from which port the first packet of a socket to the other side will leave; None if that has to be
-    asked of a reflector.
+    Return from which port the first packet of a socket to the other side will leave; None if a reflector has
+    to be asked for it.
 
     A NAT that preserves ports gives the socket's own port to the first mapping. So its socket asks none:
     that might take the port.

@@ -84,8 +84,8 @@ class QuicStreamLimit(Exception):
 
 class QuicSink(Protocol):
     """
-    Is told, in order, what happened on a connection: a `Connection`, or the `StreamMultiplexer` of one that
-    is proved.
+    Is told, in order, what happened on a connection. It is a `Connection`, or, once that is proved, its
+    `StreamMultiplexer`.
     """
 
     def on_handshake(self, alpn: str | None, resumed: bool) -> None:

@@ -33,7 +33,7 @@ of a bulk transfer takes some microseconds; frames that the library compares wit
 longer.
 """
 _BLOCKED: Final = "packet builder capacity exhausted"
-"""What qh3 says when what it wants to send first doesn't fit into what it may send."""
+"""What qh3 says when the first thing that it wants to send is larger than what it may send."""
 
 
 def stopped() -> float:

@@ -159,8 +159,8 @@ class ReceiveLimits:
     """
     The limits of one connection.
 
-    Packets and events are counted all, frames as many as are shown to `frames`: each of them stands for
-    `weight`. The first four methods raise `LimitExceeded`.
+    All packets and events are counted. Of frames, those that `frames` is given are counted, each of them
+    `weight` times. The first four methods raise `LimitExceeded`.
 
     :param most_gaps: pieces of streams that may wait behind gaps.
     :param joins: the library makes one piece of two that follow each other.
@@ -269,7 +269,10 @@ class ReceiveLimits:
         return gaps
 
     def delivered(self, stream_id: int, size: int, last: bool, pieces: int = 1) -> None:
-        """The library delivered the next bytes of a stream in so many pieces; `last`: they are the last."""
+        """
+        The library delivered the next bytes of a stream, in so many pieces. `last` says whether the stream
+        ends with them.
+        """
         self._exchanged(size, pieces)
         gaps = self._stream(stream_id)
         self._waiting -= gaps.waiting
@@ -295,7 +298,10 @@ class ReceiveLimits:
         self._control.earn(size / 2048)
 
     def wants_ping(self) -> bool:
-        """Return whether a ping is due, of which the acknowledgement is `answered`; once each time."""
+        """
+        Return whether a ping is due, and say so only once. `answered` is to be called when it is
+        acknowledged.
+        """
         due = self._since_ping >= PING_EVERY
         if due:
             self._since_ping = 0

@@ -87,7 +87,7 @@ _recvmsg = _system_call("recvmsg", *_ONE, result=ctypes.c_ssize_t)
 _sendmsg = _system_call("sendmsg", *_ONE, result=ctypes.c_ssize_t)
 _WOULD_BLOCK = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 _REFUSALS = 3
-"""How often in a row the kernel, or a sandbox, refuses a call before it is made no more."""
+"""After so many refusals in a row, by the kernel or a sandbox, a call is no longer made."""
 
 HAS_BATCHES: Final = _recvmmsg is not None and _sendmmsg is not None
 """Whether this system has both calls."""

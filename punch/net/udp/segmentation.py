@@ -61,10 +61,9 @@ _NEVER_TOGETHER: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOO
 
 class Segmentation:
     """
-    Whether datagrams are given to the kernel together.
-
-    The device, a filter of system calls or a lack of memory may refuse that with any error, for a while or
-    for good. Datagrams are then sent singly, and sending together is tried again later.
+    Whether datagrams are given to the kernel together. That may be refused with any error, for a while or for
+    good: by the device, by a filter of system calls, or for lack of memory. Datagrams are then sent singly,
+    and sending together is tried again later.
 
     :param usable: the socket accepts the option.
     """

@@ -50,7 +50,7 @@ from punch.wire.address import Address, canonical
 _DATAGRAMS = 256
 """Datagrams that are read before others get their turn. There may be more, as they are read together."""
 _FEW = 4
-"""Messages of one call as long as the kernel hands over up to 64 datagrams in each."""
+"""Messages that one call receives. In each of them, the kernel hands over up to 64 datagrams."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.

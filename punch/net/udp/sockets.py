@@ -71,8 +71,9 @@ class DatagramSocket(Protocol):
 
     def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
         """
-        Send one datagram that comes so far, or farther where the system can't limit that. Returns False if
-        there is no room for it now: it never waits, since it would do so with those of the usual reach.
+        Send one datagram that gets so far and no farther, as far as the system can limit that. Returns False
+        if there is no room for it now. It is never queued, since those that wait in the queue are sent with
+        the usual reach.
         """
 
     def close(self) -> None:
@@ -81,7 +82,7 @@ class DatagramSocket(Protocol):
 
 class Reach(NamedTuple):
     """
-    How far a datagram may come.
+    How far a datagram may get.
 
     :ivar ttl: how many routers may pass it on (IPv6: the hop limit).
     :ivar routers: how many routers may take it, be it to pass it on or because it is for them (IPv4 only);

@@ -175,7 +175,7 @@ class Call:
         self.changed()
 
     def withdraw(self) -> None:
-        """Give the call up without telling the node, because another one takes its place."""
+        """Give up the call, because another one takes its place. The node is not told."""
         if self._over:
             return
         self.signaling.reject(ErrorCode.REFUSED, SimpleCause.REPLACED)
@@ -231,7 +231,7 @@ class Call:
             self.proved.punching.nat_observed(self._context.monotonic())
 
     def port_mappings_changed(self) -> None:
-        """A router has mapped a port, or none of those that were asked will do so soon."""
+        """A router has mapped a port, or no router that was asked will do so soon."""
         transport = self.transport
         if transport is None or self._over:
             return
@@ -281,7 +281,10 @@ class Call:
 
     @property
     def _may_restart(self) -> IceRestarts | None:
-        """What finds new paths for a link that had one; None: it is not proved, or had none yet."""
+        """
+        What finds new paths for the link, once that has had a path; None: the link is not proved, or had no
+        path yet.
+        """
         return None if self.pair is None or self.proved is None else self.proved.restarts
 
     def _start_transport(self, agent: Agent, now: float) -> None:

@@ -106,7 +106,9 @@ class SignalingChannel:
         changed()
 
     def repeat_answer(self, call_id: str, sender: PeerID) -> bool:
-        """An offer came: return whether it is that of a call under way, and if so repeat our answer to it."""
+        """
+        An offer came. Return whether it belongs to a call that is under way; if so, our answer is sent again.
+        """
         signaling, _ = self._calls.get(call_id, (None, None))
         if signaling is None:
             return False
@@ -162,7 +164,7 @@ class CallContext:
     budgets: Budgets = field(default_factory=Budgets)
     """How much each peer may make us send to addresses that have not answered."""
     punching_slot: PunchingSlot = field(default_factory=PunchingSlot)
-    """Which link makes the one attempt at a direct path that this node makes at a time."""
+    """Which link makes an attempt at a direct path now: a node makes one at a time."""
     spray_policy: SprayPolicy = SprayPolicy.AUTO
     """Whether many packets may be sent to guessed ports."""
     descriptors: Callable[[], int] = free_descriptors

@@ -80,7 +80,7 @@ class ProvedLink:
     :param changed: called when a part has something to send.
     :param tell: takes the events about the path.
     :ivar restarts: finds new paths for the link. It begins nothing until there has been a path: a link that
-        is proved without one fails like a link that is not proved.
+        is proved and never gets a path fails as a call does.
     :ivar punching: finds a direct path while there is a relayed one.
     :ivar tcp_punching: the same over TCP.
     :ivar reports: what applications are told about the path.

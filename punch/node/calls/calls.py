@@ -1,6 +1,6 @@
 """
-The calls and links of a node: which there are and what becomes of them, calls of ours, and calls of other
-peers.
+The calls and links of a node: which ones there are, how they end, how calls of ours are placed, and how calls
+of other peers are received.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
 CALLEE_TIME = 10.0
 """
-A call that waited for our return to the rendezvous waits for its callee until this many seconds after it,
-since the callee may have lost the rendezvous too.
+Seconds after our return to the rendezvous for which a call that waited for it also waits for its callee, who
+may have lost the rendezvous too.
 """
 MAX_RINGING = 8
 """Incoming calls that wait for the user at once; further callers get `busy`."""
@@ -84,7 +84,7 @@ def glare(us: PeerID, peer: PeerID) -> LinkRole:
 class Calls:
     """
     The calls of one node: with each peer at most one link, and at most one call that may become the next
-    link. Each call says here what becomes of it.
+    link. Each call reports its stages and its end here.
 
     :param known: the address book.
     :param tell: takes the events of calls and links.
@@ -157,7 +157,7 @@ class Calls:
             self._tell(replaced)
         self._tell(CallFailed(peer, cause, name))
 
-    # What calls say. Nothing follows `call_ended`.
+    # What calls report. Nothing follows `call_ended`.
 
     def call_event(self, call: Call, event: Event) -> None:
         """A call has reached a stage (`Introduced` to `Connected`), or the path of its link has changed."""
@@ -189,8 +189,8 @@ class Calls:
             over = Disconnected(peer, cause, call.name)
             newer = cause is SimpleCause.REPLACED and peer in self.attempts
             if newer or call.asked:
-                # The other side has proved the newer link before we have, or its peer is being called again:
-                # what comes of that, one `Connected` for example, tells of both.
+                # The other side has proved the newer link before we have, or the peer is being called again.
+                # The result, such as a `Connected`, tells about both.
                 self._replaced[peer] = over
             else:
                 self._tell(over)
@@ -277,7 +277,10 @@ class OutgoingCalls:
         return True
 
     def returned(self, peer: PeerID) -> None:
-        """A callee is registered again: place the call that waits for it. It does not wait a second time."""
+        """
+        A callee is registered again: place the call that waits for it. If the call fails then, it does not
+        wait again.
+        """
         if _cancel(self._absent, peer):
             self._place(peer)
 

@@ -60,7 +60,8 @@ class EarlyHandshake:
 
     def wait(self, remote: Address, rtt: float | None, now: float) -> float:
         """
-        Return for how many seconds the caller awaits the answer to its early Initial, when a path was found.
+        Return for how many more seconds the caller waits for the answer to its early Initial when a path has
+        been found.
 
         :param remote: the address of the peer on this path.
         :param rtt: the round-trip time of the check that found it, if it was not repeated.

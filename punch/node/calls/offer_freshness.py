@@ -28,7 +28,9 @@ from punch.wire.fields import FieldError, binary, field, integer, mapping, seque
 from punch.wire.peers.sealed import CHALLENGE_SIZE, MAX_TIME, Offer
 
 WINDOW = 300.0
-"""Seconds that an offer's time and this clock may differ by before the caller is asked."""
+"""
+By how many seconds an offer's time and this clock may differ. If it is more, the caller is sent a challenge.
+"""
 CHALLENGE_TIME = 60.0
 """Seconds for which a challenge can be answered."""
 MAX_CHALLENGES = 64
@@ -39,7 +41,7 @@ Known callers whose answers to a challenge are waited for at once. The newest ti
 known callers and this many strangers. A caller that is forgotten to make room is asked at its next call.
 """
 RESERVE = 60.0
-"""Seconds for which nothing is written for strangers after something was."""
+"""Seconds after a write for strangers before the next one."""
 MAX_UNTIMED_CALLERS = 32
 """Callers of older releases whose offers are remembered…"""
 MAX_UNTIMED = 16
@@ -255,7 +257,7 @@ class OfferMemory:
         :param now: monotonic seconds.
         """
         kept = self._kept
-        # The file says something of who was known once
+        # The file may have times of a caller that was known once
         filed = known or caller in kept.newest
         latest = milliseconds(wall + WINDOW)
         before = kept.newest_of(caller)
@@ -285,7 +287,10 @@ class OfferMemory:
         return self._challenges[0 if known else 1].to(caller, now)
 
     def _reserve(self, time: int, latest: int) -> bool:
-        """Make sure that this time is refused after a restart; usually it is already."""
+        """
+        Make sure that this time is refused after a restart. Usually that is so already, and nothing is
+        written.
+        """
         if time <= self._reserved:
             return True
         before, self._reserved = self._reserved, latest + milliseconds(RESERVE)

@@ -66,7 +66,7 @@ class PathReports:
 
     @property
     def current(self) -> LinkStatus | None:
-        """The state of the link as it was last reported, and what slows its path down now."""
+        """The state of the link as it was last reported, with the limit that slows its path down now."""
         if self.status is None:
             return None
         return replace(self.status, slowed=self._transport.relays.limit(self._context.monotonic()))
@@ -155,7 +155,7 @@ class PathReports:
         paths = self._context.paths
         if pair.path != "relay":
             if pair.local_base.protocol == "tcp":
-                return  # The next call begins over UDP, about which this tells nothing
+                return  # The next call begins over UDP, and this path says nothing about UDP
             technique = self._punching.technique_of(pair.local_base)
             paths.worked(self._peer, network, pair.remote_address.host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:

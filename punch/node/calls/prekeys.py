@@ -18,7 +18,10 @@ from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
 
 MAX_PREKEYS = 256
-"""How many prekeys that are not kept for later processes are in memory; those used last stay."""
+"""
+How many prekeys are in memory that are not stored for later processes. Those that were used least recently
+are dropped.
+"""
 PREKEY_DELAY = 5.0
 """
 Seconds after which our prekey is sent on a link, if nothing is under way on it then. On a slow line, it would
@@ -41,8 +44,8 @@ class Prekeys:
     """
     This peer's own prekey, and those of other peers.
 
-    :param storage: keeps them for later processes; None: nothing is kept. What it keeps is not also in
-        memory, so it is gone everywhere when a peer is taken out of the address book.
+    :param storage: keeps them for later processes; None: nothing is kept. Prekeys in the storage are not kept
+        in memory as well, so none is left when a peer is taken out of the address book.
     :ivar own: our prekey, signed; empty if the cryptography library does not have ML-KEM.
     """
 

@@ -281,9 +281,8 @@ class Signaling:
 
     def fail(self, cause: Cause) -> None:
         """
-        End an introduced call from which no link came, or one without a path.
-
-        The other side is not told: it finds out with its own reason, and would take a message for a hang-up.
+        End an introduced call that led to no link, or to a link without a path. The other side is not told:
+        it finds out by itself, with its own reason, and would take a message for a hang-up.
         """
         if self._may_fail:
             self._end(cause)

@@ -133,7 +133,7 @@ class ConnectAttempt:
     One attempt, and the connection that it becomes.
 
     :ivar result: fires when a server has said `welcome`.
-    :ivar began: when the server that is being tried was begun with, in monotonic seconds.
+    :ivar began: when the attempt at the present server began, in monotonic seconds.
     :ivar welcomed_at: when the welcome came.
     :ivar reached: whether a TCP connection was made.
     """
@@ -183,8 +183,8 @@ class ConnectAttempt:
         elif self._left and not self._ended:
             self._next()
         elif not self.result.called:
-            # What only a person can solve ends it if it is so at every server. What a server has said tells
-            # more than that another one is down.
+            # A problem that only a person can solve ends it if every server has such a problem. What a server
+            # has said is worth more than that another one is down.
             said = [each for each in self._problems if each.error is not None]
             passing = [each for each in self._problems if not each.fatal]
             shown = next(iter([*said, *passing]), problem)

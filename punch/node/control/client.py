@@ -59,9 +59,12 @@ The same for all other peers, since messages for them may wait. A rendezvous wit
 delay (`Welcome.retry`).
 """
 _RETURN_TIME = 600.0
-"""Seconds after the loss of a registration for which that holds."""
+"""Seconds after the loss of a registration for which `_RETURN_DELAY` holds."""
 _LOOK = 2.0
-"""Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
+"""
+How often, in seconds, a client that waits for its next attempt looks whether something needs the rendezvous
+now.
+"""
 _SHORT = 10.0
 """
 Seconds that a registration has to last for the delay to start from the beginning: a rendezvous that closes
@@ -69,7 +72,7 @@ each connection after the welcome is tried less and less often.
 """
 _OF_DNS: Final = HostPolicy(Scope.PRIVATE)
 """
-Where a server may be that SRV records name: neither in this machine nor at a link-local address. Private
+Where a server that SRV records name may be: neither on this machine nor at a link-local address. Private
 addresses are allowed, since organizations have a rendezvous of their own there.
 """
 _FOR_MEMBERS = (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED)
@@ -93,7 +96,8 @@ class ControlHandler(TypingProtocol):
 
 def backoff(attempt: int, random: RandomBytes, longest: float = _LAST_DELAY) -> float:
     """
-    Return the seconds to wait after attempt number `attempt`: from 1 to `longest`, times 0.5 to 1.5.
+    Return the seconds to wait after attempt number `attempt`: 1 to `longest`, multiplied by a random factor
+    from 0.5 to 1.5.
 
     The random factor keeps the peers of a restarted rendezvous from returning all at once.
     """
@@ -342,7 +346,7 @@ class ControlClient:
         if self._member is not None and not self.vouches and problem.refusal in _FOR_MEMBERS:
             self.vouches = again = True
         if again:
-            # Nobody needs to know of this end or refusal yet.
+            # This end or refusal need not be reported yet.
             self._problem, self._hopeless = None, False
             self._at_once_until = self.clock.seconds() + 1.0
 

@@ -108,7 +108,7 @@ class ControlCore:
         elif not tls_failed:
             problem = ProblemCode.CLOSED
         else:
-            # Under TLS 1.3 the server refuses our certificate only after our handshake is done
+            # Under TLS 1.3 the server can refuse our certificate only after our side of the handshake is done
             problem = ProblemCode.OUR_CERTIFICATE if self._secured else ProblemCode.NOT_A_RENDEZVOUS
         return ControlProblem(problem, self._address)
 

@@ -1,8 +1,8 @@
 """
 The TLS connection of a `ControlCore`.
 
-A rendezvous that does not read what it is sent is not read from until it does, since most of what is sent is
-an answer to its own messages.
+While a rendezvous does not read what it is sent, nothing is read from it, since most of what is sent answers
+its own messages.
 """
 
 from __future__ import annotations

@@ -29,10 +29,10 @@ from punch.wire.proxy import Handshake, ProxyError, ProxyKind, ProxyRefusal, Pro
 from punch.wire.special_addresses import Scope, scope_of
 
 HANDSHAKE_TIME = 10.0
-"""Seconds in which a proxy has to connect, from the TCP connection to it on."""
+"""Seconds, from the TCP connection to a proxy on, within which it has to connect to the host."""
 DUMMY_ADDRESS = "192.0.0.8"
 """
-Stands for the IP address of a host of which only the proxy knows it: nothing is at it (RFC 7600, section
+Stands for the IP address of a host if only the proxy knows that. No host has this address (RFC 7600, section
 4.8).
 """
 

@@ -21,7 +21,7 @@ from punch.state import PeerState, StateError
 from punch.wire.control import ErrorCode
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
-"""Seconds of the pause after the first replacement; it doubles with each more, up to the longest."""
+"""Seconds of the pause after the first replacement, and at most. It doubles with each further replacement."""
 STEADY = 900.0
 """Seconds for which a registration has to last to show that the other process has ended."""
 EXIT_STATUS = 3

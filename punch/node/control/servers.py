@@ -31,7 +31,7 @@ class Server:
 
 
 class Servers:
-    """The servers at the addresses that the user gave for one rendezvous."""
+    """The servers of one rendezvous, at the addresses that the user gave."""
 
     def __init__(self, addresses: Sequence[RendezvousAddress], random: RandomBytes) -> None:
         """:raise ValueError: there are no addresses."""

@@ -123,7 +123,7 @@ async def _one_of_two(
     Begin a second connection when the first one fails, or has no result after so many seconds. Return the
     first that is made; if both fail, so does the first.
 
-    :param final: after these errors of the first one there is no second.
+    :param final: after these errors of the first one, no second one is begun.
     """
     doubt: Deferred[None] = Deferred()
     late = Timer(clock)

@@ -2,8 +2,8 @@
 TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate.
 
 The server is checked in one of two ways, never none: its key against the pin in the address, or its
-certificate against the authorities this machine trusts and the name or IP address that was asked for. What
-is wrong with it is told apart, because the user has to act on it differently.
+certificate against the authorities this machine trusts and the name or IP address that was asked for. What is
+wrong with a certificate is reported in detail, because the user has to do something else about each problem.
 """
 
 from __future__ import annotations
