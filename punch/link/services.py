@@ -87,10 +87,13 @@ class Services:
         return [name for name in self._services if name != LEASE]
 
     def expects(self, peer: PeerID) -> bool:
-        """Whether a service is there for a peer, if it calls."""
+        """Whether a service is there for a peer, if it calls. One that fails to say so is not."""
+        return any(self._expects(each, peer) for each in list(self._services.values()) if each.takes_calls)
+
+    def _expects(self, service: _Service, peer: PeerID) -> bool:
         try:
-            return any(each.authorize(peer) for each in self._services.values() if each.takes_calls)
-        except Exception:  # of any kind, as the function is the application's; nobody is let in
+            return service.authorize(peer)
+        except Exception:  # of any kind, as the function is the application's; it lets nobody in
             self._log.failure("A service failed to say who may open it.")
             return False
 

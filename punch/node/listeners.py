@@ -38,8 +38,15 @@ class Listeners:
 
     @property
     def can_answer(self) -> bool:
-        """Whether one of them can answer a call now."""
-        return any(listener.can_answer() for listener in self._listeners)
+        """Whether one of them can answer a call now. One that fails to say so can't."""
+        return any(self._can_answer(listener) for listener in list(self._listeners))
+
+    def _can_answer(self, listener: _Listener) -> bool:
+        try:
+            return listener.can_answer()
+        except Exception:  # of any kind, as the function is the application's
+            self._log.failure("A listener failed to say whether it can answer a call.")
+            return False
 
     def add(self, handle: Callable[[Event], object], can_answer: Callable[[], bool]) -> Callable[[], None]:
         """Tell events to `handle` from now on; returns how to end that."""

@@ -239,6 +239,7 @@ class Node(Service):
             self._tell,
         )
         self._registration: Registered | Unregistered | None = None
+        self._stopping = False
         # Calls were under way when the rendezvous went away
         self._expected_until = float("-inf")
 
@@ -258,6 +259,7 @@ class Node(Service):
         :return: fires when all is closed, within about a second; two, if a router takes a port back by UPnP.
         """
         super().stopService()  # type: ignore[no-untyped-call]
+        self._stopping = True
         self._network.stop()
         self._outgoing.stop()
         self._waiters.stop()
@@ -279,6 +281,8 @@ class Node(Service):
 
     def when_registered(self) -> Deferred[None]:
         """Implement `INode.when_registered`."""
+        if self._stopping:
+            return fail(CallFailed(None, SimpleCause.STOPPED))
         if self._control.registered:
             return succeed(None)
         if self._outgoing.final is not None:
@@ -301,6 +305,8 @@ class Node(Service):
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         """Implement `INode.connect`."""
+        if self._stopping:
+            return fail(CallFailed(peer, SimpleCause.STOPPED))
         waiter = self._waiters.wait_for_link(peer)
         if peer == self.identity.peer_id:
             self._tell(CallFailed(peer, SimpleCause.OWN_ID))

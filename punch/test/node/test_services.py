@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 
 import punch
 from punch.contacts import AddressBook
-from punch.identity import Identity
+from punch.identity import Identity, PeerID
 from punch.link.events import RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
 from punch.link.services import anyone
@@ -207,6 +208,58 @@ class ServiceTests(NodeTestCase):
         error = self.failureResultOf(failed, CallFailed).value
         self.assertEqual((error.peer, error.reason), (nobody, ErrorCode.NOT_REGISTERED.value))
         self.assertEqual(error.cause, IntroductionEnded(ErrorCode.NOT_REGISTERED))
+
+    def test_what_asks_again_while_the_node_stops(self) -> None:
+        """It fails at once, also within the errback that the stop calls, and nothing is left on the clock."""
+        peer = Identity.generate(self.net.random_bytes("nobody")).peer_id
+        again: list[Deferred[Any]] = []
+
+        def ask(failure: Failure) -> None:
+            again.extend((self.alice.connect(peer), self.alice.when_registered()))
+
+        self.alice.connect(peer).addErrback(ask)
+        stopping = self.alice.stopService()
+        again += [self.alice.connect(self.bob.identity.peer_id), self.alice.when_registered()]
+        for failed in again:
+            error = self.failureResultOf(failed, CallFailed).value
+            self.assertEqual(error.reason, ErrorCode.CANCELLED.value)
+        self.assertEqual(len(again), 4)
+        self.assertEqual(self.alice.calls(), {})
+        self.net.wait(stopping, 3.0, "a node stops")
+        self.assertEqual(self.of("alice", Calling), [Calling(peer)])
+
+    def test_a_listener_that_fails_to_say_whether_it_can_answer(self) -> None:
+        """It counts as one that can't, and others are asked."""
+
+        def fail() -> bool:
+            raise ZeroDivisionError("a fault of the application")
+
+        self.alice.subscribe(lambda event: None, fail)
+        refused = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        self.alice.subscribe(lambda event: None, lambda: True)
+        waiting = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertNoResult(waiting)
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        self.assertTrue(self.alice.status.rendezvous)
+        self.bob.hangup(self.alice.identity.peer_id)
+        self.failureResultOf(waiting, CallFailed)
+
+    def test_a_service_that_fails_to_say_who_may_call(self) -> None:
+        """Another service still takes calls of those that it is for."""
+
+        def fail(peer: PeerID) -> bool:
+            raise ZeroDivisionError("a fault of the application")
+
+        self.alice.serve("broken/1", Factory.forProtocol(Echo), fail, takes_calls=True)
+        self.alice.serve("echo/1", Factory.forProtocol(Echo), anyone, takes_calls=True)
+        link = self.net.wait(self.bob.connect(self.alice.identity.peer_id), 20.0, "a link")
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        opened = link.connect("echo/1", Factory.forProtocol(RecordingProtocol))
+        self.net.wait(opened, 1.0, "a stream")
 
     def test_nobody_to_ask(self) -> None:
         """A stranger's call is refused at once where no listener can have it decided."""
