@@ -8,7 +8,7 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -27,7 +27,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.identity import RandomBytes
+from punch.identity import PeerID, RandomBytes
 from punch.net.udp.server import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control.protocol import ControlServerProtocol
@@ -318,9 +318,13 @@ class RendezvousService(Service):
         self._access.deny = deny
         return self.end_refused()
 
-    def end_refused(self) -> int:
+    def end_refused(self, *, list_changed: bool = True) -> int:
         """As `ControlSessions.end_refused`."""
-        return self._sessions.end_refused()
+        return self._sessions.end_refused(list_changed=list_changed)
+
+    def end_changed(self, peers: Set[PeerID]) -> int:
+        """As `ControlSessions.end_changed`."""
+        return self._sessions.end_changed(peers)
 
     # -- starting and stopping --
 

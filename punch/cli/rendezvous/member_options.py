@@ -174,6 +174,8 @@ class MemberWatch(TimerService):
             usage = {peer: used for _, peer, used in self._database.usage(day)}
             self._service.relay_service.restore_usage(unix, usage, self._database.relayed(day))
             self._service.relay_service.stored_bytes = self._stored_bytes
+            # What changed before this start is known already.
+            self._database.peers_changed()
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Any:
@@ -193,7 +195,11 @@ class MemberWatch(TimerService):
             self._store_usage()
         with self._logged():
             if self._database.changed():
-                self._service.end_refused()
+                peers = self._database.peers_changed()
+                if peers is None:
+                    self._service.end_refused(list_changed=False)
+                else:
+                    self._service.end_changed(peers)
             if self._database.problem is not None and self._looks % _CHECK_EVERY == 0:
                 self._database.check()
 

@@ -185,7 +185,7 @@ class ControlSessions:
     def _revoke(self, session: ControlSession, request: Revoke) -> Error:
         error = self._access.revoke(session.peer, session.address, request)
         if error.code is ErrorCode.DENIED:
-            self._relay.deny_also(session.peer)
+            self._relay.change_denied((session.peer,), ())
         return error
 
     def _limit_hit(self, session: ControlSession, limit: str, code: ErrorCode) -> None:
@@ -249,22 +249,53 @@ class ControlSessions:
         else:
             control.session.close(output.error, now)
 
-    def end_refused(self) -> int:
+    def end_refused(self, *, list_changed: bool = True) -> int:
         """
         End the registrations, calls and allocations of peers that the deny list, the list of members or a
         revocation refuses now.
 
+        :param list_changed: as in `Membership.refused`.
         :return: the number of peers whose connections were closed.
         """
-        controls = [
-            (control, session)
-            for control in self._controls.values()
-            if (session := control.session) is not None and not session.closed
-        ]
+        controls = self._controls_of(None)
         # Those that have left may have credentials for the relay.
         known = {session.account for _, session in controls}.union(self._relay.peers)
-        gone = self._access.no_longer_admitted(known)
+        gone = self._access.no_longer_admitted(known, list_changed=list_changed)
         self._relay.deny(self._access.deny, self._access.revoked.union(gone))
+        ended = self._end_refused(controls, gone)
+        if self._directory is not None:
+            self._directory.remote_calls.end_denied(self.monotonic())
+        self.registry_changed()
+        return ended
+
+    def end_changed(self, peers: Set[PeerID]) -> int:
+        """
+        As `end_refused`, for peers that were admitted or revoked, while the lists have not changed. This
+        takes no longer if more others are registered or revoked.
+        """
+        gone = self._access.no_longer_admitted(peers, list_changed=False)
+        self._relay.change_denied(gone, peers - gone.keys() - self._access.deny.peers)
+        ended = self._end_refused(self._controls_of(peers), gone)
+        self.registry_changed()
+        return ended
+
+    def _controls_of(
+        self, accounts: Set[PeerID] | None
+    ) -> list[tuple[ControlServerProtocol, ControlSession]]:
+        """The connections and sessions of these peers, and of those for whom they vouch; None: all."""
+        return [
+            (control, session)
+            for control in self._controls.values()
+            if (session := control.session) is not None
+            and not session.closed
+            and (accounts is None or session.account in accounts)
+        ]
+
+    def _end_refused(
+        self,
+        controls: Sequence[tuple[ControlServerProtocol, ControlSession]],
+        gone: Mapping[PeerID, Error],
+    ) -> int:
         ended, now = 0, self.monotonic()
         for control, session in controls:
             error = self.denied(session.peer, session.address) or gone.get(session.account)
@@ -274,9 +305,6 @@ class ControlSessions:
                 session.close(error, now)
                 control.flush()
                 ended += 1
-        if self._directory is not None:
-            self._directory.remote_calls.end_denied(now)
-        self.registry_changed()
         return ended
 
     def end(self, kept: Set[PeerID]) -> None:

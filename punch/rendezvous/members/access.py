@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -174,12 +174,18 @@ class AccessControl:
         else:
             self._log.denied(address, peer)
 
-    def no_longer_admitted(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
-        """Those of the registered peers that may not stay. The deny list is not asked."""
+    def no_longer_admitted(
+        self, peers: Collection[PeerID], *, list_changed: bool = True
+    ) -> dict[PeerID, Error]:
+        """
+        Those of the registered peers that may not stay. The deny list is not asked.
+
+        :param list_changed: as in `Membership.refused`.
+        """
         if self._membership is not None:
             # If the members can't be read now, nobody is sent away for that.
             with suppress(MemberStoreError):
-                return self._membership.refused(peers)
+                return self._membership.refused(peers, list_changed=list_changed)
         return {}
 
     @property

@@ -11,7 +11,7 @@ moment. The commands need no way to the service: `changed` tells it that another
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
@@ -27,6 +27,7 @@ from punch.rendezvous.members.records import (
     PeerRevoked,
     Record,
     RevocationUndone,
+    decode,
 )
 from punch.rendezvous.members.schema import NOTE, VERSION, journal_entry
 from punch.wire.invitation import AdmissionRefusal, Invitation
@@ -37,6 +38,8 @@ USAGE_DAYS = 62
 """Days for which usage is kept."""
 MAX_PEERS_A_DAY = 50_000
 """Peers whose usage is kept for a day, and users of the relay: those with the most bytes."""
+_FEW_CHANGES = 200
+"""The most new records that are looked at one by one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class MemberDatabase:
         self._file = MembersFile(path)
         self._added = False
         self._data_version = self._file.pragma("data_version")
+        self._looked = -1
+        """The number of the last record that `peers_changed` has seen."""
 
     @property
     def problem(self) -> str | None:
@@ -116,6 +121,33 @@ class MemberDatabase:
         before, self._data_version = self._data_version, self._file.pragma("data_version")
         added, self._added = self._added, False
         return added or before != self._data_version
+
+    def peers_changed(self) -> frozenset[PeerID] | None:
+        """
+        The peers that were admitted or revoked since the last call, here or elsewhere. None if they are not
+        known one by one, so that it may have happened to any of them: at the first call, after many changes,
+        if the file was replaced, or if an invitation was redeemed too often.
+        """
+        looked = self._looked
+        ((last,),) = self._file.rows("SELECT coalesce(max(number), 0) FROM journal")
+        peers: set[PeerID] | None = None
+        if looked >= 0 and 0 <= last - looked <= _FEW_CHANGES:
+            peers = self._file.values(lambda: self._peers_of(self.records_after(looked, last - looked)))
+        self._looked = last
+        return None if peers is None else frozenset(peers)
+
+    def _peers_of(self, records: Sequence[tuple[int, bytes]]) -> set[PeerID] | None:
+        peers = set()
+        for _, data in records:
+            record = decode(data)
+            if isinstance(record, InvitationRedeemed) and self._was_redeemed_too_often(record.number):
+                return None
+            if isinstance(record, (InvitationRedeemed, PeerRevoked, RevocationUndone)):
+                peers.add(record.peer)
+        return peers
+
+    def _was_redeemed_too_often(self, number: bytes) -> bool:
+        return bool(self._file.rows("SELECT 1 FROM invitations WHERE number = ? AND used > uses", number))
 
     def check(self) -> None:
         """

@@ -5,7 +5,7 @@ Who may use the rendezvous: anyone, invited peers, or the peers of a list. Pure;
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from enum import Enum
 from typing import Protocol
 
@@ -30,6 +30,8 @@ VOUCHER_RATE = 1 / 30
 VOUCHER_BURST = 20
 """…and at once."""
 _SOURCES = 10_000
+_FEW = 1000
+"""So many peers are looked up one by one among those that are revoked; for more, all of those are listed."""
 
 _TEXTS = {
     AdmissionRefusal.NOT_INVITED: "This rendezvous is for invited peers.",
@@ -201,19 +203,24 @@ class Membership:
             return Error(ErrorCode.RATE, "You have vouched for too many keys; try again in some minutes.")
         return None
 
-    def refused(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
+    def refused(self, peers: Collection[PeerID], *, list_changed: bool = True) -> dict[PeerID, Error]:
         """
         Those of these registered peers that may not stay, after the list or the store has changed.
 
+        :param list_changed: whether the list may have changed. If only the store has, a member that is not
+            revoked has lost its place to others, who have redeemed its invitation earlier at other processes.
         :raise MemberStoreError: the members can't be read.
         """
-        revoked = self._store.revoked()
-        listed = self._policy is AdmitPolicy.LISTED
-        other = AdmissionRefusal.NOT_LISTED if listed else AdmissionRefusal.REVOKED
+        revoked = self._store.revoked() if len(peers) > _FEW else None
+        if self._policy is AdmitPolicy.LISTED:
+            other = AdmissionRefusal.NOT_LISTED
+        else:
+            other = AdmissionRefusal.REVOKED if list_changed else AdmissionRefusal.INVITATION_USED
         errors = {}
         for peer in peers:
-            if peer in revoked:
-                errors[peer] = self._error(self._store.revocation(peer) or AdmissionRefusal.REVOKED)
+            refusal = self._store.revocation(peer) if revoked is None or peer in revoked else None
+            if refusal is not None:
+                errors[peer] = self._error(refusal)
             elif not self._admitted(peer):
                 errors[peer] = self._error(other)
         return errors

@@ -429,9 +429,11 @@ class Relay:
                 stream.abort()
         self._driver.run()
 
-    def deny_also(self, users: frozenset[str]) -> None:
-        """Refuse allocations to these users, too, and end those that they have."""
-        self.core.allocations.denied |= users
+    def change_denied(self, users: frozenset[str], no_longer: frozenset[str]) -> None:
+        """Refuse allocations to these users, too, and end those that they have, but no longer to others."""
+        allocations = self.core.allocations
+        if not users <= allocations.denied or no_longer & allocations.denied:
+            allocations.denied = allocations.denied - no_longer | users
         self._end(users, lambda host: False)
         self._driver.run()
 

@@ -348,10 +348,14 @@ class RelayService:
             users = {user_of(secret, peer) for secret in self._settings.secrets for peer in peers}
             self.relay.deny(frozenset(users), deny.has_host)
 
-    def deny_also(self, peer: PeerID) -> None:
-        """Refuse allocations to one more peer, and end those that it has."""
+    def change_denied(self, gone: Collection[PeerID], admitted: Collection[PeerID]) -> None:
+        """Refuse allocations to some more peers, and end those that they have, and no longer to others."""
         if self.relay is not None:
-            self.relay.deny_also(frozenset(user_of(secret, peer) for secret in self._settings.secrets))
+            secrets = self._settings.secrets
+            self.relay.change_denied(
+                frozenset(user_of(secret, peer) for secret in secrets for peer in gone),
+                frozenset(user_of(secret, peer) for secret in secrets for peer in admitted),
+            )
 
     def stop(self) -> None:
         """End all allocations."""

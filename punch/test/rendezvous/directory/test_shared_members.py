@@ -90,6 +90,27 @@ class RecordTests(SynchronousTestCase):
             self.assertEqual([each.peer for each in store.members()], [BOB, ALICE])
             self.assertIs(store.redeem(token(), CAROL, "x", WALL), Redemption.USED)
 
+    def test_which_peers_are_concerned(self) -> None:
+        """Those that were admitted or revoked since the last time; None stands for any of them."""
+        store = self.store(MADE)
+        self.assertIsNone(store.peers_changed())
+        self.assertEqual(store.peers_changed(), frozenset())
+        made = InvitationMade(token(2).number, token(2).digest, 1, LATER, None)
+        revoked = [PeerRevoked(peer, AdmissionRefusal.REVOKED, WALL) for peer in (BOB, CAROL)]
+        store.add_records([made, InvitationRedeemed(made.number, ALICE, "x", WALL + 5.0), *revoked])
+        self.assertEqual(store.peers_changed(), {ALICE, BOB, CAROL})
+        store.restore(BOB, WALL + 1.0)
+        store.revoke_invitation(MADE.number)
+        self.assertEqual(store.peers_changed(), {BOB})
+        # One of the two has to go, whoever that is.
+        store.add_records([InvitationRedeemed(made.number, BOB, "x", WALL + 4.0)])
+        self.assertIsNone(store.peers_changed())
+        self.assertFalse(store.is_member(ALICE))
+        many = [PeerID(number.to_bytes(32, "big")) for number in range(300)]
+        store.add_records([PeerRevoked(peer, AdmissionRefusal.REVOKED, WALL) for peer in many])
+        self.assertIsNone(store.peers_changed())
+        self.assertEqual(store.peers_changed(), frozenset())
+
     def test_one_peer_redeems_at_two_processes(self) -> None:
         """It uses the invitation once."""
         made = InvitationMade(MADE.number, MADE.digest, 2, LATER, None)

@@ -20,6 +20,7 @@ from punch.rendezvous.members.membership import (
     MemberStoreError,
     parse_members,
 )
+from punch.rendezvous.members.records import InvitationRedeemed
 from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL
 from punch.test.rendezvous.test_service import RendezvousCase
 from punch.wire.control import Accept, Error, ErrorCode, Register, Revoke
@@ -439,6 +440,36 @@ class ServiceTests(RendezvousCase):
             self.net.advance(0.5)
         self.assertEqual(client.last["code"], "rate")
         self.assertEqual(store.reads, before)
+
+    def test_changes_concern_few(self) -> None:
+        """Only peers that were admitted or revoked are looked at, and all that belongs to them ends."""
+        store = _CountedReads(None)
+        self.addCleanup(store.close)
+        self.members = self.membership = Membership(AdmitPolicy.OPEN, store, service=SERVICE)
+        self.restart()
+        alice, bob = self.register(self.alice), self.register(self.bob)
+        before = store.reads
+        store.revoke(self.alice.peer_id, AdmissionRefusal.REVOKED, 0.0)
+        store.revoke(self.bob.peer_id, AdmissionRefusal.REVOKED, 0.0)
+        self.assertEqual(self.service.end_changed({self.alice.peer_id, self.key("nobody").peer_id}), 1)
+        self.net.advance(0.5)
+        self.assertEqual((alice.last["refusal"], bob.ended), ("revoked", None))
+        self.assertEqual(store.reads, before)
+
+    def test_who_was_admitted_too_late(self) -> None:
+        """Others have redeemed its invitation earlier: nobody has revoked it."""
+        invitation = Invitation.new(SERVICE, lambda size: bytes(size))
+        self.members = self.membership = Membership(AdmitPolicy.INVITED, self.store, service=SERVICE)
+        self.restart()
+        self.store.invite(invitation, 1, 1e12, None)
+        late = self.connect(self.alice)
+        late.send(Register("x", Accept.ASK, str(invitation)))
+        self.net.advance(0.5)
+        self.assertEqual(late.last["type"], "welcome")
+        self.store.add_records([InvitationRedeemed(invitation.number, self.bob.peer_id, "x", -1.0)])
+        self.assertEqual(self.service.end_refused(list_changed=False), 1)
+        self.net.advance(0.5)
+        self.assertEqual(late.last["refusal"], "invitation-used")
 
     def test_revoked_while_registered(self) -> None:
         self.members.listed = frozenset([self.alice.peer_id, self.bob.peer_id])

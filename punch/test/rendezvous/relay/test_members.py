@@ -90,6 +90,21 @@ class MemberTests(MemberCase):
         self.service.end_refused()
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
 
+    def test_who_was_revoked_and_admitted_again(self) -> None:
+        """Its relays end, and it gets others when the revocation is undone. Others keep theirs."""
+        alice, bob = self.alice.peer_id, self.bob.peer_id
+        self.members.listed = frozenset([alice, bob])
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        self.store.revoke(alice, AdmissionRefusal.REVOKED, 0.0)
+        self.service.end_changed({bob})
+        client.bind(Address("203.0.113.2", 4000))
+        self.service.end_changed({alice})
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        self.store.restore(alice, 1.0)
+        self.service.end_changed({alice})
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
+
     def test_a_bad_invitation_is_not_ignored(self) -> None:
         """A peer that asks for relays with a bad invitation is told why it gets none."""
         self.redeem()
