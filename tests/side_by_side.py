@@ -59,6 +59,7 @@ FILES = (
     "simulation/test_prediction.py",
     "simulation/test_tcp_punching.py",
     "simulation/test_tcp_fallback.py",
+    "simulation/test_tcp_learning.py",
     "simulation/test_learning.py",
     "simulation/test_rendezvous_returns.py",
     "simulation/test_relayed_links.py",

@@ -146,17 +146,15 @@ class PathReports:
 
     def _remember(self, *, over: bool = False) -> None:
         """
-        Remember a direct path over UDP that works, or, when the link is `over`, a relayed one that has
-        lasted.
+        Remember a direct path that works, or, when the link is `over`, a relayed one that has lasted.
         """
         pair, network, generations = self._pair, self._network, self._transport.generations
         if pair is None or network is None or not generations.working:
             return
         paths = self._context.paths
         if pair.path != "relay":
-            if pair.local_base.protocol == "tcp":
-                return  # The next call begins over UDP, and this path says nothing about UDP
-            technique = self._punching.technique_of(pair.local_base)
+            over_tcp = pair.local_base.protocol == "tcp"
+            technique = Technique.TCP if over_tcp else self._punching.technique_of(pair.local_base)
             paths.worked(self._peer, network, pair.remote_address.host, pair.path, technique)
         elif over and self._nats and self._context.monotonic() >= self._connected_at + RELAYED:
             paths.worked(self._peer, network, self._nats[0].host, pair.path, Technique.RELAY)

@@ -79,7 +79,8 @@ class PathMemory:
         before = self._known(peer, network, host)
         if before is None:
             return
-        after = replace(before, kind=kind, technique=technique.value, day=self._day)
+        found = replace(before, kind=kind, technique=technique.value, day=self._day)
+        after = with_result(found, technique.value, "", self._day, found=True)
         # Which of the direct kinds it was matters to nothing, and may change often
         news = replace(after, kind=before.kind) if before.direct and after.direct else after
         if news != before:
@@ -95,10 +96,36 @@ class PathMemory:
         found: bool,
     ) -> None:
         """A technique found a path for a link between these NATs, or did not."""
-        before = None if theirs is None else self._known(peer, self._network(), theirs.host)
+        if theirs is not None:
+            self._tried(peer, technique, theirs.host, _between(ours, theirs), found=found)
+
+    def failed_over_tcp(self, peer: PeerID, host: str, ends: tuple[object, object]) -> None:
+        """
+        A link found no path over TCP.
+
+        :param host: an IP address of the peer that tells its network from others.
+        :param ends: what the two ends could do, ours first, in any form that has a `repr`.
+        """
+        self._tried(peer, Technique.TCP, host, nats_key(*ends), found=False)
+
+    def is_tcp_worth_trying(self, peer: PeerID, host: str, ends: tuple[object, object]) -> bool:
+        """Whether there may be a path over TCP: False if there was none again and again."""
+        path = self._path(peer, host)
+        return is_worth_trying(path, Technique.TCP.value, nats_key(*ends), self._day)
+
+    def was_over_tcp(self, peer: PeerID) -> bool:
+        """Whether the last path from the network that this machine is in was one over TCP."""
+        network, day = self._network(), self._day
+        paths = [path for path in self._book.entry(peer).paths if path.network == network]
+        return (
+            bool(paths) and paths[-1].technique == Technique.TCP.value and abs(day - paths[-1].day) <= MAX_AGE
+        )
+
+    def _tried(self, peer: PeerID, technique: Technique, host: str, between: str, *, found: bool) -> None:
+        before = self._known(peer, self._network(), host)
         if before is None:
             return
-        after = with_result(before, technique.value, _between(ours, theirs), self._day, found=found)
+        after = with_result(before, technique.value, between, self._day, found=found)
         if after != before:
             self._learn(peer, after)
 
@@ -106,19 +133,17 @@ class PathMemory:
         self, peer: PeerID, technique: Technique, ours: NatProfile | None, theirs: NatProfile | None
     ) -> bool:
         """Whether a technique may find a path between these NATs: False if it failed again and again."""
-        path = self._path(peer, theirs)
+        path = None if theirs is None else self._path(peer, theirs.host)
         return is_worth_trying(path, technique.value, _between(ours, theirs), self._day)
 
     def found_last_path(self, peer: PeerID, technique: Technique, theirs: NatProfile | None) -> bool:
         """Whether this technique found the last direct path to the network of the peer's NAT."""
-        path = self._path(peer, theirs)
+        path = None if theirs is None else self._path(peer, theirs.host)
         return path is not None and path.direct and path.technique == technique.value
 
-    def _path(self, peer: PeerID, theirs: NatProfile | None) -> LearnedPath | None:
+    def _path(self, peer: PeerID, host: str) -> LearnedPath | None:
         network = self._network()
-        if theirs is None or network is None:
-            return None
-        return path_of(self._book.entry(peer).paths, network, theirs.host)
+        return None if network is None else path_of(self._book.entry(peer).paths, network, host)
 
     def _known(self, peer: PeerID, network: str | None, host: str) -> LearnedPath | None:
         """

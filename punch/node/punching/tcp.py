@@ -30,7 +30,9 @@ from punch.net.deadlines import earliest
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.attempt import doubled
+from punch.node.punching.coordinator import BUSY, refusal_wait
 from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt, expect
+from punch.node.punching.tcp_candidates import kinds, public_host
 from punch.node.punching.tcp_paths import TCPPaths
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.punching import TCPCandidates
@@ -50,6 +52,13 @@ ARRIVAL_TIME = 2.0
 """Seconds for which we still listen after the last round."""
 LOOK = 1.0
 """Seconds until it is looked again whether it is time for TCP."""
+ATTEMPTS = 2
+"""
+How many attempts in which SYNs were sent must have found no path, so that TCP is taken to have failed on this
+link. With each of them, the limit of SYNs to an address that has not answered is nearly used up.
+"""
+HOPELESS = 3600.0
+"""Seconds until it is looked again whether TCP is worth trying, if it was not."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,40 @@ class TCPTries:
     :ivar newest: the number of the newest attempt of either side.
     :ivar wanted: the other side has begun one.
     :ivar made: how many were made, of those that count.
+    :ivar refused: how many the other side has refused since.
     :ivar begun_at: when the last one began.
+    :ivar failed: how many have failed between the same networks.
+    :ivar between: which networks these are.
     """
 
     newest: int = 0
     wanted: bool = False
     made: int = 0
+    refused: int = 0
     begun_at: float = float("-inf")
+    failed: int = 0
+    between: object = None
 
     def begin(self, number: int, now: float) -> None:
         """An attempt begins."""
         self.newest, self.begun_at = number, now
         self.made += 1
+
+    def refuse(self) -> float:
+        """The other side refuses the last one, which does not count; returns when it may be asked again."""
+        self.made -= 1
+        self.refused += 1
+        return self.begun_at + refusal_wait(self.refused)
+
+    def fail(self, between: object) -> bool:
+        """An attempt between these networks has failed; returns whether TCP has failed there by now."""
+        self.failed = self.failed + 1 if between == self.between else 1
+        self.between = between
+        return self.failed == ATTEMPTS
+
+    def clear(self) -> None:
+        """What was tried says nothing any more, but which number is the newest."""
+        self.made = self.refused = self.failed = 0
 
     def next_at(self, part: float = 1.0) -> float:
         """
@@ -169,6 +200,7 @@ class TCPPunching:
         time_for_udp: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
+        self._peer = peer
         self._link = link
         self._transport = transport
         self._context = context
@@ -203,14 +235,15 @@ class TCPPunching:
         elif isinstance(state, _Resting):
             # The other side can have a direct path come and go as fast as it likes
             if state.direct and not self._transport.generations.damping.short_lived:
-                self._tries.made = 0
-            self._enter(_Relayed(now, max(now + SETTLE, self._tries.next_at())))
+                self._tries.clear()
+            settle = 0.0 if self._was_over_tcp else SETTLE
+            self._enter(_Relayed(now, max(now + settle, self._tries.next_at())))
 
     def network_changed(self, now: float) -> None:
         """This machine has other addresses."""
         self._paths.hosts_changed()
         # What was tried on the last network says nothing about this one
-        self._tries.made = 0
+        self._tries.clear()
         if isinstance(self._state, _Relayed):
             self._enter(_Relayed(now, max(now + SETTLE, self._tries.next_at())))
 
@@ -231,7 +264,7 @@ class TCPPunching:
             early = now < max(tries.next_at(0.5), self._damped_until(0.5))
             if not said.candidates:
                 return
-            if early or not self._may_begin:
+            if early or not self._may_begin or not self._context.punching_slot.take(self):
                 self._say(said.attempt, ())
             else:
                 self._start(said.attempt, said.candidates, now)
@@ -267,10 +300,21 @@ class TCPPunching:
             self._enter(_Resting())
         elif now < damped_until:
             self._enter(_Relayed(since, damped_until))
-        elif self._network.passes_no_udp or self._tries.wanted or now >= since + self._time_for_udp():
-            self._start(self._tries.newest + 1, None, now)
-        else:
+        elif not self._is_time(since, now):
             self._enter(_Relayed(since, now + LOOK))
+        elif not self._context.punching_slot.take(self):
+            self._enter(_Relayed(since, now + BUSY))
+        else:
+            self._start(self._tries.newest + 1, None, now)
+
+    def _is_time(self, since: float, now: float) -> bool:
+        soon = self._network.passes_no_udp or self._tries.wanted or self._was_over_tcp
+        return soon or now >= since + self._time_for_udp()
+
+    @property
+    def _was_over_tcp(self) -> bool:
+        """Whether the first attempt on this link should come first, since it was TCP that worked before."""
+        return not self._tries.made and self._context.paths.was_over_tcp(self._peer)
 
     def _damped_until(self, part: float = 1.0) -> float:
         """Return until when no attempt is made, because direct paths did not last."""
@@ -295,7 +339,8 @@ class TCPPunching:
         running.addErrback(expect, *CANCELLED)
 
     async def _run(self, state: _Attempting, *, asked: bool) -> None:
-        attempt = state.attempt
+        attempt, tries = state.attempt, self._tries
+        next_at = None
         try:
             ours = await attempt.gather()
             self._say(attempt.number, ours)
@@ -303,6 +348,13 @@ class TCPPunching:
                 return
             theirs = await attempt.answer()
             if not theirs:
+                next_at = tries.refuse()
+                return
+            tries.refused = 0
+            host, ends = public_host(theirs), (kinds(ours), kinds(theirs))
+            network, paths = self._network.key, self._context.paths
+            if host is not None and not paths.is_tcp_worth_trying(self._peer, host, ends):
+                next_at = tries.begun_at + HOPELESS
                 return
             if attempt.number == 1:
                 # The other side connects when it has our candidates; the first SYNs should cross
@@ -312,16 +364,20 @@ class TCPPunching:
                 wait = 0.0 if asked else LATE_FIRST
             await attempt.sleep(wait)
             await attempt.connect(theirs)
+            # From now on it sends nothing more
+            self._context.punching_slot.release(self)
             if not attempt.refusals:
                 await attempt.sleep(ARRIVAL_TIME)
+            failed = attempt.packets and self._transport.relayed and network == self._network.key
+            if failed and host is not None and tries.fail((network, host, ends)):
+                paths.failed_over_tcp(self._peer, host, ends)
         except TimeoutError:
             return  # The other side is of an older release, or does not answer
         finally:
             if self._state is state:
                 state.running = None
-                relayed = self._transport.relayed
-                after = _Relayed(state.since, self._tries.next_at())
-                self._enter(after if relayed else _Resting(direct=True))
+                after = _Relayed(state.since, tries.next_at() if next_at is None else next_at)
+                self._enter(after if self._transport.relayed else _Resting(direct=True))
 
     def _enter(self, state: _Resting | _Relayed | _Attempting | _Closed) -> None:
         before, self._state = self._state, state
@@ -331,6 +387,8 @@ class TCPPunching:
             self._sent = TCPPunchingStatus(
                 sent.attempts + 1, sent.packets + attempt.packets, sent.bytes + attempt.bytes
             )
+        if not isinstance(state, _Attempting):
+            self._context.punching_slot.release(self)
         self._changed()
 
     def _say(self, attempt: int, candidates: tuple[Candidate, ...]) -> None:

@@ -71,6 +71,22 @@ def _of_mapped_port(
     return candidates
 
 
+def public_host(candidates: Iterable[Candidate]) -> str | None:
+    """Return the IP address of a side that tells its network from others; None if it names none that does."""
+    hosts = [each.address for each in candidates if not is_local(each.address.host)]
+    return min(hosts, key=lambda address: address.is_ipv6).host if hosts else None
+
+
+def kinds(candidates: Iterable[Candidate]) -> list[tuple[str, str, bool]]:
+    """Return which kinds of candidates a side has, without their addresses: what its network lets it have."""
+    return sorted(
+        {
+            (each.type.value, "" if each.tcp_type is None else each.tcp_type.value, each.address.is_ipv6)
+            for each in candidates
+        }
+    )
+
+
 def targets(
     listening: Iterable[Address], mapped: Mapping[Address, Address], theirs: Iterable[Candidate]
 ) -> list[tuple[Address, Address]]:
