@@ -660,4 +660,4 @@ def test_what_a_path_has_cost(linked: LinkedPages, name: str) -> None:
     sent = link["techniques"]["ice"]
     assert sent["packets"] > 0
     words = f"connectivity checks: {sent['packets']} packets, {sent['bytes']:,} bytes."
-    expect(page.locator("#picture figcaption p")).to_have_text(f"Sent for a direct path. {words}")
+    expect(page.locator("#picture figcaption p")).to_have_text(f"Sent for a direct path by {words}")

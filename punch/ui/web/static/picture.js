@@ -220,7 +220,7 @@ export class Picture {
     if (!this.details.open) return;
     try {
       const lines = cost(await this.askCost());
-      this.cost.textContent = `Sent for a direct path. ${lines.join("; ")}.`;
+      this.cost.textContent = `Sent for a direct path by ${lines.join("; by ")}.`;
       this.cost.hidden = !lines.length;
     } catch (error) {
       if (error.reason === undefined) throw error;
