@@ -373,7 +373,7 @@ _TABLE = (
         current=True,
     ),
     Command("block", (_PEER,), _block, "refuse somebody's calls", ("peer",), asks=True, current=True),
-    Command("unblock", (_PEER,), _unblock, "refuse them no more", ("peer",), asks=True, current=True),
+    Command("unblock", (_PEER,), _unblock, "stop refusing their calls", ("peer",), asks=True, current=True),
     Command(
         "grant",
         (_PEER, _SERVICE),

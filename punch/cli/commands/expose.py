@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--reverse",
         action="store_true",
-        help="the other way: the peers may have connections to this port go to them, with punch forward "
+        help="the other way round: let the peers have connections to this port go to them, by punch forward "
         "--reverse",
     )
     options = parser.parse(arguments)

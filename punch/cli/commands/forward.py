@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         "local",
         metavar="LOCAL",
         help="where to listen: 8080 (0: any port), 0.0.0.0:8080, or the path of a Unix socket; "
-        "where connections go with --reverse",
+        "with --reverse, where connections go",
     )
     parser.add_argument(
         "target",
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--reverse",
         action="store_true",
-        help="ADDRESS leads to LOCAL, by punch expose --reverse",
+        help="connections to ADDRESS of the peer go to LOCAL; the peer runs punch expose --reverse",
     )
     options = parser.parse(arguments)
     from twisted.internet import reactor

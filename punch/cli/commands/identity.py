@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Have the rendezvous refuse this identity for ever, for example because its key was "
         "stolen. This can't be undone, and each rendezvous has to be told. Your key and messages stay.",
     )
-    parser.add_argument("--yes", action="store_true", help="needed, since this can't be undone")
+    parser.add_argument("--yes", action="store_true", help="required, since this can't be undone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--name", default=login, help=f"which identity [default: {login}]".replace("%", "%%"))
     parser.add_argument(

@@ -54,7 +54,7 @@ def _parser(root: Path, login: str) -> Parser:
     parser = Parser(
         PROGRAM,
         description="Find out what this network does to links: whether UDP works, what the NAT does, how the "
-        "rendezvous is reached, and with whom direct links come about. Takes a few seconds.",
+        "rendezvous is reached, and to whom links can be direct. Takes a few seconds.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, for scripts; see docs/json.md")
     parser.add_argument(
@@ -68,7 +68,7 @@ def _parser(root: Path, login: str) -> Parser:
     parser.add_rare_argument(
         "--name",
         default=login,
-        help="whose last used rendezvous that is, and whose membership counts [default: %(default)s]",
+        help="the identity whose last rendezvous is used, and whose membership counts [default: %(default)s]",
     )
     parser.add_rare_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
@@ -89,7 +89,7 @@ def _parser(root: Path, login: str) -> Parser:
         "--relay",
         choices=[policy.value for policy in RelayPolicy],
         default=RelayPolicy.AUTO.value,
-        help="say what comes of it if your peer is started with that [default: %(default)s]",
+        help="assume that your peer is started with this option [default: %(default)s]",
     )
     parser.add_rare_argument(
         "--spray",

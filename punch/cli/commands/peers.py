@@ -118,26 +118,26 @@ def _parser() -> Parser:
         )
 
     actions = parser.add_subparsers(dest="action", title="actions", metavar="action", parser_class=Action)
-    actions.add_parser("list", parents=[after], help="show all of it (also without any action)")
+    actions.add_parser("list", parents=[after], help="show the whole book, as without an action")
     name = actions.add_parser("name", parents=[after], help="WHO NAME: give somebody a name; - takes it away")
     name.add_argument("who", help="a name or an ID")
     name.add_argument("new", metavar="newname", help="the new name; - for none")
     add = actions.add_parser(
-        "add", parents=[after], help="ID [NAME]: put somebody in, whose calls are let in from then on"
+        "add", parents=[after], help="ID [NAME]: add a peer, whose calls are accepted from then on"
     )
     add.add_argument("who", metavar="ID")
     add.add_argument("new", metavar="newname", nargs="?", help="a name for them")
     for action, text in (
         ("grant", "WHO SERVICE: let them open a service, such as echo/1"),
-        ("revoke", "WHO SERVICE: let them no longer open it; open streams stay open"),
+        ("revoke", "WHO SERVICE: take the grant back; open streams stay open"),
     ):
         changed = actions.add_parser(action, parents=[after], help=text)
         changed.add_argument("who", help="a name or an ID")
         changed.add_argument("service", help="its name, as the program that serves it says")
     for action, text in (
         ("block", "WHO: refuse their calls"),
-        ("unblock", "WHO: refuse them no more"),
-        ("forget", "WHO: take them out"),
+        ("unblock", "WHO: stop refusing their calls"),
+        ("forget", "WHO: remove them from the book"),
     ):
         actions.add_parser(action, parents=[after], help=text).add_argument("who", help="a name or an ID")
     return parser

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser(
         program,
         "Receive files and folders that peers send with punch send, until you press Ctrl-C. You are asked "
-        "about each offer, but not of peers with the grant files/1 (punch peers grant WHO files/1).",
+        "about each offer, except those of peers with the grant files/1 (punch peers grant WHO files/1).",
         "docs/files.md",
         registers=Registers.FOR_A_CODE,
     )
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         "code",
         nargs="*",
         metavar="CODE",
-        help="what punch send printed elsewhere: receive that, from whoever it is, and end",
+        help="the code that punch send printed on the other side: receive what it sends, and end",
     )
     parser.add_argument("--yes", action="store_true", help="accept every offer without asking")
     parser.add_argument("--once", action="store_true", help="end after one transfer")

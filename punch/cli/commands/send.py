@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         nargs="*",
         metavar="PATH... WHO",
         help="files and folders (- is standard input), and the peer: a name of the address book, or an ID; "
-        "one path alone is sent by a code",
+        "a single path without a peer is sent by a code",
     )
     parser.add_argument(
         "--code", action="store_true", help="print a code for punch receive, to send to somebody new"

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     login, root = login_name(os.environ), own_state_dir(os.environ)
     parser = Parser(
         PROGRAM,
-        description="Print what the node of an identity that runs on this machine does: its ID, links and "
+        description="Print what the node of an identity on this machine does: its ID, links and "
         "their paths, services, and programs that share it. Only the same user (or root) can ask.",
     )
     parser.add_argument("--name", default=login, help="the identity of that name [default: %(default)s]")

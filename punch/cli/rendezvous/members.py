@@ -395,7 +395,7 @@ def _revoke_parser(program: str) -> Parser:
         "invitation any more; those who have used it stay.",
     )
     parser.add_argument("peer", metavar="ID", help="of the peer; or the number or the token of an invitation")
-    parser.add_argument("--undo", action="store_true", help="refuse the peer no longer")
+    parser.add_argument("--undo", action="store_true", help="stop refusing the peer")
     return parser
 
 

@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = Parser(
         PROGRAM,
-        description="Print what a rendezvous that runs on this machine says of itself. It is asked over the "
-        "socket in its state directory, so that only the same user (or root) can do it.",
+        description="Print what a rendezvous that runs on this machine reports about itself. It is asked "
+        "over the socket in its state directory, so that only the same user (or root) can do it.",
     )
     parser.add_argument(
         "--state-dir",
