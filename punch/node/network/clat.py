@@ -14,7 +14,7 @@ with special techniques, and all limits work as with any IPv4 address.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -83,8 +83,7 @@ class Clat:
     @property
     def prefix(self) -> Prefix | None:
         """The prefix of the network's NAT64, as far as it is known."""
-        known = prefixes(self._names.of(DISCOVERY_NAME)) if self._searching else []
-        return known[0] if known else None
+        return _first_prefix(tuple(self._names.of(DISCOVERY_NAME))) if self._searching else None
 
     def addresses(self) -> list[str]:
         """Return the IP addresses of this machine, and the one that it has by translation."""
@@ -146,6 +145,11 @@ class Clat:
         self._free.remove(host)
         self._free.append(host)
         return Translation(host, source, prefix)
+
+
+@lru_cache(maxsize=16)  # Asked for each check that arrives
+def _first_prefix(hosts: tuple[str, ...]) -> Prefix | None:
+    return next(iter(prefixes(hosts)), None)
 
 
 def _is_usual_ipv4(host: str) -> bool:
