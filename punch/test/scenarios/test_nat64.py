@@ -102,7 +102,8 @@ class DirectTests(NAT64TestCase):
     def peer_at(self, host: Host, *left: str) -> Peer:
         """A registered peer, on a machine that has these addresses besides."""
         if left:
-            lan = self.net.lan("left", "192.0.0.0/29", isolated=True)
+            subnet = left[0].rpartition(".")[0]
+            lan = self.net.lan("left", f"{subnet}.0/29", isolated=True)
             host.attach(lan, left)
         return Peer(self.net, host, self.rendezvous.address).register()
 
@@ -119,6 +120,10 @@ class DirectTests(NAT64TestCase):
     def test_a_dead_translator_of_the_machine(self) -> None:
         """It has an IPv4 address of 464XLAT, which leads nowhere."""
         self.check(WELL_KNOWN, SERVICE, "192.0.0.1")
+
+    def test_a_network_that_leads_nowhere(self) -> None:
+        """It has a private IPv4 address, from which the rendezvous was not reached."""
+        self.check(WELL_KNOWN, SERVICE, "10.7.7.1")
 
     def test_two_of_them(self) -> None:
         """Both peers have IPv6 alone, where their networks do not reach each other by it."""
