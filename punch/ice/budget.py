@@ -204,6 +204,11 @@ class Budget:
         self._within_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
 
+    def use(self, limits: NodeLimits) -> None:
+        """Count what is sent in attempts from now on among these limits: the peer is a contact, or none."""
+        self.openings.use(limits.openings)
+        self.sprays.use(limits.sprays)
+
     def allows(
         self,
         route: Route,
@@ -398,17 +403,24 @@ def _share_limits(one: Route, other: Route) -> bool:
 
 
 class Budgets:
-    """The budgets of all peers that have used something in the last ten minutes."""
+    """
+    The budgets of all peers that have used something in the last ten minutes.
 
-    def __init__(self) -> None:
+    :param is_contact: returns whether the user has called or accepted a peer.
+    """
+
+    def __init__(self, is_contact: Callable[[PeerID], bool] = lambda peer: False) -> None:
+        self._is_contact = is_contact
         self._budgets: dict[PeerID, Budget] = {}
         # Also those that were dropped from the table and are still used: all ICE sessions of a link share one
         self._in_use: WeakValueDictionary[PeerID, Budget] = WeakValueDictionary()
         self._limits = NodeLimits()
+        self._limits_for_contacts = self._limits.for_contacts()
 
     def of(self, peer: PeerID, now: float) -> Budget:
         """Return the budget of a peer; made if there is none."""
         budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget(self._limits)
+        budget.use(self._limits_for_contacts if self._is_contact(peer) else self._limits)
         if len(self._budgets) >= MAX_PEERS:
             idle = (other for other, budget in self._budgets.items() if budget.is_idle(now))
             del self._budgets[next(idle, next(iter(self._budgets)))]

@@ -9,7 +9,9 @@ The limits are token buckets: a number of packets may be sent at once, and furth
 
 Somebody who names the address of another peer uses up the limit of its host. So parts of it are reserved for
 packets that strangers can't cause: answers and triggered checks, which need an authenticated check from that
-host, and packets to a host at which the peer itself answered earlier.
+host, and packets to a host at which the peer itself answered earlier. What is sent in attempts for
+contacts, whom the user has called or accepted, is counted apart from what is sent for strangers, so that
+these can't use it up.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ SPRAYED: Final = 3.0, 3600
 """How many packets may go to one host for spraying: at once, those of two attempts."""
 ALL_SPRAYED: Final = 12.0, 7200
 """How many of these may go to all hosts."""
+OPENINGS_FOR_CONTACTS: Final = 0.8, 960
+"""How many packets may go to ports of one host that contacts name for attempts…"""
+ALL_OPENINGS_FOR_CONTACTS: Final = 8.0, 4800
+"""…and to all hosts. Each contact has limits of its own, and nobody else can add one."""
 
 
 class TargetLimits:
@@ -85,7 +91,7 @@ class TargetLimits:
 @dataclass(frozen=True)
 class NodeLimits:
     """
-    The limits of one node.
+    The limits of one node, for all peers that are contacts, or for all that are not.
 
     :ivar checks: of checks and answers to addresses that have not answered.
     :ivar openings: of packets to ports that peers name for attempts.
@@ -95,6 +101,11 @@ class NodeLimits:
     checks: TargetLimits = field(default_factory=lambda: TargetLimits(CHECKS))
     openings: TargetLimits = field(default_factory=lambda: TargetLimits(OPENINGS, ALL_OPENINGS))
     sprays: TargetLimits = field(default_factory=lambda: TargetLimits(SPRAYED, ALL_SPRAYED))
+
+    def for_contacts(self) -> NodeLimits:
+        """Return the limits for contacts: those of checks are the same, and the others are separate."""
+        openings = TargetLimits(OPENINGS_FOR_CONTACTS, ALL_OPENINGS_FOR_CONTACTS)
+        return NodeLimits(self.checks, openings)
 
 
 def _key(host: str) -> object:

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
 from punch.contacts import AddressBook
+from punch.ice.budget import Budgets
 from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
@@ -223,6 +224,7 @@ class Node(Service):
             channel=self._channel,
             offer_times=OfferTimes(wall),
             paths=PathMemory(known, lambda: self._network.key, wall),
+            budgets=Budgets(lambda peer: peer in known and not known.blocked(peer)),
             prekeys=own_prekeys,
             spray_policy=spray,
             descriptors=descriptors,

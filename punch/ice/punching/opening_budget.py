@@ -45,6 +45,10 @@ class OpeningBudget:
         self._sent: deque[tuple[float, int, str]] = deque()
         self._counted = 0
 
+    def use(self, limits: TargetLimits) -> None:
+        """Count what is sent from now on among what is sent for these peers together."""
+        self._limits = limits
+
     def left(self, now: float) -> int:
         """Return how many packets may be sent now, as far as their number is concerned."""
         while self._sent and now >= self._sent[0][0] + WINDOW:

@@ -15,6 +15,7 @@ from punch.ice.target_limits import (
     KEPT_FOR_FAMILIAR,
     MAX_HOSTS,
     OPENINGS,
+    OPENINGS_FOR_CONTACTS,
     SPRAYED,
     WINDOW,
     TargetLimits,
@@ -68,6 +69,30 @@ class NewPeersCase(SynchronousTestCase):
 
 class NewPeersTests(NewPeersCase):
     """Each packet is asked for by a peer that may be another one than the one before."""
+
+    def test_contacts(self) -> None:
+        """
+        Strangers can't use up what is sent in attempts for contacts, of whom many may be behind one address;
+        for all contacts together it is limited as well. Checks are counted together.
+        """
+        contacts: set[PeerID] = set()
+        self.budgets = Budgets(contacts.__contains__)
+        for _ in range(OPENINGS[1] // MAX_OPENINGS):
+            self.openings(VICTIM)
+        self.assertEqual(self.openings(VICTIM), 0)
+        self.sprayed(VICTIM)
+        self.assertEqual(self.sprayed(VICTIM), 0)
+        self.checks(VICTIM)
+        contacts.update(PeerID(number.to_bytes(32, "big")) for number in range(1, 1000))
+        self.assertEqual(self.checks(VICTIM, peers=1), 0)
+        sent = [self.openings(VICTIM) for _ in range(20)]
+        self.assertEqual((sent[0], sum(sent)), (MAX_OPENINGS, OPENINGS_FOR_CONTACTS[1]))
+        self.assertEqual(self.sprayed(VICTIM), MAX_SPRAYED)
+        # Somebody who becomes a contact, or none any more
+        peer = PeerID((5000).to_bytes(32, "big"))
+        self.assertFalse(self.budgets.of(peer, 0.0).sprays.may_begin(1, VICTIM, 0.0))
+        contacts.add(peer)
+        self.assertTrue(self.budgets.of(peer, 0.0).openings.may_begin(1, "203.0.113.8", 0.0))
 
     def test_checks(self) -> None:
         """So many at once, and so many a second; other hosts have limits of their own."""

@@ -64,6 +64,16 @@ class UDPTechniqueTests(PunchingTestCase):
         self.assertGreaterEqual(max(self.status(peer).attempts for peer in self.peers), 3)
         self.stop()
 
+    def test_strangers_have_used_up_the_limit(self) -> None:
+        """It is none for two contacts."""
+        self.patch(target_limits, "OPENINGS", (0.001, 1))
+        for contacts in (False, True):
+            self.place(NAT(ports=Ports.RANDOM), NAT(mapping=Mapping.APDM, ports=Ports.SEQUENTIAL))
+            if contacts:
+                self.bob.known.add(self.alice.id, "alice")
+            self.assertEqual(self.seconds_to_direct(8.0) is not None, contacts)
+            self.stop()
+
 
 class SentPacketsTests(PunchingTestCase):
     """What a link says that it has sent for a direct path is what leaves the machine, for each technique."""
