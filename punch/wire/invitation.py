@@ -44,6 +44,8 @@ class AdmissionRefusal(str, Enum):
     """The operator has revoked this peer's admission."""
     ID_REVOKED = "id-revoked"
     """The owner of this peer ID has revoked it, for ever."""
+    ID_DENIED = "id-denied"
+    """The operator refuses this peer ID by the deny list."""
 
 
 class InvitationError(ValueError):

@@ -99,7 +99,8 @@ class AccessControl:
 
     def _denial(self, peer: PeerID, address: str) -> Error | None:
         if self.deny.has_peer(peer):
-            return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
+            text = "The operator of this rendezvous refuses this peer ID."
+            return Error(ErrorCode.DENIED, text, refusal=AdmissionRefusal.ID_DENIED)
         if self.deny.has_host(address):
             text = f"The operator of this rendezvous refuses the network of {address}."
             return Error(ErrorCode.DENIED, text)

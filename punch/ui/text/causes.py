@@ -162,6 +162,8 @@ _REFUSALS = {
     "{contact} your ID (punch id) to be put on it.",
     AdmissionRefusal.REVOKED: "The operator of the rendezvous at {where} admits this peer no longer; ask "
     "{contact} why.",
+    AdmissionRefusal.ID_DENIED: "The operator of the rendezvous at {where} refuses this ID; ask {contact} "
+    "why, or use another rendezvous.",
     AdmissionRefusal.ID_REVOKED: "This ID was revoked by its owner, and the rendezvous at {where} refuses it "
     "for ever; use another identity (--name), and tell your contacts its ID.",
 }

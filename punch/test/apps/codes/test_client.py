@@ -233,7 +233,7 @@ class MembersTests(ClientTestCase):
         self.assertEqual(self.rendezvous.service.deny(DenyList.parse(str(ALICE.peer_id))), 1)
         self.assertIs(self.problem(self.redeem(member=ALICE)).error, ErrorCode.DENIED)
         self.assertEqual(self.failure(self.redeem()), CodeFailure.NOBODY)
-        self.assertNoResult(issuing)
+        self.assertIs(self.problem(issuing).refusal, AdmissionRefusal.ID_DENIED)
 
     def test_after_a_restart_of_the_rendezvous(self) -> None:
         """Each connection has a voucher of its own."""

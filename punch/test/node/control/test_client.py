@@ -282,6 +282,20 @@ class ClientTests(ClientCase):
         self.assertEqual((problem.reason, retry), ("revoked", None))
         self.assertIn("whoever runs it", problem_sentence(problem))
 
+    def test_on_the_deny_list(self) -> None:
+        """A running peer ends if its ID is refused, and returns if only its network is."""
+        self.registered()
+        self.service.last.reply(Error(ErrorCode.DENIED, "The operator refuses this network."))
+        self.service.last.close()
+        self.returns()
+        self.service.last.reply(Error(ErrorCode.DENIED, "No.", refusal=AdmissionRefusal.ID_DENIED))
+        self.service.last.close()
+        self.net.advance(3600.0)
+        retries = [(problem.reason, retry is None) for _, problem, retry in self.watcher.problems]
+        self.assertEqual(retries, [("denied", False), ("id-denied", True)])
+        self.assertEqual(len(self.service.requests), 2)
+        self.assertIn("another rendezvous", problem_sentence(self.watcher.last))
+
     def test_refused_for_a_reason_of_later_versions(self) -> None:
         """An unknown word is ignored: the peer was denied."""
         self.registered()

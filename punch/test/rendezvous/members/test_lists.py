@@ -113,7 +113,7 @@ class ServiceTests(RendezvousCase):
     def test_peer_from_the_start(self) -> None:
         self.restart(deny=DenyList.of([self.alice.peer_id], []))
         client = self.connect(self.alice)
-        self.assertEqual(client.last["code"], "denied")
+        self.assertEqual((client.last["code"], client.last["refusal"]), ("denied", "id-denied"))
         self.assertIn("operator", client.last["text"])
         self.assertIsNotNone(client.ended)
         self.register(self.bob)
@@ -127,7 +127,7 @@ class ServiceTests(RendezvousCase):
         self.net.advance(0.5)
         self.assertEqual(self.service.deny(DenyList.of([self.alice.peer_id], [])), 1)
         self.net.advance(0.5)
-        self.assertEqual(alice.last["code"], "denied")
+        self.assertEqual((alice.last["code"], alice.last["refusal"]), ("denied", "id-denied"))
         self.assertIsNotNone(alice.ended)
         # The call is over, too, and the other peer stays.
         self.assertEqual([line["code"] for line in bob.of("ended")], ["gone"])
