@@ -86,8 +86,8 @@ from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
 
 EXPECTED_TIME = 600.0
 """
-Seconds for which the rendezvous is tried more often than by others after it went away while a call was
-under way.
+Seconds after the rendezvous went away during a call, in which this node tries to reach it more often than
+other nodes do.
 """
 STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""

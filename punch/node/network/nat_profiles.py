@@ -2,8 +2,8 @@
 The NAT profiles of a node, kept fresh: they are observed when the node registers, when a call begins and
 when the network changes, beside whatever goes on. No call waits for that.
 
-Requests leave from sockets of their own, which are closed when the answers are there: a new mapping shows
-which port the NAT allocates next, and mappings of the node's own sockets are no new ones.
+Requests leave from sockets of their own, which are closed when the answers are there: only a new mapping
+shows which port the NAT allocates next, and the node's own sockets have their mappings already.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class NatObserver:
 
     def keep(self, bases: Sequence[Address], *, anew: bool = False) -> None:
         """
-        Have profiles of these local addresses, and of no others.
+        Keep profiles of these local addresses, and of no others.
 
         :param anew: forget what is known, since the network may be another one.
         """
@@ -168,7 +168,7 @@ class NatObserver:
         return None if known is None or self._reflectors is None else (known, self._reflectors.first)
 
     def add_ports(self, local: str, ports: Sequence[int]) -> None:
-        """Take the external ports of mappings that were made one after the other, for other reasons."""
+        """Take the external ports of mappings that were made one after the other for another purpose."""
         self.profiles.add_ports(local, ports, self._driver.now())
 
     def port_range(self, local: str) -> PortRange | None:

@@ -87,7 +87,7 @@ class NetworkChanges:
             call.woke()
 
     def port_mappings_changed(self) -> None:
-        """A router has mapped a port, or none of those that were asked will do so soon."""
+        """A router has mapped a port, or no router that was asked will do so soon."""
         for call in list(self._calls):
             call.port_mappings_changed()
 
@@ -151,7 +151,7 @@ class Network:
         self._monotonic = monotonic
         self._looked_up_at = monotonic()
         self._policy = HostPolicy()
-        # What the log has been told, since a rendezvous can say it again and again
+        # What has been logged, since a rendezvous can cause the same line again and again
         self._too_often = False
         self._refused: set[str] = set()
         self._source = source
@@ -239,8 +239,7 @@ class Network:
 
     def watch_for_return(self, wanted: bool, relays: bool) -> None:
         """
-        Ask reflectors often whether the network is back, since a link has no path (`wanted`), or stop that.
-
+        Ask reflectors often whether the network is back, because a link has no path (`wanted`), or stop that.
         :param relays: ask for relays too, which may be gone for other reasons.
         """
         self.reflexive_addresses.listen(wanted)

@@ -5,7 +5,7 @@ at which it listens for a peer, while it does so.
 Requests leave from sockets of their own, one for each IP address, so that the node's sockets carry nothing
 of this. They are open only while an answer is awaited.
 
-A mapping is kept while no call is likely, too. That takes 24 requests a day, and the next offer or answer
+A mapping is also kept while no call is likely. That takes 24 requests a day, and the next offer or answer
 contains the candidate at once. A TCP port is needed only by attempts where a network passes no UDP, which a
 relay carries meanwhile. So it is asked for when an attempt begins, and given back after it, or with the
 connection that came there.
@@ -147,7 +147,7 @@ class PortMappings:
 
     def _tell_waiting(self) -> bool:
         """
-        Tell those who wait for a TCP port that it is mapped, or will probably not be.
+        Tell those who wait for a TCP port that it is mapped, or probably will not be.
 
         :return: whether anybody was told.
         """
@@ -211,8 +211,8 @@ class PortMappings:
 
 class PortMappingTrial:
     """
-    Finds out which ports routers map: has one of UDP and one of TCP mapped for each of these local IP
-    addresses, and deletes them.
+    Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
+    addresses, and deletes the mappings.
 
     :ivar result: fires with the mappings, soon if there are none either.
     """

@@ -102,7 +102,7 @@ class ReflexiveAddressCache:
         if not gather or not bases or not reflectors:
             return
         self._asked = asked
-        # An agent without a peer: it gathers reflexive candidates and refreshes them.
+        # An ICE agent that has no peer. It only gathers reflexive candidates and refreshes them.
         self._agent = Agent(
             controlling=True,
             credentials=IceCredentials.generate(self._random),

@@ -48,7 +48,7 @@ class Router:
         return len(self._connection_ids)
 
     def listen(self, transport: IceTransport, ufrags: Sequence[str]) -> None:
-        """From now on, checks to these user name fragments, and to no others, are for `transport`."""
+        """Hand checks to these user name fragments to `transport` from now on, and no others."""
         self._transports = {
             ufrag: other for ufrag, other in self._transports.items() if other is not transport
         }

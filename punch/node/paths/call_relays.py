@@ -25,8 +25,8 @@ class CallRelays:
     :param route: returns the local and remote address of the path, or None.
     :param lost: called when a relayed address is gone.
     :param changed: called when there is something to send, or an event.
-    :param slowed: called when a relay of ours drops datagrams of the path because of this limit, about every
-        ten seconds, and with whether it has begun to.
+    :param slowed: called about every ten seconds while a relay of ours drops datagrams of the path because of
+        a limit: with the limit, and whether it has just begun to.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CallRelays:
         return self._pool.base_of(local) if local in self._relayed else local
 
     def join(self) -> None:
-        """Use relays from now on; if they are in use already, have them checked."""
+        """Use relays from now on. If they are in use already, check them."""
         self._release_at = None
         if self._joined:
             self._pool.leave(self)
@@ -78,7 +78,7 @@ class CallRelays:
     # The ICE sessions
 
     def restart(self, agent: Agent) -> None:
-        """An ICE restart begins with this agent: of the other side's candidates none is known."""
+        """An ICE restart begins with this agent, which knows none of the other side's candidates yet."""
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._pool.current if relay.local in agent.bases]
 
@@ -102,7 +102,7 @@ class CallRelays:
         elif self._release_at is None and self._joined:
             self._release_at = now + STABLE
 
-    # What the pool says (RelayUser)
+    # Calls of the relay pool (RelayUser)
 
     def relay_found(self, relay: RelayClient) -> None:
         """A relayed address was allocated: it becomes a candidate."""
@@ -127,7 +127,10 @@ class CallRelays:
         self._changed()
 
     def relay_limited(self, local: Address, limit: RelayLimit) -> None:
-        """A relay drops datagrams because of a limit: of the path, if this relayed address is part of it."""
+        """
+        A relay drops datagrams because of a limit. They are datagrams of the path if this relayed address is
+        part of it.
+        """
         route = self._route()
         if route is not None and route[0] == local:
             now = self._context.monotonic()
@@ -150,7 +153,7 @@ class CallRelays:
         return self._slowed_there.learn(limit, route[1], now) and alone
 
     def limit(self, now: float) -> RelayLimit | None:
-        """Which limit of a relay, ours or the other side's, slows the path down now, if one does."""
+        """The limit of a relay, ours or the other side's, that slows the path down now; None if none does."""
         route = self._route()
         if route is None:
             return None

@@ -43,11 +43,14 @@ MAX_HELD = 8
 Datagrams of the link that are kept until an address answers, or for another path; a handshake has fewer.
 """
 LARGE = 1100
-"""Bytes of a datagram from which on, if the link loses something, the path is checked in full size…"""
+"""
+If the link loses something, the path is checked in full size, provided that datagrams of at least so many
+bytes were sent…
+"""
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
 HINT_GAP = 2.0
-"""Seconds between two checks of our path that are made because the other side sends on another one."""
+"""If the other side sends on another path, ours is checked at most once in so many seconds."""
 
 
 class IceTransport:
@@ -125,7 +128,8 @@ class IceTransport:
         agent = self.generations.newest
         agent.set_remote(IceCredentials(ufrag, password), pacing_ms / 1000, now)
         if not self.generations.number:
-            # Not when the call began: it may have rung for a while, and this machine be elsewhere by now
+            # Not when the call began: it may have rung for a while, in which this machine moved to another
+            # network
             self._early = EarlyHandshake(self._context.paths.hosts(self._peer), self._budget.early)
         self.openings.check(agent)
         if self.route is not None:
@@ -148,7 +152,7 @@ class IceTransport:
 
     def port_mappings_changed(self, now: float) -> bool:
         """
-        A router has mapped a port, or none of those that were asked will do so soon.
+        A router has mapped a port, or no router that was asked will do so soon.
 
         :return: whether there is a new candidate.
         """
@@ -299,7 +303,7 @@ class IceTransport:
         return None if shared is None else shared.room(self)
 
     def wait_for_room(self) -> None:
-        """Have the link send when the path takes data of its streams again."""
+        """Arrange that the link sends when the path takes data of its streams again."""
         shared = self._shared_stream()
         if shared is not None:
             shared.wait(self)
@@ -396,7 +400,7 @@ class IceTransport:
         return () if check.local in self.relays else self._early.initial(check, link.start_early, now)
 
     def early_wait(self, pair: Pair, now: float) -> float:
-        """Return for how many seconds an answer to what was sent early is awaited, on this first pair."""
+        """Return for how many seconds to wait on this first pair for an answer to what was sent early."""
         return self._early.wait(pair.remote_address, pair.rtt, now)
 
     def next_event(self, now: float) -> ice.Event | None:

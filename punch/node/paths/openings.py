@@ -50,7 +50,7 @@ class Openings:
             agent.openings.add(base, mapped)
 
     def check(self, agent: Agent) -> None:
-        """Check all connections, as the agent knows the credentials of the other side now."""
+        """Check all connections: the agent now knows the credentials of the other side."""
         for connection in self._connections:
             self._check_connection(agent, connection)
 
@@ -67,7 +67,7 @@ class Openings:
             agent.openings.add(base, mapped)
 
     def remove(self, base: Address) -> None:
-        """A socket of an attempt is closed, and with it each path from there."""
+        """A socket of an attempt is closed, and so are all paths from it."""
         self._sockets.pop(base, None)
         for agent in self._generations.agents:
             agent.remove_local(base, self._monotonic())

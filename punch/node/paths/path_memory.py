@@ -1,6 +1,6 @@
 """
-What a node remembers about paths to the peers that it knows, and what follows for the next call. The address
-book keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is remembered about
+What a node remembers about paths to the peers that it knows, and how the next call uses it. The address book
+keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is remembered about
 strangers, or while it is not known in which network this machine is.
 """
 
@@ -81,7 +81,7 @@ class PathMemory:
             return
         found = replace(before, kind=kind, technique=technique.value, day=self._day)
         after = with_result(found, technique.value, "", self._day, found=True)
-        # Which of the direct kinds it was matters to nothing, and may change often
+        # Nothing depends on which of the direct kinds it was, and it may change often
         news = replace(after, kind=before.kind) if before.direct and after.direct else after
         if news != before:
             self._learn(peer, after)
