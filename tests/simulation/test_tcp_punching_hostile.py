@@ -162,7 +162,7 @@ class HostileTests(TCPTestCase):
 
     def test_victims(self) -> None:
         """
-        Alice names others' addresses, again and again. Services below port 1024, private, loopback and own
+        Alice names others' addresses, again and again. Services below port 1024, private and loopback
         addresses get nothing, others at most the packets that any peer may cause.
         """
         self.net.trace = []
@@ -173,7 +173,7 @@ class HostileTests(TCPTestCase):
         self.say(self.named(VICTIM, 8080), 51)
         self.net.advance(10.0)
         self.assertTrue([each for each in self.net.trace if each.destination == (VICTIM, 8080)])
-        hosts = (VICTIM, SERVICE, "127.0.0.1", "10.0.0.1", "169.254.1.1", "192.168.1.2", BOB, "::1")
+        hosts = (VICTIM, SERVICE, "127.0.0.1", "10.0.0.1", "169.254.1.1", "192.168.1.2", "198.18.0.1", "::1")
         for number in range(24):
             self.say(self.named(hosts[number % 8], 22, 8000 + number, 9000 + number), 100 + number)
             self.net.advance(10.0)
@@ -188,6 +188,17 @@ class HostileTests(TCPTestCase):
         self.assertEqual([each.destination for each in there if each.destination[1] < 1024], [])
         self.assertEqual({each.destination[0] for each in there} - {VICTIM, SERVICE, ALICE}, set())
         self.stop()
+
+    def test_own_addresses(self) -> None:
+        """Alice names bob's own address, where a service of his listens: he does not connect to it."""
+        server = Server(lambda: self.net.now)
+        self.bob.host.reactor.listenTCP(8006, server)
+        self.net.advance(5.0)
+        before = self.syns(self.bob)
+        self.say(self.named(BOB, 8006), 50)
+        self.net.advance(5.0)
+        self.assertEqual(server.connections, [])
+        self.assertEqual(self.syns(self.bob), before)
 
     def test_others_come_and_go(self) -> None:
         """Strangers who connect all the time do not keep another one's silent connection open."""

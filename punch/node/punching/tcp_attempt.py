@@ -15,12 +15,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from punch.ice.budget import Budget
-from punch.ice.reach import is_local
 from punch.ice.sent_packets import IP_HEADERS, SYN_SIZE
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
-from punch.node.punching.tcp_candidates import local_candidates, targets
+from punch.node.punching.tcp_candidates import TCPTarget, local_candidates, targets
 from punch.node.punching.tcp_paths import TCPPaths
 from punch.wire.address import Address
 from punch.wire.nat64 import is_clat
@@ -52,7 +51,7 @@ class TCPAttempt:
     :param number: its number; both sides give it the same.
     :param paths: takes the connections.
     :param budget: that of the peer, in which SYNs count.
-    :ivar refusals: how many connections to public addresses failed at once.
+    :ivar refusals: how many connections to other networks failed at once.
     :ivar packets: how many SYNs were sent.
     :ivar bytes: how many bytes they had, with headers.
     """
@@ -121,11 +120,12 @@ class TCPAttempt:
         """Connect to the other side again and again, until there is a connection that works."""
         clat = self._network.clat
         named = [each for each in theirs if not clat.translates(each.address.host)]
-        found = targets(self._listening, self._seen, named)
+        own = {base.host for base in self._network.sockets.bases}
+        found = targets(self._listening, self._seen, named, own)
         for _ in range(ROUNDS):
             refusals = self.refusals
-            for local, remote in found:
-                self._connect(local, remote)
+            for target in found:
+                self._connect(target)
             end = self._context.monotonic() + (REFUSED_ROUND if refusals else ROUND)
             while self._context.monotonic() < end and self.refusals == refusals:
                 await self.sleep(REFUSED_WAIT)
@@ -156,7 +156,8 @@ class TCPAttempt:
         else:
             self._paths.add(connection, self._seen.get(connection.local))
 
-    def _connect(self, local: Address, remote: Address) -> None:
+    def _connect(self, target: TCPTarget) -> None:
+        local, remote = target.local, target.remote
         if not self._budget.allows_connect(remote, self._context.monotonic()):
             return
         if self._paths.has(local, remote):
@@ -170,10 +171,10 @@ class TCPAttempt:
         def ended(result: object) -> None:
             self._connecting.remove(connecting)
             if isinstance(result, Failure):
-                # Twisted has no single error for refusals by ICMP. Those at private addresses have no effect,
-                # by which the other side could see who is in our network
+                # Twisted has no single error for refusals by ICMP. Those in our own network have no effect:
+                # the other side could see by it who is there
                 refused = not isinstance(result.value, (UserTimeout, *CANCELLED))
-                if refused and not is_local(remote.host):
+                if refused and not target.near:
                     self.refusals += 1
                 # Nobody listens there, the SYN was dropped, or the attempt was ended
                 expect(result, ConnectError, *CANCELLED)

@@ -6,13 +6,15 @@ connect.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from punch.ice.candidates import MAPPED_PREFERENCE, STREAM_PREFERENCE, candidate_priority
 from punch.ice.port_mapping.mapper import mapped_addresses
 from punch.ice.reach import is_local, may_pair
+from punch.net.sources import source_of
 from punch.wire.address import Address
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
-from punch.wire.special_addresses import FIRST_PORT
+from punch.wire.special_addresses import FIRST_PORT, Scope, scope_of
 
 MAX_TARGETS = 3
 """To how many candidates of the other side we connect."""
@@ -87,30 +89,52 @@ def kinds(candidates: Iterable[Candidate]) -> list[tuple[str, str, bool]]:
     )
 
 
-def targets(
-    listening: Iterable[Address], mapped: Mapping[Address, Address], theirs: Iterable[Candidate]
-) -> list[tuple[Address, Address]]:
+class TCPTarget(NamedTuple):
     """
-    Return the addresses to connect from and to, to reach the other side at its candidates, the likeliest
-    first.
+    Where to connect.
+
+    :ivar local: the address to connect from.
+    :ivar remote: the address to connect to.
+    :ivar near: it is in our own network, as far as its address shows.
+    """
+
+    local: Address
+    remote: Address
+    near: bool
+
+
+def targets(
+    listening: Collection[Address],
+    mapped: Mapping[Address, Address],
+    theirs: Iterable[Candidate],
+    own: Collection[str],
+) -> list[TCPTarget]:
+    """
+    Return where to connect to reach the other side at its candidates, the likeliest first.
 
     Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN if the other
-    side is in our own network. It says so, which proves nothing, so it must not see what answers there.
+    side is in our own network. It says so, which proves nothing, so it must not see what answers there. The
+    same is true of our router, and of what has an IPv6 address of our own /56, behind the same firewall.
+    This machine is not the other side: whoever names it would have us connect to services of ours.
 
     :param listening: the addresses at which we listen, from which we also connect.
     :param mapped: how the rendezvous sees each of them, if it says so.
     :param theirs: the candidates of the other side.
+    :param own: the IP addresses of this machine.
     """
     theirs, ours = list(theirs), {address.host for address in mapped.values()}
     neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)
-    found: list[tuple[bool, int, Address, Address]] = []
+    networks = {source_of(local.host)[1] for local in listening if local.is_ipv6}
+    found: list[tuple[bool, int, TCPTarget]] = []
     for each in theirs:
-        remote, private = each.address, is_local(each.address.host)
+        remote = each.address
+        private = scope_of(remote.host) is not Scope.GLOBAL
         usable = each.tcp_type is not TCPType.ACTIVE and remote.port >= FIRST_PORT
         if not usable or each.type is CandidateType.RELAY or (private and not neighbours):
             continue
         local = next((local for local in listening if may_pair(local, remote)), None)
-        if local is not None:
-            found.append((not private, -each.priority, local, remote))
+        if local is not None and remote.host not in own:
+            near = private or remote.host in ours or source_of(remote.host)[1] in networks
+            found.append((not private, -each.priority, TCPTarget(local, remote, near)))
     found.sort(key=lambda target: target[:2])
-    return list(dict.fromkeys((local, remote) for _, _, local, remote in found))[:MAX_TARGETS]
+    return list(dict.fromkeys(target for _, _, target in found))[:MAX_TARGETS]

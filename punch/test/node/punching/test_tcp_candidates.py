@@ -1,0 +1,54 @@
+"""To which candidates of the other side we connect over TCP, and what we learn there."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.node.punching.tcp_candidates import MAX_TARGETS, targets
+from punch.wire.address import Address, TCPAddress
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+
+OURS = TCPAddress("192.168.1.2", 40000)
+OURS_IPV6 = TCPAddress("2a00:1:2:300::2", 40000)
+SEEN = TCPAddress("203.0.113.1", 50000)
+
+
+def named(host: str, port: int = 9000, kind: CandidateType = CandidateType.HOST) -> Candidate:
+    """A candidate of the other side."""
+    return Candidate(kind, TCPAddress(host, port), 1000, "1", tcp_type=TCPType.PASSIVE)
+
+
+class TargetsTests(SynchronousTestCase):
+    """The other side names what it likes."""
+
+    def found(self, *candidates: Candidate) -> list[tuple[Address, bool]]:
+        """Where to connect, and whether that is near."""
+        ours = OURS, OURS_IPV6
+        found = targets(ours, {OURS: SEEN}, candidates, {each.host for each in ours})
+        return [(target.remote, target.near) for target in found]
+
+    def test_elsewhere(self) -> None:
+        """Public addresses, of which few are taken."""
+        hosts = ["198.51.100.7", "2a00:1:2:400::7", "198.51.100.8", "198.51.100.9"]
+        expected = [(TCPAddress(host, 9000), False) for host in hosts[:MAX_TARGETS]]
+        self.assertEqual(self.found(*map(named, hosts)), expected)
+
+    def test_not_on_the_internet(self) -> None:
+        """Nothing private, without the claim to be in our network, and no service below port 1024."""
+        for host in ("10.0.0.1", "100.64.0.1", "198.18.0.1", "192.0.0.8", "127.0.0.1", "fd00::1", "fec0::1"):
+            self.assertEqual(self.found(named(host)), [], host)
+        self.assertEqual(self.found(named("198.51.100.7", 443)), [])
+
+    def test_this_machine(self) -> None:
+        """Not even with that claim."""
+        claim = named(SEEN.host, 9001, CandidateType.SRFLX)
+        for host in (OURS.host, OURS_IPV6.host):
+            self.assertEqual(self.found(named(host), claim), [(claim.address, True)], host)
+
+    def test_near(self) -> None:
+        """Who is in our network, or has an address of it, and our router: nobody learns if they refuse."""
+        claim = named(SEEN.host, 9001, CandidateType.SRFLX)
+        private = named("192.168.1.3")
+        self.assertEqual(self.found(claim, private), [(private.address, True), (claim.address, True)])
+        neighbour = named("2a00:1:2:3ff::9")
+        self.assertEqual(self.found(neighbour), [(neighbour.address, True)])
