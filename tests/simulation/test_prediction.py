@@ -165,7 +165,7 @@ class DirectTests(PunchingTestCase):
 
 
 class HostileTests(PunchingTestCase):
-    """A peer on a link says what it should not; `on_control` is what the link calls with a frame of its."""
+    """A peer on a link says what it should not."""
 
     def setUp(self) -> None:
         """Two peers on a relay, one of which opens; nothing goes directly between the two."""
@@ -180,11 +180,9 @@ class HostileTests(PunchingTestCase):
         self.attempt = 1000
 
     def say(self, to: Peer, frame_type: OptionalFrameType, payload: bytes) -> None:
-        """Have a peer receive a frame of the other one."""
+        """Have the node of the other peer send this one a frame that it would not send itself."""
         other = self.bob if to is self.alice else self.alice
-        on_control = to.link_to(other).on_control
-        assert on_control is not None
-        on_control(frame_type, payload)
+        other.link_to(to).send_control(frame_type, payload)
 
     def targets(self, host: str = "203.0.113.1", *ports: int, technique: str = "prediction") -> Targets:
         """What bob, who opens, is told as alice's targets."""
@@ -329,9 +327,8 @@ class HostileTests(PunchingTestCase):
         self.assertGreater(link.punching.attempts, 0)
         self.say(self.bob, OptionalFrameType.TARGETS, self.targets().encode())
         self.net.advance(2.0)
-        on_control = self.bob.link_to(carol).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.TARGETS, self.targets("203.0.113.3").encode())
+        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, self.targets("203.0.113.3").encode())
+        self.net.advance(0.2)
         (later,) = (each for each in self.bob.node.status.links if each.peer == carol.id)
         self.assertEqual(later.punching.attempts, link.punching.attempts + 1)
         carol.stop()
@@ -370,8 +367,6 @@ class HostileTests(PunchingTestCase):
 
     def test_there_and_back(self) -> None:
         """A peer that says again and again that it has moved and is back makes no attempt come sooner."""
-        link = self.alice.link_to(self.bob)
-        assert link.on_control is not None
         self.net.advance(8.0)
         (theirs, *_) = self.bob.node.status.nats
         moved = Nats((replace(theirs, host="203.0.113.77"),)).encode()

@@ -124,11 +124,9 @@ class HostileTests(PunchingTestCase):
         self.attempt = 1000
 
     def say(self, to: Peer, frame_type: OptionalFrameType, payload: bytes) -> None:
-        """Have a peer receive a frame of the other one."""
+        """Have the node of the other peer send this one a frame that it would not send itself."""
         other = self.bob if to is self.alice else self.alice
-        on_control = to.link_to(other).on_control
-        assert on_control is not None
-        on_control(frame_type, payload)
+        other.link_to(to).send_control(frame_type, payload)
 
     def ask(self, seconds: float = 4.0, host: str = HOMES[0], first: First | None = First.OPENS) -> int:
         """Ask bob; returns how many packets go to the port that was named."""

@@ -42,10 +42,8 @@ class HostileOpenerTests(PunchingTestCase):
         self.attempt = 1000
 
     def say(self, frame_type: OptionalFrameType, payload: bytes) -> None:
-        """Have bob receive a frame of alice."""
-        on_control = self.bob.link_to(self.alice).on_control
-        assert on_control is not None
-        on_control(frame_type, payload)
+        """Have alice's node send bob's a frame that it would not send itself."""
+        self.alice.link_to(self.bob).send_control(frame_type, payload)
 
     def targets(self, *ports: int, host: str = HOMES[0], technique: str = "spraying") -> Targets:
         """What bob is told as alice's targets."""
@@ -100,6 +98,7 @@ class HostileOpenerTests(PunchingTestCase):
         ):
             lie = NatProfile(HOMES[0], mapping, ports)
             self.say(OptionalFrameType.NATS, Nats((lie,)).encode())
+            self.net.advance(0.1)
             self.refused(self.targets())
 
     def test_other_techniques(self) -> None:
@@ -190,18 +189,16 @@ class HostileOpenerTests(PunchingTestCase):
         ).register()
         carol.call(self.bob.id)
         self.net.advance(4.0)
-        on_control = self.bob.link_to(carol).on_control
-        assert on_control is not None
         self.ask(self.targets())
         asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
-        on_control(OptionalFrameType.TARGETS, asked.encode())
+        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
         self.net.trace = []
         self.net.advance(0.5)
         self.assertEqual([each for each in self.net.trace if each.destination[1] in (9600, 9601)], [])
         # Afterwards it is carol's turn
         self.net.advance(40.0)
         asked = Targets(2, "spraying", "203.0.113.3", (9600, 9601))
-        on_control(OptionalFrameType.TARGETS, asked.encode())
+        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
         self.net.advance(0.5)
         self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
         carol.stop()
@@ -234,13 +231,12 @@ class HostileOpenerTests(PunchingTestCase):
         targets = self.targets()
         self.ask(targets, 4.5)
         self.say(OptionalFrameType.BEGIN, Begin(targets.attempt).encode())
-        self.net.advance(2.5)
+        self.net.advance(2.8)
         tried = next(link.punching for link in self.bob.node.status.links if link.peer == self.alice.id)
         self.assertEqual(tried.packets, OPENED * SOCKETS)
-        on_control = self.bob.link_to(carol).on_control
-        assert on_control is not None
         self.net.trace = []
-        on_control(OptionalFrameType.TARGETS, Targets(1, "spraying", "203.0.113.3", (9600, 9601)).encode())
+        asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
+        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
         self.net.advance(0.5)
         carol.stop()
         return len([each for each in self.net.trace if each.destination[1] == 9600])
@@ -265,10 +261,8 @@ class HostileAimTests(PunchingTestCase):
 
     def answer(self, opened: Opened) -> int:
         """Have alice receive this; returns to how many ports but the service's she sends in a second."""
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
         self.net.trace = []
-        on_control(OptionalFrameType.OPENED, opened.encode())
+        self.bob.link_to(self.alice).send_control(OptionalFrameType.OPENED, opened.encode())
         self.net.advance(1.0)
         assert isinstance(self.net.trace, list)
         sent = {each.destination for each in self.net.trace if each.source[0] == HOMES[0]}
@@ -368,17 +362,15 @@ class HostileAimTests(PunchingTestCase):
     def test_too_many(self) -> None:
         """A number of sockets that nobody has ends the link."""
         wrong = Opened(1, HOMES[1], (), MAX_COUNT + 1).encode()
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.OPENED, wrong)
+        self.bob.link_to(self.alice).send_control(OptionalFrameType.OPENED, wrong)
         self.net.advance(1.0)
         self.assertIsNone(self.alice.node.link(self.bob.id))
 
     def test_the_wrong_side(self) -> None:
         """The side with one port for all opens nothing."""
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.TARGETS, Targets(1000, "spraying", HOMES[1], (9500, 9501)).encode())
+        self.bob.link_to(self.alice).send_control(
+            OptionalFrameType.TARGETS, Targets(1000, "spraying", HOMES[1], (9500, 9501)).encode()
+        )
         self.net.trace = []
         self.net.advance(0.5)
         self.assertEqual([each for each in self.net.trace if each.destination[1] in (9500, 9501)], [])

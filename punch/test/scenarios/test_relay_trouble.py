@@ -226,15 +226,18 @@ class SlowedCase(RelayTestCase):
         assert status is not None
         return status.slowed
 
-    def other_side(self, kind: str) -> tuple[Peer, Peer, Callable[[OptionalFrameType, bytes], object]]:
-        """Two linked peers behind NATs of a kind, and what takes the frames that the second one sends."""
+    def other_side(self, kind: str) -> tuple[Peer, Peer, Callable[[bytes], None]]:
+        """Two linked peers behind NATs of a kind, and what sends SLOWED frames to the first."""
         self.start()
         alice, bob = self.pair(kind, kind)
         connect(alice, bob)
         self.net.advance(10.0)
-        on_control = alice.link_to(bob).on_control
-        assert on_control is not None
-        return alice, bob, on_control
+
+        def tell(payload: bytes) -> None:
+            bob.link_to(alice).send_control(OptionalFrameType.SLOWED, payload)
+            self.net.advance(1.0)
+
+        return alice, bob, tell
 
 
 class RateTests(SlowedCase):
@@ -242,20 +245,19 @@ class RateTests(SlowedCase):
 
     def test_what_the_other_side_says(self) -> None:
         """The user is told once of a limit that is known here."""
-        alice, bob, on_control = self.other_side(HARD)
-        on_control(OptionalFrameType.SLOWED, b"\x04")
+        alice, bob, tell = self.other_side(HARD)
+        tell(b"\x04")
         self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
         for _ in range(3):
-            on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
+            tell(bytes([RelayLimit.RELAY]))
         told = [(event.limit, event.there) for event in alice.of(PathSlowed)]
         self.assertEqual(told, [(RelayLimit.RELAY, True)])
         self.assertEqual(self.slowed(alice, bob), RelayLimit.RELAY)
 
     def test_what_the_other_side_says_of_a_direct_path(self) -> None:
         """No relay slows that. But a frame of another form ends the link."""
-        alice, bob, on_control = self.other_side(EASY)
-        on_control(OptionalFrameType.SLOWED, bytes([RelayLimit.RELAY]))
+        alice, bob, tell = self.other_side(EASY)
+        tell(bytes([RelayLimit.RELAY]))
         self.assertEqual((alice.of(PathSlowed), self.slowed(alice, bob)), ([], None))
-        on_control(OptionalFrameType.SLOWED, b"")
-        self.net.advance(1.0)
+        tell(b"")
         self.assertEqual([event.reason for event in alice.of(Disconnected)], ["protocol"])
