@@ -87,9 +87,9 @@ class OpeningChecks:
     def proven_hosts(self) -> set[str]:
         """
         The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
-        those of relays: others use them as well. Nor are our own among them, those at which reflectors see us
-        included: a peer with which a relay works together seems to answer anywhere, and would aim at our
-        router, or with its help at our neighbours.
+        those of relays: others use them as well. Our own addresses are not among them either, nor those at
+        which reflectors see us. A peer that works together with a relay seems to answer anywhere: it could
+        aim at our router, or, with the router's help, at our neighbours.
         """
         proven = {
             pair.remote.address.host

@@ -23,7 +23,7 @@ TARGETS: Final = 8
 MAX_AIMS: Final = 10
 """How many packets the side that aims sends in one attempt."""
 ROUNDS: Final = 3
-"""How often it sends to each port at most, if none of these packets was answered."""
+"""How often the side that aims sends to each port at most, if none of these packets is answered."""
 LOW_TTLS: Final = (5, 5, None, 5, 8)
 """
 The TTL of the packets of the side that opens, in successive attempts; None: the usual one. They are only to

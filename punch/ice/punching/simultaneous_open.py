@@ -28,9 +28,9 @@ from punch.wire.peers.punching import First
 LOW_TTLS: Final = (5, 5, 5, 8, 8)
 """The TTL of the first packet, in each turn: home and carrier NATs are within so many routers."""
 ROUTERS: Final = (None, None, 1, 1, 2)
-"""How many routers may take it at all, in each turn: that of a home, or a carrier's besides."""
+"""How many routers may take it at all, in each turn: only a home's router, or a carrier's as well."""
 FAR: Final = 0.02
-"""The round-trip time in seconds from which on two packets can be on their way at the same time."""
+"""The least round-trip time, in seconds, with which two packets can be on their way at the same time."""
 ORDERS_FAR: Final = (First.BOTH, First.BOTH, First.OPENS, First.AIMS, First.OPENS)
 ORDERS_NEAR: Final = (First.OPENS, First.AIMS, First.OPENS, First.AIMS, First.OPENS)
 """Which side is first, in each turn."""

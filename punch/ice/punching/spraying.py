@@ -50,8 +50,8 @@ LOW_TTL: Final = 5
 """The TTL of the first packets: they have to leave through the sender's NATs, and not to arrive."""
 ROUTERS: Final = 1, 2
 """
-How many routers may take the packets to the second socket, in each attempt in turn: that of a home, or a
-carrier's besides.
+How many routers may take the packets to the second socket, in each attempt in turn: only a home's router, or
+a carrier's as well.
 """
 WAITS: Final = (30.0, 300.0, 1800.0, 21600.0)
 """
@@ -63,7 +63,7 @@ LOWEST, HIGHEST = 1024, 65535
 PORTS_OF_SOCKET: Final = 8
 """How many ports of a subscriber's block there are for each socket that is opened, unless it is small."""
 MIN_OBSERVED: Final = 3
-"""How many ports must have been seen so that their range says something."""
+"""The least number of ports that must have been seen before their range is used."""
 SHARE: Final = 5
 """
 How many open ports would be hit in a range, by the average, before ports outside of it are guessed, too: none

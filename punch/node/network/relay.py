@@ -49,7 +49,7 @@ Received = Callable[[Sequence[bytes], Address, Address], None]
 
 class RelayClientOwner(TypingProtocol):
     """
-    Is told what becomes of an allocation: the relays of a node, or the trial of a relay in netcheck. Each
+    Is told what happens to an allocation: the relays of a node, or the trial of a relay in netcheck. Each
     method but `relay_limited` is called at most once, `relay_failed` possibly after `relay_allocated`.
     """
 
@@ -282,7 +282,7 @@ class DatagramRelayClient(RelayClient):
 
 
 class RoomUser(TypingProtocol):
-    """A link's path, as far as it waits for room on a connection that several links share."""
+    """The path of a link that waits for room on a connection which several links share."""
 
     def room_made(self) -> None:
         """It is this link's turn: send what waits, as far as there is room, or wait again."""

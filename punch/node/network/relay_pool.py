@@ -164,7 +164,7 @@ class RelayPool:
             self._try_datagrams(self._datagram_tries(self._usable(self._monotonic())))
 
     def other_addresses(self) -> None:
-        """This machine has other addresses: what is known of transports may not hold any more."""
+        """This machine has other addresses, so what is known about transports may be wrong now."""
         self._streams_first = False
 
     def woke(self) -> None:
@@ -266,7 +266,7 @@ class RelayPool:
             self._close(relay)
             return
         if relay.local in self._bases():
-            # What it says came from others would seem to have come to our own socket
+            # Datagrams that it claims to come from others would seem to have come to our own socket
             self.relay_failed(relay, AllocationProblem.REFUSED, "the relayed address is our own")
             self._close(relay)
             return

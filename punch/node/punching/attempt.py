@@ -33,8 +33,8 @@ ARRIVAL_TIME = 1.0
 """Seconds that packets have to arrive, and the checks that follow them to be answered."""
 REPEATS = 4
 """
-How often `ARRIVAL_TIME`, or one and a half round-trip times if that is longer, is added if something has
-arrived, while the link does not take the new path yet.
+If something has arrived, but the link does not take the new path yet, `ARRIVAL_TIME` is added so many times,
+or one and a half round-trip times if that is longer.
 """
 LONGEST_RTT = 2.0
 """
@@ -57,9 +57,9 @@ class Tries:
     """
     How many attempts were made on a link, and when the next one may be.
 
-    Each technique is counted for itself, and so is each IP address of the other side: that it is at another
-    one says that what failed before says nothing, and does not shorten the waits at the one before. Since a
-    peer may have any number of addresses, all further ones are counted together.
+    Each technique is counted for itself, and so is each IP address of the other side. If the other side is at
+    another address, attempts that failed before say nothing, but the waits at the address before are not
+    shortened. A peer may have any number of addresses, so all beyond a few are counted together.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Tries:
             self._found[key] = self._made[key][0]
 
     def path_found(self, now: float) -> None:
-        """There is a direct path: what was made some time ago no longer counts."""
+        """There is a direct path: attempts that were made some time ago no longer count."""
         self._made = {key: made for key, made in self._made.items() if now < made[1] + WINDOW}
         self._found = {key: tries for key, tries in self._found.items() if key in self._made}
 

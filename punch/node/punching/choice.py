@@ -55,13 +55,16 @@ class FailedAttempts:
         return True
 
     def __contains__(self, technique: object) -> bool:
-        """Whether it has failed on this link: that is remembered, but the link goes on with it."""
+        """
+        Whether the technique has failed on this link. The failure is remembered for later links, but this
+        link goes on with the technique.
+        """
         return technique in self._failed
 
 
 class TechniqueChoice:
     """
-    What is known of both sides, and what follows from it.
+    What is known about the NATs of both sides, and which technique follows from it.
 
     :param theirs: what the other side's offer or answer said about its NATs.
     :ivar theirs: what the other side said last.
@@ -83,7 +86,7 @@ class TechniqueChoice:
         # Whether something was sent in an attempt between these networks, and in which one last
         self._made = False
         self._newest: AttemptBasis | None = None
-        # In which network we were then
+        # In which network we were at that time
         self._made_in: str | None = None
         self._failed = FailedAttempts()
         self._found = False
@@ -121,7 +124,7 @@ class TechniqueChoice:
     def news(self) -> tuple[NatProfile, ...] | None:
         """
         Return what to tell the other side about our NATs, None if there is nothing new. While they are
-        observed anew, nothing is known, or less than before: that is no news, as they are probably the same.
+        observed anew, nothing is known, or less than before. That is not told, as they are probably the same.
         """
         ours = self.ours
         same = [_without_age(each) for each in ours] == [_without_age(each) for each in self._told]

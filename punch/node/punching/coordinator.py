@@ -45,8 +45,8 @@ from punch.wire.peers.punching import Begin, Nats, Opened, Targets
 
 SETTLE = 1.0
 """
-Seconds on a relayed path after which the first attempt begins: plain ICE needs less. Between two peers that
-had a direct path by the same technique before, it begins at once.
+Seconds on a relayed path after which the first attempt begins, since plain ICE takes less time. Between two
+peers that had a direct path by the same technique before, it begins at once.
 """
 RETURN_TIME = 5.0
 """
@@ -55,7 +55,10 @@ The same for a path that an attempt had found before: it is likely to answer aga
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 300.0
 """The least and the most seconds until an attempt is considered again for which the budget is not enough."""
 NETWORK_CHANGE_GAP = 60.0
-"""Seconds in which the other side may say once that it is in another network, so that we begin at once."""
+"""
+At most once in so many seconds, the other side may say that it is in another network, so that we begin at
+once.
+"""
 PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
@@ -157,8 +160,9 @@ class Punching:
     @property
     def time_for_udp(self) -> float:
         """
-        For how many seconds on a relayed path only one over UDP is looked for: until connectivity checks, and
-        the technique for these NATs if there is one, have probably found all that they will.
+        For how many seconds on a relayed path only a direct path over UDP is looked for. By then,
+        connectivity checks and the technique for these NATs, if there is one, have probably found what they
+        can find.
         """
         technique = self._choice.technique
         if technique not in self._makers or not self._choice.is_worth_trying:
@@ -325,8 +329,8 @@ class Punching:
     @property
     def _settle_time(self) -> float:
         """
-        For how many seconds a relayed path is given to plain ICE, which did not find the last one, and to the
-        path before it.
+        For how many seconds on a relayed path no attempt begins, because plain ICE may find a path, or the
+        path before may answer again.
         """
         theirs, left = self._choice.profiles[1], self._sockets.left
         if theirs is not None and left is not None and left.host == theirs.host:

@@ -62,8 +62,8 @@ class Prediction:
 
     async def aim(self, attempt: Attempt) -> bool:
         """
-        Make an attempt, on the side that aims. Returns True: an attempt that fails is made again as soon as
-        one that was made.
+        Make an attempt, on the side that aims. Returns True: the wait for the next attempt is the same
+        whether this one was made or refused.
         """
         await self._aim(attempt)
         return True

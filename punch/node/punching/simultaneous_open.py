@@ -50,7 +50,10 @@ class SimultaneousOpen:
         return one and may_send(self._budget, MAX_PACKETS + REQUESTS, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
-        """Make an attempt, on the side that aims. Returns True: one that was refused is repeated as soon."""
+        """
+        Make an attempt, on the side that aims. Returns True: the wait for the next attempt is the same if
+        this one was refused.
+        """
         if not attempt.may_aim_at(attempt.theirs.host):
             return True
         turn, self._made = self._made % TURNS, self._made + 1
@@ -111,7 +114,8 @@ class SimultaneousOpen:
         """
         Open a socket; returns its local address and the public one, or None if that is not possible.
 
-        :param charged: a request to a reflector counts, since the other side causes it.
+        :param charged: whether a request to a reflector counts in the budget, because the other side causes
+            it.
         """
         base = attempt.open_socket()
         if base is None:

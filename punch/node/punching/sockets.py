@@ -16,8 +16,8 @@ from punch.wire.peers.nat_profile import NatProfile
 
 UNUSED_TIME = 15.0
 """
-Seconds after which the socket of a path is closed that the link has left. The path may answer again before,
-and is selected again then; to find another one takes many packets.
+Seconds after which the socket of a path that the link has left is closed. If the path answers again before,
+it is selected again; to find another one would take many packets.
 """
 CHECK_GAP = 1.0
 """Seconds between two checks by which ICE sessions that are newer than such a path learn that it works."""
@@ -26,7 +26,8 @@ CHECK_GAP = 1.0
 @dataclass(frozen=True)
 class AttemptBasis:
     """
-    Why an attempt is made as it is. What is known about the NATs may change before a path is remembered.
+    The technique and the profiles by which an attempt is made. What is known about the NATs may change before
+    a path is remembered.
 
     :ivar technique: its technique.
     :ivar ours: the profile of our NAT then; None if it is not known.

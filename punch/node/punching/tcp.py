@@ -116,7 +116,7 @@ class TCPTries:
         return self.failed == ATTEMPTS
 
     def clear(self) -> None:
-        """What was tried says nothing any more, but which number is the newest."""
+        """Forget what was tried, except the number of the newest attempt."""
         self.made = self.refused = self.failed = 0
 
     def next_at(self, part: float = 1.0) -> float:
@@ -233,7 +233,7 @@ class TCPPunching:
             if isinstance(state, _Resting | _Relayed):
                 self._enter(_Resting(direct=True))
         elif isinstance(state, _Resting):
-            # The other side can have a direct path come and go as fast as it likes
+            # The other side can make a direct path come and go as fast as it likes
             if state.direct and not self._transport.generations.damping.short_lived:
                 self._tries.clear()
             settle = 0.0 if self._was_over_tcp else SETTLE

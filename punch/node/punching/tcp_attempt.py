@@ -34,7 +34,7 @@ ROUNDS = 3
 ROUND = 1.0
 """…and the seconds between two times…"""
 REFUSED_WAIT = 0.15
-"""…but only so many after a refusal: the SYN of the other side may have opened the way just then…"""
+"""…but only so many after a refusal, since the SYN of the other side may have opened the NAT just then…"""
 REFUSED_ROUND = 0.4
 """
 …and so many until the attempt ends. If a SYN was refused by ICMP and that of the other side arrived then,
@@ -81,7 +81,9 @@ class TCPAttempt:
             self._theirs.callback(theirs)
 
     async def gather(self) -> tuple[Candidate, ...]:
-        """Listen, ask how that is seen, and the router to map it, and return the candidates."""
+        """
+        Listen, ask the rendezvous how each port is seen, ask the router to map it, and return the candidates.
+        """
         asked: list[tuple[dict[Address, Address], Address, Deferred[Address | None]]] = []
         # The most preferred address of each family: others hardly ever lead to another network
         bases = [base for base in self._network.sockets.bases if not is_clat(base.host)]
