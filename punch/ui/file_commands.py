@@ -12,14 +12,18 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from punch.apps.chat import ChatError
-from punch.apps.files.events import Transfer
+from punch.apps.files.events import TooManyTransfers, Transfer, TransferProblem, UnknownTransfer
 from punch.apps.files.source import SourceError
-from punch.apps.files.transfers import TooManyTransfers, Transfers, UnknownTransfer
+from punch.apps.files.transfers import Transfers
 from punch.identity import PeerID
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
 from punch.ui.json.events import peer_called, transfer_list
 from punch.ui.json.transfers import transfer_fields
-from punch.ui.text.transfers import source_error_sentence
+from punch.ui.text.transfers import (
+    source_error_sentence,
+    too_many_transfers_sentence,
+    unknown_transfer_sentence,
+)
 
 
 def _transfers(context: CommandContext) -> Transfers:
@@ -67,7 +71,7 @@ def _not_sent(failure: Failure) -> NoReturn:
     if isinstance(error, SourceError):
         raise ChatError("bad-file", source_error_sentence(error))
     if isinstance(error, TooManyTransfers):
-        raise ChatError("too-many", str(error))
+        raise ChatError("too-many", too_many_transfers_sentence(error))
     failure.raiseException()
 
 
@@ -78,7 +82,7 @@ def _one(run: Callable[[Transfers, int], Transfer]) -> Callable[[CommandContext,
         try:
             return _answer(context, run(_transfers(context), fields["transfer"]))
         except UnknownTransfer as error:
-            raise ChatError("no-transfer", str(error)) from None
+            raise ChatError("no-transfer", unknown_transfer_sentence(error)) from None
 
     return done
 
@@ -91,7 +95,7 @@ def _open_folder(context: CommandContext, fields: Fields) -> Answer:
     def opened(transfers: Transfers, number: int) -> Transfer:
         transfer = transfers.get(number)
         if transfer.folder is None:
-            raise UnknownTransfer(f"Transfer {number} has no folder on this machine.")
+            raise UnknownTransfer(TransferProblem.NO_FOLDER, number)
         open_folder(transfer.folder)
         return transfer
 

@@ -83,3 +83,37 @@ class TransferProgress(TransferEvent):
 @dataclass(frozen=True)
 class TransferDismissed(TransferEvent):
     """A transfer that is over is no longer listed."""
+
+
+class TransferProblem(str, Enum):
+    """Why something can't be done with a transfer."""
+
+    NOT_THERE = "not-there"
+    NOT_OFFERED = "not-offered"
+    """It does not wait for an answer."""
+    OVER = "over"
+    NOT_OVER = "not-over"
+    NO_FOLDER = "no-folder"
+    """It has no folder on this machine."""
+
+
+class UnknownTransfer(Exception):
+    """
+    No transfer has this number, or what was asked for is not possible with it.
+
+    :ivar problem: why not.
+    :ivar number: the number.
+    """
+
+    def __init__(self, problem: TransferProblem, number: int) -> None:
+        super().__init__(problem.value, number)
+        self.problem = problem
+        self.number = number
+
+
+class TooManyTransfers(Exception):
+    """As many transfers to peers are under way as may be, `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most

@@ -22,11 +22,14 @@ from twisted.python.failure import Failure
 
 from punch.apps.files.events import (
     Stage,
+    TooManyTransfers,
     Transfer,
     TransferChanged,
     TransferDismissed,
     TransferEvent,
+    TransferProblem,
     TransferProgress,
+    UnknownTransfer,
 )
 from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.partial_folder import disk_failure
@@ -61,14 +64,6 @@ _RETRIED = frozenset(
     )
 )
 """Reasons why a stream to a peer can't be opened now, but maybe later."""
-
-
-class UnknownTransfer(Exception):
-    """No transfer has this number, or what was asked for is not possible with it; `str()` is a sentence."""
-
-
-class TooManyTransfers(Exception):
-    """As many transfers to peers are under way as may be."""
 
 
 class Opener(Protocol):
@@ -139,7 +134,7 @@ class Transfers:
         try:
             return self._transfers[number]
         except KeyError:
-            raise UnknownTransfer(f"There is no transfer {number}.") from None
+            raise UnknownTransfer(TransferProblem.NOT_THERE, number) from None
 
     def stop(self) -> None:
         """
@@ -177,9 +172,7 @@ class Transfers:
     async def _send(self, peer: PeerID, paths: Sequence[Path], done: Callable[[], object]) -> Transfer:
         source = await self._run(partial(find_source, [str(path) for path in paths]))
         if len(self._outgoing) >= MAX_SENDING:
-            raise TooManyTransfers(
-                f"{MAX_SENDING} transfers to others are under way: wait until one is over, or cancel one."
-            )
+            raise TooManyTransfers(MAX_SENDING)
         transfer = self._add(Transfer(next(self._numbers), peer, True, source.offer))
         outgoing = self._outgoing[transfer.number] = _Outgoing(self, transfer, source)
 
@@ -289,7 +282,7 @@ class Transfers:
         transfer = self.get(number)
         asked = self._asked.pop(number, None)
         if asked is None:
-            raise UnknownTransfer(f"Transfer {number} does not wait for an answer.")
+            raise UnknownTransfer(TransferProblem.NOT_OFFERED, number)
         return transfer, asked, self._receivers[number]
 
     # -- both --
@@ -302,7 +295,7 @@ class Transfers:
         """
         transfer = self.get(number)
         if transfer.stage.over:
-            raise UnknownTransfer(f"Transfer {number} is over.")
+            raise UnknownTransfer(TransferProblem.OVER, number)
         if number in self._asked:
             return self.refuse(number)
         self.failed(transfer, TransferFailed(FailureCode.CANCELLED))
@@ -321,7 +314,7 @@ class Transfers:
         """
         transfer = self.get(number)
         if not transfer.stage.over:
-            raise UnknownTransfer(f"Transfer {number} is not over: cancel it first.")
+            raise UnknownTransfer(TransferProblem.NOT_OVER, number)
         self._dismiss(transfer)
         return transfer
 

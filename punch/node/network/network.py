@@ -240,6 +240,7 @@ class Network:
     def watch_for_return(self, wanted: bool, relays: bool) -> None:
         """
         Ask reflectors often whether the network is back, because a link has no path (`wanted`), or stop that.
+
         :param relays: ask for relays too, which may be gone for other reasons.
         """
         self.reflexive_addresses.listen(wanted)

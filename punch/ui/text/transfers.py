@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from punch.amounts import format_bytes
+from punch.apps.files.events import TooManyTransfers, TransferProblem, UnknownTransfer
 from punch.apps.files.messages import (
     MAX_ENTRIES,
     MAX_ITEMS,
@@ -60,6 +61,24 @@ _SKIPPED = {
     SkipReason.OTHER_KIND: "neither a file nor a folder",
     SkipReason.LINK_OUTSIDE: "a link that leads, or could lead, out of the folder",
 }
+
+_IMPOSSIBLE = {
+    TransferProblem.NOT_THERE: "There is no transfer {number}.",
+    TransferProblem.NOT_OFFERED: "Transfer {number} does not wait for an answer.",
+    TransferProblem.OVER: "Transfer {number} is over.",
+    TransferProblem.NOT_OVER: "Transfer {number} is not over: cancel it first.",
+    TransferProblem.NO_FOLDER: "Transfer {number} has no folder on this machine.",
+}
+
+
+def too_many_transfers_sentence(error: TooManyTransfers) -> str:
+    """Why another transfer can't begin."""
+    return f"{error.most} transfers to others are under way: wait until one is over, or cancel one."
+
+
+def unknown_transfer_sentence(error: UnknownTransfer) -> str:
+    """Why something can't be done with a transfer."""
+    return _IMPOSSIBLE[error.problem].format(number=error.number)
 
 
 def source_error_sentence(error: SourceError) -> str:

@@ -17,7 +17,9 @@ from punch.apps.files.events import (
     Transfer,
     TransferDismissed,
     TransferEvent,
+    TransferProblem,
     TransferProgress,
+    UnknownTransfer,
 )
 from punch.apps.files.messages import (
     SERVICE,
@@ -33,7 +35,6 @@ from punch.apps.files.source import text_source
 from punch.apps.files.transfers import (
     MAX_LISTED,
     Transfers,
-    UnknownTransfer,
 )
 from punch.identity import PeerID
 from punch.link.services import anyone
@@ -148,10 +149,12 @@ class TransfersTests(TransfersCase):
         for side in (self.a, self.b):
             self.assertTrue(any(isinstance(event, TransferProgress) for event in side.events))
         self.assertEqual(self.a.done, 1)
-        with self.assertRaises(UnknownTransfer):
-            self.b.transfers.accept(offered.number)
-        with self.assertRaises(UnknownTransfer):
-            self.b.transfers.cancel(offered.number)
+        for run, problem in (
+            (self.b.transfers.accept, TransferProblem.NOT_OFFERED),
+            (self.b.transfers.cancel, TransferProblem.OVER),
+        ):
+            error = self.assertRaises(UnknownTransfer, run, offered.number)
+            self.assertEqual((error.problem, error.number), (problem, offered.number))
         self.b.transfers.dismiss(offered.number)
         self.assertEqual(self.b.transfers.all, [])
         self.assertIsInstance(self.b.events[-1], TransferDismissed)
@@ -159,8 +162,8 @@ class TransfersTests(TransfersCase):
     def test_refused(self) -> None:
         self.sent(b"x")
         offered = self.until(self.b, Stage.OFFERED)
-        with self.assertRaises(UnknownTransfer):
-            self.b.transfers.dismiss(offered.number)
+        error = self.assertRaises(UnknownTransfer, self.b.transfers.dismiss, offered.number)
+        self.assertEqual(error.problem, TransferProblem.NOT_OVER)
         self.b.transfers.refuse(offered.number)
         problem = self.until(self.a, Stage.FAILED).problem
         assert isinstance(problem, TransferFailed)

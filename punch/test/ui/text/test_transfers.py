@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.files.events import TooManyTransfers, TransferProblem, UnknownTransfer
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.apps.files.odd_names import Oddity, OddNames, oddities
 from punch.apps.files.source import SkipReason, SourceError, SourceProblem, text_source
@@ -18,6 +19,8 @@ from punch.ui.text.transfers import (
     skipped_sentence,
     source_error_sentence,
     time_text,
+    too_many_transfers_sentence,
+    unknown_transfer_sentence,
 )
 
 
@@ -142,3 +145,12 @@ class TextTests(SynchronousTestCase):
             self.assertEqual(source_error_sentence(error), sentence)
         for reason in SkipReason:
             self.assertIn("'d/a' is left out: it is ", skipped_sentence(Path("d/a"), reason))
+
+    def test_what_cannot_be_done(self) -> None:
+        """A sentence for each problem, with the number of the transfer."""
+        for problem in TransferProblem:
+            self.assertRegex(
+                unknown_transfer_sentence(UnknownTransfer(problem, 17)),
+                "^T.* transfer 17|^Transfer 17 .*[.]$",
+            )
+        self.assertTrue(too_many_transfers_sentence(TooManyTransfers(8)).startswith("8 transfers to others"))
