@@ -11,6 +11,7 @@ from punch.ice.port_mapping.lease import PortMapping
 from punch.ice.punching.techniques import NatClass, Technique, nat_class, techniques_with_all
 from punch.ice.reach import is_local
 from punch.natcheck.behaviour import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
+from punch.wire.nat64 import is_clat
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 UNKNOWN = "unknown"
@@ -168,8 +169,11 @@ class FamilyReport:
 
     @property
     def nat64(self) -> bool:
-        """Whether its datagrams are translated to the other family (RFC 6146)."""
-        return any(
+        """
+        Whether its datagrams are translated to the other family (RFC 6146), be it as IPv4 of a machine that
+        has it by translation.
+        """
+        return any(map(is_clat, self.local_addresses)) or any(
             (":" in public) != (":" in local)
             for public in self.public_addresses
             for local in self.local_addresses
@@ -305,9 +309,6 @@ class NetcheckReport:
             return self.ipv4.direct
         if not self.udp:
             return Direct.NONE
-        if self.ipv6 is not None and self.ipv6.nat64:
-            # Peers that have IPv4 alone are reached through it
-            return self.ipv6.direct
         return Direct.UNKNOWN if self.ipv6 is not None and self.ipv6.near else Direct.SOME
 
     @property
@@ -317,9 +318,7 @@ class NetcheckReport:
             return False
         if not self.policy.direct:
             return True
-        if self.ipv4 is not None and self.ipv4.udp:
-            return self.ipv4.certain
-        return self.ipv6 is None or not self.ipv6.nat64 or self.ipv6.certain
+        return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object, without problem and sentences (docs/json.md)."""

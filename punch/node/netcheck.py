@@ -35,6 +35,7 @@ from punch.node.control.hosts import (
     VettedReactor,
     is_name,
 )
+from punch.node.network.clat import Clat
 from punch.node.network.port_mappings import Gateways, PortMappingTrial
 from punch.node.network.relay import (
     DatagramRelayClient,
@@ -48,6 +49,7 @@ from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
+from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.probes import ProbeOutcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -109,9 +111,9 @@ class NetcheckRun:
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
-        self._addresses = addresses
         self._source = source
-        self._open_socket = open_socket
+        self._clat = Clat(reactor, monotonic, addresses, open_socket, self._source_for, lambda: None)
+        self._addresses, self._open_socket = self._clat.addresses, self._clat.open_socket
         self._random = random
         self._monotonic = monotonic
         self._lifetime = lifetime
@@ -175,7 +177,7 @@ class NetcheckRun:
         self._transports[Transport.CONTROL] = True
         self._captive_portal = False
         self._ask()
-        self._begin(partial(self._examine_with, welcome, host))
+        self._begin(partial(self._look_for_nat64, welcome, host))
 
     def control_reply(self, reply: Reply) -> None:
         """Take the result of a probe, or the answer to a request that measures the round trip."""
@@ -217,6 +219,25 @@ class NetcheckRun:
         else:
             then([literal])
 
+    def _look_for_nat64(self, welcome: Welcome, host: str, found: list[str]) -> None:
+        """If the rendezvous was reached over IPv6, ask the name server for the prefix of a NAT64 first."""
+
+        def discovered(hosts: list[str]) -> None:
+            self._clat.reached(host, hosts)
+            self._examine_with(welcome, host, found)
+
+        if ":" in host:
+            look_up(self._reactor, DISCOVERY_NAME, discovered)
+        else:
+            self._examine_with(welcome, host, found)
+
+    def _source_for(self, remote: str) -> str | None:
+        """Return our address from which `remote` is reached."""
+        local = self._control.local_host
+        if local is not None and (":" in local) == (":" in remote):
+            return local
+        return None if self._source is None else self._source(remote)
+
     def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
         policy = self._policy
         policy.reached(host)
@@ -224,7 +245,7 @@ class NetcheckRun:
         further = welcome.reflector_addresses if all(map(usable_port, ports)) else ()
         # Where the rendezvous was reached, it may be asked, whatever that address is.
         own = canonical(host, 0).host
-        services = list(dict.fromkeys([own, *policy.allowed([*found, *further])]))
+        services = self._clat.forms([own, *policy.allowed([*found, *further])])
         hosts = self._hosts(services)
         for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)

@@ -176,6 +176,9 @@ def test_netcheck(network: NAT64Network) -> None:
     report, text = (network.netcheck(*options) for options in (["--json"], []))
     assert "NAT64" in text
     told = json.loads(report)
-    assert told["ipv6"]["public_addresses"] == [PUBLIC]
-    assert told["ipv4"] is None or not told["ipv4"]["udp"]
+    assert told["ipv4"]["public_addresses"] == [PUBLIC]
+    assert told["ipv4"]["port_allocation"] == "preserving"
+    assert told["ipv4"]["techniques"]
+    assert "through a NAT64" in text
+    assert told["direct"] == "most"
     assert all(told["transports"].values()), report

@@ -202,6 +202,10 @@ class HostAddresses:
             self.look_up(name)
         return list(known.hosts) if age < KEPT else []
 
+    def note(self, name: str, hosts: Sequence[str]) -> None:
+        """Take the addresses of a name that somebody else has looked up."""
+        self._resolved(name, self._known.setdefault(name, _KnownHost()), list(hosts))
+
     def look_up(self, name: str) -> None:
         """Look a name up again."""
         if _literal(name) is not None:

@@ -13,7 +13,7 @@ with special techniques, and all limits work as with any IPv4 address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Address
 from typing import Any
@@ -70,10 +70,17 @@ class Clat:
         self._translation: Translation | None = None
         self._free = _OWN_ADDRESSES.copy()
 
-    def reached(self, host: str) -> None:
-        """Note the IP address at which the rendezvous was reached. If it is an IPv6 one, look for a NAT64."""
+    def reached(self, host: str, discovered: Sequence[str] | None = None) -> None:
+        """
+        Note the IP address at which the rendezvous was reached. If it is an IPv6 one, look for a NAT64.
+
+        :param discovered: the addresses of `ipv4only.arpa`; None: they are looked up.
+        """
         self._reached = host
-        self.look_up_again()
+        if discovered is None:
+            self.look_up_again()
+        else:
+            self._names.note(DISCOVERY_NAME, discovered)
 
     def look_up_again(self) -> None:
         """Look for a NAT64 again: the network has changed."""
@@ -112,6 +119,7 @@ class Clat:
         """Return the addresses by which servers at these IP addresses are reached, each once."""
         plain = list(dict.fromkeys(map(self.plain, hosts)))
         prefix = self.prefix
+        self._translation = self._translate(self._addresses())
         if prefix is not None and self._translation is None:
             # IPv4 may not work here although there is an address, since the rendezvous was reached by IPv6
             plain += translated(plain, [prefix])

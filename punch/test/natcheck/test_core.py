@@ -331,14 +331,24 @@ class WordTests(SynchronousTestCase):
         report = NetcheckReport(PUNCH, FamilyReport(), TRANSLATED6, transports=ALL_WAYS)
         said = self.said(report)
         self.assertIn("This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64).", said)
-        self.assertIn("Over IPv4, through the NAT64: direct links to most peers.", said)
-        self.assertEqual((report.direct, report.certain), (Direct.MOST, True))
+        self.assertIn("Peers that have IPv4 alone need a relay.", said)
         self.assertNotIn("hairpin", said)
         self.assertIn("2001:db8::2, seen as 203.0.114.99: NAT64, which makes IPv4 of it", text(report))
         self.assertNotIn("behind a NAT", text(report))
         both = self.said(NetcheckReport(PUNCH, HOME, TRANSLATED6, transports=ALL_WAYS))
         self.assertIn("(NAT64)", both)
-        self.assertNotIn("through the NAT64", both)
+        self.assertNotIn("Peers that have IPv4 alone", both)
+
+    def test_ipv4_by_translation(self) -> None:
+        """The NAT64 is judged as a NAT is, and Punch's own address says nothing."""
+        ipv4 = replace(HOME, local_addresses=("192.0.0.1",))
+        report = NetcheckReport(PUNCH, ipv4, None, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("(NAT64). Over IPv6: direct links to peers that have it", said)
+        self.assertIn("Over IPv4, through the NAT64: direct links to most peers.", said)
+        self.assertNotIn("hairpin", said)
+        self.assertNotIn("192.0.0.1", text(report))
+        self.assertIn("through a NAT64", text(report))
 
     def test_home(self) -> None:
         """The usual network."""

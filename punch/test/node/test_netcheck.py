@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from ipaddress import IPv6Network
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -412,6 +413,22 @@ class PlaceTests(InternetTestCase):
         network = NetcheckNetwork(self.net, alternates=(), relay=True, through=("64:ff9b::c633:6401",))
         transports = network.run(self.net.host("alice", "2001:db8:6::2")).transports
         self.assertEqual((transports[Transport.TURN_TCP], transports[Transport.TURN_TLS]), (True, True))
+
+    def test_nat64(self) -> None:
+        """The NAT64 is measured as a NAT is, at all addresses and ports of the rendezvous."""
+        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
+        network = NetcheckNetwork(self.net, relay=True)
+        for number, (mapping, expected) in enumerate(MAPPING.items(), 1):
+            nat = NAT(f"203.0.113.{number}", mapping=mapping, nat64=IPv6Network("64:ff9b::/96"))
+            lan = self.net.lan(f"home {number}", ipv6=f"2001:db8:{60 + number}::/64", nat=nat)
+            report = network.run(lan.host(f"alice {number}"))
+            family = ipv4(report)
+            self.assertEqual((family.mapping, family.public_addresses), ({expected}, (nat.public,)))
+            self.assertTrue(family.nat64)
+            self.assertIsNotNone(family.profile)
+            self.assertIsNone(report.ipv6)
+            self.assertEqual(set(report.transports.values()), {True})
+            self.assertNotIn("192.0.0.", text(report))
 
     def test_a_rendezvous_next_door(self) -> None:
         """What holds for a rendezvous on this machine or in a private network may not hold elsewhere."""

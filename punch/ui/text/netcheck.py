@@ -68,6 +68,10 @@ _WITHOUT_RELAY = {
     "(--relay never): those to peers that everybody reaches, or whose NAT lets in what comes from another "
     "port.",
 }
+_NAT64 = (
+    "This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64). Over IPv6: direct links to peers "
+    "that have it, too, where both networks let them in."
+)
 _PREDICTED = (
     "direct links to most peers, to many of them after some seconds on a relay, until the next ports are "
     "predicted. To those whose ports are random, links stay on a relay."
@@ -195,15 +199,16 @@ def _direct(report: NetcheckReport) -> list[str]:
         ]
     if ipv6 is not None and ipv6.near:
         ipv6 = None
-    found = [] if ipv4 is None else _direct_over(ipv4, "IPv4")
+    found: list[str] = []
+    if ipv4 is not None and ipv4.nat64:
+        found = [_NAT64, *_direct_over(ipv4, "IPv4, through the NAT64")]
+    elif ipv4 is not None:
+        found = _direct_over(ipv4, "IPv4")
     if ipv6 is not None:
         if ipv6.nat64:
-            found.append(
-                "This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64). Over IPv6: direct "
-                "links to peers that have it, too, where both networks let them in."
-            )
+            found.append(_NAT64)
             if ipv4 is None:
-                found += _direct_over(ipv6, "IPv4, through the NAT64")
+                found.append("Peers that have IPv4 alone need a relay.")
             return found
         if ipv6.translated:
             found += _direct_over(ipv6, "IPv6")
@@ -273,8 +278,14 @@ def _facts(family: FamilyReport | None) -> Facts:
     if not family.translated:
         found.append(("address", [f"{local}, seen as it is: no NAT"]))
     else:
-        kind = "NAT64, which makes IPv4 of it" if family.nat64 else "behind a NAT"
-        found.append(("address", [f"{local}, seen as {_and(family.public_addresses)}: {kind}"]))
+        seen = f"seen as {_and(family.public_addresses)}"
+        if not family.nat64:
+            address = f"{local}, {seen}: behind a NAT"
+        elif ":" in local:
+            address = f"{local}, {seen}: NAT64, which makes IPv4 of it"
+        else:
+            address = f"{seen}: through a NAT64, which makes it of IPv6"
+        found.append(("address", [address]))
         found.append(("mapping", [_behaviour(family.mapping, MAPPING)]))
     found.append(("filtering", [_behaviour(family.filtering, _FILTERING)]))
     if family.translated:
