@@ -103,7 +103,9 @@ def path_of(paths: Sequence[LearnedPath], network: str, host: str) -> LearnedPat
 
 
 def with_path(paths: Sequence[LearnedPath], path: LearnedPath) -> tuple[LearnedPath, ...]:
-    """Return the paths with one of them in the place of that of the same networks; the newest is the last."""
+    """
+    Return the paths with this one added, which replaces the one of the same networks. The newest is the last.
+    """
     others = [each for each in paths if (each.network, each.host) != (path.network, path.host)]
     return tuple([*others, path][-MAX_PATHS:])
 

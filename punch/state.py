@@ -227,7 +227,7 @@ class PeerState:
     def prepare(self) -> None:
         """
         Make the directory and the log file, and see whether all that will be opened there is a file. The
-        history sees to its own, since a peer may do without.
+        history checks its own file, since a peer may run without a history.
 
         :raise StateError: it can't be made, or something else has the name of a file.
         """
@@ -266,7 +266,7 @@ class PeerState:
 
     def write_prekey(self, peer: PeerID, signed: bytes | None) -> None:
         """
-        Keep this prekey of another peer, or with None none any more.
+        Keep this prekey of another peer; None removes the one that was kept.
 
         :raise StateError: it can't be written.
         """

@@ -179,7 +179,7 @@ class _Sent(NamedTuple):
     relayed: bool
     """It goes to a relayed candidate, and may use all that is `RESERVED`."""
     proof: bool
-    """It is one of a proof, and may use that but for `RESERVED_RELAYED`."""
+    """It is one of a proof, and may use all that is `RESERVED` except `RESERVED_RELAYED`."""
 
 
 class Budget:

@@ -79,7 +79,7 @@ class PathPolicy:
     tcp: bool = True
 
     def allowed(self, technique: Technique) -> Technique | None:
-        """Return what comes of it where a technique would be used; None: there is no link."""
+        """Return the technique that is used in place of this one; None: there is no link."""
         switched_off = {Technique.SPRAYING: not self.spray, Technique.TCP: not self.tcp}
         if not self.direct or switched_off.get(technique):
             technique = Technique.RELAY

@@ -295,7 +295,7 @@ class SourceTable(Generic[K]):
 
     def replace(self, key: K, new: K) -> None:
         """
-        Add an entry, the newest one of its source, in the place of another one of this source.
+        Add an entry, the newest one of its source. It takes the place of another one of this source.
 
         :raise KeyError: the other one is not there.
         """

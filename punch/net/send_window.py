@@ -29,7 +29,9 @@ TURN: Final = 16 * 1024
 SHORTEST_RTT: Final = 0.001
 """Seconds; a shorter round trip doesn't tell how much is sent in a longer time."""
 BASE_AGE: Final = 10.0
-"""Seconds after which the path's own round trip is measured again before it is held against a longer one."""
+"""
+After so many seconds, the path's own round trip is measured again before a longer one is taken for a queue.
+"""
 
 
 class Flight(NamedTuple):

@@ -172,7 +172,7 @@ class TextRenderer:
     # -- calls and links --
 
     def _show_progress(self, event: Progress) -> None:
-        """Show how far a call is, or what became of a link's path."""
+        """Show how far a call is, or how the path of a link has changed."""
         peer, name = event.peer, self._view.name_of(event.peer)
         if not self._compact or not isinstance(event, (Calling, Introduced, Checking)):
             self._show_dim_timed(describe(event, name))

@@ -63,7 +63,7 @@ def synthesized(prefix: Prefix, address: IPv4Address) -> IPv6Address:
     network, length = prefix
     if length == 96:
         return IPv6Address(network | int(address))
-    # The address follows the prefix, but for bits 64 to 71, which are zero.
+    # The address follows the prefix. Bits 64 to 71 are skipped, and are zero.
     shifted = int(address) << 128 - 32 - length
     upper = shifted >> 64 << 64
     return IPv6Address(network | upper | (shifted ^ upper) >> 8)

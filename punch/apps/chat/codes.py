@@ -188,7 +188,7 @@ class ContactCodes:
         if self._invitation is not None and self._invitation.code == code:
             raise ChatError("self", "This is your own code: give it to the other side.")
         if self._joining is not None:
-            raise ChatError("too-many", "A code is being used already: wait for what comes of it.")
+            raise ChatError("too-many", "A code is being used already: wait until that has ended.")
         caller, now = Identity.generate(self._random), self._now()
         core = Redeemer(
             code, caller.peer_id, self._identity, self._own_name(), CodePurpose.CONTACT, now, self._random

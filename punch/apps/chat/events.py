@@ -2,9 +2,9 @@
 The events that the chat reports to its views, and the views.
 
 The views also get every `punch.apps.files.events.TransferEvent` of the process, and every
-`punch.node.events.Event` of the node, but for the calls that this process places by itself: they are not
-reported as `Calling`, and the failure of one is reported as `PeerUnreachable` if messages wait, else not at
-all.
+`punch.node.events.Event` of the node, except those about calls that this process places by itself: they are
+not reported as `Calling`, and the failure of one is reported as `PeerUnreachable` if messages wait, else not
+at all.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ class ChatLinks:
             self._connect(peer)
 
     def _connect(self, peer: PeerID) -> None:
-        # What becomes of the call is told by events.
+        # Events tell how the call goes on.
         self._node.connect(peer).addErrback(_ignore_failed_call)
 
     # -- what happens on the node --

@@ -236,7 +236,7 @@ class Issuer:
                 self.outcome = CodeFailed(CodeFailure.EXPIRED)
 
     def _begin(self, incoming: Incoming, now: float) -> None:
-        """A redeemer begins, in the place of one before: that one may have lost its connection."""
+        """A redeemer begins. It takes the place of an earlier one, which may have lost its connection."""
         if self.outcome is not None:
             self._messages.append(Reject(incoming.call, incoming.sender, ErrorCode.REFUSED))
             return

@@ -102,7 +102,7 @@ class NodeCommand:
     It ends the process with a sentence if the state directory can't be used.
 
     :param final_line: what is said in a terminal when a signal ends it.
-    :param again: what comes of it if the command is run again after the node was lost.
+    :param again: what happens if the command is run again after the node was lost.
     :param own_stdout: False: stdout is for data, and events go to stderr.
     :ivar book: the address book of the identity.
     :ivar display: what is shown to a user.

@@ -236,8 +236,8 @@ def _system_ttl() -> int:
 
 def limit_routers(sock: socket.socket, routers: int | None) -> bool:
     """
-    Set how many routers may take an IPv4 datagram of this socket, be it to pass it on or because it is for
-    them. Returns whether the system accepted it.
+    Set how many routers may take an IPv4 datagram of this socket, to pass it on or because it is for them.
+    Returns whether the system accepted it.
 
     The datagrams have a timestamp option without room (RFC 791, section 3.1). Each router increments its
     overflow count, and discards the datagram when the count, of four bits, overflows.

@@ -85,8 +85,8 @@ class Reach(NamedTuple):
     How far a datagram may get.
 
     :ivar ttl: how many routers may pass it on (IPv6: the hop limit).
-    :ivar routers: how many routers may take it, be it to pass it on or because it is for them (IPv4 only);
-        None: any number.
+    :ivar routers: how many routers may take it, to pass it on or because it is for them (IPv4 only); None:
+        any number.
     """
 
     ttl: int
@@ -436,7 +436,7 @@ def open_socket(reactor: IReactorUDP, host: str, port: int, receiver: Receiver) 
 
 
 def enlarge_buffer(sock: socket.socket) -> None:
-    """Ask for a large receive buffer; it does without where the system refuses."""
+    """Ask for a large receive buffer. If the system refuses it, the usual one is used."""
     set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 

@@ -141,7 +141,7 @@ class CallContext:
     """What the calls of one node share. None of them changes it."""
 
     calls: Calls
-    """Where a call says what becomes of it."""
+    """Where a call reports its stages and its end."""
     identity: Identity
     name: Callable[[], str]
     """Returns the name that we sign in offers and answers."""

@@ -414,7 +414,7 @@ class IncomingCalls:
             call.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
     def _take(self, incoming: Incoming, before: Call | None, decision: Decision, *, wanted: bool) -> None:
-        """Let the call ring, in the place of the one before."""
+        """Let the call ring. It takes the place of an earlier call of this peer."""
         peer = incoming.sender
         signaling = self._open(incoming)
         if signaling is None:

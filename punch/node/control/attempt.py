@@ -70,7 +70,7 @@ def _failure(problem: ControlProblem) -> Failure:
 
 
 class _ServerAttempt:
-    """One connection to one server, and what becomes of it."""
+    """One connection to one server, and how it ends."""
 
     _log = Logger()
 

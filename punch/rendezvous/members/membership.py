@@ -57,7 +57,7 @@ class AdmitPolicy(str, Enum):
 
 
 class Redemption(Enum):
-    """What became of an invitation that a peer has sent."""
+    """How an invitation that a peer has sent was taken."""
 
     ACCEPTED = "accepted"
     UNKNOWN = "unknown"

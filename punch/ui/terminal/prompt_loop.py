@@ -347,7 +347,7 @@ class PromptLoop:
         self._tell(lambda user: user.ended())
 
     def clear(self) -> None:
-        """Clear the screen but for the prompt."""
+        """Clear the screen, except the prompt."""
         self._above.forget()
         self._app.renderer.clear()
 

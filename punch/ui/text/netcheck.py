@@ -311,7 +311,7 @@ def _ports(family: FamilyReport) -> str:
 
 
 def _router(family: FamilyReport, router: RouterReport) -> str:
-    """What came of the requests for ports."""
+    """How the router has answered requests for ports."""
     mapping = router.mapping
     if mapping is None:
         if router.upnp or ":" in family.local_addresses[0]:
