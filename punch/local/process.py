@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -19,8 +19,6 @@ from twisted.logger import Logger
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
-from punch.local.attached import AttachedNode
-from punch.local.node_connections import NodeGone
 from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import CommandError
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
@@ -40,6 +38,9 @@ from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateErr
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
+
+if TYPE_CHECKING:
+    from punch.local.attached import AttachedNode
 
 ATTACH_TIME = 20.0
 """Seconds in which a process that has the lock has to open its socket, or to end."""
@@ -91,6 +92,10 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     :raise SocketError: its socket can't be used.
     :raise CommandError: it does not take this program.
     """
+    # Who becomes the node does not need them
+    from punch.local.attached import AttachedNode
+    from punch.local.node_connections import NodeGone
+
     path = attaching_path(directory, environ)
     endpoint = cast(Any, UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
     try:

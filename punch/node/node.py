@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from twisted.application.service import Service
@@ -28,7 +28,6 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.link.services import Authorize
-from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
 from punch.net.srv import LookUpService
 from punch.net.udp.socket_set import OpenSocket
@@ -83,6 +82,9 @@ from punch.wire.control import (
 )
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
+
+if TYPE_CHECKING:
+    from punch.natcheck.report import NetcheckReport
 
 EXPECTED_TIME = 600.0
 """

@@ -6,29 +6,24 @@ What stdin and stdout are is determined when the service starts: until then a da
 
 from __future__ import annotations
 
-import atexit
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from punch.apps.chat import Chat
-from punch.ui import slash
 from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
-from punch.ui.json.front_end import JSONFrontEnd
 from punch.ui.standard_streams import InputKind, StandardStreams, StreamDescriptors
 from punch.ui.stdio import StdioFrontEnd
-from punch.ui.terminal.escapes import Style, reflows, takes_escapes
-from punch.ui.terminal.front_end import TerminalFrontEnd
+from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.terminal.input import PastedLines
-from punch.ui.terminal.line_history import LineHistory
-from punch.ui.terminal.prompt import Prompt, Suggestion
 from punch.ui.terminal.tty_modes import TerminalModes
+
+if TYPE_CHECKING:
+    from punch.ui.json.front_end import JSONFrontEnd
 
 #: Seconds that the last output may take to be read.
 DRAIN_TIMEOUT = 1.0
@@ -87,11 +82,16 @@ def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
     modes = TerminalModes(streams.stdin, streams.stdout)
     takes = watched and takes_escapes(options.environ) and not options.json
     if takes and modes.known and find_spec("prompt_toolkit") is not None:
+        # Only the front end that is used is loaded, here and below
+        from punch.ui.terminal.console import TerminalConsole
+
         return TerminalConsole(reactor, streams, modes, options, chat)
 
     def make(output: StandardStreams) -> StdioFrontEnd | JSONFrontEnd:
         settings, context, kind = options.settings, options.context, streams.input_kind
         if options.json:
+            from punch.ui.json.front_end import JSONFrontEnd
+
             return JSONFrontEnd(settings, context, chat, output, kind, options.elapsed)
         return StdioFrontEnd(
             settings,
@@ -167,63 +167,3 @@ class PlainConsole:
 
     def restore(self) -> None:
         """Does nothing: no mode was changed that would outlive the process."""
-
-
-class TerminalConsole:
-    """A terminal with a line editor."""
-
-    def __init__(
-        self,
-        reactor: Any,
-        streams: StreamDescriptors,
-        modes: TerminalModes,
-        options: StartOptions,
-        chat: Chat,
-    ) -> None:
-        self._reactor = reactor
-        self._modes = modes
-        self._clean = False
-        typed = LineHistory(options.typed_lines)
-        self._prompt = prompt = Prompt(
-            streams.stdin,
-            streams.stdout,
-            in_reactor=reactor.callFromThread,
-            complete=lambda text: (
-                Suggestion(*found) for found in slash.completions(text, self.front_end.names)
-            ),
-            history=typed,
-            colour=Style.choose(options.environ, True).colour,
-            term=options.environ.get("TERM", ""),
-            reflows=reflows(options.environ),
-        )
-        self.front_end = TerminalFrontEnd(
-            options.settings, options.context, chat, prompt, typed, environ=options.environ
-        )
-        atexit.register(self.restore)
-        if threading.current_thread() is threading.main_thread():
-            # Whoever stops and continues the process from elsewhere leaves the terminal's modes to us.
-            signal.signal(signal.SIGCONT, lambda *_: reactor.callFromThread(prompt.refresh))
-        prompt.start(self.front_end)
-
-    def close(self) -> Deferred[Any]:
-        """The prompt disappears, and the terminal is as it was."""
-        self.front_end.view.exit.stop()
-        waiting: Deferred[None] = Deferred()
-
-        def stopped(_: object) -> None:
-            self._clean = True
-            if not waiting.called:
-                waiting.callback(None)
-
-        self._prompt.stop().addCallback(stopped)
-        # A terminal that holds its output holds the prompt's thread; not the process.
-        waiting.addTimeout(DRAIN_TIMEOUT, self._reactor)
-        return waiting.addBoth(lambda _: self.restore())
-
-    def drain(self) -> Deferred[Any]:
-        """All output was shown when the prompt ended."""
-        return succeed(None)
-
-    def restore(self) -> None:
-        """Put back the modes of the terminal, whatever the prompt's thread does."""
-        self._modes.put_back(drawn=not self._clean)

@@ -43,7 +43,6 @@ from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused
 from punch.link.services import anyone
 from punch.link.status import LinkStatus
-from punch.natcheck.report import NetcheckReport
 from punch.net.driver import Timers
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
@@ -53,6 +52,7 @@ from punch.wire.fields import check_name
 
 if TYPE_CHECKING:
     from punch.link.link import Link
+    from punch.natcheck.report import NetcheckReport
 
 #: Seconds after which the caller opens a chat stream again that has ended while its link stayed.
 REOPEN_DELAY = 5.0

@@ -10,7 +10,7 @@ at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
@@ -19,9 +19,11 @@ from twisted.python.failure import Failure
 from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.apps.files.events import TransferEvent
 from punch.identity import PeerID
-from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.events import CallFailed
+
+if TYPE_CHECKING:
+    from punch.natcheck.report import NetcheckReport
 
 
 class ChatEvent:

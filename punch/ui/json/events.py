@@ -17,17 +17,16 @@ from punch.apps.files.events import TransferEvent
 from punch.identity import PeerID
 from punch.link.status import LinkStatus
 from punch.local.own import path_fields, slowed_field
-from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
 from punch.ui.json.transfers import transfer_event, transfer_fields
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import ended_reason, ended_sentence
-from punch.ui.text.netcheck import conclusions, details, problem_of
 from punch.ui.text.sentences import shown_name
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
     from punch.apps.files.transfers import Transfers
+    from punch.natcheck.report import NetcheckReport
 
 JSON = dict[str, Any]
 
@@ -129,6 +128,9 @@ def status_fields(status: ChatStatus) -> JSON:
 
 def netcheck_fields(report: NetcheckReport) -> JSON:
     """The report of a netcheck, also as the `netcheck` event."""
+    # Few ask for it, and its sentences take long to load
+    from punch.ui.text.netcheck import conclusions, details, problem_of
+
     return {
         "event": "netcheck",
         **report.to_json(),
