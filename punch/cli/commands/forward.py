@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--reverse",
         action="store_true",
-        help="connections to ADDRESS of the peer go to LOCAL; the peer runs punch expose --reverse",
+        help="the peer's ADDRESS leads to LOCAL (expose --reverse)",
     )
     options = parser.parse(arguments)
     from twisted.internet import reactor

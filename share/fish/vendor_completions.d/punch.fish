@@ -200,7 +200,7 @@ complete -c punch -n '__punch_command forward' -l spray -x -a 'auto never' -d 'w
 complete -c punch -n '__punch_command forward' -l name -r -d 'whose node'
 complete -c punch -n '__punch_command forward' -l state-dir -r -d 'where it is kept'
 complete -c punch -n '__punch_command forward' -l udp -d 'forward datagrams, as punch expose --udp allows'
-complete -c punch -n '__punch_command forward' -l reverse -d 'connections to ADDRESS of the peer go to LOCAL; the peer runs punch expose --reverse'
+complete -c punch -n '__punch_command forward' -l reverse -d 'the peer\'s ADDRESS leads to LOCAL (expose --reverse)'
 complete -c punch -n '__punch_command expose' -l help -d 'show this help message and exit'
 complete -c punch -n '__punch_command expose' -l help-all -d 'show all options'
 complete -c punch -n '__punch_command expose' -l json -d 'events as JSON lines on stdout'
