@@ -328,8 +328,8 @@ class Network:
         self.relays.network_changed()
 
     def _translated(self) -> None:
-        """The prefix of a NAT64 is known, or has changed."""
-        if self._welcome is not None:
+        """The prefix of a NAT64 is known, or has changed; by now the node may have stopped."""
+        if self._running and self._welcome is not None:
             self._finder.find(self.clat.plain(self._remotes[0]), self._welcome.reflector)
             self.relays.moved()
 
