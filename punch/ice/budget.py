@@ -203,6 +203,8 @@ class Budget:
         self._sent: deque[_Sent] = deque()
         self._within_relays: deque[_Sent] = deque()
         self._answered: dict[Route, float] = {}
+        # Those of them that lead to the host of a relay, which is not the peer's
+        self._relayed: set[Route] = set()
 
     def use(self, limits: NodeLimits) -> None:
         """Count what is sent in attempts from now on among these limits: the peer is a contact, or none."""
@@ -258,7 +260,7 @@ class Budget:
         """
         Whether the SYN of a TCP connection may be sent now. If so, it is counted: among all packets to
         addresses that have not answered, or with `openings` if the peer has answered us directly at this IP
-        address.
+        address, and not through a relay there.
         """
         self._forget(now)
         return self._allows_tcp(remote, SYN_SIZE, PacketKind.CONNECT, now, self._kept)
@@ -281,7 +283,8 @@ class Budget:
         :param size: its bytes, without the IP header.
         :param kept: how many packets are reserved for others.
         """
-        if any(each.relayed is None and each.remote.host == remote.host for each in self._answered):
+        direct = (each for each in self._answered if each.relayed is None and each not in self._relayed)
+        if any(each.remote.host == remote.host for each in direct):
             return self.openings.allows(remote, size - UDP_HEADER, now)
         size += IP_HEADERS[remote.is_ipv6]
         alike = sum(each.kind is kind for each in self._sent)
@@ -314,14 +317,20 @@ class Budget:
         self._sent.append(sent)
         return True
 
-    def answered(self, route: Route, now: float) -> None:
-        """A check on this route was answered: forget what was sent on the routes that this validates."""
+    def answered(self, route: Route, now: float, *, relayed: bool = False) -> None:
+        """
+        A check on this route was answered: forget what was sent on the routes that this validates.
+
+        :param relayed: it leads to the host of a relay, of which only one port is the peer's.
+        """
         if route.relayed is None:
             self.early.answered(route.remote)
         self._answered.pop(route, None)
         self._answered[route] = now
+        if relayed:
+            self._relayed.add(route)
         if len(self._answered) > MAX_ANSWERED:
-            del self._answered[next(iter(self._answered))]
+            self._forget_oldest()
         self._drop(self._sent, route.remote.host, route.validates)
         self._drop(self._within_relays, None, route.validates)
 
@@ -394,7 +403,12 @@ class Budget:
             oldest = next(iter(self._answered))
             if now < self._answered[oldest] + WINDOW:
                 break
-            del self._answered[oldest]
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        oldest = next(iter(self._answered))
+        del self._answered[oldest]
+        self._relayed.discard(oldest)
 
 
 def _share_limits(one: Route, other: Route) -> bool:
@@ -494,7 +508,8 @@ class CallBudget:
     def answered(self, remote: Address, local: Address, now: float) -> None:
         """A check that was sent from `local` to `remote` was answered."""
         if self._budget is not None:
-            self._budget.answered(self._route(remote, local), now)
+            relayed = remote.host in self._locals.relay_hosts or remote.host in self._remotes.relay_hosts
+            self._budget.answered(self._route(remote, local), now, relayed=relayed)
 
     def is_unlikely(self, pair: CandidatePair) -> bool:
         """Whether this pair is checked after all others, because it probably fails."""

@@ -430,6 +430,13 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), MAX_OPENINGS)
         self.assertEqual(budget.openings.left(0.0), 0)
 
+    def test_a_relay_that_the_peer_has_answered_at(self) -> None:
+        """Its other ports are not the peer's."""
+        budget = Budget()
+        budget.answered(route(1), 0.0, relayed=True)
+        there = TCPAddress(address(1).host, 7)
+        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), CONNECTS)
+
 
 class OpeningTests(SynchronousTestCase):
     """What may go to predicted ports: separate from checks, and limited as well."""

@@ -123,10 +123,9 @@ class TCPTestCase(InternetTestCase):
         return [port.getHost().port for port in peer.host.reactor.open_ports if port.getHost().type == "TCP"]
 
     def say(self, candidates: tuple[Candidate, ...], attempt: int = 50) -> None:
-        """Have bob receive a TCP frame of alice."""
-        on_control = self.bob.link_to(self.alice).on_control
-        assert on_control is not None
-        on_control(OptionalFrameType.TCP, TCPCandidates(attempt, candidates).encode())
+        """Have alice's node send bob's a TCP frame that it would not send itself."""
+        frame = TCPCandidates(attempt, candidates)
+        self.alice.link_to(self.bob).send_control(OptionalFrameType.TCP, frame.encode())
 
     def named(self, host: str, *ports: int) -> tuple[Candidate, ...]:
         """Candidates at an address."""
