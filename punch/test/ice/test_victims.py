@@ -28,7 +28,7 @@ from punch.test.internet import NAT as InternetNAT
 from punch.test.internet import Host, Seen
 from punch.test.internet.recorder import bind
 from punch.test.node.middleman import MiddlemanTestCase
-from punch.test.system import Peer, introduce
+from punch.test.system import SERVICE, Peer, introduce
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Accept, Answer, Candidates, Ended, ErrorCode, Incoming
 from punch.wire.nat64 import DISCOVERY_NAME
@@ -125,6 +125,26 @@ class VictimTests(VictimTestCase):
     def test_call_after_call(self) -> None:
         """Other addresses in each."""
         self.call_after_call()
+
+    def test_the_service(self) -> None:
+        """Ports of the rendezvous, at whose reflector and relay Bob's packets are answered."""
+        for _ in range(3):
+            self.call(
+                tuple(
+                    Candidate(CandidateType.HOST, Address(SERVICE, port), 2**30 - number, str(number))
+                    for number, port in enumerate((3478, 7001, *PORTS))
+                )
+            )
+            self.net.advance(20.0)
+            self.hang_up()
+        checks = [
+            seen
+            for seen in self.seen
+            if (seen.link, seen.protocol, seen.destination[0]) == ("bob up", "udp", SERVICE)
+            and Attribute.USERNAME in dict(parse(seen.payload).attributes)
+        ]
+        self.assertGreater(len(checks), 0)
+        self.assertLessEqual(len(checks), MAX_PACKETS)
 
     def test_ports_beside_one_that_answers(self) -> None:
         """Eve is behind the same address as her victims, answers at one port, and calls again and again."""
