@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.sources import Source
+from punch.rendezvous.directory.clock_offset import ClockOffset
 from punch.rendezvous.directory.command_queue import CommandQueue
 from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
@@ -133,7 +134,7 @@ class RedisDirectory:
             self._queue,
             reactor=reactor,
             monotonic=monotonic,
-            offset=lambda: self._offset,
+            offset=lambda: self._offset.seconds,
             awaited=lambda: [] if self._user is None else self._user.awaited_peers(),
             send=self._send,
         )
@@ -144,8 +145,8 @@ class RedisDirectory:
         """What other processes of the same name have sent, and when that came first."""
         self._twin_until = -math.inf
         self._missing: set[str] = set()
-        self._offset = 0.0
-        """Add it to monotonic seconds to get the time that Redis shows."""
+        self._offset = ClockOffset()
+        """Of the clock of Redis, from monotonic seconds."""
         self._clock_error = 0.0
         self._failures = 0
         self._found_at = -math.inf
@@ -312,7 +313,7 @@ class RedisDirectory:
             raise RedisProblem("it has closed the subscription")
         answered_at = self._monotonic()
         there = int(time[0]) + int(time[1]) / 1e6
-        self._offset = there - (asked_at + answered_at) / 2
+        self._offset.answered(there, asked_at, answered_at)
         self._clock_error = self._wall() - there
         if self._commands is not None and self._unsteady and answered_at >= self._found_at + STEADY:
             self._works()
@@ -328,7 +329,7 @@ class RedisDirectory:
         for other in missing & self._missing:
             self._process_lost(other)
         self._missing = missing
-        self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset)
+        self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset.seconds)
 
     def _found(self, commands: RedisConnection) -> None:
         self._commands = commands

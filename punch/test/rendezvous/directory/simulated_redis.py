@@ -45,7 +45,8 @@ class _Connection(Protocol):
             self.redis.count += 1
             # In the order of the commands, also when it has become faster
             now = self.redis.net.now
-            self._free_at = max(self._free_at, now + self.redis.delay)
+            delay = self.redis.delays.get(self.transport.getPeer().host, self.redis.delay)
+            self._free_at = max(self._free_at, now + delay)
             if self._free_at > now:
                 self.redis.host.reactor.callLater(self._free_at - now, self._answer, command)
             else:
@@ -109,6 +110,7 @@ class SimulatedRedis:
     """
     :ivar count: commands so far.
     :ivar delay: seconds that each answer takes.
+    :ivar delays: the same for the clients at some hosts.
     :ivar primary: what it tells as a Sentinel; None if it knows no primary.
     :ivar broken: the error of every command that writes; None if they work.
     :ivar spoil: takes a command and its answer as bytes, and returns the bytes that are sent instead.
@@ -121,6 +123,7 @@ class SimulatedRedis:
         self.password = password
         self.version = "7.0.15"
         self.delay = 0.0
+        self.delays: dict[str, float] = {}
         self.clock_error = 0.0
         self.broken: str | None = None
         self.spoil: Callable[[bytes, bytes], bytes] = lambda command, answer: answer

@@ -112,6 +112,20 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual((one.replaced, two.replaced), ([ALICE], [ALICE]))
         self.assertEqual(three.locate(ALICE), one.name)
 
+    def test_newer_registration_while_redis_is_slow(self) -> None:
+        """A sign of life of one process that took long does not make an older registration the newer one."""
+        one, two = self.start(2)
+        self.net.advance(5.0)
+        self.redis.delays[one.host.addresses[0]] = 2.5
+        self.net.advance(1.2)
+        self.redis.delays.clear()
+        self.net.advance(2.4)
+        one.register(ALICE)
+        self.net.advance(0.3)
+        two.register(ALICE)
+        self.net.advance(3.0)
+        self.assertEqual((one.replaced, two.replaced), ([ALICE], []))
+
     def test_what_was_said_last(self) -> None:
         """A process that stops tells which peers are gone; a silent Redis does not keep it waiting."""
         one, two = self.start(2)
