@@ -104,6 +104,11 @@ class DirectoryConnector:
         self.remote_calls.process_lost(process, self._monotonic())
         self._happened()
 
+    def request_lost(self, message: PeerRequest) -> None:
+        """Another process has not got a message."""
+        self.remote_calls.request_lost(message, UNREACHABLE, self._monotonic())
+        self._happened()
+
     # -- within --
 
     def _located(self, key: CallKey, process: str | None) -> None:

@@ -40,6 +40,9 @@ class DirectoryUser(Protocol):
     def process_lost(self, process: str) -> None:
         """Another process is gone."""
 
+    def request_lost(self, message: PeerRequest) -> None:
+        """Another process has not got this message, and may have what was sent before and comes after it."""
+
 
 class Directory(Protocol):
     """

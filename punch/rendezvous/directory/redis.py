@@ -80,6 +80,11 @@ STEADY = 1.5
 Seconds for which Redis has to work before that is reported, if it failed within this time when it last
 worked.
 """
+REWRITE_TIME = 10.0
+"""
+Seconds after Redis was away or flushed in which other processes may not have connected again, or not written
+all their entries.
+"""
 TWIN_TIME = 10.0
 """Seconds for which the operator is told of another process of the same name after each sign of it."""
 _SIGN_SIZE = 8
@@ -149,7 +154,7 @@ class RedisDirectory:
         """Of the clock of Redis, from monotonic seconds."""
         self._clock_error = 0.0
         self._failures = 0
-        self._found_at = -math.inf
+        self._found_at = self._incomplete_until = -math.inf
         self._unsteady = False
         """Whether it failed a moment after it had begun to work, and has not worked for longer since then."""
         self._repeated = False
@@ -321,6 +326,7 @@ class RedisDirectory:
             self._found(commands)
         elif not lived:
             # It was flushed, or this process has slept: others may have its peers now.
+            self._incomplete_until = answered_at + REWRITE_TIME
             self._entries.write_all(commands)
         else:
             self._entries.refresh_some(commands, BEAT)
@@ -333,7 +339,10 @@ class RedisDirectory:
 
     def _found(self, commands: RedisConnection) -> None:
         self._commands = commands
-        self._found_at = self._monotonic()
+        now, again = self._monotonic(), self._found_at > -math.inf
+        self._found_at = now
+        if again:
+            self._incomplete_until = now + REWRITE_TIME
         self._entries.write_all(commands)
         if not self._unsteady:
             self._works()
@@ -379,7 +388,13 @@ class RedisDirectory:
             if not isinstance(problem, QueueFull):
                 commands.give_up(problem)
             raise DirectoryUnavailable(str(problem)) from problem
+        if process is None and self._incomplete:
+            raise DirectoryUnavailable("Other processes have not written all their entries again.")
         return None if process == self.name else process
+
+    @property
+    def _incomplete(self) -> bool:
+        return self._monotonic() < self._incomplete_until
 
     # -- messages --
 
@@ -392,13 +407,18 @@ class RedisDirectory:
 
         # No coroutine, which costs as much as all this: each introduction between processes has three.
         return self._queue.ask_for(commands, publish, source).addCallbacks(
-            self._sent, self._not_sent, callbackArgs=(process,), errbackArgs=(commands, process)
+            self._sent, self._not_sent, callbackArgs=(process, message), errbackArgs=(commands, process)
         )
 
-    def _sent(self, answers: list[Any], process: str) -> None:
+    def _sent(self, answers: list[Any], process: str, message: Message) -> None:
         (receivers,) = answers
-        if not receivers:
+        if receivers:
+            return
+        if not self._incomplete:
             self._process_lost(process)
+        elif isinstance(message, PeerRequest) and self._user is not None:
+            # That process may live, and not have subscribed again.
+            self._user.request_lost(message)
 
     def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> None:
         failure.trap(RedisProblem)  # type: ignore[no-untyped-call]

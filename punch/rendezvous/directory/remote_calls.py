@@ -255,6 +255,18 @@ class RemoteCalls:
                 self._absent(call, NOT_REGISTERED, now)
         self.registry.process_lost(process, now)
 
+    def request_lost(self, message: PeerRequest, problem: str, now: float) -> None:
+        """
+        The process of the called peer has not got what the caller says. If that is the call, it is over.
+
+        :param problem: a sentence for the caller.
+        """
+        key = (message.request.call, message.peer)
+        call = self._calls.get(key)
+        if call is not None and isinstance(message.request, Establish):
+            self._forget(key)
+            self._absent(call, problem, now)
+
     # -- what the operator says --
 
     def end_denied(self, now: float) -> None:

@@ -50,6 +50,7 @@ class Process:
         self.messages: list[tuple[str, object]] = []
         self.replaced: list[PeerID] = []
         self.gone: list[str] = []
+        self.lost: list[PeerRequest] = []
         self.awaited: list[PeerID] = []
         self.returned: list[PeerID] = []
         self.directory.start(self)
@@ -96,6 +97,9 @@ class Process:
 
     def process_lost(self, process: str) -> None:
         self.gone.append(process)
+
+    def request_lost(self, message: PeerRequest) -> None:
+        self.lost.append(message)
 
 
 def run_seed(net: Internet, seed: int, steps: int = 60) -> list[str]:

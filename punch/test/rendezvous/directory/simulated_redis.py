@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -45,7 +46,8 @@ class _Connection(Protocol):
             self.redis.count += 1
             # In the order of the commands, also when it has become faster
             now = self.redis.net.now
-            delay = self.redis.delays.get(self.transport.getPeer().host, self.redis.delay)
+            client: Any = cast(ITransport, self.transport).getPeer()
+            delay = self.redis.delays.get(client.host, self.redis.delay)
             self._free_at = max(self._free_at, now + delay)
             if self._free_at > now:
                 self.redis.host.reactor.callLater(self._free_at - now, self._answer, command)

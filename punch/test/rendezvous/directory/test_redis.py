@@ -8,14 +8,16 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.interface import DirectoryUnavailable
-from punch.rendezvous.directory.messages import PeerLost
+from punch.rendezvous.directory.messages import PeerLost, PeerRequest
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
-from punch.rendezvous.directory.redis import LAST_TIME, TWIN_TIME
+from punch.rendezvous.directory.redis import LAST_TIME, REWRITE_TIME, TWIN_TIME
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process, run_seed
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
+from punch.test.rendezvous.registry.test_registry import envelope
 from punch.test.strategies import IDENTITIES
 from punch.test.system import EPOCH
+from punch.wire.control import Cancel, Establish
 
 ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
 
@@ -321,6 +323,51 @@ class DirectoryTests(RedisTestCase):
         texts = [problem and "Only peers of this server" in problem for problem in one.problems]
         self.assertEqual((texts[0], texts[-1]), (None, None))
         self.assertTrue(1 <= len(texts[1:-1]) <= 3 and all(texts[1:-1]), "each reason is told once")
+
+    def test_before_all_entries_are_written_again(self) -> None:
+        """Who is not found just after Redis was flushed may be at another process; later it is not."""
+        (one,) = self.start()
+        self.assertIsNone(one.locate(BOB), "nothing was lost at the start")
+        self.redis.data.clear()
+        self.net.advance(1.5)
+        self.failureResultOf(self.asked(one, BOB), DirectoryUnavailable)
+        self.assertIsNone(one.directory.problem)
+        self.net.advance(REWRITE_TIME)
+        self.assertIsNone(one.locate(BOB))
+
+    def asked(self, process: Process, peer: PeerID) -> Deferred[str | None]:
+        """What the directory has answered."""
+        located = process.directory.locate(peer)
+        self.net.advance(0.5)
+        return located
+
+    def test_a_process_that_connects_again_later(self) -> None:
+        """What is sent to it meanwhile is lost, and only that fails: its introductions go on."""
+        one, two = self.start(2)
+        call, answer = (
+            PeerRequest(ALICE, "alice", "192.0.2.1", request)
+            for request in (Establish("0" * 32, BOB, envelope(BOB)), Cancel("1" * 32, BOB))
+        )
+        self.redis.stop()
+        self.net.advance(1.5)
+        self.redis.delays[two.host.addresses[0]] = 2.0
+        self.redis.start()
+        self.net.run_until(lambda: one.directory.problem is None, 10.0, "Redis works")
+        before = list(one.gone)
+        one.directory.send(two.name, call)
+        one.directory.send(two.name, answer)
+        self.net.advance(0.5)
+        self.assertEqual((one.lost, one.gone, two.messages), ([call, answer], before, []))
+        self.redis.delays.clear()
+        self.net.advance(10.0)
+        one.directory.send(two.name, call)
+        self.net.advance(0.5)
+        self.assertEqual((len(one.lost), two.messages), (2, [(one.name, call)]))
+        two.directory.stop()
+        self.net.advance(REWRITE_TIME)
+        one.directory.send(two.name, call)
+        self.net.advance(0.5)
+        self.assertEqual((len(one.lost), one.gone), (2, [*before, two.name]))
 
     def test_entries_expire_and_are_refreshed(self) -> None:
         """An entry lives for ten minutes, and is refreshed long before while its peer is registered."""

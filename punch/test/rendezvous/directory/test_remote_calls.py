@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.directory.messages import PeerRequest
 from punch.rendezvous.directory.remote_calls import MAX_WAITING, RemoteCalls
 from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.outputs import LimitHit
@@ -163,6 +164,21 @@ class RemoteCallsTests(SynchronousTestCase):
         (error,) = self.net.replies(self.alice)
         self.assertEqual(error.code, ErrorCode.NOT_REGISTERED)  # type: ignore[union-attr]
         self.assert_empty()
+
+    def test_request_that_is_lost(self) -> None:
+        """The caller hears why its call is over; what else is lost ends nothing."""
+        self.call()
+        calls = self.net.remote_calls["one"]
+        for request in (Trickle(CALL, BOB, envelope(BOB)), Establish("9" * 32, BOB, envelope(BOB))):
+            calls.request_lost(PeerRequest(ALICE, "name", "192.0.2.1", request), "Ask again.", 0.0)
+        self.assertEqual((len(calls), self.net.replies(self.alice)), (1, []))
+        calls.request_lost(
+            PeerRequest(ALICE, "name", "192.0.2.1", Establish(CALL, BOB, envelope(BOB))), "Ask again.", 0.0
+        )
+        self.net.run()
+        (error,) = self.net.replies(self.alice)
+        self.assertEqual(error, Error(ErrorCode.NOT_REGISTERED, "Ask again.", CALL))
+        self.assertEqual(len(calls), 0)
 
     def test_process_of_the_caller_dies(self) -> None:
         self.call()
