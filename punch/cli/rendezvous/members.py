@@ -316,16 +316,15 @@ def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
     return checked
 
 
-def _uses(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_USES:
-        raise ValueError(f"takes a number from 1 to {MAX_USES}, not {quoted(text, 40)}")
-    return int(text)
+def _number_to(most: int) -> Callable[[str], int]:
+    """What reads a whole number from 1 to `most`."""
 
+    def read(text: str) -> int:
+        if re.fullmatch("[0-9]{1,9}", text) is None or not 1 <= int(text) <= most:
+            raise ValueError(f"takes a number from 1 to {most}, not {quoted(text, 40)}")
+        return int(text)
 
-def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= USAGE_DAYS:
-        raise ValueError(f"takes a number from 1 to {USAGE_DAYS}, not {quoted(text, 40)}")
-    return int(text)
+    return read
 
 
 def _parser(program: str, description: str) -> Parser:
@@ -348,7 +347,11 @@ def _invite_parser(program: str) -> Parser:
         "address to send. Whoever has it can use it.",
     )
     parser.add_argument(
-        "--uses", type=_checked(_uses), default=1, metavar="N", help="for how many peers [default: 1]"
+        "--uses",
+        type=_checked(_number_to(MAX_USES)),
+        default=1,
+        metavar="N",
+        help="for how many peers [default: 1]",
     )
     parser.add_argument(
         "--expires",
@@ -383,7 +386,11 @@ def _peers_parser(program: str) -> Parser:
 def _usage_parser(program: str) -> Parser:
     parser = _parser(program, "Show how much the relay has carried for each peer, a day of UTC a line.")
     parser.add_argument(
-        "--days", type=_checked(_days), default=1, metavar="N", help="for the last N days [default: today]"
+        "--days",
+        type=_checked(_number_to(USAGE_DAYS)),
+        default=1,
+        metavar="N",
+        help="for the last N days [default: today]",
     )
     return parser
 
