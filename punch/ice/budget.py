@@ -75,14 +75,14 @@ OF_ONE_RELAYED = 3
 How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
 through our relays: where one of these routes is blocked, the checks on it do not use up those on the other.
 """
-PROOFS = 2
+OF_ONE_PROVING = 2
 """
 How many further checks may go to relayed candidates from our own sockets, to prove where we receive
 (`CallBudget.prove`)…
 """
-PROOF_GAP = 4.0
+PROVING_GAP = 4.0
 """…and the least seconds between two of them: the peer's request to its relay to let them in may be lost."""
-MAX_PROOFS = 4
+MAX_PROVING = 4
 """How many of these may be sent to all addresses."""
 OF_ONE_HEARD = 4
 """
@@ -383,8 +383,8 @@ class Budget:
                 limit += SPACED
             return len(times) < limit and len(self._sent) < _SHARES[kind]
         if kind is PacketKind.PROOF:
-            spaced = not times or now >= times[-1] + PROOF_GAP
-            return spaced and len(times) < PROOFS and kinds.count(kind) < MAX_PROOFS
+            spaced = not times or now >= times[-1] + PROVING_GAP
+            return spaced and len(times) < OF_ONE_PROVING and kinds.count(kind) < MAX_PROVING
         if kind is PacketKind.UNLIKELY and kinds.count(kind) >= UNLIKELY:
             return False
         checks = kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY)

@@ -11,14 +11,14 @@ from punch.ice.budget import (
     MAX_BYTES,
     MAX_PACKETS,
     MAX_PEERS,
-    MAX_PROOFS,
+    MAX_PROVING,
     OF_ONE,
     OF_ONE_HEARD,
     OF_ONE_HEARD_THROUGH,
+    OF_ONE_PROVING,
     OF_ONE_RELAYED,
     OF_ONE_THROUGH_RELAY,
-    PROOF_GAP,
-    PROOFS,
+    PROVING_GAP,
     RELAY_WINDOW,
     RELAYED,
     RESERVED,
@@ -183,12 +183,12 @@ class BudgetTests(SynchronousTestCase):
 
         self.assertEqual(sent(0.0), OF_ONE_RELAYED)
         call.prove()
-        self.assertEqual([sent(now) for now in (1.0, 1.0 + PROOF_GAP - 0.1)], [1, 0])
-        self.assertEqual([sent(now) for now in (1.0 + PROOF_GAP, 2.0 + 2 * PROOF_GAP)], [1, 0])
+        self.assertEqual([sent(now) for now in (1.0, 1.0 + PROVING_GAP - 0.1)], [1, 0])
+        self.assertEqual([sent(now) for now in (1.0 + PROVING_GAP, 2.0 + 2 * PROVING_GAP)], [1, 0])
         others = [budget.allows(route(9 + number), 100, PacketKind.PROOF, 20.0) for number in range(10)]
-        self.assertEqual(sum(others), MAX_PROOFS - PROOFS)
+        self.assertEqual(sum(others), MAX_PROVING - OF_ONE_PROVING)
         rest = self.spend(budget, PacketKind.ANSWER, 20.0) + self.spend(budget, PacketKind.TRIGGERED, 20.0)
-        self.assertLessEqual(OF_ONE_RELAYED + MAX_PROOFS + rest, MAX_PACKETS)
+        self.assertLessEqual(OF_ONE_RELAYED + MAX_PROVING + rest, MAX_PACKETS)
 
     def test_relayed_candidates_have_a_part(self) -> None:
         """Relayed candidates are checked however many checks went to direct ones, in one call or several."""
