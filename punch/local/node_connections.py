@@ -31,6 +31,7 @@ from punch.local.protocol import (
     StreamFrameReader,
     frames,
     line,
+    node_timeout,
     read_fields,
 )
 from punch.net.driver import Timer
@@ -111,9 +112,7 @@ class NodeConnection(LineReceiver):
             self.greeted.errback(NodeGone())
 
     def _silent(self) -> None:
-        self.greeted.errback(
-            CommandError("node-timeout", "The process of the node does not answer: it is stopped, or hangs.")
-        )
+        self.greeted.errback(node_timeout())
         self.channel.abortConnection()
 
 

@@ -71,6 +71,11 @@ def read_fields(line: bytes, longest: int = MAX_LINE) -> JSON:
     return value
 
 
+def node_timeout() -> CommandError:
+    """Return the error of a program to which the process of the node does not answer."""
+    return CommandError("node-timeout", "The process of the node does not answer: it is stopped, or hangs.")
+
+
 def too_long() -> CommandError:
     """Return the error for a line that is longer than any may be."""
     return CommandError("too-long", f"A command has more than {MAX_LINE:,} bytes: send long texts in parts.")

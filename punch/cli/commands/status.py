@@ -13,7 +13,7 @@ from pathlib import Path
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
-from punch.local.protocol import JSON, CommandError, line
+from punch.local.protocol import JSON, CommandError, line, node_timeout
 from punch.local.sentences import socket_sentence
 from punch.local.socket_file import (
     NotRunning,
@@ -108,9 +108,7 @@ def _ask(directory: Path) -> JSON:
     except SocketError as error:
         raise CommandError("denied", socket_sentence(error)) from None
     except TimeoutError:
-        raise CommandError(
-            "node-timeout", "The process of the node does not answer: it is stopped, or hangs."
-        ) from None
+        raise node_timeout() from None
     except OSError as error:
         raise CommandError(
             "socket", f"The socket of the node can't be used: {error.strerror or error}."
