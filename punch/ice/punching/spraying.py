@@ -176,7 +176,12 @@ class Guesses:
 
 
 class Pace:
-    """When the next packet may leave, at `RATE` packets a second."""
+    """
+    When the next packet may leave, at `RATE` packets a second.
+
+    It is no token bucket, which would let the first `BURST` packets leave at once: packets are spaced evenly,
+    and only after a pause of the process some follow each other without a wait.
+    """
 
     def __init__(self, now: float) -> None:
         self._next = now

@@ -26,7 +26,12 @@ class LimitExceeded(Exception):
 
 
 class ReceiveAllowance:
-    """How many times something may happen: `burst` times at once, and `per_second` in the long run."""
+    """
+    How many times something may happen: `burst` times at once, and `per_second` in the long run.
+
+    It differs from `punch.net.token_bucket.TokenBucket`: its time begins at its first use, data of the
+    applications allows more (`earn`), and its deficit is at most the burst.
+    """
 
     def __init__(self, burst: float, per_second: float) -> None:
         self.burst = burst
