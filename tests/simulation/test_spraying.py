@@ -362,14 +362,13 @@ class OlderPeerTests(PunchingTestCase):
         one = {"mapping": ["endpoint-independent"], "ports": "random", "step": 0}
         # As a release before the choice among all pairs says it
         older = {"nats": [{"host": HOMES[1], **profile, **known}, {"host": SECOND, **one, **known}]}
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
         for fields, expected in (
             (older, Technique.SPRAYING),
             ({**older, "pairs": True}, Technique.SIMULTANEOUS_OPEN),
             ({**older, "pairs": False}, Technique.SPRAYING),
         ):
-            on_control(OptionalFrameType.NATS, json.dumps(fields).encode())
+            frame = json.dumps(fields).encode()
+            self.bob.link_to(self.alice).send_control(OptionalFrameType.NATS, frame)
             self.net.advance(1.0)
             self.assertIs(self.status(self.alice).technique, expected)
         self.stop()
