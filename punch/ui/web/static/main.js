@@ -94,7 +94,7 @@ class App {
       h("h1", {}, "There are too many pages"),
       h("p", {}, "Punch serves 32 pages at a time, and as many are open. Close one, and this page opens by itself."),
       others.length
-        ? [h("p", {}, "Close these first, nobody has looked at them for longest:"), h("ul", { class: "idle" }, others.slice(0, 8).map((tab) => h("li", {}, h("b", {}, plain(tab.title, 80)), ` · ${hint(tab)}`)))]
+        ? [h("p", {}, "Close these first; they were not looked at for longest:"), h("ul", { class: "idle" }, others.slice(0, 8).map((tab) => h("li", {}, h("b", {}, plain(tab.title, 80)), ` · ${hint(tab)}`)))]
         : h("p", {}, "The others are in other windows or browsers of yours on this machine: close those that you do not look at."),
     );
   }

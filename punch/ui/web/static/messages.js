@@ -15,7 +15,7 @@ const TOGETHER = 240;
 const LONG = 2500;
 
 const STATES = {
-  waiting: ["clock", "Waiting: is sent when you are both online"],
+  waiting: ["clock", "Waiting: it is sent when you are both online"],
   sent: ["check", "Sent"],
   delivered: ["checks", "Delivered"],
   read: ["checks", "Read"],

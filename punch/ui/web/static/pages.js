@@ -114,7 +114,7 @@ export class YouPage extends Page {
     replace(
       this.inner,
       this.head(fresh ? "Welcome to Punch" : "You"),
-      fresh && h("p", { class: "lead" }, "Talk directly, from this machine to theirs, with nobody in between. It takes a name, and one of you who calls the other."),
+      fresh && h("p", { class: "lead" }, "Talk directly, from this machine to theirs, with nobody in between. Choose a name; then one of you calls the other."),
       this.trouble,
       h("div", { class: "card" }, name),
       this.codes.element,
@@ -125,7 +125,7 @@ export class YouPage extends Page {
           "div",
           {},
           h("h2", {}, "Your ID"),
-          h("p", { class: "soft small" }, "Give it to whom you want to talk to. It is no secret, and nobody else can have it."),
+          h("p", { class: "soft small" }, "Give it to the people you want to talk to. It is no secret, and nobody else can have it."),
           h("span", { class: "id", id: "my-id" }, grouped(me.id)),
           h("button", { type: "button", class: "button main", onclick: () => copy(me.id, "Your ID was") }, icon("copy"), "Copy the ID"),
         ),
@@ -280,7 +280,7 @@ export class SettingsPage extends Page {
         h("h2", {}, "Address book"),
         known.length
           ? h("ul", { class: "list" }, known.map((person) => this.entry(person)))
-          : h("p", { class: "soft" }, "Whom you call or accept is kept here. Nobody yet."),
+          : h("p", { class: "soft" }, "People whom you call or accept are kept here. There is nobody yet."),
       ),
       h(
         "div",

@@ -55,7 +55,7 @@ export function visible(text) {
     const mark = document.createElement("span");
     mark.className = "escape";
     mark.textContent = escape(piece.acting);
-    mark.title = "A character that would act instead of being seen";
+    mark.title = "A character that would act on the text instead of being shown";
     fragment.append(mark);
   }
   if (plain) fragment.append(plain);
