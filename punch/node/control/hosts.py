@@ -202,6 +202,11 @@ class HostAddresses:
             self.look_up(name)
         return list(known.hosts) if age < KEPT else []
 
+    def known(self, name: str) -> list[str]:
+        """The addresses of a name that were told last, however long ago; it is not looked up again."""
+        known = self._known.get(name)
+        return [] if known is None else list(known.hosts)
+
     def note(self, name: str, hosts: Sequence[str]) -> None:
         """Take the addresses of a name that somebody else has looked up."""
         self._resolved(name, self._known.setdefault(name, _KnownHost()), list(hosts))

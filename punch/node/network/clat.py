@@ -36,6 +36,8 @@ from punch.wire.nat64 import (
     translated,
 )
 
+RETRY = 30.0
+"""Seconds after which a name server is asked again that has not answered."""
 _OWN_ADDRESSES = [str(address) for address in CLAT_NETWORK.hosts()]
 
 
@@ -65,6 +67,8 @@ class Clat:
         self._addresses = addresses
         self._open_socket = open_socket
         self._source = source
+        self._monotonic = monotonic
+        self._asked_at = float("-inf")
         self._names = HostAddresses(reactor, monotonic, changed)
         self._reached: str | None = None
         self._translation: Translation | None = None
@@ -85,15 +89,18 @@ class Clat:
     def look_up_again(self) -> None:
         """Look for a NAT64 again: the network has changed."""
         if self._searching:
+            self._asked_at = self._monotonic()
             self._names.look_up(DISCOVERY_NAME)
 
     @property
     def prefix(self) -> Prefix | None:
         """The prefix of the network's NAT64, as far as it is known."""
-        return _first_prefix(tuple(self._names.of(DISCOVERY_NAME))) if self._searching else None
+        return _first_prefix(tuple(self._names.known(DISCOVERY_NAME))) if self._searching else None
 
     def addresses(self) -> list[str]:
         """Return the IP addresses of this machine, and the one that it has by translation."""
+        if not self._names.known(DISCOVERY_NAME) and self._monotonic() >= self._asked_at + RETRY:
+            self.look_up_again()
         hosts = self._addresses()
         translation = self._translation = self._translate(hosts)
         if translation is None:
