@@ -140,10 +140,9 @@ class ContactCodes:
         self._views.tell(CodeUsed(contact, problem))
 
     def _void(self, failure: Failure, invitation: _Invitation) -> None:
-        from punch.apps.codes.client import MAX_NUMBERS, number_is_refused
+        from punch.apps.codes.client import needs_another_number
 
-        refused = not invitation.registered and number_is_refused(failure.value)
-        if refused and invitation.numbers < MAX_NUMBERS:
+        if needs_another_number(failure.value, invitation.registered, invitation.numbers):
             invitation.numbers += 1
             invitation.code = Code.generate(self._random)
             self._register(invitation)

@@ -24,15 +24,20 @@ from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAX_NUMBERS = 5
-"""How many numbers an issuer tries if the rendezvous refuses their keys for ever (`number_is_refused`)."""
+"""How many numbers an issuer tries if the rendezvous refuses their keys for ever (`needs_another_number`)."""
 
 
-def number_is_refused(problem: BaseException | None) -> bool:
+def needs_another_number(problem: BaseException | None, registered: bool, tried: int) -> bool:
     """
-    Whether the rendezvous refuses the key of a code's number for ever. Everybody can derive that key, and so
-    can revoke it; another number helps.
+    Whether an issuer makes another code, because the rendezvous refuses the key of this code's number for
+    ever. Everybody can derive that key, and so can revoke it.
+
+    :param problem: why the code could not be used.
+    :param registered: whether the key was registered before, and so the code was shown.
+    :param tried: how many numbers were tried, this one included.
     """
-    return isinstance(problem, ControlProblem) and problem.refusal is AdmissionRefusal.ID_REVOKED
+    refused = isinstance(problem, ControlProblem) and problem.refusal is AdmissionRefusal.ID_REVOKED
+    return refused and not registered and tried < MAX_NUMBERS
 
 
 class CodeClient:

@@ -120,10 +120,12 @@ class CodeCommand:
         :param name: what it calls itself.
         :raise CommandFailed: nobody has used it, or it could not be used.
         """
-        from punch.apps.codes.client import MAX_NUMBERS, number_is_refused
+        from punch.apps.codes.client import needs_another_number
         from punch.apps.codes.exchange import Issuer
 
-        for number in range(1, MAX_NUMBERS + 1):
+        tried = 0
+        while True:
+            tried += 1
             code = Code.generate()
             issuer = Issuer(code, identity, name, self._purpose, self._command.reactor.seconds())
             shown = False
@@ -138,9 +140,8 @@ class CodeCommand:
             except CodeFailed as failed:
                 raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
             except CommandFailed as failed:
-                if shown or number == MAX_NUMBERS or not number_is_refused(failed.__cause__):
+                if not needs_another_number(failed.__cause__, shown, tried):
                     raise
-        raise AssertionError("the last number has returned or failed")
 
     async def redeem(self, code: Code, identity: Identity, name: str) -> Card:
         """
