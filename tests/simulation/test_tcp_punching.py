@@ -222,16 +222,32 @@ class ChangeTests(TCPTestCase):
 class MoveTests(TCPTestCase):
     """A peer moves that has been on the relay for long."""
 
-    def test_to_a_network_without_udp(self) -> None:
-        """The next attempt comes as soon as the first one of a new link, and not after five minutes."""
+    def setUp(self) -> None:
+        """Let five minutes pass, after which attempts come seldom."""
         bad = [NAT(mapping=Mapping.APDM, ports=Ports.RANDOM) for _ in range(2)]
         self.place(bad[0], left=bad[1])
         self.call()
         self.net.advance(330.0)
         self.assertEqual([self.path(peer) for peer in self.peers], [("relay", "udp")] * 2)
+        self.before = self.attempts
+
+    @property
+    def attempts(self) -> int:
+        """How many alice has made."""
+        (link,) = self.alice.node.status.links
+        return link.tcp_punching.attempts
+
+    def test_to_a_network_without_udp(self) -> None:
+        """The next attempt comes as soon as the first one of a new link, and not after five minutes."""
         cafe = no_udp(public="203.0.113.77")
         self.alice.host.move(self.net.lan("cafe", "192.168.3.0/24", nat=cafe, link=LinkSpec(delay=0.025)))
-        self.wait(lambda: self.alice.node.status.links[0].tcp_punching.attempts, 30.0)
+        self.wait(lambda: self.attempts > self.before, 30.0)
+        self.stop()
+
+    def test_to_a_network_with_the_same_addresses(self) -> None:
+        """Her own address is the same there: it shows when she has registered again."""
+        self.blocked.renumber("203.0.113.77")
+        self.wait(lambda: self.attempts > self.before, 90.0)
         self.stop()
 
 

@@ -59,6 +59,8 @@ link. With each of them, the limit of SYNs to an address that has not answered i
 """
 HOPELESS = 3600.0
 """Seconds until it is looked again whether TCP is worth trying, if it was not."""
+LONGEST_LOOK = 30.0
+"""Seconds until it is looked again at most, since this machine may be in another network by then."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class TCPTries:
     :ivar begun_at: when the last one began.
     :ivar failed: how many have failed between the same networks.
     :ivar between: which networks these are.
+    :ivar network: in which network this machine was then, if that is known.
+    :ivar held_until: until when this side begins none, for another reason than the wait after the last one.
     """
 
     newest: int = 0
@@ -97,17 +101,26 @@ class TCPTries:
     begun_at: float = float("-inf")
     failed: int = 0
     between: object = None
+    network: str | None = None
+    held_until: float = float("-inf")
 
     def begin(self, number: int, now: float) -> None:
         """An attempt begins."""
         self.newest, self.begun_at = number, now
         self.made += 1
 
-    def refuse(self) -> float:
-        """The other side refuses the last one, which does not count; returns when it may be asked again."""
+    def refuse(self) -> None:
+        """The other side refuses the last one, which does not count."""
         self.made -= 1
         self.refused += 1
-        return self.begun_at + refusal_wait(self.refused)
+        self.held_until = self.begun_at + refusal_wait(self.refused)
+
+    def in_network(self, network: str | None) -> None:
+        """This machine is in this network now, if that is known: what was tried in another says nothing."""
+        if network is not None and network != self.network:
+            if self.network is not None:
+                self.clear()
+            self.network = network
 
     def fail(self, between: object) -> bool:
         """An attempt between these networks has failed; returns whether TCP has failed there by now."""
@@ -118,6 +131,7 @@ class TCPTries:
     def clear(self) -> None:
         """Forget what was tried, except the number of the newest attempt."""
         self.made = self.refused = self.failed = 0
+        self.held_until = float("-inf")
 
     def next_at(self, part: float = 1.0) -> float:
         """
@@ -237,7 +251,7 @@ class TCPPunching:
             if state.direct and not self._transport.generations.damping.short_lived:
                 self._tries.clear()
             settle = 0.0 if self._was_over_tcp else SETTLE
-            self._enter(_Relayed(now, max(now + settle, self._tries.next_at())))
+            self._enter(_Relayed(now, now + settle))
 
     def network_changed(self, now: float) -> None:
         """This machine has other addresses."""
@@ -245,7 +259,7 @@ class TCPPunching:
         # What was tried on the last network says nothing about this one
         self._tries.clear()
         if isinstance(self._state, _Relayed):
-            self._enter(_Relayed(now, max(now + SETTLE, self._tries.next_at())))
+            self._enter(_Relayed(now, now + SETTLE))
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
         """
@@ -295,11 +309,12 @@ class TCPPunching:
 
     def _begin(self, since: float, now: float) -> None:
         """Begin an attempt if it is time for TCP, on a link that is on a relay since then."""
-        damped_until = self._damped_until()
+        self._tries.in_network(self._network.key)
+        next_at = max(self._damped_until(), self._tries.next_at(), self._tries.held_until)
         if not self._may_begin:
             self._enter(_Resting())
-        elif now < damped_until:
-            self._enter(_Relayed(since, damped_until))
+        elif now < next_at:
+            self._enter(_Relayed(since, min(next_at, now + LONGEST_LOOK)))
         elif not self._is_time(since, now):
             self._enter(_Relayed(since, now + LOOK))
         elif not self._context.punching_slot.take(self):
@@ -340,7 +355,6 @@ class TCPPunching:
 
     async def _run(self, state: _Attempting, *, asked: bool) -> None:
         attempt, tries = state.attempt, self._tries
-        next_at = None
         try:
             ours = await attempt.gather()
             self._say(attempt.number, ours)
@@ -348,13 +362,13 @@ class TCPPunching:
                 return
             theirs = await attempt.answer()
             if not theirs:
-                next_at = tries.refuse()
+                tries.refuse()
                 return
             tries.refused = 0
             host, ends = public_host(theirs), (kinds(ours), kinds(theirs))
             network, paths = self._network.key, self._context.paths
             if host is not None and not paths.is_tcp_worth_trying(self._peer, host, ends):
-                next_at = tries.begun_at + HOPELESS
+                tries.held_until = tries.begun_at + HOPELESS
                 return
             if attempt.number == 1:
                 # The other side connects when it has our candidates; the first SYNs should cross
@@ -376,7 +390,8 @@ class TCPPunching:
         finally:
             if self._state is state:
                 state.running = None
-                after = _Relayed(state.since, tries.next_at() if next_at is None else next_at)
+                # When the next one may begin is decided there
+                after = _Relayed(state.since, self._context.monotonic())
                 self._enter(after if self._transport.relayed else _Resting(direct=True))
 
     def _enter(self, state: _Resting | _Relayed | _Attempting | _Closed) -> None:
