@@ -171,6 +171,7 @@ class HostileTests(PunchingTestCase):
         """Two peers on a relay, one of which opens; nothing goes directly between the two."""
         self.nat = sequential()
         self.place(sequential(), self.nat)
+        self.allow_no_tcp()
         homes = ("203.0.113.1", "203.0.113.2")
         self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
         self.call()

@@ -118,6 +118,7 @@ class HostileTests(PunchingTestCase):
     def setUp(self) -> None:
         """Two peers on a relay, of which bob opens; nothing goes directly between the two."""
         self.place(linux(DROPS), linux(DROPS))
+        self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
         self.net.advance(15.0)

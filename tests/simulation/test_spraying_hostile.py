@@ -35,6 +35,7 @@ class HostileOpenerTests(PunchingTestCase):
     def setUp(self) -> None:
         """Two peers on a relay. Alice does not spray herself; nothing goes directly between the two."""
         self.place(one_port(), random_ports(), spray=(NEVER, AUTO))
+        self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
         self.net.advance(3.0)
@@ -220,6 +221,7 @@ class HostileOpenerTests(PunchingTestCase):
             spray=(NEVER, AUTO),
             descriptors=lambda: descriptors - len(self.bob.host.reactor.open_ports),
         )
+        self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
         lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
@@ -248,6 +250,7 @@ class HostileAimTests(PunchingTestCase):
     def setUp(self) -> None:
         """Alice wants to spray, bob does not; what he answers is made up here."""
         self.place(one_port(), random_ports(), spray=(AUTO, NEVER))
+        self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
         self.attempts: list[int] = []

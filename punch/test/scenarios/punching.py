@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from twisted.internet.error import CannotListenError
+
 from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec
@@ -60,6 +62,15 @@ class PunchingTestCase(InternetTestCase):
             self.peers.append(peer.register())
         self.net.advance(1.0)
         self.alice, self.bob = self.peers
+
+    def allow_no_tcp(self) -> None:
+        """Let no program listen at a TCP port of either machine, so that TCP takes no time."""
+
+        def refuse(*arguments: object) -> None:
+            raise CannotListenError("", 0, PermissionError())
+
+        for peer in self.peers:
+            self.patch(peer.host.reactor, "listenTCP", refuse)
 
     def call(self) -> float:
         """Have alice call bob; returns when that was."""
