@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from punch.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.parser import Parser
@@ -34,6 +34,8 @@ from punch.wire.invitation import NUMBER_SIZE, AdmissionRefusal, Invitation, Inv
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError, pin_of
 
 MAX_USES = 100_000
+
+T = TypeVar("T")
 
 
 class _MembersRefused(Exception):
@@ -76,9 +78,17 @@ def main(command: str, arguments: Sequence[str]) -> int:
 def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
     pin = pin_of(state.identity().private_key.public_key())
     invitation = Invitation.new(service_tag(pin), os.urandom)
+    shown, problem = _shown_address(state)
+    addresses = options.address or ([] if shown is None else [shown])
+    if shown is not None and options.address:
+        if addresses[0].pin not in (None, shown.pin):
+            raise _MembersRefused("The pin in --address is not that of this rendezvous; leave it out.")
+        addresses = [replace(each, pin=shown.pin) for each in addresses]
     expires = time.time() + options.expires
     database.invite(invitation, options.uses, expires, options.relay_quota)
-    address, problem = _address(state, invitation)
+    # In one of them it is for all.
+    texts = [replace(each, invitation=invitation).with_invitation for each in addresses[:1]]
+    address = ",".join([*texts, *map(str, addresses[1:])]) or None
     until = datetime.fromtimestamp(expires, timezone.utc)
     if options.json:
         show(
@@ -146,12 +156,11 @@ def _invitation_line(invitation: KeptInvitation, now: float) -> str:
     return "  ".join(words)
 
 
-def _address(state: RendezvousState, invitation: Invitation) -> tuple[str | None, str]:
-    """The address with an invitation; if it is not known, None and a sentence that says why."""
+def _shown_address(state: RendezvousState) -> tuple[RendezvousAddress | None, str]:
+    """The address of this server; if it is not known, None and a sentence that says why."""
     path = state.directory / "public-address"
     try:
-        line = read_regular(path, 4096).decode("ascii")
-        return replace(RendezvousAddress.parse(line), invitation=invitation).with_invitation, ""
+        return RendezvousAddress.parse(read_regular(path, 4096).decode("ascii")), ""
     except FileNotFoundError:
         return None, "The service has not run yet, so its address is not known."
     except OSError as error:
@@ -306,8 +315,8 @@ COMMANDS: dict[str, Command] = {
 # -- their options --
 
 
-def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
-    def checked(text: str) -> int:
+def _checked(read: Callable[[str], T]) -> Callable[[str], T]:
+    def checked(text: str) -> T:
         try:
             return read(text)
         except ValueError as problem:
@@ -365,6 +374,13 @@ def _invite_parser(program: str) -> Parser:
         type=_checked(number_of_bytes),
         metavar="BYTES",
         help="what the relay carries for each of these peers in a day: 500M, 10G [default: no own limit]",
+    )
+    parser.add_argument(
+        "--address",
+        type=_checked(RendezvousAddress.parse_all),
+        metavar="ADDRESSES",
+        help="what to print it within: a domain with SRV records, or the addresses of all servers, with "
+        "commas [default: the address of this server]",
     )
     return parser
 

@@ -272,6 +272,7 @@ complete -c punch -n '__punch_command rendezvous invite' -l state-dir -r -d 'the
 complete -c punch -n '__punch_command rendezvous invite' -l uses -r -d 'for how many peers'
 complete -c punch -n '__punch_command rendezvous invite' -l expires -r -d 'how long it can be used for the first time'
 complete -c punch -n '__punch_command rendezvous invite' -l relay-quota -r -d 'what the relay carries for each of these peers in a day'
+complete -c punch -n '__punch_command rendezvous invite' -l address -r -d 'what to print it within'
 complete -c punch -n '__punch_command rendezvous invitations' -l help -d 'show this help message and exit'
 complete -c punch -n '__punch_command rendezvous invitations' -l json -d 'print one JSON object, not lines'
 complete -c punch -n '__punch_command rendezvous invitations' -l state-dir -r -d 'the state directory of the service'

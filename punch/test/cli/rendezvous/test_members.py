@@ -18,7 +18,7 @@ from punch.rendezvous.members.membership import Redemption
 from punch.state import StateDirectory
 from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
-from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+from punch.wire.rendezvous_address import RendezvousAddress, invitation_in, pin_of
 
 
 class CommandTests(SynchronousTestCase):
@@ -56,6 +56,28 @@ class CommandTests(SynchronousTestCase):
         (self.state.directory / "public-address").write_text(f"{address}\n")
         _, out, _ = self.run_command("invite")
         self.assertIn(f"{address}?token=", out)
+
+    def test_invite_to_several_servers(self) -> None:
+        """All of them are in what is sent, or a domain that names them, and the pin covers all."""
+        pin = pin_of(self.state.identity().private_key.public_key())
+        shown = RendezvousAddress("one.example.org", 7001, pin)
+        (self.state.directory / "public-address").write_text(f"{shown}\n")
+        for given, hosts in (
+            ("one.example.org:7001,two.example.org:7001", ["one.example.org", "two.example.org"]),
+            (f"example.org,{shown}", ["example.org", "one.example.org"]),
+            ("example.org", ["example.org"]),
+        ):
+            made = json.loads(self.run_command("invite", "--json", "--address", given)[1])
+            found = RendezvousAddress.parse_all(made["address"])
+            self.assertEqual([(each.host, each.pin) for each in found], [(host, pin) for host in hosts])
+            self.assertEqual(invitation_in(found), made["token"])
+            self.assertIn("--rendezvous 'punch://", self.run_command("invite", "--address", given)[1])
+        other = RendezvousAddress("two.example.org", 7001, bytes(32))
+        status, out, error = self.run_command("invite", "--address", str(other))
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("not that of this rendezvous", error)
+        count = len(json.loads(self.run_command("invitations", "--json")[1])["invitations"])
+        self.assertEqual(count, 6, "nothing is made if the address is wrong")
 
     @skipUnless(hasattr(os, "mkfifo"), "needs named pipes")
     def test_an_address_that_is_no_file(self) -> None:
@@ -160,6 +182,7 @@ class CommandTests(SynchronousTestCase):
             ("invite", ["--uses", "0"], "--uses"),
             ("invite", ["--uses", "1000000"], "--uses"),
             ("invite", ["--expires", "7"], "--expires"),
+            ("invite", ["--address", "exa mple.org"], "--address"),
             ("revoke", [], "ID"),
             ("usage", ["--days", "0"], "--days"),
             ("peers", ["x"], "unexpected argument"),
