@@ -19,6 +19,8 @@ from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import open_socket as open_best_socket
 from punch.net.upnp import Upnp
 from punch.node.calls.offer_freshness import OfferMemory
 from punch.node.events import (
@@ -149,6 +151,7 @@ class Peer:
         upnp: Upnp | None = None,
         proxy: ProxySettings | None = None,
         member: Identity | None = None,
+        open_socket: OpenSocket = open_best_socket,
     ) -> None:
         self.net = net
         self.host = host
@@ -184,6 +187,7 @@ class Peer:
             upnp=upnp,
             proxy=proxy,
             member=member,
+            open_socket=open_socket,
         )
         self.chat = Chat(
             me=self.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -27,6 +28,7 @@ from punch.learned_paths import (
     with_result,
 )
 from punch.node.paths.path_memory import PathMemory
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 PATH = LearnedPath("here", "203.0.113.1", "srflx", "ice", 20000)
 PEER: PeerID = Identity.generate(lambda size: b"\x11" * size).peer_id
@@ -34,6 +36,23 @@ PEER: PeerID = Identity.generate(lambda size: b"\x11" * size).peer_id
 
 class MemoryTests(SynchronousTestCase):
     """What a node makes of what happens."""
+
+    def test_a_step_that_becomes_surer(self) -> None:
+        """It is the same NAT, so what failed there is not begun anew; another mapping is another NAT."""
+        book = AddressBook(None)
+        book.add(PEER, "bob")
+        memory = PathMemory(book, lambda: "here", lambda: 86400.0)
+        theirs = NatProfile("203.0.113.1")
+        mapping = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
+        ours = [
+            NatProfile("203.0.113.2", mapping, PortAssignment.SEQUENTIAL, step, 1, 5) for step in (8, 4, 2)
+        ]
+        for number, profile in enumerate(ours):
+            self.assertTrue(memory.is_worth_trying(PEER, Technique.PREDICTION, profile, theirs), number)
+            memory.tried(PEER, Technique.PREDICTION, profile, theirs, found=False)
+        self.assertFalse(memory.is_worth_trying(PEER, Technique.PREDICTION, ours[0], theirs))
+        by_address = replace(ours[0], mapping=frozenset({Mapping.ADDRESS_DEPENDENT}))
+        self.assertTrue(memory.is_worth_trying(PEER, Technique.PREDICTION, by_address, theirs))
 
     def test_what_is_written_again(self) -> None:
         """Another direct kind of path is no news; a relay, another technique and another day are."""

@@ -11,6 +11,7 @@ from punch.ice.punching.assumed_mapping import LIFETIME, SIMULTANEOUS_OPENS
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
+from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE
 from punch.node.punching.coordinator import SETTLE, PunchingStatus
@@ -19,6 +20,7 @@ from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsoli
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import PunchingTestCase
 from punch.test.system import SERVICE
+from punch.wire.address import Address
 from tests.simulation.seeds import ALL
 
 WITHIN = 20.0
@@ -151,6 +153,32 @@ class DirectTests(PunchingTestCase):
                 if not self.check(one_port(), random_ports(), seed, LinkSpec(delay=0.025, loss=loss))
             ]
             self.assertLessEqual(len(late), len(LOSS_SEEDS) // 10, (loss, late))
+
+    def test_no_room_in_the_kernel(self) -> None:
+        """What it does not take is lost, and the attempt goes on."""
+        refused = 0
+
+        class Congested:
+            """A socket that has no room for each fifth packet of those with a low TTL."""
+
+            def __init__(self, socket: DatagramSocket) -> None:
+                self._socket = socket
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._socket, name)
+
+            def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
+                nonlocal refused
+                refused += 1
+                return bool(refused % 5) and self._socket.send_limited(data, remote, reach)
+
+        def open_congested(*arguments: Any) -> Any:
+            return Congested(open_socket(*arguments))
+
+        self.place(one_port(), random_ports(), open_socket=open_congested)
+        self.assertIsNotNone(self.seconds_to_direct(WITHIN))
+        self.assertGreater(refused, 20)
+        self.stop()
 
     def test_messages_meanwhile(self) -> None:
         """Messages arrive, once and in order; and no second has more packets than docs/nat.md says."""

@@ -169,7 +169,6 @@ def _between(ours: NatProfile | None, theirs: NatProfile | None) -> str:
 def _behaviour(profile: NatProfile | None) -> tuple[object, ...]:
     """
     Return the part of a NAT profile on which a technique depends, without how often or when it was observed.
+    The step is left out: it becomes surer with each observation, so it may be another one at the same NAT.
     """
-    if profile is None:
-        return ()
-    return sorted(each.value for each in profile.mapping), profile.ports.value, profile.step
+    return () if profile is None else (sorted(each.value for each in profile.mapping), profile.ports.value)

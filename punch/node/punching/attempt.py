@@ -198,7 +198,8 @@ class Attempt:
         else:
             self.sockets.flush()
             if not self.network.sockets.send_limited(opening, reach):
-                return False
+                # It is lost, as it may be on the way
+                return True
         budget.charge(remote, len(opening.data), now)
         self.sent(base, remote, len(opening.data))
         return True

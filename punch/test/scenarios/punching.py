@@ -7,6 +7,8 @@ from typing import Final
 
 from twisted.internet.error import CannotListenError
 
+from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.sockets import open_socket as open_best_socket
 from punch.node.policies import SprayPolicy
 from punch.node.punching.coordinator import PunchingStatus
 from punch.test.internet import NAT, Filtering, Firewall, InternetTestCase, LinkSpec
@@ -32,6 +34,7 @@ class PunchingTestCase(InternetTestCase):
         spray: Sequence[SprayPolicy] = (SprayPolicy.AUTO, SprayPolicy.AUTO),
         hops: int = 0,
         descriptors: Callable[[], int] = lambda: 1024,
+        open_socket: OpenSocket = open_best_socket,
     ) -> None:
         """
         Register two peers. None: a public address behind a firewall.
@@ -58,6 +61,7 @@ class PunchingTestCase(InternetTestCase):
                 accept=Accept.ANYONE,
                 spray=spray[number - 1],
                 descriptors=descriptors,
+                open_socket=open_socket,
             )
             self.peers.append(peer.register())
         self.net.advance(1.0)
