@@ -207,7 +207,8 @@ class Budget:
         self._relayed: set[Route] = set()
 
     def use(self, limits: NodeLimits) -> None:
-        """Count what is sent in attempts from now on among these limits: the peer is a contact, or none."""
+        """Count what is sent from now on among these limits: the peer is a contact, or none."""
+        self._checks = limits.checks
         self.openings.use(limits.openings)
         self.sprays.use(limits.sprays)
 
@@ -429,7 +430,7 @@ class Budgets:
         # Also those that were dropped from the table and are still used: all ICE sessions of a link share one
         self._in_use: WeakValueDictionary[PeerID, Budget] = WeakValueDictionary()
         self._limits = NodeLimits()
-        self._limits_for_contacts = self._limits.for_contacts()
+        self._limits_for_contacts = NodeLimits.for_contacts()
 
     def of(self, peer: PeerID, now: float) -> Budget:
         """Return the budget of a peer; made if there is none."""

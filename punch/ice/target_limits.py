@@ -9,9 +9,9 @@ The limits are token buckets: a number of packets may be sent at once, and furth
 
 Somebody who names the address of another peer uses up the limit of its host. So parts of it are reserved for
 packets that strangers can't cause: answers and triggered checks, which need an authenticated check from that
-host, and packets to a host at which the peer itself answered earlier. What is sent in attempts for
-contacts, whom the user has called or accepted, is counted apart from what is sent for strangers, so that
-these can't use it up.
+host, and packets to a host at which the peer itself answered earlier. What is sent for contacts,
+whom the user has called or accepted, is counted apart from what is sent for strangers, so that these can't
+use it up.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ class NodeLimits:
     openings: TargetLimits = field(default_factory=lambda: TargetLimits(OPENINGS, ALL_OPENINGS))
     sprays: TargetLimits = field(default_factory=lambda: TargetLimits(SPRAYED, ALL_SPRAYED))
 
-    def for_contacts(self) -> NodeLimits:
-        """Return the limits for contacts: those of checks are the same, and the others are separate."""
-        openings = TargetLimits(OPENINGS_FOR_CONTACTS, ALL_OPENINGS_FOR_CONTACTS)
-        return NodeLimits(self.checks, openings)
+    @classmethod
+    def for_contacts(cls) -> NodeLimits:
+        """Return the limits for contacts."""
+        return cls(openings=TargetLimits(OPENINGS_FOR_CONTACTS, ALL_OPENINGS_FOR_CONTACTS))
 
 
 def _key(host: str) -> object:

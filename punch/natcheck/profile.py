@@ -39,6 +39,8 @@ How many steps apart two ports of a sequence are at most: requests leave all at 
 ports in between. Within a block of a subscriber (RFC 7422), random ports are near each other, too, but their
 differences have no large common divisor.
 """
+FEW_TAKEN = 4
+"""The same if differences are greater than `MAX_STEP`: many random ports have a small common divisor."""
 _PORTS = 65536
 
 
@@ -113,16 +115,27 @@ def common_step(differences: Sequence[int]) -> int:
     Return the step of an allocation in sequence, 0 if there is none.
 
     Other hosts take ports in between, so each difference is a multiple of the step, `MAX_TAKEN` times that at
-    most. One in three may be anything: the range of ports has an end, and packets may be lost or pass each
-    other.
+    most, or `FEW_TAKEN` times if it is large. One in three may be anything: the range of ports has an end,
+    and packets may be lost or pass each other.
     """
-    near = [each for each in differences if 0 < abs(each) <= MAX_STEP]
+    return _step_within(differences, MAX_STEP, MAX_TAKEN) or _step_within(
+        differences, MAX_STEP * FEW_TAKEN, FEW_TAKEN
+    )
+
+
+def _step_within(differences: Sequence[int], most: int, taken: int) -> int:
+    """
+    Return the common step of those differences that are not greater than `most`, 0 if there is none.
+
+    :param taken: of how many steps most of them are at most.
+    """
+    near = [each for each in differences if 0 < abs(each) <= most]
     up = sum(each > 0 for each in near)
     sign = 1 if 2 * up >= len(near) else -1
     alike = [each for each in near if each * sign > 0]
     step = gcd(*alike)
-    steps = [each for each in alike if abs(each) <= MAX_TAKEN * step]
-    if len(steps) < 2 or 3 * len(steps) < 2 * len(differences):
+    steps = [each for each in alike if abs(each) <= taken * step]
+    if step > MAX_STEP or len(steps) < 2 or 3 * len(steps) < 2 * len(differences):
         return 0
     return sign * step
 

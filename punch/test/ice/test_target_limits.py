@@ -72,8 +72,8 @@ class NewPeersTests(NewPeersCase):
 
     def test_contacts(self) -> None:
         """
-        Strangers can't use up what is sent in attempts for contacts, of whom many may be behind one address;
-        for all contacts together it is limited as well. Checks are counted together.
+        Strangers can't use up what is sent for contacts, such as to the address of a relay that all share, or
+        in attempts, of which many may be for one address; for all contacts together it is limited as well.
         """
         contacts: set[PeerID] = set()
         self.budgets = Budgets(contacts.__contains__)
@@ -83,8 +83,9 @@ class NewPeersTests(NewPeersCase):
         self.sprayed(VICTIM)
         self.assertEqual(self.sprayed(VICTIM), 0)
         self.checks(VICTIM)
-        contacts.update(PeerID(number.to_bytes(32, "big")) for number in range(1, 1000))
         self.assertEqual(self.checks(VICTIM, peers=1), 0)
+        contacts.update(PeerID(number.to_bytes(32, "big")) for number in range(1, 1000))
+        self.assertEqual(self.checks(VICTIM), CHECKS[1] - KEPT_FOR_FAMILIAR)
         sent = [self.openings(VICTIM) for _ in range(20)]
         self.assertEqual((sent[0], sum(sent)), (MAX_OPENINGS, OPENINGS_FOR_CONTACTS[1]))
         self.assertEqual(self.sprayed(VICTIM), MAX_SPRAYED)

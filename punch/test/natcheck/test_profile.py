@@ -8,7 +8,15 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.natcheck.behaviour import ANY_MAPPING
-from punch.natcheck.profile import MAX_TAKEN, NEWEST, NatProfiles, Observation, common_step, difference
+from punch.natcheck.profile import (
+    FEW_TAKEN,
+    MAX_TAKEN,
+    NEWEST,
+    NatProfiles,
+    Observation,
+    common_step,
+    difference,
+)
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.udp.sockets import open_portable
 from punch.node.network.nat_profiles import FRESH, NatObserver
@@ -16,7 +24,7 @@ from punch.test.internet import NAT, Host, InternetTestCase, Ports
 from punch.test.internet import Mapping as Maps
 from punch.test.node.netcheck_network import SECOND, SERVICE, NetcheckNetwork
 from punch.wire.address import Address
-from punch.wire.peers.nat_profile import MAX_OBSERVED, Mapping, NatProfile, PortAssignment
+from punch.wire.peers.nat_profile import MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
 ONE_ADDRESS = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})
@@ -40,6 +48,8 @@ class StepTests(SynchronousTestCase):
             ([4000, 4001, 3990, 4011, 3999], 0),  # Up and down
             ([4000, 51234, 17777, 40001], 0),
             ([4000, 4500, 5000], 0),  # Too far apart
+            ([4000, 4048, 4192, 4240], 48),  # Others took two in between
+            ([4000, 4002, 4004, 5003, 5005], 2),  # One jump
             ([4000, 4000, 4000], 0),
             ([], 0),
         ):
@@ -57,10 +67,11 @@ class StepTests(SynchronousTestCase):
             self.assertLessEqual(found, most, (size, seen_ports))
 
     def test_a_busy_sequence(self) -> None:
-        """Others take up to `MAX_TAKEN` - 1 ports in between."""
+        """Others take up to `MAX_TAKEN` - 1 ports in between, or fewer if the step is large."""
         random = Random(1)
-        for step in (1, -1, 2, 5):
-            steps = [random.randrange(1, MAX_TAKEN + 1) for _ in range(5)]
+        for step in (1, -1, 2, 5, 48, -100, 128):
+            most = MAX_TAKEN if abs(step) * MAX_TAKEN <= MAX_STEP else FEW_TAKEN
+            steps = [random.randrange(1, most + 1) for _ in range(5)]
             self.assertEqual(common_step([step * each for each in [*steps, 1]]), step, steps)
 
 
