@@ -61,7 +61,7 @@ class Consent:
         """When the first check was sent since the last answer; None: all were answered."""
 
     def answered(self, now: float) -> None:
-        """A check on this pair was answered: consent holds for another 30 s."""
+        """A check on this pair was answered: consent holds for another `EXPIRY` seconds."""
         self.expires_at = now + EXPIRY
         self.unanswered_since = None
 

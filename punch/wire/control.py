@@ -26,7 +26,7 @@ from punch.wire.voucher import VOUCHER_SIZE
 MAX_KEEPALIVE = 3600.0
 """The longest keepalive interval in seconds."""
 RING_TIME = 60.0
-"""Seconds after which an offer that was not answered has expired, for both peers."""
+"""Seconds that a call rings: then an offer that was not answered has expired, for both peers."""
 MAX_REFLECTORS = 8
 """The most further addresses of its reflector that a service may name."""
 

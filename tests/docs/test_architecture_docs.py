@@ -50,8 +50,8 @@ def names(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_row_is_read() -> None:
-    rows = [line for line in TABLE.splitlines() if line.startswith("| ")]
-    assert len(ROWS) == len(rows) - 2  # the heading and the line below it
+    lines = [line for line in TABLE.splitlines() if line.startswith("| ")]
+    assert len(ROWS) == sum(not line.startswith(("| question |", "| --- |")) for line in lines)
     assert len(ROWS) >= 30
 
 

@@ -70,9 +70,12 @@ REFUSAL_WAITS = 1.0, 300.0
 BUSY = 0.5
 """Seconds until this node is asked again whether another attempt is over."""
 UNAIDED = 3.0
-"""Seconds on a relayed path that connectivity checks alone have before a path over TCP is looked for…"""
+"""Seconds on a relayed path before one over TCP is looked for, if only checks can find a path."""
 AIDED = 30.0
-"""…and so many at most that techniques have, until the attempts in quick succession, or a spray, are over."""
+"""
+The most seconds before that where a technique can find one. If its attempts in quick succession, or a first
+spray, are over earlier, TCP begins then.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """
-The addresses to which a relay sends nothing: private networks around it, and addresses that are no host.
+The addresses to which a relay sends nothing: private networks around it, its own machine, and addresses that
+are no host.
+
+What the operator denies comes first, then what is allowed for test networks, then the table. There is one
+exception, in `punch.turn.server.requests`: a relayed address may send to another one of the same relay.
 """
 
 from __future__ import annotations
