@@ -368,6 +368,16 @@ def test_renewed_certificates(tmp_path: Path) -> None:
             assert copied.read_text() == f"new {name}"
             assert copied.stat().st_mode & 0o777 == 0o600
             assert copied.stat().st_uid == state.stat().st_uid
+    # A second process has files of its own, and is reloaded only if it uses them.
+    second = tmp_path / "state-2"
+    second.mkdir()
+    for options in ("", f"OPTIONS=--certificate {second}/tls/fullchain.pem"):
+        (tmp_path / "default-2").write_text(options)
+        log.unlink()
+        assert run(str(DEPLOY / "renew-certificate"), **environment).returncode == 0
+        assert "reload punch-rendezvous\n" in log.read_text()
+        assert ("reload punch-rendezvous-2\n" in log.read_text()) == bool(options)
+        assert (second / "tls" / "privkey.pem").read_text() == "new privkey"
     # A service that is stopped can't be reloaded, and reads the files when it starts.
     stopped.touch()
     log.unlink()
