@@ -170,6 +170,7 @@ class Node(Service):
         self._gateways = gateways
         self._upnp = upnp
         self._roots = roots
+        self._member = identity if member is None else member
         self._control = ControlClient(
             reactor=reactor,
             address=rendezvous,
@@ -378,6 +379,8 @@ class Node(Service):
             gateways=self._gateways,
             upnp=self._upnp,
             proxy=self._control.proxy,
+            # A run has a key of its own, which the rendezvous has not admitted.
+            member=self._member,
             relay=self._context.relay_policy,
             spray=self._context.spray_policy,
         )

@@ -37,6 +37,7 @@ from punch.test.internet import Mapping as M
 from punch.test.internet import Ports as P
 from punch.test.node.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
 from punch.test.scenarios.mapping_router import MappingRouter
+from punch.test.system import Peer
 from punch.ui.text.netcheck import text
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.nat64 import DISCOVERY_NAME
@@ -483,6 +484,8 @@ class PlaceTests(InternetTestCase):
         report = service.run(host, member=member)
         self.assertIsNone(report.problem)
         self.assertTrue(report.udp)
+        peer = Peer(net, net.host("peer", "192.0.2.2"), service.address, identity=member).register()
+        self.assertIsNone(net.wait(peer.node.netcheck(), 30.0, "a report of a node").problem)
         for other in (Identity.generate(lambda size: bytes([2]) * size), None):
             problem = service.run(host, member=other).problem
             assert isinstance(problem, ControlProblem)

@@ -61,6 +61,22 @@ class RelaysForMembersTests(SystemTestCase):
         self.assertIsInstance(alice.wait_for_end(60.0), CallFailed)
         self.assertEqual(self.registered, [str(each.id) for each in (alice, alice, bob)])
 
+    def test_netcheck(self) -> None:
+        """That of a node runs with a key of its own, and shows the relay to members."""
+        for name, member, reached in (("alice", MEMBERS[0], True), ("bob", None, False)):
+            guest = self.guest(name, member)
+            report = self.net.wait(guest.node.netcheck(), 30.0, "a report")
+            self.assertIsNone(report.problem)
+            self.assertEqual(bool(report.relays), reached, name)
+
+    def test_netcheck_of_a_member(self) -> None:
+        """Who is registered as a member vouches itself."""
+        host = self.net.host("member", "203.0.113.99")
+        peer = Peer(self.net, host, self.rendezvous.address, identity=MEMBERS[0])
+        self.peers.append(peer.register())
+        report = self.net.wait(peer.node.netcheck(), 30.0, "a report")
+        self.assertTrue(report.relays)
+
     def test_who_wants_no_relay(self) -> None:
         """The rendezvous does not learn who would vouch."""
         alice = self.guest("alice", MEMBERS[0], RelayPolicy.NEVER)
