@@ -35,13 +35,13 @@ from punch.node.control.hosts import (
     VettedReactor,
     is_name,
 )
+from punch.node.control.tcp import discover
 from punch.node.network.clat import Clat
 from punch.node.network.port_mappings import Gateways, PortMappingTrial
 from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.node.relay_trial import RelayTrial
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
-from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.probes import ProbeOutcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -214,7 +214,7 @@ class NetcheckRun:
             self._examine_with(welcome, host, found)
 
         if ":" in host:
-            look_up(self._reactor, DISCOVERY_NAME, discovered)
+            discover(self._reactor).addCallback(discovered)
         else:
             self._examine_with(welcome, host, found)
 

@@ -41,7 +41,7 @@ from punch.wire.nat64 import DISCOVERY_NAME, prefixes, translated
 from punch.wire.proxy import ProxySettings
 
 DISCOVERY_TIME = 1.0
-"""Seconds that the discovery may take while a connection waits for it."""
+"""Seconds for which the discovery of a NAT64 is waited for."""
 NAT64_DELAY = 0.4
 """Seconds after which a connection that has not been made is tried through a NAT64 too."""
 DIRECT_AFTER = 1.5
@@ -92,7 +92,7 @@ class IPv4Endpoint:
 
     async def _connect_through(self, factory: IProtocolFactory) -> IProtocol:
         error: ConnectError = NoRouteError(string="no NAT64 is known")  # type: ignore[no-untyped-call]
-        for host in translated([self._host], prefixes(await self._discover())):
+        for host in translated([self._host], prefixes(await discover(self._reactor))):
             try:
                 return await self._connect_to(TCP6ClientEndpoint, host, factory)
             except ConnectError as reason:
@@ -105,10 +105,17 @@ class IPv4Endpoint:
         )
         return connecting
 
-    def _discover(self) -> Deferred[list[str]]:
-        found: Deferred[list[str]] = Deferred()
-        look_up(self._reactor, DISCOVERY_NAME, lambda hosts: None if found.called else found.callback(hosts))
-        return found.addTimeout(DISCOVERY_TIME, self._reactor, onTimeoutCancel=lambda result, timeout: [])
+
+def discover(reactor: Any) -> Deferred[list[str]]:
+    """
+    Look up the addresses of `ipv4only.arpa`, which show the prefix of a NAT64 (RFC 7050).
+
+    :param reactor: resolves names, and is the clock.
+    :return: fires with none of them if there is no answer within `DISCOVERY_TIME`.
+    """
+    found: Deferred[list[str]] = Deferred()
+    look_up(reactor, DISCOVERY_NAME, lambda hosts: None if found.called else found.callback(hosts))
+    return found.addTimeout(DISCOVERY_TIME, reactor, onTimeoutCancel=lambda result, timeout: [])
 
 
 async def _one_of_two(

@@ -78,12 +78,13 @@ class Clat:
         """
         Note the IP address at which the rendezvous was reached. If it is an IPv6 one, look for a NAT64.
 
-        :param discovered: the addresses of `ipv4only.arpa`; None: they are looked up.
+        :param discovered: the addresses of `ipv4only.arpa`, none without an answer; None: look them up.
         """
         self._reached = host
         if discovered is None:
             self.look_up_again()
         else:
+            self._asked_at = self._monotonic()
             self._names.note(DISCOVERY_NAME, discovered)
 
     def look_up_again(self) -> None:

@@ -431,6 +431,21 @@ class PlaceTests(InternetTestCase):
             self.assertEqual(set(report.transports.values()), {True})
             self.assertNotIn("192.0.0.", text(report))
 
+    def test_a_slow_name_server(self) -> None:
+        """The prefix of a NAT64 is not waited for, nor are experiments begun a second time by its answer."""
+        network = NetcheckNetwork(self.net, alternates=(SERVICE6,))
+        address = RendezvousAddress(SERVICE6, 7001, network.address.pin)
+        host = self.net.host("alice", "2001:db8:6::2")
+        self.net.dns_delay = 15.0
+        began = self.net.now
+        report = self.net.wait(network.begin(host, rendezvous=address), 10.0, "a report in time")
+        self.assertLess(self.net.now - began, 10.0)
+        self.net.advance(20.0)
+        self.assertEqual(host.reactor.open_ports, [])
+        self.assertEqual(report.direct, Direct.SOME)
+        assert report.ipv6 is not None
+        self.assertTrue(report.ipv6.udp)
+
     def test_a_rendezvous_next_door(self) -> None:
         """What holds for a rendezvous on this machine or in a private network may not hold elsewhere."""
         network = NetcheckNetwork(self.net)

@@ -59,6 +59,14 @@ class AskingTests(InternetTestCase):
         self.assertFalse(self.look(100))
         self.assertEqual(self.names.asked, 1)
 
+    def test_asked_by_somebody_else(self) -> None:
+        """Without an answer, too: it is not asked again at once."""
+        self.clat.reached("2001:db8::1", [])
+        self.assertFalse(self.look(int(RETRY) - 1))
+        self.assertEqual(self.names.asked, 0)
+        self.names[DISCOVERY_NAME] = [PREFIX]
+        self.assertTrue(self.look(3))
+
     def test_known_for_as_long_as_the_network_is_the_same(self) -> None:
         """A link lasts for longer than an answer of a name server, and a call may be hours away."""
         self.names[DISCOVERY_NAME] = [PREFIX]
