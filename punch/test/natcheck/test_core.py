@@ -530,6 +530,39 @@ class WordTests(SynchronousTestCase):
             self.assertEqual(named, techniques)
             self.assertEqual("spraying" in text(report), "spraying" in techniques)
 
+    def test_headline_without_udp(self) -> None:
+        """It says no more than the conclusions, whatever the user allows."""
+        blocked = FamilyReport(False, local_addresses=("10.0.0.2",))
+        for policy, headline, sentence in (
+            (PathPolicy(), "Direct links: over TCP alone", "until they get a direct path over TCP"),
+            (PathPolicy(tcp=False), "Relayed links alone", "links to other networks are on a relay."),
+            (PathPolicy(relayed=False), "No links to other networks", "there are no links to other networks"),
+            (
+                PathPolicy(relayed=False, tcp=False),
+                "No links to other networks",
+                "there are no links to other networks",
+            ),
+            (PathPolicy(direct=False), "Relayed links, as you have set it", "links to other networks are on"),
+        ):
+            family = replace(blocked, policy=policy)
+            report = NetcheckReport(PUNCH, family, transports=ALL_WAYS, policy=policy)
+            self.assertIs(report.direct, Direct.NONE)
+            self.assertIn(sentence, self.said(report))
+            self.assertEqual(netcheck_fields(report)["details"]["headline"], headline)
+
+    def test_no_relay_for_ipv4(self) -> None:
+        """Peers that have no IPv6 are not said to need what is switched off."""
+        policy = PathPolicy(relayed=False)
+        for family, sentence in (
+            (WALLED6, "There is no UDP over IPv4: there are no links to peers that have no IPv6"),
+            (TRANSLATED6, "There are no links to peers that have IPv4 alone"),
+        ):
+            family = replace(family, policy=policy)
+            report = NetcheckReport(PUNCH, FamilyReport(), family, transports=ALL_WAYS, policy=policy)
+            said = self.said(report)
+            self.assertIn(f"{sentence}, as links never take a relay (--relay never).", said)
+            self.assertNotIn("need a relay", said)
+
     def test_techniques_of_other_networks(self) -> None:
         """ICE is enough where everybody gets in; TCP where no UDP gets out, but not beside a proxy."""
         random = NatProfile("203.0.113.7", frozenset({EIM}), PortAssignment.RANDOM)

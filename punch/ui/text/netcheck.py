@@ -72,6 +72,7 @@ _NAT64 = (
     "This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64). Over IPv6: direct links to peers "
     "that have it, too, where both networks let them in."
 )
+_NEVER_RELAYED = "as links never take a relay (--relay never)"
 _PREDICTED = (
     "direct links to most peers, to many of them after some seconds on a relay, until the next ports are "
     "predicted. To those whose ports are random, links stay on a relay."
@@ -134,6 +135,10 @@ def headline(report: NetcheckReport) -> tuple[str, bool]:
         return "Sign in to this network first", False
     if not report.policy.direct:
         return "Relayed links, as you have set it", report.problem is None and bool(report.relays)
+    if report.direct is Direct.NONE and not report.policy.relayed:
+        return "No links to other networks", False
+    if report.direct is Direct.NONE and not report.policy.tcp:
+        return "Relayed links alone", False
     return _HEADLINES[report.direct], report.problem is None and report.direct in (Direct.ALL, Direct.MOST)
 
 
@@ -208,14 +213,23 @@ def _direct(report: NetcheckReport) -> list[str]:
         if ipv6.nat64:
             found.append(_NAT64)
             if ipv4 is None:
-                found.append("Peers that have IPv4 alone need a relay.")
+                found.append(
+                    "Peers that have IPv4 alone need a relay."
+                    if report.policy.relayed
+                    else f"There are no links to peers that have IPv4 alone, {_NEVER_RELAYED}."
+                )
             return found
         if ipv6.translated:
             found += _direct_over(ipv6, "IPv6")
         else:
             found.append("Over IPv6: direct links to peers that have it, too.")
         if ipv4 is None:
-            found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
+            found.append(
+                "There is no UDP over IPv4: peers that have no IPv6 need a relay."
+                if report.policy.relayed
+                else "There is no UDP over IPv4: there are no links to peers that have no IPv6, "
+                f"{_NEVER_RELAYED}."
+            )
     judged = [each for each in (ipv4, ipv6) if each is not None and (each is ipv4 or each.translated)]
     if not all(each.certain or each.maps_ports for each in judged):
         if report.problem is None:
