@@ -9,7 +9,7 @@ from punch.ice.target_limits import SPRAYED
 from punch.identity import Identity
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
-from punch.test.internet import LinkSpec
+from punch.test.internet import NAT, LinkSpec
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
@@ -17,7 +17,7 @@ from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
 from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
-from tests.simulation.test_spraying import AUTO, HOMES, NEVER, one_port, random_ports
+from tests.simulation.test_spraying import AUTO, HOMES, NEVER, block, one_port, random_ports
 
 FORMS = (
     *("64:ff9b::c633:64c8", "2002:c633:64c8::1", "2001:db8::5efe:c633:64c8", "::c633:64c8"),
@@ -248,8 +248,11 @@ class HostileAimTests(PunchingTestCase):
     """What the side that probes is told, by a peer that agrees to nothing."""
 
     def setUp(self) -> None:
-        """Alice wants to spray, bob does not; what he answers is made up here."""
-        self.place(one_port(), random_ports(), spray=(AUTO, NEVER))
+        self.prepare(random_ports())
+
+    def prepare(self, nat: NAT) -> None:
+        """Alice wants to spray, bob behind this NAT does not; what he answers is made up here."""
+        self.place(one_port(), nat, spray=(AUTO, NEVER))
         self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
@@ -282,6 +285,24 @@ class HostileAimTests(PunchingTestCase):
         self.assertGreater(self.answer(Opened(self.next_attempt(), HOMES[1], (), SOCKETS)), 100)
         self.net.advance(20.0)
         self.assertEqual(self.status(self.alice).packets, MAX_PACKETS)
+
+    def test_a_block_of_somebody_else(self) -> None:
+        """
+        Ports are guessed within a range that bob names if it is his, but not at those of another subscriber
+        of his carrier.
+        """
+        guessed = []
+        for near in ((20_000, 20_400), (40_000, 40_400)):
+            self.prepare(block(512))
+            opened = Opened(self.next_attempt(), HOMES[1], (), MIN_SOCKETS, near)
+            self.assertGreater(self.answer(opened), 100)
+            assert isinstance(self.net.trace, list)
+            ports = {each.destination[1] for each in self.net.trace if each.destination[0] == HOMES[1]}
+            guessed.append(sum(near[0] - 1000 <= port <= near[1] + 1000 for port in ports))
+            self.stop()
+        self.assertGreater(guessed[0], 100)
+        # 2,401 of 64,512 ports are guessed as often as all others
+        self.assertLess(guessed[1], 20)
 
     def test_elsewhere(self) -> None:
         """An address at which bob has not proved to receive."""

@@ -84,20 +84,27 @@ class OpeningChecks:
         return any(map(self._checker.was_answered, bases))
 
     @property
-    def proven_hosts(self) -> set[str]:
+    def proven_addresses(self) -> set[Address]:
         """
-        The IP addresses at which the peer has answered checks of ours, directly or through our relay, but not
-        those of relays: others use them as well. Our own addresses are not among them either, nor those at
+        The addresses at which the peer has answered checks of ours, directly or through our relay, but not
+        those of relays: others use them as well. Our own IP addresses are not among them either, nor those at
         which reflectors see us. A peer that works together with a relay seems to answer anywhere: it could
         aim at our router, or, with the router's help, at our neighbours.
         """
-        proven = {
-            pair.remote.address.host
-            for pair in self._checklist
-            if pair.valid and pair.remote.type is not CandidateType.RELAY
-        }
         ours = {base.host for base in self._locals} | self._locals.reflexive_hosts
-        return proven - ours - self._locals.relay_hosts - self._remotes.relay_hosts
+        excluded = ours | self._locals.relay_hosts | self._remotes.relay_hosts
+        return {
+            pair.remote.address
+            for pair in self._checklist
+            if pair.valid
+            and pair.remote.type is not CandidateType.RELAY
+            and pair.remote.address.host not in excluded
+        }
+
+    @property
+    def proven_hosts(self) -> set[str]:
+        """The IP addresses of `proven_addresses`."""
+        return {address.host for address in self.proven_addresses}
 
     def prove(self, host: str) -> bool:
         """

@@ -19,7 +19,8 @@ with a low TTL, and after the probes to the second one again, with the usual TTL
 
 Many NATs of carriers have a block of ports for each subscriber (RFC 6888, RFC 7422), and only within it their
 order is random. The side that opens says between which ports it was seen (`port_range`). The side that aims
-guesses there first, and then in ranges around it that are twice as wide each time (`Guesses`). A block has
+guesses there first, and then in ranges around it that are twice as wide each time (`Guesses`), unless it has
+not been answered from anywhere near (`range_near`). A block has
 room for other programs besides, so fewer sockets are opened then, of which a guess hits one in 8.
 """
 
@@ -64,6 +65,8 @@ PORTS_OF_SOCKET: Final = 8
 """How many ports of a subscriber's block there are for each socket that is opened, unless it is small."""
 MIN_OBSERVED: Final = 3
 """The least number of ports that must have been seen before their range is used."""
+NEAR: Final = 4096
+"""How many ports such a range may be away from each port of the side that it belongs to."""
 SHARE: Final = 5
 """
 How many open ports would be hit in a range, by the average, before ports outside of it are guessed, too: none
@@ -90,6 +93,16 @@ def probes(opened: int) -> list[int]:
 def port_range(ports: Collection[int]) -> PortRange | None:
     """Return the range of the external ports that were seen; None if these are too few."""
     return (min(ports), max(ports)) if len(ports) >= MIN_OBSERVED else None
+
+
+def range_near(said: PortRange | None, proven: Collection[int]) -> PortRange | None:
+    """
+    Return the range that the other side has said; None if it is not near any port at which it has proved to
+    receive, as the block of another subscriber of the same carrier may be.
+    """
+    if said is None or not any(said[0] - NEAR <= port <= said[1] + NEAR for port in proven):
+        return None
+    return said
 
 
 def sockets_for(descriptors: int, held: int = 0, near: PortRange | None = None) -> int:

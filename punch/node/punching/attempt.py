@@ -166,6 +166,10 @@ class Attempt:
         """Whether the other side has proved that it receives at this address."""
         return host in self.agent.openings.proven_hosts
 
+    def proven_ports(self, host: str) -> set[int]:
+        """Return the ports at this address at which the other side has proved to receive."""
+        return {each.port for each in self.agent.openings.proven_addresses if each.host == host}
+
     def open_socket(self) -> Address | None:
         """Open a socket, and close those of earlier attempts that are not in use; None: impossible."""
         self.sockets.close_unused()

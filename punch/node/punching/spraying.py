@@ -26,6 +26,7 @@ from punch.ice.punching.spraying import (
     Pace,
     PortRange,
     probes,
+    range_near,
     sockets_for,
 )
 from punch.ice.punching.techniques import Technique, port_of_socket
@@ -113,7 +114,8 @@ class Spraying:
     async def _probe(self, attempt: Attempt, bases: Set[Address], opened: Opened) -> None:
         """Send to random ports from these sockets, until a check arrives."""
         pace = Pace(attempt.transactions.now)
-        guesses = [(base, Guesses(attempt.random, opened.near, opened.count)) for base in bases]
+        near = range_near(opened.near, attempt.proven_ports(opened.host))
+        guesses = [(base, Guesses(attempt.random, near, opened.count)) for base in bases]
         for number in probes(opened.count):
             base, guessed = guesses[number]
             if self._is_over(attempt, bases):

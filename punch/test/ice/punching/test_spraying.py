@@ -14,6 +14,7 @@ from punch.ice.punching.spraying import (
     LOWEST,
     MAX_PACKETS,
     MIN_SOCKETS,
+    NEAR,
     PROBES,
     RATE,
     SHARE,
@@ -23,6 +24,7 @@ from punch.ice.punching.spraying import (
     Pace,
     port_range,
     probes,
+    range_near,
     sockets_for,
     wait_after,
 )
@@ -76,6 +78,22 @@ class SprayingTests(SynchronousTestCase):
                 ports = [guesses.take() for _ in range(PROBES)]
                 self.assertEqual(len(set(ports)), PROBES)
                 self.assertTrue(all(LOWEST <= port <= HIGHEST for port in ports))
+
+    def test_a_block_of_somebody_else(self) -> None:
+        """A range counts only if it is near a port of the side that says it."""
+        for said, ports, taken in (
+            ((20_000, 20_400), [20_700], True),
+            ((20_000, 20_400), [20_100], True),
+            ((20_000, 20_400), [20_000 - NEAR], True),
+            ((20_000, 20_400), [20_400 + NEAR], True),
+            ((20_000, 20_400), [19_999 - NEAR], False),
+            ((20_000, 20_400), [1024, 20_401 + NEAR], False),
+            ((20_000, 20_400), [50_000, 20_300], True),
+            ((20_000, 20_400), [], False),
+            ((1024, 65535), [50_000], True),
+            (None, [50_000], False),
+        ):
+            self.assertEqual(range_near(said, ports), said if taken else None, (said, ports))
 
     def test_sockets_in_a_block(self) -> None:
         """One for 8 ports, and not fewer than are worth it; as many as ever if it is large, or not known."""
