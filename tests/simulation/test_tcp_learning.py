@@ -6,6 +6,7 @@ from itertools import groupby
 
 from punch.learned_paths import MAX_TRIES
 from punch.node.punching.tcp import ATTEMPTS
+from punch.node.punching.tcp_attempt import ROUNDS
 from punch.test.internet import NAT, LinkSpec, Packet, Ports
 from punch.test.scenarios.tcp_punching import ALICE, BOB, TCPTestCase
 from punch.test.system import Peer, introduce
@@ -80,6 +81,24 @@ class TCPLearningTests(TCPTestCase):
         self.assertEqual(self.let_fail(), [0, 0])
         self.stop()
 
+    def test_the_other_side_does_not_remember(self) -> None:
+        """A side that remembers that TCP never works makes one attempt with the other one, and then none."""
+        self.place(NAT(ports=Ports.RANDOM))
+        introduce(self.alice, self.bob)
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+        for _ in range(MAX_TRIES):
+            self.assertGreaterEqual(min(self.let_fail()), ATTEMPTS)
+        self.alice.known.forget(self.bob.id)
+        self.call(1)
+        self.net.advance(150.0)
+        self.assertEqual(self.syns(self.bob), 0)
+        self.assertLessEqual(self.syns(self.alice), ROUNDS)
+        attempts = [peer.node.status.links[0].tcp_punching.attempts for peer in self.peers]
+        # Alice, whose network passes no UDP, begins. When bob knows where she listens, he refuses at once
+        self.assertGreater(attempts[0], 2)
+        self.assertEqual(attempts[1], 1)
+        self.stop()
+
     def test_it_works_after_all(self) -> None:
         """What failed before no longer counts."""
         self.meet()
@@ -89,6 +108,35 @@ class TCPLearningTests(TCPTestCase):
         self.net.drop = None
         self.seconds_to_direct()
         self.assertEqual(self.failures(), [])
+        self.stop()
+
+
+class RelayTests(TCPTestCase):
+    """The relay is away for a moment whenever an attempt over TCP ends."""
+
+    def test_no_sooner(self) -> None:
+        """The link has had no direct path, so what was tried still counts, and waits become longer."""
+        self.place(NAT(ports=Ports.RANDOM))
+        since: float | None = None
+
+        def drop(packet: Packet) -> bool:
+            ends = {packet.source[0], packet.destination[0]}
+            # An attempt ends after some 5 s, and the relay is missed after more than one without an answer
+            away = since is not None and 3.0 <= self.net.now - since < 5.9
+            return ends == {ALICE, BOB} or (away and BOB in ends)
+
+        self.net.drop = drop
+        until = self.call() + 60.0
+        while self.net.now < until:
+            if not self.listening(self.bob):
+                since = None
+            elif since is None:
+                since = self.net.now
+            self.net.advance(0.05)
+        attempts = [peer.node.status.links[0].tcp_punching.attempts for peer in self.peers]
+        self.assertGreaterEqual(min(attempts), 3)
+        # The waits are 1 s, 5 s, 10 s, 20 s and 40 s
+        self.assertLessEqual(max(attempts), 6)
         self.stop()
 
 

@@ -92,6 +92,7 @@ class TCPTries:
     :ivar between: which networks these are.
     :ivar network: in which network this machine was then, if that is known.
     :ivar held_until: until when this side begins none, for another reason than the wait after the last one.
+    :ivar hopeless: with which end of the other side TCP is not worth trying until then, if this is why.
     """
 
     newest: int = 0
@@ -103,10 +104,11 @@ class TCPTries:
     between: object = None
     network: str | None = None
     held_until: float = float("-inf")
+    hopeless: object = None
 
     def begin(self, number: int, now: float) -> None:
         """An attempt begins."""
-        self.newest, self.begun_at = number, now
+        self.newest, self.begun_at, self.hopeless = number, now, None
         self.made += 1
 
     def refuse(self) -> None:
@@ -114,6 +116,17 @@ class TCPTries:
         self.made -= 1
         self.refused += 1
         self.held_until = self.begun_at + refusal_wait(self.refused)
+
+    def give_up(self, theirs: object) -> None:
+        """TCP is not worth trying with this end of the other side."""
+        self.held_until, self.hopeless = self.begun_at + HOPELESS, theirs
+
+    def is_hopeless(self, theirs: object, now: float) -> bool:
+        """
+        Whether to refuse what this end of the other side begins. If it remembers the same, it asks no sooner
+        than we do.
+        """
+        return self.hopeless == theirs and now < self.begun_at + HOPELESS / 2
 
     def in_network(self, network: str | None) -> None:
         """This machine is in this network now, if that is known: what was tried in another says nothing."""
@@ -131,7 +144,7 @@ class TCPTries:
     def clear(self) -> None:
         """Forget what was tried, except the number of the newest attempt."""
         self.made = self.refused = self.failed = 0
-        self.held_until = float("-inf")
+        self.held_until, self.hopeless = float("-inf"), None
 
     def next_at(self, part: float = 1.0) -> float:
         """
@@ -151,7 +164,7 @@ class _Resting:
     """
     Nothing is looked for, since the link is on no relay.
 
-    :ivar direct: it has a direct path.
+    :ivar direct: it has a direct path, or that was the last path that it had.
     """
 
     direct: bool = False
@@ -245,7 +258,8 @@ class TCPPunching:
         state = self._state
         if not self._transport.relayed:
             if isinstance(state, _Resting | _Relayed):
-                self._enter(_Resting(direct=True))
+                was_direct = isinstance(state, _Resting) and state.direct
+                self._enter(_Resting(was_direct or self._is_direct))
         elif isinstance(state, _Resting):
             # The other side can make a direct path come and go as fast as it likes
             if state.direct and not self._transport.generations.damping.short_lived:
@@ -278,7 +292,9 @@ class TCPPunching:
             early = now < max(tries.next_at(0.5), self._damped_until(0.5))
             if not said.candidates:
                 return
-            if early or not self._may_begin or not self._context.punching_slot.take(self):
+            theirs = public_host(said.candidates), kinds(said.candidates)
+            hopeless = tries.is_hopeless(theirs, now)
+            if early or hopeless or not self._may_begin or not self._context.punching_slot.take(self):
                 self._say(said.attempt, ())
             else:
                 self._start(said.attempt, said.candidates, now)
@@ -368,7 +384,7 @@ class TCPPunching:
             host, ends = public_host(theirs), (kinds(ours), kinds(theirs))
             network, paths = self._network.key, self._context.paths
             if host is not None and not paths.is_tcp_worth_trying(self._peer, host, ends):
-                tries.held_until = tries.begun_at + HOPELESS
+                tries.give_up((host, ends[1]))
                 return
             if attempt.number == 1:
                 # The other side connects when it has our candidates; the first SYNs should cross
@@ -392,7 +408,12 @@ class TCPPunching:
                 state.running = None
                 # When the next one may begin is decided there
                 after = _Relayed(state.since, self._context.monotonic())
-                self._enter(after if self._transport.relayed else _Resting(direct=True))
+                self._enter(after if self._transport.relayed else _Resting(self._is_direct))
+
+    @property
+    def _is_direct(self) -> bool:
+        pair = self._transport.generations.selected
+        return pair is not None and pair.path != "relay"
 
     def _enter(self, state: _Resting | _Relayed | _Attempting | _Closed) -> None:
         before, self._state = self._state, state
