@@ -79,6 +79,11 @@ def local_addresses(include_loopback: bool | None = None) -> list[str]:
     return usable_addresses(machine_interfaces(), include_loopback)
 
 
+def all_addresses() -> list[str]:
+    """Return all addresses of this machine, also those that no new connection should leave from."""
+    return [interface.host for interface in machine_interfaces()]
+
+
 def source_address(remote: str) -> str | None:
     """
     Return the address of this machine from which the system sends to the IP address `remote`, or None if it

@@ -28,7 +28,7 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.link.services import Authorize
-from punch.net.interfaces import local_addresses
+from punch.net.interfaces import all_addresses, local_addresses
 from punch.net.srv import LookUpService
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import free_descriptors
@@ -107,7 +107,9 @@ class Node(Service):
         new address book in memory.
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
-    :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
+    :param own_addresses: all addresses of this machine, to which peers may not have it connect.
+    :param source: from which of `addresses` an IP address is reached; None: as the control connection, or
+        unknown.
     :param gateways: the router of each of our addresses, which is asked for a port that leads to this node
         (`punch.net.interfaces.gateways_of_machine`); None: none is asked.
     :param upnp: asks these routers by UPnP too (`punch.net.upnp.upnp_of_machine`); None: not by that.
@@ -138,6 +140,7 @@ class Node(Service):
         name: str = "punch",
         known: AddressBook | None = None,
         addresses: Callable[[], list[str]] = local_addresses,
+        own_addresses: Callable[[], list[str]] = all_addresses,
         source: Callable[[str], str | None] | None = None,
         gateways: Gateways | None = None,
         upnp: Upnp | None = None,
@@ -198,6 +201,7 @@ class Node(Service):
             reactor,
             self.network_changes,
             addresses=addresses,
+            own_addresses=own_addresses,
             open_socket=open_socket,
             random=random,
             monotonic=monotonic,

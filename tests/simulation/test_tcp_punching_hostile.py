@@ -200,6 +200,23 @@ class HostileTests(TCPTestCase):
         self.assertEqual(server.connections, [])
         self.assertEqual(self.syns(self.bob), before)
 
+    def test_own_addresses_without_sockets(self) -> None:
+        """The same is true of addresses that he uses for nothing else: there are too many, or deprecated."""
+        self.stop()
+        deprecated = "203.0.113.250"
+        self.place(None, own_addresses=lambda: [BOB, deprecated])
+        server = Server(lambda: self.net.now)
+        self.net.host("deprecated", deprecated).reactor.listenTCP(8006, server)
+        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+        self.call()
+        self.net.advance(5.0)
+        before = self.syns(self.bob)
+        self.say(self.named(deprecated, 8006), 50)
+        self.net.advance(5.0)
+        self.assertEqual(server.connections, [])
+        self.assertEqual(self.syns(self.bob), before)
+        self.stop()
+
     def test_others_come_and_go(self) -> None:
         """Strangers who connect all the time do not keep another one's silent connection open."""
         silent = self.connect(b"")

@@ -124,6 +124,7 @@ class Network:
         changes: NetworkChanges,
         *,
         addresses: Callable[[], list[str]],
+        own_addresses: Callable[[], list[str]],
         open_socket: OpenSocket,
         random: RandomBytes,
         monotonic: Callable[[], float],
@@ -139,6 +140,8 @@ class Network:
     ) -> None:
         """
         :param changes: is told when the network changes, and knows which paths are in use.
+        :param addresses: returns the local addresses to use.
+        :param own_addresses: returns all addresses of this machine.
         :param rendezvous: its host, as the user gave it.
         :param source: from which of our addresses an IP address is reached, None if that is not known.
         :param gateways: returns the router of each of our addresses; None: no port of it is mapped.
@@ -155,6 +158,7 @@ class Network:
         self._too_often = False
         self._refused: set[str] = set()
         self._source = source
+        self._own_addresses = own_addresses
         self._remotes: list[str] = []
         self._welcome: Welcome | None = None
         # From which of our addresses the rendezvous was reached then
@@ -312,6 +316,11 @@ class Network:
         if gather:
             self.nat_observer.keep(bases, anew=anew)
         return bases
+
+    @property
+    def own_hosts(self) -> set[str]:
+        """All IP addresses of this machine, also those that have no socket."""
+        return {*self._own_addresses(), *(base.host for base in self.sockets.bases)}
 
     @property
     def passes_no_udp(self) -> bool:

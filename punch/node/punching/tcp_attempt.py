@@ -122,8 +122,7 @@ class TCPAttempt:
         """Connect to the other side again and again, until there is a connection that works."""
         clat = self._network.clat
         named = [each for each in theirs if not clat.translates(each.address.host)]
-        own = {base.host for base in self._network.sockets.bases}
-        found = targets(self._listening, self._seen, named, own)
+        found = targets(self._listening, self._seen, named, self._network.own_hosts)
         for _ in range(ROUNDS):
             refusals = self.refusals
             for target in found:

@@ -120,7 +120,7 @@ def targets(
     :param listening: the addresses at which we listen, from which we also connect.
     :param mapped: how the rendezvous sees each of them, if it says so.
     :param theirs: the candidates of the other side.
-    :param own: the IP addresses of this machine.
+    :param own: all IP addresses of this machine, also those that no candidate of ours has.
     """
     theirs, ours = list(theirs), {address.host for address in mapped.values()}
     neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)

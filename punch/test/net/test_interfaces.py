@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.net.interfaces import (
     LIMIT,
     Interface,
+    all_addresses,
     local_addresses,
     select,
     usable_addresses,
@@ -110,6 +111,12 @@ class MachineTests(SynchronousTestCase):
         local_addresses()
         watching = False
         self.assertEqual(run, [])
+
+    def test_all_addresses(self) -> None:
+        """Also those that are not used."""
+        found = all_addresses()
+        self.assertLessEqual({*local_addresses(include_loopback=True)}, {*found})
+        self.assertIn("127.0.0.1", found)
 
     def test_this_machine(self) -> None:
         found = local_addresses(include_loopback=True)
