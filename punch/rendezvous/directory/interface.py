@@ -81,7 +81,8 @@ class Directory(Protocol):
     ) -> None:
         """
         Send a message to another process, after earlier ones. `process_lost` follows if the process is gone.
-        The message is lost if too many wait.
+        While other processes may still be connecting again, `request_lost` follows in its place if no process
+        takes a `PeerRequest`, and other messages are then lost. Messages are lost, too, if too many wait.
         """
 
     @property

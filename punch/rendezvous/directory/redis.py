@@ -68,7 +68,10 @@ from punch.rendezvous.directory.shared_state import SharedState, SharedStates
 BEAT = 1.0
 """Seconds between two signs of life."""
 LIFE = 3
-"""Seconds for which one is valid. Another process is taken for dead after two beats without one."""
+"""
+Seconds for which one is valid. Another process is taken for dead after two beats without one, but not within
+`REWRITE_TIME`.
+"""
 OWNER_LIFE = 10
 """Seconds after which a Redis that a service has left may be used by another one."""
 MAX_CLOCK_ERROR = 60.0
@@ -332,8 +335,9 @@ class RedisDirectory:
             self._entries.refresh_some(commands, BEAT)
         self._entries.stop_awaiting(commands)
         missing = {other for other, lives in zip(others, alive, strict=True) if not lives}
-        for other in missing & self._missing:
-            self._process_lost(other)
+        if not self._incomplete:
+            for other in missing & self._missing:
+                self._process_lost(other)
         self._missing = missing
         self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset.seconds)
 

@@ -369,6 +369,27 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(0.5)
         self.assertEqual((len(one.lost), one.gone), (2, [*before, two.name]))
 
+    def test_introductions_while_others_connect_again(self) -> None:
+        """They go on with a process that is back seconds after Redis, and end with one that has died."""
+        one, two = self.start(2)
+        one.needs.add(two.name)
+        two.needs.add(one.name)
+        self.redis.stop()
+        self.redis.data.clear()
+        self.net.advance(0.5)
+        self.redis.delays[two.host.addresses[0]] = 1.2
+        self.redis.start()
+        self.net.run_until(lambda: one.directory.problem is None, 10.0, "Redis works")
+        self.net.advance(2.5)
+        self.assertIsNotNone(two.directory.problem)
+        self.redis.delays.clear()
+        self.net.advance(4.0)
+        self.assertIsNone(two.directory.problem)
+        self.assertEqual((one.gone, two.gone), ([], []))
+        two.directory.stop()
+        self.net.advance(REWRITE_TIME + 2.0)
+        self.assertEqual(set(one.gone), {two.name})
+
     def test_entries_expire_and_are_refreshed(self) -> None:
         """An entry lives for ten minutes, and is refreshed long before while its peer is registered."""
         (one,) = self.start()
