@@ -121,10 +121,13 @@ class _ServerAttempt:
                 self._attempt.welcomed(self._server, protocol, reply)
 
     def _lost(self, problem: ControlProblem) -> None:
-        if not self._over:
-            self._over = True
-            if not self._again:
-                self._client.server_failed(self._server)
+        if self._over:
+            return
+        self._over = True
+        if self._again:
+            self._attempt.try_again(self._server, problem)
+        else:
+            self._client.server_failed(self._server)
             self._attempt.lost(problem)
 
 
@@ -172,6 +175,14 @@ class ConnectAttempt:
         self._watched.makeConnection(protocol.transport)
         self.result.callback(self._watched)
         self._client.connected(server, protocol, welcome)
+
+    def try_again(self, server: Server, problem: ControlProblem) -> None:
+        """The connection to this server was ended to register with it again."""
+        if self._ended:
+            self.lost(problem)
+            return
+        self._left.insert(0, server)
+        self._next()
 
     def lost(self, problem: ControlProblem) -> None:
         """The server that was tried, or the connection, is lost."""

@@ -154,7 +154,6 @@ class ControlClient:
         self._identity = identity
         self._member = member
         self._for_relays = for_relays
-        self._registers_again = False
         self._waiting = waiting
         self._look = Timer(reactor)
         self.clock = reactor
@@ -317,7 +316,7 @@ class ControlClient:
         again = self._member is not None and self._for_relays and welcome.relays_for_members
         if not again or self.vouches:
             return False
-        self.vouches = self._registers_again = True
+        self.vouches = True
         return True
 
     def vouch(self, binding: bytes) -> bytes:
@@ -342,11 +341,9 @@ class ControlClient:
             self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
         self._problem, self._hopeless = problem, hopeless
-        again, self._registers_again = self._registers_again, False
         if self._member is not None and not self.vouches and problem.refusal in _FOR_MEMBERS:
-            self.vouches = again = True
-        if again:
-            # This end or refusal need not be reported yet.
+            self.vouches = True
+            # This refusal need not be reported yet.
             self._problem, self._hopeless = None, False
             self._at_once_until = self.clock.seconds() + 1.0
 

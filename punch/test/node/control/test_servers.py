@@ -188,7 +188,10 @@ class FailoverTests(InternetTestCase):
         self.watcher = AnyHostWatcher(self.net)
 
     def client(
-        self, *addresses: RendezvousAddress, look_up_service: LookUpService | None = None
+        self,
+        *addresses: RendezvousAddress,
+        look_up_service: LookUpService | None = None,
+        member: Identity | None = None,
     ) -> ControlClient:
         """A client that is started."""
         machine: Host = self.net.host(" ".join(["client of", *(each.location for each in addresses)]))
@@ -201,6 +204,8 @@ class FailoverTests(InternetTestCase):
             handler=self.watcher,
             random=self.net.random_bytes("client"),
             look_up_service=look_up_service,
+            member=member,
+            for_relays=member is not None,
         )
         client.start()
         self.addCleanup(client.stop)
@@ -280,6 +285,39 @@ class FailoverTests(InternetTestCase):
             self.assertEqual({each.error for _, each, _ in self.watcher.problems}, {ErrorCode.VERSION})
             self.assertEqual(self.watcher.problems[-1][2] is not None, goes_on)
             self.watcher.problems.clear()
+
+    def test_registers_again_for_relays_with_the_same_server(self) -> None:
+        """With a member's voucher. The other server is asked nothing, and what comes later is reported."""
+        key = Identity.generate(self.net.random_bytes("another key"))
+        servers = [
+            ScriptedService.with_key(self.net.host(host, host), key)
+            for host in ("198.51.100.3", "198.51.100.4")
+        ]
+
+        def welcome(connection: ScriptedConnection, request: Request) -> None:
+            if isinstance(request, Register):
+                assert connection.peer is not None
+                connection.reply(
+                    Welcome(connection.peer, "203.0.113.1", 0, 20.0, relays_for_members=not request.voucher)
+                )
+
+        for server in servers:
+            server.answer = welcome
+        pin = pin_of(key.private_key.public_key())
+        addresses = [RendezvousAddress(f"198.51.100.{number}", 7001, pin) for number in (3, 4)]
+        client = self.client(*addresses, member=Identity.generate(self.net.random_bytes("member key")))
+        self.net.run_until(lambda: self.watcher.welcomes, 5.0, "a welcome")
+        vouched = [
+            [bool(request.voucher) for request in server.requests if isinstance(request, Register)]
+            for server in servers
+        ]
+        self.assertEqual(vouched, [[False, True], []])
+        self.assertEqual((client.address, self.watcher.problems), (addresses[0], []))
+        servers[0].last.reply(Error(ErrorCode.REPLACED, "Another one is there."))
+        servers[0].last.close()
+        self.net.advance(1.0)
+        ((_, problem, retry_in),) = self.watcher.problems
+        self.assertEqual((problem.error, retry_in), (ErrorCode.REPLACED, None))
 
     def test_a_wrong_pin_does_not_end_it_while_another_server_may_come_back(self) -> None:
         wrong = RendezvousAddress("198.51.100.1", 7001, bytes(32))
