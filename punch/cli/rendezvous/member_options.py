@@ -165,6 +165,10 @@ class MemberWatch(TimerService):
         self._looks = 0
         self._silent_until = 0
         """The number of looks after which problems are logged again."""
+        self._changed = False
+        """Whether there is a change that the service does not know yet…"""
+        self._concerned: frozenset[PeerID] | None = frozenset()
+        """…and peers of which that is so, as far as they are known; None: it may be any."""
 
     def startService(self) -> None:
         """Take what was stored today, and begin to look."""
@@ -194,14 +198,22 @@ class MemberWatch(TimerService):
         if self._looks % _STORE_EVERY == 0:
             self._store_usage()
         with self._logged():
-            if self._database.changed():
-                peers = self._database.peers_changed()
-                if peers is None:
-                    self._service.end_refused(list_changed=False)
-                else:
-                    self._service.end_changed(peers)
+            self._changed = self._database.changed() or self._changed
+            if self._changed:
+                self._take_changes()
+        with self._logged():
             if self._database.problem is not None and self._looks % _CHECK_EVERY == 0:
                 self._database.check()
+
+    def _take_changes(self) -> None:
+        found = self._database.peers_changed()
+        if found is None or self._concerned is None:
+            self._concerned = None
+            self._service.end_refused(list_changed=False)
+        else:
+            self._concerned |= found
+            self._service.end_changed(self._concerned)
+        self._changed, self._concerned = False, frozenset()
 
     def _store_usage(self) -> None:
         with self._logged():

@@ -19,6 +19,7 @@ from punch.rendezvous.control.protocol import ControlServerProtocol
 from punch.rendezvous.control.session import ControlSession, SessionFunctions
 from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.members.access import AccessControl
+from punch.rendezvous.members.membership import MemberStoreError
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.registry.outputs import (
@@ -256,11 +257,18 @@ class ControlSessions:
 
         :param list_changed: as in `Membership.refused`.
         :return: the number of peers whose connections were closed.
+        :raise MemberStoreError: no list has changed, and the members can't be read. Nothing was done.
         """
         controls = self._controls_of(None)
         # Those that have left may have credentials for the relay.
         known = {session.account for _, session in controls}.union(self._relay.peers)
-        gone = self._access.no_longer_admitted(known, list_changed=list_changed)
+        gone: Mapping[PeerID, Error] = {}
+        try:
+            gone = self._access.no_longer_admitted(known, list_changed=list_changed)
+        except MemberStoreError:
+            # The deny list holds all the same; for what can't be read now, nobody is sent away
+            if not list_changed:
+                raise
         self._relay.deny(self._access.deny, self._access.revoked.union(gone))
         ended = self._end_refused(controls, gone)
         if self._directory is not None:
@@ -271,7 +279,9 @@ class ControlSessions:
     def end_changed(self, peers: Set[PeerID]) -> int:
         """
         As `end_refused`, for peers that were admitted or revoked, while the lists have not changed. This
-        takes no longer if more others are registered or revoked.
+        reads no more of the members if more others are registered or revoked.
+
+        :raise MemberStoreError: the members can't be read. Nothing was done.
         """
         gone = self._access.no_longer_admitted(peers, list_changed=False)
         self._relay.change_denied(gone, peers - gone.keys() - self._access.deny.peers)

@@ -182,12 +182,11 @@ class AccessControl:
         Those of the registered peers that may not stay. The deny list is not asked.
 
         :param list_changed: as in `Membership.refused`.
+        :raise MemberStoreError: the members can't be read.
         """
-        if self._membership is not None:
-            # If the members can't be read now, nobody is sent away for that.
-            with suppress(MemberStoreError):
-                return self._membership.refused(peers, list_changed=list_changed)
-        return {}
+        if self._membership is None:
+            return {}
+        return self._membership.refused(peers, list_changed=list_changed)
 
     @property
     def revoked(self) -> frozenset[PeerID]:

@@ -126,7 +126,7 @@ class MemberDatabase:
         """
         The peers that were admitted or revoked since the last call, here or elsewhere. None if they are not
         known one by one, so that it may have happened to any of them: at the first call, after many changes,
-        if the file was replaced, or if an invitation was redeemed too often.
+        if there are fewer records than before, or if an invitation was redeemed too often.
         """
         looked = self._looked
         ((last,),) = self._file.rows("SELECT coalesce(max(number), 0) FROM journal")

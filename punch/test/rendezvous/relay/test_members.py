@@ -105,6 +105,40 @@ class MemberTests(MemberCase):
         self.service.end_changed({alice})
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
 
+    def test_revoked_while_the_members_cannot_be_read(self) -> None:
+        """Who is registered stays so until they can be, and no longer; who was refused a relay gets none."""
+        path = Path(self.mktemp()) / "members.sqlite"
+        store, command = MemberDatabase(path), MemberDatabase(path)
+        self.addCleanup(store.close)
+        self.addCleanup(command.close)
+        self.membership = Membership(AdmitPolicy.OPEN, store, service=SERVICE_TAG)
+        self.restart()
+        watch = MemberWatch(store, self.service)
+        watch.clock = self.office.reactor
+        watch.startService()
+        self.addCleanup(watch.stopService)
+        client = self.client(TurnTransport.UDP)
+        command.revoke(self.alice.peer_id, AdmissionRefusal.REVOKED, 0.0)
+        self.net.advance(1.5)
+        bob = self.register(self.bob)
+        for peer in (self.alice, self.bob):
+            command.revoke(peer.peer_id, AdmissionRefusal.ID_REVOKED, 1.0)
+        ((view,),) = self._execute(path, "SELECT sql FROM sqlite_master WHERE name = 'revoked'")
+        self._execute(path, "DROP VIEW revoked")
+        self.net.advance(3.0)
+        self.assertIsNone(bob.ended)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        self._execute(path, view)
+        self.net.advance(1.5)
+        self.assertEqual((bob.last["refusal"], bob.ended is None), ("id-revoked", False))
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+
+    def _execute(self, path: Path, statement: str) -> list[tuple[str, ...]]:
+        with sqlite3.connect(path) as connection:
+            rows = connection.execute(statement).fetchall()
+        connection.close()
+        return rows
+
     def test_a_bad_invitation_is_not_ignored(self) -> None:
         """A peer that asks for relays with a bad invitation is told why it gets none."""
         self.redeem()
