@@ -266,6 +266,20 @@ class SourceTable(Generic[K]):
                 break
         raise NoRoom(source, full)
 
+    def has_most(self, source: Source) -> bool:
+        """
+        Whether a source has entries, and no other one at least two more, neither in the table nor in one of
+        its prefixes: `displaced` would find none for it in a full table. This is quicker.
+        """
+        node: _Branch[K] | _Leaf[K] = self._root
+        for prefix in source:
+            assert isinstance(node, _Branch)
+            child = node.children.get(prefix)
+            if child is None or node.largest >= child.count + 2:
+                return False
+            node = child
+        return True
+
     def enter(self, source: Source, key: K, *, again: bool = False) -> None:
         """
         Add an entry.

@@ -65,8 +65,10 @@ class WaitingConnections(Generic[K]):
             had its own.
         """
         table = self._table
-        if len(table) >= table.capacity and (leaving := table.oldest(source)) is not None:
+        if len(table) >= table.capacity and table.has_most(source):
             # In a flood, this is what happens most of the time.
+            leaving = table.oldest(source)
+            assert leaving is not None
             self._turns.add(source, connection)
             self._turns.remove(leaving)
             table.replace(leaving, connection)

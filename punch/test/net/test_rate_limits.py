@@ -353,6 +353,13 @@ class SourceTableTests(SynchronousTestCase):
         for source in set(model.values()):
             self.assertEqual(table.count(source), len(having(source)))
             self.assertEqual(table.oldest(source), having(source)[0])
+            try:
+                table.displaced(source, 0)
+            except NoRoom:
+                self.assertTrue(table.has_most(source))
+            else:
+                self.assertFalse(table.has_most(source))
+        self.assertFalse(table.has_most(source_of("203.0.113.1")))
 
 
 class SourceBucketTests(SynchronousTestCase):

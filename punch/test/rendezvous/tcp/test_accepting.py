@@ -185,6 +185,17 @@ class AcceptsInTurnTests(TestCase):
         self.assertEqual(set(self.closed), {"192.0.3.1"})
         self.assertEqual([each.closed for each in flood[:100]], [False] * 100)
 
+    def test_two_behind_one_address_in_a_flood_of_one_network(self) -> None:
+        """When all places are taken, the flood makes room for both, and neither for the other."""
+        listening = Listening()
+        accepts = self.accepting(listening, {0x16})
+        flood = self.come(listening, *["192.0.2.1", "192.0.2.2"] * 128)
+        honest = self.come(listening, *["198.51.100.1"] * 2)
+        accepts.take()
+        self.assertEqual([each.closed for each in honest], [False, False])
+        self.assertEqual(sum(each.closed for each in flood), 2)
+        self.assertEqual([each.closed for each in flood[4:]], [False] * 252)
+
     def test_flood_from_more_networks_than_places(self) -> None:
         """Who comes from elsewhere is accepted soon, also who comes again after a while."""
         listening = Listening()
