@@ -113,7 +113,8 @@ class TCPTries:
 
     def refuse(self) -> None:
         """The other side refuses the last one, which does not count."""
-        self.made -= 1
+        # Meanwhile the ones before may have been forgotten
+        self.made = max(0, self.made - 1)
         self.refused += 1
         self.held_until = self.begun_at + refusal_wait(self.refused)
 
