@@ -80,7 +80,16 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
     invitation = Invitation.new(service_tag(pin), os.urandom)
     shown, problem = _shown_address(state)
     addresses = options.address or ([] if shown is None else [shown])
-    if shown is not None and options.address:
+    if options.address:
+        if shown is None:
+            raise _MembersRefused(
+                f"{problem} So --address can't be used: whether its addresses have a pin is not known either."
+            )
+        if addresses[0].pin is not None and shown.pin is None:
+            raise _MembersRefused(
+                "This rendezvous has a certificate of an authority, so its addresses have no pin; leave it "
+                "out of --address."
+            )
         if addresses[0].pin not in (None, shown.pin):
             raise _MembersRefused("The pin in --address is not that of this rendezvous; leave it out.")
         addresses = [replace(each, pin=shown.pin) for each in addresses]

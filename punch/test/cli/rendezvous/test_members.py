@@ -79,6 +79,27 @@ class CommandTests(SynchronousTestCase):
         count = len(json.loads(self.run_command("invitations", "--json")[1])["invitations"])
         self.assertEqual(count, 6, "nothing is made if the address is wrong")
 
+    def test_invite_to_other_addresses_before_the_service_has_run(self) -> None:
+        """It is not known yet whether they have a pin. Nothing is made."""
+        self.state.identity()
+        for given in ("example.org", RendezvousAddress("example.org", 7001, bytes(32))):
+            status, out, error = self.run_command("invite", "--address", str(given))
+            self.assertEqual((status, out), (1, ""))
+            self.assertIn("has not run yet", error)
+        self.assertEqual(json.loads(self.run_command("invitations", "--json")[1])["invitations"], [])
+
+    def test_a_pin_beside_the_certificate_of_an_authority(self) -> None:
+        """No pin belongs to the address of such a service."""
+        pin = pin_of(self.state.identity().private_key.public_key())
+        shown = RendezvousAddress("one.example.org", 7001)
+        (self.state.directory / "public-address").write_text(f"{shown}\n")
+        given = RendezvousAddress("example.org", 7001, pin)
+        status, out, error = self.run_command("invite", "--address", str(given))
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("certificate of an authority", error)
+        made = json.loads(self.run_command("invite", "--json", "--address", "example.org")[1])
+        self.assertEqual(RendezvousAddress.parse(made["address"]).pin, None)
+
     @skipUnless(hasattr(os, "mkfifo"), "needs named pipes")
     def test_an_address_that_is_no_file(self) -> None:
         """Nothing is read from a named pipe, which might have no other end; the invitation is printed."""
