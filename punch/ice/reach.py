@@ -22,6 +22,8 @@ from punch.wire.special_addresses import NAT64, Scope, carried, scope_of
 
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
+_OVERLAY = IPv6Network("200::/7")
+"""Addresses of Yggdrasil, an overlay network that passes NATs. They are reserved: nothing else has them."""
 # Networks of one site or host, which a relay on the internet refuses to send to (RFC 8656, section 9)
 _LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
     *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16")),
@@ -53,7 +55,7 @@ def _may_be_remote(host: str) -> bool:
     ip = parsed(host)
     # Another form of an IPv4 address would be counted apart from it, or lead to what nobody may name
     inner = ip in NAT64 or any(scope_of(str(each)) is not Scope.GLOBAL for each in carried(ip))
-    return not inner and scope_of(host) is not Scope.NOWHERE
+    return not inner and (scope_of(host) is not Scope.NOWHERE or ip in _OVERLAY)
 
 
 def may_pair(base: Address, remote: Address) -> bool:

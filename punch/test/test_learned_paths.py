@@ -54,6 +54,20 @@ class MemoryTests(SynchronousTestCase):
         by_address = replace(ours[0], mapping=frozenset({Mapping.ADDRESS_DEPENDENT}))
         self.assertTrue(memory.is_worth_trying(PEER, Technique.PREDICTION, by_address, theirs))
 
+    def test_what_was_over_tcp(self) -> None:
+        """The last path counts, not what failed at another address since then."""
+        book = AddressBook(None)
+        book.add(PEER, "bob")
+        memory = PathMemory(book, lambda: "here", lambda: 86400.0)
+        theirs = NatProfile("203.0.113.1")
+        self.assertFalse(memory.was_over_tcp(PEER))
+        memory.worked(PEER, "here", "2001:db8::1", "prflx", Technique.TCP)
+        self.assertTrue(memory.was_over_tcp(PEER))
+        memory.tried(PEER, Technique.PREDICTION, theirs, theirs, found=False)
+        self.assertTrue(memory.was_over_tcp(PEER))
+        memory.worked(PEER, "here", "203.0.113.1", "prflx", Technique.PREDICTION)
+        self.assertFalse(memory.was_over_tcp(PEER))
+
     def test_what_is_written_again(self) -> None:
         """Another direct kind of path is no news; a relay, another technique and another day are."""
         book = AddressBook(None)

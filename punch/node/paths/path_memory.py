@@ -114,12 +114,12 @@ class PathMemory:
         return is_worth_trying(path, Technique.TCP.value, nats_key(*ends), self._day)
 
     def was_over_tcp(self, peer: PeerID) -> bool:
-        """Whether the last path from the network that this machine is in was one over TCP."""
+        """Whether the last direct path from the network that this machine is in was one over TCP."""
         network, day = self._network(), self._day
-        paths = [path for path in self._book.entry(peer).paths if path.network == network]
-        return (
-            bool(paths) and paths[-1].technique == Technique.TCP.value and abs(day - paths[-1].day) <= MAX_AGE
-        )
+        # The newest first; of one day, what was written last
+        paths = [path for path in reversed(self._book.entry(peer).paths) if path.network == network]
+        last = max((path for path in paths if path.direct), key=lambda path: path.day, default=None)
+        return last is not None and last.technique == Technique.TCP.value and abs(day - last.day) <= MAX_AGE
 
     def _tried(self, peer: PeerID, technique: Technique, host: str, between: str, *, found: bool) -> None:
         before = self._known(peer, self._network(), host)

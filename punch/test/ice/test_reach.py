@@ -53,6 +53,12 @@ PRIVATE = "10.0.0.1", "100.64.0.1", "172.16.0.1", "192.168.1.1", "198.18.0.1"
 class ReachTests(SynchronousTestCase):
     """An agent with addresses of both families."""
 
+    def test_overlay_network(self) -> None:
+        """Yggdrasil's addresses are reserved on the internet, and reach a peer all the same."""
+        ours = Address("201:1111::9", 4000)
+        self.assertTrue(may_pair(ours, Address("300:2222::7", 4000)))
+        self.assertFalse(may_pair(ours, Address("400::7", 4000)))
+
     def agent(self, *more: Address, nat64: str = "none") -> Agent:
         """An agent that knows the peer's credentials, and refuses addresses that begin like this."""
         random = IceNetwork().random.randbytes
