@@ -66,12 +66,12 @@ class _PortalRequest(Protocol):
         self._timer.cancel()
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]
-        other = sends_to(self._answer, self._name)
-        if says_so(self._answer) or other is None or not needs_look_up(self._name, other):
-            self._tell(says_so(self._answer) or other is not None)
-            return
-        self._timer.start(TIME, self._tell, False)
-        look_up(self._reactor, other, self._looked_up)
+        portal, other = says_so(self._answer), sends_to(self._answer, self._name)
+        if not portal and other is not None and needs_look_up(self._name, other):
+            self._timer.start(TIME, self._tell, False)
+            look_up(self._reactor, other, self._looked_up)
+        else:
+            self._tell(portal or other is not None)
 
     def _looked_up(self, addresses: list[str]) -> None:
         """The host that the browser is sent to has these addresses; none if its name is not known."""

@@ -44,8 +44,8 @@ class INode(Interface):
         for; a call of the peer that waits for an answer here is accepted. A call waits for the rendezvous for
         12 s.
 
-        :return: fires with the link, and fails with `CallFailed`, at once if the node stops. Cancelling it
-            ends the waiting, not the call (`hangup` does that).
+        :return: fires with the link, or fails with `CallFailed`; it fails at once if the node is stopping or
+            has stopped. Cancelling it ends the waiting, not the call (`hangup` does that).
         """
 
     def serve(

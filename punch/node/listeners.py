@@ -38,7 +38,10 @@ class Listeners:
 
     @property
     def can_answer(self) -> bool:
-        """Whether one of them can answer a call now. One that fails to say so can't."""
+        """
+        Whether one of them can answer a call now. A listener that raises an exception when asked counts as
+        one that can't.
+        """
         return any(self._can_answer(listener) for listener in list(self._listeners))
 
     def _can_answer(self, listener: _Listener) -> bool:

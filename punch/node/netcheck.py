@@ -232,7 +232,7 @@ class NetcheckRun:
         further = welcome.reflector_addresses if all(map(usable_port, ports)) else ()
         # Where the rendezvous was reached, it may be asked, whatever that address is.
         own = canonical(host, 0).host
-        services = self._clat.forms([own, *policy.allowed([*found, *further])])
+        services = self._clat.server_addresses([own, *policy.allowed([*found, *further])])
         hosts = self._hosts(services)
         for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)

@@ -107,7 +107,8 @@ class Node(Service):
         new address book in memory.
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
-    :param own_addresses: all addresses of this machine, to which peers may not have it connect.
+    :param own_addresses: all addresses of this machine. If a peer names one of them, this node does not
+        connect to it.
     :param source: from which of `addresses` an IP address is reached; None: as the control connection, or
         unknown.
     :param gateways: the router of each of our addresses, which is asked for a port that leads to this node

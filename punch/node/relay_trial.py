@@ -96,7 +96,7 @@ class RelayTrial:
         if not attempts:
             self._end(False)
 
-    # What relays say (RelayOwner)
+    # What relays say (RelayClientOwner)
 
     def relay_allocated(self, relay: RelayClient) -> None:
         """The relay works."""

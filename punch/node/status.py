@@ -43,7 +43,8 @@ class TechniqueStatus:
     """
     What a technique has done to get a direct path to a peer, on one link.
 
-    :ivar attempts: how many attempts there were; of connectivity checks alone there are none to count.
+    :ivar attempts: how many attempts there were; 0 for connectivity checks (`Technique.ICE`), which are not
+        counted as attempts.
     :ivar packets: how many packets were sent to addresses of the peer that had not answered a check yet.
     :ivar bytes: how many bytes they had, with headers.
     """
@@ -63,7 +64,7 @@ class LinkSummary:
     :ivar post_quantum: its keys were agreed with X25519MLKEM768.
     :ivar punching: what is tried for a direct path, and what that has cost.
     :ivar tcp_punching: the same for a direct path over TCP.
-    :ivar techniques: what each technique has done that was used since the call began.
+    :ivar techniques: what each technique that was used since the call began has done.
     """
 
     peer: PeerID
@@ -166,7 +167,7 @@ def node_status(
 
 
 def _techniques(proved: ProvedLink, sent: Mapping[Technique, Sent]) -> Mapping[Technique, TechniqueStatus]:
-    """Return what each technique has done that was used on a link."""
+    """Return what each technique that was used on a link has done."""
     attempts = {**proved.punching.attempts, Technique.TCP: proved.tcp_punching.status.attempts}
     return {
         each: TechniqueStatus(attempts.get(each, 0), *astuple(sent.get(each, Sent())))

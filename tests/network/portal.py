@@ -15,6 +15,7 @@ from OpenSSL.SSL import TLS_METHOD, Context
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import react
 from twisted.names import dns, server
 from zope.interface import implementer
 
@@ -62,17 +63,15 @@ class Contexts:
         return self._context
 
 
-def main(reactor: Any, address: str) -> None:
+def main(reactor: Any, address: str) -> Deferred[None]:
     """Serve until the process is ended; says `ready` first."""
     factory = server.DNSServerFactory(clients=[Records(address)])
     reactor.listenUDP(53, dns.DNSDatagramProtocol(factory), interface=address)
     reactor.listenTCP(80, Factory.forProtocol(WebServer), interface=address)
     reactor.listenSSL(CONTROL_PORT, Factory.forProtocol(Protocol), Contexts(), interface=address)
     print("ready", flush=True)
-    reactor.run()
+    return Deferred()
 
 
 if __name__ == "__main__":
-    from twisted.internet import reactor
-
-    main(reactor, *sys.argv[1:])
+    react(main, sys.argv[1:])

@@ -55,6 +55,18 @@ def home(namespaces: Namespaces, public: Host, name: str, address: str, network:
     return router, host
 
 
+def two_homes(namespaces: Namespaces) -> tuple[Host, Host, Host, Host, Host]:
+    """The service; alice's router and alice; bob's router and bob."""
+    public = namespaces.switch("public")
+    service = namespaces.host("service")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    return (
+        service,
+        *home(namespaces, public, "alice", ALICE, "10.1.0"),
+        *home(namespaces, public, "bob", BOB, "10.2.0"),
+    )
+
+
 def rules(router: Host, chain: str, word: str) -> list[str]:
     """The rules with this word that the daemon has made."""
     lines = router.run("nft", "list", "chain", "inet", "filter", chain).splitlines()
@@ -69,6 +81,18 @@ def mapped(router: Host, protocol: str = "") -> list[str]:
 def opened(router: Host) -> list[str]:
     """What is let through, of both families."""
     return rules(router, "miniupnpd", "accept")
+
+
+def call_through_mapped_port(meeting: RendezvousAndPeers, router: Host, state: Path, protocol: str) -> None:
+    """Alice and bob call, by the one port of her router that is mapped, and her status names the protocol."""
+    at_alice, at_bob = meeting.call("srflx", "prflx")
+    (rule,) = mapped(router)
+    port = at_bob["remote"].removeprefix(f"{ALICE}:")
+    assert f"dport {port} " in rule
+    assert at_alice["local"] == at_bob["remote"]
+    said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(state))
+    assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
+    assert f"({protocol})" in said
 
 
 def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
@@ -106,23 +130,12 @@ def test_strict_nats_connect_directly(namespaces: Namespaces, running: Programs,
 
 def test_nat_pmp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
     """The router is silent about PCP. The port is mapped, and given back when the peer ends, by NAT-PMP."""
-    public = namespaces.switch("public")
-    service = namespaces.host("service")
-    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
-    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
-    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    service, router, alice, _, bob = two_homes(namespaces)
     router.nft(NO_PCP)
     with miniupnpd(router, tmp_path, PCP, PCP_READY) as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         wait_for(lambda: bool(mapped(router)), log)
-        at_alice, at_bob = meeting.call("srflx", "prflx")
-        (rule,) = mapped(router)
-        port = at_bob["remote"].removeprefix(f"{ALICE}:")
-        assert f"dport {port} " in rule
-        assert at_alice["local"] == at_bob["remote"]
-        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
-        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
-        assert "(nat-pmp)" in said
+        call_through_mapped_port(meeting, router, tmp_path / "state-alice", "nat-pmp")
         meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "through the mapped port")
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router), log)
@@ -132,22 +145,11 @@ def test_nat_pmp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path
 
 def test_upnp_alone(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
     """The router has UPnP and nothing else. The port is given back when the peer ends."""
-    public = namespaces.switch("public")
-    service = namespaces.host("service")
-    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
-    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
-    _, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    service, router, alice, _, bob = two_homes(namespaces)
     with miniupnpd(router, tmp_path, UPNP, UPNP_READY) as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)
         wait_for(lambda: bool(mapped(router)), log)
-        at_alice, at_bob = meeting.call("srflx", "prflx")
-        (rule,) = mapped(router)
-        port = at_bob["remote"].removeprefix(f"{ALICE}:")
-        assert f"dport {port} " in rule
-        assert at_alice["local"] == at_bob["remote"]
-        said = run(PUNCH, "status", "--name", "alice", "--state-dir", str(tmp_path / "state-alice"))
-        assert f"The router passes {ALICE}:{port} on to 10.1.0.2:" in said
-        assert "(upnp)" in said
+        call_through_mapped_port(meeting, router, tmp_path / "state-alice", "upnp")
         meeting.alice.kill(signal.SIGTERM)
         wait_for(lambda: not mapped(router), log)
         assert_switched_off(running, router, alice, meeting.address, tmp_path)
@@ -158,11 +160,7 @@ def test_a_tcp_port(
     namespaces: Namespaces, running: Programs, tmp_path: Path, options: str, ready: str
 ) -> None:
     """No UDP gets out at bob's: he connects to a TCP port that alice's router maps while it is used."""
-    public = namespaces.switch("public")
-    service = namespaces.host("service")
-    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
-    router, alice = home(namespaces, public, "alice", ALICE, "10.1.0")
-    outside, bob = home(namespaces, public, "bob", BOB, "10.2.0")
+    service, router, alice, outside, bob = two_homes(namespaces)
     outside.nft(NO_UDP)
     with miniupnpd(router, tmp_path, options, ready) as log:
         meeting = RendezvousAndPeers(running, service, alice, bob, host=SERVICE)

@@ -184,11 +184,7 @@ class HostileOpenerTests(PunchingTestCase):
 
     def test_another_attempt(self) -> None:
         """While a node makes an attempt with one peer, it refuses those of others."""
-        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
-        carol = Peer(
-            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
-        ).register()
-        carol.call(self.bob.id)
+        carol = self.call_by_carol()
         self.net.advance(4.0)
         self.ask(self.targets())
         asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
@@ -212,6 +208,15 @@ class HostileOpenerTests(PunchingTestCase):
         """The next attempt is refused if both together would take more than half of the descriptors."""
         self.assertEqual(self.packets_to_another(2 * SOCKETS + 80), 0)
 
+    def call_by_carol(self) -> Peer:
+        """A third peer, who calls bob from a home of her own."""
+        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
+        carol = Peer(
+            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
+        ).register()
+        carol.call(self.bob.id)
+        return carol
+
     def packets_to_another(self, descriptors: int) -> int:
         """How many packets bob sends to carol while his attempt with alice only waits."""
         self.place(
@@ -224,11 +229,7 @@ class HostileOpenerTests(PunchingTestCase):
         self.allow_no_tcp()
         self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
         self.call()
-        lan = self.net.lan("carol", "192.168.3.0/24", nat=one_port("203.0.113.3"))
-        carol = Peer(
-            self.net, lan.host("carol"), self.rendezvous.address, accept=Accept.ANYONE, spray=NEVER
-        ).register()
-        carol.call(self.bob.id)
+        carol = self.call_by_carol()
         self.net.advance(8.0)
         targets = self.targets()
         self.ask(targets, 4.5)

@@ -1,6 +1,6 @@
 """
-Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip. And what a code is for, and what comes
-of it.
+Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip. And what a code is for, and how its use
+ends.
 
 The number says where the other side waits: it is registered with the rendezvous under a key that is derived
 from the number. The words are secret, and never leave this machine: see `punch.apps.codes.exchange`.
@@ -53,6 +53,7 @@ class CodeError(ValueError):
 
     :ivar problem: what is wrong.
     :ivar found: the part of the text that is wrong, never the whole code.
+    :ivar near: a word of codes that is like `found`, or "".
     """
 
     def __init__(self, problem: CodeProblem, found: str = "", near: str = "") -> None:

@@ -114,7 +114,7 @@ class _ServerAttempt:
         if not isinstance(reply, Welcome):
             self._client.received(reply)
         elif not self._over:
-            self._again = self._client.registers_again(reply)
+            self._again = self._client.vouch_for_relays(reply)
             if self._again:
                 protocol.abort()
             else:

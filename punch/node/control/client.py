@@ -309,9 +309,10 @@ class ControlClient:
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
-    def registers_again(self, welcome: Welcome) -> bool:
+    def vouch_for_relays(self, welcome: Welcome) -> bool:
         """
-        Whether to end a connection, and to register with a member's voucher: without one there is no relay.
+        Decide, after a welcome, whether this client is to register again with a member's voucher, since only
+        members may use the relay. If so, it vouches from now on.
         """
         again = self._member is not None and self._for_relays and welcome.relays_for_members
         if not again or self.vouches:

@@ -1,5 +1,5 @@
 """
-IPv4 for a node on a network that has IPv6 and a NAT64 alone (464XLAT in user space, RFC 6877).
+IPv4 for a node on a network that has only IPv6 and a NAT64 (464XLAT in user space, RFC 6877).
 
 The prefix of the NAT64 is discovered as RFC 7050 says, from what the network's name server makes of
 `ipv4only.arpa`. The other way, an option in router advertisements (RFC 8781), can't be relied on without
@@ -45,8 +45,8 @@ class Clat:
     """
     Finds out whether the network has a NAT64, and gives the node an IPv4 address if that is the way to IPv4.
 
-    It is if the rendezvous was reached through it, or if it was reached over IPv6 and the machine has no IPv4
-    address but link-local ones and those of a translator of its own.
+    It does so if the rendezvous was reached through the NAT64. It also does if the rendezvous was reached
+    over IPv6, and the machine's only IPv4 addresses are link-local or belong to a translator of its own.
 
     :param reactor: resolves names.
     :param addresses: returns the IP addresses of this machine.
@@ -106,7 +106,7 @@ class Clat:
         translation = self._translation = self._translate(hosts)
         if translation is None:
             return hosts
-        # A translator of the machine itself has no other NAT64, if it works at all
+        # The machine's own translator, if it works at all, uses the same NAT64
         return [*(host for host in hosts if not is_clat(host)), translation.host]
 
     def open_socket(self, reactor: Any, host: str, port: int, receiver: Receiver) -> DatagramSocket:
@@ -118,14 +118,14 @@ class Clat:
             translation, partial(self._open_socket, reactor, translation.source, port), receiver
         )
 
-    def plain(self, host: str) -> str:
+    def untranslated(self, host: str) -> str:
         """Return an address as the IPv4 address that it stands for, if it has the prefix of the NAT64."""
         prefix = self.prefix
         return host if prefix is None else inside_form(prefix, host) or host
 
-    def forms(self, hosts: Iterable[str]) -> list[str]:
+    def server_addresses(self, hosts: Iterable[str]) -> list[str]:
         """Return the addresses by which servers at these IP addresses are reached, each once."""
-        plain = list(dict.fromkeys(map(self.plain, hosts)))
+        plain = list(dict.fromkeys(map(self.untranslated, hosts)))
         prefix = self.prefix
         self._translation = self._translate(self._addresses())
         if prefix is not None and self._translation is None:
@@ -149,14 +149,15 @@ class Clat:
         prefix, before = self.prefix, self._translation
         if prefix is None or self._reached is None:
             return None
-        if any(map(_is_usual_ipv4, hosts)) and not has_prefix(prefix, self._reached):
+        if any(map(_is_native_ipv4, hosts)) and not has_prefix(prefix, self._reached):
             return None
         if before is not None and before.prefix == prefix and before.source in hosts:
             return before
         source = self._source(str(synthesized(prefix, WELL_KNOWN[0])))
         if source is None or source not in hosts:
             return None
-        # What is known of earlier translations, such as their sockets, is of no use for this one
+        # Another address than earlier translations had: what is known of those, such as their sockets, does
+        # not hold for this one
         host = next((each for each in self._free if each not in hosts), self._free[0])
         self._free.remove(host)
         self._free.append(host)
@@ -168,7 +169,7 @@ def _first_prefix(hosts: tuple[str, ...]) -> Prefix | None:
     return next(iter(prefixes(hosts)), None)
 
 
-def _is_usual_ipv4(host: str) -> bool:
+def _is_native_ipv4(host: str) -> bool:
     address = parsed(host.partition("%")[0])
     if not isinstance(address, IPv4Address):
         return False

@@ -190,7 +190,7 @@ class Network:
             send=self.sockets.send,
             received=self.router.receive,
             renew=changes.renew_relays,
-            forms=self.clat.forms,
+            server_addresses=self.clat.server_addresses,
         )
         # A candidate of ours would tell the peer our address, which `ONLY` keeps secret
         hidden = relay_policy is RelayPolicy.ONLY
@@ -260,7 +260,7 @@ class Network:
         self._welcomed_at = next(iter(self._source_addresses()), None)
         self.nat_observer.invalidate()
         self.clat.reached(host)
-        self._finder.find(self.clat.plain(host), welcome.reflector)
+        self._finder.find(self.clat.untranslated(host), welcome.reflector)
         self.offered(welcome.relays, host)
 
     def offered(self, servers: Sequence[RelayServer], host: str | None = None) -> None:
@@ -339,7 +339,7 @@ class Network:
     def _translated(self) -> None:
         """The prefix of a NAT64 is known, or has changed; by now the node may have stopped."""
         if self._running and self._welcome is not None:
-            self._finder.find(self.clat.plain(self._remotes[0]), self._welcome.reflector)
+            self._finder.find(self.clat.untranslated(self._remotes[0]), self._welcome.reflector)
             self.relays.moved()
 
     def _send(self, transmit: Transmit) -> None:

@@ -214,7 +214,7 @@ class PortMappingTrial:
     Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
     addresses, and deletes the mappings.
 
-    :ivar result: fires with the mappings, soon if there are none either.
+    :ivar result: fires with the mappings, and also if there are none, which is soon known.
     """
 
     def __init__(

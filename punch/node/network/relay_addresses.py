@@ -17,7 +17,8 @@ class RelayAddresses:
     :param name: the host of the rendezvous as the user gave it, for its own relay.
     :param policy: which hosts the rendezvous may make this node use.
     :param moved: called when a name has addresses that have not been returned yet.
-    :param forms: returns the addresses by which servers at these IP addresses are reached, each once.
+    :param server_addresses: returns the addresses by which servers at these IP addresses are reached, each
+        once.
     """
 
     def __init__(
@@ -27,12 +28,12 @@ class RelayAddresses:
         name: str,
         policy: HostPolicy,
         moved: Callable[[], None],
-        forms: Callable[[Iterable[str]], list[str]],
+        server_addresses: Callable[[Iterable[str]], list[str]],
     ) -> None:
         self._reactor = reactor
         self._name = name
         self._policy = policy
-        self._forms = forms
+        self._server_addresses = server_addresses
         self._vetted = VettedReactor(reactor, policy)
         self._names = HostAddresses(reactor, monotonic, moved)
         self._rendezvous = ""
@@ -72,7 +73,7 @@ class RelayAddresses:
         known = self._policy.allowed(self._names.of(self._host_of(url)))
         # The address of the rendezvous itself may be used for its relay, whatever it is.
         own = [self._rendezvous] if url.host is None and self._rendezvous else []
-        return self._forms([*own, *known])
+        return self._server_addresses([*own, *known])
 
     def _host_of(self, url: TurnURI) -> str:
         return self._name if url.host is None else url.host

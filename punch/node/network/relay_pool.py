@@ -92,7 +92,7 @@ class RelayPool:
         renew: Callable[[], object],
         policy: HostPolicy | None = None,
         proxy: ProxySettings | None = None,
-        forms: Callable[[Iterable[str]], list[str]] = lambda hosts: list(dict.fromkeys(hosts)),
+        server_addresses: Callable[[Iterable[str]], list[str]] = lambda hosts: list(dict.fromkeys(hosts)),
     ) -> None:
         """
         :param reactor: the clock; connects TCP and resolves names.
@@ -104,7 +104,8 @@ class RelayPool:
         :param renew: requests new credentials from the rendezvous.
         :param policy: which hosts the rendezvous may make this node use; None: a new policy.
         :param proxy: the proxy through which relays are reached over TCP and TLS, if there is one.
-        :param forms: returns the addresses by which relays at these IP addresses are reached, each once.
+        :param server_addresses: returns the addresses by which relays at these IP addresses are reached,
+            each once.
         """
         self._context = RelayContext(self, received, reactor, monotonic, random)
         self._monotonic = monotonic
@@ -116,7 +117,9 @@ class RelayPool:
         self._renew = renew
         self._servers = RelayServers()
         self._search = RelaySearch()
-        self._addresses = RelayAddresses(reactor, monotonic, name, policy or HostPolicy(), self.moved, forms)
+        self._addresses = RelayAddresses(
+            reactor, monotonic, name, policy or HostPolicy(), self.moved, server_addresses
+        )
         self._users: list[RelayUser] = []
         self._attempts: list[RelayClient] = []
         self._relays: dict[Address, RelayClient] = {}
@@ -332,8 +335,7 @@ class RelayPool:
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        if self._servers.renew_at is not None and now >= self._servers.renew_at:
-            self._servers.renew_at = None
+        if self._servers.renewal_due(now):
             self._renew()
         over = self._search.handle_timer(now)
         if isinstance(over, HeadStart):

@@ -46,7 +46,7 @@ NEEDED_DELAY = 3.0
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing is asked that is waited for."""
+    """No answer is waited for."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class RelaySearch:
 
         :param rtts: the round-trip times to them, in seconds.
         """
-        patience = max((CHECK_TIME, *(CHECK_RTTS * rtt for rtt in rtts)))
-        self.state = Verifying(now, now + min(patience, LONGEST_CHECK))
+        wait = max((CHECK_TIME, *(CHECK_RTTS * rtt for rtt in rtts)))
+        self.state = Verifying(now, now + min(wait, LONGEST_CHECK))
 
     def found(self) -> None:
         """A relay has allocated an address."""
@@ -122,11 +122,11 @@ class RelaySearch:
         self.state = Idle()
 
     def all_answered(self) -> None:
-        """No request is under way that is waited for, and a relay is in use, or none is needed."""
+        """No answer is waited for any more, and a relay is in use, or none is needed or offered."""
         self.state = Idle()
 
     def failed(self, now: float) -> None:
-        """No request is under way that is waited for, and there is no relay."""
+        """No answer is waited for any more, and there is no relay."""
         if not isinstance(self.state, Waiting):
             self.state = Waiting(now + self._delay)
             self._delay = min(self._delay * 2, self._last_delay)
@@ -134,7 +134,7 @@ class RelaySearch:
             self._failing_since = now
 
     def gives_up(self, now: float) -> bool:
-        """Whether so many tries have failed that no relay is to be expected for now."""
+        """Whether tries have failed for `GIVE_UP_AFTER` seconds."""
         return self._failing_since is not None and now >= self._failing_since + GIVE_UP_AFTER
 
     def need(self, needed: bool) -> None:

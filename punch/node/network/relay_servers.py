@@ -31,7 +31,7 @@ class RelayServers:
     The relays that were named last, and what has failed with them.
 
     :ivar all: the relays.
-    :ivar renew_at: when to request new credentials; None: not any more.
+    :ivar renew_at: when to request new credentials; None: there are none, or they were requested.
     """
 
     def __init__(self) -> None:
@@ -51,6 +51,13 @@ class RelayServers:
         self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
         soonest = min((server.lifetime for server in servers), default=None)
         self.renew_at = None if soonest is None else now + soonest * RENEW_AT
+
+    def renewal_due(self, now: float) -> bool:
+        """Return whether to request new credentials now; True only once for each `update`."""
+        due = self.renew_at is not None and now >= self.renew_at
+        if due:
+            self.renew_at = None
+        return due
 
     def usable(self, now: float) -> list[RelayServer]:
         """Return the relays that may be asked now: the credentials are valid, and it had capacity."""

@@ -87,8 +87,8 @@ class CallRelays:
         The other side has these addresses, too. The relays are to accept datagrams from those that they can
         reach.
 
-        :param addresses: those of candidates that the newest ICE session has taken, of which it has at most
-            32.
+        :param addresses: those of the candidates that the newest ICE session has accepted; it accepts at
+            most 32.
         """
         self._remote_addresses += addresses
         for relay in self._pool.current:

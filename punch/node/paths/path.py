@@ -3,8 +3,8 @@ The path of a link: when it is checked because the link receives nothing (`Expec
 the link's data stays unanswered (`UnansweredData`), whether a relay slows it down (`SlowedPath`), and which
 changes of it are announced (`DebouncedPath`).
 
-What the link sends and receives is the second watch over a path; the first one is consent
-(`punch.ice.consent`):
+Consent (`punch.ice.consent`) is one way to notice that a path has failed. What the link sends and receives is
+another:
 
     ExpectedAnswer   nothing is expected ──sent or received──> expected ──nothing came──> a check
     UnansweredData   all is answered ──sent──> a burst ──more of them──> enough bursts ──no answer──> left
@@ -164,7 +164,7 @@ class UnansweredData:
         else:
             idle = not bursts.awaits and now > bursts.last + LINK_WAIT
             awaited = awaits or bursts.awaited
-            if idle or awaited > bursts.awaited:
+            if idle or (awaits and not bursts.awaited):
                 bursts = self._bursts = Bursts(now, now, awaits, awaited)
             bursts.last, bursts.awaits = now, awaits
         bursts.count += 1

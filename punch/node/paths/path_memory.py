@@ -104,7 +104,8 @@ class PathMemory:
         A link found no path over TCP.
 
         :param host: an IP address of the peer that tells its network from others.
-        :param ends: what the two ends could do, ours first, in any form that has a `repr`.
+        :param ends: what our end and the peer's could do. Two failures count as the same if its `repr` is the
+            same.
         """
         self._tried(peer, Technique.TCP, host, nats_key(*ends), found=False)
 
@@ -169,6 +170,6 @@ def _between(ours: NatProfile | None, theirs: NatProfile | None) -> str:
 def _behaviour(profile: NatProfile | None) -> tuple[object, ...]:
     """
     Return the part of a NAT profile on which a technique depends, without how often or when it was observed.
-    The step is left out: it becomes surer with each observation, so it may be another one at the same NAT.
+    The step is left out: its estimate improves with each observation, so it may differ for the same NAT.
     """
     return () if profile is None else (sorted(each.value for each in profile.mapping), profile.ports.value)

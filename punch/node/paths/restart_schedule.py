@@ -148,7 +148,7 @@ class RestartSchedule:
             wait = before.wait if self._damping.short_lived else IMPROVE[0]
             self.state = Improvable(now + wait, wait)
         elif before.improve_at <= now:
-            # It was lost then, and what has found it was a restart
+            # The path was lost when that restart was due, and another restart has found this one
             self.state = replace(before, improve_at=now + before.wait)
         else:
             self.state = before

@@ -26,6 +26,16 @@ def behind_nats(network: IceNetwork, first: NAT, second: NAT) -> tuple[Host, Hos
     )
 
 
+def two_connected_hosts() -> tuple[IceNetwork, Host, Host]:
+    """Two public hosts that have had a second for it."""
+    network = IceNetwork()
+    alice = network.host("alice", "192.0.2.1")
+    bob = network.host("bob", "192.0.2.2", controlling=False)
+    network.pair(alice, bob)
+    network.run(1.0)
+    return network, alice, bob
+
+
 class ConnectTests(SynchronousTestCase):
     """Where a path must be found, and which one."""
 
@@ -74,11 +84,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_sockets_for_a_while(self) -> None:
         """Addresses from which the peer reached sockets that are closed take no places of later ones."""
-        network = IceNetwork()
-        alice = network.host("alice", "192.0.2.1")
-        bob = network.host("bob", "192.0.2.2", controlling=False)
-        network.pair(alice, bob)
-        network.run(1.0)
+        network, alice, bob = two_connected_hosts()
         for number in range(100):
             base, remote = Address("192.0.2.1", 20000 + number), Address("192.0.2.2", 30000 + number)
             alice.agent.openings.add(base)
@@ -93,11 +99,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_an_answer_to_a_check_that_opens_a_nat(self) -> None:
         """It says that the other side has got through, once, and validates nothing."""
-        network = IceNetwork()
-        alice = network.host("alice", "192.0.2.1")
-        bob = network.host("bob", "192.0.2.2", controlling=False)
-        network.pair(alice, bob)
-        network.run(1.0)
+        network, alice, bob = two_connected_hosts()
         base, remote = Address("192.0.2.1", 20000), Address("192.0.2.2", 30000)
         alice.agent.openings.add(base)
         bob.agent.openings.add(remote)
@@ -119,11 +121,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_answers_to_all_checks_of_an_attempt(self) -> None:
         """Each check that spraying sends may be the one that is answered, until its socket is closed."""
-        network = IceNetwork()
-        alice = network.host("alice", "192.0.2.1")
-        bob = network.host("bob", "192.0.2.2", controlling=False)
-        network.pair(alice, bob)
-        network.run(1.0)
+        network, alice, bob = two_connected_hosts()
         bases = [Address("192.0.2.1", 20000 + number) for number in range(SOCKETS)]
         remotes = [Address("192.0.2.2", 30000 + number) for number in range(TARGETS)]
         for base in bases:

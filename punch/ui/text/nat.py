@@ -97,8 +97,8 @@ def requests_in_words(asked: Mapping[str, Any]) -> str:
     parts = []
     for method, sent in asked.items():
         words = f"{count(sent['packets'], 'packet')}, {sent['bytes']:,} bytes"
-        processes = f", {count(sent['requests'], 'request')} over TCP" if sent["requests"] else ""
-        parts.append(f"{names.get(method, printable(method))}: {words}{processes}")
+        over_tcp = f", {count(sent['requests'], 'request')} over TCP" if sent["requests"] else ""
+        parts.append(f"{names.get(method, printable(method))}: {words}{over_tcp}")
     return "; ".join(parts)
 
 

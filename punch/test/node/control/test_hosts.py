@@ -199,7 +199,7 @@ class PoolTests(HostPolicyTestCase):
             received=lambda *arrived: None,
             renew=lambda: None,
             policy=policy,
-            forms=self.clat.forms,
+            server_addresses=self.clat.server_addresses,
         )
         for other in self.pools:
             other.stop()
