@@ -19,6 +19,9 @@ K = TypeVar("K", bound=Hashable)
 P = TypeVar("P", bound=Hashable)
 V = TypeVar("V")
 
+REMEMBERED = 16_384
+"""Networks, and addresses, whose last turns are remembered."""
+
 
 class _LastTurns:
     """
@@ -97,16 +100,16 @@ class SourceTurns(Generic[K]):
     """
     What waits, by source.
 
-    The next network is the one whose last turn was longest ago; those that had none come first. So a network
-    that comes now and then does not wait for those that come all the time, however many these are. Every
-    second turn goes to the network that has waited longest, so that a flood from ever new networks keeps out
-    nobody either. Within a network its addresses take turns in the same way. Within an address the newest
-    comes first: when more come than can be served, most of those that wait have given up.
+    Two kinds of turn alternate. One belongs to the network whose last turn was longest ago (those that had
+    none come first), so a network that comes now and then does not wait for those that come all the time,
+    however many these are. The other one belongs to the network that has waited longest, so a flood from ever
+    new networks keeps nobody out. Within a network, its addresses take turns in the same way. Within an
+    address the newest comes first: when more come than can be served, most of those that wait have given up.
 
     :param memory: networks, and addresses, whose last turns are remembered.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int = REMEMBERED) -> None:
         self._network_turns, self._address_turns = _LastTurns(memory), _LastTurns(memory)
         self._networks: _Prefixes[Hashable, _Prefixes[Source, list[K]]] = _Prefixes(self._network_turns)
         self._source_of: dict[K, Source] = {}

@@ -278,8 +278,8 @@ class ControlSessions:
 
     def end_changed(self, peers: Set[PeerID]) -> int:
         """
-        As `end_refused`, for peers that were admitted or revoked, while the lists have not changed. This
-        reads no more of the members if more others are registered or revoked.
+        As `end_refused`, for peers that were admitted or revoked, while the lists have not changed. Only
+        these are looked up, however many others are registered or revoked.
 
         :raise MemberStoreError: the members can't be read. Nothing was done.
         """

@@ -1,4 +1,4 @@
-"""How far another machine's clock is from the own one, as far as answers from there tell. Pure."""
+"""The offset of another machine's clock from ours, as its answers show it. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import deque
 _KEPT = 30
 """The newest answers of which the quickest counts."""
 _DRIFT = 0.005
-"""Seconds by which two clocks may part while so many answers come."""
+"""Seconds by which two clocks may drift apart while that many answers come."""
 
 
 class ClockOffset:
     """
     What to add to own seconds to get those of the other clock.
 
-    An answer shows the other clock at some time between the question and the answer, so what it says is wrong
-    by half of the time between these at most. The quickest of the newest answers counts, as in NTP's clock
-    filter (RFC 5905, section 10): a slow one would put all that happens until the next one in a wrong order.
-    If two answers contradict each other, the other clock was set, and only the newer one counts.
+    An answer shows the other clock at some time between question and answer. The middle is taken, so the
+    offset is wrong by half the round-trip time at most. The quickest of the newest answers counts, as in
+    NTP's clock filter (RFC 5905, section 10): a slow one would put all that happens until the next one in a
+    wrong order. If two answers contradict each other, the other clock was set, and only the newer one counts.
     """
 
     def __init__(self) -> None:

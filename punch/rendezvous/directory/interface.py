@@ -41,7 +41,10 @@ class DirectoryUser(Protocol):
         """Another process is gone."""
 
     def request_lost(self, message: PeerRequest) -> None:
-        """Another process has not got this message, and may have what was sent before and comes after it."""
+        """
+        Another process has not received this message. It may have received earlier ones, and may receive
+        later ones.
+        """
 
 
 class Directory(Protocol):
@@ -80,9 +83,9 @@ class Directory(Protocol):
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
     ) -> None:
         """
-        Send a message to another process, after earlier ones. `process_lost` follows if the process is gone.
-        While other processes may still be connecting again, `request_lost` follows in its place if no process
-        takes a `PeerRequest`, and other messages are then lost. Messages are lost, too, if too many wait.
+        Send a message to another process, after earlier ones. If no process takes it, `process_lost` follows;
+        but while other processes may still be connecting again, `request_lost` follows for a `PeerRequest`,
+        and other messages are lost. Messages are also lost if too many wait.
         """
 
     @property

@@ -85,8 +85,8 @@ worked.
 """
 REWRITE_TIME = 10.0
 """
-Seconds after Redis was away or flushed in which other processes may not have connected again, or not written
-all their entries.
+Seconds for which other processes may still be connecting again, or writing their entries, after Redis was
+away or flushed.
 """
 TWIN_TIME = 10.0
 """Seconds for which the operator is told of another process of the same name after each sign of it."""

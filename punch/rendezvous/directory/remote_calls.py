@@ -257,7 +257,8 @@ class RemoteCalls:
 
     def request_lost(self, message: PeerRequest, problem: str, now: float) -> None:
         """
-        The process of the called peer has not got what the caller says. If that is the call, it is over.
+        The process of the called peer has not received a request of the caller. If it is `Establish`, the
+        call is over.
 
         :param problem: a sentence for the caller.
         """

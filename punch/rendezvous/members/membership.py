@@ -31,7 +31,7 @@ VOUCHER_BURST = 20
 """…and at once."""
 _SOURCES = 10_000
 _FEW = 1000
-"""So many peers are looked up one by one among those that are revoked; for more, all of those are listed."""
+"""Up to so many peers are looked up one by one; for more, the list of all that are revoked is read."""
 
 _TEXTS = {
     AdmissionRefusal.NOT_INVITED: "This rendezvous is for invited peers.",

@@ -56,9 +56,9 @@ class Health:
 
     def add_check(self, name: str, check: Check) -> None:
         """
-        A part of the service can be in trouble.
+        Add the check of a part of the service.
 
-        :param name: what it is called in metrics; one of a few that the code names.
+        :param name: the value of the label `check` in metrics.
         """
         self._checks[name] = check
 

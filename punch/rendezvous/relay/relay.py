@@ -429,12 +429,15 @@ class Relay:
                 stream.abort()
         self._driver.run()
 
-    def change_denied(self, users: frozenset[str], no_longer: frozenset[str]) -> None:
-        """Refuse allocations to these users, too, and end those that they have, but no longer to others."""
+    def change_denied(self, denied: frozenset[str], allowed: frozenset[str]) -> None:
+        """
+        Refuse allocations to the users in `denied`, too, and end those that they have; refuse them no longer
+        to those in `allowed`.
+        """
         allocations = self.core.allocations
-        if not users <= allocations.denied or no_longer & allocations.denied:
-            allocations.denied = allocations.denied - no_longer | users
-        self._end(users, lambda host: False)
+        if not denied <= allocations.denied or allowed & allocations.denied:
+            allocations.denied = (allocations.denied - allowed) | denied
+        self._end(denied, lambda host: False)
         self._driver.run()
 
     def _end(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:

@@ -348,13 +348,13 @@ class RelayService:
             users = {user_of(secret, peer) for secret in self._settings.secrets for peer in peers}
             self.relay.deny(frozenset(users), deny.has_host)
 
-    def change_denied(self, gone: Collection[PeerID], admitted: Collection[PeerID]) -> None:
-        """Refuse allocations to some more peers, and end those that they have, and no longer to others."""
+    def change_denied(self, denied: Collection[PeerID], allowed: Collection[PeerID]) -> None:
+        """As `Relay.change_denied`, for peers."""
         if self.relay is not None:
             secrets = self._settings.secrets
             self.relay.change_denied(
-                frozenset(user_of(secret, peer) for secret in secrets for peer in gone),
-                frozenset(user_of(secret, peer) for secret in secrets for peer in admitted),
+                frozenset(user_of(secret, peer) for secret in secrets for peer in denied),
+                frozenset(user_of(secret, peer) for secret in secrets for peer in allowed),
             )
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """
-Which of the connections that wait are accepted, and in which order.
+Which of the connections that wait are passed on, and in which order.
 
-In a flood thousands of connections wait, and most are over when their turn comes. Each one that is accepted
-gets a protocol, a place and a TLS handshake, a hundred times the work of accepting it, during which honest
+In a flood thousands of connections wait, and most are over when their turn comes. Each one that is passed
+on gets a protocol, a place and a TLS handshake, a hundred times the work of accepting it, during which honest
 clients wait. So connections are taken from the system first, which is quick, and wait here: those that are
 over are dropped, sources take turns (`SourceTurns`), and only some are passed on at a time.
 
@@ -34,9 +34,7 @@ _MOST_WAITING = 256
 _SHARE = _MOST_WAITING // 2
 """Of these, those of one address."""
 _LATELY = 10.0
-"""Seconds for which it counts that a network had a turn…"""
-_NETWORKS = 16_384
-"""…and networks of which that is remembered."""
+"""Seconds for which it counts that a network had a turn."""
 _AT_ONCE = 512
 """Connections that are taken from the system in succession."""
 _PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -49,7 +47,7 @@ class WaitingConnections(Generic[K]):
 
     def __init__(self) -> None:
         self._table: SourceTable[K] = SourceTable(_MOST_WAITING, Shares.growing(_SHARE))
-        self._turns: SourceTurns[K] = SourceTurns(_NETWORKS)
+        self._turns: SourceTurns[K] = SourceTurns()
 
     def __len__(self) -> int:
         """How many wait."""
@@ -83,9 +81,9 @@ class WaitingConnections(Generic[K]):
             if leaving is None:
                 leaving = self._turns.latest()
                 latest = self._turns.last_turn(table.source(leaving))
-                if latest <= max(now - _LATELY, self._turns.last_turn(source)):
-                    if latest <= now - _LATELY:
-                        raise
+                if latest <= now - _LATELY:
+                    raise
+                if latest <= self._turns.last_turn(source):
                     return connection
         if leaving is not None:
             self._turns.remove(leaving)

@@ -36,8 +36,6 @@ _RANDOM = slice(11, 43)
 _LARGEST_RECORD = 16_384
 _LONGEST_HANDSHAKE = 0.05
 """Seconds of a handshake that count at most, beyond what it used of the processor."""
-_SOURCES = 16_384
-"""Networks, and addresses, whose last handshake is remembered."""
 
 
 class NotTLS(ValueError):
@@ -110,7 +108,7 @@ class HandshakeQueue:
         self._share = share
         self._burst = burst
         self._free_at = 0.0
-        self._turns: SourceTurns[int] = SourceTurns(_SOURCES)
+        self._turns: SourceTurns[int] = SourceTurns()
 
     def __len__(self) -> int:
         """How many wait."""
