@@ -89,13 +89,14 @@ def _parser(root: Path, login: str) -> Parser:
         "--relay",
         choices=[policy.value for policy in RelayPolicy],
         default=RelayPolicy.AUTO.value,
-        help="assume that your peer is started with this option [default: %(default)s]",
+        help="say what links would be like if you used this option with punch chat and other commands "
+        "[default: %(default)s]",
     )
     parser.add_rare_argument(
         "--spray",
         choices=[policy.value for policy in SprayPolicy],
         default=SprayPolicy.AUTO.value,
-        help="the same [default: %(default)s]",
+        help="the same for --spray [default: %(default)s]",
     )
     parser.add_argument(
         "--lifetime",

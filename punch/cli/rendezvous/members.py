@@ -83,7 +83,8 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
     if options.address:
         if shown is None:
             raise _MembersRefused(
-                f"{problem} So --address can't be used: whether its addresses have a pin is not known either."
+                f"{problem} Until then, --address can't be used, since it is not known whether addresses "
+                "have a pin."
             )
         if addresses[0].pin is not None and shown.pin is None:
             raise _MembersRefused(
