@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from punch.ice.budget import CONNECTS
-from punch.node.punching.coordinator import AIDED, PROOF_GAP, PROOFS, UNAIDED
+from punch.node.punching.coordinator import PROOF_GAP, PROOFS, TIME_FOR_CHECKS, TIME_FOR_TECHNIQUE
 from punch.test.internet import NAT, Filtering, Firewall, LinkSpec, Mapping, Packet, Ports
 from punch.test.scenarios.tcp_punching import ALICE, BOB, TCPTestCase
 from punch.test.system import Peer, Rendezvous
 from punch.wire.control import Accept
 
 REFLECTOR = 3478
-IN_TIME = PROOFS * PROOF_GAP + UNAIDED + 3.0
+IN_TIME = PROOFS * PROOF_GAP + TIME_FOR_CHECKS + 3.0
 """Seconds after the call: nobody can prove where they receive, then TCP is tried."""
 
 
@@ -66,7 +66,7 @@ class RendezvousOnlyTests(TCPTestCase):
     def test_another_port_for_each_destination(self) -> None:
         """Bob's ports are random for each destination, and alice, whom everybody reaches, aims in vain."""
         left = NAT(ports=Ports.RANDOM, filtering=Filtering.EIF)
-        self.check(left, NAT(ports=Ports.RANDOM, mapping=Mapping.APDM), ALICE, AIDED + 3.0)
+        self.check(left, NAT(ports=Ports.RANDOM, mapping=Mapping.APDM), ALICE, TIME_FOR_TECHNIQUE + 3.0)
 
 
 class UnknownTests(TCPTestCase):
@@ -92,7 +92,7 @@ class UnknownTests(TCPTestCase):
         self.net.advance(5.0)
         began = self.call()
         self.assertEqual([nat for peer in self.peers for nat in peer.node.status.nats], [])
-        self.wait(lambda: self.over_tcp, began + UNAIDED + 3.0 - self.net.now)
+        self.wait(lambda: self.over_tcp, began + TIME_FOR_CHECKS + 3.0 - self.net.now)
         self.stop()
 
 
@@ -123,5 +123,5 @@ class FamiliesTests(TCPTestCase):
         for caller, order in ((0, addresses), (1, addresses[::-1])):
             self.place_families(*order)
             began = self.call(caller)
-            self.wait(lambda: self.over_tcp, began + UNAIDED + 3.0 - self.net.now)
+            self.wait(lambda: self.over_tcp, began + TIME_FOR_CHECKS + 3.0 - self.net.now)
             self.stop()

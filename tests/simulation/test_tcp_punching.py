@@ -11,7 +11,7 @@ from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
 from punch.node.policies import RelayPolicy
-from punch.node.punching.coordinator import UNAIDED
+from punch.node.punching.coordinator import TIME_FOR_CHECKS
 from punch.test.internet import (
     NAT,
     Filtering,
@@ -109,7 +109,7 @@ class RelayTests(TCPTestCase):
         bad = [NAT(mapping=Mapping.APDM, ports=Ports.RANDOM) for _ in range(2)]
         self.place(bad[0], left=bad[1])
         began = self.call()
-        self.net.advance(began + UNAIDED - self.net.now)
+        self.net.advance(began + TIME_FOR_CHECKS - self.net.now)
         self.assertEqual([self.syns(peer) for peer in self.peers], [0, 0])
         self.net.advance(120.0)
         self.assertEqual([self.path(peer) for peer in self.peers], [("relay", "udp")] * 2)

@@ -191,7 +191,7 @@ class Attempt:
         Send a check from a socket of this attempt; returns False if that is impossible, or too much.
 
         :param budget: counts it.
-        :param reach: how far it may come; None: as far as usual.
+        :param reach: how far it may get; None: as far as usual.
         """
         opening, now = self.agent.openings.check(base, remote), self.transactions.now
         if opening is None or not budget.has(1, len(opening.data), remote, now):
@@ -202,7 +202,7 @@ class Attempt:
         else:
             self.sockets.flush()
             if not self.network.sockets.send_limited(opening, reach):
-                # It is lost, as it may be on the way
+                # It was not sent: it is lost, as it may be on the way, and does not count
                 return True
         budget.charge(remote, len(opening.data), now)
         self.sent(base, remote, len(opening.data))

@@ -46,7 +46,7 @@ class FailedAttempts:
         if technique is Technique.SPRAYING:
             return True
         self._counts[technique] += 1
-        uncertain = any(each is not None and is_uncertain(each) for each in (ours, theirs))
+        uncertain = _any_uncertain(ours, theirs)
         # Simultaneous opens tell first of all that such a NAT may be another one than it is taken for
         enough = LAST_OPENS if uncertain and technique is Technique.SIMULTANEOUS_OPEN else ATTEMPTS
         if self._counts[technique] < enough or technique in self._failed:
@@ -68,8 +68,9 @@ class TechniqueChoice:
 
     :param theirs: what the other side's offer or answer said about its NATs.
     :ivar theirs: what the other side said last.
-    :ivar pairs: whether the other side chooses among all pairs of profiles. An older one takes the first one
-        of each side, so that only its first one counts, and ours is told first.
+    :ivar pairs: whether the other side chooses among all pairs of profiles. Older releases use the first
+        profile of each side only. With them, only their first one counts, and the one from which we make
+        attempts is told first.
     """
 
     def __init__(
@@ -106,14 +107,13 @@ class TechniqueChoice:
     @property
     def incomplete(self) -> bool:
         """Whether NATs are observed anew, of which those that are known again are the same as before."""
-        before = hosts(self._told)
-        return self._network.nat_observer.observing and all(host in before for host in hosts(self.ours))
+        return self._network.nat_observer.observing and hosts(self.ours) <= hosts(self._told)
 
     @property
     def moved(self) -> bool:
         """Whether the other side was told of other NATs than those we are behind now."""
         ours = self.ours
-        return bool(ours) and not self.incomplete and set(hosts(self._told)) != set(hosts(ours))
+        return bool(ours) and not self.incomplete and hosts(self._told) != hosts(ours)
 
     @property
     def profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
@@ -153,7 +153,7 @@ class TechniqueChoice:
     @property
     def uncertain(self) -> bool:
         """Whether either NAT may be another one than it is taken for, so that the technique may change."""
-        return any(each is not None and is_uncertain(each) for each in self.profiles)
+        return _any_uncertain(*self.profiles)
 
     @property
     def is_worth_trying(self) -> bool:
@@ -250,9 +250,13 @@ class TechniqueChoice:
             self._context.paths.tried(self._peer, basis.technique, basis.ours, basis.theirs, found=found)
 
 
-def hosts(profiles: Sequence[NatProfile]) -> list[str]:
+def hosts(profiles: Sequence[NatProfile]) -> frozenset[str]:
     """Return the public IP addresses of some profiles."""
-    return [each.host for each in profiles]
+    return frozenset(each.host for each in profiles)
+
+
+def _any_uncertain(*profiles: NatProfile | None) -> bool:
+    return any(each is not None and is_uncertain(each) for each in profiles)
 
 
 def _without_age(profile: NatProfile) -> tuple[object, ...]:

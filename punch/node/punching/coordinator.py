@@ -69,12 +69,14 @@ REFUSAL_WAITS = 1.0, 300.0
 """Seconds after an attempt that was refused or was impossible: at first, doubled each time, and at most."""
 BUSY = 0.5
 """Seconds until this node is asked again whether another attempt is over."""
-UNAIDED = 3.0
-"""Seconds on a relayed path before one over TCP is looked for, if only checks can find a path."""
-AIDED = 30.0
+TIME_FOR_CHECKS = 3.0
 """
-The most seconds before that where a technique can find one. If its attempts in quick succession, or a first
-spray, are over earlier, TCP begins then.
+Seconds on a relayed path before a path over TCP is looked for, if no technique can find one over UDP.
+"""
+TIME_FOR_TECHNIQUE = 30.0
+"""
+The most such seconds if a technique can find a path over UDP. TCP begins earlier if the attempts in quick
+succession, or the first one by spraying, are over.
 """
 
 
@@ -133,8 +135,8 @@ class Punching:
         self._choice = TechniqueChoice(peer, context, transport, theirs)
         self._attempts = 0
         self._made: Counter[Technique] = Counter()
-        # Since the last direct path that lasted, or in these networks
-        self._begun_of: Counter[Technique] = Counter()
+        # Attempts that have begun since the last direct path that lasted, or since a network changed
+        self._begun_by: Counter[Technique] = Counter()
         self._tries = Tries()
         self._basis: AttemptBasis | None = None
         self._refusals = self._proofs = 0
@@ -169,11 +171,11 @@ class Punching:
         """
         technique = self._choice.technique
         if technique not in self._makers or not self._choice.is_worth_trying:
-            return UNAIDED
+            return TIME_FOR_CHECKS
         enough = 1 if technique is Technique.SPRAYING else QUICK
-        over = self._begun_of[technique] >= enough and not self._choice.uncertain
+        over = self._begun_by[technique] >= enough and not self._choice.uncertain
         # Without a proof from either side no attempt can be made
-        return UNAIDED if over or self._proofs >= PROOFS else AIDED
+        return TIME_FOR_CHECKS if over or self._proofs >= PROOFS else TIME_FOR_TECHNIQUE
 
     def technique_of(self, base: Address) -> Technique:
         """Return by which technique the path from this local address was found."""
@@ -249,7 +251,7 @@ class Punching:
         self._sockets.close()
 
     def _take_nats(self, nats: Nats, now: float) -> None:
-        if set(hosts(nats.profiles)) != set(hosts(self._choice.theirs)):
+        if hosts(nats.profiles) != hosts(self._choice.theirs):
             self._choice.networks_changed()
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
@@ -272,7 +274,7 @@ class Punching:
         """The network is another one, or a direct path has lasted: begin as soon as the waits allow."""
         self._tries.path_found(self._context.monotonic())
         self._refusals = self._proofs = 0
-        self._begun_of.clear()
+        self._begun_by.clear()
         self._begin_at = None
 
     # Time
@@ -454,7 +456,7 @@ class Punching:
         """Begin an attempt; returns False if this node makes another one."""
         if self._sockets.observing is not None or not self._context.punching_slot.take(self):
             return False
-        self._begun_of[technique] += 1
+        self._begun_by[technique] += 1
         self._basis = AttemptBasis(technique, *self._choice.profiles)
         sockets = self._sockets.begin(self._basis)
 

@@ -1,6 +1,6 @@
 """
-Finds a direct path over TCP for a link that works over a relay (RFC 6544; Ford 2005, section 4), where a
-network passes no UDP, or none between the two.
+Finds a direct path over TCP for a link that works over a relay (RFC 6544; Ford 2005, section 4), where the
+network of one side passes no UDP, or no path over UDP is found.
 
 Either side may begin an attempt; the one whose network passes no UDP does so soon, and any other one when no
 path over UDP was found (`Punching.time_for_udp`). Both then listen at a new port of each local address, ask
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.python.failure import Failure
 
 from punch.ice.pairs import PathKind
 from punch.identity import PeerID
@@ -31,7 +32,7 @@ from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.attempt import doubled
 from punch.node.punching.coordinator import BUSY, refusal_wait
-from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt, expect
+from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt
 from punch.node.punching.tcp_candidates import kinds, public_host
 from punch.node.punching.tcp_paths import TCPPaths
 from punch.wire.peers.candidate import Candidate
@@ -51,16 +52,16 @@ a SYN before refuses none if its own host has sent one.
 ARRIVAL_TIME = 2.0
 """Seconds for which we still listen after the last round."""
 LOOK = 1.0
-"""Seconds until it is looked again whether it is time for TCP."""
+"""Seconds between two looks whether it is time for TCP."""
 ATTEMPTS = 2
 """
 How many attempts in which SYNs were sent must have found no path, so that TCP is taken to have failed on this
 link. With each of them, the limit of SYNs to an address that has not answered is nearly used up.
 """
 HOPELESS = 3600.0
-"""Seconds until it is looked again whether TCP is worth trying, if it was not."""
+"""Seconds until TCP is tried again where it was not worth trying."""
 LONGEST_LOOK = 30.0
-"""Seconds until it is looked again at most, since this machine may be in another network by then."""
+"""The most seconds between two looks: this machine may be in another network by then."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class TCPPunchingStatus:
     """
     What was tried to get a direct path over TCP.
 
-    :param attempts: how many attempts there were on this link.
-    :param packets: how many SYNs were sent.
-    :param bytes: how many bytes they had, with headers.
+    :ivar attempts: how many attempts there were on this link.
+    :ivar packets: how many SYNs were sent.
+    :ivar bytes: how many bytes they had, with headers.
     """
 
     attempts: int = 0
@@ -92,7 +93,8 @@ class TCPTries:
     :ivar between: which networks these are.
     :ivar network: in which network this machine was then, if that is known.
     :ivar held_until: until when this side begins none, for another reason than the wait after the last one.
-    :ivar hopeless: with which end of the other side TCP is not worth trying until then, if this is why.
+    :ivar hopeless: the public host and the kinds of candidates of the other side with which TCP is not worth
+        trying until then; None: it waits for another reason.
     """
 
     newest: int = 0
@@ -345,7 +347,9 @@ class TCPPunching:
 
     @property
     def _was_over_tcp(self) -> bool:
-        """Whether the first attempt on this link should come first, since it was TCP that worked before."""
+        """
+        Whether this link's first attempt begins at once, because the last path to this peer was over TCP.
+        """
         return not self._tries.made and self._context.paths.was_over_tcp(self._peer)
 
     def _damped_until(self, part: float = 1.0) -> float:
@@ -368,7 +372,7 @@ class TCPPunching:
         running = Deferred.fromCoroutine(self._run(state, asked=theirs is not None))
         if self._state is state:
             state.running = running
-        running.addErrback(expect, *CANCELLED)
+        running.addErrback(Failure.trap, *CANCELLED)
 
     async def _run(self, state: _Attempting, *, asked: bool) -> None:
         attempt, tries = state.attempt, self._tries
@@ -382,10 +386,10 @@ class TCPPunching:
                 tries.refuse()
                 return
             tries.refused = 0
-            host, ends = public_host(theirs), (kinds(ours), kinds(theirs))
+            host, both_kinds = public_host(theirs), (kinds(ours), kinds(theirs))
             network, paths = self._network.key, self._context.paths
-            if host is not None and not paths.is_tcp_worth_trying(self._peer, host, ends):
-                tries.give_up((host, ends[1]))
+            if host is not None and not paths.is_tcp_worth_trying(self._peer, host, both_kinds):
+                tries.give_up((host, both_kinds[1]))
                 return
             if attempt.number == 1:
                 # The other side connects when it has our candidates; the first SYNs should cross
@@ -400,8 +404,8 @@ class TCPPunching:
             if not attempt.refusals:
                 await attempt.sleep(ARRIVAL_TIME)
             failed = attempt.packets and self._transport.relayed and network == self._network.key
-            if failed and host is not None and tries.fail((network, host, ends)):
-                paths.failed_over_tcp(self._peer, host, ends)
+            if failed and host is not None and tries.fail((network, host, both_kinds)):
+                paths.failed_over_tcp(self._peer, host, both_kinds)
         except TimeoutError:
             return  # The other side is of an older release, or does not answer
         finally:

@@ -42,6 +42,8 @@ Linux lets nothing pass any more between the two ports. The next attempt has oth
 """
 CONNECT_TIME = 0.9
 """Seconds until a connection is given up: the system would send its SYN again after one second (RFC 6298)."""
+CANCELLED = CancelledError, ConnectingCancelledError
+"""With what its connections and waits fail when an attempt is ended."""
 
 
 class TCPAttempt:
@@ -178,15 +180,6 @@ class TCPAttempt:
                 if refused and not target.near:
                     self.refusals += 1
                 # Nobody listens there, the SYN was dropped, or the attempt was ended
-                expect(result, ConnectError, *CANCELLED)
+                result.trap(ConnectError, *CANCELLED)  # type: ignore[no-untyped-call]
 
         connecting.addBoth(ended)
-
-
-CANCELLED = CancelledError, ConnectingCancelledError
-
-
-def expect(failure: Failure, *kinds: type[Exception]) -> None:
-    """Raise the exception of a failure, unless it is of one of these kinds."""
-    if not isinstance(failure.value, kinds):
-        failure.raiseException()

@@ -74,7 +74,10 @@ def _of_mapped_port(
 
 
 def public_host(candidates: Iterable[Candidate]) -> str | None:
-    """Return the IP address of a side that tells its network from others; None if it names none that does."""
+    """
+    Return the public IP address of a side, IPv4 if it has both, by which its network is recognized; None if
+    it names none.
+    """
     hosts = [each.address for each in candidates if not is_local(each.address.host)]
     return min(hosts, key=lambda address: address.is_ipv6).host if hosts else None
 
