@@ -170,7 +170,7 @@ _LATER = (*_RELAYED, PacketKind.DIRECT, PacketKind.TRIGGERED)
 """The kinds of which `LATER` further packets may be sent."""
 
 
-class _Sent(NamedTuple):
+class _Counted(NamedTuple):
     time: float
     route: Route
     size: int
@@ -190,7 +190,7 @@ class Budget:
     :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.
-    :ivar sent: what was sent.
+    :ivar sent: what was sent to addresses that had not answered, by technique.
     """
 
     def __init__(self, limits: NodeLimits | None = None) -> None:
@@ -200,14 +200,17 @@ class Budget:
         self.sprays = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES, limits.sprays)
         self.sent = SentPackets()
         self._checks = limits.checks
-        self._sent: deque[_Sent] = deque()
-        self._within_relays: deque[_Sent] = deque()
+        self._counted: deque[_Counted] = deque()
+        self._within_relays: deque[_Counted] = deque()
         self._answered: dict[Route, float] = {}
-        # Those of them that lead to the host of a relay, which is not the peer's
-        self._relayed: set[Route] = set()
+        # Those of `_answered` that lead to the host of a relay, not of the peer
+        self._to_relays: set[Route] = set()
 
     def use(self, limits: NodeLimits) -> None:
-        """Count what is sent from now on among these limits: the peer is a contact, or none."""
+        """
+        Count what is sent from now on in these limits: the peer may have become a contact, or be none any
+        more.
+        """
         self._checks = limits.checks
         self.openings.use(limits.openings)
         self.sprays.use(limits.sprays)
@@ -238,14 +241,14 @@ class Budget:
             return self.openings.allows(address, size, now)
         size += HEADERS[address.is_ipv6]
         within_relay = route.relayed is not None and route.relayed.host == address.host
-        sent = self._within_relays if within_relay and address.port >= FIRST_PORT else self._sent
+        sent = self._within_relays if within_relay and address.port >= FIRST_PORT else self._counted
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
         if sent is self._within_relays:
             alike = sum(each.route.remote == address and each.kind is kind for each in sent)
             if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
                 return False
-            sent.append(_Sent(now, route, size, kind, False, True, False))
+            sent.append(_Counted(now, route, size, kind, False, True, False))
             return True
         relayed = relayed or kind in _RELAYED
         proof = kind is PacketKind.PROOF or (kind in _SHARES and route.relayed is not None and not relayed)
@@ -255,7 +258,7 @@ class Budget:
         later = not self._allows_first(route, kind, now, relayed)
         if later and not (kind in _LATER and self._allows_later(now)):
             return False
-        return self._count(_Sent(now, route, size, kind, later, relayed and not proof, proof), familiar)
+        return self._count(_Counted(now, route, size, kind, later, relayed and not proof, proof), familiar)
 
     def allows_connect(self, remote: Address, now: float) -> bool:
         """
@@ -284,29 +287,29 @@ class Budget:
         :param size: its bytes, without the IP header.
         :param kept: how many packets are reserved for others.
         """
-        direct = (each for each in self._answered if each.relayed is None and each not in self._relayed)
+        direct = (each for each in self._answered if each.relayed is None and each not in self._to_relays)
         if any(each.remote.host == remote.host for each in direct):
             return self.openings.allows(remote, size - UDP_HEADER, now)
         size += IP_HEADERS[remote.is_ipv6]
-        alike = sum(each.kind is kind for each in self._sent)
-        total = size + sum(each.size for each in self._sent)
-        full = len(self._sent) + kept >= MAX_PACKETS or total > MAX_BYTES
+        alike = sum(each.kind is kind for each in self._counted)
+        total = size + sum(each.size for each in self._counted)
+        full = len(self._counted) + kept >= MAX_PACKETS or total > MAX_BYTES
         if full or alike >= CONNECTS:
             return False
-        return self._count(_Sent(now, Route(remote), size, kind, False, False, False))
+        return self._count(_Counted(now, Route(remote), size, kind, False, False, False))
 
     @property
     def _kept(self) -> int:
         """How many packets are kept for relayed candidates and proofs."""
-        used = sum(each.relayed or each.proof for each in self._sent)
+        used = sum(each.relayed or each.proof for each in self._counted)
         return max(RESERVED - used, self._kept_for_relayed)
 
     @property
     def _kept_for_relayed(self) -> int:
         """How many packets are kept for relayed candidates alone."""
-        return max(0, RESERVED_RELAYED - sum(each.relayed for each in self._sent))
+        return max(0, RESERVED_RELAYED - sum(each.relayed for each in self._counted))
 
-    def _count(self, sent: _Sent, familiar: bool = False) -> bool:
+    def _count(self, sent: _Counted, familiar: bool = False) -> bool:
         """Count a packet, unless all peers together have had us send too many to this host."""
         host = sent.route.remote.host
         kept = 0 if familiar else KEPT_FOR_FAMILIAR
@@ -315,24 +318,24 @@ class Budget:
         if not self._checks.has(1, host, sent.time, kept):
             return False
         self._checks.charge(host, sent.time)
-        self._sent.append(sent)
+        self._counted.append(sent)
         return True
 
-    def answered(self, route: Route, now: float, *, relayed: bool = False) -> None:
+    def answered(self, route: Route, now: float, *, to_relay: bool = False) -> None:
         """
         A check on this route was answered: forget what was sent on the routes that this validates.
 
-        :param relayed: it leads to the host of a relay, of which only one port is the peer's.
+        :param to_relay: whether the route leads to the host of a relay, of which only one port is the peer's.
         """
         if route.relayed is None:
             self.early.answered(route.remote)
         self._answered.pop(route, None)
         self._answered[route] = now
-        if relayed:
-            self._relayed.add(route)
+        if to_relay:
+            self._to_relays.add(route)
         if len(self._answered) > MAX_ANSWERED:
             self._forget_oldest()
-        self._drop(self._sent, route.remote.host, route.validates)
+        self._drop(self._counted, route.remote.host, route.validates)
         self._drop(self._within_relays, None, route.validates)
 
     def path_found(self, host: str) -> None:
@@ -341,11 +344,11 @@ class Budget:
         ports no longer counts; otherwise two peers that need techniques could call each other only a few
         times. What was sent to other addresses still counts, since nothing says that the peer is there.
         """
-        self._drop(self._sent, host, lambda route: route.remote.host == host)
+        self._drop(self._counted, host, lambda route: route.remote.host == host)
         self.openings.path_found(host)
         self.sprays.path_found(host)
 
-    def _drop(self, sent: deque[_Sent], host: str | None, drops: Callable[[Route], bool]) -> None:
+    def _drop(self, sent: deque[_Counted], host: str | None, drops: Callable[[Route], bool]) -> None:
         """
         Forget the packets that were sent on some routes.
 
@@ -366,13 +369,13 @@ class Budget:
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
         self._forget(now)
-        counted = self._sent or self._within_relays or self._answered
+        counted = self._counted or self._within_relays or self._answered
         spare = (self.openings, self.sprays, self.early)
         return not counted and all(each.is_idle(now) for each in spare)
 
     def _allows_first(self, route: Route, kind: PacketKind, now: float, relayed: bool) -> bool:
         """Whether a packet is within the limits of its kind, and of its kind at its address."""
-        sent = [each for each in self._sent if not each.later]
+        sent = [each for each in self._counted if not each.later]
         kinds = [each.kind for each in sent]
         times = [each.time for each in sent if each.kind is kind and _share_limits(each.route, route)]
         through_relay = route.relayed is not None and not relayed
@@ -382,7 +385,7 @@ class Budget:
             limit = OF_ONE_THROUGH_RELAY if through_relay else OF_ONE_HEARD
             if kind is PacketKind.TRIGGERED and times and now >= times[-1] + SPACED_GAP:
                 limit += SPACED
-            return len(times) < limit and len(self._sent) < _SHARES[kind]
+            return len(times) < limit and len(self._counted) < _SHARES[kind]
         if kind is PacketKind.PROOF:
             spaced = not times or now >= times[-1] + PROVING_GAP
             return spaced and len(times) < OF_ONE_PROVING and kinds.count(kind) < MAX_PROVING
@@ -392,12 +395,12 @@ class Budget:
         return len(times) < (OF_ONE_THROUGH_RELAY if through_relay else OF_ONE) and checks < DIRECT
 
     def _allows_later(self, now: float) -> bool:
-        later = sum(each.later for each in self._sent)
-        newest = max((each.time for each in self._sent if each.kind in _LATER), default=-WINDOW)
+        later = sum(each.later for each in self._counted)
+        newest = max((each.time for each in self._counted if each.kind in _LATER), default=-WINDOW)
         return later < LATER and now >= newest + GAP * 2**later
 
     def _forget(self, now: float) -> None:
-        for sent, window in ((self._sent, WINDOW), (self._within_relays, RELAY_WINDOW)):
+        for sent, window in ((self._counted, WINDOW), (self._within_relays, RELAY_WINDOW)):
             while sent and now >= sent[0].time + window:
                 sent.popleft()
         while self._answered:
@@ -409,7 +412,7 @@ class Budget:
     def _forget_oldest(self) -> None:
         oldest = next(iter(self._answered))
         del self._answered[oldest]
-        self._relayed.discard(oldest)
+        self._to_relays.discard(oldest)
 
 
 def _share_limits(one: Route, other: Route) -> bool:
@@ -509,8 +512,8 @@ class CallBudget:
     def answered(self, remote: Address, local: Address, now: float) -> None:
         """A check that was sent from `local` to `remote` was answered."""
         if self._budget is not None:
-            relayed = remote.host in self._locals.relay_hosts or remote.host in self._remotes.relay_hosts
-            self._budget.answered(self._route(remote, local), now, relayed=relayed)
+            to_relay = remote.host in self._locals.relay_hosts or remote.host in self._remotes.relay_hosts
+            self._budget.answered(self._route(remote, local), now, to_relay=to_relay)
 
     def is_unlikely(self, pair: CandidatePair) -> bool:
         """Whether this pair is checked after all others, because it probably fails."""

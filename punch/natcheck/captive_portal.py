@@ -27,14 +27,17 @@ def portal_request(host: str) -> bytes:
     return f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode("ascii", "replace")
 
 
-def says_so(answer: bytes) -> bool:
-    """Whether the answer to `portal_request` is that of a captive portal that says what it is."""
+def requires_sign_in(answer: bytes) -> bool:
+    """
+    Whether the answer to `portal_request` has the status 511, by which a captive portal says what it is.
+    """
     return _status(answer) == NETWORK_AUTHENTICATION_REQUIRED
 
 
-def sends_to(answer: bytes, host: str) -> str | None:
+def redirects_to(answer: bytes, host: str) -> str | None:
     """
-    Return the host to which the answer to `portal_request` sends the browser, if that is another one.
+    Return the host to which the answer to `portal_request` redirects the browser; None if it is the same, a
+    domain of it or a name in it.
 
     Web servers send browsers between a domain and names in it. A portal that shows its page at once is not
     told from a web server of that host.
@@ -65,7 +68,7 @@ def needs_look_up(host: str, other: str) -> bool:
 
 
 def _status(answer: bytes) -> int | None:
-    """The status of an HTTP answer; None if it is none."""
+    """The status of an HTTP answer; None if it is not HTTP."""
     version, _, rest = answer[:LONGEST].partition(b"\r\n")[0].partition(b" ")
     code = rest[:3]
     return int(code) if version.startswith(b"HTTP/1.") and code.isdigit() else None

@@ -9,7 +9,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from punch.natcheck.captive_portal import LONGEST, needs_look_up, portal_request, says_so, sends_to
+from punch.natcheck.captive_portal import (
+    LONGEST,
+    needs_look_up,
+    portal_request,
+    redirects_to,
+    requires_sign_in,
+)
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
 
@@ -66,7 +72,7 @@ class _PortalRequest(Protocol):
         self._timer.cancel()
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]
-        portal, other = says_so(self._answer), sends_to(self._answer, self._name)
+        portal, other = requires_sign_in(self._answer), redirects_to(self._answer, self._name)
         if not portal and other is not None and needs_look_up(self._name, other):
             self._timer.start(TIME, self._tell, False)
             look_up(self._reactor, other, self._looked_up)

@@ -31,9 +31,10 @@ class Prefix(NamedTuple):
     network: int
     length: int
 
-    def contains(self, address: IPv6Address) -> bool:
-        """Whether an address has this prefix."""
-        return (int(address) ^ self.network) >> 128 - self.length == 0
+    def contains(self, host: str) -> bool:
+        """Whether an IP address has this prefix."""
+        address = parsed(host)
+        return isinstance(address, IPv6Address) and (int(address) ^ self.network) >> 128 - self.length == 0
 
 
 def prefixes(hosts: Iterable[str]) -> list[Prefix]:
@@ -74,7 +75,7 @@ def extracted(prefix: Prefix, address: IPv6Address) -> IPv4Address | None:
     The IPv4 address that an address with this prefix stands for (RFC 6052, section 2.3), whatever its suffix
     is. None if it has another prefix.
     """
-    if not prefix.contains(address):
+    if not prefix.contains(str(address)):
         return None
     number, length = int(address), prefix.length
     if length < 96:
@@ -96,7 +97,7 @@ def translated(hosts: Iterable[str], known: Iterable[Prefix]) -> list[str]:
 
 
 @lru_cache(maxsize=1024)  # For each batch of datagrams
-def outside_form(prefix: Prefix, host: str) -> str | None:
+def to_ipv6(prefix: Prefix, host: str) -> str | None:
     """
     The IPv6 address by which a peer's IPv4 address is reached. None if it is not on the internet: a private
     address, for example, means another host to the translator than to the peer, and must not be put behind
@@ -109,17 +110,11 @@ def outside_form(prefix: Prefix, host: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def inside_form(prefix: Prefix, host: str) -> str | None:
+def to_ipv4(prefix: Prefix, host: str) -> str | None:
     """The IPv4 address for which an IPv6 address stands; None if there is none on the internet."""
     address = parsed(host)
     inner = extracted(prefix, address) if isinstance(address, IPv6Address) else None
     return None if inner is None or scope_of(str(inner)) is not Scope.GLOBAL else str(inner)
-
-
-def has_prefix(prefix: Prefix, host: str) -> bool:
-    """Whether an IP address has this prefix."""
-    address = parsed(host)
-    return isinstance(address, IPv6Address) and prefix.contains(address)
 
 
 @lru_cache(maxsize=1024)

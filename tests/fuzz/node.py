@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.names.dns import IN, SRV, Message, Record_SRV, RRHeader
 
 from punch.identity import Identity
-from punch.natcheck.captive_portal import LONGEST, needs_look_up, says_so, sends_to
+from punch.natcheck.captive_portal import LONGEST, needs_look_up, redirects_to, requires_sign_in
 from punch.net.srv import ServiceResolver
 from punch.node.calls.signaling import CallEnded, Signaling, SignalingState
 from punch.node.control.core import ControlCore
@@ -250,10 +250,14 @@ def _portals() -> Iterator[bytes]:
 def captive_portal(data: bytes) -> None:
     """What answers a web request in place of the rendezvous: a portal or none, never of another answer."""
     for host in ("rendezvous.example", "192.0.2.1", "2001:db8::1"):
-        other = sends_to(data, host)
-        if says_so(data) or other is not None:
+        other = redirects_to(data, host)
+        if requires_sign_in(data) or other is not None:
             assert data.startswith(b"HTTP/1.")
-            assert says_so(data) or sends_to(data + bytes(LONGEST), host) == other or b"\r\n\r\n" not in data
+            assert (
+                requires_sign_in(data)
+                or redirects_to(data + bytes(LONGEST), host) == other
+                or b"\r\n\r\n" not in data
+            )
         if other is not None:
             assert len(other) < 256
             needs_look_up(host, other)

@@ -36,8 +36,8 @@ from punch.wire.port_mapping import (
 
 RELEASE_AGAIN = 0.05
 """
-Seconds after which a router is told again that a mapping is to be deleted, since nothing would be done if the
-first request got lost: its answer is not waited for.
+Seconds after which a request to delete a mapping is sent once more. Its answer is not waited for, so a lost
+one would not be noticed.
 """
 MAX_TCP_PORTS = 8
 """How many TCP ports are mapped at a time, since routers have room for few mappings."""
@@ -133,8 +133,11 @@ class PortMapper:
         )
 
     @property
-    def awaiting(self) -> set[str]:
-        """The local IP addresses at which answers are awaited, or from which more is sent soon."""
+    def in_use(self) -> set[str]:
+        """
+        The local IP addresses whose sockets are needed: answers are awaited there, or a request is repeated
+        soon.
+        """
         asking = {lease.base.host for lease in self._leases.values() if lease.is_asking}
         return asking | {transmit.local.host for _, transmit in self._releases}
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from punch.net.udp.sockets import DatagramSocket, Reach, Receiver
 from punch.wire.address import Address
-from punch.wire.nat64 import Prefix, inside_form, outside_form
+from punch.wire.nat64 import Prefix, to_ipv4, to_ipv6
 
 
 class Translation(NamedTuple):
@@ -58,12 +58,12 @@ class ClatSocket:
         return self._local
 
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
-        host = outside_form(self._prefix, remote.host)
+        host = to_ipv6(self._prefix, remote.host)
         if host is not None:
             self._socket.send(datagrams, Address(host, remote.port))
 
     def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
-        host = outside_form(self._prefix, remote.host)
+        host = to_ipv6(self._prefix, remote.host)
         # What may not be sent is lost, as elsewhere: there would be no room for it later either
         return host is None or self._socket.send_limited(data, Address(host, remote.port), reach)
 
@@ -71,6 +71,6 @@ class ClatSocket:
         self._socket.close()
 
     def _take(self, datagrams: Sequence[bytes], remote: Address, sock: DatagramSocket) -> None:
-        host = inside_form(self._prefix, remote.host)
+        host = to_ipv4(self._prefix, remote.host)
         if host is not None:
             self._receiver(datagrams, Address(host, remote.port), self)

@@ -28,11 +28,10 @@ from punch.wire.nat64 import (
     DISCOVERY_NAME,
     WELL_KNOWN,
     Prefix,
-    has_prefix,
-    inside_form,
     is_clat,
     prefixes,
     synthesized,
+    to_ipv4,
     translated,
 )
 
@@ -121,7 +120,7 @@ class Clat:
     def untranslated(self, host: str) -> str:
         """Return an address as the IPv4 address that it stands for, if it has the prefix of the NAT64."""
         prefix = self.prefix
-        return host if prefix is None else inside_form(prefix, host) or host
+        return host if prefix is None else to_ipv4(prefix, host) or host
 
     def server_addresses(self, hosts: Iterable[str]) -> list[str]:
         """Return the addresses by which servers at these IP addresses are reached, each once."""
@@ -139,7 +138,7 @@ class Clat:
         another form of an IPv4 address, which counts as that where packets to an address are limited.
         """
         prefix = self.prefix
-        return prefix is not None and has_prefix(prefix, host)
+        return prefix is not None and prefix.contains(host)
 
     @property
     def _searching(self) -> bool:
@@ -149,7 +148,7 @@ class Clat:
         prefix, before = self.prefix, self._translation
         if prefix is None or self._reached is None:
             return None
-        if any(map(_is_native_ipv4, hosts)) and not has_prefix(prefix, self._reached):
+        if any(map(_is_native_ipv4, hosts)) and not prefix.contains(self._reached):
             return None
         if before is not None and before.prefix == prefix and before.source in hosts:
             return before

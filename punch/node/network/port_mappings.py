@@ -205,7 +205,7 @@ class PortMappings:
 
     def _close_idle(self) -> None:
         """Close the sockets that no answer is awaited at."""
-        for host in self._sockets.keys() - self._core.awaiting:
+        for host in self._sockets.keys() - self._core.in_use:
             self._sockets.pop(host).close()
 
 

@@ -433,7 +433,7 @@ class ConnectTests(SynchronousTestCase):
     def test_a_relay_that_the_peer_has_answered_at(self) -> None:
         """Its other ports are not the peer's."""
         budget = Budget()
-        budget.answered(route(1), 0.0, relayed=True)
+        budget.answered(route(1), 0.0, to_relay=True)
         there = TCPAddress(address(1).host, 7)
         self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), CONNECTS)
 

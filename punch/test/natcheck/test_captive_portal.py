@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.natcheck.captive_portal import LONGEST, needs_look_up, portal_request, says_so, sends_to
+from punch.natcheck.captive_portal import (
+    LONGEST,
+    needs_look_up,
+    portal_request,
+    redirects_to,
+    requires_sign_in,
+)
 
 HOST = "rendezvous.example.org"
 
 
 def is_portal(answer: bytes, host: str) -> bool:
     """Whether that is known without a look-up."""
-    other = sends_to(answer, host)
-    return says_so(answer) or (other is not None and not needs_look_up(host, other))
+    other = redirects_to(answer, host)
+    return requires_sign_in(answer) or (other is not None and not needs_look_up(host, other))
 
 
 class CaptivePortalTests(SynchronousTestCase):
@@ -55,7 +61,7 @@ class CaptivePortalTests(SynchronousTestCase):
             (b"http://..example/", None),
         ):
             answer = b"HTTP/1.1 302 x\r\nLocation: " + place + b"\r\n\r\n"
-            self.assertEqual(sends_to(answer, "192.0.2.1"), other, place)
+            self.assertEqual(redirects_to(answer, "192.0.2.1"), other, place)
         self.assertTrue(needs_look_up("192.0.2.1", "login.hotel.example"))
         self.assertFalse(needs_look_up("192.0.2.1", "10.0.0.1"))
         self.assertFalse(needs_look_up(HOST, "login.hotel.example"))

@@ -156,9 +156,9 @@ class AskingTests(PortMapperTestCase):
         self.assertTrue(self.core.may_follow)
         self.advance(1.8)
         self.assertFalse(self.core.may_follow)
-        self.assertEqual(self.core.awaiting, {BASE.host})
+        self.assertEqual(self.core.in_use, {BASE.host})
         self.assertEqual(len(self.advance(RETRY)), 2 * (TRIES - 4))
-        self.assertEqual((self.core.awaiting, self.core.get_timer()), (set(), None))
+        self.assertEqual((self.core.in_use, self.core.get_timer()), (set(), None))
         self.now -= 60.0
         self.assertEqual(self.keep(), [])
         self.now += 60.0 + RETRY
@@ -300,7 +300,7 @@ class KeepingTests(PortMapperTestCase):
             self.core.release(self.now)
             requests = self.sent()
             self.assertEqual((len(requests), self.core.is_releasing), (1, True))
-            self.assertEqual(self.core.awaiting, {BASE.host})
+            self.assertEqual(self.core.in_use, {BASE.host})
             self.assertEqual(self.core.get_timer(), self.now + RELEASE_AGAIN)
             self.now += RELEASE_AGAIN
             self.assertEqual(self.sent(), requests)
@@ -417,7 +417,7 @@ class TCPTests(PortMapperTestCase):
                 self.assertEqual((lifetime, request.local), (bytes(4), TCP_BASE))
                 self.now += RELEASE_AGAIN
                 self.assertEqual(self.sent(), [request])
-                self.assertEqual((self.core.mappings, self.core.awaiting), ([udp], set()))
+                self.assertEqual((self.core.mappings, self.core.in_use), ([udp], set()))
 
     def test_mapped_again_at_once(self) -> None:
         """The release of the mapping before is not sent once more."""

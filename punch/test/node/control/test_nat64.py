@@ -13,11 +13,10 @@ from punch.wire.nat64 import (
     DISCOVERY_NAME,
     Prefix,
     extracted,
-    has_prefix,
-    inside_form,
-    outside_form,
     prefixes,
     synthesized,
+    to_ipv4,
+    to_ipv6,
     translated,
 )
 
@@ -64,15 +63,15 @@ class AddressTests(SynchronousTestCase):
             network = IPv6Network(text)
             prefix = Prefix(int(network.network_address), network.prefixlen)
             for host in ("198.51.100.1", "8.8.8.8"):
-                form = outside_form(prefix, host)
+                form = to_ipv6(prefix, host)
                 assert form is not None
-                self.assertTrue(has_prefix(prefix, form))
-                self.assertEqual(inside_form(prefix, form), host)
+                self.assertTrue(prefix.contains(form))
+                self.assertEqual(to_ipv4(prefix, form), host)
             private = "10.0.0.1", "127.0.0.1", "169.254.169.254", "192.0.0.170", "224.0.0.1", "100.64.0.1"
             for host in private:
-                self.assertIsNone(outside_form(prefix, host))
-                self.assertIsNone(inside_form(prefix, str(synthesized(prefix, IPv4Address(host)))))
-            self.assertIsNone(outside_form(prefix, "2001:db9::1"))
+                self.assertIsNone(to_ipv6(prefix, host))
+                self.assertIsNone(to_ipv4(prefix, str(synthesized(prefix, IPv4Address(host)))))
+            self.assertIsNone(to_ipv6(prefix, "2001:db9::1"))
 
     def test_discovery(self) -> None:
         """The prefix is found in what the name server makes of either well-known address."""
