@@ -9,9 +9,8 @@ The limits are token buckets: a number of packets may be sent at once, and furth
 
 Somebody who names the address of another peer uses up the limit of its host. So parts of it are reserved for
 packets that strangers can't cause: answers and triggered checks, which need an authenticated check from that
-host, and packets to a host at which the peer itself answered earlier. What is sent for contacts,
-whom the user has called or accepted, is counted apart from what is sent for strangers, so that these can't
-use it up.
+host, and packets to a host at which the peer itself answered earlier. What is sent for contacts, whom the
+user has called or accepted, is counted apart, so that strangers can't use it up.
 """
 
 from __future__ import annotations
@@ -45,7 +44,10 @@ ALL_SPRAYED: Final = 12.0, 7200
 OPENINGS_FOR_CONTACTS: Final = 0.8, 960
 """How many packets may go to ports of one host that contacts name for attempts…"""
 ALL_OPENINGS_FOR_CONTACTS: Final = 8.0, 4800
-"""…and to all hosts. Each contact has limits of its own, and nobody else can add one."""
+"""
+…and to all hosts. These are higher, since only the user makes a peer a contact, and each contact has limits
+of its own.
+"""
 
 
 class TargetLimits:

@@ -127,7 +127,7 @@ def _step_within(differences: Sequence[int], most: int, taken: int) -> int:
     """
     Return the common step of those differences that are not greater than `most`, 0 if there is none.
 
-    :param taken: of how many steps most of them are at most.
+    :param taken: how many steps two ports of the sequence are apart at most.
     """
     near = [each for each in differences if 0 < abs(each) <= most]
     up = sum(each > 0 for each in near)

@@ -79,7 +79,10 @@ class PathPolicy:
     tcp: bool = True
 
     def allowed(self, technique: Technique) -> Technique | None:
-        """Return the technique that is used in place of this one; None: there is no link."""
+        """
+        Return what links use if this technique is called for: itself, ICE or a relay in its place, or None if
+        there is no link.
+        """
         switched_off = {Technique.SPRAYING: not self.spray, Technique.TCP: not self.tcp}
         if not self.direct or switched_off.get(technique):
             technique = Technique.RELAY
@@ -170,8 +173,8 @@ class FamilyReport:
     @property
     def nat64(self) -> bool:
         """
-        Whether its datagrams are translated to the other family (RFC 6146), be it as IPv4 of a machine that
-        has it by translation.
+        Whether its datagrams are translated to the other family (RFC 6146), also if this machine has IPv4 by
+        464XLAT only (RFC 6877).
         """
         return any(map(is_clat, self.local_addresses)) or any(
             (":" in public) != (":" in local)
@@ -213,8 +216,8 @@ class FamilyReport:
     @property
     def techniques(self) -> dict[NatClass, Technique | None] | None:
         """
-        By which technique links are direct with peers behind each class of NAT, `Technique.RELAY` if they are
-        relayed; None instead of a technique if there is no link. None if that is not known.
+        The technique by which links with peers behind each class of NAT become direct: `Technique.RELAY` if
+        they stay relayed, None if there is no link. None in place of the table if it is not known.
         """
         found: dict[NatClass, Technique] | None = None
         if self.udp is False and self.local_addresses:

@@ -1,6 +1,7 @@
 """
 The driver of the protocol cores: it calls a core when its timer is due, and carries what the core has to
-where it belongs. And `Timer`, a delayed call that can be replaced, and `Timers`, several of them.
+where it belongs. There are also `Timer`, a delayed call that can be replaced, and `Timers`, delayed calls
+that are cancelled together.
 
 Cores have no clock and no sockets. Whoever owns one gives it its input, then calls `Driver.run`, which takes
 the core's output and events and schedules the next call of `handle_timer`.

@@ -268,8 +268,8 @@ class SourceTable(Generic[K]):
 
     def has_most(self, source: Source) -> bool:
         """
-        Whether a source has entries, and no other one at least two more, neither in the table nor in one of
-        its prefixes: `displaced` would find none for it in a full table. This is quicker.
+        Whether a source has entries, and nothing beside it has at least two more, in the table and in each of
+        its prefixes. Then `displaced` would find no entry for it in a full table; this is quicker.
         """
         node: _Branch[K] | _Leaf[K] = self._root
         for prefix in source:

@@ -52,8 +52,9 @@ class _Prefixes(Generic[P, V]):
     def __init__(self, turns: _LastTurns) -> None:
         self._turns = turns
         self._by_turn: list[tuple[float, int, P]] = []
+        # The place of each prefix in the other order, and its value; the prefix that has waited longest is
+        # first
         self._by_wait: dict[P, tuple[tuple[float, int, P], V]] = {}
-        """The place of each prefix in the other order, and its value; the one that waits longest is first."""
         self._next = 0
 
     def __len__(self) -> int:

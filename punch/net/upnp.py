@@ -66,8 +66,8 @@ def ask(reactor: Any, directory: str, request: UpnpRequest) -> Deferred[UpnpGran
 
 def _environment() -> dict[str, str]:
     """
-    The environment of the process: only what an interpreter may need to start. It reads what a router sends
-    with a library in C, and has no use for the node's, in which there may be passwords.
+    The environment of the process: only what an interpreter may need to start. The process reads what a
+    router sends with a library in C, so it is not given the node's environment, which may contain passwords.
     """
     return {name: os.environ[name] for name in _NEEDED if name in os.environ}
 

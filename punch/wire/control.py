@@ -275,7 +275,10 @@ class Welcome:
     retry: _Seconds = 0
     """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
     relays_for_members: Annotated[bool, FieldSpec(read.boolean)] = False
-    """Whether there are relays, but only for members, and neither the peer nor who vouches for it is one."""
+    """
+    Whether there are relays, but only for members, and neither the peer nor the one that vouches for it is a
+    member.
+    """
 
 
 @json_message(REPLIES, "relay")

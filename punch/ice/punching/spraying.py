@@ -19,9 +19,9 @@ with a low TTL, and after the probes to the second one again, with the usual TTL
 
 Many NATs of carriers have a block of ports for each subscriber (RFC 6888, RFC 7422), and only within it their
 order is random. The side that opens says between which ports it was seen (`port_range`). The side that aims
-guesses there first, and then in ranges around it that are twice as wide each time (`Guesses`), unless it has
-not been answered from anywhere near (`range_near`). A block has
-room for other programs besides, so fewer sockets are opened then, of which a guess hits one in 8.
+guesses there first if the other side has answered from a port near that range (`range_near`), and then in
+ranges around it that are twice as wide each time (`Guesses`). Other programs use ports of a block as well, so
+fewer sockets are opened then: a guess hits one in 8.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ until then, the one before it is used for all later ones.
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
 PORTS_OF_SOCKET: Final = 8
-"""How many ports of a subscriber's block there are for each socket that is opened, unless it is small."""
+"""
+How many ports of a subscriber's block there are for each socket that is opened; at least `MIN_SOCKETS` are.
+"""
 MIN_OBSERVED: Final = 3
 """The least number of ports that must have been seen before their range is used."""
 NEAR: Final = 4096
