@@ -136,11 +136,11 @@ class Entry:
 @dataclass
 class NAT:
     """
-    The NAT of one LAN. IPv4 only, as NATs are; IPv6 passes by it (see `Firewall`).
+    The NAT of one LAN. IPv6 passes by it (see `Firewall`), except with `nat64`, a /96: packets to addresses
+    with this prefix are translated to the IPv4 address in their last 32 bits (RFC 6146). TCP and UDP have no
+    checksums here, so addresses are all that is translated.
 
-    `public` is its external address, None for the next free one of the network outside. With `nat64`, a /96,
-    it translates IPv6 as well (RFC 6146): packets to addresses with this prefix, whose last 32 bits are the
-    IPv4 address. TCP and UDP have no checksums here, so addresses are all that is translated.
+    `public` is its external IPv4 address, None for the next free one of the network outside.
     """
 
     public: str | None = None
