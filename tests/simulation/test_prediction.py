@@ -12,7 +12,7 @@ from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Endpoint, Packet
-from punch.test.scenarios.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.scenarios.test_prediction import nat, sequential
 from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
@@ -101,7 +101,7 @@ class DirectTests(PunchingTestCase):
         for ends in ((linux(), sequential()), (sequential(2), linux())):
             self.place(*ends)
             seen: set[tuple[Endpoint, Endpoint]] = set()
-            self.net.drop = partial(first_of_flow, ("203.0.113.1", "203.0.113.2"), seen)
+            self.net.drop = partial(first_of_flow, HOMES, seen)
             self.assertIsNotNone(self.seconds_to_direct(10.0), ends)
             self.stop()
 
@@ -172,8 +172,7 @@ class HostileTests(PunchingTestCase):
         self.nat = sequential()
         self.place(sequential(), self.nat)
         self.allow_no_tcp()
-        homes = ("203.0.113.1", "203.0.113.2")
-        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.lose_direct()
         self.call()
         # Attempts of alice, until there is a pause that is long enough for another one
         self.net.advance(15.0)
@@ -346,10 +345,9 @@ class HostileTests(PunchingTestCase):
             on_control(frame_type, payload)
 
         self.alice.link_to(self.bob).on_control = received
-        homes = ("203.0.113.1", "203.0.113.2")
         self.net.drop = lambda packet: (
             packet.destination[0] == "203.0.113.2"
-            and (packet.source == (SERVICE, 3478) or packet.source[0] in homes)
+            and (packet.source == (SERVICE, 3478) or packet.source[0] in HOMES)
         )
         targets = self.targets()
         self.say(self.bob, OptionalFrameType.TARGETS, targets.encode())
@@ -398,8 +396,7 @@ class RelayTests(PunchingTestCase):
         """
         self.place(sequential(), sequential())
         # What arrives at new sockets from the other side's address is lost
-        homes = ("203.0.113.1", "203.0.113.2")
-        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.lose_direct()
         self.net.trace = []
         self.call()
         self.net.advance(120.0)
@@ -412,7 +409,7 @@ class RelayTests(PunchingTestCase):
         times = sorted(
             each.time
             for each in self.net.trace
-            if each.source[0] == homes[0] and each.destination[0] == homes[1] and each.time > 5.0
+            if each.source[0] == HOMES[0] and each.destination[0] == HOMES[1] and each.time > 5.0
         )
         for first, later in zip(times, times[MAX_AIMS + 8 :], strict=False):
             self.assertGreater(later - first, 0.9)

@@ -10,7 +10,7 @@ from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
-from punch.test.scenarios.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.peers.punching import Begin, First, Opened, Targets
 from tests.simulation.seeds import ALL
@@ -22,7 +22,6 @@ WITHIN_WITH_LOSS = 25.0
 SEEDS = range(1, 21) if ALL else range(1, 2)
 NEAR = LinkSpec()
 FAR_LINK = LinkSpec(delay=0.025)
-HOMES = ("203.0.113.1", "203.0.113.2")
 HOPS = 8
 """Routers between the two homes."""
 TAKES, DROPS = Unsolicited.ACCEPT, Unsolicited.DROP
@@ -102,7 +101,7 @@ class DirectTests(PunchingTestCase):
         the limit.
         """
         self.place(linux(TAKES), linux(TAKES), 1, NEAR)
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.assertIsNone(self.seconds_to_direct(60.0))
         for peer in self.peers:
             tried = self.status(peer)
@@ -119,7 +118,7 @@ class HostileTests(PunchingTestCase):
         """Two peers on a relay, of which bob opens; nothing goes directly between the two."""
         self.place(linux(DROPS), linux(DROPS))
         self.allow_no_tcp()
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.advance(15.0)
         self.attempt = 1000

@@ -1,4 +1,4 @@
-"""Direct paths from behind a NAT with random ports, and who can't start or aim the packets for them."""
+"""Direct paths from behind a NAT with random ports, and when nothing is sprayed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from punch.node.punching.coordinator import SETTLE, PunchingStatus
 from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
-from punch.test.scenarios.punching import PunchingTestCase
+from punch.test.scenarios.punching import HOMES, PunchingTestCase
 from punch.test.system import SERVICE
 from punch.wire.address import Address
 from tests.simulation.seeds import ALL
@@ -30,7 +30,6 @@ FILTER_SEEDS = range(1, 21) if ALL else range(10, 11)
 BLOCK_SEEDS = range(1, 21) if ALL else range(1, 3)
 COLLIDING_SEEDS = range(1, 21) if ALL else range(1, 2)
 LOSS_SEEDS = range(1, 11) if ALL else range(1, 2)
-HOMES = ("203.0.113.1", "203.0.113.2")
 SECOND = "203.0.113.9"
 """The public address of a second NAT of one of the two."""
 AUTO, NEVER = SprayPolicy.AUTO, SprayPolicy.NEVER
@@ -104,7 +103,7 @@ class DirectTests(PunchingTestCase):
             nat = block(size, Mapping.APDM if seed % 3 else Mapping.ADM)
             self.place(*((one_port(), nat) if seed % 2 else (nat, one_port())), seed)
             # Nothing is let through, so that all ports are opened
-            self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+            self.lose_direct()
             self.call()
             self.net.advance(SETTLE + 5.0)
             self.assertLessEqual(len(nat.mappings(self.net.now)), size // 3, (size, seed))
@@ -122,8 +121,8 @@ class DirectTests(PunchingTestCase):
 
     def test_two_routers_that_take_unsolicited_packets(self) -> None:
         """
-        They are next to each other, so packets with a low TTL arrive. Half of the first ones are discarded by
-        the other router, too, and what is guessed of these is let in.
+        They are next to each other, so packets with a low TTL arrive. The other router discards those for the
+        second socket all the same, so what is then sent from there is let in.
         """
         late = [
             seed for seed in COLLIDING_SEEDS if not self.check(taking(), taking(ports=Ports.RANDOM), seed)
@@ -156,10 +155,10 @@ class DirectTests(PunchingTestCase):
 
     def test_no_room_in_the_kernel(self) -> None:
         """What it does not take is lost, and the attempt goes on."""
-        refused = 0
+        asked = 0
 
         class Congested:
-            """A socket that has no room for each fifth packet of those with a low TTL."""
+            """A socket that takes four of five packets with a low TTL."""
 
             def __init__(self, socket: DatagramSocket) -> None:
                 self._socket = socket
@@ -168,22 +167,22 @@ class DirectTests(PunchingTestCase):
                 return getattr(self._socket, name)
 
             def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
-                nonlocal refused
-                refused += 1
-                return bool(refused % 5) and self._socket.send_limited(data, remote, reach)
+                nonlocal asked
+                asked += 1
+                return bool(asked % 5) and self._socket.send_limited(data, remote, reach)
 
         def open_congested(*arguments: Any) -> Any:
             return Congested(open_socket(*arguments))
 
         self.place(one_port(), random_ports(), open_socket=open_congested)
         self.assertIsNotNone(self.seconds_to_direct(WITHIN))
-        self.assertGreater(refused, 20)
+        self.assertGreater(asked, 20)
         self.stop()
 
     def test_messages_meanwhile(self) -> None:
         """Messages arrive, once and in order; and no second has more packets than docs/nat.md says."""
         self.place(one_port(), random_ports())
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.trace = []
         for number in range(32):
@@ -220,7 +219,7 @@ class DirectTests(PunchingTestCase):
         and the path that it finds is kept.
         """
         self.place(one_port(), random_ports(), link=LinkSpec(delay=0.3))
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.advance(15.5)
         self.net.drop = None
@@ -242,7 +241,7 @@ class DirectTests(PunchingTestCase):
             self.assertIsNotNone(self.seconds_to_direct(WITHIN))
             self.net.advance(passed)
             found, attempts = self.ends, [self.status(peer).attempts for peer in self.peers]
-            self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+            self.lose_direct()
             self.net.run_until(lambda: self.paths == {"relay"}, 12.0, "the relay")
             self.net.drop = None
             self.net.run_until(lambda: "relay" not in self.paths, 8.0, "the direct path")
@@ -288,21 +287,21 @@ class DirectTests(PunchingTestCase):
         """
         for number, nat in enumerate((one_port, random_ports)):
             self.place(one_port(), random_ports())
-            second = self.net.lan("second", "192.168.9.0/24", nat=nat("203.0.113.9"))
+            second = self.net.lan("second", "192.168.9.0/24", nat=nat(SECOND))
             self.peers[number].host.attach(second)
             self.net.advance(5.0)
             self.assertIsNotNone(self.seconds_to_direct(WITHIN))
             self.net.advance(2.0)
             found, attempts = self.ends, [self.status(peer).attempts for peer in self.peers]
             self.peers[number].host.sleep(7.0)
-            homes = {*HOMES, "203.0.113.9"}
+            homes = {*HOMES, SECOND}
 
             def between(packet: Packet, homes: set[str] = homes) -> bool:
                 udp = packet.protocol == "udp" and packet.source[0] in homes
                 return udp and packet.destination[0] in homes
 
             def asks_late(packet: Packet) -> bool:
-                asks = packet.protocol == "udp" and packet.source[0] == "203.0.113.9"
+                asks = packet.protocol == "udp" and packet.source[0] == SECOND
                 return between(packet) or (asks and bytes(packet.payload[:2]) == b"\x00\x01")
 
             self.net.drop = asks_late
@@ -444,7 +443,7 @@ class UncertainMappingTests(PunchingTestCase):
     def test_neither_side(self) -> None:
         """If nothing gets through although both are independent, each side has sprayed once, and no more."""
         self.place(one_port(), one_port())
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.advance(70.0)
         sent = [self.status(peer).packets for peer in self.peers]
@@ -507,7 +506,7 @@ class OffTests(PunchingTestCase):
         self.stop()
 
     def test_random_on_both_sides(self) -> None:
-        """The relay is right."""
+        """Nothing is tried: the link stays on the relay."""
         self.place(random_ports(), random_ports())
         self.assertIsNone(self.seconds_to_direct(4.0))
         for peer in self.peers:
@@ -531,7 +530,7 @@ class DescriptorTests(PunchingTestCase):
     def check(self, free: int) -> int:
         """Returns how many packets bob sends in his first attempt."""
         self.place(one_port(), random_ports(), descriptors=lambda: free)
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.advance(6.0)
         packets = self.status(self.bob).packets

@@ -11,13 +11,13 @@ from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec
 from punch.test.internet.packet import Packet
-from punch.test.scenarios.punching import VICTIM, PunchingTestCase
+from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.control import Accept
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
 from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
-from tests.simulation.test_spraying import AUTO, HOMES, NEVER, block, one_port, random_ports
+from tests.simulation.test_spraying import AUTO, NEVER, block, one_port, random_ports
 
 FORMS = (
     *("64:ff9b::c633:64c8", "2002:c633:64c8::1", "2001:db8::5efe:c633:64c8", "::c633:64c8"),
@@ -30,13 +30,13 @@ IPv4-mapped address is read as the IPv4 address.)
 
 
 class HostileOpenerTests(PunchingTestCase):
-    """What the side with random ports is told; it never asks for anything itself."""
+    """What a hostile peer tells the side with random ports, which never asks for anything itself."""
 
     def setUp(self) -> None:
         """Two peers on a relay. Alice does not spray herself; nothing goes directly between the two."""
         self.place(one_port(), random_ports(), spray=(NEVER, AUTO))
         self.allow_no_tcp()
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.net.advance(3.0)
         self.assertEqual(self.paths, {"relay"})
@@ -227,7 +227,7 @@ class HostileOpenerTests(PunchingTestCase):
             descriptors=lambda: descriptors - len(self.bob.host.reactor.open_ports),
         )
         self.allow_no_tcp()
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         carol = self.call_by_carol()
         self.net.advance(8.0)
@@ -246,7 +246,7 @@ class HostileOpenerTests(PunchingTestCase):
 
 
 class HostileAimTests(PunchingTestCase):
-    """What the side that probes is told, by a peer that agrees to nothing."""
+    """What a hostile peer answers the side that aims."""
 
     def setUp(self) -> None:
         self.prepare(random_ports())
@@ -255,7 +255,7 @@ class HostileAimTests(PunchingTestCase):
         """Alice wants to spray, bob behind this NAT does not; what he answers is made up here."""
         self.place(one_port(), nat, spray=(AUTO, NEVER))
         self.allow_no_tcp()
-        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
+        self.lose_direct()
         self.call()
         self.attempts: list[int] = []
         link = self.bob.link_to(self.alice)

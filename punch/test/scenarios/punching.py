@@ -16,6 +16,8 @@ from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.address import Address
 from punch.wire.control import Accept
 
+HOMES: Final = "203.0.113.1", "203.0.113.2"
+"""The public addresses of the two peers' NATs."""
 VICTIM: Final = "198.51.100.200"
 """The address of a host that takes part in nothing."""
 
@@ -52,7 +54,7 @@ class PunchingTestCase(InternetTestCase):
                 firewall = Firewall(filtering=Filtering.APDF)
                 lan = self.net.lan(name, f"203.0.{115 + number}.0/24", firewall=firewall, link=link)
             else:
-                each.public = f"203.0.113.{number}"
+                each.public = HOMES[number - 1]
                 lan = self.net.lan(name, f"192.168.{number}.0/24", nat=each, link=link)
             peer = Peer(
                 self.net,
@@ -75,6 +77,10 @@ class PunchingTestCase(InternetTestCase):
 
         for peer in self.peers:
             self.patch(peer.host.reactor, "listenTCP", refuse)
+
+    def lose_direct(self) -> None:
+        """Let nothing through directly from now on."""
+        self.net.drop = lambda packet: packet.source[0] in HOMES and packet.destination[0] in HOMES
 
     def call(self) -> float:
         """Have alice call bob; returns when that was."""

@@ -15,7 +15,7 @@ from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
 from punch.node.punching.prediction import GAP
 from punch.test.internet import NAT, Filtering, Mapping, Ports
-from punch.test.scenarios.punching import PunchingTestCase
+from punch.test.scenarios.punching import HOMES, PunchingTestCase
 from punch.test.system import Peer
 from punch.wire.control import Accept
 
@@ -137,14 +137,13 @@ class RelayTests(PunchingTestCase):
     def test_gaps(self) -> None:
         """The packets of an attempt leave one after the other, also the first after OPENED."""
         self.place(sequential(mapping=Mapping.ADM), sequential(others=3.0))
-        homes = ("203.0.113.1", "203.0.113.2")
-        self.net.drop = lambda packet: packet.source[0] in homes and packet.destination[0] in homes
+        self.lose_direct()
         self.call()
         self.net.advance(1.5)
         self.net.trace = []
         self.net.advance(4.0)
-        ours = [each for each in self.net.trace if each.source[0] == homes[0]]
-        times = [each.time for each in ours if each.destination[0] == homes[1]]
+        ours = [each for each in self.net.trace if each.source[0] == HOMES[0]]
+        times = [each.time for each in ours if each.destination[0] == HOMES[1]]
         self.assertGreater(len(times), TARGETS)
         for first, later in pairwise(times):
             self.assertGreater(later - first, GAP / 2)

@@ -11,11 +11,9 @@ from punch.ice import target_limits
 from punch.ice.budget import CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.test.internet import NAT, Mapping, Ports, Seen, Unsolicited
-from punch.test.scenarios.punching import PunchingTestCase
+from punch.test.scenarios.punching import HOMES, PunchingTestCase
 from punch.test.scenarios.tcp_punching import WITHIN, TCPTestCase, no_udp
 from punch.test.system import SERVICE
-
-PUBLIC = "203.0.113.1", "203.0.113.2"
 
 
 def linux(unsolicited: Unsolicited) -> NAT:
@@ -58,8 +56,7 @@ class UDPTechniqueTests(PunchingTestCase):
         # As if those that are missing had just been sent there for others
         self.patch(target_limits, "OPENINGS", (target_limits.OPENINGS[0], 9))
         self.place(linux(Unsolicited.ACCEPT), linux(Unsolicited.ACCEPT))
-        homes = {"203.0.113.1", "203.0.113.2"}
-        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == homes
+        self.lose_direct()
         self.assertIsNone(self.seconds_to_direct(80.0))
         self.assertGreaterEqual(max(self.status(peer).attempts for peer in self.peers), 3)
         self.stop()
@@ -80,8 +77,7 @@ class SentPacketsTests(PunchingTestCase):
 
     def capture(self) -> None:
         """Let nothing through between the two homes, and record what leaves the two machines from now on."""
-        homes = {"203.0.113.1", "203.0.113.2"}
-        self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} == homes
+        self.lose_direct()
         self.seen: list[Seen] = []
         self.net.trace = self.seen
 
@@ -105,7 +101,7 @@ class SentPacketsTests(PunchingTestCase):
             # TCP may have begun as well
             self.assertEqual(set(link.techniques) - {Technique.TCP}, {Technique.ICE, technique})
             self.assertEqual(link.techniques[Technique.ICE].attempts, 0)
-            checks = sum(each.source[1] in own and each.destination[0] in PUBLIC for each in self.seen)
+            checks = sum(each.source[1] in own and each.destination[0] in HOMES for each in self.seen)
             self.assertGreaterEqual(link.techniques[Technique.ICE].packets, checks / 2)
 
     def test_each_link(self) -> None:
