@@ -83,7 +83,7 @@ FILES = (
     "simulation/test_directory_model.py",
     "simulation/test_file_transfers.py",
     "simulation/test_rendezvous_floods.py",
-    "simulation/test_attempts.py",
+    "simulation/test_target_limits.py",
     "simulation/test_code_guesses.py",
     "simulation/test_rendezvous_processes.py",
     "simulation/test_shared_nodes.py",

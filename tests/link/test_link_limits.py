@@ -231,7 +231,10 @@ class SmallMessageTests(SynchronousTestCase):
     """Messages of few bytes."""
 
     def test_many_small_messages(self) -> None:
-        """Half a minute of 3,000 small messages a second each way, each in a packet of its own."""
+        """
+        3,000 small messages a second each way for half a minute, each in a packet of its own, exceed no limit
+        (which would raise).
+        """
         limits = ReceiveLimits()
         for number in range(90_000):
             now = number / 3000

@@ -49,7 +49,7 @@ LEFT_OF_IPV4 = {
 
 
 class NAT64Network:
-    """The networks, the rendezvous, and a host behind the NAT64."""
+    """The networks, the rendezvous, a host behind the NAT64, and one of IPv4 alone behind an ordinary NAT."""
 
     def __init__(self, namespaces: Namespaces, running: Programs) -> None:
         self._running = running
@@ -64,7 +64,7 @@ class NAT64Network:
         namespaces.plug(gateway, public, "wan", f"{BOB}/24")
         namespaces.plug(gateway, home, "lan", "192.168.7.1/24")
         namespaces.plug(self.bob, home, "eth0", "192.168.7.2/24")
-        self.bob.run("ip", "route", "add", "default", "via", "192.168.7.1")
+        self.bob.route("192.168.7.1")
         gateway.sysctl("net.ipv4.ip_forward=1")
         gateway.nft(source_nat())
         namespaces.plug(self.router, public, "wan", f"{PUBLIC}/24")

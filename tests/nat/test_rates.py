@@ -88,6 +88,7 @@ TECHNIQUES = {
     SPRAYING: "spraying",
     TCP: "tcp",
 }
+"""How the status of a peer calls the technique of each pair."""
 SYNS = 3
 """How many SYNs go to one address in an attempt over TCP, which follows the others."""
 LARGEST = 150
@@ -120,7 +121,7 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
         said = {}
         for pair, (here, there) in counted.peers.items():
             said[pair, LEFT], said[pair, RIGHT] = sent_by(here, there, {}), sent_by(there, here, {})
-        left = counted.counts()
+        counted_now = counted.counts()
         for both in counted.peers.values():
             hang_up(*both)
     for pair, limits in LIMITS.items():
@@ -133,10 +134,11 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             # What is said of each technique is all that has left, and each keeps its own limits
             mine = {name: said[pair, side].get(name, (0, 0)) for name in ("ice", "tcp", TECHNIQUES[pair])}
             print(pair, side, mine)
-            assert packets <= left[pair, side][0] <= sum(each[0] for each in mine.values()), (pair, side)
+            in_all = counted_now[pair, side][0]
+            assert packets <= in_all <= sum(each[0] for each in mine.values()), (pair, side)
             if pair is not TCP:
                 # Those that are sent since the last look
-                late = left[pair, side][0] - packets
+                late = in_all - packets
                 assert mine[TECHNIQUES[pair]][0] <= allowed + late, (pair, side)
                 assert mine[TECHNIQUES[pair]][1] <= limits.bytes + late * LARGEST, (pair, side)
             assert mine["ice"][0] <= CHECKS, (pair, side)

@@ -9,7 +9,10 @@ class DaysTests(SayingCase):
     """Days without anybody at the keyboard."""
 
     def test_days_without_anybody_at_the_keyboard(self) -> None:
-        """What is kept for unread messages does not grow with their number."""
+        """
+        What is kept is thinned out, so of 250 messages that somebody has seen some may stay unread, and later
+        ones do; what is seen to the end is all read.
+        """
         chat_link = self.connect()
         begin = len(self.prompt.shown)
         for number in range(500):

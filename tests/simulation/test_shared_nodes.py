@@ -55,13 +55,14 @@ class ForwardTests(TwoSidesCase):
     """Forwarded ports."""
 
     def test_each_direction_ends_by_itself(self) -> None:
-        """Through nodes of the same process, and of others."""
+        """What one side has said to the end still gets an answer, through nodes of the same process."""
         self.serve()
         self.expose()
         self.forward()
         self.question_and_answer()
 
     def test_between_attached_programs(self) -> None:
+        """The same through nodes of other processes; an aborted connection ends at the other side, too."""
         self.serve()
         self.expose(self.attach("bob"))
         self.forward(self.attach("alice"))
@@ -72,7 +73,10 @@ class ForwardTests(TwoSidesCase):
         self.assertEqual(self.errors, [])
 
     def test_a_server_that_does_not_read(self) -> None:
-        """The client is slowed down; nothing piles up in between."""
+        """
+        A server that reads nothing for a while ends neither the stream nor the connection, and what was sent
+        comes when it reads.
+        """
         self.serve()
         self.expose()
         self.forward()

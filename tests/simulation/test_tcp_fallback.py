@@ -13,11 +13,11 @@ from punch.wire.control import Accept
 
 REFLECTOR = 3478
 IN_TIME = PROOFS * PROOF_GAP + TIME_FOR_CHECKS + 3.0
-"""Seconds after the call: nobody can prove where they receive, then TCP is tried."""
+"""Seconds after the call within which TCP finds a path if neither side can prove where it receives."""
 
 
 def only_to_the_rendezvous(host: str) -> Callable[[Packet], bool]:
-    """What a firewall drops that lets UDP out to the port of the reflector and relay alone."""
+    """What a firewall at this host drops, if it lets UDP out to the port of the reflector and relay alone."""
 
     def drop(packet: Packet) -> bool:
         return packet.protocol == "udp" and packet.source[0] == host and packet.destination[1] != REFLECTOR

@@ -150,7 +150,7 @@ class OneAtATimeTests(TCPTestCase):
         return status.path.protocol if status.path.kind != "relay" else "relay"
 
     def test_two_links(self) -> None:
-        """While she looks for a path to the one, she does not to the other; both are direct soon."""
+        """She looks for a path to one of them at a time, and both are direct soon."""
         self.place(NAT(ports=Ports.RANDOM))
         nat = NAT(CAROL, ports=Ports.RANDOM)
         carol = Peer(

@@ -33,8 +33,8 @@ def replace_section(path: Path, section: str, text: str) -> None:
 
 def sent_table(calls: Iterable[Sequence[SentBySide]]) -> str:
     """
-    What calls have sent, by technique, as a markdown table: of each call, what both sides have sent together,
-    and of each side alone the most.
+    What calls have sent, by technique, as a markdown table: the median and the most of what both sides of a
+    call have sent together, and the most that one side has sent.
 
     :param calls: what each side of a call has sent.
     """

@@ -198,10 +198,9 @@ class MovingTests(NAT64TestCase):
         self.direct(alice, bob)
         link = alice.link_to(bob)
         # Which name server answers depends on the network
-        elsewhere = self.ipv6_home("elsewhere", network=OWN)
+        self.ipv6_home("elsewhere", network=OWN)
         host.move(self.net.lans["elsewhere"])
         self.still_direct(alice, bob, "203.0.113.3")
-        del elsewhere
         self.home("alice-home", EASY)
         self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "192.0.0.171"]
         host.move(self.net.lans["alice-home"])

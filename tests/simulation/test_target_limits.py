@@ -1,4 +1,4 @@
-"""What ever new peers may have sent to addresses that have not answered."""
+"""How much is sent to one host that ever new peers name, if it has not answered."""
 
 from __future__ import annotations
 
