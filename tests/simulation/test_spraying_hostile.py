@@ -187,17 +187,10 @@ class HostileOpenerTests(PunchingTestCase):
         carol = self.call_by_carol()
         self.net.advance(4.0)
         self.ask(self.targets())
-        asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
-        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
-        self.net.trace = []
-        self.net.advance(0.5)
-        self.assertEqual([each for each in self.net.trace if each.destination[1] in (9600, 9601)], [])
+        self.assertEqual(self.ask_from(carol, 1), (0, 0))
         # Afterwards it is carol's turn
         self.net.advance(40.0)
-        asked = Targets(2, "spraying", "203.0.113.3", (9600, 9601))
-        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
-        self.net.advance(0.5)
-        self.assertGreater(len([each for each in self.net.trace if each.destination[1] == 9600]), 0)
+        self.assertGreater(self.ask_from(carol, 2)[0], 0)
         carol.stop()
 
     def test_a_peer_that_lets_us_wait(self) -> None:
@@ -216,6 +209,16 @@ class HostileOpenerTests(PunchingTestCase):
         ).register()
         carol.call(self.bob.id)
         return carol
+
+    def ask_from(self, carol: Peer, attempt: int, seconds: float = 0.5) -> tuple[int, int]:
+        """Have carol's node ask bob's; returns how many packets go to each of the two ports that it names."""
+        self.net.trace = []
+        asked = Targets(attempt, "spraying", "203.0.113.3", (9600, 9601))
+        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
+        self.net.advance(seconds)
+        assert isinstance(self.net.trace, list)
+        ports = [each.destination[1] for each in self.net.trace]
+        return ports.count(9600), ports.count(9601)
 
     def packets_to_another(self, descriptors: int) -> int:
         """How many packets bob sends to carol while his attempt with alice only waits."""
@@ -237,12 +240,9 @@ class HostileOpenerTests(PunchingTestCase):
         self.net.advance(2.8)
         tried = next(link.punching for link in self.bob.node.status.links if link.peer == self.alice.id)
         self.assertEqual(tried.packets, OPENED * SOCKETS)
-        self.net.trace = []
-        asked = Targets(1, "spraying", "203.0.113.3", (9600, 9601))
-        carol.link_to(self.bob).send_control(OptionalFrameType.TARGETS, asked.encode())
-        self.net.advance(0.5)
+        sent, _ = self.ask_from(carol, 1, 1.5)
         carol.stop()
-        return len([each for each in self.net.trace if each.destination[1] == 9600])
+        return sent
 
 
 class HostileAimTests(PunchingTestCase):
