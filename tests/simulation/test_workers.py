@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_one_dies(workers: Workers) -> None:
     """Those that may have done it are named; there are others for what comes next."""
     with pytest.raises(AssertionError, match=r"A process died.*\b7\b"):
         workers.run(half, [2, 4, 7, *range(8, 80, 2)])
+    assert workers.run(half, [8]) == [4]
+
+
+def test_one_dies_before_all_are_handed_out(workers: Workers) -> None:
+    """The same is told when a process ends while cases are still being handed out."""
+
+    def cases() -> Iterator[int]:
+        yield from (2, 7, 4)
+        for _ in range(6000):  # handing out ends with the process that ends
+            time.sleep(0.01)
+            yield 8
+
+    with pytest.raises(AssertionError, match=r"A process died.*\b7\b"):
+        workers.run(half, cases())
     assert workers.run(half, [8]) == [4]
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -34,9 +34,16 @@ class Workers:
         :raise AssertionError: for one it raised, or its process died; says for which, and has the cause.
         """
         pool = self._start()
-        calls = [(case, pool.submit(_call, function, case)) for case in cases]
+        calls: list[tuple[Case, Future[Result]]] = []
         results = []
+        broken: BrokenProcessPool | None = None
         try:
+            for case in cases:
+                try:
+                    calls.append((case, pool.submit(_call, function, case)))
+                except BrokenProcessPool as problem:
+                    broken = problem  # by one of those before it, most likely, which raises it below
+                    break
             for case, call in calls:
                 try:
                     results.append(call.result())
@@ -48,6 +55,9 @@ class Workers:
                     raise AssertionError(f"A process died that had one of these: {running}") from problem
                 except Exception as problem:
                     raise AssertionError(f"{case}: {problem!r}") from problem
+            if broken is not None:
+                self.close()
+                raise AssertionError("A process died that had none of these") from broken
         finally:
             for _, call in calls:
                 call.cancel()
