@@ -83,7 +83,7 @@ def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
     takes = watched and takes_escapes(options.environ) and not options.json
     if takes and modes.known and find_spec("prompt_toolkit") is not None:
         # Only the front end that is used is loaded, here and below
-        from punch.ui.terminal.console import TerminalConsole
+        from punch.ui.terminal.front_end import TerminalConsole
 
         return TerminalConsole(reactor, streams, modes, options, chat)
 

@@ -17,8 +17,7 @@ from punch.apps.files.source import SourceError
 from punch.apps.files.transfers import Transfers
 from punch.identity import PeerID
 from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
-from punch.ui.json.events import peer_called, transfer_list
-from punch.ui.json.transfers import transfer_fields
+from punch.ui.json.events import peer_called, transfer_fields, transfer_list
 from punch.ui.text.transfers import (
     source_error_sentence,
     too_many_transfers_sentence,

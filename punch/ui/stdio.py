@@ -19,9 +19,8 @@ from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.names import without_format
 from punch.node.events import Connected
-from punch.ui.command_line import ANSWERS, CommandLine
+from punch.ui.command_line import ANSWERS, CommandLine, Question
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
-from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import Style

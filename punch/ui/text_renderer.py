@@ -44,11 +44,9 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.sanitize import printable
-from punch.ui.command_line import CommandLine, TextScreen
+from punch.ui.command_line import CommandLine, Question, TextScreen
 from punch.ui.front_end import ProcessView
-from punch.ui.json.events import contact_fields
-from punch.ui.json.transfers import transfer_fields
-from punch.ui.questions import Question
+from punch.ui.json.events import contact_fields, transfer_fields
 from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence

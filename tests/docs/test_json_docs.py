@@ -11,7 +11,7 @@ from punch.ice.punching.techniques import TECHNIQUES, Technique
 from punch.local import connection, server, socket_file
 from punch.natcheck.report import Direct, FamilyReport, NetcheckReport, RouterReport
 from punch.ui.commands import COMMANDS
-from punch.ui.json import events, front_end, transfers
+from punch.ui.json import events, front_end
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 EVENTS, COMMANDS_SECTION = PAGE.split("## Events of the peer")[1].split("## Commands of the peer")
@@ -35,7 +35,7 @@ def test_every_event() -> None:
     }
     assert len(told) > 20
     told |= {f"transfer-{stage.value}" for stage in Stage} | set(
-        re.findall(r'"(transfer-[a-z]+)"', Path(transfers.__file__).read_text())
+        re.findall(r'"(transfer-[a-z]+)"', Path(events.__file__).read_text())
     )
     for name in told | {str(state) for state in MessageState} - {"unread"}:
         found = re.search(rf"^\| (`[a-z-]+`, )*`{name}`(, `[a-z-]+`)* \|", EVENTS, re.MULTILINE)

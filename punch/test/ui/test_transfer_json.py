@@ -12,7 +12,7 @@ from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferDi
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.local.protocol import CommandError
 from punch.test.apps.chat.chat_network import peer_id
-from punch.ui.json.transfers import transfer_event, transfer_fields
+from punch.ui.json.events import transfer_event, transfer_fields
 from punch.ui.text.answers import transfer_line
 
 OFFER = FilesOffer(

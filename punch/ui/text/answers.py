@@ -104,7 +104,7 @@ def met_line(answer: Answer) -> str:
 
 
 def transfer_line(answer: Answer, who: str) -> str:
-    """A transfer, as `punch.ui.json.transfers.transfer_fields` gives it."""
+    """A transfer, as `punch.ui.json.events.transfer_fields` gives it."""
     items = answer["items"]
     if answer["is_text"]:
         items = [{"name": "a text"}]

@@ -44,7 +44,7 @@ from punch.local.protocol import CommandError
 from punch.node.node import Node
 from punch.test.internet import LinkSpec
 from punch.test.node.test_services import NodeTestCase
-from punch.ui.json.transfers import transfer_fields
+from punch.ui.json.events import transfer_fields
 from punch.ui.text.causes import event_sentence
 
 MIB = 1024 * 1024

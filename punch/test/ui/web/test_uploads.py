@@ -16,10 +16,10 @@ from punch.test.ui.web.web_server import EchoOwner
 from punch.ui.command import CommandContext
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import MAX_UPLOADING, PLAIN_TIME
-from punch.ui.web.page_commands import PageCommands
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 from punch.ui.web.uploads import IDLE_TIME, MAX_FILES, MAX_QUEUED, MAX_UPLOADS, UploadError, Uploads
+from punch.ui.web.view import PageCommands
 
 T = TypeVar("T")
 
