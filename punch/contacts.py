@@ -12,14 +12,15 @@ knows that it is kept; changes are rare: a name, a block, a grant, a first meeti
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from punch import learned_paths, names, petnames
+from punch import names, petnames
+from punch.contact_entries import Contact, LearnedPath, NewerVersion, decode, encode, with_path
 from punch.files import (
     make_private_directory,
     open_regular,
@@ -28,15 +29,12 @@ from punch.files import (
     try_lock,
     unusable,
 )
-from punch.identity import PeerID, PeerIDError
-from punch.learned_paths import LearnedPath
+from punch.identity import TEXT_LENGTH, PeerID, PeerIDError
 from punch.petnames import BadPetname
-from punch.sanitize import name_on_one_line, quoted
+from punch.sanitize import quoted
 
 #: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
-
-VERSION = 2
 
 #: Changes that wait until the file can be written. Then only blocks are accepted, one for each peer.
 MAX_LATE = 2_000
@@ -54,28 +52,6 @@ class AddressBookError(ValueError):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Contact:
-    """
-    An entry of the book.
-
-    :ivar claimed: the name that the peer gave itself last.
-    :ivar name: its petname.
-    :ivar known: whether it was called or accepted before.
-    :ivar named: whether the petname was set or removed, by the user or at the first meeting, and stays so.
-    :ivar services: the names of the services that are granted to it. The chat needs no grant.
-    :ivar paths: what was learned about paths to it, the newest last.
-    """
-
-    claimed: str = ""
-    name: str | None = None
-    known: bool = False
-    blocked: bool = False
-    named: bool = False
-    services: frozenset[str] = frozenset()
-    paths: tuple[LearnedPath, ...] = ()
 
 
 class AddressBook:
@@ -181,7 +157,7 @@ class AddressBook:
         """Something was learned about a path to a peer, which is kept if the peer is known."""
 
         def change(entry: Contact) -> Contact:
-            return replace(entry, paths=learned_paths.with_path(entry.paths, path)) if entry.known else entry
+            return replace(entry, paths=with_path(entry.paths, path)) if entry.known else entry
 
         return self._change(peer, change, ("path", path.network, path.host), most=MAX_LATE_OF_PEERS)
 
@@ -276,7 +252,7 @@ class AddressBook:
                 if _stamp(path) != self._stamp:
                     # What can't be read is not written over.
                     self._read(path)
-                replace_private(path, _encode(self._entries))
+                replace_private(path, encode(self._entries))
                 self._stamp = _stamp(path)
                 self._late.clear()
             finally:
@@ -340,12 +316,12 @@ class AddressBook:
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         try:
-            entries = _decode(read_regular(path, MAX_FILE))
+            entries = decode(read_regular(path, MAX_FILE))
         except FileNotFoundError:
             entries = {}
         except OSError as error:
             raise AddressBookError("state", _unusable(path, error)) from error
-        except _Newer as error:
+        except NewerVersion as error:
             raise AddressBookError(
                 "state",
                 f"The address book {path} was written by a newer version of Punch: use that one, or choose "
@@ -383,10 +359,6 @@ class AddressBook:
         return descriptor
 
 
-class _Newer(Exception):
-    """The file has a version from the future."""
-
-
 def _unusable(path: Path, error: OSError) -> str:
     # It may be the file beside it.
     what = f"The address book's file {error.filename or path}"
@@ -405,90 +377,57 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _encode(entries: dict[PeerID, Contact]) -> bytes:
-    peers = {}
-    for peer in sorted(entries):
-        entry = entries[peer]
-        value: dict[str, object] = {"claimed": entry.claimed, "known": entry.known, "blocked": entry.blocked}
-        if entry.named:
-            value["name"] = entry.name
-        if entry.services:
-            value["services"] = sorted(entry.services)
-        if entry.paths:
-            value["paths"] = learned_paths.encode(entry.paths)
-        peers[str(peer)] = value
-    return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
+#: Names that are looked at for one that is near, and how many of them are told.
+MAX_COMPARED, MAX_TOLD = 5000, 3
+
+#: Longest text that may be a name.
+_MAX_NAME = 40
 
 
-def _decode(content: bytes) -> dict[PeerID, Contact]:
-    book = json.loads(content)
-    version = book.get("version", 1)
-    if not isinstance(version, int) or version < 1:
-        raise ValueError("no version")
-    if version > VERSION:
-        raise _Newer
-    if version == 1:
-        return dict(_entries_v1(book["peers"]))
-    entries = {PeerID.parse(text): _entry(value) for text, value in book["peers"].items()}
-    return dict(_with_distinct_names(entries))
+class UnknownPeer(ValueError):
+    """Nobody is meant; `str()` is a sentence for the user."""
 
 
-def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerID, Contact]]:
+def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerID:
     """
-    Earlier versions kept names that are none today: those that nobody can tell from another's, since they
-    differ in what is not seen, or that look like an ID. Who has such a name has none now.
+    Whom `text` means. What is not seen in it (Unicode Cf) is ignored.
+
+    :param others: names that could have been typed as well, for the sentence.
+    :raise UnknownPeer: nobody; a name is called that, and an ID with a typo that.
     """
-    exact = [petnames.old_key(entry.name) for entry in entries.values() if entry.name is not None]
-    if len(set(exact)) < len(exact):
-        raise ValueError("one name for two")
-    unchanged: dict[str, PeerID] = {}
-    checked: dict[PeerID, str] = {}
-    for peer, entry in entries.items():
-        if entry.name is None:
-            continue
-        with suppress(BadPetname):
-            name = checked[peer] = petnames.check_name(entry.name)
-            # Whose name is as it is seen keeps it.
-            if name == entry.name or petnames.key(name) not in unchanged:
-                unchanged[petnames.key(name)] = peer
-    for peer, entry in entries.items():
-        kept = checked.get(peer)
-        yield peer, replace(entry, name=kept if kept and unchanged[petnames.key(kept)] == peer else None)
+    typed = names.without_format(text).strip()
+    named = book.find(typed)
+    if named is not None:
+        return named
+    try:
+        return PeerID.parse(typed)
+    except PeerIDError as error:
+        if not typed or "://" in typed or not is_name(typed):
+            raise UnknownPeer(str(error)) from None
+    near = near_names(typed, [*islice(_names(book), MAX_COMPARED), *others])
+    what = " or ".join(near)
+    hint = f"Did you mean {what}?" if near else "punch peers, or /peers in a chat, lists the names."
+    raise UnknownPeer(f"{quoted(typed)} is neither a name in the address book nor a peer ID. {hint}")
 
 
-def _entry(value: dict[str, object]) -> Contact:
-    claimed, known, blocked = value["claimed"], value["known"], value["blocked"]
-    name = value.get("name")
-    if not (isinstance(claimed, str) and isinstance(known, bool) and isinstance(blocked, bool)):
-        raise TypeError("an entry has other fields")
-    if name is not None and not isinstance(name, str):
-        raise TypeError("a name is a string")
-    if name is not None and not petnames.was_possible(name):
-        raise ValueError("a name that no version gives")
-    services = value.get("services", [])
-    if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
-        raise TypeError("services are names")
-    paths = learned_paths.decode(value.get("paths", []))
-    return Contact(_seen(claimed), name, known, blocked, "name" in value, frozenset(services), paths)
+def near_names(typed: str, known: Iterable[str]) -> list[str]:
+    """Names that are written nearly so, or look so, the nearest first."""
+    # Only a name that is unknown needs it, and each start would pay for it.
+    from difflib import get_close_matches
+
+    folded = {name.casefold(): name for name in known}
+    alike = [name for key, name in folded.items() if names.alike(name, typed)]
+    close = get_close_matches(typed.casefold(), folded, MAX_TOLD)
+    begin = [name for key, name in folded.items() if key.startswith(typed.casefold())]
+    found = dict.fromkeys([*alike, *(folded[key] for key in close), *begin])
+    return list(found)[:MAX_TOLD]
 
 
-def _seen(claimed: str) -> str:
-    """What a peer called itself; empty if not all of it can be seen."""
-    return claimed if name_on_one_line(claimed) == claimed else ""
+def _names(book: AddressBook) -> Iterable[str]:
+    return (name for peer in book if (name := book.name_of(peer)) is not None)
 
 
-def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:
-    """The first version kept no petnames: they are given as at a first meeting."""
-    taken: set[str] = set()
-    for text, value in peers.items():
-        claimed = value["name"]
-        if not isinstance(claimed, str):
-            raise TypeError("a name is a string")
-        name = petnames.name_from(claimed)
-        if name is not None:
-            name = name if taken.isdisjoint(names.looks(name)) else None
-            taken |= names.looks(claimed)
-        yield (
-            PeerID.parse(text),
-            Contact(_seen(claimed[: petnames.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
-        )
+def is_name(typed: str) -> bool:
+    """Whether it was rather meant as a name than as an ID."""
+    compact = "".join(typed.split())
+    return len(compact) <= _MAX_NAME and len(compact) < TEXT_LENGTH and not names.looks_like_an_id(compact)

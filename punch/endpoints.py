@@ -31,13 +31,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.link.stream import encode_name
 from punch.link.transport import PunchAddress
 from punch.local.access import Allow, NodeAccess
 from punch.local.process import NodeOptions, attach_or_become, check_rendezvous
 from punch.local.protocol import CommandError
-from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Unregistered
 from punch.node.policies import PortMappingPolicy, SprayPolicy

@@ -7,7 +7,7 @@ the options. Nothing heavy is imported before it is known what is wanted.
 
 from __future__ import annotations
 
-import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+import punch.cli.startup  # noqa: F401 (before all that takes its time)
 
 # isort: split
 import sys
@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from punch import __version__
-from punch.cli.interrupt import end_quietly_on_interrupt
-from punch.cli.loading import end_without_collecting
+from punch.cli.startup import end_quietly_on_interrupt, end_without_collecting
 from punch.cli.usage import (
     escape_output,
     seen_words,
@@ -118,17 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return receive(rest)
     if command in ("invite", "join"):
-        from punch.cli.commands.invite import invite, join
+        from punch.cli.commands.codes import invite, join
 
         return invite(rest) if command == "invite" else join(rest)
-    if command == "forward":
-        from punch.cli.commands.forward import main as forward
+    if command in ("forward", "expose"):
+        from punch.cli.commands.forward import expose, forward
 
-        return forward(rest)
-    if command == "expose":
-        from punch.cli.commands.expose import main as expose
-
-        return expose(rest)
+        return forward(rest) if command == "forward" else expose(rest)
     if command == "pipe":
         from punch.cli.commands.pipe import main as pipe
 
@@ -147,7 +142,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
     """The command line of a chat, with `--peer WHO` for the word that may stand anywhere between options."""
     import getopt
 
-    from punch.cli.peer.tap import Options
+    from punch.cli.peer_tap import Options
 
     known: Any = Options()
     try:
@@ -164,7 +159,7 @@ def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
     """`twistd -n PLUGIN …`, in this process, that was asked for as `punch COMMAND …`."""
     from twisted.scripts import twistd
 
-    from punch.cli.options import commands
+    from punch.cli.twistd import commands
 
     commands[plugin] = f"punch {command}"
     # twistd reads the command line itself, and may start again from it.

@@ -1,6 +1,7 @@
 """
 Adds what `twistd` does not give to the programs that it starts: an exit status, signals that end it
-cleanly at any moment, its own stdout, and files of its own instead of `twistd.pid` and a log on stdout.
+cleanly at any moment, its own stdout, files of its own instead of `twistd.pid` and a log on stdout, and one
+sentence about a wrong command line.
 
 Used by the other modules of `punch.cli` only.
 """
@@ -16,7 +17,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO
@@ -26,8 +27,9 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
-from punch.cli.interrupt import end_quietly_on_interrupt
-from punch.cli.usage import write_stderr
+from punch import __version__
+from punch.cli.startup import end_quietly_on_interrupt
+from punch.cli.usage import escape_output, seen_words, show, usage_error_text, write_stderr
 from punch.files import check_regular, unusable
 
 LOG_BYTES = 1_000_000
@@ -391,17 +393,85 @@ def _given(parent: usage.Options) -> set[str]:
     return given
 
 
-def raise_descriptor_limit(wanted: int = 65_536) -> int:
-    """Raise the soft limit of open files towards `wanted`, as far as allowed; the limit that holds now."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    target = wanted if hard == unlimited else min(wanted, hard)
-    if soft != unlimited and soft < target:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-            return target
-    return wanted if soft == unlimited else soft
+_LEAST_COLUMNS = 60
+"""Help is never narrower: the longest options need half of that."""
+
+commands: dict[str, str] = {}
+"""What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
+
+
+class CommandOptions(usage.Options):
+    """
+    Options of a plugin: a wrong command line gets one sentence instead of all that `twistd` knows to say.
+
+    What is not seen (Unicode Cf) in a value is ignored, unless it names a file.
+
+    :cvar plugin: its name.
+    :cvar files: the options whose values name files.
+    :cvar rare: options that few users need: `--help`, which fits on one screen, leaves them out, and
+        `--help-all` shows them.
+    """
+
+    plugin: str
+    files: frozenset[str] = frozenset()
+    rare: Collection[str] = frozenset()
+
+    @property
+    def command(self) -> str:
+        """What the user calls this by."""
+        return commands.get(self.plugin, f"twistd {self.plugin}")
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read a command line.
+
+        :raise SystemExit: it is wrong, or asks for help.
+        """
+        escape_output()
+        given = list(sys.argv[1:] if options is None else options)
+        try:
+            super().parseOptions(seen_words(given, self.files))  # type: ignore[no-untyped-call]
+        except usage.UsageError as problem:
+            # Not `self["json"]`: options after the wrong one were not read.
+            as_json = "--json" in given
+            fail(self.command, usage_error_text(str(problem), self.command), as_json=as_json)
+
+    def opt_help(self) -> NoReturn:
+        """Display this help and exit."""
+        show(self._help(self.rare or ("help-all",)))
+        raise SystemExit(0)
+
+    def opt_help_all(self) -> NoReturn:
+        """Show all options."""
+        show(self._help(()))
+        raise SystemExit(0)
+
+    def _help(self, hidden: Collection[str]) -> str:
+        """The help without some options."""
+        # Twisted's `getUsage` has no parameter for that
+        all_options = self.longOpt
+        try:
+            self.longOpt = [option for option in all_options if option.rstrip("=") not in hidden]
+            return str(self).rstrip("\n")
+        finally:
+            self.longOpt = all_options
+
+    def opt_version(self) -> NoReturn:
+        """Display the version of Punch and exit."""
+        show(f"Punch {__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse arguments that are no options."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]}")
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help, as wide as the terminal. Twisted takes any `COLUMNS`, and fails if there is no room."""
+        from shutil import get_terminal_size
+
+        return super().getUsage(width or max(_LEAST_COLUMNS, get_terminal_size().columns))
+
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return f"Usage: {self.command} [options]"

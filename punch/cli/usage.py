@@ -2,7 +2,7 @@
 What a program says of its command line: help, and what is wrong, in one sentence.
 
 For the commands that `argparse` reads (`punch.cli.parser`), and those that Twisted reads
-(`punch.cli.options`). Nothing heavy is imported.
+(`punch.cli.twistd`). Nothing heavy is imported.
 """
 
 from __future__ import annotations

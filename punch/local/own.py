@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 from twisted.python.failure import Failure
 
-from punch.contacts import AddressBook
+from punch.contacts import AddressBook, UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.link.events import LinkError, ServiceRefused, StreamLimitError
 from punch.link.link import Link
@@ -20,7 +20,6 @@ from punch.link.status import LinkStatus, Path
 from punch.local.access import DELIVERY_TIME, Allow
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.local.transfer_reports import TransferReport, TransferReports
-from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
 from punch.wire.rendezvous_address import RendezvousAddress

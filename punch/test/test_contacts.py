@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.contact_entries import Contact, LearnedPath
 from punch.contacts import (
     LOCK_TIME,
     MAX_LATE,
     MAX_LATE_OF_PEERS,
     AddressBook,
     AddressBookError,
-    Contact,
 )
 from punch.files import try_lock
-from punch.learned_paths import LearnedPath
 from punch.node.calls.calls import Decision, decide
 from punch.petnames import MAX_CLAIMED, check_name, name_from
 from punch.test.apps.chat.chat_network import peer_id

@@ -12,7 +12,7 @@ from unittest import skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.store import Store
-from punch.cli.rendezvous.relay_options import RelayOptionError, RelayOptions
+from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
 from punch.contacts import AddressBook
 from punch.files import NotRegular, check_regular, open_regular, read_regular, sqlite_files
 from punch.identity import Identity, load_identity

@@ -28,15 +28,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.curve25519 import P, montgomery_u
 from punch.identity import (
     Identity,
     IdentityError,
+    P,
     PeerID,
     PeerIDError,
     key_from_text,
     key_to_text,
     load_identity,
+    montgomery_u,
 )
 from punch.test.strategies import IDENTITIES, SETTINGS, identity
 

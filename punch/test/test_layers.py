@@ -24,26 +24,22 @@ BASE = {
     "petnames",
     "sanitize",
     "unicode_tables",
-    "curve25519",
     "identity",
-    "learned_paths",
+    "contact_entries",
     "contacts",
-    "lookup",
     "state",
 }
 ALLOWED = {
     "files": set(),
     "extras": set(),
-    "curve25519": set(),
     "unicode_tables": set(),
     "names": {"unicode_tables"},
     "sanitize": {"names"},
     "amounts": {"sanitize"},
-    "identity": {"files", "curve25519"},
-    "learned_paths": set(),
+    "identity": {"files"},
     "petnames": {"names", "sanitize"},
-    "contacts": {"identity", "files", "learned_paths", "names", "petnames", "sanitize"},
-    "lookup": {"contacts", "identity", "names", "sanitize"},
+    "contact_entries": {"identity", "names", "petnames", "sanitize"},
+    "contacts": {"identity", "files", "contact_entries", "names", "petnames", "sanitize"},
     "state": {"contacts", "identity", "files", "names", "sanitize"},
     "wire": {"identity"},
     "net": {"wire"},
@@ -293,10 +289,10 @@ class LayersTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_programs_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
-        for name in ("cli/rendezvous/tap.py", "cli/peer/tap.py", "cli/main.py"):
+        for name in ("cli/rendezvous/tap.py", "cli/peer_tap.py", "cli/main.py"):
             tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-            self.assertEqual(ast.unparse(found[1]), "import punch.cli.interrupt")
+            self.assertEqual(ast.unparse(found[1]), "import punch.cli.startup")
 
     def test_calls_are_scheduled_by_the_driver(self) -> None:
         """`callLater(0, ...)` is no timer: it means the end of this turn of the reactor."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.contacts import AddressBook
-from punch.lookup import UnknownPeer, find_peer, near_names
+from punch.contacts import AddressBook, UnknownPeer, find_peer, near_names
 from punch.test.apps.chat.chat_network import peer_id
 
 BOB, NORA = peer_id(2), peer_id(3)

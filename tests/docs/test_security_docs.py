@@ -12,11 +12,11 @@ import pytest
 from punch.apps.chat.model import MAX_TEXT
 from punch.apps.forward import connections as forward
 from punch.apps.forward import datagrams, flows
+from punch.contact_entries import MAX_AGE, MAX_PATHS
 from punch.ice import budget, early_budget, target_limits
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.punching import opening_budget
-from punch.learned_paths import MAX_AGE, MAX_PATHS
 from punch.link.events import LinkLimits
 from punch.link.quic.interface import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler

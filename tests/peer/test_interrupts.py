@@ -2,7 +2,7 @@
 How programs end: by signals, from their first import to a connected link; help that nobody reads.
 
 When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
-sent so many imports after `punch.cli.interrupt`, from where on it is ours to decide. What happens before that
+sent so many imports after `punch.cli.startup`, from where on it is ours to decide. What happens before that
 is Python's and, for the plugins, `twistd`'s own.
 """
 
@@ -59,7 +59,7 @@ def interrupted(arguments: list[str], directory: Path, later: int) -> tuple[int,
         watchdog.start()
         lines = iter(process.stderr.readline, b"")
         before = list(
-            itertools.takewhile(lambda line: not line.rstrip().endswith(b" punch.cli.interrupt"), lines)
+            itertools.takewhile(lambda line: not line.rstrip().endswith(b" punch.cli.startup"), lines)
         )
         before += itertools.islice(lines, later)
         process.send_signal(signal.SIGINT)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from punch.contact_entries import MAX_TRIES
 from punch.ice.punching.techniques import Technique
-from punch.learned_paths import MAX_TRIES
 from punch.node.paths.restart_schedule import IMPROVE
 from punch.node.punching.choice import ATTEMPTS
 from punch.node.punching.coordinator import SETTLE, PunchingStatus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from punch.learned_paths import MAX_TRIES
+from punch.contact_entries import MAX_TRIES
 from punch.node.punching.tcp import ATTEMPTS
 from punch.node.punching.tcp_attempt import ROUNDS
 from punch.test.internet import NAT, LinkSpec, Packet, Ports

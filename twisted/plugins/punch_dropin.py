@@ -19,7 +19,7 @@ rendezvous = ServiceMaker(
 
 peer = ServiceMaker(
     "Punch peer",
-    "punch.cli.peer.tap",
+    "punch.cli.peer_tap",
     "Punch through to another peer and chat with it, or wait for one.",
     "punch-peer",
 )

@@ -11,11 +11,11 @@ from punch.apps.chat.events import ContactChanged, ContactForgotten, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.chat.protocol import STREAM_NAME
-from punch.contacts import AddressBook, AddressBookError, Contact
+from punch.contact_entries import Contact
+from punch.contacts import AddressBook, AddressBookError, UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.link.services import LEASE
 from punch.link.stream import MAX_NAME
-from punch.lookup import UnknownPeer, find_peer
 from punch.net.driver import Timers
 from punch.node.interfaces import INode
 from punch.sanitize import quoted

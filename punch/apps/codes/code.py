@@ -16,8 +16,8 @@ from enum import Enum
 from functools import cache
 from hashlib import sha256
 
+from punch.contacts import near_names
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.lookup import near_names
 from punch.names import without_format
 
 FIRST_NUMBER, LAST_NUMBER = 10_000, 99_999

@@ -1,4 +1,7 @@
-"""`punch forward`: a port or socket of this machine that leads to one that a peer exposes."""
+"""
+`punch forward`: a port or socket of this machine that leads to one that a peer exposes. `punch expose`: a
+port or socket of this machine, for peers.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,44 @@ from punch.apps.forward.addresses import (
     ForwardAddress,
     ForwardAddressError,
     Protocol,
+    named_service,
     parse_address,
     service_of,
     split_target,
 )
-from punch.apps.forward.failures import failure_of
+from punch.apps.forward.failures import ForwardFailure, failure_of
 from punch.apps.forward.reverse import listen_service
-from punch.cli import twistd
-from punch.cli.commands.forward_common import Notices, ReverseForward, forwarder_for, listen, option_for
+from punch.cli.commands.forward_common import (
+    Notices,
+    ReverseForward,
+    exposed_at,
+    forwarder_for,
+    grant_port,
+    listen,
+    option_for,
+)
 from punch.cli.commands.node_command import NodeCommand, make_parser
+from punch.cli.startup import raise_descriptor_limit
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
-from punch.local.access import NodeAccess
+from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
-from punch.lookup import UnknownPeer, find_peer
-from punch.ui.text.forwards import address_error_sentence, failure_text, open_failure_text
+from punch.ui.text.forwards import (
+    address_error_sentence,
+    exposed_failure_text,
+    failure_text,
+    open_failure_text,
+)
 
-PROGRAM = "punch forward"
 
-
-def main(arguments: Sequence[str]) -> int:
+def forward(arguments: Sequence[str]) -> int:
     """
     Forward connections until a signal comes.
 
     :return: the exit status, one of `ExitStatus`.
     """
     parser = make_parser(
-        PROGRAM,
+        "punch forward",
         "Listen on a port or a Unix socket of this machine, and forward each connection to what a peer "
         "exposes with punch expose, until you press Ctrl-C. With --reverse, a port of the peer leads here.",
         "docs/forward.md",
@@ -64,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     from twisted.internet import reactor
 
-    twistd.raise_descriptor_limit()
-    command = NodeCommand(PROGRAM, options, reactor, "Stopped: nothing is forwarded any more.")
+    raise_descriptor_limit()
+    command = NodeCommand("punch forward", options, reactor, "Stopped: nothing is forwarded any more.")
     try:
         local = parse_address(options.local, listening=not options.reverse, udp=options.udp)
         who, what = split_target(options.target)
@@ -109,3 +124,114 @@ async def _forward(
         service=service,
     )
     await Deferred()
+
+
+def expose(arguments: Sequence[str]) -> int:
+    """
+    Expose an address until a signal comes.
+
+    :return: the exit status, one of `ExitStatus`.
+    """
+    parser = make_parser(
+        "punch expose",
+        "Let peers reach a port or a Unix socket from here, with punch forward and punch pipe, until you "
+        "press Ctrl-C. Nothing else becomes reachable.",
+        "docs/forward.md",
+    )
+    parser.add_argument("address", metavar="ADDRESS", help="localhost:22, 22, or the path of a Unix socket")
+    parser.add_argument(
+        "--to",
+        dest="peers",
+        action="append",
+        default=[],
+        metavar="WHO",
+        required=True,
+        help="who may use it: a name of the address book, an ID, or anyone; may be repeated",
+    )
+    parser.add_argument(
+        "--as",
+        dest="service",
+        metavar="NAME",
+        help="the name that peers give instead of the address [default: the address]",
+    )
+    parser.add_argument("--udp", action="store_true", help="a port of UDP, for punch forward --udp")
+    parser.add_argument(
+        "--reverse",
+        action="store_true",
+        help="the other way round: let the peers have connections to this port go to them, by punch forward "
+        "--reverse",
+    )
+    options = parser.parse(arguments)
+    if options.reverse and "anyone" in options.peers:
+        parser.error("--reverse needs the names or IDs of peers, not anyone")
+    from twisted.internet import reactor
+
+    raise_descriptor_limit()
+    command = NodeCommand("punch expose", options, reactor, "Stopped: nothing is exposed any more.")
+    try:
+        address = parse_address(options.address, udp=options.udp)
+        service = (
+            address.service if options.service is None else named_service(options.service, udp=options.udp)
+        )
+        if options.reverse:
+            service = listen_service(service)
+        anyone = "anyone" in options.peers
+        peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
+    except UnknownPeer as error:
+        command.fail(str(error), "bad-peer-id")
+    except ForwardAddressError as error:
+        command.fail(address_error_sentence(error), "bad-address")
+    name = str(address) if options.service is None else options.service
+    exposing = _Exposing(command, address, name, service, Allow(peers, anyone))
+    return command.run(exposing.reverse if options.reverse else exposing.run)
+
+
+class _Exposing:
+    """
+    One `punch expose`.
+
+    :param name: what peers call the address.
+    :param service: what the link calls it.
+    """
+
+    def __init__(
+        self, command: NodeCommand, address: ForwardAddress, name: str, service: str, allow: Allow
+    ) -> None:
+        self._command = command
+        self._address = address
+        self._name = name
+        self._service = service
+        self._allow = allow
+        self._who = ", ".join(sorted(command.called(peer) for peer in allow.peers))
+        self._option = option_for(address)
+
+    async def run(self, node: NodeAccess) -> None:
+        """Let the peers reach the address."""
+        notices = Notices(self._command)
+
+        def failed(peer: PeerID, failure: ForwardFailure, error: Exception) -> None:
+            text = exposed_failure_text(failure, self._command.called(peer), str(self._address), error)
+            notices.tell(text, peer=str(peer), reason=failure.reason)
+
+        exposed = exposed_at(self._command.reactor, self._address, failed)
+        await node.serve(self._service, exposed, self._allow)
+        who = "Anyone" if self._allow.anyone else self._who
+        example = f"punch forward {self._option}8080 YOU:{self._name}"
+        self._tell(node, f"{who} can reach {self._address} now, as in {example}.")
+        await self._command.stay_registered(node)
+
+    async def reverse(self, node: NodeAccess) -> None:
+        """Let the peers ask for the address: connections to it go to them."""
+        await grant_port(self._command, node, self._address, self._service, self._allow.peers)
+        example = f"punch forward --reverse {self._option}3000 YOU:{self._name}"
+        self._tell(node, f"{self._who} can have {self._address} lead to a port there now, as in {example}.")
+        await self._command.stay_registered(node)
+
+    def _tell(self, node: NodeAccess, sentence: str) -> None:
+        self._command.tell(
+            f"{sentence} Your ID is {node.peer_id}.",
+            event="exposed",
+            address=str(self._address),
+            service=self._service,
+            id=str(node.peer_id),
+        )

@@ -20,9 +20,8 @@ from punch.apps.chat import ContactSummary
 from punch.apps.chat.contacts import grant, revoke
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
-from punch.contacts import AddressBook, AddressBookError
+from punch.contacts import AddressBook, AddressBookError, UnknownPeer, find_peer
 from punch.identity import PeerID, PeerIDError
-from punch.lookup import UnknownPeer, find_peer
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.json.events import contact_fields
 from punch.ui.text.answers import contact_line

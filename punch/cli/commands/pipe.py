@@ -13,10 +13,10 @@ from punch.apps.pipe.meeting import Meeting
 from punch.apps.pipe.messages import PipeError
 from punch.apps.pipe.protocol import OtherSideFailed, OutputLost, Pipe, ServicePipe
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, make_parser, status_of
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
-from punch.lookup import UnknownPeer, find_peer
 from punch.ui.standard_streams import StandardStreams, StreamDescriptors
 from punch.ui.text.forwards import address_error_sentence, failure_text
 

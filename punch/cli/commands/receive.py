@@ -25,9 +25,9 @@ from punch.cli import twistd
 from punch.cli.commands.codes import CodeCommand, parse_code
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser
 from punch.cli.commands.transfers import AGAIN, STATUSES, Reporting, follow, watch_partner
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
-from punch.lookup import UnknownPeer, find_peer
 from punch.sanitize import quoted, sanitize
 from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, odd_name_lines, offer_lines

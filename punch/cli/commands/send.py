@@ -29,10 +29,10 @@ from punch.cli.commands.node_command import (
 )
 from punch.cli.commands.transfers import AGAIN, STATUSES, Reporting, follow, watch_partner
 from punch.cli.usage import write_stderr
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
-from punch.lookup import UnknownPeer, find_peer
 from punch.ui.text.transfers import failure_text, skipped_sentence, source_error_sentence, time_text
 
 AGAIN_BY_CODE = "run punch send again for a new one"

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 from punch.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
+from punch.contacts import is_name
 from punch.files import read_regular, unusable
 from punch.identity import PeerID, PeerIDError
-from punch.lookup import is_name
 from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, KeptInvitation, Member, MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError
 from punch.sanitize import quoted

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,93 +21,33 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 
 from punch.cli import twistd
-from punch.cli.rendezvous.list_files import ListFile
-from punch.cli.rendezvous.member_options import MemberOptionError, Members
-from punch.cli.rendezvous.memory import MemoryReturn
+from punch.cli.rendezvous.options import MemberOptionError
+from punch.cli.rendezvous.reloading import CertificateFiles, ListFile, Members
+from punch.cli.startup import raise_descriptor_limit
 from punch.files import replace_private
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
-from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.members.lists import read_deny_list
 from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.listen import EndpointError
-from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate
 from punch.state import RendezvousState, StateError
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from punch.cli.rendezvous.tap import Options
+import ctypes
+import gc
+import sys
 
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
 
-EARLY = timedelta(days=7)
-"""How long before its end a certificate is a reason for `/healthz`; authorities' clients renew it earlier."""
+from punch.net.driver import Timer
 
 _log = Logger()
-
-
-class CertificateFiles:
-    """
-    Reads the files again, and knows what is wrong with them.
-
-    :param host: the name by which peers find the service, which the certificate must be for.
-    :param first: the certificate that the service has started with.
-    :param report: called with the events `certificate` (until) and `certificate-failed` (text).
-    :param warn: called with a sentence for the operator.
-    :param clock: returns the time as an aware datetime.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        certificate: Path,
-        key: Path,
-        host: str | None,
-        first: x509.Certificate,
-        *,
-        service: RendezvousService,
-        report: ServiceReport,
-        warn: Callable[[str], None],
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._certificate = certificate
-        self._key = key
-        self._host = host
-        self._ends = first.not_valid_after_utc
-        self._service = service
-        self._report = report
-        self._warn = warn
-        self._clock = clock
-        self._problem: str | None = None
-
-    def read_again(self) -> None:
-        """Use what the files hold now. If they can't be used, the certificate before stays."""
-        try:
-            found = load_certificate(self._certificate, self._key, self._host, self._clock())
-            self._service.use_certificate(found)
-        except (CertificateProblem, ValueError) as problem:
-            text = self._problem = f"{problem} The certificate that was read before stays in use."
-            self._log.error("{text}", text=text)
-            self._report("certificate-failed", text=text)
-            self._warn(text)
-            return
-        self._problem = None
-        self._ends = found.chain[0].not_valid_after_utc
-        until = f"{self._ends:%Y-%m-%d}"
-        self._log.info("certificate read, good until {until}", until=until)
-        self._report("certificate", until=until)
-
-    def check(self) -> str | None:
-        """What is wrong with the certificate, for `/healthz`."""
-        left = self._ends - self._clock()
-        if left < timedelta():
-            return f"The certificate ended on {self._ends:%Y-%m-%d}, and peers refuse it."
-        if self._problem is not None:
-            return self._problem
-        return f"The certificate ends on {self._ends:%Y-%m-%d}." if left < EARLY else None
 
 
 class Announcer:
@@ -244,7 +184,7 @@ def make_service(options: Options, reactor: Any) -> IService:
     state = options.state
     assert state is not None, "the options are not parsed"
     as_json = bool(options["json"])
-    limits = options.limits.within_descriptors(twistd.raise_descriptor_limit, relay=options.relay.enabled)
+    limits = options.limits.within_descriptors(raise_descriptor_limit, relay=options.relay.enabled)
     reduced = limits.reduced_from(options.limits)
     if reduced is not None:
         _log.warn("{text}", text=reduced)
@@ -384,3 +324,98 @@ def make_service(options: Options, reactor: Any) -> IService:
     )
     memory.setServiceParent(process)  # type: ignore[no-untyped-call]
     return process
+
+
+YOUNG = 5_000
+"""New objects after which the collector looks at them…"""
+MIDDLE = 2
+"""…and how many times it does so before it looks once more at those that were left."""
+NEVER = 1_000_000
+PERIOD = 3.0
+"""Seconds between two looks at the number of connections."""
+FEWEST = 200
+"""Fewer connections and allocations that ended are not worth the work."""
+MANY = 8
+"""
+The collector looks at all objects when so many times as many connections and allocations have ended as
+connections are open…
+"""
+LONG = 4 * 3600.0
+"""…and after so many seconds in any case."""
+
+
+def tune_collector() -> None:
+    """
+    Set the collector up for a server. What exists now, modules and classes, exists until the end, so it is
+    not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, MIDDLE, NEVER)
+
+
+def give_back() -> None:
+    """Give what is free back to the system."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+class MemoryReturn(Service):
+    """
+    Sets the collector up, has it look at all objects now and then, and gives memory back when as many
+    connections and allocations have ended as connections are open.
+
+    :param connections: returns how many connections are open.
+    :param ended: returns how many connections and allocations have ended since the start, also if others took
+        their place.
+    :param begin: called at the start.
+    :param collect: called to free what refers to itself and is not used.
+    :param give_back: called when memory may be free.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        connections: Callable[[], int],
+        ended: Callable[[], int],
+        *,
+        begin: Callable[[], None] = tune_collector,
+        collect: Callable[[], object] = gc.collect,
+        give_back: Callable[[], None] = give_back,
+    ) -> None:
+        self._clock = clock
+        self._connections = connections
+        self._ended = ended
+        self._begin = begin
+        self._collect = collect
+        self._give_back = give_back
+        self._given_back_at = self._collected_at = 0
+        """How many connections and allocations had ended then."""
+        self._last = 0.0
+        self._timer = Timer(clock)
+
+    def startService(self) -> None:
+        """Begin to watch."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._begin()
+        self._last = self._clock.seconds()
+        self._timer.start(PERIOD, self._look)
+
+    def stopService(self) -> None:
+        """Watch no longer."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer.start(PERIOD, self._look)
+        now, ended = self._clock.seconds(), self._ended()
+        enough = max(FEWEST, self._connections())
+        collects = ended - self._collected_at >= MANY * enough or now >= self._last + LONG
+        if collects:
+            self._collected_at, self._last = ended, now
+            self._collect()
+        if collects or ended - self._given_back_at >= enough:
+            self._given_back_at = ended
+            self._give_back()

@@ -6,7 +6,7 @@ What runs is put together in `punch.cli.rendezvous.service`, which is imported w
 
 from __future__ import annotations
 
-import punch.cli.interrupt  # noqa: F401 (before the imports that take long)
+import punch.cli.startup  # noqa: F401 (before the imports that take long)
 from punch.sanitize import quoted
 
 # isort: split
@@ -24,12 +24,16 @@ from typing import NoReturn
 from twisted.application.service import IService
 
 from punch.cli import twistd
-from punch.cli.loading import end_without_collecting, loading
-from punch.cli.options import CommandOptions as BaseOptions
-from punch.cli.options import whole_number
-from punch.cli.rendezvous import member_options
-from punch.cli.rendezvous.member_options import MemberOptionError, MemberOptions
-from punch.cli.rendezvous.relay_options import RelayOptionError, RelayOptions
+from punch.cli.rendezvous.options import (
+    PARAMETERS,
+    MemberOptionError,
+    MemberOptions,
+    RelayOptionError,
+    RelayOptions,
+    whole_number,
+)
+from punch.cli.startup import end_without_collecting, loading
+from punch.cli.twistd import CommandOptions as BaseOptions
 from punch.extras import install_command_here
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
@@ -170,7 +174,7 @@ class Options(BaseOptions):
             "File with peer IDs and networks that are refused, one a line; read again on SIGHUP. "
             "[default: nobody is refused]",
         ],
-        *member_options.PARAMETERS,
+        *PARAMETERS,
         [
             "state-dir",
             None,

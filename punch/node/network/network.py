@@ -12,9 +12,9 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from punch.contact_entries import network_key
 from punch.ice.failure import CheckingFailure
 from punch.identity import RandomBytes
-from punch.learned_paths import network_key
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.monitor import NetworkMonitor
 from punch.net.udp.socket_set import OpenSocket, SocketSet

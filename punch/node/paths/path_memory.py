@@ -1,6 +1,6 @@
 """
 What a node remembers about paths to the peers that it knows, and how the next call uses it. The address book
-keeps it (`punch.learned_paths`), so that it is erased with the contact. Nothing is remembered about
+keeps it (`punch.contact_entries`), so that it is erased with the contact. Nothing is remembered about
 strangers, or while it is not known in which network this machine is.
 """
 
@@ -11,10 +11,7 @@ from dataclasses import replace
 
 from twisted.logger import Logger
 
-from punch.contacts import AddressBook, AddressBookError
-from punch.ice.punching.techniques import Technique
-from punch.identity import PeerID
-from punch.learned_paths import (
+from punch.contact_entries import (
     MAX_AGE,
     LearnedPath,
     is_worth_trying,
@@ -22,6 +19,9 @@ from punch.learned_paths import (
     path_of,
     with_result,
 )
+from punch.contacts import AddressBook, AddressBookError
+from punch.ice.punching.techniques import Technique
+from punch.identity import PeerID
 from punch.wire.peers.nat_profile import NatProfile
 
 _DAY = 86400.0

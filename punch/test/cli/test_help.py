@@ -9,9 +9,10 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli import main, options
-from punch.cli.peer.tap import Options
+from punch.cli import main
+from punch.cli.peer_tap import Options
 from punch.cli.rendezvous.tap import Options as RendezvousOptions
+from punch.cli.twistd import commands
 
 ACTIONS = (
     "peers add",
@@ -33,7 +34,7 @@ class HelpTests(SynchronousTestCase):
     def setUp(self) -> None:
         environment = {"COLUMNS": "80", "HOME": "/home/a-user", "LOGNAME": "a-user"}
         self.patch(os, "environ", {**os.environ, **environment})
-        self.addCleanup(options.commands.clear)
+        self.addCleanup(commands.clear)
 
     def help_of(self, name: str, option: str = "--help") -> list[str]:
         """The lines of what a command says of itself."""
@@ -41,7 +42,7 @@ class HelpTests(SynchronousTestCase):
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             if name in PLUGINS:
                 plugin = PLUGINS[name]()
-                options.commands[plugin.plugin] = f"punch {name}"
+                commands[plugin.plugin] = f"punch {name}"
                 plugin.parseOptions([option])
             else:
                 main.main([*name.split(), option])

@@ -13,7 +13,8 @@ from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch import __version__
-from punch.cli import main, options
+from punch.cli import main
+from punch.cli.twistd import commands
 from punch.identity import PeerID
 
 
@@ -169,7 +170,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_a_wrong_command_line_of_a_plugin(self) -> None:
         """It names the command that was typed."""
-        self.addCleanup(options.commands.clear)
+        self.addCleanup(commands.clear)
         self.patch(sys, "argv", ["punch"])
         for command in ("peer", "rendezvous"):
             with self.assertRaises(SystemExit) as ended:
@@ -192,7 +193,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_plugins_run_under_twistd(self) -> None:
         started: list[list[str]] = []
-        self.addCleanup(options.commands.clear)
+        self.addCleanup(commands.clear)
         self.patch(sys, "argv", ["punch"])
         self.patch(twistd, "run", lambda: started.append(sys.argv))
         self.run_command("peer", "--peer", "ID")

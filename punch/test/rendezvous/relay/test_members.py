@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from punch.cli.rendezvous.member_options import MemberWatch
+from punch.cli.rendezvous.reloading import MemberWatch
 from punch.identity import PeerID
 from punch.net.sources import source_of
 from punch.rendezvous.members.database import MemberDatabase
@@ -169,7 +169,7 @@ class MemberTests(MemberCase):
         self.assertEqual(self.usage, {}, "it is stored already")
 
     def again(self) -> None:
-        """The service starts again, as `punch.cli.rendezvous.member_options` starts it."""
+        """The service starts again, as `punch.cli.rendezvous.options` starts it."""
         self.service.relay_service.store_usage(self.store.add_usage)
         self.restart()
         self.take_stored()

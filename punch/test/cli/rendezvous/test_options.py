@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.rendezvous.relay_options import RelayOptionError, RelayOptions
+from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire.turn_uri import TurnTransport, TurnURI
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from punch.cli.rendezvous.memory import FEWEST, LONG, MANY, PERIOD, MemoryReturn
+from punch.cli.rendezvous.service import FEWEST, LONG, MANY, PERIOD, MemoryReturn
 
 
 class MemoryReturnTests(TestCase):

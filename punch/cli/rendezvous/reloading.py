@@ -1,36 +1,37 @@
-"""The command-line options that say who may use the rendezvous, and what happens when that changes."""
+"""
+What a running rendezvous reads again: on SIGHUP its certificate and the lists of `--deny` and `--members`,
+and its members when a command of the operator has changed them.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
+from cryptography import x509
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
-from punch.amounts import number_of_bytes
-from punch.cli.rendezvous.list_files import ListFile
+from punch.cli.rendezvous.options import MemberOptionError, MemberOptions, read_members
 from punch.identity import Identity, PeerID
+from punch.rendezvous.control.sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
-from punch.rendezvous.members.lists import ListFileError, read_list
-from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
-from punch.sanitize import quoted
+from punch.rendezvous.members.lists import ListFileError
+from punch.rendezvous.members.membership import Membership, MemberStoreError
+from punch.rendezvous.service import RendezvousService
+from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate
 from punch.turn.server.quotas import DAY
-from punch.wire.fields import FieldError, sentence
 from punch.wire.invitation import service_tag
 from punch.wire.rendezvous_address import pin_of
 
-if TYPE_CHECKING:
-    # The help of the command, which needs the options alone, does not wait for it
-    from punch.rendezvous.service import RendezvousService
-
-MAX_CONTACT = 200
+EARLY = timedelta(days=7)
+"""How long before its end a certificate is a reason for `/healthz`; authorities' clients renew it earlier."""
 _LOOK = 1.0
 """Seconds between two looks whether a command of the operator has changed the members."""
 _STORE_EVERY = 30
@@ -40,116 +41,118 @@ _CHECK_EVERY = 5
 _SILENT = 60
 """After a problem was logged, no other one is during so many looks."""
 
+L = TypeVar("L", bound=Sized)
+
 _log = Logger()
 
-PARAMETERS: list[list[Any]] = [
-    ["relay-for", None, "all", "Whom to relay for: all, or invited (and those of --members)."],
-    [
-        "relay-quota",
-        None,
-        None,
-        "Bytes that are relayed for one peer in a day (UTC), such as 10G; an invitation can have another "
-        "number. [default: any number]",
-    ],
-    ["relay-quota-per-address", None, None, "The same for all peers at one IPv4 address or IPv6 /64."],
-    [
-        "admit",
-        None,
-        "open",
-        "Who may register: open (anyone), invited (punch rendezvous invite) or listed (in --members).",
-    ],
-    [
-        "members",
-        None,
-        None,
-        "File with the peer IDs that may register, one a line; read again on SIGHUP. For --admit listed, and "
-        "besides invitations for --admit invited.",
-    ],
-    [
-        "contact",
-        None,
-        "",
-        "Whom to ask for an invitation, such as a name and a mail address: told to peers that are refused.",
-    ],
-]
 
+class ListFile(Generic[L]):
+    """
+    Reads a list again, and knows what is wrong with its file.
 
-class MemberOptionError(ValueError):
-    """An option cannot be used; `str()` is a sentence for the user, `reason` a code."""
+    :param event: the name of the event that tells that it was read (entries, ended); with `-failed` behind
+        it, of the one that tells that it could not be (text).
+    :param what: what people call the list.
+    :param read: reads the file; raises `ListFileError`.
+    :param use: has the service go by a list from now on, and returns how many peers it has ended.
+    """
 
-    def __init__(self, sentence: str, reason: str = "usage") -> None:
-        super().__init__(sentence)
-        self.reason = reason
+    def __init__(self, event: str, what: str, read: Callable[[], L], use: Callable[[L], int]) -> None:
+        self._event = event
+        self._what = what
+        self._read = read
+        self._use = use
+        self._problem: str | None = None
 
-
-@dataclass(frozen=True)
-class MemberOptions:
-    """The values of the options."""
-
-    policy: AdmitPolicy = AdmitPolicy.OPEN
-    path: Path | None = None
-    """The file of `--members`."""
-    contact: str = ""
-    relay_for_invited: bool = False
-    quota_per_peer: int | None = None
-    quota_per_address: int | None = None
-
-    @classmethod
-    def read(cls, options: Mapping[str, Any]) -> MemberOptions:
+    def read_again(self, report: ServiceReport, warn: Callable[[str], None]) -> None:
         """
-        Read and check the options.
+        Use what the file holds now. If it has an error, the list before stays in use.
 
-        :raise MemberOptionError: an option is wrong, or two exclude each other.
+        :param warn: called with a sentence for the operator.
         """
         try:
-            policy = AdmitPolicy(options["admit"])
-        except ValueError:
-            raise MemberOptionError(
-                f"--admit is open, invited or listed, not {quoted(options['admit'], 40)}."
-            ) from None
-        name, contact = options["members"], options["contact"].strip()
-        if policy is AdmitPolicy.LISTED and name is None:
-            raise MemberOptionError("--admit listed needs --members, the file with the peer IDs.")
-        if options["relay-for"] not in ("all", "invited"):
-            raise MemberOptionError(f"--relay-for is all or invited, not {quoted(options['relay-for'], 40)}.")
-        relay_for_invited = options["relay-for"] == "invited"
-        if policy is AdmitPolicy.OPEN and name is not None and not relay_for_invited:
-            raise MemberOptionError("--members needs --admit listed, --admit invited or --relay-for invited.")
+            found = self._read()
+        except ListFileError as problem:
+            text = self._problem = f"{problem} The list that was read before stays."
+            _log.error("{text}", text=text)
+            report(f"{self._event}-failed", text=text)
+            warn(text)
+            return
+        self._problem = None
+        ended = self._use(found)
+        _log.info(
+            "{what} read: {entries} entries, {ended} peers ended",
+            what=self._what,
+            entries=len(found),
+            ended=ended,
+        )
+        report(self._event, entries=len(found), ended=ended)
+
+    def check(self) -> str | None:
+        """What is wrong with the file, for `/healthz`."""
+        return self._problem
+
+
+class CertificateFiles:
+    """
+    Reads the files again, and knows what is wrong with them.
+
+    :param host: the name by which peers find the service, which the certificate must be for.
+    :param first: the certificate that the service has started with.
+    :param report: called with the events `certificate` (until) and `certificate-failed` (text).
+    :param warn: called with a sentence for the operator.
+    :param clock: returns the time as an aware datetime.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        host: str | None,
+        first: x509.Certificate,
+        *,
+        service: RendezvousService,
+        report: ServiceReport,
+        warn: Callable[[str], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._host = host
+        self._ends = first.not_valid_after_utc
+        self._service = service
+        self._report = report
+        self._warn = warn
+        self._clock = clock
+        self._problem: str | None = None
+
+    def read_again(self) -> None:
+        """Use what the files hold now. If they can't be used, the certificate before stays."""
         try:
-            sentence(contact)
-        except FieldError as problem:
-            raise MemberOptionError(f"--contact {problem}.") from problem
-        if len(contact) > MAX_CONTACT:
-            raise MemberOptionError(f"--contact has more than {MAX_CONTACT} characters.")
-        # A daemon has another working directory.
-        path = None if name is None else Path(os.path.abspath(name))
-        if path is not None:
-            try:
-                read_members(path)
-            except ListFileError as problem:
-                raise MemberOptionError(str(problem), "members") from problem
-        quotas = [_quota(options, option) for option in ("relay-quota", "relay-quota-per-address")]
-        return cls(policy, path, contact, relay_for_invited, *quotas)
+            found = load_certificate(self._certificate, self._key, self._host, self._clock())
+            self._service.use_certificate(found)
+        except (CertificateProblem, ValueError) as problem:
+            text = self._problem = f"{problem} The certificate that was read before stays in use."
+            self._log.error("{text}", text=text)
+            self._report("certificate-failed", text=text)
+            self._warn(text)
+            return
+        self._problem = None
+        self._ends = found.chain[0].not_valid_after_utc
+        until = f"{self._ends:%Y-%m-%d}"
+        self._log.info("certificate read, good until {until}", until=until)
+        self._report("certificate", until=until)
 
-
-def _quota(options: Mapping[str, Any], option: str) -> int | None:
-    try:
-        return None if options[option] is None else number_of_bytes(options[option])
-    except ValueError as problem:
-        raise MemberOptionError(f"--{option} {problem}.") from problem
-
-
-def read_members(path: Path) -> frozenset[PeerID]:
-    """
-    Read the file of `--members`.
-
-    :raise ListFileError: it cannot be read, or it has an error; the sentence names the file.
-    """
-    text = read_list(path, "The list of members")
-    try:
-        return parse_members(text)
-    except ListFileError as problem:
-        raise ListFileError(f"The list of members {path}, {problem}.") from problem
+    def check(self) -> str | None:
+        """What is wrong with the certificate, for `/healthz`."""
+        left = self._ends - self._clock()
+        if left < timedelta():
+            return f"The certificate ended on {self._ends:%Y-%m-%d}, and peers refuse it."
+        if self._problem is not None:
+            return self._problem
+        return f"The certificate ends on {self._ends:%Y-%m-%d}." if left < EARLY else None
 
 
 class MemberWatch(TimerService):

@@ -1,18 +1,25 @@
 """
-What was learned about paths to a peer, which its entry in the address book keeps.
+The entries of the address book (`Contact`), their form in the book's file, and what each keeps of the paths
+to its peer.
 
-There is a `LearnedPath` for each pair of networks in which the two were last: the newest are kept. It says by
-which path they had a link there, and which techniques found none. Times are days since 1970, so that an entry
-is seldom written again.
+There is a `LearnedPath` for each pair of networks in which the two peers were last; only the newest are kept.
+It says by which path they had a link there, and which techniques found none. Times are in days since 1970, so
+that an entry is seldom written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import IPv6Address
+
+from punch import names, petnames
+from punch.identity import PeerID
+from punch.petnames import BadPetname
+from punch.sanitize import name_on_one_line
 
 MAX_PATHS = 4
 """How many pairs of networks are kept for a peer."""
@@ -26,6 +33,8 @@ failure is, the node decides (`punch.node.punching.choice`).
 MAX_TECHNIQUES = 8
 """How many techniques are kept of each pair of networks."""
 _MAX_TEXT = 64
+VERSION = 2
+"""The version of the file's form."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,32 @@ class LearnedPath:
     def direct(self) -> bool:
         """Whether there was a direct path."""
         return self.kind != "relay"
+
+
+@dataclass(frozen=True)
+class Contact:
+    """
+    An entry of the book.
+
+    :ivar claimed: the name that the peer gave itself last.
+    :ivar name: its petname.
+    :ivar known: whether it was called or accepted before.
+    :ivar named: whether the petname was set or removed, by the user or at the first meeting, and stays so.
+    :ivar services: the names of the services that are granted to it. The chat needs no grant.
+    :ivar paths: what was learned about paths to it, the newest last.
+    """
+
+    claimed: str = ""
+    name: str | None = None
+    known: bool = False
+    blocked: bool = False
+    named: bool = False
+    services: frozenset[str] = frozenset()
+    paths: tuple[LearnedPath, ...] = ()
+
+
+class NewerVersion(Exception):
+    """The file was written by a newer version of Punch."""
 
 
 def network_key(public: str, local: str) -> str:
@@ -133,7 +168,96 @@ def is_worth_trying(path: LearnedPath | None, technique: str, nats: str, day: in
     return not failed.day <= day <= failed.day + 1
 
 
-def encode(paths: Sequence[LearnedPath]) -> list[dict[str, object]]:
+def encode(entries: dict[PeerID, Contact]) -> bytes:
+    peers = {}
+    for peer in sorted(entries):
+        entry = entries[peer]
+        value: dict[str, object] = {"claimed": entry.claimed, "known": entry.known, "blocked": entry.blocked}
+        if entry.named:
+            value["name"] = entry.name
+        if entry.services:
+            value["services"] = sorted(entry.services)
+        if entry.paths:
+            value["paths"] = encode_paths(entry.paths)
+        peers[str(peer)] = value
+    return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
+
+
+def decode(content: bytes) -> dict[PeerID, Contact]:
+    book = json.loads(content)
+    version = book.get("version", 1)
+    if not isinstance(version, int) or version < 1:
+        raise ValueError("no version")
+    if version > VERSION:
+        raise NewerVersion
+    if version == 1:
+        return dict(_entries_v1(book["peers"]))
+    entries = {PeerID.parse(text): _entry(value) for text, value in book["peers"].items()}
+    return dict(_with_distinct_names(entries))
+
+
+def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerID, Contact]]:
+    """
+    Earlier versions kept names that are none today: those that nobody can tell from another's, since they
+    differ in what is not seen, or that look like an ID. Who has such a name has none now.
+    """
+    exact = [petnames.old_key(entry.name) for entry in entries.values() if entry.name is not None]
+    if len(set(exact)) < len(exact):
+        raise ValueError("one name for two")
+    unchanged: dict[str, PeerID] = {}
+    checked: dict[PeerID, str] = {}
+    for peer, entry in entries.items():
+        if entry.name is None:
+            continue
+        with suppress(BadPetname):
+            name = checked[peer] = petnames.check_name(entry.name)
+            # Whose name is as it is seen keeps it.
+            if name == entry.name or petnames.key(name) not in unchanged:
+                unchanged[petnames.key(name)] = peer
+    for peer, entry in entries.items():
+        kept = checked.get(peer)
+        yield peer, replace(entry, name=kept if kept and unchanged[petnames.key(kept)] == peer else None)
+
+
+def _entry(value: dict[str, object]) -> Contact:
+    claimed, known, blocked = value["claimed"], value["known"], value["blocked"]
+    name = value.get("name")
+    if not (isinstance(claimed, str) and isinstance(known, bool) and isinstance(blocked, bool)):
+        raise TypeError("an entry has other fields")
+    if name is not None and not isinstance(name, str):
+        raise TypeError("a name is a string")
+    if name is not None and not petnames.was_possible(name):
+        raise ValueError("a name that no version gives")
+    services = value.get("services", [])
+    if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
+        raise TypeError("services are names")
+    paths = decode_paths(value.get("paths", []))
+    return Contact(_seen(claimed), name, known, blocked, "name" in value, frozenset(services), paths)
+
+
+def _seen(claimed: str) -> str:
+    """What a peer called itself; empty if not all of it can be seen."""
+    return claimed if name_on_one_line(claimed) == claimed else ""
+
+
+def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:
+    """The first version kept no petnames: they are given as at a first meeting."""
+    taken: set[str] = set()
+    for text, value in peers.items():
+        claimed = value["name"]
+        if not isinstance(claimed, str):
+            raise TypeError("a name is a string")
+        name = petnames.name_from(claimed)
+        if name is not None:
+            name = name if taken.isdisjoint(names.looks(name)) else None
+            taken |= names.looks(claimed)
+        yield (
+            PeerID.parse(text),
+            Contact(_seen(claimed[: petnames.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
+        )
+
+
+def encode_paths(paths: Sequence[LearnedPath]) -> list[dict[str, object]]:
     """Return the paths as a JSON value."""
     return [
         {
@@ -148,8 +272,8 @@ def encode(paths: Sequence[LearnedPath]) -> list[dict[str, object]]:
     ]
 
 
-def decode(value: object) -> tuple[LearnedPath, ...]:
-    """Read what `encode` returned. What is something else is left out, since it is learned again."""
+def decode_paths(value: object) -> tuple[LearnedPath, ...]:
+    """Read what `encode_paths` returned. What is something else is left out, since it is learned again."""
     if not isinstance(value, list):
         return ()
     paths = []

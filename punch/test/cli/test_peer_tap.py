@@ -13,8 +13,8 @@ from twisted.plugin import getPlugins
 from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.options import commands
-from punch.cli.peer.tap import Options
+from punch.cli.peer_tap import Options
+from punch.cli.twistd import commands
 from punch.identity import PeerID
 from punch.node.policies import RelayPolicy
 from punch.state import StateDirectory, login_name

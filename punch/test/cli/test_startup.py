@@ -6,7 +6,7 @@ import gc
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.loading import loading
+from punch.cli.startup import loading
 
 
 class Cycle:

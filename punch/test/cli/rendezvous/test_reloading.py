@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from punch.cli.rendezvous.service import CertificateFiles
+from punch.cli.rendezvous.reloading import CertificateFiles
 from punch.rendezvous.config import ServerCertificate
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.tls import load_certificate

@@ -10,16 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.contacts import AddressBook
-from punch.ice.punching.techniques import Technique
-from punch.identity import Identity, PeerID
-from punch.learned_paths import (
+from punch.contact_entries import (
     MAX_PATHS,
     MAX_TECHNIQUES,
     MAX_TRIES,
     LearnedPath,
-    decode,
-    encode,
+    decode_paths,
+    encode_paths,
     is_worth_trying,
     nats_key,
     network_key,
@@ -27,6 +24,9 @@ from punch.learned_paths import (
     with_path,
     with_result,
 )
+from punch.contacts import AddressBook
+from punch.ice.punching.techniques import Technique
+from punch.identity import Identity, PeerID
 from punch.node.paths.path_memory import PathMemory
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
@@ -147,7 +147,7 @@ class PathTests(SynchronousTestCase):
 
     def test_read_again(self) -> None:
         path = with_result(PATH, "prediction", nats_key(1, 2), 20001, found=False)
-        self.assertEqual(decode(json.loads(json.dumps(encode([PATH, path])))), (PATH, path))
+        self.assertEqual(decode_paths(json.loads(json.dumps(encode_paths([PATH, path])))), (PATH, path))
 
     @given(
         st.recursive(
@@ -164,10 +164,10 @@ class PathTests(SynchronousTestCase):
     @settings(derandomize=True, deadline=None, max_examples=200)
     def test_anything_else_is_left_out(self, value: object) -> None:
         """Whatever stands in a file."""
-        for content in (value, [value], [*encode([PATH]), value]):
-            paths = decode(content)
+        for content in (value, [value], [*encode_paths([PATH]), value]):
+            paths = decode_paths(content)
             self.assertLessEqual(len(paths), MAX_PATHS)
-            self.assertEqual(decode(encode(paths)), paths)
+            self.assertEqual(decode_paths(encode_paths(paths)), paths)
 
 
 class BookTests(SynchronousTestCase):

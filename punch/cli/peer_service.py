@@ -53,7 +53,7 @@ from punch.ui.text.causes import event_sentence
 
 if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
-    from punch.cli.peer.tap import Options
+    from punch.cli.peer_tap import Options
     from punch.ui.web.view import WebView
 
 

@@ -1,13 +1,13 @@
 """
 The `twistd` plugin `punch-peer`: its options.
 
-What runs is put together in `punch.cli.peer.service`. It is imported only after the options are read, because
+What runs is put together in `punch.cli.peer_service`. It is imported only after the options are read, because
 it takes long to load, and `--help` does not need it.
 """
 
 from __future__ import annotations
 
-import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+import punch.cli.startup  # noqa: F401 (before all that takes its time)
 from punch.sanitize import quoted
 
 # isort: split
@@ -20,13 +20,13 @@ from typing import NoReturn, TypeVar
 
 from twisted.application.service import IService
 
-from punch.cli.loading import end_without_collecting, loading
-from punch.cli.options import CommandOptions as BaseOptions
-from punch.cli.twistd import end_on_signals, fail, raise_descriptor_limit, use_own_files
+from punch.cli.startup import end_without_collecting, loading, raise_descriptor_limit
+from punch.cli.twistd import CommandOptions as BaseOptions
+from punch.cli.twistd import end_on_signals, fail, use_own_files
+from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.local.sentences import proxy_sentence, rendezvous_sentence
-from punch.lookup import UnknownPeer, find_peer
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
@@ -302,7 +302,7 @@ def makeService(options: Options) -> IService:
 
     end_without_collecting()
     with loading():
-        from punch.cli.peer.service import PeerService
+        from punch.cli.peer_service import PeerService
         from punch.net.reactor import install_resolver, use_monotonic_time
 
     raise_descriptor_limit()
