@@ -41,7 +41,7 @@ from punch.net.upnp import upnp_of_machine
 from punch.node.causes import OtherCause, Reason
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
-from punch.node.loading import load_at_first_call
+from punch.node.listeners import load_at_first_call
 from punch.node.node import Node
 from punch.state import Lock, PeerState, StateError
 from punch.ui.command import Applications

@@ -1,6 +1,6 @@
 """
 What may be sent of a link's handshake to addresses of a peer that have not answered yet, at IP addresses
-where it answered on an earlier link (`punch.node.calls.early_handshake`).
+where it answered on an earlier link (`punch.node.paths.path`).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     from punch.local.node_connections import NodeGone
 
     path = attaching_path(directory, environ)
-    endpoint = cast(Any, UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
+    endpoint = cast("Any", UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
     try:
         return await AttachedNode.attach(endpoint, reactor, is_own)
     except NodeGone as error:
@@ -249,7 +249,7 @@ def temporary_node(
         relay; None: the user has none.
     :param book: the peers that it knows; calls of others are refused.
     """
-    from punch.node.loading import load_at_first_call
+    from punch.node.listeners import load_at_first_call
     from punch.node.node import Node
 
     node = Node(
@@ -294,7 +294,7 @@ async def become(
     :raise CommandError: it can't be made.
     """
     # Not earlier: it takes long to load, and who attaches does not need it
-    from punch.node.loading import load_at_first_call
+    from punch.node.listeners import load_at_first_call
     from punch.node.node import Node
 
     use_monotonic_time(reactor)

@@ -1,17 +1,33 @@
-"""Who is told what happens at a node: listeners, and Deferreds that wait for its registration or a link."""
+"""
+Who is told what happens at a node: listeners, Deferreds that wait for its registration or a link, and what
+loads the QUIC library at the first call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from punch import names
 from punch.identity import PeerID
 from punch.link.link import Link
+from punch.link.quic.qh3 import Qh3Backend
 from punch.node.causes import SimpleCause
-from punch.node.events import AlreadyConnected, CallFailed, Connected, Disconnected, Event, Registered
+from punch.node.events import (
+    AlreadyConnected,
+    CallFailed,
+    Calling,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Registered,
+)
+from punch.node.interfaces import INode
 
 
 class _Listener(NamedTuple):
@@ -148,3 +164,32 @@ class Waiters:
         waiters = self._links.get(peer, [])
         if waiter in waiters:
             waiters.remove(waiter)
+
+
+def load_at_first_call(node: INode) -> None:
+    """
+    Have a thread load what a link needs when the first call of a node begins: the answer takes at least as
+    long.
+
+    qh3, the QUIC library, takes a tenth of a second to load and to begin its first connection. A process that
+    waits for calls does without it. When it is needed, a path has just been found, and every millisecond
+    delays the link.
+    """
+
+    begun = False
+
+    def note(event: Event) -> None:
+        nonlocal begun
+        if not begun and isinstance(event, (Calling, IncomingCall)):
+            # This listener stays: when one leaves, calls that nobody can answer are refused, and the first
+            # call is being decided just now.
+            begun = True
+            Thread(target=_load, name="load", daemon=True).start()
+
+    node.subscribe(note)
+
+
+def _load() -> None:
+    Qh3Backend().client(0.0).discard()
+    # The look of a name is compared when a peer is first met
+    names.looks("name")

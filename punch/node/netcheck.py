@@ -27,7 +27,6 @@ from punch.net.srv import LookUpService
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
-from punch.node.captive_portal import answers_as_portal
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.node.control.hosts import (
@@ -36,10 +35,10 @@ from punch.node.control.hosts import (
     is_name,
 )
 from punch.node.control.tcp import discover
+from punch.node.netcheck_trials import PortMappingTrial, RelayTrial, answers_as_portal
 from punch.node.network.clat import Clat
-from punch.node.network.port_mappings import Gateways, PortMappingTrial
+from punch.node.network.port_mappings import Gateways
 from punch.node.policies import RelayPolicy, SprayPolicy
-from punch.node.relay_trial import RelayTrial
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probes import ProbeOutcome

@@ -97,11 +97,9 @@ PURE = [
             "paths.restart_schedule",
             "policies",
             "network.relay_search",
-            "network.relay_servers",
             "network.router",
             "calls.description",
             "calls.signaling",
-            "calls.trickling",
         )
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),

@@ -9,7 +9,7 @@ CHECK = """
 import sys, threading
 from punch.identity import Identity
 from punch.node.events import Calling, IncomingCall, Registered
-from punch.node.loading import load_at_first_call
+from punch.node.listeners import load_at_first_call
 from punch.test.node.memory_node import MemoryNode
 
 peer = Identity.generate().peer_id

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from punch.node.calls.early_handshake import GRACE
 from punch.node.calls.signaling import INTRODUCED_TIME
+from punch.node.paths.path import GRACE
 from punch.node.paths.restart_schedule import IMPROVE
 from punch.node.policies import RelayPolicy
 from punch.test.internet import LinkSpec

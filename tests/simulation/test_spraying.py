@@ -13,9 +13,8 @@ from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType
 from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy
-from punch.node.punching.attempt import REQUEST_SIZE
+from punch.node.punching.attempt import REQUEST_SIZE, UNUSED_TIME
 from punch.node.punching.coordinator import SETTLE, PunchingStatus
-from punch.node.punching.sockets import UNUSED_TIME
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import HOMES, PunchingTestCase

@@ -9,7 +9,7 @@ from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory
 from punch.ice.budget import CONNECTS, MAX_BYTES, MAX_PACKETS
 from punch.link.frames import ControlFrameType, OptionalFrameType
 from punch.node.network.tcp_connections import MAX_UNPROVED_OF_ONE
-from punch.node.punching.tcp_paths import CHECK_TIME, TIDY_GAP
+from punch.node.punching.tcp_attempt import CHECK_TIME, TIDY_GAP
 from punch.test.internet import (
     NAT,
     Host,

@@ -24,8 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import LinkRole
-from punch.node.calls.description import Description
-from punch.node.calls.trickling import TrickleReceiver, TrickleSender
+from punch.node.calls.description import Description, TrickleReceiver, TrickleSender
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.wire.control import (
     RING_TIME,

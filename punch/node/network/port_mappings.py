@@ -14,7 +14,6 @@ connection that came there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,7 +26,7 @@ from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.net.upnp import Upnp
-from punch.wire.address import Address, TCPAddress
+from punch.wire.address import Address
 from punch.wire.port_mapping import UpnpGrant, UpnpRequest
 
 Gateways = Callable[[], Mapping[str, str]]
@@ -207,59 +206,3 @@ class PortMappings:
         """Close the sockets that no answer is awaited at."""
         for host in self._sockets.keys() - self._core.in_use:
             self._sockets.pop(host).close()
-
-
-class PortMappingTrial:
-    """
-    Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
-    addresses, and deletes the mappings.
-
-    :ivar result: fires with the mappings, and also if there are none, which is soon known.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        monotonic: Callable[[], float],
-        random: RandomBytes,
-        open_socket: OpenSocket,
-        gateways: Gateways,
-        upnp: Upnp | None,
-    ) -> None:
-        self.result: Deferred[list[PortMapping]] = Deferred()
-        self._reactor = reactor
-        self._open_socket = open_socket
-        self._sockets: list[DatagramSocket] = []
-        self._ended = False
-        self._waiting = 0
-        self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, upnp, self._changed)
-
-    def start(self, hosts: Sequence[str]) -> None:
-        """Ask the routers of these addresses."""
-        for host in hosts:
-            with suppress(OSError, CannotListenError):
-                self._sockets.append(self._open_socket(self._reactor, host, 0, _ignore))
-        bases = [socket.local for socket in self._sockets]
-        self._mappings.keep(bases)
-        self._waiting = len(bases)
-        for local in bases:
-            # Nobody listens there: what comes in meanwhile is refused by the system
-            self._mappings.map_tcp(TCPAddress(*local)).addCallback(self._mapped_tcp)
-        self._changed()
-
-    def _mapped_tcp(self, external: Address | None) -> None:
-        self._waiting -= 1
-        self._changed()
-
-    def _changed(self) -> None:
-        if not self._mappings.may_follow and not self._waiting and not self._ended:
-            self._ended = True
-            found = [*self._mappings.current, *self._mappings.tcp]
-            closed = self._mappings.close()
-            for socket in self._sockets:
-                socket.close()
-            closed.addCallback(lambda _: self.result.callback(found))
-
-
-def _ignore(datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
-    """Nobody has a reason to send to this socket."""

@@ -25,7 +25,7 @@ from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.net.driver import Driver
 from punch.node.causes import RelayFailure
-from punch.node.control.hosts import HostPolicy
+from punch.node.control.hosts import HostPolicy, RelayAddresses
 from punch.node.network.relay import (
     DatagramRelayClient,
     Received,
@@ -34,9 +34,7 @@ from punch.node.network.relay import (
     StreamRelayClient,
     relay_endpoint,
 )
-from punch.node.network.relay_addresses import RelayAddresses
-from punch.node.network.relay_search import HeadStart, RelaySearch, Verifying, Waiting
-from punch.node.network.relay_servers import RelayServers
+from punch.node.network.relay_search import HeadStart, RelaySearch, RelayServers, Verifying, Waiting
 from punch.turn.client.events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean

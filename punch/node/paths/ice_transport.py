@@ -24,13 +24,10 @@ from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.net.udp.socket_set import DatagramSender
 from punch.node.calls.call_context import CallContext
-from punch.node.calls.early_handshake import EarlyHandshake
 from punch.node.network.relay import StreamRelayClient
 from punch.node.network.tcp_connections import TCPConnection
-from punch.node.paths.call_relays import CallRelays
-from punch.node.paths.local_candidates import servers
-from punch.node.paths.openings import Openings
-from punch.node.paths.path import ExpectedAnswer, UnansweredData
+from punch.node.paths.local_candidates import CallRelays, Openings, servers
+from punch.node.paths.path import EarlyHandshake, ExpectedAnswer, UnansweredData
 from punch.node.policies import RelayPolicy
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate, CandidateType

@@ -33,12 +33,17 @@ from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import SprayPolicy
-from punch.node.punching.attempt import LONGEST_RTT, QUICK, Attempt, AttemptMaker, Tries, doubled
-from punch.node.punching.choice import TechniqueChoice, hosts
-from punch.node.punching.prediction import Prediction
-from punch.node.punching.simultaneous_open import SimultaneousOpen
-from punch.node.punching.sockets import AttemptBasis, AttemptSockets
-from punch.node.punching.spraying import Spraying
+from punch.node.punching.attempt import (
+    LONGEST_RTT,
+    QUICK,
+    Attempt,
+    AttemptBasis,
+    AttemptMaker,
+    AttemptSockets,
+    doubled,
+)
+from punch.node.punching.attempt_makers import Prediction, SimultaneousOpen, Spraying
+from punch.node.punching.choice import TechniqueChoice, Tries, hosts
 from punch.wire.address import Address
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.punching import Begin, Nats, Opened, Targets

@@ -32,9 +32,7 @@ from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.punching.attempt import doubled
 from punch.node.punching.coordinator import BUSY, refusal_wait
-from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt
-from punch.node.punching.tcp_candidates import kinds, public_host
-from punch.node.punching.tcp_paths import TCPPaths
+from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt, TCPPaths, kinds, public_host
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.punching import TCPCandidates
 

@@ -1,30 +1,45 @@
 """
-One attempt at a direct path over TCP (RFC 6544; Ford 2005, section 4): listens at a new port of each local
-address, learns how that port is seen, and connects from there to the candidates of the other side.
+One attempt at a direct path over TCP (RFC 6544; Ford 2005, section 4), and the connections that it leads to.
+
+An attempt (`TCPAttempt`) listens at a new port of each local address, learns how that port is seen, names
+candidates to the other side (`local_candidates`), and connects from there to those of the other side
+(`targets`). The connections belong to the link (`TCPPaths`): they outlive the attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.error import TimeoutError as UserTimeout
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from punch.ice.budget import Budget
+from punch.ice.candidates import MAPPED_PREFERENCE, STREAM_PREFERENCE, candidate_priority
+from punch.ice.port_mapping.mapper import mapped_addresses
+from punch.ice.reach import is_local, may_pair
 from punch.ice.sent_packets import IP_HEADERS, SYN_SIZE
+from punch.net.sources import source_of
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
-from punch.node.punching.tcp_candidates import TCPTarget, local_candidates, targets
-from punch.node.punching.tcp_paths import TCPPaths
 from punch.wire.address import Address
 from punch.wire.nat64 import is_clat
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.special_addresses import FIRST_PORT, Scope, scope_of
 
+CHECK_TIME = 5.0
+"""Seconds within which an authenticated check must come on a connection, or be answered."""
+TIDY_GAP = 1.0
+"""Seconds between two looks at connections on which no authenticated check has come yet."""
+UNUSED_TIME = 15.0
+"""Seconds after which a connection is closed that the link does not use, except during an attempt."""
+MAX_TARGETS = 3
+"""To how many candidates of the other side we connect."""
 REFLECTION_TIME = 2.0
 """Seconds that the rendezvous has to say how a port is seen, and the router to map it."""
 ANSWER_TIME = 5.0
@@ -44,6 +59,261 @@ CONNECT_TIME = 0.9
 """Seconds until a connection is given up: the system would send its SYN again after one second (RFC 6298)."""
 CANCELLED = CancelledError, ConnectingCancelledError
 """With what its connections and waits fail when an attempt is ended."""
+
+
+class TCPPaths:
+    """
+    The connections and ports of one link.
+
+    :param changed: called when a connection is made or has ended.
+    """
+
+    def __init__(self, transport: IceTransport, context: CallContext, changed: Callable[[], None]) -> None:
+        self._transport = transport
+        self._context = context
+        self._network = context.network
+        self._changed = changed
+        # When each was made, or was in use last
+        self._connections: dict[TCPConnection, float] = {}
+        self._listening: dict[Address, IListeningPort] = {}
+        # Those that routers have mapped, or were asked to map
+        self._mapped: set[Address] = set()
+        self._look_at: float | None = None
+
+    # Ports
+
+    def listen(self, host: str, connection: Callable[[], TCPConnection]) -> Address | None:
+        """
+        Listen at any port of a local IP address, until `stop_listening`.
+
+        :param connection: makes each connection that is accepted.
+        :return: the address; None if that is not possible.
+        """
+        listening = self._network.tcp.listen(host, connection)
+        if listening is None:
+            return None
+        local, self._listening[local] = listening
+        return local
+
+    def map(self, local: Address) -> Deferred[Address | None]:
+        """Have routers map a port at which we listen; fires as `PortMappings.map_tcp`."""
+        self._mapped.add(local)
+        return self._network.port_mappings.map_tcp(local)
+
+    def stop_listening(self) -> None:
+        """The attempt is over."""
+        for port in self._listening.values():
+            port.stopListening()
+        self._listening.clear()
+        self._unmap_unused()
+
+    def _unmap_unused(self) -> None:
+        """Give back the ports of routers at which nobody listens any more, and that no connection uses."""
+        used = {*self._listening, *(connection.local for connection in self._connections)}
+        for port in self._mapped - used:
+            self._mapped.remove(port)
+            self._network.port_mappings.unmap_tcp(port)
+
+    # Connections
+
+    def add(self, connection: TCPConnection, mapped: Address | None) -> None:
+        """
+        A connection is made.
+
+        :param mapped: our end as the rendezvous sees it, if that is known.
+        """
+        if not may_pair(connection.local, connection.remote):
+            connection.close()
+            return
+        now = self._context.monotonic()
+        self._connections[connection] = now
+        self._transport.connection_made(connection, mapped)
+        if self._look_at is None or now + TIDY_GAP < self._look_at:
+            self._look_at = now + TIDY_GAP
+        self._changed()
+
+    def lost(self, connection: TCPConnection) -> None:
+        """A connection has ended."""
+        if self._connections.pop(connection, None) is not None:
+            self._transport.connection_lost(connection)
+            self._unmap_unused()
+            self._changed()
+
+    def has(self, local: Address, remote: Address) -> bool:
+        """Whether there is a connection between these addresses."""
+        return any((each.local, each.remote) == (local, remote) for each in self._connections)
+
+    @property
+    def proved(self) -> bool:
+        """Whether an authenticated check has come, or was answered, on any connection."""
+        return any(map(self._is_proved, self._connections))
+
+    def hosts_changed(self) -> None:
+        """This machine has other addresses: close the connections from those that are gone."""
+        hosts = {base.host for base in self._network.sockets.bases}
+        for connection in [each for each in self._connections if each.local.host not in hosts]:
+            self._close(connection)
+
+    def close(self) -> None:
+        """The link is over: close all of them."""
+        for connection in list(self._connections):
+            self._close(connection)
+        self.stop_listening()
+
+    def _close(self, connection: TCPConnection) -> None:
+        connection.close()
+        self.lost(connection)
+
+    def _is_proved(self, connection: TCPConnection) -> bool:
+        proved = self._transport.generations.validated(connection.local, connection.remote)
+        connection.proved = connection.proved or proved
+        return proved
+
+    # Time
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return self._look_at if self._connections else None
+
+    def handle_timer(self, now: float) -> None:
+        """Close the connections without an authenticated check, and those that nobody has used for long."""
+        if self._look_at is None or now < self._look_at:
+            return
+        used = self._transport.route
+        for connection, since in list(self._connections.items()):
+            if used == (connection.local, connection.remote):
+                self._connections[connection] = now
+                connection.proved = True
+            elif not self._is_proved(connection):
+                if now >= since + CHECK_TIME:
+                    self._close(connection)
+            elif now >= since + UNUSED_TIME and not self._listening:
+                self._close(connection)
+        proved = all(connection.proved for connection in self._connections)
+        self._look_at = now + (CHECK_TIME if proved else TIDY_GAP)
+
+
+def local_candidates(
+    listening: Iterable[Address], mapped: Mapping[Address, Address], external: Mapping[Address, Address]
+) -> tuple[Candidate, ...]:
+    """
+    Return our candidates, the likeliest first.
+
+    :param listening: the addresses at which we listen.
+    :param mapped: how the rendezvous sees each of them, if it says so.
+    :param external: the address of each that a router has mapped, as the router says it.
+    """
+    candidates: list[Candidate] = []
+    for number, local in enumerate(listening):
+        preference = STREAM_PREFERENCE - number
+        priority = candidate_priority(CandidateType.HOST, preference)
+        candidates.append(
+            Candidate(CandidateType.HOST, local, priority, f"{number}h", tcp_type=TCPType.PASSIVE)
+        )
+        seen = mapped.get(local)
+        if seen is not None and seen != local and seen.is_ipv6 == local.is_ipv6:
+            priority = candidate_priority(CandidateType.SRFLX, preference)
+            so = TCPType.SIMULTANEOUS_OPEN
+            candidates.append(
+                Candidate(CandidateType.SRFLX, seen, priority, f"{number}s", related=local, tcp_type=so)
+            )
+        if local in external:
+            hosts = [] if seen is None else [seen.host]
+            candidates += _of_mapped_port(local, external[local], hosts, preference, number)
+    return tuple(sorted(candidates, key=lambda each: -each.priority))
+
+
+def _of_mapped_port(
+    local: Address, external: Address, seen_at: Collection[str], preference: int, number: int
+) -> list[Candidate]:
+    """
+    Return the candidates of a port that a router maps. Everybody reaches it, so we need not connect from
+    there. At an address that only the router names it often leads nowhere, so this one has no preference.
+    """
+    candidates = []
+    for address in mapped_addresses(local, external, seen_at):
+        if address == local:
+            continue  # A firewall without NAT: the host candidate is let in now
+        certain = address.host in seen_at
+        priority = candidate_priority(
+            CandidateType.SRFLX, preference, preference=MAPPED_PREFERENCE if certain else None
+        )
+        foundation = f"{number}{'m' if certain else 'n'}"
+        passive = TCPType.PASSIVE
+        candidates.append(
+            Candidate(CandidateType.SRFLX, address, priority, foundation, related=local, tcp_type=passive)
+        )
+    return candidates
+
+
+def public_host(candidates: Iterable[Candidate]) -> str | None:
+    """
+    Return the public IP address of a side, IPv4 if it has both, by which its network is recognized; None if
+    it names none.
+    """
+    hosts = [each.address for each in candidates if not is_local(each.address.host)]
+    return min(hosts, key=lambda address: address.is_ipv6).host if hosts else None
+
+
+def kinds(candidates: Iterable[Candidate]) -> list[tuple[str, str, bool]]:
+    """Return which kinds of candidates a side has, without their addresses: what its network lets it have."""
+    return sorted(
+        {
+            (each.type.value, "" if each.tcp_type is None else each.tcp_type.value, each.address.is_ipv6)
+            for each in candidates
+        }
+    )
+
+
+class TCPTarget(NamedTuple):
+    """
+    Where to connect.
+
+    :ivar local: the address to connect from.
+    :ivar remote: the address to connect to.
+    :ivar near: it is in our own network, as far as its address shows.
+    """
+
+    local: Address
+    remote: Address
+    near: bool
+
+
+def targets(
+    listening: Collection[Address],
+    mapped: Mapping[Address, Address],
+    theirs: Iterable[Candidate],
+    own: Collection[str],
+) -> list[TCPTarget]:
+    """
+    Return where to connect to reach the other side at its candidates, the likeliest first.
+
+    Ports below 1024 belong to services, not to peers. Private addresses are only worth a SYN if the other
+    side is in our own network. It says so, which proves nothing, so it must not see what answers there. The
+    same is true of our router, and of what has an IPv6 address of our own /56, behind the same firewall.
+    This machine is not the other side: whoever names it would have us connect to services of ours.
+
+    :param listening: the addresses at which we listen, from which we also connect.
+    :param mapped: how the rendezvous sees each of them, if it says so.
+    :param theirs: the candidates of the other side.
+    :param own: all IP addresses of this machine, also those that no candidate of ours has.
+    """
+    theirs, ours = list(theirs), {address.host for address in mapped.values()}
+    neighbours = any(each.address.host in ours for each in theirs if each.type is CandidateType.SRFLX)
+    networks = {source_of(local.host)[1] for local in listening if local.is_ipv6}
+    found: list[tuple[bool, int, TCPTarget]] = []
+    for each in theirs:
+        remote = each.address
+        private = scope_of(remote.host) is not Scope.GLOBAL
+        usable = each.tcp_type is not TCPType.ACTIVE and remote.port >= FIRST_PORT
+        if not usable or each.type is CandidateType.RELAY or (private and not neighbours):
+            continue
+        local = next((local for local in listening if may_pair(local, remote)), None)
+        if local is not None and remote.host not in own:
+            near = private or remote.host in ours or source_of(remote.host)[1] in networks
+            found.append((not private, -each.priority, TCPTarget(local, remote, near)))
+    found.sort(key=lambda target: target[:2])
+    return list(dict.fromkeys(target for _, _, target in found))[:MAX_TARGETS]
 
 
 class TCPAttempt:

@@ -6,7 +6,7 @@ The first packets of a handshake together with the first checks: how much sooner
 
 from __future__ import annotations
 
-from punch.node.calls.path_reports import LASTED
+from punch.node.calls.call_link import LASTED
 from punch.test.scenarios.early import HOMES, D, EarlyTestCase
 from punch.test.system import (
     introduce,

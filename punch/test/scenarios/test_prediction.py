@@ -11,9 +11,10 @@ from punch.ice.punching.spraying import wait_after as spraying_wait_after
 from punch.ice.punching.techniques import Technique
 from punch.ice.target_limits import WINDOW
 from punch.node.policies import RelayPolicy
-from punch.node.punching.attempt import MAX_HOSTS, Tries, wait_after
+from punch.node.punching.attempt import wait_after
+from punch.node.punching.attempt_makers import GAP
+from punch.node.punching.choice import MAX_HOSTS, Tries
 from punch.node.punching.coordinator import PunchingStatus, proof_wait
-from punch.node.punching.prediction import GAP
 from punch.test.internet import NAT, Filtering, Mapping, Ports
 from punch.test.scenarios.punching import HOMES, PunchingTestCase
 from punch.test.system import Peer

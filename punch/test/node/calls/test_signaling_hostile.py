@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
 from punch.link.events import LinkRole
+from punch.node.calls.description import MAX_GAP, MAX_TRICKLES
 from punch.node.calls.signaling import (
     CallEnded,
     Introduction,
@@ -18,7 +19,6 @@ from punch.node.calls.signaling import (
     Signaling,
     SignalingEvent,
 )
-from punch.node.calls.trickling import MAX_GAP, MAX_TRICKLES
 from punch.node.causes import NoPathFound, SimpleCause
 from punch.test.node.calls.call_pair import (
     ALICE,

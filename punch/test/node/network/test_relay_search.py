@@ -14,14 +14,15 @@ from punch.node.network.relay_search import (
     LAST_DELAY,
     LONGEST_CHECK,
     NEEDED_DELAY,
+    RENEW_AT,
     HeadStart,
     Idle,
     RelaySearch,
+    RelayServers,
     Streams,
     Verifying,
     Waiting,
 )
-from punch.node.network.relay_servers import RENEW_AT, RelayServers
 from punch.turn.client.events import AllocationProblem
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.punching.tcp_candidates import MAX_TARGETS, targets
+from punch.node.punching.tcp_attempt import MAX_TARGETS, targets
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 

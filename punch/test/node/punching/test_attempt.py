@@ -11,8 +11,8 @@ from punch.ice.budget import Budget
 from punch.ice.events import Event
 from punch.ice.generations import Generations
 from punch.ice.sent_packets import SentPackets
-from punch.node.paths.openings import Openings
-from punch.node.punching.sockets import UNUSED_TIME, AttemptSockets
+from punch.node.paths.local_candidates import Openings
+from punch.node.punching.attempt import UNUSED_TIME, AttemptSockets
 from punch.test.ice.ice_network import IceNetwork
 
 

@@ -1,18 +1,37 @@
-"""A trial of one relay that a rendezvous offers: whether it can be reached, over its transport."""
+"""
+What netcheck tries beside its experiments with reflectors: a relay that the rendezvous offers (`RelayTrial`),
+the routers (`PortMappingTrial`), and whether a captive portal answers in place of a host
+(`answers_as_portal`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cryptography import x509
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 
+from punch.ice.port_mapping.lease import PortMapping
 from punch.identity import RandomBytes
+from punch.natcheck.captive_portal import (
+    LONGEST,
+    needs_look_up,
+    portal_request,
+    redirects_to,
+    requires_sign_in,
+)
 from punch.net.driver import Timer
+from punch.net.reactor import look_up
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
+from punch.net.upnp import Upnp
+from punch.node.network.port_mappings import Gateways, PortMappings
 from punch.node.network.relay import (
     DatagramRelayClient,
     RelayClient,
@@ -22,7 +41,7 @@ from punch.node.network.relay import (
 )
 from punch.node.network.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client.events import AllocationProblem
-from punch.wire.address import Address, canonical
+from punch.wire.address import Address, TCPAddress, canonical
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import RelayServer, TurnTransport
@@ -31,6 +50,9 @@ TRIAL_TIME = 8.0
 """Seconds that a relay has to answer."""
 GIVE_BACK_TIME = 0.5
 """Seconds that a relay has to take the allocation back; then it is left to expire (RFC 8656, section 3.2)."""
+HTTP_PORT = 80
+PORTAL_TIME = 3.0
+"""Seconds that the connection and the answer may take together, and a look-up after that."""
 
 
 class RelayTrial:
@@ -174,3 +196,124 @@ class RelayTrial:
 
 def _nothing(datagrams: Sequence[bytes], peer: Address, relayed: Address) -> None:
     """Ignore datagrams: no peer has a permission."""
+
+
+def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
+    """
+    Ask the web server of a host.
+
+    :param name: what the user calls it.
+    :param host: its IP address.
+    :return: whether a portal answers; False as well if nobody does.
+    """
+    endpoint_class: Any = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    request = _PortalRequest(reactor, name, host)
+    endpoint = endpoint_class(reactor, host, HTTP_PORT, timeout=PORTAL_TIME)
+    endpoint.connect(Factory.forProtocol(lambda: request)).addErrback(lambda _: request.end())
+    return request.result
+
+
+class _PortalRequest(Protocol):
+    """The connection. It ends when the head of the answer is complete, or after `PORTAL_TIME`."""
+
+    def __init__(self, reactor: Any, name: str, host: str) -> None:
+        self.result: Deferred[bool] = Deferred()
+        self._reactor = reactor
+        self._ended = False
+        self._name = name
+        self._host = host
+        self._answer = b""
+        self._timer = Timer(reactor)
+
+    def connectionMade(self) -> None:
+        self._timer.start(PORTAL_TIME, self.end)
+        assert self.transport is not None
+        self.transport.write(portal_request(self._name))
+
+    def dataReceived(self, data: bytes) -> None:
+        self._answer += data
+        if b"\r\n\r\n" in self._answer or len(self._answer) > LONGEST:
+            self.end()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Nothing more is read."""
+        if self._ended:
+            return
+        self._ended = True
+        self._timer.cancel()
+        if self.transport is not None:
+            self.transport.abortConnection()  # type: ignore[attr-defined]
+        portal, other = requires_sign_in(self._answer), redirects_to(self._answer, self._name)
+        if not portal and other is not None and needs_look_up(self._name, other):
+            self._timer.start(PORTAL_TIME, self._tell, False)
+            look_up(self._reactor, other, self._looked_up)
+        else:
+            self._tell(portal or other is not None)
+
+    def _looked_up(self, addresses: list[str]) -> None:
+        """The host that the browser is sent to has these addresses; none if its name is not known."""
+        self._tell(bool(addresses) and self._host not in addresses)
+
+    def _tell(self, portal: bool) -> None:
+        self._timer.cancel()
+        if not self.result.called:
+            self.result.callback(portal)
+
+
+class PortMappingTrial:
+    """
+    Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
+    addresses, and deletes the mappings.
+
+    :ivar result: fires with the mappings, and also if there are none, which is soon known.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        open_socket: OpenSocket,
+        gateways: Gateways,
+        upnp: Upnp | None,
+    ) -> None:
+        self.result: Deferred[list[PortMapping]] = Deferred()
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._sockets: list[DatagramSocket] = []
+        self._ended = False
+        self._waiting = 0
+        self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, upnp, self._changed)
+
+    def start(self, hosts: Sequence[str]) -> None:
+        """Ask the routers of these addresses."""
+        for host in hosts:
+            with suppress(OSError, CannotListenError):
+                self._sockets.append(self._open_socket(self._reactor, host, 0, _ignore))
+        bases = [socket.local for socket in self._sockets]
+        self._mappings.keep(bases)
+        self._waiting = len(bases)
+        for local in bases:
+            # Nobody listens there: what comes in meanwhile is refused by the system
+            self._mappings.map_tcp(TCPAddress(*local)).addCallback(self._mapped_tcp)
+        self._changed()
+
+    def _mapped_tcp(self, external: Address | None) -> None:
+        self._waiting -= 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if not self._mappings.may_follow and not self._waiting and not self._ended:
+            self._ended = True
+            found = [*self._mappings.current, *self._mappings.tcp]
+            closed = self._mappings.close()
+            for socket in self._sockets:
+                socket.close()
+            closed.addCallback(lambda _: self.result.callback(found))
+
+
+def _ignore(datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+    """Nobody has a reason to send to this socket."""
