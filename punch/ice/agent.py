@@ -24,15 +24,14 @@ from collections.abc import Callable, Collection, Container, Sequence
 from typing import Literal
 
 from punch.ice import events
-from punch.ice.budget import Budget, CallBudget
+from punch.ice.budget import Budget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
-from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
-from punch.ice.events import AgentState, Event
-from punch.ice.failure import FailureTimer, checking_failure
+from punch.ice.checks import UNAUTHENTICATED, CallBudget, Check, CheckServer, IceCredentials, IceRole
+from punch.ice.events import AgentState, Event, checking_failure
 from punch.ice.gathering import Gatherer, ReflexiveCandidates
-from punch.ice.pacing import PACING, Pacer
+from punch.ice.pacing import PACING, FailureTimer, Pacer
 from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.punching.opening_checks import OpeningChecks
 from punch.ice.reach import may_pair

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
-from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates
-from punch.ice.checks import Check, IceCredentials, IceRole, ReceivedCheck, build_check
+from punch.ice.checks import CallBudget, Check, IceCredentials, IceRole, ReceivedCheck, build_check
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.reach import usable
 from punch.ice.transactions import LAST_WAIT, REQUESTS, RTO, Purpose, Transaction

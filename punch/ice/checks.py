@@ -1,5 +1,6 @@
 """
-Connectivity checks (RFC 8445, section 7): credentials, messages, and the answers to a peer's checks.
+Connectivity checks (RFC 8445, section 7): credentials, messages, the answers to a peer's checks, and which of
+them may be sent to addresses that have not answered.
 
 The client side, which sends our checks, is `punch.ice.check_client`.
 """
@@ -8,12 +9,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.ice.budget import CallBudget
+from punch.ice.budget import MAX_ANSWERED, OF_ONE_HEARD_THROUGH, Budget, PacketKind, Route
+from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
+from punch.ice.pairs import CandidatePair
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
+from punch.wire.peers.candidate import CandidateType
 from punch.wire.stun import (
     MAX_ATTRIBUTES,
     Attribute,
@@ -156,6 +161,101 @@ def _read_check(request: StunMessage, remote: Address, local: Address) -> Check:
     transaction_id, source = request.get(Attribute.RECEIVED_CHECK), request.get(Attribute.XOR_MAPPED_ADDRESS)
     received = ReceivedCheck(transaction_id, source) if transaction_id and source else None
     return Check(request.transaction_id, remote, local, username, priority, nomination, received)
+
+
+class CallBudget:
+    """
+    The budget of the peer, as one ICE session uses it.
+
+    :param budget: the budget of the peer; None: no limit.
+    :param familiar: IP addresses of the peer at which it answered before.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | None,
+        local_candidates: LocalCandidates,
+        remote_candidates: RemoteCandidates,
+        familiar: Container[str] = (),
+    ) -> None:
+        self._budget = budget
+        self._locals = local_candidates
+        self._remotes = remote_candidates
+        self._familiar = familiar
+        # How many further checks may go to an address of which an authenticated check came through a relay
+        self._heard: dict[Address, int] = {}
+        self._proving = False
+
+    def prove(self) -> None:
+        """
+        Allow a few more checks to relayed candidates from our own sockets from now on. The link works over a
+        relay, and the peer must see where we receive before a direct path is looked for.
+        """
+        self._proving = True
+
+    def may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
+        """Whether a check on this pair may be sent now."""
+        if pair.received_check is not None:
+            kind = PacketKind.TRIGGERED
+        elif pair.remote.type is CandidateType.RELAY:
+            twice = pair.local.type is CandidateType.RELAY
+            kind = PacketKind.RELAYED_TWICE if twice else PacketKind.RELAYED
+        else:
+            kind = PacketKind.UNLIKELY if self.is_unlikely(pair) else PacketKind.DIRECT
+        remote = pair.remote.address
+        if self._may_send(remote, pair.base, request, kind, now):
+            return True
+        if self._proving and kind is PacketKind.RELAYED:
+            return self._may_send(remote, pair.base, request, PacketKind.PROOF, now)
+        left = self._heard.get(remote, 0)
+        if not left or kind is not PacketKind.DIRECT:
+            return False
+        self._heard[remote] = left - 1
+        return self._may_send(remote, pair.base, request, PacketKind.TRIGGERED, now)
+
+    def may_answer(self, remote: Address, local: Address, answer: bytes, now: float) -> bool:
+        """Whether an authenticated check that came from `remote` to `local` may be answered."""
+        if self._route(remote, local).relayed is not None and len(self._heard) < MAX_ANSWERED:
+            self._heard.setdefault(remote, OF_ONE_HEARD_THROUGH)
+        return self._may_send(remote, local, answer, PacketKind.ANSWER, now)
+
+    def may_be_large(self, remote: Address, local: Address, now: float) -> bool:
+        """
+        Whether full-size checks from `remote` to `local` may be answered, because a check of ours was
+        answered.
+        """
+        return self._budget is None or self._budget.is_validated(self._route(remote, local), now)
+
+    def answered(self, remote: Address, local: Address, now: float) -> None:
+        """A check that was sent from `local` to `remote` was answered."""
+        if self._budget is not None:
+            to_relay = remote.host in self._locals.relay_hosts or remote.host in self._remotes.relay_hosts
+            self._budget.answered(self._route(remote, local), now, to_relay=to_relay)
+
+    def is_unlikely(self, pair: CandidatePair) -> bool:
+        """Whether this pair is checked after all others, because it probably fails."""
+        return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
+
+    def _may_send(self, remote: Address, local: Address, data: bytes, kind: PacketKind, now: float) -> bool:
+        if self._budget is None:
+            return True
+        candidate = self._remotes.get(remote)
+        relayed = candidate is not None and candidate.type is CandidateType.RELAY
+        route = self._route(remote, local)
+        opening = self._locals.is_opening(local)
+        familiar = remote.host in self._familiar
+        validated = self._budget.is_validated(route, now)
+        allowed = self._budget.allows(
+            route, len(data), kind, now, relayed=relayed, opening=opening, familiar=familiar
+        )
+        if allowed and not validated:
+            self._budget.sent.add(local, remote, len(data))
+        return allowed
+
+    def _route(self, remote: Address, local: Address) -> Route:
+        base = self._locals.base(local)
+        direct = base is not None and base.type is not CandidateType.RELAY
+        return Route(remote, None if direct else local)
 
 
 UNAUTHENTICATED = frozenset((Attribute.USERNAME,))

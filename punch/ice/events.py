@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.wire.peers.candidate import Candidate
 
@@ -102,6 +102,30 @@ class ConsentLost:
     """
 
     pair: Pair
+
+
+@dataclass(frozen=True)
+class CheckingFailure:
+    """
+    What is known about why no pair works.
+
+    :ivar local: the address families of our host candidates, `IPv4` and `IPv6`.
+    :ivar remote: those of the peer's candidates.
+    :ivar pairs: the number of pairs that could be formed.
+    """
+
+    local: frozenset[str]
+    remote: frozenset[str]
+    pairs: int
+
+
+def checking_failure(local: Iterable[Candidate], remote: Iterable[Candidate], pairs: int) -> CheckingFailure:
+    """Describe a failure. `local` are our candidates that are their own base."""
+    return CheckingFailure(_families(local), _families(remote), pairs)
+
+
+def _families(candidates: Iterable[Candidate]) -> frozenset[str]:
+    return frozenset("IPv6" if candidate.address.is_ipv6 else "IPv4" for candidate in candidates)
 
 
 @dataclass(frozen=True)

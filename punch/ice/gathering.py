@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from punch.ice.candidates import MAPPED_PREFERENCE, MAX_REFLEXIVE, LocalCandidates
-from punch.ice.port_mapping.mapper import mapped_addresses
+from punch.ice.port_mapper import mapped_addresses
 from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit

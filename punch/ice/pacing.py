@@ -1,4 +1,7 @@
-"""When the next check starts and on which pair (RFC 8445, sections 6.1.4.2 and 14)."""
+"""
+When the next check starts and on which pair (RFC 8445, sections 6.1.4.2 and 14), and when an ICE session
+without a path fails (RFC 8863).
+"""
 
 from __future__ import annotations
 
@@ -127,3 +130,39 @@ class Pacer:
             return True
         # Unlikely pairs are checked last in any case, and would only delay the others
         return pair.remote.type is not CandidateType.SRFLX and not self._unlikely(pair)
+
+
+PAC_TIMEOUT = 39.5
+"""Seconds of checking before an ICE session may fail (RFC 8863, section 4)."""
+MAX_CHECKING = 60.0
+"""
+Seconds of checking after which it fails in any case. Checks that take longer, because their RTO grew with the
+number of pairs, are not worth a user's time.
+"""
+
+
+class FailureTimer:
+    """The time limits of checking."""
+
+    def __init__(self) -> None:
+        self._limits: tuple[float, float] = (0.0, 0.0)
+        self._checked_at = 0.0
+
+    def start(self, now: float) -> None:
+        """Start the timer: checking starts."""
+        self._limits = now + PAC_TIMEOUT, now + MAX_CHECKING
+        self._checked_at = now
+
+    def is_over(self, now: float, exhausted: bool) -> bool:
+        """
+        Whether the session has failed.
+
+        :param exhausted: all pairs have failed, and no more candidates follow.
+        """
+        self._checked_at = now
+        may_fail_at, must_fail_at = self._limits
+        return now >= must_fail_at or (now >= may_fail_at and exhausted)
+
+    def get_timer(self) -> float | None:
+        """When to call `is_over` again; None: not needed."""
+        return min((limit for limit in self._limits if self._checked_at < limit), default=None)

@@ -119,8 +119,8 @@ class Selector:
 
     def hold(self, held: tuple[PathKind, float] | None) -> None:
         """
-        While the selected pair works, select no better one of a held kind (`punch.ice.flap_damping`), unless
-        the controlling side nominates it anew.
+        While the selected pair works, select no better one of a held kind
+        (`punch.ice.generations.FlapDamping`), unless the controlling side nominates it anew.
 
         :param held: the best kind that is held, and until when; None: any pair may be selected.
         """

@@ -12,13 +12,7 @@ from statistics import median
 
 from punch.ice.reach import is_local
 from punch.identity import PeerID, RandomBytes
-from punch.natcheck.behaviour import (
-    filtering_of,
-    hairpinning_of,
-    mapping_of,
-    ports_of,
-)
-from punch.natcheck.profile import observe, profile_of
+from punch.natcheck.profile import filtering_of, hairpinning_of, mapping_of, observe, ports_of, profile_of
 from punch.natcheck.report import FamilyReport, Lifetime
 from punch.natcheck.transactions import (
     PROBE_TRIES,

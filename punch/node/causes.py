@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.ice.failure import CheckingFailure
+from punch.ice.events import CheckingFailure
 from punch.link.events import CloseCode
 from punch.wire.control import ErrorCode
 from punch.wire.invitation import AdmissionRefusal

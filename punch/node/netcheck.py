@@ -16,7 +16,7 @@ from cryptography import x509
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 
-from punch.ice.port_mapping.lease import PortMapping
+from punch.ice.port_lease import PortMapping
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import FamilyReport, NetcheckReport, PathPolicy, RouterReport, Transport

@@ -17,7 +17,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from punch.ice.port_mapping.lease import PortMapping
+from punch.ice.port_lease import PortMapping
 from punch.identity import RandomBytes
 from punch.natcheck.captive_portal import (
     LONGEST,
@@ -40,7 +40,7 @@ from punch.node.network.relay import (
     relay_endpoint,
 )
 from punch.node.network.relay_pool import MAX_DATAGRAM_TRIES
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address, TCPAddress, canonical
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
-from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
-from punch.ice.port_mapping.mapper import SentRequests
+from punch.ice.limits import Sent
+from punch.ice.port_lease import MappingProtocol, PortMapping
+from punch.ice.port_mapper import SentRequests
 from punch.ice.punching.techniques import Technique
-from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.services import Services
 from punch.link.status import LinkStatus

@@ -13,10 +13,9 @@ from punch.apps.chat.model import MAX_TEXT
 from punch.apps.forward import connections as forward
 from punch.apps.forward import datagrams, flows
 from punch.contact_entries import MAX_AGE, MAX_PATHS
-from punch.ice import budget, early_budget, target_limits
+from punch.ice import budget, limits
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
-from punch.ice.punching import opening_budget
 from punch.link.events import LinkLimits
 from punch.link.quic.interface import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler
@@ -161,20 +160,18 @@ SECURITY_NUMBERS = [
     f"{LIMITS.answered_per_source} of one address",
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes (with headers) in ten minutes",
     f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes in a minute",
-    f"at most {opening_budget.MAX_OPENINGS} packets and {opening_budget.MAX_OPENING_BYTES:,} bytes "
+    f"at most {limits.MAX_OPENINGS} packets and {limits.MAX_OPENING_BYTES:,} bytes "
     "(with headers) in ten minutes to one peer",
-    f"at most {early_budget.MAX_EARLY} packets and {early_budget.MAX_EARLY_BYTES:,} bytes (with headers) "
-    "in ten minutes",
+    f"at most {limits.MAX_EARLY} packets and {limits.MAX_EARLY_BYTES:,} bytes (with headers) in ten minutes",
     f"less than {MAX_AGE} days ago",
     f"for each of {WORDS[MAX_PATHS]} pairs of networks",
     f"counts for {budget.MAX_PEERS} peers",
-    f"{target_limits.CHECKS[1]} such packets at once, and then one a second",
-    f"{target_limits.OPENINGS[1]} such packets sent to one host at once and then one in five seconds, and "
-    f"{target_limits.ALL_OPENINGS[1]:,} to all hosts at once and then two a second",
-    f"{opening_budget.MAX_SPRAYED:,} packets and {opening_budget.MAX_SPRAYED_BYTES:,} bytes in ten minutes "
-    "to one peer",
-    f"{target_limits.SPRAYED[1]:,} packets sent to one host at once and then three a second",
-    f"{target_limits.ALL_SPRAYED[1]:,} to all hosts at once and then twelve a second",
+    f"{limits.CHECKS[1]} such packets at once, and then one a second",
+    f"{limits.OPENINGS[1]} such packets sent to one host at once and then one in five seconds, and "
+    f"{limits.ALL_OPENINGS[1]:,} to all hosts at once and then two a second",
+    f"{limits.MAX_SPRAYED:,} packets and {limits.MAX_SPRAYED_BYTES:,} bytes in ten minutes to one peer",
+    f"{limits.SPRAYED[1]:,} packets sent to one host at once and then three a second",
+    f"{limits.ALL_SPRAYED[1]:,} to all hosts at once and then twelve a second",
 ]
 
 WEB_NUMBERS = [
@@ -203,10 +200,10 @@ def test_numbers_in_words() -> None:
     assert offer_freshness.WINDOW == 5 * 60
     assert hosts.FORGET == LIMITS.relay_nonce_time == 3600
     assert hosts.UPDATE_TIME == 2 * 60
-    assert target_limits.WINDOW == 10 * 60
-    rates = [target_limits.CHECKS, target_limits.OPENINGS, target_limits.ALL_OPENINGS]
+    assert limits.WINDOW == 10 * 60
+    rates = [limits.CHECKS, limits.OPENINGS, limits.ALL_OPENINGS]
     assert [each[0] for each in rates] == [1, 1 / 5, 2]
-    assert [each[0] for each in (target_limits.SPRAYED, target_limits.ALL_SPRAYED)] == [3, 12]
+    assert [each[0] for each in (limits.SPRAYED, limits.ALL_SPRAYED)] == [3, 12]
     assert budget.RELAY_WINDOW == 60
     assert LIMITS.relay_credentials_time == 30 * 60
     assert LIMITS.handshakes_per_address * 2 == LIMITS.handshakes

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.events import AgentState
-from punch.ice.port_mapping.lease import TRIES
-from punch.ice.port_mapping.mapper import MAX_TCP_PORTS, PortMapper, mapped_addresses
+from punch.ice.port_lease import TRIES
+from punch.ice.port_mapper import MAX_TCP_PORTS, PortMapper, mapped_addresses
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import NetcheckReport
 from punch.test.ice.ice_network import REFLECTOR

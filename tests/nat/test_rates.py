@@ -18,15 +18,9 @@ from punch.ice.budget import (
     MAX_BYTES,
     MAX_PACKETS,
 )
+from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS, MAX_SPRAYED, MAX_SPRAYED_BYTES, SYN_SIZE
 from punch.ice.punching import simultaneous_open, spraying
-from punch.ice.punching.opening_budget import (
-    MAX_OPENING_BYTES,
-    MAX_OPENINGS,
-    MAX_SPRAYED,
-    MAX_SPRAYED_BYTES,
-)
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
-from punch.ice.sent_packets import SYN_SIZE
 from tests.needs import need, need_namespaces
 
 from .counted import Counts, counted_peers

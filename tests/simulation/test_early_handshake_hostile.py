@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from punch.contact_entries import MAX_AGE
 from punch.contacts import AddressBook
-from punch.ice.early_budget import MAX_EARLY, MAX_EARLY_BYTES
+from punch.ice.limits import MAX_EARLY, MAX_EARLY_BYTES
 from punch.identity import Identity, PeerID
 from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, LinkSpec, Mapping, Seen

@@ -1,4 +1,4 @@
-"""Direct paths that don't last: how often a link returns to them (`punch.ice.flap_damping`)."""
+"""Direct paths that don't last: how often a link returns to them (`punch.ice.generations`)."""
 
 from __future__ import annotations
 

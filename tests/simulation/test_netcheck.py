@@ -6,7 +6,7 @@ from itertools import product
 
 from twisted.internet.defer import Deferred
 
-from punch.natcheck.behaviour import Hairpinning
+from punch.natcheck.profile import Hairpinning
 from punch.natcheck.report import (
     Direct,
     NetcheckReport,

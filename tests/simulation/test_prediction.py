@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from punch.ice.punching.opening_budget import MAX_OPENING_BYTES, MAX_OPENINGS
+from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.frames import OptionalFrameType

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from punch.ice.punching.opening_budget import MAX_OPENING_BYTES, MAX_OPENINGS
+from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.simultaneous_open import MAX_PACKETS
 from punch.ice.punching.techniques import Technique
 from punch.link.events import CloseCode

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from punch.ice.punching.assumed_mapping import LIFETIME, SIMULTANEOUS_OPENS
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
-from punch.ice.punching.techniques import Technique
+from punch.ice.punching.techniques import LIFETIME, SIMULTANEOUS_OPENS, Technique
 from punch.link.frames import OptionalFrameType
 from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy

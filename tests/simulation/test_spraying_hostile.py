@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
-from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES
+from punch.ice.limits import MAX_SPRAYED, MAX_SPRAYED_BYTES, SPRAYED
 from punch.ice.punching.spraying import MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
-from punch.ice.target_limits import SPRAYED
 from punch.identity import Identity
 from punch.link.events import CloseCode
 from punch.link.frames import OptionalFrameType

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from punch.ice.budget import CONNECTS, PacketKind, Route
-from punch.ice.target_limits import CHECKS, KEPT_FOR_FAMILIAR, KEPT_FOR_HEARD
-from punch.test.ice.test_target_limits import VICTIM, NewPeersCase
+from punch.ice.limits import CHECKS, KEPT_FOR_FAMILIAR, KEPT_FOR_HEARD
+from punch.test.ice.test_limits import VICTIM, NewPeersCase
 from punch.wire.address import Address, TCPAddress
 
 

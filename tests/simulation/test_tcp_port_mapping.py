@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from punch.ice.budget import CONNECTS
-from punch.ice.port_mapping.lease import MappingProtocol
-from punch.ice.port_mapping.mapper import MAX_TCP_PORTS
+from punch.ice.port_lease import MappingProtocol
+from punch.ice.port_mapper import MAX_TCP_PORTS
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.scenarios.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, no_udp

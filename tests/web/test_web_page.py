@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
-from punch.natcheck.behaviour import Filtering
+from punch.ice.port_lease import MappingProtocol, PortMapping
+from punch.natcheck.profile import Filtering
 from punch.natcheck.report import FamilyReport, NetcheckReport, PathPolicy, RouterReport
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.ui.json.events import netcheck_fields

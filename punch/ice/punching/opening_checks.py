@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
+from punch.ice.checks import CallBudget
 from punch.ice.pairs import PairState
 from punch.ice.reach import may_pair
 from punch.wire.address import Address, Transmit

@@ -14,7 +14,7 @@ from dataclasses import replace
 from punch.ice import events as ice
 from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
-from punch.ice.failure import CheckingFailure
+from punch.ice.events import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
 from punch.link.events import CloseCode, LinkRole

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from punch.contact_entries import network_key
-from punch.ice.failure import CheckingFailure
+from punch.ice.events import CheckingFailure
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.monitor import NetworkMonitor

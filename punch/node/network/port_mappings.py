@@ -19,8 +19,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
-from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
-from punch.ice.port_mapping.mapper import Mapped, PortMapper, SentRequests
+from punch.ice.port_lease import MappingProtocol, PortMapping
+from punch.ice.port_mapper import Mapped, PortMapper, SentRequests
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
 from punch.net.udp.socket_set import OpenSocket

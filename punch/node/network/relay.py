@@ -26,7 +26,7 @@ from punch.net.message_stream import MessageStream
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
 from punch.turn.client.core import ClientState, TurnClient
-from punch.turn.client.events import (
+from punch.turn.client.requests import (
     Allocated,
     AllocationFailed,
     AllocationProblem,

@@ -35,7 +35,7 @@ from punch.node.network.relay import (
     relay_endpoint,
 )
 from punch.node.network.relay_search import HeadStart, RelaySearch, RelayServers, Verifying, Waiting
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings

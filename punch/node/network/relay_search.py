@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from punch.node.causes import RelayFailure
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.turn_uri import RelayServer, TurnURI
 
 RENEW_AT = 0.75

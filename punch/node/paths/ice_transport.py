@@ -15,9 +15,9 @@ from punch.ice.agent import Agent
 from punch.ice.budget import Route
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
+from punch.ice.limits import Sent
 from punch.ice.pairs import Pair
 from punch.ice.punching.techniques import Technique
-from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.events import LinkRole
 from punch.link.link import Link

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from punch.ice.early_budget import EarlyBudget
+from punch.ice.limits import EarlyBudget
 from punch.link.core import MAX_EARLY_DATAGRAMS
 from punch.link.status import Path
 from punch.wire.address import FULL_SIZE, Address, Transmit
@@ -59,7 +59,7 @@ class EarlyHandshake:
     sent together with its first check, and the callee answers it before its own check has been answered. So
     the first message arrives two one-way delays earlier. This is done only towards an IP address at which the
     peer answered on a direct path from the same network (`punch.node.paths.path_memory`), and is limited for
-    each peer (`punch.ice.early_budget`). The callee sends at most three times what it received (RFC 9000,
+    each peer (`punch.ice.limits`). The callee sends at most three times what it received (RFC 9000,
     section 8.1). If any of these packets is lost, the handshake begins as on other calls (`LinkCore.start`).
 
     :param hosts: the IP addresses of the peer to which something may be sent early.

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from punch.ice.flap_damping import FlapDamping
+from punch.ice.generations import FlapDamping
 from punch.ice.pairs import PathKind
 from punch.net.deadlines import earliest
 
@@ -37,7 +37,7 @@ RETRY = 1.0, 30.0
 IMPROVE = 15.0, 300.0
 """
 Seconds on a relayed path, or on one over TCP, until a restart looks for a better one: the first time, and at
-most; doubled each time, and the first time again after a better path that lasted (`punch.ice.flap_damping`).
+most; doubled each time, and the first time again after a better path that lasted (`punch.ice.generations`).
 What closed the direct path may have changed, which nothing else would notice.
 """
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from punch.ice.agent import Agent
-from punch.ice.punching.opening_budget import OpeningBudget
+from punch.ice.limits import OpeningBudget, SentPackets
 from punch.ice.punching.techniques import Technique
 from punch.ice.reach import may_pair
-from punch.ice.sent_packets import SentPackets
 from punch.identity import RandomBytes
 from punch.natcheck.transactions import Future, Transactions
 from punch.net.udp.sockets import DatagramSocket, Reach

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence, Set
 from itertools import product
 
 from punch.ice.agent import Agent
+from punch.ice.limits import OpeningBudget
 from punch.ice.punching import prediction, simultaneous_open, spraying
-from punch.ice.punching.opening_budget import OpeningBudget
 from punch.ice.punching.spraying import Guesses, Pace, PortRange
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach

@@ -8,11 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from punch.ice.limits import WINDOW
 from punch.ice.punching import spraying
-from punch.ice.punching.assumed_mapping import LAST_OPENS, AssumedMapping, dependent, is_uncertain
 from punch.ice.punching.spraying import sockets_for
-from punch.ice.punching.techniques import Technique, best_pair, opens, technique_for
-from punch.ice.target_limits import WINDOW
+from punch.ice.punching.techniques import (
+    LAST_OPENS,
+    AssumedMapping,
+    Technique,
+    best_pair,
+    dependent,
+    is_uncertain,
+    opens,
+    technique_for,
+)
 from punch.identity import PeerID
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport

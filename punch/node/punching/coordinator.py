@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from punch.ice.agent import Agent
+from punch.ice.limits import Sent
 from punch.ice.pairs import PathKind
 from punch.ice.punching.techniques import Technique
-from punch.ice.sent_packets import Sent
 from punch.identity import PeerID
 from punch.link.frames import OptionalFrameType
 from punch.link.link import Link

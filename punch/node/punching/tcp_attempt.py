@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 
 from punch.ice.budget import Budget
 from punch.ice.candidates import MAPPED_PREFERENCE, STREAM_PREFERENCE, candidate_priority
-from punch.ice.port_mapping.mapper import mapped_addresses
+from punch.ice.limits import IP_HEADERS, SYN_SIZE
+from punch.ice.port_mapper import mapped_addresses
 from punch.ice.reach import is_local, may_pair
-from punch.ice.sent_packets import IP_HEADERS, SYN_SIZE
 from punch.net.sources import source_of
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection

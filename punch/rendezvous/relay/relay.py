@@ -36,8 +36,7 @@ from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.rendezvous.udp.reflector import Reflector, answer_on_stream
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
-from punch.turn.server.destinations import Destinations
-from punch.turn.server.settings import RelaySettings
+from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address, canonical
 from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
 

@@ -33,9 +33,8 @@ from punch.turn.server.allocation import (
     RelayLimitHit,
 )
 from punch.turn.server.authentication import Nonces, issue, user_of
-from punch.turn.server.destinations import Destinations
 from punch.turn.server.quotas import Meter
-from punch.turn.server.settings import RelaySettings
+from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address, canonical
 from punch.wire.turn_uri import (
     MAX_RELAYS,

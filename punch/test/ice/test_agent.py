@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.ice.events import AgentState, CheckingStarted, Selected
-from punch.ice.failure import MAX_CHECKING
+from punch.ice.pacing import MAX_CHECKING
 from punch.ice.punching.spraying import SOCKETS, TARGETS
 from punch.test.ice.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address

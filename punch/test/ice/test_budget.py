@@ -26,19 +26,13 @@ from punch.ice.budget import (
     UNLIKELY,
     Budget,
     Budgets,
-    CallBudget,
     PacketKind,
     Route,
 )
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
+from punch.ice.checks import CallBudget
+from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS, MAX_SPRAYED, WINDOW, OpeningBudget
 from punch.ice.pairs import CandidatePair
-from punch.ice.punching.opening_budget import (
-    MAX_OPENING_BYTES,
-    MAX_OPENINGS,
-    MAX_SPRAYED,
-    OpeningBudget,
-)
-from punch.ice.target_limits import WINDOW
 from punch.identity import PeerID
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType

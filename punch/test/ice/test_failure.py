@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.events import AgentState, ConsentLost, PathFailed
-from punch.ice.failure import MAX_CHECKING, PAC_TIMEOUT, CheckingFailure
+from punch.ice.events import AgentState, CheckingFailure, ConsentLost, PathFailed
+from punch.ice.pacing import MAX_CHECKING, PAC_TIMEOUT
 from punch.test.ice.ice_network import REFLECTOR, Host, IceNetwork
 from punch.wire.stun import encode, error, parse
 

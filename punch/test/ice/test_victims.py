@@ -20,7 +20,7 @@ from punch.ice.budget import (
     Route,
 )
 from punch.ice.checks import IceCredentials, IceRole, build_check
-from punch.ice.target_limits import WINDOW
+from punch.ice.limits import WINDOW
 from punch.identity import Identity
 from punch.node.events import Connected
 from punch.test.ice.ice_network import NAT, REFLECTOR, IceNetwork

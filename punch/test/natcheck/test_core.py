@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.port_mapping.lease import MappingProtocol, PortMapping
+from punch.ice.port_lease import MappingProtocol, PortMapping
 from punch.ice.punching.techniques import NatClass, Technique
-from punch.natcheck.behaviour import (
+from punch.natcheck.core import Netcheck
+from punch.natcheck.profile import (
     ANY_FILTERING,
     ANY_MAPPING,
     Filtering,
@@ -24,7 +25,6 @@ from punch.natcheck.behaviour import (
     mapping_of,
     ports_of,
 )
-from punch.natcheck.core import Netcheck
 from punch.natcheck.report import (
     Direct,
     FamilyReport,

@@ -7,8 +7,8 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.natcheck.behaviour import ANY_MAPPING
 from punch.natcheck.profile import (
+    ANY_MAPPING,
     FEW_TAKEN,
     MAX_TAKEN,
     NEWEST,

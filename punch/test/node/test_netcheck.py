@@ -14,7 +14,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.protocol import Factory, Protocol
 
 from punch.identity import Identity
-from punch.natcheck.behaviour import ANY_FILTERING, ANY_MAPPING, Filtering
+from punch.natcheck.profile import ANY_FILTERING, ANY_MAPPING, Filtering
 from punch.natcheck.report import (
     Direct,
     FamilyReport,

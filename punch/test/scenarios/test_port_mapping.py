@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.ice.port_mapping.lease import MappingProtocol
+from punch.ice.port_lease import MappingProtocol
 from punch.net.upnp import Upnp
 from punch.node.events import Connected
 from punch.node.policies import RelayPolicy

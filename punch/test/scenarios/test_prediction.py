@@ -6,10 +6,10 @@ from itertools import pairwise
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.limits import WINDOW
 from punch.ice.punching.prediction import TARGETS
 from punch.ice.punching.spraying import wait_after as spraying_wait_after
 from punch.ice.punching.techniques import Technique
-from punch.ice.target_limits import WINDOW
 from punch.node.policies import RelayPolicy
 from punch.node.punching.attempt import wait_after
 from punch.node.punching.attempt_makers import GAP

@@ -7,7 +7,7 @@ Each technique for a direct path once, between two peers behind NATs for which i
 
 from __future__ import annotations
 
-from punch.ice import target_limits
+from punch.ice import limits
 from punch.ice.budget import CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.test.internet import NAT, Mapping, Ports, Seen, Unsolicited
@@ -54,7 +54,7 @@ class UDPTechniqueTests(PunchingTestCase):
     def test_other_links_have_used_up_the_limit(self) -> None:
         """An attempt waits until there are enough packets again for the other side's address, no longer."""
         # As if those that are missing had just been sent there for others
-        self.patch(target_limits, "OPENINGS", (target_limits.OPENINGS[0], 9))
+        self.patch(limits, "OPENINGS", (limits.OPENINGS[0], 9))
         self.place(linux(Unsolicited.ACCEPT), linux(Unsolicited.ACCEPT))
         self.lose_direct()
         self.assertIsNone(self.seconds_to_direct(80.0))
@@ -63,7 +63,7 @@ class UDPTechniqueTests(PunchingTestCase):
 
     def test_strangers_have_used_up_the_limit(self) -> None:
         """It is none for two contacts."""
-        self.patch(target_limits, "OPENINGS", (0.001, 1))
+        self.patch(limits, "OPENINGS", (0.001, 1))
         for contacts in (False, True):
             self.place(NAT(ports=Ports.RANDOM), NAT(mapping=Mapping.APDM, ports=Ports.SEQUENTIAL))
             if contacts:

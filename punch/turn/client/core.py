@@ -25,17 +25,6 @@ from typing import Any
 
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
-from punch.turn.client.events import (
-    PROBLEM_OF_CODE,
-    Allocated,
-    AllocationDenied,
-    AllocationFailed,
-    AllocationProblem,
-    Data,
-    Event,
-    RateLimited,
-    RelayCredentials,
-)
 from punch.turn.client.permissions import (
     TRY_AGAIN_AFTER,
     Channel,
@@ -44,10 +33,19 @@ from punch.turn.client.permissions import (
     Permission,
 )
 from punch.turn.client.requests import (
+    PROBLEM_OF_CODE,
     SUCCESS,
+    Allocated,
+    AllocationDenied,
+    AllocationFailed,
+    AllocationProblem,
     ClientRequest,
     ClientRequests,
     ClientResponse,
+    Data,
+    Event,
+    RateLimited,
+    RelayCredentials,
 )
 from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import (

@@ -1,15 +1,18 @@
 """
-The transactions of a TURN client: requests are authenticated, repeated until they are answered, and made
-again with a new nonce when the server asks for that (RFC 8489, sections 6.2 and 9.2).
+The transactions of a TURN client, the credentials that it is given for them, and the events that follow.
+
+Requests are authenticated, repeated until they are answered, and made again with a new nonce when the server
+asks for that (RFC 8489, sections 6.2 and 9.2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, NamedTuple
 
 from punch.identity import RandomBytes
-from punch.turn.client.events import RelayCredentials
+from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
     MessageClass,
@@ -18,6 +21,99 @@ from punch.wire.stun import (
     encode_padded,
     long_term_key,
 )
+from punch.wire.stun_attributes import RelayLimit
+
+
+@dataclass(frozen=True)
+class RelayCredentials:
+    """
+    Long-term credentials (RFC 8489, section 9.2). With `realm` and `nonce` the first request is
+    authenticated. Where they are empty, the server has to send them first, which costs a round trip.
+    """
+
+    username: str
+    password: str = field(repr=False)
+    realm: str = ""
+    nonce: str = ""
+
+
+class AllocationProblem(str, Enum):
+    """Why an allocation failed or ended; in brackets the error code of RFC 8656, section 18."""
+
+    TIMEOUT = "timeout"
+    """The server does not answer."""
+    DISCONNECTED = "disconnected"
+    """The connection to the server could not be made, or ended."""
+    UNAUTHORIZED = "unauthorized"
+    """The credentials are wrong or have expired (401)."""
+    MISMATCH = "mismatch"
+    """There is no such allocation, or an Allocate request found one already (437)."""
+    WRONG_CREDENTIALS = "wrong-credentials"
+    """The allocation belongs to another user (441)."""
+    UNSUPPORTED = "unsupported"
+    """The server does not support the address family or the transport (440, 442)."""
+    QUOTA = "quota"
+    """The user has too many allocations there (486)."""
+    CAPACITY = "capacity"
+    """The server has no capacity left (508)."""
+    REFUSED = "refused"
+    """The server refused for another reason."""
+
+
+PROBLEM_OF_CODE = {
+    401: AllocationProblem.UNAUTHORIZED,
+    437: AllocationProblem.MISMATCH,
+    440: AllocationProblem.UNSUPPORTED,
+    441: AllocationProblem.WRONG_CREDENTIALS,
+    442: AllocationProblem.UNSUPPORTED,
+    486: AllocationProblem.QUOTA,
+    508: AllocationProblem.CAPACITY,
+}
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """
+    The server has made the allocation, with the relayed address `relayed`. `mapped` is the client's address
+    as the server sees it, if the server said so. `lifetime` is in seconds; the client renews it by itself.
+    """
+
+    relayed: Address
+    mapped: Address | None
+    lifetime: float
+
+
+@dataclass(frozen=True)
+class AllocationDenied:
+    """The server does not relay to this peer (403)."""
+
+    peer: Address
+
+
+@dataclass(frozen=True)
+class AllocationFailed:
+    """The allocation was refused or has ended. `text` is the server's reason phrase, or empty."""
+
+    problem: AllocationProblem
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class RateLimited:
+    """The server drops datagrams of the allocation, because more come than this limit allows."""
+
+    limit: RelayLimit
+
+
+Event = Allocated | AllocationDenied | AllocationFailed | RateLimited
+
+
+class Data(NamedTuple):
+    """A datagram that a peer sent to the relayed address."""
+
+    data: bytes
+    peer: Address
+
 
 RTO = 0.5
 """Seconds before a request is sent again for the first time; then twice as long each time (section 6.2.1)."""

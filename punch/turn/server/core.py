@@ -27,9 +27,8 @@ from punch.net.token_bucket import admit
 from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort, RelayLimitHit
 from punch.turn.server.allocations import Allocations
 from punch.turn.server.authentication import CREDENTIALS, Authenticator, Login, Metering
-from punch.turn.server.destinations import Destinations
 from punch.turn.server.requests import REQUESTS, RequestHandler
-from punch.turn.server.settings import RelaySettings
+from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (
     MAX_ATTRIBUTES,

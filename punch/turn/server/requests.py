@@ -20,8 +20,7 @@ from punch.turn.server.allocation import (
 )
 from punch.turn.server.allocations import AllocateRequest, Allocations
 from punch.turn.server.authentication import AuthenticationRefused, Authenticator, Login
-from punch.turn.server.destinations import Destinations
-from punch.turn.server.settings import RelaySettings
+from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

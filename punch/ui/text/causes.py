@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from punch.ice.failure import CheckingFailure
+from punch.ice.events import CheckingFailure
 from punch.identity import PeerID
 from punch.node.causes import (
     Cause,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from punch.amounts import format_duration
-from punch.ice.port_mapping.lease import MappingProtocol
+from punch.ice.port_lease import MappingProtocol
 from punch.ice.punching.techniques import NatClass, Technique
 from punch.sanitize import printable
 from punch.ui.text.sentences import count, either

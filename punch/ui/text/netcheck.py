@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from punch.extras import install_command_here
 from punch.ice.punching.techniques import NatClass, nat_class
-from punch.natcheck.behaviour import Filtering, Hairpinning
+from punch.natcheck.profile import Filtering, Hairpinning
 from punch.natcheck.report import (
     Direct,
     FamilyReport,

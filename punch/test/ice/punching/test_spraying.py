@@ -7,7 +7,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.punching.opening_budget import MAX_SPRAYED, MAX_SPRAYED_BYTES, OpeningBudget
+from punch.ice.limits import MAX_SPRAYED, MAX_SPRAYED_BYTES, WINDOW, OpeningBudget
 from punch.ice.punching.spraying import (
     BURST,
     HIGHEST,
@@ -28,7 +28,6 @@ from punch.ice.punching.spraying import (
     sockets_for,
     wait_after,
 )
-from punch.ice.target_limits import WINDOW
 from punch.wire.address import Address
 
 

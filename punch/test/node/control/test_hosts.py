@@ -30,7 +30,7 @@ from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.node.control.simulated_proxy import SimulatedProxy
 from punch.test.system import Peer
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible

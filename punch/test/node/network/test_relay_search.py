@@ -23,7 +23,7 @@ from punch.node.network.relay_search import (
     Verifying,
     Waiting,
 )
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from punch.node.network.relay import RelayClient, RelayContext, StreamRelayClient, relay_endpoint
 from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
-from punch.turn.client.events import AllocationProblem
+from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn_uri import TurnTransport

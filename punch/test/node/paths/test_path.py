@@ -8,8 +8,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import Budget, Route
-from punch.ice.early_budget import MAX_EARLY, MAX_EARLY_BYTES, EarlyBudget
-from punch.ice.target_limits import WINDOW
+from punch.ice.limits import MAX_EARLY, MAX_EARLY_BYTES, WINDOW, EarlyBudget
 from punch.link.status import Path
 from punch.node.paths.path import (
     AMPLIFICATION,

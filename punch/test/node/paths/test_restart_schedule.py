@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.flap_damping import FREE, STEADY, FlapDamping
+from punch.ice.generations import FREE, STEADY, FlapDamping
 from punch.ice.pairs import Pair, PathKind
 from punch.node.paths.restart_schedule import (
     IMPROVE,

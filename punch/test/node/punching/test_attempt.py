@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.budget import Budget
 from punch.ice.events import Event
 from punch.ice.generations import Generations
-from punch.ice.sent_packets import SentPackets
+from punch.ice.limits import SentPackets
 from punch.node.paths.local_candidates import Openings
 from punch.node.punching.attempt import UNUSED_TIME, AttemptSockets
 from punch.test.ice.ice_network import IceNetwork

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.punching.assumed_mapping import LAST_OPENS
-from punch.ice.punching.techniques import Technique
+from punch.ice.punching.techniques import LAST_OPENS, Technique
 from punch.node.punching.choice import ATTEMPTS, FailedAttempts
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 

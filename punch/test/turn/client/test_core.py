@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn.client.turn_client import KEY, MAPPED, PEER, RELAYED, STRANGER, ScriptedServer
 from punch.turn.client.core import ClientState
-from punch.turn.client.events import (
+from punch.turn.client.requests import (
     Allocated,
     AllocationFailed,
     AllocationProblem,

@@ -8,12 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn.client.turn_client import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, ScriptedServer
 from punch.turn.client.core import ClientState
-from punch.turn.client.events import (
-    AllocationDenied,
-    AllocationFailed,
-    AllocationProblem,
-    Data,
-)
+from punch.turn.client.requests import AllocationDenied, AllocationFailed, AllocationProblem, Data
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from punch.turn.client.core import TurnClient
-from punch.turn.client.events import Data, Event, RelayCredentials
+from punch.turn.client.requests import Data, Event, RelayCredentials
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

@@ -17,7 +17,7 @@ from punch.test.rendezvous.relay.service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.iana_special_purpose import rows
 from punch.test.turn.server.turn_server import ALICE, HERE6, TurnServer, code_of
-from punch.turn.server.destinations import REFUSED, Destinations
+from punch.turn.server.settings import REFUSED, Destinations
 from punch.wire.address import Address
 from punch.wire.special_addresses import HARMLESS
 from punch.wire.stun import Attribute, Method

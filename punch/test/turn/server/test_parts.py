@@ -13,8 +13,7 @@ from punch.net.deadlines import Deadlines
 from punch.net.token_bucket import HEADERS, TokenBucket, admit
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.relay.service import shown_addresses
-from punch.turn.server.destinations import Destinations
-from punch.turn.server.settings import Hosts, RelaySettings
+from punch.turn.server.settings import Destinations, Hosts, RelaySettings
 
 
 class DestinationTests(SynchronousTestCase):

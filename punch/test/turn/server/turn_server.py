@@ -10,8 +10,7 @@ from typing import Any
 from punch.turn.server.allocation import Allocation
 from punch.turn.server.authentication import issue
 from punch.turn.server.core import RelayCore, ToPeer
-from punch.turn.server.destinations import Destinations
-from punch.turn.server.settings import RelaySettings
+from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address
 from punch.wire.special_addresses import IPNetwork
 from punch.wire.stun import (

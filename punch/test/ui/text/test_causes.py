@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.failure import CheckingFailure
+from punch.ice.events import CheckingFailure
 from punch.identity import Identity
 from punch.node.causes import (
     Cause,

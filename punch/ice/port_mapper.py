@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from punch.ice.port_mapping.lease import CONFIRM, MappingProtocol, PortLease, PortMapping, protocol_of
-from punch.ice.target_limits import HEADERS
+from punch.ice.limits import HEADERS
+from punch.ice.port_lease import CONFIRM, MappingProtocol, PortLease, PortMapping, protocol_of
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit, parsed, same_protocol

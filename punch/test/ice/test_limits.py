@@ -7,13 +7,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.agent import Agent
 from punch.ice.budget import MAX_PACKETS, RESERVED, Budget, Budgets, PacketKind, Route
 from punch.ice.checks import IceCredentials
-from punch.ice.punching.opening_budget import MAX_OPENINGS, MAX_SPRAYED
-from punch.ice.target_limits import (
+from punch.ice.limits import (
     ALL_OPENINGS,
     ALL_SPRAYED,
     CHECKS,
     KEPT_FOR_FAMILIAR,
     MAX_HOSTS,
+    MAX_OPENINGS,
+    MAX_SPRAYED,
     OPENINGS,
     OPENINGS_FOR_CONTACTS,
     SPRAYED,

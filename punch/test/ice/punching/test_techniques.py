@@ -6,15 +6,16 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.punching.assumed_mapping import (
+from punch.ice.punching.techniques import (
     LAST_OPENS,
     LIFETIME,
     SIMULTANEOUS_OPENS,
     AssumedMapping,
+    Technique,
     dependent,
     is_uncertain,
+    technique_for,
 )
-from punch.ice.punching.techniques import Technique, technique_for
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 EITHER = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})

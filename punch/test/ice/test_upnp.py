@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from punch.ice.port_mapping.lease import CONFIRM, LIFETIME, RETRY, MappingProtocol, PortMapping
-from punch.ice.port_mapping.mapper import Mapped, PortMapper, Unmapped
-from punch.test.ice.port_mapping.test_mapper import (
+from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, MappingProtocol, PortMapping
+from punch.ice.port_mapper import Mapped, PortMapper, Unmapped
+from punch.test.ice.test_port_mapper import (
     BASE,
     BASE6,
     EXTERNAL,

@@ -9,8 +9,8 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.port_mapping.lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
-from punch.ice.port_mapping.mapper import (
+from punch.ice.port_lease import CONFIRM, LIFETIME, RETRY, TRIES, MappingProtocol, PortMapping
+from punch.ice.port_mapper import (
     MAX_TCP_PORTS,
     RELEASE_AGAIN,
     Event,
