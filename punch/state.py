@@ -37,6 +37,7 @@ from punch.files import (
 from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
 from punch.names import without_format, without_ignorable
 from punch.sanitize import quoted
+from punch.wire.address import PortError, parse_port
 
 MAX_NAME = 64
 
@@ -412,10 +413,10 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        line = _read_line(self._last_web_port_path)
-        if line is None or not line.isascii() or not line.isdigit() or len(line) > 5:
+        try:
+            return parse_port(_read_line(self._last_web_port_path) or "")
+        except PortError:
             return None
-        return int(line) if 0 < int(line) < 65536 else None
 
     def remember_web_port(self, port: int) -> None:
         """

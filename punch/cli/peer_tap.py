@@ -31,6 +31,7 @@ from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice
+from punch.wire.address import PortError, parse_port
 from punch.wire.control import Accept
 
 E = TypeVar("E", bound=Enum)
@@ -271,10 +272,8 @@ this machine]"""
 
     def _web_port(self) -> int:
         try:
-            port = int(self["web-port"])
-        except ValueError:
-            port = -1
-        if not 0 <= port < 65536:
+            port = parse_port(self["web-port"].strip(), 0)
+        except PortError:
             self.fail("usage", f"--web-port takes a port from 0 to 65535, not {quoted(self['web-port'])}.")
         if self["web"]:
             try:

@@ -40,7 +40,7 @@ ALLOWED = {
     "petnames": {"names", "sanitize"},
     "contact_entries": {"identity", "names", "petnames", "sanitize"},
     "contacts": {"identity", "files", "contact_entries", "names", "petnames", "sanitize"},
-    "state": {"contacts", "identity", "files", "names", "sanitize"},
+    "state": {"contacts", "identity", "files", "names", "sanitize", "wire"},
     "wire": {"identity"},
     "net": {"wire"},
     "ice": {"net", "wire", "identity"},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 # RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
 _LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
+
+MAX_PORT = 65535
+_PORT = re.compile("[0-9]{1,5}")
 
 FULL_SIZE = 1200
 """
@@ -66,6 +70,33 @@ class Transmit(NamedTuple):
     local: Address
 
 
+class PortError(ValueError):
+    """
+    A text is no port.
+
+    :ivar text: the text.
+    :ivar out_of_range: whether it is a number of at most five digits, but none of a port that can be used.
+    """
+
+    def __init__(self, text: str, out_of_range: bool) -> None:
+        super().__init__(f"{text[:20]!a} is no port")
+        self.text = text
+        self.out_of_range = out_of_range
+
+
+def parse_port(text: str, lowest: int = 1) -> int:
+    """
+    Read the number of a port, in one to five digits.
+
+    :param lowest: 0 where that stands for any free port.
+    :raise PortError: it is no number from `lowest` to 65535.
+    """
+    is_number = _PORT.fullmatch(text) is not None
+    if not is_number or not lowest <= int(text) <= MAX_PORT:
+        raise PortError(text, is_number)
+    return int(text)
+
+
 @lru_cache(maxsize=1024)
 def parsed(host: str) -> IPv4Address | IPv6Address:
     """
@@ -86,7 +117,7 @@ def canonical(host: str, port: int) -> Address:
     address = parsed(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    if not 0 <= port <= 65535:
+    if not 0 <= port <= MAX_PORT:
         raise ValueError(f"port {port} is out of range")
     return Address(str(address), port)
 

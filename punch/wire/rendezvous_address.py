@@ -24,6 +24,7 @@ from punch.identity import (
     key_from_text,
     key_to_text,
 )
+from punch.wire.address import PortError, parse_port
 from punch.wire.invitation import Invitation, InvitationError, service_tag
 
 DEFAULT_PORT = 7001
@@ -182,11 +183,12 @@ def _split_port(location: str) -> tuple[str, int | None]:
 
 
 def _port(text: str) -> int:
-    if re.fullmatch("[0-9]{1,5}", text) is None or not 1 <= int(text) <= 65535:
+    try:
+        return parse_port(text)
+    except PortError:
         raise RendezvousAddressError(
             f"The port of a rendezvous address is a number from 1 to 65535, not {text[:20]!r}."
-        )
-    return int(text)
+        ) from None
 
 
 def _host(text: str) -> str:

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from punch.identity import PIN_VERSION, PeerIDError, key_from_text, key_to_text
-from punch.wire.address import canonical
+from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, integer, mapping, matching, number, string
 from punch.wire.fields import field as read_field
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
@@ -106,17 +106,19 @@ def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
     six, other, port = found[1], found[2], found[3]
     if not (six or other):
         raise TurnURIError(f"The host is missing in the TURN URI: {_FORM}")
-    if port is None:
-        port = str(_DEFAULT_PORTS[transport])
-    if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
-        raise TurnURIError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!r}.")
+    try:
+        port_number = _DEFAULT_PORTS[transport] if port is None else parse_port(port)
+    except PortError:
+        raise TurnURIError(
+            f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!r}."
+        ) from None
     try:
         host = RendezvousAddress.parse(f"[{six}]:1" if six else f"{other}:1").host
     except RendezvousAddressError as error:
         raise TurnURIError(f"{(six or other)[:60]!r} is no DNS name and no address of one host.") from error
     with suppress(ValueError):
         host = canonical(host, 1).host
-    return host, int(port)
+    return host, port_number
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from punch.wire.address import PortError, parse_port
+
 MAX_SERVICE = 255
 """Bytes of the longest name of a service."""
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" or "bsd" in sys.platform else 107
@@ -198,8 +200,8 @@ def _host(host: str, text: str) -> str:
 
 
 def _port(port: str, text: str) -> int:
-    if re.fullmatch("[0-9]{1,5}", port, re.ASCII) is None:
-        raise ForwardAddressError(AddressProblem.FORM, text)
-    if not 1 <= int(port) <= 65535:
-        raise ForwardAddressError(AddressProblem.PORT, text)
-    return int(port)
+    try:
+        return parse_port(port)
+    except PortError as error:
+        problem = AddressProblem.PORT if error.out_of_range else AddressProblem.FORM
+        raise ForwardAddressError(problem, text) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -19,7 +20,7 @@ from punch.identity import PeerID
 from punch.rendezvous.members.lists import ListFileError, read_list
 from punch.rendezvous.members.membership import AdmitPolicy, parse_members
 from punch.sanitize import quoted
-from punch.wire.address import canonical
+from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, sentence
 from punch.wire.special_addresses import IPNetwork
 from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
@@ -217,10 +218,10 @@ def _network(text: str) -> IPNetwork:
 
 
 def _ports(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
-    if found is not None:
-        low, high = int(found[1]), int(found[2])
-        if 1 <= low <= high <= 65535:
+    first, _, last = text.partition("-")
+    with suppress(PortError):
+        low, high = parse_port(first), parse_port(last)
+        if low <= high:
             return low, high
     raise RelayOptionError(
         f"--relay-ports {text[:40]!r} is no range of ports; write something like 49152-65535."

@@ -49,7 +49,7 @@ from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringE
 from punch.rendezvous.tcp.listen import EndpointError, check_kind
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
-from punch.wire.address import canonical
+from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -327,9 +327,8 @@ the relay of this service, else beside it."""
     def _reflector(self, text: str) -> tuple[str | None, int]:
         host, colon, port = text.rpartition(":")
         try:
-            if re.fullmatch(r"[0-9]{1,5}", port) is None:
-                raise ValueError
-            address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", int(port))
+            number = parse_port(port, 0)
+            address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", number)
         except ValueError:
             self._fail(
                 f"--reflector-port {quoted(text, 100)} is neither a UDP port (0 to 65535) nor an IP address "
@@ -340,14 +339,16 @@ the relay of this service, else beside it."""
     def _second_reflector(self, text: str | None) -> tuple[bool, int | None]:
         if text is None or text == "none":
             return text is None, None
-        if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > 65535:
+        try:
+            port = parse_port(text, 0)
+        except PortError:
             self._fail(
                 f"--second-reflector-port {quoted(text, 100)} is neither a UDP port (0 to 65535) nor none; "
                 "write something like 3479."
             )
-        if int(text) == self.reflector[1] != 0:
+        if port == self.reflector[1] != 0:
             self._fail("--second-reflector-port is the port of --reflector-port; choose another.")
-        return True, int(text)
+        return True, port
 
     def _alternate(self, text: str) -> AlternateAddress:
         shown, slash, own = text.partition("/")

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from punch.wire.address import PortError, parse_port
+
 PORT = 6379
 SENTINEL_PORT = 26379
 _SCHEMES = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
@@ -81,7 +83,9 @@ class RedisAddress:
 
 def _host(text: str, default: int) -> tuple[str, int]:
     match = _HOST.fullmatch(text)
-    port = int(match[3] or default) if match else 0
-    if match is None or not 1 <= port <= 65535:
-        raise RedisAddressError(f"A host or port of Redis is wrong or missing; write {_FORMS}.")
-    return match[1] or match[2], port
+    try:
+        if match is not None:
+            return match[1] or match[2], parse_port(match[3]) if match[3] else default
+    except PortError:
+        pass
+    raise RedisAddressError(f"A host or port of Redis is wrong or missing; write {_FORMS}.")

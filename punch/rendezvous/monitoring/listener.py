@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.python.failure import Failure
 
 from punch.rendezvous.tcp.listen import listening_failed, tcp_values
+from punch.wire.address import PortError, parse_port
 
 OPTION = "--metrics"
 LOOPBACK = "127.0.0.1"
@@ -88,7 +89,11 @@ class MonitoringEndpoint:
 
 
 def _is_port(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+    try:
+        parse_port(text, 0)
+    except PortError:
+        return False
+    return True
 
 
 def socket_endpoint(reactor: object, directory: Path) -> IStreamServerEndpoint:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 
-from punch.wire.address import Address, TCPAddress, canonical, parsed
+from punch.wire.address import Address, TCPAddress, canonical, parse_port, parsed
 
 MAX_TEXT = 512
 """The longest text of a candidate in characters, extensions included."""
@@ -89,13 +89,12 @@ class Candidate:
         match = _GRAMMAR.fullmatch(text) if len(text) <= MAX_TEXT else None
         if match is None:
             raise ValueError(f"not a candidate: {text[:100]!a}")
-        component, priority, port = int(match["component"]), int(match["priority"]), int(match["port"])
+        component, priority = int(match["component"]), int(match["priority"])
         if not 1 <= component <= 256:
             raise ValueError(f"the component is {component}, not 1 to 256")
         if not 1 <= priority < 2**31:
             raise ValueError(f"the priority is {priority}, not 1 to 2147483647")
-        if not 1 <= port <= 65535:
-            raise ValueError(f"the port is {port}, not 1 to 65535")
+        port = parse_port(match["port"])
         if (match["raddr"] is None) != (match["rport"] is None):
             raise ValueError("raddr and rport belong together")
         protocol, tcp_type = match["protocol"].lower(), None
