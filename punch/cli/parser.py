@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
+PROXY_HELP = (
+    "HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of the "
+    "environment says, and directly where that fails]"
+)
+"""The help of the option --proxy of commands that have no node."""
+
+
 class Parser(argparse.ArgumentParser):
     """
     Says what is wrong in a sentence on stderr, with `--json` also as a `failed` event on stdout; the status

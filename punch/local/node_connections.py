@@ -25,6 +25,7 @@ from punch.local.access import DELIVERY_TIME
 from punch.local.join import UnixTransport
 from punch.local.protocol import (
     JSON,
+    NODE_TIME,
     Abort,
     CommandError,
     Mark,
@@ -36,8 +37,6 @@ from punch.local.protocol import (
 )
 from punch.net.driver import Timer
 
-GREETING_TIME = 5.0
-"""Seconds in which a node has to greet whoever connects to its socket."""
 WINDOW = 256 * 1024
 """Bytes of a stream that may have come and not been used."""
 Admitted = Callable[[Any], bool]
@@ -72,7 +71,7 @@ class NodeConnection(LineReceiver):
     def connectionMade(self) -> None:
         """Wait for the greeting."""
         if self._admitted(self.transport):
-            self._timeout.start(GREETING_TIME, self._silent)
+            self._timeout.start(NODE_TIME, self._silent)
             return
         self.channel.abortConnection()
         self.greeted.errback(

@@ -20,7 +20,7 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.own import OwnNode, Sentence
-from punch.local.protocol import CommandError
+from punch.local.protocol import NODE_TIME, CommandError
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
 from punch.local.sentences import proxy_sentence, rendezvous_sentence, socket_sentence
 from punch.local.server import LocalServer, is_own
@@ -97,7 +97,7 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     from punch.local.node_connections import NodeGone
 
     path = attaching_path(directory, environ)
-    endpoint = cast("Any", UNIXClientEndpoint)(reactor, os.fspath(path), timeout=5)
+    endpoint = cast("Any", UNIXClientEndpoint)(reactor, os.fspath(path), timeout=NODE_TIME)
     try:
         return await AttachedNode.attach(endpoint, reactor, is_own)
     except NodeGone as error:

@@ -29,6 +29,8 @@ MAX_REQUEST = 128
 """How many characters of a `request` an answer repeats."""
 MAX_FRAME = 1 << 20
 """How many bytes one frame is given by this side."""
+NODE_TIME = 5.0
+"""Seconds in which the process of a node has to answer at its socket."""
 
 _LENGTH = struct.Struct(">I")
 _END, _ABORT, _OVER = 0, 0xFFFFFFFE, 0xFFFFFFFF

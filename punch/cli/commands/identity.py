@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from punch.cli import twistd
-from punch.cli.parser import Parser
+from punch.cli.parser import PROXY_HELP, Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import Identity
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
@@ -131,12 +131,7 @@ def main(arguments: Sequence[str]) -> int:
         help="which one to tell; several servers of one service with commas, or the option several times "
         "[default: that of PUNCH_RENDEZVOUS, else the last one, else your own on this machine]",
     )
-    parser.add_argument(
-        "--proxy",
-        metavar="URL",
-        help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
-        "the environment says, and directly where that fails]",
-    )
+    parser.add_argument("--proxy", metavar="URL", help=PROXY_HELP)
     parser.add_argument(
         "--state-dir", default=root, metavar="DIR", help=f"[default: {root}]".replace("%", "%%")
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from punch.cli import twistd
-from punch.cli.parser import Parser
+from punch.cli.parser import PROXY_HELP, Parser
 from punch.cli.usage import show, write_stderr
 from punch.local.process import gateways_by
 from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
@@ -73,12 +73,7 @@ def _parser(root: Path, login: str) -> Parser:
     parser.add_rare_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
     )
-    parser.add_rare_argument(
-        "--proxy",
-        metavar="URL",
-        help="HTTP or SOCKS5 proxy for TCP connections, or none [default: what https_proxy or all_proxy of "
-        "the environment says, and directly where that fails]",
-    )
+    parser.add_rare_argument("--proxy", metavar="URL", help=PROXY_HELP)
     parser.add_rare_argument(
         "--port-mapping",
         choices=[policy.value for policy in PortMappingPolicy],

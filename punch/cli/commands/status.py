@@ -13,7 +13,7 @@ from pathlib import Path
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
-from punch.local.protocol import JSON, CommandError, line, node_timeout
+from punch.local.protocol import JSON, NODE_TIME, CommandError, line, node_timeout
 from punch.local.sentences import socket_sentence
 from punch.local.socket_file import (
     NotRunning,
@@ -29,7 +29,6 @@ from punch.ui.text.sentences import shown_name
 from punch.wire import strict_json
 
 PROGRAM = "punch status"
-_TIMEOUT = 5.0
 _MOST_BYTES = 8 << 20
 """More than the status of any node has."""
 
@@ -87,7 +86,7 @@ def _ask(directory: Path) -> JSON:
     try:
         path = attaching_path(directory, os.environ)
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_TIMEOUT)
+            connection.settimeout(NODE_TIME)
             try:
                 connection.connect(os.fspath(path))
             except PermissionError:
