@@ -7,7 +7,7 @@ Each server runs on one core and the load comes from another, over loopback. Pac
 through UDP channels (RFC 8656, section 12) of several clients, as many as the server takes; what is counted
 is what arrives. "singly" means that each datagram is sent by a system call of its own; "together", that the
 load uses UDP_SEGMENT, as QUIC peers with large windows do. CPU is that of the server alone. Binding requests
-come from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.udp.reflector`) stays out
+come from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.reflector`) stays out
 of the way, in batches (`punch.net.udp.message_batch`), as otherwise the load would be slower than the
 servers. Rounds are interleaved, and the median is reported.
 

@@ -2,26 +2,31 @@
 Log lines for the operator about refusals, limits and allocations.
 
 Each line is one event of `twisted.logger` whose fields are named as in the line, so that an observer that
-writes JSON has them as well. Addresses are cut to the /24 (IPv6: /48) unless full addresses are configured.
-The rate of lines is limited: events that repeat are counted and logged once a minute, and the others have a
-rate limit. Only the line of an allocation that may relay has no limit, because it may answer a complaint.
+writes JSON (`json_log`) has them as well. Addresses are cut to the /24 (IPv6: /48) unless full addresses are
+configured. The rate of lines is limited: events that repeat are counted and logged once a minute, and the
+others have a rate limit. Only the line of an allocation that may relay has no limit, because it may answer a
+complaint.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
+from datetime import datetime, timezone
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
+from typing import TextIO
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import FileLogObserver, LogEvent, Logger, eventAsText
 
 from punch.net.driver import Timer
 from punch.net.rate_limits import SourceBuckets
 from punch.net.sources import source_of
 from punch.net.token_bucket import TokenBuckets
-from punch.rendezvous.monitoring.figures import Totals
+from punch.rendezvous.monitoring.status import Totals
 from punch.wire.address import parsed
 
 PERIOD = 60.0
@@ -291,3 +296,73 @@ def network_of(host: str) -> str:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return str(ip_network((int(address), 24 if address.version == 4 else 48), strict=False))
+
+
+_MAX_TEXT = 8000
+"""Characters of a text, such as a traceback, that are logged."""
+_ADDRESS = re.compile(
+    r"(?<![0-9a-fA-F.:])[0-9a-fA-F]{0,4}:[0-9a-fA-F]{0,4}:[0-9a-fA-F:.]*(?!\w)"
+    r"|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w)"
+)
+"""
+What may be an address: IPv6, or IPv4. Only one part of it has any length, so that the time of a search grows
+with the length of the text and not with its square.
+"""
+_ID = re.compile(r"\b([a-z2-7]{8})[a-z2-7]{44,48}\b")
+"""A peer ID or a pin."""
+
+
+def json_log(file: TextIO, *, full_addresses: bool, full_peers: bool) -> FileLogObserver:
+    """
+    An observer that writes the log to `file` as JSON, one object a line.
+
+    An event of `OperatorLog` has its fields as they are, which has cut what is not to be logged. The text of
+    all other events, which may come from any library, is searched for addresses and IDs.
+
+    :param full_addresses: whether text may have addresses in full, instead of /24s and /48s.
+    :param full_peers: whether text may have peer IDs in full, instead of their first eight characters.
+    """
+
+    def line(event: LogEvent) -> str:
+        return json_line(event, full_addresses=full_addresses, full_peers=full_peers)
+
+    return FileLogObserver(file, line)
+
+
+def json_line(event: LogEvent, *, full_addresses: bool, full_peers: bool) -> str:
+    """One event as a line."""
+    source = str(event.get("log_namespace", ""))
+    level = event.get("log_level")
+    moment = datetime.fromtimestamp(event["log_time"], timezone.utc)
+    found: dict[str, object] = {
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": "info" if level is None else level.name,
+        "source": source,
+    }
+    if source.startswith("punch.") and "event" in event:
+        found |= {key: _plain(value) for key, value in event.items() if not _is_internal(key)}
+    else:
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        if not full_addresses:
+            text = _ADDRESS.sub(_network, text)
+        if not full_peers:
+            text = _ID.sub(r"\1…", text)
+        message, _, traceback = text.partition("\n")
+        found["message"] = message[:_MAX_TEXT]
+        if traceback:
+            found["traceback"] = traceback[:_MAX_TEXT]
+    return json.dumps(found) + "\n"
+
+
+def _is_internal(key: str) -> bool:
+    return key.startswith("log_") or key == "line"
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def _network(match: re.Match[str]) -> str:
+    network = network_of(match[0].rstrip("."))
+    # A time, or a class such as zope::interface, is no address.
+    return match[0] if network == "unknown" else network

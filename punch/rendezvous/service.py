@@ -30,22 +30,20 @@ from twisted.python.failure import Failure
 from punch.identity import PeerID, RandomBytes
 from punch.net.udp.server import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
-from punch.rendezvous.control.protocol import ControlServerProtocol
-from punch.rendezvous.control.sessions import ControlSessions, ServiceReport, finish_introductions
-from punch.rendezvous.directory.connector import DirectoryConnector
-from punch.rendezvous.directory.interface import Directory
+from punch.rendezvous.control_protocol import ControlServerProtocol
+from punch.rendezvous.control_sessions import ControlSessions, ServiceReport, finish_introductions
+from punch.rendezvous.directory.connector import Directory, DirectoryConnector
 from punch.rendezvous.directory.remote_calls import RemoteCalls
-from punch.rendezvous.directory.shared_limits import SharedCounts, SharedRates, SharedTable
-from punch.rendezvous.directory.shared_quotas import SharedQuotas
+from punch.rendezvous.directory.shared_state import SharedCounts, SharedQuotas, SharedRates, SharedTable
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership
-from punch.rendezvous.monitoring.figures import Totals
-from punch.rendezvous.monitoring.health import Health
+from punch.rendezvous.monitoring.status import Health, Totals
 from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry.registry import Registry
-from punch.rendezvous.relay.relay import Relay
-from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.relay import Relay
+from punch.rendezvous.relay_service import RelayService
 from punch.rendezvous.tcp.accepting import accept_in_turn
 from punch.rendezvous.tcp.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.tcp.protocol_sniffer import (
@@ -57,8 +55,7 @@ from punch.rendezvous.tcp.protocol_sniffer import (
     Route,
 )
 from punch.rendezvous.tcp.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
-from punch.rendezvous.udp.reflector import Reflector
-from punch.rendezvous.udp.server import DatagramRelay, SecondReflector, UDPServer
+from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0

@@ -121,20 +121,17 @@ PURE = [
         f"punch.rendezvous.{name}"
         for name in (
             "config",
-            "control.session",
+            "control_session",
             "directory.remote_calls",
             "directory.messages",
             "directory.redis_address",
             "members.lists",
             "members.membership",
             "members.records",
-            "monitoring.figures",
-            "monitoring.health",
-            "monitoring.page",
+            "monitoring.status",
+            "reflector",
             "registry",
             "tcp.connection_limiter",
-            "udp.probing",
-            "udp.reflector",
         )
     ),
 ]

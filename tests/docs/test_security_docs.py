@@ -29,10 +29,9 @@ from punch.node.calls.calls import MAX_CALLS
 from punch.node.control import core, hosts
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.members.membership import MAX_REVOCATIONS, REVOCATION_BURST
-from punch.rendezvous.registry import admission
+from punch.rendezvous.reflector import AMPLIFICATION, PERIOD
+from punch.rendezvous.registry import places
 from punch.rendezvous.tcp import connection_limiter
-from punch.rendezvous.udp.probing import PERIOD
-from punch.rendezvous.udp.reflector import AMPLIFICATION
 from punch.test.link.test_limits import MOST_PACKETS
 from punch.turn.server import core as relay
 from punch.turn.server.allocations import UNPROVED_PART
@@ -151,7 +150,7 @@ SECURITY_NUMBERS = [
     f"An address has {LIMITS.connections_per_address} connections at most",
     f"one in {WORDS[connection_limiter.EARLIER]} ({LIMITS.connections // connection_limiter.EARLIER})",
     f"of one address {2 * LIMITS.registrations_per_address} peers",
-    f"one place in {WORDS[admission.RESERVE]} is kept",
+    f"one place in {WORDS[places.RESERVE]} is kept",
     f"An entry that has been there for {PROBATION:.0f} seconds",
     f"{2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
     f"{WORDS[LIMITS.calls_per_callee]} of their calls ring at once, at most "

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.directory.messages import (
     PeerClaimed,
     PeerLost,
@@ -30,19 +30,18 @@ from punch.rendezvous.directory.messages import (
 )
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
 from punch.rendezvous.directory.remote_calls import Locate, RemoteCalls, Send
-from punch.rendezvous.members.lists import DenyList, ListFileError
-from punch.rendezvous.members.membership import parse_members
+from punch.rendezvous.members.lists import DenyList, ListFileError, parse_members
 from punch.rendezvous.monitoring.service import figures_of
 from punch.rendezvous.registry.outputs import Deliver, DeliverToProcess, Disconnect
 from punch.rendezvous.registry.registry import Registry
 from punch.rendezvous.tcp.protocol_sniffer import Established, ProtocolSniffer, ProtocolSnifferFactory
 from punch.sanitize import sanitize
 from punch.test.internet import Internet
-from punch.test.rendezvous.control.test_session import Probes
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process
 from punch.test.rendezvous.directory.simulated_redis import encode as encode_resp
 from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL, envelope
 from punch.test.rendezvous.tcp.test_protocol_sniffer import ClosingTransport, Inside
+from punch.test.rendezvous.test_control_session import Probes
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire import strict_json
 from punch.wire.control import (

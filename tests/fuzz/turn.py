@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
-from punch.rendezvous.udp.reflector import Reflector
-from punch.test.rendezvous.relay.test_random_requests import IN_ALL, RandomRequestTests, RelayUsers
+from punch.rendezvous.reflector import Reflector
+from punch.test.rendezvous.test_relay_random_requests import IN_ALL, RandomRequestTests, RelayUsers
 from punch.test.turn.client.turn_client import CHECK, KEY, MAPPED, OTHER, PEER, QUIC, RELAYED, ScriptedServer
 from punch.test.turn.server.turn_server import BOB, HERE, UDP, FiveTupleClient
 from punch.turn.client.core import ClientState

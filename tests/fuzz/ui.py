@@ -15,8 +15,8 @@ from punch import names
 from punch.apps.chat import ChatError
 from punch.contacts import AddressBook
 from punch.petnames import name_from
-from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.monitoring.http import MonitoringConnections, MonitoringSite, health_page
+from punch.rendezvous.monitoring.status import Health
 from punch.sanitize import cut, flags, sanitize
 from punch.test.internet import Host, Internet
 from punch.test.ui.front_ends import BOB, EVE, FrontEndFixture, incoming

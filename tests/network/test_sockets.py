@@ -33,7 +33,7 @@ from punch.net.udp.sockets import (
     open_portable,
     open_socket,
 )
-from punch.rendezvous.udp.server import UDPServer
+from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
 from tests import system_call_filter

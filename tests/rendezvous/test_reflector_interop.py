@@ -31,7 +31,7 @@ from twisted.internet import reactor, stdio
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
 from punch.net.udp.server import PlainPort
-from punch.rendezvous.udp.server import UDPServer
+from punch.rendezvous.udp_server import UDPServer
 class Parent(Protocol):
     def connectionLost(self, reason):
         reactor.stop()

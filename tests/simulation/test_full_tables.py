@@ -20,12 +20,9 @@ from punch.node.calls.offer_freshness import (
     KeptOffers,
     OfferVerdict,
 )
-from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING
+from punch.rendezvous.directory.command_queue import IN_FLIGHT, MOST_WAITING, QueueFull
 from punch.rendezvous.directory.messages import PeerLost
-from punch.rendezvous.directory.redis_client import (
-    QueueFull,
-    RedisProblem,
-)
+from punch.rendezvous.directory.redis_client import RedisProblem
 from punch.rendezvous.members.database import MAX_PEERS_A_DAY
 from punch.test.node.calls.test_offer_freshness import WALL, Callee, peer
 from punch.test.rendezvous.control_client import (
@@ -33,7 +30,7 @@ from punch.test.rendezvous.control_client import (
 )
 from punch.test.rendezvous.directory.test_redis import ALICE, BOB, RedisTestCase
 from punch.test.rendezvous.directory.test_redis_client import QueueCase
-from punch.test.rendezvous.relay.test_members import MemberCase
+from punch.test.rendezvous.test_relay_members import MemberCase
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn.server.test_quotas import QuotaCase
 from punch.test.turn.server.turn_server import TurnServer

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet, Seen
-from punch.test.rendezvous.relay.service_case import RelayServiceCase, TURNClient
+from punch.test.rendezvous.relay_service_case import RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.test_forged import CAROL, VICTIM, ForgerCase
 from punch.test.turn.server.test_metering import BURST, RATE

@@ -17,8 +17,8 @@ from typing import Any
 from punch.amounts import number_of_bytes
 from punch.files import read_regular
 from punch.identity import PeerID
-from punch.rendezvous.members.lists import ListFileError, read_list
-from punch.rendezvous.members.membership import AdmitPolicy, parse_members
+from punch.rendezvous.members.lists import ListFileError, parse_members, read_list
+from punch.rendezvous.members.membership import AdmitPolicy
 from punch.sanitize import quoted
 from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, sentence

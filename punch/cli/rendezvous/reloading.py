@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from punch.cli.rendezvous.options import MemberOptionError, MemberOptions, read_members
 from punch.identity import Identity, PeerID
-from punch.rendezvous.control.sessions import ServiceReport
+from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.members.database import FILE_NAME, MemberDatabase
 from punch.rendezvous.members.lists import ListFileError

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from punch.amounts import format_bytes, format_count, format_duration
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
-from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
+from punch.rendezvous.monitoring.status import HealthStatus
 from punch.sanitize import quoted
 from punch.state import StateDirectory, StateError, own_state_dir
 

@@ -44,8 +44,8 @@ from punch.rendezvous.config import (
 )
 from punch.rendezvous.directory.redis_address import RedisAddress, RedisAddressError
 from punch.rendezvous.members.lists import DenyList, ListFileError, read_deny_list
-from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
+from punch.rendezvous.operator_log import json_log
 from punch.rendezvous.tcp.listen import EndpointError, check_kind
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir

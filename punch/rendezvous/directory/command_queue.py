@@ -6,16 +6,17 @@ many.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.sources import Shares, Source
-from punch.rendezvous.directory.redis_client import QueueFull, RedisConnection, RedisProblem
+from punch.rendezvous.directory.redis_client import RedisConnection, RedisProblem
 
 T = TypeVar("T")
 
@@ -30,6 +31,10 @@ _SHARE = MOST_WAITING // 2
 """Of these, those for one address."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
+
+
+class QueueFull(RedisProblem):
+    """A command was not sent, because too many wait for its source."""
 
 
 class CommandQueue:
@@ -141,3 +146,24 @@ class CommandQueue:
             self._logged = now
             self._log.warn("Redis answers more slowly than calls come: some of them fail.")
         return QueueFull("it answers more slowly than calls come")
+
+
+def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:
+    """
+    Do something that may fail when Redis goes away; everything is written anew once it is back.
+
+    :param connection: it is given up if Redis refuses something. Otherwise, what was refused would be
+        missing, and nobody would notice.
+    """
+    ensureDeferred(work).addErrback(_refused, connection)
+
+
+def _refused(failure: Failure, connection: RedisConnection) -> None:
+    failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
+    if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
+        connection.give_up(failure.value)
+
+
+def ignore(failure: Failure, kind: type[Exception]) -> None:
+    """Let a failure of one kind have no effect, as errback."""
+    failure.trap(kind)  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from punch.identity import PeerID, PeerIDError, RandomBytes
+from punch.net.sources import Source
 from punch.rendezvous.registry.registry import Introducing
 from punch.wire import strict_json
 from punch.wire.address import canonical
@@ -200,3 +201,7 @@ def _from_json(text: bytes) -> Message:
     except (ControlError, PeerIDError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProcessMessageError(f"it can't be read ({error}): all processes run one version") from error
     raise ProcessMessageError(f"its kind is not known ({str(kind)[:20]}): all processes run one version")
+
+
+UNKNOWN: Source = ("",)
+"""The source of what is not known to be for a peer at some address."""

@@ -7,9 +7,9 @@ The directory in Redis.
     punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
     punch:members         see `punch.rendezvous.directory.shared_members`
-    punch:counts          see `punch.rendezvous.directory.shared_limits`
-    punch:rates           see `punch.rendezvous.directory.shared_limits`
-    punch:relayed:DAY     see `punch.rendezvous.directory.shared_quotas`
+    punch:counts          see `punch.rendezvous.directory.shared_state`
+    punch:rates           see `punch.rendezvous.directory.shared_state`
+    punch:relayed:DAY     see `punch.rendezvous.directory.shared_state`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
 process that died do no harm, and expire later. Nothing here needs a wall clock: registrations are ordered by
@@ -36,10 +36,10 @@ from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.sources import Source
-from punch.rendezvous.directory.clock_offset import ClockOffset
-from punch.rendezvous.directory.command_queue import CommandQueue
-from punch.rendezvous.directory.interface import UNKNOWN, DirectoryUnavailable, DirectoryUser
+from punch.rendezvous.directory.command_queue import CommandQueue, QueueFull, ignore, in_background
+from punch.rendezvous.directory.connector import DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
+    UNKNOWN,
     Message,
     PeerAwaited,
     PeerClaimed,
@@ -51,16 +51,13 @@ from punch.rendezvous.directory.messages import (
     Sealer,
     derive,
 )
-from punch.rendezvous.directory.peer_entries import PeerEntries
+from punch.rendezvous.directory.peer_entries import ClockOffset, PeerEntries
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (
     NOT_REDIS,
     OLDEST,
-    QueueFull,
     RedisConnection,
     RedisProblem,
-    ignore,
-    in_background,
     primary_of,
 )
 from punch.rendezvous.directory.shared_state import SharedState, SharedStates

@@ -7,12 +7,13 @@ calls of its protocols, which get this reactor's `callLater` here.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any, NoReturn
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
@@ -22,7 +23,84 @@ from twisted.python.failure import Failure
 
 from punch.net.driver import Timer
 from punch.rendezvous.directory.redis_address import RedisAddress
-from punch.rendezvous.directory.redis_answers import MOST_BYTES, is_answer
+
+MOST_BYTES = 64 << 20
+"""
+The longest answer, in bytes: far more than all processes tell each other. A longer one would only fill the
+memory.
+"""
+
+
+def _ok(answer: Any) -> bool:
+    return answer in ("OK", b"OK")
+
+
+def _ok_or_nothing(answer: Any) -> bool:
+    return answer is None or _ok(answer)
+
+
+def _text(answer: Any) -> bool:
+    return isinstance(answer, bytes)
+
+
+def _text_or_nothing(answer: Any) -> bool:
+    return answer is None or isinstance(answer, bytes)
+
+
+def _count(answer: Any) -> bool:
+    return isinstance(answer, int) and 0 <= answer < 1 << 63
+
+
+def _texts(answer: Any) -> bool:
+    return isinstance(answer, list) and all(isinstance(each, bytes) for each in answer)
+
+
+def _pairs(answer: Any) -> bool:
+    return _texts(answer) and len(answer) % 2 == 0
+
+
+def _time(answer: Any) -> bool:
+    return (
+        _texts(answer)
+        and len(answer) == 2
+        and all(re.fullmatch(rb"[0-9]{1,12}", each) is not None for each in answer)
+    )
+
+
+def _host_and_port(answer: Any) -> bool:
+    if answer is None:
+        return True
+    return _texts(answer) and len(answer) == 2 and re.fullmatch(rb"[0-9]{1,5}", answer[1]) is not None
+
+
+def _subscribed(answer: Any) -> bool:
+    return isinstance(answer, list) and len(answer) == 3 and answer[0] in ("subscribe", b"subscribe")
+
+
+_ANSWERS: dict[str, Callable[[Any], bool]] = {
+    "INFO": _text,
+    "SET": _ok_or_nothing,
+    "GET": _text_or_nothing,
+    "GETSET": _text_or_nothing,
+    "LRANGE": _texts,
+    "SMEMBERS": _texts,
+    "HGETALL": _pairs,
+    "TIME": _time,
+    "SENTINEL": _host_and_port,
+    "SUBSCRIBE": _subscribed,
+    **dict.fromkeys(("EVAL", "EXISTS", "EXPIRE", "HDEL", "HSET", "PUBLISH", "RPUSH", "SADD", "SREM"), _count),
+}
+
+
+def is_answer(command: Sequence[str | bytes | int], answer: Any) -> bool:
+    """
+    Whether Redis can have given this answer.
+
+    :param command: one of the commands that docs/deployment.md names, with its arguments.
+    :param answer: no error; text is bytes, as it came.
+    """
+    return _ANSWERS[str(command[0])](answer)
+
 
 REPLY_TIME = 3.0
 """Seconds within which Redis has to answer, or its connection is closed."""
@@ -47,10 +125,6 @@ _ADVICE = {
 
 class RedisProblem(Exception):
     """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
-
-
-class QueueFull(RedisProblem):
-    """A command was not sent, because too many wait for its source."""
 
 
 class RedisRefusal(Exception):
@@ -395,27 +469,6 @@ def _fire(ready: Deferred[None]) -> None:
 def _endpoint(reactor: Any, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
     endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIME)
     return wrapClientTLS(optionsForClientTLS(host), endpoint, clock=reactor) if tls else endpoint
-
-
-def ignore(failure: Failure, kind: type[Exception]) -> None:
-    """Let a failure of one kind have no effect, as errback."""
-    failure.trap(kind)  # type: ignore[no-untyped-call]
-
-
-def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:
-    """
-    Do something that may fail when Redis goes away; everything is written anew once it is back.
-
-    :param connection: it is given up if Redis refuses something. Otherwise, what was refused would be
-        missing, and nobody would notice.
-    """
-    ensureDeferred(work).addErrback(_refused, connection)
-
-
-def _refused(failure: Failure, connection: RedisConnection) -> None:
-    failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
-    if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
-        connection.give_up(failure.value)
 
 
 async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:

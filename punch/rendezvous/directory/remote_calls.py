@@ -26,14 +26,15 @@ from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.directory.interface import UNKNOWN
 from punch.rendezvous.directory.messages import (
+    UNKNOWN,
     PeerLost,
     PeerReply,
     PeerRequest,
 )
-from punch.rendezvous.registry.admission import RESERVE, IntroductionRefusal, room_in
+from punch.rendezvous.registry.admission import IntroductionRefusal
 from punch.rendezvous.registry.introduction import DISPLACED
+from punch.rendezvous.registry.places import RESERVE, room_in
 from punch.rendezvous.registry.registry import NOT_REGISTERED, SETTLE_TIME, Registration, Registry
 from punch.wire.control import (
     Answer,

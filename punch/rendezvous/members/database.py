@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from punch.identity import PeerID
-from punch.rendezvous.members.members_file import MembersFile
+from punch.rendezvous.members.members_file import NOTE, VERSION, MembersFile, journal_entry
 from punch.rendezvous.members.membership import Redemption
 from punch.rendezvous.members.records import (
     InvitationMade,
@@ -29,7 +29,6 @@ from punch.rendezvous.members.records import (
     RevocationUndone,
     decode,
 )
-from punch.rendezvous.members.schema import NOTE, VERSION, journal_entry
 from punch.wire.invitation import AdmissionRefusal, Invitation
 
 FILE_NAME = "members.sqlite"

@@ -177,3 +177,21 @@ def read_deny_list(path: Path) -> DenyList:
         return DenyList.parse(text)
     except ListFileError as problem:
         raise ListFileError(f"The deny list {path}, {problem}.") from problem
+
+
+def parse_members(text: str) -> frozenset[PeerID]:
+    """
+    Read the text of a list of members: one peer ID a line.
+
+    The keys of peer IDs are not checked, only their checksums.
+
+    :raise ListFileError: with the line and the column of the first error.
+    """
+    peers = set()
+    for line, column, entry in entries(text):
+        try:
+            peers.add(PeerID.parse_unchecked(entry))
+        except PeerIDError as problem:
+            why = str(problem).rstrip(".")
+            raise ListFileError.at(line, column, f"{entry[:80]!r} is no peer ID ({why})") from problem
+    return frozenset(peers)

@@ -9,10 +9,9 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Protocol
 
-from punch.identity import PeerID, PeerIDError
+from punch.identity import PeerID
 from punch.net.rate_limits import SourceBuckets
 from punch.net.sources import source_of
-from punch.rendezvous.members.lists import ListFileError, entries
 from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 
@@ -300,21 +299,3 @@ class Membership:
 
     def _error(self, refusal: AdmissionRefusal, text: str = "") -> Error:
         return Error(ErrorCode.DENIED, text or _TEXTS[refusal], refusal=refusal, contact=self._contact)
-
-
-def parse_members(text: str) -> frozenset[PeerID]:
-    """
-    Read the text of a list of members: one peer ID a line.
-
-    The keys of peer IDs are not checked, only their checksums.
-
-    :raise ListFileError: with the line and the column of the first error.
-    """
-    peers = set()
-    for line, column, entry in entries(text):
-        try:
-            peers.add(PeerID.parse_unchecked(entry))
-        except PeerIDError as problem:
-            why = str(problem).rstrip(".")
-            raise ListFileError.at(line, column, f"{entry[:80]!r} is no peer ID ({why})") from problem
-    return frozenset(peers)

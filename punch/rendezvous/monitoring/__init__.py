@@ -1,6 +1,6 @@
 """
 What an operator sees of a running service.
 
-`figures` and `health` are what there is to see, without Twisted; `metrics`, `page` and `json_log` are its
-forms; `service` takes the figures and serves them (`http`, `listener`).
+`status` is what there is to see, also as a page for a browser; `metrics` is its form for Prometheus;
+`service` takes the figures and serves them (`http`, `listener`).
 """

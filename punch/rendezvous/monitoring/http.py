@@ -25,8 +25,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from punch.rendezvous.monitoring.health import HealthReport, ServiceStatus
-from punch.rendezvous.monitoring.page import STYLE, page
+from punch.rendezvous.monitoring.status import STYLE, HealthReport, ServiceStatus, page
 
 IDLE = 15.0
 """Seconds that an idle connection is kept."""

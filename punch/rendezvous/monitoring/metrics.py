@@ -14,8 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from punch import __version__
-from punch.rendezvous.monitoring.figures import COUNTER, NUMBERS, Figures
-from punch.rendezvous.monitoring.health import HealthReport, HealthStatus
+from punch.rendezvous.monitoring.status import COUNTER, NUMBERS, Figures, HealthReport, HealthStatus
 
 PREFIX = "punch_"
 

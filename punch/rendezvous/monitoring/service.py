@@ -14,9 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from punch import __version__
-from punch.rendezvous.control.sessions import ServiceReport
-from punch.rendezvous.monitoring.figures import PERIOD, Figures, FiguresHistory
-from punch.rendezvous.monitoring.health import ServiceStatus, full_tables
+from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.monitoring.http import (
     MonitoringConnections,
     MonitoringSite,
@@ -31,6 +29,7 @@ from punch.rendezvous.monitoring.listener import (
     MonitoringListener,
     socket_endpoint,
 )
+from punch.rendezvous.monitoring.status import PERIOD, Figures, FiguresHistory, ServiceStatus, full_tables
 from punch.rendezvous.service import RendezvousService
 
 

@@ -24,16 +24,16 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from punch.identity import PeerID
 from punch.net.fairness import SourceCache
 from punch.net.rate_limits import Counters, NoRoom, SourceBuckets, SourceScope, SourceTable
-from punch.net.segmented_table import SegmentedTable
 from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, Shares, Source
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.introduction import IntroductionKey
+from punch.rendezvous.registry.places import RESERVE, EarlierSources, room_in
 from punch.wire.control import ErrorCode
 
 TURN = 20.0
@@ -119,58 +119,11 @@ class RingingTurns:
         return max(0.0, seconds - _FORGOTTEN * (now - since))
 
 
-class EarlierSources(Generic[K]):
-    """
-    Keys that were seen before, each counted for the source that it first came from.
-
-    A stranger cannot get into the table by a claim: a peer has proved its key, and of two peers the called
-    one has answered. The table is empty when the service starts.
-
-    When there is no room, the source with the most keys loses its newest one, but keys that were seen first
-    some time ago are protected (`SegmentedTable`); a source that has used up its share loses its own oldest
-    one.
-
-    :param capacity: keys in all.
-    :param shares: keys of one source.
-    """
-
-    def __init__(self, capacity: int, shares: Shares) -> None:
-        self._table: SegmentedTable[K] = SegmentedTable(capacity, shares)
-
-    def __len__(self) -> int:
-        """The number of keys."""
-        return len(self._table)
-
-    def __contains__(self, key: object) -> bool:
-        """Whether this key is remembered."""
-        return key in self._table
-
-    def add(self, source: Source, key: K, now: float) -> None:
-        """
-        Remember `key`, which was seen just now. It is not remembered if other sources have all places. A key
-        that is remembered already keeps its place and its age.
-        """
-        table = self._table
-        if key in table:
-            return
-        try:
-            forgotten = table.room(source, now)
-        except NoRoom:
-            forgotten = table.oldest(source)
-            if forgotten is None:
-                return
-        if forgotten is not None:
-            table.leave(forgotten)
-        table.enter(source, key, now)
-
-
 def pair_key(one: PeerID, other: PeerID) -> bytes:
     """A key for two peers, in either order."""
     return sha256(min(one, other).key + max(one, other).key).digest()[:_DIGEST_SIZE]
 
 
-RESERVE = 8
-"""One place in this many is reserved for peers that were here before."""
 _UNDECIDED = 4
 """The number of calls that are passed on for the called peer to decide, in units of `calls_per_callee`."""
 _FIRST_PERIOD = 60.0
@@ -464,18 +417,3 @@ class IntroductionAdmission:
         return self._incoming[acquainted, False].allow(callee, now) or (
             first and self._incoming[acquainted, True].allow(callee, now)
         )
-
-
-def room_in(tables: Sequence[T], room: Callable[[T], K | None]) -> tuple[T, K | None]:
-    """
-    The first table with room for an entry, and the entry that has to leave it first.
-
-    :param room: asks a table which entry that is.
-    :raise NoRoom: no table has room; the exception is that of the last table.
-    """
-    for table in tables[:-1]:
-        try:
-            return table, room(table)
-        except NoRoom:
-            continue
-    return tables[-1], room(tables[-1])

@@ -36,8 +36,7 @@ from punch.rendezvous.registry.outputs import (
     PeerRegistered,
     PeerUnregistered,
 )
-from punch.rendezvous.registry.places import RegistrationPlaces
-from punch.rendezvous.registry.return_notices import ReturnNotices
+from punch.rendezvous.registry.places import RegistrationPlaces, ReturnNotices
 from punch.wire.control import (
     Accept,
     Answer,

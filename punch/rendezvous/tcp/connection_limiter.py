@@ -29,7 +29,7 @@ from punch.net.segmented_table import SegmentedTable
 from punch.net.source_turns import SourceTurns
 from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry.admission import room_in
+from punch.rendezvous.registry.places import room_in
 
 _HEADER = 5
 _RANDOM = slice(11, 43)

@@ -9,8 +9,8 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.net.udp.server import PlainPort
 from punch.node.events import CallFailed, Connected
-from punch.rendezvous.udp.reflector import Reflector
-from punch.rendezvous.udp.server import UDPServer
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
 from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import SERVICE, Peer, introduce

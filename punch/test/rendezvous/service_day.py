@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from punch.identity import Identity, PeerID
 from punch.net.driver import Driver, Timed
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.directory.redis import RedisDirectory
 from punch.rendezvous.directory.redis_address import RedisAddress

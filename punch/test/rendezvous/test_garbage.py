@@ -13,7 +13,7 @@ from typing import Any
 
 from punch.test.rendezvous.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.rendezvous.registry.test_registry import CALL, envelope
-from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
+from punch.test.rendezvous.relay_service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.control import Answer, Cancel, Establish

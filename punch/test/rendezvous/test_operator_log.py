@@ -18,7 +18,7 @@ from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
-from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
+from punch.test.rendezvous.relay_service_case import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.strategies import IDENTITIES
 from punch.test.turn.server.turn_server import code_of

@@ -8,7 +8,7 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 
 from punch.rendezvous.config import ServerCertificate
-from punch.rendezvous.control.sessions import finish_introductions
+from punch.rendezvous.control_sessions import finish_introductions
 from punch.test.rendezvous.control_client import RecordingControlClient, connect_raw, key_of_another_kind
 from punch.test.rendezvous.registry.test_registry import CALL, envelope
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase

@@ -24,8 +24,8 @@ from punch.node.network.clat import Clat
 from punch.node.network.relay import DatagramRelayClient, RelayClient, RelayContext
 from punch.node.network.relay_pool import RelayPool
 from punch.node.policies import RelayPolicy
-from punch.rendezvous.udp.reflector import Reflector
-from punch.rendezvous.udp.server import UDPServer
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.node.control.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.node.control.simulated_proxy import SimulatedProxy

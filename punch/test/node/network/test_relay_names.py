@@ -8,7 +8,7 @@ from punch.node.control.hosts import FRESH, KEPT, HostAddresses
 from punch.node.network.reflexive_addresses import ReflectorFinder
 from punch.node.network.relay import RelayClient
 from punch.node.network.relay_pool import RelayPool
-from punch.test.rendezvous.relay.service_case import Datagrams
+from punch.test.rendezvous.relay_service_case import Datagrams
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn.server.test_forged import OTHER_SERVICE, TwoServicesCase
 from punch.turn.server.authentication import issue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from punch.node.network.relay import RelayClient, RelayContext, StreamRelayClient, relay_endpoint
-from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase
+from punch.test.rendezvous.relay_service_case import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address

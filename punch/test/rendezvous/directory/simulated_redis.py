@@ -14,7 +14,7 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from punch.rendezvous.directory.shared_quotas import ADD
+from punch.rendezvous.directory.shared_state import ADD
 from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"

@@ -11,10 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.rate_limits import SourceTable
 from punch.net.sources import Shares
-from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.connector import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost
-from punch.rendezvous.directory.redis_answers import is_answer
-from punch.rendezvous.directory.shared_limits import SharedCounts
+from punch.rendezvous.directory.redis_client import is_answer
+from punch.rendezvous.directory.shared_state import SharedCounts
 from punch.test.rendezvous.directory.directory_processes import Process
 from punch.test.rendezvous.directory.test_redis import ALICE, BOB, RedisTestCase
 

@@ -7,7 +7,7 @@ from itertools import chain, cycle, islice
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
-from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.connector import DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerLost, PeerRequest
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
 from punch.rendezvous.directory.redis import LAST_TIME, REWRITE_TIME, TWIN_TIME

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.command_queue import IN_FLIGHT, CommandQueue
-from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.connector import DirectoryUnavailable
 from punch.rendezvous.directory.redis import LAST_TIME
 from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.directory.redis_client import (

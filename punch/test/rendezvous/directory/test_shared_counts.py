@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from punch.net.rate_limits import NoRoom, SourceBuckets, SourceScope, SourceTable
 from punch.net.sources import Shares, source_of
-from punch.rendezvous.directory.shared_limits import SharedCounts
+from punch.rendezvous.directory.shared_state import SharedCounts
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis

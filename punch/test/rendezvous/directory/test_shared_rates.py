@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.rendezvous.directory.shared_limits import SharedRates
+from punch.rendezvous.directory.shared_state import SharedRates
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis

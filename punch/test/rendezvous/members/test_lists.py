@@ -17,7 +17,7 @@ from punch.test.rendezvous.registry.test_registry import (
     CALL,
     envelope,
 )
-from punch.test.rendezvous.relay.service_case import RelayServiceCase
+from punch.test.rendezvous.relay_service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.address import Address

@@ -11,14 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.rendezvous.members import members_file
 from punch.rendezvous.members.database import MemberDatabase
-from punch.rendezvous.members.lists import ListFileError
+from punch.rendezvous.members.lists import ListFileError, parse_members
 from punch.rendezvous.members.membership import (
     INVITATION_BURST,
     REVOCATION_BURST,
     AdmitPolicy,
     Membership,
     MemberStoreError,
-    parse_members,
 )
 from punch.rendezvous.members.records import InvitationRedeemed
 from punch.test.rendezvous.registry.test_registry import ALICE, BOB, CAROL

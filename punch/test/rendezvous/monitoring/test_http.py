@@ -11,7 +11,6 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.monitoring.http import (
     MAX_CONNECTIONS,
     MonitoringConnections,
@@ -23,6 +22,7 @@ from punch.rendezvous.monitoring.listener import (
     MonitoringEndpointError,
     MonitoringListener,
 )
+from punch.rendezvous.monitoring.status import Health
 
 
 class EndpointTests(SynchronousTestCase):

@@ -11,8 +11,7 @@ from punch.net.rate_limits import NoRoom
 from punch.net.segmented_table import PROBATION
 from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry.admission import RESERVE
-from punch.rendezvous.registry.places import RegistrationPlaces
+from punch.rendezvous.registry.places import RESERVE, RegistrationPlaces
 from punch.test.rendezvous.registry.test_fairness import peer
 
 HOME, FULL = "192.0.2.1", "198.51.100.1"

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.registry.return_notices import ReturnNotices
+from punch.rendezvous.registry.places import ReturnNotices
 from punch.test.rendezvous.registry.test_registry import (
     ALICE,
     BOB,

@@ -7,7 +7,7 @@ from time import process_time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.reflector import Reflector
 from punch.test.costs import calls_of
 from punch.test.turn.server.turn_server import ALICE, BOB, HERE, TurnServer, code_of
 from punch.turn.server.core import UNAUTHENTICATED_BURST

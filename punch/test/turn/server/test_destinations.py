@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
-from punch.rendezvous.relay.service import own_addresses
-from punch.test.rendezvous.relay.service_case import RelayServiceCase
+from punch.rendezvous.relay_service import own_addresses
+from punch.test.rendezvous.relay_service_case import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.iana_special_purpose import rows
 from punch.test.turn.server.turn_server import ALICE, HERE6, TurnServer, code_of

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Packet, Seen
-from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
+from punch.test.rendezvous.relay_service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import (
     ALICE,

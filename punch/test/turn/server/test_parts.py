@@ -12,7 +12,7 @@ from punch.identity import Identity
 from punch.net.deadlines import Deadlines
 from punch.net.token_bucket import HEADERS, TokenBucket, admit
 from punch.rendezvous.config import RendezvousConfig
-from punch.rendezvous.relay.service import shown_addresses
+from punch.rendezvous.relay_service import shown_addresses
 from punch.turn.server.settings import Destinations, Hosts, RelaySettings
 
 

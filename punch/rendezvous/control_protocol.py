@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from punch.identity import PeerID, PeerIDError
 from punch.net.driver import Timer
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.wire.address import canonical
 from punch.wire.control import Error, ErrorCode

@@ -14,7 +14,7 @@ from punch.identity import PeerID
 from punch.net.sources import source_of
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
-from punch.test.rendezvous.relay.service_case import RelayServiceCase
+from punch.test.rendezvous.relay_service_case import RelayServiceCase
 from punch.test.turn.server.turn_server import UDP, code_of
 from punch.turn.server.quotas import DAY, MAX_METERS, Quotas
 from punch.wire.address import Address

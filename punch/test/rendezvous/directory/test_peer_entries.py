@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.directory.clock_offset import ClockOffset
+from punch.rendezvous.directory.peer_entries import ClockOffset
 
 
 class ClockOffsetTests(SynchronousTestCase):

@@ -15,12 +15,12 @@ from punch.net.driver import Driver, Timed
 from punch.net.fairness import SourceShares
 from punch.net.sources import source_of
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.protocol import ControlServerProtocol
-from punch.rendezvous.control.session import ControlSession, SessionFunctions
+from punch.rendezvous.control_protocol import ControlServerProtocol
+from punch.rendezvous.control_session import ControlSession, SessionFunctions
 from punch.rendezvous.directory.connector import DirectoryConnector
 from punch.rendezvous.members.access import AccessControl
 from punch.rendezvous.members.membership import MemberStoreError
-from punch.rendezvous.monitoring.figures import Totals
+from punch.rendezvous.monitoring.status import Totals
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.registry.outputs import (
     Deliver,
@@ -31,8 +31,8 @@ from punch.rendezvous.registry.outputs import (
     PeerUnregistered,
 )
 from punch.rendezvous.registry.registry import SHUTDOWN_TEXT, Registry
-from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.udp.server import SecondReflector
+from punch.rendezvous.relay_service import RelayService
+from punch.rendezvous.udp_server import SecondReflector
 from punch.wire.control import Error, ErrorCode, Register, Revoke
 
 _STEP = 0.1

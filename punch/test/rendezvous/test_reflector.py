@@ -1,4 +1,4 @@
-"""Tests for punch.rendezvous.udp.reflector."""
+"""Tests for punch.rendezvous.reflector."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.token_bucket import TokenBuckets
 from punch.net.udp.server import PlainPort
-from punch.rendezvous.udp.reflector import BURST, CAPACITY, RATE, Reflector
-from punch.rendezvous.udp.server import UDPServer
+from punch.rendezvous.reflector import BURST, CAPACITY, RATE, Reflector
+from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
 from punch.wire.stun import (
     MAX_ATTRIBUTES,
@@ -332,7 +332,7 @@ class ServerTests(SynchronousTestCase):
 
     def logged(self) -> list[LogEvent]:
         """What the server logged."""
-        module = "punch.rendezvous.udp.server"
+        module = "punch.rendezvous.udp_server"
         return [event for event in self.events if event.get("log_namespace", "").startswith(module)]
 
     def test_answers(self) -> None:

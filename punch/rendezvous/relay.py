@@ -32,8 +32,8 @@ from punch.net.token_bucket import TokenBucket
 from punch.net.udp.segmentation import allow_fragments
 from punch.net.udp.server import UDPPort
 from punch.net.udp.sockets import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
+from punch.rendezvous.reflector import Reflector, answer_on_stream
 from punch.rendezvous.tcp.protocol_sniffer import Established
-from punch.rendezvous.udp.reflector import Reflector, answer_on_stream
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.settings import Destinations, RelaySettings

@@ -13,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.relay.relay import BINDING_BURST, BINDING_RATE, BINDINGS_WAITING
-from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.udp.reflector import BURST, Reflector
-from punch.test.rendezvous.relay.service_case import Datagrams, RelayServiceCase, TURNClient
+from punch.rendezvous.reflector import BURST, Reflector
+from punch.rendezvous.relay import BINDING_BURST, BINDING_RATE, BINDINGS_WAITING
+from punch.rendezvous.relay_service import RelayService
+from punch.test.rendezvous.relay_service_case import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.address import Address

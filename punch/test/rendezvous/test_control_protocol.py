@@ -11,11 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.protocol import ControlServerProtocol
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control_protocol import ControlServerProtocol
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.registry.registry import Registry
-from punch.test.rendezvous.control.test_session import Probes
 from punch.test.rendezvous.control_client import key_of
+from punch.test.rendezvous.test_control_session import Probes
 from punch.wire.control import Accept, Error, Ping, Register
 from punch.wire.control_lines import encode
 

@@ -21,8 +21,7 @@ from twisted.logger import Logger
 from punch.identity import PeerID, RandomBytes
 from punch.net.udp.server import DatagramServer, UDPPort, open_ports
 from punch.rendezvous.config import RendezvousConfig
-from punch.rendezvous.udp.probing import Prober, ProbeSend, Vantages
-from punch.rendezvous.udp.reflector import PLAIN_REQUEST, Reflector
+from punch.rendezvous.reflector import PLAIN_REQUEST, Prober, ProbeSend, Reflector, Vantages
 from punch.wire.address import Address
 from punch.wire.control import Probe, Probed
 from punch.wire.stun import HEADER_SIZE

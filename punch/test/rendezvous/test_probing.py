@@ -8,8 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.udp.probing import PERIOD, Prober, ProbeSend, Vantages
-from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.reflector import PERIOD, Prober, ProbeSend, Reflector, Vantages
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.control import Probe

@@ -10,7 +10,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, conne
 from twisted.python.failure import Failure
 
 from punch.identity import Identity
-from punch.rendezvous.relay.relay import Relay
+from punch.rendezvous.relay import Relay
 from punch.test.internet import Host
 from punch.test.rendezvous.control_client import ClientCreator
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase

@@ -22,8 +22,8 @@ from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
-from punch.rendezvous.relay.relay import Relay
-from punch.rendezvous.udp.reflector import Reflector
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.relay import Relay
 from punch.turn.server.allocation import (
     AllocationMade,
     AllocationOwner,

@@ -12,8 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.monitoring.json_log import json_log
-from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.operator_log import OperatorLog, json_log
 from punch.test.rendezvous.test_service import RendezvousCase
 
 ID = "txjl2ynp4nzcq3wdb44oy7lgmqcyy5fdrg7xyqpdzjv3ujyyrbfc5aid"

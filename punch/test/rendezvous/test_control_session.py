@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.control.session import ControlSession
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.registry.outputs import Deliver, Disconnect
 from punch.rendezvous.registry.registry import Registry
 from punch.test.rendezvous.registry.test_registry import (

@@ -1,1 +1,0 @@
-"""The control channel: registered peers, each on a connection with lines over TLS."""

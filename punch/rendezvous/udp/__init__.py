@@ -1,1 +1,0 @@
-"""The UDP ports: the reflector, and probes of NATs."""
