@@ -102,17 +102,16 @@ PURE = [
             "calls.signaling",
         )
     ),
-    *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
+    *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "store")),
     "punch.local.protocol",
     "punch.local.rendezvous",
     "punch.local.sentences",
     *(
         f"punch.apps.files.{name}"
-        for name in ("final_names", "messages", "partial_folder", "pipes", "source", "target")
+        for name in ("codec", "events", "messages", "partial_folder", "reader", "source", "target")
     ),
     *(f"punch.apps.codes.{name}" for name in ("code", "exchange")),
-    "punch.apps.forward.addresses",
-    "punch.apps.pipe.messages",
+    *(f"punch.apps.forward.{name}" for name in ("addresses", "messages")),
     "punch.ui.text.causes",
     "punch.ui.text.codes",
     "punch.ui.text.sentences",
@@ -142,7 +141,7 @@ ASKING = [
     "punch.identity",
     "punch.state",
     "punch.net.interfaces",
-    "punch.apps.files.pipes",
+    "punch.apps.files.reader",
 ]
 
 

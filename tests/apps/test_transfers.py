@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from punch.apps.files.codec import encode_data, encode_entries
 from punch.apps.files.messages import (
     BLOCK,
     PIECE,
@@ -25,8 +26,6 @@ from punch.apps.files.messages import (
     FilesOffer,
     Item,
     TransferFailed,
-    encode_data,
-    encode_entries,
 )
 from punch.apps.files.partial_folder import FREE
 from punch.apps.files.target import Target

@@ -11,7 +11,8 @@ import pytest
 
 from punch.apps.chat.model import MAX_TEXT
 from punch.apps.forward import connections as forward
-from punch.apps.forward import datagrams, flows
+from punch.apps.forward import datagrams
+from punch.apps.forward import messages as forward_messages
 from punch.contact_entries import MAX_AGE, MAX_PATHS
 from punch.ice import budget, limits
 from punch.ice.candidates import MAX_SIGNALLED
@@ -99,7 +100,7 @@ SECURITY_NUMBERS = [
     f"at most {forward.MAX_CONNECTIONS_OF_PEER:,} connections to an exposed address, "
     f"and all peers have {forward.MAX_CONNECTIONS:,}; "
     f"a link carries at most {LinkLimits().streams:,} streams",
-    f"at most {flows.MAX_FLOWS} flows, each of which is a socket, "
+    f"at most {forward_messages.MAX_FLOWS} flows, each of which is a socket, "
     f"and all peers have {datagrams.MAX_FLOWS_OF_ALL:,}",
     f"At most {connections.MAX_UPLOADING} files come at a time, and {uploads.MAX_UPLOADS} uploads of "
     f"{uploads.MAX_FILES:,} files each wait to be sent",

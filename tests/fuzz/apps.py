@@ -20,14 +20,8 @@ from twisted.internet.testing import StringTransport
 
 from punch.apps.codes.code import Card, Code, CodeError, CodePurpose, completions, words
 from punch.apps.codes.exchange import MAX_ATTEMPTS, Issuer, Redeemer
-from punch.apps.files import messages
-from punch.apps.files.messages import (
-    Entry,
-    EntryKind,
-    FilesMessageError,
-    FilesOffer,
-    Item,
-    MessageType,
+from punch.apps.files import codec
+from punch.apps.files.codec import (
     encode_accept,
     encode_data,
     encode_done,
@@ -38,16 +32,26 @@ from punch.apps.files.messages import (
     encode_have_end,
     encode_offer,
     encode_zeros,
+)
+from punch.apps.files.messages import (
+    Entry,
+    EntryKind,
+    FilesMessageError,
+    FilesOffer,
+    Item,
+    MessageType,
     file_digest,
 )
-from punch.apps.files.protocol import FileReceiver, FileSender
+from punch.apps.files.protocol import FileSender
+from punch.apps.files.receiver import FileReceiver
 from punch.apps.files.source import find_source
-from punch.apps.forward.flows import DatagramReader, encode_datagram
-from punch.apps.pipe.messages import (
+from punch.apps.forward.messages import (
+    DatagramReader,
     End,
     PipeError,
     PipeReader,
     PipeStatus,
+    encode_datagram,
     encode_end,
     encode_piece,
     encode_status,
@@ -238,30 +242,30 @@ def _all_messages() -> Iterator[bytes]:
 def file_messages(data: bytes) -> None:
     """The messages of a transfer: what is read can be written and read again."""
     with contextlib.suppress(FilesMessageError):
-        kind = messages.message_type(data)
+        kind = codec.message_type(data)
         if kind is MessageType.OFFER:
-            offer = messages.decode_offer(data)
-            assert messages.decode_offer(encode_offer(offer)) == offer
+            offer = codec.decode_offer(data)
+            assert codec.decode_offer(encode_offer(offer)) == offer
         elif kind is MessageType.ACCEPT:
-            assert messages.decode_accept(data, ("sha256",)) == "sha256"
+            assert codec.decode_accept(data, ("sha256",)) == "sha256"
         elif kind is MessageType.ENTRIES:
-            entries = list(messages.decode_entries(data))
-            assert list(messages.decode_entries(b"".join(encode_entries(entries)))) == entries
+            entries = list(codec.decode_entries(data))
+            assert list(codec.decode_entries(b"".join(encode_entries(entries)))) == entries
             for entry in entries:
                 assert not entry.path.startswith(b"/")
                 assert b".." not in entry.path.split(b"/")
         elif kind is MessageType.HAVE:
-            index, digests = messages.decode_have(data, 10)
+            index, digests = codec.decode_have(data, 10)
             assert b"".join(encode_have(index, digests)) == data
         elif kind is MessageType.DATA:
-            assert encode_data(*messages.decode_data(data)) == data
+            assert encode_data(*codec.decode_data(data)) == data
         elif kind is MessageType.ZEROS:
-            assert encode_zeros(*messages.decode_zeros(data)) == data
+            assert encode_zeros(*codec.decode_zeros(data)) == data
         elif kind is MessageType.FILE_END:
-            assert encode_file_end(*messages.decode_file_end(data)) == data
+            assert encode_file_end(*codec.decode_file_end(data)) == data
         elif kind is MessageType.FAILED:
-            failed = messages.decode_failed(data)
-            assert messages.decode_failed(encode_failed(failed)).code is failed.code
+            failed = codec.decode_failed(data)
+            assert codec.decode_failed(encode_failed(failed)).code is failed.code
 
 
 def _at_once(call: Callable[[], T]) -> Deferred[T]:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from functools import cache
 
+from punch.apps.chat.conversations import believed_time
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import MAX_TEXT
 from punch.apps.chat.protocol import (
@@ -126,7 +127,7 @@ def history(data: bytes) -> None:
         store.undelivered_here()
         store.untold_states()
         store.retention()
-        store.believed(5.0)
+        believed_time(store, 5.0)
         store.expire(2.0)
     except StoreError as error:
         text = str(error)

@@ -14,13 +14,13 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.files.codec import COPIED, DataMessage, Message, MessageReader, frames
 from punch.apps.files.events import Stage, TooManyTransfers, TransferChanged
-from punch.apps.files.framing import COPIED, DataMessage, Message, MessageReader, frames
 from punch.apps.files.messages import BLOCK, PIECE, FailureCode, TransferFailed
 from punch.apps.files.protocol import TransferState
 from punch.apps.files.source import SourceError
 from punch.apps.files.transfers import MAX_LISTED, MAX_SENDING
-from punch.test.apps.files.test_framing import CONTENT, MESSAGES, STREAM, plain
+from punch.test.apps.files.test_codec import CONTENT, MESSAGES, STREAM, plain
 from punch.test.apps.files.test_protocol import T, TransferCase
 from punch.test.apps.files.test_transfer import HoleCase, send
 from punch.test.apps.files.test_transfers import TransfersCase

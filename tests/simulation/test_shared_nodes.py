@@ -7,10 +7,10 @@ from io import BytesIO
 from twisted.internet.error import ConnectionLost
 from twisted.protocols.basic import FileSender
 
-from punch.apps.forward.flows import IDLE_TIME
+from punch.apps.forward.messages import IDLE_TIME
 from punch.test.apps.forward.test_datagrams import DatagramCase
 from punch.test.apps.forward.test_forward import TwoSidesCase
-from punch.test.apps.pipe.test_pipe import ServicePipeCase
+from punch.test.apps.forward.test_pipe import ServicePipeCase
 from punch.test.local.test_local import AttachedStreamCase, Recorders
 
 

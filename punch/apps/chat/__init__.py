@@ -5,7 +5,7 @@ The chat: one application object (`punch.apps.chat.chat.Chat`) and its views.
 """
 
 from punch.apps.chat.chat import Chat
-from punch.apps.chat.history import MAX_LIMIT
+from punch.apps.chat.conversations import MAX_LIMIT
 from punch.apps.chat.model import (
     MAX_CLIENT_ID,
     MAX_TEXT,

@@ -19,7 +19,7 @@ from punch import names
 from punch.apps.chat import protocol
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.conversations import ChatShutdown, Conversations
+from punch.apps.chat.conversations import ChatShutdown, Conversations, History
 from punch.apps.chat.events import (
     ChatBroken,
     MessagesDelivered,
@@ -27,7 +27,6 @@ from punch.apps.chat.events import (
     NetcheckDone,
     Views,
 )
-from punch.apps.chat.history import History
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import (
     ChatError,
@@ -112,7 +111,8 @@ class Chat:
         self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
         self._shutdown = ChatShutdown(self.conversations, self._timers)
         self.calls = ChatLinks(self.views, node, clock, lambda: random(1)[0] / 255, self.waits)
-        self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
+        undelivered = self.conversations.undelivered
+        self.contacts = Contacts(me, node, book, self.views, self.calls, undelivered, self._timers)
         self.history = History(
             self.storage,
             self.views,

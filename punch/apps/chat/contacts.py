@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 
 from punch import names
-from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ContactSummary
@@ -85,6 +84,7 @@ class Contacts:
     :param me: this side's ID.
     :param book: the address book.
     :param links: the calls and links of the chat.
+    :param undelivered: returns how many messages wait for a peer.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Contacts:
         book: AddressBook,
         views: Views,
         links: ChatLinks,
-        conversations: Conversations,
+        undelivered: Callable[[PeerID], int],
         timers: Timers,
     ) -> None:
         self._me = me
@@ -102,7 +102,7 @@ class Contacts:
         self._address_book = book
         self._views = views
         self._links = links
-        self._conversations = conversations
+        self._undelivered = undelivered
         self._timers = timers
         self._told: dict[PeerID, ContactSummary] = {}
         self._renamed: set[PeerID] = set()
@@ -206,7 +206,7 @@ class Contacts:
         """Refuse the calls of somebody no more."""
         peer = self.find(who)
         contact = self._change(peer, lambda: self._address_book.block(peer, False))
-        if self._conversations.undelivered(peer):
+        if self._undelivered(peer):
             self._links.waiting(peer)
         return contact
 
@@ -229,7 +229,7 @@ class Contacts:
         peer = self.find(who)
         if self._address_book.entry(peer) == Contact():
             raise ChatError("unknown-peer", f"{peer.short} is not in the address book.")
-        if waiting := self._conversations.undelivered(peer):
+        if waiting := self._undelivered(peer):
             # The peer is called because of them, and whoever is called is in the address book.
             raise ChatError(
                 "waiting",

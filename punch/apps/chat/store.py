@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from punch.apps.chat.age import BelievedTime
 from punch.apps.chat.database import Database
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known, MessageReceived
@@ -375,34 +374,29 @@ class Store:
 
     def retention(self) -> float | None:
         """For how many days messages are kept; None: until they are erased."""
-        return self._setting("retention")
+        return self.setting("retention")
 
     def set_retention(self, days: float | None) -> None:
         """Keep messages for so many days."""
-        with self._transaction():
-            self._set("retention", days)
+        self.set_settings(retention=days)
 
-    def believed(self, wall: float) -> float:
-        """The time that the age of messages is reckoned from when the clock shows `wall`; see `age.py`."""
-        with self._transaction():
-            now = self._setting("believed")
-            if now is None:
-                # The first call for this file: when its last message was written, it was at least that late.
-                [[newest]] = self._rows("SELECT max(time) FROM message")
-                with self._values():
-                    now = wall if newest is None else float(newest)
-            believed = BelievedTime(now, self._setting("jumped")).look(wall)
-            self._set("believed", believed.now)
-            self._set("jumped", believed.jumped)
-        return believed.now
+    def newest_time(self) -> float | None:
+        """The time of the newest message, in seconds since 1970; None if there is no message."""
+        [[newest]] = self._rows("SELECT max(time) FROM message")
+        with self._values():
+            return None if newest is None else float(newest)
 
-    def _setting(self, name: str) -> float | None:
+    def setting(self, name: str) -> float | None:
+        """The number that is kept under a name; None if there is none."""
         rows = self._rows("SELECT value FROM setting WHERE name = ?", name)
         with self._values():
             return None if not rows or rows[0][0] is None else float(rows[0][0])
 
-    def _set(self, name: str, value: float | None) -> None:
-        self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", name, value)
+    def set_settings(self, **values: float | None) -> None:
+        """Keep numbers under these names, all or none."""
+        with self._transaction():
+            for name, value in values.items():
+                self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", name, value)
 
     def expire(self, before: float) -> int:
         """

@@ -73,8 +73,6 @@ _read_pake = read.binary(33, 33)
 _read_proof = read.binary(32, 32)
 _read_card = read.binary(17, BODY_SIZE)
 _read_signature = read.binary(64, 64)
-
-
 Outcome = Card | CodeFailed
 
 

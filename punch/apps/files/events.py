@@ -2,14 +2,78 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from punch.apps.files.messages import FilesOffer, TransferFailed
-from punch.apps.files.odd_names import OddNames
 from punch.identity import PeerID
 from punch.local.protocol import CommandError
+from punch.sanitize import unseen
+
+ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, and those that change the direction of text."""
+_WINDOWS = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+_NOT_IN_WINDOWS = re.compile(r'[<>:"\\|?*]|[. ]$')
+
+
+class Oddity(Enum):
+    """What is unusual about a name."""
+
+    CONTROL = "control"
+    """It has control characters, or characters that change the direction of text. They become "_"."""
+    INVISIBLE = "invisible"
+    """It has characters that are not seen, so that it looks like another name. They become "_"."""
+    HIDDEN = "hidden"
+    """It begins with a dot."""
+    WINDOWS = "windows"
+    """Windows can't have it."""
+    SPACE = "space"
+    """It begins or ends with a space."""
+
+
+def oddities(name: str) -> list[Oddity]:
+    """What is unusual about a name."""
+    found = []
+    if ACTING.search(name):
+        found.append(Oddity.CONTROL)
+    if not all(ACTING.match(name, index) for index in unseen(name)):
+        found.append(Oddity.INVISIBLE)
+    if name.startswith("."):
+        found.append(Oddity.HIDDEN)
+    if _WINDOWS.fullmatch(name) or _NOT_IN_WINDOWS.search(name):
+        found.append(Oddity.WINDOWS)
+    if name != name.strip():
+        found.append(Oddity.SPACE)
+    return found
+
+
+class OddNames:
+    """
+    How many names in the folders of a transfer are unusual. Hidden ones are not counted: they are usual
+    there.
+
+    :ivar counts: by what is unusual.
+    :ivar examples: a name for each.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[Oddity] = Counter()
+        self.examples: dict[Oddity, str] = {}
+
+    def add(self, path: bytes) -> None:
+        """Look at a path of a transfer; what has no folder is shown in its offer."""
+        _, inside, name = path.rpartition(b"/")
+        if not inside:
+            return
+        text = os.fsdecode(name)
+        for oddity in oddities(text):
+            if oddity is not Oddity.HIDDEN:
+                self.counts[oddity] += 1
+                self.examples.setdefault(oddity, text)
 
 
 class Stage(str, Enum):

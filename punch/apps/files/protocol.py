@@ -1,5 +1,6 @@
 """
-Both ends of a transfer, as Twisted protocols on a stream of the service "files/1".
+A transfer as a Twisted protocol on a stream of the service "files/1": what both ends have in common, and the
+sending end. `receiver.py` has the receiving one.
 
 The disk is read and written in threads, one call of a transfer at a time. A slow disk pauses the stream, and
 a slow stream pauses the reading, so a transfer needs a few megabytes of memory, whatever its size.
@@ -8,54 +9,37 @@ a slow stream pauses the reading, so a transfer needs a few megabytes of memory,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.apps.files.framing import DataMessage, Message, MessageReader, frames
-from punch.apps.files.messages import (
-    FailureCode,
-    FilesMessageError,
-    FilesOffer,
-    MessageType,
-    TransferFailed,
+from punch.apps.files.codec import (
+    DataMessage,
+    Message,
+    MessageReader,
     decode_accept,
     decode_failed,
     decode_have,
-    decode_offer,
-    encode_accept,
-    encode_done,
     encode_entries,
     encode_failed,
     encode_offer,
+    frames,
     message_type,
 )
-from punch.apps.files.odd_names import OddNames
-from punch.apps.files.source import Reader, Source, check_have
-from punch.apps.files.target import Target
-from punch.net.driver import Timer
+from punch.apps.files.messages import FailureCode, FilesMessageError, MessageType, TransferFailed
+from punch.apps.files.reader import Reader, check_have
+from punch.apps.files.source import Source
 
 T = TypeVar("T")
-
-MAX_QUEUED = 4 * 1024 * 1024
-"""Bytes that wait for the disk before the stream is paused."""
-OFFER_TIMEOUT = 30.0
-"""Seconds in which an opened stream has to bring its offer."""
-_BATCH = 64
-"""Messages that one call in a thread writes at most, so that the end of a transfer need not wait for long."""
-_OVERHEAD = 64
-"""Bytes that a message takes in memory besides its own."""
 
 
 class Run(Interface):
@@ -78,7 +62,7 @@ class TransferState(Enum):
     """It is complete, or has failed."""
 
 
-class _TransferProtocol(Protocol, ABC):
+class TransferProtocol(Protocol, ABC):
     """
     One end of a transfer: its messages, its state, and how it ends.
 
@@ -206,7 +190,7 @@ class _TransferProtocol(Protocol, ABC):
 
 
 @implementer(IPushProducer)
-class FileSender(_TransferProtocol):
+class FileSender(TransferProtocol):
     """Offers files to the other side, and sends them when it accepts."""
 
     def __init__(self, source: Source, run: Run) -> None:
@@ -346,141 +330,3 @@ class FileSender(_TransferProtocol):
         if self._reader is not None:
             self._reader.stop()
         self.resumeProducing()
-
-
-class Decide(Interface):
-    """Asks the user, or an option, about an offer."""
-
-    def __call__(self, transfer: FileReceiver, offer: FilesOffer, /) -> Deferred[Path]:
-        """Fires with the folder for the files, or fails with `TransferFailed`. It may be cancelled."""
-
-
-class FileReceiver(_TransferProtocol):
-    """
-    Takes files that the other side offers.
-
-    :ivar peer: the other side's ID.
-    :ivar offer: what it offers, once that is known.
-    :param decide: says where the files of an offer go, or refuses it.
-    :param shows_texts: whether the text of an offer is shown to the user: then it is not saved as a file.
-    """
-
-    def __init__(
-        self, peer: str, decide: Decide, clock: IReactorTime, run: Run, *, shows_texts: bool = False
-    ) -> None:
-        super().__init__(run)
-        self.offer: FilesOffer | None = None
-        self.peer = peer
-        self._decide = decide
-        self._shows_texts = shows_texts
-        self._target: Target | None = None
-        self._queue: deque[Message] = deque()
-        self._queued = 0
-        self._read_paused = False
-        self._working = False
-        self._closing = False
-        self._deciding: Deferred[Path] | None = None
-        self._timeout = Timer(clock)
-
-    @property
-    def position(self) -> int:
-        """Bytes that are there."""
-        return 0 if self._target is None else self._target.position
-
-    @property
-    def left_out(self) -> list[str]:
-        """The links that the file system did not take, when the transfer is complete."""
-        return [] if self._target is None else self._target.left_out
-
-    @property
-    def odd_names(self) -> OddNames:
-        """What is unusual about the names in its folders that have come."""
-        return OddNames() if self._target is None else self._target.odd_names
-
-    def connectionMade(self) -> None:
-        """Wait for the offer."""
-        self._timeout.start(OFFER_TIMEOUT, self.fail, FilesMessageError("no offer in time"))
-
-    def message_received(self, message: Message) -> None:
-        """Handle a message of the sender."""
-        if self.offer is None:
-            if isinstance(message, DataMessage) or message_type(message) is not MessageType.OFFER:
-                raise FilesMessageError("a message before the offer")
-            self.offer = decode_offer(message)
-            self._timeout.cancel()
-            self.run_steps(self._answer(self.offer))
-        elif self._target is None:
-            raise FilesMessageError("a message before the offer was answered")
-        else:
-            self._queue.append(message)
-            self._queued += len(message) + _OVERHEAD
-            if self._queued > MAX_QUEUED and not self._read_paused:
-                self._read_paused = True
-                self.transport.pauseProducing()
-            if not self._working:
-                self._working = True
-                self.run_steps(self._write(self._target))
-
-    async def _answer(self, offer: FilesOffer) -> None:
-        self._deciding = self._decide(self, offer)
-        try:
-            folder = await self._deciding
-        finally:
-            self._deciding = None
-        if self.over:
-            return
-        if offer.text is not None and self._shows_texts:
-            self.send(encode_done())
-            self.complete([])
-            return
-        target = await self._run(lambda: Target(folder, self.peer, offer))
-        if self.state is not TransferState.OFFERED:
-            await self._run(target.close)
-            return
-        self._target = target
-        self.state = TransferState.RUNNING
-        self.send(encode_accept(target.hash_name))
-
-    async def _write(self, target: Target) -> None:
-        try:
-            while self._queue and not self.over:
-                messages = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
-                answers = await self._run(partial(target.receive_all, messages))
-                for answer in answers:
-                    self.send(answer)
-                if target.finals:
-                    self.complete(target.finals)
-                self._queued -= sum(len(message) + _OVERHEAD for message in messages)
-                if self._read_paused and self._queued <= MAX_QUEUED // 2 and not self.over:
-                    self._read_paused = False
-                    self.transport.resumeProducing()
-        finally:
-            self._working = False
-            if self.over:
-                self._close(target)
-
-    def fail(self, failed: TransferFailed) -> None:
-        """End the transfer."""
-        super().fail(failed)
-        self._stop()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End the transfer; what is there is kept."""
-        super().connectionLost(reason)
-        self._stop()
-
-    def _stop(self) -> None:
-        self._timeout.cancel()
-        self._queue.clear()
-        if self._deciding is not None:
-            self._deciding.cancel()
-        if self._target is not None:
-            self._target.stop()
-            if not self._working:
-                self._close(self._target)
-
-    def _close(self, target: Target) -> None:
-        # Once: two threads must not close the same file.
-        if not self._closing:
-            self._closing = True
-            self._run(target.close)

@@ -19,8 +19,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from punch.apps.files.final_names import MovedItems, move, numbered, safe_name
-from punch.apps.files.framing import DataMessage, Message
+from punch.apps.files.codec import (
+    DataMessage,
+    Message,
+    decode_data,
+    decode_entries,
+    decode_file_end,
+    decode_zeros,
+    encode_done,
+    encode_have,
+    encode_have_end,
+    message_type,
+)
+from punch.apps.files.events import OddNames
 from punch.apps.files.messages import (
     BLOCK,
     DIGEST,
@@ -35,21 +46,24 @@ from punch.apps.files.messages import (
     FilesOffer,
     MessageType,
     TransferFailed,
-    decode_data,
-    decode_entries,
-    decode_file_end,
-    decode_zeros,
+    check_offered,
     digests,
-    encode_done,
-    encode_have,
-    encode_have_end,
     file_digest,
     link_leads_outside,
-    message_type,
     shown,
 )
-from punch.apps.files.odd_names import OddNames
-from punch.apps.files.partial_folder import PartialFolder, disk_failure
+from punch.apps.files.partial_folder import (
+    MovedItems,
+    PartialFolder,
+    current_umask,
+    disk_failure,
+    make_folder,
+    move,
+    numbered,
+    safe_name,
+    set_attributes,
+    write_at,
+)
 
 _ZEROS = bytes(PIECE)
 
@@ -106,12 +120,11 @@ class Target:
         self._folders: dict[bytes, Path] = {}
         self._names: set[Path] = set()
         self._files_seen: set[tuple[int, int]] = set()
-        self._tops: list[bytes] = []
         self._have: dict[int, bytes] = {}
         self._ended: set[int] = set()
         self._file: _OpenFile | None = None
         key = hashlib.sha256("\0".join([sender, *sorted(item.name for item in offer.items)]).encode())
-        self._umask = _umask()
+        self._umask = current_umask()
         name = f".punch-{key.hexdigest()[:16]}"
         needed = sum(item.size or 0 for item in offer.items)
         if offer.stored is not None:
@@ -213,14 +226,14 @@ class Target:
             try:
                 if entry.kind is EntryKind.FOLDER:
                     self._partial.check_rest()
-                    _make_folder(path)
+                    make_folder(path)
                 elif self._partial.resumed and path.is_dir():
                     # It was a folder at the earlier attempt.
                     shutil.rmtree(path)
             except OSError as error:
                 raise disk_failure(error, path) from error
         if self.has_all_entries:
-            self._check_offer()
+            check_offered(self._offer, self._entries)
             self._find_moved()
 
     def _find_moved(self) -> None:
@@ -251,27 +264,10 @@ class Target:
         if not parent:
             if entry.kind is EntryKind.LINK:
                 raise FilesMessageError("a link that is not in a folder")
-            self._tops.append(entry.path)
         elif self._kinds.get(parent) is not EntryKind.FOLDER:
             raise FilesMessageError("an entry whose folder was not sent")
         if entry.kind is EntryKind.LINK and link_leads_outside(entry.path, entry.target):
             raise FilesMessageError("a link that leads out of its folder")
-
-    def _check_offer(self) -> None:
-        """What is sent is what the user said yes to."""
-        sizes: dict[bytes, int | None] = dict.fromkeys(self._tops, 0)
-        files = dict.fromkeys(self._tops, 0)
-        for entry in self._entries:
-            top = entry.path.partition(b"/")[0]
-            size = sizes[top]
-            if entry.kind is EntryKind.FILE:
-                files[top] += 1
-                unknown = size is None or entry.size == UNKNOWN_SIZE
-                sizes[top] = None if unknown or size is None else size + entry.size
-        found = [(shown(top), self._kinds[top], sizes[top], files[top]) for top in self._tops]
-        offered = [(item.name, item.kind, item.size, item.files) for item in self._offer.items]
-        if found != offered:
-            raise FilesMessageError("files that were not offered")
 
     def have(self) -> Iterator[bytes]:
         """
@@ -340,7 +336,7 @@ class Target:
             if not zeros or offset < file.size:
                 if offset % BLOCK == 0:
                     self._partial.check_rest()
-                _write_at(file.descriptor, parts, offset)
+                write_at(file.descriptor, parts, offset)
         except OSError as error:
             raise disk_failure(error, self._paths[index]) from error
         for part in parts:
@@ -451,10 +447,10 @@ class Target:
             for entry, path in waiting:
                 if entry.kind is EntryKind.LINK:
                     self._make_link(entry, path)
-            self._remove_others()
+            self._partial.keep_only(self._names)
             for entry, path in reversed(waiting):
                 if b"/" in entry.path and entry.kind is not EntryKind.LINK:
-                    self._set_mode(entry, path)
+                    set_attributes(path, entry, self._umask)
             finals = []
             for index, (entry, path) in enumerate(zip(self._entries, self._paths, strict=True)):
                 if b"/" in entry.path:
@@ -462,7 +458,7 @@ class Target:
                 moving = partial(self._moved.add, entry.path, source=path)
                 finals.append(path if index in self._in_place else move(path, self._folder, moving))
                 # Not earlier: a folder that its owner can't write to can't be moved.
-                self._set_mode(entry, finals[-1])
+                set_attributes(finals[-1], entry, self._umask)
             self._partial.remove()
             self._moved.forget()
         except OSError as error:
@@ -471,16 +467,6 @@ class Target:
             self.close()
         return finals
 
-    def _remove_others(self) -> None:
-        """Remove what an earlier attempt has left and this one did not send."""
-        if not self._partial.resumed:
-            return
-        for parent, folders, files in os.walk(self._partial.path, topdown=False):
-            for name in folders + files:
-                path = Path(parent, name)
-                if path not in self._names:
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-
     def _make_link(self, entry: Entry, path: Path) -> None:
         try:
             path.symlink_to(os.fsdecode(entry.target))
@@ -488,14 +474,6 @@ class Target:
             if disk_failure(error, path).code is FailureCode.NO_SPACE:
                 raise
             self.left_out.append(shown(entry.path))
-
-    def _set_mode(self, entry: Entry, path: Path) -> None:
-        # Not every file system takes times and permissions.
-        if entry.kind is EntryKind.FOLDER and entry.modified:
-            with suppress(OSError, OverflowError):
-                os.utime(path, ns=(entry.modified, entry.modified))
-        with suppress(OSError):
-            os.chmod(path, entry.mode & 0o777 & ~self._umask)
 
     def close(self) -> None:
         """Stop here. What is there is kept, and is continued when the same items come again."""
@@ -510,31 +488,3 @@ class Target:
                         path.unlink()
         # If nothing was received, an empty folder would only be in the way.
         self._partial.close(remove_empty=not self._entries)
-
-
-def _write_at(descriptor: int, parts: Iterable[bytes | bytearray | memoryview], offset: int) -> None:
-    for part in parts:
-        written = 0
-        while written < len(part):
-            written += os.pwrite(descriptor, part[written:] if written else part, offset + written)
-        offset += written
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(0o700)
-    except FileExistsError:
-        if not path.is_dir():
-            path.unlink()
-            path.mkdir(0o700)
-        else:
-            path.chmod(0o700)
-
-
-def _umask() -> int:
-    # It can only be read by setting it, which other threads would see. Only Linux has this file.
-    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022

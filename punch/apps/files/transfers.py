@@ -33,8 +33,8 @@ from punch.apps.files.events import (
 )
 from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
 from punch.apps.files.partial_folder import disk_failure
-from punch.apps.files.protocol import FileReceiver, FileSender, Run
-from punch.apps.files.service import FileService
+from punch.apps.files.protocol import FileSender, Run
+from punch.apps.files.receiver import FileReceiver, FileService
 from punch.apps.files.source import Source, find_source
 from punch.identity import PeerID
 from punch.local.protocol import CommandError

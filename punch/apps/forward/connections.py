@@ -34,7 +34,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.messages import ForwardFailure, failure_of
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError

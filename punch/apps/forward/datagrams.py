@@ -24,13 +24,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.apps.forward.addresses import ForwardAddress
-from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.flows import (
+from punch.apps.forward.messages import (
     MAX_DATAGRAM,
     MAX_FLOWS,
     DatagramReader,
     FlowTable,
+    ForwardFailure,
     encode_datagram,
+    failure_of,
 )
 from punch.identity import PeerID
 from punch.local.access import NodeAccess

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.forward.addresses import check_service
-from punch.apps.forward.failures import ForwardFailure
+from punch.apps.forward.messages import ForwardFailure
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError

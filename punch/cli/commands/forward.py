@@ -18,7 +18,7 @@ from punch.apps.forward.addresses import (
     service_of,
     split_target,
 )
-from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.messages import ForwardFailure, failure_of
 from punch.apps.forward.reverse import listen_service
 from punch.cli.commands.forward_common import (
     Notices,

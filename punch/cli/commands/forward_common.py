@@ -23,8 +23,7 @@ from twisted.internet.task import deferLater
 from punch.apps.forward.addresses import ForwardAddress, Protocol
 from punch.apps.forward.connections import CONNECT_TIME, Exposed, Forwarder
 from punch.apps.forward.datagrams import DatagramForwarder, ExposedDatagrams
-from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.flows import MAX_DATAGRAM
+from punch.apps.forward.messages import MAX_DATAGRAM, ForwardFailure, failure_of
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
     ListenFailed,

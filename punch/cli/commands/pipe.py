@@ -8,10 +8,8 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 
 from punch.apps.forward.addresses import ForwardAddressError, service_of
-from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.pipe.meeting import Meeting
-from punch.apps.pipe.messages import PipeError
-from punch.apps.pipe.protocol import OtherSideFailed, OutputLost, Pipe, ServicePipe
+from punch.apps.forward.messages import ForwardFailure, PipeError, failure_of
+from punch.apps.forward.pipe import Meeting, OtherSideFailed, OutputLost, Pipe, ServicePipe
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, make_parser, status_of
 from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID

@@ -19,8 +19,7 @@ from twisted.python.failure import Failure
 
 from punch.apps.codes.code import Code, CodePurpose
 from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
-from punch.apps.files.protocol import FileReceiver
-from punch.apps.files.service import FileService
+from punch.apps.files.receiver import FileReceiver, FileService
 from punch.cli import twistd
 from punch.cli.commands.codes import CodeCommand, parse_code
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand, Registers, make_parser

@@ -9,7 +9,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from punch.apps.files.messages import FailureCode, FilesOffer
-from punch.apps.files.protocol import FileReceiver, FileSender, TransferState
+from punch.apps.files.protocol import FileSender, TransferState
+from punch.apps.files.receiver import FileReceiver
 from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
 from punch.identity import PeerID
 from punch.local.access import NodeAccess

@@ -23,7 +23,8 @@ from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
 from punch.apps.codes.code import Card, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
-from punch.apps.files.messages import EntryKind, FilesOffer, Item, encode_offer
+from punch.apps.files.codec import encode_offer
+from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.apps.files.transfers import Transfers
 from punch.identity import Identity, PeerID
 from punch.names import is_reserved

@@ -11,8 +11,9 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.files.codec import encode_offer
 from punch.apps.files.events import Stage
-from punch.apps.files.messages import EntryKind, FilesOffer, Item, encode_offer
+from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.apps.files.transfers import Transfers
 from punch.identity import PeerID
 from punch.test.ui.front_ends import BOB, EVE, ChatLink, FrontEndFixture, incoming

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.apps.forward.addresses import MAX_SERVICE, MAX_SOCKET_PATH, AddressProblem, ForwardAddressError
-from punch.apps.forward.failures import ForwardFailure
+from punch.apps.forward.messages import ForwardFailure
 from punch.sanitize import cut, name_on_one_line, quoted, sanitize
 
 _MAX_SHOWN = 60

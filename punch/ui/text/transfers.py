@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from punch.amounts import format_bytes
-from punch.apps.files.events import TooManyTransfers, TransferProblem, UnknownTransfer
+from punch.apps.files.events import (
+    Oddity,
+    OddNames,
+    TooManyTransfers,
+    TransferProblem,
+    UnknownTransfer,
+    oddities,
+)
 from punch.apps.files.messages import (
     MAX_ENTRIES,
     MAX_ITEMS,
@@ -16,7 +23,6 @@ from punch.apps.files.messages import (
     Item,
     TransferFailed,
 )
-from punch.apps.files.odd_names import Oddity, OddNames, oddities
 from punch.apps.files.source import SkipReason, SourceError, SourceProblem
 from punch.local.protocol import CommandError
 from punch.sanitize import cut, name_on_one_line, quoted

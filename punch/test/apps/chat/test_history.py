@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.apps.chat import MessageState
-from punch.apps.chat.age import DAY
+from punch.apps.chat.conversations import DAY
 from punch.apps.chat.events import (
     HistoryErased,
     MessageChanged,

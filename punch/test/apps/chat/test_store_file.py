@@ -6,8 +6,7 @@ import contextlib
 import os
 import sqlite3
 
-from punch.apps.chat import schema
-from punch.apps.chat.database import StoreError
+from punch.apps.chat.database import APPLICATION_ID, MIGRATIONS, VERSION, StoreError
 from punch.apps.chat.protocol import Known, MessageReceived
 from punch.apps.chat.store import (
     Store,
@@ -79,7 +78,7 @@ class FileTests(StoreTestCase):
     def test_newer(self) -> None:
         self.store.close()
         with sqlite3.connect(self.path) as database:
-            database.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+            database.execute(f"PRAGMA user_version = {VERSION + 1}")
         database.close()
         self.refused("newer version")
 
@@ -111,26 +110,26 @@ class FileTests(StoreTestCase):
 
     def test_older_versions_become_todays(self) -> None:
         """Every version there ever was is brought up to date, and what was in it is still there."""
-        for version in range(schema.VERSION):
+        for version in range(VERSION):
             path = self.path.with_name(f"old{version}.sqlite")
             with sqlite3.connect(path) as database:
-                for migration in schema.MIGRATIONS[:version]:
+                for migration in MIGRATIONS[:version]:
                     database.executescript(migration)
                 if version:
-                    database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+                    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     database.execute(f"PRAGMA user_version = {version}")
             database.close()
             store = Store(path)
             self.assertEqual(store.add(BOB, OURS, "hi", 1.0).id, 1)
-            self.assertEqual(store.database.row("PRAGMA user_version"), (schema.VERSION,))
+            self.assertEqual(store.database.row("PRAGMA user_version"), (VERSION,))
             store.close()
 
     def test_a_history_of_version_1(self) -> None:
         """It remembered only the newest epoch of each peer: nothing that came in that one comes twice."""
         path = self.path.with_name("old.sqlite")
         with sqlite3.connect(path) as database:
-            database.executescript(schema.MIGRATIONS[0])
-            database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            database.executescript(MIGRATIONS[0])
+            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute("PRAGMA user_version = 1")
             conversations = [
                 (1, BOB.key, OURS, 4, 2, THEIRS, 9, 7, 5),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from punch.apps.files.codec import encode_data, encode_entries, encode_file_end, encode_zeros
 from punch.apps.files.messages import (
     BLOCK,
     MAX_PATHS,
@@ -19,12 +20,8 @@ from punch.apps.files.messages import (
     Item,
     MessageType,
     TransferFailed,
-    encode_data,
-    encode_entries,
-    encode_file_end,
-    encode_zeros,
 )
-from punch.apps.files.source import Reader, check_have
+from punch.apps.files.reader import Reader, check_have
 from punch.apps.files.target import Target
 from punch.test.apps.files.test_transfer import TransferTestCase, send
 

@@ -13,14 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
-from punch.apps.files.messages import (
-    SERVICE,
-    EntryKind,
-    FailureCode,
-    FilesOffer,
-    Item,
-    MessageType,
-    TransferFailed,
+from punch.apps.files.codec import (
     decode_failed,
     encode_accept,
     encode_data,
@@ -29,12 +22,23 @@ from punch.apps.files.messages import (
     encode_offer,
     message_type,
 )
-from punch.apps.files.protocol import OFFER_TIMEOUT, FileReceiver, FileSender, Run, TransferState
-from punch.apps.files.service import (
+from punch.apps.files.messages import (
+    SERVICE,
+    EntryKind,
+    FailureCode,
+    FilesOffer,
+    Item,
+    MessageType,
+    TransferFailed,
+)
+from punch.apps.files.protocol import FileSender, Run, TransferState
+from punch.apps.files.receiver import (
     MAX_RUNNING,
     MAX_RUNNING_OF_PEER,
     MAX_WAITING,
     MAX_WAITING_OF_PEER,
+    OFFER_TIMEOUT,
+    FileReceiver,
     FileService,
 )
 from punch.apps.files.source import find_source, text_source

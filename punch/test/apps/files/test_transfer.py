@@ -15,29 +15,12 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.files.messages import (
-    BLOCK,
-    PIECE,
-    FailureCode,
-    MessageType,
-    TransferFailed,
-    decode_have,
-    encode_data,
-    encode_entries,
-    message_type,
-)
-from punch.apps.files.odd_names import Oddity
+from punch.apps.files.codec import decode_have, encode_data, encode_entries, message_type
+from punch.apps.files.events import Oddity
+from punch.apps.files.messages import BLOCK, PIECE, FailureCode, MessageType, TransferFailed
 from punch.apps.files.partial_folder import FREE
-from punch.apps.files.source import (
-    Reader,
-    SkipReason,
-    Source,
-    SourceError,
-    SourceProblem,
-    check_have,
-    find_source,
-    text_source,
-)
+from punch.apps.files.reader import Reader, check_have
+from punch.apps.files.source import SkipReason, Source, SourceError, SourceProblem, find_source, text_source
 from punch.apps.files.target import Target
 
 

@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from punch.apps.files.codec import encode_offer
 from punch.apps.files.events import (
     Stage,
     Transfer,
@@ -21,15 +22,7 @@ from punch.apps.files.events import (
     TransferProgress,
     UnknownTransfer,
 )
-from punch.apps.files.messages import (
-    SERVICE,
-    EntryKind,
-    FailureCode,
-    FilesOffer,
-    Item,
-    TransferFailed,
-    encode_offer,
-)
+from punch.apps.files.messages import SERVICE, EntryKind, FailureCode, FilesOffer, Item, TransferFailed
 from punch.apps.files.protocol import FileSender
 from punch.apps.files.source import text_source
 from punch.apps.files.transfers import (

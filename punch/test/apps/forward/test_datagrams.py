@@ -19,8 +19,7 @@ from punch.apps.forward.datagrams import (
     DatagramForwarder,
     ExposedDatagrams,
 )
-from punch.apps.forward.failures import ForwardFailure, failure_of
-from punch.apps.forward.flows import MAX_FLOWS, DatagramReader, encode_datagram
+from punch.apps.forward.messages import MAX_FLOWS, DatagramReader, ForwardFailure, encode_datagram, failure_of
 from punch.identity import Identity, PeerID
 from punch.link.transport import StreamAborted
 from punch.local.access import Allow, NodeAccess

@@ -16,8 +16,7 @@ from zope.interface import implementer
 
 from punch.apps.forward.addresses import parse_address
 from punch.apps.forward.datagrams import ExposedDatagrams
-from punch.apps.forward.failures import ForwardFailure
-from punch.apps.forward.flows import MAX_FLOWS, DatagramReader, encode_datagram
+from punch.apps.forward.messages import MAX_FLOWS, DatagramReader, ForwardFailure, encode_datagram
 from punch.identity import Identity, PeerID
 
 

@@ -24,7 +24,7 @@ from punch.apps.forward.connections import (
     Forwarder,
     Joined,
 )
-from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.messages import ForwardFailure, failure_of
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError

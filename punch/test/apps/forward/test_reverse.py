@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import ForwardAddressError
 from punch.apps.forward.connections import Exposed, Forwarder
-from punch.apps.forward.failures import ForwardFailure, failure_of
+from punch.apps.forward.messages import ForwardFailure, failure_of
 from punch.apps.forward.reverse import (
     TOKEN_SIZE,
     ListenFailed,

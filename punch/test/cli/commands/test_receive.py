@@ -17,7 +17,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.files.messages import EntryKind, FilesOffer, Item, decode_failed, encode_offer
+from punch.apps.files.codec import decode_failed, encode_offer
+from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
 from punch.cli.commands.receive import CLOSE_TIMEOUT, Receiving
 from punch.cli.commands.transfers import AWAY_TIME, NO_PATH_TIME

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.forward.addresses import parse_address
-from punch.apps.forward.failures import ForwardFailure
+from punch.apps.forward.messages import ForwardFailure
 from punch.apps.forward.reverse import LISTENING, listen_service
 from punch.cli.commands.forward_common import CHANGES, FIRST_RETRY, PAUSE, ReverseForward, StateNotices
 from punch.cli.commands.node_command import CommandFailed, ExitStatus, NodeCommand

@@ -6,9 +6,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.files.events import TooManyTransfers, TransferProblem, UnknownTransfer
+from punch.apps.files.events import (
+    Oddity,
+    OddNames,
+    TooManyTransfers,
+    TransferProblem,
+    UnknownTransfer,
+    oddities,
+)
 from punch.apps.files.messages import EntryKind, FailureCode, FilesOffer, Item, TransferFailed
-from punch.apps.files.odd_names import Oddity, OddNames, oddities
 from punch.apps.files.source import SkipReason, SourceError, SourceProblem, text_source
 from punch.ui.text.transfers import (
     failure_text,

@@ -7,9 +7,17 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from punch.apps.pipe.meeting import LATE_RETRY, RETRY, Meeting
-from punch.apps.pipe.messages import HELLO, SERVICE, PipeError, encode_end, encode_piece, encode_status
-from punch.apps.pipe.protocol import CLOSE_TIME, OtherSideFailed, OutputLost, Pipe, ServicePipe
+from punch.apps.forward.messages import HELLO, SERVICE, PipeError, encode_end, encode_piece, encode_status
+from punch.apps.forward.pipe import (
+    CLOSE_TIME,
+    LATE_RETRY,
+    RETRY,
+    Meeting,
+    OtherSideFailed,
+    OutputLost,
+    Pipe,
+    ServicePipe,
+)
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
 from punch.test.link.twisted_links import HalfCloser

@@ -1,1 +1,0 @@
-"""Tests of `punch.apps.pipe`."""
