@@ -219,10 +219,7 @@ class NetcheckRun:
 
     def _source_for(self, remote: str) -> str | None:
         """Return our address from which `remote` is reached."""
-        local = self._control.local_host
-        if local is not None and (":" in local) == (":" in remote):
-            return local
-        return None if self._source is None else self._source(remote)
+        return self._control.local_host_for(remote) or (self._source(remote) if self._source else None)
 
     def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
         policy = self._policy

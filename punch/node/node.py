@@ -37,12 +37,7 @@ from punch.net.upnp import Upnp
 from punch.node.calls.call import Call
 from punch.node.calls.call_context import CallContext, SignalingChannel
 from punch.node.calls.calls import Calls, IncomingCalls, OutgoingCalls
-from punch.node.calls.offer_freshness import (
-    KeptOffers,
-    OfferMemory,
-    OfferTimes,
-    milliseconds,
-)
+from punch.node.calls.offer_freshness import OfferMemory, OfferTimes
 from punch.node.calls.prekeys import Prekeys, PrekeyStorage
 from punch.node.causes import ControlProblem, SimpleCause
 from punch.node.control.client import ControlClient
@@ -51,7 +46,6 @@ from punch.node.events import (
     CallFailed,
     Calling,
     CallState,
-    CallUnanswerable,
     Event,
     IncomingCall,
     PeerReturned,
@@ -86,11 +80,6 @@ from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
 if TYPE_CHECKING:
     from punch.natcheck.report import NetcheckReport
 
-EXPECTED_TIME = 600.0
-"""
-Seconds after the rendezvous went away during a call, in which this node tries to reach it more often than
-other nodes do.
-"""
 STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
 
@@ -185,7 +174,7 @@ class Node(Service):
             roots=roots,
             endpoint=control_endpoint,
             proxy=proxy,
-            waiting=lambda: monotonic() < self._expected_until or waiting(),
+            waiting=lambda: self._outgoing.interrupted or waiting(),
             look_up_service=look_up_service,
             member=member,
             for_relays=relay is not RelayPolicy.NEVER,
@@ -244,16 +233,13 @@ class Node(Service):
             self._outgoing,
             accept,
             known,
-            offers or OfferMemory(KeptOffers(milliseconds(wall())), random, lambda content: True),
-            wall,
+            offers or OfferMemory.in_memory(random, wall()),
             self._tell,
         )
         self._registration: Registered | Unregistered | None = None
         self._stopping = False
-        # Calls were under way when the rendezvous went away
-        self._expected_until = float("-inf")
 
-    # What the user does
+    # What the user and applications do
 
     def startService(self) -> None:
         """Register, and take calls."""
@@ -275,11 +261,9 @@ class Node(Service):
         self._waiters.stop()
         for call in list(self._calls.attempts.values()):
             self._calls.withdraw(call)
-        closing: list[Deferred[Any]] = []
+        closing: list[Deferred[Any]] = [link.when_closed() for link in self.links()]
         for call in list(self._calls.links.values()):
-            if call.link is not None:
-                closing.append(call.link.when_closed())
-                call.hang_up(CloseCode.SHUTDOWN)
+            call.hang_up(CloseCode.SHUTDOWN)
         closing.append(self._control.stop())
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
@@ -329,7 +313,7 @@ class Node(Service):
         return waiter
 
     def accept(self, peer: PeerID) -> None:
-        """Accept the call of `peer`, which rings. It is a known peer from now on."""
+        """Implement `INode.accept`."""
         call = self._calls.attempts.get(peer)
         if call is None or call.state is not CallState.RINGING:
             return
@@ -339,22 +323,14 @@ class Node(Service):
     def reject_unanswerable(self) -> None:
         """Implement `INode.reject_unanswerable`."""
         if not self._listeners.can_answer:
-            for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
-                if self._context.services.expects(call.peer):
-                    call.guest = True
-                    self._incoming.accept(call)
-                else:
-                    self._tell(CallUnanswerable(call.peer))
-                    self.reject(call.peer)
+            self._incoming.decide_unanswered()
 
     def reject(self, peer: PeerID) -> None:
-        """Refuse the call of `peer` that rings."""
-        call = self._calls.attempts.get(peer)
-        if call is not None and call.state is CallState.RINGING:
-            call.hang_up()
+        """Implement `INode.reject`."""
+        self._incoming.reject(peer)
 
     def hangup(self, peer: PeerID) -> None:
-        """End whatever there is with `peer`: the link, or the call in whatever stage."""
+        """Implement `INode.hangup`."""
         if self._outgoing.withdraw(peer):
             self._calls.failed(peer, SimpleCause.GIVEN_UP)
         for calls in (self._calls.attempts, self._calls.links):
@@ -363,12 +339,12 @@ class Node(Service):
                 call.hang_up()
 
     def rename(self, name: str) -> None:
-        """Be called `name` in calls from now on, and at the rendezvous from the next registration on."""
+        """Implement `INode.rename`."""
         self._name = name
         self._control.register = replace(self._control.register, name=name)
 
     def netcheck(self) -> Deferred[NetcheckReport]:
-        """Find out what the network does; takes some seconds."""
+        """Implement `INode.netcheck`."""
         # Few nodes are asked for it, and each start would pay for it.
         from punch.node.netcheck import NetcheckRun
 
@@ -392,7 +368,7 @@ class Node(Service):
         return run.start()
 
     def link(self, peer: PeerID) -> Link | None:
-        """The live link to `peer`, if there is one."""
+        """Implement `INode.link`."""
         call = self._calls.links.get(peer)
         return None if call is None else call.link
 
@@ -432,17 +408,13 @@ class Node(Service):
     ) -> Callable[[], None]:
         """Implement `INode.serve`."""
         if authorize is None:
-            authorize = partial(self._granted, service)
+            authorize = partial(self._known.granted, service=service)
         return self._context.services.serve(service, factory, authorize, takes_calls=takes_calls)
-
-    def _granted(self, service: str, peer: PeerID) -> bool:
-        return self._known.granted(peer, service)
 
     # What the rendezvous says (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """The node is registered: place the calls that waited, and look for paths."""
-        self._expected_until = float("-inf")
         self._network.welcomed(welcome, host, self._control.address.port)
         self._watch_for_return()
         self._registration = Registered(str(self._control.address))
@@ -457,8 +429,6 @@ class Node(Service):
         The node is not registered any more. Links, introduced calls and calls that ring here go on; calls of
         ours that were not answered yet are placed anew.
         """
-        if self._calls.attempts:
-            self._expected_until = self._context.monotonic() + EXPECTED_TIME
         self._registration = Unregistered(problem, retry_in)
         self._tell(self._registration)
         self._outgoing.unregistered(problem)
@@ -517,10 +487,7 @@ class Node(Service):
 
     def _source_for(self, remote: str) -> str | None:
         """Return our address from which the system reaches `remote`, an address of the rendezvous."""
-        local = self._control.local_host
-        if local is not None and (":" in local) == (":" in remote):
-            return local
-        return None if self._source is None else self._source(remote)
+        return self._control.local_host_for(remote) or (self._source(remote) if self._source else None)
 
     def _watch_for_return(self) -> None:
         """

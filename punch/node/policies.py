@@ -1,8 +1,10 @@
-"""What the user decides about the paths of all links: relays, ports of routers, packets to guessed ports."""
+"""What the user decides: for all links about relays, ports and packets to guessed ports, and who may call."""
 
 from __future__ import annotations
 
 from enum import Enum
+
+from punch.wire.control import Accept
 
 
 class PortMappingPolicy(Enum):
@@ -28,3 +30,26 @@ class RelayPolicy(str, Enum):
     AUTO = "auto"
     NEVER = "never"
     ONLY = "only"
+
+
+class Decision(Enum):
+    """What is done with a call."""
+
+    ACCEPT = "accept"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
+    """
+    Decide about a call: known peers are always accepted, blocked ones never; `accept` decides about
+    strangers.
+
+    :param known: this side called or accepted that peer before.
+    :param blocked: the user does not want to be told of its calls at all.
+    """
+    if blocked:
+        return Decision.REFUSE
+    if known or accept is Accept.ANYONE:
+        return Decision.ACCEPT
+    return Decision.ASK if accept is Accept.ASK else Decision.REFUSE

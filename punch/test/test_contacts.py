@@ -20,7 +20,7 @@ from punch.contacts import (
     AddressBookError,
 )
 from punch.files import try_lock
-from punch.node.calls.calls import Decision, decide
+from punch.node.policies import Decision, decide
 from punch.petnames import MAX_CLAIMED, check_name, name_from
 from punch.test.apps.chat.chat_network import peer_id
 from punch.wire.control import Accept

@@ -25,7 +25,6 @@ from punch.link.status import LinkStatus
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.call_link import ProvedLink, introduced_link
-from punch.node.calls.description import Description
 from punch.node.calls.signaling import (
     Challenged,
     Introduction,
@@ -50,22 +49,6 @@ from punch.wire.stun_attributes import RelayLimit
 
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
-
-
-def _send_offer(peer: PeerID, description: Description, context: CallContext, now: float) -> Signaling:
-    """
-    Make an offer with the present time, and the signaling that begins with it.
-
-    :raise SealError: the peer's key cannot be sealed to.
-    """
-    return Signaling.outgoing(
-        context.identity,
-        peer,
-        replace(description, time=context.offer_times.next()),
-        prekey=context.prekeys.of(peer),
-        random=context.random,
-        now=now,
-    )
 
 
 class Call:
@@ -109,7 +92,7 @@ class Call:
         """
         now = context.monotonic()
         agent, description = new_agent(context, peer, controlling=True)
-        call = cls(_send_offer(peer, description, context, now), context)
+        call = cls(context.offer(peer, description, now), context)
         context.channel.add(call.signaling, call.changed)
         call._start_transport(agent, now)
         return call
@@ -376,7 +359,7 @@ class Call:
             challenge=challenge,
         )
         context.channel.remove(self.signaling)
-        self.signaling = _send_offer(self.peer, description, context, now)
+        self.signaling = context.offer(self.peer, description, now)
         context.channel.add(self.signaling, self.changed)
 
     def _introduce(self, event: Introduction, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
@@ -13,6 +13,7 @@ from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
 from punch.net.udp.sockets import free_descriptors
+from punch.node.calls.description import Description
 from punch.node.calls.offer_freshness import OfferTimes
 from punch.node.calls.prekeys import Prekeys
 from punch.node.calls.signaling import Signaling
@@ -138,7 +139,7 @@ class PunchingSlot:
 
 @dataclass(frozen=True)
 class CallContext:
-    """What the calls of one node share. None of them changes it."""
+    """What the calls of one node share, and what they make of it. None of them changes it."""
 
     calls: Calls
     """Where a call reports its stages and its end."""
@@ -171,3 +172,18 @@ class CallContext:
     """Returns how many more sockets this process may open."""
     services: Services = field(default_factory=Services)
     """What answers the streams of links."""
+
+    def offer(self, peer: PeerID, description: Description, now: float) -> Signaling:
+        """
+        Make an offer to a peer with the present time, and the signaling that begins with it.
+
+        :raise SealError: the peer's key cannot be sealed to.
+        """
+        return Signaling.outgoing(
+            self.identity,
+            peer,
+            replace(description, time=self.offer_times.next()),
+            prekey=self.prekeys.of(peer),
+            random=self.random,
+            now=now,
+        )

@@ -6,7 +6,6 @@ of other peers are received.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
 
 from twisted.logger import Logger
 
@@ -22,6 +21,7 @@ from punch.node.causes import Cause, ControlProblem, IntroductionEnded, SimpleCa
 from punch.node.events import (
     CallFailed,
     CallState,
+    CallUnanswerable,
     Connected,
     Disconnected,
     Event,
@@ -31,6 +31,7 @@ from punch.node.events import (
     PathLost,
     PathSlowed,
 )
+from punch.node.policies import Decision, decide
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
 from punch.wire.peers.sealed import SealError
 
@@ -40,6 +41,11 @@ MAX_QUEUED = 32
 """Calls that wait for the rendezvous at once."""
 QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
+EXPECTED_TIME = 600.0
+"""
+Seconds after the rendezvous went away during a call, in which this node tries to reach it more often than
+other nodes do.
+"""
 CALLEE_TIME = 10.0
 """
 Seconds after our return to the rendezvous for which a call that waited for it also waits for its callee, who
@@ -51,29 +57,6 @@ MAX_STRANGERS = 32
 """
 Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
 """
-
-
-class Decision(Enum):
-    """What policy says about one call."""
-
-    ACCEPT = "accept"
-    ASK = "ask"
-    REFUSE = "refuse"
-
-
-def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
-    """
-    Decide about a call: known peers are always accepted, blocked ones never; `accept` decides about
-    strangers.
-
-    :param known: this side called or accepted that peer before.
-    :param blocked: the user does not want to be told of its calls at all.
-    """
-    if blocked:
-        return Decision.REFUSE
-    if known or accept is Accept.ANYONE:
-        return Decision.ACCEPT
-    return Decision.ASK if accept is Accept.ASK else Decision.REFUSE
 
 
 def glare(us: PeerID, peer: PeerID) -> LinkRole:
@@ -227,6 +210,8 @@ class OutgoingCalls:
         self._anew: set[PeerID] = set()
         """The peers whose calls were placed after the rendezvous had been away."""
         self._registered_at: float | None = None
+        self._interrupted_at = float("-inf")
+        """When the rendezvous went away last while calls were under way."""
         self._problem: ControlProblem | None = None
         self.final: ControlProblem | None = None
 
@@ -238,6 +223,11 @@ class OutgoingCalls:
     def waiting(self) -> Iterable[PeerID]:
         """The peers whose calls wait."""
         return (*self._queue, *self._absent)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the rendezvous went away during a call, within the last `EXPECTED_TIME`."""
+        return self._context.monotonic() < self._interrupted_at + EXPECTED_TIME
 
     def refusal(self) -> Cause | None:
         """Return why no call can be placed or queued now; None if one can."""
@@ -287,6 +277,7 @@ class OutgoingCalls:
     def registered(self) -> None:
         """There is a connection to the rendezvous: place the queued calls."""
         self._problem = None
+        self._interrupted_at = float("-inf")
         # At first nobody is known to have been there before
         self._anew = set() if self._registered_at is None else set(self._queue)
         self._registered_at = self._context.monotonic()
@@ -297,6 +288,8 @@ class OutgoingCalls:
     def unregistered(self, problem: ControlProblem) -> None:
         """The connection is lost: queue the calls that were not answered yet, to place them anew."""
         self._problem = problem
+        if self._calls.attempts:
+            self._interrupted_at = self._context.monotonic()
         for peer in list(self._absent):
             if _cancel(self._absent, peer):
                 self.place(peer)
@@ -352,8 +345,7 @@ class IncomingCalls:
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones.
     :param offers: tells new offers from copies of old ones.
-    :param wall: returns the time of this machine's clock, in seconds since 1970.
-    :param on_event: called with `IncomingCall`.
+    :param tell: called with `IncomingCall` and `CallUnanswerable`.
     """
 
     def __init__(
@@ -364,8 +356,7 @@ class IncomingCalls:
         accept: Accept,
         known: AddressBook,
         offers: OfferMemory,
-        wall: Callable[[], float],
-        on_event: Callable[[Event], None],
+        tell: Callable[[Event], None],
     ) -> None:
         self._context = context
         self._calls = calls
@@ -373,8 +364,7 @@ class IncomingCalls:
         self._accept = accept
         self._known = known
         self._offers = offers
-        self._wall = wall
-        self._on_event = on_event
+        self._tell = tell
         self._seen = SeenEnvelopes()
 
     def receive(self, incoming: Incoming) -> None:
@@ -413,6 +403,25 @@ class IncomingCalls:
         except SealError:
             call.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
+    def decide_unanswered(self) -> None:
+        """
+        Nobody can be asked any more: accept the ringing calls of peers that a service expects, and refuse the
+        others.
+        """
+        for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
+            if self._context.services.expects(call.peer):
+                call.guest = True
+                self.accept(call)
+            else:
+                self._tell(CallUnanswerable(call.peer))
+                self.reject(call.peer)
+
+    def reject(self, peer: PeerID) -> None:
+        """Refuse the call of a peer that rings, if there is one."""
+        call = self._calls.attempts.get(peer)
+        if call is not None and call.state is CallState.RINGING:
+            call.hang_up()
+
     def _take(self, incoming: Incoming, before: Call | None, decision: Decision, *, wanted: bool) -> None:
         """Let the call ring. It takes the place of an earlier call of this peer."""
         peer = incoming.sender
@@ -437,7 +446,7 @@ class IncomingCalls:
         self._outgoing.withdraw(peer)
         asked = decision is Decision.ASK
         if not wanted and not rang:
-            self._on_event(IncomingCall(peer, call.name or "", peer in self._known, decided=not asked))
+            self._tell(IncomingCall(peer, call.name or "", peer in self._known, decided=not asked))
         if not asked and self._calls.attempts.get(peer) is call:
             self.accept(call)
 
@@ -456,7 +465,7 @@ class IncomingCalls:
             signaling.offer,
             signaling.offer_digest,
             known=signaling.peer in self._known,
-            wall=self._wall(),
+            wall=self._context.wall(),
             now=self._context.monotonic(),
         )
 

@@ -246,6 +246,15 @@ class OfferMemory:
         self._challenges = _Challenges(random, MAX_CALLERS), _Challenges(random, MAX_CHALLENGES)
         """To known callers, and to strangers."""
 
+    @classmethod
+    def in_memory(cls, random: RandomBytes, wall: float) -> OfferMemory:
+        """
+        Return a memory that ends with the process: callers whose offers were made before it began are asked.
+
+        :param wall: seconds since 1970.
+        """
+        return cls(KeptOffers(milliseconds(wall)), random, lambda content: True)
+
     def judge(
         self, caller: PeerID, offer: Offer, digest: bytes, *, known: bool, wall: float, now: float
     ) -> OfferVerdict:

@@ -206,6 +206,14 @@ class ControlClient:
         """The local IP address of the connection, if there is one."""
         return None if self._protocol is None else self._protocol.local_host
 
+    def local_host_for(self, remote: str) -> str | None:
+        """
+        Return the local IP address of the connection if `remote` has an address of the same family, which is
+        then reached from there, too; None otherwise.
+        """
+        local = self.local_host
+        return local if local is not None and (":" in local) == (":" in remote) else None
+
     @property
     def post_quantum(self) -> bool:
         """Whether the keys of the connection were agreed with X25519MLKEM768; False without one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.events import LinkRole
-from punch.node.calls.calls import Decision, decide, glare
+from punch.node.calls.calls import glare
 from punch.node.calls.offer_freshness import SeenEnvelopes
 from punch.node.calls.signaling import (
     INTRODUCED_TIME,
@@ -14,6 +14,7 @@ from punch.node.calls.signaling import (
     MoreCandidates,
 )
 from punch.node.causes import IntroductionEnded, SimpleCause
+from punch.node.policies import Decision, decide
 from punch.test.node.calls.call_pair import (
     ALICE,
     BOB,

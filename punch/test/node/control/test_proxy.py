@@ -10,8 +10,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 
 from punch.node.causes import ControlProblem, ProblemCode
-from punch.node.control.proxy import DUMMY_ADDRESS, HANDSHAKE_TIME
-from punch.node.control.tcp import DIRECT_AFTER, tcp_endpoint
+from punch.node.control.tcp import DIRECT_AFTER, DUMMY_ADDRESS, HANDSHAKE_TIME, tcp_endpoint
 from punch.node.events import Unregistered
 from punch.test.internet import InternetTestCase, LinkSpec, Seen
 from punch.test.node.control.simulated_proxy import SimulatedProxy
