@@ -15,7 +15,7 @@ from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import Candidate
-from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
+from punch.wire.stun import StunMessage, binding_request, mapped_address
 
 REQUESTS = 3
 """How many requests a reflector gets from one base: after 0, 0.5 and 1.5 s."""
@@ -109,9 +109,8 @@ class Gatherer:
         if transaction is None or (remote, local) != (transaction.remote, transaction.local):
             return None
         del self._transactions[answer.transaction_id]
-        mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
-        refused = answer.message_class is not MessageClass.SUCCESS or answer.unknown_required()
-        if refused or not isinstance(mapped, Address):
+        mapped = mapped_address(answer)
+        if mapped is None:
             return None
         self._refreshes[local, remote] = now + REFRESH
         return Reflection(local, mapped, remote)
@@ -173,12 +172,10 @@ class Gatherer:
 
     def _ask(self, base: Address, reflector: Address, purpose: Purpose, requests: int, now: float) -> None:
         transaction_id = self._random(12)
-        # No FINGERPRINT: the shorter the request, the shorter is the answer that a reflector may send
-        request = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id), fingerprint=False)
         transaction = Transaction(
             purpose,
             transaction_id,
-            request,
+            binding_request(transaction_id),
             reflector,
             base,
             now,

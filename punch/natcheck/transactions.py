@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar, cast
 
 from punch.identity import PeerID, RandomBytes
+from punch.net.deadlines import Deadlines
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
 from punch.wire.probes import NONCE_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage, commitment
@@ -23,7 +23,9 @@ from punch.wire.stun import (
     Method,
     STUNError,
     StunMessage,
+    binding_request,
     encode,
+    mapped_address,
     parse,
 )
 
@@ -80,8 +82,7 @@ class Scheduler:
 
     def __init__(self, now: float) -> None:
         self.now = now
-        self._timers: list[tuple[float, int, Future[None]]] = []
-        self._count = 0
+        self._sleeps: Deadlines[Future[None]] = Deadlines()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine until it waits, and continue it later; returns its future result."""
@@ -92,8 +93,7 @@ class Scheduler:
     def sleep(self, seconds: float) -> Future[None]:
         """Return a `Future` that is done after so many seconds."""
         over: Future[None] = Future()
-        self._count += 1
-        heappush(self._timers, (self.now + seconds, self._count, over))
+        self._sleeps.set(over, self.now + seconds)
         return over
 
     async def within(self, awaited: Future[Any], seconds: float) -> bool:
@@ -106,13 +106,13 @@ class Scheduler:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`; None: not needed."""
-        return self._timers[0][0] if self._timers else None
+        return self._sleeps.next()
 
     def handle_timer(self, now: float) -> None:
         """Complete the sleeps that end at `now` or before."""
         self.now = now
-        while self._timers and self._timers[0][0] <= now:
-            heappop(self._timers)[2].set(None)
+        while (over := self._sleeps.pop(now)) is not None:
+            over.set(None)
 
     def _step(self, coroutine: Coroutine[Any, Any, T], finished: Future[T]) -> None:
         try:
@@ -212,16 +212,15 @@ class Transactions(Scheduler):
         proof: tuple[tuple[int, object], ...] = ()
         if peer is not None:
             proof = ((Attribute.PROBE, commitment(peer, nonce)),)
-        request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction, proof)
-        data = encode(request, fingerprint=False)
+        data = binding_request(transaction, *proof)
         answer = self._expect(local, transaction, remote)
         for number, wait in enumerate(WAITS):
             sent = self.now
             self._datagrams.append(Transmit(data, remote, local))
             if not await self.within(answer, wait):
                 continue
-            mapped = answer.value.get(Attribute.XOR_MAPPED_ADDRESS)
-            if not isinstance(mapped, Address) or mapped.port == 0:
+            mapped = mapped_address(answer.value)
+            if mapped is None:
                 return None
             if number == 0:
                 self.rtts.append((remote, self.now - sent))

@@ -19,6 +19,7 @@ from struct import error as StructError
 from typing import Any
 from zlib import crc32
 
+from punch.wire.address import Address
 from punch.wire.stun_attributes import CODECS, MAGIC_COOKIE, REQUIRED_BELOW, Attribute, STUNError
 
 __all__ = [
@@ -34,11 +35,13 @@ __all__ = [
     "StunMessage",
     "TooManyAttributesError",
     "Undecoded",
+    "binding_request",
     "encode",
     "encode_padded",
     "error",
     "header",
     "long_term_key",
+    "mapped_address",
     "parse",
     "success",
     "userhash",
@@ -424,6 +427,30 @@ def error(request: StunMessage, code: int, reason: str, *attributes: tuple[int, 
         request.transaction_id,
         ((Attribute.ERROR_CODE, (code, reason)), *attributes),
     )
+
+
+def binding_request(transaction_id: bytes, *attributes: tuple[int, Any]) -> bytes:
+    """
+    Encode a Binding request to a reflector. It has no FINGERPRINT: the shorter the request is, the shorter is
+    the answer that a reflector may send.
+    """
+    request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id, attributes)
+    return encode(request, fingerprint=False)
+
+
+def mapped_address(answer: StunMessage) -> Address | None:
+    """
+    Return the address at which a reflector has seen the sender of a Binding request, from its answer.
+
+    :return: None if the answer is no success response, has an attribute that has to be understood and is not
+        (RFC 8489, section 6.3.3), or has no XOR-MAPPED-ADDRESS with a port.
+    """
+    if answer.method != Method.BINDING or answer.message_class is not MessageClass.SUCCESS:
+        return None
+    mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+    if answer.unknown_required() or not isinstance(mapped, Address) or not mapped.port:
+        return None
+    return mapped
 
 
 def long_term_key(

@@ -28,12 +28,7 @@ from punch.net.driver import Driver, Timed, Timer
 from punch.net.reactor import look_up
 from punch.wire.address import Address, Transmit, canonical
 from punch.wire.peers.candidate import CandidateType
-from punch.wire.stun import (
-    MessageClass,
-    Method,
-    StunMessage,
-    encode,
-)
+from punch.wire.stun import binding_request
 
 KEEP = 120.0
 """Seconds for which mappings are kept after they were requested."""
@@ -167,8 +162,7 @@ class ReflexiveAddressCache:
         for base, reflector in flows[:MAX_REQUESTS]:
             transaction_id = self._random(12)
             self._requests[transaction_id] = reflector
-            request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id)
-            self._send(Transmit(encode(request, fingerprint=False), reflector, base))
+            self._send(Transmit(binding_request(transaction_id), reflector, base))
         self._next_request.start(SILENT_INTERVAL, self._ask)
 
     def _stop_agent(self) -> None:

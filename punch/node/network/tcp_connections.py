@@ -24,7 +24,7 @@ from punch.identity import RandomBytes
 from punch.net.message_stream import MessageStream
 from punch.wire.address import Address, TCPAddress, canonical
 from punch.wire.stream_framing import DatagramSplitter, encode_frames
-from punch.wire.stun import Attribute, MessageClass, Method, STUNError, StunMessage, encode, parse
+from punch.wire.stun import STUNError, binding_request, mapped_address, parse
 from punch.wire.turn import StreamSplitter
 
 BACKLOG = 8
@@ -228,8 +228,7 @@ class TCPReflection:
     def connected(self, stream: MessageStream) -> None:
         """Send the request."""
         self._stream = stream
-        request = StunMessage(Method.BINDING, MessageClass.REQUEST, self._transaction)
-        stream.write([encode(request, fingerprint=False)])
+        stream.write([binding_request(self._transaction)])
 
     def received(self, messages: list[bytes]) -> None:
         """Take the answer."""
@@ -238,9 +237,8 @@ class TCPReflection:
                 answer = parse(message)
             except STUNError:
                 continue
-            mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
-            ours = answer.transaction_id == self._transaction and answer.message_class is MessageClass.SUCCESS
-            if ours and isinstance(mapped, Address):
+            mapped = mapped_address(answer)
+            if answer.transaction_id == self._transaction and mapped is not None:
                 self._tell(TCPAddress(*mapped))
 
     def disconnected(self) -> None:

@@ -222,6 +222,13 @@ class HostileTests(SynchronousTestCase):
             self.core.receive_datagram(encode(bad, fingerprint=False), FIRST, request.local, self.now)
         self.assertFalse(self.finish().udp)
 
+    def test_unknown_attributes(self) -> None:
+        """An answer with an attribute that has to be understood and is not (RFC 8489, section 6.3.3)."""
+        [request] = self.core.datagrams_to_send(self.now)
+        answer = success(parse(request.data), (Attribute.XOR_MAPPED_ADDRESS, A), (0x7777, b""))
+        self.core.receive_datagram(encode(answer, fingerprint=False), FIRST, request.local, self.now)
+        self.assertFalse(self.finish().udp)
+
     def test_unknown_probes(self) -> None:
         """The service may say anything about what was never asked."""
         self.core.receive_probed(Probed(bytes(12), ProbeOutcome.SENT), self.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -35,9 +36,11 @@ from punch.wire.stun import (
     StunMessage,
     TooManyAttributesError,
     Undecoded,
+    binding_request,
     encode,
     error,
     long_term_key,
+    mapped_address,
     parse,
     success,
     userhash,
@@ -476,3 +479,32 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(bad.method, Method.BINDING)
         self.assertEqual(bad.get(Attribute.ERROR_CODE), (487, "Role Conflict"))
         self.assertEqual(bad.get(Attribute.UNKNOWN_ATTRIBUTES), (1,))
+
+
+class ReflectionTests(SynchronousTestCase):
+    """Questions to a reflector, and what its answers say."""
+
+    def test_request(self) -> None:
+        """It is as short as possible: its answer may not be much longer."""
+        self.assertEqual(len(binding_request(TRANSACTION)), HEADER_SIZE)
+        data = binding_request(TRANSACTION, (Attribute.PRIORITY, 1))
+        question = parse(data)
+        self.assertEqual((question.method, question.message_class), (Method.BINDING, MessageClass.REQUEST))
+        self.assertEqual((question.transaction_id, question.get(Attribute.PRIORITY)), (TRANSACTION, 1))
+        self.assertFalse(question.has_fingerprint)
+
+    def test_answers(self) -> None:
+        """Only a success response says an address, and only if it has no attribute that is not understood."""
+        address = Address("192.0.2.1", 1)
+        attribute = (Attribute.XOR_MAPPED_ADDRESS, address)
+        good = success(parse(binding_request(TRANSACTION)), attribute, (0x8777, b"not required"))
+        self.assertEqual(mapped_address(parse(encode(good))), address)
+        for bad in (
+            replace(good, message_class=MessageClass.ERROR),
+            replace(good, message_class=MessageClass.INDICATION),
+            replace(good, method=Method.ALLOCATE),
+            replace(good, attributes=()),
+            replace(good, attributes=((Attribute.XOR_MAPPED_ADDRESS, address._replace(port=0)),)),
+            replace(good, attributes=(attribute, (0x7777, b""))),
+        ):
+            self.assertIsNone(mapped_address(parse(encode(bad))), bad)

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from punch.identity import RandomBytes
 from punch.net.send_window import PAYLOAD, Flight, SendWindow
 from punch.wire.address import FULL_SIZE
-from punch.wire.stun import HEADER_SIZE, MessageClass, Method, StunMessage, encode
+from punch.wire.stun import HEADER_SIZE, binding_request
 
 FIRST: Final = 10 * FULL_SIZE
 """Bytes that are allowed when the relay has answered first; a QUIC connection begins with as many."""
@@ -129,13 +129,13 @@ class StreamQueue:
         out: list[bytes] = []
         if due or self._ask_again:
             self._ask_again = False
-            request = StunMessage(Method.BINDING, MessageClass.REQUEST, self._random(12))
-            out.append(encode(request, fingerprint=False))
+            transaction_id = self._random(12)
+            out.append(binding_request(transaction_id))
             self._written += HEADER_SIZE
             if not self._asked:
                 self._awaited_since = now
             self._asked_at, self._asked_written = now, self._written
-            self._asked.append(_Asked(request.transaction_id, self._written, now))
+            self._asked.append(_Asked(transaction_id, self._written, now))
         if self._written > self._delivered:
             self._window.sent(self._written - self._delivered)
         return out
