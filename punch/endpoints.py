@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
-from punch.link.stream import encode_name
+from punch.link.events import encode_name
 from punch.link.transport import PunchAddress
 from punch.local.access import Allow, NodeAccess
 from punch.local.process import NodeOptions, attach_or_become, check_rendezvous

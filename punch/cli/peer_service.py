@@ -32,9 +32,8 @@ from punch.identity import Identity
 from punch.link.services import anyone
 from punch.local.own import OwnNode
 from punch.local.process import KeptPrekeys, gateways_by, remembered_offers
-from punch.local.sentences import socket_sentence
 from punch.local.server import LocalServer
-from punch.local.socket_file import SocketError
+from punch.local.socket_file import SocketError, socket_sentence
 from punch.net.interfaces import source_address
 from punch.net.srv import ServiceResolver
 from punch.net.upnp import upnp_of_machine

@@ -25,8 +25,14 @@ from punch.cli.twistd import CommandOptions as BaseOptions
 from punch.cli.twistd import end_on_signals, fail, use_own_files
 from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
-from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
-from punch.local.sentences import proxy_sentence, rendezvous_sentence
+from punch.local.rendezvous import (
+    BadProxy,
+    NoRendezvous,
+    choose_proxy,
+    choose_rendezvous,
+    proxy_sentence,
+    rendezvous_sentence,
+)
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.standard_streams import occupy_standard_descriptors

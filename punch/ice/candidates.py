@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from punch.ice.reach import is_local, may_be_remote, usable
 from punch.wire.address import Address, parsed, preference_class
-from punch.wire.nat64 import is_clat
 from punch.wire.peers.candidate import Candidate, CandidateType
+from punch.wire.special_addresses import is_clat
 
 STREAM_PREFERENCE = 0x7FFF
 """The largest local preference of relayed candidates whose relay is reached over TCP or TLS."""

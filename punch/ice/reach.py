@@ -17,8 +17,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from punch.wire.address import Address, parsed
-from punch.wire.nat64 import is_clat
-from punch.wire.special_addresses import NAT64, Scope, carried, scope_of
+from punch.wire.special_addresses import NAT64, Scope, carried, is_clat, scope_of
 
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")

@@ -19,10 +19,14 @@ from hmac import compare_digest
 from typing import Final
 
 from punch.identity import Identity, PeerID
-from punch.link.control_stream import CONTROL_STREAM
-from punch.link.endings import APPLICATION_CODES, explain, explain_failure
+from punch.link.control_stream import (
+    APPLICATION_CODES,
+    CONTROL_STREAM,
+    encode_close,
+    explain,
+    explain_failure,
+)
 from punch.link.events import CloseCode, LinkLimits, LinkRole
-from punch.link.frames import encode_close
 from punch.link.multiplexer import StreamMultiplexer
 from punch.link.proof import (
     PROOF_LENGTH,

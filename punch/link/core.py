@@ -17,6 +17,7 @@ from functools import partial
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.connection import Callbacks, Connection, Terms
+from punch.link.control_stream import clip_reason
 from punch.link.events import (
     CloseCode,
     Closed,
@@ -28,7 +29,6 @@ from punch.link.events import (
     LinkRole,
     Proved,
 )
-from punch.link.frames import clip_reason
 from punch.link.multiplexer import NOT_CONNECTED, StreamMultiplexer
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicBackend, QuicError

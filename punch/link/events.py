@@ -1,13 +1,16 @@
 """
-The events, close codes, errors and limits of a link.
+The values of a link: what happens on it (`Event`), its path and status, close codes, errors, and limits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Final
 
 from punch.identity import PeerID
+from punch.wire.address import Address
+from punch.wire.stun_attributes import RelayLimit
 
 MAX_DATAGRAM = 1100
 """The largest unreliable datagram in bytes: a larger one does not fit into a 1,200-byte QUIC packet."""
@@ -18,6 +21,21 @@ INITIAL_CREDIT = 16 * 1024
 How many bytes each side may send on a stream before the other has granted credit, so that a first message
 costs no round trip.
 """
+
+
+MAX_NAME: Final = 255
+
+
+def encode_name(name: str) -> bytes:
+    """
+    How a stream begins: length (1 byte) ‖ name (UTF-8).
+
+    :raise ValueError: the name is empty, or longer than 255 bytes.
+    """
+    data = name.encode("utf-8")
+    if not 1 <= len(data) <= MAX_NAME:
+        raise ValueError("a stream's name has 1 to 255 bytes of UTF-8")
+    return bytes([len(data)]) + data
 
 
 class LinkRole(Enum):
@@ -128,6 +146,49 @@ class LinkLimits:
 
 
 @dataclass(frozen=True)
+class Path:
+    """
+    The selected pair of a link as applications see it. Two paths are equal whatever their round-trip times
+    are.
+
+    :ivar kind: "host", "srflx", "prflx" or "relay", as `Pair.path`.
+    :ivar local: the address that the peer sees us as.
+    :ivar remote: the peer's address.
+    :ivar protocol: the transport protocol, "udp" or "tcp". It is "udp" with a relay, however that is reached.
+    :ivar rtt: the round-trip time in seconds, 0 while it is unknown.
+    """
+
+    kind: str
+    local: Address
+    remote: Address
+    protocol: str
+    rtt: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class LinkStatus:
+    """
+    The state of a link that has been connected. It changes with the events of the node about the link.
+
+    :ivar path: its path, or the last one.
+    :ivar since: when the link came up, in seconds since 1970.
+    :ivar disconnected: the path is lost; the link waits for another one.
+    :ivar slowed: the limit because of which a relay, ours or the other side's, drops datagrams of it now;
+        None: none does.
+    :ivar post_quantum: its keys were agreed with X25519MLKEM768 (`Link.post_quantum`).
+    :ivar post_quantum_offers: the offer and the answer of its call were sealed with ML-KEM-768 as well as
+        X25519 (`Signaling.post_quantum`).
+    """
+
+    path: Path
+    since: float
+    disconnected: bool = False
+    post_quantum: bool = False
+    post_quantum_offers: bool = False
+    slowed: RelayLimit | None = None
+
+
+@dataclass(frozen=True)
 class Proved:
     """The other side has proved that it is `remote`. Streams and datagrams can be used from now on."""
 
@@ -185,7 +246,7 @@ class Datagram:
 
 @dataclass(frozen=True)
 class ControlFrame:
-    """A control frame for a layer above arrived: new candidates or an ICE restart (see `frames.py`)."""
+    """A control frame for a layer above arrived, such as new candidates or an ICE restart."""
 
     frame_type: int
     payload: bytes

@@ -25,6 +25,7 @@ from punch.link.events import (
     Event,
     LinkError,
     LinkRole,
+    LinkStatus,
     PingAnswered,
     Proved,
     RefusalCode,
@@ -36,7 +37,6 @@ from punch.link.events import (
 )
 from punch.link.multiplexer import StreamMultiplexer
 from punch.link.services import LEASE, Services
-from punch.link.status import LinkStatus
 from punch.link.transport import LinkAddress, StreamTransport
 from punch.net.driver import Driver, Timer
 

@@ -12,9 +12,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from punch.link.control_stream import ABOVE, CONTROL_STREAM, ControlStream
-from punch.link.datagrams import DatagramQueue
-from punch.link.endings import explain, explain_failure
+from punch.link.control_stream import (
+    ABOVE,
+    CONTROL_STREAM,
+    OPTIONAL,
+    ControlFrameType,
+    ControlStream,
+    FrameError,
+    decode_close,
+    decode_credit,
+    encode_credit,
+    explain,
+    explain_failure,
+)
 from punch.link.events import (
     CloseCode,
     ControlFrame,
@@ -30,19 +40,18 @@ from punch.link.events import (
     StreamOpened,
     StreamReset,
     StreamSendable,
-)
-from punch.link.frames import (
-    OPTIONAL,
-    ControlFrameType,
-    FrameError,
-    decode_close,
-    decode_credit,
-    encode_credit,
+    encode_name,
 )
 from punch.link.quic.interface import QuicConnection, QuicError, QuicStreamLimit
 from punch.link.quic.receive_limits import LimitExceeded, ReceiveAllowance
-from punch.link.scheduler import StreamScheduler
-from punch.link.stream import ReceiveWindow, Stream, StreamError, WindowBudget, encode_name
+from punch.link.streams import (
+    DatagramQueue,
+    ReceiveWindow,
+    Stream,
+    StreamError,
+    StreamScheduler,
+    WindowBudget,
+)
 
 NOT_CONNECTED: Final = "The link is not connected."
 """What a `LinkError` says before the proof, and after the end."""

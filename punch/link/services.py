@@ -10,8 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from punch.identity import PeerID
-from punch.link.events import RefusalCode
-from punch.link.stream import encode_name
+from punch.link.events import RefusalCode, encode_name
 
 if TYPE_CHECKING:
     from punch.link.transport import StreamTransport

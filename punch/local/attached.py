@@ -18,10 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, PeerIDError
-from punch.local.access import Allow
+from punch.local.access import Allow, TransferReport
 from punch.local.node_connections import Admitted, Control, NodeConnection, NodeGone, StreamConnection
 from punch.local.protocol import JSON, CommandError
-from punch.local.transfer_reports import TransferReport
 
 
 def _factory(protocol: NodeConnection) -> IProtocolFactory:

@@ -22,10 +22,9 @@ from zope.interface import implementer
 
 from punch.identity import PeerID
 from punch.link.transport import PunchAddress
-from punch.local.access import Allow
+from punch.local.access import Allow, TransferReport, number
 from punch.local.join import Join, LocalEnd, UnixTransport
 from punch.local.protocol import JSON, MAX_LINE, CommandError, line, read_fields, request_fields, too_long
-from punch.local.transfer_reports import TransferReport, number
 from punch.net.driver import Timer
 
 if TYPE_CHECKING:

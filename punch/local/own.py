@@ -13,13 +13,11 @@ from twisted.python.failure import Failure
 
 from punch.contacts import AddressBook, UnknownPeer, find_peer
 from punch.identity import PeerID
-from punch.link.events import LinkError, ServiceRefused, StreamLimitError
+from punch.link.events import LinkError, LinkStatus, Path, ServiceRefused, StreamLimitError
 from punch.link.link import Link
 from punch.link.services import Authorize
-from punch.link.status import LinkStatus, Path
-from punch.local.access import DELIVERY_TIME, Allow
+from punch.local.access import DELIVERY_TIME, Allow, TransferReport, TransferReports
 from punch.local.protocol import JSON, REFUSALS, CommandError
-from punch.local.transfer_reports import TransferReport, TransferReports
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
 from punch.wire.rendezvous_address import RendezvousAddress

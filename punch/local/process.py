@@ -21,10 +21,16 @@ from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.own import OwnNode, Sentence
 from punch.local.protocol import NODE_TIME, CommandError
-from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
-from punch.local.sentences import proxy_sentence, rendezvous_sentence, socket_sentence
+from punch.local.rendezvous import (
+    BadProxy,
+    NoRendezvous,
+    choose_proxy,
+    choose_rendezvous,
+    proxy_sentence,
+    rendezvous_sentence,
+)
 from punch.local.server import LocalServer, is_own
-from punch.local.socket_file import NotRunning, SocketError, SocketProblem, attaching_path
+from punch.local.socket_file import NotRunning, SocketError, SocketProblem, attaching_path, socket_sentence
 from punch.names import without_format
 from punch.net.interfaces import gateways_of_machine, source_address
 from punch.net.reactor import use_monotonic_time

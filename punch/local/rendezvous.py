@@ -1,4 +1,6 @@
-"""Which rendezvous a node of this user uses."""
+"""
+Which rendezvous and which proxy a node of this user uses, and what the user is told if there is none.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,16 @@ class NoRendezvous(Exception):
         self.reason = reason
         self.source = source
         self.detail = detail
+
+
+def rendezvous_sentence(error: NoRendezvous) -> str:
+    """Why it is not known which rendezvous to use."""
+    if error.reason == "no-rendezvous":
+        return (
+            "No rendezvous is known: start one with punch rendezvous (or twistd punch-rendezvous), or give "
+            "the address of one with --rendezvous punch://host:port/PIN."
+        )
+    return f"{error.source}: {error.detail}" if error.source else error.detail
 
 
 def choose_rendezvous(
@@ -85,3 +97,10 @@ def choose_proxy(given: str | None, environ: Mapping[str, str]) -> ProxySettings
         return ProxySettings(ProxyAddress.parse(given), "--proxy", required=True)
     except ValueError as error:
         raise BadProxy(str(error), given=given is not None) from None
+
+
+def proxy_sentence(error: BadProxy) -> str:
+    """Why a proxy can't be used."""
+    if error.given:
+        return f"--proxy: {error.detail}."
+    return f"{error.detail}; correct it, or give --proxy none."

@@ -63,6 +63,25 @@ class NotRunning(SocketError):
     """No node has its socket there."""
 
 
+_SOCKETS = {
+    SocketProblem.NO_NODE: "No node runs with the state directory {path}.",
+    SocketProblem.NOBODY_LISTENS: "Nobody listens at {path}.",
+    SocketProblem.NODE_ENDS: "The process of the node ends.",
+    SocketProblem.NOT_A_SOCKET: "{path} is not a socket. Move it away.",
+    SocketProblem.OTHER_USER: "The socket {path} belongs to another user: run this as that user.",
+    SocketProblem.UNREACHABLE: "The socket {path} can't be reached: {detail}.",
+    SocketProblem.STALE: "The socket {path} of an earlier process can't be removed: {detail}.",
+    SocketProblem.LONG_PATH: f"The path of the socket in {{path}} is longer than {MAX_PATH} bytes, and "
+    "{detail} can't be used in its place, since others may use it, too. Set XDG_RUNTIME_DIR, or choose a "
+    "shorter --state-dir.",
+}
+
+
+def socket_sentence(error: SocketError) -> str:
+    """Why the socket of a node can't be used."""
+    return _SOCKETS[error.problem].format_map({"path": error.path, "detail": error.detail})
+
+
 def own_uid() -> int:
     """Return the user of this process."""
     return os.geteuid()

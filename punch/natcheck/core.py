@@ -24,8 +24,7 @@ from punch.natcheck.transactions import (
     Transactions,
 )
 from punch.wire.address import Address, Transmit
-from punch.wire.control import Probe, Probed
-from punch.wire.probes import Vantage
+from punch.wire.control import Probe, Probed, Vantage
 
 GRACE = 0.2
 """Seconds that a preferred interface may answer later than another one and still be chosen."""

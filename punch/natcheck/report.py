@@ -11,8 +11,8 @@ from punch.ice.port_lease import PortMapping
 from punch.ice.punching.techniques import NatClass, Technique, nat_class, techniques_with_all
 from punch.ice.reach import is_local
 from punch.natcheck.profile import ANY_MAPPING, Filtering, Filterings, Hairpinning, Mappings
-from punch.wire.nat64 import is_clat
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
+from punch.wire.special_addresses import is_clat
 
 UNKNOWN = "unknown"
 

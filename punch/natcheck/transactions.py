@@ -15,8 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from punch.identity import PeerID, RandomBytes
 from punch.net.deadlines import Deadlines
 from punch.wire.address import Address, Transmit
-from punch.wire.control import Probe, Probed
-from punch.wire.probes import NONCE_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage, commitment
+from punch.wire.control import NONCE_SIZE, TRANSACTION_SIZE, Probe, Probed, ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from punch.net.driver import Timer
 from punch.wire.address import Address, TCPAddress, canonical
-from punch.wire.turn import FramingError
+from punch.wire.framing import FramingError
 
 _PIECE = 16 * 1024
 """Bytes written to a stream at once. Between two pieces the transport may pause its producer."""

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.node.causes import Cause, RelayFailure
 from punch.wire.stun_attributes import RelayLimit
 

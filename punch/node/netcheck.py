@@ -40,12 +40,11 @@ from punch.node.network.clat import Clat
 from punch.node.network.port_mappings import Gateways
 from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.wire.address import Address, canonical
-from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
-from punch.wire.probes import ProbeOutcome
+from punch.wire.control import Accept, Probed, ProbeOutcome, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import usable_port
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478
 """The reflector's port if the rendezvous can't be asked for it: that of STUN (RFC 8489, section 9)."""

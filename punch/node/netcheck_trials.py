@@ -44,7 +44,7 @@ from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address, TCPAddress, canonical
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import RelayServer, TurnTransport
 
 TRIAL_TIME = 8.0
 """Seconds that a relay has to answer."""

@@ -10,8 +10,8 @@ from punch.ice.port_lease import MappingProtocol, PortMapping
 from punch.ice.port_mapper import SentRequests
 from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
+from punch.link.events import LinkStatus
 from punch.link.services import Services
-from punch.link.status import LinkStatus
 from punch.node.calls.call_context import SignalingChannel
 from punch.node.calls.call_link import ProvedLink
 from punch.node.calls.calls import Calls
@@ -20,7 +20,7 @@ from punch.node.punching.coordinator import PunchingStatus
 from punch.node.punching.tcp import TCPPunchingStatus
 from punch.wire.address import Address
 from punch.wire.peers.nat_profile import NatProfile
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from punch.rendezvous.members.lists import DenyList
 from punch.turn.server.settings import RelaySettings
 from punch.wire.control import RING_TIME
 from punch.wire.rendezvous_address import DEFAULT_PORT
-from punch.wire.turn_uri import TurnURI
+from punch.wire.turn import TurnURI
 
 DEFAULT_REFLECTOR_PORT = 3478
 

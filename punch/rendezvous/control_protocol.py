@@ -27,7 +27,7 @@ from punch.rendezvous.tcp.protocol_sniffer import Established
 from punch.wire.address import canonical
 from punch.wire.control import Error, ErrorCode
 from punch.wire.control_lines import MAX_LINE, encode
-from punch.wire.voucher import BINDING_LABEL, BINDING_SIZE
+from punch.wire.invitation import BINDING_LABEL, BINDING_SIZE
 
 _CLOSE_TIME = 3.0
 """Seconds that the peer has to read the last lines and to close TLS."""
@@ -162,7 +162,7 @@ class ControlServerProtocol(LineReceiver):
             self._owner.registry_changed()
 
     def channel_binding(self) -> bytes:
-        """What no other connection has (`punch.wire.voucher`)."""
+        """What no other connection has (`punch.wire.invitation`)."""
         connection = cast(Connection, self.transport.getHandle())  # type: ignore[union-attr]
         return connection.export_keying_material(BINDING_LABEL, BINDING_SIZE)
 

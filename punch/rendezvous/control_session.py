@@ -30,7 +30,7 @@ from punch.wire.control import (
     Welcome,
 )
 from punch.wire.control_lines import MAX_LINE, ControlError, UnknownType, decode_request, encode
-from punch.wire.turn_uri import RelayServer
+from punch.wire.turn import RelayServer
 
 _NO_REVOCATIONS = Error(ErrorCode.FORBIDDEN, "Not here.")
 

@@ -37,8 +37,7 @@ from punch.net.sources import NETWORK_GROWTH, SITE_GROWTH, source_of
 from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire.address import Address, canonical
-from punch.wire.control import Probe
-from punch.wire.probes import PROOF_SIZE, ProbeOutcome, Vantage, commitment
+from punch.wire.control import PROOF_SIZE, Probe, ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     HEADER_SIZE,
     MAGIC_COOKIE,

@@ -38,7 +38,8 @@ from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address, canonical
-from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
+from punch.wire.framing import FramingError
+from punch.wire.turn import MAX_REQUEST, StreamSplitter
 
 TURN_BYTES = 60 * 1024
 """

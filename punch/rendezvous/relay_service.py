@@ -36,12 +36,7 @@ from punch.turn.server.authentication import Nonces, issue, user_of
 from punch.turn.server.quotas import Meter
 from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address, canonical
-from punch.wire.turn_uri import (
-    MAX_RELAYS,
-    RelayServer,
-    TurnTransport,
-    TurnURI,
-)
+from punch.wire.turn import MAX_RELAYS, RelayServer, TurnTransport, TurnURI
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from punch.wire.control import (
     Prekey,
     Probe,
     Probed,
+    ProbeOutcome,
     Register,
     Reject,
     Relays,
@@ -35,6 +36,7 @@ from punch.wire.control import (
     Returned,
     Revoke,
     Trickle,
+    Vantage,
     Welcome,
 )
 from punch.wire.fields import is_visible
@@ -43,14 +45,7 @@ from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.peers.nat_profile import MAX_AGE, MAX_OBSERVED, MAX_STEP, Mapping, NatProfile, PortAssignment
 from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import MAX_BODY, Envelope
-from punch.wire.probes import ProbeOutcome, Vantage
-from punch.wire.turn_uri import (
-    MAX_LIFETIME,
-    MAX_RELAYS,
-    RelayServer,
-    TurnTransport,
-    TurnURI,
-)
+from punch.wire.turn import MAX_LIFETIME, MAX_RELAYS, RelayServer, TurnTransport, TurnURI
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
 

@@ -40,7 +40,7 @@ from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.turn_uri import TurnURI
+from punch.wire.turn import TurnURI
 
 E = TypeVar("E", bound=Event)
 

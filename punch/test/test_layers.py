@@ -75,15 +75,11 @@ PURE = [
             "connection",
             "control_stream",
             "core",
-            "datagrams",
-            "endings",
             "events",
-            "frames",
             "multiplexer",
             "proof",
             "quic",
-            "scheduler",
-            "stream",
+            "streams",
         )
     ),
     *(
@@ -105,7 +101,6 @@ PURE = [
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "store")),
     "punch.local.protocol",
     "punch.local.rendezvous",
-    "punch.local.sentences",
     *(
         f"punch.apps.files.{name}"
         for name in ("codec", "events", "messages", "partial_folder", "reader", "source", "target")

@@ -3,6 +3,15 @@ The messages of the control channel, between a peer and its rendezvous: one JSON
 
 Each message is a frozen dataclass that is declared as `punch.wire.fields` says. `punch.wire.control_lines`
 reads and writes them, and `docs/protocol.md` describes the whole protocol.
+
+**Probes** are datagrams that a service sends to an address on request, which only a peer that receives there
+can make. RFC 5780 tests the filtering of a NAT by asking a server to answer from another address. A server
+that does this for strangers sends to any address that they forge. So the request is made over the control
+channel, and only for an address at which the peer has just received: its Binding request carries a commitment
+to its key, and the reflector's answer, which goes to the source of that request, carries a proof for the
+commitment and the address. The probe request contains the proof and what the commitment was made from. A
+proof that was overheard is useless to others, since it was made for another key, and the reflector stores
+nothing.
 """
 
 # Annotations are not postponed here: those of the messages are read when the classes are declared.
@@ -11,17 +20,52 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import Enum
 from functools import partial
+from hashlib import sha256
 from typing import Annotated
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire.fields import FieldSpec, MessageShape, integer, json_message
-from punch.wire.invitation import AdmissionRefusal
+from punch.wire.invitation import VOUCHER_SIZE, AdmissionRefusal
 from punch.wire.peers.prekey import SIGNED_SIZE
 from punch.wire.peers.sealed import Envelope
-from punch.wire.probes import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
-from punch.wire.turn_uri import MAX_RELAYS, RelayServer
-from punch.wire.voucher import VOUCHER_SIZE
+from punch.wire.turn import MAX_RELAYS, RelayServer
+
+NONCE_SIZE = 16
+COMMITMENT_SIZE = 16
+PROOF_SIZE = 16
+TRANSACTION_SIZE = 12
+
+_LABEL = b"punch/1 probe\0"
+
+
+class Vantage(str, Enum):
+    """The source of a probe, relative to the address to which the Binding request was sent."""
+
+    SAME = "same"
+    """The same address and port."""
+    PORT = "port"
+    """The same address, the other port."""
+    ADDRESS = "address"
+    """Another address, the other port."""
+
+
+class ProbeOutcome(str, Enum):
+    """The outcome of a probe request."""
+
+    SENT = "sent"
+    REFUSED = "refused"
+    """The proof is wrong, or too old: ask the reflector again."""
+    UNAVAILABLE = "unavailable"
+    """The service has no such other port or address."""
+    RATE = "rate"
+    """Too many in too short a time."""
+
+
+def commitment(peer: PeerID, nonce: bytes) -> bytes:
+    """Return the commitment in a Binding request: 16 bytes that do not reveal the key and fit no other."""
+    return sha256(_LABEL + peer.key + nonce).digest()[:COMMITMENT_SIZE]
+
 
 MAX_KEEPALIVE = 3600.0
 """The longest keepalive interval in seconds."""
@@ -136,7 +180,7 @@ class Register:
     """
     The first message of a peer. `invitation` is the token of an invitation to the service; empty: none.
     `prekey` is its signed prekey (`punch.wire.peers.prekey`); empty: it has none. `voucher` is that of a
-    member who vouches for this peer (`punch.wire.voucher`); empty: nobody does.
+    member who vouches for this peer (`punch.wire.invitation`); empty: nobody does.
     """
 
     name: _Name
@@ -221,7 +265,7 @@ class Probe:
     this transaction ID.
 
     `address` and `port` are what a reflector of this service told the peer, and `proof` is what came with
-    them, for `nonce` (see `punch.wire.probes`).
+    them, for `nonce` (see `punch.wire.control`).
     """
 
     address: _IP

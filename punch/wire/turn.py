@@ -1,13 +1,28 @@
 """
-ChannelData (RFC 8656, section 12.4), STUN messages and ChannelData on a byte stream (RFC 8656, section 3.1;
-RFC 8489, section 6.2.2), and the lifetimes of RFC 8656.
+TURN (RFC 8656): lifetimes, ChannelData (section 12.4), messages on a byte stream (section 3.1; RFC 8489,
+section 6.2.2), and the relays with credentials that a rendezvous sends to its peers, with their URIs (RFC
+7065).
+
+A rendezvous that is its own relay often does not know by which address its peers reach it, so it names no
+host: the relay is then at the host that the peer connected to.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from punch.identity import PIN_VERSION, PeerIDError, key_from_text, key_to_text
+from punch.wire.address import canonical
+from punch.wire.fields import FieldError, integer, mapping, matching, number, string
+from punch.wire.fields import field as read_field
+from punch.wire.framing import FramingError
+from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE, Method
 
 MAX_REQUEST = 2048
@@ -53,10 +68,6 @@ def is_turn(data: bytes) -> bool:
     section 17; RFC 6062, section 6), of whatever class.
     """
     return data[4:8] == _COOKIE and data[:2] in _TURN_TYPES and len(data) >= HEADER_SIZE
-
-
-class FramingError(ValueError):
-    """A stream contains anything but STUN messages and ChannelData, so it can't be read any further."""
 
 
 class ChannelData(NamedTuple):
@@ -140,3 +151,193 @@ class StreamSplitter:
             position = padded_end
         del buffer[:position]
         return messages
+
+
+MAX_RELAYS = 8
+"""How many relays a rendezvous hands out at most."""
+MAX_LIFETIME = 7 * 86400.0
+"""The longest lifetime of credentials in seconds."""
+
+
+class TurnTransport(str, Enum):
+    """How a relay is reached: the client's side of TURN (RFC 8656, section 3.1)."""
+
+    UDP = "udp"
+    TCP = "tcp"
+    TLS = "tls"
+
+
+_DEFAULT_PORTS = {TurnTransport.UDP: 3478, TurnTransport.TCP: 3478, TurnTransport.TLS: 5349}
+_URI = re.compile(r"(turns?):([^?]*)(?:\?transport=([A-Za-z0-9]+))?", re.IGNORECASE)
+_LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:]*))?")
+_FORM = "it is turn:host:port?transport=udp (or tcp), or turns:host:port."
+
+
+class TurnURIError(ValueError):
+    """A text is no TURN URI that can be used; `str()` is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class TurnURI:
+    """
+    A URI of RFC 7065. `host` is an IP address in canonical form, a DNS name, or None: the host that the
+    rendezvous was reached at.
+    """
+
+    host: str | None
+    port: int
+    transport: TurnTransport
+
+    @classmethod
+    def parse(cls, text: str) -> TurnURI:
+        """
+        Parse `turn:host[:port][?transport=udp|tcp]` or `turns:host[:port][?transport=tcp]`.
+
+        :raise TurnURIError: it is malformed.
+        """
+        found = _URI.fullmatch(text.strip())
+        if found is None:
+            raise TurnURIError(f"{text[:80]!r} is no TURN URI: {_FORM}")
+        scheme, location, transport_text = found[1].lower(), found[2], (found[3] or "").lower()
+        if scheme == "turns":
+            if transport_text not in ("", "tcp"):
+                raise TurnURIError(
+                    f"turns: is TLS over TCP here, so {transport_text!r} can't be its transport."
+                )
+            transport = TurnTransport.TLS
+        elif transport_text in ("", "udp", "tcp"):
+            transport = TurnTransport(transport_text or "udp")
+        else:
+            raise TurnURIError(f"The transport of a TURN URI is udp or tcp, not {transport_text!r}.")
+        host, port = _location(location, transport)
+        return cls(host, port, transport)
+
+    def __str__(self) -> str:
+        host = self.host or ""
+        host = f"[{host}]" if ":" in host else host
+        if self.transport is TurnTransport.TLS:
+            return f"turns:{host}:{self.port}?transport=tcp"
+        return f"turn:{host}:{self.port}?transport={self.transport.value}"
+
+
+def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
+    """
+    Parse the host and the port of a TURN URI.
+
+    :raise TurnURIError: one of them is malformed.
+    """
+    for sign, name in (("/", "slash"), ("@", "user name"), ("#", "fragment"), ("%", "interface")):
+        if sign in text:
+            raise TurnURIError(f"There is no {name} ({sign}) in a TURN URI: {_FORM}")
+    if text.count(":") > 1 and "[" not in text:
+        raise TurnURIError(
+            f"An IPv6 address stands in brackets, as in turn:[2001:db8::1]:3478, unlike {text[:60]!r}."
+        )
+    found = _LOCATION.fullmatch(text)
+    if found is None:
+        raise TurnURIError(f"{text[:60]!r} is not the host and port of a TURN URI: {_FORM}")
+    six, other, port = found[1], found[2], found[3]
+    if not (six or other):
+        raise TurnURIError(f"The host is missing in the TURN URI: {_FORM}")
+    if port is None:
+        port = str(_DEFAULT_PORTS[transport])
+    if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
+        raise TurnURIError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!r}.")
+    try:
+        host = RendezvousAddress.parse(f"[{six}]:1" if six else f"{other}:1").host
+    except RendezvousAddressError as error:
+        raise TurnURIError(f"{(six or other)[:60]!r} is no DNS name and no address of one host.") from error
+    with suppress(ValueError):
+        host = canonical(host, 1).host
+    return host, int(port)
+
+
+@dataclass(frozen=True)
+class RelayServer:
+    """
+    A relay that a peer may use, with long-term credentials (RFC 8489, section 9.2). Realm and nonce are sent
+    along, which saves the round trip of a 401. `lifetime` is how many seconds the credentials are valid after
+    their arrival. `pin` is the hash of the relay's key (`pin_of`) for TLS; None: a certificate authority
+    issues the relay's certificate.
+    """
+
+    url: TurnURI
+    username: str
+    password: str = field(repr=False)
+    realm: str
+    nonce: str
+    lifetime: float
+    pin: bytes | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The relay as it is written in control messages."""
+        url = self.url
+        value: dict[str, Any] = {} if url.host is None else {"host": url.host}
+        value |= {
+            "port": url.port,
+            "transport": url.transport.value,
+            "username": self.username,
+            "password": self.password,
+            "realm": self.realm,
+            "nonce": self.nonce,
+            "lifetime": self.lifetime,
+        }
+        if self.pin is not None:
+            value["pin"] = key_to_text(self.pin, PIN_VERSION)
+        return value
+
+    @classmethod
+    def from_json(cls, value: object) -> RelayServer:
+        """
+        Read a relay of a control message.
+
+        :raise FieldError: a field is missing or wrong.
+        """
+        entries: Mapping[str, Any] = mapping(value)
+        return cls(
+            TurnURI(
+                read_field(entries, "host", _host, None),
+                read_field(entries, "port", integer(1, 65535)),
+                read_field(entries, "transport", _transport),
+            ),
+            read_field(entries, "username", _printable(512)),
+            read_field(entries, "password", _printable(256)),
+            read_field(entries, "realm", _printable(127)),
+            read_field(entries, "nonce", _printable(127, shortest=0)),
+            read_field(entries, "lifetime", number(1.0, MAX_LIFETIME)),
+            read_field(entries, "pin", _pin, None),
+        )
+
+
+def _printable(longest: int, shortest: int = 1) -> Any:
+    # Text that is not ASCII would have to be prepared (RFC 8265)
+    return matching(f"[ -~]{{{shortest},{longest}}}", f"{shortest} to {longest} printable ASCII characters")
+
+
+def _transport(value: object) -> TurnTransport:
+    text = string(value)
+    try:
+        return TurnTransport(text)
+    except ValueError as error:
+        raise FieldError("must be udp, tcp or tls") from error
+
+
+def _host(value: object) -> str:
+    text = string(value)
+    if "%" in text:
+        # A zone may have any characters, and means nothing to others
+        raise FieldError("must be an IP address or a DNS name")
+    try:
+        return RendezvousAddress.parse(f"[{text}]:1" if ":" in text else f"{text}:1").host
+    except RendezvousAddressError as error:
+        raise FieldError("must be an IP address or a DNS name") from error
+
+
+def _pin(value: object) -> bytes:
+    try:
+        pin, version = key_from_text(string(value), "pin of the relay")
+    except PeerIDError as error:
+        raise FieldError(f"is not a pin. {error}") from error
+    if version != PIN_VERSION:
+        raise FieldError("must be a pin")
+    return pin

@@ -16,15 +16,15 @@ from punch.apps.chat import protocol as chat
 from punch.apps.chat.conversations import LEAVE_TIMEOUT
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
+from punch.link import control_stream, proof
 from punch.link import events as link
-from punch.link import frames, proof
-from punch.link.endings import APPLICATION_CODES
+from punch.link.control_stream import APPLICATION_CODES
 from punch.link.quic import interface as quic
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, control_lines, strict_json
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.peers import sealed
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import KEY_SIZE, PREKEY_LABEL, SIGNED_SIZE, private_prekey, signed_prekey
 from punch.wire.peers.sealed import (
@@ -205,7 +205,8 @@ def test_every_label_is_written_down() -> None:
 def test_frames_and_close_codes() -> None:
     written = dict(re.findall(r"^\| (0x[0-9a-f]{2}) \| ([A-Z]+) \|", section("8.3"), re.M))
     assert {int(number, 16): name for number, name in written.items()} == {
-        frame.value: frame.name for frame in (*frames.ControlFrameType, *frames.OptionalFrameType)
+        frame.value: frame.name
+        for frame in (*control_stream.ControlFrameType, *control_stream.OptionalFrameType)
     }
     assert [int(code) for code in first_cells(section("8.5"))] == [code.value for code in link.CloseCode]
     assert f"0x{APPLICATION_CODES:04x}" in section("8.5")
@@ -253,7 +254,7 @@ def test_numbers() -> None:
             limits.source_rate,
             limits.source_burst,
         ],
-        "5": [sealed.MAX_BODY, sealed.PADDING, sealed.MAX_CANDIDATES],
+        "5": [sealed.MAX_BODY, sealed.PADDING, MAX_CANDIDATES],
         "8": [
             quic.DATAGRAM_SIZE,
             quic.MAX_DATAGRAM_FRAME,
@@ -266,7 +267,7 @@ def test_numbers() -> None:
             link_limits.prove_seconds,
             link_limits.header_seconds,
             link_limits.close_seconds,
-            frames.MAX_FRAME,
+            control_stream.MAX_FRAME,
         ],
         "9": [MAX_TEXT, chat.MAX_NAME, chat.EPOCH, chat.MAX_KNOWN],
     }

@@ -22,8 +22,8 @@ from punch.link.quic.interface import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.quic.receive_limits import UNANSWERED_PACKETS, Sampler
 from punch.local import connection as local_connection
 from punch.local import server as local_server
+from punch.local.access import MAX_REPORTED
 from punch.local.protocol import MAX_LINE
-from punch.local.transfer_reports import MAX_REPORTED
 from punch.net.segmented_table import PROBATION
 from punch.node.calls import offer_freshness
 from punch.node.calls.calls import MAX_CALLS
@@ -45,7 +45,7 @@ from punch.wire.peers.sealed import PADDING
 from punch.wire.rendezvous_address import MAX_RECORDS
 from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
 from punch.wire.stun import MAX_ATTRIBUTES
-from punch.wire.turn_uri import MAX_RELAYS
+from punch.wire.turn import MAX_RELAYS
 from tests.link.test_link_floods import QUICK, REST
 from tests.link.test_link_memory import BOUND, MOST_OF_PADDING
 

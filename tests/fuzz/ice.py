@@ -22,10 +22,9 @@ from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire import port_mapping, strict_json
 from punch.wire.address import Address, TCPAddress, Transmit, canonical
-from punch.wire.control import Probe, Probed
+from punch.wire.control import Probe, Probed, ProbeOutcome
 from punch.wire.peers.candidate import Candidate
 from punch.wire.port_mapping import parse_search_answer
-from punch.wire.probes import ProbeOutcome
 from punch.wire.stun import Attribute
 from tests.fuzz.target import Reader, chunk, target
 from tests.fuzz.turn import attributes_of, signed

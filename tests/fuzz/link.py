@@ -9,9 +9,7 @@ from functools import cache
 from hashlib import sha256
 from random import Random
 
-from punch.link.core import LinkCore
-from punch.link.events import CloseCode, LinkRole, StreamLimitError
-from punch.link.frames import (
+from punch.link.control_stream import (
     ControlFrameReader,
     ControlFrameType,
     FrameError,
@@ -23,6 +21,8 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
+from punch.link.core import LinkCore
+from punch.link.events import CloseCode, LinkRole, StreamLimitError, encode_name
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicBackend
 from punch.link.quic.packet import (
@@ -39,13 +39,11 @@ from punch.link.quic.packet import (
     suites_for,
 )
 from punch.link.quic.qh3 import Qh3Backend
-from punch.link.stream import encode_name
 from punch.test.link.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import MAX_TCP_CANDIDATES, Candidate
+from punch.wire.peers.link_frames import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
-from punch.wire.peers.punching import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
-from punch.wire.peers.sealed import MAX_TCP_CANDIDATES
 from tests.fuzz.target import Reader, chunk, target
 
 MOST_KEPT = 1 << 20

@@ -32,6 +32,7 @@ from punch.wire.control import (
     Pong,
     Probe,
     Probed,
+    ProbeOutcome,
     Register,
     Reject,
     Relays,
@@ -39,14 +40,22 @@ from punch.wire.control import (
     Returned,
     Revoke,
     Trickle,
+    Vantage,
     Welcome,
 )
 from punch.wire.control_lines import ControlError, decode_reply, decode_request
 from punch.wire.control_lines import encode as encode_line
-from punch.wire.demux import DatagramKind, classify
+from punch.wire.framing import (
+    MAX_LENGTH,
+    DatagramKind,
+    DatagramSplitter,
+    FramingError,
+    classify,
+    encode_frames,
+)
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.restart_frames import LateCandidates, Restart, RestartError
+from punch.wire.peers.link_frames import LateCandidates, Restart, RestartError
 from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
@@ -63,9 +72,7 @@ from punch.wire.peers.sealed import (
     seal_offer,
     seal_trickle,
 )
-from punch.wire.probes import ProbeOutcome, Vantage
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
-from punch.wire.stream_framing import MAX_LENGTH, DatagramSplitter, encode_frames
 from punch.wire.stun import (
     MAX_ATTRIBUTES,
     Attribute,
@@ -79,13 +86,15 @@ from punch.wire.stun import (
     parse,
 )
 from punch.wire.turn import (
-    FramingError,
+    RelayServer,
     StreamSplitter,
+    TurnTransport,
+    TurnURI,
+    TurnURIError,
     encode_channel_data,
     is_turn,
     parse_channel_data,
 )
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI, TurnURIError
 from tests.fuzz.target import Reader, target
 
 

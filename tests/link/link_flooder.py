@@ -26,12 +26,12 @@ from twisted.internet.interfaces import IDelayedCall
 import punch.link.core
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
+from punch.link.events import encode_name
 from punch.link.link import Link
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicConnection, QuicSink
 from punch.link.quic.packet import CONNECTION_ID_LENGTH, PacketReader, QuicFrameType
 from punch.link.quic.qh3 import Qh3Backend, Qh3Connection
-from punch.link.stream import encode_name
 from punch.net.reactor import use_monotonic_time
 from punch.node.events import (
     CallFailed,

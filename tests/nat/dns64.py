@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.names import dns, error, server
 
-from punch.wire.nat64 import DISCOVERY_NAME, WELL_KNOWN
+from punch.wire.special_addresses import DISCOVERY_NAME, WELL_KNOWN
 
 
 class Records:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 from tests.needs import need_namespaces
 from tests.processes import Programs
 from tests.relay.coturn import SECRET, Coturn

@@ -24,7 +24,7 @@ from punch.ice.checks import IceCredentials
 from punch.ice.events import RoleChanged
 from punch.net.interfaces import local_addresses
 from punch.wire.address import Address
-from punch.wire.demux import DatagramKind, classify
+from punch.wire.framing import DatagramKind, classify
 from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import MessageClass, parse
 

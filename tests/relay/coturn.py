@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from punch.wire.rendezvous_address import pin_of
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 from tests.needs import need
 from tests.ports import wait_until_open
 

@@ -30,7 +30,7 @@ from punch.node.network.relay import RelayClient
 from punch.node.network.relay_pool import RelayPool
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer
+from punch.wire.turn import RelayServer
 
 QUIC_LIKE = b"\x41"
 ECHO_TIMEOUT = 3.0

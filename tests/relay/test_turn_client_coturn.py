@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 from tests.ports import free_port
 from tests.processes import JSONProcess, Programs, close_all, programs
 from tests.relay.coturn import SECRET, Coturn, credentials

@@ -9,16 +9,16 @@ from itertools import product
 from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Endpoint, Packet
 from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.scenarios.test_prediction import nat, sequential
 from punch.test.system import SERVICE, Peer
 from punch.wire.control import Accept
+from punch.wire.peers.link_frames import Nats, Opened, Targets
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
-from punch.wire.peers.punching import Nats, Opened, Targets
 from punch.wire.stun import Attribute, MessageClass, STUNError, parse
 from tests.simulation.seeds import ALL, seeds
 

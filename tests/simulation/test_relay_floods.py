@@ -14,7 +14,7 @@ from punch.test.turn.server.test_requests import RequestCase
 from punch.test.turn.server.turn_server import UDP, TurnServer, code_of
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 
 class SpoofTests(RelayServiceCase):

@@ -9,7 +9,7 @@ from punch.test.scenarios.relayed import RelayTestCase
 from punch.test.system import connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.control import Relays
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 
 class RestartTests(RelayTestCase):

@@ -6,7 +6,7 @@ from functools import partial
 
 from punch.ice.budget import MAX_BYTES, MAX_PACKETS
 from punch.ice.candidates import MAX_SIGNALLED
-from punch.link.frames import ControlFrameType
+from punch.link.control_stream import ControlFrameType
 from punch.node.events import (
     Disconnected,
     IncomingCall,
@@ -22,7 +22,7 @@ from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.address import Address
 from punch.wire.control import Incoming, new_call
 from punch.wire.peers.candidate import Candidate, CandidateType
-from punch.wire.peers.restart_frames import LateCandidates, Restart
+from punch.wire.peers.link_frames import LateCandidates, Restart
 from punch.wire.peers.sealed import Offer, seal_offer
 
 CALM = "198.51.100.2"

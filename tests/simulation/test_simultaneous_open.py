@@ -7,12 +7,12 @@ from itertools import product
 from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.simultaneous_open import MAX_PACKETS
 from punch.ice.punching.techniques import Technique
+from punch.link.control_stream import OptionalFrameType
 from punch.link.events import CloseCode
-from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
-from punch.wire.peers.punching import Begin, First, Opened, Targets
+from punch.wire.peers.link_frames import Begin, First, Opened, Targets
 from tests.simulation.seeds import ALL
 
 WITHIN = 5.0

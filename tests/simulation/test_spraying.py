@@ -9,7 +9,7 @@ from typing import Any
 
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import LIFETIME, SIMULTANEOUS_OPENS, Technique
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE, UNUSED_TIME

@@ -6,16 +6,16 @@ from punch.ice.budget import MAX_PACKETS as MAX_PACKETS_OF_CHECKS
 from punch.ice.limits import MAX_SPRAYED, MAX_SPRAYED_BYTES, SPRAYED
 from punch.ice.punching.spraying import MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.identity import Identity
+from punch.link.control_stream import OptionalFrameType
 from punch.link.events import CloseCode
-from punch.link.frames import OptionalFrameType
 from punch.test.internet import NAT, LinkSpec
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
 from punch.test.system import SERVICE, Connected, Peer
 from punch.wire.control import Accept
+from punch.wire.peers.link_frames import MAX_COUNT, Begin, Nats, Opened, Targets
 from punch.wire.peers.nat_profile import Mapping as Maps
 from punch.wire.peers.nat_profile import NatProfile, PortAssignment
-from punch.wire.peers.punching import MAX_COUNT, Begin, Nats, Opened, Targets
 from tests.simulation.test_spraying import AUTO, NEVER, block, one_port, random_ports
 
 FORMS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from punch.ice.budget import CONNECTS
 from punch.ice.punching.techniques import Technique
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
 from punch.node.policies import RelayPolicy
 from punch.node.punching.coordinator import TIME_FOR_CHECKS

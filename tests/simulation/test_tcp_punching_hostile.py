@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory
 
 from punch.ice.budget import CONNECTS, MAX_BYTES, MAX_PACKETS
-from punch.link.frames import ControlFrameType, OptionalFrameType
+from punch.link.control_stream import ControlFrameType, OptionalFrameType
 from punch.node.network.tcp_connections import MAX_UNPROVED_OF_ONE
 from punch.node.punching.tcp_attempt import CHECK_TIME, TIDY_GAP
 from punch.test.internet import (
@@ -19,8 +19,7 @@ from punch.test.scenarios.tcp_punching import ALICE, BOB, VICTIM, TCPTestCase
 from punch.test.system import SERVICE
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
-from punch.wire.peers.punching import TCPCandidates
-from punch.wire.peers.restart_frames import Restart
+from punch.wire.peers.link_frames import Restart, TCPCandidates
 
 
 class Stranger(Protocol):

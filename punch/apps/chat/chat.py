@@ -39,9 +39,8 @@ from punch.apps.chat.store import Store
 from punch.apps.chat.stream import ChatFactory
 from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.link.events import LinkRole, ServiceRefused
+from punch.link.events import LinkRole, LinkStatus, ServiceRefused
 from punch.link.services import anyone
-from punch.link.status import LinkStatus
 from punch.net.driver import Timers
 from punch.node import events as node_events
 from punch.node.causes import OtherCause

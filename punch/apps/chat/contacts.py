@@ -13,8 +13,8 @@ from punch.apps.chat.protocol import STREAM_NAME
 from punch.contact_entries import Contact
 from punch.contacts import AddressBook, AddressBookError, UnknownPeer, find_peer
 from punch.identity import PeerID
+from punch.link.events import MAX_NAME
 from punch.link.services import LEASE
-from punch.link.stream import MAX_NAME
 from punch.net.driver import Timers
 from punch.node.interfaces import INode
 from punch.sanitize import quoted

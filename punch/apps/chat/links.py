@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from punch.apps.chat.events import PeerUnreachable, Views
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
-from punch.link.status import LinkStatus
+from punch.link.events import LinkStatus
 from punch.net.driver import Driver
 from punch.node.events import (
     AlreadyConnected,

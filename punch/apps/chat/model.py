@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.identity import PeerID
-from punch.link.status import LinkStatus
+from punch.link.events import LinkStatus
 from punch.node.events import CallState
 
 #: Longest text of a message, in bytes of UTF-8.

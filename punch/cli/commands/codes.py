@@ -42,8 +42,14 @@ from punch.extras import install_command_here
 from punch.identity import Identity
 from punch.local.own import OwnNode
 from punch.local.process import temporary_node
-from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
-from punch.local.sentences import proxy_sentence, rendezvous_sentence
+from punch.local.rendezvous import (
+    BadProxy,
+    NoRendezvous,
+    choose_proxy,
+    choose_rendezvous,
+    proxy_sentence,
+    rendezvous_sentence,
+)
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.policies import PortMappingPolicy, SprayPolicy

@@ -16,8 +16,14 @@ from punch.cli import twistd
 from punch.cli.parser import PROXY_HELP, Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import Identity
-from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
-from punch.local.sentences import proxy_sentence, rendezvous_sentence
+from punch.local.rendezvous import (
+    BadProxy,
+    NoRendezvous,
+    choose_proxy,
+    choose_rendezvous,
+    proxy_sentence,
+    rendezvous_sentence,
+)
 from punch.names import without_format
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time

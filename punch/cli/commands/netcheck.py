@@ -19,8 +19,14 @@ from punch.cli import twistd
 from punch.cli.parser import PROXY_HELP, Parser
 from punch.cli.usage import show, write_stderr
 from punch.local.process import gateways_by
-from punch.local.rendezvous import BadProxy, NoRendezvous, choose_proxy, choose_rendezvous
-from punch.local.sentences import proxy_sentence, rendezvous_sentence
+from punch.local.rendezvous import (
+    BadProxy,
+    NoRendezvous,
+    choose_proxy,
+    choose_rendezvous,
+    proxy_sentence,
+    rendezvous_sentence,
+)
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time

@@ -14,7 +14,6 @@ from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.identity import PeerID
 from punch.local.protocol import JSON, NODE_TIME, CommandError, line, node_timeout
-from punch.local.sentences import socket_sentence
 from punch.local.socket_file import (
     NotRunning,
     SocketError,
@@ -22,6 +21,7 @@ from punch.local.socket_file import (
     attaching_path,
     may_attach,
     peer_uid,
+    socket_sentence,
 )
 from punch.state import StateDirectory, StateError, login_name, own_state_dir
 from punch.ui.text.answers import lines

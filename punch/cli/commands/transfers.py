@@ -13,9 +13,8 @@ from punch.apps.files.protocol import FileSender, TransferState
 from punch.apps.files.receiver import FileReceiver
 from punch.cli.commands.node_command import LOOK_INTERVAL, CommandFailed, ExitStatus, NodeCommand
 from punch.identity import PeerID
-from punch.local.access import NodeAccess
+from punch.local.access import MAX_TEXT, REPORT_INTERVAL, NodeAccess, TransferReport
 from punch.local.protocol import JSON, CommandError
-from punch.local.transfer_reports import MAX_TEXT, REPORT_INTERVAL, TransferReport
 from punch.ui.transfer_progress import INTERVAL
 
 AGAIN = "the transfer continues"

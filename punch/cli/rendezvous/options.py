@@ -23,7 +23,7 @@ from punch.sanitize import quoted
 from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, sentence
 from punch.wire.special_addresses import IPNetwork
-from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
+from punch.wire.turn import MAX_RELAYS, TurnURI, TurnURIError
 
 MAX_CONTACT = 200
 PARAMETERS: list[list[Any]] = [

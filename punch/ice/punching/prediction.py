@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from punch.ice.punching.techniques import NatClass, depends_on_port, nat_class
+from punch.wire.peers.link_frames import MAX_ALTERNATIVES
 from punch.wire.peers.nat_profile import NatProfile
-from punch.wire.peers.punching import MAX_ALTERNATIVES
 
 TARGETS: Final = 8
 """How many ports are predicted in one attempt."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from punch.wire.peers.punching import First
+from punch.wire.peers.link_frames import First
 
 LOW_TTLS: Final = (5, 5, 5, 8, 8)
 """The TTL of the first packet, in each turn: home and carrier NATs are within so many routers."""

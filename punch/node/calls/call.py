@@ -17,11 +17,10 @@ from punch.ice.checklist import PairStatus
 from punch.ice.events import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
-from punch.link.events import CloseCode, LinkRole
-from punch.link.frames import FrameError
+from punch.link.control_stream import FrameError
+from punch.link.events import CloseCode, LinkRole, LinkStatus
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
-from punch.link.status import LinkStatus
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.call_link import ProvedLink, introduced_link
@@ -40,10 +39,9 @@ from punch.node.paths.local_candidates import describe, new_agent
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.link_frames import PunchingError, RestartError
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import PrekeyError
-from punch.wire.peers.punching import PunchingError
-from punch.wire.peers.restart_frames import RestartError
 from punch.wire.peers.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from punch.ice.pairs import Pair
 from punch.ice.punching.techniques import Technique
+from punch.link.control_stream import OptionalFrameType, decode_slowed
 from punch.link.core import LinkCore
-from punch.link.frames import OptionalFrameType, decode_slowed
+from punch.link.events import LinkStatus, Path
 from punch.link.link import Link
 from punch.link.proof import LinkCertificate
-from punch.link.status import LinkStatus, Path
 from punch.net.driver import Timed, Timer
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.prekeys import PrekeyExchange

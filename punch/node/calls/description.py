@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from punch.identity import Identity, PeerID
 from punch.node.calls.offer_freshness import SeenEnvelopes
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.sealed import (
-    MAX_CANDIDATES,
     AnswerBody,
     Envelope,
     Offer,

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import Identity, PeerID
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.link.link import Link
 from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported

@@ -37,11 +37,10 @@ from punch.wire.control import (
     Request,
     Welcome,
 )
-from punch.wire.invitation import AdmissionRefusal
+from punch.wire.invitation import AdmissionRefusal, Voucher
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.special_addresses import Scope
-from punch.wire.voucher import Voucher
 
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
@@ -133,7 +132,7 @@ class ControlClient:
     ) -> None:
         """
         :param address: of the rendezvous; several if it has several servers.
-        :param member: vouches for this identity if the rendezvous admits only members (`punch.wire.voucher`).
+        :param member: vouches for this identity if the rendezvous admits only members (`Voucher`).
             Other rendezvous are not told of it.
         :param for_relays: whether `member` vouches, too, if the rendezvous relays only for members.
         :param look_up_service: looks up the servers of addresses without a port; without it the name is used.

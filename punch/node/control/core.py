@@ -61,7 +61,7 @@ class ControlCore:
         """
         TLS is up on this side; the rendezvous may still refuse our certificate. Register.
 
-        :param voucher: that of a member for this connection (`punch.wire.voucher`); empty: none.
+        :param voucher: that of a member for this connection (`punch.wire.invitation`); empty: none.
         """
         self._secured = True
         self.send(replace(self._register, voucher=voucher))

@@ -36,7 +36,7 @@ from zope.interface import implementer
 from punch.net.reactor import look_up
 from punch.wire.address import canonical
 from punch.wire.special_addresses import Scope, scope_of, usable_port
-from punch.wire.turn_uri import RelayServer, TurnURI
+from punch.wire.turn import RelayServer, TurnURI
 
 MAX_HOSTS = 16
 """Hosts of relays that one rendezvous may name, counted over the last hour."""

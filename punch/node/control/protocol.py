@@ -28,8 +28,8 @@ from punch.node.causes import ControlProblem
 from punch.node.control.core import ControlCore
 from punch.node.control.tls import ALPN, ControlConnectionCreator
 from punch.wire.control import Register, Reply, Request
+from punch.wire.invitation import BINDING_LABEL, BINDING_SIZE
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.voucher import BINDING_LABEL, BINDING_SIZE
 
 
 class _TLSTransport(TypingProtocol):
@@ -64,7 +64,7 @@ class ControlClientProtocol(Protocol):
     It is a producer to its own transport: while the rendezvous does not read what it is sent, nothing is read
     from it.
 
-    :param vouch: makes a voucher from the channel binding of the connection (`punch.wire.voucher`); None:
+    :param vouch: makes a voucher from the channel binding of the connection (`punch.wire.invitation`); None:
         none is sent.
     :param received: called with each message of the rendezvous.
     :param lost: called with why the connection has ended.

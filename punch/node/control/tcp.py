@@ -48,9 +48,8 @@ from zope.interface import directlyProvides, implementer, providedBy
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
 from punch.node.control.hosts import is_name
-from punch.wire.nat64 import DISCOVERY_NAME, prefixes, translated
 from punch.wire.proxy import Handshake, ProxyError, ProxyKind, ProxyRefusal, ProxySettings, handshake
-from punch.wire.special_addresses import Scope, scope_of
+from punch.wire.special_addresses import DISCOVERY_NAME, Scope, prefixes, scope_of, translated
 
 DISCOVERY_TIME = 1.0
 """Seconds for which the discovery of a NAT64 is waited for."""

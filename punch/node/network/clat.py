@@ -18,12 +18,11 @@ from functools import lru_cache, partial
 from ipaddress import IPv4Address
 from typing import Any
 
-from punch.net.udp.clat import ClatSocket, Translation
-from punch.net.udp.socket_set import OpenSocket
+from punch.net.udp.socket_set import ClatSocket, OpenSocket, Translation
 from punch.net.udp.sockets import DatagramSocket, Receiver
 from punch.node.control.hosts import HostAddresses
 from punch.wire.address import parsed
-from punch.wire.nat64 import (
+from punch.wire.special_addresses import (
     CLAT_NETWORK,
     DISCOVERY_NAME,
     WELL_KNOWN,

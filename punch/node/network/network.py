@@ -33,7 +33,7 @@ from punch.wire.address import Address, TCPAddress, Transmit, canonical
 from punch.wire.control import RenewRelays, Welcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.special_addresses import usable_port
-from punch.wire.turn_uri import RelayServer
+from punch.wire.turn import RelayServer
 
 if TYPE_CHECKING:
     from punch.node.calls.calls import Calls

@@ -37,8 +37,7 @@ from punch.turn.client.stream_queue import StreamQueue
 from punch.wire.address import Address
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn import StreamSplitter
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import RelayServer, StreamSplitter, TurnTransport
 
 _CHECK = b"\x00\x01"
 """How a connectivity check begins: a Binding request."""

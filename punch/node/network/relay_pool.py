@@ -40,7 +40,7 @@ from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import RelayServer, TurnTransport
 
 LINGER = 5.0
 """Seconds for which an allocation without users is kept: another call may follow."""

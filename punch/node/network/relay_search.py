@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from punch.node.causes import RelayFailure
 from punch.turn.client.requests import AllocationProblem
-from punch.wire.turn_uri import RelayServer, TurnURI
+from punch.wire.turn import RelayServer, TurnURI
 
 RENEW_AT = 0.75
 """The part of the credentials' lifetime after which new ones are requested."""

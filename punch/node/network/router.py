@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from punch.link.quic.packet import CONNECTION_ID_LENGTH, destination_id, is_client_initial, is_short
 from punch.wire.address import Address
-from punch.wire.demux import DatagramKind, classify
+from punch.wire.framing import DatagramKind, classify
 from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, parse
 from punch.wire.turn import MAX_REQUEST
 

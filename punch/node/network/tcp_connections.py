@@ -23,7 +23,7 @@ from twisted.internet.tcp import makeBinding
 from punch.identity import RandomBytes
 from punch.net.message_stream import MessageStream
 from punch.wire.address import Address, TCPAddress, canonical
-from punch.wire.stream_framing import DatagramSplitter, encode_frames
+from punch.wire.framing import DatagramSplitter, encode_frames
 from punch.wire.stun import STUNError, binding_request, mapped_address, parse
 from punch.wire.turn import StreamSplitter
 

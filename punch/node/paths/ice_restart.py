@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from punch.identity import PeerID
+from punch.link.control_stream import ControlFrameType
 from punch.link.events import CloseCode, LinkRole
-from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.calls.call_context import CallContext
@@ -31,9 +31,9 @@ from punch.node.paths.local_candidates import new_agent
 from punch.node.paths.restart_schedule import Due, RestartSchedule
 from punch.node.policies import RelayPolicy
 from punch.wire.control import ErrorCode
-from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.restart_frames import LateCandidates, Restart
-from punch.wire.peers.sealed import MAX_CANDIDATES, Envelope, SealError
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate
+from punch.wire.peers.link_frames import LateCandidates, Restart
+from punch.wire.peers.sealed import Envelope, SealError
 
 RESTART_GAP = 1.0
 """Seconds between two restarts of a path that works."""

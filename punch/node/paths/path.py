@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from punch.ice.limits import EarlyBudget
 from punch.link.core import MAX_EARLY_DATAGRAMS
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.wire.address import FULL_SIZE, Address, Transmit
 from punch.wire.stun_attributes import RelayLimit
 

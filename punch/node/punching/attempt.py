@@ -24,8 +24,8 @@ from punch.node.network.nat_profiles import TransactionSockets
 from punch.node.network.network import Network
 from punch.node.paths.ice_transport import IceTransport
 from punch.wire.address import Address
+from punch.wire.peers.link_frames import Opened, Targets
 from punch.wire.peers.nat_profile import NatProfile
-from punch.wire.peers.punching import Opened, Targets
 
 UNUSED_TIME = 15.0
 """

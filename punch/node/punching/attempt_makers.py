@@ -17,7 +17,7 @@ from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
 from punch.node.punching.attempt import ANSWER_TIME, REQUEST_SIZE, Attempt, may_send, wait_after
 from punch.wire.address import Address
-from punch.wire.peers.punching import First, Opened, Targets
+from punch.wire.peers.link_frames import First, Opened, Targets
 
 OPEN_TIME = 8.0
 """Seconds that the side that opens waits for packets of the one that aims."""

@@ -25,7 +25,7 @@ from punch.ice.limits import Sent
 from punch.ice.pairs import PathKind
 from punch.ice.punching.techniques import Technique
 from punch.identity import PeerID
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.link.link import Link
 from punch.natcheck.transactions import Future, Transactions
 from punch.net.deadlines import earliest
@@ -45,8 +45,8 @@ from punch.node.punching.attempt import (
 from punch.node.punching.attempt_makers import Prediction, SimultaneousOpen, Spraying
 from punch.node.punching.choice import TechniqueChoice, Tries, hosts
 from punch.wire.address import Address
+from punch.wire.peers.link_frames import Begin, Nats, Opened, Targets
 from punch.wire.peers.nat_profile import NatProfile
-from punch.wire.peers.punching import Begin, Nats, Opened, Targets
 
 SETTLE = 1.0
 """

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from punch.ice.pairs import PathKind
 from punch.identity import PeerID
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.calls.call_context import CallContext
@@ -34,7 +34,7 @@ from punch.node.punching.attempt import doubled
 from punch.node.punching.coordinator import BUSY, refusal_wait
 from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt, TCPPaths, kinds, public_host
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.punching import TCPCandidates
+from punch.wire.peers.link_frames import TCPCandidates
 
 SETTLE = 0.5
 """Seconds on a relayed path after which the first attempt begins, so that plain ICE comes first."""

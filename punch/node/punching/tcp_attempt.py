@@ -28,9 +28,8 @@ from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
 from punch.wire.address import Address
-from punch.wire.nat64 import is_clat
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
-from punch.wire.special_addresses import FIRST_PORT, Scope, scope_of
+from punch.wire.special_addresses import FIRST_PORT, Scope, is_clat, scope_of
 
 CHECK_TIME = 5.0
 """Seconds within which an authenticated check must come on a connection, or be answered."""

@@ -13,8 +13,7 @@ from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
 from punch.wire.control import Error, ErrorCode, Register, Revoke
-from punch.wire.invitation import AdmissionRefusal
-from punch.wire.voucher import Voucher
+from punch.wire.invitation import AdmissionRefusal, Voucher
 
 _RETURNS = 3
 """How often a peer may return within `_RETURN_TIME` before it is told `VERSION`."""
@@ -117,7 +116,7 @@ class AccessControl:
         """
         A peer wants to register.
 
-        :param binding: returns the channel binding of its connection (`punch.wire.voucher`).
+        :param binding: returns the channel binding of its connection (`punch.wire.invitation`).
         :param guests: returns for how many peers that are registered a member vouches.
         :return: who answers for it, itself or a member who vouches for it; or why it may not register.
         """

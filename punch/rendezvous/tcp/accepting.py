@@ -23,8 +23,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from twisted.internet.interfaces import IListeningPort
 
 from punch.net.driver import Timer
+from punch.net.fairness import SourceTurns
 from punch.net.rate_limits import NoRoom, SourceTable
-from punch.net.source_turns import SourceTurns
 from punch.net.sources import Shares, Source, source_of
 
 PASSED_ON = 16

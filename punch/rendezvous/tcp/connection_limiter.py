@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
+from punch.net.fairness import SourceTurns
 from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.segmented_table import SegmentedTable
-from punch.net.source_turns import SourceTurns
 from punch.net.sources import Shares, Source, source_of
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry.places import room_in

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.local.rendezvous import BadProxy, choose_proxy
-from punch.local.sentences import proxy_sentence
+from punch.local.rendezvous import BadProxy, choose_proxy, proxy_sentence
 
 
 class ProxyTests(SynchronousTestCase):

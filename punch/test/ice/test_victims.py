@@ -31,9 +31,9 @@ from punch.test.node.middleman import MiddlemanTestCase
 from punch.test.system import SERVICE, Peer, introduce
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Accept, Answer, Candidates, Ended, ErrorCode, Incoming
-from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.peers.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
+from punch.wire.special_addresses import DISCOVERY_NAME
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 
 UFRAG, PASSWORD = "eveUfrag", "e" * 24

@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
+from punch.link.control_stream import APPLICATION_CODES, ControlFrameReader, ControlFrameType, decode_close
 from punch.link.core import LinkCore
-from punch.link.endings import APPLICATION_CODES
 from punch.link.events import (
     Closed,
     ConnectionIDAdded,
@@ -26,7 +26,6 @@ from punch.link.events import (
     Proved,
     StreamData,
 )
-from punch.link.frames import ControlFrameReader, ControlFrameType, decode_close
 from punch.link.link import Link
 from punch.link.proof import PROOF_LENGTH, LinkCertificate, make_proof
 from punch.link.quic.interface import QuicBackend, QuicConnection

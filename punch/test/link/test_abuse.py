@@ -8,24 +8,18 @@ from qh3.quic import tls_bridge
 from qh3.quic.connection import QuicConnection as PlainLibrary
 from qh3.quic.packet import push_quic_transport_parameters
 
+from punch.link.control_stream import MAX_FRAME, ControlFrameType, encode_close, encode_credit, encode_frame
 from punch.link.events import (
     INITIAL_CREDIT,
     CloseCode,
     ControlFrame,
     LinkLimits,
     StreamOpened,
-)
-from punch.link.frames import (
-    MAX_FRAME,
-    ControlFrameType,
-    encode_close,
-    encode_credit,
-    encode_frame,
+    encode_name,
 )
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import MAX_STREAMS, QuicConnection, QuicStreamLimit
 from punch.link.quic.qh3 import Qh3Backend, Qh3Connection
-from punch.link.stream import encode_name
 from punch.test.link.flooder import Flooder
 from punch.test.link.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from punch.link.events import CloseCode, LinkLimits, StreamData
+from punch.link.events import CloseCode, LinkLimits, StreamData, encode_name
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicBackend
-from punch.link.stream import encode_name
 from punch.test.link.link_pair import (
     LinkTestCase,
     Pipe,

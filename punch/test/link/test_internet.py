@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
 
+from punch.link.control_stream import ControlFrameType
 from punch.link.core import LinkCore
-from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.link.quic.interface import QuicBackend
 from punch.link.services import Services

@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.endings import APPLICATION_CODES
-from punch.link.events import CloseCode, Datagram, LinkError
+from punch.link.control_stream import APPLICATION_CODES
+from punch.link.events import CloseCode, Datagram, LinkError, encode_name
 from punch.link.quic.interface import MAX_RECEIVED, QuicConnection, QuicError
 from punch.link.quic.packet import (
     Frame,
@@ -25,7 +25,6 @@ from punch.link.quic.receive_limits import (
     ReceiveLimits,
     Sampler,
 )
-from punch.link.stream import encode_name
 from punch.test.link.flooder import CALLEE_FLOODS, FLOODS, Flooder, PacketWriter, integer, packed
 from punch.test.link.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.endings import APPLICATION_CODES, explain
-from punch.link.events import INITIAL_CREDIT, MAX_REASON, CloseCode
-from punch.link.frames import (
+from punch.link.control_stream import (
+    APPLICATION_CODES,
     MAX_FRAME,
     ControlFrameReader,
     FrameError,
+    SendAllowance,
     clip_reason,
     decode_close,
     decode_credit,
@@ -19,8 +19,10 @@ from punch.link.frames import (
     encode_close,
     encode_credit,
     encode_frame,
+    explain,
 )
-from punch.link.stream import ReceiveWindow, SendAllowance, SendBuffer, WindowBudget, encode_name
+from punch.link.events import INITIAL_CREDIT, MAX_REASON, CloseCode, encode_name
+from punch.link.streams import ReceiveWindow, SendBuffer, WindowBudget
 from punch.wire.stun_attributes import RelayLimit
 
 

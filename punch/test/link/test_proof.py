@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.events import CloseCode, Proved, StreamData, StreamOpened
+from punch.link.events import CloseCode, Proved, StreamData, StreamOpened, encode_name
 from punch.link.proof import (
     PROOF_LABEL,
     PROOF_LENGTH,
@@ -21,7 +21,6 @@ from punch.link.proof import (
     proof_message,
     tls_binding,
 )
-from punch.link.stream import encode_name
 from punch.test.link.link_pair import (
     ANSWER,
     CALLEE,

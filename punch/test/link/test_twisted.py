@@ -11,8 +11,8 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.basic import FileSender, LineReceiver
 from zope.interface.verify import verifyObject
 
+from punch.link.control_stream import ControlFrameType
 from punch.link.events import FIRST_APPLICATION_CODE, INITIAL_CREDIT, CloseCode, LinkError
-from punch.link.frames import ControlFrameType
 from punch.link.link import LinkClosed, LinkClosedError
 from punch.link.transport import LinkAddress, StreamAborted
 from punch.test.link.link_pair import CALLEE, CALLER, open_stream

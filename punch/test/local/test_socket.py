@@ -17,11 +17,10 @@ from punch.link.events import ServiceRefused
 from punch.link.services import anyone
 from punch.link.transport import PunchAddress
 from punch.local import connection
-from punch.local.access import Allow
+from punch.local.access import MAX_REPORTED, Allow, TransferReport
 from punch.local.own import OwnNode
 from punch.local.protocol import MAX_LINE, Abort, Mark, StreamFrameReader, frames
 from punch.local.server import MAX_CONNECTIONS, LocalServer, most_connections
-from punch.local.transfer_reports import MAX_REPORTED, TransferReport
 from punch.test.link.twisted_links import HalfCloser
 from punch.test.local.test_local import Lines, LocalTestCase, Recorders
 from punch.ui.text.answers import lines

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.local.socket_file import NAME, NotRunning, attaching_path, listening_path
+from punch.local.socket_file import (
+    NAME,
+    NotRunning,
+    SocketError,
+    SocketProblem,
+    attaching_path,
+    listening_path,
+    socket_sentence,
+)
 
 
 class PlaceTests(SynchronousTestCase):
@@ -66,3 +74,19 @@ class PlaceTests(SynchronousTestCase):
         listening_path(link, self.environ)
         with self.assertRaises(NotRunning):
             self.found(link)
+
+
+class SocketTests(SynchronousTestCase):
+    def test_every_problem(self) -> None:
+        """One or more whole sentences for each."""
+        for problem in SocketProblem:
+            sentence = socket_sentence(SocketError(problem, Path("/a/{b}"), "Permission denied"))
+            self.assertTrue(sentence.endswith("."), sentence)
+            self.assertEqual("/a/{b}" in sentence, problem is not SocketProblem.NODE_ENDS, sentence)
+
+    def test_no_socket(self) -> None:
+        root = Path(self.mktemp())
+        root.mkdir()
+        (root / "node.sock").write_bytes(b"")
+        error = self.assertRaises(SocketError, attaching_path, root, {})
+        self.assertRegex(socket_sentence(error), r"/node\.sock is not a socket\. Move it away\.$")

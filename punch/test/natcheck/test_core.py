@@ -41,9 +41,8 @@ from punch.ui.json.events import netcheck_fields
 from punch.ui.text.causes import problem_sentence
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire.address import Address
-from punch.wire.control import Probed
+from punch.wire.control import Probed, ProbeOutcome, commitment
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
-from punch.wire.probes import ProbeOutcome, commitment
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 

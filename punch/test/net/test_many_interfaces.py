@@ -17,7 +17,7 @@ from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
 from punch.test.node.netcheck_network import NetcheckNetwork
 from punch.test.system import Peer, Rendezvous, SystemTestCase, connect
 from punch.wire.address import Address, preference_class
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 NAMES = "service", "alice", "bob"
 CUT_OFF = 12

@@ -10,9 +10,9 @@ from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
 from punch.identity import PeerID
+from punch.link.events import LinkStatus
 from punch.link.link import Link
 from punch.link.services import Authorize
-from punch.link.status import LinkStatus
 from punch.natcheck.report import NetcheckReport
 from punch.node.events import (
     CallFailed,

@@ -40,9 +40,9 @@ from punch.test.scenarios.mapping_router import MappingRouter
 from punch.test.system import Peer
 from punch.ui.text.netcheck import text
 from punch.wire.invitation import AdmissionRefusal
-from punch.wire.nat64 import DISCOVERY_NAME
 from punch.wire.peers.nat_profile import Mapping, PortAssignment
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.special_addresses import DISCOVERY_NAME
 
 MAPPING = {
     M.EIM: Mapping.ENDPOINT_INDEPENDENT,

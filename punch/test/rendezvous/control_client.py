@@ -28,7 +28,7 @@ from zope.interface import implementer
 from punch.identity import Identity
 from punch.wire.control import Message
 from punch.wire.control_lines import encode
-from punch.wire.voucher import BINDING_LABEL, BINDING_SIZE, Voucher
+from punch.wire.invitation import BINDING_LABEL, BINDING_SIZE, Voucher
 
 EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """When the certificates of tests begin to be valid."""

@@ -25,8 +25,13 @@ from punch.wire.stun import (
     long_term_key,
     parse,
 )
-from punch.wire.turn import StreamSplitter, encode_channel_data, parse_channel_data
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import (
+    RelayServer,
+    StreamSplitter,
+    TurnTransport,
+    encode_channel_data,
+    parse_channel_data,
+)
 
 
 class Datagrams(DatagramProtocol):

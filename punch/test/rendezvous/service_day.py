@@ -45,6 +45,7 @@ from punch.wire.control import (
     Ping,
     Probe,
     Probed,
+    ProbeOutcome,
     Register,
     Reject,
     Request,
@@ -53,7 +54,6 @@ from punch.wire.control import (
 )
 from punch.wire.control_lines import decode_reply, encode
 from punch.wire.peers.sealed import Envelope
-from punch.wire.probes import ProbeOutcome
 
 REDIS = "198.51.100.9"
 BACK_TIME = 10.0

@@ -33,11 +33,12 @@ from punch.wire.control import (
     Pong,
     Probe,
     Probed,
+    ProbeOutcome,
     Register,
     Trickle,
+    Vantage,
 )
 from punch.wire.control_lines import MAX_LINE, encode
-from punch.wire.probes import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)
 

@@ -18,7 +18,7 @@ from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn.server.turn_server import UDP, code_of
 from punch.wire.control import Answer, Cancel, Establish
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn import RelayServer, TurnTransport
 
 PARTS = ("punch.rendezvous", "punch.turn.server", "punch.net.udp")
 """The packages that the service consists of."""

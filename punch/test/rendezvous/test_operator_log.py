@@ -27,7 +27,7 @@ from punch.wire.address import Address
 from punch.wire.control import Accept, Error, Register, Revoke
 from punch.wire.invitation import Invitation
 from punch.wire.stun import Attribute, Method
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 
 class RepetitionsTests(SynchronousTestCase):

@@ -11,8 +11,7 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.reflector import PERIOD, Prober, ProbeSend, Reflector, Vantages
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
-from punch.wire.control import Probe
-from punch.wire.probes import ProbeOutcome, Vantage, commitment
+from punch.wire.control import Probe, ProbeOutcome, Vantage, commitment
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -21,7 +21,7 @@ from punch.wire.address import Address
 from punch.wire.control import Accept, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.stun import Method
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 SERVICE_TAG = service_tag(bytes(32))
 FOR_EVER = 1e12

@@ -30,7 +30,7 @@ from punch.wire.stun import (
     encode,
     parse,
 )
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 
 class TransportTests(RelayServiceCase):

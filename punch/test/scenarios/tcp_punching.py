@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.test.internet import (
     NAT,
     Firewall,
@@ -20,7 +20,7 @@ from punch.test.system import SERVICE, Connected, Peer, Rendezvous
 from punch.wire.address import TCPAddress
 from punch.wire.control import Accept
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
-from punch.wire.peers.punching import TCPCandidates
+from punch.wire.peers.link_frames import TCPCandidates
 
 WITHIN = 5.0
 """Seconds after the call within which the path must be direct."""

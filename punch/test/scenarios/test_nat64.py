@@ -13,7 +13,7 @@ from punch.test.internet import Host, LinkSpec, Ports, Seen
 from punch.test.scenarios.nat_pairs import nat
 from punch.test.scenarios.relayed import EASY, HARD, RelayTestCase
 from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
-from punch.wire.nat64 import DISCOVERY_NAME, Prefix, is_clat, synthesized
+from punch.wire.special_addresses import DISCOVERY_NAME, Prefix, is_clat, synthesized
 
 WELL_KNOWN: Final = "64:ff9b::/96"
 OWN: Final = "64:ff9b:1::/96"

@@ -26,7 +26,7 @@ from punch.test.internet import NAT, Host, LinkSpec, Packet
 from punch.test.system import DualStackTestCase, Peer, SystemTestCase, connect, introduce
 from punch.ui.text.causes import event_sentence
 from punch.wire.address import Address
-from punch.wire.demux import DatagramKind, classify
+from punch.wire.framing import DatagramKind, classify
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.node.events import Connected, Disconnected, PathChanged, PathLost, PathSlowed
 from punch.node.policies import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
@@ -24,8 +24,14 @@ from punch.wire.stun import (
     parse,
 )
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn import encode_channel_data, is_turn, parse_channel_data
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import (
+    RelayServer,
+    TurnTransport,
+    TurnURI,
+    encode_channel_data,
+    is_turn,
+    parse_channel_data,
+)
 
 BINDING_REQUEST, BINDING_SUCCESS = b"\x00\x01", b"\x01\x01"
 """The first two bytes of the messages (RFC 8489, section 5)."""

@@ -17,9 +17,8 @@ from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.link.events import LinkRole
+from punch.link.events import LinkRole, Path
 from punch.link.link import Link
-from punch.link.status import Path
 from punch.link.transport import LinkAddress
 from punch.node.events import Connected, IncomingCall, Ready
 from punch.test.node.memory_node import LinkStandIn, MemoryNode

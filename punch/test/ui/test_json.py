@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,

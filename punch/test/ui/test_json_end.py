@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from punch.apps.files.events import Stage
 from punch.apps.files.transfers import FIRST_RETRY, Transfers
 from punch.identity import PeerID
-from punch.link.status import Path as NetworkPath
+from punch.link.events import Path as NetworkPath
 from punch.local.protocol import CommandError
 from punch.node.causes import OtherCause
 from punch.node.events import (

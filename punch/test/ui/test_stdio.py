@@ -11,7 +11,7 @@ from punch.apps.chat.chat import REOPEN_DELAY
 from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferProgress
 from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.identity import PeerID
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,

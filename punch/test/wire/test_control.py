@@ -34,6 +34,7 @@ from punch.wire.control import (
     Message,
     Ping,
     Probed,
+    ProbeOutcome,
     Register,
     Reject,
     Relays,
@@ -53,8 +54,7 @@ from punch.wire.control_lines import (
 )
 from punch.wire.fields import check_name, is_visible
 from punch.wire.peers.sealed import MAX_BODY, Envelope
-from punch.wire.probes import ProbeOutcome
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 ALICE, BOB = (known.peer_id for known in IDENTITIES[:2])
 CALL = "00112233445566778899aabbccddeeff"

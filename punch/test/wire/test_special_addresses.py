@@ -23,12 +23,7 @@ from punch.wire.special_addresses import (
     carried,
     scope_of,
 )
-from punch.wire.turn_uri import (
-    MAX_RELAYS,
-    RelayServer,
-    TurnTransport,
-    TurnURI,
-)
+from punch.wire.turn import MAX_RELAYS, RelayServer, TurnTransport, TurnURI
 
 GLOBAL = ("8.8.8.8", "198.51.100.1", "2606:4700::1", "2001:db8::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8")
 SPECIAL = {

@@ -15,7 +15,7 @@ from punch.apps.chat import (
 from punch.apps.chat import events as chat_events
 from punch.apps.files.events import TransferEvent
 from punch.identity import PeerID
-from punch.link.status import LinkStatus
+from punch.link.events import LinkStatus
 from punch.local.own import path_fields, slowed_field
 from punch.node import events as peer_events
 from punch.ui.text.causes import event_sentence

@@ -260,7 +260,7 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
 
 
 def _reported(report: Answer, who: str) -> str:
-    """A transfer of a program that shares the node (`punch.local.transfer_reports`)."""
+    """A transfer of a program that shares the node (`punch.local.access`)."""
     name, size = name_text(report["name"]), report["size"]
     what = name if report["items"] == 1 else f"{name} and {report['items'] - 1:,} more"
     size_text = "" if size is None else f" ({format_bytes(size)})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from punch.identity import PeerID
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.names import REORDERING, is_ignorable
 from punch.node.events import (
     AlreadyConnected,

@@ -1,6 +1,6 @@
 """
 ICE candidates in the text form of RFC 8839, section 5.1 (the value of an `a=candidate` line), for TCP that of
-RFC 6544, section 4.5.
+RFC 6544, section 4.5; and readers of lists of them in JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 
 from punch.wire.address import Address, TCPAddress, canonical, parse_port, parsed
+from punch.wire.fields import FieldError, sequence, string
 
 MAX_TEXT = 512
 """The longest text of a candidate in characters, extensions included."""
@@ -139,3 +140,37 @@ def _check_unicast(address: Address) -> None:
     ip = parsed(address.host)
     if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
         raise ValueError(f"{address.host} is not the address of one host")
+
+
+MAX_CANDIDATES = 32
+"""How many candidates one offer, answer or trickled message may have."""
+
+
+MAX_TCP_CANDIDATES = 8
+"""How many candidates of TCP one message on the link may have."""
+
+
+def read_candidates(value: object) -> tuple[Candidate, ...]:
+    """Read candidates of UDP. Those of other transports and types are left out, as RFC 8839 demands."""
+    return _read_candidates(value, "udp", MAX_CANDIDATES)
+
+
+def read_tcp_candidates(value: object) -> tuple[Candidate, ...]:
+    """Read candidates of TCP, of which there are `MAX_TCP_CANDIDATES` at most. Others are left out."""
+    return _read_candidates(value, "tcp", MAX_TCP_CANDIDATES)
+
+
+def _read_candidates(value: object, protocol: str, most: int) -> tuple[Candidate, ...]:
+    found = sequence(_candidate, most)(value)
+    return tuple(each for each in found if each is not None and each.protocol == protocol)
+
+
+def _candidate(value: object) -> Candidate | None:
+    try:
+        return Candidate.parse(string(value))
+    except UnsupportedCandidate:
+        return None
+    except FieldError:
+        raise
+    except ValueError as error:
+        raise FieldError(f"is wrong: {error}") from error

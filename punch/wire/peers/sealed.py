@@ -44,18 +44,12 @@ from punch.wire.fields import (
     matching,
     name,
     peer_id,
-    sequence,
-    string,
     to_base64,
 )
-from punch.wire.peers.candidate import Candidate, UnsupportedCandidate
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate, read_candidates
 from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, private_prekey, public_kem_key
 
-MAX_CANDIDATES = 32
-"""How many candidates one offer, answer or trickled message may have."""
-MAX_TCP_CANDIDATES = 8
-"""How many candidates of TCP one message on the link may have."""
 MAX_BODY = 10240
 """The largest sealed body in bytes: with base64, keys and signature it fits into a control line."""
 PADDING = 256
@@ -475,29 +469,3 @@ def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:
             f"There are {len(candidates)} candidates; at most {MAX_CANDIDATES} go into one message."
         )
     return [str(candidate) for candidate in candidates]
-
-
-def read_candidates(value: object) -> tuple[Candidate, ...]:
-    """Read candidates of UDP. Those of other transports and types are left out, as RFC 8839 demands."""
-    return _read_candidates(value, "udp", MAX_CANDIDATES)
-
-
-def read_tcp_candidates(value: object) -> tuple[Candidate, ...]:
-    """Read candidates of TCP, of which there are `MAX_TCP_CANDIDATES` at most. Others are left out."""
-    return _read_candidates(value, "tcp", MAX_TCP_CANDIDATES)
-
-
-def _read_candidates(value: object, protocol: str, most: int) -> tuple[Candidate, ...]:
-    found = sequence(_candidate, most)(value)
-    return tuple(each for each in found if each is not None and each.protocol == protocol)
-
-
-def _candidate(value: object) -> Candidate | None:
-    try:
-        return Candidate.parse(string(value))
-    except UnsupportedCandidate:
-        return None
-    except FieldError:
-        raise
-    except ValueError as error:
-        raise FieldError(f"is wrong: {error}") from error

@@ -21,9 +21,8 @@ from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.link.events import LinkError, LinkRole
+from punch.link.events import LinkError, LinkRole, Path
 from punch.link.link import Link
-from punch.link.status import Path
 from punch.link.transport import LinkAddress
 from punch.node import events as node_events
 from punch.node.causes import OtherCause

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
 from punch.rendezvous.config import RendezvousLimits
-from punch.wire.turn_uri import TurnTransport, TurnURI
+from punch.wire.turn import TurnTransport, TurnURI
 
 
 class OptionTests(SynchronousTestCase):

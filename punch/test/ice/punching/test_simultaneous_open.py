@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.punching.simultaneous_open import FAR, LOW_TTLS, ROUTERS, TURNS, order_of
-from punch.wire.peers.punching import MAX_TURN, First
+from punch.wire.peers.link_frames import MAX_TURN, First
 
 
 class PlanTests(SynchronousTestCase):

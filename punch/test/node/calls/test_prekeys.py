@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.link.frames import OptionalFrameType
+from punch.link.control_stream import OptionalFrameType
 from punch.node.calls.prekeys import MAX_PREKEYS, PREKEY_DELAY, Prekeys
 from punch.node.calls.signaling import MoreCandidates
 from punch.node.events import CallFailed, Connected, Disconnected, IncomingCall

@@ -27,7 +27,7 @@ from punch.test.node.calls.call_pair import (
 )
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import RING_TIME, Accept, Answer, Cancel, ErrorCode, Reject, Trickle
-from punch.wire.peers.sealed import MAX_CANDIDATES
+from punch.wire.peers.candidate import MAX_CANDIDATES
 
 
 class SignalingTests(SynchronousTestCase):

@@ -34,9 +34,8 @@ from punch.test.node.calls.call_pair import (
 )
 from punch.test.strategies import SETTINGS
 from punch.wire.control import Answer, ErrorCode, Request, Trickle
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate
 from punch.wire.peers.sealed import (
-    MAX_CANDIDATES,
     Envelope,
     Offer,
     SealError,

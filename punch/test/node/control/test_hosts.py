@@ -38,7 +38,7 @@ from punch.wire.proxy import ProxyAddress, ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, ServiceRecord, pin_of
 from punch.wire.stun import Attribute, encode, long_term_key, parse, success
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 SERVICE, SERVICE6 = "198.51.100.1", "2001:db8::1"
 GLOBAL, GLOBAL6 = "203.0.113.7", "2001:db8:7::7"

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.node.control.tcp import tcp_endpoint
 from punch.test.internet import InternetTestCase, Seen
-from punch.wire.nat64 import (
+from punch.wire.special_addresses import (
     DISCOVERY_NAME,
     Prefix,
     extracted,

@@ -6,7 +6,7 @@ from punch.net.udp.sockets import open_portable
 from punch.node.control.hosts import KEPT
 from punch.node.network.clat import RETRY, Clat
 from punch.test.internet import InternetTestCase
-from punch.wire.nat64 import DISCOVERY_NAME, is_clat
+from punch.wire.special_addresses import DISCOVERY_NAME, is_clat
 
 PREFIX = "64:ff9b::c000:aa"
 

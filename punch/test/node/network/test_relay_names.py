@@ -14,7 +14,7 @@ from punch.test.turn.server.test_forged import OTHER_SERVICE, TwoServicesCase
 from punch.turn.server.authentication import issue
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 NAME = "relay.example"
 

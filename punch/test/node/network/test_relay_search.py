@@ -24,7 +24,7 @@ from punch.node.network.relay_search import (
     Waiting,
 )
 from punch.turn.client.requests import AllocationProblem
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import RelayServer, TurnTransport, TurnURI
 
 
 class RelaySearchTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from punch.test.rendezvous.test_service import SERVICE
 from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address
 from punch.wire.stun_attributes import RelayLimit
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 
 class User:

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import Budget, Route
 from punch.ice.limits import MAX_EARLY, MAX_EARLY_BYTES, WINDOW, EarlyBudget
-from punch.link.status import Path
+from punch.link.events import Path
 from punch.node.paths.path import (
     AMPLIFICATION,
     GRACE,

@@ -20,9 +20,8 @@ from punch.test.rendezvous.directory.directory_processes import REDIS
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.system import EPOCH
 from punch.wire.address import Address
-from punch.wire.control import Accept, Error, ErrorCode, Probe, Register, Revoke
+from punch.wire.control import Accept, Error, ErrorCode, Probe, Register, Revoke, Vantage, commitment
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
-from punch.wire.probes import Vantage, commitment
 from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode, parse
 
 SERVICES = "198.51.100.1", "198.51.100.2"

@@ -29,7 +29,7 @@ from punch.wire.stun import (
     StunMessage,
     encode,
 )
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 
 class FileTests(SynchronousTestCase):

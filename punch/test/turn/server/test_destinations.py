@@ -22,7 +22,7 @@ from punch.wire.address import Address
 from punch.wire.special_addresses import HARMLESS
 from punch.wire.stun import Attribute, Method
 from punch.wire.stun_attributes import IPV6
-from punch.wire.turn_uri import TurnTransport
+from punch.wire.turn import TurnTransport
 
 TRANSLATED = ip_network("2002::/16"), ip_network("64:ff9b::/96"), ip_network("::ffff:0:0/96")
 """IPv6 that is as good as the IPv4 address inside."""

@@ -37,8 +37,15 @@ from punch.wire.stun import (
     long_term_key,
     parse,
 )
-from punch.wire.turn import TURN_BEGIN, TURN_END, encode_channel_data, is_turn
-from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+from punch.wire.turn import (
+    TURN_BEGIN,
+    TURN_END,
+    RelayServer,
+    TurnTransport,
+    TurnURI,
+    encode_channel_data,
+    is_turn,
+)
 
 OTHER_SERVICE = "198.51.100.2"
 VICTIM = Address("203.0.113.50", 40_000)

@@ -13,7 +13,7 @@ from punch.apps.chat.events import ChatBroken, PeerUnreachable, StoreFailed
 from punch.apps.chat.events import Event as ChatEvent
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
-from punch.link.status import Path as LinkPath
+from punch.link.events import Path as LinkPath
 from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,

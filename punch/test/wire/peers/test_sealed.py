@@ -24,13 +24,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import Identity, PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names, nat_profiles
 from punch.wire import control, control_lines, strict_json
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import MAX_CANDIDATES, Candidate
 from punch.wire.peers.nat_profile import MAX_PROFILES
 from punch.wire.peers.prekey import check_prekey, private_prekey, signed_prekey
 from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
-    MAX_CANDIDATES,
     OFFER_LABEL,
     AnswerBody,
     Envelope,

@@ -1,12 +1,15 @@
 """
-What two peers say to each other over a link to open a direct path (docs/protocol.md, section 7.4): the
-payloads of the optional control frames NATS, TARGETS, OPENED, BEGIN and TCP, which
-are JSON objects.
+What two peers say to each other over a link about paths: the payloads of control frames, JSON objects like
+the sealed messages. They are neither sealed nor signed, since the link is encrypted and authenticated.
 
-The link is encrypted and authenticated, so they are neither sealed nor signed. Each technique uses the same
-messages: the side that aims says with TARGETS from which ports it expects to send, and the side that opens
-says with OPENED at which ports it may be reached then. Some techniques have the side that aims say with BEGIN
-that the other side is to send now. TCP is for networks that pass no UDP.
+RESTART and CANDIDATES are for ICE restarts (RFC 8445, section 9). Each has the number of its ICE generation;
+that of the call is 0. There is no end of candidates: a network that changes brings new ones at any time.
+
+The optional frames NATS, TARGETS, OPENED, BEGIN and TCP are for opening a direct path (docs/protocol.md,
+section 7.4). Each technique uses the same messages: the side that aims says with TARGETS from which ports it
+expects to send, and the side that opens says with OPENED at which ports it may be reached then. Some
+techniques have the side that aims say with BEGIN that the other side is to send now. TCP is for networks that
+pass no UDP.
 """
 
 from __future__ import annotations
@@ -19,9 +22,88 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from punch.wire import strict_json
 from punch.wire.fields import FieldError, boolean, field, integer, ip, mapping, one_of, sequence, token
-from punch.wire.peers.candidate import Candidate
+from punch.wire.peers.candidate import Candidate, read_candidates, read_tcp_candidates
 from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
-from punch.wire.peers.sealed import read_tcp_candidates, write_candidates
+from punch.wire.peers.sealed import MAX_GENERATION, read_pacing, read_password, read_ufrag, write_candidates
+
+_later_generation = integer(1, MAX_GENERATION)
+
+
+class RestartError(Exception):
+    """A payload is malformed; `str()` says why."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The credentials and candidates of one side's ICE agent of a new generation."""
+
+    generation: int
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    pacing_ms: int = 50
+
+    def encode(self) -> bytes:
+        """Encode the payload of a RESTART frame."""
+        return strict_json.dumps(
+            {
+                "generation": self.generation,
+                "ufrag": self.ufrag,
+                "password": self.password,
+                "candidates": write_candidates(self.candidates),
+                "pacing": self.pacing_ms,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Restart:
+        """
+        Decode a payload.
+
+        :raise RestartError: it is malformed.
+        """
+        try:
+            fields = mapping(strict_json.loads(payload))
+            return cls(
+                field(fields, "generation", _later_generation),
+                field(fields, "ufrag", read_ufrag),
+                field(fields, "password", read_password),
+                field(fields, "candidates", read_candidates),
+                field(fields, "pacing", read_pacing, 50),
+            )
+        except ValueError as error:
+            raise RestartError(f"a RESTART frame is wrong: {error}") from error
+
+
+@dataclass(frozen=True)
+class LateCandidates:
+    """Candidates that were found after the RESTART frame was sent."""
+
+    generation: int
+    candidates: tuple[Candidate, ...]
+
+    def encode(self) -> bytes:
+        """Encode the payload of a CANDIDATES frame."""
+        return strict_json.dumps(
+            {"generation": self.generation, "candidates": write_candidates(self.candidates)}
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> LateCandidates:
+        """
+        Decode a payload.
+
+        :raise RestartError: it is malformed.
+        """
+        try:
+            fields = mapping(strict_json.loads(payload))
+            return cls(
+                field(fields, "generation", _later_generation),
+                field(fields, "candidates", read_candidates),
+            )
+        except ValueError as error:
+            raise RestartError(f"a CANDIDATES frame is wrong: {error}") from error
+
 
 MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""

@@ -1,31 +1,81 @@
-"""The payloads by which two peers coordinate an attempt."""
+"""The payloads of control frames by which two peers restart ICE and coordinate an attempt."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS, nat_profiles
-from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.nat_profile import MAX_PROFILES, NatProfile
-from punch.wire.peers.punching import (
+from punch.wire.peers.candidate import MAX_TCP_CANDIDATES, Candidate
+from punch.wire.peers.link_frames import (
     MAX_ALTERNATIVES,
     MAX_COUNT,
     MAX_TARGETS,
     MAX_TURN,
     Begin,
     First,
+    LateCandidates,
     Nats,
     Opened,
     PunchingError,
+    Restart,
+    RestartError,
     Targets,
     TCPCandidates,
 )
-from punch.wire.peers.sealed import MAX_TCP_CANDIDATES
+from punch.wire.peers.nat_profile import MAX_PROFILES, NatProfile
+
+CANDIDATE = Candidate.parse("1 1 udp 2130706431 192.168.1.2 50000 typ host")
+RESTART = Restart(3, "abcdefgh", "a" * 24, (CANDIDATE,), 20)
+
+
+class PayloadTests(SynchronousTestCase):
+    """There and back, and what is refused."""
+
+    def test_round_trip(self) -> None:
+        self.assertEqual(Restart.decode(RESTART.encode()), RESTART)
+        late = LateCandidates(2**31 - 1, (CANDIDATE,) * 32)
+        self.assertEqual(LateCandidates.decode(late.encode()), late)
+
+    def test_as_it_travels(self) -> None:
+        """Unknown fields are ignored, and pacing may be left out."""
+        fields = json.loads(RESTART.encode())
+        self.assertEqual(sorted(fields), ["candidates", "generation", "pacing", "password", "ufrag"])
+        del fields["pacing"]
+        self.assertEqual(Restart.decode(json.dumps({**fields, "more": [1]}).encode()).pacing_ms, 50)
+
+    def test_wrong_fields(self) -> None:
+        fields = json.loads(RESTART.encode())
+        wrong: list[dict[str, object]] = [
+            {"generation": 0},
+            {"generation": 2**31},
+            {"generation": "1"},
+            {"generation": True},
+            {"ufrag": "abc"},
+            {"password": "a" * 21},
+            {"pacing": 4},
+            {"candidates": ["nonsense"]},
+            {"candidates": [str(CANDIDATE)] * 33},
+            {"candidates": str(CANDIDATE)},
+        ]
+        for change in wrong:
+            payload = json.dumps({**fields, **change}).encode()
+            self.assertRaises(RestartError, Restart.decode, payload)
+        for name in ("generation", "ufrag", "password", "candidates"):
+            rest = {key: value for key, value in fields.items() if key != name}
+            self.assertRaises(RestartError, Restart.decode, json.dumps(rest).encode())
+        self.assertRaises(RestartError, LateCandidates.decode, b'{"generation":1}')
+
+    @settings(derandomize=True, deadline=None, max_examples=100)
+    @given(st.one_of(st.binary(max_size=200), st.text().map(str.encode)))
+    def test_noise(self, payload: bytes) -> None:
+        self.assertRaises(RestartError, Restart.decode, payload)
+        self.assertRaises(RestartError, LateCandidates.decode, payload)
+
 
 TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
 OPENED = Opened(3, "203.0.113.8", ((50000,), (50001, 50002)))

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.wire.voucher import BINDING_SIZE, VOUCHER_SIZE, Voucher
+from punch.wire.invitation import BINDING_SIZE, VOUCHER_SIZE, Voucher
 
 MEMBER, GUEST, OTHER = (Identity.generate(lambda size, i=i: bytes([i]) * size) for i in (1, 2, 3))  # type: ignore[misc]
 BINDING = bytes(range(BINDING_SIZE))

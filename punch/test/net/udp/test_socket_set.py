@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv6Network
 
-from punch.net.udp.clat import ClatSocket, Translation
+from punch.net.udp.socket_set import ClatSocket, Translation
 from punch.net.udp.sockets import DatagramSocket, Reach, open_portable
 from punch.test.internet import NAT, InternetTestCase
 from punch.test.internet.recorder import bind
 from punch.wire.address import Address
-from punch.wire.nat64 import Prefix
+from punch.wire.special_addresses import Prefix
 
 NETWORK = IPv6Network("64:ff9b:1:2:3::/96")
 TRANSLATION = Translation("192.0.0.1", "2001:db8:1::2", Prefix(int(NETWORK.network_address), 96))

@@ -1,4 +1,4 @@
-"""What the user is told if no rendezvous or socket can be used."""
+"""Which rendezvous is used, and what the user is told if none can be."""
 
 from __future__ import annotations
 
@@ -6,26 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.local.rendezvous import NoRendezvous, choose_rendezvous
-from punch.local.sentences import rendezvous_sentence, socket_sentence
-from punch.local.socket_file import SocketError, SocketProblem, attaching_path
+from punch.local.rendezvous import NoRendezvous, choose_rendezvous, rendezvous_sentence
 from punch.state import StateDirectory
-
-
-class SocketTests(SynchronousTestCase):
-    def test_every_problem(self) -> None:
-        """One or more whole sentences for each."""
-        for problem in SocketProblem:
-            sentence = socket_sentence(SocketError(problem, Path("/a/{b}"), "Permission denied"))
-            self.assertTrue(sentence.endswith("."), sentence)
-            self.assertEqual("/a/{b}" in sentence, problem is not SocketProblem.NODE_ENDS, sentence)
-
-    def test_no_socket(self) -> None:
-        root = Path(self.mktemp())
-        root.mkdir()
-        (root / "node.sock").write_bytes(b"")
-        error = self.assertRaises(SocketError, attaching_path, root, {})
-        self.assertRegex(socket_sentence(error), r"/node\.sock is not a socket\. Move it away\.$")
 
 
 class RendezvousTests(SynchronousTestCase):
