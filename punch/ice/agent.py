@@ -26,15 +26,15 @@ from typing import Literal
 from punch.ice import events
 from punch.ice.budget import Budget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
-from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
+from punch.ice.check_client import CheckClient
+from punch.ice.check_results import CheckResults
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
-from punch.ice.checks import UNAUTHENTICATED, CallBudget, Check, CheckServer, IceCredentials, IceRole
+from punch.ice.checks import UNAUTHENTICATED, CallBudget, CheckServer, IceCredentials, IceRole
 from punch.ice.events import AgentState, Event, checking_failure
 from punch.ice.gathering import Gatherer, ReflexiveCandidates
 from punch.ice.pacing import PACING, FailureTimer, Pacer
-from punch.ice.pairs import CandidatePair, Pair, PairState
+from punch.ice.pairs import Pair
 from punch.ice.punching.opening_checks import OpeningChecks
-from punch.ice.reach import may_pair
 from punch.ice.selected_pair import SelectedPair
 from punch.ice.selector import Nomination, Selector
 from punch.ice.transactions import Purpose
@@ -113,6 +113,16 @@ class Agent:
             self._fail,
             self._changed,
             consent=consent,
+        )
+        self._results = CheckResults(
+            self._checklist,
+            self._checker,
+            self._server,
+            self._selector,
+            self._locals,
+            self._remotes,
+            self.path,
+            self._events,
         )
         self.openings = OpeningChecks(
             self._locals,
@@ -275,7 +285,7 @@ class Agent:
             self.state = AgentState.CHECKING
         self._changed()
         for check in self._server.set_remote(credentials):
-            self._take_check(check, now)
+            self._results.take_check(check, now)
 
     def add_remote_candidate(self, candidate: Candidate, now: float) -> bool:
         """
@@ -355,13 +365,13 @@ class Agent:
             return
         self._changed()
         if message.message_class is MessageClass.REQUEST:
-            self._receive_request(message, len(data), remote, local, now)
+            self._results.receive_request(message, len(data), remote, local, now)
         elif self._gatherer.owns(message.transaction_id):
             self._receive_reflection(message, remote, local, now)
         elif message.message_class is not MessageClass.INDICATION:
             outcome = self._checker.receive(message, remote, local, now)
             if outcome is not None:
-                self._take_outcome(outcome, now)
+                self._results.take_outcome(outcome, now)
 
     def datagrams_to_send(self, now: float) -> list[Transmit]:
         """Return the datagrams to send now, and start the checks that are due."""
@@ -401,94 +411,6 @@ class Agent:
         self.state = AgentState.CLOSED
         self._gatherer.stop()
 
-    # Requests of the peer (RFC 8445, section 7.3)
-
-    def _receive_request(
-        self, request: StunMessage, size: int, remote: Address, local: Address, now: float
-    ) -> None:
-        pair = self._checklist.get(local, remote)
-        refused = self._remotes.refuses(remote) or (pair is not None and pair.revoked)
-        if refused or not self._may_answer(local, remote) or not self._server.is_for_us(request):
-            return
-        role, tiebreaker = self._checker.role, self._checker.tiebreaker
-        check, role = self._server.receive(request, size, remote, local, role, tiebreaker, now)
-        if role is not self._checker.role:
-            self._take_role(role, now, refused=False)
-        if check is not None:
-            self._take_check(check, now)
-            outcome = self._checker.receive_acknowledgement(check, now)
-            if outcome is not None:
-                self._take_outcome(outcome, now)
-
-    def _may_answer(self, local: Address, remote: Address) -> bool:
-        """Whether a check that came to this address of ours can have come from `remote`."""
-        base = self._locals.base(local)
-        relayed = base is not None and base.type is CandidateType.RELAY
-        return relayed or may_pair(local, remote)
-
-    def _take_check(self, check: Check, now: float) -> None:
-        candidate = self._remotes.learn(check.remote, check.priority)
-        local = self._locals.base(check.local)
-        pair = None if candidate is None or local is None else self._checklist.add(local, candidate)
-        if pair is None:
-            return
-        repeated, pair.received_check = pair.received_check == check.transaction_id, check.transaction_id
-        if not self.controlling and check.nomination is not None:
-            pair.nomination = max(check.nomination, pair.nomination or 0)
-        if pair.state is PairState.SUCCEEDED:
-            self.path.choose(now)
-        elif self._checklist.is_echo(pair):
-            pair.state = PairState.FAILED
-        elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
-            # The peer's NAT may have dropped our earlier requests, so start again (section 7.3.1.4)
-            self._checker.stop(pair, now)
-            self._checklist.trigger(pair)
-
-    # Answers of the peer (RFC 8445, section 7.2.5)
-
-    def _take_outcome(self, outcome: CheckOutcome, now: float) -> None:
-        pair, transaction = outcome.pair, outcome.transaction
-        if pair.revoked or self._checklist.get(pair.base, pair.remote.address) is not pair:
-            return
-        if outcome.verdict is CheckVerdict.ROLE_CONFLICT:
-            self._take_role_conflict(outcome, now)
-        elif outcome.verdict is CheckVerdict.FAILED:
-            self._pair_failed(pair, now)
-        else:
-            if pair.local.type is not CandidateType.RELAY:
-                pair.mapped = outcome.mapped
-                self._locals.at(pair.base, pair.mapped or pair.base)
-            if transaction.purpose is Purpose.CHECK:
-                self._checklist.succeeded(pair)
-            self.path.answered(pair, now, full=transaction.purpose is Purpose.SIZE)
-            held = self._server.take_held(pair.base, pair.remote.address)
-            if held is not None:
-                self._receive_request(*held, pair.remote.address, pair.base, now)
-
-    def _take_role_conflict(self, outcome: CheckOutcome, now: float) -> None:
-        pair, transaction = outcome.pair, outcome.transaction
-        ours = transaction.controlling == self.controlling
-        if ours and not self._take_role(self._checker.role.other, now, refused=True):
-            self._pair_failed(pair, now)
-        elif transaction.purpose is Purpose.CHECK and pair.state is not PairState.SUCCEEDED:
-            self._checklist.trigger(pair)
-
-    def _take_role(self, role: IceRole, now: float, *, refused: bool) -> bool:
-        if not self._checker.switch_role(role, refused=refused):
-            return False
-        self._checklist.controlling = self.controlling
-        self._events.append(events.RoleChanged(self.controlling))
-        self._selector.role_changed(now)
-        return True
-
-    def _pair_failed(self, pair: CandidatePair, now: float) -> None:
-        if pair.valid:
-            return  # Only a nomination failed; consent checks decide whether the pair still works
-        self._checker.forget(pair)
-        self._checklist.forget_trigger(pair)
-        pair.state = PairState.FAILED
-        self.path.choose(now)
-
     # Gathering
 
     def _receive_reflection(self, answer: StunMessage, remote: Address, local: Address, now: float) -> None:
@@ -521,7 +443,7 @@ class Agent:
             if unanswered.purpose is Purpose.SIZE:
                 self.path.too_small(unanswered.pair, unanswered.since, now)
             else:
-                self._pair_failed(unanswered.pair, now)
+                self._results.pair_failed(unanswered.pair, now)
         self.path.handle_timer(now)
         if self.state in _ENDED:
             return
