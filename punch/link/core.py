@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 
 from punch.identity import Identity, PeerID, RandomBytes
@@ -20,13 +18,14 @@ from punch.link.connection import Callbacks, Connection, Terms
 from punch.link.control_stream import clip_reason
 from punch.link.events import (
     CloseCode,
-    Closed,
     ConnectionIDAdded,
     ConnectionIDRemoved,
     Event,
+    LinkClosed,
     LinkError,
     LinkLimits,
     LinkRole,
+    LinkState,
     Proved,
 )
 from punch.link.multiplexer import NOT_CONNECTED, StreamMultiplexer
@@ -53,25 +52,6 @@ Seconds that a connection of `LinkCore.start_early` has from its first answer be
 beside it. On a slow line, each packet of a handshake takes long, and those of a second one delay those of the
 first.
 """
-
-
-class LinkState(Enum):
-    """
-    WAITING: no connection has proved itself. OPEN: one has. CLOSING: the other side was told that the link
-    ends, and has not answered. CLOSED: the link has ended.
-    """
-
-    WAITING = "waiting"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True)
-class _CloseReason:
-    code: CloseCode
-    reason: str
-    by_peer: bool = False
 
 
 class LinkCore:
@@ -131,7 +111,7 @@ class LinkCore:
         self._pings = 0
         self._ping_at: list[float] = []
         self.state = LinkState.WAITING
-        self._close_reason: _CloseReason | None = None
+        self._closing: LinkClosed | None = None
 
     def start(self, now: float, wait: float = 0.0) -> None:
         """
@@ -192,22 +172,22 @@ class LinkCore:
 
     def close(self, code: CloseCode, reason: str, now: float) -> None:
         """
-        End the link in good order. The other side is told, reliably while there is a path, and `Closed`
+        End the link in good order. The other side is told, reliably while there is a path, and `LinkClosed`
         follows when it has answered, or after one second. Data that is queued on streams is discarded.
         """
         self._now = now
-        close_reason = _CloseReason(code, clip_reason(reason))
+        closed = LinkClosed(code, clip_reason(reason))
         if self.state is LinkState.WAITING:
-            self._finish(close_reason)
+            self._finish(closed)
         elif self.state is LinkState.OPEN:
-            self.state, self._close_reason = LinkState.CLOSING, close_reason
-            self.streams.send_close(close_reason.code, close_reason.reason)
+            self.state, self._closing = LinkState.CLOSING, closed
+            self.streams.send_close(code, closed.reason)
             self._deadline = now + self.limits.close_seconds
 
     def fail(self, code: CloseCode, reason: str, now: float) -> None:
         """End the link at once, for example because no path is left."""
         self._now = now
-        self._finish(_CloseReason(code, clip_reason(reason)))
+        self._finish(LinkClosed(code, clip_reason(reason)))
 
     def ping(self, now: float) -> None:
         """
@@ -332,7 +312,7 @@ class LinkCore:
             self._deadline = self._extended_deadline(now)
             if self._deadline is not None:
                 return
-            self._finish(_CloseReason(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
+            self._finish(LinkClosed(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
 
     def _extended_deadline(self, now: float) -> float | None:
         """
@@ -428,8 +408,7 @@ class LinkCore:
         """
         connection = self._early
         if connection is not None and self._is_silent(connection):
-            connection.quic.discard()
-            self._remove(connection)
+            self._drop(connection)
             self._early = None
 
     def _leave_time_to_early(self, now: float) -> None:
@@ -438,14 +417,18 @@ class LinkCore:
             return
         for connection in [each for each in self._connections if each is not self._early]:
             if not connection.heard:
-                connection.quic.discard()
-                self._remove(connection)
+                self._drop(connection)
         if len(self._connections) == 1:
             self._connect_at = now + EARLY_TIME
 
     def _add(self, connection: Connection) -> None:
         self._connections.append(connection)
         self._connection_id(connection, connection.quic.connection_id, True)
+
+    def _drop(self, connection: Connection) -> None:
+        """Remove a connection without sending anything."""
+        connection.quic.discard()
+        self._remove(connection)
 
     def _remove(self, connection: Connection) -> None:
         self._connections.remove(connection)
@@ -495,21 +478,20 @@ class LinkCore:
                 self._connect_at = self._now
             if self._connect_at is not None or any(map(self._may_be_proved, self._connections)):
                 return
-        self._finish(_CloseReason(code, clip_reason(reason), by_peer))
+        self._finish(LinkClosed(code, clip_reason(reason), by_peer))
 
     def _may_be_proved(self, connection: Connection) -> bool:
         return not connection.over and not self._is_silent(connection)
 
-    def _finish(self, close_reason: _CloseReason) -> None:
+    def _finish(self, closed: LinkClosed) -> None:
         if self.state is LinkState.CLOSED:
             return
-        if self._close_reason is not None:
-            # Whatever ends a link that is closing, most often the answer, the reason is the one that we gave
-            close_reason = self._close_reason
-        self._emit(Closed(close_reason.code, close_reason.reason, close_reason.by_peer))
+        # Whatever ends a link that is closing, most often the answer, the reason is the one that we gave
+        closed = self._closing or closed
+        self._emit(closed)
         self.state = LinkState.CLOSED
         self._deadline = self._connect_at = None
         self._discard_silent()
         for connection in self._connections:
             if not connection.over:
-                connection.close_quic(close_reason.code, close_reason.reason)
+                connection.close_quic(closed.code, closed.reason)

@@ -45,6 +45,18 @@ class LinkRole(Enum):
     CALLEE = 2
 
 
+class LinkState(Enum):
+    """
+    WAITING: no connection has proved itself. OPEN: one has. CLOSING: the other side was told that the link
+    ends, and has not answered. CLOSED: the link has ended.
+    """
+
+    WAITING = "waiting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
 class CloseCode(IntEnum):
     """Why a link ended. The number is sent to the other side."""
 
@@ -272,12 +284,25 @@ class ConnectionIDRemoved:
 
 
 @dataclass(frozen=True)
-class Closed:
-    """The link has ended. No event follows."""
+class LinkClosed:
+    """
+    The link has ended. No event follows.
+
+    :ivar reason: a sentence of the side that closed, at most `MAX_REASON` bytes; may be empty.
+    :ivar by_peer: whether the other side ended it.
+    """
 
     code: CloseCode
     reason: str
-    by_peer: bool
+    by_peer: bool = False
+
+
+class LinkClosedError(LinkError):
+    """The link ended before it was proved; `closed` says how."""
+
+    def __init__(self, closed: LinkClosed) -> None:
+        super().__init__(closed.reason or f"The link was closed ({closed.code.name.lower()}).")
+        self.closed = closed
 
 
 Event = (
@@ -292,5 +317,5 @@ Event = (
     | PingAnswered
     | ConnectionIDAdded
     | ConnectionIDRemoved
-    | Closed
+    | LinkClosed
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
@@ -17,12 +17,13 @@ from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import (
     CloseCode,
-    Closed,
     ConnectionIDAdded,
     ConnectionIDRemoved,
     ControlFrame,
     Datagram,
     Event,
+    LinkClosed,
+    LinkClosedError,
     LinkError,
     LinkRole,
     LinkStatus,
@@ -36,7 +37,7 @@ from punch.link.events import (
     StreamSendable,
 )
 from punch.link.multiplexer import StreamMultiplexer
-from punch.link.services import LEASE, Services
+from punch.link.services import LEASE, Lease, Services
 from punch.link.transport import LinkAddress, StreamTransport
 from punch.net.driver import Driver, Timer
 
@@ -47,34 +48,6 @@ SERVICE_WAIT = 0.5
 Seconds from the proof of a link for which streams wait for a service that is not there yet: a program may
 begin to serve it when it hears of the link. Later such streams are refused at once.
 """
-
-
-@dataclass(frozen=True)
-class LinkClosed:
-    """How a link ended."""
-
-    code: CloseCode
-    reason: str
-    by_peer: bool
-
-
-class LinkClosedError(LinkError):
-    """The link ended before it was proved; `closed` says how."""
-
-    def __init__(self, closed: LinkClosed) -> None:
-        super().__init__(closed.reason or f"The link was closed ({closed.code.name.lower()}).")
-        self.closed = closed
-
-
-class Lease:
-    """Keeps a link open (`Link.hold`)."""
-
-    def __init__(self, release: Callable[[Lease], None]) -> None:
-        self._release = release
-
-    def release(self) -> None:
-        """End the lease. A second call has no effect."""
-        self._release(self)
 
 
 class Link:
@@ -508,8 +481,8 @@ class Link:
         except Exception:
             self._log.failure("The application of the link to {peer} failed.", peer=self.remote)
 
-    def _link_closed(self, event: Closed) -> None:
-        closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
+    def _link_closed(self, closed: LinkClosed) -> None:
+        self.closed = closed
         # The other side is told first, because the callbacks take the path away
         self._transmit(self._driver.now())
         self._service_wait.cancel()

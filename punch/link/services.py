@@ -22,6 +22,17 @@ LEASE: Final = "lease/1"
 """The service behind `Link.hold`: a stream that carries nothing and keeps the link open."""
 
 
+class Lease:
+    """Keeps a link open (`Link.hold`)."""
+
+    def __init__(self, release: Callable[[Lease], None]) -> None:
+        self._release = release
+
+    def release(self) -> None:
+        """End the lease. A second call has no effect."""
+        self._release(self)
+
+
 class _Service(NamedTuple):
     factory: IProtocolFactory
     authorize: Authorize

@@ -24,12 +24,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID
-from punch.link.events import FIRST_APPLICATION_CODE, RefusalCode, ServiceRefused
+from punch.link.events import FIRST_APPLICATION_CODE, LinkClosed, RefusalCode, ServiceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from punch.link.link import Link, LinkClosed
+    from punch.link.link import Link
 
 ABORTED = 2
 """

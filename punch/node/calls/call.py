@@ -18,8 +18,8 @@ from punch.ice.events import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
 from punch.link.control_stream import FrameError
-from punch.link.events import CloseCode, LinkRole, LinkStatus
-from punch.link.link import Link, LinkClosed
+from punch.link.events import CloseCode, LinkClosed, LinkRole, LinkStatus
+from punch.link.link import Link
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext

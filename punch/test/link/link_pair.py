@@ -17,10 +17,10 @@ from punch.identity import Identity
 from punch.link.control_stream import APPLICATION_CODES, ControlFrameReader, ControlFrameType, decode_close
 from punch.link.core import LinkCore
 from punch.link.events import (
-    Closed,
     ConnectionIDAdded,
     ConnectionIDRemoved,
     Event,
+    LinkClosed,
     LinkLimits,
     LinkRole,
     Proved,
@@ -101,7 +101,7 @@ class CoreEnd(PipeEnd):
         self.reading = True
         self.on_event: Callable[[Event], None] | None = None
         self.received: dict[int, bytearray] = {}
-        self.closed: Closed | None = None
+        self.closed: LinkClosed | None = None
 
     def receive(self, datagrams: list[bytes], now: float) -> None:
         self.core.receive_datagrams(datagrams, now)
@@ -124,7 +124,7 @@ class CoreEnd(PipeEnd):
             if isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
                 continue
             self.events.append(event)
-            if isinstance(event, Closed):
+            if isinstance(event, LinkClosed):
                 assert self.closed is None
                 self.closed = event
             if isinstance(event, StreamData):

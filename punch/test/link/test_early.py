@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from punch.link.core import MAX_EARLY_DATAGRAMS, LinkState
-from punch.link.events import CloseCode, LinkRole
+from punch.link.core import MAX_EARLY_DATAGRAMS
+from punch.link.events import CloseCode, LinkRole, LinkState
 from punch.link.proof import LinkCertificate
 from punch.link.quic.interface import QuicConnection, QuicError
 from punch.test.link.link_pair import DELAY, AioquicMixin, LinkTestCase, Pipe

@@ -12,8 +12,14 @@ from twisted.protocols.basic import FileSender, LineReceiver
 from zope.interface.verify import verifyObject
 
 from punch.link.control_stream import ControlFrameType
-from punch.link.events import FIRST_APPLICATION_CODE, INITIAL_CREDIT, CloseCode, LinkError
-from punch.link.link import LinkClosed, LinkClosedError
+from punch.link.events import (
+    FIRST_APPLICATION_CODE,
+    INITIAL_CREDIT,
+    CloseCode,
+    LinkClosed,
+    LinkClosedError,
+    LinkError,
+)
 from punch.link.transport import LinkAddress, StreamAborted
 from punch.test.link.link_pair import CALLEE, CALLER, open_stream
 from punch.test.link.twisted_links import HalfCloser, Producer, RecordingProtocol, TwistedCase
