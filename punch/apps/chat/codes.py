@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
@@ -22,28 +22,24 @@ from punch.identity import Identity, RandomBytes
 from punch.petnames import BadPetname, check_new_name
 
 if TYPE_CHECKING:
-    from punch.apps.codes.exchange import Issuer, Redeemer
-
-
-class Meet(Protocol):
-    """Connects one side of an exchange with the rendezvous."""
-
-    def __call__(
-        self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object], /
-    ) -> Deferred[Card]:
-        """As `CodeClient.run` of a client that is made with these. It may be cancelled."""
+    from punch.apps.codes.client import Meet
 
 
 @dataclass
 class _Invitation:
-    """The code of this side that waits to be used."""
+    """
+    The code of this side that waits to be used.
 
-    code: Code
+    :ivar until: when it expires, in monotonic seconds.
+    :ivar name: this side's name for whoever uses it.
+    :ivar code: the code, from when others can use it.
+    :ivar running: the exchange; None while it begins.
+    :ivar waiting: fire when others can use the code.
+    """
+
     until: float
     name: str | None = None
-    registered: bool = False
-    numbers: int = 1
-    """How many were tried."""
+    code: Code | None = None
     running: Deferred[Card] | None = None
     waiting: list[Deferred[CodeMade]] = field(default_factory=list)
 
@@ -87,7 +83,7 @@ class ContactCodes:
     def made(self) -> CodeMade | None:
         """The code that waits to be used, if there is one."""
         invitation = self._invitation
-        if invitation is None or not invitation.registered:
+        if invitation is None or invitation.code is None:
             return None
         return CodeMade(str(invitation.code), max(0.0, invitation.until - self._now()))
 
@@ -113,20 +109,23 @@ class ContactCodes:
         return waiting
 
     def _issue(self) -> None:
-        self._invitation = _Invitation(Code.generate(self._random), self._now() + LIFE)
-        self._register(self._invitation)
+        from punch.apps.codes.client import issue_code
 
-    def _register(self, invitation: _Invitation) -> None:
-        from punch.apps.codes.exchange import Issuer
-
-        code = invitation.code
-        core = Issuer(code, self._identity, self._own_name(), CodePurpose.CONTACT, self._now(), self._random)
-        running = self._meet(core, code.identity, partial(self._registered, invitation))
-        invitation.running = running
+        invitation = self._invitation = _Invitation(self._now() + LIFE)
+        issuing = issue_code(
+            self._identity,
+            self._own_name(),
+            CodePurpose.CONTACT,
+            meet=self._meet,
+            now=self._now,
+            on_registered=partial(self._registered, invitation),
+            random=self._random,
+        )
+        running = invitation.running = Deferred.fromCoroutine(issuing)
         running.addCallback(self._used, invitation).addErrback(self._void, invitation)
 
-    def _registered(self, invitation: _Invitation) -> None:
-        invitation.registered = True
+    def _registered(self, invitation: _Invitation, code: Code) -> None:
+        invitation.code = code
         made = self.made
         assert made is not None
         self._views.tell(made)
@@ -140,15 +139,8 @@ class ContactCodes:
         self._views.tell(CodeUsed(contact, problem))
 
     def _void(self, failure: Failure, invitation: _Invitation) -> None:
-        from punch.apps.codes.client import needs_another_number
-
-        if needs_another_number(failure.value, invitation.registered, invitation.numbers):
-            invitation.numbers += 1
-            invitation.code = Code.generate(self._random)
-            self._register(invitation)
-            return
         self._over(invitation)
-        if invitation.registered:
+        if invitation.code is not None:
             assert failure.value is not None
             self._views.tell(CodeVoid(failure.value))
         waiting, invitation.waiting = invitation.waiting, []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from punch.apps.codes.code import REGISTERED_NAME, Card, CodeFailed
+from punch.apps.codes.code import REGISTERED_NAME, Card, Code, CodeFailed, CodePurpose
 from punch.apps.codes.exchange import Issuer, Redeemer
 from punch.identity import Identity, RandomBytes
 from punch.net.driver import Driver
@@ -24,20 +25,60 @@ from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAX_NUMBERS = 5
-"""How many numbers an issuer tries if the rendezvous refuses their keys for ever (`needs_another_number`)."""
+"""How many numbers `issue_code` tries if the rendezvous refuses their keys for ever."""
 
 
-def needs_another_number(problem: BaseException | None, registered: bool, tried: int) -> bool:
+class Meet(Protocol):
+    """Connects one side of an exchange with the rendezvous."""
+
+    def __call__(
+        self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object], /
+    ) -> Deferred[Card]:
+        """As `CodeClient.run` of a client that is made with these. It may be cancelled."""
+
+
+async def issue_code(
+    identity: Identity,
+    name: str,
+    purpose: CodePurpose,
+    *,
+    meet: Meet,
+    now: Callable[[], float],
+    on_registered: Callable[[Code], object],
+    random: RandomBytes = os.urandom,
+) -> Card:
     """
-    Whether an issuer makes another code, because the rendezvous refuses the key of this code's number for
-    ever. Everybody can derive that key, and so can revoke it.
+    Make a code, and wait until the other side has used it.
 
-    :param problem: why the code could not be used.
-    :param registered: whether the key was registered before, and so the code was shown.
-    :param tried: how many numbers were tried, this one included.
+    Everybody can derive the key of a code's number, and so can revoke it. If the rendezvous refuses the key
+    for that reason before others can use the code, another code is made, up to `MAX_NUMBERS` in all.
+
+    :param identity: who this side is, for the other side's card.
+    :param name: what this side calls itself.
+    :param now: monotonic seconds.
+    :param on_registered: called once with the code when others can use it.
+    :return: the other side's card.
+    :raise CodeFailed: nobody has used the code, or the exchange failed.
+    :raise ControlProblem: this side can't register.
     """
-    refused = isinstance(problem, ControlProblem) and problem.refusal is AdmissionRefusal.ID_REVOKED
-    return refused and not registered and tried < MAX_NUMBERS
+    registered = False
+
+    def made(code: Code) -> None:
+        nonlocal registered
+        registered = True
+        on_registered(code)
+
+    tried = 0
+    while True:
+        tried += 1
+        code = Code.generate(random)
+        issuer = Issuer(code, identity, name, purpose, now(), random)
+        try:
+            return await meet(issuer, code.identity, partial(made, code))
+        except ControlProblem as problem:
+            revoked = problem.refusal is AdmissionRefusal.ID_REVOKED
+            if registered or tried == MAX_NUMBERS or not revoked:
+                raise
 
 
 class CodeClient:

@@ -60,6 +60,8 @@ from punch.ui.text.codes import code_error_sentence, code_lines, failure_sentenc
 from punch.ui.text.sentences import shown_name
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from punch.apps.codes.exchange import Issuer, Redeemer
 
 _STATUSES = {
@@ -140,28 +142,17 @@ class CodeCommand:
         :param name: what it calls itself.
         :raise CommandFailed: nobody has used it, or it could not be used.
         """
-        from punch.apps.codes.client import needs_another_number
-        from punch.apps.codes.exchange import Issuer
+        from punch.apps.codes.client import issue_code
 
-        tried = 0
-        while True:
-            tried += 1
-            code = Code.generate()
-            issuer = Issuer(code, identity, name, self._purpose, self._command.reactor.seconds())
-            shown = False
-
-            def show(code: Code = code) -> None:
-                nonlocal shown
-                shown = True
-                self._show(code)
-
-            try:
-                return await self._meet(issuer, code.identity, show)
-            except CodeFailed as failed:
-                raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
-            except CommandFailed as failed:
-                if not needs_another_number(failed.__cause__, shown, tried):
-                    raise
+        now = self._command.reactor.seconds
+        try:
+            return await issue_code(
+                identity, name, self._purpose, meet=self._meet, now=now, on_registered=self._show
+            )
+        except CodeFailed as failed:
+            raise self._failed(failed, failure_sentence(failed, self._purpose, issuer=True)) from None
+        except ControlProblem as problem:
+            raise _unregistered(problem) from problem
 
     async def redeem(self, code: Code, identity: Identity, name: str) -> Card:
         """
@@ -179,6 +170,8 @@ class CodeCommand:
             where = ", ".join(address.location for address in self.rendezvous)
             sentence = failure_sentence(failed, self._purpose, issuer=False, number=code.number, where=where)
             raise self._failed(failed, sentence) from None
+        except ControlProblem as problem:
+            raise _unregistered(problem) from problem
 
     def remember_rendezvous(self) -> None:
         """Use the same rendezvous next time."""
@@ -188,7 +181,9 @@ class CodeCommand:
         except StateError as error:
             write_stderr(f"{self._command.program}: {error}")
 
-    async def _meet(self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], None]) -> Card:
+    def _meet(
+        self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
+    ) -> Deferred[Card]:
         from punch.apps.codes.client import CodeClient
 
         reactor = self._command.reactor
@@ -203,11 +198,7 @@ class CodeCommand:
             proxy=self._proxy,
             look_up_service=ServiceResolver(reactor),
         )
-        try:
-            return await client.run()
-        except ControlProblem as problem:
-            sentence = unregistered_sentence(problem)
-            raise CommandFailed(sentence, status_of(problem.reason), problem.reason) from problem
+        return client.run()
 
     def _show(self, code: Code) -> None:
         """The code goes to stdout, what to do with it to stderr."""
@@ -223,6 +214,10 @@ class CodeCommand:
     def _failed(self, failed: CodeFailed, sentence: str) -> CommandFailed:
         status = _STATUSES.get(failed.failure, ExitStatus.FAILED)
         return CommandFailed(sentence, status, failed.failure.value)
+
+
+def _unregistered(problem: ControlProblem) -> CommandFailed:
+    return CommandFailed(unregistered_sentence(problem), status_of(problem.reason), problem.reason)
 
 
 def _show_qr_code(text: str) -> None:
