@@ -19,7 +19,7 @@ from punch import names
 from punch.apps.chat import protocol
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.conversations import ChatShutdown, Conversations, History
+from punch.apps.chat.conversations import ChatFactory, ChatShutdown, Conversations, History
 from punch.apps.chat.events import (
     ChatBroken,
     MessagesDelivered,
@@ -36,7 +36,6 @@ from punch.apps.chat.model import (
 )
 from punch.apps.chat.storage import Storage, Worker
 from punch.apps.chat.store import Store
-from punch.apps.chat.stream import ChatFactory
 from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, LinkStatus, ServiceRefused
@@ -144,14 +143,14 @@ class Chat:
 
     def _tell_states_again(self, messages: list[ChatMessage]) -> Deferred[list[tuple[bytes, ChatMessage]]]:
         for peer in dict.fromkeys(message.peer for message in messages):
-            self.conversations.open(peer).tell_states(
+            self.conversations.open(peer).marks.tell(
                 [message for message in messages if message.peer == peer], again=True
             )
         return self.storage.ask(Store.undelivered_here)
 
     def _show_again(self, messages: list[tuple[bytes, ChatMessage]]) -> None:
         for epoch, message in messages:
-            self.conversations.open(message.peer).show_again(epoch, message)
+            self.conversations.open(message.peer).received.show(epoch, message, again=True)
         self.history.expire_regularly()
         self.contacts.watch_book()
 

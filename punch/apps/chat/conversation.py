@@ -1,42 +1,176 @@
 """
 The conversation with one peer while this process runs: between its stream, the store and the views.
 
-A message of the peer is stored, delivered to the views, and then acknowledged. One of ours is stored and sent
-on the stream; when its acknowledgement has come, that is stored, and the views are told.
+A message of ours is stored and sent on the stream. Marks, such as acknowledgements, are written at once,
+messages as the transport takes them. Messages wait in the core of the stream, where marks pass them. What the
+peer sends goes through `received.py`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from punch.apps.chat import protocol
-from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import MessageAdded, MessageChanged, Views
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState, check_text
 from punch.apps.chat.protocol import (
     ChatCore,
+    ChatProtocolError,
     Hello,
     Known,
     MessageReceived,
     OutgoingMessage,
 )
+from punch.apps.chat.received import ReceivedMarks, ReceivedMessages
 from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import (
-    PAGE,
     Record,
     Store,
 )
-from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
+from punch.link.transport import StreamTransport
 
 if TYPE_CHECKING:
     from punch.apps.chat.chat import Chat
+    from punch.link.link import Link
+
+
+PIECE: Final = 1200
+"""Bytes of messages that are written at once."""
+
+
+@implementer(IPushProducer)
+class ChatStream(Protocol):
+    """
+    A chat over one stream.
+
+    :param conversation: is told when the stream opens, what the other side says, and when the stream ends.
+    :param link: what carries it.
+    :ivar core: the protocol, from `begin` on.
+    """
+
+    transport: StreamTransport
+
+    def __init__(self, conversation: Conversation, link: Link) -> None:
+        self.link = link
+        self.core: ChatCore | None = None
+        self._conversation = conversation
+        self._live = False
+        self._paused = False
+        self._full = False
+        self._early = bytearray()
+        self._telling = False
+
+    def connectionMade(self) -> None:
+        """Tell the conversation, which calls `begin` soon; bytes that arrive before are kept."""
+        self._live = True
+        self.pause(True)
+        self._conversation.stream_opened(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what `core` has to send is sent."""
+        return self._live and self.core is not None
+
+    def begin(self, core: ChatCore) -> None:
+        """Send the hello, and receive what has arrived already."""
+        self.core = core
+        self.transport.registerProducer(self, True)
+        self.flush()
+        self.pause(False)
+        early = bytes(self._early)
+        self._early.clear()
+        if early:
+            self.dataReceived(early)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Give the core bytes of the other side."""
+        if not self._live:
+            return
+        if self.core is None:
+            self._early += data
+            return
+        error = None
+        try:
+            self.core.receive_data(data)
+        except ChatProtocolError as problem:
+            error = str(problem)
+        self.flush()
+        self._tell()
+        if error is not None and self._live:
+            self._live = False
+            self.transport.abortConnection()
+            self._conversation.stream_ended(self, error)
+
+    def flush(self) -> None:
+        """Send what the core has to send, as far as the transport takes it."""
+        while self.ready and self.core is not None:
+            data = self.core.data_to_send(0 if self._full else PIECE)
+            if not data:
+                return
+            self.transport.write(data)
+
+    # IPushProducer: called by the transport
+
+    def pauseProducing(self) -> None:
+        """Let messages wait."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """Send messages again."""
+        self._full = False
+        self.flush()
+
+    def stopProducing(self) -> None:
+        """The transport has ended, which `connectionLost` tells."""
+        self._full = True
+
+    def say(self) -> None:
+        """Send what the core was given, and tell what happened. To be called after each call of the core."""
+        self.flush()
+        self._tell()
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading, or read again."""
+        if self._live and paused != self._paused:
+            self._paused = paused
+            if paused:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def close(self) -> None:
+        """Close the stream without a word to the conversation, which has another one."""
+        if self._live:
+            self._live = False
+            if self.core is not None:
+                self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the conversation."""
+        if self._live:
+            self._live = False
+            self._conversation.stream_ended(self, None)
+
+    def _tell(self) -> None:
+        if self._telling or self.core is None:
+            return  # The loop below goes on with what the conversation causes.
+        self._telling = True
+        try:
+            while self._live and (event := self.core.next_event()) is not None:
+                self._conversation.stream_event(self, event)
+        finally:
+            self._telling = False
+
 
 T = TypeVar("T")
 
@@ -57,17 +191,13 @@ class _Load:
         self.characters += characters
 
 
-@dataclass
-class _Delivery:
-    """A message on its way to the views."""
-
-    epoch: bytes
-    id: int
-    done: bool = False
-
-
 class Conversation:
-    """The conversation with one peer."""
+    """
+    The conversation with one peer.
+
+    :ivar received: the messages of the peer that are not stored yet, or not delivered to the views.
+    :ivar marks: how far the peer has our messages, as far as that is not stored yet.
+    """
 
     def __init__(
         self,
@@ -91,10 +221,10 @@ class Conversation:
         self._known: dict[bytes, Known] = {}
         self._told: dict[bytes, Known] = {}
         self._renewed = False
-        self._pending: deque[tuple[bytes, MessageReceived]] = deque()
-        self._storing = 0
-        self._deliveries: deque[_Delivery] = deque()
-        self._progress = _Progress(self)
+        self.received = ReceivedMessages(
+            peer, storage, views, wall, self._messages_stored, self._messages_delivered
+        )
+        self.marks = ReceivedMarks(peer, storage, views, self._marks_stored)
 
     @property
     def undelivered(self) -> int:
@@ -114,22 +244,12 @@ class Conversation:
     @property
     def idle(self) -> bool:
         """Whether the object can be dropped, as the store has all that it knows."""
-        return (
-            self._stream is None
-            and not self.undelivered
-            and not self.unhandled
-            and not self._progress.pending
-        )
+        return self._stream is None and not self.undelivered and not self.received and not self.marks.pending
 
     @property
     def storing(self) -> bool:
         """Whether messages or acknowledgements that came are being stored."""
-        return self._storing > 0 or self._progress.busy
-
-    @property
-    def unhandled(self) -> int:
-        """How many messages of the peer are not yet stored, or not yet delivered to the views."""
-        return len(self._pending) + self._storing + len(self._deliveries)
+        return self.received.storing or self.marks.storing
 
     # -- what this side says --
 
@@ -225,9 +345,7 @@ class Conversation:
     def stream_opened(self, stream: ChatStream) -> None:
         """A stream was opened: it replaces an older one."""
         older, self._stream = self._stream, stream
-        # What is not stored is not in our hello, so the peer sends it again; or, after a restored backup,
-        # other messages with the same ids.
-        self._pending = deque()
+        self.received.forget_pending()
         if older is not None:
             older.close()
         self._storage.ask(Store.record, self.peer, self._new_epoch()).addCallbacks(
@@ -250,13 +368,12 @@ class Conversation:
             self._views.tell(MessageChanged(replace(message, state=MessageState.SENT), message.client_id))
         self._balance()
 
-    def _not_begun(self, failure: object, stream: ChatStream) -> None:
+    def _not_begun(self, failure: Failure, stream: ChatStream) -> None:
         """The store failed at what a stream needs first: close the stream."""
-        error = _store_error(failure)
         if stream is self._stream:
             stream.close()
             self.stream_ended(stream, None)
-        self._storage.failed(error)
+        self._storage.failed(failure)
 
     def stream_ended(self, stream: ChatStream, error: str | None) -> None:
         """A stream has ended: messages that are not acknowledged wait again."""
@@ -264,7 +381,9 @@ class Conversation:
             return
         self._stream = None
         if self.undelivered:
-            self._storage.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
+            self._storage.ask(Store.waiting_for, self.peer).addCallbacks(
+                self._wait_again, self._storage.failed
+            )
         self._chat.conversation_ended(self, stream.link, error)
 
     def _wait_again(self, messages: list[ChatMessage]) -> None:
@@ -280,13 +399,13 @@ class Conversation:
             self._hello_received(stream, event)
         elif isinstance(event, MessageReceived):
             assert self._remote_epoch is not None
-            self._pending.append((self._remote_epoch, event))
+            self.received.add(self._remote_epoch, event)
             self._balance()
-            self._store_some()
+            self.received.store_some()
         elif isinstance(event, protocol.Delivered):
-            self._progress.reach(MessageState.DELIVERED, event.id)
+            self.marks.reach(MessageState.DELIVERED, event.id)
         elif isinstance(event, protocol.PeerHasRead):
-            self._progress.reach(MessageState.READ, event.id)
+            self.marks.reach(MessageState.READ, event.id)
         else:
             self._chat.conversation_heard(self, event)
 
@@ -322,71 +441,16 @@ class Conversation:
             known, delivered=max(known.delivered, delivered), read=max(known.read, read)
         )
 
-    # -- messages of the other side --
+    # -- what the peer sends --
 
-    def _store_some(self) -> None:
-        """Store all messages that have come in one transaction, and the next ones only after that: otherwise
-        one could be stored without the one before it."""
-        if self._storing or not self._pending:
-            return
-        epoch = self._pending[0][0]
-        batch = [incoming for _, incoming in takewhile(lambda item: item[0] == epoch, self._pending)]
-        for _ in batch:
-            self._pending.popleft()
-        self._storing = len(batch)
-        self._storage.ask(Store.receive, self.peer, epoch, batch, self._wall()).addCallbacks(
-            self._stored,
-            self._not_stored,
-            callbackArgs=(epoch, batch),
-            errbackArgs=(epoch, batch, self._pending),
-        )
-
-    def _stored(self, added: list[ChatMessage], epoch: bytes, batch: list[MessageReceived]) -> None:
-        self._storing = 0
-        for message in added:
-            self._show(epoch, message, again=False)
-        if len(added) < len(batch) and epoch == self._remote_epoch:
+    def _messages_stored(self, epoch: bytes, repeated: bool) -> None:
+        if repeated and epoch == self._remote_epoch:
             # An acknowledgement was lost with an earlier stream.
             self._acknowledge()
         self._balance()
-        self._store_some()
 
-    def _not_stored(
-        self,
-        failure: object,
-        epoch: bytes,
-        batch: list[MessageReceived],
-        pending: deque[tuple[bytes, MessageReceived]],
-    ) -> None:
-        self._storing = 0
-        pending.extendleft((epoch, incoming) for incoming in reversed(batch))
-        self._storage.failed(_store_error(failure))
-
-    def show_again(self, epoch: bytes, message: ChatMessage) -> None:
-        """Show a message of an earlier process, which may have ended before it was delivered to a view."""
-        self._show(epoch, message, again=True)
-
-    def _show(self, epoch: bytes, message: ChatMessage, again: bool) -> None:
-        entry = _Delivery(epoch, message.id)
-        self._deliveries.append(entry)
-
-        def delivered(_: object) -> None:
-            # When a view fails, the sender need not wait: the message is in the history.
-            entry.done = True
-            self._check_delivered()
-
-        self._views.tell(MessageAdded(message, again)).addCallback(delivered)
-
-    def _check_delivered(self) -> None:
-        """Store and acknowledge the messages that all views have, up to the first that they don't have."""
-        delivered: dict[bytes, int] = {}
-        while self._deliveries and self._deliveries[0].done:
-            delivery = self._deliveries.popleft()
-            delivered[delivery.epoch] = delivery.id
-        if not delivered:
-            return
+    def _messages_delivered(self, delivered: Mapping[bytes, int]) -> None:
         for epoch, number in delivered.items():
-            self._storage.ask(Store.delivered_here, self.peer, epoch, number).addErrback(self.failed)
             self._note(epoch, delivered=number)
         if self._remote_epoch in delivered:
             self._acknowledge()
@@ -402,101 +466,21 @@ class Conversation:
 
     def _balance(self) -> None:
         if self._stream is not None and self._stream.ready:
-            self._stream.pause(self.unhandled >= MAX_UNHANDLED)
+            self._stream.pause(len(self.received) >= MAX_UNHANDLED)
 
-    # -- how far our messages are --
-
-    def store_progress(self, state: MessageState, up_to: int) -> Deferred[list[ChatMessage]]:
-        """Store that the peer has our messages up to an id, or has read them. Fires with a page of those that
-        have changed."""
-        if state is MessageState.DELIVERED:
-            return self._storage.ask(Store.delivered_there, self.peer, up_to)
-        return self._storage.ask(Store.read_there, self.peer, up_to)
-
-    def progress_stored(self, messages: list[ChatMessage]) -> None:
-        """Acknowledgements of the peer were stored."""
+    def _marks_stored(self, messages: Sequence[ChatMessage]) -> None:
         delivered = [message for message in messages if message.state is MessageState.DELIVERED]
         for message in delivered:
             self._kept.add(-1, -len(message.text))
-        self.tell_states(messages)
+        self.marks.tell(messages)
         if delivered:
             self._chat.conversation_moved(self, len(delivered))
 
-    def tell_states(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
-        """Tell the views that messages are delivered or read, and store that they were told."""
-
-        def delivered(_: object) -> None:
-            for state in {message.state for message in messages}:
-                last = max(message.id for message in messages if message.state is state)
-                self._storage.ask(Store.state_told, self.peer, state, last).addErrback(self.failed)
-
-        told = [self._views.tell(MessageChanged(message, message.client_id, again)) for message in messages]
-        DeferredList(told).addCallback(delivered)
-
-    def failed(self, failure: object) -> None:
-        """A call of the store failed."""
-        self._storage.failed(_store_error(failure))
-
     def retry(self) -> None:
         """Try again to store what could not be stored."""
-        self._store_some()
-        self._progress.store_some()
-
-
-class _Progress:
-    """Up to which of our messages the peer has them, and has read them, as far as that is not stored yet."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
-        self._reached = {MessageState.DELIVERED: 0, MessageState.READ: 0}
-        self._stored = {MessageState.DELIVERED: 0, MessageState.READ: 0}
-        self._busy = False
-
-    @property
-    def pending(self) -> bool:
-        """Whether something is not stored yet."""
-        return self._stored != self._reached
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is being stored."""
-        return self._busy
-
-    def reach(self, state: MessageState, number: int) -> None:
-        """The peer has our messages, or has read them, up to an id."""
-        self._reached[state] = max(self._reached[state], number)
-        self.store_some()
-
-    def store_some(self) -> None:
-        """Store it in pages, deliveries before readings."""
-        for state in (MessageState.DELIVERED, MessageState.READ):
-            to = self._reached[state]
-            if self._stored[state] < to and not self._busy:
-                self._busy = True
-                self._conversation.store_progress(state, to).addCallbacks(
-                    self._done, self._failed, callbackArgs=(state, to)
-                )
-
-    def _done(self, changed: list[ChatMessage], state: MessageState, to: int) -> None:
-        self._busy = False
-        if len(changed) < PAGE:
-            self._stored[state] = to
-        self._conversation.progress_stored(changed)
-        self.store_some()
-
-    def _failed(self, failure: object) -> None:
-        self._busy = False
-        self._conversation.failed(failure)
+        self.received.store_some()
+        self.marks.store_some()
 
 
 def _outgoing(message: ChatMessage) -> OutgoingMessage:
     return OutgoingMessage(message.id, message.time, message.text.encode("utf-8"))
-
-
-def _store_error(failure: object) -> StoreError:
-    """The error of a failure. One that is not the store's is a programming error, and is raised."""
-    error = getattr(failure, "value", failure)
-    if isinstance(error, StoreError):
-        return error
-    assert isinstance(error, BaseException)
-    raise error

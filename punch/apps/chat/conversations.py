@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
 
 from punch.apps.chat.contacts import Contacts
-from punch.apps.chat.conversation import Conversation
+from punch.apps.chat.conversation import ChatStream, Conversation
 from punch.apps.chat.events import HistoryErased, MessageChanged, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
@@ -19,6 +21,7 @@ from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import PAGE, Overview, Store
 from punch.contacts import AddressBook
 from punch.identity import PeerID
+from punch.link.transport import LinkAddress
 from punch.net.driver import Timers
 
 if TYPE_CHECKING:
@@ -113,7 +116,7 @@ class Conversations:
     def unhandled(self, peer: PeerID) -> int:
         """How many messages of `peer` were not yet delivered to the views."""
         conversation = self._conversations.get(peer)
-        return 0 if conversation is None else conversation.unhandled
+        return 0 if conversation is None else len(conversation.received)
 
     def streaming(self, peer: PeerID) -> bool:
         """Whether a stream carries the conversation with `peer` now."""
@@ -382,7 +385,7 @@ class History:
 
     def expire_regularly(self) -> None:
         """Erase messages that are older than the retention, now and every `EXPIRY_INTERVAL` seconds."""
-        self._storage.watch(self.retention().addCallback(self._expire))
+        self.retention().addCallback(self._expire).addErrback(self._storage.failed)
         self._timers.later(EXPIRY_INTERVAL, self.expire_regularly)
 
     def _expire(self, days: float | None) -> Deferred[None]:
@@ -401,3 +404,21 @@ class History:
             return None
 
         return self._storage.ask(Store.expire, before).addCallback(page)
+
+
+class ChatFactory(Factory):
+    """
+    Builds the streams of chats, those that this side opens and those that it answers.
+
+    :param conversation_of: the conversation with a peer.
+    """
+
+    noisy = False
+
+    def __init__(self, conversation_of: Callable[[PeerID], Conversation]) -> None:
+        self._conversation_of = conversation_of
+
+    def buildProtocol(self, addr: IAddress | None) -> ChatStream:
+        """A stream at one end of a link."""
+        assert isinstance(addr, LinkAddress)
+        return ChatStream(self._conversation_of(addr.peer), addr.link)

@@ -170,8 +170,14 @@ class Storage:
         self._worker.run(call, *arguments, **named).addBoth(finished)
         return result
 
-    def failed(self, error: StoreError) -> None:
-        """A write failed: tell the views, and call `retry` after `RETRY` seconds."""
+    def failed(self, failure: Failure) -> None:
+        """
+        A call of the store failed: tell the views, and call `retry` after `RETRY` seconds.
+
+        A failure with another error than `StoreError` is one of the program, and is raised.
+        """
+        failure.trap(StoreError)  # type: ignore[no-untyped-call]
+        error = failure.value
         if self.trouble is None:
             self.trouble = str(error)
             self._log.error("{error}", error=error)
@@ -185,16 +191,6 @@ class Storage:
         if self.trouble is not None:
             self.trouble = None
             self._views.tell(StoreFailed(None))
-
-    def watch(self, done: Deferred[Any]) -> None:
-        """Treat a `StoreError` of `done` as `failed` does."""
-
-        def failed(failure: Failure) -> None:
-            failure.trap(StoreError)  # type: ignore[no-untyped-call]
-            assert isinstance(failure.value, StoreError)
-            self.failed(failure.value)
-
-        done.addErrback(failed)
 
     def stop(self) -> Deferred[None]:
         """Close the store. Fires when it is closed."""
