@@ -92,6 +92,7 @@ PURE = [
             "paths.path",
             "paths.restart_schedule",
             "policies",
+            "punching.schedule",
             "network.relay_search",
             "network.router",
             "calls.description",

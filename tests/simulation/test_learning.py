@@ -6,7 +6,8 @@ from punch.contact_entries import MAX_TRIES
 from punch.ice.punching.techniques import Technique
 from punch.node.paths.restart_schedule import IMPROVE
 from punch.node.punching.choice import ATTEMPTS
-from punch.node.punching.coordinator import SETTLE, PunchingStatus
+from punch.node.punching.coordinator import PunchingStatus
+from punch.node.punching.schedule import SETTLE
 from punch.test.internet import NAT, Filtering, Mapping, Ports
 from punch.test.scenarios.early import EarlyTestCase
 from punch.test.system import SERVICE, introduce

@@ -13,7 +13,8 @@ from punch.link.control_stream import OptionalFrameType
 from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE, UNUSED_TIME
-from punch.node.punching.coordinator import SETTLE, PunchingStatus
+from punch.node.punching.coordinator import PunchingStatus
+from punch.node.punching.schedule import SETTLE
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import HOMES, PunchingTestCase

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from punch.ice.budget import CONNECTS
-from punch.node.punching.coordinator import PROOF_GAP, PROOFS, TIME_FOR_CHECKS, TIME_FOR_TECHNIQUE
+from punch.node.punching.coordinator import TIME_FOR_CHECKS, TIME_FOR_TECHNIQUE
+from punch.node.punching.schedule import PROOF_GAP, PROOFS
 from punch.test.internet import NAT, Filtering, Firewall, LinkSpec, Mapping, Packet, Ports
 from punch.test.scenarios.tcp_punching import ALICE, BOB, TCPTestCase
 from punch.test.system import Peer, Rendezvous

@@ -48,12 +48,6 @@ LONGEST_RTT = 2.0
 Round-trip times of a link count as so many seconds at most: the other side can make them longer, and an
 attempt that waits keeps those with others from being made.
 """
-ROUND = 1.0
-"""The least seconds from the beginning of one attempt of a few packets to that of the next…"""
-QUICK = 4
-"""…for the first few attempts; after that, it is `LATER` seconds, doubled each time."""
-LATER = 15.0, 300.0
-"""The wait after the quick attempts, and the longest one, in seconds."""
 REQUEST_SIZE = 20
 """How many bytes a request to a reflector has: the header of RFC 8489, section 5."""
 
@@ -355,25 +349,6 @@ class Attempt:
             for _ in range(REPEATS):
                 if self.relayed():
                     await self.transactions.sleep(max(ARRIVAL_TIME, round_trip))
-
-
-def wait_after(tries: int) -> float:
-    """
-    Return the least seconds from the beginning of an attempt of a few packets to that of the next, after so
-    many.
-    """
-    if tries < QUICK:
-        return ROUND
-    return doubled(LATER, tries - QUICK)
-
-
-def doubled(waits: tuple[float, float], times: int) -> float:
-    """
-    Return a wait that has been doubled so many times.
-
-    :param waits: the first one and the longest one, in seconds.
-    """
-    return min(waits[0] * 2.0 ** min(times, 10), waits[1])
 
 
 def may_send(

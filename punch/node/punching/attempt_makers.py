@@ -15,7 +15,8 @@ from punch.ice.punching import prediction, simultaneous_open, spraying
 from punch.ice.punching.spraying import Guesses, Pace, PortRange
 from punch.ice.punching.techniques import Technique, port_of_socket
 from punch.net.udp.sockets import Reach
-from punch.node.punching.attempt import ANSWER_TIME, REQUEST_SIZE, Attempt, may_send, wait_after
+from punch.node.punching.attempt import ANSWER_TIME, REQUEST_SIZE, Attempt, may_send
+from punch.node.punching.schedule import wait_after
 from punch.wire.address import Address
 from punch.wire.peers.link_frames import First, Opened, Targets
 

@@ -6,10 +6,8 @@ whether it is still worth trying (`TechniqueChoice`), and when the next attempt 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from punch.ice.limits import WINDOW
-from punch.ice.punching import spraying
 from punch.ice.punching.spraying import sockets_for
 from punch.ice.punching.techniques import (
     LAST_OPENS,
@@ -33,8 +31,6 @@ ATTEMPTS = 3
 How many attempts by a technique, in which packets were sent and that ran to their end, must have found no
 path between the same networks, so that it is taken to have failed on this link.
 """
-MAX_HOSTS = 4
-"""For how many IP addresses of the other side the attempts are counted separately."""
 
 
 class FailedAttempts:
@@ -273,65 +269,3 @@ def _any_uncertain(*profiles: NatProfile | None) -> bool:
 
 def _without_age(profile: NatProfile) -> tuple[object, ...]:
     return profile.host, profile.mapping, profile.ports, profile.step
-
-
-class Tries:
-    """
-    How many attempts were made on a link, and when the next one may be.
-
-    Each technique is counted for itself, and so is each IP address of the other side. If the other side is at
-    another address, attempts that failed before say nothing, but the waits at the address before are not
-    shortened. A peer may have any number of addresses, so all beyond a few are counted together.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[Technique, str], tuple[int, float]] = {}
-        # How many there were when the last path was found
-        self._found: dict[tuple[Technique, str], int] = {}
-
-    def add(self, technique: Technique, host: str, now: float) -> int:
-        """An attempt has begun at `now`; returns how many there were, of those that count."""
-        key = self._key(technique, host)
-        tries = self._made.get(key, (0, now))[0] + 1
-        self._made[key] = tries, now
-        return self._counted(key)
-
-    def next_at(
-        self, technique: Technique, host: str, wait_after: Callable[[int], float], part: float = 1.0
-    ) -> float:
-        """
-        Return when the next attempt may begin.
-
-        :param wait_after: returns the least seconds from the beginning of an attempt to that of the next.
-        :param part: which part of this wait has to be over.
-        """
-        key = self._key(technique, host)
-        made = self._made.get(key)
-        return float("-inf") if made is None else made[1] + part * wait_after(self._counted(key))
-
-    def found(self, technique: Technique, host: str) -> None:
-        """The newest attempt has found the path that the link takes."""
-        key = self._key(technique, host)
-        if key in self._made:
-            self._found[key] = self._made[key][0]
-
-    def path_found(self, now: float) -> None:
-        """There is a direct path: attempts that were made some time ago no longer count."""
-        self._made = {key: made for key, made in self._made.items() if now < made[1] + WINDOW}
-        self._found = {key: tries for key, tries in self._found.items() if key in self._made}
-
-    def clear(self) -> None:
-        """We are in another network: nothing counts any more."""
-        self._made.clear()
-        self._found.clear()
-
-    def _counted(self, key: tuple[Technique, str]) -> int:
-        tries = self._made[key][0]
-        if key[0] is not Technique.SPRAYING:
-            return tries
-        return spraying.counted(tries, tries - self._found.get(key, 0))
-
-    def _key(self, technique: Technique, host: str) -> tuple[Technique, str]:
-        key = technique, host
-        others = sum(each[0] is technique for each in self._made)
-        return key if key in self._made or others < MAX_HOSTS else (technique, "")

@@ -1,6 +1,11 @@
 """
-The coordination of attempts at a direct path, for one link: when one is made, who makes it, and by which
-technique.
+The coordination of attempts at a direct path, for one link: who makes one, and by which technique. When the
+next one begins is in `punch.node.punching.schedule`.
+
+At most one attempt is made at a time (`Punching`):
+
+    none ──this side begins one──> aiming ──it is over──> none
+    none ──the other side asks for one──> opening ──it is over, or the other side asks for another──> none
 
 `punch.ice.punching.techniques` says which technique is used, and which side opens. The two sides coordinate
 each attempt over the link, so both have proved their keys to each other, and nobody else can start any of
@@ -17,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from punch.ice.agent import Agent
@@ -33,47 +38,19 @@ from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import SprayPolicy
-from punch.node.punching.attempt import (
-    LONGEST_RTT,
-    QUICK,
-    Attempt,
-    AttemptBasis,
-    AttemptMaker,
-    AttemptSockets,
-    doubled,
-)
+from punch.node.punching.attempt import LONGEST_RTT, Attempt, AttemptBasis, AttemptMaker, AttemptSockets
 from punch.node.punching.attempt_makers import Prediction, SimultaneousOpen, Spraying
-from punch.node.punching.choice import TechniqueChoice, Tries, hosts
+from punch.node.punching.choice import TechniqueChoice, hosts
+from punch.node.punching.schedule import BUSY, QUICK, RETURN_TIME, SETTLE, AttemptSchedule
 from punch.wire.address import Address
 from punch.wire.peers.link_frames import Begin, Nats, Opened, Targets
 from punch.wire.peers.nat_profile import NatProfile
 
-SETTLE = 1.0
-"""
-Seconds on a relayed path after which the first attempt begins, since plain ICE takes less time. Between two
-peers that had a direct path by the same technique before, it begins at once.
-"""
-RETURN_TIME = 5.0
-"""
-The same for a path that an attempt had found before: it is likely to answer again, unless a network changes.
-"""
-SHORTEST_WAIT, LONGEST_WAIT = 2.0, 300.0
-"""The least and the most seconds until an attempt is considered again for which the budget is not enough."""
 NETWORK_CHANGE_GAP = 60.0
 """
 At most once in so many seconds, the other side may say that it is in another network, so that we begin at
 once.
 """
-PROOF_GAP = 0.5
-"""Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
-PROOFS = 8
-"""How often they do so before they wait longer…"""
-PROOF_WAITS = 2.0, 300.0
-"""…which is so many seconds at first, doubled each time, and the longest one."""
-REFUSAL_WAITS = 1.0, 300.0
-"""Seconds after an attempt that was refused or was impossible: at first, doubled each time, and at most."""
-BUSY = 0.5
-"""Seconds until this node is asked again whether another attempt is over."""
 TIME_FOR_CHECKS = 3.0
 """
 Seconds on a relayed path before a path over TCP is looked for, if no technique can find one over UDP.
@@ -102,9 +79,40 @@ class PunchingStatus:
     bytes: int
 
 
+# The attempt that is made
+
+
+@dataclass
+class _Aiming:
+    """
+    This side aims.
+
+    :ivar number: the number of the attempt, which TARGETS names.
+    :ivar answered: done when the other side has answered; None: TARGETS was not sent yet.
+    """
+
+    basis: AttemptBasis
+    number: int
+    answered: Future[Opened] | None = None
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """
+    This side opens.
+
+    :ivar number: the number of the attempt, as TARGETS has named it.
+    :ivar begun: done when the other side has sent BEGIN.
+    """
+
+    basis: AttemptBasis
+    number: int
+    begun: Future[None] = field(default_factory=Future)
+
+
 class Punching:
     """
-    The attempts for one link.
+    The attempts for one link. `AttemptSchedule` says when one begins.
 
     :param theirs: what the other side's offer or answer said about its NATs.
     :param changed: called when the ICE agent may have something to send.
@@ -138,19 +146,13 @@ class Punching:
                 context.network.nat_observer.port_range,
             )
         self._choice = TechniqueChoice(peer, context, transport, theirs)
-        self._attempts = 0
+        self._schedule = AttemptSchedule()
+        self._attempt: _Aiming | _Opening | None = None
         self._made: Counter[Technique] = Counter()
-        # Attempts that have begun since the last direct path that lasted, or since a network changed
-        self._begun_by: Counter[Technique] = Counter()
-        self._tries = Tries()
-        self._basis: AttemptBasis | None = None
-        self._refusals = self._proofs = 0
+        # The greatest number in the other side's TARGETS
         self._newest = 0
-        self._opening = self._direct = False
-        self._network_changed_at = self._settled_at = float("-inf")
-        self._begin_at: float | None = None
-        self._awaited: tuple[int, Future[Opened]] | None = None
-        self._begun: tuple[int, Future[None]] | None = None
+        # When the other side has said last that it is in another network
+        self._network_changed_at = float("-inf")
         self._driver = Driver(context.clock, context.monotonic, self._step, self._cores)
         self._sockets = AttemptSockets(
             context.network, transport, budget.sent, context.monotonic, lambda: self._driver.run(), changed
@@ -160,7 +162,7 @@ class Punching:
     def status(self) -> PunchingStatus:
         """What was tried so far."""
         sent = sum((self._transport.sent.get(each, Sent()) for each in self._makers), Sent())
-        return PunchingStatus(self._choice.technique, self._attempts, sent.packets, sent.bytes)
+        return PunchingStatus(self._choice.technique, self._made.total(), sent.packets, sent.bytes)
 
     @property
     def attempts(self) -> Mapping[Technique, int]:
@@ -178,9 +180,9 @@ class Punching:
         if technique not in self._makers or not self._choice.is_worth_trying:
             return TIME_FOR_CHECKS
         enough = 1 if technique is Technique.SPRAYING else QUICK
-        over = self._begun_by[technique] >= enough and not self._choice.uncertain
+        over = self._schedule.begun(technique) >= enough and not self._choice.uncertain
         # Without a proof from either side no attempt can be made
-        return TIME_FOR_CHECKS if over or self._proofs >= PROOFS else TIME_FOR_TECHNIQUE
+        return TIME_FOR_CHECKS if over or self._schedule.unproved else TIME_FOR_TECHNIQUE
 
     def technique_of(self, base: Address) -> Technique:
         """Return by which technique the path from this local address was found."""
@@ -201,30 +203,25 @@ class Punching:
                 if basis is not None and basis.theirs is not None:
                     # One that aims is counted by the profile, one that opens by what TARGETS names
                     for host in {basis.theirs.host, found.host}:
-                        self._tries.found(basis.technique, host)
+                        self._schedule.tries.found(basis.technique, host)
                 if self._transport.generations.working:
                     self._choice.path_found(basis)
-            self._direct, self._begin_at = True, None
+            self._schedule.on_no_relay()
         else:
-            if self._direct and not self._transport.generations.damping.short_lived:
-                self._begin_anew()
-            self._direct = False
+            self._schedule.on_relay(now, lasted=not self._transport.generations.damping.short_lived)
             self._choice.review()
-            if self._begin_at is None:
-                # The proofs first, which may take that long
-                self._settled_at = now + self._settle_time
-                self._begin_at = max(now, self._settled_at - PROOF_GAP)
+            self._schedule.settle(self._settle_time, now)
         self._tell_nats()
         self._driver.run()
 
     def nat_observed(self, now: float) -> None:
         """There is a new observation of our NAT."""
         if self._choice.moved:
-            self._tries.clear()
+            self._schedule.tries.clear()
             self._sockets.network_changed()
             self._choice.networks_changed()
             self._transport.generations.network_changed(now)
-            self._begin_anew()
+            self._schedule.begin_anew(now)
         self.path_changed(now)
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
@@ -240,13 +237,15 @@ class Punching:
         elif frame_type == OptionalFrameType.OPENED:
             opened = Opened.decode(payload)
             self._tell_time(now)
-            if self._awaited is not None and self._awaited[0] == opened.attempt:
-                self._awaited[1].set(opened)
+            match self._attempt:
+                case _Aiming(number=opened.attempt, answered=Future() as answered):
+                    answered.set(opened)
         elif frame_type == OptionalFrameType.BEGIN:
             begin = Begin.decode(payload)
             self._tell_time(now)
-            if self._begun is not None and self._begun[0] == begin.attempt:
-                self._begun[1].set(None)
+            match self._attempt:
+                case _Opening(number=begin.attempt, begun=begun):
+                    begun.set(None)
         self._driver.run()
 
     def close(self) -> None:
@@ -261,13 +260,12 @@ class Punching:
             if now >= self._network_changed_at + NETWORK_CHANGE_GAP:
                 self._network_changed_at = now
                 self._transport.generations.network_changed(now)
-                self._begin_anew()
+                self._schedule.begin_anew(now)
         technique = self._choice.technique
         self._choice.theirs, self._choice.pairs = nats.profiles, nats.pairs
         self._choice.review()
         if self._choice.technique is not technique:
-            # The wait was one for another technique
-            self._begin_at = None
+            self._schedule.forget()
         self.path_changed(now)
 
     def _tell_time(self, now: float) -> None:
@@ -275,27 +273,19 @@ class Punching:
         if self._sockets.observing is not None:
             self._sockets.observing.transactions.handle_timer(now)
 
-    def _begin_anew(self) -> None:
-        """The network is another one, or a direct path has lasted: begin as soon as the waits allow."""
-        self._tries.path_found(self._context.monotonic())
-        self._refusals = self._proofs = 0
-        self._begun_by.clear()
-        self._begin_at = None
-
     # Time
 
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
-        return earliest((self._begin_at, self._choice.get_timer()))
+        return earliest((self._schedule.get_timer(), self._choice.get_timer()))
 
     def handle_timer(self, now: float) -> None:
         """Begin an attempt if it is time."""
         if self._choice.handle_timer(now):
             self._tell_nats()
-            self._begin_at = now + SETTLE
-        if self._begin_at is None or now < self._begin_at:
+            self._schedule.wait_until(now + SETTLE)
+        if not self._schedule.handle_timer(now):
             return
-        self._begin_at = None
         technique, theirs = self._choice.technique, self._choice.profiles[1]
         maker = self._makers.get(technique)
         if not self._relayed or maker is None or theirs is None or not self._choice.is_worth_trying:
@@ -307,19 +297,19 @@ class Punching:
             # An attempt before both know where the other one receives would be refused
             proving = proving or theirs.host not in self._agent.openings.proven_hosts
         if proving:
-            self._proofs += 1
-            self._begin_at = now + proof_wait(self._proofs)
+            self._schedule.proofs_sent(now)
         elif self._choice.opens:
             return
-        elif now < self._settled_at:
-            self._begin_at = self._settled_at
+        elif now < self._schedule.settled_at:
+            self._schedule.wait_until(self._schedule.settled_at)
         elif now < (next_at := self._next_at(theirs.host, maker)):
-            self._begin_at = next_at
+            self._schedule.wait_until(next_at)
         elif now < (enough_at := maker.can_aim_at(theirs.host, now)):
-            # Several links may wait for the same packets
-            self._begin_at = min(max(enough_at, now + SHORTEST_WAIT), now + LONGEST_WAIT)
-        elif not self._begin(technique, lambda transactions: self._aim(maker, technique, transactions)):
-            self._begin_at = now + BUSY
+            self._schedule.wait_for_budget(enough_at, now)
+        else:
+            aiming = _Aiming(AttemptBasis(technique, *self._choice.profiles), self._made.total() + 1)
+            if not self._begin(aiming, lambda transactions: self._aim(maker, aiming, transactions)):
+                self._schedule.wait_until(now + BUSY)
 
     @property
     def _agent(self) -> Agent:
@@ -349,25 +339,22 @@ class Punching:
 
     # The side that aims
 
-    async def _aim(self, maker: AttemptMaker, technique: Technique, transactions: Transactions) -> None:
+    async def _aim(self, maker: AttemptMaker, aiming: _Aiming, transactions: Transactions) -> None:
         """Make one attempt."""
-        self._attempts += 1
-        self._made[technique] += 1
-        started = transactions.now
-        attempt = self._attempt(self._attempts, transactions)
-        if attempt is not None and await maker.aim(attempt):
-            wait = maker.wait_after(self._tries.add(technique, attempt.theirs.host, started))
-        else:
-            self._refusals += 1
-            wait = refusal_wait(self._refusals)
-        if self._relayed:
-            self._begin_at = max(transactions.now, started + wait)
 
-    def _propose(self, targets: Targets) -> Future[Opened]:
-        answered: Future[Opened] = Future()
-        self._awaited = targets.attempt, answered
-        self._link.try_send_control(OptionalFrameType.TARGETS, targets.encode())
-        return answered
+        def propose(targets: Targets) -> Future[Opened]:
+            answered = aiming.answered = Future()
+            self._link.try_send_control(OptionalFrameType.TARGETS, targets.encode())
+            return answered
+
+        technique, started = aiming.basis.technique, transactions.now
+        attempt = self._attempt_of(aiming, transactions, propose)
+        if attempt is not None and await maker.aim(attempt):
+            wait = maker.wait_after(self._schedule.tries.add(technique, attempt.theirs.host, started))
+        else:
+            wait = self._schedule.attempt_refused()
+        if self._relayed:
+            self._schedule.wait_until(max(transactions.now, started + wait))
 
     # The side that opens
 
@@ -387,24 +374,23 @@ class Punching:
             and maker.can_open(self._agent, found[0], targets, now)
         )
         self._newest = max(self._newest, targets.attempt)
-        if self._opening:
+        if isinstance(self._attempt, _Opening):
             # The other side has given up the attempt before. It had sent its few packets, unless it sprayed
             self._end_attempt(over=targets.technique != Technique.SPRAYING.value)
         if maker is None or not agrees or not self._begin_opening(maker, targets):
             self._refuse(targets)
 
     def _begin_opening(self, maker: AttemptMaker, targets: Targets) -> bool:
-        technique = Technique(targets.technique)
-        return self._begin(technique, lambda transactions: self._open(maker, transactions, targets))
+        basis = AttemptBasis(Technique(targets.technique), *self._choice.profiles)
+        opening = _Opening(basis, targets.attempt)
+        return self._begin(opening, lambda transactions: self._open(maker, opening, transactions, targets))
 
-    async def _open(self, maker: AttemptMaker, transactions: Transactions, targets: Targets) -> None:
+    async def _open(
+        self, maker: AttemptMaker, opening: _Opening, transactions: Transactions, targets: Targets
+    ) -> None:
         """Open our NAT for one attempt of the other side."""
-        technique = Technique(targets.technique)
-        self._attempts += 1
-        self._made[technique] += 1
-        self._tries.add(technique, targets.host, transactions.now)
-        self._opening = True
-        attempt = self._attempt(targets.attempt, transactions)
+        self._schedule.tries.add(opening.basis.technique, targets.host, transactions.now)
+        attempt = self._attempt_of(opening, transactions)
         if attempt is None or not await maker.open(attempt, targets):
             self._refuse(targets)
 
@@ -416,13 +402,16 @@ class Punching:
 
     # What both do
 
-    def _attempt(self, number: int, transactions: Transactions) -> Attempt | None:
+    def _attempt_of(
+        self,
+        state: _Aiming | _Opening,
+        transactions: Transactions,
+        propose: Callable[[Targets], Future[Opened]] = lambda targets: Future(),
+    ) -> Attempt | None:
         """Return what a technique needs; None if our NAT or that of the other side is not known."""
-        begun: Future[None] = Future()
-        self._begun = number, begun
-        ours, theirs = self._choice.profiles
-        found, basis = self._base_and_reflector, self._basis
-        if ours is None or theirs is None or found is None or basis is None:
+        basis, number, found = state.basis, state.number, self._base_and_reflector
+        ours, theirs = basis.ours, basis.theirs
+        if ours is None or theirs is None or found is None:
             return None
 
         def sent(local: Address, remote: Address, size: int) -> None:
@@ -442,10 +431,10 @@ class Punching:
             rtt=min(self._link.rtt or 0.0, LONGEST_RTT),
             random=self._context.random,
             relayed=lambda: self._relayed,
-            propose=self._propose,
+            propose=propose,
             answer=self._answer,
             begin=lambda: self._link.try_send_control(OptionalFrameType.BEGIN, Begin(number).encode()),
-            begun=begun,
+            begun=state.begun if isinstance(state, _Opening) else Future(),
             sent=sent,
             release=lambda: self._context.punching_slot.release(self),
         )
@@ -453,22 +442,24 @@ class Punching:
     def _next_at(self, host: str, maker: AttemptMaker, part: float = 1.0) -> float:
         """Return when the next attempt may begin with the other side at this IP address."""
         damped_until = self._transport.generations.damping.allowed_at(PathKind.REFLEXIVE, part)
-        return max(damped_until, self._tries.next_at(self._choice.technique, host, maker.wait_after, part))
+        next_at = self._schedule.tries.next_at(self._choice.technique, host, maker.wait_after, part)
+        return max(damped_until, next_at)
 
     def _begin(
-        self, technique: Technique, attempt: Callable[[Transactions], Coroutine[Any, Any, None]]
+        self, attempt: _Aiming | _Opening, make: Callable[[Transactions], Coroutine[Any, Any, None]]
     ) -> bool:
         """Begin an attempt; returns False if this node makes another one."""
         if self._sockets.observing is not None or not self._context.punching_slot.take(self):
             return False
-        self._begun_by[technique] += 1
-        self._basis = AttemptBasis(technique, *self._choice.profiles)
-        sockets = self._sockets.begin(self._basis)
+        self._attempt = attempt
+        self._made[attempt.basis.technique] += 1
+        self._schedule.attempt_begun(attempt.basis.technique)
+        sockets = self._sockets.begin(attempt.basis)
 
         async def run() -> None:
             over = False
             try:
-                await attempt(sockets.transactions)
+                await make(sockets.transactions)
                 over = True
             finally:
                 # Unless it was ended, and is only dropped now
@@ -484,11 +475,10 @@ class Punching:
 
         :param over: whether it has run to its end, so that it has failed if there is no direct path.
         """
-        basis, self._basis = self._basis, None
-        if over and basis is not None:
-            self._choice.attempt_over(basis)
+        attempt, self._attempt = self._attempt, None
+        if over and attempt is not None:
+            self._choice.attempt_over(attempt.basis)
             self._tell_nats()
-        self._awaited, self._begun, self._opening = None, None, False
         self._sockets.end()
         self._context.punching_slot.release(self)
 
@@ -504,14 +494,3 @@ class Punching:
         news = self._choice.news()
         if news is not None:
             self._link.try_send_control(OptionalFrameType.NATS, Nats(news, pairs=True).encode())
-
-
-def proof_wait(proofs: int) -> float:
-    """Return the seconds until both sides check again, after so many times."""
-    rounds, rest = divmod(proofs, PROOFS)
-    return PROOF_GAP if rest else doubled(PROOF_WAITS, rounds - 1)
-
-
-def refusal_wait(refusals: int) -> float:
-    """Return the seconds to the next attempt after so many that were refused, or could not be made."""
-    return doubled(REFUSAL_WAITS, refusals - 1)

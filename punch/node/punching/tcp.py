@@ -30,8 +30,7 @@ from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.calls.call_context import CallContext
 from punch.node.paths.ice_transport import IceTransport
-from punch.node.punching.attempt import doubled
-from punch.node.punching.coordinator import BUSY, refusal_wait
+from punch.node.punching.schedule import BUSY, doubled, refusal_wait
 from punch.node.punching.tcp_attempt import CANCELLED, TCPAttempt, TCPPaths, kinds, public_host
 from punch.wire.peers.candidate import Candidate
 from punch.wire.peers.link_frames import TCPCandidates
