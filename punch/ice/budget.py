@@ -13,20 +13,21 @@ relay (`Route`). An answer to one of our own sockets validates all routes to the
 
 What goes through a relay of ours to another port of the same relay has a separate limit, for a minute: such
 a packet goes to the relay, which has answered us, and leaves it only if its client has permitted that. So two
-peers that use the same relay find this route however often one of them restarts, with a new port there each
-time, and whatever else was sent. The relay's ports are those where it says that it relays, such as at its
-IPv4 address if we reach it over IPv6. Ports below 1024 are those of other services of that host (relayed
-ports begin at 49152, RFC 8656, section 7.2). What goes to ports of a relay from our own sockets, or through
-another relay, counts as what goes anywhere else.
+peers that use the same relay find this route even if one of them restarts often, with a new port there each
+time, and even if the other limits are used up. A relay's ports are those at the IP address where it says that
+it relays, which may be an IPv4 address although we reach it over IPv6. Ports below 1024 belong to other
+services of that host (relayed ports begin at 49152, RFC 8656, section 7.2). Packets to ports of a relay that
+leave our own sockets, or go through another relay, count like packets to any other address.
 
-All peers together have limits as well (`punch.ice.limits`), since who uses up those of one peer may
-come back as another one.
+There are also limits for all peers together (`punch.ice.limits`), since a peer that has used up its own may
+come back under another identity.
 
-An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
-reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
-peers without a path find one as soon as there is one. For networks with heavy loss, the limit is divided:
+An honest peer needs few packets, because its addresses of at least one kind answer. Where many packets are
+lost, these few must suffice. So the limit is divided:
 
-- one address never gets all of it;
+- a part is reserved for checks and answers that an authenticated check triggers;
+- a part is for later checks, so that two peers without a path find one as soon as there is one;
+- no address gets the whole limit;
 - direct and relayed addresses have separate parts;
 - checks of a direct address through our relays, or from an address of ours that probably can't reach it, are
   counted apart from its other checks.
@@ -66,49 +67,52 @@ MAX_BYTES = 3000
 """How many bytes they may have, with IP and UDP headers."""
 RELAY_WINDOW = 60.0
 """
-Seconds for which a packet counts that goes through a relay to the same relay. Such packets have limits of
-their own, which are as high.
+Seconds for which a packet counts that goes through a relay to the same relay. Such packets are counted apart,
+and also limited by `MAX_PACKETS` and `MAX_BYTES`.
 """
-DIRECT = 8
-"""How many checks may go to direct candidates that sent nothing."""
-UNLIKELY = 3
+MAX_DIRECT = 8
+"""How many checks may go to direct candidates from which no authenticated check has come."""
+MAX_UNLIKELY = 3
 """How many of these may go to candidates that are probably unreachable."""
-RELAYED = 7
+MAX_RELAYED = 7
 """How many checks may go to relayed candidates, which work wherever both sides reach a relay."""
-OF_ONE = 4
-"""How many of the checks of direct candidates may go to one address from addresses of our own."""
-OF_ONE_THROUGH_RELAY = 2
+MAX_DIRECT_TO_ONE = 4
+"""How many of the checks of direct candidates may go to one address from our own sockets."""
+MAX_DIRECT_THROUGH_RELAYS = 2
 """How many packets of each kind may go to one direct address through our relays."""
-OF_ONE_RELAYED = 3
+MAX_RELAYED_TO_ONE = 3
 """
-How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
-through our relays: where one of these routes is blocked, the checks on it do not use up those on the other.
+How many of the checks of relayed candidates may go to one address from our own sockets. As many more may go
+there through our relays: if one of these routes is blocked, the checks on it do not use up those on the
+other.
 """
-OF_ONE_PROVING = 2
+MAX_PROOFS_TO_ONE = 2
 """
-How many further checks may go to relayed candidates from our own sockets, to prove where we receive
-(`CallBudget.prove`)…
+How many further checks may go to one relayed candidate from our own sockets, to prove where we receive
+(`punch.ice.checks.CallBudget.prove`).
 """
-PROVING_GAP = 4.0
-"""…and the least seconds between two of them: the peer's request to its relay to let them in may be lost."""
-MAX_PROVING = 4
-"""How many of these may be sent to all addresses."""
-OF_ONE_HEARD = 4
+PROOF_GAP = 4.0
 """
-How many triggered checks may go to one address from addresses of our own, and how many answers; through a
-relay to the same relay, how many packets of any kind.
+The least seconds between two of these: the request by which the peer has its relay let them in may be lost.
 """
-SPACED = 2
+MAX_PROOFS = 4
+"""How many of these may be sent to all relayed candidates together."""
+MAX_TRIGGERED_TO_ONE = 4
+"""
+How many triggered checks may go to one address from our own sockets. As many answers may go there, and as
+many packets of each kind to one port of a relay through the same relay.
+"""
+MAX_SPACED = 2
 """How many further triggered checks may go to one address, each `SPACED_GAP` after the one before."""
 SPACED_GAP = 1.0
-"""Seconds."""
-OF_ONE_HEARD_THROUGH = 2
+"""Seconds between two of these."""
+MAX_TRIGGERED_THROUGH_RELAY = 2
 """
 How many checks may go from our own sockets to one address because an authenticated check came from there
-through our relay. They count as triggered checks. A router may have mapped this port when the rest of the
-limit was used up.
+through our relay. They count as triggered checks. They are needed where a router has mapped the peer's port
+only after the checks of direct candidates were used up.
 """
-CONNECTS = 5
+MAX_CONNECTS = 5
 """
 How many SYNs of TCP connections may be sent in `WINDOW` (`Budget.allows_connect`), and how many checks on
 these connections (`Budget.allows_first_check`).
@@ -118,15 +122,15 @@ RESERVED = 5
 How many of `MAX_PACKETS` are reserved for relayed candidates, and for answers and triggered checks through
 our relays, by which the two sides prove at which addresses they receive.
 """
-RESERVED_RELAYED = 2
+RESERVED_FOR_RELAYED = 2
 """
-How many of the `RESERVED` packets such proofs may not use: with too few left, two peers could not even use a
-relay.
+How many of the `RESERVED` packets are for relayed candidates alone: if such proofs used up all of them, two
+peers could not even use a relay.
 """
-LATER = 2
-"""How many further checks may be sent when these limits are reached."""
-GAP = 15.0
-"""Seconds before the first of these further checks; the wait doubles for each next one."""
+MAX_LATER = 2
+"""How many further checks may be sent after one of these limits was reached."""
+LATER_GAP = 15.0
+"""Seconds before the first of these further checks. The wait doubles with each of them."""
 MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
@@ -149,13 +153,13 @@ class PacketKind(Enum):
     """Why a packet is sent."""
 
     UNLIKELY = "unlikely"
-    """A check of an address that sent nothing and is probably unreachable."""
+    """A check of an address that is probably unreachable, and from which no check has come."""
     DIRECT = "direct"
-    """Another check of an address that sent nothing."""
+    """A check of another direct address from which no check has come."""
     RELAYED = "relayed"
     """A check of a relayed candidate from an address of our own."""
     PROOF = "proof"
-    """Another one, on a link that works over a relay: the peer is to see where we receive."""
+    """A further such check on a link that works over a relay: it shows the peer where we receive."""
     RELAYED_TWICE = "relayed twice"
     """A check of a relayed candidate through our relay."""
     ANSWER = "answer"
@@ -165,7 +169,7 @@ class PacketKind(Enum):
     CONNECT = "connect"
     """The SYN of a TCP connection."""
     FIRST_CHECK = "first check"
-    """A check on a TCP connection that we have made: to accept a connection is not to answer a check."""
+    """A check on a TCP connection that we have made. An accepted connection does not validate an address."""
 
 
 _RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
@@ -176,7 +180,7 @@ How many packets of all kinds may have been sent before one of this kind. Checks
 
 
 _LATER = (*_RELAYED, PacketKind.DIRECT, PacketKind.TRIGGERED)
-"""The kinds of which `LATER` further packets may be sent."""
+"""The kinds of which `MAX_LATER` further packets may be sent."""
 
 
 class _Counted(NamedTuple):
@@ -186,16 +190,16 @@ class _Counted(NamedTuple):
     kind: PacketKind
     later: bool
     relayed: bool
-    """It goes to a relayed candidate, and may use all that is `RESERVED`."""
+    """Whether it goes to a relayed candidate, and may use all of the `RESERVED` packets."""
     proof: bool
-    """It is one of a proof, and may use all that is `RESERVED` except `RESERVED_RELAYED`."""
+    """Whether it is a proof, and may use the `RESERVED` packets that are not `RESERVED_FOR_RELAYED`."""
 
 
 class Budget:
     """
     The budget of one peer, over all calls and ICE restarts with it.
 
-    :param limits: what all peers together can make us send; None: there is no other peer.
+    :param limits: what all peers together can make us send; None: there are no other peers.
     :ivar openings: what may be sent to ports that the peer names for attempts.
     :ivar early: what may be sent of handshakes before a check was answered.
     :ivar sprays: what may be sent for spraying.
@@ -217,8 +221,8 @@ class Budget:
 
     def use(self, limits: NodeLimits) -> None:
         """
-        Count what is sent from now on in these limits: the peer may have become a contact, or be none any
-        more.
+        Count what is sent from now on in these limits, because the peer has become a contact or is no longer
+        one.
         """
         self._checks = limits.checks
         self.openings.use(limits.openings)
@@ -255,7 +259,7 @@ class Budget:
             return False
         if sent is self._within_relays:
             alike = sum(each.route.remote == address and each.kind is kind for each in sent)
-            if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
+            if len(sent) >= MAX_PACKETS or alike >= MAX_TRIGGERED_TO_ONE:
                 return False
             sent.append(_Counted(now, route, size, kind, False, True, False))
             return True
@@ -303,7 +307,7 @@ class Budget:
         alike = sum(each.kind is kind for each in self._counted)
         total = size + sum(each.size for each in self._counted)
         full = len(self._counted) + kept >= MAX_PACKETS or total > MAX_BYTES
-        if full or alike >= CONNECTS:
+        if full or alike >= MAX_CONNECTS:
             return False
         return self._count(_Counted(now, Route(remote), size, kind, False, False, False))
 
@@ -316,7 +320,7 @@ class Budget:
     @property
     def _kept_for_relayed(self) -> int:
         """How many packets are kept for relayed candidates alone."""
-        return max(0, RESERVED_RELAYED - sum(each.relayed for each in self._counted))
+        return max(0, RESERVED_FOR_RELAYED - sum(each.relayed for each in self._counted))
 
     def _count(self, sent: _Counted, familiar: bool = False) -> bool:
         """Count a packet, unless all peers together have had us send too many to this host."""
@@ -389,24 +393,25 @@ class Budget:
         times = [each.time for each in sent if each.kind is kind and _share_limits(each.route, route)]
         through_relay = route.relayed is not None and not relayed
         if kind in _RELAYED:
-            return len(times) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
+            return len(times) < MAX_RELAYED_TO_ONE and sum(map(kinds.count, _RELAYED)) < MAX_RELAYED
         if kind in _SHARES:
-            limit = OF_ONE_THROUGH_RELAY if through_relay else OF_ONE_HEARD
+            limit = MAX_DIRECT_THROUGH_RELAYS if through_relay else MAX_TRIGGERED_TO_ONE
             if kind is PacketKind.TRIGGERED and times and now >= times[-1] + SPACED_GAP:
-                limit += SPACED
+                limit += MAX_SPACED
             return len(times) < limit and len(self._counted) < _SHARES[kind]
         if kind is PacketKind.PROOF:
-            spaced = not times or now >= times[-1] + PROVING_GAP
-            return spaced and len(times) < OF_ONE_PROVING and kinds.count(kind) < MAX_PROVING
-        if kind is PacketKind.UNLIKELY and kinds.count(kind) >= UNLIKELY:
+            spaced = not times or now >= times[-1] + PROOF_GAP
+            return spaced and len(times) < MAX_PROOFS_TO_ONE and kinds.count(kind) < MAX_PROOFS
+        if kind is PacketKind.UNLIKELY and kinds.count(kind) >= MAX_UNLIKELY:
             return False
         checks = kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY)
-        return len(times) < (OF_ONE_THROUGH_RELAY if through_relay else OF_ONE) and checks < DIRECT
+        most = MAX_DIRECT_THROUGH_RELAYS if through_relay else MAX_DIRECT_TO_ONE
+        return len(times) < most and checks < MAX_DIRECT
 
     def _allows_later(self, now: float) -> bool:
         later = sum(each.later for each in self._counted)
         newest = max((each.time for each in self._counted if each.kind in _LATER), default=-WINDOW)
-        return later < LATER and now >= newest + GAP * 2**later
+        return later < MAX_LATER and now >= newest + LATER_GAP * 2**later
 
     def _forget(self, now: float) -> None:
         for sent, window in ((self._counted, WINDOW), (self._within_relays, RELAY_WINDOW)):

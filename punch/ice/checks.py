@@ -13,7 +13,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 
-from punch.ice.budget import MAX_ANSWERED, OF_ONE_HEARD_THROUGH, Budget, PacketKind, Route
+from punch.ice.budget import MAX_ANSWERED, MAX_TRIGGERED_THROUGH_RELAY, Budget, PacketKind, Route
 from punch.ice.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.ice.pairs import CandidatePair
 from punch.identity import RandomBytes
@@ -216,7 +216,7 @@ class CallBudget:
     def may_answer(self, remote: Address, local: Address, answer: bytes, now: float) -> bool:
         """Whether an authenticated check that came from `remote` to `local` may be answered."""
         if self._route(remote, local).relayed is not None and len(self._heard) < MAX_ANSWERED:
-            self._heard.setdefault(remote, OF_ONE_HEARD_THROUGH)
+            self._heard.setdefault(remote, MAX_TRIGGERED_THROUGH_RELAY)
         return self._may_send(remote, local, answer, PacketKind.ANSWER, now)
 
     def may_be_large(self, remote: Address, local: Address, now: float) -> bool:

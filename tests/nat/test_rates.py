@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from punch.ice.budget import (
-    CONNECTS,
-    LATER,
     MAX_BYTES,
+    MAX_CONNECTS,
+    MAX_LATER,
     MAX_PACKETS,
 )
 from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS, MAX_SPRAYED, MAX_SPRAYED_BYTES, SYN_SIZE
@@ -72,7 +72,7 @@ LIMITS = {
         round(spraying.RATE) + spraying.BURST,
     ),
     # 60 bytes each; the 14 of Ethernet are not counted
-    TCP: Limits(3, 3, CONNECTS, CONNECTS * (SYN_SIZE + 20), 3),
+    TCP: Limits(3, 3, MAX_CONNECTS, MAX_CONNECTS * (SYN_SIZE + 20), 3),
 }
 
 
@@ -136,11 +136,11 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
                 assert mine[TECHNIQUES[pair]][0] <= allowed + late, (pair, side)
                 assert mine[TECHNIQUES[pair]][1] <= limits.bytes + late * LARGEST, (pair, side)
             assert mine["ice"][0] <= CHECKS, (pair, side)
-            assert mine["tcp"][0] <= CONNECTS, (pair, side)
+            assert mine["tcp"][0] <= MAX_CONNECTS, (pair, side)
             if pair is not SPRAYING:
                 # Of ICE's checks, few are left by then, and TCP follows
                 later = [each for each in samples if each[0] >= samples[0][0] + SETTLED]
-                assert most_in(later, (pair, side), 1.0) <= limits.second + LATER + SYNS, (pair, side)
+                assert most_in(later, (pair, side), 1.0) <= limits.second + MAX_LATER + SYNS, (pair, side)
             assert most_in(samples, (pair, side), 1.0) <= limits.second + CHECKS, (pair, side)
         # Something was sent at all
         assert max(packets for packets, _ in sent.values()) >= min(limits.packets, limits.once)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.ice.budget import CONNECTS, PacketKind, Route
+from punch.ice.budget import MAX_CONNECTS, PacketKind, Route
 from punch.ice.limits import CHECKS, KEPT_FOR_FAMILIAR, KEPT_FOR_HEARD
 from punch.test.ice.test_limits import VICTIM, NewPeersCase
 from punch.wire.address import Address, TCPAddress
@@ -45,5 +45,5 @@ class NewPeersTests(NewPeersCase):
     def test_connections(self) -> None:
         """SYNs of TCP connections count as checks do."""
         remote = TCPAddress(VICTIM, 2000)
-        sent = sum(self.peer().allows_connect(remote, 0.0) for _ in range(CONNECTS * CHECKS[1]))
+        sent = sum(self.peer().allows_connect(remote, 0.0) for _ in range(MAX_CONNECTS * CHECKS[1]))
         self.assertEqual(sent, CHECKS[1] - KEPT_FOR_HEARD - KEPT_FOR_FAMILIAR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from punch.ice.budget import CONNECTS
+from punch.ice.budget import MAX_CONNECTS
 from punch.node.punching.coordinator import TIME_FOR_CHECKS, TIME_FOR_TECHNIQUE
 from punch.node.punching.schedule import PROOF_GAP, PROOFS
 from punch.test.internet import NAT, Filtering, Firewall, LinkSpec, Mapping, Packet, Ports
@@ -39,7 +39,7 @@ class RendezvousOnlyTests(TCPTestCase):
             self.net.advance(20.0)
             self.assertTrue(self.over_tcp)
             for peer in self.peers:
-                self.assertLessEqual(self.syns(peer), CONNECTS)
+                self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
                 self.assertEqual(self.listening(peer), [])
             self.alice.node.hangup(self.bob.id)
             self.net.advance(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from punch.ice.budget import CONNECTS
+from punch.ice.budget import MAX_CONNECTS
 from punch.ice.port_lease import MappingProtocol
 from punch.ice.port_mapper import MAX_TCP_PORTS
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
@@ -30,7 +30,7 @@ class DirectTests(TCPTestCase):
         began = self.call(caller)
         self.wait(lambda: self.over_tcp, began + WITHIN - self.net.now)
         for peer in self.peers:
-            self.assertLessEqual(self.syns(peer), CONNECTS)
+            self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
         self.net.advance(began + 25.0 - self.net.now)
         self.assertTrue(self.over_tcp)
         self.alice.chat.send(self.bob.id, "over TCP")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from punch.ice.budget import CONNECTS
+from punch.ice.budget import MAX_CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.link.control_stream import OptionalFrameType
 from punch.node.events import Disconnected, PathChanged
@@ -35,7 +35,7 @@ class DirectTests(TCPTestCase):
         began = self.call(caller)
         self.wait(lambda: self.over_tcp, began + WITHIN - self.net.now)
         for peer in self.peers:
-            self.assertLessEqual(self.syns(peer), CONNECTS)
+            self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
         self.net.advance(began + 25.0 - self.net.now)
         self.assertTrue(self.over_tcp)
         self.alice.chat.send(self.bob.id, "over TCP")
@@ -86,7 +86,7 @@ class RelayTests(TCPTestCase):
         self.net.advance(60.0)
         self.assertEqual({self.path(peer)[0] for peer in self.peers}, {"relay"})
         for peer in self.peers:
-            self.assertLessEqual(self.syns(peer), CONNECTS)
+            self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
         self.stop()
 
     def test_udp_works(self) -> None:
@@ -114,7 +114,7 @@ class RelayTests(TCPTestCase):
         self.net.advance(120.0)
         self.assertEqual([self.path(peer) for peer in self.peers], [("relay", "udp")] * 2)
         for peer in self.peers:
-            self.assertIn(self.syns(peer), range(1, CONNECTS + 1))
+            self.assertIn(self.syns(peer), range(1, MAX_CONNECTS + 1))
             self.assertEqual(self.listening(peer), [])
         self.stop()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory
 
-from punch.ice.budget import CONNECTS, MAX_BYTES, MAX_PACKETS
+from punch.ice.budget import MAX_BYTES, MAX_CONNECTS, MAX_PACKETS
 from punch.link.control_stream import ControlFrameType, OptionalFrameType
 from punch.node.network.tcp_connections import MAX_UNPROVED_OF_ONE
 from punch.node.punching.tcp_attempt import CHECK_TIME, TIDY_GAP
@@ -182,7 +182,7 @@ class HostileTests(TCPTestCase):
             if each.source[0] == BOB and each.protocol == "tcp" and each.link == "bob up"
         ]
         there = [each for each in sent if each.destination[0] != SERVICE or each.destination[1] >= 8000]
-        self.assertLessEqual(len(there), min(CONNECTS, MAX_PACKETS))
+        self.assertLessEqual(len(there), min(MAX_CONNECTS, MAX_PACKETS))
         self.assertLessEqual(sum(each.size for each in there), MAX_BYTES)
         self.assertEqual([each.destination for each in there if each.destination[1] < 1024], [])
         self.assertEqual({each.destination[0] for each in there} - {VICTIM, SERVICE, ALICE}, set())
@@ -288,7 +288,7 @@ class VictimTests(TCPTestCase):
             self.lie(1000 * (1 + number))
             self.net.advance(10.0)
         connections = self.server.connections
-        self.assertIn(len(connections), range(3, CONNECTS + 1))
+        self.assertIn(len(connections), range(3, MAX_CONNECTS + 1))
         for each in connections:
             self.assertIn(len(each.received), range(50, 200))
             self.assertLess(each.lost_at - each.made_at, CHECK_TIME + 2 * TIDY_GAP)

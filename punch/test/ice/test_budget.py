@@ -5,25 +5,25 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import (
-    CONNECTS,
-    DIRECT,
     MAX_ANSWERED,
     MAX_BYTES,
+    MAX_CONNECTS,
+    MAX_DIRECT,
+    MAX_DIRECT_THROUGH_RELAYS,
+    MAX_DIRECT_TO_ONE,
     MAX_PACKETS,
     MAX_PEERS,
-    MAX_PROVING,
-    OF_ONE,
-    OF_ONE_HEARD,
-    OF_ONE_HEARD_THROUGH,
-    OF_ONE_PROVING,
-    OF_ONE_RELAYED,
-    OF_ONE_THROUGH_RELAY,
-    PROVING_GAP,
+    MAX_PROOFS,
+    MAX_PROOFS_TO_ONE,
+    MAX_RELAYED,
+    MAX_RELAYED_TO_ONE,
+    MAX_TRIGGERED_THROUGH_RELAY,
+    MAX_TRIGGERED_TO_ONE,
+    MAX_UNLIKELY,
+    PROOF_GAP,
     RELAY_WINDOW,
-    RELAYED,
     RESERVED,
-    RESERVED_RELAYED,
-    UNLIKELY,
+    RESERVED_FOR_RELAYED,
     Budget,
     Budgets,
     PacketKind,
@@ -60,10 +60,10 @@ class BudgetTests(SynchronousTestCase):
     def test_each_kind_has_a_share(self) -> None:
         """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
         budget = Budget()
-        self.assertEqual(self.spend(budget, PacketKind.UNLIKELY), UNLIKELY)
-        self.assertEqual(self.spend(budget, PacketKind.DIRECT), DIRECT - UNLIKELY)
-        self.assertEqual(self.spend(budget, PacketKind.RELAYED), RELAYED)
-        self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - 1 - DIRECT - RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.UNLIKELY), MAX_UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT), MAX_DIRECT - MAX_UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED), MAX_RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - 1 - MAX_DIRECT - MAX_RELAYED)
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED), 1)
         for kind in PacketKind:
             self.assertEqual(self.spend(budget, kind, WINDOW - 0.001), 0)
@@ -101,7 +101,7 @@ class BudgetTests(SynchronousTestCase):
             for kind in (PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
                 self.spend(budget, kind, 1.0)
             prove(budget)
-            self.assertEqual(self.spend(budget, PacketKind.RELAYED, 2.0), RESERVED_RELAYED)
+            self.assertEqual(self.spend(budget, PacketKind.RELAYED, 2.0), RESERVED_FOR_RELAYED)
 
     def test_one_address_that_never_hears_us(self) -> None:
         """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
@@ -117,8 +117,8 @@ class BudgetTests(SynchronousTestCase):
             ]
             self.assertEqual(later, [1, 2, 17, 47], "further ones are spread over time")
             self.assertFalse(budget.allows(route(1), 100, PacketKind.ANSWER, 200.0, relayed=relayed))
-            left = MAX_PACKETS - 2 * OF_ONE_HEARD - len(later)
-            direct = min(DIRECT, left if relayed else left - RESERVED)
+            left = MAX_PACKETS - 2 * MAX_TRIGGERED_TO_ONE - len(later)
+            direct = min(MAX_DIRECT, left if relayed else left - RESERVED)
             self.assertEqual(self.spend(budget, PacketKind.DIRECT, 300.0), direct)
             left -= direct
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
@@ -130,9 +130,12 @@ class BudgetTests(SynchronousTestCase):
         budget = Budget()
         for kind in (PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
             sent = sum(budget.allows(through, 96, kind, 0.0) for _ in range(9))
-            self.assertEqual(sent, OF_ONE_THROUGH_RELAY, kind)
+            self.assertEqual(sent, MAX_DIRECT_THROUGH_RELAYS, kind)
         self.assertTrue(budget.allows(Route(there), 96, PacketKind.UNLIKELY, 0.0))
-        for kind, most in ((PacketKind.DIRECT, OF_ONE), (PacketKind.TRIGGERED, OF_ONE_HEARD)):
+        for kind, most in (
+            (PacketKind.DIRECT, MAX_DIRECT_TO_ONE),
+            (PacketKind.TRIGGERED, MAX_TRIGGERED_TO_ONE),
+        ):
             self.assertEqual(sum(budget.allows(Route(there), 96, kind, 0.0) for _ in range(9)), most, kind)
 
     def test_heard_through_a_relay(self) -> None:
@@ -147,18 +150,18 @@ class BudgetTests(SynchronousTestCase):
         self.assertFalse(session.may_check(pair, bytes(100), 1.0))
         self.assertTrue(session.may_answer(pair.remote.address, relayed, bytes(60), 2.0))
         sent = [session.may_check(pair, bytes(100), 3.0) for _ in range(MAX_PACKETS)]
-        self.assertEqual(sum(sent), OF_ONE_HEARD_THROUGH)
+        self.assertEqual(sum(sent), MAX_TRIGGERED_THROUGH_RELAY)
 
     def test_both_ways_to_a_relayed_address(self) -> None:
         """At one relayed address, checks from our addresses and through our relay have separate limits."""
         budget = Budget()
         sent = [
-            sum(budget.allows(route(1), 100, kind, 0.0) for _ in range(RELAYED))
+            sum(budget.allows(route(1), 100, kind, 0.0) for _ in range(MAX_RELAYED))
             for kind in (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
         ]
-        self.assertEqual(sent, [OF_ONE_RELAYED, OF_ONE_RELAYED])
+        self.assertEqual(sent, [MAX_RELAYED_TO_ONE, MAX_RELAYED_TO_ONE])
         left = self.spend(budget, PacketKind.RELAYED, 0.0)
-        self.assertEqual(left, RELAYED - 2 * OF_ONE_RELAYED)
+        self.assertEqual(left, MAX_RELAYED - 2 * MAX_RELAYED_TO_ONE)
         self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
 
     def test_proofs_of_where_we_receive(self) -> None:
@@ -175,14 +178,14 @@ class BudgetTests(SynchronousTestCase):
         def sent(now: float) -> int:
             return sum(call.may_check(pair, bytes(100), now) for _ in range(10))
 
-        self.assertEqual(sent(0.0), OF_ONE_RELAYED)
+        self.assertEqual(sent(0.0), MAX_RELAYED_TO_ONE)
         call.prove()
-        self.assertEqual([sent(now) for now in (1.0, 1.0 + PROVING_GAP - 0.1)], [1, 0])
-        self.assertEqual([sent(now) for now in (1.0 + PROVING_GAP, 2.0 + 2 * PROVING_GAP)], [1, 0])
+        self.assertEqual([sent(now) for now in (1.0, 1.0 + PROOF_GAP - 0.1)], [1, 0])
+        self.assertEqual([sent(now) for now in (1.0 + PROOF_GAP, 2.0 + 2 * PROOF_GAP)], [1, 0])
         others = [budget.allows(route(9 + number), 100, PacketKind.PROOF, 20.0) for number in range(10)]
-        self.assertEqual(sum(others), MAX_PROVING - OF_ONE_PROVING)
+        self.assertEqual(sum(others), MAX_PROOFS - MAX_PROOFS_TO_ONE)
         rest = self.spend(budget, PacketKind.ANSWER, 20.0) + self.spend(budget, PacketKind.TRIGGERED, 20.0)
-        self.assertLessEqual(OF_ONE_RELAYED + MAX_PROVING + rest, MAX_PACKETS)
+        self.assertLessEqual(MAX_RELAYED_TO_ONE + MAX_PROOFS + rest, MAX_PACKETS)
 
     def test_relayed_candidates_have_a_part(self) -> None:
         """Relayed candidates are checked however many checks went to direct ones, in one call or several."""
@@ -212,7 +215,7 @@ class BudgetTests(SynchronousTestCase):
         times = [now for now in range(1, 600) if budget.allows(route(0), 100, PacketKind.DIRECT, float(now))]
         self.assertEqual(times, [15, 45])
         self.assertEqual(
-            self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - DIRECT - len(times)
+            self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - MAX_DIRECT - len(times)
         )
 
     def test_who_answers_costs_nothing(self) -> None:
@@ -222,7 +225,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertTrue(budget.allows(route(1), 1200, PacketKind.TRIGGERED, float(now)))
             self.assertEqual(budget.is_validated(route(1), now), now > 0)
             budget.answered(route(1), float(now))
-        self.assertEqual(self.spend(budget, PacketKind.DIRECT, 100.0), DIRECT + 1)
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT, 100.0), MAX_DIRECT + 1)
         self.assertTrue(budget.is_validated(route(1), 99.0 + WINDOW - 0.1))
         self.assertFalse(budget.is_validated(route(1), 99.0 + WINDOW))
         self.assertFalse(budget.is_idle(99.0))
@@ -275,7 +278,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertTrue(budget.allows(relay, size, PacketKind.TRIGGERED, later))
         one = Budget()
         sent = [one.allows(relay, 96, PacketKind.RELAYED_TWICE, 1.0) for _ in range(MAX_PACKETS)]
-        self.assertEqual(sum(sent), OF_ONE_HEARD)
+        self.assertEqual(sum(sent), MAX_TRIGGERED_TO_ONE)
         self.assertFalse(one.is_idle(RELAY_WINDOW))
         one.answered(relay, 2.0)
         self.assertTrue(one.is_validated(relay, 2.0))
@@ -310,7 +313,7 @@ class BudgetTests(SynchronousTestCase):
             for kind in PacketKind
         ]
         self.assertLessEqual(sum(sent), MAX_PACKETS)
-        self.assertGreater(sum(sent), DIRECT)
+        self.assertGreater(sum(sent), MAX_DIRECT)
 
     def test_a_relay_of_ours_over_the_other_family(self) -> None:
         """
@@ -324,7 +327,7 @@ class BudgetTests(SynchronousTestCase):
         kind = PacketKind.RELAYED_TWICE
         self.assertFalse(budget.allows(Route(address(1), ours), 96, kind, 1.0))
         sent = [budget.allows(Route(theirs, ours), 96, kind, 1.0) for _ in range(9)]
-        self.assertEqual(sum(sent), OF_ONE_HEARD)
+        self.assertEqual(sum(sent), MAX_TRIGGERED_TO_ONE)
 
     def test_bounds(self) -> None:
         """The numbers of remembered addresses and of peers are bounded."""
@@ -363,7 +366,7 @@ class ConnectTests(SynchronousTestCase):
         """Their number, with all other packets, and in time."""
         budget = Budget()
         sent = sum(budget.allows_connect(TCPAddress(*address(number)), 0.0) for number in range(50))
-        self.assertEqual(sent, CONNECTS)
+        self.assertEqual(sent, MAX_CONNECTS)
         others = sum(
             budget.allows(route(number), 100, kind, 0.0, relayed=relayed)
             for relayed, kind in ((False, PacketKind.TRIGGERED), (True, PacketKind.RELAYED))
@@ -386,7 +389,7 @@ class ConnectTests(SynchronousTestCase):
         """As many as SYNs, and part of the same limit, until one to this address and port is answered."""
         budget = Budget()
         first, last = TCPAddress(*address(0)), TCPAddress(*address(9))
-        for number in range(CONNECTS):
+        for number in range(MAX_CONNECTS):
             self.assertTrue(budget.allows_connect(TCPAddress(*address(number)), 0.0))
             self.assertTrue(budget.allows_first_check(TCPAddress(*address(number)), 100, 0.0))
         for to in (first, last):
@@ -394,7 +397,7 @@ class ConnectTests(SynchronousTestCase):
             self.assertFalse(budget.allows_first_check(to, 100, 0.0))
         others = sum(budget.allows(route(number), 10, PacketKind.RELAYED, 0.0) for number in range(50))
         others += sum(budget.allows(route(number), 10, PacketKind.TRIGGERED, 0.0) for number in range(50))
-        self.assertEqual(2 * CONNECTS + others, MAX_PACKETS)
+        self.assertEqual(2 * MAX_CONNECTS + others, MAX_PACKETS)
         budget.answered(Route(first, address(1)), 0.0)
         budget.answered(route(0), 0.0)
         self.assertFalse(budget.allows_connect(last, 0.0))
@@ -411,7 +414,7 @@ class ConnectTests(SynchronousTestCase):
         for to in (TCPAddress(*address(1)), TCPAddress("2001:db8::1", 7)):
             budget = Budget()
             size = MAX_BYTES // 3
-            sent = sum(budget.allows_first_check(to, size, 0.0) for _ in range(CONNECTS))
+            sent = sum(budget.allows_first_check(to, size, 0.0) for _ in range(MAX_CONNECTS))
             self.assertEqual(sent, 2)
 
     def test_where_the_peer_has_answered(self) -> None:
@@ -419,7 +422,7 @@ class ConnectTests(SynchronousTestCase):
         budget = Budget()
         there = TCPAddress(address(1).host, 7)
         budget.answered(Route(address(1), address(2)), 0.0)
-        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), CONNECTS)
+        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), MAX_CONNECTS)
         budget.answered(route(1), 0.0)
         self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), MAX_OPENINGS)
         self.assertEqual(budget.openings.left(0.0), 0)
@@ -429,7 +432,7 @@ class ConnectTests(SynchronousTestCase):
         budget = Budget()
         budget.answered(route(1), 0.0, to_relay=True)
         there = TCPAddress(address(1).host, 7)
-        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), CONNECTS)
+        self.assertEqual(sum(budget.allows_connect(there, 0.0) for _ in range(100)), MAX_CONNECTS)
 
 
 class OpeningTests(SynchronousTestCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.budget import DIRECT, OF_ONE
+from punch.ice.budget import MAX_DIRECT, MAX_DIRECT_TO_ONE
 from punch.ice.checks import IceCredentials
 from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
@@ -161,7 +161,7 @@ class MappedPortTests(SynchronousTestCase):
             alice.agent.reflexive.add(alice.bases[0], address, f"reflector {number}")
         network.introduce(bob, alice)
         network.run(10.0)
-        self.assertLessEqual(len(bob.sent), DIRECT)
+        self.assertLessEqual(len(bob.sent), MAX_DIRECT)
         return [transmit.remote for _, transmit in bob.sent]
 
     def test_the_port_is_checked_first_and_again(self) -> None:
@@ -174,7 +174,7 @@ class MappedPortTests(SynchronousTestCase):
 
     def test_no_reflector_has_answered(self) -> None:
         """Then there is only what the router names."""
-        self.assertEqual(self.checks().count(self.WRONG), OF_ONE)
+        self.assertEqual(self.checks().count(self.WRONG), MAX_DIRECT_TO_ONE)
 
     def test_another_port_later(self) -> None:
         """The wrong address that the router has named before does not count as one that was seen."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.contacts import AddressBook
 from punch.ice.agent import Agent
 from punch.ice.budget import (
-    GAP,
+    LATER_GAP,
     MAX_BYTES,
     MAX_PACKETS,
     RELAY_WINDOW,
@@ -424,4 +424,4 @@ class HonestTests(SynchronousTestCase):
         network.introduce(bob, alice, end=False)
         network.run(60.0, network.connected)
         self.assertTrue(network.connected())
-        self.assertLess(network.now - began, 20.0 + 2 * GAP)
+        self.assertLess(network.now - began, 20.0 + 2 * LATER_GAP)

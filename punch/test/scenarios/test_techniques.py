@@ -8,7 +8,7 @@ Each technique for a direct path once, between two peers behind NATs for which i
 from __future__ import annotations
 
 from punch.ice import limits
-from punch.ice.budget import CONNECTS
+from punch.ice.budget import MAX_CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.test.internet import NAT, Mapping, Ports, Seen, Unsolicited
 from punch.test.scenarios.punching import HOMES, PunchingTestCase
@@ -133,11 +133,11 @@ class TCPTechniqueTests(TCPTestCase):
         self.call()
         self.wait(lambda: self.over_tcp, WITHIN)
         for peer in self.peers:
-            self.assertLessEqual(self.syns(peer), CONNECTS)
+            self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
             (link,) = peer.node.status.links
             done = link.techniques[Technique.TCP]
             self.assertEqual(done.attempts, link.tcp_punching.attempts)
-            self.assertIn(done.packets - self.syns(peer), range(2 * CONNECTS))
+            self.assertIn(done.packets - self.syns(peer), range(2 * MAX_CONNECTS))
         self.alice.chat.send(self.bob.id, "over TCP")
         self.wait(lambda: self.bob.messages, 1.0)
         self.stop()
