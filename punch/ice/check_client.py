@@ -35,7 +35,10 @@ The longest time between the first two of these requests, in seconds, if the fir
 only an upper bound of the round-trip time is known.
 """
 MAX_OPENING_CHECKS = 2048
-"""How many checks of `opening` may still be answered, the newest ones: all of an attempt by spraying."""
+"""
+How many checks of `opening` are remembered, the newest ones, so that their answers are recognized: as many as
+an attempt by spraying sends.
+"""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -220,7 +223,7 @@ class CheckClient:
         self, answer: StunMessage, remote: Address, local: Address, now: float
     ) -> CheckOutcome | None:
         """
-        Process an answer; returns None if it is unknown, not authentic, or changes nothing.
+        Process an answer; returns None if it answers no check, is not authentic, or changes nothing.
         """
         known = self._transactions.get(answer.transaction_id)
         if known is None:

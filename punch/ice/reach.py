@@ -7,8 +7,8 @@ checks at the services of our own machine. IPv6 link-local addresses are not use
 a zone, which candidates can't carry. IPv4 link-local addresses need no zone; they have the lowest preference,
 and are paired only with each other (RFC 3927, section 2.6.2).
 
-A peer's address must be one that a host can have (`punch.wire.special_addresses`). Forms of IPv4 addresses in
-IPv6 are none: packets to an address are limited, and so it must have one form.
+A peer's address must be one that a host can have (`punch.wire.special_addresses`). IPv4 addresses that are
+written as IPv6 addresses are refused: the packets to each address are counted, so it may have only one form.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def _usable_host(host: str) -> bool:
 
 
 def may_be_remote(address: Address) -> bool:
-    """Whether a peer may have this address: one of a host, in the only form that there is of it."""
+    """Whether a peer may have this address: that of a host, and no IPv4 address written as an IPv6 one."""
     return usable(address) and _may_be_remote(address.host)
 
 
 @lru_cache(maxsize=1024)
 def _may_be_remote(host: str) -> bool:
     ip = parsed(host)
-    # Another form of an IPv4 address would be counted apart from it, or lead to what nobody may name
+    # The other form of an IPv4 address would be counted apart, or lead to an address that nobody may name
     inner = ip in NAT64 or any(scope_of(str(each)) is not Scope.GLOBAL for each in carried(ip))
     return not inner and (scope_of(host) is not Scope.NOWHERE or ip in _OVERLAY)
 

@@ -160,7 +160,10 @@ ports in between. Within a block of a subscriber (RFC 7422), random ports are ne
 differences have no large common divisor.
 """
 FEW_TAKEN = 4
-"""The same if differences are greater than `MAX_STEP`: many random ports have a small common divisor."""
+"""
+The same for differences greater than `MAX_STEP`. It is lower, since many random ports have a small common
+divisor.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,8 @@ class Observation:
 
     :ivar host: the public IP address.
     :ivar translated: whether there is a NAT.
-    :ivar kept: how many of the sockets had the same port outside, of `SOCKETS` at most…
-    :ivar sockets: …of how many.
+    :ivar sockets: how many sockets were seen, `SOCKETS` at most.
+    :ivar kept: how many of these had the same port outside.
     :ivar ports: the external ports, in the order in which they were allocated.
     """
 

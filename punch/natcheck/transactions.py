@@ -1,9 +1,10 @@
 """
-The tools of the experiments: Binding transactions (RFC 8489), probes (docs/protocol.md, 7.1), and coroutines.
+What the experiments are made of: Binding transactions (RFC 8489), probes (docs/protocol.md, section 7.1), and
+coroutines.
 
-An experiment reads best from top to bottom: send a request, wait for the answer or for half a second,
-conclude. So it is a coroutine. `Scheduler` runs coroutines without an event loop, a clock or a socket: the
-caller tells the time.
+Each experiment is a coroutine, so that its steps stand in order: send a request, wait for the answer or for
+half a second, conclude. `Scheduler` runs coroutines without an event loop, a clock or a socket. Its caller
+passes in the time.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ class ReflectorAddresses:
 WAITS = (0.5, 0.5, 0.5, 0.5, 1.0)
 """
 Seconds to wait for an answer after each transmission of a request. With the doubled waits of RFC 8489,
-section 6.2.1, three requests would take the same 3 s, which is too few on networks with loss, because a dozen
-requests must all be answered.
+section 6.2.1, only three requests would be sent in these 3 s. That is too few on networks with loss, because
+a dozen requests must all be answered.
 """
 PROBE_TRIES = 4
 """How often a probe is requested before silence is a result, since each may be lost."""

@@ -19,7 +19,7 @@ from punch.wire.peers.candidate import CandidateType
 
 class OpeningChecks:
     """
-    The checks from other sockets than those of candidates, and what is known of the peer's addresses.
+    The checks from sockets that are not those of candidates, and the addresses where the peer has answered.
 
     :param budget: what may be sent to addresses that have not answered.
     :param ready: returns whether checks can be sent: the peer's credentials are known, and the session has
@@ -61,7 +61,10 @@ class OpeningChecks:
         self._locals.add_opening(base, mapped)
 
     def check(self, base: Address, remote: Address) -> Transmit | None:
-        """Return a check from a socket of `add` that opens our NAT for `remote`; None: impossible."""
+        """
+        Return a check from a socket of `add` that opens our NAT for `remote`; None if these two can't be
+        paired, or no check can be sent now.
+        """
         if base not in self._locals or not self._ready() or not may_pair(base, remote):
             return None
         return self._checker.opening(base, remote)

@@ -31,13 +31,16 @@ open its own NATs. A router that takes unsolicited packets as its own (`simultan
 other side's packets another port if they arrived.
 """
 ROUTERS: Final = (None, 1, None, 1, None)
-"""How many routers may take such a packet at all, in successive attempts: not even the next one."""
+"""
+How many routers may take such a packet at all, in successive attempts; None: any number. With 1, only a
+router of our own home does.
+"""
 MAX_STEPS: Final = 64
 """Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""
 _SHIFTS: Final = (0, 1, 0, 2, 1, 0, 3, 1, 2, 0)
 """
-How many ports other hosts take before each packet of the side that aims, by assumption, if the mappings of
-both sides depend on the port: each assumption is made several times, at different places.
+Assumptions about how many ports other hosts have taken before each packet of the side that aims, if the
+mappings of both sides depend on the port. Each number occurs several times, at different places.
 """
 _LOWEST, _HIGHEST = 1024, 65535
 

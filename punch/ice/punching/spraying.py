@@ -34,7 +34,7 @@ from punch.identity import RandomBytes
 SOCKETS: Final = 256
 """How many sockets the side that opens has."""
 MIN_SOCKETS: Final = 64
-"""With fewer it is not worth it."""
+"""The least number of sockets with which spraying is worth its packets."""
 OPENED: Final = 3
 """How many packets it sends from each of them at most."""
 TARGETS: Final = 2
@@ -44,9 +44,9 @@ PROBES: Final = 900
 MAX_PACKETS: Final = PROBES * TARGETS
 """How many packets one side sends in one attempt at most."""
 RATE: Final = 150.0
-"""How many packets a second each side sends…"""
+"""How many packets a second each side sends."""
 BURST: Final = 8
-"""…and how many more may leave at once after a pause of the process."""
+"""How many packets may leave at once after a pause of the process."""
 LOW_TTL: Final = 5
 """The TTL of the first packets: they have to leave through the sender's NATs, and not to arrive."""
 ROUTERS: Final = 1, 2
@@ -56,8 +56,8 @@ a carrier's as well.
 """
 WAITS: Final = (30.0, 300.0, 1800.0, 21600.0)
 """
-Seconds from one attempt to the next. The last one is used after as many attempts in a row without a path;
-until then, the one before it is used for all later ones.
+Seconds from the beginning of one attempt to that of the next: after the first attempt, after the second, and
+so on. The last number is used only after as many attempts in a row without a path (`counted`).
 """
 LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
@@ -71,8 +71,8 @@ NEAR: Final = 4096
 """How many ports such a range may be away from each port of the side that it belongs to."""
 SHARE: Final = 5
 """
-How many open ports would be hit in a range, by the average, before ports outside of it are guessed, too: none
-is hit with a probability of exp(-5), less than one in a hundred.
+How many open ports of a range are hit on average before ports outside of it are guessed, too. The probability
+that none is hit is exp(-5), less than one in a hundred.
 """
 
 PortRange = tuple[int, int]

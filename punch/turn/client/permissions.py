@@ -13,7 +13,7 @@ from punch.wire.turn import CHANNEL_LIFETIME, FIRST_CHANNEL, LAST_CHANNEL, PERMI
 RENEW_AFTER = 240.0
 """Seconds after which a permission or channel is renewed if it was used since."""
 TRY_AGAIN_AFTER = 60.0
-"""Seconds until a channel that the server did not bind is requested again."""
+"""Seconds until a permission or a channel that the server refused is requested again."""
 MAX_HOSTS = 128
 """Permissions at once. A peer has at most 32 candidates, but an allocation may serve many peers."""
 WAITING = 4
@@ -84,11 +84,11 @@ class ClientPermissions:
         self._by_number: dict[int, Channel] = {}
 
     def permission(self, peer: Address) -> Permission | None:
-        """The one for this peer."""
+        """Return the permission that covers this peer; None if there is none."""
         return self._permissions.get(self._key(peer))
 
     def add_permission(self, peer: Address, now: float) -> Permission | None:
-        """A new one to ask for; None if there are too many."""
+        """Add a permission for this peer, which is to be requested; returns None if there are too many."""
         if len(self._permissions) >= MAX_HOSTS:
             return None
         permission = self._permissions[self._key(peer)] = Permission(peer, now)
@@ -98,17 +98,18 @@ class ClientPermissions:
         return peer if peer.host == self._server else Address(peer.host, 0)
 
     def channel(self, peer: Address) -> Channel | None:
-        """The one for this peer."""
+        """Return the channel of this peer; None if there is none."""
         return self._channels.get(peer)
 
     def channel_of(self, number: int) -> Channel | None:
-        """The one with this number."""
+        """Return the channel with this number; None if there is none."""
         return self._by_number.get(number)
 
     def add_channel(self, peer: Address, now: float) -> Channel | None:
         """
-        A new one to bind; None if all numbers are in use. None is given to another peer ever: a server may
-        remember it for five minutes longer than we do, and a late packet might be taken for another peer's.
+        Add a channel for this peer, which is to be bound; returns None if all numbers were used. No number is
+        used again for another peer: a server may remember it for five minutes longer than we do, and a late
+        packet might be taken for another peer's.
         """
         number = FIRST_CHANNEL + len(self._by_number)
         if number > LAST_CHANNEL:
@@ -117,7 +118,7 @@ class ClientPermissions:
         return channel
 
     def granted(self, peer: Address, now: float) -> None:
-        """The server has granted or renewed a permission, with whatever request."""
+        """The server has granted or renewed a permission, by CreatePermission or ChannelBind."""
         permission = self._permissions.get(self._key(peer))
         if permission is not None:
             permission.grant = Grant.GRANTED
@@ -132,7 +133,7 @@ class ClientPermissions:
         self.granted(channel.peer, now)
 
     def not_bound(self, channel: Channel, now: float) -> None:
-        """The server has not. A channel that is bound stays bound until it expires."""
+        """The server has not bound or renewed a channel. One that is bound stays so until it expires."""
         channel.renew_at = now + TRY_AGAIN_AFTER
 
     def renew(self, now: float) -> None:

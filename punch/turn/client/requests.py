@@ -122,16 +122,20 @@ LAST_WAIT = 8
 RELIABLE_WAIT = 10.0
 """Seconds for which an answer is awaited over TCP, where nothing is sent twice."""
 MAX_TRIES = 4
-"""How often one request is made with another nonce or realm: a server could ask for ever."""
+"""How often one request is made again with another nonce or realm: a server could ask for ever."""
 
 SUCCESS = 0
-# Errors of a server that does not know yet who asks. All others have to be signed.
+# Errors of a server that does not know yet who asks. All other answers must have MESSAGE-INTEGRITY.
 _UNSIGNED = frozenset({400, 401, 420, 438})
 
 
 @dataclass(eq=False)
 class ClientRequest:
-    """One request, which may take several transactions. `about` is for its caller."""
+    """
+    One request, which may take several transactions.
+
+    :ivar about: what it is about, for the caller.
+    """
 
     method: Method
     attributes: tuple[tuple[int, Any], ...]

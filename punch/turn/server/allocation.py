@@ -1,6 +1,6 @@
 """
 One allocation of the relay, with its permissions and channels, and the events that an operator may want to
-know. Pure.
+know.
 """
 
 from __future__ import annotations
@@ -183,9 +183,6 @@ class Allocation:
         """When the allocation or a part of it expires next."""
         ends = [self.expires, *self.permissions.values(), *(each.expires for each in self.bindings.values())]
         return min(ends)
-
-
-# -- events --
 
 
 class AllocationOwner(NamedTuple):

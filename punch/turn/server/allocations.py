@@ -1,5 +1,5 @@
 """
-The allocations of the relay, and their limits: number, users, lifetime and bandwidth. Pure.
+The allocations of the relay, and their limits: number, users, lifetime and bandwidth.
 
 An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user with whose credentials it was
 made. Until its client has proved that it receives at its address, the allocation is *unproved*: it is found
@@ -323,8 +323,6 @@ class Allocations:
             self._end_reservation(token, now)
         self.users.clear()
         self._deadlines.clear()
-
-    # -- within --
 
     def _relays(self, allocation: Allocation, now: float) -> None:
         self.by_client[allocation.client] = allocation

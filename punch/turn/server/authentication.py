@@ -1,5 +1,5 @@
 """
-Who may use the relay, and how many requests of each source are authenticated. Pure.
+Who may use the relay, and how many requests of each source are authenticated.
 
 Authentication is the long-term credential mechanism (RFC 8489, section 9.2) with time-limited credentials.
 The nonce that is issued with credentials is good for an Allocate request, from anywhere: it saves the round
@@ -109,7 +109,7 @@ _MAC_BYTES = 8
 
 class Nonces:
     """
-    Makes and checks nonces. Pure: `unix` is Unix seconds.
+    Makes and checks nonces. `unix` is Unix seconds.
 
     :param lifetime: the lifetime of a nonce, in seconds.
     """

@@ -48,10 +48,10 @@ from punch.wire.turn import MAX_REQUEST, TURN_BEGIN, TURN_END, is_turn
 UNAUTHENTICATED_RATE = 100.0
 """
 Answers a second to unauthenticated requests from one IPv4 /24, or one IPv6 /64, /56 or /48, so that the
-network of a victim gets no more however many of its addresses are forged…
+network of a victim gets no more even if many of its addresses are forged.
 """
 UNAUTHENTICATED_BURST = 500.0
-"""…and at once."""
+"""How many such answers may be sent at once."""
 UNAUTHENTICATED_CAPACITY = 16_384
 """Buckets that are kept for each width of prefix."""
 AMPLIFICATION = 3
@@ -100,8 +100,8 @@ class RelayCore:
     :param ports: opens the sockets behind relayed addresses.
     :param destinations: tells to which addresses nothing is relayed.
     :ivar epoch: Unix seconds minus `now`, for the expiry of credentials.
-    :ivar bytes_to_peers: bytes that were relayed to peers since the start…
-    :ivar bytes_to_clients: …and to clients.
+    :ivar bytes_to_peers: bytes that were relayed to peers since the start.
+    :ivar bytes_to_clients: bytes that were relayed to clients since the start.
     """
 
     def __init__(
@@ -266,8 +266,6 @@ class RelayCore:
     def handle_timer(self, now: float) -> None:
         """End what has expired."""
         self.allocations.handle_timer(now)
-
-    # -- within --
 
     def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> float:
         """Handle a STUN message. Return the seconds for which the connection should not be read from."""

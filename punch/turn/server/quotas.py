@@ -1,6 +1,6 @@
 """
 How many bytes the relay has carried today, for each user and for the clients at each address, and how many it
-may carry, in a day and in a second. Pure.
+may carry, in a day and in a second.
 
 A day is one of UTC. The data of a datagram counts when it is relayed, in either direction, without headers.
 An IPv6 address counts as its /64. Its /56 may have twice as much as a /64, and its /48 or an IPv4 /24 four
@@ -24,20 +24,21 @@ GROWTH = Shares.growing(1)
 """How many times as much as an address a network may have."""
 MAX_METERS = 50_000
 """
-Users, and addresses and networks of each width, that are counted in a day. Sources share these places: who
-comes with ever new identities or addresses has only its own meters forgotten (`SourceCache`). The meter of an
-address or a network begins anew then, that of a user with what was stored.
+How many users are counted in a day, how many addresses, and how many networks of each width. Sources share
+these places: if one comes with ever new identities or addresses, only its own meters are forgotten
+(`SourceCache`). Then the meter of an address or a network begins at zero, that of a user with what was
+stored.
 """
 MAX_LEFT = 10_000
-"""Meters of users that were forgotten, which are kept until their bytes are stored."""
+"""How many forgotten meters of users are kept until their bytes are stored."""
 _SHARE = MAX_METERS // 64
 _IN_ONE = 256
-"""The addresses of an IPv4 /24, and the /56s of an IPv6 /48."""
+"""How many addresses an IPv4 /24 has, and how many /56s an IPv6 /48."""
 
 TOLD_FROM = 0.01
 """
-The other processes are told of a meter when it has counted this part of its limit since they were told last,
-so that they are told of few.
+The other processes are told of a meter when it has counted this part of its limit since they were last told
+of it, so that few meters are sent.
 """
 
 
@@ -46,7 +47,7 @@ class Meter:
     The bytes of one user, or of all clients at one address or in one network.
 
     :ivar used: how many it has had today.
-    :ivar stored: how many of these need not be stored any more: the operator's file contains them, or another
+    :ivar stored: how many of these are not to be stored: the operator's file contains them, or another
         process has carried them.
     :ivar told: how many of these all processes of the service know of.
     :ivar elsewhere: how many of these were carried by other processes, or by an earlier one.
@@ -60,7 +61,7 @@ class Meter:
         self.limit = limit
 
     def clear(self) -> None:
-        """A day has begun."""
+        """Begin at zero, because a day has begun."""
         self.used = self.stored = self.told = self.elsewhere = 0
 
     @property

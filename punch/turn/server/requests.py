@@ -49,7 +49,7 @@ _UDP = 17
 
 class RequestHandler:
     """
-    Answers requests. Pure: `now` is monotonic seconds, `unix` Unix seconds.
+    Answers requests. `now` is monotonic seconds, `unix` Unix seconds.
     """
 
     def __init__(
@@ -217,8 +217,6 @@ class RequestHandler:
             bound.expires = now + CHANNEL_LIFETIME
         self._permit(allocation, [peer], now)
         return success(request)
-
-    # -- within --
 
     def _allocation(self, client: FiveTuple) -> Allocation:
         allocation = self._allocations.by_client.get(client)

@@ -50,9 +50,9 @@ class RelaySettings:
     rate_per_address: float = 125_000_000.0
     """Of all users at one IPv4 address or IPv6 /64."""
     quota_per_user: int | None = None
-    """Bytes in a day; None: no limit…"""
+    """Bytes in a day; None: no limit."""
     quota_per_address: int | None = None
-    """…and of all users at one address."""
+    """Bytes in a day of all users at one IPv4 address or IPv6 /64; None: no limit."""
     burst_time: float = 0.5
     """The size of token buckets, in seconds of their rate."""
     lifetime: float = 3600.0
