@@ -62,6 +62,9 @@ class Link:
     :param room: returns how many bytes of streams the path takes now; None for any number.
     :param wait_for_room: called when the path takes no more; `room_made` is to be called when it takes some
         again.
+    :param on_control: takes the type and payload of each control frame for a layer above.
+    :param on_connection_id: called when a connection ID comes into use (True) or goes out of it (False), so
+        that a socket can route by it.
     """
 
     _log = Logger()
@@ -78,6 +81,8 @@ class Link:
         services: Services | None = None,
         guest: bool = False,
         status: Callable[[], LinkStatus | None] = lambda: None,
+        on_control: Callable[[int, bytes], object] = lambda frame_type, payload: None,
+        on_connection_id: Callable[[bytes, bool], object] = lambda connection_id, added: None,
     ) -> None:
         self.core = core
         self.remote: PeerID = core.remote
@@ -86,12 +91,6 @@ class Link:
         self.closed: LinkClosed | None = None
         self.on_datagram: Callable[[bytes], None] | None = None
         """Called with every unreliable message."""
-        self.on_control: Callable[[int, bytes], None] | None = None
-        """Called with the type and payload of control frames for a layer above."""
-        self.on_connection_id: Callable[[bytes, bool], None] | None = None
-        """
-        Called when a connection ID comes into use (True) or goes out of it, so that a socket can route by it.
-        """
         self._clock = clock
         self._driver = Driver(clock, monotonic, self._step, lambda: (core,))
         self._send = send
@@ -101,6 +100,8 @@ class Link:
         self._services = Services() if services is None else services
         self._guest = guest
         self._status = status
+        self._on_control = on_control
+        self._on_connection_id = on_connection_id
         self._proved = False
         self._service_wait = Timer(clock)
         self._leases: set[Lease] = set()
@@ -404,13 +405,11 @@ class Link:
             if self.on_datagram is not None:
                 self._guard(self.on_datagram, event.data)
         elif isinstance(event, ControlFrame):
-            if self.on_control is not None:
-                self._guard(self.on_control, event.frame_type, event.payload)
+            self._guard(self._on_control, event.frame_type, event.payload)
         elif isinstance(event, PingAnswered):
             self._tell_waiters(True)
         elif isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
-            if self.on_connection_id is not None:
-                self.on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
+            self._on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
         elif isinstance(event, Proved):
             self._proved = True
             self._service_wait.start(SERVICE_WAIT, self._refuse_waiting)

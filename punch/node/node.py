@@ -115,6 +115,7 @@ class Node(Service):
     :param member: vouches for `identity` where only members of the rendezvous may register, or may use its
         relay; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
+    :param make_link: makes the link of each call, from what `Link` is made from.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
     :ivar network_changes: is told when the network of this machine changes.
@@ -150,6 +151,7 @@ class Node(Service):
         look_up_service: LookUpService | None = None,
         prekeys: PrekeyStorage | None = None,
         member: Identity | None = None,
+        make_link: Callable[..., Link] = Link,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
@@ -225,6 +227,7 @@ class Node(Service):
             prekeys=own_prekeys,
             spray_policy=spray,
             descriptors=descriptors,
+            make_link=make_link,
         )
         self._outgoing = OutgoingCalls(self._context, self._calls)
         self._incoming = IncomingCalls(

@@ -9,7 +9,7 @@ seeded randomness, as every part takes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.events import Event as ChatEvent
@@ -18,6 +18,7 @@ from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
+from punch.link.core import LinkCore
 from punch.link.link import Link
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import open_socket as open_best_socket
@@ -119,6 +120,20 @@ class Rendezvous:
         self.reports.append((event, fields))
 
 
+Hears = Callable[[Link, int, bytes], bool]
+"""Whether a node is given a control frame that has arrived: its link, type and payload."""
+
+
+def hear_all(link: Link, frame_type: int, payload: bytes) -> bool:
+    """Give the node every frame."""
+    return True
+
+
+def hear_nothing(link: Link, frame_type: int, payload: bytes) -> bool:
+    """Give the node no frame, as if its release knew none."""
+    return False
+
+
 class Peer:
     """
     A node on a simulated host with a chat on it.
@@ -167,6 +182,8 @@ class Peer:
         self.delivered: list[tuple[float, PeerID, int]] = []
         self.on_event: Callable[[Event], None] | None = None
         self.on_connected: Callable[[Connected], None] | None = None
+        self.hears: Hears = hear_all
+        """Which of the control frames that arrive the node is given."""
         self.node = Node(
             reactor=host.reactor,
             identity=self.identity,
@@ -190,6 +207,7 @@ class Peer:
             proxy=proxy,
             member=member,
             open_socket=open_socket,
+            make_link=self._make_link,
         )
         self.chat = Chat(
             me=self.id,
@@ -277,6 +295,14 @@ class Peer:
     def texts(self) -> list[str]:
         """What was received."""
         return [text for _, text in self.messages]
+
+    def _make_link(self, core: LinkCore, *, on_control: Callable[[int, bytes], object], **parts: Any) -> Link:
+        def received(frame_type: int, payload: bytes) -> None:
+            if self.hears(link, frame_type, payload):
+                on_control(frame_type, payload)
+
+        link = Link(core, on_control=received, **parts)
+        return link
 
     def _event(self, event: Event) -> None:
         self._told += 1

@@ -10,6 +10,7 @@ from punch.ice.limits import MAX_OPENING_BYTES, MAX_OPENINGS
 from punch.ice.punching.prediction import MAX_AIMS, TARGETS
 from punch.ice.punching.techniques import Technique
 from punch.link.control_stream import OptionalFrameType
+from punch.link.link import Link
 from punch.test.internet import NAT, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Endpoint, Packet
 from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
@@ -336,15 +337,13 @@ class HostileTests(PunchingTestCase):
     def test_an_early_end(self) -> None:
         """An attempt for which no reflector answers is refused, so that the other side need not wait."""
         answers: list[Opened] = []
-        on_control = self.alice.link_to(self.bob).on_control
-        assert on_control is not None
 
-        def received(frame_type: int, payload: bytes) -> None:
+        def hears(link: Link, frame_type: int, payload: bytes) -> bool:
             if frame_type == OptionalFrameType.OPENED:
                 answers.append(Opened.decode(payload))
-            on_control(frame_type, payload)
+            return True
 
-        self.alice.link_to(self.bob).on_control = received
+        self.alice.hears = hears
         self.net.drop = lambda packet: (
             packet.destination[0] == "203.0.113.2"
             and (packet.source == (SERVICE, 3478) or packet.source[0] in HOMES)

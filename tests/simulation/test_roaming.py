@@ -18,7 +18,7 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.test.costs import calls_of
 from punch.test.internet import Seen
 from punch.test.scenarios.test_roaming import RETURN, RoamingTestCase
-from punch.test.system import SERVICE, Peer, Rendezvous
+from punch.test.system import SERVICE, Peer, Rendezvous, hear_nothing
 from punch.wire.address import Address
 from punch.wire.control import Incoming, new_call
 from punch.wire.peers.candidate import Candidate, CandidateType
@@ -122,7 +122,7 @@ class OtherSideTests(RoamingTestCase):
 
     def send(self, payload: bytes, frame: ControlFrameType = ControlFrameType.RESTART) -> None:
         """Send a control frame from Alice, whose node ignores what Bob answers."""
-        self.links[0].on_control = None
+        self.alice.hears = hear_nothing
         self.links[0].send_control(frame, payload)
         self.net.advance(1.0)
 
@@ -156,7 +156,7 @@ class OtherSideTests(RoamingTestCase):
         """At most 30 restarts a minute that the other side begins are followed."""
         for generation in range(1, 101):
             self.links[0].send_control(ControlFrameType.RESTART, self.restart(generation))
-        self.links[0].on_control = None
+        self.alice.hears = hear_nothing
         self.net.advance(5.0)
         self.assertEqual(self.generation, RESTARTS_A_MINUTE)
         self.conversation()
@@ -181,7 +181,7 @@ class OtherSideTests(RoamingTestCase):
                 for each in range(port, port + 32)
             )
 
-        self.links[0].on_control = None
+        self.alice.hears = hear_nothing
         (wire,) = victim.interfaces
         self.net.trace = trace
         for generation in range(1, 31):

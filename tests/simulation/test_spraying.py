@@ -10,6 +10,7 @@ from typing import Any
 from punch.ice.punching.spraying import BURST, MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, SOCKETS, TARGETS
 from punch.ice.punching.techniques import LIFETIME, SIMULTANEOUS_OPENS, Technique
 from punch.link.control_stream import OptionalFrameType
+from punch.link.link import Link
 from punch.net.udp.sockets import DatagramSocket, Reach, open_socket
 from punch.node.policies import SprayPolicy
 from punch.node.punching.attempt import REQUEST_SIZE, UNUSED_TIME
@@ -18,7 +19,7 @@ from punch.node.punching.schedule import SETTLE
 from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports, Unsolicited
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import HOMES, PunchingTestCase
-from punch.test.system import SERVICE
+from punch.test.system import SERVICE, hear_nothing
 from punch.wire.address import Address
 from tests.simulation.seeds import ALL
 
@@ -361,15 +362,16 @@ class OlderPeerTests(PunchingTestCase):
         self.net.drop = lambda packet: {packet.source[0], packet.destination[0]} <= homes
         self.nats: list[dict[str, Any]] = []
         self.call()
-        self.bob.link_to(self.alice).on_control = self.record
+        self.bob.hears = self.record
         second = self.net.lan("second", "192.168.9.0/24", nat=one_port(SECOND))
         self.peers[number].host.attach(second)
         self.net.advance(5.0)
 
-    def record(self, frame_type: int, payload: bytes) -> None:
-        """Keep what alice says about her NATs."""
+    def record(self, link: Link, frame_type: int, payload: bytes) -> bool:
+        """Keep what alice says about her NATs, and have bob hear nothing."""
         if frame_type == OptionalFrameType.NATS:
             self.nats.append(json.loads(payload))
+        return False
 
     def test_its_peer_has_two(self) -> None:
         """What is told first makes the older release choose what we choose."""
@@ -516,7 +518,7 @@ class OffTests(PunchingTestCase):
         """One that knows nothing of this does not answer, and gets nothing."""
         self.place(one_port(), random_ports())
         self.call()
-        self.bob.link_to(self.alice).on_control = None
+        self.bob.hears = hear_nothing
         self.net.advance(15.0)
         self.assertGreater(self.status(self.alice).attempts, 1)
         self.assertEqual(self.status(self.alice).packets, 0)

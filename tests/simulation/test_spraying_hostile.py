@@ -8,6 +8,7 @@ from punch.ice.punching.spraying import MAX_PACKETS, MIN_SOCKETS, OPENED, RATE, 
 from punch.identity import Identity
 from punch.link.control_stream import OptionalFrameType
 from punch.link.events import CloseCode
+from punch.link.link import Link
 from punch.test.internet import NAT, LinkSpec
 from punch.test.internet.packet import Packet
 from punch.test.scenarios.punching import HOMES, VICTIM, PunchingTestCase
@@ -257,13 +258,13 @@ class HostileAimTests(PunchingTestCase):
         self.lose_direct()
         self.call()
         self.attempts: list[int] = []
-        link = self.bob.link_to(self.alice)
 
-        def received(frame_type: int, payload: bytes) -> None:
+        def hears(link: Link, frame_type: int, payload: bytes) -> bool:
             if frame_type == OptionalFrameType.TARGETS:
                 self.attempts.append(Targets.decode(payload).attempt)
+            return False
 
-        link.on_control = received
+        self.bob.hears = hears
 
     def answer(self, opened: Opened) -> int:
         """Have alice receive this; returns to how many ports but the service's she sends in a second."""
@@ -374,14 +375,14 @@ class HostileAimTests(PunchingTestCase):
 
     def agree_to_all(self, peer: Peer) -> None:
         """Have a peer agree to each attempt of alice, and send nothing."""
-        link = peer.link_to(self.alice)
 
-        def received(frame_type: int, payload: bytes) -> None:
+        def hears(link: Link, frame_type: int, payload: bytes) -> bool:
             if frame_type == OptionalFrameType.TARGETS:
                 opened = Opened(Targets.decode(payload).attempt, HOMES[1], (), SOCKETS)
                 link.try_send_control(OptionalFrameType.OPENED, opened.encode())
+            return False
 
-        link.on_control = received
+        peer.hears = hears
 
     def test_too_many(self) -> None:
         """A number of sockets that nobody has ends the link."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from punch.ice.budget import MAX_CONNECTS
 from punch.ice.punching.techniques import Technique
 from punch.link.control_stream import OptionalFrameType
+from punch.link.link import Link
 from punch.node.events import Disconnected, PathChanged
 from punch.node.policies import RelayPolicy
 from punch.node.punching.coordinator import TIME_FOR_CHECKS
@@ -129,20 +128,16 @@ class RelayTests(TCPTestCase):
         self.stop()
 
     @staticmethod
-    def ignore_tcp(on_control: Callable[[int, bytes], object], frame_type: int, payload: bytes) -> None:
-        """What an older release sends of TCP, or does with it: nothing."""
-        if frame_type != OptionalFrameType.TCP:
-            on_control(frame_type, payload)
+    def ignore_tcp(link: Link, frame_type: int, payload: bytes) -> bool:
+        """An older release ignores frames about TCP."""
+        return frame_type != OptionalFrameType.TCP
 
     def test_an_older_release(self) -> None:
         """One that skips the frame: alice tries seldom, and sends no SYN."""
         self.place(NAT(ports=Ports.RANDOM))
         self.call()
-        for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
-            link = here.link_to(there)
-            on_control = link.on_control
-            assert on_control is not None
-            link.on_control = partial(self.ignore_tcp, on_control)
+        for peer in self.peers:
+            peer.hears = self.ignore_tcp
         self.net.advance(60.0)
         self.assertEqual(self.syns(self.alice), 0)
         (summary,) = self.alice.node.status.links

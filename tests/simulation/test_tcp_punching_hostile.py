@@ -8,6 +8,7 @@ from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory
 
 from punch.ice.budget import MAX_BYTES, MAX_CONNECTS, MAX_PACKETS
 from punch.link.control_stream import ControlFrameType, OptionalFrameType
+from punch.link.link import Link
 from punch.node.network.tcp_connections import MAX_UNPROVED_OF_ONE
 from punch.node.punching.tcp_attempt import CHECK_TIME, TIDY_GAP
 from punch.test.internet import (
@@ -16,7 +17,7 @@ from punch.test.internet import (
     Ports,
 )
 from punch.test.scenarios.tcp_punching import ALICE, BOB, VICTIM, TCPTestCase
-from punch.test.system import SERVICE
+from punch.test.system import SERVICE, hear_nothing
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 from punch.wire.peers.link_frames import Restart, TCPCandidates
@@ -258,28 +259,25 @@ class VictimTests(TCPTestCase):
         for port in self.ports:
             self.victim.reactor.listenTCP(port, self.server)
         self.call()
-        theirs, ours = self.bob.link_to(self.alice), self.alice.link_to(self.bob)
-        receive, answer = theirs.on_control, ours.on_control
-        assert receive is not None
-        assert answer is not None
-        self.receive, self.answer = receive, answer
+        self.lies: list[bytes] = []
+        self.alice.hears, self.bob.hears = self.alice_hears, self.bob_hears
 
-        def theirs_received(frame_type: int, payload: bytes) -> None:
-            if frame_type != OptionalFrameType.TCP:
-                self.receive(frame_type, payload)
+    def alice_hears(self, link: Link, frame_type: int, payload: bytes) -> bool:
+        """Answer what bob says about TCP, in place of alice's node."""
+        if frame_type != OptionalFrameType.TCP:
+            return True
+        if (said := TCPCandidates.decode(payload)).candidates:
+            self.lie(said.attempt)
+        return False
 
-        def ours_received(frame_type: int, payload: bytes) -> None:
-            if frame_type != OptionalFrameType.TCP:
-                self.answer(frame_type, payload)
-            elif (said := TCPCandidates.decode(payload)).candidates:
-                self.lie(said.attempt)
-
-        theirs.on_control, ours.on_control = theirs_received, ours_received
+    def bob_hears(self, link: Link, frame_type: int, payload: bytes) -> bool:
+        """Nothing that alice's node says about TCP."""
+        return frame_type != OptionalFrameType.TCP or payload in self.lies
 
     def lie(self, attempt: int) -> None:
-        """Have bob receive alice's frame."""
-        said = TCPCandidates(attempt, self.named(VICTIM, *self.ports))
-        self.receive(OptionalFrameType.TCP, said.encode())
+        """Send bob the frame of a hostile alice."""
+        self.lies.append(TCPCandidates(attempt, self.named(VICTIM, *self.ports)).encode())
+        self.alice.link_to(self.bob).send_control(OptionalFrameType.TCP, self.lies[-1])
 
     def check(self, *, closes: bool) -> None:
         """For three minutes, bob connects few times, and sends one check on each connection."""
@@ -309,13 +307,14 @@ class VictimTests(TCPTestCase):
         other = self.net.host("other", "198.51.100.201").addresses[0]
         self.server.closes = True
         self.net.trace = []
-        self.alice.link_to(self.bob).on_control = None
+        self.alice.hears = hear_nothing
         candidates = tuple(
             Candidate(kind, Address(host, 9000 + number), 1000 + number, str(number))
             for kind, host in ((CandidateType.HOST, VICTIM), (CandidateType.RELAY, other))
             for number in range(8)
         )
-        self.receive(ControlFrameType.RESTART, Restart(1, "A" * 8, "A" * 24, candidates).encode())
+        restart = Restart(1, "A" * 8, "A" * 24, candidates)
+        self.alice.link_to(self.bob).send_control(ControlFrameType.RESTART, restart.encode())
         self.net.advance(2.0)
         for number in range(5):
             self.lie(1000 * (1 + number))

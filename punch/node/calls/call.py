@@ -371,11 +371,11 @@ class Call:
             self._context,
             guest=self.guest,
             status=self._link_status,
+            on_control=self._receive_frame,
+            on_connection_id=self._route,
         )
         self.link = link
         self._nats = remote.nats
-        link.on_connection_id = self._route
-        link.on_control = self._receive_frame
         link.when_proved().addCallbacks(self._link_proved, lambda failure: None)
         link.when_closed().addCallback(self._link_closed)
         self._tell(Introduced(self.peer, self.name or ""))

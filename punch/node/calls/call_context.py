@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
+from punch.link.link import Link
 from punch.link.services import Services
 from punch.net.udp.sockets import free_descriptors
 from punch.node.calls.description import Description
@@ -172,6 +173,8 @@ class CallContext:
     """Returns how many more sockets this process may open."""
     services: Services = field(default_factory=Services)
     """What answers the streams of links."""
+    make_link: Callable[..., Link] = Link
+    """Makes a link from what `Link` is made from."""
 
     def offer(self, peer: PeerID, description: Description, now: float) -> Signaling:
         """

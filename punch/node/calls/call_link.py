@@ -179,6 +179,8 @@ def introduced_link(
     *,
     guest: bool,
     status: Callable[[], LinkStatus | None],
+    on_control: Callable[[int, bytes], object],
+    on_connection_id: Callable[[bytes, bool], object],
 ) -> tuple[Link, LinkTerms]:
     """
     Make the link, which `transport` carries from now on, and the terms by which it may be restarted.
@@ -186,6 +188,7 @@ def introduced_link(
     :param certificate: the link certificate of this side; None on the caller's side.
     :param guest: whether the call was accepted for a service only.
     :param status: returns what `Link.status` is.
+    :param on_control: as of `Link`, and so is `on_connection_id`.
     """
     core = LinkCore(
         role=signaling.role,
@@ -199,7 +202,7 @@ def introduced_link(
         clock=context.monotonic,
         now=context.monotonic(),
     )
-    link = Link(
+    link = context.make_link(
         core,
         clock=context.clock,
         monotonic=context.monotonic,
@@ -209,6 +212,8 @@ def introduced_link(
         services=context.services,
         guest=guest,
         status=status,
+        on_control=on_control,
+        on_connection_id=on_connection_id,
     )
     transport.carry(link)
     digest = introduction.certificate_sha256 if certificate is None else certificate.sha256

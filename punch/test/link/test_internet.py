@@ -34,12 +34,18 @@ class End:
     """One peer: a socket for each of its addresses, and a link that takes the path it is told."""
 
     def __init__(self, host: Host, core: LinkCore) -> None:
+        self.frames: list[bytes] = []
         self.sockets = [open_socket(host.reactor, address, 0, self.received) for address in host.addresses]
         self.path = 0
         self.other: End | None = None
         self.services = Services()
         self.link = Link(
-            core, clock=host.reactor, monotonic=host.monotonic, send=self.send, services=self.services
+            core,
+            clock=host.reactor,
+            monotonic=host.monotonic,
+            send=self.send,
+            services=self.services,
+            on_control=lambda frame_type, payload: self.frames.append(payload),
         )
 
     def send(self, datagrams: Sequence[bytes]) -> None:
@@ -134,15 +140,14 @@ class SimulatedLinkTests(TracedLinkCase):
         net = self.internet()
         alice, bob = self.pair(net, LinkSpec(delay=0.01, rate=64_000.0))
         near, far, sink = self.connect_hosts(net, alice, bob)
-        later, control = Sink(), []
+        later = Sink()
         far.services.serve("later/1", Factory.forProtocol(lambda: later))
-        far.link.on_control = lambda kind, payload: control.append(payload)
         open_stream(near.link, "bulk/1", Protocol()).write(bytes(120_000))
         net.advance(5.0)
         begin = net.monotonic()
         near.link.send_control(ControlFrameType.CANDIDATES, b"x")
         open_stream(near.link, "later/1", Protocol()).write(bytes(8_000))
-        net.run_until(lambda: control, 20.0)
+        net.run_until(lambda: far.frames, 20.0)
         self.assertLess(net.monotonic() - begin, 2.5)
         net.run_until(lambda: later.size == 8_000, 20.0)
         # 1 s of its own, and as much of the other one.

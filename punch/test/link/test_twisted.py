@@ -238,7 +238,7 @@ class TwistedTests(TwistedCase):
         self.services.serve("fails-when-made/1", self.accept(FailsWhenMade))
         self.services.serve("refuse/1", Factory.forProtocol(refuse))
         self.callee.on_datagram = lambda data: refuse_anything()
-        self.callee.on_control = lambda frame_type, payload: refuse_anything()
+        self.frame_error = ZeroDivisionError("a fault of the application")
         self.secure()
         ended = [RecordingProtocol() for _ in range(3)]
         for name, near in zip(("fails-on-data/1", "fails-when-made/1", "refuse/1"), ended, strict=True):
@@ -434,24 +434,18 @@ class TwistedTests(TwistedCase):
 
     def test_datagrams_and_control_frames(self) -> None:
         datagrams: list[bytes] = []
-        frames: list[tuple[int, bytes]] = []
         self.callee.on_datagram = datagrams.append
-        self.callee.on_control = lambda frame_type, payload: frames.append((frame_type, payload))
         self.secure()
         self.caller.send_datagram(b"unreliable")
         self.caller.send_control(ControlFrameType.RESTART, b"sealed")
         self.advance(0.1)
         self.assertEqual(datagrams, [b"unreliable"])
-        self.assertEqual(frames, [(ControlFrameType.RESTART, b"sealed")])
+        self.assertEqual(self.frames, [(ControlFrameType.RESTART, b"sealed")])
 
     def test_connection_ids(self) -> None:
-        routes: set[bytes] = set()
-        self.callee.on_connection_id = lambda connection_id, added: (
-            routes.add(connection_id) if added else routes.discard(connection_id)
-        )
         self.secure()
-        self.assertEqual(routes, self.callee.core.connection_ids)
-        self.assertTrue(routes)
+        self.assertEqual(self.routes, self.callee.core.connection_ids)
+        self.assertTrue(self.routes)
 
     def test_no_turns_without_cause(self) -> None:
         """A link that is held and silent sleeps: no timer but the one a week from now."""

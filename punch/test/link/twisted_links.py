@@ -96,6 +96,9 @@ class TwistedCase(LinkTestCase):
         self.dead = False
         self.flushes = 0
         self.services = Services()
+        self.frames: list[tuple[int, bytes]] = []
+        self.frame_error: Exception | None = None
+        self.routes: set[bytes] = set()
         self.caller, self.callee = (
             Link(
                 core,
@@ -103,12 +106,30 @@ class TwistedCase(LinkTestCase):
                 monotonic=self.clock.seconds,
                 send=self.wire(index),
                 services=(Services(), self.services)[index],
+                on_control=(self.ignore, self.receive_frame)[index],
+                on_connection_id=(self.ignore, self.route)[index],
             )
             for index, core in enumerate((self.make_caller().core, self.make_callee().core))
         )
         self.links = (self.caller, self.callee)
         self.accepted: list[RecordingProtocol] = []
         self.services.serve("echo/1", self.accept(RecordingProtocol))
+
+    def ignore(self, *args: object) -> None:
+        """Do nothing about what the caller's link reports."""
+
+    def receive_frame(self, frame_type: int, payload: bytes) -> None:
+        """Keep a control frame that the callee receives, or fail."""
+        if self.frame_error is not None:
+            raise self.frame_error
+        self.frames.append((frame_type, payload))
+
+    def route(self, connection_id: bytes, added: bool) -> None:
+        """Keep the callee's connection IDs."""
+        if added:
+            self.routes.add(connection_id)
+        else:
+            self.routes.discard(connection_id)
 
     def wire(self, index: int) -> Callable[[Sequence[bytes]], None]:
         def send(datagrams: Sequence[bytes]) -> None:
