@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import IPv6Address
 
-from punch import names, petnames
+from punch import names
 from punch.identity import PeerID
-from punch.petnames import BadPetname
+from punch.names import BadPetname
 from punch.sanitize import name_on_one_line
 
 MAX_PATHS = 4
@@ -201,7 +201,7 @@ def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerI
     Earlier versions kept names that are none today: those that nobody can tell from another's, since they
     differ in what is not seen, or that look like an ID. Who has such a name has none now.
     """
-    exact = [petnames.old_key(entry.name) for entry in entries.values() if entry.name is not None]
+    exact = [names.old_petname_key(entry.name) for entry in entries.values() if entry.name is not None]
     if len(set(exact)) < len(exact):
         raise ValueError("one name for two")
     unchanged: dict[str, PeerID] = {}
@@ -210,13 +210,13 @@ def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerI
         if entry.name is None:
             continue
         with suppress(BadPetname):
-            name = checked[peer] = petnames.check_name(entry.name)
+            name = checked[peer] = names.check_petname(entry.name)
             # Whose name is as it is seen keeps it.
-            if name == entry.name or petnames.key(name) not in unchanged:
-                unchanged[petnames.key(name)] = peer
+            if name == entry.name or names.petname_key(name) not in unchanged:
+                unchanged[names.petname_key(name)] = peer
     for peer, entry in entries.items():
         kept = checked.get(peer)
-        yield peer, replace(entry, name=kept if kept and unchanged[petnames.key(kept)] == peer else None)
+        yield peer, replace(entry, name=kept if kept and unchanged[names.petname_key(kept)] == peer else None)
 
 
 def _entry(value: dict[str, object]) -> Contact:
@@ -226,7 +226,7 @@ def _entry(value: dict[str, object]) -> Contact:
         raise TypeError("an entry has other fields")
     if name is not None and not isinstance(name, str):
         raise TypeError("a name is a string")
-    if name is not None and not petnames.was_possible(name):
+    if name is not None and not names.was_petname(name):
         raise ValueError("a name that no version gives")
     services = value.get("services", [])
     if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
@@ -247,13 +247,13 @@ def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, C
         claimed = value["name"]
         if not isinstance(claimed, str):
             raise TypeError("a name is a string")
-        name = petnames.name_from(claimed)
+        name = names.petname_from(claimed)
         if name is not None:
             name = name if taken.isdisjoint(names.looks(name)) else None
             taken |= names.looks(claimed)
         yield (
             PeerID.parse(text),
-            Contact(_seen(claimed[: petnames.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
+            Contact(_seen(claimed[: names.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
         )
 
 

@@ -1,7 +1,7 @@
 """
 The address book: the peers that the user has called or accepted, with their names, grants and blocks.
 
-At the first meeting a peer gets the petname (`punch.petnames`) that it claims, reduced to what one may be, if
+At the first meeting a peer gets the petname that it claims, reduced to what one may be, if
 no other name looks like it (`punch.names`); what the peer calls itself later does not change it. The user may
 give names that look alike, and views then show the ID as well.
 
@@ -13,13 +13,14 @@ knows that it is kept; changes are rare: a name, a block, a grant, a first meeti
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 
-from punch import names, petnames
+from punch import names
 from punch.contact_entries import Contact, LearnedPath, NewerVersion, decode, encode, with_path
 from punch.files import (
     make_private_directory,
@@ -27,11 +28,9 @@ from punch.files import (
     read_regular,
     replace_private,
     try_lock,
-    unusable,
 )
 from punch.identity import TEXT_LENGTH, PeerID, PeerIDError
-from punch.petnames import BadPetname
-from punch.sanitize import quoted
+from punch.names import BadPetname
 
 #: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
@@ -46,12 +45,72 @@ MAX_LATE_OF_PEERS = MAX_LATE // 2
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
 
 
-class AddressBookError(ValueError):
-    """The book can't be used, or refuses a change; `str()` is a sentence, `code` is for programs."""
+class AddressBookProblem(Enum):
+    """
+    Why the address book can't be used, or refuses a change.
 
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
+    :ivar code: what programs are told.
+    """
+
+    FILE = "file", "state"
+    """The system refuses to open, read or write a file: `cause` is an `OSError`."""
+    HELD = "held", "state"
+    """Another process changes the book, and does not end with it."""
+    NEWER = "newer", "state"
+    """The file was written by a newer version of Punch."""
+    DAMAGED = "damaged", "state"
+    STATE = "state", "state"
+    """Something else that is kept of the peer can't be removed: `cause` is a `StateError`."""
+    NAME = "name", "bad-name"
+    """The name can't be a petname: `cause` is a `BadPetname`."""
+    NAME_TAKEN = "name-taken", "name-taken"
+    """`peer` has the name already."""
+    SERVICE = "service", "bad-service"
+    """`name` can't be the name of a service."""
+    OPEN_SERVICE = "open-service", "bad-service"
+    """Every peer may open the service, so nobody is granted it."""
+    NOT_GRANTED = "not-granted", "not-granted"
+    OPEN_NOT_GRANTED = "open-not-granted", "not-granted"
+    """The service was not granted to the peer, because every peer may open it."""
+    UNKNOWN_PEER = "unknown-peer", "unknown-peer"
+    """The peer is not in the book."""
+
+    def __init__(self, problem: str, code: str) -> None:
+        self.problem = problem
         self.code = code
+
+
+class AddressBookError(ValueError):
+    """
+    The book can't be used, or refuses a change.
+
+    :ivar problem: why.
+    :ivar path: the file, where that is the problem.
+    :ivar name: the name of a peer or a service that is refused, or "".
+    :ivar peer: the peer that is meant, or has the name.
+    :ivar cause: the error that is the cause, if there is one.
+    """
+
+    def __init__(
+        self,
+        problem: AddressBookProblem,
+        *,
+        path: Path | None = None,
+        name: str = "",
+        peer: PeerID | None = None,
+        cause: Exception | None = None,
+    ) -> None:
+        super().__init__(": ".join(str(part) for part in (problem.problem, path, cause) if part))
+        self.problem = problem
+        self.path = path
+        self.name = name
+        self.peer = peer
+        self.cause = cause
+
+    @property
+    def code(self) -> str:
+        """What programs are told."""
+        return self.problem.code
 
 
 class AddressBook:
@@ -113,7 +172,7 @@ class AddressBook:
     def find(self, name: str) -> PeerID | None:
         """The peer with this petname, in upper or lower case."""
         self.refresh()
-        return self._by_name.get(petnames.key(name.strip()))
+        return self._by_name.get(names.petname_key(name.strip()))
 
     def alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
         """
@@ -135,9 +194,9 @@ class AddressBook:
         """Give a peer a petname, or remove it (None)."""
         if name is not None:
             try:
-                name = petnames.check_new_name(name)
+                name = names.check_new_petname(name)
             except BadPetname as error:
-                raise AddressBookError(error.code, str(error)) from error
+                raise AddressBookError(AddressBookProblem.NAME, name=name, cause=error) from error
         return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:
@@ -192,20 +251,18 @@ class AddressBook:
         )
 
     def _met(self, peer: PeerID, entry: Contact, claimed: str) -> Contact:
-        entry = replace(entry, known=True, claimed=claimed[: petnames.MAX_CLAIMED] or entry.claimed)
+        entry = replace(entry, known=True, claimed=claimed[: names.MAX_CLAIMED] or entry.claimed)
         if entry.claimed and not entry.named:
-            name = petnames.name_from(entry.claimed)
+            name = names.petname_from(entry.claimed)
             if name is not None and not self._alike(peer, name):
                 entry = replace(entry, name=name)
             entry = replace(entry, named=True)
         return entry
 
     def _free(self, peer: PeerID, name: str | None) -> str | None:
-        if name is not None and self._by_name.get(petnames.key(name), peer) != peer:
-            other = self._by_name[petnames.key(name)]
-            raise AddressBookError(
-                "name-taken", f"The name {quoted(name)} is {other.short}'s already: choose another one."
-            )
+        if name is not None and self._by_name.get(names.petname_key(name), peer) != peer:
+            other = self._by_name[names.petname_key(name)]
+            raise AddressBookError(AddressBookProblem.NAME_TAKEN, name=name, peer=other)
         return name
 
     def _change(
@@ -229,7 +286,7 @@ class AddressBook:
         if self._path is not None and full and key not in self._late:
             self._write(self._path)
             if self._late:
-                raise AddressBookError("state", _held(self._path))
+                raise AddressBookError(AddressBookProblem.HELD, path=self._path)
         if not self._put(peer, change(self.entry(peer))):
             return False
         if self._path is not None:
@@ -258,14 +315,14 @@ class AddressBook:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise AddressBookError("state", _unusable(path, error)) from error
+            raise AddressBookError(AddressBookProblem.FILE, path=path, cause=error) from error
 
     def _put(self, peer: PeerID, entry: Contact) -> bool:
         before = self._entries.get(peer, Contact())
         if before.name is not None:
-            del self._by_name[petnames.key(before.name)]
+            del self._by_name[names.petname_key(before.name)]
         if entry.name is not None:
-            self._by_name[petnames.key(entry.name)] = peer
+            self._by_name[names.petname_key(entry.name)] = peer
         self._look(peer, before, False)
         if entry == Contact():
             self._entries.pop(peer, None)
@@ -320,20 +377,13 @@ class AddressBook:
         except FileNotFoundError:
             entries = {}
         except OSError as error:
-            raise AddressBookError("state", _unusable(path, error)) from error
+            raise AddressBookError(AddressBookProblem.FILE, path=path, cause=error) from error
         except NewerVersion as error:
-            raise AddressBookError(
-                "state",
-                f"The address book {path} was written by a newer version of Punch: use that one, or choose "
-                "another directory with --state-dir.",
-            ) from error
+            raise AddressBookError(AddressBookProblem.NEWER, path=path) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PeerIDError) as error:
-            raise AddressBookError(
-                "state",
-                f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew.",
-            ) from error
+            raise AddressBookError(AddressBookProblem.DAMAGED, path=path) from error
         self._entries = entries
-        self._by_name = {petnames.key(e.name): peer for peer, e in entries.items() if e.name is not None}
+        self._by_name = {names.petname_key(e.name): peer for peer, e in entries.items() if e.name is not None}
         self._by_look = None
         self._stamp = stamp
         for (peer, _), change in self._late.items():
@@ -350,23 +400,13 @@ class AddressBook:
                     os.close(descriptor)
                     return None
                 if waited >= LOCK_TIME:
-                    raise AddressBookError("state", _held(path))
+                    raise AddressBookError(AddressBookProblem.HELD, path=path)
                 self.sleep(LOCK_STEP)
                 waited += LOCK_STEP
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
-
-
-def _unusable(path: Path, error: OSError) -> str:
-    # It may be the file beside it.
-    what = f"The address book's file {error.filename or path}"
-    return unusable(what, error, "choose another directory with --state-dir")
-
-
-def _held(path: Path) -> str:
-    return f"The address book {path} is held by another process: try again."
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -385,14 +425,26 @@ _MAX_NAME = 40
 
 
 class UnknownPeer(ValueError):
-    """Nobody is meant; `str()` is a sentence for the user."""
+    """
+    A text means nobody.
+
+    :ivar cause: what is wrong with the peer ID that the text should be; None: it is a name.
+    :ivar name: the name, which the address book does not have, or "".
+    :ivar near: names that are written nearly so, or look so.
+    """
+
+    def __init__(self, cause: PeerIDError | None = None, name: str = "", near: Sequence[str] = ()) -> None:
+        super().__init__(str(cause) if cause is not None else name)
+        self.cause = cause
+        self.name = name
+        self.near = near
 
 
 def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerID:
     """
     Whom `text` means. What is not seen in it (Unicode Cf) is ignored.
 
-    :param others: names that could have been typed as well, for the sentence.
+    :param others: names that could have been typed as well.
     :raise UnknownPeer: nobody; a name is called that, and an ID with a typo that.
     """
     typed = names.without_format(text).strip()
@@ -403,11 +455,9 @@ def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerI
         return PeerID.parse(typed)
     except PeerIDError as error:
         if not typed or "://" in typed or not is_name(typed):
-            raise UnknownPeer(str(error)) from None
+            raise UnknownPeer(error) from None
     near = near_names(typed, [*islice(_names(book), MAX_COMPARED), *others])
-    what = " or ".join(near)
-    hint = f"Did you mean {what}?" if near else "punch peers, or /peers in a chat, lists the names."
-    raise UnknownPeer(f"{quoted(typed)} is neither a name in the address book nor a peer ID. {hint}")
+    raise UnknownPeer(name=typed, near=near)
 
 
 def near_names(typed: str, known: Iterable[str]) -> list[str]:

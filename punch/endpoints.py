@@ -41,7 +41,9 @@ from punch.local.protocol import CommandError
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Unregistered
 from punch.node.policies import PortMappingPolicy, SprayPolicy
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
 __all__ = [
@@ -123,7 +125,7 @@ def node_options(
         if rendezvous is not None:
             RendezvousAddress.parse_all(rendezvous)
     except (StateError, RendezvousAddressError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(sentence_of(error)) from None
     if port_mapping not in [policy.value for policy in PortMappingPolicy]:
         raise ValueError(f"port-mapping is auto or never, not {port_mapping!a}.")
     if spray not in [policy.value for policy in SprayPolicy]:
@@ -191,9 +193,9 @@ def _find(options: NodeOptions, who: str) -> PeerID:
     try:
         return find_peer(options.peer.book, who)
     except UnknownPeer as error:
-        raise CommandError("bad-peer-id", str(error)) from None
+        raise CommandError("bad-peer-id", sentence_of(error)) from None
     except StateError as error:
-        raise CommandError("state", str(error)) from None
+        raise CommandError("state", sentence_of(error)) from None
 
 
 @implementer(IStreamClientEndpoint)

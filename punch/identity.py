@@ -9,13 +9,13 @@ key (32 bytes), checksum (2), version (1). The pin of a rendezvous has the same 
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import unicodedata
 from base64 import b32encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from functools import cached_property, lru_cache
 from hashlib import sha3_256, sha256, sha512
 from ipaddress import ip_address
@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from punch.files import create_private, make_private_directory, open_regular, unusable
+from punch.files import create_private, make_private_directory, open_regular
 
 RandomBytes = Callable[[int], bytes]
 """A function that returns so many random bytes: `os.urandom`, or a seeded one in tests."""
@@ -56,8 +56,47 @@ class PeerIDError(ValueError):
     """A text, key or certificate is not a peer ID; `str()` is a sentence for the user."""
 
 
+class IdentityProblem(str, Enum):
+    """Why a key can't be loaded, created or used."""
+
+    ENCRYPTED = "encrypted"
+    """The key is encrypted with a passphrase."""
+    NO_KEY = "no-key"
+    """There is no private key in PEM form."""
+    OTHER_KEY = "other-key"
+    """It is not an Ed25519 key."""
+    FILE = "file"
+    """The system refuses to open, read or make the file: `cause` is an `OSError`."""
+    VANISHED = "vanished"
+    """The file was removed while it was being read."""
+    CONTENT = "content"
+    """The file has no usable key: `cause` is an `IdentityError`."""
+    MODE = "mode"
+    """Other users can read or change the file: `mode`."""
+
+
 class IdentityError(Exception):
-    """A key can't be loaded, created or used; `str()` is a sentence for the user."""
+    """
+    A key can't be loaded, created or used.
+
+    :ivar problem: why not.
+    :ivar path: the file of the key; None if it comes from elsewhere.
+    :ivar cause: the error that is the cause, if there is one.
+    :ivar mode: the mode of the file, if that is the problem.
+    """
+
+    def __init__(
+        self,
+        problem: IdentityProblem,
+        path: Path | None = None,
+        cause: OSError | IdentityError | None = None,
+        mode: int = 0,
+    ) -> None:
+        super().__init__(problem.value, path, cause)
+        self.problem = problem
+        self.path = path
+        self.cause = cause
+        self.mode = mode
 
 
 def key_to_text(payload: bytes, version: int) -> str:
@@ -257,13 +296,11 @@ class Identity:
         try:
             key = load_pem_private_key(pem, None)
         except TypeError as error:
-            raise IdentityError(
-                "The private key is encrypted with a passphrase, which Punch can't ask for."
-            ) from error
+            raise IdentityError(IdentityProblem.ENCRYPTED) from error
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise IdentityError("There is no private key in PEM form in it.") from error
+            raise IdentityError(IdentityProblem.NO_KEY) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise IdentityError("The private key in it is not an Ed25519 key.")
+            raise IdentityError(IdentityProblem.OTHER_KEY)
         return cls(key)
 
     def to_pem(self) -> bytes:
@@ -339,16 +376,13 @@ def load_identity(path: Path, random: RandomBytes = os.urandom) -> Identity:
             create_private(path, Identity.generate(random).to_pem())
             pem = _read_key_file(path)
     except OSError as error:
-        what = f"The key file {path}"
-        raise IdentityError(unusable(what, error, "choose another directory with --state-dir")) from error
+        raise IdentityError(IdentityProblem.FILE, path, error) from error
     if pem is None:
-        raise IdentityError(f"The key file {path} vanished while it was being read. Start again.")
+        raise IdentityError(IdentityProblem.VANISHED, path)
     try:
         return Identity.from_pem(pem)
     except IdentityError as error:
-        raise IdentityError(
-            f"The key file {path} can't be used: {error} Move it away and a new key (a new ID) will be made."
-        ) from error
+        raise IdentityError(IdentityProblem.CONTENT, path, error) from error
 
 
 def _read_key_file(path: Path) -> bytes | None:
@@ -360,10 +394,7 @@ def _read_key_file(path: Path) -> bytes | None:
     try:
         mode = os.fstat(descriptor).st_mode
         if os.name == "posix" and mode & 0o077:
-            raise IdentityError(
-                f"Other users can read or change the key file {path} (mode {stat.S_IMODE(mode):04o}). "
-                f"Run: chmod 600 {shlex.quote(str(path))}"
-            )
+            raise IdentityError(IdentityProblem.MODE, path, mode=stat.S_IMODE(mode))
         return os.read(descriptor, MAX_KEY_FILE)
     finally:
         os.close(descriptor)

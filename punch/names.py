@@ -1,13 +1,18 @@
 """
-What a name may look like: invisible characters, names that look alike, names that look like a peer ID.
+Names of peers: invisible characters, names that look alike or like a peer ID, and what a petname may be.
 
 Two names look alike if their skeletons are the same (UTS #39, section 4), in whatever case each is written.
 Also the same are names that differ only in accents that any letter may carry (U+0300 to U+036F and such).
+
+Petnames are this side's own names for peers. One is usable wherever an ID is, so it is unique in the address
+book and can't look like an ID.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from enum import Enum
 from functools import cache, lru_cache
 
 _WORDS = """
@@ -209,3 +214,107 @@ def _prototypes() -> dict[str, str]:
             text = "".join(chr(int(code, 16)) for code in prototype.split("+"))
             table.update((chr(int(code, 16)), text) for code in sources.split())
     return table
+
+
+# -- petnames: this side's own names for peers --
+
+MAX_PETNAME = 64
+"""Longest petname, in characters."""
+
+MAX_CLAIMED = 64
+"""Longest claimed name that is kept, in characters."""
+
+_LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
+"""Names that no version of Punch accepted, because they could be IDs."""
+
+
+class PetnameProblem(str, Enum):
+    """Why a text can't be a petname."""
+
+    FORM = "form"
+    """It is too long or too short, or has other characters than petnames have."""
+    LIKE_AN_ID = "like-an-id"
+    """It looks like a peer ID."""
+    RESERVED = "reserved"
+    """It is a word of the interface."""
+
+
+class BadPetname(ValueError):
+    """
+    A text can't be a petname.
+
+    :ivar problem: why not.
+    :ivar name: the text.
+    """
+
+    code = "bad-name"
+    """What programs are told."""
+
+    def __init__(self, problem: PetnameProblem, name: str) -> None:
+        super().__init__(problem.value, name)
+        self.problem = problem
+        self.name = name
+
+
+def check_petname(name: str) -> str:
+    """
+    Return a petname in its normal form, without invisible characters.
+
+    :raise BadPetname: it can't be a petname.
+    """
+    seen = name if set(name) & REORDERING else without_ignorable(name)
+    name = unicodedata.normalize("NFC", seen.strip())
+    if not _has_form(name):
+        raise BadPetname(PetnameProblem.FORM, name)
+    if looks_like_an_id(name):
+        raise BadPetname(PetnameProblem.LIKE_AN_ID, name)
+    return name
+
+
+def _has_form(name: str) -> bool:
+    return 1 <= len(name) <= MAX_PETNAME and all(map(_allowed, name)) and name[0].isalnum()
+
+
+def check_new_petname(name: str) -> str:
+    """
+    Return a new petname in its normal form, as `check_petname`. It may not be a word of the interface.
+
+    :raise BadPetname: it can't be a petname.
+    """
+    name = check_petname(name)
+    if petname_key(name) in RESERVED:
+        raise BadPetname(PetnameProblem.RESERVED, name)
+    return name
+
+
+def _allowed(character: str) -> bool:
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def petname_from(claimed: str) -> str | None:
+    """A petname made from a peer's own name for itself; None if that can't be used."""
+    seen = without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
+    if is_misleading(seen):
+        return None
+    kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_PETNAME].strip("-")
+    try:
+        name = check_new_petname(kept)
+    except BadPetname:
+        return None
+    return None if is_misleading(name) else name
+
+
+def petname_key(name: str) -> str:
+    """What two petnames have in common that differ in upper and lower case alone."""
+    folded = unicodedata.normalize("NFKC", without_ignorable(name)).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def old_petname_key(name: str) -> str:
+    """As `petname_key`, in earlier versions."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def was_petname(name: str) -> bool:
+    """Whether some version of Punch gave such a name."""
+    return _has_form(name) and not _LIKE_AN_ID.fullmatch(old_petname_key(name))

@@ -24,34 +24,24 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from punch.contacts import AddressBook, AddressBookError
-from punch.files import (
-    check_regular,
-    make_private_directory,
-    open_regular,
-    read_regular,
-    replace_private,
-    try_lock,
-    unusable,
-)
-from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
+from punch.contacts import AddressBook, AddressBookError, AddressBookProblem
+from punch.identity import Identity, PeerID, PeerIDError, RandomBytes
 from punch.names import without_format, without_ignorable
-from punch.sanitize import quoted
+from punch.state_files import (
+    Lock,
+    StateError,
+    StateProblem,
+    kept_identity,
+    lock_identity,
+    prepare_files,
+    read_file,
+    read_line,
+    state_errors,
+    write_file,
+)
 from punch.wire.address import PortError, parse_port
 
 MAX_NAME = 64
-
-
-class StateError(Exception):
-    """Something kept can't be read or written; `str()` is a sentence for the user."""
-
-
-_MAX_PROGRAM = 100
-"""Bytes that are read of who has a lock."""
-
-
-class IdentityInUse(StateError):
-    """Another process runs with an identity."""
 
 
 def login_name(environ: Mapping[str, str]) -> str:
@@ -98,10 +88,7 @@ class StateDirectory:
             # twistd may change its working directory between the command line and the first use.
             self.root = root.expanduser().absolute()
         except RuntimeError as error:
-            raise StateError(
-                f"The state directory {root} can't be found: there is no such user, or no home. "
-                "Choose another directory with --state-dir."
-            ) from error
+            raise StateError(StateProblem.HOME, path=root) from error
 
     @property
     def rendezvous(self) -> RendezvousState:
@@ -125,10 +112,7 @@ class StateDirectory:
             or name.startswith(".")
             or len(name.encode()) > 255
         ):
-            raise StateError(
-                f"The name {quoted(name, MAX_NAME)} can't be used: --name takes 1 to {MAX_NAME} letters, "
-                "digits, dots, dashes and underscores, and does not begin with a dot."
-            )
+            raise StateError(StateProblem.NAME, name=name)
         return PeerState(self.root / "peers" / name, name)
 
 
@@ -148,7 +132,7 @@ class RendezvousState:
 
         :raise StateError: it can't be loaded or made.
         """
-        return _identity(self.directory, random)
+        return kept_identity(self.directory, random)
 
     def certificate(self, identity: Identity, hosts: Sequence[str], now: datetime) -> bytes:
         """
@@ -159,12 +143,12 @@ class RendezvousState:
         :param now: an aware datetime.
         :raise StateError: it can't be written.
         """
-        kept = _read(self._certificate_path)
+        kept = read_file(self._certificate_path)
         if kept is not None and _still_good(kept, identity, hosts, now):
             return kept
         certificate = identity.certificate(now - timedelta(days=1), hosts=hosts)
         pem = certificate.public_bytes(Encoding.PEM)
-        _write(self._certificate_path, pem)
+        write_file(self._certificate_path, pem)
         return pem
 
     def prepare(self) -> None:
@@ -173,7 +157,7 @@ class RendezvousState:
 
         :raise StateError: it can't be made, or something else has the name of a file.
         """
-        _prepare(self.log_path, [self.pid_path, self._certificate_path, self._address_path])
+        prepare_files(self.log_path, [self.pid_path, self._certificate_path, self._address_path])
 
     def write_address(self, address: str) -> None:
         """
@@ -181,7 +165,7 @@ class RendezvousState:
 
         :raise StateError: it can't be written.
         """
-        _write(self._address_path, address.encode() + b"\n")
+        write_file(self._address_path, address.encode() + b"\n")
 
     def read_address(self) -> str | None:
         """
@@ -189,7 +173,7 @@ class RendezvousState:
 
         :raise StateError: it can't be read.
         """
-        return _read_line(self._address_path)
+        return read_line(self._address_path)
 
 
 class PeerState:
@@ -218,7 +202,7 @@ class PeerState:
         :raise StateError: it can't be loaded or made.
         """
         self._new = self._new or not self.has_identity
-        return _identity(self.directory, random)
+        return kept_identity(self.directory, random)
 
     @property
     def has_identity(self) -> bool:
@@ -234,7 +218,7 @@ class PeerState:
         """
         others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
         others += [self._offers_path, self._replacements_path, self._last_web_port_path]
-        _prepare(self.log_path, others)
+        prepare_files(self.log_path, others)
 
     @property
     def new(self) -> bool:
@@ -247,7 +231,7 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        return _read(self._offers_path)
+        return read_file(self._offers_path)
 
     def write_offers(self, content: bytes) -> None:
         """
@@ -255,7 +239,7 @@ class PeerState:
 
         :raise StateError: it can't be written.
         """
-        _write(self._offers_path, content)
+        write_file(self._offers_path, content)
 
     def read_prekey(self, peer: PeerID) -> bytes | None:
         """
@@ -263,7 +247,7 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        return _read(self._prekeys_path / str(peer))
+        return read_file(self._prekeys_path / str(peer))
 
     def write_prekey(self, peer: PeerID, signed: bytes | None) -> None:
         """
@@ -273,9 +257,9 @@ class PeerState:
         """
         path = self._prekeys_path / str(peer)
         if signed is not None:
-            _write(path, signed)
+            write_file(path, signed)
             return
-        with _sentences(path):
+        with state_errors(path):
             path.unlink(missing_ok=True)
 
     def forget_prekeys(self) -> None:
@@ -286,7 +270,7 @@ class PeerState:
         :raise StateError: the directory can't be read, or a file can't be removed.
         """
         known = self.book
-        with _sentences(self._prekeys_path), suppress(FileNotFoundError):
+        with state_errors(self._prekeys_path), suppress(FileNotFoundError):
             for path in list(self._prekeys_path.iterdir()):
                 with suppress(PeerIDError):  # somebody else's file
                     if PeerID.parse(path.name) not in known:
@@ -296,7 +280,7 @@ class PeerState:
         try:
             self.write_prekey(peer, None)
         except StateError as error:
-            raise AddressBookError("state", str(error)) from error
+            raise AddressBookError(AddressBookProblem.STATE, peer=peer, cause=error) from error
 
     def lock(self, program: str = "") -> Lock:
         """
@@ -306,37 +290,7 @@ class PeerState:
         :raise IdentityInUse: another process has it.
         :raise StateError: the file can't be locked.
         """
-        path = self.directory / ".lock"
-        with _sentences(path):
-            make_private_directory(path.parent)
-            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
-        try:
-            with _sentences(path):
-                locked = try_lock(descriptor)
-            if not locked:
-                raise IdentityInUse(self._in_use_text(descriptor))
-            with suppress(OSError):  # As of a full disk: it is only for a sentence
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, program.encode())
-        except StateError:
-            os.close(descriptor)
-            raise
-        return Lock(descriptor)
-
-    def _in_use_text(self, descriptor: int) -> str:
-        holder = ""
-        with suppress(OSError):  # Some systems let nobody read what is locked
-            holder = os.read(descriptor, _MAX_PROGRAM).decode("utf-8", "replace")
-        if not holder or not holder.isprintable():
-            return (
-                f"Another process already runs with the identity {self.name!r}. "
-                "End that one, or give this one an identity of its own with --name."
-            )
-        return (
-            f"{holder} already runs with the identity {self.name!r}. End it, start this first, and then "
-            "the other one again, which will use the node of this one. Or give this one an identity of its "
-            "own with --name."
-        )
+        return lock_identity(self.directory / ".lock", self.name, program)
 
     @property
     def book(self) -> AddressBook:
@@ -349,7 +303,7 @@ class PeerState:
             try:
                 self._book = AddressBook(self.directory / "known.json", forgotten=self._forget_prekey)
             except AddressBookError as error:
-                raise StateError(str(error)) from error
+                raise StateError(StateProblem.ADDRESS_BOOK, cause=error) from error
         return self._book
 
     @property
@@ -359,7 +313,7 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        return _read_line(self._display_name_path) or self.name
+        return read_line(self._display_name_path) or self.name
 
     def remember_display_name(self, name: str) -> None:
         """
@@ -367,7 +321,7 @@ class PeerState:
 
         :raise StateError: it can't be written.
         """
-        _write(self._display_name_path, name.encode() + b"\n")
+        write_file(self._display_name_path, name.encode() + b"\n")
 
     @property
     def replacements(self) -> int:
@@ -376,7 +330,7 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        line = _read_line(self._replacements_path) or ""
+        line = read_line(self._replacements_path) or ""
         return min(int(line), 1000) if line.isascii() and line.isdigit() and len(line) < 5 else 0
 
     def remember_replacements(self, count: int) -> None:
@@ -386,7 +340,7 @@ class PeerState:
         :raise StateError: it can't be written.
         """
         if count != self.replacements:
-            _write(self._replacements_path, b"%d\n" % count)
+            write_file(self._replacements_path, b"%d\n" % count)
 
     @property
     def last_rendezvous(self) -> str | None:
@@ -395,7 +349,7 @@ class PeerState:
 
         :raise StateError: it can't be read.
         """
-        return _read_line(self._last_path)
+        return read_line(self._last_path)
 
     def remember_rendezvous(self, address: str) -> None:
         """
@@ -404,7 +358,7 @@ class PeerState:
         :raise StateError: it can't be written.
         """
         if self.last_rendezvous != address:
-            _write(self._last_path, address.encode() + b"\n")
+            write_file(self._last_path, address.encode() + b"\n")
 
     @property
     def last_web_port(self) -> int | None:
@@ -414,7 +368,7 @@ class PeerState:
         :raise StateError: it can't be read.
         """
         try:
-            return parse_port(_read_line(self._last_web_port_path) or "")
+            return parse_port(read_line(self._last_web_port_path) or "")
         except PortError:
             return None
 
@@ -425,79 +379,7 @@ class PeerState:
         :raise StateError: it can't be written.
         """
         if self.last_web_port != port:
-            _write(self._last_web_port_path, b"%d\n" % port)
-
-
-class Lock:
-    """
-    A lock that the operating system drops when its process ends, however that happens.
-
-    The file stays: it is the open descriptor that holds the lock, so one left behind blocks nobody.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    def release(self) -> None:
-        """Let another process have the identity. It does no harm to call it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-class _sentences:
-    """Turns an `OSError` about a path into a sentence."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, OSError):
-            what = f"The state file {self._path}"
-            raise StateError(unusable(what, error, "choose another directory with --state-dir")) from error
-
-
-def _prepare(log: Path, others: Sequence[Path]) -> None:
-    for path in others:
-        with _sentences(path):
-            check_regular(path)
-    with _sentences(log):
-        make_private_directory(log.parent)
-        # A log names peers: it is for its owner, from the first line on.
-        os.close(open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
-
-
-def _identity(directory: Path, random: RandomBytes) -> Identity:
-    try:
-        return load_identity(directory / "identity.key", random)
-    except IdentityError as error:
-        raise StateError(str(error)) from error
-
-
-def _read(path: Path, limit: int = 65536) -> bytes | None:
-    """The content of a file of at most `limit` bytes; None if there is no such file."""
-    with _sentences(path):
-        try:
-            return read_regular(path, limit)
-        except FileNotFoundError:
-            return None
-
-
-def _read_line(path: Path) -> str | None:
-    content = _read(path)
-    if content is None:
-        return None
-    lines = content.decode("utf-8", "replace").strip().splitlines()
-    return lines[0] if lines else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with _sentences(path):
-        make_private_directory(path.parent)
-        replace_private(path, content)
+            write_file(self._last_web_port_path, b"%d\n" % port)
 
 
 def _still_good(pem: bytes, identity: Identity, hosts: Sequence[str], now: datetime) -> bool:

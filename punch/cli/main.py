@@ -175,7 +175,9 @@ def _id(rest: Sequence[str]) -> int:
     from pathlib import Path
 
     from punch.cli.parser import Parser
-    from punch.state import StateDirectory, StateError, login_name, own_state_dir
+    from punch.sentences import sentence_of
+    from punch.state import StateDirectory, login_name, own_state_dir
+    from punch.state_files import StateError
 
     login = login_name(os.environ)
     root = own_state_dir(os.environ)
@@ -191,9 +193,10 @@ def _id(rest: Sequence[str]) -> int:
     try:
         peer_id = str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id)
     except StateError as error:
+        text = sentence_of(error)
         if options.json:
-            show(json.dumps({"event": "failed", "time": 0.0, "reason": "state", "text": str(error)}))
-        write_stderr(f"punch id: {error}")
+            show(json.dumps({"event": "failed", "time": 0.0, "reason": "state", "text": text}))
+        write_stderr(f"punch id: {text}")
         return 1
     show(json.dumps({"event": "id", "id": peer_id, "name": options.name}) if options.json else peer_id)
     return 0

@@ -42,7 +42,9 @@ from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import CallFailed, Event, Ready, Registered
 from punch.node.listeners import load_at_first_call
 from punch.node.node import Node
-from punch.state import Lock, PeerState, StateError
+from punch.sentences import sentence_of
+from punch.state import PeerState
+from punch.state_files import Lock, StateError
 from punch.ui.command import Applications
 from punch.ui.console import Console, StartOptions, open_console
 from punch.ui.desktop import download_folder, folder_opener
@@ -89,7 +91,9 @@ class PeerService(Service):
             self._name = self._state.display_name
             # Only to see that it can be used: a daemon will be another process.
             Store(self._history_path).close()
-        except (StateError, ChatError) as error:
+        except StateError as error:
+            options.fail("state", sentence_of(error))
+        except ChatError as error:
             options.fail("state", str(error))
         if options.target == identity.peer_id:
             options.fail(
@@ -231,7 +235,7 @@ class PeerService(Service):
         try:
             self._state.remember_display_name(name)
         except StateError as error:
-            raise ChatError("state", str(error)) from error
+            raise ChatError("state", sentence_of(error)) from error
 
     def _open_web(self, chat: Chat, console: Console) -> bool:
         from punch.ui.web.uploads import Uploads
@@ -264,7 +268,7 @@ class PeerService(Service):
         try:
             last = self._state.last_web_port if port == 0 else None
         except StateError as error:
-            self._log.warn("{error}", error=error)
+            self._log.warn("{error}", error=sentence_of(error))
         try:
             url = web.start(port if last is None else last)
         except CannotListenError:
@@ -274,7 +278,7 @@ class PeerService(Service):
         try:
             self._state.remember_web_port(web.server.port)
         except StateError as error:
-            self._log.warn("{error}", error=error)
+            self._log.warn("{error}", error=sentence_of(error))
         return url
 
     def _open_socket(self, own: OwnNode, console: Console) -> None:
@@ -297,7 +301,7 @@ class PeerService(Service):
             try:
                 self._replacements.start(waits=not self._console.front_end.view.watched)
             except StateError as error:
-                self._finish(1, str(error))
+                self._finish(1, sentence_of(error))
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
@@ -344,7 +348,7 @@ class PeerService(Service):
             if self._replacements.handle(event):
                 set_exit_status(EXIT_STATUS)
         except StateError as error:
-            self._log.warn("{error}", error=error)
+            self._log.warn("{error}", error=sentence_of(error))
         assert self._chat is not None
         self._chat.handle(event)
         if isinstance(event, Ready) and self._url is not None:

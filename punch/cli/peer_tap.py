@@ -34,7 +34,9 @@ from punch.local.rendezvous import (
     rendezvous_sentence,
 )
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice
 from punch.wire.address import PortError, parse_port
@@ -200,7 +202,7 @@ this machine]"""
         try:
             self.state = StateDirectory(Path(self["state-dir"] or own_state_dir(os.environ)))
         except StateError as error:
-            self.fail("state", str(error))
+            self.fail("state", sentence_of(error))
         self.accept = self._choice("accept", Accept)
         self.relay = self._choice("relay", RelayPolicy)
         self.port_mapping = self._choice("port-mapping", PortMappingPolicy)
@@ -212,7 +214,7 @@ this machine]"""
         try:
             self.peer = self.state.peer(self["name"])
         except StateError as error:
-            self.fail("state", str(error))
+            self.fail("state", sentence_of(error))
         self.target = self._target()
         try:
             self.rendezvous = choose_rendezvous(self["rendezvous"], self.state, self["name"], os.environ)
@@ -225,7 +227,7 @@ this machine]"""
         try:
             self.peer.prepare()
         except StateError as error:
-            self.fail("state", str(error))
+            self.fail("state", sentence_of(error))
         use_own_files(
             self, self.peer.directory, self.peer.log_path, lambda sentence: self.fail("usage", sentence)
         )
@@ -248,9 +250,9 @@ this machine]"""
         try:
             return find_peer(self.peer.book, self["peer"])
         except StateError as error:
-            self.fail("state", str(error))
+            self.fail("state", sentence_of(error))
         except UnknownPeer as error:
-            self.fail("bad-peer-id", str(error))
+            self.fail("bad-peer-id", sentence_of(error))
 
     def _retention(self) -> Retention | None:
         text = self["retention"]

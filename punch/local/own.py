@@ -20,6 +20,7 @@ from punch.local.access import DELIVERY_TIME, Allow, TransferReport, TransferRep
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.net.driver import Timer
 from punch.node.events import CallFailed, Event, Registered, Unregistered
+from punch.sentences import sentence_of
 from punch.wire.rendezvous_address import RendezvousAddress
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class OwnNode:
         try:
             return find_peer(self._book, who)
         except UnknownPeer as error:
-            raise CommandError("bad-peer-id", str(error)) from None
+            raise CommandError("bad-peer-id", sentence_of(error)) from None
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         """Return the link to a peer, which is called if there is none. It fails with `CommandError`."""

@@ -40,7 +40,9 @@ from punch.node.calls.offer_freshness import OfferMemory, read_offers
 from punch.node.events import Event, Registered
 from punch.node.network.port_mappings import Gateways
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
-from punch.state import IdentityInUse, Lock, PeerState, StateDirectory, StateError
+from punch.sentences import sentence_of
+from punch.state import PeerState, StateDirectory
+from punch.state_files import IdentityInUse, Lock, StateError
 from punch.wire.control import Accept
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
@@ -86,7 +88,7 @@ class NodeOptions:
         try:
             return self.state.peer(self.identity)
         except StateError as error:
-            raise CommandError("state", str(error)) from None
+            raise CommandError("state", sentence_of(error)) from None
 
 
 async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> AttachedNode:
@@ -145,9 +147,9 @@ async def attach_or_become(
             lock = state.lock(options.program)
         except IdentityInUse as error:
             if reactor.seconds() >= deadline:
-                raise CommandError("in-use", f"{error} It takes no other programs.") from None
+                raise CommandError("in-use", f"{sentence_of(error)} It takes no other programs.") from None
         except StateError as error:
-            raise CommandError("state", str(error)) from None
+            raise CommandError("state", sentence_of(error)) from None
         else:
             try:
                 return await become(options, lock, reactor, environ, sentence)
@@ -167,7 +169,7 @@ def check_rendezvous(node: NodeAccess, options: NodeOptions) -> NodeAccess:
         try:
             addresses = RendezvousAddress.parse_all(without_format(options.rendezvous))
         except RendezvousAddressError as error:
-            raise CommandError("bad-address", f"--rendezvous: {error}") from None
+            raise CommandError("bad-address", f"--rendezvous: {sentence_of(error)}") from None
         wanted = ",".join(map(str, addresses))
         if wanted != node.rendezvous:
             raise CommandError(
@@ -186,14 +188,14 @@ def remembered_offers(state: PeerState) -> OfferMemory:
             state.write_offers(content)
         except StateError as error:
             # Callers are asked then, which takes a round trip.
-            _log.warn("{error}", error=error)
+            _log.warn("{error}", error=sentence_of(error))
             return False
         return True
 
     try:
         content = state.read_offers()
     except StateError as error:
-        _log.warn("{error}", error=error)
+        _log.warn("{error}", error=sentence_of(error))
         content = b""
     kept = read_offers(content, time.time(), new=state.new)
     if content is None:
@@ -212,14 +214,14 @@ class KeptPrekeys:
         try:
             state.forget_prekeys()
         except StateError as error:
-            _log.warn("{error}", error=error)
+            _log.warn("{error}", error=sentence_of(error))
 
     def read(self, peer: PeerID) -> bytes | None:
         """Implement `PrekeyStorage.read`."""
         try:
             return self._state.read_prekey(peer)
         except StateError as error:
-            _log.warn("{error}", error=error)
+            _log.warn("{error}", error=sentence_of(error))
             return None
 
     def write(self, peer: PeerID, signed: bytes | None) -> None:
@@ -227,7 +229,7 @@ class KeptPrekeys:
         try:
             self._state.write_prekey(peer, signed)
         except StateError as error:
-            _log.warn("{error}", error=error)
+            _log.warn("{error}", error=sentence_of(error))
 
 
 def gateways_by(policy: PortMappingPolicy) -> Gateways | None:
@@ -330,14 +332,14 @@ async def become(
     except BadProxy as error:
         raise CommandError("bad-proxy", proxy_sentence(error)) from None
     except StateError as error:
-        raise CommandError("state", str(error)) from None
+        raise CommandError("state", sentence_of(error)) from None
 
     def note(event: Event) -> None:
         if isinstance(event, Registered):
             try:
                 state.remember_rendezvous(",".join(map(str, rendezvous)))
             except StateError as error:
-                _log.warn("{error}", error=error)
+                _log.warn("{error}", error=sentence_of(error))
 
     node.subscribe(note)
     load_at_first_call(node)

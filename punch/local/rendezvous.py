@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from punch.names import without_format
-from punch.state import StateDirectory, StateError
+from punch.sentences import sentence_of
+from punch.state import StateDirectory
+from punch.state_files import StateError
 from punch.wire.proxy import ProxyAddress, ProxySettings, proxy_of_environment
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -58,13 +60,13 @@ def choose_rendezvous(
         if text is None:
             text, source = state.rendezvous.read_address(), "the one on this machine"
     except StateError as error:
-        raise NoRendezvous("state", detail=str(error)) from error
+        raise NoRendezvous("state", detail=sentence_of(error)) from error
     if text is None:
         raise NoRendezvous("no-rendezvous")
     try:
         return RendezvousAddress.parse_all(without_format(text))
     except RendezvousAddressError as error:
-        raise NoRendezvous("bad-address", source, str(error)) from error
+        raise NoRendezvous("bad-address", source, sentence_of(error)) from error
 
 
 class BadProxy(Exception):

@@ -20,8 +20,9 @@ from punch.contacts import (
     AddressBookError,
 )
 from punch.files import try_lock
+from punch.names import MAX_CLAIMED, check_petname, petname_from
 from punch.node.policies import Decision, decide
-from punch.petnames import MAX_CLAIMED, check_name, name_from
+from punch.sentences import sentence_of
 from punch.test.apps.chat.chat_network import peer_id
 from punch.wire.control import Accept
 
@@ -36,7 +37,7 @@ class BookTestCase(SynchronousTestCase):
     def refused(self, code: str, *arguments: object) -> str:
         error = self.assertRaises(AddressBookError, self.book.rename, *arguments)
         self.assertEqual(error.code, code)
-        return str(error)
+        return sentence_of(error)
 
 
 class NameTests(BookTestCase):
@@ -197,7 +198,7 @@ class NameTests(BookTestCase):
         ):
             self.assertIn("peer ID", self.refused("bad-name", BOB, name))
         for name in ("a", "Zoë", "日本", "bob.2", "a_b-c", "0x0"):
-            self.assertEqual(check_name(name), name)
+            self.assertEqual(check_petname(name), name)
 
     def test_what_a_stranger_may_call_himself(self) -> None:
         cases = {
@@ -211,15 +212,15 @@ class NameTests(BookTestCase):
             "..": None,
         }
         for claimed, name in cases.items():
-            self.assertEqual(name_from(claimed), name, claimed[:20])
+            self.assertEqual(petname_from(claimed), name, claimed[:20])
 
     @settings(derandomize=True, deadline=None, max_examples=200)
     @given(st.text(max_size=100))
     def test_whatever_a_stranger_calls_himself(self, claimed: str) -> None:
         """The name that it gets is one that the user could have given."""
-        name = name_from(claimed)
+        name = petname_from(claimed)
         if name is not None:
-            self.assertEqual(check_name(name), name)
+            self.assertEqual(check_petname(name), name)
 
     def test_a_name_of_10000_characters(self) -> None:
         self.book.add(BOB, "b" * 10_000)
@@ -355,7 +356,7 @@ class FileTests(BookTestCase):
             b"[" * 100_000,
         ):
             self.path.write_bytes(content)
-            message = str(self.assertRaises(AddressBookError, AddressBook, self.path))
+            message = sentence_of(self.assertRaises(AddressBookError, AddressBook, self.path))
             self.assertIn(str(self.path), message)
             self.assertIn("damaged", message)
             self.assertEqual(self.path.read_bytes(), content)
@@ -365,7 +366,9 @@ class FileTests(BookTestCase):
     def test_newer(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text('{"version": 3, "peers": {"new": 1}}')
-        self.assertIn("newer version", str(self.assertRaises(AddressBookError, AddressBook, self.path)))
+        self.assertIn(
+            "newer version", sentence_of(self.assertRaises(AddressBookError, AddressBook, self.path))
+        )
 
     def test_interrupted(self) -> None:
         """When writing fails, the old file is whole, nothing else is left, and the change holds for now."""
@@ -376,7 +379,7 @@ class FileTests(BookTestCase):
             raise OSError(28, "No space left on device")
 
         self.patch(os, "fsync", full)
-        message = str(self.assertRaises(AddressBookError, self.book.add, BOB, "Bob"))
+        message = sentence_of(self.assertRaises(AddressBookError, self.book.add, BOB, "Bob"))
         self.assertIn("No space left on device", message)
         self.assertEqual(self.path.read_bytes(), before)
         self.assertEqual(sorted(os.listdir(self.path.parent)), [".known.json.lock", "known.json"])
@@ -400,7 +403,7 @@ class FileTests(BookTestCase):
         self.assertTrue(AddressBook(self.path).blocked(EVE))
 
     def refused_by_disk(self, change: Callable[..., object], *arguments: object) -> None:
-        self.assertIn("No space left", str(self.assertRaises(AddressBookError, change, *arguments)))
+        self.assertIn("No space left", sentence_of(self.assertRaises(AddressBookError, change, *arguments)))
 
     def test_all_that_waits_is_written(self) -> None:
         """In the order in which it was changed, on what the file has then."""
@@ -501,7 +504,7 @@ class TwoProcessesTests(BookTestCase):
         waits: list[float] = []
         self.book.sleep = waits.append
         error = self.assertRaises(AddressBookError, self.book.add, BOB, "Bob")
-        self.assertIn("another process", str(error))
+        self.assertIn("another process", sentence_of(error))
         self.assertAlmostEqual(sum(waits), LOCK_TIME)
         self.assertEqual(list(AddressBook(self.path)), [ALICE])
 
@@ -542,7 +545,7 @@ class TwoProcessesTests(BookTestCase):
     def assert_held(self, change: Callable[..., object], *arguments: object) -> None:
         before = [self.book.entry(peer) for peer in (BOB, EVE)]
         error = self.assertRaises(AddressBookError, change, *arguments)
-        self.assertIn("held by another process", str(error))
+        self.assertIn("held by another process", sentence_of(error))
         self.assertEqual([self.book.entry(peer) for peer in (BOB, EVE)], before)
 
     def test_services_are_granted(self) -> None:

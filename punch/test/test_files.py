@@ -13,11 +13,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.store import Store
 from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
-from punch.contacts import AddressBook
+from punch.contacts import AddressBook, AddressBookError
 from punch.files import NotRegular, check_regular, open_regular, read_regular, sqlite_files
 from punch.identity import Identity, load_identity
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate
-from punch.state import PeerState, RendezvousState, StateError
+from punch.sentences import sentence_of
+from punch.state import PeerState, RendezvousState
+from punch.state_files import StateError
 from punch.ui.terminal.line_history import LineHistory
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -63,7 +65,9 @@ class RegularFileTests(SynchronousTestCase):
         """Whatever has the file's name, using it fails with a sentence that names it."""
         for make, kind in KINDS.items():
             make(path)
-            sentence = str(self.assertRaises(error, use))
+            found = self.assertRaises(error, use)
+            known = isinstance(found, (StateError, AddressBookError))
+            sentence = sentence_of(found) if known else str(found)
             for part in (str(path), kind, *parts):
                 self.assertIn(part, sentence)
             self.assertTrue(sentence.endswith("."), sentence)

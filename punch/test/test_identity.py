@@ -39,6 +39,7 @@ from punch.identity import (
     load_identity,
     montgomery_u,
 )
+from punch.sentences import sentence_of
 from punch.test.strategies import IDENTITIES, SETTINGS, identity
 
 VECTOR_SEED = bytes(range(32))
@@ -314,7 +315,7 @@ class KeyFileTests(SynchronousTestCase):
     def refused(self, *because: str, path: Path | None = None) -> None:
         """The file is refused in one sentence that names it; it is left as it was."""
         path = path or self.path
-        message = str(self.assertRaises(IdentityError, load_identity, path))
+        message = sentence_of(self.assertRaises(IdentityError, load_identity, path))
         for text in (str(path), *because):
             self.assertIn(text, message)
         self.assertNotIn("\n", message)

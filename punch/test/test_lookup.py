@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contacts import AddressBook, UnknownPeer, find_peer, near_names
+from punch.sentences import sentence_of
 from punch.test.apps.chat.chat_network import peer_id
 
 BOB, NORA = peer_id(2), peer_id(3)
@@ -17,7 +18,7 @@ class LookupTests(SynchronousTestCase):
         self.book.rename(NORA, "Nora")
 
     def unknown(self, text: str) -> str:
-        sentence = str(self.assertRaises(UnknownPeer, find_peer, self.book, text))
+        sentence = sentence_of(self.assertRaises(UnknownPeer, find_peer, self.book, text))
         self.assertTrue(sentence.endswith((".", "?")), sentence)
         self.assertTrue(sentence.isprintable(), ascii(sentence))
         return sentence

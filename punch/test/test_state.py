@@ -11,7 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contacts import AddressBookError
 from punch.identity import PeerID
-from punch.state import StateDirectory, StateError, default_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, default_state_dir
+from punch.state_files import StateError
 from punch.test.strategies import IDENTITIES
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
@@ -78,7 +80,7 @@ class PeerStateTests(StateTestCase):
     def test_home_of_nobody(self) -> None:
         """A user that does not exist has no home to keep anything in."""
         problem = self.assertRaises(StateError, StateDirectory, Path("~nobody-of-this-name/state"))
-        self.assertIn("--state-dir", str(problem))
+        self.assertIn("--state-dir", sentence_of(problem))
 
     def test_names(self) -> None:
         """Names that are one directory, in any script."""
@@ -109,7 +111,7 @@ class PeerStateTests(StateTestCase):
             "a:b",
             "\u674e" * 65,
         ):
-            message = str(self.assertRaises(StateError, self.state.peer, bad))
+            message = sentence_of(self.assertRaises(StateError, self.state.peer, bad))
             self.assertIn("--name", message)
             self.assertTrue(message.isprintable() and message.endswith("."), message)
         self.assertRaises(StateError, self.state.peer, "\U0001f1e6" * 64)
@@ -120,7 +122,7 @@ class PeerStateTests(StateTestCase):
         peer = self.state.peer("alice")
         peer.identity()
         (peer.directory / "identity.key").chmod(0o644)
-        message = str(self.assertRaises(StateError, peer.identity))
+        message = sentence_of(self.assertRaises(StateError, peer.identity))
         self.assertIn(f"chmod 600 {peer.directory / 'identity.key'}", message)
 
     def test_last_rendezvous(self) -> None:
@@ -194,7 +196,7 @@ class PeerStateTests(StateTestCase):
             lambda: service.write_address("x"),
             lambda: service.certificate(IDENTITIES[0], [], NOW),
         ):
-            message = str(self.assertRaises(StateError, use))
+            message = sentence_of(self.assertRaises(StateError, use))
             self.assertIn(str(self.root / "state"), message)
             self.assertIn("Not a directory", message)
             self.assertIn("--state-dir", message)
@@ -206,7 +208,7 @@ class LockTests(StateTestCase):
     def test_second_is_refused(self) -> None:
         """The sentence names the identity and what to do; after the release it is free."""
         lock = self.state.peer("alice").lock()
-        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        message = sentence_of(self.assertRaises(StateError, self.state.peer("alice").lock))
         self.assertIn("'alice'", message)
         self.assertIn("--name", message)
         self.state.peer("bob").lock().release()
@@ -221,16 +223,18 @@ class LockTests(StateTestCase):
         lock = peer.lock("punch receive, which has a long name")
         lock.release()
         lock = peer.lock("punch receive")
-        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        message = sentence_of(self.assertRaises(StateError, self.state.peer("alice").lock))
         self.assertTrue(message.startswith("punch receive already runs with the identity 'alice'."), message)
         self.assertIn("start this first", message)
         lock.release()
         lock = peer.lock()
-        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        message = sentence_of(self.assertRaises(StateError, self.state.peer("alice").lock))
         self.assertTrue(message.startswith("Another process already runs"), message)
         lock.release()
         lock = peer.lock("a\x1b[2J")
-        self.assertIn("Another process", str(self.assertRaises(StateError, self.state.peer("alice").lock)))
+        self.assertIn(
+            "Another process", sentence_of(self.assertRaises(StateError, self.state.peer("alice").lock))
+        )
         lock.release()
 
     def test_left_behind(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from hashlib import sha256
 from ipaddress import ip_address
 
@@ -42,8 +43,68 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _VISIBLE = re.compile("[!-~]+")
 
 
+class RendezvousAddressProblem(str, Enum):
+    """What is wrong with a text that should be a rendezvous address; `found` is the part that is wrong."""
+
+    TOO_MANY = "too-many"
+    """More addresses than `MAX_ADDRESSES`: `found`, a number."""
+    PINS = "pins"
+    """The addresses have different pins."""
+    EMPTY = "empty"
+    SCHEME = "scheme"
+    CHARACTER = "character"
+    """A character that begins a part which a rendezvous address does not have: @ or #."""
+    QUERY = "query"
+    """What follows the ? is no token."""
+    INVITATION = "invitation"
+    """The token is none: `cause` is an `InvitationError`."""
+    OTHER_INVITATION = "other-invitation"
+    """The token is for another rendezvous than the pin."""
+    OPEN_BRACKET = "open-bracket"
+    """The ] after an IPv6 address is missing."""
+    IN_BRACKETS = "in-brackets"
+    """Something else than an IPv6 address is in brackets."""
+    AFTER_BRACKETS = "after-brackets"
+    """What follows the ] is no port."""
+    BRACKETS = "brackets"
+    """An IPv6 address without brackets."""
+    PORT = "port"
+    NO_HOST = "no-host"
+    IP_ADDRESS = "ip-address"
+    """It looks like an IP address, and is none."""
+    NOT_ONE_HOST = "not-one-host"
+    """An IP address that is not that of one host."""
+    HOST = "host"
+    """Neither a host name nor an IP address."""
+    PEER_ID = "peer-id"
+    """A peer ID in the place of the host."""
+    PIN = "pin"
+    """The pin is none: `cause` is a `PeerIDError`."""
+    PEER_ID_FOR_PIN = "peer-id-for-pin"
+    """A peer ID in the place of the pin."""
+    PIN_VERSION = "pin-version"
+    """The pin is of a newer version: `found`, a number."""
+
+
 class RendezvousAddressError(ValueError):
-    """A text is no rendezvous address; `str()` is a sentence for the user."""
+    """
+    A text is no rendezvous address.
+
+    :ivar problem: what is wrong.
+    :ivar found: the part of the text that is wrong, or "".
+    :ivar cause: what is wrong with the invitation or the pin; None: something else is wrong.
+    """
+
+    def __init__(
+        self,
+        problem: RendezvousAddressProblem,
+        found: str = "",
+        cause: InvitationError | PeerIDError | None = None,
+    ) -> None:
+        super().__init__(problem.value, found)
+        self.problem = problem
+        self.found = found
+        self.cause = cause
 
 
 def pin_of(public_key: CertificatePublicKeyTypes) -> bytes:
@@ -93,15 +154,10 @@ class RendezvousAddress:
         """
         found = list(dict.fromkeys(cls.parse(part) for part in text.split(",")))
         if len(found) > MAX_ADDRESSES:
-            raise RendezvousAddressError(
-                f"There are {len(found)} rendezvous addresses; give at most {MAX_ADDRESSES}."
-            )
+            raise RendezvousAddressError(RendezvousAddressProblem.TOO_MANY, str(len(found)))
         pins = {address.pin for address in found} - {None}
         if len(pins) > 1:
-            raise RendezvousAddressError(
-                "The rendezvous addresses have different pins, so they are of different services; give "
-                "addresses of one service."
-            )
+            raise RendezvousAddressError(RendezvousAddressProblem.PINS)
         pin = next(iter(pins), None)
         return tuple(dict.fromkeys(replace(address, pin=pin) for address in found))
 
@@ -110,27 +166,20 @@ class RendezvousAddress:
         """
         Parse an address that a person pasted or typed. The scheme and the port may be missing.
 
-        :raise RendezvousAddressError: it is malformed; the text says which part is wrong.
+        :raise RendezvousAddressError: it is malformed.
         """
         rest = text.strip()
         if not rest:
-            raise RendezvousAddressError(
-                "The rendezvous address is empty: the service prints it when it starts, "
-                "as punch://host:port/PIN."
-            )
+            raise RendezvousAddressError(RendezvousAddressProblem.EMPTY)
         if "://" in rest:
             scheme, rest = rest.split("://", 1)
             if scheme.lower() != SCHEME:
-                raise RendezvousAddressError(
-                    f"A rendezvous address begins with punch://, not with {scheme[:20]!r}."
-                )
+                raise RendezvousAddressError(RendezvousAddressProblem.SCHEME, scheme)
         rest, question, query = rest.partition("?")
         location, slash, pin_text = rest.partition("/")
-        for character, meaning in (("@", "user name"), ("#", "fragment")):
+        for character in "@#":
             if character in rest:
-                raise RendezvousAddressError(
-                    f"A rendezvous address has no {meaning} ({character}): it is punch://host:port/PIN."
-                )
+                raise RendezvousAddressError(RendezvousAddressProblem.CHARACTER, character)
         host_text, port = _split_port(location)
         host = _host(host_text)
         pin = _pin(pin_text) if slash and pin_text else None
@@ -148,19 +197,13 @@ def invitation_in(addresses: RendezvousAddress | Iterable[RendezvousAddress]) ->
 def _invitation(query: str, pin: bytes | None) -> Invitation:
     name, equals, token = query.partition("=")
     if name.strip().lower() != "token" or not equals:
-        raise RendezvousAddressError(
-            "After the ? of a rendezvous address comes an invitation, as in "
-            f"punch://host:port/PIN?token=TOKEN, not {query[:20]!r}."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.QUERY, query)
     try:
         invitation = Invitation.parse(token)
     except InvitationError as error:
-        raise RendezvousAddressError(str(error)) from error
+        raise RendezvousAddressError(RendezvousAddressProblem.INVITATION, cause=error) from error
     if pin is not None and invitation.service != service_tag(pin):
-        raise RendezvousAddressError(
-            "The invitation is for another rendezvous than the one that the address names: copy the whole "
-            "address again, or ask whoever invited you for a new one."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.OTHER_INVITATION)
     return invitation
 
 
@@ -168,16 +211,14 @@ def _split_port(location: str) -> tuple[str, int | None]:
     if location.startswith("["):
         host, bracket, port_text = location[1:].partition("]")
         if not bracket:
-            raise RendezvousAddressError(f"The ] after the IPv6 address is missing in {location[:60]!r}.")
+            raise RendezvousAddressError(RendezvousAddressProblem.OPEN_BRACKET, location)
         if ":" not in host:
-            raise RendezvousAddressError(f"In brackets stands an IPv6 address, not {host[:60]!r}.")
+            raise RendezvousAddressError(RendezvousAddressProblem.IN_BRACKETS, host)
         if port_text and not port_text.startswith(":"):
-            raise RendezvousAddressError(f"After the ] comes a colon and a port, not {port_text[:20]!r}.")
+            raise RendezvousAddressError(RendezvousAddressProblem.AFTER_BRACKETS, port_text)
         return host, _port(port_text[1:]) if port_text else None
     if location.count(":") > 1:
-        raise RendezvousAddressError(
-            f"An IPv6 address stands in brackets, as in punch://[2001:db8::1]:7001, unlike {location[:60]!r}."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.BRACKETS, location)
     host, colon, port_text = location.partition(":")
     return host, _port(port_text) if colon else None
 
@@ -186,16 +227,12 @@ def _port(text: str) -> int:
     try:
         return parse_port(text)
     except PortError:
-        raise RendezvousAddressError(
-            f"The port of a rendezvous address is a number from 1 to 65535, not {text[:20]!r}."
-        ) from None
+        raise RendezvousAddressError(RendezvousAddressProblem.PORT, text) from None
 
 
 def _host(text: str) -> str:
     if not text:
-        raise RendezvousAddressError(
-            "The host is missing in the rendezvous address: it is punch://host:port/PIN."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.NO_HOST)
     try:
         name = text if ":" in text else text.encode("idna").decode("ascii").lower().removesuffix(".")
     except UnicodeError:
@@ -204,24 +241,17 @@ def _host(text: str) -> str:
         try:
             address = ip_address(name)
         except ValueError as error:
-            raise RendezvousAddressError(f"{text[:60]!r} is no IP address.") from error
+            raise RendezvousAddressError(RendezvousAddressProblem.IP_ADDRESS, text) from error
         if not _VISIBLE.fullmatch(name):
             # Python takes any text for the zone of an IPv6 address
-            raise RendezvousAddressError(f"{text[:60]!r} is no IP address.")
+            raise RendezvousAddressError(RendezvousAddressProblem.IP_ADDRESS, text)
         if address.is_unspecified or address.is_multicast:
-            raise RendezvousAddressError(
-                f"{address} is not the address of one host: give the one that the rendezvous is reached at."
-            )
+            raise RendezvousAddressError(RendezvousAddressProblem.NOT_ONE_HOST, str(address))
         return str(address)
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise RendezvousAddressError(
-            f"{text[:60]!r} is no host name and no IP address. A rendezvous address is punch://host:port/PIN."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.HOST, text)
     if _is_peer_id(name):
-        raise RendezvousAddressError(
-            "This is a peer ID, not a rendezvous address: the service prints its address when it starts, "
-            "as punch://host:port/PIN."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.PEER_ID)
     return name
 
 
@@ -241,17 +271,11 @@ def _pin(text: str) -> bytes:
     try:
         pin, version = key_from_text(text, "pin of the rendezvous")
     except PeerIDError as error:
-        raise RendezvousAddressError(str(error)) from error
+        raise RendezvousAddressError(RendezvousAddressProblem.PIN, cause=error) from error
     if version == PEER_ID_VERSION:
-        raise RendezvousAddressError(
-            "What follows the host is a peer ID, not the pin of the rendezvous: copy the address again "
-            "as the service prints it when it starts."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.PEER_ID_FOR_PIN)
     if version != PIN_VERSION:
-        raise RendezvousAddressError(
-            f"The pin of the rendezvous has version {version} and this Punch knows version {PIN_VERSION}: "
-            "install a newer Punch."
-        )
+        raise RendezvousAddressError(RendezvousAddressProblem.PIN_VERSION, str(version))
     return pin
 
 

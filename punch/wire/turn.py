@@ -18,7 +18,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from punch.identity import PIN_VERSION, PeerIDError, key_from_text, key_to_text
-from punch.wire.address import canonical
+from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, integer, mapping, matching, number, string
 from punch.wire.fields import field as read_field
 from punch.wire.framing import FramingError
@@ -170,11 +170,40 @@ class TurnTransport(str, Enum):
 _DEFAULT_PORTS = {TurnTransport.UDP: 3478, TurnTransport.TCP: 3478, TurnTransport.TLS: 5349}
 _URI = re.compile(r"(turns?):([^?]*)(?:\?transport=([A-Za-z0-9]+))?", re.IGNORECASE)
 _LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:]*))?")
-_FORM = "it is turn:host:port?transport=udp (or tcp), or turns:host:port."
+
+
+class TurnURIProblem(str, Enum):
+    """What is wrong with a text that should be a TURN URI; `found` is the part that is wrong."""
+
+    FORM = "form"
+    """It has not the form of a TURN URI."""
+    TLS_TRANSPORT = "tls-transport"
+    """A transport that `turns:` can't have."""
+    TRANSPORT = "transport"
+    CHARACTER = "character"
+    """A character that begins a part which a TURN URI does not have."""
+    BRACKETS = "brackets"
+    """An IPv6 address without brackets."""
+    LOCATION = "location"
+    """It is not a host and a port."""
+    NO_HOST = "no-host"
+    PORT = "port"
+    HOST = "host"
+    """Neither a DNS name nor the address of one host."""
 
 
 class TurnURIError(ValueError):
-    """A text is no TURN URI that can be used; `str()` is a sentence for the user."""
+    """
+    A text is no TURN URI that can be used.
+
+    :ivar problem: what is wrong.
+    :ivar found: the part of the text that is wrong, or "".
+    """
+
+    def __init__(self, problem: TurnURIProblem, found: str = "") -> None:
+        super().__init__(problem.value, found)
+        self.problem = problem
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -197,18 +226,16 @@ class TurnURI:
         """
         found = _URI.fullmatch(text.strip())
         if found is None:
-            raise TurnURIError(f"{text[:80]!r} is no TURN URI: {_FORM}")
+            raise TurnURIError(TurnURIProblem.FORM, text)
         scheme, location, transport_text = found[1].lower(), found[2], (found[3] or "").lower()
         if scheme == "turns":
             if transport_text not in ("", "tcp"):
-                raise TurnURIError(
-                    f"turns: is TLS over TCP here, so {transport_text!r} can't be its transport."
-                )
+                raise TurnURIError(TurnURIProblem.TLS_TRANSPORT, transport_text)
             transport = TurnTransport.TLS
         elif transport_text in ("", "udp", "tcp"):
             transport = TurnTransport(transport_text or "udp")
         else:
-            raise TurnURIError(f"The transport of a TURN URI is udp or tcp, not {transport_text!r}.")
+            raise TurnURIError(TurnURIProblem.TRANSPORT, transport_text)
         host, port = _location(location, transport)
         return cls(host, port, transport)
 
@@ -226,30 +253,28 @@ def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
 
     :raise TurnURIError: one of them is malformed.
     """
-    for sign, name in (("/", "slash"), ("@", "user name"), ("#", "fragment"), ("%", "interface")):
-        if sign in text:
-            raise TurnURIError(f"There is no {name} ({sign}) in a TURN URI: {_FORM}")
+    for character in "/@#%":
+        if character in text:
+            raise TurnURIError(TurnURIProblem.CHARACTER, character)
     if text.count(":") > 1 and "[" not in text:
-        raise TurnURIError(
-            f"An IPv6 address stands in brackets, as in turn:[2001:db8::1]:3478, unlike {text[:60]!r}."
-        )
+        raise TurnURIError(TurnURIProblem.BRACKETS, text)
     found = _LOCATION.fullmatch(text)
     if found is None:
-        raise TurnURIError(f"{text[:60]!r} is not the host and port of a TURN URI: {_FORM}")
+        raise TurnURIError(TurnURIProblem.LOCATION, text)
     six, other, port = found[1], found[2], found[3]
     if not (six or other):
-        raise TurnURIError(f"The host is missing in the TURN URI: {_FORM}")
-    if port is None:
-        port = str(_DEFAULT_PORTS[transport])
-    if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
-        raise TurnURIError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!r}.")
+        raise TurnURIError(TurnURIProblem.NO_HOST)
+    try:
+        port_number = _DEFAULT_PORTS[transport] if port is None else parse_port(port)
+    except PortError:
+        raise TurnURIError(TurnURIProblem.PORT, port) from None
     try:
         host = RendezvousAddress.parse(f"[{six}]:1" if six else f"{other}:1").host
     except RendezvousAddressError as error:
-        raise TurnURIError(f"{(six or other)[:60]!r} is no DNS name and no address of one host.") from error
+        raise TurnURIError(TurnURIProblem.HOST, six or other) from error
     with suppress(ValueError):
         host = canonical(host, 1).host
-    return host, int(port)
+    return host, port_number
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from punch.rendezvous.members import records as member_records
 from punch.rendezvous.members.database import MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError
 from punch.sanitize import name_on_one_line
-from punch.state import PeerState, RendezvousState, StateError
+from punch.sentences import sentence_of
+from punch.state import PeerState, RendezvousState
+from punch.state_files import StateError
 from punch.test.strategies import IDENTITIES
 from punch.wire.fields import is_visible
 from punch.wire.invitation import AdmissionRefusal, Invitation
@@ -47,7 +49,7 @@ def address_book(data: bytes) -> None:
     try:
         book = AddressBook(path)
     except AddressBookError as error:
-        text = str(error)
+        text = sentence_of(error)
         assert text.endswith("."), text
         return
     for peer in book:
@@ -114,7 +116,7 @@ def small_files(data: bytes) -> None:
         try:
             read()
         except StateError as error:
-            text = str(error)
+            text = sentence_of(error)
             assert text.endswith("."), text
         except ValueError:
             # What `KeptOffers.decode` declares

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from punch import names
 from punch.apps.chat import ChatError
 from punch.contacts import AddressBook
-from punch.petnames import name_from
+from punch.names import petname_from
 from punch.rendezvous.monitoring.http import MonitoringConnections, MonitoringSite, health_page
 from punch.rendezvous.monitoring.status import Health
 from punch.sanitize import cut, flags, sanitize
@@ -69,7 +69,7 @@ def shown_text(data: bytes) -> None:
         assert len(look) <= 40 * len(text) + 40
     names.is_misleading(text)
     names.looks_like_an_id(text)
-    given = name_from(text)
+    given = petname_from(text)
     if given is not None:
         assert is_visible(given)
         assert given == sanitize(given)

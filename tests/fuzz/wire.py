@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from punch.identity import PIN_VERSION, PeerID, PeerIDError, key_from_text, key_to_text
 from punch.sanitize import sanitize
+from punch.sentences import sentence_of
 from punch.test.node.calls.call_pair import ALICE, BOB, CallPair, candidate
 from punch.test.wire.stun_vectors import PASSWORD, VECTORS
 from punch.wire import strict_json
@@ -386,7 +387,7 @@ def rendezvous_address(data: bytes) -> None:
             assert again == address, (again, address)
             assert (again.has_services, again.invitation) == (address.has_services, address.invitation)
     except RendezvousAddressError as error:
-        text = str(error)
+        text = sentence_of(error)
         assert len(text) < 500, text
         assert sanitize(text).replace("\n", "").replace("\t", "") == text, text
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from punch.identity import Identity
-from punch.state import StateDirectory, StateError
+from punch.state import StateDirectory
+from punch.state_files import IdentityInUse
 
 MAKE_IDENTITY = """
 import sys
@@ -95,7 +96,7 @@ def test_killed_holder(tmp_path: Path) -> None:
     """A running process keeps the identity; killed without warning, it leaves a file that blocks nobody."""
     process = start(HOLD_LOCK, str(tmp_path), "stay")
     first_line(process)
-    with pytest.raises(StateError, match="--name"):
+    with pytest.raises(IdentityInUse):
         StateDirectory(tmp_path).peer("alice").lock()
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
@@ -108,7 +109,7 @@ def test_daemonized_holder(tmp_path: Path) -> None:
     process = start(HOLD_LOCK, str(tmp_path), "fork")
     first_line(process)
     assert process.wait(timeout=30) == 0
-    with pytest.raises(StateError, match="--name"):
+    with pytest.raises(IdentityInUse):
         StateDirectory(tmp_path).peer("alice").lock()
     process.communicate(timeout=30)
     deadline = time.monotonic() + 30
@@ -116,6 +117,6 @@ def test_daemonized_holder(tmp_path: Path) -> None:
         try:
             StateDirectory(tmp_path).peer("alice").lock().release()
             break
-        except StateError:
+        except IdentityInUse:
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -19,7 +19,8 @@ from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Views
 from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.codes.code import LIFE, Card, Code, CodePurpose
 from punch.identity import Identity, RandomBytes
-from punch.petnames import BadPetname, check_new_name
+from punch.names import BadPetname, check_new_petname
+from punch.sentences import sentence_of
 
 if TYPE_CHECKING:
     from punch.apps.codes.client import Meet
@@ -210,6 +211,6 @@ class ContactCodes:
 def _check_name(name: str | None) -> None:
     try:
         if name is not None:
-            check_new_name(name)
+            check_new_petname(name)
     except BadPetname as error:
-        raise ChatError(error.code, str(error)) from None
+        raise ChatError(error.code, sentence_of(error)) from None

@@ -11,13 +11,13 @@ from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.chat.protocol import STREAM_NAME
 from punch.contact_entries import Contact
-from punch.contacts import AddressBook, AddressBookError, UnknownPeer, find_peer
+from punch.contacts import AddressBook, AddressBookError, AddressBookProblem, UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.link.events import MAX_NAME
 from punch.link.services import LEASE
 from punch.net.driver import Timers
 from punch.node.interfaces import INode
-from punch.sanitize import quoted
+from punch.sentences import sentence_of
 
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
@@ -43,16 +43,9 @@ def grant(book: AddressBook, peer: PeerID, service: str) -> bool:
     _check_in_book(book, peer)
     service = names.without_format(service)
     if not (service.isprintable() and service == service.strip() and 1 <= len(service.encode()) <= MAX_NAME):
-        raise AddressBookError(
-            "bad-service",
-            f"{quoted(service, 64)} is no name of a service: such names, as echo/1, have 1 to {MAX_NAME} "
-            "bytes of printable characters.",
-        )
+        raise AddressBookError(AddressBookProblem.SERVICE, name=service)
     if service in OPEN_SERVICES:
-        raise AddressBookError(
-            "bad-service",
-            f"The service {quoted(service)} needs no grant: every peer with a link may open it.",
-        )
+        raise AddressBookError(AddressBookProblem.OPEN_SERVICE, name=service)
     return book.grant(peer, service)
 
 
@@ -66,17 +59,15 @@ def revoke(book: AddressBook, peer: PeerID, service: str) -> bool:
     _check_in_book(book, peer)
     service = names.without_format(service)
     if not book.granted(peer, service):
-        advice = "To keep a peer from opening it, block the peer." if service in OPEN_SERVICES else ""
-        raise AddressBookError(
-            "not-granted",
-            f"The service {quoted(service, 64)} is not granted to {peer.short}. {advice}".rstrip(),
-        )
+        is_open = service in OPEN_SERVICES
+        problem = AddressBookProblem.OPEN_NOT_GRANTED if is_open else AddressBookProblem.NOT_GRANTED
+        raise AddressBookError(problem, name=service, peer=peer)
     return book.grant(peer, service, False)
 
 
 def _check_in_book(book: AddressBook, peer: PeerID) -> None:
     if book.entry(peer) == Contact():
-        raise AddressBookError("unknown-peer", f"{peer.short} is not in the address book.")
+        raise AddressBookError(AddressBookProblem.UNKNOWN_PEER, peer=peer)
 
 
 class Contacts:
@@ -120,7 +111,7 @@ class Contacts:
         try:
             return find_peer(self._address_book, who, self._links.names.values())
         except UnknownPeer as error:
-            raise ChatError("bad-peer-id", str(error)) from None
+            raise ChatError("bad-peer-id", sentence_of(error)) from None
 
     def find_reachable(self, who: str | PeerID) -> PeerID:
         """
@@ -239,7 +230,7 @@ class Contacts:
         try:
             self._address_book.forget(peer)
         except AddressBookError as error:
-            raise ChatError(error.code, str(error)) from error
+            raise ChatError(error.code, sentence_of(error)) from error
         self._told.pop(peer, None)
         self._views.tell(ContactForgotten(peer))
 
@@ -247,7 +238,7 @@ class Contacts:
         try:
             change()
         except AddressBookError as error:
-            raise ChatError(error.code, str(error)) from error
+            raise ChatError(error.code, sentence_of(error)) from error
         finally:
             self.tell(peer)
             for other in [each for each, told in self._told.items() if told.alike or told.name]:

@@ -50,11 +50,12 @@ from punch.local.rendezvous import (
     proxy_sentence,
     rendezvous_sentence,
 )
+from punch.names import BadPetname, check_new_petname
 from punch.net.srv import ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.policies import PortMappingPolicy, SprayPolicy
-from punch.petnames import BadPetname, check_new_name
-from punch.state import StateError
+from punch.sentences import sentence_of
+from punch.state_files import StateError
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.codes import code_error_sentence, code_lines, failure_sentence, unregistered_sentence
 from punch.ui.text.sentences import shown_name
@@ -104,7 +105,7 @@ class CodeCommand:
             self.own_name = state.display_name
             self._member = state.identity() if state.has_identity else None
         except StateError as error:
-            twistd.fail(program, str(error), reason="state", as_json=options.json)
+            twistd.fail(program, sentence_of(error), reason="state", as_json=options.json)
         except NoRendezvous as error:
             twistd.fail(program, rendezvous_sentence(error), reason=error.reason, as_json=options.json)
         except BadProxy as error:
@@ -179,7 +180,7 @@ class CodeCommand:
         try:
             state.remember_rendezvous(",".join(map(str, self.rendezvous)))
         except StateError as error:
-            write_stderr(f"{self._command.program}: {error}")
+            write_stderr(f"{self._command.program}: {sentence_of(error)}")
 
     def _meet(
         self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object]
@@ -297,11 +298,11 @@ def _run(program: str, options: Any, final_line: str) -> int:
     state = command.state.peer(options.name)
     try:
         if options.petname is not None:
-            options.petname = check_new_name(options.petname)
+            options.petname = check_new_petname(options.petname)
         identity = state.identity()
     except (BadPetname, AddressBookError, StateError) as error:
         reason = "state" if isinstance(error, StateError) else error.code
-        twistd.fail(program, str(error), reason=reason, as_json=options.json)
+        twistd.fail(program, sentence_of(error), reason=reason, as_json=options.json)
     codes = CodeCommand(command, CodePurpose.CONTACT)
 
     async def meet() -> None:
@@ -336,8 +337,8 @@ def _remember(command: NodeCommand, card: Card) -> None:
             book.rename(peer, command.options.petname)
     except AddressBookError as error:
         if error.code != "name-taken":
-            raise CommandFailed(str(error), ExitStatus.FAILED, error.code) from None
-        problem = f" {error}"
+            raise CommandFailed(sentence_of(error), ExitStatus.FAILED, error.code) from None
+        problem = f" {sentence_of(error)}"
     petname = book.name_of(peer)
     who = shown_name(petname or card.name, peer)
     sentence = f"You and {who} know each other now. Their ID is {peer}.{problem}"

@@ -35,6 +35,7 @@ from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.local.protocol import CommandError
+from punch.sentences import sentence_of
 from punch.ui.text.forwards import (
     address_error_sentence,
     exposed_failure_text,
@@ -89,7 +90,7 @@ def forward(arguments: Sequence[str]) -> int:
             service = listen_service(service)
         peer = find_peer(command.book, who)
     except UnknownPeer as error:
-        command.fail(str(error), "bad-peer-id")
+        command.fail(sentence_of(error), "bad-peer-id")
     except ForwardAddressError as error:
         command.fail(address_error_sentence(error), "bad-address")
     if options.reverse:
@@ -178,7 +179,7 @@ def expose(arguments: Sequence[str]) -> int:
         anyone = "anyone" in options.peers
         peers = frozenset() if anyone else frozenset(find_peer(command.book, who) for who in options.peers)
     except UnknownPeer as error:
-        command.fail(str(error), "bad-peer-id")
+        command.fail(sentence_of(error), "bad-peer-id")
     except ForwardAddressError as error:
         command.fail(address_error_sentence(error), "bad-address")
     name = str(address) if options.service is None else options.service

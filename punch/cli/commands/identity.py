@@ -30,8 +30,9 @@ from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import LookUpService, ServiceResolver
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
-from punch.sanitize import quoted
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError, StateProblem
 from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Revoke, Welcome
 from punch.wire.invitation import AdmissionRefusal
@@ -146,13 +147,13 @@ def main(arguments: Sequence[str]) -> int:
         state = StateDirectory(Path(options.state_dir))
         peer = state.peer(options.name)
         if not peer.has_identity:
-            raise StateError(f"There is no identity {quoted(options.name)} in {options.state_dir}.")
+            raise StateError(StateProblem.NO_IDENTITY, path=Path(options.state_dir), name=options.name)
         identity = peer.identity()
         given = ",".join(options.rendezvous) if options.rendezvous else None
         rendezvous = choose_rendezvous(given, state, options.name, os.environ)
         proxy = choose_proxy(options.proxy, os.environ)
     except StateError as problem:
-        twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
+        twistd.fail(PROGRAM, sentence_of(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
         twistd.fail(PROGRAM, rendezvous_sentence(problem), reason=problem.reason, as_json=options.json)
     except BadProxy as problem:

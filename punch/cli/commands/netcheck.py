@@ -35,7 +35,9 @@ from punch.net.udp.sockets import open_socket
 from punch.net.upnp import upnp_of_machine
 from punch.node.netcheck import NetcheckRun
 from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import problem_of, text
 
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         rendezvous = choose_rendezvous(given, state, options.name, os.environ)
         proxy = choose_proxy(options.proxy, os.environ)
     except StateError as problem:
-        twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
+        twistd.fail(PROGRAM, sentence_of(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
         twistd.fail(PROGRAM, rendezvous_sentence(problem), reason=problem.reason, as_json=options.json)
     except BadProxy as problem:

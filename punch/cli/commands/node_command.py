@@ -29,7 +29,9 @@ from punch.local.process import NodeOptions, attach_or_become
 from punch.local.protocol import CommandError
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.node.policies import PortMappingPolicy, SprayPolicy
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.ui.terminal.escapes import takes_escapes
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.sentences import shown_name
@@ -132,7 +134,7 @@ class NodeCommand:
             self.state = StateDirectory(Path(options.state_dir))
             self.book = self.state.peer(options.name).book
         except StateError as error:
-            self.fail(str(error), "state")
+            self.fail(sentence_of(error), "state")
 
     def fail(self, sentence: str, reason: str) -> NoReturn:
         """End the process before the reactor runs."""

@@ -22,7 +22,9 @@ from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.contacts import AddressBook, AddressBookError, UnknownPeer, find_peer
 from punch.identity import PeerID, PeerIDError
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.ui.json.events import contact_fields
 from punch.ui.text.answers import contact_line
 
@@ -52,9 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         changed = _ACTIONS[options.action or "list"](state.book, options, me)
     except (StateError, AddressBookError, PeerIDError, _Refused) as error:
         reason = getattr(error, "code", None) or getattr(error, "reason", None) or "state"
+        text = str(error) if isinstance(error, _Refused) else sentence_of(error)
         if options.json:
-            show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
-        write_stderr(f"punch peers: {error}")
+            show(json.dumps({"event": "failed", "reason": reason, "text": text}))
+        write_stderr(f"punch peers: {text}")
         return 1
     if options.json:
         show(json.dumps({"event": "peers", "peers": [contact_fields(contact) for contact in changed]}))
@@ -146,7 +149,7 @@ def _who(book: AddressBook, text: str, me: PeerID | None) -> PeerID:
     try:
         peer = find_peer(book, text)
     except UnknownPeer as error:
-        raise _Refused("bad-peer-id", str(error)) from error
+        raise _Refused("bad-peer-id", sentence_of(error)) from error
     if peer == me:
         raise _Refused("self", "This is your own ID.")
     return peer

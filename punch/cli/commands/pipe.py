@@ -15,6 +15,7 @@ from punch.contacts import UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
+from punch.sentences import sentence_of
 from punch.ui.standard_streams import StandardStreams, StreamDescriptors
 from punch.ui.text.forwards import address_error_sentence, failure_text
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         peer = find_peer(command.book, options.who)
         service = None if options.service is None else service_of(options.service)
     except UnknownPeer as error:
-        command.fail(str(error), "bad-peer-id")
+        command.fail(sentence_of(error), "bad-peer-id")
     except ForwardAddressError as error:
         command.fail(address_error_sentence(error), "bad-address")
     descriptors = StreamDescriptors.of_this_process()

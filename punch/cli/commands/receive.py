@@ -28,6 +28,7 @@ from punch.contacts import UnknownPeer, find_peer
 from punch.identity import Identity, PeerID
 from punch.local.access import Allow, NodeAccess
 from punch.sanitize import quoted, sanitize
+from punch.sentences import sentence_of
 from punch.ui.terminal.tty_modes import TerminalModes
 from punch.ui.text.transfers import failure_text, item_text, odd_name_lines, offer_lines
 from punch.ui.transfer_progress import Display
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         peers = frozenset(find_peer(command.book, who) for who in options.senders)
     except UnknownPeer as error:
-        twistd.fail(program, str(error), reason="bad-peer-id", as_json=options.json)
+        twistd.fail(program, sentence_of(error), reason="bad-peer-id", as_json=options.json)
     if code is not None:
         return _receive_by_code(command, code, folder.resolve())
     allow = Allow(peers, anyone=not peers)

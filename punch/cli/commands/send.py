@@ -33,6 +33,7 @@ from punch.contacts import UnknownPeer, find_peer
 from punch.identity import Identity, PeerID
 from punch.local.access import NodeAccess
 from punch.local.protocol import CommandError
+from punch.sentences import sentence_of
 from punch.ui.text.transfers import failure_text, skipped_sentence, source_error_sentence, time_text
 
 AGAIN_BY_CODE = "run punch send again for a new one"
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     by_code = options.code or len(options.words) == (1 if options.text is None else 0)
     paths = options.words if by_code else options.words[:-1]
     try:
-        peer = None if by_code else _find_peer(command, options.words[-1])
+        peer = None if by_code else find_peer(command.book, options.words[-1])
         if "/" in options.pipe_name or options.pipe_name in ("", ".", "..") or len(options.pipe_name) > 80:
             twistd.fail(
                 program,
@@ -117,7 +118,10 @@ def main(arguments: Sequence[str]) -> int:
         else:
             source = text_source(options.text)
     except UnknownPeer as error:
-        twistd.fail(program, str(error), reason="bad-peer-id", as_json=options.json)
+        message = sentence_of(error)
+        if os.path.lexists(options.words[-1]):
+            message += " To send all of these files to somebody new: punch send --code."
+        twistd.fail(program, message, reason="bad-peer-id", as_json=options.json)
     except SourceError as error:
         reason, status = "bad-file", ExitStatus.FAILED
         if error.unreadable:
@@ -156,15 +160,6 @@ async def send_to_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, 
         )
     except FirstError as error:
         error.subFailure.raiseException()
-
-
-def _find_peer(command: NodeCommand, who: str) -> PeerID:
-    try:
-        return find_peer(command.book, who)
-    except UnknownPeer as error:
-        if not os.path.lexists(who):
-            raise
-        raise UnknownPeer(f"{error} To send all of these files to somebody new: punch send --code.") from None
 
 
 class Sending:

@@ -23,7 +23,9 @@ from punch.local.socket_file import (
     peer_uid,
     socket_sentence,
 )
-from punch.state import StateDirectory, StateError, login_name, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, login_name, own_state_dir
+from punch.state_files import StateError
 from punch.ui.text.answers import lines
 from punch.ui.text.sentences import shown_name
 from punch.wire import strict_json
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         directory = StateDirectory(Path(options.state_dir)).peer(options.name).directory
         answer = _ask(directory)
     except StateError as error:
-        return _fail("state", str(error), options.json)
+        return _fail("state", sentence_of(error), options.json)
     except CommandError as error:
         return _fail(error.reason, str(error), options.json)
     if options.json:

@@ -28,7 +28,9 @@ from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, KeptInvitation, Member, MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError
 from punch.sanitize import quoted
-from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import RendezvousState, StateDirectory, own_state_dir
+from punch.state_files import StateError
 from punch.turn.server.quotas import DAY
 from punch.wire.invitation import NUMBER_SIZE, AdmissionRefusal, Invitation, InvitationError, service_tag
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError, pin_of
@@ -64,10 +66,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
             database.close()
     except (StateError, MemberStoreError, PeerIDError, _MembersRefused) as error:
         mistyped = isinstance(error, PeerIDError)
+        text = sentence_of(error) if isinstance(error, StateError) else str(error)
         if options.json:
             reason = "usage" if mistyped else "state"
-            show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
-        write_stderr(f"{program}: {error}")
+            show(json.dumps({"event": "failed", "reason": reason, "text": text}))
+        write_stderr(f"{program}: {text}")
         return 2 if mistyped else 1
     return 0
 

@@ -20,6 +20,7 @@ from punch.identity import PeerID
 from punch.rendezvous.members.lists import ListFileError, parse_members, read_list
 from punch.rendezvous.members.membership import AdmitPolicy
 from punch.sanitize import quoted
+from punch.sentences import sentence_of
 from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.fields import FieldError, sentence
 from punch.wire.special_addresses import IPNetwork
@@ -188,7 +189,7 @@ def _turn(text: str) -> TurnURI:
     try:
         return TurnURI.parse(text)
     except TurnURIError as problem:
-        raise RelayOptionError(f"--turn: {problem}") from problem
+        raise RelayOptionError(f"--turn: {sentence_of(problem)}") from problem
 
 
 def _addresses(texts: Sequence[str]) -> tuple[str, ...]:

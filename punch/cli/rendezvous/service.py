@@ -33,7 +33,8 @@ from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.listen import EndpointError
-from punch.state import RendezvousState, StateError
+from punch.state import RendezvousState
+from punch.state_files import StateError
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 
 from punch.net.driver import Timer
+from punch.sentences import sentence_of
 
 _log = Logger()
 
@@ -162,7 +164,8 @@ class Announcer:
             self._state.write_address(str(self.service.local_address))
             replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:
-            _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
+            text = sentence_of(problem) if isinstance(problem, StateError) else str(problem)
+            _log.error("The address can't be left in the state directory: {problem}", problem=text)
             self.write_stderr(
                 f"The address can't be left in {self._state.directory}, so peers on this machine need "
                 "--rendezvous; make that directory writable and start again."
@@ -192,7 +195,7 @@ def make_service(options: Options, reactor: Any) -> IService:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
     except StateError as problem:
-        twistd.fail(options.command, str(problem), reason="state", as_json=as_json)
+        twistd.fail(options.command, sentence_of(problem), reason="state", as_json=as_json)
     try:
         members = Members(options.members, identity, state.directory)
     except MemberOptionError as member_problem:

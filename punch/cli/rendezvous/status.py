@@ -19,7 +19,9 @@ from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
 from punch.rendezvous.monitoring.status import HealthStatus
 from punch.sanitize import quoted
-from punch.state import StateDirectory, StateError, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import StateDirectory, own_state_dir
+from punch.state_files import StateError
 
 PROGRAM = "punch rendezvous status"
 _TIMEOUT = 5.0
@@ -85,7 +87,7 @@ def _ask(url: str | None, state_dir: Path) -> dict[str, Any]:
         try:
             path = StateDirectory(state_dir).rendezvous.directory / SOCKET
         except StateError as problem:
-            raise _Unreachable(str(problem)) from problem
+            raise _Unreachable(sentence_of(problem)) from problem
         # What else is wrong, such as a directory of another user, shows when it is connected to.
         with suppress(OSError):
             if not path.exists():

@@ -48,7 +48,9 @@ from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringE
 from punch.rendezvous.operator_log import json_log
 from punch.rendezvous.tcp.listen import EndpointError, check_kind
 from punch.rendezvous.tcp.tls import CertificateProblem, load_certificate, names_of
-from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
+from punch.sentences import sentence_of
+from punch.state import RendezvousState, StateDirectory, own_state_dir
+from punch.state_files import StateError
 from punch.wire.address import PortError, canonical, parse_port
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
@@ -297,7 +299,7 @@ the relay of this service, else beside it."""
             self.state = StateDirectory(Path(root) if root else own_state_dir(os.environ)).rendezvous
             self.state.prepare()
         except StateError as problem:
-            self._fail(str(problem), "state")
+            self._fail(sentence_of(problem), "state")
         observer = None
         if self["log-format"] == "json":
             observer = partial(
@@ -372,7 +374,7 @@ the relay of this service, else beside it."""
         try:
             address = RendezvousAddress.parse(text)
         except RendezvousAddressError as problem:
-            self._fail(f"--host: {problem}")
+            self._fail(f"--host: {sentence_of(problem)}")
         if address.pin is not None:
             self._fail("--host takes a name or IP address, without a pin; the service adds its own.")
         self.host = address.host

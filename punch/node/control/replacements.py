@@ -17,7 +17,8 @@ from punch.net.driver import Timer
 from punch.node.causes import SimpleCause
 from punch.node.events import CallFailed, Registered, Unregistered
 from punch.node.events import Event as NodeEvent
-from punch.state import PeerState, StateError
+from punch.state import PeerState
+from punch.state_files import StateError
 from punch.wire.control import ErrorCode
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0

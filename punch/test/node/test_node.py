@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.contacts import AddressBook, AddressBookError
+from punch.contacts import AddressBook, AddressBookError, AddressBookProblem
 from punch.identity import Identity, PeerID
 from punch.node.calls.calls import (
     MAX_CALLS,
@@ -162,7 +162,7 @@ class UserTests(MiddlemanTestCase):
 
         class FullDisk(AddressBook):
             def add(self, peer: PeerID, claimed: str) -> bool:
-                raise AddressBookError("state", "The disk is full.")
+                raise AddressBookError(AddressBookProblem.FILE, cause=OSError(28, "No space left on device"))
 
         carol = self.peer("carol", known=FullDisk(None)).register()
         carol.call(self.bob.id)

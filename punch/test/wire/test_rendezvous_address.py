@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import key_to_text
+from punch.sentences import sentence_of
 from punch.test.strategies import IDENTITIES, SETTINGS, hosts, ports
 from punch.wire.invitation import Invitation, service_tag
 from punch.wire.rendezvous_address import (
@@ -36,7 +37,7 @@ class RendezvousAddressTests(SynchronousTestCase):
 
     def refused(self, text: str, because: str) -> None:
         """`text` is refused in one sentence that says `because`."""
-        message = str(self.assertRaises(RendezvousAddressError, RendezvousAddress.parse, text))
+        message = sentence_of(self.assertRaises(RendezvousAddressError, RendezvousAddress.parse, text))
         self.assertIn(because, message, text)
         self.assertTrue(message.isprintable() and message.endswith("."), message)
 
@@ -88,7 +89,7 @@ class RendezvousAddressTests(SynchronousTestCase):
         try:
             self.assertEqual(RendezvousAddress.parse(str(address)), address)
         except RendezvousAddressError as error:
-            self.assertIn("is not the address of one host", str(error))
+            self.assertIn("is not the address of one host", sentence_of(error))
 
     @SETTINGS
     @given(st.text(max_size=80) | st.text("punch:/[].0123456789abcdef", max_size=40))
@@ -97,7 +98,7 @@ class RendezvousAddressTests(SynchronousTestCase):
         try:
             address = RendezvousAddress.parse(text)
         except RendezvousAddressError as error:
-            self.assertTrue(str(error).isprintable(), str(error))
+            self.assertTrue(sentence_of(error).isprintable(), sentence_of(error))
         else:
             self.assertEqual(RendezvousAddress.parse(str(address)), address)
 
@@ -177,7 +178,7 @@ class RendezvousAddressTests(SynchronousTestCase):
             ("a.example,", "is empty"),
         ):
             problem = self.assertRaises(RendezvousAddressError, RendezvousAddress.parse_all, text)
-            self.assertIn(because, str(problem))
+            self.assertIn(because, sentence_of(problem))
 
     def test_services(self) -> None:
         """DNS is asked for the servers of a domain that is given without a port."""

@@ -8,6 +8,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
+from punch.sentences import sentence_of
 from punch.wire.control import Relays, RenewRelays, Welcome
 from punch.wire.control_lines import decode_reply, decode_request
 from punch.wire.control_lines import encode as encode_line
@@ -149,7 +150,7 @@ class URLTests(SynchronousTestCase):
             f"turn:{'x' * 300}.org": "no DNS name",
         }  # fmt: skip
         for text, word in cases.items():
-            message = str(self.assertRaises(TurnURIError, TurnURI.parse, text))
+            message = sentence_of(self.assertRaises(TurnURIError, TurnURI.parse, text))
             self.assertIn(word, message)
             self.assertTrue(message.endswith(".") and message.isprintable() and len(message) < 200, message)
             self.assertNotIn("punch://host", message)
