@@ -127,10 +127,17 @@ RESERVED_FOR_RELAYED = 2
 How many of the `RESERVED` packets are for relayed candidates alone: if such proofs used up all of them, two
 peers could not even use a relay.
 """
-MAX_LATER = 2
-"""How many further checks may be sent after one of these limits was reached."""
+MAX_ROUNDS = 4
+"""How many rounds of further checks may be sent after one of these limits was reached."""
 LATER_GAP = 15.0
-"""Seconds before the first of these further checks. The wait doubles with each of them."""
+"""Seconds before the first of these rounds. The wait doubles with each of them."""
+ROUND = 2.5
+"""Seconds that a round lasts: a check that is repeated every two seconds comes once in this time."""
+MAX_IN_ROUND = 2
+"""
+How many checks a round has, each to another address. Both sides have to check the same address at about the
+same time, and each may have one over IPv4 and one over IPv6.
+"""
 MAX_ANSWERED = 64
 """How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
@@ -180,7 +187,7 @@ How many packets of all kinds may have been sent before one of this kind. Checks
 
 
 _LATER = (*_RELAYED, PacketKind.DIRECT, PacketKind.TRIGGERED)
-"""The kinds of which `MAX_LATER` further packets may be sent."""
+"""The kinds of which further packets may be sent in `MAX_ROUNDS` rounds."""
 
 
 class _Counted(NamedTuple):
@@ -265,11 +272,13 @@ class Budget:
             return True
         relayed = relayed or kind in _RELAYED
         proof = kind is PacketKind.PROOF or (kind in _SHARES and route.relayed is not None and not relayed)
-        kept = 0 if relayed else self._kept
-        if len(sent) + (self._kept_for_relayed if proof else kept) >= MAX_PACKETS:
-            return False
         later = not self._allows_first(route, kind, now, relayed)
-        if later and not (kind in _LATER and self._allows_later(now)):
+        if later and not (kind in _LATER and self._allows_later(address, now)):
+            return False
+        kept = 0 if relayed else self._kept
+        if proof or ((later or kind in _SHARES) and self._works_through_relay):
+            kept = self._kept_for_relayed + (later and not relayed)
+        if len(sent) + kept >= MAX_PACKETS:
             return False
         return self._count(_Counted(now, route, size, kind, later, relayed and not proof, proof), familiar)
 
@@ -321,6 +330,16 @@ class Budget:
     def _kept_for_relayed(self) -> int:
         """How many packets are kept for relayed candidates alone."""
         return max(0, RESERVED_FOR_RELAYED - sum(each.relayed for each in self._counted))
+
+    @property
+    def _works_through_relay(self) -> bool:
+        """
+        Whether a check through a relay was answered. Then the `RESERVED` packets that are not
+        `RESERVED_FOR_RELAYED` may also be used to find a direct path: by answers and triggered checks, which
+        show where the two sides receive, as proofs do, and by further checks, which leave one packet for an
+        answer.
+        """
+        return any(each.relayed is not None or each in self._to_relays for each in self._answered)
 
     def _count(self, sent: _Counted, familiar: bool = False) -> bool:
         """Count a packet, unless all peers together have had us send too many to this host."""
@@ -408,10 +427,19 @@ class Budget:
         most = MAX_DIRECT_THROUGH_RELAYS if through_relay else MAX_DIRECT_TO_ONE
         return len(times) < most and checks < MAX_DIRECT
 
-    def _allows_later(self, now: float) -> bool:
-        later = sum(each.later for each in self._counted)
+    def _allows_later(self, address: Address, now: float) -> bool:
+        """Whether a further check may go to this address: in the present round, or in a new one."""
+        rounds: list[list[_Counted]] = []
+        for each in self._counted:
+            if each.later and (not rounds or each.time >= rounds[-1][0].time + ROUND):
+                rounds.append([each])
+            elif each.later:
+                rounds[-1].append(each)
+        if rounds and now < rounds[-1][0].time + ROUND:
+            others = [each.route.remote for each in rounds[-1]]
+            return len(others) < MAX_IN_ROUND and address not in others
         newest = max((each.time for each in self._counted if each.kind in _LATER), default=-WINDOW)
-        return later < MAX_LATER and now >= newest + LATER_GAP * 2**later
+        return len(rounds) < MAX_ROUNDS and now >= newest + LATER_GAP * 2 ** len(rounds)
 
     def _forget(self, now: float) -> None:
         for sent, window in ((self._counted, WINDOW), (self._within_relays, RELAY_WINDOW)):

@@ -24,6 +24,7 @@ from punch.ice.budget import (
     RELAY_WINDOW,
     RESERVED,
     RESERVED_FOR_RELAYED,
+    ROUND,
     Budget,
     Budgets,
     PacketKind,
@@ -115,7 +116,7 @@ class BudgetTests(SynchronousTestCase):
                 for now in range(1, 200)
                 if budget.allows(route(1), 100, PacketKind.TRIGGERED, now, relayed=relayed)
             ]
-            self.assertEqual(later, [1, 2, 17, 47], "further ones are spread over time")
+            self.assertEqual(later, [1, 2, 17, 47, 107], "further ones are spread over time")
             self.assertFalse(budget.allows(route(1), 100, PacketKind.ANSWER, 200.0, relayed=relayed))
             left = MAX_PACKETS - 2 * MAX_TRIGGERED_TO_ONE - len(later)
             direct = min(MAX_DIRECT, left if relayed else left - RESERVED)
@@ -213,10 +214,58 @@ class BudgetTests(SynchronousTestCase):
         budget = Budget()
         self.spend(budget, PacketKind.DIRECT)
         times = [now for now in range(1, 600) if budget.allows(route(0), 100, PacketKind.DIRECT, float(now))]
-        self.assertEqual(times, [15, 45])
+        self.assertEqual(times, [15, 45, 105, 225])
         self.assertEqual(
             self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - MAX_DIRECT - len(times)
         )
+
+    def test_later_at_several_addresses(self) -> None:
+        """Two addresses get a further check at the same time, and no address gets two."""
+        budget = Budget()
+        self.spend(budget, PacketKind.DIRECT)
+        sent = [
+            (now, number)
+            for now in range(1, 60)
+            for number in (0, 0, 1, 2)
+            if budget.allows(route(number), 100, PacketKind.DIRECT, float(now))
+        ]
+        self.assertEqual(sent, [(15, 0), (15, 1), (45, 0), (45, 1)])
+        late = Budget()
+        self.spend(late, PacketKind.DIRECT)
+        times = [
+            now for now in (15.0, 15.0 + ROUND - 0.1) if late.allows(route(1), 100, PacketKind.DIRECT, now)
+        ]
+        self.assertEqual(times, [15.0])
+        self.assertTrue(late.allows(route(2), 100, PacketKind.DIRECT, 15.0 + ROUND - 0.1))
+
+    def test_a_direct_path_while_a_relay_works(self) -> None:
+        """
+        When checks and SYNs have used up their parts in vain, checks that arrive are answered and trigger
+        others, and further checks are sent. Some of what was reserved is used for that.
+        """
+        for relay in (None, Route(address(90), Address("198.51.100.1", 50000))):
+            budget = Budget()
+            self.spend(budget, PacketKind.DIRECT)
+            for number in range(9):
+                budget.allows_connect(TCPAddress(address(number).host, 1000 + number), 1.0)
+            if relay is not None:
+                budget.answered(relay, 1.0)
+            later = [
+                budget.allows(route(number), 96, PacketKind.DIRECT, now)
+                for now in (16.5, 47.0)
+                for number in (0, 1)
+            ]
+            heard = [
+                budget.allows(route(1), 96, kind, 48.0) for kind in (PacketKind.ANSWER, PacketKind.TRIGGERED)
+            ]
+            works = relay is not None
+            self.assertEqual(later, [True, True, works, works])
+            self.assertEqual(heard, [works, False])
+            self.spend(budget, PacketKind.ANSWER, 49.0)
+            self.spend(budget, PacketKind.TRIGGERED, 49.0)
+            self.assertEqual(
+                self.spend(budget, PacketKind.RELAYED, 50.0), RESERVED_FOR_RELAYED if works else RESERVED
+            )
 
     def test_who_answers_costs_nothing(self) -> None:
         """Packets to an address that answers no longer count, until it has been silent for long."""
@@ -472,6 +521,8 @@ class OpeningTests(SynchronousTestCase):
             budget.allows(route(number), 100, PacketKind.ANSWER, 0.0)
         self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
         budget.answered(Route(there.remote, address(9)), 0.0)
+        for number in range(50):
+            budget.allows(route(number), 100, PacketKind.ANSWER, 0.0)
         self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0))
         self.assertTrue(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
         self.assertEqual(budget.openings.left(0.0), MAX_OPENINGS - 1)
