@@ -444,6 +444,7 @@ class Agent:
                 self.path.too_small(unanswered.pair, unanswered.since, now)
             else:
                 self._results.pair_failed(unanswered.pair, now)
+                self._pacer.unanswered(unanswered.pair, now)
         self.path.handle_timer(now)
         if self.state in _ENDED:
             return

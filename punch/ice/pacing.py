@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
-from punch.ice.pairs import CandidatePair
+from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.selector import Selector
 from punch.ice.transactions import RTO
 from punch.wire.peers.candidate import CandidateType
@@ -20,11 +20,22 @@ MIN_PACING = 0.005
 """The least pacing that RFC 8445, section 14.2 allows."""
 HEAD_START = 0.25
 """For how many seconds checks through the peer's NAT are held back at most."""
+REPEAT = 15.0, 300.0
+"""
+Seconds after which pairs that have failed are checked again if they would be better than the selected one:
+the first time, and at most. The wait doubles each time.
+"""
+_SIGNALLED = (CandidateType.HOST, CandidateType.SRFLX)
 
 
 class Pacer:
     """
     Starts the checks of one ICE session, one every Ta.
+
+    A direct pair that has failed is checked again from time to time, as long as a worse one is selected. RFC
+    8445 has such a pair checked only after an ICE restart, or when the peer checks it (section 7.3.1.4). Both
+    sides have to check it, since both may be behind firewalls. Their checks fail at about the same time, and
+    so they repeat them at about the same time.
 
     :ivar interval: Ta, in seconds.
     """
@@ -48,6 +59,8 @@ class Pacer:
         self._next_at = 0.0
         self._held_since: float | None = None
         self._held_until: float | None = None
+        self._repeat_at: float | None = None
+        self._repeat_wait = REPEAT[0]
 
     def slow_down(self, interval: float) -> None:
         """Use the peer's Ta if it is larger."""
@@ -76,8 +89,29 @@ class Pacer:
         self._held_until = min(self._held_until, 2 * now - self._held_since if news else now)
         self._held_since = None
 
+    def unanswered(self, pair: CandidatePair, now: float) -> None:
+        """No check of this pair was answered; it is repeated later if it is better than the selected one."""
+        if self._repeat_at is None and self._is_repeated(pair):
+            self._repeat_at = now + self._repeat_wait
+            self._repeat_wait = min(2 * self._repeat_wait, REPEAT[1])
+
+    def _is_repeated(self, pair: CandidatePair) -> bool:
+        signalled = pair.local.type is CandidateType.HOST and pair.remote.type in _SIGNALLED
+        return signalled and pair.state is PairState.FAILED and self._is_likely(pair)
+
+    def _repeat_failed(self, now: float) -> None:
+        if self._repeat_at is None or now < self._repeat_at:
+            return
+        self._repeat_at = self._selector.held_until
+        selected = self._selector.selected
+        if self._repeat_at is None and selected is not None and selected.usable:
+            for pair in self._checklist:
+                if self._is_repeated(pair):
+                    pair.state = PairState.WAITING
+
     def start_check(self, now: float) -> bool:
         """Start the next check if it is due; returns whether one was started."""
+        self._repeat_failed(now)
         if self._held_until is not None and now >= self._held_until:
             self._held_since = self._held_until = None
         selector, checklist = self._selector, self._checklist
@@ -95,7 +129,7 @@ class Pacer:
 
     def get_timer(self) -> float | None:
         """When to call `start_check`; None: not needed."""
-        times = [] if self._held_until is None else [self._held_until]
+        times = [time for time in (self._held_until, self._repeat_at) if time is not None]
         if self._checklist.has_work(self._due):
             times.append(self._next_at)
         nominate_at = self._selector.nominate_at

@@ -225,6 +225,11 @@ class CandidatePair:
         return self.impairment is not None
 
     @property
+    def lost(self) -> bool:
+        """Whether it was selected once, and has stopped answering checks."""
+        return self.used and (self.revoked or self.impairment is Impairment.UNRESPONSIVE)
+
+    @property
     def usable(self) -> bool:
         """Whether data on it arrives, as far as is known."""
         return self.valid and not self.impaired

@@ -95,6 +95,18 @@ class SelectedPair:
         return pair is not None and pair.usable
 
     @property
+    def improvable(self) -> bool:
+        """
+        Whether an ICE restart may find a better path: the selected one is relayed or over TCP, or a better
+        one was lost. When consent to that one has expired, it is checked no more (RFC 7675, section 5.1).
+        Pairs that never worked are checked again without a restart (`punch.ice.pacing`).
+        """
+        selected = self.selected
+        if selected is None or selected.improvable:
+            return selected is not None
+        return any(pair.lost and pair.kind > selected.kind for pair in self._checklist)
+
+    @property
     def size_limited(self) -> bool:
         """Whether the selected pair carries checks, but not the largest datagrams."""
         pair = self._selector.selected

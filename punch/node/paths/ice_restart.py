@@ -138,8 +138,7 @@ class IceRestarts:
         disconnected = self.schedule.disconnected
         if disconnected and not self.working:
             return
-        pair = self._generations.selected
-        improvable = pair is not None and pair.improvable
+        improvable = self._generations.use.path.improvable
         self.schedule.path_found(improvable and self._context.relay_policy is not RelayPolicy.ONLY, now)
         if disconnected:
             self._context.calls.call_disconnected(False)

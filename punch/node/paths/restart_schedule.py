@@ -36,9 +36,9 @@ RETRY = 1.0, 30.0
 """Seconds until the rendezvous is asked again for a peer that is not there: the first time, and at most."""
 IMPROVE = 15.0, 300.0
 """
-Seconds on a relayed path, or on one over TCP, until a restart looks for a better one: the first time, and at
-most; doubled each time, and the first time again after a better path that lasted (`punch.ice.generations`).
-What closed the direct path may have changed, which nothing else would notice.
+Seconds on a relayed path, on one over TCP, or after a better one was lost, until a restart looks for a better
+one: the first time, and at most; doubled each time, and the first time again after a better path that lasted
+(`punch.ice.generations`). What closed the better path may have changed, which nothing else would notice.
 """
 
 

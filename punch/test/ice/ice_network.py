@@ -29,7 +29,7 @@ REFLECTOR = Address("198.51.100.1", 3478)
 @dataclass
 class NAT:
     """
-    A NAT of RFC 4787.
+    A NAT of RFC 4787, for IPv4.
 
     :param mapping: "EIM" or "APDM".
     :param filtering: "EIF", "ADF" or "APDF".
@@ -246,7 +246,7 @@ class IceNetwork:
         if inside is not None:
             self._later(delay, lambda: self._arrive(inside, data, source, target))
             return
-        if host.nat is not None:
+        if host.nat is not None and not source.is_ipv6:
             target = host.nat.rewritten.get(target, target)
             source = host.nat.outbound(source, target)
         if target == REFLECTOR:
@@ -259,7 +259,7 @@ class IceNetwork:
         """A datagram from the public side reaches its target, or the NAT before it."""
         for host in self.hosts:
             nat = host.nat
-            if nat is None:
+            if nat is None or target.is_ipv6:
                 if target in host.bases:
                     self._arrive(host, data, source, target)
                     return

@@ -8,31 +8,15 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.ice.ice_network import IceNetwork
-from punch.test.internet import NAT, Filtering, LinkSpec, Mapping, Ports
-from punch.test.system import Connected, DualStackTestCase, Peer, introduce
+from punch.test.scenarios.dual_stack import DualStackPeersTestCase
+from punch.test.system import Connected, Peer, introduce
 
 SLOW = 0.6
 """Seconds that the slow family takes longer, each way."""
 
 
-class DualStackTests(DualStackTestCase):
+class DualStackTests(DualStackPeersTestCase):
     """Whole nodes."""
-
-    def dual_stack(self, name: str, *, strict: bool = False, ipv6: bool = True) -> Peer:
-        """A registered peer behind a firewall (IPv6) and a NAT that may be strict (IPv4)."""
-        self.homes += 1
-        mapping, ports = (Mapping.APDM, Ports.RANDOM) if strict else (Mapping.EIM, Ports.PRESERVING)
-        nat = NAT(f"203.0.113.{self.homes}", mapping=mapping, filtering=Filtering.APDF, ports=ports)
-        lan = self.net.lan(
-            f"home-{name}",
-            f"192.168.{self.homes}.0/24",
-            ipv6=f"2001:db8:{self.homes}::/64" if ipv6 else None,
-            nat=nat,
-            link=LinkSpec(delay=0.02),
-        )
-        peer = Peer(self.net, lan.host(name), self.dual.address, pacing=0.02)
-        self.peers.append(peer)
-        return peer.register()
 
     def connect(self, alice: Peer, bob: Peer) -> float:
         """How many seconds a call takes until both are connected."""
@@ -43,26 +27,20 @@ class DualStackTests(DualStackTestCase):
         self.net.run_until(lambda: alice.of(Connected) and bob.of(Connected), 20.0, "a link")
         return self.net.now - began
 
-    def path(self, alice: Peer, bob: Peer) -> tuple[str, bool]:
-        """The kind of alice's path, and whether it is over IPv6."""
-        status = alice.link_to(bob).status
-        assert status is not None
-        return status.path.kind, status.path.remote.is_ipv6
-
     def test_preferred(self) -> None:
         """Over both families there is a direct path: the one without a NAT is taken, on both sides."""
         alice, bob = self.dual_stack("alice"), self.dual_stack("bob")
         self.connect(alice, bob)
         self.net.advance(3.0)
         for here, there in ((alice, bob), (bob, alice)):
-            self.assertEqual(self.path(here, there), ("host", True))
+            self.assertEqual(self.path_over(here, there), ("host", True))
 
     def test_the_only_direct_path(self) -> None:
         """The NATs allow none. Firewalls on both sides are no obstacle."""
         alice, bob = self.dual_stack("alice", strict=True), self.dual_stack("bob", strict=True)
         self.connect(alice, bob)
         self.net.advance(3.0)
-        self.assertEqual(self.path(alice, bob), ("host", True))
+        self.assertEqual(self.path_over(alice, bob), ("host", True))
 
     def test_it_does_not_work(self) -> None:
         """Nothing passes between the two over IPv6: the link is there as soon as without."""
@@ -72,7 +50,7 @@ class DualStackTests(DualStackTestCase):
             and packet.destination[0].startswith(("2001:db8:1:", "2001:db8:2:"))
         )
         with_it = self.connect(alice, bob)
-        self.assertFalse(self.path(alice, bob)[1])
+        self.assertFalse(self.path_over(alice, bob)[1])
         self.net.drop = None
         carol, dave = self.dual_stack("carol", ipv6=False), self.dual_stack("dave", ipv6=False)
         without = self.connect(carol, dave)
