@@ -1,5 +1,6 @@
 """
-The shell of netcheck: it registers with a rendezvous, opens sockets for the core, and tries the relays.
+The Twisted side of netcheck: it registers with a rendezvous, opens sockets for the core
+(`punch.natcheck.core`), and tries the relays.
 
 It registers with a new key, with which nobody can call it, so that a peer of the same user keeps its
 registration.
@@ -87,12 +88,13 @@ class NetcheckRun:
         :param member: the user's own identity, which vouches for this run where only members may register, or
             use the relay.
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
-        :param addresses: tells this machine's IP addresses.
-        :param source: from which of them an IP address is reached; None: as the control connection.
+        :param addresses: returns this machine's IP addresses.
+        :param source: returns from which of them an IP address is reached, None if that is not known; without
+            it, only the local address of the control connection is known.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
         :param gateways: the router of each of our addresses, which is asked for a port; None: none is asked.
-        :param upnp: asks these routers by UPnP too; None: not by that.
+        :param upnp: asks these routers by UPnP, too; None: they are not asked by UPnP.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
@@ -153,7 +155,7 @@ class NetcheckRun:
         self._control.start()
         return self._finished
 
-    # What the rendezvous tells (ControlHandler)
+    # Calls of the control connection (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """This peer is registered: the rendezvous names its reflectors and relays."""

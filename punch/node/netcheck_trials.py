@@ -81,7 +81,7 @@ class RelayTrial:
         """
         :param name: the host of the rendezvous, where its own relay is.
         :param addresses: IP addresses of the relay, as far as the rendezvous may name them.
-        :param hosts: our own.
+        :param hosts: our own IP addresses.
         :param roots: the authorities for relays without a pin; None for the platform's.
         :param proxy: the proxy to reach it through over TCP, if there is one, with the reactor `clock`.
         """
@@ -118,7 +118,7 @@ class RelayTrial:
         if not attempts:
             self._end(False)
 
-    # What relays say (RelayClientOwner)
+    # Calls of the relay clients (RelayClientOwner)
 
     def relay_allocated(self, relay: RelayClient) -> None:
         """The relay works."""
@@ -132,7 +132,7 @@ class RelayTrial:
             self._end(False)
 
     def relay_limited(self, relay: RelayClient, limit: RelayLimit) -> None:
-        """It has allocated an address, which is all that is tried."""
+        """Ignored: that the relay has allocated an address is all that is tried."""
 
     # The inside
 

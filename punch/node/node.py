@@ -94,24 +94,24 @@ class Node(Service):
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones; grows with each call. None: a
         new address book in memory.
-    :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
-    :param addresses: the local addresses to use, asked anew for every call.
-    :param own_addresses: all addresses of this machine. If a peer names one of them, this node does not
-        connect to it.
-    :param source: from which of `addresses` an IP address is reached; None: as the control connection, or
-        unknown.
-    :param gateways: the router of each of our addresses, which is asked for a port that leads to this node
-        (`punch.net.interfaces.gateways_of_machine`); None: none is asked.
-    :param upnp: asks these routers by UPnP too (`punch.net.upnp.upnp_of_machine`); None: not by that.
-    :param wall: seconds since 1970 by the wall clock, to notice sleep, and for times of offers and links; all
-        intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
+    :param offers: tells offers from copies of old ones; None: callers whose offers are older than this node
+        are asked.
+    :param addresses: returns the local addresses to use; called for every call.
+    :param own_addresses: returns all addresses of this machine, to none of which a peer can have it connect.
+    :param source: returns from which of `addresses` an IP address is reached, None if that is not known. The
+        local address of the control connection is known without it.
+    :param gateways: returns the router of each of our addresses, which is asked for a port that leads to
+        this node (`punch.net.interfaces.gateways_of_machine`); None: none is asked.
+    :param upnp: asks these routers by UPnP, too (`punch.net.upnp.upnp_of_machine`); None: no UPnP is used.
+    :param wall: returns seconds since 1970, to notice sleep, and for the times of offers and links. All
+        intervals are measured with `monotonic`, and `reactor` counts the same (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param spray: whether many packets may be sent to guessed ports of a peer (`punch.ice.punching.spraying`).
-    :param descriptors: how many more sockets this process may open.
+    :param descriptors: returns how many more sockets this process may open.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
-    :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
+    :param waiting: returns whether messages wait for the rendezvous, beside the calls that this node has.
     :param member: vouches for `identity` where only members of the rendezvous may register, or may use its
         relay; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
@@ -414,7 +414,7 @@ class Node(Service):
             authorize = partial(self._known.granted, service=service)
         return self._context.services.serve(service, factory, authorize, takes_calls=takes_calls)
 
-    # What the rendezvous says (ControlHandler)
+    # Calls of the control connection (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """The node is registered: place the calls that waited, and look for paths."""

@@ -22,14 +22,14 @@ class SprayPolicy(Enum):
 
 
 class RelayPolicy(str, Enum):
-    """
-    AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,
-    ours or the other side's. ONLY: everything does, so that the other side never learns our addresses.
-    """
+    """Whether links may go through relays."""
 
     AUTO = "auto"
+    """A link may be relayed while there is no direct path."""
     NEVER = "never"
+    """Nothing of a link goes through a relay, ours or the other side's."""
     ONLY = "only"
+    """Everything goes through a relay, so that the other side never learns our addresses."""
 
 
 class Decision(Enum):

@@ -252,7 +252,7 @@ class Call:
         self.changed()
         return taken
 
-    # What the parts say
+    # Called by the parts
 
     def changed(self) -> None:
         """A part has something to send, or an event."""

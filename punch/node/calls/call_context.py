@@ -121,7 +121,7 @@ class SignalingChannel:
 
 
 class PunchingSlot:
-    """The one attempt that a node makes at a time."""
+    """Held by the link that makes an attempt at a direct path, since a node makes one at a time."""
 
     def __init__(self) -> None:
         self._owner: object | None = None
@@ -133,7 +133,7 @@ class PunchingSlot:
         return self._owner is owner
 
     def release(self, owner: object) -> None:
-        """Give it back."""
+        """Give the slot back, if this owner has it."""
         if self._owner is owner:
             self._owner = None
 

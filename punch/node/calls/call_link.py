@@ -231,8 +231,8 @@ class ProvedLink:
     :param tell: takes the events about the path.
     :ivar restarts: finds new paths for the link. It begins nothing until there has been a path: a link that
         is proved and never gets a path fails as a call does.
-    :ivar punching: finds a direct path while there is a relayed one.
-    :ivar tcp_punching: the same over TCP.
+    :ivar punching: looks for a direct path over UDP while the link is on a relay.
+    :ivar tcp_punching: looks for one over TCP.
     :ivar reports: what applications are told about the path.
     """
 

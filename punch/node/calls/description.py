@@ -37,10 +37,16 @@ MAX_GAP = 8
 @dataclass(frozen=True)
 class Description:
     """
-    An ICE agent as its side describes it. `pacing_ms` is its Ta, in milliseconds.
+    An ICE agent as its side describes it.
 
-    A `generation` above 0 restarts the live link whose offer had the digest `link`. `time`, `challenge` and
-    `nats` are those of `Offer`.
+    :ivar name: the name of its side.
+    :ivar ufrag: its user name fragment.
+    :ivar password: its password, for the integrity of checks that it receives.
+    :ivar pacing_ms: its Ta (RFC 8445, section 14), in milliseconds.
+    :ivar candidates: its candidates.
+    :ivar complete: it will have no others.
+    :ivar generation: above 0, it is for an ICE restart of the live link whose offer had the digest `link`.
+    :ivar time: as in `Offer`, and so are `challenge` and `nats`.
     """
 
     name: str
@@ -60,7 +66,7 @@ class Description:
         cls, body: Offer | AnswerBody, candidates: Sequence[Candidate], complete: bool
     ) -> Description:
         """
-        The description in the other side's offer or answer.
+        Return the description in the other side's offer or answer.
 
         :param candidates: those in it and those trickled since.
         :param complete: no more will be trickled.
@@ -77,7 +83,7 @@ class Description:
 
     def offer(self, candidates: tuple[Candidate, ...], reply_key: bytes, reply_kem: bytes) -> Offer:
         """
-        An offer of this description.
+        Return an offer with this description.
 
         :param candidates: those of the description that may be sent.
         :param reply_key, reply_kem: as in `Offer`.
@@ -100,7 +106,7 @@ class Description:
 
     def answer(self, candidates: tuple[Candidate, ...], certificate_sha256: bytes) -> AnswerBody:
         """
-        An answer with this description.
+        Return an answer with this description.
 
         :param candidates: those of the description that may be sent.
         :param certificate_sha256: the hash of the link certificate of this side.

@@ -86,7 +86,8 @@ class KeptOffers:
     """
     What is remembered of the offers that were taken.
 
-    :ivar floor: any other caller may have used any time up to this one, in milliseconds.
+    :ivar floor: callers of whom no time is remembered count as having used all times up to this one, in
+        milliseconds since 1970.
     :ivar newest: the newest time taken from each known caller; the caller that was silent for longest comes
         first.
     :ivar strangers: the same for strangers. It is not encoded.
@@ -100,7 +101,7 @@ class KeptOffers:
         self.untimed: dict[PeerID, deque[bytes]] = {}
 
     def newest_of(self, caller: PeerID) -> int:
-        """The newest time that the caller may have used."""
+        """Return the newest time that the caller may have used, in milliseconds since 1970."""
         return self.newest.get(caller, self.strangers.get(caller, self.floor))
 
     def take(self, caller: PeerID, time: int, latest: int = MAX_TIME, *, known: bool = True) -> None:
@@ -132,7 +133,7 @@ class KeptOffers:
 
     def encode(self, floor: int = 0) -> bytes:
         """
-        As it is kept in a file; at most 60 kB.
+        Return the content of the file; at most 60 kB.
 
         :param floor: is written in place of `self.floor` if it is greater.
         """
@@ -182,7 +183,7 @@ class OfferTimes:
     """
     The times that our own offers carry: those of the clock, but each greater than the one before.
 
-    :param wall: seconds since 1970.
+    :param wall: returns seconds since 1970.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
@@ -190,7 +191,7 @@ class OfferTimes:
         self._last = -1
 
     def next(self) -> int:
-        """Milliseconds since 1970."""
+        """Return the time for the next offer, in milliseconds since 1970."""
         self._last = min(MAX_TIME, max(milliseconds(self._wall()), self._last + 1))
         return self._last
 
@@ -259,7 +260,7 @@ class OfferMemory:
         self, caller: PeerID, offer: Offer, digest: bytes, *, known: bool, wall: float, now: float
     ) -> OfferVerdict:
         """
-        Whether to take an offer. A fresh one is remembered, so that it is not fresh a second time.
+        Decide whether to take an offer. A fresh one is remembered, so that it is not fresh a second time.
 
         :param known: the caller is in the address book.
         :param wall: seconds since 1970.
@@ -289,7 +290,7 @@ class OfferMemory:
 
     def challenge(self, caller: PeerID, now: float, *, known: bool) -> bytes:
         """
-        What the caller has to put into its next offer.
+        Return what the caller has to put into its next offer.
 
         :param known: the caller is in the address book, so that no stranger takes its place.
         """
@@ -322,7 +323,7 @@ class OfferMemory:
 
 
 def milliseconds(wall: float) -> int:
-    """A clock's time as offers carry it; 0 for a clock that shows a time before 1970."""
+    """Return a clock's time as offers carry it; 0 for a clock that shows a time before 1970."""
     return min(MAX_TIME, max(0, int(wall * 1000)))
 
 
@@ -332,8 +333,8 @@ def read_offers(content: bytes | None, wall: float, *, new: bool) -> KeptOffers:
 
     :param content: of the file; None if there is none.
     :param new: the identity is new, so nobody can have recorded an offer to it.
-    :return: where the file is missing or damaged, that any caller may have used any time that could still be
-        taken.
+    :return: what the file says. If it is missing or damaged, all callers count as having used every time that
+        could still be taken, so their next offers are answered with a challenge.
     """
     if content is not None:
         try:

@@ -34,7 +34,7 @@ class PrekeyStorage(Protocol):
     """Keeps the prekeys of known peers, as they were signed. What can't be read or written counts as none."""
 
     def read(self, peer: PeerID) -> bytes | None:
-        """What was kept of a peer; None if nothing was."""
+        """Return the prekey of a peer that was kept, with its signature; None: there is none."""
 
     def write(self, peer: PeerID, signed: bytes | None) -> None:
         """Keep a prekey of a peer; None: forget the one that is kept."""
@@ -59,7 +59,7 @@ class Prekeys:
         """
 
     def of(self, peer: PeerID) -> bytes:
-        """The public prekey of a peer, for `seal_offer`; empty if it is not known, or can't be used here."""
+        """Return the public prekey of a peer, for `seal_offer`; empty: none is known, or can be used here."""
         if not self.own:
             return b""
         signed = self._of.get(peer, b"")
@@ -70,9 +70,9 @@ class Prekeys:
 
     def learn(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """
-        A peer has told its prekey.
+        A peer has sent its prekey, with its signature.
 
-        :param keep: also for later processes.
+        :param keep: whether to keep it for later processes, too.
         :raise PrekeyError: it is malformed, or not signed by the peer.
         """
         if not self.own:
@@ -90,10 +90,10 @@ class Prekeys:
 
     def told(self, peer: PeerID, signed: bytes, *, keep: bool) -> None:
         """
-        The rendezvous has told the prekey of a peer. It is ignored if it is wrong, if the peer was not
+        The rendezvous has sent the prekey of a peer. It is ignored if it is wrong, if the peer was not
         called, or if its prekey is known.
 
-        :param keep: also for later processes.
+        :param keep: whether to keep it for later processes, too.
         """
         if peer in self._of and not self._of[peer]:
             with suppress(PrekeyError):
@@ -142,7 +142,7 @@ class PrekeyExchange:
 
     def receive(self, signed: bytes) -> None:
         """
-        The other side has told its prekey.
+        The other side has sent its prekey.
 
         :raise PrekeyError: it is malformed, not signed by the peer, or not the first one.
         """

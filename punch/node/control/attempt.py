@@ -1,8 +1,8 @@
 """
 One attempt to register, for `ClientService`: it tries the servers of the rendezvous one after the other.
 
-An attempt has succeeded when a server has said `welcome`: under TLS 1.3 a client's handshake completes before
-the server has refused its certificate.
+An attempt has succeeded when a server has sent its `welcome`: under TLS 1.3, the handshake is complete for
+the client before the server has refused its certificate.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class ConnectAttempt:
     """
     One attempt, and the connection that it becomes.
 
-    :ivar result: fires when a server has said `welcome`.
+    :ivar result: fires when a server has sent its `welcome`; fails with a `ControlProblem`.
     :ivar began: when the attempt at the present server began, in monotonic seconds.
     :ivar welcomed_at: when the welcome came.
     :ivar reached: whether a TCP connection was made.
@@ -164,7 +164,7 @@ class ConnectAttempt:
             self._give_up()
 
     def welcomed(self, server: Server, protocol: ControlClientProtocol, welcome: Welcome) -> None:
-        """A server has said `welcome`."""
+        """A server has sent its `welcome`."""
         if self.result.called:
             return
         self._welcome_timer.cancel()
@@ -194,8 +194,8 @@ class ConnectAttempt:
         elif self._left and not self._ended:
             self._next()
         elif not self.result.called:
-            # A problem that only a person can solve ends it if every server has such a problem. What a server
-            # has said is worth more than that another one is down.
+            # If every server has a problem that only a person can solve, there is no other attempt. An error
+            # message of a server is reported rather than that another server can't be reached.
             said = [each for each in self._problems if each.error is not None]
             passing = [each for each in self._problems if not each.fatal]
             shown = next(iter([*said, *passing]), problem)
@@ -234,7 +234,7 @@ class ConnectAttempt:
 
 @implementer(IStreamClientEndpoint)
 class RendezvousEndpoint:
-    """An endpoint whose connections count as made once a server has said `welcome`."""
+    """An endpoint whose connections count as made when a server has sent its `welcome`."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client

@@ -1,8 +1,9 @@
 """
-The peer's side of the control channel: stay registered, carry control messages, notice a dead connection.
+The peer's side of the control channel: it stays registered, carries control messages, and notices that a
+connection is dead.
 
-`ClientService` reconnects. Its endpoint (`attempt.py`) is "connected" only when a server has said `welcome`,
-so that the back-off is reset by a welcome and by nothing less.
+Twisted's `ClientService` reconnects. A connection counts as made for it when a server has sent its `welcome`
+(`RendezvousEndpoint`), so nothing but a welcome resets the back-off.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ _RETURN_TIME = 600.0
 """Seconds after the loss of a registration for which `_RETURN_DELAY` holds."""
 _LOOK = 2.0
 """
-How often, in seconds, a client that waits for its next attempt looks whether something needs the rendezvous
-now.
+Seconds after which a client that waits for its next attempt finds out again whether something needs the
+rendezvous.
 """
 _SHORT = 10.0
 """
@@ -283,10 +284,10 @@ class ControlClient:
         self._protocol.send(request)
         return True
 
-    # What the attempts ask and tell
+    # Called by the attempts
 
     def ordered_servers(self) -> Deferred[list[Server]]:
-        """The servers in the order in which to try them, once their names are looked up."""
+        """Look up the names of the servers; fires with the servers, in the order in which to try them."""
         names, look_up = self._servers.names, self._look_up_service
         if look_up is None or not names:
             return succeed(self._servers.order())
@@ -294,7 +295,7 @@ class ControlClient:
         return gatherResults(looking_up).addCallback(lambda _: self._servers.order())
 
     def endpoint_for(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
-        """How to connect to a server, and what checks its certificate."""
+        """Return what connects to a server, TLS included, and what checks its certificate."""
         self.address = server.address
         self._named_by_dns = server.address.host != server.proves.host
         host, port = server.address.host, server.address.port
@@ -379,7 +380,7 @@ class ControlClient:
         return delay
 
     def _longest_delay(self) -> float:
-        """The longest mean delay while TCP is not accepted."""
+        """Return the longest mean delay between two attempts while TCP is not accepted, in seconds."""
         if self._is_needed:
             return _NEEDED_DELAY
         if not self._stopped:

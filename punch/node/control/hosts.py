@@ -170,7 +170,7 @@ class _VettedReceiver:
 class _KnownHost:
     hosts: list[str] = field(default_factory=list)
     since: float = float("-inf")
-    """When they were told, in monotonic seconds."""
+    """When they were found, in monotonic seconds."""
     looking_up: bool = False
 
 
@@ -189,7 +189,10 @@ class HostAddresses:
         self._known: dict[str, _KnownHost] = {}
 
     def of(self, name: str) -> list[str]:
-        """The known addresses of a host, which may be an address itself. Old ones are looked up again."""
+        """
+        Return the known addresses of a host, which may be an address itself. They are looked up again if that
+        was some time ago.
+        """
         literal = _literal(name)
         if literal is not None:
             return [literal]
@@ -203,7 +206,7 @@ class HostAddresses:
         return list(known.hosts) if age < KEPT else []
 
     def known(self, name: str) -> list[str]:
-        """The addresses of a name that were told last, however long ago; it is not looked up again."""
+        """Return the addresses of a name that were found last, however long ago, without a new look-up."""
         known = self._known.get(name)
         return [] if known is None else list(known.hosts)
 
@@ -240,7 +243,7 @@ class HostAddresses:
 
 
 def _literal(name: str) -> str | None:
-    """The canonical form of an IP address, None for a name."""
+    """Return the canonical form of an IP address; None for a name."""
     try:
         return canonical(name, 1).host
     except ValueError:

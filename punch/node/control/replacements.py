@@ -30,7 +30,7 @@ EXIT_STATUS = 3
 
 
 def pause_after(count: int) -> float:
-    """Seconds to wait at the start after so many replacements without a steady registration."""
+    """Return the seconds to wait at the start after so many replacements without a steady registration."""
     return 0.0 if count <= 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count - 1, 30))
 
 
@@ -38,8 +38,8 @@ class Replacements:
     """
     Counts over all runs how often this identity was replaced, and waits accordingly at the start.
 
-    :param start: registers; called once.
-    :param tell: called at the start if there is another process, with how long this one waits.
+    :param start: called once, to register.
+    :param tell: called at the start if there was another process, with for how long this one waits.
     """
 
     _log = Logger()

@@ -75,7 +75,7 @@ class _ConnectionCreator:
         self._context = context
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """What Twisted asks for a new connection's TLS."""
+        """Return the TLS side of a new connection (`IOpenSSLClientConnectionCreator`)."""
         connection = SSL.Connection(self._context, None)
         try:
             ip_address(self._address.host)
@@ -84,13 +84,13 @@ class _ConnectionCreator:
         return connection
 
     def problem(self, connection: SSL.Connection) -> ControlProblem | None:
-        """What was wrong with the server's certificate on this connection."""
+        """Return what was wrong with the server's certificate on this connection; None: nothing."""
         return self._problems.get(connection)
 
     def _check_pin(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
-        # The key is what is pinned: names, dates and issuers say nothing more about it.
+        # Only the key is pinned: names, dates and issuers do not matter.
         if depth > 0 or _pin(certificate) == self._address.pin:
             return True
         self._refuse(connection, ProblemCode.WRONG_PIN)
@@ -161,15 +161,15 @@ class RelayConnectionCreator(_ConnectionCreator):
 
 
 def _parsed(certificate: X509) -> x509.Certificate | None:
-    """The parsed certificate; None if this parser refuses what OpenSSL accepts, as strangers can cause."""
+    """Return the parsed certificate; None if this parser refuses what OpenSSL accepts."""
     try:
         return certificate.to_cryptography()
-    except Exception:  # an exception in the callback would end as an error of ours
+    except Exception:  # a stranger wrote it, and an exception in the callback would end as an error of ours
         return None
 
 
 def _pin(certificate: X509) -> bytes | None:
-    """The pin of a certificate's key; None if the key can't be read."""
+    """Return the pin of a certificate's key; None if the key can't be read."""
     parsed = _parsed(certificate)
     try:
         return None if parsed is None else pin_of(parsed.public_key())
@@ -178,11 +178,11 @@ def _pin(certificate: X509) -> bytes | None:
 
 
 def _names(certificate: x509.Certificate) -> str:
-    """The names a certificate is for, for a message: bounded, because a stranger wrote them."""
+    """Return the names that a certificate is for: some of them, since a stranger wrote them; may be empty."""
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        return "it names none"
+        return ""
     names = [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
     printable = [name for name in names if name.isprintable()][:3]
-    return ", ".join(printable)[:120] or "it names none"
+    return ", ".join(printable)[:120]

@@ -49,7 +49,7 @@ class Clat:
     :param reactor: resolves names.
     :param addresses: returns the IP addresses of this machine.
     :param open_socket: opens a socket at one of these and a port (0: any).
-    :param source: from which of these an IP address is reached, None if that is not known.
+    :param source: returns from which of these an IP address is reached; None: that is not known.
     :param changed: called when the prefix is known, or has changed.
     """
 

@@ -1,6 +1,7 @@
 """
-The network side of a node: its sockets, its relays, and what is known about NATs and port mappings. When the
-network changes, this is what tells calls and the rendezvous.
+The network side of a node: its sockets, its relays, and what is known about NATs and port mappings
+(`Network`); and what calls and the connection to the rendezvous are told when the network changes
+(`NetworkChanges`).
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Network:
         :param addresses: returns the local addresses to use.
         :param own_addresses: returns all addresses of this machine.
         :param rendezvous: its host, as the user gave it.
-        :param source: from which of our addresses an IP address is reached, None if that is not known.
+        :param source: returns from which of our addresses an IP address is reached; None: that is not known.
         :param gateways: returns the router of each of our addresses; None: no port of it is mapped.
         :param upnp: asks a router by UPnP, if that is possible.
         """
@@ -289,7 +290,11 @@ class Network:
         self.relays.update(taken, host)
 
     def no_path(self, checks: CheckingFailure | None) -> NoPathFound:
-        """Return why no path was found. `checks` is what the ICE agent knows, which knows no relays."""
+        """
+        Return why no path was found.
+
+        :param checks: what the ICE agent knows about it. It does not know why there was no relay.
+        """
         policy, relays = self._relay_policy, self.relays
         if policy is RelayPolicy.NEVER:
             return NoPathFound(checks, RelayFailure.SWITCHED_OFF)

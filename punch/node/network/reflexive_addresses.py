@@ -1,5 +1,5 @@
 """
-The server-reflexive addresses of the node's sockets, and the reflectors that tell them.
+The server-reflexive addresses of the node's sockets, and the reflectors that are asked for them.
 
 NATs forget a UDP mapping after as little as 30 s. To keep one, the reflector has to be asked every 15 s:
 5,760 requests and responses a day for each socket, 620 kB with their headers, a radio that never sleeps, and
@@ -46,7 +46,8 @@ class ReflexiveAddressCache:
 
     :param pacing: seconds between two requests (Ta of RFC 8445).
     :param send: sends one datagram.
-    :param back: called when a reflector answers that had not answered before, while `listen` is on.
+    :param back: called, while `listen` is on, when a reflector answers after all requests before were not
+        answered.
     """
 
     def __init__(

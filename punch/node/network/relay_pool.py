@@ -128,7 +128,7 @@ class RelayPool:
         self._close_at: float | None = None
         self._driver = Driver(reactor, monotonic, lambda now: False, lambda: (self,))
 
-    # What the rendezvous tells
+    # What the rendezvous names
 
     def update(self, servers: tuple[RelayServer, ...], host: str | None = None) -> None:
         """
@@ -257,7 +257,7 @@ class RelayPool:
         flow = self._flows.get((local, remote)) if self._flows else None
         return datagrams if flow is None else flow.receive(datagrams)
 
-    # What relays tell (RelayClientOwner)
+    # Calls of the relay clients (RelayClientOwner)
 
     def relay_allocated(self, relay: RelayClient) -> None:
         """A relay has allocated an address."""

@@ -80,7 +80,7 @@ class TCPConnection:
             self._connections.remove(self)
             stream.close()
 
-    # What the stream says
+    # Calls of the stream (MessageStream)
 
     def connected(self, stream: MessageStream) -> None:
         """It is made."""

@@ -49,7 +49,7 @@ a SYN before refuses none if its own host has sent one.
 ARRIVAL_TIME = 2.0
 """Seconds for which we still listen after the last round."""
 LOOK = 1.0
-"""Seconds between two looks whether it is time for TCP."""
+"""Seconds after which it is decided again whether it is time for TCP."""
 ATTEMPTS = 2
 """
 How many attempts in which SYNs were sent must have found no path, so that TCP is taken to have failed on this
@@ -58,7 +58,7 @@ link. With each of them, the limit of SYNs to an address that has not answered i
 HOPELESS = 3600.0
 """Seconds until TCP is tried again where it was not worth trying."""
 LONGEST_LOOK = 30.0
-"""The most seconds between two looks: this machine may be in another network by then."""
+"""The most seconds until that is decided again: this machine may be in another network by then."""
 
 
 @dataclass(frozen=True)

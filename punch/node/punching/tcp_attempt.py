@@ -34,7 +34,7 @@ from punch.wire.special_addresses import FIRST_PORT, Scope, is_clat, scope_of
 CHECK_TIME = 5.0
 """Seconds within which an authenticated check must come on a connection, or be answered."""
 TIDY_GAP = 1.0
-"""Seconds between two looks at connections on which no authenticated check has come yet."""
+"""Seconds after which connections are reviewed while no authenticated check has come on one of them."""
 UNUSED_TIME = 15.0
 """Seconds after which a connection is closed that the link does not use, except during an attempt."""
 MAX_TARGETS = 3
@@ -57,7 +57,7 @@ Linux lets nothing pass any more between the two ports. The next attempt has oth
 CONNECT_TIME = 0.9
 """Seconds until a connection is given up: the system would send its SYN again after one second (RFC 6298)."""
 CANCELLED = CancelledError, ConnectingCancelledError
-"""With what its connections and waits fail when an attempt is ended."""
+"""The errors with which connections and waits of an attempt fail when it is ended."""
 
 
 class TCPPaths:

@@ -230,6 +230,8 @@ def problem_sentence(problem: ControlProblem) -> str:
         sentence, detail = _REFUSALS[problem.refusal].replace("{contact}", contact), ""
     elif problem.error is None:
         sentence, detail = _PROBLEMS[problem.code], problem.detail
+        if problem.code is ProblemCode.WRONG_NAME and not detail:
+            detail = "it names none"
     else:
         code = problem.error.value
         other = f"The rendezvous at {{where}} closed the connection ({code}); it is tried again."

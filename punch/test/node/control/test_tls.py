@@ -260,6 +260,12 @@ class AuthorityTests(ControlTestCase):
         self.assert_refused("certificate", "another name", "other.example", "192.0.2.7")
         self.assertEqual(service.requests, [])
 
+    def test_no_name(self) -> None:
+        """A certificate that is for no name at all is refused, too."""
+        self.serve(self.authority.issue())
+        self.connect()
+        self.assert_refused("certificate", "another name", "(it names none)")
+
     def test_a_name_for_an_address(self) -> None:
         """A certificate for a name is none for the address behind it."""
         self.serve(self.authority.issue(NAME))
