@@ -181,7 +181,7 @@ ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
 """The types of frames that a receiver must know and that are for a layer above."""
 
 
-class SendAllowance:
+class FrameAllowance:
     """
     How many control frames the other side may send: a burst, then a steady rate, plus one for every 4 KiB
     that we sent it (an honest receiver grants credit at most once for every 8 KiB). What sends more is
@@ -205,7 +205,7 @@ class SendAllowance:
         self._left += 1
 
     def spend(self, now: float) -> bool:
-        """Account for one frame; False if it is one too many."""
+        """Count one frame; returns False if it is one too many."""
         if now > self._at:
             if self._left < self.BURST:
                 self._left = min(self.BURST, self._left + (now - self._at) * self.PER_SECOND)
@@ -218,11 +218,11 @@ class ControlStream:
     """
     The frames in both directions. The callee's first one says that the proof is good.
 
-    :ivar allowance: how many frames the other side may send for what was sent to it.
+    :ivar allowance: counts the frames that the other side may still send.
     """
 
     def __init__(self, quic: QuicConnection, role: LinkRole, now: float) -> None:
-        self.allowance = SendAllowance(now)
+        self.allowance = FrameAllowance(now)
         self._quic = quic
         self._reader = ControlFrameReader()
         self._out = bytearray()
@@ -246,7 +246,7 @@ class ControlStream:
         self.put(encode_frame(frame_type, payload))
 
     def put_close(self, code: CloseCode, reason: str) -> None:
-        """Queue the last frame, once: the link ends."""
+        """Queue the CLOSE frame, which is the last one, once."""
         if not self._closing:
             self._closing = True
             self.put(encode_close(code, reason))

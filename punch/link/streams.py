@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from punch.link.control_stream import SendAllowance
+from punch.link.control_stream import FrameAllowance
 from punch.link.events import INITIAL_CREDIT, MAX_DATAGRAM
 from punch.link.quic.interface import QuicConnection
 from punch.link.quic.receive_limits import ReceiveAllowance
@@ -127,16 +127,16 @@ class ReceiveWindow:
 
     @property
     def exceeded(self) -> bool:
-        """The sender has sent more than it was allowed."""
+        """Whether the sender has sent more than it was allowed."""
         return self.received > self.limit
 
     @property
     def due(self) -> bool:
-        """Enough has been read for a new limit to be worth a frame."""
+        """Whether enough was read for a new limit to be worth a frame."""
         return self.limit - self.consumed <= self.window // 2
 
     def grant(self, now: float, rtt: float | None) -> int:
-        """The new limit, to be sent to the other side at once."""
+        """Raise the limit, and return it; it is to be sent to the other side at once."""
         reference = max(FALLBACK_RTT if rtt is None else rtt, SHORTEST_RTT)
         if now - self._granted_at < 2 * reference and self.window < self._maximum:
             self.window += self._budget.take(min(self.window, self._maximum - self.window))
@@ -211,7 +211,7 @@ class StreamScheduler:
 
     :param early_bytes: how much may be sent until the other side has accepted the proof; None if it has.
     :param allowance: counts what is sent, which the other side may answer with control frames.
-    :param sent_all: called with a stream of which all was sent that could be.
+    :param sent_all: called with a stream when all of it was sent that its credit allows.
     :ivar room: how many bytes of streams the path takes now, which sending counts down; None for any number.
     :ivar early_left: how much of `early_bytes` is left; None when the other side has accepted the proof.
     """
@@ -221,7 +221,7 @@ class StreamScheduler:
         quic: QuicConnection,
         *,
         early_bytes: int | None,
-        allowance: SendAllowance,
+        allowance: FrameAllowance,
         sent_all: Callable[[Stream], None],
     ) -> None:
         self.room: int | None = None
@@ -256,7 +256,7 @@ class StreamScheduler:
             self._busy[stream.stream_id] = stream
 
     def proof_accepted(self, streams: Iterable[Stream]) -> None:
-        """The other side has accepted the proof of this one, so that all of these streams may send."""
+        """The other side has accepted the proof of this side, so that all of these streams may send."""
         self.early_left = None
         self._busy.update((stream.stream_id, stream) for stream in streams if stream.out.ready)
 
@@ -266,7 +266,7 @@ class StreamScheduler:
         self._full.pop(stream.stream_id, None)
 
     def forget(self, stream: Stream) -> None:
-        """A stream is over."""
+        """Forget a stream that is over."""
         self._busy.pop(stream.stream_id, None)
         self._full.pop(stream.stream_id, None)
 
@@ -302,7 +302,7 @@ class StreamScheduler:
         return flight
 
     def take_drained(self) -> list[int]:
-        """Return the streams that were full and have room again."""
+        """Return the IDs of streams that were full and have room again, each once."""
         drained, self._drained = self._drained, {}
         found = []
         for stream_id, stream in drained.items():

@@ -51,7 +51,7 @@ class StreamAborted(ConnectionLost):
 
 
 def _is_constant(data: bytes | bytearray | memoryview) -> bool:
-    """Whether it is bytes, or a plain view of bytes."""
+    """Whether data can't change: it is bytes, or a plain view of bytes."""
     if isinstance(data, memoryview):
         return type(data.obj) is bytes and data.format == "B" and data.c_contiguous and data.ndim == 1
     return type(data) is bytes
@@ -175,15 +175,15 @@ class StreamTransport:
         self._told_peer_done = False
         self._producer: IPushProducer | None = None
         self._pull_producer: _PullProducer | None = None
-        """The same, if it is a pull producer."""
+        """The producer, if it is a pull producer."""
         self._producer_paused = False
 
     # ITransport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """
-        Queue bytes; after `loseConnection` they are dropped, as any transport does. What can change is
-        copied, and nothing else: neither bytes nor a view of bytes.
+        Queue bytes; after `loseConnection` they are dropped, as any transport does. Buffers that may
+        change are copied; bytes and views of bytes are not.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"a transport's data must be bytes, not {type(data).__name__}")

@@ -19,7 +19,13 @@ from twisted.python.failure import Failure
 
 from punch.identity import PeerID, PeerIDError
 from punch.local.access import Allow, TransferReport
-from punch.local.node_connections import Admitted, Control, NodeConnection, NodeGone, StreamConnection
+from punch.local.node_connections import (
+    Admitted,
+    CommandConnection,
+    NodeConnection,
+    NodeGone,
+    StreamConnection,
+)
 from punch.local.protocol import JSON, CommandError
 
 
@@ -43,7 +49,7 @@ class AttachedNode:
         endpoint: IStreamClientEndpoint,
         clock: IReactorTime,
         admitted: Admitted,
-        control: Control,
+        control: CommandConnection,
         greeting: JSON,
     ) -> None:
         self.peer_id = PeerID.parse(str(greeting.get("id")))
@@ -72,7 +78,7 @@ class AttachedNode:
         :raise ConnectError: nobody listens there.
         :raise CommandError: it does not take this program, or belongs to somebody else.
         """
-        control = Control(clock, admitted)
+        control = CommandConnection(clock, admitted)
         await endpoint.connect(_factory(control))
         greeting = await control.greeted
         try:
@@ -122,7 +128,7 @@ class AttachedNode:
         self._control.channel.loseConnection()
 
     async def _serve(self, service: str, factory: IProtocolFactory, allow: Allow) -> Callable[[], None]:
-        program = Control(self._clock, self._admitted)
+        program = CommandConnection(self._clock, self._admitted)
         program.on_stream = lambda fields: self._stream_waits(fields, factory, program)
         await self._dial(program)
         fields: JSON = {"command": "serve", "service": service}
@@ -146,7 +152,7 @@ class AttachedNode:
 
         return stop
 
-    def _stream_waits(self, fields: JSON, factory: IProtocolFactory, program: Control) -> None:
+    def _stream_waits(self, fields: JSON, factory: IProtocolFactory, program: CommandConnection) -> None:
         """A peer opens a stream to a service of ours."""
         try:
             peer, service, number = (
@@ -161,7 +167,7 @@ class AttachedNode:
         accepting = Deferred.fromCoroutine(self._connect(command, peer, service, factory))
         accepting.addErrback(self._not_accepted, program, number)
 
-    def _not_accepted(self, failure: Failure, program: Control, number: int) -> None:
+    def _not_accepted(self, failure: Failure, program: CommandConnection, number: int) -> None:
         if not isinstance(failure.value, (CommandError, ConnectionAborted, ConnectionDone, ConnectionLost)):
             self._log.failure("A stream could not be accepted.", failure)
         # The peer would wait for it else. An error says that the node does not wait any more.

@@ -330,7 +330,7 @@ class LocalConnection(LineReceiver):
         )
 
     def stream_over(self, waiting: WaitingStream) -> None:
-        """It was accepted, or has ended."""
+        """A stream that waited was accepted, or has ended."""
         self._waiting.discard(waiting)
 
     def _tell_event(self, fields: JSON) -> None:
@@ -394,7 +394,7 @@ class LocalConnection(LineReceiver):
         opening.addCallbacks(lambda _: end.begin(), self._not_opened, errbackArgs=(fields,))
 
     def _turn(self, fields: JSON, answer: JSON, framed: bool) -> LocalEnd:
-        """This connection is a stream from now on; its result follows."""
+        """Make this connection a stream; `LocalEnd.begin` writes the result of the command."""
         self._transport.unregisterProducer()
         result = {"event": "result", "time": round(time.monotonic() - _started, 6), **answer}
         end = LocalEnd(self._transport, framed, line({**result, **_repeated(fields)}))

@@ -86,7 +86,7 @@ class NodeConnection(LineReceiver):
             self.channel.abortConnection()
             return
         if self.greeted.called:
-            self.told(fields)
+            self.event_received(fields)
             return
         self._timeout.cancel()
         if fields.get("event") == "ready":
@@ -96,7 +96,7 @@ class NodeConnection(LineReceiver):
             self.greeted.errback(CommandError(reason, text))
             self.channel.loseConnection()
 
-    def told(self, fields: JSON) -> None:
+    def event_received(self, fields: JSON) -> None:
         """Take an event after the greeting."""
 
     @property
@@ -115,7 +115,7 @@ class NodeConnection(LineReceiver):
         self.channel.abortConnection()
 
 
-class Control(NodeConnection):
+class CommandConnection(NodeConnection):
     """The connection on which commands are given."""
 
     def __init__(self, clock: IReactorTime, admitted: Admitted) -> None:
@@ -135,7 +135,7 @@ class Control(NodeConnection):
         self.channel.write(line({**fields, "request": self._requests}))
         return answer
 
-    def told(self, fields: JSON) -> None:
+    def event_received(self, fields: JSON) -> None:
         """Take an answer, or hear of a stream."""
         if fields.get("event") == "stream":
             self.on_stream(fields)
@@ -213,7 +213,7 @@ class StreamConnection(NodeConnection):
             return fail(CommandError("not-allowed", "The factory built no protocol."))
         return self._stream.open(protocol)
 
-    def told(self, fields: JSON) -> None:
+    def event_received(self, fields: JSON) -> None:
         """Take the answer to the command."""
         if fields.get("event") == "result":
             self.setRawMode()  # type: ignore[no-untyped-call]

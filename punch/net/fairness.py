@@ -258,7 +258,7 @@ class _LastTurns:
         return self._times.get(prefix, -math.inf)
 
     def had(self, prefix: Hashable, now: float) -> None:
-        """A prefix has its turn."""
+        """Note that a prefix has its turn now."""
         self._times[prefix] = now
         self._times.move_to_end(prefix)
         if len(self._times) > self._capacity:

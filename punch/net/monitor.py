@@ -20,9 +20,9 @@ from punch.net.driver import Timer
 INTERVAL = 1.0
 """Seconds between two comparisons."""
 SOON = 0.2
-"""The same after a change, since more changes often follow…"""
+"""Seconds between two comparisons for `UNSTABLE` seconds after a change, since more changes often follow."""
 UNSTABLE = 5.0
-"""…for so many seconds."""
+"""Seconds after a change in which the addresses are compared more often."""
 SLEPT = 5.0
 """How many seconds a comparison may be late before that counts as sleep."""
 

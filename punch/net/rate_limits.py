@@ -19,8 +19,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST = 8
 """
-If there are several tables, one place in so many of a prefix's share is for the first entries of the sources
-in it.
+If a prefix has less than one in so many places of its share in this table, the first entry of a source is not
+refused for what the prefix has in other tables (`SourceTable`).
 """
 
 

@@ -19,7 +19,7 @@ AHEAD: Final = 2 * FULL_SIZE
 PAYLOAD: Final = FULL_SIZE - 60
 """Bytes of a stream that fit into a datagram beside headers and a small frame."""
 QUEUE: Final = 0.3
-"""Seconds that a link's own bytes may wait on the path; as long as the path's round trip if that is more."""
+"""Seconds that a link's own bytes may wait in queues; a round trip of the path, if that is longer."""
 LEAST: Final = 4 * FULL_SIZE
 """Bytes that are always allowed: the loss of one datagram shows by three later ones (RFC 9002, 6.1.1)."""
 PROBE: Final = 2 * FULL_SIZE
@@ -56,7 +56,7 @@ class SendWindow:
     last acknowledgements, delivers in time. Otherwise a limit that was reached may grow to that, and is
     lifted when it is above what the congestion controller allows. A longer round trip may also mean another
     path, or a queue that others fill. So the path's own is measured again from time to time, with little in
-    flight: what it is then is not due to this link.
+    flight, so that this link adds nothing to it.
 
     :ivar limit: bytes, or None while the congestion controller alone decides.
     """
@@ -99,7 +99,7 @@ class SendWindow:
 
     def turn(self, flight: Flight, streams: int) -> int:
         """
-        Return how many bytes of each of so many streams to send before it is the next one's turn: as many
+        Return how many bytes of each of so many streams to send before it is the next one's turn: so many
         that each has its turn every `QUEUE` seconds, and at least a datagram.
         """
         if flight.rtt is None:

@@ -180,7 +180,7 @@ class Register:
     """
     The first message of a peer. `invitation` is the token of an invitation to the service; empty: none.
     `prekey` is its signed prekey (`punch.wire.peers.prekey`); empty: it has none. `voucher` is that of a
-    member who vouches for this peer (`punch.wire.invitation`); empty: nobody does.
+    member who vouches for this peer (`Voucher`); empty: nobody does.
     """
 
     name: _Name
@@ -265,7 +265,7 @@ class Probe:
     this transaction ID.
 
     `address` and `port` are what a reflector of this service told the peer, and `proof` is what came with
-    them, for `nonce` (see `punch.wire.control`).
+    them, for `nonce`.
     """
 
     address: _IP
@@ -317,7 +317,9 @@ class Welcome:
     reflector_addresses: Annotated[tuple[str, ...], FieldSpec(read.sequence(read.ip, MAX_REFLECTORS))] = ()
     """Further IP addresses of the service with the same ports."""
     retry: _Seconds = 0
-    """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
+    """
+    The mean seconds between attempts to reconnect, so that the service can handle all peers; 0 if it has few.
+    """
     relays_for_members: Annotated[bool, FieldSpec(read.boolean)] = False
     """
     Whether there are relays, but only for members, and neither the peer nor the one that vouches for it is a

@@ -237,7 +237,8 @@ def peer_id(value: object) -> PeerID:
 
 def named_peer(value: object) -> PeerID:
     """
-    The same, for a peer ID that is only compared with those of known peers (`PeerID.parse_unchecked`).
+    A peer ID as `peer_id` reads it, but with an unchecked key (`PeerID.parse_unchecked`): it is only compared
+    with those of known peers.
     """
     return _peer_id(value, PeerID.parse_unchecked)
 

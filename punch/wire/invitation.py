@@ -59,7 +59,7 @@ class InvitationError(ValueError):
 
 
 def service_tag(pin: bytes) -> bytes:
-    """What invitations name a rendezvous by, from the pin of its key."""
+    """Return how invitations name a rendezvous: 4 bytes, from the pin of its key."""
     return sha256(pin).digest()[:4]
 
 
@@ -78,16 +78,16 @@ class Invitation:
 
     @classmethod
     def new(cls, service: bytes, random: RandomBytes) -> Invitation:
-        """A fresh one."""
+        """Make a new invitation."""
         return cls(service, random(NUMBER_SIZE), random(SECRET_SIZE))
 
     @property
     def digest(self) -> bytes:
-        """What the service keeps of the secret: its SHA-256."""
+        """SHA-256 of the secret, which is all that the service keeps of it."""
         return sha256(self.secret).digest()
 
     def __str__(self) -> str:
-        """The token."""
+        """Return the token."""
         body = bytes([_VERSION]) + self.service + self.number + self.secret
         return b32encode(body + _checksum(body)).decode("ascii").lower()
 
@@ -143,7 +143,7 @@ VOUCHER_SIZE = 32 + 64
 
 @dataclass(frozen=True)
 class Voucher:
-    """What a member says about the key that shows it."""
+    """A member's signed statement that the key which shows it may register."""
 
     member: PeerID
     signature: bytes

@@ -46,7 +46,7 @@ def destination_id(data: bytes) -> bytes | None:
 
 
 def is_short(data: bytes) -> bool:
-    """Whether a packet has a short header, and is none of STUN."""
+    """Whether a packet has a short header, and is not a STUN message."""
     return data[0] & (_LONG | _FIXED) == _FIXED
 
 

@@ -161,7 +161,7 @@ class Qh3Connection(QuicConnection):
         return size
 
     def flight(self) -> Flight:
-        # As the smoothed round-trip time below.
+        # Not public, as the smoothed round-trip time below is not
         core = self.library._core
         if core is None:
             return NO_FLIGHT

@@ -165,7 +165,7 @@ class ReceiveLimits:
     The limits of one connection.
 
     All packets and events are counted. Of frames, those that `frames` is given are counted, each of them
-    `weight` times. The first four methods raise `LimitExceeded`.
+    `weight` times. `packets`, `events`, `unreadable` and `frames` raise `LimitExceeded`.
 
     :param most_gaps: pieces of streams that may wait behind gaps.
     :param joins: the library makes one piece of two that follow each other.

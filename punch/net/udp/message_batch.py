@@ -27,16 +27,16 @@ SIZE: Final = 64
 ANSWER_SIZE: Final = 64
 """Bytes of the longest answer."""
 NAME_SIZE: Final = 28
-"""Bytes of a `sockaddr_in6`. A `sockaddr_in` has 16."""
+"""Bytes of a `sockaddr_in6`, the longest address."""
 _CONTROL_SIZE: Final = 128
 _DONTWAIT: Final = 0x40
 
 _CONTROL_HEADER: Final = Struct("@Nii")
 _ALIGNMENT: Final = ctypes.sizeof(ctypes.c_size_t)
 IPV4_NAME: Final = Struct("!2xH4s")
-"""The port and the host in a `sockaddr_in`…"""
+"""The port and the host in a `sockaddr_in`."""
 IPV4_NAME_SIZE: Final = 16
-"""…and its bytes."""
+"""Bytes of a `sockaddr_in`."""
 _IPV6: Final = Struct("!2xH4x16s")
 _SCOPE: Final = Struct("=24xI")
 
@@ -237,7 +237,7 @@ class AnswerSender:
         """Send what is queued. What the kernel does not take is lost."""
         assert _sendmmsg is not None
         assert _sendmsg is not None
-        first, self._count = 0, self._count
+        first = 0
         while first < self._count:
             start = self._messages.address + first * _MESSAGE_SIZE
             sent = _sendmmsg(descriptor, start, self._count - first, _DONTWAIT)

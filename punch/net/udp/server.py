@@ -82,8 +82,8 @@ class DatagramServer(Protocol):
     """
     Takes the datagrams of a port. Its methods raise nothing, since the reactor closes a port that does.
 
-    :ivar short_request: how requests begin that `answer` may be asked about,
-    :ivar short_size: and how many bytes they have.
+    :ivar short_request: the first bytes of the requests that `answer` may be asked about.
+    :ivar short_size: the size of these requests in bytes.
     """
 
     short_request: bytes
@@ -210,7 +210,7 @@ class PacketInfoPort:
         return read
 
     def _reply_control(self, control: bytes) -> bytes:
-        """The control messages with which what came with these is answered."""
+        """Return the control messages of an answer to a datagram that came with these control messages."""
         ancillary = control_messages(control) if self._informed else []
         local = self._local(ancillary[-1][2] if ancillary else b"")
         origin = b"".join(map(one_control_message, self._origins.get(local, ())))
@@ -233,7 +233,7 @@ class PacketInfoPort:
         return succeed(None)
 
     def _origin(self, host: str) -> Sequence[ControlMessage]:
-        """The control message for an address at which nothing has been received yet."""
+        """The control message for sending from an address at which nothing has been received yet."""
         if host == self.host:
             return ()
         if self._ipv6:
@@ -338,7 +338,7 @@ def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Datagr
                     opened.append(PacketInfoPort(watching, wildcard, number, server))
                 except OSError as problem:
                     last = wildcard == "0.0.0.0" and not opened
-                    if last or of_each_family(problem.errno, port):
+                    if last or concerns_both_families(problem.errno, port):
                         raise
             return opened
         except OSError as problem:
@@ -356,29 +356,29 @@ def _open_plain(reactor: IReactorUDP, port: int, server: DatagramServer) -> list
         opened.append(PlainPort(reactor, "::", port, server))
         port = opened[0].port
     except CannotListenError as problem:
-        if of_each_family(errno_of(problem), port):
+        if concerns_both_families(errno_of(problem), port):
             raise
     try:
         opened.append(PlainPort(reactor, "0.0.0.0", port, server))
     except CannotListenError as problem:
         # Many systems give an IPv6 wildcard the IPv4 addresses too.
         number = errno_of(problem)
-        if not opened or (number != errno.EADDRINUSE and of_each_family(number, port)):
+        if not opened or (number != errno.EADDRINUSE and concerns_both_families(number, port)):
             for each in opened:
                 each.close()
             raise
     return opened
 
 
-_OF_EACH_FAMILY = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_OF_BOTH_FAMILIES = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-def of_each_family(number: int | None, port: int) -> bool:
+def concerns_both_families(number: int | None, port: int) -> bool:
     """
-    Whether an error of listening is about the port, or this process. With any other, the system lacks an
-    address family, or a sandbox refuses it.
+    Whether an error of listening is about the port or this process, so that the other address family has it,
+    too. Any other error means that the system lacks a family, or that a sandbox refuses it.
     """
-    return number in _OF_EACH_FAMILY or (number == errno.EACCES and 0 < port < 1024)
+    return number in _OF_BOTH_FAMILIES or (number == errno.EACCES and 0 < port < 1024)
 
 
 def errno_of(problem: Exception) -> int | None:

@@ -117,7 +117,8 @@ class SocketSet:
 
     def send_limited(self, transmit: Transmit, reach: Reach) -> bool:
         """
-        Send a datagram from a socket of `open_extra` so far. Returns False if there is none, or no room now.
+        Send a datagram with a limited reach from a socket of `open_extra`. Returns False if there is no such
+        socket, or no room now.
         """
         socket = self._extra.get(transmit.local)
         return socket is not None and socket.send_limited(transmit.data, transmit.remote, reach)

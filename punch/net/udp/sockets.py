@@ -71,9 +71,8 @@ class DatagramSocket(Protocol):
 
     def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
         """
-        Send one datagram that gets so far and no farther, as far as the system can limit that. Returns False
-        if there is no room for it now. It is never queued, since those that wait in the queue are sent with
-        the usual reach.
+        Send one datagram with a limited reach, as far as the system can limit it. Returns False if there is
+        no room for the datagram now. It is never queued, since datagrams of the queue have the usual reach.
         """
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
-from punch.net.udp.server import errno_of, of_each_family
+from punch.net.udp.server import concerns_both_families, errno_of
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 4096
@@ -245,7 +245,7 @@ def _listen_once(
         opened.append(_listen_ipv6(reactor, port, factory, backlog))
         port = opened[0].getHost().port  # type: ignore[attr-defined]
     except CannotListenError as problem:
-        if of_each_family(errno_of(problem), port):
+        if concerns_both_families(errno_of(problem), port):
             raise
     # On most systems, the IPv6 port is bound to the IPv4 addresses as well.
     has_both = bool(opened) and not IReactorSocket.providedBy(reactor)
@@ -255,7 +255,7 @@ def _listen_once(
         number = errno_of(problem)
         if has_both and number == errno.EADDRINUSE:
             return opened
-        if not opened or of_each_family(number, port):
+        if not opened or concerns_both_families(number, port):
             for each in opened:
                 each.stopListening()
             raise

@@ -10,8 +10,8 @@ from punch.link.control_stream import (
     APPLICATION_CODES,
     MAX_FRAME,
     ControlFrameReader,
+    FrameAllowance,
     FrameError,
-    SendAllowance,
     clip_reason,
     decode_close,
     decode_credit,
@@ -128,14 +128,14 @@ class WindowTests(SynchronousTestCase):
 
 class AllowanceTests(SynchronousTestCase):
     def test_burst_then_rate(self) -> None:
-        allowance = SendAllowance(0.0)
+        allowance = FrameAllowance(0.0)
         self.assertTrue(all(allowance.spend(0.0) for _ in range(4096)))
         self.assertFalse(allowance.spend(0.0))
         self.assertTrue(allowance.spend(1.0))
 
     def test_bytes_sent_allow_their_credits(self) -> None:
         """An honest receiver of one stream with the smallest window is never taken for a flood."""
-        allowance, window, now = SendAllowance(0.0), ReceiveWindow(WindowBudget(0), 0, 0.0), 0.0
+        allowance, window, now = FrameAllowance(0.0), ReceiveWindow(WindowBudget(0), 0, 0.0), 0.0
         for _ in range(100_000):
             allowance.sent(1024)
             window.consumed = window.received = window.received + 1024
