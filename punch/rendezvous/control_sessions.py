@@ -102,6 +102,8 @@ class ControlSessions:
     :param directory: the way to the other processes of the service; None if there are none.
     :param report: called with the events `registered` and `gone`.
     :ivar reflector_port: the port that peers are told; 0 until the service listens.
+    :ivar lists_pending: whether a list has changed while the members could not be read, so that `end_refused`
+        has to be called again when they can be.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class ControlSessions:
         self.monotonic = monotonic
         self.unread_bytes = limits.unread_bytes
         self.reflector_port = 0
+        self.lists_pending = False
         self._registry = registry
         self._limits = limits
         self._access = access
@@ -263,13 +266,16 @@ class ControlSessions:
         # Those that have left may have credentials for the relay.
         known = {session.account for _, session in controls}.union(self._relay.peers)
         gone: Mapping[PeerID, Error] = {}
+        denied: Set[PeerID] | None = None
         try:
             gone = self._access.no_longer_admitted(known, list_changed=list_changed)
+            denied = gone.keys() | self._access.revoked
         except MemberStoreError:
             # The deny list holds all the same; for what can't be read now, nobody is sent away
             if not list_changed:
                 raise
-        self._relay.deny(self._access.deny, self._access.revoked.union(gone))
+        self.lists_pending = denied is None
+        self._relay.deny(self._access.deny, denied)
         ended = self._end_refused(controls, gone)
         if self._directory is not None:
             self._directory.remote_calls.end_denied(self.monotonic())

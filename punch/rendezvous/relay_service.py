@@ -335,12 +335,18 @@ class RelayService:
                 to_client=event.to_client,
             )
 
-    def deny(self, deny: DenyList, revoked: Collection[PeerID] = ()) -> None:
-        """Refuse allocations to these peers and networks from now on, and end those that they have."""
+    def deny(self, deny: DenyList, revoked: Collection[PeerID] | None = ()) -> None:
+        """
+        Refuse allocations to these peers and networks from now on, and end those that they have.
+
+        :param revoked: None: they can't be read now, so who was refused before is refused still.
+        """
         if self.relay is not None:
-            peers = deny.peers.union(revoked)
-            users = {user_of(secret, peer) for secret in self._settings.secrets for peer in peers}
-            self.relay.deny(frozenset(users), deny.has_host)
+            peers = deny.peers.union(revoked or ())
+            users = frozenset(user_of(secret, peer) for secret in self._settings.secrets for peer in peers)
+            if revoked is None:
+                users |= self.relay.core.allocations.denied
+            self.relay.deny(users, deny.has_host)
 
     def change_denied(self, denied: Collection[PeerID], allowed: Collection[PeerID]) -> None:
         """As `Relay.change_denied`, for peers."""

@@ -319,6 +319,11 @@ class RendezvousService(Service):
         """As `ControlSessions.end_refused`."""
         return self._sessions.end_refused(list_changed=list_changed)
 
+    @property
+    def lists_pending(self) -> bool:
+        """As `ControlSessions.lists_pending`."""
+        return self._sessions.lists_pending
+
     def end_changed(self, peers: Set[PeerID]) -> int:
         """As `ControlSessions.end_changed`."""
         return self._sessions.end_changed(peers)
@@ -329,7 +334,7 @@ class RendezvousService(Service):
         if self._begun:
             return
         self._begun = True
-        self._relay.deny(self._access.deny, self._access.revoked)
+        self.end_refused()
         try:
             self._udp_ports = self._open_reflector()
         except (OSError, CannotListenError) as problem:

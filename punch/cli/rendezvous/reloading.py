@@ -207,6 +207,8 @@ class MemberWatch(TimerService):
         with self._logged():
             if self._database.problem is not None and self._looks % _CHECK_EVERY == 0:
                 self._database.check()
+            if self._database.problem is None and self._service.lists_pending:
+                self._service.end_refused()
 
     def _take_changes(self) -> None:
         found = self._database.peers_changed()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import replace
 
 from punch.identity import PeerID
 from punch.net.fairness import SourceCache
 from punch.net.sources import Shares, source_of
 from punch.rendezvous.members.lists import DenyList
-from punch.rendezvous.members.membership import Membership, MemberStoreError
+from punch.rendezvous.members.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
 from punch.wire.control import Error, ErrorCode, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Voucher
@@ -188,9 +187,10 @@ class AccessControl:
         return self._membership.refused(peers, list_changed=list_changed)
 
     @property
-    def revoked(self) -> frozenset[PeerID]:
-        """The peers that are refused for ever, beside those of the deny list."""
-        if self._membership is not None:
-            with suppress(MemberStoreError):
-                return frozenset(self._membership.revoked)
-        return frozenset()
+    def revoked(self) -> Collection[PeerID]:
+        """
+        The peers that are refused for ever, beside those of the deny list.
+
+        :raise MemberStoreError: the members can't be read.
+        """
+        return () if self._membership is None else self._membership.revoked

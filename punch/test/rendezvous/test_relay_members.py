@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
@@ -13,6 +14,7 @@ from punch.cli.rendezvous.reloading import MemberWatch
 from punch.identity import PeerID
 from punch.net.sources import source_of
 from punch.rendezvous.members.database import MemberDatabase
+from punch.rendezvous.members.lists import DenyList
 from punch.rendezvous.members.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay_service_case import RelayServiceCase
 from punch.test.turn.server.turn_server import UDP, code_of
@@ -105,26 +107,36 @@ class MemberTests(MemberCase):
         self.service.end_changed({alice})
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
 
-    def test_revoked_while_the_members_cannot_be_read(self) -> None:
-        """Who is registered stays so until they can be, and no longer; who was refused a relay gets none."""
+    def start_with_file(self, policy: AdmitPolicy, listed: Collection[PeerID] = ()) -> Path:
+        """Start again, with the members in a file, as `punch.cli.rendezvous` does; return its path."""
         path = Path(self.mktemp()) / "members.sqlite"
-        store, command = MemberDatabase(path), MemberDatabase(path)
+        store = MemberDatabase(path)
         self.addCleanup(store.close)
-        self.addCleanup(command.close)
-        self.membership = Membership(AdmitPolicy.OPEN, store, service=SERVICE_TAG)
+        self.members = Membership(policy, store, service=SERVICE_TAG, listed=frozenset(listed))
+        self.membership = self.members
+        self.restart_with(store)
+        return path
+
+    def restart_with(self, store: MemberDatabase) -> None:
+        """The service starts again, as `punch.cli.rendezvous.reloading` has it watch its members."""
         self.restart()
         watch = MemberWatch(store, self.service)
         watch.clock = self.office.reactor
         watch.startService()
         self.addCleanup(watch.stopService)
+
+    def test_revoked_while_the_members_cannot_be_read(self) -> None:
+        """Who is registered stays so until they can be, and no longer; who was refused a relay gets none."""
+        path = self.start_with_file(AdmitPolicy.OPEN)
+        command = MemberDatabase(path)
+        self.addCleanup(command.close)
         client = self.client(TurnTransport.UDP)
         command.revoke(self.alice.peer_id, AdmissionRefusal.REVOKED, 0.0)
         self.net.advance(1.5)
         bob = self.register(self.bob)
         for peer in (self.alice, self.bob):
             command.revoke(peer.peer_id, AdmissionRefusal.ID_REVOKED, 1.0)
-        ((view,),) = self._execute(path, "SELECT sql FROM sqlite_master WHERE name = 'revoked'")
-        self._execute(path, "DROP VIEW revoked")
+        view = self._drop_view(path)
         self.net.advance(3.0)
         self.assertIsNone(bob.ended)
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
@@ -132,6 +144,48 @@ class MemberTests(MemberCase):
         self.net.advance(1.5)
         self.assertEqual((bob.last["refusal"], bob.ended is None), ("id-revoked", False))
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+
+    def test_lists_read_again_while_the_members_cannot_be_read(self) -> None:
+        """Who was revoked gets no relay, and who is listed no more leaves when they can be read."""
+        alice, bob = self.alice.peer_id, self.bob.peer_id
+        path = self.start_with_file(AdmitPolicy.LISTED, [alice, bob])
+        client = self.client(TurnTransport.UDP)
+        with closing(MemberDatabase(path)) as command:
+            command.revoke(alice, AdmissionRefusal.REVOKED, 0.0)
+        self.net.advance(1.5)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        other = self.register(self.bob)
+        view = self._drop_view(path)
+        self.service.deny(DenyList())
+        self.members.listed = frozenset([alice])
+        self.service.end_refused()
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        self.net.advance(6.0)
+        self.assertIsNone(other.ended)
+        self._execute(path, view)
+        self.net.advance(6.0)
+        self.assertEqual((other.last["refusal"], other.ended is None), ("not-listed", False))
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+
+    def test_revocations_that_cannot_be_read_at_the_start(self) -> None:
+        """They hold at the relay as soon as they can be."""
+        path = self.start_with_file(AdmitPolicy.OPEN)
+        client = self.client(TurnTransport.UDP)
+        with closing(MemberDatabase(path)) as command:
+            command.revoke(self.alice.peer_id, AdmissionRefusal.REVOKED, 0.0)
+        view = self._drop_view(path)
+        store = MemberDatabase(path)
+        self.addCleanup(store.close)
+        self.restart_with(store)
+        self._execute(path, view)
+        self.net.advance(6.0)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+
+    def _drop_view(self, path: Path) -> str:
+        """Have the revocations be unreadable; return the statement that mends that."""
+        ((view,),) = self._execute(path, "SELECT sql FROM sqlite_master WHERE name = 'revoked'")
+        self._execute(path, "DROP VIEW revoked")
+        return view
 
     def _execute(self, path: Path, statement: str) -> list[tuple[str, ...]]:
         with sqlite3.connect(path) as connection:
