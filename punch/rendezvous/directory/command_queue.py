@@ -1,12 +1,13 @@
 """
-The queue in which commands to Redis wait, so that each is answered soon after it was sent, even if there are
-many.
+What waits for Redis: commands, so that each is answered soon after it was sent, even if there are many; and
+messages while Redis is away, or their process is not connected to it again yet.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 
 from punch.net.rate_limits import NoRoom, SourceTable
 from punch.net.sources import Shares, Source
+from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.redis_client import RedisConnection, RedisProblem
 
 T = TypeVar("T")
@@ -29,6 +31,8 @@ of others: then calls between peers fail, and messages are lost.
 """
 _SHARE = MOST_WAITING // 2
 """Of these, those for one address."""
+MOST_KEPT = 1024
+"""Messages that are kept, of at most some 12 KiB; half of these for one address."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
 
@@ -146,6 +150,56 @@ class CommandQueue:
             self._logged = now
             self._log.warn("Redis answers more slowly than calls come: some of them fail.")
         return QueueFull("it answers more slowly than calls come")
+
+
+class UndeliveredMessages:
+    """
+    Messages that are to be sent again, in order: Redis was away, or their process may be connecting to it
+    again. A message may have been received all the same, if Redis was lost before it has answered.
+
+    When there is no room, messages are lost: the newest of the source that has most.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._messages: dict[str, dict[int, tuple[PeerRequest | PeerReply | PeerLost, Source]]] = {}
+        """By process and number."""
+        self._process_of: dict[int, str] = {}
+        self._places: SourceTable[int] = SourceTable(MOST_KEPT, Shares.growing(MOST_KEPT // 2))
+
+    def __contains__(self, process: object) -> bool:
+        """Whether there are messages for a process."""
+        return process in self._messages
+
+    @property
+    def processes(self) -> list[str]:
+        """The processes for which there are messages."""
+        return list(self._messages)
+
+    def add(self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source) -> None:
+        """Keep a message, after those that are there for its process."""
+        with suppress(NoRoom):
+            newest = self._places.room(source)
+            if newest is not None:
+                self._forget(newest)
+            number = next(self._numbers)
+            self._places.enter(source, number)
+            self._process_of[number] = process
+            self._messages.setdefault(process, {})[number] = message, source
+
+    def take(self, process: str) -> list[tuple[PeerRequest | PeerReply | PeerLost, Source]]:
+        """Return the messages for a process with their sources, and keep them no longer."""
+        messages = self._messages.get(process, {}).copy()
+        for number in messages:
+            self._forget(number)
+        return list(messages.values())
+
+    def _forget(self, number: int) -> None:
+        self._places.leave(number)
+        process = self._process_of.pop(number)
+        del self._messages[process][number]
+        if not self._messages[process]:
+            del self._messages[process]
 
 
 def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:

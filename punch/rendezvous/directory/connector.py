@@ -47,8 +47,8 @@ class DirectoryUser(Protocol):
 
     def request_lost(self, message: PeerRequest) -> None:
         """
-        Another process has not received this message. It may have received earlier ones, and may receive
-        later ones.
+        Another process has not received this message, whose request is `Establish`. It may have received
+        earlier ones, and may receive later ones.
         """
 
 
@@ -88,9 +88,10 @@ class Directory(Protocol):
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
     ) -> None:
         """
-        Send a message to another process, after earlier ones. If no process takes it, `process_lost` follows;
-        but while other processes may still be connecting again, `request_lost` follows for a `PeerRequest`,
-        and other messages are lost. Messages are also lost if too many wait.
+        Send a message to another process, after earlier ones. If no process takes it, `process_lost` follows.
+        But while the directory is away, and while that process may be connecting to it again, messages are
+        kept and sent each second until the process takes them or `process_lost` follows. For `Establish`,
+        `request_lost` follows instead. Messages are lost if too many wait.
         """
 
     @property

@@ -9,6 +9,7 @@ the nonce, and a receiver accepts each number only once. The receiver's name is 
 from __future__ import annotations
 
 import hmac
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,12 @@ MAX_MESSAGE = 3 * MAX_LINE
 MAX_SENDERS = 1024
 """Processes whose last number is remembered."""
 _HEADER = 1 + NAME_SIZE + 8
+SIGN_SIZE = 8
+"""Bytes of what a process sends to itself: no message is as short."""
+TWIN_TIME = 10.0
+"""Seconds for which the operator is told of another process of the same name after each sign of it."""
+_MAX_SIGNS = 16
+"""How many of the newest signs of others are remembered."""
 
 CallReply = Answered | Candidates | Ended | Error
 """What the process of a callee has for the caller."""
@@ -161,6 +168,42 @@ class Sealer:
 
     def _key_of(self, sender: bytes) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(hmac.digest(self._secret, sender, "sha256"))
+
+
+class TwinDetector:
+    """
+    Finds another process with the name of this one, as a copy of a running machine has.
+
+    A process sends `sign` to itself at each beat, to see that its subscription works. Nobody else has its
+    name, so nobody else does, and another sign that comes again is that of a copy.
+
+    :param beat: seconds between two signs of a process.
+    :ivar sign: random bytes, others after each connection.
+    """
+
+    def __init__(self, beat: float) -> None:
+        self.sign = b""
+        self._beat = beat
+        self._others: dict[bytes, float] = {}
+        """Signs of others, and when each came first."""
+        self._until = -math.inf
+
+    def received(self, sign: bytes, now: float) -> None:
+        """A sign has come, at a time in monotonic seconds."""
+        if sign == self.sign:
+            return
+        if sign in self._others:
+            if now >= self._others[sign] + self._beat / 2:
+                self._until = now + TWIN_TIME
+            return
+        # This process may have sent it before it connected again; then it does not come again
+        self._others[sign] = now
+        if len(self._others) > _MAX_SIGNS:
+            del self._others[next(iter(self._others))]
+
+    def found(self, now: float) -> bool:
+        """Whether there is another process of this name."""
+        return now < self._until
 
 
 def _to_json(message: Message) -> dict[str, Any]:

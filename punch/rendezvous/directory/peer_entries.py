@@ -74,7 +74,7 @@ _PAUSE = 0.05
 _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 """The compare-and-delete of Redis' documentation (SET, patterns)."""
 
-Send = Callable[[RedisConnection, str, Message], Awaitable[None]]
+Send = Callable[[RedisConnection, str, Message], Awaitable[object]]
 
 
 @dataclass

@@ -7,9 +7,7 @@ The directory in Redis.
     punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
     punch:members         see `punch.rendezvous.directory.shared_members`
-    punch:counts          see `punch.rendezvous.directory.shared_state`
-    punch:rates           see `punch.rendezvous.directory.shared_state`
-    punch:relayed:DAY     see `punch.rendezvous.directory.shared_state`
+    punch:counts, punch:rates, punch:relayed:DAY    see `punch.rendezvous.directory.shared_state`
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
 process that died do no harm, and expire later. Nothing here needs a wall clock: registrations are ordered by
@@ -36,9 +34,16 @@ from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
 from punch.net.sources import Source
-from punch.rendezvous.directory.command_queue import CommandQueue, QueueFull, ignore, in_background
+from punch.rendezvous.directory.command_queue import (
+    CommandQueue,
+    QueueFull,
+    UndeliveredMessages,
+    ignore,
+    in_background,
+)
 from punch.rendezvous.directory.connector import DirectoryUnavailable, DirectoryUser
 from punch.rendezvous.directory.messages import (
+    SIGN_SIZE,
     UNKNOWN,
     Message,
     PeerAwaited,
@@ -49,6 +54,7 @@ from punch.rendezvous.directory.messages import (
     ProcessMessageError,
     ReturnMessage,
     Sealer,
+    TwinDetector,
     derive,
 )
 from punch.rendezvous.directory.peer_entries import ClockOffset, PeerEntries
@@ -61,6 +67,7 @@ from punch.rendezvous.directory.redis_client import (
     primary_of,
 )
 from punch.rendezvous.directory.shared_state import SharedState, SharedStates
+from punch.wire.control import Establish
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -85,11 +92,6 @@ REWRITE_TIME = 10.0
 Seconds for which other processes may still be connecting again, or writing their entries, after Redis was
 away or flushed.
 """
-TWIN_TIME = 10.0
-"""Seconds for which the operator is told of another process of the same name after each sign of it."""
-_SIGN_SIZE = 8
-_MAX_SIGNS = 16
-"""How many of the newest of these signs are remembered."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -144,12 +146,9 @@ class RedisDirectory:
             send=self._send,
         )
         self._shared = SharedStates(monotonic)
-        self._sign = b""
-        """What this process sends to itself with each beat."""
-        self._other_signs: dict[bytes, float] = {}
-        """What other processes of the same name have sent, and when that came first."""
-        self._twin_until = -math.inf
+        self._twins = TwinDetector(BEAT)
         self._missing: set[str] = set()
+        self._undelivered = UndeliveredMessages()
         self._offset = ClockOffset()
         """Of the clock of Redis, from monotonic seconds."""
         self._clock_error = 0.0
@@ -178,7 +177,7 @@ class RedisDirectory:
         redis = f"Redis at {self._address.location}"
         if self._reason is not None:
             return f"{redis}: {self._reason}. Only peers of this server can call each other."
-        if self._monotonic() < self._twin_until:
+        if self._twins.found(self._monotonic()):
             return (
                 f"{redis}: another process has the same name as this one, as a copy of a running machine "
                 "has; restart one of them, since calls between the two fail."
@@ -249,10 +248,11 @@ class RedisDirectory:
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
     ) -> None:
         """Send a message to another process."""
-        if self._commands is None or not self._commands.open:
-            self._process_lost(process)
-            return
-        self._send(self._commands, process, message, source)
+        commands = self._commands
+        if commands is None or not commands.open or process in self._undelivered:
+            self._keep(True, process, message, source)
+        else:
+            self._deliver(commands, process, message, source)
 
     # -- the connection --
 
@@ -290,7 +290,7 @@ class RedisDirectory:
         if version is not None and version < OLDEST:
             found, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
             raise RedisProblem(f"its version is {found}, and {oldest} is the oldest that works; update it")
-        self._sign = self._random(_SIGN_SIZE)
+        self._twins.sign = self._random(SIGN_SIZE)
         await subscriber.connect(host, port)
         await subscriber.subscribe(f"punch:to:{self.name}")
 
@@ -304,7 +304,7 @@ class RedisDirectory:
             ("GET", "punch:owner"),
             ("EXISTS", process),
             ("SET", process, "1", "EX", LIFE),
-            ("PUBLISH", f"punch:to:{self.name}", self._sign),
+            ("PUBLISH", f"punch:to:{self.name}", self._twins.sign),
             ("TIME",),
             *(("EXISTS", f"punch:process:{other}") for other in others),
         )
@@ -336,6 +336,9 @@ class RedisDirectory:
             for other in missing & self._missing:
                 self._process_lost(other)
         self._missing = missing
+        for process in self._undelivered.processes:
+            for message, source in self._undelivered.take(process):
+                self._deliver(commands, process, message, source)
         self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset.seconds)
 
     def _found(self, commands: RedisConnection) -> None:
@@ -401,54 +404,64 @@ class RedisDirectory:
 
     def _send(
         self, commands: RedisConnection, process: str, message: Message, source: Source | None = None
-    ) -> Deferred[None]:
+    ) -> Deferred[bool]:
         # A message gets its number when it is sent.
         def publish() -> list[tuple[str, str, bytes]]:
             return [("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))]
 
         # No coroutine, which costs as much as all this: each introduction between processes has three.
         return self._queue.ask_for(commands, publish, source).addCallbacks(
-            self._sent, self._not_sent, callbackArgs=(process, message), errbackArgs=(commands, process)
+            self._sent, self._not_sent, callbackArgs=(process,), errbackArgs=(commands, process)
         )
 
-    def _sent(self, answers: list[Any], process: str, message: Message) -> None:
+    def _sent(self, answers: list[Any], process: str) -> bool:
+        """Return whether the process has not received the message yet, and may be connecting again."""
         (receivers,) = answers
         if receivers:
-            return
+            return False
         if not self._incomplete:
             self._process_lost(process)
-        elif isinstance(message, PeerRequest) and self._user is not None:
-            # That process may live, and not have subscribed again.
-            self._user.request_lost(message)
+        return self._incomplete
 
-    def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> None:
+    def _deliver(
+        self,
+        commands: RedisConnection,
+        process: str,
+        message: PeerRequest | PeerReply | PeerLost,
+        source: Source,
+    ) -> None:
+        """Send a message, and keep it if it has to be sent again."""
+        self._send(commands, process, message, source).addCallback(
+            self._keep, process=process, message=message, source=source
+        )
+
+    def _keep(
+        self, undelivered: bool, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source
+    ) -> None:
+        if not undelivered or self._user is None:
+            return
+        if isinstance(message, PeerRequest) and isinstance(message.request, Establish):
+            # The caller is told at once, and calls again.
+            self._user.request_lost(message)
+        else:
+            self._undelivered.add(process, message, source)
+
+    def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> bool:
         failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
         if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
             commands.give_up(failure.value)
-            self._process_lost(process)
+            return True
+        # Too much waits.
+        return False
 
     def _process_lost(self, process: str) -> None:
+        self._undelivered.take(process)
         if self._user is not None:
             self._user.process_lost(process)
 
-    def _see_sign(self, sign: bytes) -> None:
-        """This process sends its sign to see that the subscription works. Nobody else has its name."""
-        now = self._monotonic()
-        if sign == self._sign:
-            return
-        signs = self._other_signs
-        if sign in signs:
-            if now >= signs[sign] + BEAT / 2:
-                self._twin_until = now + TWIN_TIME
-            return
-        # This process may have sent it before it connected again; then it does not come again
-        signs[sign] = now
-        if len(signs) > _MAX_SIGNS:
-            del signs[next(iter(signs))]
-
     def _received(self, data: bytes) -> None:
-        if len(data) == _SIGN_SIZE:
-            self._see_sign(data)
+        if len(data) == SIGN_SIZE:
+            self._twins.received(data, self._monotonic())
             return
         if self._user is None:
             return

@@ -7,17 +7,19 @@ from itertools import chain, cycle, islice
 from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
+from punch.net.sources import source_of
+from punch.rendezvous.directory.command_queue import MOST_KEPT, UndeliveredMessages
 from punch.rendezvous.directory.connector import DirectoryUnavailable
-from punch.rendezvous.directory.messages import PeerLost, PeerRequest
+from punch.rendezvous.directory.messages import TWIN_TIME, UNKNOWN, PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
-from punch.rendezvous.directory.redis import LAST_TIME, REWRITE_TIME, TWIN_TIME
+from punch.rendezvous.directory.redis import LAST_TIME, REWRITE_TIME
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.rendezvous.directory.directory_processes import REDIS, Process, run_seed
 from punch.test.rendezvous.directory.simulated_redis import SimulatedRedis
 from punch.test.rendezvous.registry.test_registry import envelope
 from punch.test.strategies import IDENTITIES
 from punch.test.system import EPOCH
-from punch.wire.control import Cancel, Establish
+from punch.wire.control import Answered, Cancel, Establish
 
 ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
 
@@ -312,12 +314,14 @@ class DirectoryTests(RedisTestCase):
         self.assertIn("Only peers of this server", one.directory.problem)
         self.failureResultOf(one.directory.locate(BOB), DirectoryUnavailable)
         one.directory.send(two.name, PeerLost(ALICE))
-        self.assertEqual(one.gone, [two.name])
+        one.directory.send(two.name, PeerRequest(BOB, "bob", "", Establish("0" * 32, CAROL, envelope(CAROL))))
+        self.assertEqual((one.gone, len(one.lost)), ([], 1))
         self.net.advance(60.0)
         before = self.redis.count
         self.redis.start()
         self.net.advance(5.0)
         self.assertIsNone(one.directory.problem)
+        self.assertEqual(two.messages, [(one.name, PeerLost(ALICE))])
         self.assertEqual(one.locate(BOB), two.name)
         self.assertLess(self.redis.count - before, 150)
         texts = [problem and "Only peers of this server" in problem for problem in one.problems]
@@ -342,32 +346,81 @@ class DirectoryTests(RedisTestCase):
         return located
 
     def test_a_process_that_connects_again_later(self) -> None:
-        """What is sent to it meanwhile is lost, and only that fails: its introductions go on."""
+        """What is sent to it meanwhile comes later, in order, but calls fail: its introductions go on."""
         one, two = self.start(2)
-        call, answer = (
+        call, cancel = (
             PeerRequest(ALICE, "alice", "192.0.2.1", request)
             for request in (Establish("0" * 32, BOB, envelope(BOB)), Cancel("1" * 32, BOB))
         )
+        answer = PeerReply(BOB, Answered("2" * 32, ALICE, envelope(BOB)), "192.0.2.1")
+        others = [PeerLost(peer) for peer in (ALICE, BOB, CAROL)]
         self.redis.stop()
         self.net.advance(1.5)
         self.redis.delays[two.host.addresses[0]] = 2.0
         self.redis.start()
         self.net.run_until(lambda: one.directory.problem is None, 10.0, "Redis works")
         before = list(one.gone)
-        one.directory.send(two.name, call)
-        one.directory.send(two.name, answer)
+        for message in (call, cancel, answer):
+            one.directory.send(two.name, message)
         self.net.advance(0.5)
-        self.assertEqual((one.lost, one.gone, two.messages), ([call, answer], before, []))
+        for each in others:
+            one.directory.send(two.name, each)
+        self.assertEqual((one.lost, one.gone, two.messages), ([call], before, []))
         self.redis.delays.clear()
         self.net.advance(10.0)
         one.directory.send(two.name, call)
         self.net.advance(0.5)
-        self.assertEqual((len(one.lost), two.messages), (2, [(one.name, call)]))
+        self.assertEqual(len(one.lost), 1)
+        self.assertEqual(two.messages, [(one.name, each) for each in (cancel, answer, *others, call)])
         two.directory.stop()
         self.net.advance(REWRITE_TIME)
         one.directory.send(two.name, call)
         self.net.advance(0.5)
-        self.assertEqual((len(one.lost), one.gone), (2, [*before, two.name]))
+        self.assertEqual((len(one.lost), one.gone), (1, [*before, two.name]))
+
+    def test_a_process_that_does_not_come_back(self) -> None:
+        """What was kept for it ends with its introductions, also if Redis is lost again meanwhile."""
+        one, two = self.start(2)
+        self.redis.stop()
+        two.directory.stop()
+        self.net.advance(1.5)
+        self.redis.start()
+        self.net.run_until(lambda: one.directory.problem is None, 10.0, "Redis works")
+        for peer in (ALICE, BOB):
+            one.directory.send(two.name, PeerLost(peer))
+        self.net.advance(REWRITE_TIME - 2.0)
+        self.assertEqual(one.gone, [])
+        self.net.advance(4.0)
+        self.assertEqual(set(one.gone), {two.name})
+        one.gone.clear()
+        self.redis.stop()
+        self.net.advance(1.5)
+        self.redis.start()
+        self.net.run_until(lambda: one.directory.problem is None, 10.0, "Redis works")
+        one.directory.send(two.name, PeerLost(ALICE))
+        self.net.advance(1.0)
+        self.assertEqual(one.gone, [])
+        self.redis.stop()
+        self.net.advance(1.5)
+        self.redis.start()
+        self.net.advance(REWRITE_TIME)
+        self.assertEqual(one.gone, [])
+        self.net.advance(5.0)
+        self.assertEqual(set(one.gone), {two.name})
+
+    def test_what_is_kept_is_bounded(self) -> None:
+        """One source does not take the places of others."""
+        kept = UndeliveredMessages()
+        for number in range(2 * MOST_KEPT):
+            kept.add("one", PeerLost(ALICE), source_of("192.0.2.1") if number % 4 else UNKNOWN)
+        kept.add("one", PeerLost(BOB), source_of("198.51.100.1"))
+        kept.add("two", PeerLost(CAROL), source_of("198.51.100.1"))
+        self.assertEqual(kept.processes, ["one", "two"])
+        found = kept.take("one")
+        self.assertLess(len(found), MOST_KEPT)
+        self.assertEqual(found[-1], (PeerLost(BOB), source_of("198.51.100.1")))
+        self.assertEqual([message for message, _ in kept.take("two")], [PeerLost(CAROL)])
+        self.assertEqual((kept.processes, kept.take("one"), "one" in kept), ([], [], False))
 
     def test_introductions_while_others_connect_again(self) -> None:
         """They go on with a process that is back seconds after Redis, and end with one that has died."""
