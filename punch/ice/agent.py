@@ -66,8 +66,8 @@ class Agent:
     :param refused: returns whether an IP address can't be one of a peer.
     :ivar state: the state of the ICE session.
     :ivar credentials: our credentials.
-    :ivar path: the selected pair, to which the link says what it knows about it.
-    :ivar reflexive: our server-reflexive candidates, to which what knows of some adds them.
+    :ivar path: the selected pair. The link reports to it what it notices about the path.
+    :ivar reflexive: takes server-reflexive candidates that were learned elsewhere.
     :ivar openings: the checks of attempts, and sockets that are not signalled.
     """
 
@@ -139,7 +139,7 @@ class Agent:
         self._failure_timer = FailureTimer()
         self._checking_started = False
         self._worked_at: float | None = None
-        # What `get_timer` returned since then; a tuple, because it may be None
+        # What `get_timer` has returned since the last change, in a tuple, because it may be None
         self._timer: tuple[float | None] | None = None
 
     @property
@@ -291,7 +291,7 @@ class Agent:
         """
         Add a candidate that the peer signalled. Unusable ones and those beyond 32 are ignored.
 
-        :return: whether it was added, so that the address is one to reach the peer at.
+        :return: whether it was added.
         """
         if not self._remotes.add(candidate):
             return False
@@ -324,7 +324,7 @@ class Agent:
         self._changed()
         self._remotes_ended = True
 
-    # What the machine knows about paths; what the link knows goes to `path`
+    # Changes of the machine's addresses. What the link notices about paths is reported to `path`
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""

@@ -247,8 +247,8 @@ class ReflexiveCandidates:
             return False
         seen = self._seen.get(base, [])
         addresses = mapped_addresses(base, external, seen)
-        # Only one of them may lead anywhere, so the peer is not to wait for one before it checks the other,
-        # and begins with the port at an address that is ours for certain
+        # Perhaps only one of them works. With different foundations, the peer checks both without waiting,
+        # and with this preference it begins with the one at an address that is certainly ours
         added = [
             self._add(
                 base,

@@ -69,20 +69,20 @@ class OldSession:
 
 class Generations:
     """
-    The ICE sessions of one link: the one in `use`, the one on `trial`, and perhaps an old one.
+    The ICE sessions of one link: the current one, perhaps one on trial, and perhaps an old one.
 
-    Events are those of one agent: path events come from the session in use, candidates from the newest one.
-    `PathFailed` means that the newest session ended without a path.
+    Its events look like those of one agent: path events come from the current session, candidates from the
+    newest one. `PathFailed` means that the newest session ended without a path.
 
-    :ivar use: the session whose selected pair is used.
-    :ivar trial: the session of an ICE restart that has not replaced `use` yet; None if there is none.
+    :ivar current: the session whose selected pair is used.
+    :ivar trial: the session of an ICE restart that has not replaced `current` yet; None if there is none.
     :ivar number: the number of the newest generation; 0 is that of the call.
     :ivar damping: how soon the link returns to a better path that did not last.
     """
 
     def __init__(self, agent: Agent) -> None:
         self.damping = FlapDamping()
-        self.use = agent
+        self.current = agent
         self.trial: Agent | None = None
         self.number = 0
         self._old: OldSession | None = None
@@ -93,30 +93,30 @@ class Generations:
     @property
     def newest(self) -> Agent:
         """The session that new candidates belong to."""
-        return self.use if self.trial is None else self.trial
+        return self.current if self.trial is None else self.trial
 
     @property
     def agents(self) -> list[Agent]:
         """All sessions that have not ended, the one in use first."""
         if self.trial is None and self._old is None:
-            return [self.use]
+            return [self.current]
         old = None if self._old is None else self._old.agent
-        return [agent for agent in (self.use, self.trial, old) if agent is not None]
+        return [agent for agent in (self.current, self.trial, old) if agent is not None]
 
     @property
     def working(self) -> bool:
         """Whether a pair is selected and data on it arrives, as far as is known."""
-        return self.use.path.working
+        return self.current.path.working
 
     @property
     def selected(self) -> Pair | None:
         """The pair to send on now."""
-        return self.use.selected
+        return self.current.selected
 
     @property
     def pairs(self) -> list[PairStatus]:
         """The status of all pairs; for a pair that both sessions have, that of the newer one."""
-        pairs = {(pair.local, pair.remote): pair for pair in self.use.pairs}
+        pairs = {(pair.local, pair.remote): pair for pair in self.current.pairs}
         if self.trial is not None:
             for pair in self.trial.pairs:
                 before = pairs.get((pair.local, pair.remote))
@@ -130,11 +130,11 @@ class Generations:
         self.trial, self.number = agent, number
         self._settle_at = now + SETTLE
         agent.path.hold(self.damping.held, now)
-        before = self.use.selected
+        before = self.current.selected
         if before is not None and self.working:
             agent.path.limit_first(_rank(before), now + AVOIDANCE)
         else:
-            agent.path.avoid(self.use.path.blocked, now + AVOIDANCE)
+            agent.path.avoid(self.current.path.blocked, now + AVOIDANCE)
 
     def network_changed(self, now: float) -> None:
         """One of the two sides is in another network, so that any path may be better than it was."""
@@ -203,7 +203,7 @@ class Generations:
         newest = self.newest
         for agent in self.agents:
             while (event := agent.next_event()) is not None:
-                if agent is self.use and isinstance(event, _PATHS):
+                if agent is self.current and isinstance(event, _PATHS):
                     if isinstance(event, Selected):
                         self._take_path(event.pair, now)
                     self._events.append(event)
@@ -221,7 +221,7 @@ class Generations:
         pair = None if trial is None else trial.selected
         if trial is None or pair is None:
             return
-        before = self.use.selected
+        before = self.current.selected
         # A working path is kept until a better one is found and the controlling side's nomination has arrived
         keep = before is not None and (not trial.path.nominated or _rank(pair) < _rank(before))
         useful = trial.path.working and trial.path.ready
@@ -229,12 +229,12 @@ class Generations:
         if self.working and ((keep and early) or not useful):
             return
         # A path that carries only small datagrams is left for one that carries large ones
-        if self.use.path.size_limited and (not useful or (not trial.path.nominated and early)):
+        if self.current.path.size_limited and (not useful or (not trial.path.nominated and early)):
             return
         if self._old is not None:
             self._old.agent.close(now)
-        self._old = OldSession(self.use, now + LINGER)
-        self.use, self.trial = trial, None
+        self._old = OldSession(self.current, now + LINGER)
+        self.current, self.trial = trial, None
         self._take_path(pair, now)
         self._events.append(Selected(pair))
 

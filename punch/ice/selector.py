@@ -25,7 +25,7 @@ RETRY = 2.0
 CLEARLY_FASTER = 0.5
 """A pair of the same kind is selected instead if its round-trip time is below this part of the old one's."""
 WORTH_MOVING = 0.01
-"""It must also be lower by this many seconds."""
+"""The round-trip time of such a pair must also be lower by this many seconds."""
 
 
 class Nomination(str, Enum):
@@ -65,10 +65,10 @@ class Selector:
         self._nominate_at: float | None = None
         # Whether the selected pair was nominated in the regular way, which is final while it works
         self._committed = False
-        # Up to which kind no better pair is selected, until when, and the newest nomination before that
+        # The best kind that is held, until when, and the newest nomination before it was held
         self._held: tuple[PathKind, float] | None = None
         self._held_nomination = 0
-        # Up to which kind the first pair is to be if it would be held, and until when
+        # The best kind that the first pair may have if it is held, and until when
         self._first_limit: tuple[PathKind, float] | None = None
 
     @property

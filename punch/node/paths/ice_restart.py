@@ -138,7 +138,7 @@ class IceRestarts:
         disconnected = self.schedule.disconnected
         if disconnected and not self.working:
             return
-        improvable = self._generations.use.path.improvable
+        improvable = self._generations.current.path.improvable
         self.schedule.path_found(improvable and self._context.relay_policy is not RelayPolicy.ONLY, now)
         if disconnected:
             self._context.calls.call_disconnected(False)
@@ -302,7 +302,7 @@ class IceRestarts:
     def _begin(self, number: int, now: float) -> None:
         self._end_signaling()
         self.schedule.asked()
-        controlling = self._generations.use.controlling
+        controlling = self._generations.current.controlling
         agent, ours = new_agent(self._context, self._peer, controlling=controlling, restart=True)
         self._exchange = Unanswered(ours, now)
         self._transport.restart(agent, number, now)

@@ -231,19 +231,19 @@ class IceTransport:
             self._unanswered_data.end()
             if self._left_blocked:
                 self._left_blocked = False
-                self.generations.use.path.link_received(local, remote, now)
+                self.generations.current.path.link_received(local, remote, now)
             # More is expected from now on: a side that only receives would not notice otherwise that its
             # path died
             self._expect_answer(now)
             return
-        if self.route is not None and self.generations.use.path.link_received(local, remote, now):
+        if self.route is not None and self.generations.current.path.link_received(local, remote, now):
             # Perhaps only some packets got lost on this path, which the other side still uses
             self._changed()
         elif self.route is not None and now >= self._hinted_at + HINT_GAP:
             # The other side may have a reason not to use our path
             self._hinted_at = now
-            self.generations.use.path.probe(now)
-            self.generations.use.path.check_size(now)
+            self.generations.current.path.probe(now)
+            self.generations.current.path.check_size(now)
             self._changed()
 
     def carry(self, link: Link) -> None:
@@ -285,7 +285,7 @@ class IceTransport:
             self._large = self._large or len(datagrams[0]) >= LARGE
             if self._large and now >= self._large_at + LARGE_GAP and self._lost_some():
                 self._large, self._large_at = False, now
-                self.generations.use.path.check_size(now)
+                self.generations.current.path.check_size(now)
                 self._changed()
         if self._unanswered_data.is_burst(now):
             link = self._link
@@ -352,7 +352,7 @@ class IceTransport:
 
     def probe(self, now: float) -> None:
         """Check whether the path works."""
-        self.generations.use.path.probe(now)
+        self.generations.current.path.probe(now)
 
     @property
     def relayed(self) -> bool:
@@ -426,7 +426,7 @@ class IceTransport:
             enough_at = self._unanswered_data.enough_at
             if enough_at is None or not self.generations.working:
                 self._unanswered_data.end()
-            elif self.generations.use.path.leave_blocked_pair(enough_at, now):
+            elif self.generations.current.path.leave_blocked_pair(enough_at, now):
                 self._left_blocked = True
                 self._unanswered_data.end()
             else:
@@ -475,7 +475,7 @@ class IceTransport:
         due = self._expected_answer.get_timer()
         if due is None or now < due:
             return
-        path = self.generations.use.path
+        path = self.generations.current.path
         if self._link is not None and self._link.rtt is not None:
             path.measured(self._link.rtt)
         if self._expected_answer.handle_timer(now, self._rtt()):

@@ -284,7 +284,7 @@ class Attempt:
     @property
     def agent(self) -> Agent:
         """The ICE agent in use."""
-        return self.transport.generations.use
+        return self.transport.generations.current
 
     def may_aim_at(self, host: str) -> bool:
         """Whether the other side has proved that it receives at this address."""

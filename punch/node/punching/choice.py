@@ -127,7 +127,7 @@ class TechniqueChoice:
     def profiles(self) -> tuple[NatProfile | None, NatProfile | None]:
         """The profiles of the addresses between which attempts are made, ours and the other side's."""
         theirs = self.theirs if self.pairs else self.theirs[:1]
-        return best_pair(self._known, theirs, controlling=self._transport.generations.use.controlling)
+        return best_pair(self._known, theirs, controlling=self._transport.generations.current.controlling)
 
     def news(self) -> tuple[NatProfile, ...] | None:
         """
@@ -156,7 +156,7 @@ class TechniqueChoice:
     @property
     def opens(self) -> bool:
         """Whether our side opens, and the other one aims."""
-        return opens(*self.profiles, controlling=self._transport.generations.use.controlling)
+        return opens(*self.profiles, controlling=self._transport.generations.current.controlling)
 
     @property
     def uncertain(self) -> bool:
@@ -221,7 +221,7 @@ class TechniqueChoice:
                 observed,
                 theirs,
                 self._context.monotonic(),
-                controlling=self._transport.generations.use.controlling,
+                controlling=self._transport.generations.current.controlling,
                 possible=self._may_spray(observed, theirs),
                 remembered=self._context.paths.found_last_path(self._peer, Technique.SPRAYING, theirs),
             )

@@ -313,7 +313,7 @@ class Punching:
 
     @property
     def _agent(self) -> Agent:
-        return self._transport.generations.use
+        return self._transport.generations.current
 
     @property
     def _relayed(self) -> bool:

@@ -36,7 +36,7 @@ class GenerationsTests(SynchronousTestCase):
         self.alice.agent = self.generations  # type: ignore[assignment]
         self.events: list[Event] = []
         self.network._take_events = self.take_events  # type: ignore[method-assign]
-        self.introduce(self.generations.use, self.bob.agent)
+        self.introduce(self.generations.current, self.bob.agent)
         self.network.run(2.0)
 
     def take_events(self, host: Host) -> None:
@@ -82,11 +82,11 @@ class GenerationsTests(SynchronousTestCase):
 
     def test_moves_at_once(self) -> None:
         """The new path is as good as the old one."""
-        first = self.generations.use
+        first = self.generations.current
         agent = self.restart()
-        self.assertIs(self.generations.use, first)
+        self.assertIs(self.generations.current, first)
         self.network.run(0.5)
-        self.assertIs(self.generations.use, agent)
+        self.assertIs(self.generations.current, agent)
         self.assertIsNone(self.generations.trial)
         self.assertEqual(len(self.of(Selected)), 1)
         self.assertEqual(self.generations.number, 1)
@@ -94,7 +94,7 @@ class GenerationsTests(SynchronousTestCase):
 
     def test_the_old_one_lingers(self) -> None:
         """The other side may not have moved yet."""
-        first = self.generations.use
+        first = self.generations.current
         self.restart()
         self.network.run(LINGER - 1.0)
         self.assertIs(first.state, AgentState.CONNECTED)
@@ -103,42 +103,42 @@ class GenerationsTests(SynchronousTestCase):
 
     def test_a_worse_path_has_to_wait(self) -> None:
         """While the path in use works, the new session does not replace it by a relayed one at once."""
-        first = self.generations.use
+        first = self.generations.current
         agent = self.restart(relayed=True)
         self.network.run(SETTLE - 0.2)
         self.assertIsNotNone(agent.selected)
-        self.assertIs(self.generations.use, first)
+        self.assertIs(self.generations.current, first)
         self.network.run(0.5)
-        self.assertIs(self.generations.use, agent)
+        self.assertIs(self.generations.current, agent)
 
     def test_the_choice_of_the_other_side_is_waited_for(self) -> None:
         """The first pair that works is used only when the controlling side has nominated it."""
-        first = self.generations.use
+        first = self.generations.current
         agent = self.restart(controlling=False)
         waited = False
         for _ in range(100):
             self.network.run(0.01)
-            if self.generations.use is first:
+            if self.generations.current is first:
                 self.assertFalse(agent.path.nominated)
                 waited = waited or agent.selected is not None
         self.assertTrue(waited)
-        self.assertIs(self.generations.use, agent)
+        self.assertIs(self.generations.current, agent)
         self.assertTrue(agent.path.nominated)
 
     def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
         """If the path in use is in doubt, the new session is used with any path."""
-        self.generations.use.bases_lost([self.alice.bases[0]], self.network.now)
+        self.generations.current.bases_lost([self.alice.bases[0]], self.network.now)
         agent = self.restart(relayed=True)
         self.assertFalse(self.generations.working)
         self.network.run(0.5)
-        self.assertIs(self.generations.use, agent)
+        self.assertIs(self.generations.current, agent)
         self.assertTrue(self.generations.working)
 
     def block(self) -> None:
         """Alice's only pair answers checks, but no data of the link."""
-        self.generations.use.path.probe(self.network.now)
+        self.generations.current.path.probe(self.network.now)
         self.network.run(0.5)
-        self.assertTrue(self.generations.use.path.leave_blocked_pair(0.0, self.network.now))
+        self.assertTrue(self.generations.current.path.leave_blocked_pair(0.0, self.network.now))
         self.assertFalse(self.generations.working)
 
     def test_a_blocked_pair_is_not_taken_again(self) -> None:
@@ -157,7 +157,7 @@ class GenerationsTests(SynchronousTestCase):
         # A later session does: what blocked it may be gone
         agent = self.restart()
         self.network.run(1.0)
-        self.assertEqual((agent.selected and agent.selected.path, self.generations.use), ("host", agent))
+        self.assertEqual((agent.selected and agent.selected.path, self.generations.current), ("host", agent))
 
     def test_a_blocked_pair_that_is_the_only_one(self) -> None:
         """It is taken again after a while."""
@@ -166,11 +166,11 @@ class GenerationsTests(SynchronousTestCase):
         self.network.run(AVOIDANCE - 0.1)
         self.assertIsNone(agent.selected)
         self.network.run(0.3)
-        self.assertEqual((self.generations.use, self.generations.working), (agent, True))
+        self.assertEqual((self.generations.current, self.generations.working), (agent, True))
 
     def test_a_restart_that_fails(self) -> None:
         """The old path stays, and the end of the new session is told."""
-        first = self.generations.use
+        first = self.generations.current
         other = self.agent(self.bob, controlling=False)
         agent = self.agent(self.alice)
         self.generations.begin(agent, 1, self.network.now)
@@ -178,7 +178,7 @@ class GenerationsTests(SynchronousTestCase):
         self.network.run(61.0)
         self.assertEqual(len(self.of(PathFailed)), 1)
         self.assertIsNone(self.generations.trial)
-        self.assertIs(self.generations.use, first)
+        self.assertIs(self.generations.current, first)
         self.assertTrue(self.generations.working)
 
     def test_the_newest_counts(self) -> None:
@@ -212,7 +212,7 @@ class GenerationsTests(SynchronousTestCase):
             self.bob.agent.path.hold(held, self.network.now)
             self.bob.agent.path.limit_first(PathKind.RELAYED, self.network.now + AVOIDANCE)
             self.network.run(SETTLE + AVOIDANCE + 1.0)
-            self.assertIs(self.generations.use, agent)
+            self.assertIs(self.generations.current, agent)
             self.assertEqual(self.kind, PathKind.RELAYED)
             self.network.run(held[1] - self.network.now + 1.0)
             self.assertEqual(self.kind, PathKind.HOST)
@@ -226,7 +226,7 @@ class GenerationsTests(SynchronousTestCase):
     def test_doubt_and_loss(self) -> None:
         """Whether there is a path depends on the session in use, not on the one on trial."""
         self.network.blocked = lambda source, target: True
-        self.generations.use.path.probe(self.network.now)
+        self.generations.current.path.probe(self.network.now)
         self.network.run(2.0)
         self.assertEqual(len(self.of(PairDisconnected)), 1)
         self.assertFalse(self.generations.working)

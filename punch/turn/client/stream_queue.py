@@ -23,11 +23,11 @@ from punch.wire.stun import HEADER_SIZE, binding_request
 FIRST: Final = 10 * FULL_SIZE
 """Bytes that are allowed when the relay has answered first; a QUIC connection begins with as many."""
 UNBOUNDED: Final = 64 * 1024
-"""Bytes from which on that first limit ends, if all arrives in time."""
+"""When the limit has grown to so many bytes, and all of them arrive in time, there is no limit any more."""
 GAP: Final = 0.1
 """Seconds between two requests at least, while there is no limit."""
 PARTS: Final = 4
-"""How many requests there are for as many bytes as the limit."""
+"""How many requests are written among as many bytes as the limit."""
 TRIES: Final = 3
 """How many requests are made of a relay that has answered none."""
 MOST_ASKED: Final = 64
