@@ -53,7 +53,7 @@ class NAT:
     taken: set[tuple[int, Address]] = field(default_factory=set)
 
     def outbound(self, source: Address, target: Address) -> Address:
-        """What the world sees `source` as when it sends to `target`."""
+        """The address as which the world sees `source` when it sends to `target`."""
         key = (source, target if self.mapping == "APDM" else None)
         if (self.mappings.get(key), target) in self.taken:
             key = (source, target)
@@ -66,7 +66,7 @@ class NAT:
         return Address(self.public, port)
 
     def inbound(self, source: Address, port: int) -> Address | None:
-        """Where inside a datagram from `source` goes."""
+        """The address inside to which a datagram from `source` goes; None if it is dropped."""
         contacted = self.contacted.get(port, set())
         hosts = {address.host for address in contacted}
         allowed = {"EIF": port in self.inside, "ADF": source.host in hosts, "APDF": source in contacted}
@@ -77,7 +77,7 @@ class NAT:
         return self.inside.get(port)
 
     def source_shown(self, source: Address, port: int) -> Address:
-        """Where a datagram that was let in at `port` seems to come from, inside."""
+        """The address from which a datagram that was let in at `port` seems to come, inside."""
         shown = Address(self.public, source.port)
         if self.rewrites and source not in self.contacted[port]:
             self.rewritten[shown] = source
@@ -85,7 +85,7 @@ class NAT:
 
 
 class Host:
-    """An agent with its bases, behind `nat` or on the public side, and what it told."""
+    """An agent with its bases, behind `nat` or on the public side, and the events that it had."""
 
     def __init__(self, name: str, agent: Agent, bases: list[Address], nat: NAT | None) -> None:
         self.name, self.agent, self.bases, self.nat = name, agent, bases, nat
@@ -94,7 +94,7 @@ class Host:
 
     @property
     def path(self) -> Pair:
-        """The selected pair, which there must be."""
+        """The selected pair. There must be one."""
         selected = self.agent.selected
         if selected is None:
             raise AssertionError(f"{self.name} has no path: {self.events}")
@@ -105,7 +105,7 @@ class Host:
         return [event for _, event in self.events if isinstance(event, kind)]
 
     def when(self, kind: type[Event] = Selected) -> float:
-        """When the first event of this type came."""
+        """When the first event of this type occurred."""
         return next(when for when, event in self.events if isinstance(event, kind))
 
 
@@ -177,7 +177,9 @@ class IceNetwork:
         self.introduce(second, first)
 
     def introduce(self, host: Host, peer: Host, end: bool = True) -> None:
-        """Tell `host` all about `peer`; with `end`, neither has anything to add."""
+        """
+        Tell `host` the credentials and candidates of `peer`; with `end`, that neither has more candidates.
+        """
         host.agent.set_remote(peer.agent.credentials, 0.05, self.now)
         for candidate in peer.agent.local_candidates:
             self.tell(host, candidate)
@@ -186,7 +188,7 @@ class IceNetwork:
             host.agent.end_of_remote_candidates()
 
     def tell(self, host: Host, candidate: Candidate) -> None:
-        """Signal a candidate, as text, the way it travels."""
+        """Signal a candidate in its text form, as it travels."""
         host.agent.add_remote_candidate(Candidate.parse(str(candidate)), self.now)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
@@ -216,7 +218,7 @@ class IceNetwork:
         return all(host.agent.selected is not None for host in self.hosts)
 
     def inject(self, host: Host, data: bytes, source: Address, base: Address | None = None) -> list[Transmit]:
-        """Let `host` receive something from anywhere, and take what it sends at once."""
+        """Let `host` receive a datagram from any address, and take what it sends at once."""
         host.agent.receive_datagram(data, source, base or host.bases[0], self.now)
         sent = host.agent.datagrams_to_send(self.now)
         for transmit in sent:
@@ -256,7 +258,7 @@ class IceNetwork:
             self._later(delay, lambda: self._cross(host, data, source, target))
 
     def _cross(self, sender: Host, data: bytes, source: Address, target: Address) -> None:
-        """A datagram from the public side reaches its target, or the NAT before it."""
+        """Pass a datagram of the public side to its target, or to the NAT in front of it."""
         for host in self.hosts:
             nat = host.nat
             if nat is None or target.is_ipv6:

@@ -27,7 +27,7 @@ def behind_nats(network: IceNetwork, first: NAT, second: NAT) -> tuple[Host, Hos
 
 
 def two_connected_hosts() -> tuple[IceNetwork, Host, Host]:
-    """Two public hosts that have had a second for it."""
+    """Return two public hosts that have been connecting for a second."""
     network = IceNetwork()
     alice = network.host("alice", "192.0.2.1")
     bob = network.host("bob", "192.0.2.2", controlling=False)
@@ -37,7 +37,7 @@ def two_connected_hosts() -> tuple[IceNetwork, Host, Host]:
 
 
 class ConnectTests(SynchronousTestCase):
-    """Where a path must be found, and which one."""
+    """Between which hosts a path is found, and which one."""
 
     def test_two_public_hosts(self) -> None:
         network = IceNetwork()
@@ -63,7 +63,10 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(len(alice.agent.pairs), 1)
 
     def test_where_we_receive(self) -> None:
-        """It is checked over a relay until one check is answered, whatever other interfaces do not reach."""
+        """
+        The proof is sent to a relayed candidate until one check is answered, beside interfaces that can't
+        reach it.
+        """
         network = IceNetwork()
         alice = network.host("alice", "192.0.2.1", "10.9.9.9")
         bob = network.host("bob", "192.0.2.2", controlling=False)
@@ -83,7 +86,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual((alice.agent.openings.proven_hosts, bob.agent.openings.proven_hosts), (set(), set()))
 
     def test_sockets_for_a_while(self) -> None:
-        """Addresses from which the peer reached sockets that are closed take no places of later ones."""
+        """Addresses that the peer used to reach closed sockets leave their places to later ones."""
         network, alice, bob = two_connected_hosts()
         for number in range(100):
             base, remote = Address("192.0.2.1", 20000 + number), Address("192.0.2.2", 30000 + number)
@@ -98,7 +101,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(alice.path.path, "host")
 
     def test_an_answer_to_a_check_that_opens_a_nat(self) -> None:
-        """It says that the other side has got through, once, and validates nothing."""
+        """The answer shows, once, that the other side has got through. It validates nothing."""
         network, alice, bob = two_connected_hosts()
         base, remote = Address("192.0.2.1", 20000), Address("192.0.2.2", 30000)
         alice.agent.openings.add(base)
@@ -120,7 +123,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertFalse(alice.agent.wants(answer))
 
     def test_answers_to_all_checks_of_an_attempt(self) -> None:
-        """Each check that spraying sends may be the one that is answered, until its socket is closed."""
+        """Any check of spraying may be the one that is answered, until its socket is closed."""
         network, alice, bob = two_connected_hosts()
         bases = [Address("192.0.2.1", 20000 + number) for number in range(SOCKETS)]
         remotes = [Address("192.0.2.2", 30000 + number) for number in range(TARGETS)]
@@ -213,8 +216,8 @@ class ConnectTests(SynchronousTestCase):
 
     def hidden_relay(self, credentials_first: bool) -> None:
         """
-        Alice's NAT shows the checks of Bob's relay as its own. They come first; taken for a direct path, the
-        relay would be kept.
+        Alice's NAT shows the checks of Bob's relay as its own, and they come first. If that were taken for a
+        direct path, the relay would be kept.
         """
         network = IceNetwork()
         alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", filtering="EIF", rewrites=True))
@@ -238,11 +241,13 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(alice.path.remote_address.port, bob.bases[0].port)
 
     def test_a_relay_whose_address_a_nat_hides(self) -> None:
-        """Its checks are the first that is heard of the peer."""
+        """The checks of the relay are the first packets that come from the peer."""
         self.hidden_relay(credentials_first=False)
 
     def test_a_relay_whose_address_a_nat_hides_is_told_late(self) -> None:
-        """It was a path already, and for all that was known a direct one."""
+        """
+        The relayed candidate is signalled when its path is in use already, and was taken for a direct one.
+        """
         self.hidden_relay(credentials_first=True)
 
     def test_loopback_connects_a_machine_with_nothing_else(self) -> None:
@@ -262,7 +267,7 @@ class ConnectTests(SynchronousTestCase):
             self.assertTrue(network.connected(), f"seed {seed}")
 
     def test_many_interfaces_do_not_starve_the_way_out(self) -> None:
-        """Bridges of containers, with the same addresses on both sides."""
+        """Bridges of containers have the same addresses on both sides, and do not delay the path."""
         bridges = [f"172.{number}.0.1" for number in range(17, 24)]
         network = IceNetwork()
         alice = network.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
@@ -296,7 +301,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertLess(max(times), 2.5)
 
     def test_one_side_whose_checks_are_never_answered(self) -> None:
-        """They arrive, and the answers get lost: the other side's checks say that they arrived."""
+        """Its checks arrive and the answers are lost. The other side's checks say that they arrived."""
         network = IceNetwork(budgets=True)
         alice, bob = behind_nats(network, NAT("203.0.113.1"), NAT("203.0.113.2"))
         network.loses = lambda transmit: (
@@ -386,7 +391,7 @@ class TrickleTests(SynchronousTestCase):
 
 
 class LatencyTests(SynchronousTestCase):
-    """How many one-way delays it takes, and what pacing allows."""
+    """How many one-way delays a path takes, and what pacing costs."""
 
     def test_each_side_may_send_as_soon_as_its_check_succeeded(self) -> None:
         """
@@ -478,7 +483,7 @@ class LatencyTests(SynchronousTestCase):
 
 
 class MessageTests(SynchronousTestCase):
-    """What stands in a check (RFC 8445, section 7.1)."""
+    """What a check contains (RFC 8445, section 7.1)."""
 
     def test_checks(self) -> None:
         network = IceNetwork()
@@ -515,7 +520,7 @@ class MessageTests(SynchronousTestCase):
 
 
 class ConstructionTests(SynchronousTestCase):
-    """What callers may do wrong."""
+    """Mistakes of callers."""
 
     def test_unknown_nomination(self) -> None:
         credentials = IceCredentials.generate(bytes)

@@ -40,7 +40,7 @@ from punch.wire.peers.candidate import Candidate, CandidateType
 
 
 def address(number: int) -> Address:
-    """One of many."""
+    """Return one of many addresses."""
     return Address(f"203.0.113.{number % 250 + 1}", 1000 + number)
 
 
@@ -55,11 +55,11 @@ class BudgetTests(SynchronousTestCase):
     def spend(
         self, budget: Budget, kind: PacketKind, now: float = 0.0, size: int = 100, *, relayed: bool = False
     ) -> int:
-        """How many of many packets may leave, each for another address."""
+        """Return how many of many packets may leave, each to another address."""
         return sum(budget.allows(route(number), size, kind, now, relayed=relayed) for number in range(50))
 
     def test_each_kind_has_a_share(self) -> None:
-        """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
+        """Checks of addresses that sent nothing do not use up the part of answers and triggered checks."""
         budget = Budget()
         self.assertEqual(self.spend(budget, PacketKind.UNLIKELY), MAX_UNLIKELY)
         self.assertEqual(self.spend(budget, PacketKind.DIRECT), MAX_DIRECT - MAX_UNLIKELY)
@@ -72,7 +72,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW, relayed=True), RESERVED)
 
     def test_proofs_through_our_relay_have_a_share(self) -> None:
-        """Whatever was spent on other addresses, a proof of the peer's address can be asked for and given."""
+        """Whatever was sent elsewhere, proofs of the peer's address can be requested and given."""
         budget = Budget()
         self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - RESERVED)
         through = Route(address(99), Address("198.51.100.1", 50000))
@@ -86,7 +86,9 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.RELAYED, 1.0), RESERVED - len(sent))
 
     def test_proofs_leave_relayed_candidates_their_part(self) -> None:
-        """However many addresses there are to prove, before or after all else."""
+        """
+        However many addresses are proved, before or after other packets, relayed candidates have their part.
+        """
         relay = Address("198.51.100.1", 50000)
 
         def prove(budget: Budget) -> None:
@@ -105,7 +107,9 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 2.0), RESERVED_FOR_RELAYED)
 
     def test_one_address_that_never_hears_us(self) -> None:
-        """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
+        """
+        The checks of one address arrive, and all that is sent there is lost. Other addresses have their part.
+        """
         for relayed in (False, True):
             budget = Budget()
             kinds = (PacketKind.TRIGGERED, PacketKind.ANSWER)
@@ -125,7 +129,9 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
 
     def test_what_may_not_use_up_the_direct_checks_of_an_address(self) -> None:
-        """Packets through our relay, and checks from addresses of ours that probably can't reach it."""
+        """
+        Packets through our relay, and checks from addresses of ours that probably can't reach it, do not.
+        """
         there, relay = address(1), Address("198.51.100.1", 50000)
         through = Route(there, relay)
         budget = Budget()
@@ -140,7 +146,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(sum(budget.allows(Route(there), 96, kind, 0.0) for _ in range(9)), most, kind)
 
     def test_heard_through_a_relay(self) -> None:
-        """An authenticated check from there came through our relay: it has the part of triggered checks."""
+        """After an authenticated check through our relay, its source gets some of the triggered checks."""
         budget, base, relayed = Budget(), Address("192.168.1.2", 5000), Address("198.51.100.1", 50000)
         ours, theirs = LocalCandidates(), RemoteCandidates()
         host = ours.add_host(base)
@@ -166,7 +172,9 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
 
     def test_proofs_of_where_we_receive(self) -> None:
-        """A relayed address gets two more checks when the link works over a relay, and not both at once."""
+        """
+        When the link works over a relay, a relayed address gets two more checks, with a gap between them.
+        """
         budget, local_candidates, remote_candidates = Budget(), LocalCandidates(), RemoteCandidates()
         local, remote = Address("192.168.1.2", 4000), address(1)
         base = local_candidates.add_host(local)
@@ -198,7 +206,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.RELAYED, 595.0), 0)
 
     def test_bytes(self) -> None:
-        """Headers count; IPv6 has larger ones."""
+        """Headers count, and those of IPv6 are larger."""
         budget = Budget()
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1200), 2)
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=516), 1)
@@ -268,7 +276,7 @@ class BudgetTests(SynchronousTestCase):
             )
 
     def test_who_answers_costs_nothing(self) -> None:
-        """Packets to an address that answers no longer count, until it has been silent for long."""
+        """Packets to an address that answers do not count, until it has been silent for long."""
         budget = Budget()
         for now in range(100):
             self.assertTrue(budget.allows(route(1), 1200, PacketKind.TRIGGERED, float(now)))
@@ -281,7 +289,10 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(budget.is_idle(100.0 + WINDOW))
 
     def test_which_routes_an_answer_validates(self) -> None:
-        """Through a relay: this one. To a socket of ours: all, and what was sent before counts no more."""
+        """
+        An answer through a relay validates that route alone; one to our own socket validates all, and what
+        was sent there no longer counts.
+        """
         relays = Address("198.51.100.1", 50000), Address("198.51.100.2", 50000)
         routes = [route(1), *(Route(address(1), relay) for relay in relays)]
         for number, answered in enumerate(routes):
@@ -295,7 +306,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, 2.0, size=900), 4 if number == 0 else 1)
 
     def test_other_ports_of_a_host_that_answered(self) -> None:
-        """They count as any other address: others may be behind the same NAT as the peer."""
+        """They count like any other address, since others may be behind the same NAT as the peer."""
         budget = Budget()
         budget.answered(route(0), 0.0)
         ports = [Route(address(0)._replace(port=port)) for port in range(2000, 2100)]
@@ -311,8 +322,8 @@ class BudgetTests(SynchronousTestCase):
 
     def test_through_a_relay_to_the_same_relay(self) -> None:
         """
-        Where both sides use the same relay, there is a path whatever was used up before: what goes through it
-        to its other ports has limits of its own, in packets and in bytes, and for each of these ports.
+        Where both sides use the same relay, there is a path whatever was used up before. What goes through it
+        to its other ports has limits of its own: in packets, in bytes, and for each port.
         """
         ours = Address("198.51.100.1", 1999)
         relay = Route(ours._replace(port=2000), ours)
@@ -335,8 +346,8 @@ class BudgetTests(SynchronousTestCase):
 
     def test_ports_of_a_relay_of_ours(self) -> None:
         """
-        What goes there from our sockets, or through another relay, counts as what goes anywhere else, in ten
-        minutes.
+        Packets there from our sockets, or through another relay, count for ten minutes like those to any
+        address.
         """
         relay, other = Address("198.51.100.1", 2000), Address("198.51.100.2", 2000)
         budget = Budget()
@@ -351,7 +362,10 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(sum(sent), MAX_PACKETS)
 
     def test_other_services_at_a_relay_of_ours(self) -> None:
-        """Its low ports count as any other address, directly and through the relay, in ten minutes."""
+        """
+        Packets to its low ports count for ten minutes like those to any address, directly and through the
+        relay.
+        """
         relay = Address("198.51.100.1", 2000)
         budget = Budget()
         sent = [
@@ -366,8 +380,8 @@ class BudgetTests(SynchronousTestCase):
 
     def test_a_relay_of_ours_over_the_other_family(self) -> None:
         """
-        We reach it over IPv6, and it relays at its IPv4 address, as is the default: through it, the same
-        holds; directly, it does not.
+        We reach the relay over IPv6, and it relays at its IPv4 address, as is the default. The separate
+        limits hold for what goes through it, and not for what goes there directly.
         """
         ours, theirs = Address("198.51.100.1", 2000), Address("198.51.100.1", 2001)
         budget = Budget()
@@ -397,7 +411,10 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(kept, [True] * (MAX_PEERS - 1), "who has used nothing makes room")
 
     def test_a_link_keeps_its_budget(self) -> None:
-        """However many others call: the restarts of a link count with it, and open addresses for it."""
+        """
+        However many other peers call, the restarts of a link use its budget, and answered addresses stay
+        validated.
+        """
         budgets = Budgets()
         peers = [PeerID(number.to_bytes(32, "big")) for number in range(2 * MAX_PEERS)]
         link = budgets.of(peers[0], 0.0)
@@ -485,7 +502,7 @@ class ConnectTests(SynchronousTestCase):
 
 
 class OpeningTests(SynchronousTestCase):
-    """What may go to predicted ports: separate from checks, and limited as well."""
+    """Packets to predicted ports are limited separately from checks."""
 
     def test_limits(self) -> None:
         """Packets, bytes and time."""

@@ -127,7 +127,10 @@ class LocalTests(SynchronousTestCase):
         self.assertIsNone(self.local.add_host(BASE))
 
     def test_relayed(self) -> None:
-        """Last of all, those over streams after the others; the address behind it is told or kept."""
+        """
+        Relayed candidates come last, those over streams after the others. Their related address is told or
+        kept secret.
+        """
         mapped = Address("203.0.113.1", 40000)
         first = self.local.add_relayed(Address("198.51.100.1", 50000), mapped, "udp")
         second = self.local.add_relayed(Address("198.51.100.1", 50002), None, "tcp", streamed=True)
@@ -147,7 +150,7 @@ class LocalTests(SynchronousTestCase):
         self.assertEqual([pair.kind for pair in pairs], [PathKind.RELAYED, PathKind.STREAMED])
 
     def test_what_relays_reach(self) -> None:
-        """No private address, unless the relay has one itself; nothing of the other family."""
+        """A relay reaches private addresses only if it has one itself, and never the other family."""
         public, private = Address("198.51.100.1", 50000), Address("10.0.0.1", 50000)
         for host in ("192.168.1.2", "10.0.0.2", "100.64.0.1", "127.0.0.1"):
             self.assertFalse(may_relay(public, Address(host, 5)), host)
@@ -239,14 +242,14 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(len(self.remote), MAX_SIGNALLED + MAX_REFLEXIVE)
 
     def test_one_address_many_times(self) -> None:
-        """A peer that names a victim's address with 200 ports gets few of them, and room for its others."""
+        """A peer that names 200 ports of a victim has few of them used. Its other candidates have room."""
         for port in range(1, 201):
             self.remote.add(signalled("192.0.2.1", port))
         self.assertEqual(len(self.remote), MAX_PER_HOST)
         self.assertTrue(self.remote.add(signalled("192.0.2.2")))
 
     def test_what_checks_found_takes_no_room(self) -> None:
-        """A NAT may show many ports before its reflexive candidate is told."""
+        """A NAT may show many ports before its reflexive candidate is signalled."""
         for port in range(1, 20):
             self.remote.learn(Address("192.0.2.1", port), 1000)
         self.assertTrue(self.remote.add(signalled("192.0.2.1", 50)))
@@ -265,7 +268,9 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual([candidate.type for candidate in self.remote], [HOST])
 
     def test_a_relay_that_is_seen_elsewhere(self) -> None:
-        """The local preference in a check's PRIORITY says which base sent it, told before or after."""
+        """
+        The local preference in a check's PRIORITY shows which base sent it, signalled before or afterwards.
+        """
         here = LocalCandidates()
         host = here.add_host(BASE)
         relay = here.add_relayed(Address("198.51.100.9", 50000), None, "relay")
@@ -288,7 +293,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(again.type, RELAY)
 
     def test_a_relay_with_the_preference_of_a_host(self) -> None:
-        """Others give both the same, so that a check may come from either."""
+        """Other implementations give both the same preference, so a check may come from either."""
         for candidate in (signalled("192.0.2.1", kind=RELAY), signalled("192.0.2.2")):
             self.remote.add(candidate)
             self.remote.learn(Address("203.0.113.1", 1), 110 << 24 | 1000)
@@ -330,7 +335,7 @@ class RemoteTests(SynchronousTestCase):
 
 
 class PathTests(SynchronousTestCase):
-    """How paths are called and ranked."""
+    """The kinds of paths and their order."""
 
     def test_kinds(self) -> None:
         self.assertEqual(path_kind(HOST, HOST), PathKind.HOST)

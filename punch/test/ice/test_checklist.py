@@ -34,7 +34,7 @@ def never(pair: CandidatePair) -> bool:
 
 
 class CheckListTests(SynchronousTestCase):
-    """States and order."""
+    """The states of pairs, and the order in which they are checked."""
 
     def setUp(self) -> None:
         self.list = CheckList()
@@ -71,7 +71,10 @@ class CheckListTests(SynchronousTestCase):
         self.assertIs(low.state, PairState.WAITING)
 
     def test_a_check_without_answer_holds_up_nobody(self) -> None:
-        """A steady check goes on for minutes: what is like it gets its turn at the first retransmission."""
+        """
+        A steady check goes on for minutes. Pairs of its foundation are checked after its first
+        retransmission.
+        """
         low, high = self.add(candidate("192.0.2.2", 10), candidate("192.0.2.3", 20))
         self.list.unfreeze(always)
         high.state = PairState.IN_PROGRESS
@@ -148,7 +151,7 @@ class CheckListTests(SynchronousTestCase):
 
 
 class TransactionTests(SynchronousTestCase):
-    """Sending again."""
+    """When requests are sent again."""
 
     def make(self, **options: float) -> Transaction:
         made = Transaction(Purpose.CHECK, bytes(12), b"request", THERE, HERE, 100.0)
@@ -231,7 +234,8 @@ class FamiliarTests(SynchronousTestCase):
 
     def test_first(self) -> None:
         """
-        Once checks through the peer's NAT are no longer held back; until then no other one takes its turn.
+        They are first once checks through the peer's NAT are no longer held back. Until then no other check
+        is sent.
         """
         agent = self.agent(self.REFLEXIVE.host)
         self.assertEqual(self.checked(agent, HEAD_START - 0.02), [])
@@ -245,7 +249,7 @@ class FamiliarTests(SynchronousTestCase):
             self.assertEqual(self.checked(agent, 0.1), [neighbour, self.RELAYED])
 
     def test_somebody_elsewhere(self) -> None:
-        """A private address that is probably behind another NAT holds nothing back."""
+        """A private address that is probably behind another NAT holds no checks back."""
         neighbour = Address("192.168.1.3", 7000)
         agent = self.agent(neighbour.host)
         agent.reflexive.add(self.OURS, Address("203.0.113.50", 5000))
@@ -253,7 +257,9 @@ class FamiliarTests(SynchronousTestCase):
         self.assertEqual(self.checked(agent, 0.1), [self.RELAYED])
 
     def test_others(self) -> None:
-        """Without one, or if none of the peer's addresses is, nothing is different."""
+        """
+        If no address answered before, or none of the peer's is such an address, the order is the usual one.
+        """
         for familiar in ((), ("203.0.113.99",), (self.RELAYED.host,)):
             order = self.checked(self.agent(*familiar), 0.45)
             self.assertEqual(order, [self.RELAYED, self.OTHER, self.REFLEXIVE], familiar)

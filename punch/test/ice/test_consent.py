@@ -23,7 +23,7 @@ def asked(host: Host, since: float) -> list[float]:
 
 
 class ConsentTests(SynchronousTestCase):
-    """One path only."""
+    """There is only one path."""
 
     def setUp(self) -> None:
         self.network = IceNetwork()
@@ -100,7 +100,7 @@ class ConsentTests(SynchronousTestCase):
         self.assertAlmostEqual(self.alice.path.rtt or 0, 0.4, places=2)
 
     def test_the_other_end_of_a_dead_path_gets_no_answer(self) -> None:
-        """A side that has lost consent answers no checks, or the other would use the path for ever."""
+        """A side that has lost consent answers no checks, or the other side would use the path for ever."""
         self.network.blocked = lambda source, target: source.host == "192.0.2.2"
         self.network.run(EXPIRY + 7)
         request = next(t.data for _, t in reversed(self.bob.sent) if parse(t.data).message_class == 0)
@@ -108,7 +108,7 @@ class ConsentTests(SynchronousTestCase):
 
 
 class FallbackTests(SynchronousTestCase):
-    """Another pair works."""
+    """There is another valid pair."""
 
     def setUp(self) -> None:
         self.network = IceNetwork()
@@ -154,7 +154,7 @@ class FallbackTests(SynchronousTestCase):
             self.assertEqual(len(host.of(ConsentLost)), 1)
 
     def test_the_lost_path_is_not_used_again(self) -> None:
-        """RFC 7675, section 5.1: these credentials are spent for it."""
+        """RFC 7675, section 5.1: nothing is sent there any more with these credentials."""
         first = self.alice.path
         self.test_the_spare_is_used()
         self.network.blocked = lambda source, target: False
@@ -185,7 +185,7 @@ class RebindingTests(SynchronousTestCase):
 
 
 class KeepaliveTests(SynchronousTestCase):
-    """Where consent is not wanted."""
+    """Consent is not checked."""
 
     def test_indications(self) -> None:
         network = IceNetwork()

@@ -19,7 +19,7 @@ from punch.wire.stun import MessageClass, parse
 
 
 class TwoPathsTests(SynchronousTestCase):
-    """IPv4 and IPv6."""
+    """There is a path over IPv4 and one over IPv6."""
 
     def setUp(self) -> None:
         self.network = IceNetwork()
@@ -45,7 +45,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertEqual(self.alice.of(PairDisconnected) + self.bob.of(PairDisconnected), [])
 
     def test_the_controlled_side_may_be_first(self) -> None:
-        """It moves at once, and goes on when the controlling side says so too."""
+        """It moves at once, and stays there when the controlling side nominates the same path."""
         self.block()
         self.bob.agent.path.probe(self.network.now)
         self.network.run(2.0)
@@ -56,14 +56,14 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
     def test_idle(self) -> None:
-        """Consent checks notice, in 6 s and the time to make sure."""
+        """Consent checks notice that the path is dead: in 6 s, and the time of a probe."""
         self.block()
         cut = self.network.now
         self.network.run(20.0, lambda: self.alice.path.local_base != self.first)
         self.assertLess(self.network.now - cut, 8.1)
 
     def test_back_again(self) -> None:
-        """A pair of the same kind isn't taken back for nothing, but counts as a spare again."""
+        """The first pair, which is of the same kind, is not selected again when it answers. It is a spare."""
         self.block()
         self.alice.agent.path.probe(self.network.now)
         self.network.run(3.0)
@@ -83,7 +83,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
     def test_a_loss_or_two_is_nothing(self) -> None:
-        """A question that gets lost is asked again."""
+        """Checks that get lost are repeated, and the pair stays selected."""
         since = self.network.now
         self.network.blocked = lambda source, target: self.network.now < since + 0.9
         self.alice.agent.path.probe(self.network.now)
@@ -93,7 +93,7 @@ class TwoPathsTests(SynchronousTestCase):
 
 
 class OnePathTests(SynchronousTestCase):
-    """There is no other."""
+    """There is only one path."""
 
     def setUp(self) -> None:
         self.network = IceNetwork()
@@ -103,7 +103,10 @@ class OnePathTests(SynchronousTestCase):
         self.network.run(5)
 
     def test_doubt_and_recovery(self) -> None:
-        """It is told, the pair stays, and is asked every other second until it answers."""
+        """
+        The pair stays selected, the agent reports it as disconnected, and checks it every two seconds until
+        it answers.
+        """
         self.network.blocked = lambda source, target: True
         cut = self.network.now
         self.alice.agent.path.probe(cut)
@@ -121,7 +124,7 @@ class OnePathTests(SynchronousTestCase):
         self.assertEqual(self.alice.of(ConsentLost), [])
 
     def test_a_probe_that_is_answered(self) -> None:
-        """One question."""
+        """A probe that is answered consists of one check."""
         self.network.run(2.0)
         sent = len(self.alice.sent)
         self.alice.agent.path.probe(self.network.now)
@@ -133,7 +136,7 @@ class OnePathTests(SynchronousTestCase):
         self.assertEqual(self.alice.of(ChecksUnanswered), [])
 
     def test_a_new_address_takes_over(self) -> None:
-        """The old one is gone for good: checks go out from the new one, and the peer learns it from them."""
+        """The old address is gone. Checks leave from the new one, and the peer learns it from them."""
         new = Address("192.0.2.7", 7000)
         self.network.blocked = lambda source, target: self.alice.bases[0] in (source, target)
         self.alice.bases.append(new)
@@ -145,7 +148,7 @@ class OnePathTests(SynchronousTestCase):
 
 
 class HeldTests(SynchronousTestCase):
-    """A direct path that was left has to wait, as long as the relayed one works."""
+    """A direct path that was left is held as long as the relayed one works."""
 
     relay = Address("198.51.100.9", 50000)
 
@@ -201,7 +204,7 @@ class HeldTests(SynchronousTestCase):
         self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
 
     def test_what_is_no_longer_held(self) -> None:
-        """In another network, it is taken at once."""
+        """In another network, the path is taken at once."""
         self.leave(self.alice)
         self.hold(self.alice, self.bob)
         self.network.run(10.0)
@@ -211,7 +214,7 @@ class HeldTests(SynchronousTestCase):
         self.assertEqual(self.kinds, (PathKind.HOST, PathKind.HOST))
 
     def test_the_controlled_side(self) -> None:
-        """It stays away from what was nominated before, but follows a new nomination."""
+        """It does not return to a pair that was nominated before, but follows a new nomination."""
         self.leave(self.bob)
         self.hold(self.bob)
         self.network.run(20.0)

@@ -165,7 +165,10 @@ class MappedPortTests(SynchronousTestCase):
         return [transmit.remote for _, transmit in bob.sent]
 
     def test_the_port_is_checked_first_and_again(self) -> None:
-        """So it is whether the address that the router names is wrong or not, and before all is used up."""
+        """
+        The mapped port is checked first and often enough, whether the address that the router names is wrong
+        or not.
+        """
         seen = [Address(self.HOST, port) for port in (40001, 40002)]
         for named in (self.WRONG, self.RIGHT):
             checks = self.checks(*seen, named=named)
@@ -173,11 +176,11 @@ class MappedPortTests(SynchronousTestCase):
             self.assertGreaterEqual(checks.count(self.RIGHT), 2, (named, checks))
 
     def test_no_reflector_has_answered(self) -> None:
-        """Then there is only what the router names."""
+        """Without an answer of a reflector, the only candidate is at the address that the router names."""
         self.assertEqual(self.checks().count(self.WRONG), MAX_DIRECT_TO_ONE)
 
     def test_another_port_later(self) -> None:
-        """The wrong address that the router has named before does not count as one that was seen."""
+        """A wrong address that the router named before does not count as one that a reflector saw."""
         network = IceNetwork()
         alice = network.host("alice", "192.168.1.2")
         (base,) = alice.bases
@@ -232,13 +235,13 @@ class HoldTests(SynchronousTestCase):
                 self.assertEqual((alice.path.path, bob.path.path), ("srflx", "srflx"))
 
     def test_it_costs_nothing(self) -> None:
-        """The peer can't begin earlier."""
+        """Holding checks back delays no path: the peer can't begin earlier."""
         alice, bob = self.call(True)
         self.assertAlmostEqual(alice.when(Selected) - self.began, 4 * DELAY)
         self.assertAlmostEqual(bob.when(Selected) - self.began, 4 * DELAY)
 
     def test_a_reflector_that_is_silent(self) -> None:
-        """It is not waited for long, and only with what goes through a NAT."""
+        """Checks wait for it only for a short time, and only those that go through a NAT."""
         network = IceNetwork()
         alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
         alice.agent.gather([Address("198.51.100.99", 3478)], network.now)

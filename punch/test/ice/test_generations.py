@@ -1,4 +1,4 @@
-"""Restarts: one ICE session after the other, without a moment between."""
+"""The ICE sessions of a link: restarts without a gap, and paths that do not last."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RELAY = Address("198.51.100.9", 50000)
 
 
 class GenerationsTests(SynchronousTestCase):
-    """Alice has generations; who is Bob to them is one agent for each."""
+    """Alice has generations. Bob has one agent for each of them."""
 
     def setUp(self) -> None:
         self.network = IceNetwork()
@@ -40,7 +40,7 @@ class GenerationsTests(SynchronousTestCase):
         self.network.run(2.0)
 
     def take_events(self, host: Host) -> None:
-        """Alice's are kept."""
+        """Keep Alice's events."""
         if host is self.alice:
             while (event := self.generations.next_event(self.network.now)) is not None:
                 self.events.append(event)
@@ -81,7 +81,7 @@ class GenerationsTests(SynchronousTestCase):
         return [event for event in self.events if isinstance(event, kind)]
 
     def test_moves_at_once(self) -> None:
-        """The new path is as good as the old one."""
+        """The link moves to the new path at once if it is as good as the old one."""
         first = self.generations.current
         agent = self.restart()
         self.assertIs(self.generations.current, first)
@@ -93,7 +93,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertTrue(self.generations.working)
 
     def test_the_old_one_lingers(self) -> None:
-        """The other side may not have moved yet."""
+        """The old session answers checks for a while, since the other side may not have moved yet."""
         first = self.generations.current
         self.restart()
         self.network.run(LINGER - 1.0)
@@ -142,7 +142,9 @@ class GenerationsTests(SynchronousTestCase):
         self.assertFalse(self.generations.working)
 
     def test_a_blocked_pair_is_not_taken_again(self) -> None:
-        """The new session does not take it, though it answers first, and finds a relay meanwhile."""
+        """
+        The new session does not select it although it answers first, and finds a relayed pair meanwhile.
+        """
         self.block()
         self.alice.bases.append(RELAY)
         agent = self.agent(self.alice)
@@ -160,7 +162,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertEqual((agent.selected and agent.selected.path, self.generations.current), ("host", agent))
 
     def test_a_blocked_pair_that_is_the_only_one(self) -> None:
-        """It is taken again after a while."""
+        """The new session selects it after a while."""
         self.block()
         agent = self.restart()
         self.network.run(AVOIDANCE - 0.1)
@@ -169,7 +171,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertEqual((self.generations.current, self.generations.working), (agent, True))
 
     def test_a_restart_that_fails(self) -> None:
-        """The old path stays, and the end of the new session is told."""
+        """The old path stays, and the agent reports that the new session has failed."""
         first = self.generations.current
         other = self.agent(self.bob, controlling=False)
         agent = self.agent(self.alice)
@@ -182,7 +184,9 @@ class GenerationsTests(SynchronousTestCase):
         self.assertTrue(self.generations.working)
 
     def test_the_newest_counts(self) -> None:
-        """A restart in mid-restart: the unfinished session is over, and candidates are of the newest."""
+        """
+        A restart during a restart ends the unfinished session. Later candidates belong to the newest one.
+        """
         unfinished = self.agent(self.alice)
         self.generations.begin(unfinished, 1, self.network.now)
         agent = self.restart()
@@ -196,7 +200,7 @@ class GenerationsTests(SynchronousTestCase):
         self.generations.give_up(self.network.now)
 
     def test_paths_that_do_not_last(self) -> None:
-        """A restart finds the direct path first, and takes the relayed one, as long as that is due."""
+        """A restart finds the direct path first. It selects the relayed one while the direct one is held."""
         for controlling in (True, False):
             self.setUp()
             self.restart(relayed=True, controlling=controlling)
@@ -257,7 +261,7 @@ SHORT = 3.0
 
 
 def pair(kind: PathKind, port: int | None = None) -> Pair:
-    """A pair of this kind, the same each time, or one from this port."""
+    """Return a pair of this kind: the same each time, or one from this port."""
     base = Address("192.0.2.1", 1000 + kind if port is None else port)
     return Pair(signalled("192.0.2.1"), signalled("192.0.2.2"), base, kind)
 
@@ -268,7 +272,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.now = 1000.0
 
     def take(self, kind: PathKind, seconds: float) -> bool:
-        """Take a path of this kind for so many seconds; returns whether what is held has changed."""
+        """Take a path of this kind for so many seconds; returns whether it has changed what is held."""
         changed = self.damping.selected(pair(kind), self.now)
         self.now += seconds
         return changed
@@ -281,17 +285,17 @@ class FlapDampingTests(SynchronousTestCase):
         self.take(PathKind.RELAYED, 0.0)
 
     def wait(self, kind: PathKind = PathKind.REFLEXIVE, part: float = 1.0) -> float:
-        """For how many seconds none of this kind is looked for."""
+        """Return for how many seconds no path of this kind is looked for."""
         return max(self.damping.allowed_at(kind, part) - self.now, 0.0)
 
     def test_the_first_returns_are_free(self) -> None:
-        """The path that the link began with does not count, nor does the first return to it."""
+        """Neither the first path of the link counts, nor the first return to it."""
         self.take(PathKind.REFLEXIVE, SHORT)
         self.flap(1)
         self.assertEqual((self.wait(), self.wait(part=0.5), self.damping.held), (0.0, 0.0, None))
 
     def test_waits(self) -> None:
-        """They double up to a limit, and there are no more than so many in any time."""
+        """The waits double up to a limit, so that the number of returns in any time is limited."""
         self.flap(1)
         waits = []
         for _ in range(7):
@@ -302,7 +306,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertEqual(self.wait(part=0.5), WAITS[1] / 2)
 
     def test_a_path_that_lasts(self) -> None:
-        """After it, all begins anew."""
+        """After a path that has lasted, the count begins anew."""
         self.flap(4)
         self.take(PathKind.REFLEXIVE, LASTED)
         self.assertTrue(self.take(PathKind.RELAYED, 0.0))
@@ -311,7 +315,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertEqual(self.wait(), 0.0)
 
     def test_another_network(self) -> None:
-        """What was left because of that is no path that did not last."""
+        """A path that was left for another network does not count."""
         self.flap(1)
         self.take(PathKind.REFLEXIVE, SHORT)
         self.damping.clear()
@@ -323,7 +327,9 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertFalse(self.damping.clear())
 
     def test_better_kinds_are_looked_for(self) -> None:
-        """A path over TCP that does not last says nothing about UDP, and one over UDP says it about TCP."""
+        """
+        A path over TCP that does not last holds back no path over UDP, while one over UDP holds back TCP.
+        """
         self.flap(4, PathKind.TCP)
         self.assertEqual((self.wait(PathKind.TCP), self.wait(PathKind.REFLEXIVE)), (120.0, 0.0))
         self.flap(1, PathKind.REFLEXIVE)
@@ -332,7 +338,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertEqual(self.wait(PathKind.REFLEXIVE), 300.0)
 
     def test_what_is_learned_about_a_path(self) -> None:
-        """That the other end of the path turns out to be a relay's is no change of the path."""
+        """If it turns out that the other end of the path is a relay, the path has not changed."""
         for _ in range(4):
             self.take(PathKind.RELAYED, SHORT)
             for kind in (PathKind.REFLEXIVE, PathKind.RELAYED):
@@ -340,7 +346,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertEqual((self.wait(), self.damping.short_lived), (0.0, 0))
 
     def test_a_path_that_is_still_better(self) -> None:
-        """It counts, whatever is learned about it meanwhile."""
+        """It counts, whatever is learned about its kind meanwhile."""
         for _ in range(2):
             self.take(PathKind.RELAYED, SHORT)
             for kind in (PathKind.HOST, PathKind.REFLEXIVE):
@@ -349,7 +355,7 @@ class FlapDampingTests(SynchronousTestCase):
         self.assertEqual((self.damping.short_lived, self.wait()), (2, 30.0))
 
     def test_equal_paths(self) -> None:
-        """Moves between paths of one kind say nothing."""
+        """Moves between paths of one kind do not count."""
         for port in range(10):
             self.damping.selected(pair(PathKind.REFLEXIVE, port), self.now)
         self.assertEqual(self.damping.short_lived, 0)

@@ -1,4 +1,6 @@
-"""What strangers, and hostile peers, can do to an ICE agent: nothing that grows, nothing that pays."""
+"""
+What strangers and hostile peers can do to an ICE agent: no table grows, and no answer is worth the attack.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ class Situation:
 
 
 class StrangerTests(SynchronousTestCase):
-    """Who knows no credentials."""
+    """Strangers know no credentials."""
 
     def setUp(self) -> None:
         self.it = Situation()
@@ -218,7 +220,7 @@ class StrangerTests(SynchronousTestCase):
 
 
 class PeerTests(SynchronousTestCase):
-    """Who knows the credentials, and means ill or does wrong."""
+    """A peer knows the credentials, and is hostile or faulty."""
 
     def setUp(self) -> None:
         self.it = Situation()
@@ -236,7 +238,7 @@ class PeerTests(SynchronousTestCase):
         self.assertTrue(self.it.alice.agent.validated(self.it.alice.bases[0], STRANGER))
 
     def told(self, transaction_id: bytes, source: Address) -> None:
-        """A check from `source` says that a check of ours arrived."""
+        """A check from `source` that says that a check of ours arrived."""
         here = self.it.alice.bases[0]
         more = (Attribute.RECEIVED_CHECK, transaction_id), (Attribute.XOR_MAPPED_ADDRESS, here)
         self.it.inject(encode(self.it.request(*more), self.it.ours.key), source)
@@ -246,7 +248,10 @@ class PeerTests(SynchronousTestCase):
         return [pair.remote for pair in self.it.alice.agent.pairs if pair.state == "succeeded"]
 
     def test_a_check_that_arrived(self) -> None:
-        """Only the ID of our check, from where that went, validates a pair: it proves that it arrived."""
+        """
+        Only the ID of our check, from the address where that went, validates a pair: it proves that it
+        arrived.
+        """
         there, asked = self.it.bob.bases[0], parse(self.it.check.data).transaction_id
         for transaction_id, source in ((ID, there), (asked[:-1] + b"!", there), (asked, STRANGER)):
             self.told(transaction_id, source)
@@ -396,7 +401,7 @@ class PeerTests(SynchronousTestCase):
         self.assertGreater(min(ports), 32 - MAX_PAIRS // 8 - 2)
 
     def test_a_flood_of_checks_of_one_pair(self) -> None:
-        """Each starts ours anew, but never faster than Ta."""
+        """Each of them starts our check anew, but never faster than Ta."""
         request = encode(self.it.request(), self.it.ours.key)
         start, seen = self.it.network.now, len(self.it.alice.sent)
         for _ in range(2000):

@@ -29,7 +29,7 @@ VICTIM = "203.0.113.7"
 
 
 class NewPeersCase(SynchronousTestCase):
-    """Ever new peers, all of which name one host."""
+    """Peers that have never called before, all of which name one host."""
 
     def setUp(self) -> None:
         """A node, and no peers."""
@@ -69,12 +69,12 @@ class NewPeersCase(SynchronousTestCase):
 
 
 class NewPeersTests(NewPeersCase):
-    """Each packet is asked for by a peer that may be another one than the one before."""
+    """Each packet is requested by a new peer."""
 
     def test_contacts(self) -> None:
         """
-        Strangers can't use up what is sent for contacts, such as to the address of a relay that all share, or
-        in attempts, of which many may be for one address; for all contacts together it is limited as well.
+        Strangers can't use up what is sent for contacts, such as checks of a relay that all share, or
+        attempts. What is sent for all contacts together is limited as well.
         """
         contacts: set[PeerID] = set()
         self.budgets = Budgets(contacts.__contains__)
@@ -97,7 +97,7 @@ class NewPeersTests(NewPeersCase):
         self.assertTrue(self.budgets.of(peer, 0.0).openings.may_begin(1, "203.0.113.8", 0.0))
 
     def test_checks(self) -> None:
-        """So many at once, and so many a second; other hosts have limits of their own."""
+        """So many may be sent at once, and so many a second. Other hosts have limits of their own."""
         rate, burst = CHECKS
         self.assertEqual(self.checks(VICTIM), burst - KEPT_FOR_FAMILIAR)
         self.assertEqual(self.checks(VICTIM, now=100.0), round(100 * rate))
@@ -110,7 +110,7 @@ class NewPeersTests(NewPeersCase):
         self.assertEqual(self.checks("2001:db8:0:2::1", peers=1), MAX_PACKETS - RESERVED)
 
     def test_an_earlier_direct_path(self) -> None:
-        """A contact that was reached at an address is checked there, whatever others had sent to it."""
+        """A contact that was reached at an address is checked there, whatever others have had sent to it."""
         self.checks(VICTIM)
         there = Address(VICTIM, 2000)
         for familiar in ((), (VICTIM,)):
@@ -128,7 +128,7 @@ class NewPeersTests(NewPeersCase):
             self.assertEqual(sent, [there] if familiar else [])
 
     def test_openings(self) -> None:
-        """Packets to ports that peers name, at one host and at all."""
+        """Packets to ports that peers name are limited for each host, and for all hosts."""
         self.assertEqual(sum(self.openings(VICTIM) for _ in range(20)), OPENINGS[1])
         self.assertEqual(sum(self.openings(VICTIM, 100.0) for _ in range(20)), round(100 * OPENINGS[0]))
         others = sum(self.openings(f"198.51.100.{number}", 100.0) for number in range(1, 50))
@@ -137,7 +137,7 @@ class NewPeersTests(NewPeersCase):
         )
 
     def test_when_openings_may_begin(self) -> None:
-        """Whichever limit is used up: that of a host, that of all, and that of the peer."""
+        """The time is right whichever limit is used up: that of a host, of all hosts, or of the peer."""
         for _ in range(5):
             self.openings(VICTIM)
         self.check_beginning(VICTIM, 10 / OPENINGS[0])
@@ -152,14 +152,14 @@ class NewPeersTests(NewPeersCase):
         self.assertEqual(budget.may_begin_at(12, VICTIM, 60.0), WINDOW + 2.0)
 
     def test_sprays(self) -> None:
-        """Sprayed packets, at one host and at all."""
+        """Sprayed packets are limited for each host, and for all hosts."""
         self.assertEqual(sum(self.sprayed(VICTIM) for _ in range(3)), SPRAYED[1])
         others = sum(self.sprayed(f"198.51.100.{number}") for number in range(1, 4))
         self.assertEqual(SPRAYED[1] + others, ALL_SPRAYED[1])
         self.assertEqual(self.sprayed("198.51.100.9", 100.0), round(100 * ALL_SPRAYED[0]))
 
     def test_a_path_is_found(self) -> None:
-        """What was sprayed at that host does not count for it any more, but it does in all."""
+        """What was sprayed there no longer counts for that host, but still counts for all hosts."""
         remote, budget = Address(VICTIM, 7), self.peer()
         sent = sum(budget.sprays.allows(remote, 100, 0.0) for _ in range(MAX_SPRAYED))
         self.assertFalse(self.peer().sprays.may_begin(1, VICTIM, 0.0))

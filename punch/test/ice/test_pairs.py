@@ -1,4 +1,4 @@
-"""What can be watched of a call: the candidate pairs, with what is known of each."""
+"""The candidate pairs of a call, as applications see them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PairsTests(RelayTestCase):
         self.assertEqual(alice.node.pairs(bob.id), [])
 
     def test_from_checks_to_the_link(self) -> None:
-        """Waiting pairs first, in the end one that is selected: the one that the event names."""
+        """First there are waiting pairs, in the end one that is selected: the one that the event names."""
         alice, bob = self.pair(EASY, EASY)
         introduce(alice, bob)
         alice.call(bob.id)

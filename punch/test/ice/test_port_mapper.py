@@ -1,4 +1,4 @@
-"""The core that asks routers for ports, against answers that a router, or somebody else, may send."""
+"""The core that asks routers for ports, with answers that a router or somebody else may send."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class PortMapperTestCase(SynchronousTestCase):
         return self.core.datagrams_to_send(self.now)
 
     def advance(self, seconds: float, answer: Callable[[bytes], bytes] | None = None) -> list[Transmit]:
-        """Let time pass; all requests, which `answer` answers."""
+        """Let time pass; returns all requests, which `answer` answers."""
         end = self.now + seconds
         sent = self.sent()
         while (due := self.core.get_timer()) is not None and due <= end:
@@ -121,7 +121,7 @@ class AskingTests(PortMapperTestCase):
     """How a port is asked for."""
 
     def test_both_at_once(self) -> None:
-        """PCP for the mapping, NAT-PMP for the address only: one router makes one mapping."""
+        """PCP is asked for the mapping, NAT-PMP for the address only, so that a router makes one mapping."""
         one, two = self.keep()
         self.assertEqual((one.remote, one.local, two.remote), (GATEWAY, BASE, GATEWAY))
         self.assertEqual((one.data[:2].hex(), two.data.hex()), ("0201", "0000"))
@@ -131,7 +131,7 @@ class AskingTests(PortMapperTestCase):
         self.assertEqual(self.advance(60.0), [])
 
     def test_nat_pmp_when_pcp_is_refused(self) -> None:
-        """In either order of the two answers."""
+        """NAT-PMP is asked for the mapping, in whatever order the two answers come."""
         for first in (0, 1):
             self.core = PortMapper(Random(1).randbytes)
             requests = self.keep()
@@ -143,7 +143,7 @@ class AskingTests(PortMapperTestCase):
             self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, MappingProtocol.NAT_PMP))])
 
     def test_nat_pmp_when_pcp_is_ignored(self) -> None:
-        """After two requests of PCP, in case one was lost."""
+        """NAT-PMP is asked after two requests of PCP, since one of them may have been lost."""
         self.receive(nat_pmp(self.keep()[1].data))
         sent = self.advance(0.75)
         self.assertEqual([is_pcp(each) for each in sent], [True, False])
@@ -151,7 +151,10 @@ class AskingTests(PortMapperTestCase):
         self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.NAT_PMP)])
 
     def test_silence(self) -> None:
-        """Most routers: five requests of each kind, and no more until a call ten minutes later."""
+        """
+        Most routers answer nothing: they get five requests of each kind, and more only for a call ten minutes
+        later.
+        """
         self.keep()
         self.assertTrue(self.core.may_follow)
         self.advance(1.8)
@@ -165,7 +168,7 @@ class AskingTests(PortMapperTestCase):
         self.assertEqual(len(self.keep()), 2)
 
     def test_ipv6_is_asked_by_pcp_only(self) -> None:
-        """It opens the firewall; the router is at a link-local address (RFC 6887, section 8.1)."""
+        """PCP opens the firewall. The router is at a link-local address (RFC 6887, section 8.1)."""
         self.core.keep([BASE6], {BASE6.host: "fe80::1%eth0"}, self.now)
         (request,) = self.sent()
         self.assertEqual(request.remote, Address("fe80::1%eth0", 5351))
@@ -207,7 +210,9 @@ class KeepingTests(PortMapperTestCase):
         self.assertIsNone(self.core.get_timer())
 
     def test_short_and_long_lifetimes(self) -> None:
-        """Too short ones, 0 among them, are no mapping; no router is believed for more than a day."""
+        """
+        A lifetime that is too short, such as 0, is no mapping. None is believed to be longer than a day.
+        """
         for lifetime in (0, 1, 19):
             self.core = PortMapper(Random(1).randbytes)
             for transmit in self.keep():
@@ -221,7 +226,7 @@ class KeepingTests(PortMapperTestCase):
         self.assertEqual(len(self.advance(86400 / 2, pcp)), 1)
 
     def test_another_port(self) -> None:
-        """Another program has the one that we wish for, or took ours over while the router restarted."""
+        """Another program has the port that is requested, or has taken it while the router restarted."""
         self.mapped()
         self.now += CONFIRM
         (request,) = self.keep()
@@ -253,7 +258,7 @@ class KeepingTests(PortMapperTestCase):
             self.assertEqual([each.local for each in self.sent()], [OTHER_BASE] if lost else [], epoch)
 
     def test_a_router_with_an_erratic_epoch(self) -> None:
-        """Each answer reads as a restart: two sockets must not have each other ask for ever."""
+        """Each answer looks like a restart. Two sockets must not cause requests for each other for ever."""
         epochs = Random(2)
         waiting = self.keep(BASE, OTHER_BASE)
         asked = 0
@@ -279,7 +284,7 @@ class KeepingTests(PortMapperTestCase):
         self.assertEqual((self.sent(), self.core.get_timer()), ([], None))
 
     def test_released(self) -> None:
-        """A request with lifetime 0, of the protocol that made the mapping."""
+        """The mapping is deleted by a request with lifetime 0, of the protocol that made it."""
         self.mapped()
         self.core.release(self.now)
         (request,) = self.sent()
@@ -315,7 +320,10 @@ class TCPTests(PortMapperTestCase):
         return self.sent()
 
     def test_asked_by_what_works(self) -> None:
-        """By the protocol that has mapped the UDP port: by PCP one request, by NAT-PMP two in turn."""
+        """
+        A TCP port is requested by the protocol that has mapped the UDP port: one request of PCP, or two of
+        NAT-PMP in turn.
+        """
         self.mapped()
         (request,) = self.add()
         self.assertEqual((request.data[:2].hex(), request.data[36], request.local), ("0201", 6, TCP_BASE))
@@ -354,7 +362,7 @@ class TCPTests(PortMapperTestCase):
     def test_refused(self) -> None:
         """
         The UDP port stays mapped, and nobody waits any longer. The router is not asked for another TCP port
-        for ten minutes, or for as long as it says; it is in another network.
+        for ten minutes, or for as long as it says. In another network, the router there is asked.
         """
         for answer, lifetime, wait in ((pcp, 30, RETRY), (pcp, 1200, 1200.0), (nat_pmp, 0, RETRY)):
             self.core = PortMapper(Random(1).randbytes)
@@ -385,14 +393,14 @@ class TCPTests(PortMapperTestCase):
             pending = self.sent()
 
     def test_no_answer(self) -> None:
-        """Silence is no refusal, since the router may restart: it is asked for the next port."""
+        """Silence is no refusal, since the router may be restarting: it is asked for the next port."""
         self.mapped()
         self.assertEqual(len(self.add() + self.advance(60.0)), TRIES)
         self.core.remove_tcp(TCP_BASE, self.now)
         self.assertEqual(len(self.add()), 1)
 
     def test_a_few(self) -> None:
-        """As many as a router has room for; a place that is free again is used."""
+        """As many ports are mapped as a router has room for. A place that becomes free is used again."""
         self.mapped()
         ports = [TCPAddress(BASE.host, 50000 + number) for number in range(3 * MAX_TCP_PORTS)]
         asked = sum(len(self.add(port)) for port in ports)
@@ -467,7 +475,10 @@ class TCPTests(PortMapperTestCase):
         self.assertEqual((len(self.core.mappings), self.events()), (2, []))
 
     def test_another_router(self) -> None:
-        """Somebody still listens, so that one is asked, too; an address that is gone has no mapping."""
+        """
+        The TCP port is in use, so another router is asked for it, too. A port whose address is gone has no
+        mapping.
+        """
         self.mapped()
         (request,) = self.add()
         self.receive(pcp(request.data))
@@ -497,7 +508,10 @@ class HostileTests(PortMapperTestCase):
     """Routers that refuse or lie, and neighbours that answer in their place."""
 
     def test_refusals(self) -> None:
-        """Of each kind: no mapping, no request more than the other protocol, and none for ten minutes."""
+        """
+        A refusal of any kind is no mapping. Only the other protocol is tried, and nothing more for ten
+        minutes.
+        """
         for result in range(1, 14):
             self.core = PortMapper(Random(1).randbytes)
             requests = self.keep()
@@ -528,7 +542,7 @@ class HostileTests(PortMapperTestCase):
         self.assertEqual(len(self.keep()), 2)
 
     def test_answers_of_others(self) -> None:
-        """10,000 from every wrong place, and before anything is asked."""
+        """10,000 answers come from all wrong places, and before anything was asked."""
         self.receive(pcp(bytes(60)))
         request, address = self.keep()
         wrong = [
@@ -542,7 +556,7 @@ class HostileTests(PortMapperTestCase):
         self.assertEqual((self.core.mappings, self.sent(), self.events()), ([], [], []))
 
     def test_forged_answers_of_the_gateway(self) -> None:
-        """Without the nonce or for another port: nothing. What comes twice counts once."""
+        """An answer without the nonce or for another port has no effect. A repeated answer counts once."""
         request, address = self.keep()
         other = request.data[:24] + bytes(12) + request.data[36:]
         for _ in range(10_000):
@@ -558,7 +572,7 @@ class HostileTests(PortMapperTestCase):
         self.assertEqual((mapping.external, self.sent(), len(self.events())), (EXTERNAL, [], 1))
 
     def test_no_mapping(self) -> None:
-        """Port 0, or an address of the other family."""
+        """An answer with port 0, or with an address of the other family, is no mapping."""
         for external in (Address(EXTERNAL.host, 0), Address("2001:db8::1", 5)):
             self.core = PortMapper(Random(1).randbytes)
             self.receive(pcp(self.keep()[0].data, external))
@@ -577,7 +591,7 @@ class MappedAddressTests(SynchronousTestCase):
         self.check("203.0.113.5", [], "203.0.113.5")
 
     def test_behind_another_nat(self) -> None:
-        """The middle network may hold the peer as well, or the other NAT may pass on all ports."""
+        """The peer may be in the network between the two NATs, or the outer NAT may pass on all ports."""
         self.check("100.64.0.9", ["203.0.113.5"], "100.64.0.9", "203.0.113.5")
         self.check("192.168.0.2", [], "192.168.0.2")
 

@@ -1,4 +1,4 @@
-"""Addresses that a peer names, or that its checks seem to come from, and that no host has."""
+"""Addresses that no host has, but a peer names or its checks seem to come from."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ class ReachTests(SynchronousTestCase):
             agent.add_remote_candidate(candidate, 0.0)
 
     def test_candidates(self) -> None:
-        """None of them gets a check; one that a host may have does."""
+        """Such candidates get no checks. A candidate that a host may have does."""
         for host in NO_HOSTS:
             agent = self.agent()
             self.name(agent, host, "203.0.113.66")
             self.assertEqual(self.sent(agent), {"203.0.113.66"}, host)
 
     def test_checks_from_there(self) -> None:
-        """An authenticated check that seems to come from there gets nothing."""
+        """An authenticated check that seems to come from such an address is not answered."""
         for host in (*NO_HOSTS, "203.0.113.66"):
             agent = self.agent()
             (local,) = (base for base in BASES if base.is_ipv6 == (":" in host))
@@ -110,7 +110,7 @@ class ReachTests(SynchronousTestCase):
             self.assertEqual(self.sent(agent), {host} if host == "203.0.113.66" else set(), host)
 
     def test_the_prefix_of_a_nat64(self) -> None:
-        """What is another form of an IPv4 address on this network gets nothing, signalled or learned."""
+        """Addresses that are IPv4 addresses in the NAT64's form get nothing, signalled or learned."""
         form = "2001:db8:64::cb00:7142"
         agent = self.agent(nat64="2001:db8:64:")
         self.name(agent, form)

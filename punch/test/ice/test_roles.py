@@ -27,7 +27,7 @@ def requests(host: Host) -> list[StunMessage]:
 
 
 def nominations(host: Host) -> list[tuple[Address, int | None]]:
-    """Where nominations went, and their value, None without; repetitions left out."""
+    """Where nominations went, and their values, None without one; repetitions are left out."""
     found = []
     for _, transmit in host.sent:
         message = parse(transmit.data)
@@ -37,7 +37,7 @@ def nominations(host: Host) -> list[tuple[Address, int | None]]:
 
 
 class ConflictTests(SynchronousTestCase):
-    """Both sides believe to have the same role."""
+    """Both sides have the same role."""
 
     def meet(self, controlling: bool, seed: int) -> tuple[IceNetwork, Host, Host]:
         network = IceNetwork(seed)
@@ -118,7 +118,9 @@ class RenominationTests(SynchronousTestCase):
         self.bob = self.network.host("bob", "192.168.2.2", nat=NAT("203.0.113.2"), controlling=False)
 
     def test_grows_when_a_better_path_works(self) -> None:
-        """First through the NAT, then directly: the addresses that tell so come later."""
+        """
+        The path through the NAT works first, the direct one later, since its addresses are signalled later.
+        """
         network, home = IceNetwork(), NAT("203.0.113.1", filtering="EIF", hairpin=True)
         alice = network.host("alice", "192.168.1.2", nat=home)
         bob = network.host("bob", "192.168.1.3", nat=home, controlling=False)
@@ -219,7 +221,7 @@ class RenominationTests(SynchronousTestCase):
 
 
 class RegularNominationTests(SynchronousTestCase):
-    """RFC 8445, section 8.1.1, towards others."""
+    """RFC 8445, section 8.1.1, with other implementations."""
 
     def test_once_and_without_a_number(self) -> None:
         network = IceNetwork()
@@ -257,7 +259,7 @@ class RegularNominationTests(SynchronousTestCase):
         self.assertEqual({alice.path.path, bob.path.path}, {"srflx"})
 
     def test_aggressive_nomination_of_others(self) -> None:
-        """RFC 5245: every check nominates, and the pair of highest priority is meant."""
+        """RFC 5245: every check nominates, and the pair with the highest priority is meant."""
         network = IceNetwork()
         alice = IceNetwork().host("alice", "192.0.2.1", "192.0.2.3")
         bob = network.host("bob", "192.0.2.2", controlling=False, regular=True)
@@ -278,7 +280,7 @@ class RegularNominationTests(SynchronousTestCase):
 
 
 class PriorityTests(SynchronousTestCase):
-    """What a check says about the candidate it may find."""
+    """The PRIORITY of a check."""
 
     def test_learned_candidates_have_the_priority_of_the_check(self) -> None:
         network = IceNetwork()

@@ -1,4 +1,4 @@
-"""Pairs that carry checks and not the largest datagrams, and paths on which only checks are answered."""
+"""Pairs that carry checks but not the largest datagrams, and paths on which only checks are answered."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class SizeTests(SynchronousTestCase):
         network.largest = lambda source, target: 1192 if source.host.startswith(prefixes) else 65535
 
     def full(self, host: Host) -> list[tuple[MessageClass, Address]]:
-        """Which large messages it has sent."""
+        """Which large messages the host has sent."""
         messages = [(parse(sent.data), sent) for _, sent in host.sent]
         found = [(message, sent) for message, sent in messages if Attribute.PADDING in message]
         self.assertEqual({len(sent.data) for _, sent in found}, {FULL_SIZE} if found else set())
         return [(message.message_class, sent.remote) for message, sent in found]
 
     def hosts(self, host: Host) -> tuple[str, str]:
-        """Between which addresses its path is."""
+        """Between which IP addresses the host's path is."""
         return host.path.local_base.host, host.path.remote_address.host
 
     def test_one_check_when_all_is_well(self) -> None:
@@ -119,7 +119,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual((one.path.path, other.path.path), ("host", "host"))
 
     def test_no_other_path(self) -> None:
-        """It is kept, and in doubt, until large datagrams get through."""
+        """The pair stays selected, and impaired, until large datagrams get through."""
         network = IceNetwork()
         one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
         self.small(network, "10.0.0.")
@@ -153,7 +153,7 @@ class SizeTests(SynchronousTestCase):
             self.assertTrue(self.hosts(hosts[asking])[0].startswith("10.1."))
 
     def test_a_queue(self) -> None:
-        """Checks of full size that are late are not lost: small ones are as late. And few are sent."""
+        """Late checks of full size are not taken for lost if small ones are as late. Few of them are sent."""
         for delay, measured, requests in ((0.7, None, 9), (1.5, 3.0, 1)):
             network = IceNetwork()
             one = network.host("one", "10.0.0.1")
@@ -278,7 +278,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(one.of(PairDisconnected), before)
 
     def test_blocked_pair_on_which_the_link_receives(self) -> None:
-        """It is not blocked: the controlled side takes it again, which the other side has nominated."""
+        """It is not blocked. The controlled side selects it again, since the other side has nominated it."""
         network = IceNetwork()
         one, other = self.two(network)
         network.pair(one, other, gather=False)

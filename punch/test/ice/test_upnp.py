@@ -1,4 +1,4 @@
-"""The core that asks routers for ports, where these have UPnP."""
+"""The core that asks routers for ports, with routers that have UPnP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class UpnpTests(PortMapperTestCase):
         self.core.receive_upnp(request, UpnpGrant(external, lifetime), self.now)
 
     def asked(self) -> UpnpRequest:
-        """The only request of UPnP that there is now."""
+        """The only request of UPnP that is to be performed now."""
         (request,) = self.core.upnp_requests()
         return request
 
@@ -54,7 +54,7 @@ class UpnpTests(PortMapperTestCase):
         self.assertEqual(self.events(), [Mapped(PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP))])
 
     def test_asked_when_the_others_are_silent(self) -> None:
-        """It is searched for at once, and asked for a port after 0.75 s, in case PCP answers."""
+        """A router is searched for at once, and asked for a port after 0.75 s, in case PCP answers."""
         sent = self.keep()
         self.assertEqual(searches(sent), [SSDP, MULTICAST])
         self.receive(found(), SSDP)
@@ -66,7 +66,7 @@ class UpnpTests(PortMapperTestCase):
         self.assertTrue(self.core.may_follow)
 
     def test_asked_when_the_others_are_refused(self) -> None:
-        """At once, in whatever order the answers come."""
+        """UPnP is asked at once, in whatever order the answers come."""
         for last in range(3):
             self.core = PortMapper(Random(1).randbytes, upnp=True)
             one, two = [each for each in self.keep() if each.remote == GATEWAY]
@@ -78,7 +78,7 @@ class UpnpTests(PortMapperTestCase):
             self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP)])
 
     def test_not_asked_where_another_way_works(self) -> None:
-        """One router makes one mapping."""
+        """UPnP is not asked for a second mapping."""
         for answer, method in ((pcp, MappingProtocol.PCP), (nat_pmp, MappingProtocol.NAT_PMP)):
             self.core = PortMapper(Random(1).randbytes, upnp=True)
             waiting = self.keep()
@@ -93,7 +93,7 @@ class UpnpTests(PortMapperTestCase):
             self.assertEqual(self.core.upnp_requests(), [])
 
     def test_asked_when_nat_pmp_refuses_the_mapping(self) -> None:
-        """The address is known, and the mapping refused."""
+        """NAT-PMP tells the address and refuses the mapping."""
         one, two = [each for each in self.keep() if each.remote == GATEWAY]
         self.receive(found(), SSDP)
         self.receive(nat_pmp(one.data))
@@ -104,7 +104,10 @@ class UpnpTests(PortMapperTestCase):
         self.assertEqual(self.core.mappings, [PortMapping(BASE, EXTERNAL, MappingProtocol.UPNP)])
 
     def test_few_searches(self) -> None:
-        """Two, each to the router and to all; and none for IPv6, which has PCP for its firewall."""
+        """
+        There are two searches, each sent to the router and to all. IPv6 has none, since PCP opens its
+        firewall.
+        """
         sent = self.keep() + self.advance(RETRY)
         self.assertEqual(searches(sent), [SSDP, MULTICAST] * 2)
         self.core.keep([BASE6], {BASE6.host: "fe80::1%eth0"}, self.now)
@@ -139,7 +142,7 @@ class UpnpTests(PortMapperTestCase):
         self.assertEqual((len(self.core.mappings), self.sent()), (1, []))
 
     def test_a_tcp_port_that_comes_too_late(self) -> None:
-        """It is given back."""
+        """A port that nobody needs any more is given back."""
         self.granted()
         base = TCPAddress(BASE.host, 40010)
         self.core.add_tcp(base, self.now)

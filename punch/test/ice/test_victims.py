@@ -1,4 +1,4 @@
-"""Strangers whose addresses a peer names: what they get from us, over all of its calls."""
+"""What strangers whose addresses a peer names get from us, over all of its calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class VictimTestCase(MiddlemanTestCase):
         self.calls = 0
 
     def candidates(self, victims: list[Host]) -> tuple[Candidate, ...]:
-        """As many as a generation may have, of all types."""
+        """As many candidates as a generation may have, of all types."""
         addresses = [Address(victim.address, port) for port in PORTS for victim in victims][:32]
         types = (CandidateType.HOST, CandidateType.SRFLX, CandidateType.RELAY)
         return tuple(
@@ -64,7 +64,7 @@ class VictimTestCase(MiddlemanTestCase):
         )
 
     def call(self, candidates: tuple[Candidate, ...], later: tuple[Candidate, ...] = ()) -> IceCredentials:  # type: ignore[override]
-        """Eve calls; what Bob's answer says of his agent."""
+        """Eve calls; returns what Bob's answer says of his agent."""
         self.calls += 1
         call = self.net.random_bytes(f"call {self.calls}")(16).hex()
         private = X25519PrivateKey.from_private_bytes(self.net.random_bytes(f"reply {self.calls}")(32))
@@ -90,14 +90,14 @@ class VictimTestCase(MiddlemanTestCase):
         self.middle.deliver(self.bob.id, ended)
 
     def got(self) -> tuple[int, int]:
-        """Packets and bytes that reached victims."""
+        """Return how many packets and bytes have reached victims."""
         addresses = {victim.address for victim in self.victims}
         links = {interface.down.name for victim in self.victims for interface in victim.interfaces}
         arrived = [seen for seen in self.seen if seen.destination[0] in addresses and seen.link in links]
         return len(arrived), sum(seen.size for seen in arrived)
 
     def assert_little(self) -> None:
-        """What victims got in all."""
+        """Check that all victims together got little."""
         packets, size = self.got()
         self.assertGreater(packets, 0)
         self.assertLessEqual(packets, MAX_PACKETS)
@@ -117,7 +117,7 @@ class VictimTests(VictimTestCase):
     """Bob is on the internet."""
 
     def test_one_call(self) -> None:
-        """Until it has failed."""
+        """One call until it has failed."""
         self.call(self.candidates(self.victims[:1])[:8])
         self.net.advance(60.0)
         self.assert_little()

@@ -16,7 +16,7 @@ HOST = "rendezvous.example.org"
 
 
 def is_portal(answer: bytes, host: str) -> bool:
-    """Whether that is known without a look-up."""
+    """Whether the answer is that of a portal, as far as is known without a look-up."""
     other = redirects_to(answer, host)
     return requires_sign_in(answer) or (other is not None and not needs_look_up(host, other))
 
@@ -30,7 +30,7 @@ class CaptivePortalTests(SynchronousTestCase):
         self.assertIn(b"Host: [2001:db8::1]\r\n", portal_request("2001:db8::1"))
 
     def test_portals(self) -> None:
-        """They say so (RFC 6585), or send the browser elsewhere."""
+        """Portals say that they are one (RFC 6585), or send the browser to another host."""
         for answer in (
             b"HTTP/1.1 511 Network Authentication Required\r\n\r\n",
             b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/login\r\n\r\n",
@@ -51,7 +51,10 @@ class CaptivePortalTests(SynchronousTestCase):
         self.assertTrue(is_portal(b"HTTP/1.1 302 x\r\nLocation: http://login.example.org/\r\n\r\n", HOST))
 
     def test_names_to_look_up(self) -> None:
-        """Where a server that is asked by its address sends to a name, its addresses tell; others don't."""
+        """
+        If a server that is asked by its address sends to a name, the addresses of the name decide. In other
+        cases no look-up is needed.
+        """
         for place, other in (
             (b"http://login.hotel.example/", "login.hotel.example"),
             (b"https://Login.Hotel.Example.:8443/x", "login.hotel.example"),
@@ -67,7 +70,7 @@ class CaptivePortalTests(SynchronousTestCase):
         self.assertFalse(needs_look_up(HOST, "login.hotel.example"))
 
     def test_others(self) -> None:
-        """Web servers of the host itself, and what is no answer."""
+        """Answers of web servers of the host itself, and what is no answer at all."""
         for answer in (
             b"",
             b"HTTP/1.1 200 OK\r\n\r\nWelcome",

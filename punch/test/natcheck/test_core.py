@@ -134,7 +134,7 @@ class HairpinTests(SynchronousTestCase):
 
 
 class TaskTests(SynchronousTestCase):
-    """The coroutines' clock."""
+    """The scheduler of coroutines."""
 
     def test_turns(self) -> None:
         scheduler = Scheduler(10.0)
@@ -164,7 +164,7 @@ class TaskTests(SynchronousTestCase):
 
 
 class HostileTests(SynchronousTestCase):
-    """What a network may throw at it while it waits."""
+    """Hostile and damaged answers."""
 
     def setUp(self) -> None:
         self.now = 100.0
@@ -177,7 +177,7 @@ class HostileTests(SynchronousTestCase):
         return self.bound[-1]
 
     def finish(self, seconds: float = 60.0) -> FamilyReport:
-        """Let time pass; nobody answers any more."""
+        """Let time pass without any more answers."""
         end = self.now + seconds
         while not self.core.done:
             due = self.core.get_timer()
@@ -229,7 +229,7 @@ class HostileTests(SynchronousTestCase):
         self.assertFalse(self.finish().udp)
 
     def test_unknown_probes(self) -> None:
-        """The service may say anything about what was never asked."""
+        """The service answers probe requests that were never made."""
         self.core.receive_probed(Probed(bytes(12), ProbeOutcome.SENT), self.now)
         self.assertFalse(self.finish().udp)
 
@@ -255,7 +255,7 @@ class HostileTests(SynchronousTestCase):
         self.assertEqual(self.finish().filtering, ANY_FILTERING)
 
     def test_several_public_addresses(self) -> None:
-        """A NAT that has two, and another for each destination: both are told."""
+        """A NAT with two public addresses, which depend on the destination: both are reported."""
         self.answer_all(proof=None, public={FIRST: "203.0.113.1", SECOND: "203.0.113.2"})
         self.assertEqual(self.finish().public_addresses, ("203.0.113.1", "203.0.113.2"))
 
@@ -320,7 +320,7 @@ TRANSLATED6 = FamilyReport(
 
 
 class WordTests(SynchronousTestCase):
-    """Sentences and JSON."""
+    """The report as text and as JSON."""
 
     def said(self, report: NetcheckReport) -> str:
         """All conclusions; the text has them all, too."""
@@ -333,7 +333,7 @@ class WordTests(SynchronousTestCase):
         return "\n".join(sentences)
 
     def test_nat64(self) -> None:
-        """An IPv4 address that is seen of an IPv6 one is no NAT of that family, and says what follows."""
+        """A public IPv4 address of a local IPv6 one is reported as NAT64, and not as a NAT of that family."""
         report = NetcheckReport(PUNCH, FamilyReport(), TRANSLATED6, transports=ALL_WAYS)
         said = self.said(report)
         self.assertIn("This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64).", said)
@@ -454,7 +454,7 @@ class WordTests(SynchronousTestCase):
         self.assertIn("203.0.113.7, seen as it is: no NAT", text(report))
 
     def test_no_udp(self) -> None:
-        """All through the relay, if there is one."""
+        """Links take the relay, if there is one."""
         nothing = FamilyReport(local_addresses=("10.0.0.2",))
         ways: dict[Transport, bool | None] = {**ALL_WAYS, Transport.UDP: False, Transport.TURN_UDP: False}
         said = self.said(NetcheckReport(PUNCH, nothing, transports=ways))
@@ -466,7 +466,7 @@ class WordTests(SynchronousTestCase):
         self.assertIn("offers no relay", self.said(NetcheckReport(PUNCH, nothing, transports=offers_none)))
 
     def test_ipv6(self) -> None:
-        """It reaches those that have it."""
+        """Only IPv6 works: links are possible with peers that have it."""
         both = self.said(NetcheckReport(PUNCH, HOME, WALLED6, transports=ALL_WAYS))
         self.assertIn("Over IPv6: direct links to peers that have it, too.", both)
         report = NetcheckReport(PUNCH, FamilyReport(), WALLED6, transports=ALL_WAYS)

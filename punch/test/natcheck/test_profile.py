@@ -81,10 +81,10 @@ def seen(*ports: int, host: str = "203.0.113.7", kept: int = 0) -> Observation:
 
 
 class NatProfilesTests(SynchronousTestCase):
-    """What is remembered."""
+    """What is remembered of NATs."""
 
     def test_how_sure_and_how_old(self) -> None:
-        """Observations add up."""
+        """Observations add up, and a profile says how old it is."""
         profiles = NatProfiles()
         profiles.add("10.0.0.2", seen(4000, 4002, 4004), 5.0)
         profiles.add_ports("10.0.0.2", [4100, 4101, 4103], 20.0)
@@ -99,7 +99,7 @@ class NatProfilesTests(SynchronousTestCase):
         self.assertEqual((profile.agreeing, profile.observed), (MAX_OBSERVED, MAX_OBSERVED))
 
     def test_range(self) -> None:
-        """Between which ports this host was seen lately."""
+        """The range of ports at which this host was seen lately."""
         profiles = NatProfiles()
         self.assertIsNone(profiles.port_range("10.0.0.2"))
         profiles.add("10.0.0.2", seen(4300, 4001), 5.0)
@@ -188,7 +188,7 @@ class ObserverTests(InternetTestCase):
             self.assertEqual((found.observed, found.age), (5, 0))
 
     def test_mapping(self) -> None:
-        """What the number of reflectors lets be known."""
+        """Which mapping behaviours are possible, by the number of reflectors."""
         for mapping, second, other, expected in (
             (Maps.EIM, True, True, {Mapping.ENDPOINT_INDEPENDENT}),
             (Maps.EIM, True, False, ONE_ADDRESS),
@@ -211,7 +211,9 @@ class ObserverTests(InternetTestCase):
         self.assertEqual((found.host, found.mapping), ("198.51.100.77", frozenset()))
 
     def test_when(self) -> None:
-        """A profile is observed again when it is old, when the node registers, when the network changed."""
+        """
+        A profile is observed again when it is old, when the node registers, and when the network has changed.
+        """
         self.profile(NAT("203.0.113.7", Maps.APDM, ports=Ports.SEQUENTIAL))
         observer = self.observer(self.host)
         base = [Address(self.host.addresses[0], 5000)]

@@ -47,7 +47,7 @@ EITHER = INDEPENDENT | ADDRESS
 def profile(
     mapping: frozenset[Mapping] = PORT, ports: PortAssignment = PortAssignment.SEQUENTIAL, step: int = 0
 ) -> NatProfile:
-    """A profile."""
+    """Make a profile."""
     return NatProfile("203.0.113.7", mapping, ports, step or (ports is PortAssignment.SEQUENTIAL))
 
 
@@ -58,7 +58,7 @@ UNSURE = profile(EITHER)
 
 
 class TechniqueTests(SynchronousTestCase):
-    """The table of docs/nat.md, and what it is asked with."""
+    """The table of docs/nat.md, and how a NAT is classified."""
 
     def test_the_page(self) -> None:
         """The page shows the table that the code follows."""
@@ -76,7 +76,7 @@ class TechniqueTests(SynchronousTestCase):
         self.assertEqual(shown, TECHNIQUES)
 
     def test_every_pair(self) -> None:
-        """There is a technique for any two classes, and the order does not matter."""
+        """Any two classes have a technique, and their order does not matter."""
         for one, other in product(NatClass, repeat=2):
             self.assertTrue((one, other) in TECHNIQUES or (other, one) in TECHNIQUES, (one, other))
         profiles = [None, SEQUENTIAL, PRESERVING, RANDOM, KNOWN, UNSURE]
@@ -84,7 +84,7 @@ class TechniqueTests(SynchronousTestCase):
             self.assertEqual(technique_for(ours, theirs), technique_for(theirs, ours))
 
     def test_classes(self) -> None:
-        """What is known of a NAT, and what follows."""
+        """The class of a NAT follows from its mapping and port assignment."""
         for known, expected in (
             (None, NatClass.UNKNOWN),
             (profile(frozenset(), PortAssignment.UNKNOWN), NatClass.INDEPENDENT),
@@ -101,7 +101,7 @@ class TechniqueTests(SynchronousTestCase):
             self.assertIs(nat_class(known), expected, known)
 
     def test_sequential_and_anything_but_random(self) -> None:
-        """That is what prediction is for."""
+        """Prediction is used between sequential ports and any but random ones."""
         for other in (KNOWN, UNSURE, PRESERVING, SEQUENTIAL):
             self.assertIs(technique_for(SEQUENTIAL, other), Technique.PREDICTION)
         self.assertIs(technique_for(SEQUENTIAL, RANDOM), Technique.RELAY)
@@ -109,7 +109,7 @@ class TechniqueTests(SynchronousTestCase):
         self.assertIs(technique_for(SEQUENTIAL, None), Technique.ICE)
 
     def test_random_and_one_port(self) -> None:
-        """That is what spraying is for: all guessed ports see packets from one port."""
+        """Spraying needs one port on the other side: all guessed ports must see packets from it."""
         either = profile(EITHER, PortAssignment.PRESERVING)
         for other in (KNOWN, either, profile(frozenset(), PortAssignment.UNKNOWN)):
             self.assertIs(technique_for(RANDOM, other), Technique.SPRAYING)
@@ -147,7 +147,7 @@ class TechniqueTests(SynchronousTestCase):
         self.assertEqual(port_of_socket(KNOWN, 5000, 6000), 6000)
 
     def test_who_opens(self) -> None:
-        """Exactly one side does: not the one whose port is known, and the one with random ports."""
+        """Exactly one side opens: never the one whose port is known, always the one with random ports."""
         for known in (SEQUENTIAL, PRESERVING, KNOWN, UNSURE):
             for controlling in (False, True):
                 self.assertTrue(opens(RANDOM, known, controlling=controlling))
@@ -186,7 +186,7 @@ class SimulatedNat:
         return port
 
     def others(self, count: int) -> None:
-        """Others take so many ports."""
+        """Let other hosts take so many ports."""
         self._next = port_after(self._next, count, self.profile.step or 1)
 
 
@@ -274,7 +274,9 @@ class PredictionTests(SynchronousTestCase):
             self.assertTrue(all(1024 <= port <= 65535 for port in row))
 
     def test_rounds(self) -> None:
-        """All ports get one packet, then the likeliest another one or two, as far as the limit allows."""
+        """
+        Each port gets one packet. Then the likeliest ones get one or two more, as far as the limit allows.
+        """
         self.assertEqual(rounds([]), [])
         self.assertEqual(rounds([1]), [[1]] * ROUNDS)
         self.assertEqual(rounds([1, 2, 3, 4]), [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]])
@@ -283,7 +285,7 @@ class PredictionTests(SynchronousTestCase):
         self.assertEqual({len(LOW_TTLS), len(ROUTERS)}, {5})
 
     def test_what_the_other_side_says(self) -> None:
-        """Whatever it says, the number of packets is limited, and each port gets one."""
+        """Whatever the other side says, the packets are limited, and each port gets one."""
         said: list[list[list[int]]] = [
             [[7]] * 8,
             [[1, 2, 3, 4]] * 10,

@@ -35,14 +35,14 @@ class SprayingTests(SynchronousTestCase):
     """`Guesses`, `Pace`, and the limits."""
 
     def test_the_odds(self) -> None:
-        """One of the two sockets is enough for 95 of 100; both fail once in a thousand attempts."""
+        """Guesses for one of the two sockets suffice in 95 of 100 attempts; both fail once in a thousand."""
         ports = HIGHEST - LOWEST + 1
         self.assertLess(exp(-SOCKETS * PROBES / ports), 0.05)
         self.assertLess(exp(-SOCKETS * MAX_PACKETS / ports), 0.001)
         self.assertEqual(MAX_PACKETS, PROBES * TARGETS)
 
     def test_guesses(self) -> None:
-        """Every port that may be guessed comes once, and then there is none."""
+        """Each port that may be guessed is guessed once. Then there is none left."""
         guesses = Guesses(Random(1).randbytes)
         ports = [guesses.take() for _ in range(HIGHEST - LOWEST + 1)]
         self.assertEqual(sorted(ports), list(range(LOWEST, HIGHEST + 1)))
@@ -50,14 +50,14 @@ class SprayingTests(SynchronousTestCase):
         self.assertRaises(RuntimeError, guesses.take)
 
     def test_the_order_of_probes(self) -> None:
-        """None leaves from the second socket before the other side has opened for it."""
+        """No probe leaves from the second socket before the other side has opened for it."""
         for opened in (1, MIN_SOCKETS, SOCKETS, 1024):
             order = probes(opened)
             self.assertEqual([order.count(number) for number in range(TARGETS)], [PROBES, PROBES])
             self.assertGreaterEqual(order.index(1), min(opened * TARGETS, PROBES))
 
     def test_guesses_in_a_block(self) -> None:
-        """At first where the other side was seen, then in wider ranges; every port comes once."""
+        """Ports are guessed first where the other side was seen, then in wider ranges, each port once."""
         guesses = Guesses(Random(1).randbytes, (20_000, 20_400), 64)
         ports = [guesses.take() for _ in range(HIGHEST - LOWEST + 1)]
         self.assertEqual(sorted(ports), list(range(LOWEST, HIGHEST + 1)))
@@ -70,7 +70,7 @@ class SprayingTests(SynchronousTestCase):
         self.assertGreater(expected, SHARE)
 
     def test_guesses_at_the_ends(self) -> None:
-        """Ranges end with the ports; one that has none that may be guessed says nothing."""
+        """Ranges stop at the lowest and highest port. One without ports that may be guessed is not used."""
         for near in ((LOWEST, LOWEST), (HIGHEST, HIGHEST), (1, 40_000), (1, 1), (1, HIGHEST)):
             for opened in (1, 64, 1024):
                 guesses = Guesses(Random(1).randbytes, near, opened)
@@ -79,7 +79,7 @@ class SprayingTests(SynchronousTestCase):
                 self.assertTrue(all(LOWEST <= port <= HIGHEST for port in ports))
 
     def test_a_block_of_somebody_else(self) -> None:
-        """A range counts only if it is near a port of the side that says it."""
+        """A range counts only if it is near a port at which the side that named it was proved to receive."""
         for said, ports, taken in (
             ((20_000, 20_400), [20_700], True),
             ((20_000, 20_400), [20_100], True),
@@ -95,7 +95,9 @@ class SprayingTests(SynchronousTestCase):
             self.assertEqual(range_near(said, ports), said if taken else None, (said, ports))
 
     def test_sockets_in_a_block(self) -> None:
-        """One for 8 ports, and not fewer than are worth it; as many as ever if it is large, or not known."""
+        """
+        One socket for 8 ports of the block, within limits; the usual number if the block is large or unknown.
+        """
         for near, sockets in (
             (None, SOCKETS),
             ((20_000, 20_250), MIN_SOCKETS),
@@ -127,7 +129,7 @@ class SprayingTests(SynchronousTestCase):
         self.assertAlmostEqual(now, 2.0)
 
     def test_descriptors(self) -> None:
-        """Half of what is free is used at most, and nothing if that is too little."""
+        """At most half of the free descriptors are used, and none if these are too few."""
         for free, sockets in (
             (10**6, SOCKETS),
             (512, SOCKETS),
@@ -139,7 +141,7 @@ class SprayingTests(SynchronousTestCase):
             self.assertEqual(sockets_for(free), sockets)
 
     def test_descriptors_of_several_attempts(self) -> None:
-        """All together have no more than half of what was free before."""
+        """All attempts together use at most half of the descriptors that were free before."""
         free, held = 900, 0
         while sockets := sockets_for(free, held):
             free, held = free - sockets, held + sockets
@@ -147,13 +149,13 @@ class SprayingTests(SynchronousTestCase):
         self.assertLessEqual(held, 450)
 
     def test_waits(self) -> None:
-        """Half a minute, five minutes, half an hour, and six hours from then on."""
+        """The waits are half a minute, five minutes, half an hour, and then six hours."""
         self.assertEqual(
             [wait_after(sprays) for sprays in range(6)], [0.0, 30.0, 300.0, 1800.0, 21600.0, 21600.0]
         )
 
     def test_the_limit(self) -> None:
-        """Two whole attempts in ten minutes."""
+        """The packets of two whole attempts may be sent in ten minutes."""
         budget = OpeningBudget(MAX_SPRAYED, MAX_SPRAYED_BYTES)
         remote = Address("203.0.113.7", 7)
         self.assertEqual(MAX_SPRAYED, 2 * MAX_PACKETS)

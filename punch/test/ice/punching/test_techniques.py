@@ -1,4 +1,4 @@
-"""What a side takes its NAT for if reflectors can't tell."""
+"""What a side assumes about its NAT if reflectors can't tell whether ports depend on the destination."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Side:
 
     @property
     def said(self) -> NatProfile:
-        """What it says of its NAT."""
+        """What the side says about its NAT."""
         return self.assumed.applied([self.observed])[0]
 
     def failed(self, technique: Technique, other: Side, said: NatProfile | None = None) -> None:
-        """An attempt has failed, before which it had said this."""
+        """An attempt has failed. When it began, the side had said this about its NAT."""
         self.assumed.failed(technique, said or self.said)
         self.review(other)
 
     def review(self, other: Side) -> None:
-        """It hears what the other one says."""
+        """The side hears what the other one says about its NAT."""
         self.assumed.review(self.observed, other.said, self.now, controlling=self._controlling)
 
 
@@ -53,7 +53,7 @@ class AssumedMappingTests(SynchronousTestCase):
     """The assumptions of two sides."""
 
     def techniques(self, one: NatProfile, other: NatProfile, attempts: int) -> list[tuple[Technique, bool]]:
-        """By which technique each attempt is made, and whether the first side's ports are guessed in it."""
+        """The technique of each attempt, and whether it guesses ports of the first side."""
         sides = Side(one, controlling=True), Side(other, controlling=False)
         found = []
         for _ in range(attempts):
@@ -68,27 +68,29 @@ class AssumedMappingTests(SynchronousTestCase):
         return found
 
     def test_one_side(self) -> None:
-        """It goes on spraying, if the other side's port is known."""
+        """If the port of the other side is known, spraying goes on."""
         opens = [(Technique.SIMULTANEOUS_OPEN, False)] * SIMULTANEOUS_OPENS
         for known in (INDEPENDENT, OPEN, replace(UNCERTAIN, ports=PortAssignment.PRESERVING)):
             expected = [*opens, *[(Technique.SPRAYING, True)] * 3]
             self.assertEqual(self.techniques(UNCERTAIN, known, len(expected)), expected)
 
     def test_both_sides(self) -> None:
-        """Each of them once, the controlling side first; then both open simultaneously again."""
+        """Each side has one attempt, the controlling side first. Then both open simultaneously again."""
         opens = [(Technique.SIMULTANEOUS_OPEN, False)]
         sprays = [(Technique.SPRAYING, True), (Technique.SPRAYING, False)]
         expected = [*opens * SIMULTANEOUS_OPENS, *sprays, *opens * 5]
         self.assertEqual(self.techniques(UNCERTAIN, UNCERTAIN, len(expected)), expected)
 
     def test_nothing_to_gain(self) -> None:
-        """If ports of the other side are guessed already, or if it is certain what our NAT does."""
+        """
+        Nothing is assumed if ports of the other side are guessed already, or if our NAT is known for certain.
+        """
         for one, other in ((UNCERTAIN, RANDOM), (INDEPENDENT, INDEPENDENT), (INDEPENDENT, RANDOM)):
             found = self.techniques(one, other, SIMULTANEOUS_OPENS + 3)
             self.assertEqual({dependent for _, dependent in found}, {False})
 
     def test_it_is_known_later(self) -> None:
-        """Then nothing is assumed any more."""
+        """An assumption ends when the NAT's behaviour becomes known."""
         side, other = Side(UNCERTAIN, controlling=True), Side(OPEN, controlling=False)
         for _ in range(SIMULTANEOUS_OPENS):
             side.failed(Technique.SIMULTANEOUS_OPEN, other)
@@ -156,7 +158,10 @@ class AssumedMappingTests(SynchronousTestCase):
         self.assertFalse(self.opened(UNCERTAIN, other).assumed.dependent)
 
     def test_the_path_before(self) -> None:
-        """If spraying found it, that comes first. If it finds none then, it is as without that."""
+        """
+        If spraying found the path of the link before, it comes first. If it fails then, simultaneous opens
+        follow as usual.
+        """
         other = Side(OPEN, controlling=False)
         side = Side(UNCERTAIN, controlling=True)
         side.assumed.review(UNCERTAIN, UNCERTAIN, 0.0, controlling=True, remembered=True)
@@ -171,14 +176,14 @@ class AssumedMappingTests(SynchronousTestCase):
         self.assertTrue(side.assumed.dependent)
 
     def test_a_path_was_found(self) -> None:
-        """Then the assumption is certain, and does not end however long no attempt is made."""
+        """If spraying finds a path, the assumption is certain, and lasts even if no attempt follows."""
         side = self.opened(UNCERTAIN, Side(OPEN, controlling=False))
         side.assumed.found()
         self.assertFalse(side.assumed.handle_timer(100 * LIFETIME))
         self.assertTrue(side.assumed.dependent)
 
     def test_several_nats(self) -> None:
-        """The assumption is one about the NAT between which attempts have failed."""
+        """The assumption is about the NAT between which attempts have failed, and no other."""
         side = self.opened(UNCERTAIN, Side(OPEN, controlling=False))
         first = replace(RANDOM, host="203.0.113.9")
         self.assertEqual(side.assumed.applied([first, UNCERTAIN]), (first, dependent(UNCERTAIN)))

@@ -1,4 +1,4 @@
-"""The TURN client's allocation: got, kept, refused and given back, by servers honest and not."""
+"""The TURN client's allocation: made, kept, refused and deleted, by honest and by hostile servers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.client.state, ClientState.ALLOCATED)
 
     def test_without_realm_and_nonce(self) -> None:
-        """The 401 of RFC 8656, section 5 tells them."""
+        """The server's 401 (RFC 8656, section 5) tells them."""
         server = ScriptedServer(RelayCredentials("1900000000:alice", "secret"))
         server.client.allocate(server.now)
         (first,) = server.requests()
@@ -55,7 +55,7 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.client.relayed, RELAYED)
 
     def test_stale_nonce(self) -> None:
-        """438: the same once more with the new nonce, for each request under way."""
+        """438: each request under way is made once more with the new nonce."""
         server = ScriptedServer().allocated()
         server.nonce = "nonce-2"
         server.client.permit(PEER, server.now)
@@ -70,7 +70,7 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.requests(), [])
 
     def test_nonces_without_end(self) -> None:
-        """A server that always asks again is not asked for ever."""
+        """A server that sends a new nonce each time is not asked for ever."""
         for code in (401, 438):
             server = ScriptedServer(RelayCredentials("a", "b"))
             server.client.allocate(server.now)
@@ -84,7 +84,9 @@ class AllocationTests(SynchronousTestCase):
             assert isinstance(failed, AllocationFailed)
 
     def test_distinct_outcomes(self) -> None:
-        """Every code that RFC 8656 knows has its own end."""
+        """
+        Each error code is told as its `AllocationProblem`, those that mean nothing special as `REFUSED`.
+        """
         outcomes = {
             401: AllocationProblem.UNAUTHORIZED,
             437: AllocationProblem.MISMATCH,
@@ -108,7 +110,7 @@ class AllocationTests(SynchronousTestCase):
             self.assertIsNone(server.client.get_timer())
 
     def test_an_allocation_of_an_earlier_process(self) -> None:
-        """437 when allocating: what is left at this port is deleted, and asked for once more."""
+        """437 for an Allocate request: the allocation at this port is deleted, and requested once more."""
         server = ScriptedServer()
         server.client.allocate(server.now)
         server.refuse(server.requests()[0], 437)
@@ -128,7 +130,7 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.UNSUPPORTED, "no")])
 
     def test_silence(self) -> None:
-        """Asked five times over UDP, once over a stream."""
+        """A request is sent five times over UDP, once over a stream."""
         for reliable, count in ((False, 5), (True, 1)):
             server = ScriptedServer(reliable=reliable)
             server.client.allocate(server.now)
@@ -142,7 +144,10 @@ class AllocationTests(SynchronousTestCase):
             self.assertLess(server.now, 1012.0)
 
     def test_forged_and_damaged_answers(self) -> None:
-        """Unsigned, wrongly signed, for another method, truncated: no effect, and the real one counts."""
+        """
+        Answers that are unsigned, wrongly signed, for another method or truncated have no effect. The real
+        one counts.
+        """
         server = ScriptedServer()
         server.client.allocate(server.now)
         (request,) = server.requests()
@@ -163,7 +168,7 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.client.relayed, RELAYED)
 
     def test_a_success_without_an_address(self) -> None:
-        """An authentic server that makes no sense."""
+        """An authentic success response without a relayed address is a failure."""
         for attributes in ((), ((Attribute.XOR_RELAYED_ADDRESS, Address("198.51.100.1", 0)),)):
             server = ScriptedServer()
             server.client.allocate(server.now)
@@ -195,7 +200,10 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(server.requests(), [])
 
     def test_probe(self) -> None:
-        """Asks whether the server still knows us: a restarted one says 437, a dead one nothing."""
+        """
+        A probe finds out whether the allocation still exists: a restarted server answers 437, a dead one
+        nothing.
+        """
         server = ScriptedServer().allocated()
         server.client.probe(server.now)
         server.refuse(server.requests()[0], 437)
@@ -288,7 +296,9 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(server.events(), [RateLimited(RelayLimit.PEER), RateLimited(RelayLimit.RELAY)])
 
     def test_copies_and_forgeries(self) -> None:
-        """What is older, unprotected or protected with another key says nothing; nor one without a value."""
+        """
+        A notice that is older, unprotected, protected with another key, or without a value has no effect.
+        """
         server = ScriptedServer().allocated()
         server.give(self.notice(1000))
         server.events()
@@ -321,7 +331,7 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(server.events(), [])
 
     def test_after_new_credentials(self) -> None:
-        """Until the server has seen the new ones, its notices are protected with those before."""
+        """Until the server has seen the new credentials, it protects its notices with those before."""
         server = ScriptedServer().allocated()
         fresh = RelayCredentials("1900009999:alice", "secret", "punch", "nonce-1")
         server.client.renew(fresh)

@@ -1,4 +1,4 @@
-"""What the TURN client carries: permissions, channels, and signs of life of the server."""
+"""What the TURN client carries: permissions, channels, and how it notices that the server is gone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from punch.wire.turn import encode_channel_data, parse_channel_data
 
 
 def attribute_of(message: StunMessage, attribute: Attribute) -> Any:
-    """What it has to have."""
+    """Return the value of an attribute that must be there."""
     return message.get(attribute)
 
 
@@ -77,7 +77,7 @@ class DataTests(SynchronousTestCase):
         )
 
     def test_a_channel_for_data(self) -> None:
-        """Send indications until the server has bound it, ChannelData then, in both directions."""
+        """Data goes in Send indications until the server has bound the channel, then in ChannelData."""
         server = ScriptedServer().allocated()
         server.client.send(QUIC, PEER, server.now)
         permission, bind, indication = server.requests()
@@ -141,7 +141,9 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(server.client.receive(good, server.now), Data(b"hello", PEER))
 
     def test_forbidden_addresses(self) -> None:
-        """403: that address is told, asked for no more for a minute, and the others work."""
+        """
+        403: the event names the address, which is not requested again for a minute. Other addresses work.
+        """
         server = ScriptedServer().allocated()
         server.client.send(CHECK, STRANGER, server.now)
         server.refuse(server.requests()[0], 403)
@@ -198,7 +200,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(after, {Method.CREATE_PERMISSION, Method.CHANNEL_BIND, Method.SEND})
 
     def test_a_dead_server_is_noticed(self) -> None:
-        """A permission that nobody answers leads to the question whether the server is there."""
+        """If a request for a permission is not answered, the client probes whether the server is there."""
         server = ScriptedServer().allocated()
         server.client.permit(PEER, server.now)
         start = server.now
@@ -209,7 +211,7 @@ class DataTests(SynchronousTestCase):
         self.assertLess(server.now - start, 20.0)
 
     def test_a_restarted_server_is_noticed(self) -> None:
-        """437 to whatever request: the allocation is gone."""
+        """437 to any request: the allocation is gone."""
         server = ScriptedServer().allocated()
         server.client.send(QUIC, PEER, server.now)
         server.refuse(server.requests()[1], 437)
@@ -234,7 +236,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual([len(data) % 4 for data in server.sent()], [0] * 8)
 
     def test_whose_datagram(self) -> None:
-        """Answers of a reflector at the relay's port are not taken for the relay's."""
+        """Answers of a reflector at the relay's address and port are not taken for those of the relay."""
         client = ScriptedServer().client
         for message_class in MessageClass:
             self.assertFalse(client.owns(encode(StunMessage(Method.BINDING, message_class, bytes(12)))))

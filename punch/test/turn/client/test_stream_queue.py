@@ -1,4 +1,4 @@
-"""How much may be written to a stream: lines with a rate and a queue take the relay's place."""
+"""How much may be written to a stream to a relay, with simulated lines that have a rate and a queue."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class SimulatedLine:
 
     @property
     def waiting(self) -> float:
-        """Seconds that what is written now waits on the line."""
+        """Seconds for which bytes that are written now wait on the line."""
         return max(0.0, self._free_at - self.now)
 
     def write(self, size: int) -> None:
-        """Write so many bytes, and what the queue has to ask."""
+        """Write so many bytes, and the requests of the queue."""
         requests = self.queue.requests(size, self.now)
         self.sent += size
         self._free_at = max(self._free_at, self.now) + (size + sum(map(len, requests))) / self.rate

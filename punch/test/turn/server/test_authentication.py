@@ -53,7 +53,7 @@ class CredentialTests(SynchronousTestCase):
             self.assertIsNone(read_username(text), text)
 
     def test_users(self) -> None:
-        """The same for a peer each time; it does not show the peer ID."""
+        """The user name of a peer is always the same, and does not show the peer ID."""
         peers = [Identity.generate(seed.__mul__).peer_id for seed in (b"1", b"2")]
         users = [user_of(SECRET, peer) for peer in peers]
         self.assertEqual(users, [user_of(SECRET, peer) for peer in peers])
@@ -63,7 +63,7 @@ class CredentialTests(SynchronousTestCase):
 
 
 class NonceTests(SynchronousTestCase):
-    """Nothing is remembered of them."""
+    """Nonces are checked without remembering any."""
 
     def setUp(self) -> None:
         self.nonces = Nonces(SECRET, 3600.0)
@@ -105,7 +105,7 @@ class RefusalTests(SynchronousTestCase):
         self.alice.allocate()
 
     def test_the_nonce_of_another_address(self) -> None:
-        """438, and the right one with it."""
+        """438, with the right nonce."""
         (answer,) = self.server.client(BOB, "bob").send(bare(Method.ALLOCATE, UDP))
         self.alice.nonce = str(parse(answer).get(Attribute.NONCE))
         refusal = self.alice.ask(Method.ALLOCATE, UDP)
@@ -114,7 +114,7 @@ class RefusalTests(SynchronousTestCase):
         self.alice.allocate()
 
     def test_expired_nonce(self) -> None:
-        """438, whether it was handed out or told."""
+        """438, whether the nonce came with the credentials or in an answer."""
         self.server.advance(3601)
         self.assertEqual(code_of(self.alice.ask(Method.ALLOCATE, UDP)), 438)
         (answer,) = self.alice.send(bare(Method.ALLOCATE, UDP))
@@ -137,7 +137,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.server.ports.open_ports, {})
 
     def test_expired_credentials(self) -> None:
-        """Good passwords, too late: for new allocations and for old ones."""
+        """The password is right, but expired: for new allocations and for old ones."""
         self.alice.allocate()
         self.server.advance(590)
         for end in (self.server.unix - 1, 0):
@@ -147,13 +147,13 @@ class RefusalTests(SynchronousTestCase):
                 self.assertEqual(code_of(parse(answer)), 401)
 
     def test_stretched_credentials(self) -> None:
-        """An expiry that was changed afterwards."""
+        """The expiry in the user name was changed afterwards."""
         self.alice.username = f"{int(self.server.unix) + 10**6}:alice"
         (answer,) = self.alice.send(self.alice.request(Method.ALLOCATE, UDP))
         self.assertEqual(code_of(parse(answer)), 401)
 
     def test_another_secret_beside(self) -> None:
-        """That of --turn-secret-file is good here too."""
+        """The secret of --turn-secret-file is accepted as well."""
         self.server = TurnServer(secrets=(SECRET, b"shared"))
         client = self.server.client()
         client.username, client.password = issue(b"shared", "somebody", self.server.unix + 100)
@@ -161,7 +161,7 @@ class RefusalTests(SynchronousTestCase):
         client.allocate()
 
     def test_incomplete(self) -> None:
-        """400."""
+        """A request without some of the attributes is refused with 400."""
         whole = parse(self.alice.request(Method.ALLOCATE, UDP))
         for missing in (Attribute.USERNAME, Attribute.REALM, Attribute.NONCE):
             attributes = tuple(each for each in whole.attributes if each[0] != missing)
@@ -186,7 +186,7 @@ class ReplayTests(SynchronousTestCase):
         self.thief = self.server.client(BOB)
 
     def test_from_elsewhere(self) -> None:
-        """An Allocate request makes one allocation."""
+        """A copy of an Allocate request makes no second allocation."""
         request = self.alice.request(Method.ALLOCATE, UDP)
         self.alice.send(request)
         (answer,) = self.thief.send(request)
@@ -212,7 +212,7 @@ class ReplayTests(SynchronousTestCase):
         self.assertEqual(len(self.server.core.allocations), 1)
 
     def test_a_nonce_that_was_told(self) -> None:
-        """It is good at one address only."""
+        """A nonce from an answer is accepted from one address only."""
         (answer,) = self.alice.send(bare(Method.ALLOCATE, UDP))
         self.alice.nonce = str(parse(answer).get(Attribute.NONCE))
         request = self.alice.request(Method.ALLOCATE, UDP)
@@ -230,7 +230,7 @@ class ReplayTests(SynchronousTestCase):
 
 
 class StrangerTests(SynchronousTestCase):
-    """Who has proved nothing may be anybody."""
+    """Requests of clients that have proved nothing."""
 
     def test_two_thousand_spoofed_requests(self) -> None:
         """No state, and no answer beyond three times its question."""

@@ -17,7 +17,7 @@ from punch.turn.server.settings import Destinations, Hosts, RelaySettings
 
 
 class DestinationTests(SynchronousTestCase):
-    """Where nothing goes."""
+    """Destinations to which nothing is relayed."""
 
     def setUp(self) -> None:
         self.destinations = Destinations(is_own={"198.51.100.1", "2001:db8::1"}.__contains__)
@@ -35,7 +35,7 @@ class DestinationTests(SynchronousTestCase):
         self.allowed("192.0.2.1", "198.51.100.2", "203.0.113.1", "2001:db8::2")
 
     def test_wrapped(self) -> None:
-        """Forms of IPv6 that end at an IPv4 address are as good as that."""
+        """IPv6 addresses that lead to an IPv4 address are treated like it."""
         for inner, hexadecimal in (
             ("127.0.0.1", "7f00:1"),
             ("10.0.0.1", "a00:1"),
@@ -62,10 +62,10 @@ class DestinationTests(SynchronousTestCase):
 
 
 class TokenBucketTests(SynchronousTestCase):
-    """Token buckets for batches."""
+    """Token buckets for batches of datagrams."""
 
     def test_what_fits(self) -> None:
-        """The first ones, as many as there is room for in the fullest."""
+        """The first datagrams are admitted, as many as the emptiest bucket has tokens for."""
         data = [bytes(100 - HEADERS)] * 10
         wide, narrow = TokenBucket(1000, 1000, 0.0), TokenBucket(100, 500, 0.0)
         other = TokenBucket(1000, 1000, 0.0)
@@ -83,7 +83,7 @@ class TokenBucketTests(SynchronousTestCase):
 
 
 class DeadlineTests(SynchronousTestCase):
-    """Many deadlines."""
+    """A heap with many deadlines."""
 
     def test_order(self) -> None:
         deadlines: Deadlines[object] = Deadlines()
@@ -97,7 +97,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertIsNone(deadlines.next())
 
     def test_does_not_grow(self) -> None:
-        """However often a deadline moves, or is set and discarded."""
+        """The heap does not grow, however often a deadline moves, or is set and discarded."""
         deadlines: Deadlines[object] = Deadlines()
         for number in range(10_000):
             deadlines.set(number % 10, 1e6 - number)
@@ -111,7 +111,7 @@ class DeadlineTests(SynchronousTestCase):
 
 
 class HostTests(SynchronousTestCase):
-    """Where to relay."""
+    """The addresses of relayed ports."""
 
     def test_where(self) -> None:
         machine = ("192.0.2.1", "2001:db8::1")

@@ -93,7 +93,7 @@ class TurnServer:
         )
 
     def random(self, size: int) -> bytes:
-        """Deterministic, and never the same."""
+        """Return deterministic bytes, which are different each time."""
         return (
             (next(self._random) * 0x9E3779B97F4A7C15 % (1 << 64))
             .to_bytes(16, "big")[-size:]
@@ -106,7 +106,7 @@ class TurnServer:
         return self.now + EPOCH
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and the server notice."""
+        """Let time pass, and have the server do what is due."""
         end = self.now + seconds
         while (timer := self.core.get_timer()) is not None and timer <= end:
             self.now = max(self.now, timer)
@@ -118,7 +118,7 @@ class TurnServer:
         return FiveTupleClient(self, remote, user, **options)
 
     def from_peer(self, relayed: Address, *datagrams: bytes, peer: Address = BOB) -> None:
-        """Datagrams come at a relayed address."""
+        """Datagrams from a peer come to a relayed address."""
         allocation = self.ports.open_ports[relayed].allocation
         if allocation is not None:
             self.core.receive_from_peers(allocation, datagrams, peer)
@@ -147,7 +147,7 @@ class FiveTupleClient:
 
     @property
     def key(self) -> bytes:
-        """For MESSAGE-INTEGRITY."""
+        """The key for MESSAGE-INTEGRITY."""
         return long_term_key(self.username, self.realm, self.password)
 
     def request(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> bytes:
@@ -163,18 +163,21 @@ class FiveTupleClient:
         return encode(message, self.key, fingerprint=False)
 
     def send(self, *datagrams: bytes) -> list[bytes]:
-        """Send messages; what comes back to this client. What goes to peers is in `to_peers`."""
+        """Send messages; returns what comes back to this client. What goes to peers is in `to_peers`."""
         self.server.core.receive(datagrams, self.remote, self.local, self.server.now, self.connection)
         return self.collect()
 
     def collect(self) -> list[bytes]:
-        """What the server has for this client now."""
+        """Return what the server sends to this client now."""
         to_clients, self.to_peers = self.server.core.outputs(self.server.now)
         me = (self.remote, self.local, self.connection)
         return [data for client, messages in to_clients if client == me for data in messages]
 
     def ask(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> StunMessage:
-        """The answer to a request, whose integrity was right unless it said who the client should be."""
+        """
+        Return the answer to a request. Its integrity is checked, unless it is an error of a request that was
+        not authenticated.
+        """
         (answer,) = self.send(self.request(method, *attributes, transaction=transaction))
         message = parse(answer)
         if code_of(message) not in (400, 401, 438):
@@ -182,31 +185,31 @@ class FiveTupleClient:
         return message
 
     def allocate(self, *attributes: tuple[int, Any]) -> Address:
-        """A relayed address."""
+        """Make an allocation; returns the relayed address."""
         answer = self.ask(Method.ALLOCATE, UDP, *attributes)
         relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS)
         assert isinstance(relayed, Address), answer
         return relayed
 
     def permit(self, *peers: Address) -> StunMessage:
-        """Ask for permissions."""
+        """Request a permission."""
         return self.ask(Method.CREATE_PERMISSION, *((Attribute.XOR_PEER_ADDRESS, peer) for peer in peers))
 
     def bind(self, number: int, peer: Address) -> StunMessage:
-        """Ask for a channel."""
+        """Request a channel."""
         return self.ask(
             Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, number), (Attribute.XOR_PEER_ADDRESS, peer)
         )
 
     def indicate(self, peer: Address, data: bytes, *more: tuple[int, Any]) -> list[bytes]:
-        """Send by Send indication."""
+        """Send data by a Send indication."""
         attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data), *more)
         message = StunMessage(Method.SEND, MessageClass.INDICATION, b"indication..", attributes)
         return self.send(encode(message))
 
     @property
     def relayed(self) -> list[tuple[bytes, Address]]:
-        """What the last `send` sent to peers."""
+        """What the last `send` has had relayed to peers."""
         return [(data, each.peer) for each in self.to_peers for data in each.datagrams]
 
 
