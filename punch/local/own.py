@@ -14,8 +14,6 @@ from twisted.python.failure import Failure
 from punch.contacts import AddressBook, UnknownPeer, find_peer
 from punch.identity import PeerID
 from punch.link.events import LinkError, LinkStatus, Path, ServiceRefused, StreamLimitError
-from punch.link.link import Link
-from punch.link.services import Authorize
 from punch.local.access import DELIVERY_TIME, Allow, TransferReport, TransferReports
 from punch.local.protocol import JSON, REFUSALS, CommandError
 from punch.net.driver import Timer
@@ -24,6 +22,8 @@ from punch.sentences import sentence_of
 from punch.wire.rendezvous_address import RendezvousAddress
 
 if TYPE_CHECKING:
+    from punch.link.link import Link
+    from punch.link.services import Authorize
     from punch.node.node import Node
 
 ANSWER_TIME = 3.0

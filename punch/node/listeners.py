@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Thread
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from punch import names
 from punch.identity import PeerID
-from punch.link.link import Link
-from punch.link.quic.qh3 import Qh3Backend
 from punch.node.causes import SimpleCause
 from punch.node.events import (
     AlreadyConnected,
@@ -28,6 +25,9 @@ from punch.node.events import (
     Registered,
 )
 from punch.node.interfaces import INode
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 
 class _Listener(NamedTuple):
@@ -190,6 +190,10 @@ def load_at_first_call(node: INode) -> None:
 
 
 def _load() -> None:
+    from punch import names
+    from punch.link.quic.qh3 import Qh3Backend
+    from punch.node.calls import call_link  # noqa: F401
+
     Qh3Backend().client(0.0).discard()
     # The look of a name is compared when a peer is first met
     names.looks("name")

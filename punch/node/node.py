@@ -23,18 +23,14 @@ from zope.interface import implementer
 
 from punch.contacts import AddressBook
 from punch.ice.budget import Budgets
-from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
-from punch.link.link import Link
-from punch.link.services import Authorize
 from punch.net.interfaces import all_addresses, local_addresses
 from punch.net.srv import LookUpService
 from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import free_descriptors
 from punch.net.udp.sockets import open_socket as open_best_socket
 from punch.net.upnp import Upnp
-from punch.node.calls.call import Call
 from punch.node.calls.call_context import CallContext, SignalingChannel
 from punch.node.calls.calls import Calls, IncomingCalls, OutgoingCalls
 from punch.node.calls.offer_freshness import OfferMemory, OfferTimes
@@ -59,7 +55,6 @@ from punch.node.network.network import Network, NetworkChanges
 from punch.node.network.port_mappings import Gateways
 from punch.node.paths.path_memory import PathMemory
 from punch.node.policies import RelayPolicy, SprayPolicy
-from punch.node.status import NodeStatus, node_status
 from punch.wire.control import (
     Accept,
     Answered,
@@ -78,7 +73,12 @@ from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
 
 if TYPE_CHECKING:
+    from punch.ice.checklist import PairStatus
+    from punch.link.link import Link
+    from punch.link.services import Authorize
     from punch.natcheck.report import NetcheckReport
+    from punch.node.calls.call import Call
+    from punch.node.status import NodeStatus
 
 STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
@@ -115,7 +115,7 @@ class Node(Service):
     :param member: vouches for `identity` where only members of the rendezvous may register, or may use its
         relay; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
-    :param make_link: makes the link of each call, from what `Link` is made from.
+    :param make_link: makes the link of each call, from what `Link` is made from; None: `Link`.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
     :ivar network_changes: is told when the network of this machine changes.
@@ -151,7 +151,7 @@ class Node(Service):
         look_up_service: LookUpService | None = None,
         prekeys: PrekeyStorage | None = None,
         member: Identity | None = None,
-        make_link: Callable[..., Link] = Link,
+        make_link: Callable[..., Link] | None = None,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
@@ -395,6 +395,9 @@ class Node(Service):
     @property
     def status(self) -> NodeStatus:
         """The sockets, relays and table sizes as they are now."""
+        # Few nodes are asked for it, and each start would pay for it
+        from punch.node.status import node_status
+
         rendezvous = str(self._control.address) if self._control.registered else None
         services = self._context.services
         return node_status(

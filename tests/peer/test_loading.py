@@ -1,4 +1,4 @@
-"""What a process loads when its first call begins, beside what it does."""
+"""What a process loads when it starts, and when its first call begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from punch.node.listeners import load_at_first_call
 from punch.test.node.memory_node import MemoryNode
 
 peer = Identity.generate().peer_id
-modules = {"qh3", "punch.unicode_tables"}
+modules = {"qh3", "punch.node.calls.call_link", "punch.unicode_tables"}
 node = MemoryNode(lambda: 0.0)
 load_at_first_call(node)
 node.emit(Registered("punch://rendezvous.example"))
@@ -27,6 +27,60 @@ for thread in threads:
     thread.join(60.0)
 assert modules <= set(sys.modules), modules - set(sys.modules)
 """
+
+START = """
+import sys
+import punch.cli.peer_tap
+import punch.cli.peer_service
+
+print(*sys.modules)
+"""
+NOT_AT_START = (
+    "punch.apps.codes.client",
+    "punch.apps.codes.exchange",
+    "punch.apps.files.protocol",
+    "punch.apps.files.reader",
+    "punch.apps.files.receiver",
+    "punch.apps.files.target",
+    "punch.apps.forward",
+    "punch.apps.pipe",
+    "punch.ice.punching.prediction",
+    "punch.ice.punching.simultaneous_open",
+    "punch.link.core",
+    "punch.link.link",
+    "punch.natcheck.behaviour",
+    "punch.natcheck.report",
+    "punch.node.calls.call",
+    "punch.node.calls.call_link",
+    "punch.node.netcheck",
+    "punch.node.netcheck_trials",
+    "punch.node.network.relay",
+    "punch.node.paths.ice_transport",
+    "punch.node.punching",
+    "punch.node.status",
+    "punch.rendezvous",
+    "punch.turn.client.core",
+    "punch.turn.server",
+    "punch.ui.web",
+    "punch.unicode_tables",
+    "aioquic",
+    "prompt_toolkit",
+    "qh3",
+    "segno",
+    "spake2",
+    "twisted.names",
+    "twisted.web",
+)
+"""Modules and packages that the first call, a command, or an option loads."""
+
+
+def test_at_the_start() -> None:
+    """Nothing that a peer which waits for calls does without: each start would pay for it."""
+    done = subprocess.run([sys.executable, "-c", START], check=True, timeout=120, stdout=subprocess.PIPE)
+    loaded = done.stdout.decode().split()
+    assert "punch.node.node" in loaded
+    for module in NOT_AT_START:
+        assert not [name for name in loaded if f"{name}.".startswith(f"{module}.")], module
 
 
 def test_at_the_first_call() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, ServerFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,12 +32,13 @@ from punch.apps.files.events import (
     UnknownTransfer,
 )
 from punch.apps.files.messages import SERVICE, FailureCode, FilesOffer, TransferFailed
-from punch.apps.files.partial_folder import disk_failure
-from punch.apps.files.protocol import FileSender, Run
-from punch.apps.files.receiver import FileReceiver, FileService
-from punch.apps.files.source import Source, find_source
 from punch.identity import PeerID
 from punch.local.protocol import CommandError
+
+if TYPE_CHECKING:
+    from punch.apps.files.protocol import FileSender, Run
+    from punch.apps.files.receiver import FileReceiver, FileService
+    from punch.apps.files.source import Source
 
 MAX_SENDING = 32
 """Transfers to peers that are not over, at the same time."""
@@ -104,7 +105,7 @@ class Transfers:
         tell: Callable[[TransferEvent], object],
     ) -> None:
         self.folder = folder
-        self.service = FileService(self._offered, clock, run, shows_texts=True)
+        self.service = _LazyFileService(self._make_service)
         self._node = node
         self._granted = granted
         self.blocked = blocked
@@ -119,6 +120,11 @@ class Transfers:
         self._receivers: dict[int, FileReceiver] = {}
         self._progress = LoopingCall(self._tell_progress)
         self._progress.clock = clock
+
+    def _make_service(self) -> FileService:
+        from punch.apps.files.receiver import FileService
+
+        return FileService(self._offered, self._clock, self._run, shows_texts=True)
 
     @property
     def all(self) -> list[Transfer]:
@@ -170,6 +176,8 @@ class Transfers:
         return sending.addErrback(failed)
 
     async def _send(self, peer: PeerID, paths: Sequence[Path], done: Callable[[], object]) -> Transfer:
+        from punch.apps.files.source import find_source
+
         source = await self._run(partial(find_source, [str(path) for path in paths]))
         if len(self._outgoing) >= MAX_SENDING:
             raise TooManyTransfers(MAX_SENDING)
@@ -234,6 +242,8 @@ class Transfers:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            from punch.apps.files.partial_folder import disk_failure
+
             raise disk_failure(error, self.folder) from error
         return self.folder
 
@@ -366,6 +376,20 @@ class Transfers:
             self._progress.stop()
 
 
+class _LazyFileService(ServerFactory):
+    """Makes `FileService` when the first stream is opened: most processes transfer nothing."""
+
+    def __init__(self, make: Callable[[], FileService]) -> None:
+        self._make = make
+        self._service: FileService | None = None
+
+    def buildProtocol(self, addr: Any) -> FileReceiver:
+        """Return the receiving end of a stream."""
+        if self._service is None:
+            self._service = self._make()
+        return self._service.buildProtocol(addr)
+
+
 class _Outgoing:
     """
     A transfer to a peer: tries until it is complete, or can't be.
@@ -403,6 +427,8 @@ class _Outgoing:
         if transfers.blocked(transfer.peer):
             transfers.failed(transfer, CommandError("blocked", "You have blocked them: nothing is sent."))
             return None
+        from punch.apps.files.protocol import FileSender
+
         sender = self.sender = FileSender(self._source, run)
         sender.when_accepted().addCallback(lambda _: transfers.accepted(transfer))
         try:

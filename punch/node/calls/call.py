@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
@@ -23,7 +24,6 @@ from punch.link.link import Link
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.calls.call_context import CallContext
-from punch.node.calls.call_link import ProvedLink, introduced_link
 from punch.node.calls.signaling import (
     Challenged,
     Introduction,
@@ -33,7 +33,6 @@ from punch.node.calls.signaling import (
 )
 from punch.node.causes import Cause, SimpleCause, cause_of_close
 from punch.node.events import CallState, Checking, Event, Introduced
-from punch.node.paths.ice_restart import IceRestarts, LinkTerms
 from punch.node.paths.ice_transport import IceTransport
 from punch.node.paths.local_candidates import describe, new_agent
 from punch.wire.address import Address
@@ -44,6 +43,10 @@ from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import PrekeyError
 from punch.wire.peers.sealed import Envelope
 from punch.wire.stun_attributes import RelayLimit
+
+if TYPE_CHECKING:
+    from punch.node.calls.call_link import ProvedLink
+    from punch.node.paths.ice_restart import IceRestarts, LinkTerms
 
 ANSWER_TIME = 3.0
 """Seconds that a link has to answer when its peer is called again, before a new call is placed."""
@@ -363,6 +366,9 @@ class Call:
     def _introduce(self, event: Introduction, now: float) -> None:
         transport, remote = self.transport, event.remote
         assert transport is not None
+        # Many calls are not answered; `load_at_first_call` loads this meanwhile
+        from punch.node.calls.call_link import introduced_link
+
         link, self._terms = introduced_link(
             self.signaling,
             event,
@@ -429,6 +435,8 @@ class Call:
         assert self.link is not None
         assert self.transport is not None
         self.transport.link_proved()
+        from punch.node.calls.call_link import ProvedLink
+
         self.proved = ProvedLink(
             self.name,
             self.link,

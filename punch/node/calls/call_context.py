@@ -11,7 +11,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.link.link import Link
 from punch.link.services import Services
 from punch.net.udp.sockets import free_descriptors
 from punch.node.calls.description import Description
@@ -24,6 +23,7 @@ from punch.node.policies import RelayPolicy, SprayPolicy
 from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Request
 
 if TYPE_CHECKING:
+    from punch.link.link import Link
     from punch.node.calls.calls import Calls
 
 MAX_UNSENT = 64
@@ -173,8 +173,8 @@ class CallContext:
     """Returns how many more sockets this process may open."""
     services: Services = field(default_factory=Services)
     """What answers the streams of links."""
-    make_link: Callable[..., Link] = Link
-    """Makes a link from what `Link` is made from."""
+    make_link: Callable[..., Link] | None = None
+    """Makes a link from what `Link` is made from; None: `Link`."""
 
     def offer(self, peer: PeerID, description: Description, now: float) -> Signaling:
         """

@@ -202,7 +202,7 @@ def introduced_link(
         clock=context.monotonic,
         now=context.monotonic(),
     )
-    link = context.make_link(
+    link = (context.make_link or Link)(
         core,
         clock=context.clock,
         monotonic=context.monotonic,

@@ -6,6 +6,7 @@ of other peers are received.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
@@ -13,7 +14,6 @@ from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID
 from punch.link.events import CloseCode, LinkRole
 from punch.net.driver import Timer
-from punch.node.calls.call import Call
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.calls.signaling import Signaling
@@ -34,6 +34,9 @@ from punch.node.events import (
 from punch.node.policies import Decision, decide
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
 from punch.wire.peers.sealed import SealError
+
+if TYPE_CHECKING:
+    from punch.node.calls.call import Call
 
 MAX_CALLS = 64
 """Calls and links at once."""
@@ -313,6 +316,9 @@ class OutgoingCalls:
     def _place(self, peer: PeerID) -> None:
         if peer in self._calls.attempts:
             return
+        # A node that is not called does without all that a call is made of
+        from punch.node.calls.call import Call
+
         try:
             call = Call.outgoing(peer, self._context)
         except SealError:
@@ -437,6 +443,9 @@ class IncomingCalls:
         if verdict is not OfferVerdict.FRESH:
             self._turn_away(incoming, signaling, verdict)
             return
+        # As in OutgoingCalls
+        from punch.node.calls.call import Call
+
         call = Call.incoming(signaling, self._context)
         rang = before is not None and before.state is CallState.RINGING
         # In the place of the one before, so that `Node.calls` keeps its order

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from twisted.internet.interfaces import IReactorTime
 
 from punch.identity import Identity, PeerID
 from punch.link.control_stream import OptionalFrameType
-from punch.link.link import Link
 from punch.net.driver import Timer
 from punch.wire.peers.prekey import KEY_SIZE, PrekeyError, check_prekey, signed_prekey, supported
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 MAX_PREKEYS = 256
 """

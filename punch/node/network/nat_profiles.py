@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
-from punch.ice.punching.spraying import PortRange
 from punch.identity import RandomBytes
 from punch.natcheck.profile import NatProfiles, Observation, observe
 from punch.natcheck.transactions import Future, ReflectorAddresses, Transactions
@@ -23,6 +22,9 @@ from punch.net.udp.socket_set import OpenSocket
 from punch.net.udp.sockets import DatagramSocket
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.nat_profile import MAX_PROFILES, NatProfile
+
+if TYPE_CHECKING:
+    from punch.ice.punching.spraying import PortRange
 
 FRESH = 120.0
 """Seconds for which a profile is not observed again while the network stays the same."""

@@ -16,7 +16,8 @@ states of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography import x509
 from twisted.logger import Logger
@@ -26,14 +27,6 @@ from punch.net.deadlines import earliest
 from punch.net.driver import Driver
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import HostPolicy, RelayAddresses
-from punch.node.network.relay import (
-    DatagramRelayClient,
-    Received,
-    RelayClient,
-    RelayContext,
-    StreamRelayClient,
-    relay_endpoint,
-)
 from punch.node.network.relay_search import HeadStart, RelaySearch, RelayServers, Verifying, Waiting
 from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address, canonical
@@ -41,6 +34,9 @@ from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings
 from punch.wire.stun_attributes import RelayLimit
 from punch.wire.turn import RelayServer, TurnTransport
+
+if TYPE_CHECKING:
+    from punch.node.network.relay import DatagramRelayClient, Received, RelayClient, RelayContext
 
 LINGER = 5.0
 """Seconds for which an allocation without users is kept: another call may follow."""
@@ -105,7 +101,9 @@ class RelayPool:
         :param server_addresses: returns the addresses by which relays at these IP addresses are reached,
             each once.
         """
-        self._context = RelayContext(self, received, reactor, monotonic, random)
+        self._received = received
+        self._clock = reactor
+        self._random = random
         self._monotonic = monotonic
         self._roots = roots
         self._proxy = proxy
@@ -347,6 +345,13 @@ class RelayPool:
 
     # Inside
 
+    @cached_property
+    def _context(self) -> RelayContext:
+        # A node without calls asks no relay, and does without what that takes
+        from punch.node.network.relay import RelayContext
+
+        return RelayContext(self, self._received, self._clock, self._monotonic, self._random)
+
     def _usable(self, now: float) -> list[RelayServer]:
         return [server for server in self._servers.usable(now) if self._addresses.may_use(server.url)]
 
@@ -360,6 +365,8 @@ class RelayPool:
         self._finish(now)
 
     def _try_datagrams(self, tries: list[tuple[RelayServer, Address, Address]]) -> None:
+        from punch.node.network.relay import DatagramRelayClient
+
         relays = []
         for server, base, address in tries:
             replaced = self._flows.get((base, address))
@@ -397,6 +404,8 @@ class RelayPool:
         return sorted(tries, key=lambda each: ranks[each[1]])[:MAX_DATAGRAM_TRIES]
 
     def _try_streams(self, now: float) -> None:
+        from punch.node.network.relay import StreamRelayClient, relay_endpoint
+
         self._search.ask_streams()
         for server in self._usable(now):
             if server.url.transport is TurnTransport.UDP:
@@ -407,7 +416,7 @@ class RelayPool:
                 self._name,
                 self._roots,
                 self._proxy,
-                self._context.clock,
+                self._clock,
                 vetted=bool(self._addresses.of(server.url)),
             )
             if endpoint is not None:
