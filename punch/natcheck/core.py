@@ -12,7 +12,15 @@ from statistics import median
 
 from punch.ice.reach import is_local
 from punch.identity import PeerID, RandomBytes
-from punch.natcheck.profile import filtering_of, hairpinning_of, mapping_of, observe, ports_of, profile_of
+from punch.natcheck.profile import (
+    Filtering,
+    filtering_of,
+    hairpinning_of,
+    mapping_of,
+    observe,
+    ports_of,
+    profile_of,
+)
 from punch.natcheck.report import FamilyReport, Lifetime
 from punch.natcheck.transactions import (
     PROBE_TRIES,
@@ -270,7 +278,9 @@ class Netcheck:
         :param now: the time in monotonic seconds.
         """
         self._transactions = Transactions(peer, random, bind, now)
+        self._reflectors: dict[bool, ReflectorAddresses] = {}
         self._reports: dict[bool, Future[FamilyReport]] = {}
+        self._reached: list[Future[bool | None]] = []
 
     def start(
         self,
@@ -297,15 +307,46 @@ class Netcheck:
             there = [each for each in services if (":" in each) == ipv6]
             here = [each for each in hosts if (":" in each) == ipv6]
             if there:
-                reflectors = ReflectorAddresses.of(there, port, second_port)
+                reflectors = self._reflectors[ipv6] = ReflectorAddresses.of(there, port, second_port)
                 self._reports[ipv6] = self._transactions.spawn(
                     examine(self._transactions, reflectors, here, lifetime)
                 )
 
+    def reach(self, local: Address, external: Address, now: float) -> Future[bool | None]:
+        """
+        Find out whether everybody reaches a port that a router has mapped to our socket at `local`. To be
+        called after `start`.
+
+        :param external: the address of this port.
+        :return: whether a datagram from where nothing was sent to arrives there. None: that can't be found
+            out, for example because what the socket sends does not come from this port.
+        """
+        self._transactions.handle_timer(now)
+        reached = self._transactions.spawn(self._reach(local, external))
+        self._reached.append(reached)
+        return reached
+
+    async def _reach(self, local: Address, external: Address) -> bool | None:
+        transactions, reflectors = self._transactions, self._reflectors.get(local.is_ipv6)
+        seen = None if reflectors is None else await transactions.ask(local, reflectors.first)
+        if reflectors is None or seen is None or seen.mapped != external:
+            return None
+        if not await transactions.probed(seen, Vantage.SAME):
+            return None
+        if reflectors.fourth is not None:
+            return await transactions.probed(seen, Vantage.ADDRESS)
+        arrives = None if reflectors.second is None else await transactions.probed(seen, Vantage.PORT)
+        if not arrives:
+            return arrives
+        # It shows something only if other sockets receive nothing from that port
+        report = await self._reports[local.is_ipv6]
+        return True if report.filtering == {Filtering.ADDRESS_AND_PORT_DEPENDENT} else None
+
     @property
     def done(self) -> bool:
         """Whether all experiments have ended."""
-        return all(each.done for each in self._reports.values())
+        reported = all(each.done for each in self._reports.values())
+        return reported and all(each.done for each in self._reached)
 
     @property
     def ipv4(self) -> FamilyReport | None:

@@ -99,22 +99,32 @@ class RouterReport:
     :ivar mapping: the UDP port that it mapped; None if it maps none.
     :ivar tcp: whether it mapped a TCP port, too.
     :ivar upnp: whether it was asked by UPnP, too, for which a package is needed.
+    :ivar reached: whether a datagram from where nothing was sent to has arrived at the UDP port; None if that
+        could not be tried.
     """
 
     mapping: PortMapping | None = None
     tcp: bool = False
     upnp: bool = True
+    reached: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object (docs/json.md)."""
         mapping = self.mapping
         if mapping is None:
-            return {"method": None, "external_address": None, "tcp": False, "upnp": self.upnp}
+            return {
+                "method": None,
+                "external_address": None,
+                "tcp": False,
+                "upnp": self.upnp,
+                "reached": None,
+            }
         return {
             "method": mapping.method.value,
             "external_address": mapping.external.host,
             "tcp": self.tcp,
             "upnp": self.upnp,
+            "reached": self.reached,
         }
 
 
@@ -155,9 +165,14 @@ class FamilyReport:
 
     @property
     def maps_ports(self) -> bool:
-        """Whether the router says that it maps ports, which everybody reaches, where reflectors see us."""
-        mapping = None if self.router is None else self.router.mapping
-        return mapping is not None and mapping.external.host in self.public_addresses
+        """
+        Whether the router says that it maps ports where reflectors see us, and everybody reaches them, as far
+        as is known.
+        """
+        router = self.router
+        if router is None or router.mapping is None or router.reached is False:
+            return False
+        return router.mapping.external.host in self.public_addresses
 
     @property
     def maps_tcp_ports(self) -> bool:
@@ -166,7 +181,7 @@ class FamilyReport:
         where these are not reached: everybody can connect there.
         """
         router = self.router
-        if router is None or router.mapping is None or not router.tcp:
+        if router is None or router.mapping is None or not router.tcp or router.reached is False:
             return False
         return self.maps_ports or (self.udp is False and not is_local(router.mapping.external.host))
 
@@ -205,8 +220,7 @@ class FamilyReport:
         if self.direct is Direct.UNKNOWN or not self.udp:
             return self.udp is False or not self.policy.direct
         if self.maps_ports:
-            # That is what the router says; nobody has tried
-            return False
+            return self.router is not None and self.router.reached is True
         if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
             return Mapping.ENDPOINT_INDEPENDENT not in self.mapping
         return bool(self.filtering) and (

@@ -114,7 +114,7 @@ class NetcheckRun:
         )
         self._upnp = upnp
         self._routers: Mapping[str, str] = {}
-        self._mapped: list[PortMapping] = []
+        self._mapped: Mapping[PortMapping, bool | None] = {}
         self._policy = HostPolicy()
         identity = Identity.generate(random)
         self._core = Netcheck(peer=identity.peer_id, random=random, bind=self._bind, now=monotonic())
@@ -328,7 +328,7 @@ class NetcheckRun:
         tried: Deferred[None] = Deferred()
         self._trials.append(tried)
 
-        def end(mapped: list[PortMapping]) -> None:
+        def end(mapped: Mapping[PortMapping, bool | None]) -> None:
             self._mapped = mapped
             tried.callback(None)
 
@@ -339,9 +339,18 @@ class NetcheckRun:
             self._open_socket,
             lambda: self._routers,
             self._upnp,
+            self._bind,
+            self._reach,
         )
-        trial.result.addCallback(end)
+        trial.result.addCallbacks(end, tried.errback)
         trial.start([host for host in hosts if host in self._routers])
+
+    def _reach(self, mapping: PortMapping) -> Deferred[bool | None]:
+        result: Deferred[bool | None] = Deferred()
+        reached = self._core.reach(mapping.base, mapping.external, self._monotonic())
+        reached.then(lambda: result.callback(reached.value))
+        self._driver.run()
+        return result
 
     # A captive portal
 
@@ -395,7 +404,7 @@ class NetcheckRun:
         host = family.local_addresses[0]
         if host in self._routers:
             here = {each.base.protocol: each for each in self._mapped if each.base.host == host}
-            family = replace(
-                family, router=RouterReport(here.get("udp"), "tcp" in here, self._upnp is not None)
-            )
+            udp = here.get("udp")
+            reached = None if udp is None else self._mapped[udp]
+            family = replace(family, router=RouterReport(udp, "tcp" in here, self._upnp is not None, reached))
         return family if family.udp or self._problem is None else replace(family, udp=None)

@@ -7,7 +7,6 @@ the routers (`PortMappingTrial`), and whether a captive portal answers in place 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from cryptography import x509
@@ -26,6 +25,7 @@ from punch.natcheck.captive_portal import (
     redirects_to,
     requires_sign_in,
 )
+from punch.natcheck.transactions import Bind
 from punch.net.driver import Timer
 from punch.net.reactor import look_up
 from punch.net.udp.socket_set import OpenSocket
@@ -266,9 +266,13 @@ class _PortalRequest(Protocol):
 class PortMappingTrial:
     """
     Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
-    addresses, and deletes the mappings.
+    addresses, has the UDP ports tried, and deletes the mappings.
 
-    :ivar result: fires with the mappings, and also if there are none, which is soon known.
+    :param bind: opens a socket at a local IP address and returns its address; None if that is not possible.
+        Others have to close it when `result` has fired.
+    :param reach: finds out whether everybody reaches the UDP port of a mapping; None: that is not known.
+    :ivar result: fires with the mappings, and what was found out about each of UDP; also if there are none,
+        which is soon known.
     """
 
     def __init__(
@@ -279,21 +283,19 @@ class PortMappingTrial:
         open_socket: OpenSocket,
         gateways: Gateways,
         upnp: Upnp | None,
+        bind: Bind,
+        reach: Callable[[PortMapping], Deferred[bool | None]],
     ) -> None:
-        self.result: Deferred[list[PortMapping]] = Deferred()
-        self._reactor = reactor
-        self._open_socket = open_socket
-        self._sockets: list[DatagramSocket] = []
+        self.result: Deferred[dict[PortMapping, bool | None]] = Deferred()
+        self._bind = bind
+        self._reach = reach
         self._ended = False
         self._waiting = 0
         self._mappings = PortMappings(reactor, monotonic, random, open_socket, gateways, upnp, self._changed)
 
     def start(self, hosts: Sequence[str]) -> None:
         """Ask the routers of these addresses."""
-        for host in hosts:
-            with suppress(OSError, CannotListenError):
-                self._sockets.append(self._open_socket(self._reactor, host, 0, _ignore))
-        bases = [socket.local for socket in self._sockets]
+        bases = [base for base in map(self._bind, hosts) if base is not None]
         self._mappings.keep(bases)
         self._waiting = len(bases)
         for local in bases:
@@ -308,12 +310,13 @@ class PortMappingTrial:
     def _changed(self) -> None:
         if not self._mappings.may_follow and not self._waiting and not self._ended:
             self._ended = True
-            found = [*self._mappings.current, *self._mappings.tcp]
-            closed = self._mappings.close()
-            for socket in self._sockets:
-                socket.close()
-            closed.addCallback(lambda _: self.result.callback(found))
+            Deferred.fromCoroutine(self._try()).chainDeferred(self.result)
 
-
-def _ignore(datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
-    """Nobody has a reason to send to this socket."""
+    async def _try(self) -> dict[PortMapping, bool | None]:
+        mapped = self._mappings.current
+        tried = [self._reach(each) for each in mapped]
+        found: dict[PortMapping, bool | None] = dict.fromkeys(self._mappings.tcp)
+        for mapping, reached in zip(mapped, tried, strict=True):
+            found[mapping] = await reached
+        await self._mappings.close()
+        return found

@@ -31,6 +31,14 @@ table inet no_pcp {
 }
 """
 """Drops requests of version 2."""
+MASQUERADE = 'oifname "wan" masquerade'
+"""The NAT of a usual router: it keeps ports."""
+ANSWERS_ALONE = """
+table inet answers_alone {
+    chain prerouting { type filter hook prerouting priority -150; iifname "wan" ct state new drop; }
+}
+"""
+"""Drops what nobody inside has asked for, before the daemon's rules."""
 ALICE6 = "2001:db8:1::2"
 
 
@@ -202,3 +210,24 @@ def assert_switched_off(running: Programs, router: Host, alice: Host, address: s
         else:
             wait_for(asked, tmp_path / "miniupnpd.log")
         running.end(receiving)
+
+
+@pytest.mark.parametrize("random", [False, True], ids=["preserving", "random"])
+def test_netcheck(namespaces: Namespaces, running: Programs, tmp_path: Path, random: bool) -> None:
+    """
+    Netcheck has the mapped port tried, if what leaves its socket comes from there. Then something arrives,
+    unless a firewall before the router lets in answers alone.
+    """
+    service, router, alice, _, _ = two_homes(namespaces)
+    if not random:
+        router.nft(f"flush chain ip nat post\nadd rule ip nat post {MASQUERADE}\n")
+    rendezvous = running.rendezvous("--host", SERVICE, state="state-service", prefix=service.prefix)
+    where = ["--rendezvous", rendezvous.wait("listening")["address"], "--state-dir", str(tmp_path / "state")]
+    with miniupnpd(router, tmp_path, PCP, PCP_READY):
+        for firewall in (False, True):
+            if firewall:
+                router.nft(ANSWERS_ALONE)
+            found = json.loads(alice.run(PUNCH, "netcheck", "--json", *where))["ipv4"]["port_mapping"]
+            assert (found["method"], found["external_address"]) == ("pcp", ALICE)
+            assert found["reached"] is (None if random else not firewall)
+        assert not mapped(router)

@@ -149,11 +149,20 @@ class RouterTests(InternetTestCase):
         *,
         tcp: bool = True,
         block_udp: bool = False,
+        filtering: F = F.APDF,
+        firewall: Firewall | None = None,
+        **services: Any,
     ) -> tuple[NetcheckReport, MappingRouter]:
+        """
+        Run netcheck behind a router that maps ports.
+
+        :param firewall: what the router lets through, whatever is mapped.
+        :param services: what the rendezvous has, as `NetcheckNetwork` takes it.
+        """
         net = self.internet()
-        network = NetcheckNetwork(net)
-        nat = NAT("203.0.113.7", M.APDM, F.APDF, Hairpin.NONE, P.RANDOM, block_udp=block_udp)
-        lan = net.lan("home", "192.168.1.0/24", nat=nat)
+        network = NetcheckNetwork(net, **services)
+        nat = NAT("203.0.113.7", M.APDM, filtering, Hairpin.NONE, P.RANDOM, block_udp=block_udp)
+        lan = net.lan("home", "192.168.1.0/24", nat=nat, firewall=firewall)
         router = MappingRouter(lan, external=external, result=result, pcp=nat_pmp, nat_pmp=nat_pmp, tcp=tcp)
         host = lan.host("host")
         return network.run(host, gateways=lambda: router.gateways(host)), router
@@ -162,12 +171,20 @@ class RouterTests(InternetTestCase):
         """Everybody can be reached directly, and the port is given back."""
         report, router = self.examine()
         self.assertTrue(ipv4(report).maps_ports)
-        self.assertEqual((report.direct, report.certain), (Direct.ALL, False))
-        expected = {"method": "pcp", "external_address": "203.0.113.7", "tcp": True, "upnp": False}
+        self.assertEqual((report.direct, report.certain), (Direct.ALL, True))
+        expected = {
+            "method": "pcp",
+            "external_address": "203.0.113.7",
+            "tcp": True,
+            "upnp": False,
+            "reached": True,
+        }
         self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
         said = text(report)
-        self.assertIn("router      maps UDP and TCP ports (PCP): everybody should reach them", said)
-        self.assertIn("and over TCP to those whose network lets only that through", said)
+        self.assertIn(
+            "router      maps UDP and TCP ports (PCP): everybody reaches the UDP port, and should reach", said
+        )
+        self.assertIn("and probably over TCP to those whose network lets only that through", said)
         self.assertEqual((router.mapped, router.mapped_tcp), ({}, {}))
         self.assertGreater(len(router.asked), 1)
 
@@ -176,8 +193,38 @@ class RouterTests(InternetTestCase):
         report, _ = self.examine(tcp=False)
         self.assertIs(report.to_json()["ipv4"]["port_mapping"]["tcp"], False)
         said = text(report)
-        self.assertIn("router      maps UDP ports alone (PCP): everybody should reach them", said)
+        self.assertIn("router      maps UDP ports alone (PCP): everybody reaches the UDP port\n", said)
         self.assertNotIn("over TCP to those", said)
+
+    def test_nothing_arrives(self) -> None:
+        """The router says that it has mapped the port, and a firewall lets in answers alone."""
+        for alternates in ((SECOND,), ()):
+            report, router = self.examine(firewall=Firewall(F.APDF), alternates=alternates)
+            self.assertIs(report.to_json()["ipv4"]["port_mapping"]["reached"], False)
+            self.assertEqual(report.direct, Direct.SOME)
+            said = text(report)
+            self.assertIn("maps UDP and TCP ports (PCP), but nothing arrives there: a firewall or", said)
+            self.assertNotIn("over TCP to those", said)
+            self.assertEqual((router.mapped, router.mapped_tcp), ({}, {}))
+
+    def test_it_can_not_be_tried(self) -> None:
+        """
+        The rendezvous has no second port or address, or only a port that reaches all sockets, or the router
+        sends from another port than the mapped one.
+        """
+        for options in (
+            {"second": False, "alternates": ()},
+            {"alternates": (), "filtering": F.ADF},
+            {"external": "203.0.113.8"},
+        ):
+            report, _ = self.examine(**options)
+            self.assertIsNone(report.to_json()["ipv4"]["port_mapping"]["reached"], options)
+            self.assertNotIn("everybody reaches the UDP port", text(report))
+
+    def test_a_second_port_is_enough(self) -> None:
+        """If nothing from there reaches other sockets, what reaches the mapped port shows that it is open."""
+        report, _ = self.examine(alternates=())
+        self.assertIs(report.to_json()["ipv4"]["port_mapping"]["reached"], True)
 
     def test_no_udp(self) -> None:
         """The router maps TCP ports where no UDP gets out: others can connect there."""
@@ -201,7 +248,13 @@ class RouterTests(InternetTestCase):
         for options in ({"result": 2}, {"nat_pmp": False}):
             report, router = self.examine(**options)
             self.assertEqual(report.direct, Direct.SOME)
-            expected = {"method": None, "external_address": None, "tcp": False, "upnp": False}
+            expected = {
+                "method": None,
+                "external_address": None,
+                "tcp": False,
+                "upnp": False,
+                "reached": None,
+            }
             self.assertEqual(report.to_json()["ipv4"]["port_mapping"], expected)
             self.assertIn("router      maps no ports by PCP or NAT-PMP; to ask by UPnP: ", text(report))
             self.assertGreater(len(router.asked), 1)

@@ -51,8 +51,8 @@ _DIRECT = {
     "for some seconds, until a port is found, if the other NAT has one port for all destinations.",
 }
 _DIRECT_OVER_BOTH = (
-    "direct links to all peers whose network lets UDP through, and over TCP to those whose network lets only "
-    "that through."
+    "direct links to all peers whose network lets UDP through, {} to those whose network lets only that "
+    "through."
 )
 _WITHOUT_SPRAYING = {
     Direct.MOST: "direct links to most peers. To those whose NAT has another port for each destination, at "
@@ -261,7 +261,8 @@ def _sentence(family: FamilyReport) -> str:
     policy, direct = family.policy, family.direct
     sequential = nat_class(family.profile) is NatClass.SEQUENTIAL and direct is Direct.MOST
     if family.maps_tcp_ports and policy.relayed and policy.tcp:
-        return _DIRECT_OVER_BOTH
+        # Of the mapped ports, only that of UDP is tried
+        return _DIRECT_OVER_BOTH.format("and probably over TCP" if family.certain else "and over TCP")
     if not policy.relayed:
         return _WITHOUT_RELAY.get(Direct.SOME if sequential else direct, _DIRECT[direct])
     if sequential:
@@ -332,6 +333,11 @@ def _router(family: FamilyReport, router: RouterReport) -> str:
             return "maps no ports"
         return f"maps no ports by PCP or NAT-PMP; to ask by UPnP: {install_command_here('upnp')}"
     maps = f"maps {'UDP and TCP ports' if router.tcp else 'UDP ports alone'} ({METHODS[mapping.method]})"
+    if router.reached is False:
+        return f"{maps}, but nothing arrives there: a firewall or another NAT may keep it out"
+    if router.reached:
+        tcp = ", and should reach that of TCP" if router.tcp else ""
+        return f"{maps}: everybody reaches the UDP port{tcp}"
     if family.maps_ports or family.maps_tcp_ports:
         return f"{maps}: everybody should reach them"
     ip = ip_address(mapping.external.host)
