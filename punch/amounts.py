@@ -1,4 +1,4 @@
-"""Amounts as people write and read them: numbers of bytes, and times."""
+"""Numbers of bytes and times, as people write and read them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MAX_DAYS = 3660
 
 def number_of_bytes(text: str) -> int:
     """
-    A number of bytes: 500M or 10G, in powers of ten.
+    Read a number of bytes, such as 500M or 10G. The units are powers of ten.
 
-    :raise ValueError: with the rest of a sentence that begins with the option.
+    :raise ValueError: it can't be read; `str()` is the rest of a sentence that begins with the option.
     """
     found = re.fullmatch(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([kMGT]?)B?", text.strip())
     if found is None:
@@ -32,9 +32,9 @@ def number_of_bytes(text: str) -> int:
 
 def seconds(text: str) -> int:
     """
-    A time in seconds: 30m, 12h, 7d or 4w.
+    Read a time, such as 30m, 12h, 7d or 4w, and return it in seconds.
 
-    :raise ValueError: with the rest of a sentence that begins with the option.
+    :raise ValueError: it can't be read; `str()` is the rest of a sentence that begins with the option.
     """
     found = re.fullmatch(r"([0-9]{1,6})([mhdw])", text.strip())
     if found is None:
@@ -46,7 +46,7 @@ def seconds(text: str) -> int:
 
 
 def format_bytes(number: float) -> str:
-    """A number of bytes for people, such as 1 byte, 1.5 MB or 262 GB: rounded, in powers of ten."""
+    """Return a number of bytes for people, such as 1 byte, 1.5 MB or 262 GB: rounded, in powers of ten."""
     if round(number) == 1:
         return "1 byte"
     unit = 0
@@ -58,7 +58,7 @@ def format_bytes(number: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time for people, such as `3 d 4 h` or `5 min`."""
+    """Return a time, given in seconds, for people, such as `3 d 4 h` or `5 min`."""
     minutes = int(seconds) // 60
     days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
     if days:
@@ -69,5 +69,5 @@ def format_duration(seconds: float) -> str:
 
 
 def format_count(number: float) -> str:
-    """A number for people, such as `12,345`."""
+    """Return a number for people, rounded, such as `12,345`."""
     return f"{number:,.0f}"

@@ -24,11 +24,11 @@ from punch.sanitize import name_on_one_line
 MAX_PATHS = 4
 """How many pairs of networks are kept for a peer."""
 MAX_AGE = 30
-"""After how many days a path counts no more."""
+"""Days after which a path is not used any more."""
 MAX_TRIES = 3
 """
-How many failures of a technique in a row it takes until it is not tried on that day and the next one. What a
-failure is, the node decides (`punch.node.punching.choice`).
+After so many failures in a row, a technique is not tried on that day and the next one. The node decides what
+a failure is (`punch.node.punching.choice`).
 """
 MAX_TECHNIQUES = 8
 """How many techniques are kept of each pair of networks."""
@@ -43,7 +43,7 @@ class FailedTechnique:
     A technique that found no path.
 
     :ivar technique: its name (`punch.ice.punching.techniques.Technique`).
-    :ivar nats: what the two NATs were (`nats_key`): if that changes, it counts no more.
+    :ivar nats: what the two NATs were (`nats_key`): if that changes, the failures do not count any more.
     :ivar times: how often in a row.
     :ivar day: when it was tried last, in days since 1970.
     """
@@ -198,8 +198,8 @@ def decode(content: bytes) -> dict[PeerID, Contact]:
 
 def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerID, Contact]]:
     """
-    Earlier versions kept names that are none today: those that nobody can tell from another's, since they
-    differ in what is not seen, or that look like an ID. Who has such a name has none now.
+    Earlier versions kept names that are refused today: those that differ from another's only in invisible
+    characters, or look like an ID. A peer that has such a name has none now.
     """
     exact = [names.old_petname_key(entry.name) for entry in entries.values() if entry.name is not None]
     if len(set(exact)) < len(exact):
@@ -211,7 +211,7 @@ def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerI
             continue
         with suppress(BadPetname):
             name = checked[peer] = names.check_petname(entry.name)
-            # Whose name is as it is seen keeps it.
+            # A peer whose name has no invisible characters keeps it.
             if name == entry.name or names.petname_key(name) not in unchanged:
                 unchanged[names.petname_key(name)] = peer
     for peer, entry in entries.items():
@@ -236,12 +236,12 @@ def _entry(value: dict[str, object]) -> Contact:
 
 
 def _seen(claimed: str) -> str:
-    """What a peer called itself; empty if not all of it can be seen."""
+    """Return what a peer called itself, or "" if not all of it is visible."""
     return claimed if name_on_one_line(claimed) == claimed else ""
 
 
 def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:
-    """The first version kept no petnames: they are given as at a first meeting."""
+    """Read entries of the first version, which kept no petnames. They get one as at a first meeting."""
     taken: set[str] = set()
     for text, value in peers.items():
         claimed = value["name"]
@@ -273,7 +273,7 @@ def encode_paths(paths: Sequence[LearnedPath]) -> list[dict[str, object]]:
 
 
 def decode_paths(value: object) -> tuple[LearnedPath, ...]:
-    """Read what `encode_paths` returned. What is something else is left out, since it is learned again."""
+    """Read what `encode_paths` returned. Anything else is left out, since it is learned again."""
     if not isinstance(value, list):
         return ()
     paths = []

@@ -35,14 +35,22 @@ from punch.names import BadPetname
 #: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
 
-#: Changes that wait until the file can be written. Then only blocks are accepted, one for each peer.
+#: The most changes that wait until the file can be written. When there are so many, only blocks are accepted,
+#: one for each peer.
 MAX_LATE = 2_000
 
-#: With so many, no more first meetings, claimed names and paths: what peers do leaves room for the user.
+#: When so many changes wait, first meetings, claimed names and paths are refused, so that peers leave room
+#: for changes by the user.
 MAX_LATE_OF_PEERS = MAX_LATE // 2
 
 #: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
+
+#: How many names are compared with one that is unknown, and how many of those that are near are named.
+MAX_COMPARED, MAX_TOLD = 5000, 3
+
+#: The longest text that may be a name.
+_MAX_NAME = 40
 
 
 class AddressBookProblem(Enum):
@@ -115,7 +123,7 @@ class AddressBookError(ValueError):
 
 class AddressBook:
     """
-    All entries.
+    The entries of the address book.
 
     :param path: the file; None keeps the entries in memory.
     :param forgotten: is called with a peer that `forget` has removed, and may raise `AddressBookError`.
@@ -130,12 +138,12 @@ class AddressBook:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
         self._forgotten = forgotten
-        #: The changes that the file does not have yet, in order; see `_change` for their keys.
+        #: The changes that are not in the file yet, in order; see `_change` for their keys.
         self._late: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
         self._by_name: dict[str, PeerID] = {}
-        #: Who has a name that looks so, or an ID that begins so. Made when it is first asked for.
+        #: The peers whose name looks so, or whose ID begins so. It is made when it is first needed.
         self._by_look: dict[str, set[PeerID]] | None = None
         self._stamp: tuple[int, ...] | None = None
         if path is not None:
@@ -184,10 +192,13 @@ class AddressBook:
         self.refresh()
         return self._alike(peer, name, given)
 
-    # -- changes: return whether anything changed; what `AddressBookError` says is not written holds here --
+    # -- changes --
+    #
+    # They return whether anything changed. A change that can't be written (`AddressBookError`) is in effect
+    # in this process.
 
     def add(self, peer: PeerID, claimed: str) -> bool:
-        """A peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
+        """Note that a peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
         return self._change(peer, lambda entry: self._met(peer, entry, claimed), most=MAX_LATE_OF_PEERS)
 
     def rename(self, peer: PeerID, name: str | None) -> bool:
@@ -213,7 +224,7 @@ class AddressBook:
         return self._change(peer, change, ("service", service))
 
     def learn(self, peer: PeerID, path: LearnedPath) -> bool:
-        """Something was learned about a path to a peer, which is kept if the peer is known."""
+        """Keep what was learned about a path to a peer, if the peer is known."""
 
         def change(entry: Contact) -> Contact:
             return replace(entry, paths=with_path(entry.paths, path)) if entry.known else entry
@@ -236,7 +247,7 @@ class AddressBook:
                 self._look(each, entry, True)
         by_look = self._by_look
         found = set[PeerID]().union(*(by_look.get(look, ()) for look in names.looks(name)))
-        # Nobody stands for somebody else by an ID that is a part of the name.
+        # A name that contains another peer's short ID could be taken for that peer.
         mentioned = {
             other
             for run in names.runs(name, len(peer.short))
@@ -290,7 +301,7 @@ class AddressBook:
         if not self._put(peer, change(self.entry(peer))):
             return False
         if self._path is not None:
-            # What can't be written holds as long as this process, and is tried again with the next change.
+            # What can't be written is in effect in this process, and is tried again with the next change.
             self._late.pop(key, None)
             self._late[key] = change
             self._write(self._path)
@@ -299,7 +310,7 @@ class AddressBook:
         return True
 
     def _write(self, path: Path) -> None:
-        """Make the changes that the file does not have yet, unless another process is at it just now."""
+        """Write the changes that are not in the file yet, unless another process holds the lock just now."""
         try:
             descriptor = self._lock(path)
             self._locked_out = descriptor is None
@@ -307,7 +318,7 @@ class AddressBook:
                 return
             try:
                 if _stamp(path) != self._stamp:
-                    # What can't be read is not written over.
+                    # If the file can't be read, it is not overwritten.
                     self._read(path)
                 replace_private(path, encode(self._entries))
                 self._stamp = _stamp(path)
@@ -346,8 +357,8 @@ class AddressBook:
 
     def refresh(self) -> None:
         """
-        Read what other processes have changed, and write what could not be written while they did. A file
-        that can't be used meanwhile changes nothing here: who changes something next is told.
+        Read what other processes have changed, and write what could not be written while they did. If the
+        file can't be used, nothing happens: the next change reports it.
         """
         if self._path is None:
             return
@@ -417,13 +428,6 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-#: Names that are looked at for one that is near, and how many of them are told.
-MAX_COMPARED, MAX_TOLD = 5000, 3
-
-#: Longest text that may be a name.
-_MAX_NAME = 40
-
-
 class UnknownPeer(ValueError):
     """
     A text means nobody.
@@ -442,10 +446,10 @@ class UnknownPeer(ValueError):
 
 def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerID:
     """
-    Whom `text` means. What is not seen in it (Unicode Cf) is ignored.
+    Return the peer that `text` means. Invisible characters (Unicode category Cf) are ignored.
 
     :param others: names that could have been typed as well.
-    :raise UnknownPeer: nobody; a name is called that, and an ID with a typo that.
+    :raise UnknownPeer: it means nobody. The error tells unknown names from IDs with typos.
     """
     typed = names.without_format(text).strip()
     named = book.find(typed)
@@ -461,8 +465,8 @@ def find_peer(book: AddressBook, text: str, others: Iterable[str] = ()) -> PeerI
 
 
 def near_names(typed: str, known: Iterable[str]) -> list[str]:
-    """Names that are written nearly so, or look so, the nearest first."""
-    # Only a name that is unknown needs it, and each start would pay for it.
+    """Return known names that are spelled similarly, or look alike, the nearest first."""
+    # It is needed for unknown names only, and importing it at the top would slow each start.
     from difflib import get_close_matches
 
     folded = {name.casefold(): name for name in known}
@@ -478,6 +482,6 @@ def _names(book: AddressBook) -> Iterable[str]:
 
 
 def is_name(typed: str) -> bool:
-    """Whether it was rather meant as a name than as an ID."""
+    """Whether a text was probably meant as a name, not as an ID."""
     compact = "".join(typed.split())
     return len(compact) <= _MAX_NAME and len(compact) < TEXT_LENGTH and not names.looks_like_an_id(compact)

@@ -56,10 +56,10 @@ __all__ = [
 ]
 
 RETRY = 1.0
-"""Seconds after which a service is announced again whose node has ended."""
+"""Seconds after which a service whose node has ended is announced again."""
 
 Sentence = Callable[[CallFailed | Unregistered], str]
-"""Says to the user why a call, or the registration, failed."""
+"""Renders for the user why a call, or the registration, failed."""
 
 
 class PunchConnectError(ConnectError):
@@ -91,7 +91,7 @@ class PunchListenError(CannotListenError):
 
 
 def plain_sentence(failed: CallFailed | Unregistered) -> str:
-    """Return a sentence, for a failed call or registration, that has only its code."""
+    """Return a sentence for a failed call or registration that contains nothing but its code."""
     if isinstance(failed, Unregistered):
         return f"The registration failed: {failed.reason}."
     who = "The node" if failed.peer is None else f"The call to {failed.peer.short}"
@@ -362,7 +362,7 @@ class PunchPort:
             end()
 
     def _lost(self, _: None) -> None:
-        """The node has ended."""
+        """Called when the node has ended."""
         self._stop()
         if self._listening:
             self._retry.start(RETRY, self._serve_again)

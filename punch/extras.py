@@ -1,4 +1,4 @@
-"""How optional packages are installed, in the words of the way in which Punch was."""
+"""The command that installs an optional package, by the tool with which Punch was installed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def install_command(
     managed: bool = False,
 ) -> str:
     """
-    The command that adds an extra of txpunch to this installation.
+    Return the command that adds an extra of txpunch to an installation.
 
-    :param prefix: the directory of its environment: pipx and uv have places of their own for these.
-    :param source: the directory or URL that it was installed from; None: a package index. pip takes what is
-        installed already for the package, and adds what the extra needs, wherever it came from.
+    :param prefix: the directory of its environment, by which those of pipx and uv are recognized.
+    :param source: the directory or URL that it was installed from; None: a package index. pip needs no
+        source: it takes the package that is installed already, and adds what the extra needs.
     :param managed: this Python belongs to the operating system, and takes packages from that alone (PEP 668).
     """
     parts = PurePath(prefix).parts
@@ -49,7 +49,7 @@ def install_command_here(extra: str) -> str:
 
 def installed_from() -> str | None:
     """The directory or URL that txpunch was installed from; None: an index, or it is not known (PEP 610)."""
-    # It takes longer to load than most of Punch, and only errors need it
+    # It takes longer to load than most of Punch, and is needed for errors only
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -60,7 +60,7 @@ def installed_from() -> str | None:
 
 
 def parse_direct_url(text: str) -> str | None:
-    """Directory or URL of a `direct_url.json`."""
+    """Return the directory or URL of a `direct_url.json` (PEP 610)."""
     found = json.loads(text)
     url = str(found["url"])
     parts = urlsplit(url)

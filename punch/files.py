@@ -1,9 +1,9 @@
 """
-Files that only their owner may read, written so that no crash and no second process leaves half of one.
+Files that only their owner may read. They are written in such a way that neither a crash nor a second process
+leaves a part of one.
 
-Only regular files are opened, whoever put them there: a named pipe would let the process wait for ever, a
-device might do anything. It stands below everything else and imports nothing of Punch. All functions raise
-`OSError` and nothing else.
+Only regular files are opened, whoever put them there: a named pipe would let the process wait for ever, and a
+device might do anything. This module imports nothing of Punch. Its functions raise no error but `OSError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 
 
 class NotRegular(OSError):
-    """Something has the name of a file and is none that can be opened; `strerror` says what it is."""
+    """
+    What has the name of a file is something else, such as a directory, or too long; `strerror` says what.
+    """
 
 
 _KINDS = {
@@ -32,7 +34,7 @@ _KINDS = {
 
 def check_regular(path: Path) -> None:
     """
-    Nothing, if `path` is a regular file (or a link to one), or not there.
+    Check that `path` is a regular file, or a link to one, or does not exist.
 
     :raise NotRegular: it is something else.
     """
@@ -45,10 +47,10 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     Open a file, which is created with mode 0600 if `flags` say so.
 
     :return: the descriptor, which the caller closes.
-    :raise NotRegular: it is something else than a regular file. It was not opened, or only for a moment.
+    :raise NotRegular: it is not a regular file. It was not opened, or only for a moment.
     """
     check_regular(path)
-    # It may be another one by now; without O_NONBLOCK a named pipe would wait for its other end.
+    # It may have been replaced since the check; without O_NONBLOCK a named pipe would wait for its other end.
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -81,10 +83,11 @@ def sqlite_files(path: Path) -> list[Path]:
 
 def unusable(what: str, error: OSError, advice: str) -> str:
     """
-    A sentence for a file that can't be used, and what to do.
+    Return a sentence that says why a file can't be used, and what to do.
 
-    :param what: names it: "The key file /x/identity.key".
-    :param advice: what else helps, as it stands after "or": "choose another directory with --state-dir".
+    :param what: the subject of the sentence: "The key file /x/identity.key".
+    :param advice: what the user can do, without a capital letter: "choose another directory with
+        --state-dir".
     """
     if isinstance(error, NotRegular):
         return f"{what} can't be used: {error.strerror}. Move it away, or {advice}."
@@ -128,7 +131,10 @@ def create_private(path: Path, content: bytes) -> bool:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Write `content` to `path` with mode 0600: afterwards it is the old or the new one, never a part."""
+    """
+    Write `content` to `path` with mode 0600: afterwards the file has its old or its new content, never a
+    part.
+    """
     temporary = _write_temporary(path, content)
     try:
         os.replace(temporary, path)
@@ -151,12 +157,12 @@ class NewFile:
         self._file = os.fdopen(_create(self._temporary), "wb")
 
     def write(self, content: bytes) -> None:
-        """Add something."""
+        """Write bytes at the end."""
         self._file.write(content)
 
     def finish(self) -> bool:
         """
-        Give it its name.
+        Give the file its name.
 
         :return: False if something of this name is there already: it is left alone, and this file is gone.
         """
@@ -175,15 +181,15 @@ class NewFile:
         return True
 
     def discard(self) -> None:
-        """Nothing is left of it, unless it has its name already."""
+        """Remove the file, unless it has its name already."""
         with suppress(OSError):
-            # What is still to be written can't always be.
+            # Writing what is still buffered may fail.
             self._file.close()
         with suppress(FileNotFoundError):
             os.unlink(self._temporary)
 
     def _rename(self) -> bool:
-        # Renaming replaces what is there; so let that be an empty file of ours.
+        # Renaming replaces whatever has the name, so an empty file of ours takes it first.
         if not _create_in_place(self._path, b""):
             return False
         try:
@@ -195,7 +201,7 @@ class NewFile:
 
 
 def _beside(path: Path) -> Path:
-    # The name only has to be unused; it decides nothing, so it needs no seeded source.
+    # The name only has to be unused, so it needs no seeded source of randomness.
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
 
 
@@ -231,7 +237,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def try_lock(descriptor: int) -> bool:
-        """Lock an open file until it is closed, by this process or by its end; whether that worked."""
+        """Lock an open file until it is closed or this process ends, and return whether that worked."""
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
@@ -241,7 +247,7 @@ else:
     import fcntl
 
     def try_lock(descriptor: int) -> bool:
-        """Lock an open file until it is closed, by this process or by its end; whether that worked."""
+        """Lock an open file until it is closed or this process ends, and return whether that worked."""
         # flock, not lockf: it belongs to the open file, so it outlives the fork of a process that daemonizes.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,12 +44,12 @@ PIN_VERSION = 2
 TEXT_LENGTH = 56
 LABEL_PREFIX = b"punch/1 "
 MAX_KEY_FILE = 16384
-"""How many bytes of a key file are read; a key has about 120."""
+"""How many bytes of a key file are read. A key has about 120."""
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _ALPHABET = frozenset(_LETTERS)
 _DIGITS = str.maketrans(_LETTERS, "0123456789abcdefghijklmnopqrstuv")
-"""From base32 to the digits of base 32 that `int` reads."""
+"""Translates the letters of base32 to the digits that `int` reads in base 32."""
 
 
 class PeerIDError(ValueError):
@@ -172,7 +172,7 @@ class PeerID:
 
         :raise PeerIDError: the text is not a peer ID, or has a typo.
         """
-        # Programs write all of them in one length, and name the same few all the time
+        # Programs write IDs without spaces, and the same few again and again
         return _remembered(text) if len(text) == TEXT_LENGTH else cls.parse_unchecked(text).checked()
 
     @classmethod
@@ -261,7 +261,7 @@ class PeerID:
 
     def checked(self) -> PeerID:
         """
-        Return this peer ID.
+        Return this peer ID, whose key is checked.
 
         :raise PeerIDError: its key is not usable.
         """

@@ -23,17 +23,17 @@ _WORDS = """
     invite uninvite join transfers send-files accept-files refuse-files stop-files dismiss-files open-folder
 """
 
-#: Words that the interface uses for something else, and its commands: nobody is called so automatically.
+#: Words that mean something else in the interface, and its commands. No peer gets such a name automatically.
 RESERVED = frozenset(_WORDS.split())
 
-#: Names with this many of an ID's letters look too much like one, if there is little else in them.
+#: A name with so many letters of an ID looks like an ID, if there is little else in it.
 _ID_LIKE = 24
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
 #: Scripts with many letters that look like those of the others.
 _LIKE_LATIN = frozenset(("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"))
 
-#: Those, and what else accents and strokes are put on without making another word of it.
+#: Those, and digits: accents and strokes on them do not make another word.
 _WITH_LOOSE_MARKS = _LIKE_LATIN | {"DIGIT"}
 
 #: Letters and marks that are blank, though Unicode does not call them ignorable.
@@ -42,7 +42,7 @@ _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 #: Characters that reorder the text around them, so that it reads as something else.
 REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
-#: What makes another letter of a kana, and the scripts of those.
+#: The marks that make another letter of a kana, and the scripts that kana belong to.
 _KANA_MARKS = frozenset("\u3099\u309a")
 _KANA = frozenset(("HIRAGANA", "KATAKANA", "HALFWIDTH"))
 
@@ -118,7 +118,7 @@ def is_reserved(name: str) -> bool:
 
 
 def is_mixed(name: str) -> bool:
-    """Whether a name mixes letters of scripts that look alike, as no honest name does."""
+    """Whether a name mixes letters of scripts that look alike, which hardly any real name does."""
     plain = without_ignorable(unicodedata.normalize("NFKC", name))
     found = {script_of(c) for c in plain if c.isalpha()}
     return len(found & _LIKE_LATIN) > 1
@@ -143,7 +143,7 @@ def looks_like_an_id(name: str) -> bool:
 
 
 def _bare_skeleton(form: str) -> str:
-    # A prototype may have a mark of its own, as a stroke through a letter. In other scripts those are vowels.
+    # A prototype may contain a mark, such as a stroke through a letter. In other scripts marks are vowels.
     kept, base = [], ""
     for character in skeleton(form):
         if not _is_mark(character):
@@ -164,8 +164,8 @@ def _is_loose_mark(character: str) -> bool:
 
 def _without_foreign_marks(text: str) -> str:
     """
-    `text` without the marks that can stand over any letter, and without those of one script over a letter of
-    another, where they are no part of any word.
+    Return `text` without marks that can stand over any letter, and without marks of one script over a letter
+    of another one, which are not part of any word.
     """
     kept, base = [], ""
     for character in text:
@@ -204,7 +204,7 @@ def _ascii_prototypes() -> dict[int, str]:
 
 @cache
 def _prototypes() -> dict[str, str]:
-    # Not earlier: only who compares names needs it.
+    # Not at the top, because only comparing names needs it.
     from punch.unicode_tables import CONFUSABLES
 
     table: dict[str, str] = {}
@@ -219,10 +219,10 @@ def _prototypes() -> dict[str, str]:
 # -- petnames: this side's own names for peers --
 
 MAX_PETNAME = 64
-"""Longest petname, in characters."""
+"""The longest petname, in characters."""
 
 MAX_CLAIMED = 64
-"""Longest claimed name that is kept, in characters."""
+"""The longest name of a peer for itself that is kept, in characters."""
 
 _LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
 """Names that no version of Punch accepted, because they could be IDs."""
@@ -292,7 +292,7 @@ def _allowed(character: str) -> bool:
 
 
 def petname_from(claimed: str) -> str | None:
-    """A petname made from a peer's own name for itself; None if that can't be used."""
+    """Return a petname made from a peer's own name for itself; None if that can't be used."""
     seen = without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
     if is_misleading(seen):
         return None
@@ -305,16 +305,16 @@ def petname_from(claimed: str) -> str | None:
 
 
 def petname_key(name: str) -> str:
-    """What two petnames have in common that differ in upper and lower case alone."""
+    """Return a key that is the same for petnames which differ in upper and lower case alone."""
     folded = unicodedata.normalize("NFKC", without_ignorable(name)).casefold()
     return unicodedata.normalize("NFKC", folded)
 
 
 def old_petname_key(name: str) -> str:
-    """As `petname_key`, in earlier versions."""
+    """Return the key that earlier versions had in place of `petname_key`."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def was_petname(name: str) -> bool:
-    """Whether some version of Punch gave such a name."""
+    """Whether some version of Punch accepted such a petname."""
     return _has_form(name) and not _LIKE_AN_ID.fullmatch(old_petname_key(name))

@@ -1,12 +1,13 @@
 """
-Which characters of others' text are shown as they are, which are left out, and which are written as escapes.
+Which characters of text from others are shown as they are, which are left out, and which are written as
+escapes.
 
 This is the one table for terminals and for the page: `tools/make_shown_js.py` writes it for the latter.
 
-Escapes stand for what acts instead of being seen: controls, private characters, line separators, characters
-that override the direction of the text around them or its shapes, and hidden tags. Directional marks, and
-isolates that are closed, stand in honest text in Hebrew and Arabic; it can be read without them, so they are
-left out. Tags are kept where they make a flag (UTS #51, ED-14a).
+Escapes stand for characters that have an effect instead of being visible: controls, private characters, line
+separators, characters that override the direction of the text around them or its shapes, and hidden tags.
+Directional marks, and isolates that are closed, are normal in Hebrew and Arabic, which can be read without
+them, so they are left out. Tags are kept where they make a flag (UTS #51, ED-14a).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from punch.names import is_ignorable, script_of
 #: Left out: directional marks (ALM, LRM, RLM).
 DROPPED = ((0x61C, 0x61C), (0x200E, 0x200F))
 
-#: Left out in pairs: what begins an isolate (LRI, RLI, FSI), and what ends it (PDI). An isolate ends with its
-#: line as well; one that is not closed there is an escape, and so is an end without a beginning.
+#: Left out in pairs: the beginning of an isolate (LRI, RLI, FSI) and its end (PDI). An isolate ends with its
+#: line as well. A beginning without an end in its line is written as an escape, and so is an end without a
+#: beginning.
 BEGIN_ISOLATE, END_ISOLATE = (0x2066, 0x2068), 0x2069
 
 #: Written as escapes; a line feed and a tab are not.
@@ -54,10 +56,11 @@ _ACTING = re.compile(f"({_FLAG})|[{_class(*DROPPED)}]|([{_class(*ESCAPED)}])")
 
 _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
 
-#: Characters that are drawn as one thing with the one before: the joiner, skin tones and tags. So are marks.
+#: Characters that are drawn as one with the character before them, as marks are: the joiner, skin tones and
+#: tags.
 _JOINER, _TONES, _TAGS = "\u200d", ("\U0001f3fb", "\U0001f3ff"), ("\U000e0020", "\U000e007f")
 
-#: Joiners are not seen, but are parts of words in these scripts (UAX #31, section 2.3), and of emoji.
+#: Joiners are invisible, but parts of words in these scripts (UAX #31, section 2.3), and of emoji.
 _JOINERS = frozenset("\u200c\u200d")
 _JOINED_WORDS = """
     ARABIC SYRIAC MANDAIC MONGOLIAN NKO DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA
@@ -70,15 +73,18 @@ _SELECTORS = ((0x180B, 0x180D), (0x180F, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0x
 _VARIED = frozenset(("CJK", "MONGOLIAN", "MYANMAR", "PHAGS-PA", "MANICHAEAN"))
 _KEY = "\u20e3"
 
-#: Two of these are the flag of a country.
+#: Two of these make the flag of a country.
 _REGIONAL = ("\U0001f1e6", "\U0001f1ff")
 
-#: The most characters by which a text is cut earlier, so that nothing is cut that is drawn as one.
+#: By how many characters at most a text is cut earlier, so that nothing that is drawn as one is divided.
 _MAX_EARLIER = 32
 
 
 def sanitize(text: str) -> str:
-    """`text` without what would act on a terminal or a page instead of being seen."""
+    """
+    Return `text` without characters that would have an effect on a terminal or a page instead of being
+    visible.
+    """
     if text.isascii() and text.isprintable():
         return text
     text = _without_isolates(text)
@@ -92,7 +98,7 @@ def sanitize(text: str) -> str:
 
 def printable(text: str, newline: str = "\\n") -> str:
     """
-    `text` with all that could act on a terminal written out as escapes.
+    Return `text` with escapes for all characters that could have an effect on a terminal.
 
     :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
     """
@@ -100,7 +106,7 @@ def printable(text: str, newline: str = "\\n") -> str:
 
 
 def _without_isolates(text: str) -> str:
-    """Without those that begin and end in one line."""
+    """Return `text` without the isolates that begin and end in one line."""
     open_ones: list[int] = []
     paired: set[int] = set()
     for found in _ISOLATES.finditer(text):
@@ -115,29 +121,33 @@ def _without_isolates(text: str) -> str:
 
 
 def escaped(character: str) -> str:
-    """A character as Python writes it in ASCII: `\\x1b`, `\\u202e`, `\\U000e0041`."""
+    """Return a character as Python writes it in ASCII: `\\x1b`, `\\u202e`, `\\U000e0041`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def quoted(text: str, length: int = 4096) -> str:
     """
-    What the user typed, or the name of a file, in quotes for a sentence: in its own script, on one line.
+    Return what the user typed, or the name of a file, in quotes for a sentence: in its own script, on one
+    line.
 
-    What is not seen in it becomes an escape, as it may be what is wrong with it, unless it is a part of words
-    or emoji.
+    Invisible characters become escapes, since they may be what is wrong, unless they are parts of words or
+    emoji.
 
-    :param length: what is longer is cut.
+    :param length: how many characters are shown at most.
     """
     return f"'{name_on_one_line(cut(text, length))}'"
 
 
 def name_on_one_line(text: str) -> str:
-    """The name of something, on one line: what acts instead of being seen, or is `unseen`, is escaped."""
+    """
+    Return the name of something on one line. Characters that have an effect instead of being visible, or are
+    `unseen`, become escapes.
+    """
     hidden = unseen(text)
 
     def seen(index: int, character: str) -> str:
-        # What `sanitize` does not leave as it is, it treats with the characters around it.
+        # Characters that `sanitize` changes are left to it, since it has to know those around them.
         return escaped(character) if index in hidden and sanitize(character) == character else character
 
     shown = sanitize("".join(seen(index, character) for index, character in enumerate(text)))
@@ -146,8 +156,8 @@ def name_on_one_line(text: str) -> str:
 
 def unseen(text: str) -> frozenset[int]:
     """
-    Where `text` has invisible characters that are no part of a word, an emoji or a flag: without them it
-    looks the same.
+    Return where `text` has invisible characters that are not part of a word, an emoji or a flag: without them
+    it looks the same.
     """
     if text.isascii():
         return frozenset()
@@ -172,19 +182,22 @@ def _is_part(text: str, index: int) -> bool:
 
 
 def _is_symbol(character: str) -> bool:
-    """Whether it may be an emoji or another symbol that has variants."""
+    """Whether a character may be an emoji or another symbol that has variants."""
     return not character.isascii() and unicodedata.category(character)[0] in "SP"
 
 
 def flags(text: str) -> list[tuple[int, int]]:
-    """Where in `text` flags are that are made of tags: the first index of each, and the one after it."""
+    """
+    Return where flags that are made of tags are in `text`: the index of the first character of each, and the
+    index after its last one.
+    """
     return [found.span() for found in _FLAGS.finditer(text)]
 
 
 def cut(text: str, length: int) -> str:
     """
-    `text`, or if it is longer than `length` characters its beginning and an ellipsis. What is drawn as one (a
-    flag, an emoji of several, a letter with its accents) is kept or left out as a whole.
+    Return `text`, or, if it is longer than `length` characters, its beginning and an ellipsis. What is drawn
+    as one (a flag, an emoji of several characters, a letter with its accents) is kept or left out as a whole.
     """
     if len(text) <= length:
         return text

@@ -45,7 +45,7 @@ MAX_NAME = 64
 
 
 def login_name(environ: Mapping[str, str]) -> str:
-    """The user's login name, as a name for an identity; "peer" where there is none."""
+    """Return the user's login name as a name for an identity; "peer" if there is none."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -56,7 +56,7 @@ def login_name(environ: Mapping[str, str]) -> str:
 
 def default_state_dir(environ: Mapping[str, str], platform: str, home: Path) -> Path:
     """
-    The platform's own place for a program's state.
+    Return the platform's own place for a program's state.
 
     :param platform: as `sys.platform`.
     """
@@ -71,16 +71,16 @@ def default_state_dir(environ: Mapping[str, str], platform: str, home: Path) -> 
 
 
 def own_state_dir(environ: Mapping[str, str]) -> Path:
-    """`default_state_dir` for the user and the system that this process runs on."""
+    """Return `default_state_dir` for the user and the system of this process."""
     try:
         home = Path.home()
-    except RuntimeError:  # a user without a home: --state-dir will have to say
+    except RuntimeError:  # a user without a home needs --state-dir
         home = Path("/nonexistent")
     return default_state_dir(environ, sys.platform, home)
 
 
 class StateDirectory:
-    """The root of everything kept. Nothing is touched before something is asked for."""
+    """The directory of everything that is kept. No file is opened or made before it is needed."""
 
     def __init__(self, root: Path) -> None:
         """:raise StateError: `root` begins with the ``~`` of somebody who has no home."""
@@ -177,7 +177,7 @@ class RendezvousState:
 
 
 class PeerState:
-    """What the peer of one name keeps. Two names of one user are two identities."""
+    """What the peer of one name keeps. Each name of a user has an identity of its own."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.directory = directory
@@ -206,7 +206,7 @@ class PeerState:
 
     @property
     def has_identity(self) -> bool:
-        """Whether the key was made, by whatever process."""
+        """Whether there is a key, made by this process or another one."""
         return (self.directory / "identity.key").exists()
 
     def prepare(self) -> None:
@@ -235,7 +235,7 @@ class PeerState:
 
     def write_offers(self, content: bytes) -> None:
         """
-        Keep this about the offers of other peers.
+        Keep something about the offers of other peers.
 
         :raise StateError: it can't be written.
         """
@@ -251,7 +251,7 @@ class PeerState:
 
     def write_prekey(self, peer: PeerID, signed: bytes | None) -> None:
         """
-        Keep this prekey of another peer; None removes the one that was kept.
+        Keep a prekey of another peer; None removes the one that was kept.
 
         :raise StateError: it can't be written.
         """
@@ -264,15 +264,15 @@ class PeerState:
 
     def forget_prekeys(self) -> None:
         """
-        Remove the prekeys of peers that are not in the address book any more, though nobody has told it to
-        forget them: it was replaced, say.
+        Remove the prekeys of peers that are not in the address book any more, though nobody has removed them
+        there: the file of the book may have been replaced.
 
         :raise StateError: the directory can't be read, or a file can't be removed.
         """
         known = self.book
         with state_errors(self._prekeys_path), suppress(FileNotFoundError):
             for path in list(self._prekeys_path.iterdir()):
-                with suppress(PeerIDError):  # somebody else's file
+                with suppress(PeerIDError):  # a file that Punch did not make
                     if PeerID.parse(path.name) not in known:
                         path.unlink(missing_ok=True)
 
@@ -317,7 +317,7 @@ class PeerState:
 
     def remember_display_name(self, name: str) -> None:
         """
-        Be called so from now on.
+        Keep what this peer calls itself from now on.
 
         :raise StateError: it can't be written.
         """

@@ -22,7 +22,7 @@ from punch.files import (
 from punch.identity import Identity, IdentityError, RandomBytes, load_identity
 
 _MAX_PROGRAM = 100
-"""Bytes that are read of who has a lock."""
+"""How many bytes are read of the name of the program that has a lock."""
 
 
 class StateProblem(str, Enum):
@@ -73,7 +73,7 @@ class IdentityInUse(StateError):
     """
     Another process runs with an identity.
 
-    :ivar holder: what that process is, if it is a program that could use the node of another one; or "".
+    :ivar holder: the name of its program, if that could use the node of another process as well; or "".
     """
 
     def __init__(self, name: str, holder: str) -> None:
@@ -83,16 +83,16 @@ class IdentityInUse(StateError):
 
 class Lock:
     """
-    A lock that the operating system drops when its process ends, however that happens.
+    A lock that the operating system releases when its process ends, in whatever way.
 
-    The file stays: it is the open descriptor that holds the lock, so one left behind blocks nobody.
+    The open descriptor holds the lock, not the file, so a file that is left behind blocks nobody.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
 
     def release(self) -> None:
-        """Let another process have the identity. It does no harm to call it again."""
+        """Release the lock, so that another process can have the identity. It may be called again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -129,7 +129,7 @@ def lock_identity(path: Path, name: str, program: str) -> Lock:
             locked = try_lock(descriptor)
         if not locked:
             raise IdentityInUse(name, _holder(descriptor))
-        with suppress(OSError):  # As of a full disk: it is only for a sentence
+        with suppress(OSError):  # On a full disk, say. It is only for a sentence
             os.ftruncate(descriptor, 0)
             os.write(descriptor, program.encode())
     except StateError:
@@ -139,9 +139,9 @@ def lock_identity(path: Path, name: str, program: str) -> Lock:
 
 
 def _holder(descriptor: int) -> str:
-    """What the process is that has the lock of a file; "" if that is not known."""
+    """Return the name of the program that has the lock of a file; "" if that is not known."""
     holder = ""
-    with suppress(OSError):  # Some systems let nobody read what is locked
+    with suppress(OSError):  # Some systems do not allow reading a locked file
         holder = os.read(descriptor, _MAX_PROGRAM).decode("utf-8", "replace")
     return holder if holder.isprintable() else ""
 
@@ -157,13 +157,13 @@ def prepare_files(log: Path, others: Sequence[Path]) -> None:
             check_regular(path)
     with state_errors(log):
         make_private_directory(log.parent)
-        # A log names peers: it is for its owner, from the first line on.
+        # A log contains names of peers, so nobody but its owner may read it, from the first line on.
         os.close(open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
 
 
 def kept_identity(directory: Path, random: RandomBytes) -> Identity:
     """
-    The identity with the key in a directory, which is made on first use.
+    Return the identity whose key is in a directory. The key is made on first use.
 
     :raise StateError: it can't be loaded or made.
     """
@@ -175,7 +175,7 @@ def kept_identity(directory: Path, random: RandomBytes) -> Identity:
 
 def read_file(path: Path, limit: int = 65536) -> bytes | None:
     """
-    The content of a file of at most `limit` bytes; None if there is no such file.
+    Return the content of a file of at most `limit` bytes; None if there is no such file.
 
     :raise StateError: it can't be read.
     """
@@ -188,7 +188,7 @@ def read_file(path: Path, limit: int = 65536) -> bytes | None:
 
 def read_line(path: Path) -> str | None:
     """
-    The first line of a file, without spaces around it; None if there is none.
+    Return the first line of a file, without the spaces around it; None if there is none.
 
     :raise StateError: it can't be read.
     """

@@ -51,7 +51,7 @@ punch COMMAND --help explains a command. punch --version prints the version."""
 
 PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
 
-#: Short for the plugin `punch-peer` with these options, and whom to call as a word of its own.
+#: Commands that start the plugin `punch-peer` with these options. Whom to call is an argument of theirs.
 CHATS: dict[str, list[str]] = {"chat": [], "web": ["--web"]}
 
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from punch.names import without_format
 
-    # What is not seen comes along when a command is pasted.
+    # Invisible characters come along when a command is pasted.
     command, rest = without_format(words[0]), words[1:]
     action = without_format(rest[0]) if rest else ""
     if command in ("-V", "--version", "version"):
@@ -139,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_peer(rest: Sequence[str]) -> Sequence[str]:
-    """The command line of a chat, with `--peer WHO` for the word that may stand anywhere between options."""
+    """
+    Return the command line of a chat, with `--peer WHO` in place of the argument WHO, which may stand
+    anywhere between the options.
+    """
     import getopt
 
     from punch.cli.peer_tap import Options
@@ -156,7 +159,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
 
 def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
-    """`twistd -n PLUGIN …`, in this process, that was asked for as `punch COMMAND …`."""
+    """Run `twistd -n PLUGIN …` in this process, for `punch COMMAND …`."""
     from twisted.scripts import twistd
 
     from punch.cli.twistd import commands

@@ -22,24 +22,24 @@ PROXY_HELP = (
 
 class Parser(argparse.ArgumentParser):
     """
-    Says what is wrong in a sentence on stderr, with `--json` also as a `failed` event on stdout; the status
-    is 2.
+    An `ArgumentParser` that says in one sentence on stderr what is wrong with a command line, with `--json`
+    also as a `failed` event on stdout. The exit status is then 2.
 
     `--help` fits on one screen: it leaves out the options that `add_rare_argument` adds, which `--help-all`
     shows, too.
 
-    :param words_name_files: whether the values that belong to no option name files.
+    :param words_name_files: whether the positional arguments name files.
     :param own_stdout: False: stdout is for the data of the command, and the event is alone on stderr.
     """
 
     files = frozenset(("state-dir", "output", "as"))
-    """The options of all commands whose values name files."""
+    """Options, of any command, whose values name files."""
 
     def __init__(
         self, prog: str, *, description: str, words_name_files: bool = False, own_stdout: bool = True
     ) -> None:
         super().__init__(prog, description=description)
-        self.color = False  # Python 3.14 has a mind of its own about that
+        self.color = False  # Python 3.14 would use colors
         self._json = False
         self._words_name_files = words_name_files
         self._own_stdout = own_stdout
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(words)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        """Explain the options that are not rare."""
+        """Print the help without rare options."""
         self.print_text(self.format_help(), file)
 
     def format_help(self) -> str:
@@ -83,14 +83,14 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def print_text(self, text: str, file: SupportsWrite[str] | None) -> None:
-        """Print on stdout, or into a file."""
+        """Write a text to a file; None is stdout."""
         if file is None:
             show(text.rstrip("\n"))
         else:
             file.write(text)
 
     def error(self, message: str) -> NoReturn:
-        """End with a sentence."""
+        """End the process with a sentence about the command line."""
         text = usage_error_text(message, self.prog)
         if self._json:
             say = show if self._own_stdout else write_stderr
@@ -110,7 +110,7 @@ class _HelpAll(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> NoReturn:
-        """Do so."""
+        """Print the help, and end the process."""
         assert isinstance(parser, Parser)
         parser.print_text(parser.format_help_of_all(), None)
         raise SystemExit(0)

@@ -1,5 +1,5 @@
 """
-What a running peer is put together from.
+Puts a running peer together.
 
 This is a composition root: the one place where node, chat, front end, state directory and reactor meet.
 """
@@ -150,7 +150,7 @@ class PeerService(Service):
         )
         on_second_signal(console.restore)
         if self._transfers is not None and (options["web"] or console.front_end.view.watched):
-            # Somebody can be asked about offers. punch receive takes them in place of this process
+            # There is somebody to ask about offers. punch receive takes offers in place of this process
             own.serve_by_default(FILES, self._transfers.service, anyone)
         if options["web"] and not self._open_web(chat, console):
             return
@@ -262,7 +262,9 @@ class PeerService(Service):
         return True
 
     def _start_web(self, web: WebView) -> str:
-        """At the port of last time if none was chosen: a browser keeps drafts for a port."""
+        """
+        Serve the page: at the port of last time if none was chosen, because a browser keeps drafts by port.
+        """
         port = self._options.web_port
         last: int | None = None
         try:
@@ -316,7 +318,7 @@ class PeerService(Service):
         console, web, chat = self._console, self._web, self._chat
         self._replacements.stop()
         steps: list[Callable[[], object]] = [
-            # First of all the terminal: a second signal ends the process at once.
+            # The terminal first, because a second signal ends the process at once.
             *([] if console is None else [console.close]),
             *([] if self._local is None else [self._local.stop]),
             *([] if self._codes is None else [self._codes.stop]),

@@ -53,7 +53,7 @@ _RARE_OF = {
     "punch chat": frozenset(("json", "peer", "web-port")),
     "punch web": frozenset(("json", "peer", "web")),
 }
-"""Further rare options of two commands, which take whom to call as a word of its own."""
+"""Further rare options of the two commands that take whom to call as an argument."""
 
 
 class Options(BaseOptions):
@@ -193,7 +193,10 @@ this machine]"""
         self["rendezvous"] = address if self["rendezvous"] is None else f"{self['rendezvous']},{address}"
 
     def postOptions(self) -> None:
-        """Check what was given, and take the identity: what fails here needs no reactor and no log."""
+        """
+        Check the options, and find the identity and the rendezvous. What fails is reported before the log is
+        opened and the reactor runs.
+        """
         occupy_standard_descriptors()
         if self["name"] is None:
             self["name"] = login_name(os.environ)
@@ -233,7 +236,7 @@ this machine]"""
         )
 
     def fail(self, reason: str, sentence: str) -> NoReturn:
-        """End with a sentence on stderr, and as an event with `--json`."""
+        """End the process with a sentence on stderr, and with `--json` an event on stdout."""
         fail(self.command, sentence, reason=reason, as_json=bool(self["json"]))
 
     def _choice(self, option: str, kind: type[E]) -> E:
@@ -304,7 +307,7 @@ class Retention:
 
 
 def makeService(options: Options) -> IService:
-    """What `twistd` runs."""
+    """Return the service that `twistd` runs."""
     from twisted.internet import reactor
 
     end_without_collecting()

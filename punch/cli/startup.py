@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 
 
 def end_quietly_on_interrupt() -> None:
-    """Until something else handles SIGINT, it ends the process without a traceback."""
+    """Have SIGINT end the process without a traceback, until something else handles it."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -32,7 +32,7 @@ def end_quietly_on_interrupt() -> None:
 
 
 def _program() -> str:
-    """What was started: a script's name, or for `python -m` that of the package."""
+    """Return the name of the script that was started, or of the package for `python -m`."""
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     return os.path.basename(os.path.dirname(sys.argv[0])) if name == "__main__" else name
 
@@ -44,8 +44,8 @@ if _program() in ("punch", "twistd"):
 @contextmanager
 def loading() -> Iterator[None]:
     """
-    Around the imports of a program: the collector waits until they are done, and afterwards never looks at
-    what exists then.
+    Return a context for the imports of a program. The garbage collector does not run in it, and never looks
+    later at what exists at its end.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -60,14 +60,18 @@ def loading() -> Iterator[None]:
 def end_without_collecting() -> None:
     """
     Keep the interpreter from looking for cycles in all that exists at the end of the process, which takes a
-    tenth of a second. In the development mode it still does, since it then tells what was left open in them.
+    tenth of a second. In Python's development mode it still looks, because it then reports what was left
+    open.
     """
     if not sys.flags.dev_mode:
         atexit.register(gc.freeze)
 
 
 def raise_descriptor_limit(wanted: int = 65_536) -> int:
-    """Raise the soft limit of open files towards `wanted`, as far as allowed; the limit that holds now."""
+    """
+    Raise the soft limit of open files towards `wanted`, as far as the system allows, and return the limit
+    that is in force then.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit

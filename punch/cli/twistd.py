@@ -35,7 +35,7 @@ from punch.files import check_regular, unusable
 LOG_BYTES = 1_000_000
 """A log file of ours is rotated at this size…"""
 LOG_FILES = 4
-"""…and this many old ones are kept: what strangers do must not fill the disk."""
+"""…and this many old ones are kept, so that nothing that strangers do fills the disk."""
 
 
 class Reactor(Protocol):
@@ -50,7 +50,7 @@ class Reactor(Protocol):
 
 
 class _ProcessExit:
-    """How this process is to end when the reactor has stopped: with a status, or by a signal."""
+    """How this process ends when the reactor has stopped: with an exit status, or by a signal."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -59,7 +59,10 @@ class _ProcessExit:
         self._registered = False
 
     def register(self) -> None:
-        """Have `finish` called at interpreter exit: anywhere else, `twistd` would replace the status."""
+        """
+        Have `finish` called when the interpreter exits. A status that is set earlier would be replaced by
+        `twistd`.
+        """
         if not self._registered:
             self._registered = True
             atexit.register(self.finish)
@@ -84,7 +87,9 @@ _process_exit = _ProcessExit()
 
 
 def set_exit_status(status: int) -> None:
-    """The process ends with `status` (1 to 255) when the reactor has stopped. The first one set stays."""
+    """
+    Have the process end with `status` (1 to 255) when the reactor has stopped. Only the first call counts.
+    """
     _process_exit.register()
     if _process_exit.status == 0:
         _process_exit.status = status
@@ -114,9 +119,11 @@ def fail(
     status: int = 1,
 ) -> NoReturn:
     """
-    End before the reactor runs (in `postOptions` or `makeService`): `sentence` on stderr, with `as_json` also
-    as a `failed` event on stdout. Without `own_stdout` stdout is for data: the event is alone on stderr.
+    End the process before the reactor runs, in `postOptions` or `makeService`. The sentence goes to stderr.
 
+    :param as_json: whether a `failed` event goes to stdout, too.
+    :param own_stdout: False: stdout is for data, so that with `as_json` the event goes to stderr, in place of
+        the sentence.
     :param status: the exit status.
     """
     said = f"{program}: {sentence}"
@@ -184,7 +191,8 @@ def end_on_signals(
             if hangs_up and number == getattr(signal, "SIGHUP", None):
                 signal.signal(number, hang_up)
                 continue
-            # Whoever started us with one ignored (nohup, a shell's background job) means it.
+            # A signal that was ignored when the process started (by nohup, or in a shell's background job)
+            # stays ignored.
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, handle)
 
@@ -212,27 +220,27 @@ def _end_by_signal(number: int) -> None:
 
 class OutputWriter:
     """
-    Lines to the process's own stdout (1) or stderr (2), whoever holds the other end.
+    Writes lines to the process's own stdout (1) or stderr (2), whatever reads them.
 
     A thread writes, so a reader that stops reading cannot stop the program: beyond `limit` waiting lines, new
-    ones are dropped. A reader that closed its end is forgotten.
+    ones are dropped. When the reader has closed its end, nothing more is written.
     """
 
     def __init__(self, fd: int = 1, *, limit: int = 10_000) -> None:
         self._fd = fd
         stream: TextIO | None = {1: sys.__stdout__, 2: sys.__stderr__}.get(fd)
-        # Without a stream at start, the number belongs to some other file by now.
+        # If there was no stream at the start, another file may have the number now.
         self.broken = fd in (1, 2) and stream is None
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._queue: queue.Queue[bytes | None] = queue.Queue(limit)
         self._thread: threading.Thread | None = None
 
     def line(self, text: str) -> None:
-        """Write `text` and a newline, soon."""
+        """Have the thread write `text` and a newline."""
         if self.broken:
             return
         if self._thread is None:
-            # Not before the first line: `twistd` may fork before, and a thread would not come along.
+            # Not earlier, because `twistd` may fork until the first line, and threads do not survive that.
             self._thread = threading.Thread(target=self._write, name="console", daemon=True)
             self._thread.start()
         with contextlib.suppress(queue.Full):
@@ -260,7 +268,7 @@ class OutputWriter:
 
 
 def _write_at_once(fd: int, data: bytes) -> None:
-    """Write what fits now: a terminal that holds its output must not hold the end of the process."""
+    """Write what fits now. The process must not wait for a terminal whose output is stopped."""
     with contextlib.suppress(OSError):
         blocking = os.get_blocking(fd)
         os.set_blocking(fd, False)
@@ -271,7 +279,7 @@ def _write_at_once(fd: int, data: bytes) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> bool:
-    """Write all of `data`; whether the other end is still there."""
+    """Write all of `data`, and return whether the other end is still open."""
     view = memoryview(data)
     while view:
         try:
@@ -284,7 +292,7 @@ def _write_all(fd: int, data: bytes) -> bool:
 
 
 def _wait_writable(fd: int) -> None:
-    # Someone who shares the terminal or pipe with us made it non-blocking.
+    # Another process that has the terminal or pipe, too, made it non-blocking.
     import select
 
     select.select([], [fd], [], 1.0)
@@ -294,7 +302,7 @@ def _wait_writable(fd: int) -> None:
 
 
 class _Log(LogFile):
-    """Escapes parts of file names that are not UTF-8. Ignores what comes when it is closed."""
+    """Escapes parts of file names that are not UTF-8, and ignores what is written when it is closed."""
 
     def write(self, data: str) -> None:
         if self.closed:
@@ -318,7 +326,7 @@ class _OwnLog:
             self._file.close()
 
     def open(self) -> ILogObserver:
-        """The observer `twistd` is to log to, until the process ends."""
+        """Return the observer to which `twistd` logs until the process ends."""
         if self.path is None:
             return self.observer(sys.stdout)
         atexit.register(self.close)
@@ -384,7 +392,10 @@ def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> Non
 
 
 def _given(parent: usage.Options) -> set[str]:
-    """Names of the options of `twistd` itself that the user gave, defaults spelled out included."""
+    """
+    Return the names of `twistd`'s own options that the user gave, even with the values that they have by
+    default.
+    """
     given = {name for name in parent.defaults if parent.get(name) != parent.defaults[name]}
     with contextlib.suppress(getopt.GetoptError):
         for name, _value in getopt.getopt(sys.argv[1:], parent.shortOpt, parent.longOpt)[0]:
@@ -394,17 +405,18 @@ def _given(parent: usage.Options) -> set[str]:
 
 
 _LEAST_COLUMNS = 60
-"""Help is never narrower: the longest options need half of that."""
+"""The least width of the help: the longest options need half of it."""
 
 commands: dict[str, str] = {}
-"""What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
+"""The commands by which the user has started plugins in this process, if not by `twistd PLUGIN`."""
 
 
 class CommandOptions(usage.Options):
     """
-    Options of a plugin: a wrong command line gets one sentence instead of all that `twistd` knows to say.
+    Options of a plugin. A wrong command line is answered with one sentence instead of the whole help of
+    `twistd`.
 
-    What is not seen (Unicode Cf) in a value is ignored, unless it names a file.
+    Invisible characters (Unicode category Cf) in a value are ignored, unless it names a file.
 
     :cvar plugin: its name.
     :cvar files: the options whose values name files.
@@ -418,7 +430,7 @@ class CommandOptions(usage.Options):
 
     @property
     def command(self) -> str:
-        """What the user calls this by."""
+        """The command by which the user has started this plugin."""
         return commands.get(self.plugin, f"twistd {self.plugin}")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -447,7 +459,7 @@ class CommandOptions(usage.Options):
         raise SystemExit(0)
 
     def _help(self, hidden: Collection[str]) -> str:
-        """The help without some options."""
+        """Return the help without some options."""
         # Twisted's `getUsage` has no parameter for that
         all_options = self.longOpt
         try:

@@ -1,5 +1,5 @@
 """
-What a program says of its command line: help, and what is wrong, in one sentence.
+What a program prints about its command line: the help, or in one sentence what is wrong.
 
 For the commands that `argparse` reads (`punch.cli.parser`), and those that Twisted reads
 (`punch.cli.twistd`). Nothing heavy is imported.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 _SHOWN = 100
-"""Characters that are repeated of what was typed."""
+"""How many characters of what was typed are repeated."""
 
 _WORDS: Sequence[tuple[str, str]] = (
     # getopt, and Twisted around it
@@ -35,9 +35,10 @@ _WORDS: Sequence[tuple[str, str]] = (
 
 def escape_output() -> None:
     """
-    From now on stdout and stderr escape what their encoding can't hold, as in `\\u041e`, in any locale.
+    Have stdout and stderr escape from now on what their encoding can't represent, as in `\\u041e`, in any
+    locale.
 
-    For the start of each program, before anything is printed.
+    Each program calls it at its start, before it prints anything.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -45,7 +46,7 @@ def escape_output() -> None:
 
 
 def write_stderr(text: str, end: str = "\n") -> None:
-    """Write a line to stderr, if there is one that takes it."""
+    """Write a line to stderr, unless that is closed or can't be written."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(text, file=sys.stderr, end=end, flush=True)
@@ -53,9 +54,10 @@ def write_stderr(text: str, end: str = "\n") -> None:
 
 def show(text: str, problem: str = "punch: The output can't be written") -> None:
     """
-    Print; a reader that has closed its end, as `| head` does, is no failure.
+    Print a text on stdout. If the reader has closed its end, as `| head` does, nothing happens.
 
-    :param problem: what is said of a disk that is full, with the cause behind it.
+    :param problem: what is said if the output can't be written, such as on a full disk. The cause is
+        appended.
     :raise SystemExit: it could not be written.
     """
     try:
@@ -69,14 +71,14 @@ def show(text: str, problem: str = "punch: The output can't be written") -> None
 
 def usage_error_text(problem: str, command: str) -> str:
     """
-    The sentence for a problem with a command line.
+    Return a sentence that says what is wrong with a command line.
 
-    :param problem: as getopt, argparse or Twisted say it.
-    :param command: what explains its options if `--help` follows.
+    :param problem: the message of getopt, argparse or Twisted.
+    :param command: the command, whose help the sentence refers to.
     """
     from punch.sanitize import quoted
 
-    # What was typed may hold anything, and goes to a terminal.
+    # What was typed may contain anything, and is written to a terminal.
     said = quoted(problem, _SHOWN)[1:-1].rstrip(".")
     for pattern, words in _WORDS:
         if re.fullmatch(pattern, said):
@@ -87,10 +89,11 @@ def usage_error_text(problem: str, command: str) -> str:
 
 def seen_words(given: Sequence[str], files: Collection[str], words_name_files: bool = False) -> list[str]:
     """
-    A command line without what is not seen in it (Unicode Cf), as it comes along when something is pasted.
+    Return a command line without invisible characters (Unicode category Cf), which come along when text is
+    pasted.
 
-    :param files: the options whose values name files. These stay as they are.
-    :param words_name_files: so do the values that belong to no option.
+    :param files: the options whose values name files. Those values stay as they are.
+    :param words_name_files: the same for positional arguments.
     """
     from punch.names import without_format
 
@@ -102,7 +105,7 @@ def seen_words(given: Sequence[str], files: Collection[str], words_name_files: b
             names_file = False
             continue
         option, equals, _ = without_format(word).partition("=")
-        # An option may be shortened.
+        # The name of an option may be abbreviated.
         if len(option) > 2 and any(f"--{name}".startswith(option) for name in files):
             kept.append(option + equals + word.partition("=")[2])
             names_file = not equals

@@ -1,1 +1,1 @@
-"""The commands of `punch` that are no plugins of twistd, each with what it has in common with others."""
+"""The commands of `punch` that are not plugins of twistd, and what several of them share."""

@@ -85,7 +85,7 @@ def parse_code(program: str, text: str, as_json: bool) -> Code:
 
 class CodeCommand:
     """
-    The part of a command that makes or uses a code.
+    What a command needs to make or use a code.
 
     It ends the process with a sentence if no rendezvous is known, or the library for codes is not installed.
 
@@ -120,7 +120,9 @@ class CodeCommand:
             )
 
     def node(self, identity: Identity) -> OwnNode:
-        """Make a node of which nothing is kept. From now on the command's address book is the node's own."""
+        """
+        Make a node that keeps nothing on disk. Its address book, which is empty, becomes that of the command.
+        """
         self._command.book = AddressBook(None)
         return temporary_node(
             identity,
@@ -141,7 +143,7 @@ class CodeCommand:
 
         :param identity: who this side is.
         :param name: what it calls itself.
-        :raise CommandFailed: nobody has used it, or it could not be used.
+        :raise CommandFailed: nobody has used it, or using it failed.
         """
         from punch.apps.codes.client import issue_code
 
@@ -175,7 +177,7 @@ class CodeCommand:
             raise _unregistered(problem) from problem
 
     def remember_rendezvous(self) -> None:
-        """Use the same rendezvous next time."""
+        """Keep the address of the rendezvous for the next time."""
         state = self._command.state.peer(self._command.options.name)
         try:
             state.remember_rendezvous(",".join(map(str, self.rendezvous)))
@@ -202,7 +204,7 @@ class CodeCommand:
         return client.run()
 
     def _show(self, code: Code) -> None:
-        """The code goes to stdout, what to do with it to stderr."""
+        """Print the code on stdout if that is no terminal, and what to do with it on stderr."""
         if self._command.options.json:
             self._command.tell("", event="code", code=str(code), expires=LIFE)
             return
@@ -228,7 +230,7 @@ def _show_qr_code(text: str) -> None:
         "\N{FULL BLOCK}".encode(sys.stderr.encoding)
     except (ModuleNotFoundError, UnicodeEncodeError):
         return
-    # A terminal that takes no more, or no blocks, shows the code in letters
+    # If that fails, the terminal still shows the code in letters
     with suppress(OSError, ValueError):
         segno.make_qr(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
 
@@ -356,7 +358,7 @@ def can_ask() -> bool:
 
 def ask_code() -> str:
     """
-    Return the code that the user types; nothing, at the end of the input. Ctrl-C ends the process.
+    Return the code that the user types, or "" at the end of the input. Ctrl-C ends the process.
 
     The Tab key completes its words where prompt_toolkit is installed.
     """

@@ -1,5 +1,5 @@
 """
-`punch demo`: a rendezvous and two peers, real processes on this machine, that really punch and chat.
+`punch demo`: a rendezvous and two peers, real processes on this machine, that punch and chat.
 
 The processes are driven as any script would drive them, through `--json`. All that they keep lies in a
 temporary directory, they listen on free ports, and whatever ends the demonstration ends them too.
@@ -44,7 +44,7 @@ Event = dict[str, Any]
 
 
 class DemoError(Exception):
-    """It did not work; `str()` is a sentence."""
+    """The demonstration failed; `str()` is a sentence."""
 
 
 class DemoOutputLost(Exception):
@@ -52,7 +52,10 @@ class DemoOutputLost(Exception):
 
 
 class ProgramEnded(BaseException):
-    """A signal asks to end. No `Exception`, so that nothing catches it before the programs are ended."""
+    """
+    A signal asks the process to end. It is no `Exception`, so that nothing catches it before the programs
+    have ended.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -61,8 +64,8 @@ class ProgramEnded(BaseException):
 
 def _environment(directory: Path) -> dict[str, str]:
     """
-    For the programs: nothing of the user's own Punch, and this same Punch, also from a source tree. What they
-    write besides their state is in `directory`, too.
+    Return the environment of the programs. They run this same Punch, also from a source tree, without the
+    user's settings for it, and write temporary files into `directory`, too.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUNCH_")}
     here = str(Path(__file__).resolve().parent.parent)
@@ -71,7 +74,7 @@ def _environment(directory: Path) -> dict[str, str]:
     return environment
 
 
-#: What the programs run: `run_until_parent_ends`, in this same Punch.
+#: The Python code of each program.
 _PROGRAM_CODE = "from punch.cli.commands.demo import run_until_parent_ends; run_until_parent_ends()"
 
 
@@ -99,7 +102,7 @@ def _command(pipe: int) -> list[str]:
 
 
 class Program:
-    """One running part: its events come into a queue shared by all."""
+    """A running program. Its events go into a queue that all programs share."""
 
     def __init__(
         self, name: str, arguments: Sequence[str], directory: Path, events: queue.Queue[tuple[str, Event]]
@@ -108,7 +111,7 @@ class Program:
         self._events = events
         self._stderr = directory / f"{name}.stderr"
         pipe, self._pipe = os.pipe()
-        # Its own session: what is typed at the terminal, interrupts too, is for the demonstration.
+        # In a session of its own: input and interrupts from the terminal are for the demonstration alone.
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [
@@ -157,7 +160,7 @@ class Program:
             self._process.terminate()
 
     def end(self, until: float) -> None:
-        """Wait for its end, and make it end."""
+        """Wait for its end until a time of `time.monotonic()`, then kill it."""
         try:
             self._process.wait(max(0.05, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -165,14 +168,14 @@ class Program:
             self._process.wait()
         os.close(self._pipe)
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # what was written last may find nobody
+        with contextlib.suppress(OSError):  # nobody may read what was written last
             self._process.stdin.close()
         self._reader.join()
 
 
 class Demo:
     """
-    The whole of it.
+    The demonstration: its programs, and what it shows of them.
 
     :param directory: where everything is kept that the programs write.
     :param as_json: show the events of the programs, as JSON lines, and no sentences.
@@ -238,7 +241,7 @@ class Demo:
             self._pump(left)
 
     def _pump(self, timeout: float) -> None:
-        """Take in what a program says, or wait until `timeout` seconds are over."""
+        """Handle the next event of any program, if one comes within `timeout` seconds."""
         with contextlib.suppress(queue.Empty):
             name, event = self._events.get(timeout=timeout)
             self.tell({"program": name, **event})
@@ -273,13 +276,17 @@ class Demo:
             raise DemoOutputLost("" if isinstance(error, BrokenPipeError) else reason) from error
 
     def step(self, text: str) -> None:
-        """Print what happens now."""
+        """Print a line for the step that begins."""
         self.say(f"{self._style.good('•')} {text}")
 
     # -- the steps --
 
     def _start_all(self, *peers: tuple[str, ...]) -> None:
-        """A rendezvous and two peers, each with its name and options."""
+        """
+        Start a rendezvous and two peers, and wait until they are registered.
+
+        :param peers: of each peer its name and its options.
+        """
         self.step("Starting a rendezvous, as a server on the internet would run it")
         here = (
             "--control",
@@ -303,7 +310,7 @@ class Demo:
         self.step("Registered: the rendezvous knows that they are there, and can introduce them")
 
     def pages(self) -> None:
-        """Two people with a browser each, who know each other's names; until a signal comes."""
+        """Have two peers serve pages that know each other's names, until a signal comes."""
         self._start_all(("bob", "--web"), ("alice", "--web"))
         for name, other in (("alice", "bob"), ("bob", "alice")):
             self._programs[name].command("rename", name=name.title())
@@ -313,7 +320,7 @@ class Demo:
         for name in ("alice", "bob"):
             self.say(f"    {self._style.bold(name.title() + ':')} {self._urls[name]}")
         self.step("Let one of them call the other. Ctrl-C ends the demonstration")
-        # From now on, the pages show what fails.
+        # From now on, the pages show failures.
         self._ignores_failures = True
         while True:
             self._pump(3600.0)
@@ -321,7 +328,7 @@ class Demo:
                 unread.clear()
 
     def connect(self) -> None:
-        """Everything until the two are connected."""
+        """Start all, and connect the two peers."""
         self._start_all(("bob", "--accept", "anyone"), ("alice", "--accept", "known"))
         self.step("Alice calls Bob, who lets anyone in")
         self._programs["alice"].command("call", peer=self._ids["bob"])
@@ -338,7 +345,7 @@ class Demo:
         self.say(f"    round trip: {milliseconds(link['rtt'])}, encrypted to Bob's ID")
 
     def exchange(self) -> None:
-        """A message each way, until it is delivered."""
+        """Send a message each way, and wait until it is delivered."""
         for sender, receiver, text in (
             ("alice", "bob", "Hello Bob, can you read me?"),
             ("bob", "alice", "Loud and clear, Alice, and nobody else can."),
@@ -350,7 +357,7 @@ class Demo:
             self.say(f"    {name} {printable(shown)}  {self._style.good('✓ delivered')}")
 
     def chat(self) -> None:
-        """The user is Alice now, and Bob answers, until the end of stdin or /quit."""
+        """Let the user chat as Alice, while Bob answers, until the end of stdin or /quit."""
         self.step("Now you are Alice: type a line and press Enter; /quit or Ctrl-D ends the demonstration")
         threading.Thread(target=self._read_lines, name="read stdin", daemon=True).start()
         self._unread["you"] = deque()

@@ -222,7 +222,7 @@ class _Exposing:
         await self._command.stay_registered(node)
 
     async def reverse(self, node: NodeAccess) -> None:
-        """Let the peers ask for the address: connections to it go to them."""
+        """Let the peers ask for the address. Connections to it then go to them."""
         await grant_port(self._command, node, self._address, self._service, self._allow.peers)
         example = f"punch forward --reverse {self._option}3000 YOU:{self._name}"
         self._tell(node, f"{self._who} can have {self._address} lead to a port there now, as in {example}.")

@@ -46,14 +46,14 @@ from punch.ui.text.forwards import (
 )
 
 PAUSE = 5.0
-"""Seconds in which the same sentence is not told again."""
+"""Seconds during which the same sentence is not shown again."""
 CHANGES = 10
-"""Changes of a state that are told at once; then one is in each `PAUSE`."""
+"""How many changes of a state are shown at once. After that, one is shown per `PAUSE`."""
 _MOST = 100
-"""Sentences that are remembered."""
+"""How many sentences are remembered."""
 
 BACKLOG = 1024
-"""Connections that wait to be accepted."""
+"""How many connections may wait to be accepted."""
 _IN_USE = "another process listens there"
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -61,14 +61,14 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 
 
 class Notices:
-    """Tells of connections that failed."""
+    """Reports connections that failed."""
 
     def __init__(self, command: NodeCommand) -> None:
         self._command = command
         self._told: dict[str, float] = {}
 
     def tell(self, sentence: str, **fields: Any) -> None:
-        """Tell it, unless it was told a moment ago."""
+        """Report a failure, unless the same sentence was shown less than `PAUSE` seconds ago."""
         now = self._command.reactor.seconds()
         if now - self._told.get(sentence, now - PAUSE) < PAUSE:
             return
@@ -80,7 +80,7 @@ class Notices:
 
 
 class StateNotices:
-    """Tells of a state that a peer can change as often as it likes: always the last one, not each."""
+    """Reports a state that a peer can change as often as it likes: the last one always, but not every one."""
 
     def __init__(self, command: NodeCommand) -> None:
         self._command = command
@@ -89,7 +89,7 @@ class StateNotices:
         self._latest = self._told = ("", dict[str, Any]())
 
     def tell(self, sentence: str, **fields: Any) -> None:
-        """Tell what the state is now, or what it is in a while, if it has changed too often."""
+        """Report the state now, or, if it has changed too often, the state that it has after a while."""
         self._latest = (sentence, fields)
         if self._timer.running:
             return
@@ -133,7 +133,7 @@ def forwarder_for(
 
 
 def option_for(address: ForwardAddress) -> str:
-    """Return the option that commands need for an address, with a space behind it; nothing if none."""
+    """Return the option that commands need for an address, with a space behind it, or ""."""
     return "--udp " if address.protocol is Protocol.UDP else ""
 
 
@@ -160,7 +160,7 @@ def listen(reactor: Any, local: ForwardAddress, forwarder: Factory | DatagramPro
         cause = error.socketError if isinstance(error, CannotListenError) else error
         if isinstance(cause, OSError):
             _remove_own_lock(local.path)
-        # It is no error of the system if another process has the lock beside a Unix socket
+        # If another process has the lock beside a Unix socket, that is no error of the system
         text = (cause.strerror or cause) if isinstance(cause, OSError) else _IN_USE
         raise CommandFailed(f"{local} can't be listened on: {text}.", reason="listen") from None
     return str(ForwardAddress(local.protocol, host, opened.getHost().port)), opened
@@ -236,8 +236,8 @@ class ReverseForward:
     """
     Asks for a port of a peer: connections to it go to a port of this machine.
 
-    :param service: by which the port is asked for (`listen_service`).
-    :param what: how the user calls it.
+    :param service: the service by which the port is asked for (`listen_service`).
+    :param what: what the user calls it.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class ReverseForward:
     async def run(self) -> None:
         """
         Keep the port until the command ends: if it is lost, ask for it again, unless another command of this
-        identity has asked for it, too. Else each would take it away from the other for ever.
+        identity has asked for it, too. Otherwise each would take it away from the other for ever.
 
         :raise CommandFailed: the peer does not give it, or another command has it now.
         """

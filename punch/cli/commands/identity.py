@@ -1,6 +1,6 @@
 """
-The command `punch identity revoke`: have a rendezvous refuse this identity for ever, because its key was lost
-to somebody else.
+The command `punch identity revoke`: have a rendezvous refuse this identity for ever, because somebody else
+has its key.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from punch.wire.rendezvous_address import RendezvousAddress
 
 PROGRAM = "punch identity revoke"
 TIMEOUT = 20.0
-"""Seconds for all of it."""
+"""Seconds that the whole command may take."""
 
 
 class Revocation:
     """
     Registers, sends the revocation, and waits until the rendezvous refuses this identity for that reason.
 
-    :ivar done: whether it has.
-    :ivar problem: what it says instead; None: nothing in time.
+    :ivar done: whether the rendezvous refuses the identity now.
+    :ivar problem: why it could not be revoked; None: no answer came in time.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class Revocation:
         self._client.send(Revoke.by(self._identity))
 
     def control_reply(self, reply: Reply) -> None:
-        """Nothing else is of interest."""
+        """Ignore other messages."""
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
-        """The rendezvous has closed the connection: that is its answer, if it doesn't pass."""
+        """The rendezvous has closed the connection. If the cause is permanent, that is its answer."""
         self.problem = problem
         if retry_in is None:
             self.done = problem.refusal is AdmissionRefusal.ID_REVOKED

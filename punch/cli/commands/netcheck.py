@@ -44,7 +44,7 @@ from punch.ui.text.netcheck import problem_of, text
 PROGRAM = "punch netcheck"
 
 SHORTEST_SEARCH, LONGEST_SEARCH = 10.0, 600.0
-"""Seconds that may be given to the search for the lifetime."""
+"""The least and the most seconds that the search for a mapping's lifetime may be given."""
 USUAL_SEARCH = 180.0
 
 
@@ -115,7 +115,7 @@ def _parser(root: Path, login: str) -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """
-    Run it.
+    Run `punch netcheck`.
 
     :return: the exit status: 0, or 1 if the rendezvous can't be reached.
     """

@@ -1,6 +1,6 @@
 """
-What the commands have in common that use a node of this machine, or become one, for as long as they run; and
-their exit statuses, as docs/commands.md lists them.
+What commands share that use the node of an identity while they run, or become it; and their exit statuses,
+which docs/commands.md lists.
 
 A composition root: here reactor, node, disk and terminal meet.
 """
@@ -40,22 +40,22 @@ from punch.ui.transfer_progress import Display
 T = TypeVar("T")
 
 LOOK_INTERVAL = 3.0
-"""Seconds after which it is looked at again whether peers can reach the node."""
+"""Seconds between two checks whether peers can reach the node."""
 
 
 class ExitStatus(IntEnum):
-    """Why a command ended."""
+    """The exit statuses of commands: why a command ended."""
 
     DONE = 0
     FAILED = 1
-    """Anything that has no status of its own."""
+    """A failure that has no status of its own."""
     USAGE = 2
     """The command line is wrong."""
     # 3 is that of a peer that another process has replaced (`punch.node.control.replacements`).
     NOT_THERE = 4
     """The peer is not registered, or does not serve what was asked for."""
     REFUSED = 5
-    """The other side's user, or policy, said no."""
+    """The other side's user, or a policy there, refused."""
     NO_PATH = 6
     """No path to the peer, or to the rendezvous, was found."""
     CHANGED = 7
@@ -80,11 +80,11 @@ REASONS = {
     "node-lost": ExitStatus.NODE_LOST,
     "node-timeout": ExitStatus.NODE_LOST,
 }
-"""The statuses of the reasons with which a call or a stream fails."""
+"""The exit statuses for the reasons with which calls and streams fail."""
 
 
 def status_of(reason: str) -> ExitStatus:
-    """The exit status for a reason of docs/json.md."""
+    """Return the exit status for a reason (docs/json.md)."""
     return REASONS.get(reason, ExitStatus.FAILED)
 
 
@@ -99,11 +99,11 @@ class CommandFailed(Exception):
 
 class NodeCommand:
     """
-    A command: its state directory, its node, and its output.
+    A running command: its state directory, its node, and its output.
 
     It ends the process with a sentence if the state directory can't be used.
 
-    :param final_line: what is said in a terminal when a signal ends it.
+    :param final_line: what is printed in a terminal when a signal ends it.
     :param again: what happens if the command is run again after the node was lost.
     :param own_stdout: False: stdout is for data, and events go to stderr.
     :ivar book: the address book of the identity.
@@ -143,7 +143,7 @@ class NodeCommand:
         )
 
     def _terminal(self) -> TextIO | None:
-        """Where bars can be drawn."""
+        """Return a stream on which progress bars can be drawn."""
         if self.options.json or sys.stderr is None or not sys.stderr.isatty():
             return None
         return sys.stderr if takes_escapes(os.environ) else None
@@ -213,7 +213,7 @@ class NodeCommand:
             twistd.end(self.reactor, ExitStatus.NODE_LOST)
 
     def in_thread(self, call: Callable[[], T], /) -> Deferred[T]:
-        """Make a call that waits for the disk."""
+        """Call a function that waits for the disk, in a thread."""
         return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
 
     def tell(self, sentence: str, **fields: Any) -> None:
@@ -226,7 +226,7 @@ class NodeCommand:
             else:
                 write_stderr(line)
         elif sentence and not self._ended:
-            # What ends with this command is no news.
+            # What ends because this command ends is not reported.
             self.display.line(sentence)
 
     def show(self, text: str) -> None:
@@ -234,13 +234,13 @@ class NodeCommand:
         try:
             show(text, f"{self.program}: The output can't be written")
         except SystemExit as problem:
-            # It would not get through the callbacks of a Deferred.
+            # A Deferred would catch it.
             write_stderr(str(problem))
             self._ended = True
             twistd.end(self.reactor, ExitStatus.FAILED)
 
     def _failed(self, sentence: str, reason: str) -> None:
-        """Say why the command ends, unless it ends anyway."""
+        """Report why the command ends, unless it ends already."""
         if self._ended:
             return
         if self.options.json:
@@ -250,7 +250,7 @@ class NodeCommand:
 
     async def stay_registered(self, node: NodeAccess) -> None:
         """
-        Say when the rendezvous is away, and when it is back. It does not return.
+        Report when the connection to the rendezvous is lost, and when it is back. It does not return.
 
         :raise CommandFailed: the node will not be registered again.
         """
@@ -260,7 +260,7 @@ class NodeCommand:
             try:
                 status = await node.status()
             except CommandError:
-                # The process of the node ends, which is told elsewhere.
+                # The process of the node ends, which is reported elsewhere.
                 await Deferred()
             registered, problem = status.get("registered") is True, status.get("problem") or {}
             if not registered and problem.get("final"):
@@ -284,17 +284,19 @@ class NodeCommand:
         )
 
     def called(self, peer: PeerID) -> str:
-        """Return the name of a peer for a sentence."""
+        """Return what a peer is called in sentences."""
         return shown_name(self.book.name_of(peer) or "", peer)
 
 
 class Registers(Enum):
-    """When a command registers by itself; the value is how its help says so, after what an option is for."""
+    """
+    When a command registers with a rendezvous itself. The value is what the help of its options says of that.
+    """
 
     WITHOUT_NODE = ", if no node of yours runs"
     FOR_A_CODE = ", for a code, or if no node of yours runs"
     ALWAYS = ""
-    """It makes no link, and needs no node."""
+    """Always: it makes no link, and needs no node."""
 
 
 def make_parser(

@@ -1,8 +1,8 @@
 """
-The command `punch peers`: the address book, also while a peer runs.
+The command `punch peers`: shows and changes the address book, also while a peer runs.
 
-A running peer reads what is changed here when it looks at it next. Every two seconds it looks whether who
-is connected, or calls, is blocked now, and ends that.
+A running peer reads the changes when it uses the book next. Every two seconds it checks whether a peer that
+is connected, or calls, is blocked now, and ends that link or call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Refused(Exception):
-    """It can't be done; `str()` is the sentence, `reason` a code."""
+    """A change is refused; `str()` is a sentence for the user, `reason` a code."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""`punch pipe`: standard input and output, joined with a peer's, or with a service of a peer."""
+"""`punch pipe`: joins standard input and output with those of a peer, or with a service of a peer."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class _Piping:
             ) from None
         except (ConnectionDone, ConnectionLost) as error:
             raise self._lost(error, service) from None
-        # Of a service nobody says that all has arrived
+        # A service does not confirm that everything has arrived
         if service is not None and not await self._node.when_delivered(self._peer):
             raise CommandFailed(
                 f"The connection to {self._who} was lost before all that was sent had arrived.",

@@ -34,7 +34,7 @@ from punch.ui.text.transfers import failure_text, item_text, odd_name_lines, off
 from punch.ui.transfer_progress import Display
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds in which the sender has to end a stream on which everything has arrived."""
+"""Seconds in which the sender has to close a stream on which everything has arrived."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _receive_by_code(command: NodeCommand, code: Code, folder: Path) -> int:
-    """Receive once, as an identity of which nothing is kept."""
+    """Receive once, with a temporary identity."""
     codes = CodeCommand(command, CodePurpose.FILES)
     command.options.once = True
 
@@ -135,7 +135,7 @@ class _Incoming:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Which one it is, for its events."""
+        """The fields that identify it in events."""
         return {"transfer": self.number, "peer": self.receiver.peer}
 
 
@@ -159,7 +159,7 @@ class Receiving:
 
     async def run(self, node: NodeAccess, allow: Allow) -> None:
         """
-        Serve until the first transfer is over, or for ever.
+        Receive until the first transfer is over, or for ever.
 
         :raise CommandFailed: the transfer has failed, or nothing can come any more.
         """
@@ -211,7 +211,7 @@ class Receiving:
         granted = granted or (transfer.peer, offer) in self._accepted
         asking = not granted and self._questions is not None
         self._command.tell(
-            # A user who is asked reads it with the question, and not while another one waits for the answer.
+            # A user who is asked reads it with the question, and not while another question is open.
             "" if asking else text,
             event="transfer-offered",
             **incoming.fields,
@@ -339,7 +339,7 @@ class _Questions(LineReceiver):
 
     @classmethod
     def open(cls, reactor: Any, display: Display) -> _Questions | None:
-        """None if there is no terminal."""
+        """Return an instance for the terminal of this process; None if there is no terminal."""
         if sys.stdin is None or not sys.stdin.isatty():
             return None
         questions = cls(TerminalModes(sys.stdin.fileno(), 1), display)
@@ -376,7 +376,7 @@ class _Questions(LineReceiver):
             self._display.ask("Accept? [y/n] ")
 
     def lineReceived(self, line: bytes) -> None:
-        """Take an answer."""
+        """Use a line as the answer to the open question."""
         if not self._waiting:
             return
         answer = line.strip().lower()

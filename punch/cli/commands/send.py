@@ -1,4 +1,4 @@
-"""`punch send`: files and folders, to a peer."""
+"""`punch send`: sends files and folders to a peer."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from punch.sentences import sentence_of
 from punch.ui.text.transfers import failure_text, skipped_sentence, source_error_sentence, time_text
 
 AGAIN_BY_CODE = "run punch send again for a new one"
-"""What can be done when the other side of a code is gone."""
+"""What the user is told to do when the other side of a code is gone."""
 _NUMBER = 1
-"""The number of the transfer: a process has only one."""
+"""The number of the transfer, since a process has only one."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
                 as_json=options.json,
             )
         if options.text is None and PIPE in paths and sys.stdin is None:
-            # Its number belongs to another file by now.
+            # Another file may have its number by now.
             message = "There is no standard input to send."
             twistd.fail(program, message, reason="bad-file", as_json=options.json)
         if options.text is None:
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def send_to_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, source: Source) -> None:
     """
-    Send to the peer that has used a code, until it has all or is gone.
+    Send to the peer that has used a code, until it has everything or is gone.
 
     :raise CommandFailed: it can't be sent, or the peer is gone. So does `CommandError`.
     """
@@ -166,8 +166,8 @@ class Sending:
     """
     One `punch send`: tries until the transfer is complete, or can't be.
 
-    :param by_code: the other side has used a code of this one. It may not be ready yet. `watch_partner` sees
-        that it is gone.
+    :param by_code: the other side has used a code of this one. It may not be ready yet. `watch_partner`
+        notices when it is gone.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Sending:
 
     async def run(self) -> None:
         """
-        Send all.
+        Send everything.
 
         :raise CommandFailed: it can't be sent. So does `CommandError`.
         """
@@ -240,7 +240,7 @@ class Sending:
     async def _not_there(self, error: CommandError) -> None:
         status = status_of(error.reason)
         away = status in (ExitStatus.NOT_THERE, ExitStatus.NO_PATH) or error.reason == "busy"
-        # Who used a code refuses calls until it has heard that the code is right
+        # A side that used a code refuses calls until it knows that the code was right
         if not away and not (self._by_code and status is ExitStatus.REFUSED):
             raise error
         if not self._began and not self._waits:

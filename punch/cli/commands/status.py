@@ -32,7 +32,7 @@ from punch.wire import strict_json
 
 PROGRAM = "punch status"
 _MOST_BYTES = 8 << 20
-"""More than the status of any node has."""
+"""The most bytes of an answer that are read: more than any node sends."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -95,7 +95,7 @@ def _ask(directory: Path) -> JSON:
                 raise SocketError(SocketProblem.OTHER_USER, path) from None
             if not may_attach(peer_uid(connection)):
                 raise SocketError(SocketProblem.OTHER_USER, path)
-            # It may have sent this program away already, and said why
+            # The node may have refused this program already, and sent the reason
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(line({"command": "status"}))
             with connection.makefile("rb") as file:

@@ -1,6 +1,6 @@
 """
-What `punch send` and `punch receive` have in common: how they show a transfer, the statuses with which they
-end, and when the other side of a code is given up, as it can't come back once its command has ended.
+What `punch send` and `punch receive` have in common: how they show a transfer, with which statuses they end,
+and when they give up the other side of a code, which can't come back once its command has ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from punch.local.protocol import JSON, CommandError
 from punch.ui.transfer_progress import INTERVAL
 
 AGAIN = "the transfer continues"
-"""What comes of a command that is run again."""
+"""What happens when a command is run again."""
 
 STATUSES = {
     FailureCode.REFUSED: ExitStatus.REFUSED,
@@ -32,13 +32,13 @@ STATUSES = {
 AWAY_TIME = 180.0
 """Seconds without a link, after which the other side is given up."""
 NO_PATH_TIME = 3600.0
-"""The same while there is a link without a path, as while the other machine sleeps."""
+"""The same for a link that has no path, such as while the other machine sleeps."""
 
 
 class Reporting:
     """
-    Tells the node how far a transfer of this command is, at most once a second, until it is over. Others see
-    it in `punch status` and in the page.
+    Reports to the node how far a transfer of this command is, at most once a second, until it is over. `punch
+    status` and the page show it.
 
     :param transfer: a number for it, unique in this process.
     """
@@ -90,7 +90,7 @@ class Reporting:
         self._waits = False
 
     def _not_noted(self, failure: Failure) -> Failure | None:
-        # By a node of an older release, or one that has ended, of which the stream tells.
+        # The node is of an older release, or has ended, which the stream reports.
         if self._loop.running:
             self._loop.stop()
         return None if isinstance(failure.value, CommandError) else failure
@@ -149,7 +149,7 @@ def follow(
 
 
 class Absence:
-    """For how long the other side has been away. Pure."""
+    """How long the other side has been away. It does no input or output."""
 
     def __init__(self, now: float) -> None:
         self._looked = now
@@ -162,7 +162,7 @@ class Absence:
 
         :return: whether it has been so for too long.
         """
-        # Time in which this machine slept does not count: nobody could come back in it
+        # Time in which this machine slept does not count, since nobody could come back then
         passed = min(now - self._looked, 2 * LOOK_INTERVAL)
         self._looked = now
         self._away = 0.0 if linked else self._away + passed
@@ -172,9 +172,9 @@ class Absence:
 
 async def watch_partner(command: NodeCommand, node: NodeAccess, peer: PeerID, what_next: str) -> None:
     """
-    Look whether the peer is there. It does not return.
+    Check again and again whether the peer is there. It does not return.
 
-    :param what_next: what the user can do when it is gone.
+    :param what_next: what the user is told to do when it is gone.
     :raise CommandFailed: it has been away for too long.
     """
     absence = Absence(command.reactor.seconds())

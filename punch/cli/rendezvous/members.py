@@ -3,7 +3,7 @@ The commands `punch rendezvous invite`, `invitations`, `peers`, `usage` and `rev
 rendezvous.
 
 They use the list of members in the state directory (`punch.rendezvous.members.database`), so they work
-whether the service runs or not; a running one looks every second whether it has changed.
+whether the service runs or not. A running service looks every second whether the list has changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class _MembersRefused(Exception):
-    """It can't be done; `str()` is the sentence."""
+    """A command can't be executed; `str()` is a sentence for the user."""
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
@@ -99,7 +99,7 @@ def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.
         addresses = [replace(each, pin=shown.pin) for each in addresses]
     expires = time.time() + options.expires
     database.invite(invitation, options.uses, expires, options.relay_quota)
-    # In one of them it is for all.
+    # A token in one address is for all of them.
     texts = [replace(each, invitation=invitation).with_invitation for each in addresses[:1]]
     address = ",".join([*texts, *map(str, addresses[1:])]) or None
     until = datetime.fromtimestamp(expires, timezone.utc)
@@ -170,7 +170,7 @@ def _invitation_line(invitation: KeptInvitation, now: float) -> str:
 
 
 def _shown_address(state: RendezvousState) -> tuple[RendezvousAddress | None, str]:
-    """The address of this server; if it is not known, None and a sentence that says why."""
+    """Return the address of this server, or None and a sentence that says why it is not known."""
     path = state.directory / "public-address"
     try:
         return RendezvousAddress.parse(read_regular(path, 4096).decode("ascii")), ""
@@ -263,7 +263,7 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
     except PeerIDError:
         if not is_name(options.peer):
             raise
-        # Names are what members call themselves: two may have the same.
+        # Members choose their names themselves, so two may have the same name.
         hint = "punch rendezvous peers lists those of the members"
         raise PeerIDError(f"{quoted(options.peer)} is no peer ID: {hint}.") from None
     if not options.undo:
@@ -282,7 +282,7 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
 
 
 def _number_of_invitation(text: str) -> bytes | None:
-    """The number that a text is, or that is in a token; None if it is neither."""
+    """Return the number of an invitation, given as a number or a token; None if the text is neither."""
     if re.fullmatch(f"[0-9a-fA-F]{{{2 * NUMBER_SIZE}}}", text):
         return bytes.fromhex(text)
     try:
@@ -339,7 +339,7 @@ def _checked(read: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _number_to(most: int) -> Callable[[str], int]:
-    """What reads a whole number from 1 to `most`."""
+    """Return a function that reads a whole number from 1 to `most`."""
 
     def read(text: str) -> int:
         if re.fullmatch("[0-9]{1,9}", text) is None or not 1 <= int(text) <= most:

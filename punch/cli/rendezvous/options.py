@@ -1,5 +1,5 @@
 """
-The command-line options of groups of their own: who may use the rendezvous (`MemberOptions`), and for relays
+Two groups of command-line options of the rendezvous: who may use it (`MemberOptions`), and its relays
 (`RelayOptions`).
 """
 
@@ -138,7 +138,7 @@ def read_members(path: Path) -> frozenset[PeerID]:
 
 
 _OWN_URLS = 3
-"""URIs of the service's own relay that peers are given."""
+"""How many URIs of the service's own relay peers are given."""
 
 
 class RelayOptionError(ValueError):
@@ -246,7 +246,7 @@ def _secret(path: Path) -> bytes:
 
 
 def whole_number(option: str) -> Callable[[str], int]:
-    """What reads the value of an option that is a whole number of one or more."""
+    """Return a function that reads the value of an option, a whole number of one or more."""
 
     def read(text: str) -> int:
         if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:

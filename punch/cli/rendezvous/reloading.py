@@ -31,15 +31,19 @@ from punch.wire.invitation import service_tag
 from punch.wire.rendezvous_address import pin_of
 
 EARLY = timedelta(days=7)
-"""How long before its end a certificate is a reason for `/healthz`; authorities' clients renew it earlier."""
+"""
+How long before its end a certificate is a problem for `/healthz`. Clients of authorities renew it earlier.
+"""
 _LOOK = 1.0
-"""Seconds between two looks whether a command of the operator has changed the members."""
+"""Seconds between two checks whether a command of the operator has changed the members."""
 _STORE_EVERY = 30
-"""After so many looks, what the relay has carried is stored. A process that is killed loses no more."""
+"""
+After so many checks, it is stored how much the relay has carried. A process that is killed loses no more.
+"""
 _CHECK_EVERY = 5
-"""After so many looks, members that could not be used are tried again."""
+"""After so many checks, members that could not be used are tried again."""
 _SILENT = 60
-"""After a problem was logged, no other one is during so many looks."""
+"""After a problem was logged, no other one is logged during so many checks."""
 
 L = TypeVar("L", bound=Sized)
 
@@ -48,13 +52,13 @@ _log = Logger()
 
 class ListFile(Generic[L]):
     """
-    Reads a list again, and knows what is wrong with its file.
+    Reads the file of a list again, and remembers what is wrong with it.
 
-    :param event: the name of the event that tells that it was read (entries, ended); with `-failed` behind
-        it, of the one that tells that it could not be (text).
-    :param what: what people call the list.
+    :param event: the name of the event that reports that it was read (entries, ended). With `-failed`
+        appended, it is the name of the event that reports that it could not be read (text).
+    :param what: what the list is called in sentences.
     :param read: reads the file; raises `ListFileError`.
-    :param use: has the service go by a list from now on, and returns how many peers it has ended.
+    :param use: has the service use a list from now on, and returns how many registrations that has ended.
     """
 
     def __init__(self, event: str, what: str, read: Callable[[], L], use: Callable[[L], int]) -> None:
@@ -66,7 +70,7 @@ class ListFile(Generic[L]):
 
     def read_again(self, report: ServiceReport, warn: Callable[[str], None]) -> None:
         """
-        Use what the file holds now. If it has an error, the list before stays in use.
+        Use the present content of the file. If that has an error, the list before stays in use.
 
         :param warn: called with a sentence for the operator.
         """
@@ -95,7 +99,7 @@ class ListFile(Generic[L]):
 
 class CertificateFiles:
     """
-    Reads the files again, and knows what is wrong with them.
+    Reads the files of a certificate and its key again, and remembers what is wrong with them.
 
     :param host: the name by which peers find the service, which the certificate must be for.
     :param first: the certificate that the service has started with.
@@ -129,7 +133,7 @@ class CertificateFiles:
         self._problem: str | None = None
 
     def read_again(self) -> None:
-        """Use what the files hold now. If they can't be used, the certificate before stays."""
+        """Use the present content of the files. If it can't be used, the certificate before stays in use."""
         try:
             found = load_certificate(self._certificate, self._key, self._host, self._clock())
             self._service.use_certificate(found)
@@ -169,12 +173,12 @@ class MemberWatch(TimerService):
         self._silent_until = 0
         """The number of looks after which problems are logged again."""
         self._changed = False
-        """Whether there is a change that the service does not know yet…"""
+        """Whether there is a change that the service has not taken yet."""
         self._concerned: frozenset[PeerID] | None = frozenset()
-        """…and peers of which that is so, as far as they are known; None: it may be any."""
+        """The peers that such changes concern; None: it may be any."""
 
     def startService(self) -> None:
-        """Take what was stored today, and begin to look."""
+        """Restore what was counted today, and begin to check."""
         unix = time.time()
         with self._logged():
             day = int(unix) // DAY
@@ -186,7 +190,7 @@ class MemberWatch(TimerService):
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Any:
-        """Store what was counted."""
+        """Store what was counted since the last time."""
         self._silent_until = 0
         self._store_usage()
         return super().stopService()  # type: ignore[no-untyped-call]
@@ -226,7 +230,7 @@ class MemberWatch(TimerService):
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        """What fails now is tried again. The log says so once a minute, because strangers can cause it."""
+        """Log a failure, which is tried again later: once a minute, because strangers can cause it."""
         try:
             yield
         except MemberStoreError as problem:
@@ -237,7 +241,7 @@ class MemberWatch(TimerService):
 
 class Members:
     """
-    Who may use the service of this process.
+    The members of the service of this process: who may use it.
 
     :param directory: the state directory of the rendezvous.
     :raise MemberOptionError: the members can't be read.
@@ -280,10 +284,10 @@ class Members:
         return ListFile("members", "list of members", lambda: read_members(path), use)
 
     def watch(self, service: RendezvousService) -> MemberWatch:
-        """What keeps the service and the kept members in step."""
+        """Return what has the service follow changes of the stored members."""
         return MemberWatch(self._database, service)
 
     def shared(self, identity: Identity) -> SharedMembers:
-        """What keeps the members in step with those of the service's other processes."""
+        """Return what exchanges changes of the members with the service's other processes."""
         secret = identity.private_key.private_bytes_raw()
         return SharedMembers(self._database, secret=secret, random=os.urandom)

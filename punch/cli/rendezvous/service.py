@@ -1,6 +1,5 @@
 """
-What a running rendezvous is put together from, what it prints of its events, and the certificate of
-`--certificate` and `--key`, which it reads again on SIGHUP.
+Puts a running rendezvous together, prints its events, and tunes the garbage collector for many connections.
 
 This is a composition root: the one place where the service, its members, its directory, its monitoring, the
 state directory and the reactor meet.
@@ -60,7 +59,7 @@ class Announcer:
     :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
     :param end: ends the process with an exit status.
     :param host_given: whether the user has given the name by which peers find the service.
-    :param full_peers: whether text has IDs in full, and names at all.
+    :param full_peers: whether text contains whole IDs, and names.
     :param log_on_stdout: whether the log goes to stdout, too. Then only the log tells who registers.
     :param log_as_json: whether the log is JSON. If it goes to stdout, it is all that is written, unless the
         service fails.
@@ -111,7 +110,7 @@ class Announcer:
             self._end(1)
 
     def registry(self, problem: str | None) -> None:
-        """Tell that the Redis of --registry works, or why it does not."""
+        """Report that the Redis of --registry works, or why it does not."""
         if problem is None:
             self("registry")
         else:
@@ -119,7 +118,7 @@ class Announcer:
             self.write_stderr(problem)
 
     def write_stderr(self, text: str) -> None:
-        """Write a sentence that is in the log, too, to stderr."""
+        """Write to stderr a sentence that is in the log as well."""
         if not self._only_log:
             self._write_stderr(text)
 
@@ -173,17 +172,21 @@ class Announcer:
 
 
 def machine_addresses() -> list[str]:
-    """The addresses from which this machine reaches others, at most one of each family. Sends nothing."""
+    """
+    Return the addresses from which this machine reaches others, at most one of each family. Nothing is sent.
+    """
     return [own for anyone in ("192.0.2.1", "2001:db8::1") if (own := source_address(anyone)) is not None]
 
 
 def primary_address() -> str:
-    """The address from which this machine reaches others; loopback if it reaches none. Sends nothing."""
+    """
+    Return the address from which this machine reaches others; loopback if it reaches none. Nothing is sent.
+    """
     return next(iter(machine_addresses()), "127.0.0.1")
 
 
 def make_service(options: Options, reactor: Any) -> IService:
-    """The service of this process."""
+    """Return the service of this process."""
     state = options.state
     assert state is not None, "the options are not parsed"
     as_json = bool(options["json"])
@@ -330,9 +333,9 @@ def make_service(options: Options, reactor: Any) -> IService:
 
 
 YOUNG = 5_000
-"""New objects after which the collector looks at them…"""
+"""How many new objects there are when the collector looks at them…"""
 MIDDLE = 2
-"""…and how many times it does so before it looks once more at those that were left."""
+"""…and how many times it does so until it looks once more at those that are left."""
 NEVER = 1_000_000
 PERIOD = 3.0
 """Seconds between two looks at the number of connections."""
@@ -358,7 +361,7 @@ def tune_collector() -> None:
 
 
 def give_back() -> None:
-    """Give what is free back to the system."""
+    """Give free memory back to the system."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -367,14 +370,24 @@ def give_back() -> None:
 
 class MemoryReturn(Service):
     """
-    Sets the collector up, has it look at all objects now and then, and gives memory back when as many
-    connections and allocations have ended as connections are open.
+    Tunes the garbage collector of a process with many connections, and gives memory back to the system.
+
+    By default the collector looks at every object of the process each time that their number has grown by a
+    quarter. With 15,000 peers that takes most of a second, in which nobody is served. But connections and
+    allocations that end leave no cycles, so there is next to nothing to find
+    (`punch/test/rendezvous/test_garbage.py`). So it looks at new objects, some thousand at a time, and at all
+    of them only when many times as many connections and allocations have ended as connections are open, or
+    after hours: if something does leave cycles, they cannot fill the memory.
+
+    The C library keeps freed memory for later, except at the end of its heap: after a flood, all of it.
+    `malloc_trim` (glibc) gives it back, in some milliseconds, when as many connections and allocations have
+    ended as connections are open.
 
     :param connections: returns how many connections are open.
     :param ended: returns how many connections and allocations have ended since the start, also if others took
         their place.
     :param begin: called at the start.
-    :param collect: called to free what refers to itself and is not used.
+    :param collect: called to free unused objects that refer to each other.
     :param give_back: called when memory may be free.
     """
 
@@ -400,14 +413,14 @@ class MemoryReturn(Service):
         self._timer = Timer(clock)
 
     def startService(self) -> None:
-        """Begin to watch."""
+        """Tune the collector, and begin to count."""
         super().startService()  # type: ignore[no-untyped-call]
         self._begin()
         self._last = self._clock.seconds()
         self._timer.start(PERIOD, self._look)
 
     def stopService(self) -> None:
-        """Watch no longer."""
+        """Stop counting."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._timer.cancel()
 

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     Print the status.
 
-    :return: the exit status: 0 if the service works, if only somehow; 1 if it does not, or can't be asked.
+    :return: the exit status: 0 if the service works, even with restrictions; 1 if it does not, or can't be
+        asked.
     """
     parser = Parser(
         PROGRAM,
@@ -88,7 +89,7 @@ def _ask(url: str | None, state_dir: Path) -> dict[str, Any]:
             path = StateDirectory(state_dir).rendezvous.directory / SOCKET
         except StateError as problem:
             raise _Unreachable(sentence_of(problem)) from problem
-        # What else is wrong, such as a directory of another user, shows when it is connected to.
+        # Other problems, such as a directory of another user, are found by connecting.
         with suppress(OSError):
             if not path.exists():
                 raise _not_running(state_dir)
@@ -143,7 +144,7 @@ def _text(found: dict[str, Any]) -> str:
         text = "\n".join(_lines(found))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise _Unreachable("The service has another version of Punch; ask with --json.") from problem
-    # --url may name any server.
+    # --url may name a server that is none of Punch.
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 

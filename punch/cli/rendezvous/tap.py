@@ -1,7 +1,7 @@
 """
 `twistd -n punch-rendezvous`: the command line of the rendezvous.
 
-What runs is put together in `punch.cli.rendezvous.service`, which is imported when the options were read.
+`punch.cli.rendezvous.service` puts the service together. It is imported after the options are read.
 """
 
 from __future__ import annotations
@@ -402,7 +402,7 @@ the relay of this service, else beside it."""
 
 
 def makeService(options: Options) -> IService:
-    """The service of this process, for `twistd`."""
+    """Return the service of this process, for `twistd`."""
     from twisted.internet import reactor
 
     end_without_collecting()
