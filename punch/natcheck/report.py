@@ -236,7 +236,9 @@ class FamilyReport:
         found: dict[NatClass, Technique] | None = None
         if self.udp is False and self.local_addresses:
             found = dict.fromkeys(NatClass, Technique.TCP if self.maps_tcp_ports else Technique.RELAY)
-            found[NatClass.INDEPENDENT] = Technique.TCP
+            # Their TCP port is the same for all destinations, or is predicted
+            for known in (NatClass.INDEPENDENT, NatClass.PRESERVING, NatClass.SEQUENTIAL):
+                found[known] = Technique.TCP
         elif self.udp and self.direct is Direct.ALL:
             found = dict.fromkeys(NatClass, Technique.ICE)
         elif self.udp and self.profile is not None:

@@ -24,6 +24,9 @@ from punch.test.scenarios.tcp_punching import ALICE, BOB, WITHIN, TCPTestCase, n
 from punch.test.system import SERVICE
 from punch.wire.proxy import ProxyAddress, ProxySettings
 
+PREDICTED_WITHIN = 9.0
+"""Seconds after the call within which a path over TCP is direct that takes a second attempt."""
+
 
 class DirectTests(TCPTestCase):
     """Partners whose NATs let TCP be punched."""
@@ -73,6 +76,46 @@ class DirectTests(TCPTestCase):
             left=no_udp(unsolicited=Unsolicited.REJECT),
             link=LinkSpec(delay=0.001),
         )
+
+
+class PredictedTests(TCPTestCase):
+    """Bob's NAT gives each destination another port, which he predicts."""
+
+    def seconds(self, nat: NAT, caller: int = 0, **options: Any) -> float:
+        """How many seconds after the call both sides have a direct path."""
+        self.place(nat, **options)
+        began = self.call(caller)
+        self.wait(lambda: self.over_tcp, PREDICTED_WITHIN)
+        seconds = self.net.now - began
+        for peer in self.peers:
+            self.assertLessEqual(self.syns(peer), MAX_CONNECTS)
+        self.alice.chat.send(self.bob.id, "over TCP")
+        self.wait(lambda: self.bob.messages, 1.0)
+        self.stop()
+        return seconds
+
+    def test_preserved_ports(self) -> None:
+        """The first mapping of a port has this port, whatever the NAT depends on."""
+        for number, mapping in enumerate((Mapping.ADM, Mapping.APDM)):
+            nat = NAT(ports=Ports.PRESERVING, mapping=mapping, filtering=Filtering.APDF)
+            self.assertLess(self.seconds(nat, number), PREDICTED_WITHIN)
+
+    def test_sequences(self) -> None:
+        """The next port is so many above or below that which the rendezvous has seen."""
+        for step in (1, 4, -1):
+            nat = NAT(ports=Ports.SEQUENTIAL, mapping=Mapping.APDM, filtering=Filtering.APDF, step=step)
+            self.assertLess(self.seconds(nat), PREDICTED_WITHIN)
+
+    def test_refusals(self) -> None:
+        """NATs that answer SYNs that nobody asked for with a reset."""
+        nat = NAT(
+            ports=Ports.SEQUENTIAL,
+            mapping=Mapping.ADM,
+            filtering=Filtering.ADF,
+            unsolicited=Unsolicited.REJECT,
+        )
+        seconds = self.seconds(nat, left=no_udp(unsolicited=Unsolicited.REJECT))
+        self.assertLess(seconds, PREDICTED_WITHIN)
 
 
 class RelayTests(TCPTestCase):

@@ -125,6 +125,10 @@ class NatObserver:
         """The profiles as they are now, that of the most preferred address first."""
         return self.profiles.current(self._driver.now())
 
+    def profile_of(self, local: str) -> NatProfile | None:
+        """Return the profile of the NAT in front of a local IP address as it is now; None: there is none."""
+        return self.profiles.of(local, self._driver.now())
+
     @property
     def observing(self) -> bool:
         """Whether more may be known soon: an observation is under way."""

@@ -10,6 +10,7 @@ connects there from its own port. NATs let the SYNs of both sides pass when they
 and a side that anybody can reach just accepts. Anybody can reach a port that the router maps, so each side
 has its port mapped for the attempt where the router does that, and for as long as a connection uses it. Each
 attempt sends a few SYNs. They count as packets to addresses that have not answered (`punch.ice.budget`).
+If our NAT gives each destination another port, preserved or in sequence, every other attempt predicts it.
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`OpeningChecks.add`), so an agent selects it if it is better than the relay.
@@ -360,7 +361,11 @@ class TCPPunching:
         :param theirs: what the other side listens at, if it has begun.
         """
         self._tries.begin(number, now)
-        attempt = TCPAttempt(number, self._transport, self._context, self._paths, self._budget)
+        # A NAT that gives each destination another UDP port may still have one TCP port for all
+        predicts = self._tries.made % 2 == 0
+        attempt = TCPAttempt(
+            number, self._transport, self._context, self._paths, self._budget, predicts=predicts
+        )
         if theirs is not None:
             attempt.answered(theirs)
         before = self._state

@@ -22,13 +22,15 @@ from punch.ice.budget import Budget
 from punch.ice.candidates import MAPPED_PREFERENCE, STREAM_PREFERENCE, candidate_priority
 from punch.ice.limits import IP_HEADERS, SYN_SIZE
 from punch.ice.port_mapper import mapped_addresses
+from punch.ice.punching.techniques import NatClass, nat_class
 from punch.ice.reach import is_local, may_pair
 from punch.net.sources import source_of
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
-from punch.wire.address import Address
+from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.special_addresses import FIRST_PORT, Scope, is_clat, scope_of
 
 CHECK_TIME = 5.0
@@ -245,6 +247,23 @@ def _of_mapped_port(
     return candidates
 
 
+def predicted(profile: NatProfile | None, seen: Address, local: Address) -> Address | None:
+    """
+    Return the address that a NAT will give the first connection from `local`; None if it can't be predicted,
+    or is the same for all destinations. NATs are taken to allocate TCP ports as they do UDP ports.
+
+    :param profile: what is known of the NAT.
+    :param seen: how a reflector sees a connection from another port, the newest that was made.
+    """
+    known = nat_class(profile)
+    if known is NatClass.PRESERVING:
+        return TCPAddress(seen.host, local.port)
+    port = 0 if profile is None else seen.port + profile.step
+    if known is NatClass.SEQUENTIAL and FIRST_PORT <= port <= 65535:
+        return TCPAddress(seen.host, port)
+    return None
+
+
 def public_host(candidates: Iterable[Candidate]) -> str | None:
     """
     Return the public IP address of a side, IPv4 if it has both, by which its network is recognized; None if
@@ -322,15 +341,25 @@ class TCPAttempt:
     :param number: its number; both sides give it the same.
     :param paths: takes the connections.
     :param budget: that of the peer, in which SYNs count.
+    :param predicts: name the port that our NAT will probably give the connection to the other side, if it
+        depends on the destination, and not the one that it has given that to the rendezvous.
     :ivar refusals: how many connections to other networks failed at once.
     :ivar packets: how many SYNs were sent.
     :ivar bytes: how many bytes they had, with headers.
     """
 
     def __init__(
-        self, number: int, transport: IceTransport, context: CallContext, paths: TCPPaths, budget: Budget
+        self,
+        number: int,
+        transport: IceTransport,
+        context: CallContext,
+        paths: TCPPaths,
+        budget: Budget,
+        *,
+        predicts: bool = False,
     ) -> None:
         self.number = number
+        self._predicts = predicts
         self.refusals = self.packets = self.bytes = 0
         self._transport = transport
         self._context = context
@@ -356,6 +385,7 @@ class TCPAttempt:
         Listen, ask the rendezvous how each port is seen, ask the router to map it, and return the candidates.
         """
         asked: list[tuple[dict[Address, Address], Address, Deferred[Address | None]]] = []
+        profiles: dict[Address, NatProfile | None] = {}
         # The most preferred address of each family: others hardly ever lead to another network
         bases = [base for base in self._network.sockets.bases if not is_clat(base.host)]
         hosts = {base.is_ipv6: base.host for base in reversed(bases)}
@@ -365,7 +395,10 @@ class TCPAttempt:
             if local is None:
                 continue
             self._listening.append(local)
-            reflection = tcp.ask(local, REFLECTION_TIME, self._context.random)
+            # The mapping of the port at which we listen is to be that to the other side
+            profile = profiles[local] = self._profile(local)
+            asking = local if profile is None else TCPAddress(host, 0)
+            reflection = tcp.ask(asking, REFLECTION_TIME, self._context.random)
             if reflection is not None:
                 self._reflections[local] = reflection
                 asked.append((self._seen, local, reflection.mapped))
@@ -376,9 +409,18 @@ class TCPAttempt:
             )
         for found, local, answer in asked:
             address = await answer
+            if address is not None and found is self._seen and profiles[local] is not None:
+                address = predicted(profiles[local], address, local)
             if address is not None:
                 found[local] = address
         return local_candidates(self._listening, self._seen, self._external)
+
+    def _profile(self, local: Address) -> NatProfile | None:
+        """What is known of the NAT whose port for this address is to be predicted; None: none is."""
+        if not self._predicts:
+            return None
+        profile = self._network.nat_observer.profile_of(local.host)
+        return profile if nat_class(profile) in (NatClass.PRESERVING, NatClass.SEQUENTIAL) else None
 
     async def answer(self) -> tuple[Candidate, ...]:
         """

@@ -583,7 +583,9 @@ class WordTests(SynchronousTestCase):
         self.assertIs(blocked.techniques[NatClass.RANDOM], Technique.RELAY)
         said = text(NetcheckReport(PUNCH, blocked, transports=ALL_WAYS))
         self.assertIn(
-            "  techniques  TCP if the other NAT has one port for all destinations, a relay if", said
+            "  techniques  TCP if the other NAT has one port for all destinations, preserved ports or "
+            "sequential ports, a relay if it has random ports",
+            said,
         )
         policy = PathPolicy(tcp=False)
         blocked = replace(blocked, policy=policy)

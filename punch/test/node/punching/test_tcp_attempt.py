@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.punching.tcp_attempt import MAX_TARGETS, targets
+from punch.node.punching.tcp_attempt import MAX_TARGETS, predicted, targets
 from punch.wire.address import Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
+from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 OURS = TCPAddress("192.168.1.2", 40000)
 OURS_IPV6 = TCPAddress("2a00:1:2:300::2", 40000)
@@ -52,3 +53,30 @@ class TargetsTests(SynchronousTestCase):
         self.assertEqual(self.found(claim, private), [(private.address, True), (claim.address, True)])
         neighbour = named("2a00:1:2:3ff::9")
         self.assertEqual(self.found(neighbour), [(neighbour.address, True)])
+
+
+class PredictedTests(SynchronousTestCase):
+    """Which port a NAT will give a connection."""
+
+    def test_classes(self) -> None:
+        """Preserved ports, sequences in both directions, and NATs whose port is not to be predicted."""
+        seen, local = TCPAddress("203.0.113.1", 5000), TCPAddress("192.168.1.2", 4000)
+        dependent, ports = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment
+        for profile, port in (
+            (NatProfile("203.0.113.1", dependent, ports.PRESERVING), 4000),
+            (NatProfile("203.0.113.1", dependent, ports.SEQUENTIAL, 2, 3, 3), 5002),
+            (NatProfile("203.0.113.1", dependent, ports.SEQUENTIAL, -1, 3, 3), 4999),
+            (NatProfile("203.0.113.1", dependent, ports.RANDOM), None),
+            (NatProfile("203.0.113.1", frozenset({Mapping.ENDPOINT_INDEPENDENT}), ports.PRESERVING), None),
+            (None, None),
+        ):
+            expected = None if port is None else TCPAddress("203.0.113.1", port)
+            self.assertEqual(predicted(profile, seen, local), expected, profile)
+
+    def test_at_the_ends_of_the_range(self) -> None:
+        """Where a sequence begins again is not known, and other ports are not a peer's."""
+        local = TCPAddress("192.168.1.2", 4000)
+        for port, step in ((65535, 1), (1024, -1)):
+            dependent = frozenset({Mapping.ADDRESS_DEPENDENT})
+            profile = NatProfile("203.0.113.1", dependent, PortAssignment.SEQUENTIAL, step, 3, 3)
+            self.assertIsNone(predicted(profile, TCPAddress("203.0.113.1", port), local))
