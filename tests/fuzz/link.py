@@ -42,7 +42,7 @@ from punch.link.quic.qh3 import Qh3Backend
 from punch.test.link.flooder import CALLEE_FLOODS, FLOODS, Flooder, integer
 from punch.test.link.link_pair import ANSWER, CALLEE, CALLER, OFFER, CoreEnd, aioquic_backend
 from punch.wire.peers.candidate import MAX_TCP_CANDIDATES, Candidate
-from punch.wire.peers.link_frames import Begin, First, Nats, Opened, PunchingError, Targets, TCPCandidates
+from punch.wire.peers.link_frames import Begin, First, Nats, Opened, PayloadError, Targets, TCPCandidates
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 from tests.fuzz.target import Reader, chunk, target
 
@@ -347,7 +347,7 @@ def punching_frames(data: bytes) -> None:
     for kind in kinds:
         try:
             found = kind.decode(data)
-        except PunchingError:
+        except PayloadError:
             continue
         assert kind.decode(found.encode()) == found
         if isinstance(found, TCPCandidates):

@@ -56,7 +56,7 @@ from punch.wire.framing import (
 )
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.link_frames import LateCandidates, Restart, RestartError
+from punch.wire.peers.link_frames import LateCandidates, PayloadError, Restart
 from punch.wire.peers.sealed import (
     ANSWER_LABEL,
     CANDIDATE_LABEL,
@@ -459,7 +459,7 @@ def ice_restart(data: bytes) -> None:
     for kind in (Restart, LateCandidates):
         try:
             found = kind.decode(data)
-        except RestartError:
+        except PayloadError:
             continue
         assert kind.decode(found.encode()) == found
 

@@ -38,7 +38,7 @@ from punch.node.paths.local_candidates import describe, new_agent
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode
 from punch.wire.peers.candidate import Candidate
-from punch.wire.peers.link_frames import PunchingError, RestartError
+from punch.wire.peers.link_frames import PayloadError
 from punch.wire.peers.nat_profile import NatProfile
 from punch.wire.peers.prekey import PrekeyError
 from punch.wire.peers.sealed import Envelope
@@ -423,7 +423,7 @@ class Call:
             return
         try:
             self.proved.receive_frame(frame_type, payload, self._context.monotonic())
-        except (RestartError, PunchingError, PrekeyError, FrameError) as error:
+        except (PayloadError, PrekeyError, FrameError) as error:
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
             self.changed()

@@ -278,7 +278,7 @@ class ProvedLink:
         """
         Take a control frame of the other side.
 
-        :raise RestartError, PunchingError, PrekeyError, FrameError: it is wrong.
+        :raise PayloadError, PrekeyError, FrameError: it is wrong.
         """
         self.restarts.receive_frame(frame_type, payload, now)
         self.punching.receive_frame(frame_type, payload, now)

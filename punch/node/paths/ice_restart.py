@@ -197,7 +197,7 @@ class IceRestarts:
         """
         Take a control frame of the link that is about restarts.
 
-        :raise RestartError: it is malformed.
+        :raise PayloadError: it is malformed.
         """
         if frame_type == ControlFrameType.RESTART:
             restart = Restart.decode(payload)

@@ -228,7 +228,7 @@ class Punching:
         """
         Take a control frame of the link that is about this.
 
-        :raise PunchingError: it is malformed.
+        :raise PayloadError: it is malformed.
         """
         if frame_type == OptionalFrameType.NATS:
             self._take_nats(Nats.decode(payload), now)

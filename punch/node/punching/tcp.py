@@ -280,7 +280,7 @@ class TCPPunching:
         """
         Take a control frame of the link that is about this.
 
-        :raise PunchingError: it is malformed.
+        :raise PayloadError: it is malformed.
         """
         if frame_type != OptionalFrameType.TCP:
             return

@@ -26,97 +26,17 @@ from punch.wire.peers.candidate import Candidate, read_candidates, read_tcp_cand
 from punch.wire.peers.nat_profile import NatProfile, read_profiles, write_profiles
 from punch.wire.peers.sealed import MAX_GENERATION, read_pacing, read_password, read_ufrag, write_candidates
 
-_later_generation = integer(1, MAX_GENERATION)
-
-
-class RestartError(Exception):
-    """A payload is malformed; `str()` says why."""
-
-
-@dataclass(frozen=True)
-class Restart:
-    """The credentials and candidates of one side's ICE agent of a new generation."""
-
-    generation: int
-    ufrag: str
-    password: str
-    candidates: tuple[Candidate, ...]
-    pacing_ms: int = 50
-
-    def encode(self) -> bytes:
-        """Encode the payload of a RESTART frame."""
-        return strict_json.dumps(
-            {
-                "generation": self.generation,
-                "ufrag": self.ufrag,
-                "password": self.password,
-                "candidates": write_candidates(self.candidates),
-                "pacing": self.pacing_ms,
-            }
-        )
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Restart:
-        """
-        Decode a payload.
-
-        :raise RestartError: it is malformed.
-        """
-        try:
-            fields = mapping(strict_json.loads(payload))
-            return cls(
-                field(fields, "generation", _later_generation),
-                field(fields, "ufrag", read_ufrag),
-                field(fields, "password", read_password),
-                field(fields, "candidates", read_candidates),
-                field(fields, "pacing", read_pacing, 50),
-            )
-        except ValueError as error:
-            raise RestartError(f"a RESTART frame is wrong: {error}") from error
-
-
-@dataclass(frozen=True)
-class LateCandidates:
-    """Candidates that were found after the RESTART frame was sent."""
-
-    generation: int
-    candidates: tuple[Candidate, ...]
-
-    def encode(self) -> bytes:
-        """Encode the payload of a CANDIDATES frame."""
-        return strict_json.dumps(
-            {"generation": self.generation, "candidates": write_candidates(self.candidates)}
-        )
-
-    @classmethod
-    def decode(cls, payload: bytes) -> LateCandidates:
-        """
-        Decode a payload.
-
-        :raise RestartError: it is malformed.
-        """
-        try:
-            fields = mapping(strict_json.loads(payload))
-            return cls(
-                field(fields, "generation", _later_generation),
-                field(fields, "candidates", read_candidates),
-            )
-        except ValueError as error:
-            raise RestartError(f"a CANDIDATES frame is wrong: {error}") from error
-
-
 MAX_TARGETS: Final = 10
 """How many ports TARGETS may name, and to how many OPENED may answer."""
 MAX_ALTERNATIVES: Final = 4
-"""How many ports OPENED may name for each of these."""
+"""How many ports OPENED may name for each target."""
 MAX_TURN: Final = 4
 """The greatest `Targets.turn`."""
 MAX_COUNT: Final = 1024
 """How many open ports OPENED may speak of without naming them."""
 
-Fields = Mapping[str, Any]
-P = TypeVar("P", bound="Payload")
 
+_later_generation = integer(1, MAX_GENERATION)
 _attempt = integer(1, 2**31 - 1)
 _port = integer(1, 65535)
 _count = integer(0, MAX_COUNT)
@@ -130,16 +50,11 @@ def _near(value: object) -> tuple[int, int]:
     return ports[0], ports[1]
 
 
-class First(str, Enum):
-    """Which side of a simultaneous open sends first."""
-
-    AIMS = "aims"
-    OPENS = "opens"
-    BOTH = "both"
-    """Both at the same moment."""
+Fields = Mapping[str, Any]
+P = TypeVar("P", bound="Payload")
 
 
-class PunchingError(Exception):
+class PayloadError(Exception):
     """A payload is malformed; `str()` says why."""
 
 
@@ -152,22 +67,90 @@ class Payload(ABC):
 
     frame: ClassVar[str]
 
+    def encode(self) -> bytes:
+        """Encode the payload."""
+        return strict_json.dumps(self._write())
+
     @classmethod
     def decode(cls: type[P], payload: bytes) -> P:
         """
         Decode a payload.
 
-        :raise PunchingError: it is malformed.
+        :raise PayloadError: it is malformed.
         """
         try:
             return cls._read(mapping(strict_json.loads(payload)))
         except ValueError as error:
-            raise PunchingError(f"{cls.frame} frame is wrong: {error}") from error
+            raise PayloadError(f"{cls.frame} frame is wrong: {error}") from error
+
+    @abstractmethod
+    def _write(self) -> dict[str, Any]:
+        """Return the fields of the JSON object."""
 
     @classmethod
     @abstractmethod
     def _read(cls: type[P], fields: Fields) -> P:
         """Return what these fields say, or raise ValueError."""
+
+
+@dataclass(frozen=True)
+class Restart(Payload):
+    """The credentials and candidates of one side's ICE agent of a new generation."""
+
+    frame = "a RESTART"
+
+    generation: int
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    pacing_ms: int = 50
+
+    def _write(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "ufrag": self.ufrag,
+            "password": self.password,
+            "candidates": write_candidates(self.candidates),
+            "pacing": self.pacing_ms,
+        }
+
+    @classmethod
+    def _read(cls, fields: Fields) -> Restart:
+        return cls(
+            field(fields, "generation", _later_generation),
+            field(fields, "ufrag", read_ufrag),
+            field(fields, "password", read_password),
+            field(fields, "candidates", read_candidates),
+            field(fields, "pacing", read_pacing, 50),
+        )
+
+
+@dataclass(frozen=True)
+class LateCandidates(Payload):
+    """Candidates that were found after the RESTART frame was sent."""
+
+    frame = "a CANDIDATES"
+
+    generation: int
+    candidates: tuple[Candidate, ...]
+
+    def _write(self) -> dict[str, Any]:
+        return {"generation": self.generation, "candidates": write_candidates(self.candidates)}
+
+    @classmethod
+    def _read(cls, fields: Fields) -> LateCandidates:
+        return cls(
+            field(fields, "generation", _later_generation), field(fields, "candidates", read_candidates)
+        )
+
+
+class First(str, Enum):
+    """Which side of a simultaneous open sends first."""
+
+    AIMS = "aims"
+    OPENS = "opens"
+    BOTH = "both"
+    """Both at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +168,11 @@ class Nats(Payload):
     profiles: tuple[NatProfile, ...]
     pairs: bool = False
 
-    def encode(self) -> bytes:
-        """Encode the payload of a NATS frame."""
+    def _write(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"nats": write_profiles(self.profiles)}
         if self.pairs:
             fields["pairs"] = True
-        return strict_json.dumps(fields)
+        return fields
 
     @classmethod
     def _read(cls, fields: Fields) -> Nats:
@@ -218,8 +200,7 @@ class Targets(Payload):
     first: First | None = None
     turn: int = 0
 
-    def encode(self) -> bytes:
-        """Encode the payload of a TARGETS frame."""
+    def _write(self) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "attempt": self.attempt,
             "technique": self.technique,
@@ -228,7 +209,7 @@ class Targets(Payload):
         }
         if self.first is not None:
             fields["first"], fields["turn"] = self.first.value, self.turn
-        return strict_json.dumps(fields)
+        return fields
 
     @classmethod
     def _read(cls, fields: Fields) -> Targets:
@@ -268,8 +249,7 @@ class Opened(Payload):
         """Whether the attempt is refused: no port is open."""
         return not self.ports and not self.count
 
-    def encode(self) -> bytes:
-        """Encode the payload of an OPENED frame."""
+    def _write(self) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "attempt": self.attempt,
             "host": self.host,
@@ -279,7 +259,7 @@ class Opened(Payload):
             fields["count"] = self.count
             if self.near is not None:
                 fields["near"] = list(self.near)
-        return strict_json.dumps(fields)
+        return fields
 
     @classmethod
     def _read(cls, fields: Fields) -> Opened:
@@ -301,9 +281,8 @@ class Begin(Payload):
 
     attempt: int
 
-    def encode(self) -> bytes:
-        """Encode the payload of a BEGIN frame."""
-        return strict_json.dumps({"attempt": self.attempt})
+    def _write(self) -> dict[str, Any]:
+        return {"attempt": self.attempt}
 
     @classmethod
     def _read(cls, fields: Fields) -> Begin:
@@ -324,9 +303,8 @@ class TCPCandidates(Payload):
     attempt: int
     candidates: tuple[Candidate, ...]
 
-    def encode(self) -> bytes:
-        """Encode the payload of a TCP frame."""
-        return strict_json.dumps({"attempt": self.attempt, "candidates": write_candidates(self.candidates)})
+    def _write(self) -> dict[str, Any]:
+        return {"attempt": self.attempt, "candidates": write_candidates(self.candidates)}
 
     @classmethod
     def _read(cls, fields: Fields) -> TCPCandidates:

@@ -21,9 +21,8 @@ from punch.wire.peers.link_frames import (
     LateCandidates,
     Nats,
     Opened,
-    PunchingError,
+    PayloadError,
     Restart,
-    RestartError,
     Targets,
     TCPCandidates,
 )
@@ -64,17 +63,17 @@ class PayloadTests(SynchronousTestCase):
         ]
         for change in wrong:
             payload = json.dumps({**fields, **change}).encode()
-            self.assertRaises(RestartError, Restart.decode, payload)
+            self.assertRaises(PayloadError, Restart.decode, payload)
         for name in ("generation", "ufrag", "password", "candidates"):
             rest = {key: value for key, value in fields.items() if key != name}
-            self.assertRaises(RestartError, Restart.decode, json.dumps(rest).encode())
-        self.assertRaises(RestartError, LateCandidates.decode, b'{"generation":1}')
+            self.assertRaises(PayloadError, Restart.decode, json.dumps(rest).encode())
+        self.assertRaises(PayloadError, LateCandidates.decode, b'{"generation":1}')
 
     @settings(derandomize=True, deadline=None, max_examples=100)
     @given(st.one_of(st.binary(max_size=200), st.text().map(str.encode)))
     def test_noise(self, payload: bytes) -> None:
-        self.assertRaises(RestartError, Restart.decode, payload)
-        self.assertRaises(RestartError, LateCandidates.decode, payload)
+        self.assertRaises(PayloadError, Restart.decode, payload)
+        self.assertRaises(PayloadError, LateCandidates.decode, payload)
 
 
 TARGETS = Targets(3, "prediction", "203.0.113.7", (40000, 40001))
@@ -100,7 +99,7 @@ class PunchingTests(SynchronousTestCase):
         for data, pairs in ((b'{"nats":[]}', False), (b'{"nats":[],"pairs":true}', True)):
             self.assertEqual(Nats.decode(data), Nats((), pairs))
         for wrong in (b'{"nats":[],"pairs":1}', b'{"nats":[],"pairs":null}'):
-            self.assertRaises(PunchingError, Nats.decode, wrong)
+            self.assertRaises(PayloadError, Nats.decode, wrong)
 
     def test_round_trips(self) -> None:
         """The forms of docs/protocol.md."""
@@ -147,15 +146,15 @@ class PunchingTests(SynchronousTestCase):
         wrong: list[dict[str, object]] = [{"first": ""}, {"first": 1}, {"turn": -1}, {"turn": MAX_TURN + 1}]
         for change in wrong:
             data = json.dumps({**json.loads(SIMULTANEOUS.encode()), **change}).encode()
-            self.assertRaises(PunchingError, Targets.decode, data)
+            self.assertRaises(PayloadError, Targets.decode, data)
         for count in (-1, MAX_COUNT + 1, "1", None, 1.5):
             data = json.dumps({**json.loads(SPRAYED.encode()), "count": count}).encode()
-            self.assertRaises(PunchingError, Opened.decode, data)
+            self.assertRaises(PayloadError, Opened.decode, data)
         for ports in (None, 5, [], [1], [1, 2, 3], [2, 1], [0, 5], [5, 65536], ["1", "2"]):
             data = json.dumps({**json.loads(SPRAYED.encode()), "near": ports}).encode()
-            self.assertRaises(PunchingError, Opened.decode, data)
+            self.assertRaises(PayloadError, Opened.decode, data)
         for attempt in (0, 2**31, "1", None):
-            self.assertRaises(PunchingError, Begin.decode, json.dumps({"attempt": attempt}).encode())
+            self.assertRaises(PayloadError, Begin.decode, json.dumps({"attempt": attempt}).encode())
 
     def test_tcp(self) -> None:
         """Where a side listens for TCP; candidates of other kinds are left out."""
@@ -174,7 +173,7 @@ class PunchingTests(SynchronousTestCase):
             {"attempt": 1, "candidates": ["1 1 tcp 1 192.0.2.1 0 typ host tcptype passive"]},
             {"attempt": 1, "candidates": text},
         ):
-            self.assertRaises(PunchingError, TCPCandidates.decode, json.dumps(wrong).encode())
+            self.assertRaises(PayloadError, TCPCandidates.decode, json.dumps(wrong).encode())
 
     def test_malformed(self) -> None:
         """Wrong values, too many ports, what is no address, and no JSON."""
@@ -195,11 +194,11 @@ class PunchingTests(SynchronousTestCase):
         names: list[dict[str, object]] = [{"technique": 3}, {"technique": "\u202e"}]
         for change in wrong + names:
             data = json.dumps({**targets, **change}).encode()
-            self.assertRaises(PunchingError, Targets.decode, data)
+            self.assertRaises(PayloadError, Targets.decode, data)
         ports: list[dict[str, object]] = [{"ports": [[1] * (MAX_ALTERNATIVES + 1)]}, {"ports": [[0]]}]
         for change in wrong + ports:
             data = json.dumps({**opened, **change}).encode()
-            self.assertRaises(PunchingError, Opened.decode, data)
+            self.assertRaises(PayloadError, Opened.decode, data)
         for kind in (Nats, Targets, Opened, Begin):
             for data in (b"", b"[]", b"{}", b"\xff", b"{" * 5000, b'{"attempt": 1, "attempt": 2}'):
-                self.assertRaises(PunchingError, kind.decode, data)
+                self.assertRaises(PayloadError, kind.decode, data)
