@@ -130,6 +130,7 @@ class Agent:
             self._checklist,
             self._checker,
             call_budget,
+            random,
             ready=lambda: self._theirs is not None and self.state not in _ENDED,
             changed=self._changed,
         )
@@ -223,7 +224,7 @@ class Agent:
         self._locals.remove(base)
         self.reflexive.forget(base)
         if opening:
-            self._checker.forget_openings(base)
+            self.openings.forget(base)
             left = {pair.remote.address for pair in self._checklist}
             self._remotes.forget({pair.remote.address for pair in dropped} - left)
 
@@ -348,7 +349,8 @@ class Agent:
             return False
         if data[0] & 1:
             transaction_id = bytes(data[8:20])
-            return self._checker.owns(transaction_id) or self._gatherer.owns(transaction_id)
+            owners = (self._checker, self._gatherer, self.openings)
+            return any(each.owns(transaction_id) for each in owners)
         return self._server.is_check(data)
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
@@ -368,6 +370,8 @@ class Agent:
             self._results.receive_request(message, len(data), remote, local, now)
         elif self._gatherer.owns(message.transaction_id):
             self._receive_reflection(message, remote, local, now)
+        elif self.openings.owns(message.transaction_id):
+            self.openings.receive(message, remote, local)
         elif message.message_class is not MessageClass.INDICATION:
             outcome = self._checker.receive(message, remote, local, now)
             if outcome is not None:

@@ -34,11 +34,6 @@ LONGEST_SIZE_WAIT = 0.3
 The longest time between the first two of these requests, in seconds, if the first check was repeated: then
 only an upper bound of the round-trip time is known.
 """
-MAX_OPENING_CHECKS = 2048
-"""
-How many checks of `opening` are remembered, the newest ones, so that their answers are recognized: as many as
-an attempt by spraying sends.
-"""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -101,10 +96,6 @@ class CheckClient:
         self._switches = 0
         self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
         self._output: list[Transmit] = []
-        # The newest checks of `opening`: where they were sent, and from where; and by socket
-        self._openings: dict[bytes, tuple[Address, Address]] = {}
-        self._opened_from: dict[Address, set[bytes]] = {}
-        self._answered: set[Address] = set()
 
     def set_remote(self, theirs: IceCredentials) -> None:
         """Set the peer's credentials."""
@@ -112,7 +103,7 @@ class CheckClient:
 
     def owns(self, transaction_id: bytes) -> bool:
         """Whether an answer with this ID is expected here."""
-        return transaction_id in self._transactions or transaction_id in self._openings
+        return transaction_id in self._transactions
 
     def switch_role(self, role: IceRole, *, refused: bool) -> bool:
         """
@@ -168,38 +159,19 @@ class CheckClient:
             longest_wait=2 * rto,
         )
 
-    def opening(self, base: Address, remote: Address) -> Transmit:
+    def encode_check(self, transaction_id: bytes, priority: int) -> bytes:
         """
-        Return a check that opens our NAT for `remote`. Its answer validates nothing, since the peer checks
-        the pair itself if this check arrives. But the answer shows that the peer's check is worth waiting for
-        (`was_answered`).
+        Encode a check that belongs to no pair, with this PRIORITY.
+
+        :raise RuntimeError: the peer's credentials are not known.
         """
-        transaction_id = self._random(12)
-        if len(self._openings) >= MAX_OPENING_CHECKS:
-            self._drop_opening(next(iter(self._openings)))
-        self._openings[transaction_id] = remote, base
-        self._opened_from.setdefault(base, set()).add(transaction_id)
-        return Transmit(self._opening(transaction_id, self._candidates.check_priority(base)), remote, base)
-
-    def was_answered(self, base: Address) -> bool:
-        """Whether a check of `opening` from this address was answered."""
-        return base in self._answered
-
-    def forget_openings(self, base: Address) -> None:
-        """Forget the checks of `opening` from this address, and their answers: its socket is closed."""
-        for transaction_id in list(self._opened_from.get(base, ())):
-            self._drop_opening(transaction_id)
-        self._answered.discard(base)
-
-    @property
-    def opening_size(self) -> int:
-        """How many bytes a check of `opening` has."""
-        return len(self._opening(bytes(12), 0))
-
-    def _opening(self, transaction_id: bytes, priority: int) -> bytes:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
         return build_check(transaction_id, self._ours, self._theirs, self.role, self.tiebreaker, priority)
+
+    def is_authentic(self, answer: StunMessage) -> bool:
+        """Whether an answer is protected with the peer's password."""
+        return self._theirs is not None and answer.check_integrity(self._theirs.key)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Stop retransmitting the check of this pair. Its answer still counts."""
@@ -227,7 +199,6 @@ class CheckClient:
         """
         known = self._transactions.get(answer.transaction_id)
         if known is None:
-            self._receive_of_opening(answer, remote, local)
             return None
         transaction, pair = known
         if transaction.key is None or not answer.check_integrity(transaction.key):
@@ -251,20 +222,6 @@ class CheckClient:
         elif transaction.purpose is not Purpose.CHECK and verdict is CheckVerdict.FAILED:
             return None
         return CheckOutcome(pair, transaction, verdict, mapped)
-
-    def _receive_of_opening(self, answer: StunMessage, remote: Address, local: Address) -> None:
-        sent = self._openings.get(answer.transaction_id) == (remote, local)
-        authentic = self._theirs is not None and answer.check_integrity(self._theirs.key)
-        if sent and authentic and answer.message_class is MessageClass.SUCCESS:
-            self._drop_opening(answer.transaction_id)
-            self._answered.add(local)
-
-    def _drop_opening(self, transaction_id: bytes) -> None:
-        _, base = self._openings.pop(transaction_id)
-        sent = self._opened_from[base]
-        sent.discard(transaction_id)
-        if not sent:
-            del self._opened_from[base]
 
     def receive_acknowledgement(self, check: Check, now: float) -> CheckOutcome | None:
         """

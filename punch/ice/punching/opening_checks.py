@@ -13,8 +13,16 @@ from punch.ice.checklist import CheckList
 from punch.ice.checks import CallBudget
 from punch.ice.pairs import PairState
 from punch.ice.reach import may_pair
+from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
 from punch.wire.peers.candidate import CandidateType
+from punch.wire.stun import MessageClass, StunMessage
+
+MAX_REMEMBERED = 2048
+"""
+How many checks of `OpeningChecks.check` are remembered, the newest ones, so that their answers are
+recognized: as many as an attempt by spraying sends.
+"""
 
 
 class OpeningChecks:
@@ -34,6 +42,7 @@ class OpeningChecks:
         checklist: CheckList,
         checker: CheckClient,
         budget: CallBudget,
+        random: RandomBytes,
         *,
         ready: Callable[[], bool],
         changed: Callable[[], None],
@@ -43,8 +52,13 @@ class OpeningChecks:
         self._checklist = checklist
         self._checker = checker
         self._budget = budget
+        self._random = random
         self._ready = ready
         self._changed = changed
+        # The newest checks: where they were sent, and from which socket; and the IDs of those of each socket
+        self._sent: dict[bytes, tuple[Address, Address]] = {}
+        self._sent_from: dict[Address, set[bytes]] = {}
+        self._answered: set[Address] = set()
 
     @property
     def bases(self) -> list[Address]:
@@ -64,10 +78,43 @@ class OpeningChecks:
         """
         Return a check from a socket of `add` that opens our NAT for `remote`; None if these two can't be
         paired, or no check can be sent now.
+
+        Its answer validates nothing, since the peer checks the pair itself if this check arrives. But the
+        answer shows that the peer's check is worth waiting for (`was_answered`).
         """
         if base not in self._locals or not self._ready() or not may_pair(base, remote):
             return None
-        return self._checker.opening(base, remote)
+        transaction_id = self._random(12)
+        if len(self._sent) >= MAX_REMEMBERED:
+            self._forget_check(next(iter(self._sent)))
+        self._sent[transaction_id] = remote, base
+        self._sent_from.setdefault(base, set()).add(transaction_id)
+        data = self._checker.encode_check(transaction_id, self._locals.check_priority(base))
+        return Transmit(data, remote, base)
+
+    def owns(self, transaction_id: bytes) -> bool:
+        """Whether an answer with this ID is expected here."""
+        return transaction_id in self._sent
+
+    def receive(self, answer: StunMessage, remote: Address, local: Address) -> None:
+        """Process an answer to a check of `check`. One that is not authentic is ignored."""
+        sent = self._sent.get(answer.transaction_id) == (remote, local)
+        if sent and self._checker.is_authentic(answer) and answer.message_class is MessageClass.SUCCESS:
+            self._forget_check(answer.transaction_id)
+            self._answered.add(local)
+
+    def forget(self, base: Address) -> None:
+        """Forget the checks from this socket, and their answers: it is closed."""
+        for transaction_id in list(self._sent_from.get(base, ())):
+            self._forget_check(transaction_id)
+        self._answered.discard(base)
+
+    def _forget_check(self, transaction_id: bytes) -> None:
+        _, base = self._sent.pop(transaction_id)
+        sent = self._sent_from[base]
+        sent.discard(transaction_id)
+        if not sent:
+            del self._sent_from[base]
 
     @property
     def check_size(self) -> int:
@@ -76,7 +123,7 @@ class OpeningChecks:
 
         :raise RuntimeError: the peer's credentials are not known.
         """
-        return self._checker.opening_size
+        return len(self._checker.encode_check(bytes(12), 0))
 
     def has_received_check(self, bases: Collection[Address]) -> bool:
         """Whether an authenticated check has arrived at one of these sockets."""
@@ -84,7 +131,7 @@ class OpeningChecks:
 
     def was_answered(self, bases: Collection[Address]) -> bool:
         """Whether the peer has answered a check of `check` from one of these sockets."""
-        return any(map(self._checker.was_answered, bases))
+        return not self._answered.isdisjoint(bases)
 
     @property
     def proven_addresses(self) -> set[Address]:

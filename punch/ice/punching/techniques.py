@@ -176,7 +176,10 @@ def port_of_socket(profile: NatProfile, local_port: int, seen_port: int | None) 
 
 
 def _sprays(profile: NatProfile | None) -> bool:
-    """Whether the other side may have random ports: guessed ports must see packets from one port of ours."""
+    """
+    Whether the other side may have random ports: all of the guessed ports must see packets from the same port
+    of ours.
+    """
     known = nat_class(profile) in (NatClass.INDEPENDENT, NatClass.PRESERVING)
     return known and profile is not None and not depends_on_port(profile)
 
