@@ -2,8 +2,8 @@
 How a captive portal is recognized: a network that answers web requests itself until somebody signs in
 (RFC 8910).
 
-It answers in place of whatever host is asked. So the host of the rendezvous is asked by plain HTTP, and
-nobody else need be.
+It answers in place of whatever host is asked. So the host of the rendezvous is asked by plain HTTP, and no
+other host need be asked.
 """
 
 from __future__ import annotations

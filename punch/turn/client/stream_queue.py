@@ -48,7 +48,12 @@ _RESPONSES: Final = (b"\x01\x01", b"\x01\x11")
 
 
 class _Asked(NamedTuple):
-    """A request that was written as the last of so many bytes, in seconds and bytes."""
+    """
+    A request that was written to the stream.
+
+    :ivar written: how many bytes were written up to its end.
+    :ivar at: when, in monotonic seconds.
+    """
 
     transaction_id: bytes
     written: int
@@ -168,7 +173,7 @@ class StreamQueue:
         return next((each for each in self._asked if each.transaction_id == transaction_id), None)
 
     def get_timer(self) -> float | None:
-        """Return when `handle_timer` wants to be called, in monotonic seconds."""
+        """Return when to call `handle_timer`, in monotonic seconds; None: not needed."""
         if self._limit is None or not self._asked or self._rtt is None:
             return None
         return self._asked_at + min(max(AGAIN[0], 4 * self._rtt), AGAIN[1])

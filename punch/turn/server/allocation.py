@@ -1,6 +1,6 @@
 """
-One allocation of the relay, with its permissions and channels, and the events that an operator may want to
-know.
+One allocation of the relay, with its permissions and channels; the request for one, and a reserved port; and
+the events that an operator may want to know.
 """
 
 from __future__ import annotations
@@ -183,6 +183,27 @@ class Allocation:
         """When the allocation or a part of it expires next."""
         ends = [self.expires, *self.permissions.values(), *(each.expires for each in self.bindings.values())]
         return min(ends)
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """A port that waits for a request with its token, until `expires` (monotonic seconds)."""
+
+    user: User
+    place: Place
+    port: RelayedPort
+    bound: Address
+    expires: float
+
+
+class AllocateRequest(NamedTuple):
+    """What an Allocate request asks for."""
+
+    ipv6: bool = False
+    even: bool = False
+    reserve: bool = False
+    """Whether to reserve the next higher port for a later request (EVEN-PORT)."""
+    token: bytes | None = None
 
 
 class AllocationOwner(NamedTuple):

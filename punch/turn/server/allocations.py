@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from punch.identity import RandomBytes
@@ -22,6 +21,7 @@ from punch.net.segmented_table import SegmentedTable
 from punch.net.sources import Shares, Source, address_key, source_of
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.allocation import (
+    AllocateRequest,
     Allocation,
     AllocationEnded,
     AllocationMade,
@@ -33,6 +33,7 @@ from punch.turn.server.allocation import (
     RelayedPort,
     RelayEvent,
     RelayLimitHit,
+    Reservation,
     User,
 )
 from punch.turn.server.quotas import GROWTH, Meter, Quotas
@@ -53,27 +54,6 @@ _EVENTS = 10_000
 Events that are kept if nobody takes them, and two more for each allocation: all may end in one turn of the
 reactor, for example, and no event may be lost that the operator needs.
 """
-
-
-@dataclass(slots=True, eq=False)
-class Reservation:
-    """A port that waits for a request with its token, until `expires` (monotonic seconds)."""
-
-    user: User
-    place: Place
-    port: RelayedPort
-    bound: Address
-    expires: float
-
-
-class AllocateRequest(NamedTuple):
-    """What an Allocate request asks for."""
-
-    ipv6: bool = False
-    even: bool = False
-    reserve: bool = False
-    """Whether to reserve the next higher port for a later request (EVEN-PORT)."""
-    token: bytes | None = None
 
 
 class Limited(NamedTuple):
@@ -372,7 +352,11 @@ class Allocations:
         return place
 
     def _make_room(self, source: Source, now: float) -> None:
-        """:raise AllocationRefusal: 486 or 508."""
+        """
+        End allocations or reservations until the table has room for another one of this source.
+
+        :raise AllocationRefusal: 486 or 508.
+        """
         while (leaving := self._leaving(source, now)) is not None:
             if isinstance(leaving.holder, Allocation):
                 owner = leaving.holder.owner
@@ -386,7 +370,11 @@ class Allocations:
                 raise AllocationRefusal(508, "The relay is full")
 
     def _leaving(self, source: Source, now: float) -> Place | None:
-        """:raise AllocationRefusal: 486 or 508."""
+        """
+        Return the place that has to become free for one of this source; None if there is room.
+
+        :raise AllocationRefusal: 486 or 508.
+        """
         try:
             return self.places.room(source, now)
         except NoRoom as full:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from punch.turn.server.allocation import (
+    AllocateRequest,
     Allocation,
     AllocationOwner,
     AllocationRefusal,
@@ -18,7 +19,7 @@ from punch.turn.server.allocation import (
     FirstPermission,
     FiveTuple,
 )
-from punch.turn.server.allocations import AllocateRequest, Allocations
+from punch.turn.server.allocations import Allocations
 from punch.turn.server.authentication import AuthenticationRefused, Authenticator, Login
 from punch.turn.server.settings import Destinations, RelaySettings
 from punch.wire.address import Address
