@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from punch import __version__
-from punch.cli.startup import end_quietly_on_interrupt, end_without_collecting
+from punch.cli.startup import end_quietly_on_interrupt, end_without_collecting, loading
 from punch.cli.usage import (
     escape_output,
     seen_words,
@@ -160,7 +160,8 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
 def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
     """Run `twistd -n PLUGIN …` in this process, for `punch COMMAND …`."""
-    from twisted.scripts import twistd
+    with loading():
+        from twisted.scripts import twistd
 
     from punch.cli.twistd import commands
 

@@ -308,10 +308,10 @@ class Retention:
 
 def makeService(options: Options) -> IService:
     """Return the service that `twistd` runs."""
-    from twisted.internet import reactor
-
     end_without_collecting()
     with loading():
+        from twisted.internet import reactor
+
         from punch.cli.peer_service import PeerService
         from punch.net.reactor import install_resolver, use_monotonic_time
 

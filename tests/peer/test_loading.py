@@ -52,6 +52,8 @@ NOT_AT_START = (
     "punch.natcheck.report",
     "punch.node.calls.call",
     "punch.node.calls.call_link",
+    "punch.node.calls.description",
+    "punch.node.calls.signaling",
     "punch.node.netcheck",
     "punch.node.netcheck_trials",
     "punch.node.network.relay",

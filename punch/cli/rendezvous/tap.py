@@ -403,10 +403,10 @@ the relay of this service, else beside it."""
 
 def makeService(options: Options) -> IService:
     """Return the service of this process, for `twistd`."""
-    from twisted.internet import reactor
-
     end_without_collecting()
     with loading():
+        from twisted.internet import reactor
+
         from punch.cli.rendezvous.service import make_service
 
     use_monotonic_time(reactor)

@@ -13,10 +13,8 @@ from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.services import Services
 from punch.net.udp.sockets import free_descriptors
-from punch.node.calls.description import Description
 from punch.node.calls.offer_freshness import OfferTimes
 from punch.node.calls.prekeys import Prekeys
-from punch.node.calls.signaling import Signaling
 from punch.node.network.network import Network
 from punch.node.paths.path_memory import PathMemory
 from punch.node.policies import RelayPolicy, SprayPolicy
@@ -25,6 +23,8 @@ from punch.wire.control import Answered, Candidates, Ended, Error, Establish, Re
 if TYPE_CHECKING:
     from punch.link.link import Link
     from punch.node.calls.calls import Calls
+    from punch.node.calls.description import Description
+    from punch.node.calls.signaling import Signaling
 
 MAX_UNSENT = 64
 """Messages of calls under way that are kept while there is no connection to the rendezvous."""
@@ -182,6 +182,8 @@ class CallContext:
 
         :raise SealError: the peer's key cannot be sealed to.
         """
+        from punch.node.calls.signaling import Signaling
+
         return Signaling.outgoing(
             self.identity,
             peer,

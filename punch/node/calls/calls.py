@@ -16,7 +16,6 @@ from punch.link.events import CloseCode, LinkRole
 from punch.net.driver import Timer
 from punch.node.calls.call_context import CallContext
 from punch.node.calls.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
-from punch.node.calls.signaling import Signaling
 from punch.node.causes import Cause, ControlProblem, IntroductionEnded, SimpleCause
 from punch.node.events import (
     CallFailed,
@@ -37,6 +36,7 @@ from punch.wire.peers.sealed import SealError
 
 if TYPE_CHECKING:
     from punch.node.calls.call import Call
+    from punch.node.calls.signaling import Signaling
 
 MAX_CALLS = 64
 """Calls and links at once."""
@@ -460,6 +460,8 @@ class IncomingCalls:
             self.accept(call)
 
     def _open(self, incoming: Incoming) -> Signaling | None:
+        from punch.node.calls.signaling import Signaling
+
         context = self._context
         try:
             return Signaling.incoming(
