@@ -2,7 +2,7 @@
 What users are told of peer IDs, names, addresses, keys and kept files that can't be used.
 
 The modules that find it out say it by codes with fields. The sentences are here, and not in `punch.ui`,
-because errors of the node's socket (`punch.local`) and of the chat contain them, too.
+because errors of the node's socket (`punch.local`) contain them, too.
 """
 
 from __future__ import annotations

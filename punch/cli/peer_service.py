@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import PageServed
+from punch.apps.chat.model import ChatProblem
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
 from punch.apps.codes.code import Card
@@ -51,6 +52,7 @@ from punch.ui.desktop import download_folder, folder_opener
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.json.commands import perform_for_program
 from punch.ui.text.causes import event_sentence
+from punch.ui.text.chat import chat_error_sentence
 
 if TYPE_CHECKING:
     from punch.apps.codes.exchange import Issuer, Redeemer
@@ -94,7 +96,7 @@ class PeerService(Service):
         except StateError as error:
             options.fail("state", sentence_of(error))
         except ChatError as error:
-            options.fail("state", str(error))
+            options.fail("state", chat_error_sentence(error))
         if options.target == identity.peer_id:
             options.fail(
                 "self", "This is your own ID: give --peer the ID that the other side's Punch prints."
@@ -134,7 +136,7 @@ class PeerService(Service):
             chat = self._chat = self._make_chat()
             own = self._make_own_node(chat)
         except ChatError as error:
-            self._finish(1, str(error))
+            self._finish(1, chat_error_sentence(error))
             return
         console = self._console = open_console(
             self._reactor,
@@ -235,7 +237,7 @@ class PeerService(Service):
         try:
             self._state.remember_display_name(name)
         except StateError as error:
-            raise ChatError("state", sentence_of(error)) from error
+            raise ChatError(ChatProblem.NAME_NOT_KEPT, cause=error) from error
 
     def _open_web(self, chat: Chat, console: Console) -> bool:
         from punch.ui.web.uploads import Uploads

@@ -51,8 +51,9 @@ ALLOWED = {
     "sentences": {"link", "wire"} | BASE,
     "local": {"sentences", "node", "link", "net", "wire"} | BASE,
     "endpoints": {"local", "sentences", "node", "link", "net", "wire"} | BASE,
-    "apps": {"endpoints", "local", "sentences", "node", "link", "natcheck", "net", "wire"} | BASE,
-    "ui": {"apps", "endpoints", "local", "node", "link", "natcheck", "ice", "net", "wire"} | BASE,
+    "apps": {"endpoints", "local", "node", "link", "natcheck", "net", "wire"} | BASE,
+    "ui": {"apps", "sentences", "endpoints", "local", "node", "link", "natcheck", "ice", "net", "wire"}
+    | BASE,
     "rendezvous": {"turn", "net", "wire", "amounts", "files", "identity"},
 }
 
@@ -111,6 +112,7 @@ PURE = [
     *(f"punch.apps.codes.{name}" for name in ("code", "exchange")),
     *(f"punch.apps.forward.{name}" for name in ("addresses", "messages")),
     "punch.ui.text.causes",
+    "punch.ui.text.chat",
     "punch.ui.text.codes",
     "punch.ui.text.sentences",
     "punch.ui.text.transfers",

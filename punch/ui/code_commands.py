@@ -14,20 +14,21 @@ from punch.apps.chat.events import CodeMade
 from punch.apps.codes.code import Code, CodeError, CodeFailed, CodePurpose
 from punch.extras import install_command_here
 from punch.node.causes import ControlProblem
-from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
+from punch.ui.command import Answer, Command, CommandContext, CommandRefused, Field, FieldKind, Fields, Result
 from punch.ui.json.events import code_fields, contact_fields
+from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.codes import code_error_sentence, ended_reason, ended_sentence, failure_sentence
 
 
 def _codes(context: CommandContext) -> ContactCodes:
     codes = context.applications.codes
     if codes is None:
-        raise ChatError("no-codes", "Codes can't be used here: run punch invite, or punch join.")
+        raise CommandRefused("no-codes", "Codes can't be used here: run punch invite, or punch join.")
     return codes
 
 
-def _missing(error: ModuleNotFoundError) -> ChatError:
-    return ChatError(
+def _missing(error: ModuleNotFoundError) -> CommandRefused:
+    return CommandRefused(
         "no-codes",
         f"Codes need a package that is not there, {error.name}: {install_command_here('codes')}, then start "
         "Punch again.",
@@ -50,7 +51,7 @@ def _ended(failure: Failure) -> NoReturn:
     if not isinstance(error, CodeFailed | ControlProblem | CancelledError):
         failure.raiseException()
     assert error is not None
-    raise ChatError(ended_reason(error), ended_sentence(error))
+    raise CommandRefused(ended_reason(error), ended_sentence(error))
 
 
 def _uninvite(context: CommandContext, fields: Fields) -> None:
@@ -62,7 +63,7 @@ def _join(context: CommandContext, fields: Fields) -> Result:
     try:
         code = Code.parse(fields["code"])
     except CodeError as error:
-        raise ChatError("bad-code", code_error_sentence(error)) from None
+        raise CommandRefused("bad-code", code_error_sentence(error)) from None
     try:
         joining = codes.join(code, fields.get("name"))
     except ModuleNotFoundError as error:
@@ -70,9 +71,9 @@ def _join(context: CommandContext, fields: Fields) -> Result:
     return joining.addCallbacks(_met, partial(_not_met, code, codes.where))
 
 
-def _met(met: tuple[ContactSummary, str]) -> Answer:
+def _met(met: tuple[ContactSummary, ChatError | None]) -> Answer:
     contact, problem = met
-    return {**contact_fields(contact), "problem": problem}
+    return {**contact_fields(contact), "problem": "" if problem is None else chat_error_sentence(problem)}
 
 
 def _not_met(code: Code, where: str, failure: Failure) -> NoReturn:
@@ -81,7 +82,7 @@ def _not_met(code: Code, where: str, failure: Failure) -> NoReturn:
         sentence = failure_sentence(
             error, CodePurpose.CONTACT, issuer=False, number=code.number, where=where, commands=False
         )
-        raise ChatError(error.failure.value, sentence)
+        raise CommandRefused(error.failure.value, sentence)
     _ended(failure)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT
+from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatError
+from punch.ui.text.chat import chat_error_sentence
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -22,6 +23,23 @@ Answer = dict[str, Any]
 
 Result = Answer | None | Deferred[Any]
 """What running a command gives, at once or later. None: it is done, and there is nothing to say."""
+
+
+class CommandRefused(ValueError):
+    """
+    A command can't be done; `str()` is a sentence for the user.
+
+    :ivar code: what programs are told, as the `reason` of an error.
+    """
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def refusal(error: ChatError) -> CommandRefused:
+    """What a view shows where the chat can't do something."""
+    return CommandRefused(error.code, chat_error_sentence(error))
 
 
 class FieldKind(Enum):

@@ -21,13 +21,14 @@ from punch.apps.chat import MAX_TEXT, ChatError, ChatMessage
 from punch.identity import PeerID
 from punch.names import without_format, without_leading_format
 from punch.ui import slash
-from punch.ui.command import Answer
+from punch.ui.command import Answer, CommandRefused
 from punch.ui.commands import perform, why
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.send_queue import split_text
 from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
+from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.sentences import count, name_lines
 
 #: Of how many messages of one peer it is remembered with which `show` each was shown.
@@ -231,7 +232,7 @@ class CommandLine:
             self._view.sending.send(peer, part, partial(self.not_sent, part))
         self._view.balance()
 
-    def not_sent(self, text: str, error: ChatError) -> None:
+    def not_sent(self, text: str, error: CommandRefused) -> None:
         """A message can't be sent."""
         self._screen.show(self._style.bad(str(error)))
         if self._view.watched:
@@ -347,8 +348,10 @@ class CommandLine:
                 self.quit()
             else:
                 self._perform(typed)
-        except ChatError as error:
+        except CommandRefused as error:
             self._screen.show(str(error))
+        except ChatError as error:
+            self._screen.show(chat_error_sentence(error))
 
     def _who_is(self, peer: PeerID) -> None:
         link = self._chat.link_status(peer)
@@ -418,8 +421,10 @@ class CommandLine:
     def _try(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except ChatError as error:
+        except CommandRefused as error:
             self._screen.show(str(error))
+        except ChatError as error:
+            self._screen.show(chat_error_sentence(error))
 
     def refused(self, failure: Failure) -> None:
         """A command has failed."""

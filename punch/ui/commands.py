@@ -2,7 +2,7 @@
 All that a person or a script can ask of a chat: one table, for `--json`, the browser and typed commands.
 
 A command is given *fields*, a dictionary as it came out of JSON, and is done by the `Chat`. What can't be
-done is a `ChatError`, whose code is the `reason` of JSON's `error` event. What a command answers is a
+done is a `CommandRefused`, whose code is the `reason` of JSON's `error` event. What a command answers is a
 dictionary that can be written as JSON; `None` if nothing is to be said but that it was done.
 """
 
@@ -17,17 +17,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import (
-    MAX_CLIENT_ID,
-    MAX_LIMIT,
-    ChatError,
-    ChatMessage,
-)
+from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatMessage
 from punch.apps.files.messages import MAX_ITEMS
 from punch.identity import PeerID
 from punch.sanitize import quoted
 from punch.ui import code_commands, file_commands
-from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
+from punch.ui.command import Answer, Command, CommandContext, CommandRefused, Field, FieldKind, Fields, Result
 from punch.ui.json.events import (
     contact_fields,
     conversation_fields,
@@ -43,8 +38,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from punch.apps.chat import ChatError
 from punch.apps.chat.store import Store
 from punch.files import NewFile
+from punch.ui.command import refusal
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -58,26 +55,33 @@ def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[A
     Do a command.
 
     :param fields: from a stranger to this program: anything may be in there. Unknown ones are ignored.
-    :return: its answer, or a failure with `ChatError`.
-    :raise ChatError: it can't be done, as far as that is known at once.
+    :return: its answer; `why` says what a failure means.
+    :raise CommandRefused: it can't be done, as far as that is known at once.
     """
     if not isinstance(name, str):
-        raise ChatError("malformed", 'A command needs a field "command" with its name, as text.')
+        raise CommandRefused("malformed", 'A command needs a field "command" with its name, as text.')
     command = COMMANDS.get(name)
     if command is None:
         known = ", ".join(COMMANDS)
-        raise ChatError("unknown-command", f"There is no command {quoted(name, 64)}: use one of {known}.")
-    done = command.run(context, _checked(context.chat, command, fields))
+        raise CommandRefused(
+            "unknown-command", f"There is no command {quoted(name, 64)}: use one of {known}."
+        )
+    try:
+        done = command.run(context, _checked(context.chat, command, fields))
+    except ChatError as error:
+        raise refusal(error) from error
     return done if isinstance(done, Deferred) else succeed(done)
 
 
-def why(failure: Failure, log: Logger) -> ChatError:
+def why(failure: Failure, log: Logger) -> CommandRefused:
     """Why a command failed; what nobody foresaw goes to the log as well."""
     error = failure.value
-    if isinstance(error, ChatError):
+    if isinstance(error, CommandRefused):
         return error
+    if isinstance(error, ChatError):
+        return refusal(error)
     log.failure("a command failed", failure)
-    return ChatError("internal", f"The command failed: {error}.")
+    return CommandRefused("internal", f"The command failed: {error}.")
 
 
 def is_client_id(value: object) -> bool:
@@ -92,7 +96,7 @@ def _checked(chat: Chat, command: Command, fields: Fields) -> Fields:
     for field in command.fields:
         if field.name not in fields or (fields[field.name] is None and not field.nullable):
             if field.required:
-                raise ChatError(
+                raise CommandRefused(
                     "malformed", f'The command needs a field "{field.name}" with {field.kind.value}.'
                 )
             continue
@@ -121,7 +125,7 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
         FieldKind.FLAG: isinstance(value, bool),
     }[field.kind]
     if not good:
-        raise ChatError("malformed", f'The field "{field.name}" must be {field.kind.value}.')
+        raise CommandRefused("malformed", f'The field "{field.name}" must be {field.kind.value}.')
     return chat.contacts.find(value) if field.kind is FieldKind.PEER else value
 
 
@@ -163,9 +167,11 @@ def _hangup(context: CommandContext, fields: Fields) -> None:
 
 def _only(links: Mapping[PeerID, object]) -> PeerID:
     if not links:
-        raise ChatError("not-connected", "There is no link: call a peer, and wait for the connected event.")
+        raise CommandRefused(
+            "not-connected", "There is no link: call a peer, and wait for the connected event."
+        )
     if len(links) > 1:
-        raise ChatError("ambiguous", 'There are several links: say which with the field "peer".')
+        raise CommandRefused("ambiguous", 'There are several links: say which with the field "peer".')
     return next(iter(links))
 
 
@@ -212,7 +218,7 @@ def _export(context: CommandContext, fields: Fields) -> Result:
 
 def _erase(context: CommandContext, fields: Fields) -> Result:
     if "peer" not in fields and not fields.get("all"):
-        raise ChatError(
+        raise CommandRefused(
             "malformed", 'Say whose messages to erase with "peer", or "all": true for everything.'
         )
     return context.chat.history.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
@@ -285,7 +291,7 @@ def _conversations(context: CommandContext, fields: Fields) -> Result:
 
 def _web(context: CommandContext, fields: Fields) -> Answer:
     if context.chat.new_page is None:
-        raise ChatError("no-page", "No page is served: start with --web, or punch web.")
+        raise CommandRefused("no-page", "No page is served: start with --web, or punch web.")
     return {"url": context.chat.new_page()}
 
 
@@ -429,7 +435,8 @@ async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
     One page at a time is in memory. The file is written in the store's thread, not in the reactor's.
 
     :return: how many messages that were.
-    :raise ChatError: the file can't be written or is there already (`bad-file`); the history can't be read.
+    :raise CommandRefused: the file can't be written or is there already (`bad-file`).
+    :raise StoreError: the history can't be read.
     """
     try:
         file = NewFile(path.expanduser())
@@ -441,9 +448,9 @@ async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
     except (OSError, RuntimeError) as error:
         # RuntimeError: there is no such home directory
         reason = getattr(error, "strerror", None) or error
-        raise ChatError("bad-file", f"The file {path} can't be written: {reason}.") from error
+        raise CommandRefused("bad-file", f"The file {path} can't be written: {reason}.") from error
     if not finished:
-        raise ChatError("bad-file", f"There is a file {path} already: choose another name.")
+        raise CommandRefused("bad-file", f"There is a file {path} already: choose another name.")
     return count
 
 

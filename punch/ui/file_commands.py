@@ -11,12 +11,11 @@ from typing import NoReturn
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from punch.apps.chat import ChatError
 from punch.apps.files.events import TooManyTransfers, Transfer, TransferProblem, UnknownTransfer
 from punch.apps.files.source import SourceError
 from punch.apps.files.transfers import Transfers
 from punch.identity import PeerID
-from punch.ui.command import Answer, Command, CommandContext, Field, FieldKind, Fields, Result
+from punch.ui.command import Answer, Command, CommandContext, CommandRefused, Field, FieldKind, Fields, Result
 from punch.ui.json.events import peer_called, transfer_fields, transfer_list
 from punch.ui.text.transfers import (
     source_error_sentence,
@@ -28,7 +27,7 @@ from punch.ui.text.transfers import (
 def _transfers(context: CommandContext) -> Transfers:
     transfers = context.applications.transfers
     if transfers is None:
-        raise ChatError("no-transfers", "Files can't be sent here: run punch send, or punch receive.")
+        raise CommandRefused("no-transfers", "Files can't be sent here: run punch send, or punch receive.")
     return transfers
 
 
@@ -57,8 +56,8 @@ def send(
     Send files to somebody.
 
     :param done: as `Transfers.send` takes it.
-    :return: what the command `send-files` answers. It fails with `ChatError`.
-    :raise ChatError: as well.
+    :return: what the command `send-files` answers. It fails with `CommandRefused`.
+    :raise CommandRefused: as well.
     """
     transfers = _transfers(context)
     peer = context.chat.contacts.find_reachable(who)
@@ -68,9 +67,9 @@ def send(
 def _not_sent(failure: Failure) -> NoReturn:
     error = failure.value
     if isinstance(error, SourceError):
-        raise ChatError("bad-file", source_error_sentence(error))
+        raise CommandRefused("bad-file", source_error_sentence(error))
     if isinstance(error, TooManyTransfers):
-        raise ChatError("too-many", too_many_transfers_sentence(error))
+        raise CommandRefused("too-many", too_many_transfers_sentence(error))
     failure.raiseException()
 
 
@@ -81,7 +80,7 @@ def _one(run: Callable[[Transfers, int], Transfer]) -> Callable[[CommandContext,
         try:
             return _answer(context, run(_transfers(context), fields["transfer"]))
         except UnknownTransfer as error:
-            raise ChatError("no-transfer", unknown_transfer_sentence(error)) from None
+            raise CommandRefused("no-transfer", unknown_transfer_sentence(error)) from None
 
     return done
 
@@ -89,7 +88,7 @@ def _one(run: Callable[[Transfers, int], Transfer]) -> Callable[[CommandContext,
 def _open_folder(context: CommandContext, fields: Fields) -> Answer:
     open_folder = context.applications.open_folder
     if open_folder is None:
-        raise ChatError("no-desktop", "There is no desktop here on which a folder can be opened.")
+        raise CommandRefused("no-desktop", "There is no desktop here on which a folder can be opened.")
 
     def opened(transfers: Transfers, number: int) -> Transfer:
         transfer = transfers.get(number)

@@ -21,12 +21,13 @@ from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.identity import PeerID
 from punch.node.causes import OtherCause
 from punch.node.events import CallFailed, Disconnected, Ready
-from punch.ui.command import NO_APPLICATIONS, Applications, CommandContext
+from punch.ui.command import NO_APPLICATIONS, Applications, CommandContext, CommandRefused
 from punch.ui.exit_policy import ExitPolicy
 from punch.ui.json.events import peer_called
 from punch.ui.send_queue import SendQueue
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import Notice
+from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.sentences import count, name_lines
 
 #: Seconds for which the store is tried again that refuses messages, when nothing more can be read.
@@ -89,7 +90,7 @@ class FrontEnd(Protocol):
     def show_event(self, event: Event) -> Deferred[None] | None:
         """Show an event; returns what `punch.apps.chat.events.View.handle` does."""
 
-    def show_held(self, error: ChatError) -> None:
+    def show_held(self, error: CommandRefused) -> None:
         """Show that messages can't be stored now, and are tried again."""
 
     def unsent(self) -> str | None:
@@ -226,7 +227,8 @@ class ProcessView:
             try:
                 self.chat.call(self.settings.target)
             except ChatError as error:
-                self.handle(CallFailed(self.settings.target, OtherCause(error.code, str(error))))
+                cause = OtherCause(error.code, chat_error_sentence(error))
+                self.handle(CallFailed(self.settings.target, cause))
 
     # -- sending --
 

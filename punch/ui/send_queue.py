@@ -17,10 +17,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import MAX_TEXT, Chat, ChatError, MessageState
+from punch.apps.chat import MAX_TEXT, Chat, MessageState
 from punch.apps.chat.events import Event, HistoryErased, MessageAdded, MessageChanged
 from punch.identity import PeerID
 from punch.net.driver import Timer
+from punch.ui.command import CommandRefused
 from punch.ui.commands import why
 
 #: Seconds between two tries to store what the store has refused.
@@ -58,7 +59,7 @@ class _Line:
 
     peer: PeerID
     text: str
-    refused: Callable[[ChatError], None]
+    refused: Callable[[CommandRefused], None]
 
 
 class SendQueue:
@@ -76,7 +77,7 @@ class SendQueue:
         chat: Chat,
         clock: IReactorTime,
         moved: Callable[[], None],
-        held: Callable[[ChatError], None],
+        held: Callable[[CommandRefused], None],
     ) -> None:
         self._chat = chat
         self._clock = clock
@@ -89,7 +90,7 @@ class SendQueue:
         self._most = MAX_BATCH
         self._timer = Timer(clock)
         self._stopped = False
-        self.trouble: ChatError | None = None
+        self.trouble: CommandRefused | None = None
         """Why lines are held now."""
         self.held_since = 0.0
         """Since when, by the clock."""
@@ -135,7 +136,7 @@ class SendQueue:
                     del self._stored_sizes[number]
 
     def send(
-        self, peer: PeerID, text: str, refused: Callable[[ChatError], None] = lambda error: None
+        self, peer: PeerID, text: str, refused: Callable[[CommandRefused], None] = lambda error: None
     ) -> None:
         """
         Send a message after those that were sent before.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from punch.apps.chat import ChatError
 from punch.identity import PeerID
 from punch.names import without_format, without_ignorable
-from punch.ui.command import Command, Field, FieldKind
+from punch.ui.command import Command, CommandRefused, Field, FieldKind, refusal
 from punch.ui.commands import COMMANDS
 from punch.ui.file_commands import expanded
 
@@ -112,7 +112,7 @@ def parse(
     :param current: the peer that the user is chatting with.
     :param caller: the peer whose call waits for an answer, if there is one.
     :param met: peers that were connected in this process: the names that they gave themselves count, too.
-    :raise ChatError: it can't be understood; the sentence says what to type instead.
+    :raise CommandRefused: it can't be understood; the sentence says what to type instead.
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
@@ -129,17 +129,19 @@ def parse(
         return Help(rest.removeprefix("/").lower())
     if word == "to":
         if not rest:
-            raise ChatError("malformed", "Say to whom: /to NAME.")
+            raise CommandRefused("malformed", "Say to whom: /to NAME.")
         return SelectPeer(find(chat, rest, _with(current, met)))
     if word == "whois":
         if not rest and current is None:
-            raise ChatError("malformed", "Say whom you mean: /whois NAME.")
+            raise CommandRefused("malformed", "Say whom you mean: /whois NAME.")
         return WhoIs(find(chat, rest, _with(current, met)) if rest or current is None else current)
     if word == "clear" and not rest:
         return Clear()
     command = COMMANDS.get(word)
     if command is None:
-        raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
+        raise CommandRefused(
+            "unknown-command", f"There is no command /{word[:20]}: /help shows what there is."
+        )
     meant = caller if word in ("accept", "reject") and caller is not None else current
     fields = _fields(command, rest, chat, meant, _with(current, met))
     if may_be_file and _is_meant_file(fields["text"]):
@@ -179,11 +181,11 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     The text may be a name of the address book, an ID, or the own name of a peer with a link or call.
 
     :param met: further peers whose own names count.
-    :raise ChatError: no peer is found, or several are.
+    :raise CommandRefused: no peer is found, or several are.
     """
     try:
         return chat.contacts.find(text)
-    except ChatError:
+    except ChatError as error:
         here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling, *met])
         wanted = without_ignorable(text).strip().casefold()
         named = [
@@ -191,7 +193,7 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
         ]
         if len(named) == 1:
             return named[0]
-        raise
+        raise refusal(error) from error
 
 
 def _fields(
@@ -207,7 +209,7 @@ def _fields(
         taken, rest = _take(command, field, rest, later, find_peer, current)
         fields.update(taken)
     if rest:
-        raise ChatError("malformed", f"That is more than /{command.name} takes: {usage(command)}.")
+        raise CommandRefused("malformed", f"That is more than /{command.name} takes: {usage(command)}.")
     return fields
 
 
@@ -235,7 +237,7 @@ def _take(
         if word:
             try:
                 return {field.name: str(find_peer(word))}, after
-            except ChatError:
+            except CommandRefused:
                 if default and later and len(rest.split()) <= len(later):
                     return default, rest
                 raise
@@ -244,7 +246,7 @@ def _take(
     elif word:
         return {field.name: _typed_value(command, field, word)}, after
     if field.required or (command.name, field.name) in _NEEDED:
-        raise ChatError("malformed", f"Something is missing: {usage(command)}.")
+        raise CommandRefused("malformed", f"Something is missing: {usage(command)}.")
     return {}, rest
 
 
@@ -257,13 +259,13 @@ def _typed_value(command: Command, field: Field, word: str) -> Any:
         try:
             return float(word)
         except ValueError:
-            raise ChatError("malformed", f"Say how many days, or off: {usage(command)}.") from None
+            raise CommandRefused("malformed", f"Say how many days, or off: {usage(command)}.") from None
     if field.kind in (FieldKind.LIMIT, FieldKind.TRANSFER):
         try:
             return int(word)
         except ValueError:
             what = "how many" if field.kind is FieldKind.LIMIT else "which, by its number"
-            raise ChatError("malformed", f"Say {what}: {usage(command)}.") from None
+            raise CommandRefused("malformed", f"Say {what}: {usage(command)}.") from None
     return [word] if field.kind is FieldKind.FILES else word
 
 

@@ -14,11 +14,12 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat import MAX_TEXT, Chat, ChatError
+from punch.apps.chat import MAX_TEXT, Chat
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.names import without_format
 from punch.node.events import Connected
+from punch.ui.command import CommandRefused
 from punch.ui.command_line import ANSWERS, CommandLine, Question
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.send_queue import split_text
@@ -117,7 +118,7 @@ class StdioFrontEnd:
             self.line.drop_answered()
         return delivered
 
-    def show_held(self, error: ChatError) -> None:
+    def show_held(self, error: CommandRefused) -> None:
         """Show that messages can't be stored now."""
         self._text.show_held(error)
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat import ChatError, ChatMessage, MessageState
+from punch.apps.chat import ChatMessage, MessageState
 from punch.apps.chat.events import (
     ChatBroken,
     CodeUsed,
@@ -44,12 +44,14 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.sanitize import printable
+from punch.ui.command import CommandRefused
 from punch.ui.command_line import CommandLine, Question, TextScreen
 from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields, transfer_fields
 from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.causes import event_sentence
+from punch.ui.text.chat import broken_sentence, chat_error_sentence
 from punch.ui.text.codes import ended_sentence
 from punch.ui.text.sentences import count, describe, shortened
 from punch.ui.text.transfers import offer_lines, offered
@@ -146,7 +148,7 @@ class TextRenderer:
         """Show what went wrong."""
         self._screen.show(self._style.bad(text))
 
-    def show_held(self, error: ChatError) -> None:
+    def show_held(self, error: CommandRefused) -> None:
         """Show that messages can't be stored now, and are tried again."""
         self.show_error(f"What you typed is not sent yet, and is tried again: {error}")
 
@@ -357,15 +359,17 @@ class TextRenderer:
                 self._show_dim_timed(f"{name} is not there: what you type waits here{how}{why}")
         elif isinstance(event, StoreFailed):
             writable = "The history can be written again."
-            self._show_timed(writable if event.text is None else self._style.bad(event.text))
+            error = event.error
+            self._show_timed(writable if error is None else self._style.bad(chat_error_sentence(error)))
         elif isinstance(event, ChatBroken):
-            self._show_timed(self._style.bad(printable(event.text)))
+            self._show_timed(self._style.bad(printable(broken_sentence(event))))
         elif isinstance(event, TransferChanged):
             self._show_transfer(event.transfer)
         elif isinstance(event, TransferProgress):
             self._show_transfer_progress(event.transfer)
         elif isinstance(event, CodeUsed):
-            self._show_timed(answers.met_line({**contact_fields(event.contact), "problem": event.problem}))
+            problem = "" if event.problem is None else chat_error_sentence(event.problem)
+            self._show_timed(answers.met_line({**contact_fields(event.contact), "problem": problem}))
         elif isinstance(event, CodeVoid):
             self._show_timed(self._style.bad(printable(ended_sentence(event.why))))
         elif isinstance(event, PageServed):

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from punch.apps.chat.conversations import believed_time
-from punch.apps.chat.database import StoreError
-from punch.apps.chat.model import MAX_TEXT
+from punch.apps.chat.model import MAX_TEXT, StoreError
 from punch.apps.chat.protocol import (
     ACK,
     BYE,

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch import names
@@ -23,8 +24,8 @@ from punch.test.ui.front_ends import BOB, EVE, FrontEndFixture, incoming
 from punch.test.ui.web.web_client import HTTPConnection
 from punch.test.ui.web.web_server import EchoOwner
 from punch.ui import slash
-from punch.ui.command import CommandContext
-from punch.ui.commands import COMMANDS, perform
+from punch.ui.command import CommandContext, CommandRefused
+from punch.ui.commands import COMMANDS, perform, why
 from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
@@ -103,7 +104,7 @@ def json_commands(data: bytes) -> None:
         if fields.get("command") == "export":
             return
         done = perform(context, fields.get("command"), fields)
-    except ChatError as error:
+    except CommandRefused as error:
         strict_json.dumps(error_fields(fields, error))
         return
     failures: list[Failure] = []
@@ -111,8 +112,8 @@ def json_commands(data: bytes) -> None:
         lambda answer: strict_json.dumps({**(answer or {}), **request_fields(fields)}), failures.append
     )
     for failure in failures:
-        assert isinstance(failure.value, ChatError), failure
-        strict_json.dumps(error_fields(fields, failure.value))
+        assert isinstance(failure.value, (ChatError, CommandRefused)), failure
+        strict_json.dumps(error_fields(fields, why(failure, Logger())))
     check_log()
 
 
@@ -135,7 +136,7 @@ def typed_commands(data: bytes) -> None:
     for current in (None, BOB):
         try:
             assert slash.parse(text, fixture.chat, current, EVE if current else None)
-        except ChatError as error:
+        except CommandRefused as error:
             assert_sentence(error)
     for completion, start, _ in slash.completions("/" + text, ["bob", "eve"]):
         assert completion is not None

@@ -31,6 +31,7 @@ from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import (
     ChatError,
     ChatMessage,
+    ChatProblem,
     ChatStatus,
     ClientID,
 )
@@ -44,7 +45,6 @@ from punch.net.driver import Timers
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
 from punch.node.interfaces import INode
-from punch.sanitize import quoted
 from punch.wire.fields import check_name
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Chat:
         """End a link, or a call of ours."""
         peer = self.contacts.find(who)
         if peer not in self.links and self.calls.stage(peer) is None and peer not in self.calling:
-            raise ChatError("not-connected", f"There is neither a link nor a call to {peer.short}.")
+            raise ChatError(ChatProblem.NOT_CONNECTED, peer=peer)
         self.calls.hung_up(peer)
         self.calling.discard(peer)
         self._node.hangup(peer)
@@ -292,7 +292,7 @@ class Chat:
     def _take_question(self, who: str | PeerID) -> PeerID:
         peer = self.contacts.find(who)
         if peer not in self.questions:
-            raise ChatError("no-call", f"No call of {peer.short} waits for an answer: wait for a call.")
+            raise ChatError(ChatProblem.NO_CALL, peer=peer)
         return peer
 
     def link_status(self, who: str | PeerID) -> LinkStatus | None:
@@ -319,9 +319,9 @@ class Chat:
         try:
             name = check_name(names.without_format(name).strip())
         except ValueError as error:
-            raise ChatError("bad-name", str(error)) from error
+            raise ChatError(ChatProblem.OWN_NAME, cause=error) from error
         if not names.without_ignorable(name):
-            raise ChatError("bad-name", f"The name {quoted(name)} can't be used: nothing of it is visible.")
+            raise ChatError(ChatProblem.UNSEEN_NAME, text=name)
         if name == self._name:
             return
         self._save_name(name)
@@ -409,7 +409,7 @@ class Chat:
         if self._stopped or peer not in self.links:
             return
         if error is not None:
-            self.views.tell(ChatBroken(peer, f"The chat with {peer.short} was ended: they sent {error}."))
+            self.views.tell(ChatBroken(peer, error))
         elif self.links[peer] is link and link.role is LinkRole.CALLER:
             self._timers.later(REOPEN_DELAY, self._reopen_stream, link)
 

@@ -16,11 +16,10 @@ from twisted.python.failure import Failure
 
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.events import CodeMade, CodeUsed, CodeVoid, Views
-from punch.apps.chat.model import ChatError, ContactSummary
+from punch.apps.chat.model import ChatError, ChatProblem, ContactSummary
 from punch.apps.codes.code import LIFE, Card, Code, CodePurpose
 from punch.identity import Identity, RandomBytes
 from punch.names import BadPetname, check_new_petname
-from punch.sentences import sentence_of
 
 if TYPE_CHECKING:
     from punch.apps.codes.client import Meet
@@ -159,17 +158,17 @@ class ContactCodes:
         :raise ChatError: there is none (`no-code`).
         """
         if self._invitation is None or self._invitation.running is None:
-            raise ChatError("no-code", "There is no code of this side that waits to be used.")
+            raise ChatError(ChatProblem.NO_CODE)
         self._invitation.running.cancel()
 
     # -- a code of the other side --
 
-    def join(self, code: Code, name: str | None = None) -> Deferred[tuple[ContactSummary, str]]:
+    def join(self, code: Code, name: str | None = None) -> Deferred[tuple[ContactSummary, ChatError | None]]:
         """
         Use a code that the other side has made.
 
         :param name: as `invite` takes it.
-        :return: the contact, and a sentence that says what is wrong with its name, or "". It fails with
+        :return: the contact, and what is wrong with its name; None: nothing. It fails with
             `CodeFailed`, `ControlProblem` or `ChatError`.
         :raise ChatError: the name can't be used; a code is being used already (`too-many`); it is a code of
             this side (`self`).
@@ -178,9 +177,9 @@ class ContactCodes:
 
         _check_name(name)
         if self._invitation is not None and self._invitation.code == code:
-            raise ChatError("self", "This is your own code: give it to the other side.")
+            raise ChatError(ChatProblem.OWN_CODE)
         if self._joining is not None:
-            raise ChatError("too-many", "A code is being used already: wait until that has ended.")
+            raise ChatError(ChatProblem.CODE_IN_USE)
         caller, now = Identity.generate(self._random), self._now()
         core = Redeemer(
             code, caller.peer_id, self._identity, self._own_name(), CodePurpose.CONTACT, now, self._random
@@ -192,12 +191,12 @@ class ContactCodes:
         self._joining = None
         return outcome
 
-    def _met(self, card: Card, name: str | None) -> tuple[ContactSummary, str]:
-        problem = ""
+    def _met(self, card: Card, name: str | None) -> tuple[ContactSummary, ChatError | None]:
+        problem = None
         try:
             self._contacts.meet(card.peer, card.name, name)
         except ChatError as error:
-            problem = str(error)
+            problem = error
         return self._contacts.get(card.peer), problem
 
     def stop(self) -> None:
@@ -213,4 +212,4 @@ def _check_name(name: str | None) -> None:
         if name is not None:
             check_new_petname(name)
     except BadPetname as error:
-        raise ChatError(error.code, sentence_of(error)) from None
+        raise ChatError(ChatProblem.CAUSE, cause=error) from None

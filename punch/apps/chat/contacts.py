@@ -8,7 +8,7 @@ from collections.abc import Callable
 from punch import names
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Views
 from punch.apps.chat.links import ChatLinks
-from punch.apps.chat.model import ChatError, ContactSummary
+from punch.apps.chat.model import ChatError, ChatProblem, ContactSummary
 from punch.apps.chat.protocol import STREAM_NAME
 from punch.contact_entries import Contact
 from punch.contacts import AddressBook, AddressBookError, AddressBookProblem, UnknownPeer, find_peer
@@ -17,7 +17,6 @@ from punch.link.events import MAX_NAME
 from punch.link.services import LEASE
 from punch.net.driver import Timers
 from punch.node.interfaces import INode
-from punch.sentences import sentence_of
 
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
@@ -111,7 +110,7 @@ class Contacts:
         try:
             return find_peer(self._address_book, who, self._links.names.values())
         except UnknownPeer as error:
-            raise ChatError("bad-peer-id", sentence_of(error)) from None
+            raise ChatError(ChatProblem.UNKNOWN_NAME, cause=error) from None
 
     def find_reachable(self, who: str | PeerID) -> PeerID:
         """
@@ -121,7 +120,7 @@ class Contacts:
         """
         peer = self._other(who)
         if self._address_book.blocked(peer):
-            raise ChatError("blocked", f"You have blocked {peer.short}: unblock them first.")
+            raise ChatError(ChatProblem.BLOCKED, peer=peer)
         return peer
 
     def get(self, who: str | PeerID) -> ContactSummary:
@@ -162,7 +161,7 @@ class Contacts:
     def _other(self, who: str | PeerID) -> PeerID:
         peer = self.find(who)
         if peer == self._me:
-            raise ChatError("self", "This is your own ID: use the ID that the other side printed.")
+            raise ChatError(ChatProblem.SELF)
         return peer
 
     # -- changes of the address book --
@@ -219,18 +218,14 @@ class Contacts:
         """
         peer = self.find(who)
         if self._address_book.entry(peer) == Contact():
-            raise ChatError("unknown-peer", f"{peer.short} is not in the address book.")
+            raise ChatError(ChatProblem.NOT_IN_BOOK, peer=peer)
         if waiting := self._undelivered(peer):
             # The peer is called because of them, and whoever is called is in the address book.
-            raise ChatError(
-                "waiting",
-                f"{waiting:,} {'message waits' if waiting == 1 else 'messages wait'} for {peer.short}, who "
-                "is called until they are delivered: wait for that, or erase them, then forget.",
-            )
+            raise ChatError(ChatProblem.MESSAGES_WAIT, peer=peer, number=waiting)
         try:
             self._address_book.forget(peer)
         except AddressBookError as error:
-            raise ChatError(error.code, sentence_of(error)) from error
+            raise ChatError(ChatProblem.CAUSE, cause=error) from error
         self._told.pop(peer, None)
         self._views.tell(ContactForgotten(peer))
 
@@ -238,7 +233,7 @@ class Contacts:
         try:
             change()
         except AddressBookError as error:
-            raise ChatError(error.code, sentence_of(error)) from error
+            raise ChatError(ChatProblem.CAUSE, cause=error) from error
         finally:
             self.tell(peer)
             for other in [each for each, told in self._told.items() if told.alike or told.name]:

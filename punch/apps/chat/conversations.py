@@ -16,7 +16,7 @@ from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import ChatStream, Conversation
 from punch.apps.chat.events import HistoryErased, MessageChanged, Views
 from punch.apps.chat.links import ChatLinks
-from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
+from punch.apps.chat.model import ChatError, ChatMessage, ChatProblem, ConversationSummary
 from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import PAGE, Overview, Store
 from punch.contacts import AddressBook
@@ -108,10 +108,7 @@ class Conversations:
         """
         size, undelivered = self.undelivered_size() + sum(map(len, texts)), self.undelivered()
         if size > MAX_UNDELIVERED_SIZE or undelivered + len(texts) > MAX_UNDELIVERED:
-            raise ChatError(
-                "outbox-full",
-                f"{undelivered:,} messages are not delivered yet: send again when some of them are.",
-            )
+            raise ChatError(ChatProblem.OUTBOX_FULL, number=undelivered)
 
     def unhandled(self, peer: PeerID) -> int:
         """How many messages of `peer` were not yet delivered to the views."""
@@ -380,7 +377,7 @@ class History:
         :raise ChatError: no number of days.
         """
         if days is not None and not 0 < days < 1_000_000:
-            raise ChatError("malformed", "The retention is a number of days above 0, or none.")
+            raise ChatError(ChatProblem.RETENTION)
         return self._storage.ask(Store.set_retention, days).addCallback(lambda _: self._expire(days))
 
     def expire_regularly(self) -> None:

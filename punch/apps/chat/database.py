@@ -1,6 +1,6 @@
 """
-The file of a chat's history: its tables, opening and migrating it, transactions, and sentences for what goes
-wrong. SQLite itself makes sure that a crash leaves the whole of a transaction or nothing.
+The file of a chat's history: its tables, opening and migrating it, transactions, and what can go wrong with
+them. SQLite itself makes sure that a crash leaves the whole of a transaction or nothing.
 
 `PRAGMA user_version` is the version of a file's tables; `MIGRATIONS[n]` makes version n + 1 out of version n,
 while foreign keys are not enforced, so that a table can take another's place. A file is never changed by a
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from punch.apps.chat.model import ChatError
+from punch.apps.chat.model import ChatProblem, StoreError
 from punch.files import NotRegular, check_regular, create_private, make_private_directory, sqlite_files
 
 #: Marks a file as ours ("Pnch").
@@ -114,13 +114,6 @@ _AUTO_VACUUM = "PRAGMA auto_vacuum = INCREMENTAL"
 """Takes effect only in a file without tables."""
 
 
-class StoreError(ChatError):
-    """The history can't be read or written; `str()` is a sentence for the user. The code is `state`."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__("state", text)
-
-
 class Database:
     """
     An SQLite file with the tables of today.
@@ -131,7 +124,6 @@ class Database:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._where = "in memory" if path is None else str(path)
         if path is not None:
             try:
                 make_private_directory(path.parent)
@@ -140,12 +132,11 @@ class Database:
                     check_regular(each)
                 create_private(path, b"")
             except NotRegular as error:
-                raise StoreError(
-                    f"The history's file {error.filename} can't be used: {error.strerror}. Move it away, "
-                    "choose another directory with --state-dir, or use --no-history."
-                ) from error
+                file = Path(error.filename)
+                problem = ChatProblem.HISTORY_NOT_A_FILE
+                raise StoreError(problem, path=file, text=str(error.strerror)) from error
             except OSError as error:
-                raise StoreError(self._sentence(error.strerror or str(error))) from error
+                raise self._unusable(error.strerror or str(error)) from error
         self.untidy = False
         """Whether something was erased in this transaction."""
         self._in_group = False
@@ -198,7 +189,7 @@ class Database:
         """Make one transaction, or a part of the `group` that succeeds or fails as a whole."""
         inner = self.connection.in_transaction
         if self._in_group and not inner:
-            raise self._lost or StoreError(self._sentence("the transaction was lost"))
+            raise self._lost or self._unusable("the transaction was lost")
         begin, end = ("SAVEPOINT call", "RELEASE call") if inner else ("BEGIN IMMEDIATE", "COMMIT")
         try:
             with self._errors():
@@ -239,10 +230,10 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(self._sentence(str(error), damaged=_is_damage(error))) from error
+            raise (self._damaged if _is_damage(error) else self._unusable)(str(error)) from error
         except UnicodeDecodeError as error:
             # The message of SQLite's error quotes what is in the file.
-            raise StoreError(self._sentence("its tables can't be read", damaged=True)) from error
+            raise self._damaged("its tables can't be read") from error
 
     @contextmanager
     def values(self) -> Iterator[None]:
@@ -256,18 +247,13 @@ class Database:
         except StoreError:
             raise
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            raise StoreError(self._sentence("an entry is not what was written", damaged=True)) from error
+            raise self._damaged("an entry is not what was written") from error
 
-    def _sentence(self, cause: str, damaged: bool = False) -> str:
-        if damaged:
-            return (
-                f"The history {self._where} is damaged ({cause}). Move it away, with the files beside it "
-                "that begin with its name, and it will be begun anew, or use --no-history."
-            )
-        return (
-            f"The history {self._where} can't be used: {cause}. Make room or make it writable, choose "
-            "another directory with --state-dir, or use --no-history."
-        )
+    def _damaged(self, cause: str) -> StoreError:
+        return StoreError(ChatProblem.HISTORY_DAMAGED, path=self._path, text=cause)
+
+    def _unusable(self, cause: str) -> StoreError:
+        return StoreError(ChatProblem.HISTORY_UNUSABLE, path=self._path, text=cause)
 
     def run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
         """Execute a statement, within a `transaction`."""
@@ -294,15 +280,9 @@ class Database:
         (application,) = one("PRAGMA application_id").fetchone()
         (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION_ID:
-            raise StoreError(
-                f"The file {self._where} is a database, but not a chat's history. "
-                "Move it away and the history will be begun anew, or use --no-history."
-            )
+            raise StoreError(ChatProblem.HISTORY_FOREIGN, path=self._path)
         if version > VERSION:
-            raise StoreError(
-                f"The history {self._where} was written by a newer version of Punch: use that one, choose "
-                "another directory with --state-dir, or use --no-history."
-            )
+            raise StoreError(ChatProblem.HISTORY_NEWER, path=self._path)
         if not tables:
             one(_AUTO_VACUUM)
         if self._path is not None:

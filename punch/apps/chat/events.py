@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
+from punch.apps.chat.model import ChatError, ChatMessage, ClientID, ContactSummary, StoreError
 from punch.apps.files.events import TransferEvent
 from punch.identity import PeerID
 from punch.node import events as node_events
@@ -107,17 +107,21 @@ class PeerUnreachable(ChatEvent):
 
 @dataclass(frozen=True)
 class ChatBroken(ChatEvent):
-    """The other side broke the chat's protocol: its link is hung up. `text` says how, for a person."""
+    """
+    The peer broke the chat's protocol, and its stream was closed.
+
+    :ivar detail: what the peer sent, as `ChatProtocolError` says it.
+    """
 
     peer: PeerID
-    text: str
+    detail: str
 
 
 @dataclass(frozen=True)
 class StoreFailed(ChatEvent):
-    """The history can't be written (or can again: None)."""
+    """The history can't be written; None: it can again."""
 
-    text: str | None
+    error: StoreError | None
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,11 @@ class CodeUsed(ChatEvent):
     """
     The other side has used the code of this one.
 
-    :ivar problem: a sentence that says what is wrong with its name, or "".
+    :ivar problem: what is wrong with its name; None: nothing.
     """
 
     contact: ContactSummary
-    problem: str
+    problem: ChatError | None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from punch.identity import PeerID
 from punch.link.events import LinkStatus
@@ -19,13 +20,105 @@ MAX_CLIENT_ID = 128
 ClientID = str | int
 
 
-class ChatError(ValueError):
-    """What was asked of a chat can't be done; `str()` is a sentence for the user, `code` is for programs."""
+class ChatProblem(Enum):
+    """
+    Why something that was asked of a chat can't be done.
 
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
+    :ivar code: what programs are told (docs/json.md); "": the code of the cause.
+    """
+
+    CAUSE = "cause", ""
+    """The name, the ID or the change is refused by what `cause` comes from: the address book, for example."""
+    LONE_SURROGATE = "lone-surrogate", "bad-text"
+    """A text has a lone surrogate, which UTF-8 can't carry."""
+    LONG_TEXT = "long-text", "too-long"
+    """A message has too many bytes, `number`."""
+    OUTBOX_FULL = "outbox-full", "outbox-full"
+    """Too many messages wait, `number`."""
+    NOT_CONNECTED = "not-connected", "not-connected"
+    """There is neither a link nor a call to `peer`."""
+    NO_CALL = "no-call", "no-call"
+    """No call of `peer` waits for an answer."""
+    OWN_NAME = "own-name", "bad-name"
+    """This side can't call itself so, for a reason that `cause` says."""
+    UNSEEN_NAME = "unseen-name", "bad-name"
+    """Nothing of the name `text` is visible."""
+    NAME_NOT_KEPT = "name-not-kept", "state"
+    """This side's own name can't be written, for a reason that `cause` says."""
+    RETENTION = "retention", "malformed"
+    """It is no number of days."""
+    UNKNOWN_NAME = "unknown-name", "bad-peer-id"
+    """Nobody is meant, for a reason that `cause` says."""
+    BLOCKED = "blocked", "blocked"
+    """The user has blocked `peer`."""
+    SELF = "self", "self"
+    """The peer is this side itself."""
+    NOT_IN_BOOK = "not-in-book", "unknown-peer"
+    """`peer` is not in the address book."""
+    MESSAGES_WAIT = "messages-wait", "waiting"
+    """Messages wait for `peer`, `number`."""
+    NO_CODE = "no-code", "no-code"
+    """No code of this side waits to be used."""
+    OWN_CODE = "own-code", "self"
+    """The code is this side's own."""
+    CODE_IN_USE = "code-in-use", "too-many"
+    """Another code is being used."""
+    HISTORY_NOT_A_FILE = "history-not-a-file", "state"
+    """`path`, of the history's files, is something else than a file: `text` says what."""
+    HISTORY_UNUSABLE = "history-unusable", "state"
+    """The history can't be read or written; `text` says why."""
+    HISTORY_DAMAGED = "history-damaged", "state"
+    """What is in the history's file makes no sense; `text` says what."""
+    HISTORY_FOREIGN = "history-foreign", "state"
+    """The history's file is another program's database."""
+    HISTORY_NEWER = "history-newer", "state"
+    """The history was written by a newer version of Punch."""
+    HISTORY_CLOSED = "history-closed", "state"
+    """The process ends."""
+
+    def __init__(self, problem: str, code: str) -> None:
+        self.problem = problem
         self.code = code
+
+
+class ChatError(ValueError):
+    """
+    What was asked of a chat can't be done. `punch.ui.text.chat` makes a sentence of it.
+
+    :ivar problem: why.
+    :ivar peer: the peer that it is about.
+    :ivar number: of messages, or of bytes.
+    :ivar text: a name, or what the system says.
+    :ivar path: a file; None for a history in memory, too.
+    :ivar cause: the error that is the reason.
+    """
+
+    def __init__(
+        self,
+        problem: ChatProblem,
+        *,
+        peer: PeerID | None = None,
+        number: int = 0,
+        text: str = "",
+        path: Path | None = None,
+        cause: Exception | None = None,
+    ) -> None:
+        super().__init__(": ".join(str(part) for part in (problem.problem, path, text, cause) if part))
+        self.problem = problem
+        self.peer = peer
+        self.number = number
         self.text = text
+        self.path = path
+        self.cause = cause
+
+    @property
+    def code(self) -> str:
+        """What programs are told."""
+        return self.problem.code or str(getattr(self.cause, "code", ""))
+
+
+class StoreError(ChatError):
+    """The history can't be read or written."""
 
 
 class MessageState(str, Enum):
@@ -144,11 +237,7 @@ def check_text(text: str) -> bytes:
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ChatError(
-            "bad-text", "The text holds half a character (a lone surrogate): send it whole."
-        ) from None
+        raise ChatError(ChatProblem.LONE_SURROGATE) from None
     if len(data) > MAX_TEXT:
-        raise ChatError(
-            "too-long", f"The message has {len(data):,} bytes, the most is {MAX_TEXT:,}: send it in parts."
-        )
+        raise ChatError(ChatProblem.LONG_TEXT, number=len(data))
     return data

@@ -19,8 +19,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import StoreFailed, Views
+from punch.apps.chat.model import ChatProblem, StoreError
 from punch.apps.chat.store import Store
 from punch.net.driver import Timers
 
@@ -85,7 +85,7 @@ class ThreadWorker:
     ) -> Deferred[T]:
         """Make the call when those before it are done."""
         if self._stopping:
-            return fail(StoreError("The history is closed: this process ends."))
+            return fail(StoreError(ChatProblem.HISTORY_CLOSED))
         done: Deferred[T] = Deferred()
         self._queue.put((done, partial(call, self._store, *arguments, **named)))
         return done
@@ -140,7 +140,7 @@ class Storage:
     _log = Logger()
 
     def __init__(self, worker: Worker, views: Views, timers: Timers, retry: Callable[[], None]) -> None:
-        self.trouble: str | None = None
+        self.trouble: StoreError | None = None
         self._worker = worker
         self._views = views
         self._timers = timers
@@ -178,8 +178,9 @@ class Storage:
         """
         failure.trap(StoreError)  # type: ignore[no-untyped-call]
         error = failure.value
+        assert isinstance(error, StoreError)
         if self.trouble is None:
-            self.trouble = str(error)
+            self.trouble = error
             self._log.error("{error}", error=error)
             self._views.tell(StoreFailed(self.trouble))
         if not self._retrying:

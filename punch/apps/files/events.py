@@ -99,6 +99,13 @@ class Stage(str, Enum):
         return self in (Stage.DONE, Stage.FAILED)
 
 
+class PeerBlocked(CommandError):
+    """The user has blocked the peer to which something is to be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("blocked", "")
+
+
 @dataclass
 class Transfer:
     """

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.files.events import (
+    PeerBlocked,
     Stage,
     TooManyTransfers,
     Transfer,
@@ -425,7 +426,7 @@ class _Outgoing:
         """Return why it has to be tried again, if it is not over."""
         transfers, transfer = self._transfers, self._transfer
         if transfers.blocked(transfer.peer):
-            transfers.failed(transfer, CommandError("blocked", "You have blocked them: nothing is sent."))
+            transfers.failed(transfer, PeerBlocked())
             return None
         from punch.apps.files.protocol import FileSender
 

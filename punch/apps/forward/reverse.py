@@ -34,7 +34,7 @@ _TOKEN = re.compile(rb"[0-9a-f]{%d}" % TOKEN_SIZE)
 
 
 class ListenFailed(Exception):
-    """The port can't be listened at; `str()` is a sentence for the user."""
+    """The port can't be listened at. Its `__cause__` says why."""
 
 
 class ListeningPort(Interface):

@@ -205,7 +205,7 @@ async def grant_port(
         try:
             _, port = listen(command.reactor, local, answers)
         except CommandFailed as error:
-            raise ListenFailed(str(error)) from None
+            raise ListenFailed from error
         found: ListeningPort = port
         return found
 
@@ -227,7 +227,7 @@ async def grant_port(
         )
 
     def not_listening(peer: PeerID, error: ListenFailed) -> None:
-        notices.tell(f"{command.called(peer)}: {error}", peer=str(peer), reason="not-listening")
+        notices.tell(f"{command.called(peer)}: {error.__cause__}", peer=str(peer), reason="not-listening")
 
     await node.serve(service, ReversePort(listening, forwarder, changed, not_listening), Allow(peers))
 

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from punch.apps.chat import Chat, MessageState
-from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.model import ChatProblem, StoreError
 from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
 from punch.contacts import AddressBook
@@ -117,7 +117,7 @@ class Disk(ImmediateWorker):
         self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
     ) -> Deferred[T]:
         if self.full and call in (Store.add, Store.add_all):
-            return fail(StoreError("The history can't be used: the disk is full."))
+            return fail(StoreError(ChatProblem.HISTORY_UNUSABLE, text="the disk is full"))
         return super().run(call, *arguments, **named)
 
 

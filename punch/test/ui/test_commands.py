@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat import MAX_LIMIT
 from punch.apps.chat.codes import ContactCodes
 from punch.apps.chat.events import Event
 from punch.apps.codes.code import Card, CodePurpose
@@ -32,7 +32,7 @@ from punch.node.events import Registered
 from punch.test.strategies import SETTINGS
 from punch.test.ui.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, incoming
 from punch.ui import slash
-from punch.ui.command import Answer, Applications, CommandContext, FieldKind
+from punch.ui.command import Answer, Applications, CommandContext, CommandRefused, FieldKind
 from punch.ui.commands import COMMANDS, perform
 from punch.ui.text import answers
 
@@ -119,7 +119,7 @@ class Case(SynchronousTestCase):
         return result(perform(self.context, name, fields))
 
     def refused(self, name: object, /, **fields: Any) -> str:
-        with self.assertRaises(ChatError) as caught:
+        with self.assertRaises(CommandRefused) as caught:
             result(perform(self.context, name, fields))
         self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
         return str(caught.exception.code)
@@ -315,7 +315,7 @@ class CommandTests(Case):
         fixture.start()
         try:
             answer = result(perform(CommandContext(fixture.chat, lambda: None), name, fields))
-        except ChatError as error:
+        except CommandRefused as error:
             self.assertTrue(error.code)
         else:
             json.dumps(answer)
@@ -377,16 +377,16 @@ class TypedTests(Case):
         self.do("name", peer=str(EVE), name="eve")
         file = self.mktemp()
         bob = str(BOB)
-        with self.assertRaises(ChatError):
+        with self.assertRaises(CommandRefused):
             self.parse(f"send {file}")
         Path(file).touch()
         self.assertEqual(self.parse(f"send  {file} "), ("send-files", {"peer": bob, "paths": [file]}))
         self.assertEqual(self.parse(f"send eve {file}"), ("send-files", {"peer": str(EVE), "paths": [file]}))
         self.assertEqual(self.parse(f"msg eve {file}"), ("send", {"peer": str(EVE), "text": file}))
         self.assertEqual(self.parse(f"msg {bob} {file}"), ("send", {"peer": bob, "text": file}))
-        with self.assertRaises(ChatError):
+        with self.assertRaises(CommandRefused):
             slash.parse(f"send {file}", self.chat, None, None)
-        with self.assertRaises(ChatError):
+        with self.assertRaises(CommandRefused):
             self.parse("send a\0b")
 
     def test_a_word_is_no_folder(self) -> None:
@@ -402,7 +402,7 @@ class TypedTests(Case):
         for text in ("ok", ".", "..", "~", "/", "./", "../..", "~/", "//", "~root"):
             line = f"send {bob} {text}"
             self.assertEqual(self.parse(line), ("send", {"peer": bob, "text": text}))
-            with self.assertRaises(ChatError):
+            with self.assertRaises(CommandRefused):
                 self.parse(f"send {text}")
         for text in ("ok/", "./ok", "~/my photo.jpg"):
             sent = ("send-files", {"peer": bob, "paths": [text]})
@@ -446,7 +446,7 @@ class TypedTests(Case):
             "name",
             "send",
         ):
-            with self.subTest(line), self.assertRaises(ChatError) as caught:
+            with self.subTest(line), self.assertRaises(CommandRefused) as caught:
                 slash.parse(line, self.chat, BOB, None)
             self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
 

@@ -13,12 +13,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat import MAX_LIMIT
+from punch.apps.chat.model import StoreError
 from punch.apps.chat.protocol import MessageReceived
 from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import Store
 from punch.test.apps.chat.chat_network import ChatNetwork, ChatPeer, peer_id, result
-from punch.ui.command import CommandContext
+from punch.ui.command import CommandContext, CommandRefused
 from punch.ui.commands import perform
 
 P = ParamSpec("P")
@@ -145,12 +146,12 @@ class ExportTests(SynchronousTestCase):
 
     def test_a_history_that_cannot_be_read(self) -> None:
         self.store.close()
-        error = self.assertRaises(ChatError, self.do, "export", file=str(self.path))
+        error = self.assertRaises(StoreError, self.do, "export", file=str(self.path))
         self.assertEqual(error.code, "state")
         self.assertEqual(list(self.directory.iterdir()), [])
 
     def refused(self, words: str) -> None:
         """The sentence says why."""
-        error = self.assertRaises(ChatError, self.do, "export", file=str(self.path))
+        error = self.assertRaises(CommandRefused, self.do, "export", file=str(self.path))
         self.assertEqual(error.code, "bad-file")
         self.assertIn(words, str(error))

@@ -151,7 +151,7 @@ class PipeTests(StdioCase):
         chat_link = self.connect()
         self.fixture.disk.full = True
         self.type("one\ntwo\n")
-        self.assertIn("is tried again: The history can't be used: the disk is full.", self.shown())
+        self.assertIn("is tried again: The history in memory can't be used: the disk is full.", self.shown())
         self.fixture.clock.advance(3.0)
         self.type("three\n")
         self.front_end.input_over()
@@ -178,7 +178,8 @@ class PipeTests(StdioCase):
         self.assertEqual(
             sentence,
             'The line "only \\x1b[31mline" was not stored, and not sent: '
-            "The history can't be used: the disk is full.",
+            "The history in memory can't be used: the disk is full. Make room or make it writable, choose "
+            "another directory with --state-dir, or use --no-history.",
         )
 
     def test_the_end_while_the_disk_is_full(self) -> None:

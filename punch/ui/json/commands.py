@@ -11,11 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import ChatError
 from punch.local.protocol import MAX_LINE as MAX_COMMAND
 from punch.local.protocol import MAX_REQUEST, CommandError, read_fields, request_fields
 from punch.local.protocol import too_long as too_long_line
-from punch.ui.command import Answer, CommandContext
+from punch.ui.command import Answer, CommandContext, CommandRefused
 from punch.ui.commands import is_client_id, perform, why
 
 __all__ = [
@@ -37,21 +36,21 @@ def read(text: bytes) -> JSON:
     """
     The fields of a command.
 
-    :raise ChatError: it is too long, or not a JSON object.
+    :raise CommandRefused: it is too long, or not a JSON object.
     """
     try:
         return read_fields(text)
     except CommandError as error:
-        raise ChatError(error.reason, str(error)) from None
+        raise CommandRefused(error.reason, str(error)) from None
 
 
-def too_long() -> ChatError:
+def too_long() -> CommandRefused:
     """A command is longer than any may be."""
     error = too_long_line()
-    return ChatError(error.reason, str(error))
+    return CommandRefused(error.reason, str(error))
 
 
-def error_fields(fields: JSON, error: ChatError) -> JSON:
+def error_fields(fields: JSON, error: CommandRefused) -> JSON:
     """What is told of a command that could not be done."""
     told: JSON = {"reason": error.code, "text": str(error), **request_fields(fields)}
     name = fields.get("command")
@@ -74,9 +73,9 @@ def perform_for_program(context: CommandContext, name: str, fields: JSON) -> Def
 
     try:
         return perform(context, name, fields).addErrback(failed)
-    except ChatError as error:
+    except CommandRefused as error:
         raise _command_error(error) from None
 
 
-def _command_error(error: ChatError) -> CommandError:
+def _command_error(error: CommandRefused) -> CommandError:
     return CommandError(error.code, str(error))

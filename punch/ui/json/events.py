@@ -36,6 +36,7 @@ from punch.apps.files.events import (
     TransferDismissed,
 )
 from punch.apps.files.messages import Item, TransferFailed
+from punch.ui.text.chat import broken_sentence, chat_error_sentence
 from punch.ui.text.transfers import odd_name_lines, oddity_texts, problem_text, waiting_text
 
 JSON = dict[str, Any]
@@ -310,15 +311,18 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     chat_events.ChatBroken: lambda event, chat: {
         "event": "broken",
         "peer": str(event.peer),
-        "text": event.text,
+        "text": broken_sentence(event),
     },
-    chat_events.StoreFailed: lambda event, chat: {"event": "history-failed", "text": event.text},
+    chat_events.StoreFailed: lambda event, chat: {
+        "event": "history-failed",
+        "text": None if event.error is None else chat_error_sentence(event.error),
+    },
     chat_events.NetcheckDone: lambda event, chat: netcheck_fields(event.report),
     chat_events.CodeMade: lambda event, chat: {"event": "code", **code_fields(event)},
     chat_events.CodeUsed: lambda event, chat: {
         "event": "code-used",
         **contact_fields(event.contact),
-        "problem": event.problem,
+        "problem": "" if event.problem is None else chat_error_sentence(event.problem),
     },
     chat_events.CodeVoid: lambda event, chat: {
         "event": "code-void",

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import Chat, ChatError, ChatMessage, MessageState
+from punch.apps.chat import Chat, ChatMessage, MessageState
 from punch.apps.chat.events import (
     Event,
     MessageAdded,
@@ -26,7 +26,7 @@ from punch.apps.files.events import Stage, Transfer, TransferChanged
 from punch.apps.files.messages import FailureCode, TransferFailed
 from punch.local.protocol import CommandError
 from punch.node.events import CallFailed, Connected, Disconnected, Ready
-from punch.ui.command import Answer
+from punch.ui.command import Answer, CommandRefused
 from punch.ui.commands import COMMANDS, perform, why
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.json.commands import (
@@ -125,7 +125,7 @@ class JSONFrontEnd:
         try:
             fields = read(line)
             answer = self._perform(fields)
-        except ChatError as error:
+        except CommandRefused as error:
             self._error(fields, error)
             return
         self._asked += 1
@@ -138,7 +138,7 @@ class JSONFrontEnd:
         self._sending.append(str(fields.get("text")))
         try:
             return perform(self._commands, name, fields)
-        except ChatError:
+        except CommandRefused:
             self._sending.pop()
             raise
 
@@ -159,7 +159,7 @@ class JSONFrontEnd:
         self._error(fields, error)
         self.check_done()
 
-    def _error(self, fields: dict[str, Any], error: ChatError) -> None:
+    def _error(self, fields: dict[str, Any], error: CommandRefused) -> None:
         if not self._exit.finished:
             self.emit("error", **error_fields(fields, error))
 
@@ -213,7 +213,7 @@ class JSONFrontEnd:
             return True
         return False
 
-    def show_held(self, error: ChatError) -> None:
+    def show_held(self, error: CommandRefused) -> None:
         """Does nothing: each command is answered by itself."""
 
     def unsent(self) -> str | None:

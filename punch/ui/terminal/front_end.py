@@ -17,14 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import (
-    MAX_LIMIT,
-    Chat,
-    ChatError,
-    ChatMessage,
-    ConversationSummary,
-    MessageState,
-)
+from punch.apps.chat import MAX_LIMIT, Chat, ChatMessage, ConversationSummary, MessageState
 from punch.apps.chat.events import (
     ContactChanged,
     ContactForgotten,
@@ -38,6 +31,7 @@ from punch.net.driver import Timer
 from punch.node.events import CallState, Connected, IncomingCall, Ready
 from punch.sanitize import printable
 from punch.ui import slash
+from punch.ui.command import CommandRefused
 from punch.ui.command_line import CommandLine
 from punch.ui.console import DRAIN_TIMEOUT, StartOptions
 from punch.ui.front_end import FrontEndContext, ProcessView, Settings
@@ -185,7 +179,7 @@ class TerminalFrontEnd:
             self._update_names()
         return None
 
-    def show_held(self, error: ChatError) -> None:
+    def show_held(self, error: CommandRefused) -> None:
         """Show that messages can't be stored now."""
         self._text.show_held(error)
 

@@ -8,6 +8,7 @@ from punch.amounts import format_bytes
 from punch.apps.files.events import (
     Oddity,
     OddNames,
+    PeerBlocked,
     TooManyTransfers,
     TransferProblem,
     UnknownTransfer,
@@ -198,6 +199,8 @@ def problem_text(problem: TransferFailed | CommandError, who: str) -> str:
 
     :param problem: what a `Transfer` has.
     """
+    if isinstance(problem, PeerBlocked):
+        return "You have blocked them: nothing is sent."
     return failure_text(problem, who) if isinstance(problem, TransferFailed) else str(problem)
 
 

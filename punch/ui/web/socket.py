@@ -12,8 +12,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.websocket import WebSocketTransport
 
-from punch.apps.chat import ChatError
 from punch.net.driver import Timer
+from punch.ui.command import CommandRefused
 from punch.ui.commands import why
 from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.connections import PageConnection
@@ -37,7 +37,7 @@ class PageSocket:
 
     It first sends a snapshot. Events before that are part of the snapshot, and are not sent.
 
-    :param perform: does a command of the given name with the given fields; may raise `ChatError`.
+    :param perform: does a command of the given name with the given fields; may raise `CommandRefused`.
     :param joined: called when the page is open.
     :param left: called when the page is closed.
     """
@@ -104,8 +104,8 @@ class PageSocket:
         try:
             fields = read(message.encode("utf-8", "surrogatepass"))
             if self._pending >= MAX_PENDING:
-                raise ChatError("too-many", "Too many commands at once: wait for the answers.")
-        except ChatError as error:
+                raise CommandRefused("too-many", "Too many commands at once: wait for the answers.")
+        except CommandRefused as error:
             self._fail(fields, error)
             return
         self._pending += 1
@@ -138,7 +138,7 @@ class PageSocket:
         self._pending -= 1
         self._fail(fields, why(failure, self._log))
 
-    def _fail(self, fields: JSON, error: ChatError) -> None:
+    def _fail(self, fields: JSON, error: CommandRefused) -> None:
         self._send({"event": "error", **error_fields(fields, error)})
 
     def _close(self, code: int) -> None:

@@ -17,14 +17,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch import __version__
-from punch.apps.chat import MAX_TEXT, Chat, ChatError
+from punch.apps.chat import MAX_TEXT, Chat
 from punch.apps.chat import events as chat_events
 from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
 from punch.net.driver import Timer
 from punch.node import events as peer_events
 from punch.ui import file_commands
-from punch.ui.command import Answer, CommandContext, FieldKind, Fields
+from punch.ui.command import Answer, CommandContext, CommandRefused, FieldKind, Fields
 from punch.ui.commands import COMMANDS, perform
 from punch.ui.json.events import (
     code_fields,
@@ -35,6 +35,7 @@ from punch.ui.json.events import (
     status_fields,
     transfer_list,
 )
+from punch.ui.text.chat import chat_error_sentence
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.server import WebServer
@@ -186,6 +187,7 @@ class WebView:
         conversations = await chat.history.conversations()
         # All that follows is read at once, after the store's last answer: the snapshot lacks nothing, and
         # contains nothing of which an event is sent later.
+        trouble = chat.storage.trouble
         page.start(
             {
                 "event": "snapshot",
@@ -201,7 +203,7 @@ class WebView:
                 "conversations": [conversation_fields(each) for each in conversations],
                 "peers": [contact_fields(contact) for contact in chat.contacts.all()],
                 "retention": retention,
-                "history_failed": chat.storage.trouble,
+                "history_failed": None if trouble is None else chat_error_sentence(trouble),
                 "keeps_history": chat.keeps_history,
                 "erased": self._erased,
                 "transfers": transfer_list(transfers, chat),
@@ -304,25 +306,25 @@ class PageCommands:
             if name == "send-files":
                 return self._send(fields)
         except UploadError as error:
-            raise ChatError(error.reason, str(error)) from None
+            raise CommandRefused(error.reason, str(error)) from None
         if isinstance(name, str) and name in COMMANDS:
             for field in COMMANDS[name].fields:
                 if field.name in fields and field.kind in (FieldKind.FILE, FieldKind.FILES):
-                    raise ChatError(
+                    raise CommandRefused(
                         "malformed", f'A page names no files of this machine: leave out "{field.name}".'
                     )
         return perform(self._context, name, fields)
 
     def _require_uploads(self) -> Uploads:
         if self._uploads is None:
-            raise ChatError("no-transfers", "This page takes no files.")
+            raise CommandRefused("no-transfers", "This page takes no files.")
         return self._uploads
 
     def _begin(self, fields: Fields) -> Answer:
         size, files = fields.get("size"), fields.get("files")
         for value in (size, files):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-                raise ChatError("malformed", 'An upload needs "size", in bytes, and "files", how many.')
+                raise CommandRefused("malformed", 'An upload needs "size", in bytes, and "files", how many.')
         assert isinstance(size, int)
         assert isinstance(files, int)
         return {"upload": self._require_uploads().begin(size, files)}
@@ -330,7 +332,7 @@ class PageCommands:
     def _send(self, fields: Fields) -> Deferred[Answer | None]:
         peer, name = fields.get("peer"), _upload(fields)
         if not isinstance(peer, str):
-            raise ChatError("malformed", 'The command needs a field "peer" with an ID or a name.')
+            raise CommandRefused("malformed", 'The command needs a field "peer" with an ID or a name.')
         uploads = self._require_uploads()
         # Before they are taken: an error here leaves them to the page
         self._context.chat.contacts.find_reachable(peer)
@@ -341,5 +343,7 @@ class PageCommands:
 def _upload(fields: Fields) -> str:
     name = fields.get("upload")
     if not isinstance(name, str) or not name.isalnum():
-        raise ChatError("malformed", 'The command needs a field "upload", as the command upload answers it.')
+        raise CommandRefused(
+            "malformed", 'The command needs a field "upload", as the command upload answers it.'
+        )
     return name

@@ -27,6 +27,7 @@ from punch.link.transport import LinkAddress
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
 from punch.test.node.memory_node import LinkStandIn, MemoryNode
+from punch.ui.text.chat import chat_error_sentence
 from punch.wire.address import Address
 
 E = TypeVar("E", bound=Event)
@@ -365,4 +366,4 @@ class ChatTestCase(SynchronousTestCase):
         """It is refused with that code; returned is the sentence."""
         error = self.assertRaises(ChatError, call, *arguments)
         self.assertEqual(error.code, code)
-        return str(error)
+        return chat_error_sentence(error)

@@ -49,7 +49,7 @@ class StatesInTurn:
                 wrong.append(f"of state {number}, {kept} was said, and {heard} was heard")
         if len(self._bob.heard()) != self._said:
             wrong.append(f"{self._said} messages were said, and {len(self._bob.heard())} heard")
-        return wrong + [event.text for event in (*self._alice.of(ChatBroken), *self._bob.of(ChatBroken))]
+        return wrong + [event.detail for event in (*self._alice.of(ChatBroken), *self._bob.of(ChatBroken))]
 
     def _step(self, step: int) -> None:
         random = self._random

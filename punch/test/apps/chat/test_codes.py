@@ -18,6 +18,7 @@ from punch.apps.codes.exchange import Issuer, Redeemer
 from punch.identity import Identity, PeerID
 from punch.node.causes import ControlProblem, ProblemCode
 from punch.test.ui.front_ends import BOB, EVE, ME, FrontEndFixture
+from punch.ui.text.chat import chat_error_sentence
 from punch.wire.control import ErrorCode
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -85,7 +86,7 @@ class CodesTests(SynchronousTestCase):
         (used,) = self.told(CodeUsed)
         assert isinstance(used, CodeUsed)
         self.assertEqual((used.contact.peer, used.contact.name, used.contact.claimed), (BOB, "carol", "bob"))
-        self.assertEqual((used.contact.known, used.problem, self.codes.made), (True, "", None))
+        self.assertEqual((used.contact.known, used.problem, self.codes.made), (True, None, None))
 
     def test_somebody_guesses(self) -> None:
         """The view is told, and the next code is another one."""
@@ -150,7 +151,8 @@ class CodesTests(SynchronousTestCase):
         self.rendezvous.running[0][2].callback(Card(BOB, "bob", CodePurpose.CONTACT))
         contact, problem = self.successResultOf(joining)
         self.assertEqual((contact.peer, contact.name, contact.known), (BOB, "bob", True))
-        self.assertIn("eve", problem)
+        assert problem is not None
+        self.assertIn("eve", chat_error_sentence(problem))
         failing = self.codes.join(THEIRS)
         self.rendezvous.running[1][2].errback(CodeFailed(CodeFailure.NOBODY))
         self.failureResultOf(failing, CodeFailed)
@@ -173,4 +175,5 @@ class CodesTests(SynchronousTestCase):
         (used,) = self.told(CodeUsed)
         assert isinstance(used, CodeUsed)
         self.assertFalse(used.contact.known)
-        self.assertIn("own", used.problem)
+        assert used.problem is not None
+        self.assertEqual(used.problem.code, "self")

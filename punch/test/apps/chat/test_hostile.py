@@ -53,7 +53,7 @@ class HostileTests(ChatTestCase):
         self.assertNotIn(("hangup", self.bob.id), self.alice.asked)
         (event,) = self.alice.of(ChatBroken)
         for word in words:
-            self.assertIn(word, event.text)
+            self.assertIn(word, event.detail)
 
     def test_never_acknowledges(self) -> None:
         self.hear(hello())

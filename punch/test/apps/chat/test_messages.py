@@ -5,13 +5,13 @@ from __future__ import annotations
 from punch.apps.chat import MessageState
 from punch.apps.chat.conversation import MAX_UNHANDLED
 from punch.apps.chat.conversations import LEAVE_TIMEOUT, MAX_CONVERSATIONS, MAX_UNDELIVERED
-from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
     ChatBroken,
     MessageAdded,
     MessageChanged,
     MessagesDelivered,
 )
+from punch.apps.chat.model import StoreError
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.test.apps.chat.chat_network import ChatPeer, ChatTestCase, result

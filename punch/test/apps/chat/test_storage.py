@@ -6,11 +6,11 @@ from random import Random
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
     MessageAdded,
     StoreFailed,
 )
+from punch.apps.chat.model import StoreError
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.node.events import CallFailed, CallState, Disconnected
@@ -85,7 +85,7 @@ class LostStateTests(ChatTestCase):
         )
         self.alice.start()
         self.run_for(2.0)
-        self.assertIn("disk is full", self.alice.of(StoreFailed)[0].text or "")
+        self.assertIn("disk is full", str(self.alice.of(StoreFailed)[0].error))
         copy.database.run("DROP TRIGGER full")
         self.run_for(20.0)
         self.assertEqual(self.bob.heard(), ["old", "newer", "after the backup"])
@@ -131,13 +131,13 @@ class DiskTests(ChatTestCase):
         self.run_for(RETRY * 2)
         self.assertEqual(self.bob.heard(), [])
         self.assertEqual(self.alice.states(said[0].number), ["sent"])
-        failures = [event.text for event in self.bob.of(StoreFailed)]
-        self.assertIn("readonly", failures[0] or "")
+        failures = [event.error for event in self.bob.of(StoreFailed)]
+        self.assertIn("readonly", str(failures[0]))
         self.bob.store.database.rows("PRAGMA query_only = OFF")
         self.run_for(RETRY + 1.0)
         self.assertEqual(self.bob.heard(), ["m0", "m1", "m2"])
         self.assertEqual(self.alice.states(said[2].number), ["sent", "delivered"])
-        self.assertIsNone(self.bob.of(StoreFailed)[-1].text)
+        self.assertIsNone(self.bob.of(StoreFailed)[-1].error)
 
     def test_marks_that_come_meanwhile(self) -> None:
         self.connect()

@@ -6,12 +6,14 @@ import contextlib
 import os
 import sqlite3
 
-from punch.apps.chat.database import APPLICATION_ID, MIGRATIONS, VERSION, StoreError
+from punch.apps.chat.database import APPLICATION_ID, MIGRATIONS, VERSION
+from punch.apps.chat.model import StoreError
 from punch.apps.chat.protocol import Known, MessageReceived
 from punch.apps.chat.store import (
     Store,
 )
 from punch.test.apps.chat.test_store import BOB, EVE, OURS, THEIRS, StoreTestCase, texts
+from punch.ui.text.chat import chat_error_sentence
 
 
 class FileTests(StoreTestCase):
@@ -23,7 +25,7 @@ class FileTests(StoreTestCase):
         error = self.assertRaises(StoreError, Store, self.path)
         self.assertEqual(error.code, "state")
         for word in (str(self.path), "--no-history", *words):
-            self.assertIn(word, str(error))
+            self.assertIn(word, chat_error_sentence(error))
         self.assertEqual(self.path.read_bytes(), before)
         self.store = Store(None)
 
@@ -65,7 +67,7 @@ class FileTests(StoreTestCase):
             self.store.database.rows("SAVEPOINT damage")
             self.store.database.rows(statement, value)
             error = self.assertRaises(StoreError, self.store.history, None)
-            self.assertIn("damaged", str(error))
+            self.assertIn("damaged", chat_error_sentence(error))
             self.store.database.rows("ROLLBACK TO damage")
             self.store.database.rows("RELEASE damage")
 
@@ -102,7 +104,7 @@ class FileTests(StoreTestCase):
         path = self.path.parent / "directory"
         path.mkdir()
         error = self.assertRaises(StoreError, Store, path)
-        self.assertIn(str(path), str(error))
+        self.assertIn(str(path), chat_error_sentence(error))
 
     def test_below_a_file(self) -> None:
         error = self.assertRaises(StoreError, Store, self.path / "x.sqlite")

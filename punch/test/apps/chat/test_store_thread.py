@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat.database import StoreError
+from punch.apps.chat.model import StoreError
 from punch.apps.chat.storage import ThreadWorker
 from punch.apps.chat.store import Store
 from punch.test.apps.chat.chat_network import peer_id

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import ChatMessage
 from punch.apps.chat.events import ChatBroken, PeerUnreachable, StoreFailed
 from punch.apps.chat.events import Event as ChatEvent
+from punch.apps.chat.model import ChatProblem, StoreError
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.link.events import Path as LinkPath
@@ -367,9 +368,9 @@ class CallTests(TerminalCase):
             ("The path to bob", PathLost(BOB, "bob")),
             ("Bob left.", Disconnected(BOB, OtherCause("bye", "Bob left."))),
             ("bob is not there: ", PeerUnreachable(BOB, failure, 8.0)),
-            ("The disk is full.", StoreFailed("The disk is full.")),
+            ("The history is closed", StoreFailed(StoreError(ChatProblem.HISTORY_CLOSED))),
             ("The history can be written again.", StoreFailed(None)),
-            ("Something broke.", ChatBroken(BOB, "Something broke.")),
+            (f"The chat with {BOB.short} was ended: they sent something.", ChatBroken(BOB, "something")),
         ]
         for begin, event in events:
             with self.subTest(repr(event)):

@@ -9,11 +9,10 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
 from punch.test.ui.web.web_client import HTTPConnection, HTTPResponse, SimulatedBrowser
 from punch.test.ui.web.web_server import EchoOwner
-from punch.ui.command import CommandContext
+from punch.ui.command import CommandContext, CommandRefused
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.connections import MAX_UPLOADING, PLAIN_TIME
 from punch.ui.web.server import WebServer
@@ -302,15 +301,15 @@ class UploadTests(UploadsTestCase):
             {"upload": 5, "peer": "bob"},
             {"upload": "abc"},
         ):
-            with self.assertRaises(ChatError) as caught:
+            with self.assertRaises(CommandRefused) as caught:
                 page.perform("send-files", fields)
             self.assertEqual(caught.exception.code, "malformed", fields)
         kept = Path(self.mktemp()).absolute()
-        with self.assertRaises(ChatError) as caught:
+        with self.assertRaises(CommandRefused) as caught:
             page.perform("export", {"file": str(kept)})
         self.assertEqual((caught.exception.code, kept.exists()), ("malformed", False))
         for size in (None, -1, True, 1e3, "1"):
-            with self.assertRaises(ChatError):
+            with self.assertRaises(CommandRefused):
                 page.perform("upload", {"size": size, "files": 1})
         answer = self.successResultOf(page.perform("upload", {"size": 1, "files": 1}))
         assert answer is not None

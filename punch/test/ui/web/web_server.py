@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
 from punch.test.ui.web.web_client import SimulatedBrowser, WebSocketClient
+from punch.ui.command import CommandRefused
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import JSON, PageSocket
@@ -33,9 +33,9 @@ class EchoOwner:
         if name == "break":
             raise ZeroDivisionError("a mistake")
         if name == "fail":
-            return fail(ChatError("no-call", "It can't be done."))
+            return fail(CommandRefused("no-call", "It can't be done."))
         if name != "echo":
-            raise ChatError("unknown-command", "There is no such command.")
+            raise CommandRefused("unknown-command", "There is no such command.")
         return succeed({"text": fields.get("text")})
 
 
