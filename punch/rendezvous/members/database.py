@@ -240,6 +240,15 @@ class MemberDatabase:
             self._add_bytes("relayed", "user", day, users)
 
     def _add_bytes(self, table: str, column: str, day: int, sizes: Mapping[Any, int]) -> None:
+        ((rows,),) = self._file.rows(f"SELECT count(*) FROM {table} WHERE day = ?", day)
+        if rows + len(sizes) <= MAX_PEERS_A_DAY:
+            # One statement for all, since the process serves nobody meanwhile
+            self._file.run_many(
+                f"INSERT INTO {table} VALUES (?, ?, ?) "
+                f"ON CONFLICT (day, {column}) DO UPDATE SET bytes = bytes + excluded.bytes",
+                ((day, key, size) for key, size in sizes.items()),
+            )
+            return
         new = {}
         for key, size in sizes.items():
             changed = self._file.run(
@@ -247,7 +256,6 @@ class MemberDatabase:
             )
             if not changed.rowcount:
                 new[key] = size
-        ((rows,),) = self._file.rows(f"SELECT count(*) FROM {table} WHERE day = ?", day)
         room = MAX_PEERS_A_DAY - rows
         fewest = self._file.rows(
             f"SELECT {column}, bytes FROM {table} WHERE day = ? ORDER BY bytes LIMIT ?",

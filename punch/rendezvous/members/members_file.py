@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -248,6 +248,11 @@ class MembersFile:
         """Run a statement."""
         with self._errors():
             return self._connection.execute(statement, arguments)
+
+    def run_many(self, statement: str, arguments: Iterable[Sequence[Any]]) -> None:
+        """Run a statement with each of these arguments."""
+        with self._errors():
+            self._connection.executemany(statement, arguments)
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of a query."""
