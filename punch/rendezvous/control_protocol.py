@@ -162,7 +162,7 @@ class ControlServerProtocol(LineReceiver):
             self._owner.registry_changed()
 
     def channel_binding(self) -> bytes:
-        """What no other connection has (`punch.wire.invitation`)."""
+        """The channel binding of this TLS connection (RFC 9266), for which vouchers are signed."""
         connection = cast(Connection, self.transport.getHandle())  # type: ignore[union-attr]
         return connection.export_keying_material(BINDING_LABEL, BINDING_SIZE)
 

@@ -316,8 +316,8 @@ def json_log(file: TextIO, *, full_addresses: bool, full_peers: bool) -> FileLog
     """
     An observer that writes the log to `file` as JSON, one object a line.
 
-    An event of `OperatorLog` has its fields as they are, which has cut what is not to be logged. The text of
-    all other events, which may come from any library, is searched for addresses and IDs.
+    The fields of events of `OperatorLog` are written as they are: it has shortened what is not to be logged
+    in full. The text of all other events, which may come from any library, is searched for addresses and IDs.
 
     :param full_addresses: whether text may have addresses in full, instead of /24s and /48s.
     :param full_peers: whether text may have peer IDs in full, instead of their first eight characters.

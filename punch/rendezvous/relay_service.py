@@ -116,7 +116,7 @@ class StoreUsage(Protocol):
 _SECRET_LABEL = b"punch/1 relay secret"
 
 _PART = 16
-"""The share of an address of the peers that are remembered is one in this many."""
+"""Of the peers that are remembered, one address may have one in this many."""
 DENIED = 403
 """The error code for users that the operator refuses, and for clients at a relayed address."""
 _LIMITS = {486: "relay-allocations-of-peer-or-address", 508: "relay-allocations"}

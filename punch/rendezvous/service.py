@@ -292,8 +292,8 @@ class RendezvousService(Service):
 
     def use_certificate(self, certificate: ServerCertificate) -> None:
         """
-        Show this certificate on connections that begin from now on, instead of the one before, which was also
-        from an authority. Open connections are not affected.
+        Show another certificate of an authority on connections that begin from now on. Open connections are
+        not affected.
 
         :raise ValueError: certificate and key do not belong together. The certificate before stays in use.
         """

@@ -68,7 +68,7 @@ class CommandQueue:
         source: Source | None = None,
     ) -> Deferred[list[Any]]:
         """
-        Wait for their turn, then send commands, all at once, and return their answers.
+        Send commands together when it is their turn, and return their answers.
 
         :param source: for whom; None if it is for the process itself, whose commands may always wait.
         :raise QueueFull: too many wait for this source.

@@ -1,6 +1,6 @@
 """
-What a process of a service asks the directory and is told by it, and what does that for the registry of the
-process.
+What a process of a service asks the directory, and what it is told (`Directory` and `DirectoryUser`); and
+`DirectoryConnector`, which joins the registry of the process to the directory.
 """
 
 from __future__ import annotations

@@ -316,10 +316,10 @@ class SharedRates:
     Limits what a user, an address or a network relays in a second at all processes of a service together.
     This has the rates at one process.
 
-    Each process tells the others what it relays for those that use a large part of their rate, and takes what
-    they tell from what it allows itself. It always allows an equal part, so that all processes together come
-    to the whole rate within some seconds, whoever began. While Redis is away, each process allows the whole
-    rate.
+    Each process tells the others what it relays for those that use a large part of their rate, and subtracts
+    what the others tell from the rate that it allows itself. It always allows at least the rate divided by
+    the number of processes, so within some seconds all of them together come to the whole rate, whichever was
+    first to use it. While Redis is away, each process allows the whole rate.
 
     :param monotonic: monotonic seconds.
     :param secret: the service's private key.

@@ -173,7 +173,7 @@ class MemberDatabase:
         """Make a peer a member by an invitation."""
         outcome = self._look_up(invitation, wall)
         if outcome is not Redemption.ACCEPTED:
-            # Who has nothing valid keeps no other process waiting for a transaction.
+            # No transaction, for which other processes would wait: strangers can cause this.
             return outcome
         with self._file.transaction():
             outcome = self._look_up(invitation, wall)

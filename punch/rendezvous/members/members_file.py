@@ -189,7 +189,10 @@ class MembersFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is run meanwhile is on the disk afterwards, or nothing if an exception is raised."""
+        """
+        A transaction: the statements that are run within it are on the disk afterwards, or none of them if an
+        exception is raised.
+        """
         with self._errors():
             connection = self._connection
             connection.execute(f"PRAGMA busy_timeout = {int(self._busy_time * 1000)}")

@@ -56,7 +56,7 @@ class AdmitPolicy(str, Enum):
 
 
 class Redemption(Enum):
-    """How an invitation that a peer has sent was taken."""
+    """What has come of redeeming an invitation."""
 
     ACCEPTED = "accepted"
     UNKNOWN = "unknown"

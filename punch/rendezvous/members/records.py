@@ -25,12 +25,14 @@ MAX_RECORD = 4096
 
 
 class RecordError(ValueError):
-    """Bytes are no record."""
+    """Bytes are not a record."""
 
 
 @dataclass(frozen=True)
 class InvitationMade:
     """
+    The operator has made an invitation.
+
     :ivar used: how many had redeemed it before redemptions were recorded.
     :ivar expires: Unix seconds.
     :ivar relay_quota: bytes a day that the relay carries for each of its members; None: no own limit.
@@ -47,6 +49,8 @@ class InvitationMade:
 @dataclass(frozen=True)
 class InvitationRedeemed:
     """
+    A peer has become a member by an invitation.
+
     :ivar number: that of the invitation.
     :ivar since: Unix seconds.
     """
@@ -71,6 +75,8 @@ class InvitationRevoked:
 @dataclass(frozen=True)
 class PeerRevoked:
     """
+    A peer is refused from now on.
+
     :ivar time: Unix seconds.
     :ivar statement: what the owner of the ID has signed; empty: the operator did it.
     """
@@ -83,7 +89,11 @@ class PeerRevoked:
 
 @dataclass(frozen=True)
 class RevocationUndone:
-    """:ivar time: Unix seconds."""
+    """
+    The operator has taken a revocation back.
+
+    :ivar time: Unix seconds.
+    """
 
     peer: PeerID
     time: float

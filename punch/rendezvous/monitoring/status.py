@@ -199,7 +199,7 @@ class HealthReport:
 
 
 class Health:
-    """Asks all checks when it is asked itself."""
+    """The checks of a service, all of which are made for each report."""
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
@@ -222,7 +222,7 @@ class Health:
         self._phase = HealthStatus.STOPPING
 
     def report(self) -> HealthReport:
-        """Ask all checks."""
+        """Make all checks."""
         found = {name: check() for name, check in self._checks.items()}
         reasons = tuple(reason for reason in found.values() if reason is not None)
         degraded = self._phase is HealthStatus.OK and reasons

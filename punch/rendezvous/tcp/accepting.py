@@ -50,7 +50,7 @@ class WaitingConnections(Generic[K]):
         self._turns: SourceTurns[K] = SourceTurns()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of connections that wait."""
         return len(self._turns)
 
     def add(self, source: Source, connection: K, now: float) -> K | None:
@@ -140,7 +140,7 @@ class AcceptsInTurn:
         return getattr(self._listening, name)
 
     def __len__(self) -> int:
-        """How many connections wait here."""
+        """The number of connections that have been taken and not returned yet."""
         return len(self._waiting) + (self._kept is not None)
 
     def take(self) -> None:
@@ -150,7 +150,7 @@ class AcceptsInTurn:
             try:
                 connection, address = self._next()
             except OSError:
-                return  # If it is more than that there are no more, `accept` comes upon it, too.
+                return  # There are no more. If it is another error, `accept` gets and raises it, too.
             if not self._is_of_use(connection):
                 connection.close()
                 continue

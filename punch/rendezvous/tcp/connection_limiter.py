@@ -130,10 +130,14 @@ class HandshakeQueue:
 
     def spent(self, processor: float, elapsed: float, now: float) -> None:
         """
-        A handshake took so many seconds of the processor, and so many passed.
+        A handshake is over.
 
-        What other programs leave of the processor is shared with everything else, so the time that passed
-        counts, but not that for which the process or the machine was stopped.
+        Other programs use the processor, too, so the time that passed counts, and not only that of the
+        processor; but no more than `_LONGEST_HANDSHAKE` of it, since the process or the machine may have been
+        stopped.
+
+        :param processor: seconds of the processor that it took.
+        :param elapsed: seconds that passed.
         """
         seconds = max(processor, min(elapsed, _LONGEST_HANDSHAKE))
         self._free_at = max(self._free_at, now) + seconds / self._share

@@ -195,11 +195,12 @@ def _take_any(connection: SSL.Connection, certificate: Any, error: int, depth: i
 
 class _Connection(SSL.Connection):
     """
-    A connection for which an error is the end of TLS, as a proper end is.
+    A connection on which an error of TLS while receiving is reported as the end of TLS.
 
-    Of an error while it receives, Twisted makes a failure that refers to itself. The connection, with tens of
-    kilobytes, would stay in memory until the garbage collector finds it; and clients that vanish are errors,
-    too. No protocol here depends on how a connection ended: each message is complete or it is not.
+    Twisted turns such an error into a failure that is part of a reference cycle. The connection, with tens of
+    kilobytes, would then stay in memory until the garbage collector finds it, and each client that vanishes
+    causes such an error. No protocol here depends on how a connection ended: a message is complete or it is
+    not.
     """
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
