@@ -12,12 +12,14 @@ class MemoryReturnTests(TestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.connections = self.ended = 0
+        self.blocks_each = 100
         self.returned: list[float] = []
         self.collected: list[float] = []
         self.service = MemoryReturn(
             self.clock,
             lambda: self.connections,
             lambda: self.ended,
+            blocks=lambda: self.blocks_each * (self.connections + FEWEST),
             begin=lambda: None,
             collect=lambda: self.collected.append(self.clock.seconds()),
             give_back=lambda: self.returned.append(self.clock.seconds()),
@@ -63,15 +65,30 @@ class MemoryReturnTests(TestCase):
 
     def test_all_objects(self) -> None:
         """The collector looks at all of them when many times as many have ended as are open: not before."""
-        for _ in range(MANY - 1):
-            self.ended += 10 * FEWEST
-            self.has(10 * FEWEST)
+        self.has(10 * FEWEST)
+        self.blocks_each = 150
+        self.end_connections(MANY - 1)
         self.assertEqual(self.collected, [])
         self.assertEqual(len(self.returned), MANY - 1)
-        self.ended += 10 * FEWEST
-        self.has(10 * FEWEST)
+        self.end_connections(1)
         self.assertEqual(len(self.collected), 1)
         self.assertEqual(len(self.returned), MANY)
+
+    def test_nothing_to_collect(self) -> None:
+        """It does not look if those that have ended left nothing, and does if the next ones do."""
+        self.has(10 * FEWEST)
+        self.blocks_each = 140
+        self.end_connections(3 * MANY)
+        self.assertEqual((self.collected, len(self.returned)), ([], 3 * MANY))
+        self.blocks_each = 200
+        self.end_connections(MANY)
+        self.assertEqual(len(self.collected), 1)
+
+    def end_connections(self, times: int) -> None:
+        """All connections end, and others take their places, so many times."""
+        for _ in range(times):
+            self.ended += 10 * FEWEST
+            self.has(10 * FEWEST)
 
     def test_after_a_long_time(self) -> None:
         """It looks at all of them in any case, and what it frees goes back."""
