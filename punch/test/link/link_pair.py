@@ -1,4 +1,4 @@
-"""Two link cores joined by lists and virtual time, and the rogues that the tests set on them."""
+"""Two link cores that are joined in virtual time, and peers that break the rules of a link."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class CoreEnd(PipeEnd):
                 self.on_event(event)
 
     def of(self, kind: type[Any]) -> list[Any]:
-        """The events of one kind."""
+        """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
@@ -144,7 +144,7 @@ class CoreEnd(PipeEnd):
 
 
 class Rogue(PipeEnd):
-    """A bare QUIC connection that keeps none of the link's rules but those it is told to keep."""
+    """A QUIC connection without a link: it keeps only those rules of a link that a test has it keep."""
 
     def __init__(self, quic: QuicConnection) -> None:
         self.quic = quic
@@ -276,7 +276,7 @@ class Pipe:
                 self.in_flight.append((self.now + self.delay, 1 - index, kept))
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """Let time pass; True as soon as `until` holds."""
+        """Let time pass; return True as soon as `until` holds, False if it never does."""
         end = self.now + seconds
         while True:
             self.turn()
@@ -309,7 +309,7 @@ class LinkTestCase(SynchronousTestCase):
         self.make_world()
 
     def make_world(self) -> None:
-        """Make all anew: nothing has been said yet."""
+        """Make both ends anew; nothing was sent yet."""
         self.random = Random(1)
         self.certificate = LinkCertificate.generate(self.random.randbytes)
 

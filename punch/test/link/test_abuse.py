@@ -1,4 +1,4 @@
-"""What a peer that has proved who it is, and then breaks the rules, can do: end the link."""
+"""A peer that has proved who it is and then breaks the rules can only end the link."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class AbuseTests(LinkTestCase):
         self.assert_ended(caller, "ACCEPTED is out of place")
 
     def test_a_callee_that_allows_no_streams(self) -> None:
-        """So the caller can't prove itself: nothing is raised, and the link ends at once."""
+        """The caller can't prove itself without a stream: nothing is raised, and the link ends at once."""
 
         def without_streams(buffer: Any, parameters: Any) -> None:
             if parameters.original_destination_connection_id is not None:

@@ -27,7 +27,7 @@ class EarlyTests(LinkTestCase):
         return self.caller.proved and self.callee.proved
 
     def deliver(self, datagrams: list[bytes]) -> None:
-        """Carry them to the callee."""
+        """Carry datagrams to the callee."""
         self.pipe.in_flight.append((self.pipe.now + DELAY, 1, datagrams))
 
     def start(self, wait: float = 0.0) -> None:
@@ -36,7 +36,7 @@ class EarlyTests(LinkTestCase):
             end.core.start(self.pipe.now, wait if end is self.caller else 0.0)
 
     def check_one_link(self) -> None:
-        """Both have the same connection, and data flows."""
+        """Both ends have one connection each, the same one, and data flows."""
         self.pipe.run(1.0)
         stream = self.caller.core.streams.open_stream("test")
         self.caller.core.streams.send(stream, b"hello", True)
@@ -45,7 +45,7 @@ class EarlyTests(LinkTestCase):
         self.assertEqual((self.caller.closed, self.callee.closed), (None, None))
 
     def test_answered(self) -> None:
-        """Proved a round trip after it left, without a path of which anybody said so."""
+        """The link is proved one round trip after the Initial left, before `start` is called."""
         self.assertTrue(0 < len(self.early) <= MAX_EARLY_DATAGRAMS)
         self.assertEqual({len(data) for data in self.early}, {1200})
         self.deliver(self.early)
@@ -71,7 +71,7 @@ class EarlyTests(LinkTestCase):
         self.check_one_link()
 
     def test_late(self) -> None:
-        """It arrives when another connection is under way, or when that is the link."""
+        """The early Initial arrives when another connection is under way, or is the link already."""
         for delay in (DELAY / 2, 2.5 * DELAY, 10 * DELAY):
             self.make_world()
             self.pipe.run(LATE)
@@ -82,7 +82,7 @@ class EarlyTests(LinkTestCase):
             self.check_one_link()
 
     def test_the_answer_is_awaited(self) -> None:
-        """No other Initial is sent meanwhile, and one is when it does not come."""
+        """While the answer is awaited, no other Initial is sent; if no answer comes, one is."""
         self.deliver(self.early)
         self.start(wait=3 * DELAY)
         self.assertTrue(self.pipe.run(1.0, self.proved))
@@ -96,7 +96,7 @@ class EarlyTests(LinkTestCase):
         self.check_one_link()
 
     def test_an_answer_of_somebody_else(self) -> None:
-        """One with another certificate ends that connection, and another one begins."""
+        """An answer with another certificate ends that connection, and another one begins."""
         other = self.make_callee(certificate=LinkCertificate.generate(self.random.randbytes))
         other.receive(self.early, DELAY)
         self.pipe.in_flight.append((2 * DELAY, 0, other.send(DELAY)))
@@ -122,7 +122,7 @@ class EarlyTests(LinkTestCase):
         self.assertAlmostEqual(self.pipe.now, LATE + 3 * DELAY, 3)
 
     def test_the_library_fails(self) -> None:
-        """If it makes no Initial early, the link begins as it would without."""
+        """If the library makes no early Initial, the link begins as it would without one."""
         inner = self.backend
         fails = True
 
@@ -194,7 +194,7 @@ class EarlyTests(LinkTestCase):
         self.assertEqual(self.caller.core.connection_count, 0)
 
     def test_once_and_by_the_caller(self) -> None:
-        """There is no second one, none of a callee, and none when the link has begun or is over."""
+        """There is no second early Initial, none of a callee, and none when the link has begun or is over."""
         self.assertEqual(self.caller.core.start_early(0.0), [])
         self.assertEqual(self.callee.core.start_early(0.0), [])
         begun, over = self.make_caller(), self.make_caller()

@@ -204,7 +204,7 @@ class GarbageTests(LinkTestCase):
         self.assertEqual(len(callee.received[stream_id]), 8000)
 
     def test_fuzzed_initials(self) -> None:
-        """Well-formed up to the encryption: they take a place for five seconds and nothing else."""
+        """Initials that are well-formed up to the encryption only take a place for five seconds."""
         callee = self.make_callee()
         pattern = RogueCaller(self.backend.client(0.0)).send(0.0)[0]
         for step in range(40):

@@ -70,7 +70,7 @@ class FloodTests(FloodCase):
         self.flood("ACK", "too many acknowledgements|too many small pieces", most=160)
 
     def test_keys_that_change_all_the_time(self) -> None:
-        """Nobody can send what is not looked into: aioquic tells what every packet had."""
+        """Changing keys hides no frames: qh3's link ends for it, and aioquic tells what every packet had."""
         victim = self.make_callee()
         flooder = Flooder(victim, self.certificate, True)
         # In one go, so that only some of the packets are looked into.
@@ -88,7 +88,7 @@ class FloodTests(FloodCase):
         self.assertRegex(victim.closed.reason, "changes its keys too often|too many PATH_CHALLENGE")
 
     def test_datagrams_in_fragments(self) -> None:
-        """Of 64 kB, each would have tens of thousands of frames: they are dropped, and the link goes on."""
+        """Datagrams of 64 kB, which may have tens of thousands of frames, are dropped; the link goes on."""
         victim = self.make_callee()
         flooder = Flooder(victim, self.certificate, True)
         frame = b"\x31\x01x"
@@ -149,7 +149,7 @@ class HonestSenderTests(LinkTestCase):
 
 
 class LimitsTests(SynchronousTestCase):
-    """The counting itself."""
+    """The counters of `ReceiveLimits`."""
 
     def test_allowance(self) -> None:
         allowance = ReceiveAllowance(10, 2)
@@ -176,7 +176,7 @@ class LimitsTests(SynchronousTestCase):
             limits.answered()
 
     def test_pieces_of_streams_that_ended_long_ago(self) -> None:
-        """They do not hide how many pieces a stream has that wait."""
+        """Pieces of streams that ended do not hide how many pieces of another stream wait."""
         limits = ReceiveLimits()
         limits.frames([Frame(QuicFrameType.STREAM, 100, 0, 1000)], 0.0, 60_000)
         for stream_id in range(4, 40_000, 4):
@@ -308,7 +308,7 @@ class MemoryTests(LinkTestCase):
         self.assertIsNone(caller.core.rtt)
 
     def test_a_link_that_only_quic_ends(self) -> None:
-        """The same if the other side sends no CLOSE frame, but CONNECTION_CLOSE alone."""
+        """Memory is freed at once also if the other side sends no CLOSE frame, only CONNECTION_CLOSE."""
         backend = _Watching(self.backend)
         callee = self.make_callee(backend=backend)
         rogue, pipe = self.rogue(callee, prove=True)

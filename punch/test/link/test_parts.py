@@ -74,7 +74,7 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(decode_close(encode_close(0, reason)[3:]), (0, clipped))
 
     def test_slowed(self) -> None:
-        """A rate that a newer version added is none that is known; other lengths are wrong."""
+        """A rate that a newer version added is read as None; other lengths are errors."""
         self.assertEqual([decode_slowed(bytes([limit])) for limit in RelayLimit], list(RelayLimit))
         self.assertIsNone(decode_slowed(b"\x04"))
         for payload in (b"", b"\1\1"):

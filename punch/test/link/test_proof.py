@@ -39,7 +39,7 @@ from punch.test.link.link_pair import (
 
 
 class ProofBytesTests(SynchronousTestCase):
-    """The bytes, as the design writes them."""
+    """The bytes of a proof, as docs/protocol.md describes them."""
 
     binding = sha256(b"binding").digest()
 
@@ -136,7 +136,7 @@ class ProofTests(LinkTestCase):
         self.assert_unmoved(callee)
 
     def attack(self, proof: bytes) -> None:
-        """Send this instead of a proof, with a stream after it."""
+        """Send these bytes instead of a proof, and then data on another stream."""
         callee = self.make_callee()
         rogue, pipe = self.rogue(callee)
         rogue.open_stream_zero(proof)
@@ -289,7 +289,7 @@ class ProofTests(LinkTestCase):
         self.assert_refused(rogue, callee, pipe, CloseCode.REFUSED)
 
     def test_nothing_is_heard_before_the_proof(self) -> None:
-        """Other streams and datagrams wait for it, and then come in order."""
+        """Streams and datagrams that arrive before the proof are delivered after it, in order."""
         callee = self.make_callee()
         rogue, pipe = self.rogue(callee)
         rogue.quic.open_stream()
@@ -348,7 +348,7 @@ class ProofTests(LinkTestCase):
         self.assertEqual(callee.core.datagrams_to_send(0.0), [])
 
     def test_wrong_certificate(self) -> None:
-        """The caller says nothing to who has not the certificate of the answer."""
+        """The caller sends nothing to a callee without the certificate that its answer named."""
         caller = self.make_caller(certificate_sha256=sha256(b"another").digest())
         callee = self.make_callee()
         pipe = Pipe(caller, callee)

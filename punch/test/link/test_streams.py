@@ -248,7 +248,7 @@ class CreditTests(LinkTestCase):
         self.assertEqual(left, [0])
 
     def test_the_window_grows_to_the_path(self) -> None:
-        """With 100 ms of round trip, 16 KiB a round trip would be 160 kB/s."""
+        """With round trips of 100 ms, a transfer is much faster than the 160 kB/s of the initial credit."""
         caller, callee, pipe = self.connect()
         pipe.delay = 0.05
         stream_id = caller.core.streams.open_stream("x")
@@ -347,7 +347,7 @@ class AioquicDatagramTests(AioquicMixin, DatagramTests):
 
 
 class CloseTests(LinkTestCase):
-    """Every end has a code and a reason, and arrives."""
+    """Whoever closes a link, the other side gets the code and the reason."""
 
     def assert_closed(self, node: CoreEnd, code: CloseCode, reason: str, by_peer: bool) -> None:
         assert node.closed is not None

@@ -163,7 +163,7 @@ class TwistedTests(TwistedCase):
         self.assertIsNone(self.caller.closed)
 
     def test_all_is_delivered(self) -> None:
-        """What was written before is there, although the application that reads it is slow."""
+        """All that was written arrives, although the application that reads it is slow."""
         self.secure()
         near, far = self.open()
         far.transport.pauseProducing()
@@ -187,7 +187,7 @@ class TwistedTests(TwistedCase):
         self.assertFalse(self.successResultOf(self.caller.when_delivered(60.0)))
 
     def test_the_reason_of_an_abort(self) -> None:
-        """Its code crosses; those below the application's own are not for applications."""
+        """The other side gets the code of an abort; codes below `FIRST_APPLICATION_CODE` are refused."""
         self.secure()
         near, far = self.open()
         for code in (4, 2**32):
@@ -269,7 +269,7 @@ class TwistedTests(TwistedCase):
         self.assertNotIn("stop", producer.calls)
 
     def test_a_pull_producer_sends_all(self) -> None:
-        """It is asked for more after each write, while the stream has room, and not after it has ended."""
+        """A pull producer is asked for more after each write while there is room, and not after its end."""
         self.secure()
         near, far = self.open()
         far.transport.pauseProducing()
@@ -354,7 +354,7 @@ class TwistedTests(TwistedCase):
         self.assertEqual((near.calls, far.calls), (["made", "lost"], ["made", "lost"]))
 
     def test_a_link_that_is_closed_in_order_ends_no_stream(self) -> None:
-        """Neither one that is half closed, by either side, nor one whose end was not read."""
+        """Half-closed streams, and streams whose end was not read, are lost, not ended in good order."""
         for index in range(4):
             self.make_world()
             self.secure()

@@ -39,7 +39,7 @@ class RecordingProtocol(Protocol):
 
 
 def only(protocol: RecordingProtocol) -> Factory:
-    """Builds this protocol."""
+    """A factory that builds this protocol."""
     return Factory.forProtocol(lambda: protocol)
 
 
@@ -157,7 +157,7 @@ class TwistedCase(LinkTestCase):
         self.successResultOf(self.callee.when_proved())
 
     def open(self, protocol: RecordingProtocol | None = None) -> tuple[RecordingProtocol, RecordingProtocol]:
-        """A stream between two recorders."""
+        """Open a stream; return the protocols at both ends."""
         near = RecordingProtocol() if protocol is None else protocol
         open_stream(self.caller, "echo/1", near)
         self.advance(0.05)

@@ -156,7 +156,7 @@ class StreamTests(AttachedStreamCase):
         self.assertEqual([server.count for server in self.servers.values()], [1, 2])
 
     def test_the_end_waits_for_a_protocol_that_has_paused(self) -> None:
-        """The stream and both connections are over by then; nothing of it is lost."""
+        """A protocol that has paused gets all data and the end later, although the stream is over by then."""
         near, far = self.pair()
         near.transport.pauseProducing()
         near.transport.loseWriteConnection()
@@ -183,7 +183,7 @@ class StreamTests(AttachedStreamCase):
             self.assertNotIn("read lost", ends[loser].calls)
 
     def test_a_link_that_is_closed_in_order(self) -> None:
-        """It ends no stream: both programs learn that theirs was cut off."""
+        """If a link is closed in good order, both programs learn that their stream was cut off."""
         ends = self.pair()
         ends[0].transport.write(b"half of it")
         ends[1].transport.loseWriteConnection()
@@ -195,7 +195,7 @@ class StreamTests(AttachedStreamCase):
             end.reason.trap(ConnectionLost)
 
     def test_the_reason_of_an_abort(self) -> None:
-        """It crosses between programs, behind what was written before to the node."""
+        """A program gets the code of the abort after the data that was written before it."""
         for giver, loser in ((0, 1), (1, 0)):
             ends = self.pair(f"service/{giver}")
             ends[giver].transport.abort_with(FIRST_APPLICATION_CODE + giver)
@@ -277,7 +277,7 @@ class StreamTests(AttachedStreamCase):
         self.assertEqual(self.bob.status.services, ())
 
     def test_a_guest_opens_nothing_else(self) -> None:
-        """What is for everybody with a link, as the chat is, is not for those whom only a service let in."""
+        """A peer whose call a service accepted can't open services that are for everybody with a link."""
         carol = self.node("carol", "203.0.113.3")
         self.bob.serve("chat/1", Recorders(), anyone)
         self.net.wait(self.attach("bob").serve("web/1", Recorders(), Allow(anyone=True)), 2.0, "serving")
@@ -301,7 +301,7 @@ class StreamTests(AttachedStreamCase):
         self.assertIsNone(link.closed)
 
     def test_a_factory_that_builds_nothing(self) -> None:
-        """The peer hears of it at once."""
+        """The peer is refused at once."""
         self.net.wait(self.attach("bob").serve("none/1", NoProtocol(), Allow(anyone=True)), 2.0, "serving")
         opened = self.attach("alice").open(self.bob_id, "none/1", Recorders())
         near = cast(HalfCloser, self.net.wait(opened, 20.0, "a stream"))

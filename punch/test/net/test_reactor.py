@@ -72,7 +72,7 @@ class MonotonicTests(SynchronousTestCase):
             self.close(timeout, DAY)
 
     def test_from_then_on(self) -> None:
-        """No wall clock is read, also by what was asked for before."""
+        """From then on nothing reads the wall clock, not even calls that were scheduled before."""
         reactor = self.reactor(1e9)
         earlier = reactor.callLater(10.0, list)
         use_monotonic_time(reactor)
@@ -178,7 +178,7 @@ class ResolverTests(SynchronousTestCase):
             self.assertEqual(receiver.answers, [[]])
 
     def test_silence(self) -> None:
-        """It is over in time, and only once: a late answer is told nobody."""
+        """A look-up without an answer fails in time, and once; a late answer is not delivered."""
         receiver = self.look_up()
         self.reactor.advance(TIMEOUT - 0.1)
         self.assertEqual(receiver.answers, [])
@@ -188,7 +188,7 @@ class ResolverTests(SynchronousTestCase):
         self.assertEqual(receiver.answers, [[]])
 
     def test_a_late_answer_is_for_the_next_attempt(self) -> None:
-        """A name server that always takes longer than that is of use; what it said has an end."""
+        """A late answer is kept for the next attempt, for a while."""
         self.look_up()
         self.reactor.advance(TIMEOUT)
         self.answer_comes()
@@ -220,7 +220,7 @@ class ResolverTests(SynchronousTestCase):
         self.assertEqual(self.look_up("another.example").answers, [])
 
     def test_cancelled(self) -> None:
-        """Nobody hears of it, and no timer is left."""
+        """A cancelled look-up delivers nothing, and leaves no timer."""
         receiver = self.look_up()
         self.resolution.cancel()
         self.assertEqual(self.reactor.getDelayedCalls(), [])

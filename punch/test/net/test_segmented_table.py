@@ -48,7 +48,7 @@ class SegmentedTableTests(SynchronousTestCase):
         return sum(entry in self.table for entry in entries)
 
     def test_who_was_there_before_a_flood(self) -> None:
-        """Stays, as long as the flood lasts for no longer than they were there; then all share."""
+        """Entries stay until a flood has lasted for as long as they were there; then all sources share."""
         earlier = self.come(*["192.0.2.1"] * 40)
         self.now += 3600.0
         flood = hosts(range(50))
@@ -70,7 +70,7 @@ class SegmentedTableTests(SynchronousTestCase):
         self.assertEqual(self.come("192.0.2.2", "198.51.100.1"), [self.number - 1, self.number])
 
     def test_patience_locks_nobody_out(self) -> None:
-        """Who has filled the table long ago makes room for new ones, and later has no more than they."""
+        """A source that filled the table long ago makes room for new ones, and then has no more than they."""
         patient = self.come(*hosts(range(3)) * 40)
         self.assertEqual(len(self.table), 100)
         self.now += 3600.0
@@ -114,7 +114,7 @@ class SegmentedTableTests(SynchronousTestCase):
         self.assertEqual(table.leave(entry), 1000.0)
 
     def test_large_sources(self) -> None:
-        """Those of both segments together are told to other processes, and theirs count."""
+        """`large` counts the entries of both segments; entries elsewhere count for the share."""
         self.come(*["192.0.2.1"] * 8)
         self.now += PROBATION
         self.come(*["192.0.2.1"] * 7, "198.51.100.1")

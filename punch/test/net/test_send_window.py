@@ -84,7 +84,7 @@ class SendWindowTests(SynchronousTestCase):
             self.assertIsNone(path.window.limit, delay)
 
     def test_a_longer_path(self) -> None:
-        """It is no queue that makes round trips longer now: the limit ends."""
+        """If a longer path makes round trips longer, not a queue, the limit ends."""
         path = SimulatedPath(1e6, 0.04, window=1_000_000)
         path.run(3.0)
         path.cwnd, path.delay = 200_000, 0.8

@@ -8,7 +8,7 @@ from punch.net.sources import Shares, source_of
 
 
 class SourceTests(SynchronousTestCase):
-    """What one source is."""
+    """The prefixes of hosts."""
 
     def test_prefixes(self) -> None:
         """Addresses of one prefix have it in common, and no other prefix."""

@@ -133,14 +133,14 @@ class LeaseTests(SynchronousTestCase):
         self.assertEqual(igd.adds, [(PORT, 7200), (PORT, 0), (50001, 0)])
 
     def test_lifetime_zero_refused(self) -> None:
-        """Neither a lifetime nor none: it maps nothing, and is not asked forever."""
+        """A router that refuses every lifetime maps nothing, and is not asked for ever."""
         for error in ("Invalid Args", "Action Failed", PERMANENT_ONLY):
             igd = Igd(always(error))
             self.assertRaises(Refused, ask, igd)
             self.assertLessEqual(len(igd.adds), 2 * (1 + OTHERS))
 
     def test_lifetime_of_the_router(self) -> None:
-        """It keeps mappings for another time than it was asked: that counts."""
+        """If a router keeps a mapping for another time than was asked for, that time counts."""
         for kept in (0, 60, 604800):
             igd = Igd()
             igd.kept = kept
@@ -198,7 +198,7 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(ask(igd), ("203.0.113.5", 50001, 7200))
 
     def test_all_taken(self) -> None:
-        """It ends."""
+        """If all ports are taken, the attempts end."""
         igd = Igd(always(CONFLICT))
         self.assertRaises(Refused, ask, igd)
         self.assertEqual([port for port, _ in igd.adds], [PORT, *OTHERS_TRIED])
@@ -221,7 +221,7 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(ask(Igd(tells=False)), ("203.0.113.5", PORT, 7200))
 
     def test_silent_about_its_address(self) -> None:
-        """Reflectors see it."""
+        """A router need not say its address if it says which mappings it has: reflectors see the address."""
         igd = Igd()
         igd.external = ""
         self.assertEqual(ask(igd), ("", PORT, 7200))
@@ -230,7 +230,7 @@ class PortTests(SynchronousTestCase):
         self.assertRaises(Refused, ask, igd)
 
     def test_only_ours_is_deleted(self) -> None:
-        """Not if another program has the port meanwhile."""
+        """A mapping is not deleted if another program has the port now."""
         igd = Igd()
         ask(igd)
         delete(igd, "UDP", HOST, PORT, PORT)
@@ -276,7 +276,7 @@ class AnswerTests(SynchronousTestCase):
         )
 
     def test_no_address(self) -> None:
-        """Whatever is none becomes none."""
+        """An external address that is none is read as 0.0.0.0."""
         for host in ("", "router.example", "2001:db8::1", "1.2.3"):
             grant = parse_answer(b'{"host": "%s", "port": 1, "lifetime": 60}' % host.encode())
             self.assertEqual(grant, UpnpGrant(Address("0.0.0.0", 1), 60), host)

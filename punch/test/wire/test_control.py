@@ -265,7 +265,7 @@ class RefusedTests(SynchronousTestCase):
             self.assertEqual(decode_request(line({**REGISTER, "name": good})), Register(good, Accept.ASK))
 
     def test_accept(self) -> None:
-        """One of three words."""
+        """The policy is one of three words."""
         for wrong in ("Ask", "", "all"):
             self.field(REGISTER, "accept", wrong, "must be ask, known, anyone")
         self.field(REGISTER, "accept", None, "must be a string")
@@ -427,14 +427,14 @@ def leaves(value: Any) -> list[tuple[Any, ...]]:
 
 
 def at(value: Any, path: tuple[Any, ...]) -> Any:
-    """What stands there."""
+    """Return the value at a path."""
     for step in path:
         value = value[step]
     return value
 
 
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy with something else there."""
+    """Return a copy with another value at a path."""
     copy = json.loads(json.dumps(value))
     at(copy, path[:-1])[path[-1]] = new
     return copy

@@ -41,7 +41,7 @@ class ClassifyTests(SynchronousTestCase):
                 self.assertIs(classify(bytes([first]) + rest), expected)
 
     def test_empty(self) -> None:
-        """A datagram without a byte is nothing."""
+        """An empty datagram is of an unknown kind."""
         self.assertIs(classify(b""), DatagramKind.UNKNOWN)
 
     def test_enormous(self) -> None:
@@ -71,7 +71,7 @@ class FramingTests(SynchronousTestCase):
         self.assertEqual(encode_frames([b"ab", b"c"]), b"\0\2ab\0\1c")
 
     def test_what_is_not_sent(self) -> None:
-        """Nothing, and too much."""
+        """Empty datagrams and too long ones are not encoded."""
         for data in (b"", bytes(MAX_LENGTH + 1)):
             self.assertRaises(ValueError, encode_frames, [data])
 

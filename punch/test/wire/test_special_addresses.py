@@ -119,7 +119,7 @@ class PolicyTests(SynchronousTestCase):
     """What a rendezvous may have us connect to."""
 
     def policy(self, reached: str) -> HostPolicy:
-        """Of a rendezvous that was reached there."""
+        """Return the policy of a rendezvous that was reached at this address."""
         policy = HostPolicy()
         policy.reached(reached)
         return policy

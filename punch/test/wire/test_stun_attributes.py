@@ -218,7 +218,7 @@ class ValueTests(SynchronousTestCase):
             self.unwritable(kind, -1, 1 << 64)
 
     def test_reserved_bytes(self) -> None:
-        """They are ignored when read, zero when written."""
+        """Reserved bytes are ignored when read, and zero when written."""
         self.assertEqual(self.read(Attribute.CHANNEL_NUMBER, b"\x40\x00\xff\xff"), 0x4000)
         self.assertEqual(self.write(Attribute.CHANNEL_NUMBER, 0x4FFF).hex(), "4fff0000")
         self.assertEqual(self.read(Attribute.REQUESTED_TRANSPORT, b"\x11\xff\xff\xff"), 17)
@@ -235,7 +235,7 @@ class ValueTests(SynchronousTestCase):
             self.unwritable(kind, -1, 0x10000)
 
     def test_families(self) -> None:
-        """There is IPv4, and there is IPv6."""
+        """The address families are IPv4 and IPv6; others are refused."""
         for kind in (Attribute.REQUESTED_ADDRESS_FAMILY, Attribute.ADDITIONAL_ADDRESS_FAMILY):
             self.refused(kind, bytes(4), b"\x03\x00\x00\x00")
             self.unwritable(kind, 0, 3)

@@ -33,7 +33,7 @@ RESTART = Restart(3, "abcdefgh", "a" * 24, (CANDIDATE,), 20)
 
 
 class PayloadTests(SynchronousTestCase):
-    """There and back, and what is refused."""
+    """`Restart` and `LateCandidates`: what is written is read as the same; malformed payloads are refused."""
 
     def test_round_trip(self) -> None:
         self.assertEqual(Restart.decode(RESTART.encode()), RESTART)
@@ -93,7 +93,7 @@ class PunchingTests(SynchronousTestCase):
         self.assertEqual(Nats.decode(nats.encode()), nats)
 
     def test_choice_among_all_pairs(self) -> None:
-        """What an older release does not say, and others do."""
+        """`pairs` is absent in frames of older releases, and is then False."""
         self.assertEqual(json.loads(Nats(()).encode()), {"nats": []})
         self.assertEqual(json.loads(Nats((), pairs=True).encode()), {"nats": [], "pairs": True})
         for data, pairs in ((b'{"nats":[]}', False), (b'{"nats":[],"pairs":true}', True)):
@@ -136,13 +136,13 @@ class PunchingTests(SynchronousTestCase):
         self.assertEqual([each.refused for each in (refused, SPRAYED, OPENED)], [True, False, False])
 
     def test_a_turn_without_a_side_that_sends_first(self) -> None:
-        """It says nothing, and what was read is what is written."""
+        """A turn without a side that sends first is read as 0."""
         asked = Targets.decode(TARGETS.encode()[:-1] + b',"turn":4}')
         self.assertEqual(asked, TARGETS)
         self.assertEqual(Targets.decode(asked.encode()), asked)
 
     def test_malformed_others(self) -> None:
-        """Sides, turns and numbers that there are not."""
+        """Sides, turns and numbers that do not exist are refused."""
         wrong: list[dict[str, object]] = [{"first": ""}, {"first": 1}, {"turn": -1}, {"turn": MAX_TURN + 1}]
         for change in wrong:
             data = json.dumps({**json.loads(SIMULTANEOUS.encode()), **change}).encode()

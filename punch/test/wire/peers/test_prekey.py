@@ -26,7 +26,7 @@ class PrekeyTests(SynchronousTestCase):
     """A prekey and its signature."""
 
     def test_same_each_time(self) -> None:
-        """Nothing has to be kept: the same identity has the same prekey, another one another."""
+        """The same identity always has the same prekey, and another identity another one."""
         self.assertTrue(supported())
         first, second = signed_prekey(ALICE), signed_prekey(ALICE)
         self.assertEqual((first, len(first)), (second, SIGNED_SIZE))

@@ -334,13 +334,13 @@ class RefusedTests(SynchronousTestCase):
     def offer_refused(
         self, envelope: Envelope, because: str, me: Identity = BOB, sender: Identity = ALICE
     ) -> None:
-        """It isn't opened, and the sentence says why."""
+        """The offer isn't opened, and the sentence says why."""
         message = str(self.assertRaises(SealError, open_offer, me, sender.peer_id, envelope))
         self.assertIn(because, message)
         self.assertTrue(message.isprintable() and message.endswith("."), message)
 
     def test_changed(self) -> None:
-        """Any bit of it."""
+        """An envelope with any bit changed is refused."""
         envelope = seal_offer(ALICE, BOB.peer_id, OFFER)
         for position in (0, 31, 32, 100, len(envelope.body) - 1):
             body = bytearray(envelope.body)
@@ -358,19 +358,19 @@ class RefusedTests(SynchronousTestCase):
         self.offer_refused(replace(envelope, to=EVE.peer_id), "signature", me=EVE)
 
     def test_claimed_by_another(self) -> None:
-        """Said to be from somebody else; or signed anew by somebody else, who can't read it."""
+        """An envelope that is said to be from somebody else, or is signed by somebody else, is refused."""
         envelope = seal_offer(ALICE, BOB.peer_id, OFFER)
         self.offer_refused(envelope, "signature", sender=EVE)
         stolen = replace(envelope, sig=EVE.sign(OFFER_LABEL, BOB.peer_id.key + envelope.body))
         self.offer_refused(stolen, "not sealed for this use", sender=EVE)
 
     def test_reflected(self) -> None:
-        """An offer sent back to its sender."""
+        """An offer that is sent back to its sender is refused."""
         envelope = seal_offer(ALICE, BOB.peer_id, OFFER)
         self.offer_refused(envelope, "meant for another peer", me=ALICE, sender=BOB)
 
     def test_used_for_something_else(self) -> None:
-        """An offer as an answer, an answer to another offer, candidates of another call or number."""
+        """Refused: an offer as an answer, answers to other offers, candidates of another call or number."""
         key = REPLY_PRIVATE
         answer = seal_answer(BOB, ALICE.peer_id, REPLY_KEY, DIGEST, ANSWER)
         self.assertRaises(SealError, open_answer, ALICE.peer_id, key, BOB.peer_id, bytes(32), answer)
@@ -459,7 +459,7 @@ class RefusedTests(SynchronousTestCase):
             self.offer_refused(envelope, "not sealed for this use")
 
     def test_too_much(self) -> None:
-        """33 candidates, or a bad name, are not sealed."""
+        """33 candidates, or a name that can't be used, are not sealed."""
         many = (CANDIDATE,) * (MAX_CANDIDATES + 1)
         self.assertRaises(SealError, seal_offer, ALICE, BOB.peer_id, replace(OFFER, candidates=many))
         self.assertRaises(SealError, seal_offer, ALICE, BOB.peer_id, replace(OFFER, name="\x1b"))
