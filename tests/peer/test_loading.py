@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 CHECK = """
 import sys, threading
@@ -48,7 +49,7 @@ NOT_AT_START = (
     "punch.ice.punching.simultaneous_open",
     "punch.link.core",
     "punch.link.link",
-    "punch.natcheck.behaviour",
+    "punch.natcheck.core",
     "punch.natcheck.report",
     "punch.node.calls.call",
     "punch.node.calls.call_link",
@@ -82,6 +83,7 @@ def test_at_the_start() -> None:
     loaded = done.stdout.decode().split()
     assert "punch.node.node" in loaded
     for module in NOT_AT_START:
+        assert not module.startswith("punch.") or find_spec(module), f"there is no {module}"
         assert not [name for name in loaded if f"{name}.".startswith(f"{module}.")], module
 
 

@@ -159,8 +159,7 @@ class ClientRequest:
         return self.tries == 1 and self.sent == 1
 
 
-@dataclass(frozen=True)
-class ClientResponse:
+class ClientResponse(NamedTuple):
     """The final response to a request: `code` is 0 for success."""
 
     request: ClientRequest
