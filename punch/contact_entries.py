@@ -232,10 +232,10 @@ def _entry(value: dict[str, object]) -> Contact:
     if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
         raise TypeError("services are names")
     paths = decode_paths(value.get("paths", []))
-    return Contact(_seen(claimed), name, known, blocked, "name" in value, frozenset(services), paths)
+    return Contact(_visible(claimed), name, known, blocked, "name" in value, frozenset(services), paths)
 
 
-def _seen(claimed: str) -> str:
+def _visible(claimed: str) -> str:
     """Return what a peer called itself, or "" if not all of it is visible."""
     return claimed if name_on_one_line(claimed) == claimed else ""
 
@@ -249,11 +249,11 @@ def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, C
             raise TypeError("a name is a string")
         name = names.petname_from(claimed)
         if name is not None:
-            name = name if taken.isdisjoint(names.looks(name)) else None
-            taken |= names.looks(claimed)
+            name = name if taken.isdisjoint(names.skeletons(name)) else None
+            taken |= names.skeletons(claimed)
         yield (
             PeerID.parse(text),
-            Contact(_seen(claimed[: names.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
+            Contact(_visible(claimed[: names.MAX_CLAIMED]), name, known=True, named=bool(claimed)),
         )
 
 

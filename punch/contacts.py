@@ -37,11 +37,11 @@ MAX_FILE = 16 * 1024 * 1024
 
 #: The most changes that wait until the file can be written. When there are so many, only blocks are accepted,
 #: one for each peer.
-MAX_LATE = 2_000
+MAX_PENDING = 2_000
 
 #: When so many changes wait, first meetings, claimed names and paths are refused, so that peers leave room
 #: for changes by the user.
-MAX_LATE_OF_PEERS = MAX_LATE // 2
+MAX_PENDING_OF_PEERS = MAX_PENDING // 2
 
 #: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
@@ -139,12 +139,12 @@ class AddressBook:
         self._path = path
         self._forgotten = forgotten
         #: The changes that are not in the file yet, in order; see `_change` for their keys.
-        self._late: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
+        self._pending: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
         self._by_name: dict[str, PeerID] = {}
         #: The peers whose name looks so, or whose ID begins so. It is made when it is first needed.
-        self._by_look: dict[str, set[PeerID]] | None = None
+        self._by_skeleton: dict[str, set[PeerID]] | None = None
         self._stamp: tuple[int, ...] | None = None
         if path is not None:
             self._read(path)
@@ -199,7 +199,7 @@ class AddressBook:
 
     def add(self, peer: PeerID, claimed: str) -> bool:
         """Note that a peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
-        return self._change(peer, lambda entry: self._met(peer, entry, claimed), most=MAX_LATE_OF_PEERS)
+        return self._change(peer, lambda entry: self._met(peer, entry, claimed), most=MAX_PENDING_OF_PEERS)
 
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give a peer a petname, or remove it (None)."""
@@ -229,7 +229,7 @@ class AddressBook:
         def change(entry: Contact) -> Contact:
             return replace(entry, paths=with_path(entry.paths, path)) if entry.known else entry
 
-        return self._change(peer, change, ("path", path.network, path.host), most=MAX_LATE_OF_PEERS)
+        return self._change(peer, change, ("path", path.network, path.host), most=MAX_PENDING_OF_PEERS)
 
     def forget(self, peer: PeerID) -> bool:
         """Remove a peer from the book, with its block, its grants and what was learned about paths to it."""
@@ -241,18 +241,18 @@ class AddressBook:
     # -- inside --
 
     def _alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
-        if self._by_look is None:
-            self._by_look = {}
+        if self._by_skeleton is None:
+            self._by_skeleton = {}
             for each, entry in self._entries.items():
-                self._look(each, entry, True)
-        by_look = self._by_look
-        found = set[PeerID]().union(*(by_look.get(look, ()) for look in names.looks(name)))
+                self._index(each, entry, True)
+        by_skeleton = self._by_skeleton
+        found = set[PeerID]().union(*(by_skeleton.get(skeleton, ()) for skeleton in names.skeletons(name)))
         # A name that contains another peer's short ID could be taken for that peer.
         mentioned = {
             other
             for run in names.runs(name, len(peer.short))
-            for look in names.looks(run)
-            for other in by_look.get(look, ())
+            for skeleton in names.skeletons(run)
+            for other in by_skeleton.get(skeleton, ())
             if names.alike(other.short, run)
         }
         return sorted(
@@ -282,7 +282,7 @@ class AddressBook:
         change: Callable[[Contact], Contact],
         what: Hashable = None,
         *,
-        most: int | None = MAX_LATE,
+        most: int | None = MAX_PENDING,
     ) -> bool:
         """
         Change an entry.
@@ -293,17 +293,17 @@ class AddressBook:
         :param most: if so many changes wait, it is refused, unless it replaces one; None: it never is.
         """
         key = (peer, object() if what is None else what)
-        full = most is not None and len(self._late) >= most
-        if self._path is not None and full and key not in self._late:
+        full = most is not None and len(self._pending) >= most
+        if self._path is not None and full and key not in self._pending:
             self._write(self._path)
-            if self._late:
+            if self._pending:
                 raise AddressBookError(AddressBookProblem.HELD, path=self._path)
         if not self._put(peer, change(self.entry(peer))):
             return False
         if self._path is not None:
             # What can't be written is in effect in this process, and is tried again with the next change.
-            self._late.pop(key, None)
-            self._late[key] = change
+            self._pending.pop(key, None)
+            self._pending[key] = change
             self._write(self._path)
             # Another process may have given the name away a moment ago.
             change(self._entries.get(peer, Contact()))
@@ -322,7 +322,7 @@ class AddressBook:
                     self._read(path)
                 replace_private(path, encode(self._entries))
                 self._stamp = _stamp(path)
-                self._late.clear()
+                self._pending.clear()
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -334,26 +334,26 @@ class AddressBook:
             del self._by_name[names.petname_key(before.name)]
         if entry.name is not None:
             self._by_name[names.petname_key(entry.name)] = peer
-        self._look(peer, before, False)
+        self._index(peer, before, False)
         if entry == Contact():
             self._entries.pop(peer, None)
         else:
             self._entries[peer] = entry
-            self._look(peer, entry, True)
+            self._index(peer, entry, True)
         return entry != before
 
-    def _look(self, peer: PeerID, entry: Contact, there: bool) -> None:
+    def _index(self, peer: PeerID, entry: Contact, there: bool) -> None:
         """Put what `peer` is called into the index, or take it out."""
-        if self._by_look is None:
+        if self._by_skeleton is None:
             return
-        for look in names.looks(entry.name or entry.claimed) | names.looks(peer.short):
-            peers = self._by_look.setdefault(look, set())
+        for skeleton in names.skeletons(entry.name or entry.claimed) | names.skeletons(peer.short):
+            peers = self._by_skeleton.setdefault(skeleton, set())
             if there:
                 peers.add(peer)
             else:
                 peers.discard(peer)
             if not peers:
-                del self._by_look[look]
+                del self._by_skeleton[skeleton]
 
     def refresh(self) -> None:
         """
@@ -378,7 +378,7 @@ class AddressBook:
         :raise AddressBookError: it still can't be.
         """
         self.sleep = sleep
-        if self._path is not None and self._late:
+        if self._path is not None and self._pending:
             self._write(self._path)
 
     def _read(self, path: Path) -> None:
@@ -395,9 +395,9 @@ class AddressBook:
             raise AddressBookError(AddressBookProblem.DAMAGED, path=path) from error
         self._entries = entries
         self._by_name = {names.petname_key(e.name): peer for peer, e in entries.items() if e.name is not None}
-        self._by_look = None
+        self._by_skeleton = None
         self._stamp = stamp
-        for (peer, _), change in self._late.items():
+        for (peer, _), change in self._pending.items():
             with suppress(AddressBookError):  # the name is another's now
                 self._put(peer, change(self._entries.get(peer, Contact())))
 
@@ -434,7 +434,7 @@ class UnknownPeer(ValueError):
 
     :ivar cause: what is wrong with the peer ID that the text should be; None: it is a name.
     :ivar name: the name, which the address book does not have, or "".
-    :ivar near: names that are written nearly so, or look so.
+    :ivar near: names that are spelled similarly, or look alike.
     """
 
     def __init__(self, cause: PeerIDError | None = None, name: str = "", near: Sequence[str] = ()) -> None:

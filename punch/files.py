@@ -81,7 +81,7 @@ def sqlite_files(path: Path) -> list[Path]:
     return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
 
 
-def unusable(what: str, error: OSError, advice: str) -> str:
+def unusable_sentence(what: str, error: OSError, advice: str) -> str:
     """
     Return a sentence that says why a file can't be used, and what to do.
 

@@ -173,7 +173,7 @@ class PeerID:
         :raise PeerIDError: the text is not a peer ID, or has a typo.
         """
         # Programs write IDs without spaces, and the same few again and again
-        return _remembered(text) if len(text) == TEXT_LENGTH else cls.parse_unchecked(text).checked()
+        return _parse_cached(text) if len(text) == TEXT_LENGTH else cls.parse_unchecked(text).checked()
 
     @classmethod
     def parse_unchecked(cls, text: str) -> PeerID:
@@ -270,7 +270,7 @@ class PeerID:
 
 
 @lru_cache(maxsize=1024)
-def _remembered(text: str) -> PeerID:
+def _parse_cached(text: str) -> PeerID:
     return PeerID.parse_unchecked(text).checked()
 
 

@@ -83,7 +83,7 @@ def skeleton(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def looks(name: str) -> frozenset[str]:
+def skeletons(name: str) -> frozenset[str]:
     """The skeletons of a name in each case. Two names look alike if they have one in common."""
     if name.isascii():
         table = _ascii_prototypes()
@@ -98,7 +98,7 @@ def looks(name: str) -> frozenset[str]:
 
 def alike(one: str, other: str) -> bool:
     """Whether two names look alike."""
-    return not looks(one).isdisjoint(looks(other))
+    return not skeletons(one).isdisjoint(skeletons(other))
 
 
 def runs(name: str, size: int) -> frozenset[str]:
@@ -114,7 +114,7 @@ def mentions(name: str, short: str) -> bool:
 
 def is_reserved(name: str) -> bool:
     """Whether a name looks like a word that the interface uses itself."""
-    return not looks(name).isdisjoint(_reserved_looks())
+    return not skeletons(name).isdisjoint(_reserved_skeletons())
 
 
 def is_mixed(name: str) -> bool:
@@ -186,8 +186,8 @@ def script_of(character: str) -> str:
 
 
 @cache
-def _reserved_looks() -> frozenset[str]:
-    return frozenset(look for word in RESERVED for look in looks(word))
+def _reserved_skeletons() -> frozenset[str]:
+    return frozenset(found for word in RESERVED for found in skeletons(word))
 
 
 @cache

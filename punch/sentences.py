@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 
 from punch.contacts import AddressBookError, AddressBookProblem, UnknownPeer
-from punch.files import unusable
+from punch.files import unusable_sentence
 from punch.identity import PIN_VERSION, IdentityError, IdentityProblem, PeerIDError
 from punch.link.events import MAX_NAME as MAX_SERVICE_NAME
 from punch.names import MAX_PETNAME, BadPetname, PetnameProblem
@@ -151,7 +151,9 @@ def _address_book(error: AddressBookError) -> str:
     match error.problem, error.cause:
         case AddressBookProblem.FILE, OSError() as cause:
             # It may be the file beside it
-            return unusable(f"The address book's file {cause.filename or path}", cause, _OTHER_DIRECTORY)
+            return unusable_sentence(
+                f"The address book's file {cause.filename or path}", cause, _OTHER_DIRECTORY
+            )
         case AddressBookProblem.NAME, BadPetname() as cause:
             return sentence_of(cause)
         case AddressBookProblem.STATE, StateError() as cause:
@@ -186,7 +188,7 @@ def _address_book(error: AddressBookError) -> str:
 
 def _identity(error: IdentityError) -> str:
     if isinstance(error.cause, OSError):
-        return unusable(f"The key file {error.path}", error.cause, _OTHER_DIRECTORY)
+        return unusable_sentence(f"The key file {error.path}", error.cause, _OTHER_DIRECTORY)
     return _KEYS[error.problem].format(
         path=error.path,
         quoted_path=shlex.quote(str(error.path)),
@@ -199,7 +201,7 @@ def _state(error: StateError) -> str:
     path, name = error.path, error.name
     match error.cause:
         case OSError() as cause:
-            return unusable(f"The state file {path}", cause, _OTHER_DIRECTORY)
+            return unusable_sentence(f"The state file {path}", cause, _OTHER_DIRECTORY)
         case IdentityError() | AddressBookError() as cause:
             return sentence_of(cause)
     if isinstance(error, IdentityInUse):

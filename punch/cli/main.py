@@ -18,8 +18,8 @@ from punch import __version__
 from punch.cli.startup import end_quietly_on_interrupt, end_without_collecting, loading
 from punch.cli.usage import (
     escape_output,
-    seen_words,
     show,
+    visible_words,
     write_stderr,
 )
 
@@ -149,7 +149,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
     known: Any = Options()
     try:
-        seen = seen_words(rest, known.files)
+        seen = visible_words(rest, known.files)
         options, words = getopt.gnu_getopt(seen, known.shortOpt, known.longOpt)
     except getopt.GetoptError:
         return rest  # The plugin says what is wrong with it.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from punch.cli.usage import seen_words, show, usage_error_text, write_stderr
+from punch.cli.usage import show, usage_error_text, visible_words, write_stderr
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
         :raise SystemExit: it is wrong, or asks for help.
         """
-        words = seen_words(arguments, self.files, self._words_name_files)
+        words = visible_words(arguments, self.files, self._words_name_files)
         self._json = "--json" in words
         return self.parse_args(words)
 

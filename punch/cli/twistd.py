@@ -29,8 +29,8 @@ from twisted.python.logfile import LogFile
 
 from punch import __version__
 from punch.cli.startup import end_quietly_on_interrupt
-from punch.cli.usage import escape_output, seen_words, show, usage_error_text, write_stderr
-from punch.files import check_regular, unusable
+from punch.cli.usage import escape_output, show, usage_error_text, visible_words, write_stderr
+from punch.files import check_regular, unusable_sentence
 
 LOG_BYTES = 1_000_000
 """A log file of ours is rotated at this size…"""
@@ -388,7 +388,7 @@ def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> Non
         if option == "pidfile" or not Path(name).is_char_device():
             check_regular(Path(name))
     except OSError as error:
-        fail(unusable(f"The file {name} of --{option}", error, "name another one"))
+        fail(unusable_sentence(f"The file {name} of --{option}", error, "name another one"))
 
 
 def _given(parent: usage.Options) -> set[str]:
@@ -442,7 +442,7 @@ class CommandOptions(usage.Options):
         escape_output()
         given = list(sys.argv[1:] if options is None else options)
         try:
-            super().parseOptions(seen_words(given, self.files))  # type: ignore[no-untyped-call]
+            super().parseOptions(visible_words(given, self.files))  # type: ignore[no-untyped-call]
         except usage.UsageError as problem:
             # Not `self["json"]`: options after the wrong one were not read.
             as_json = "--json" in given

@@ -87,7 +87,7 @@ def usage_error_text(problem: str, command: str) -> str:
     return f"{said}; see {command} --help"
 
 
-def seen_words(given: Sequence[str], files: Collection[str], words_name_files: bool = False) -> list[str]:
+def visible_words(given: Sequence[str], files: Collection[str], words_name_files: bool = False) -> list[str]:
     """
     Return a command line without invisible characters (Unicode category Cf), which come along when text is
     pasted.

@@ -196,4 +196,4 @@ def _load() -> None:
 
     Qh3Backend().client(0.0).discard()
     # The look of a name is compared when a peer is first met
-    names.looks("name")
+    names.skeletons("name")

@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.contact_entries import Contact, LearnedPath
 from punch.contacts import (
     LOCK_TIME,
-    MAX_LATE,
-    MAX_LATE_OF_PEERS,
+    MAX_PENDING,
+    MAX_PENDING_OF_PEERS,
     AddressBook,
     AddressBookError,
 )
@@ -516,16 +516,18 @@ class TwoProcessesTests(BookTestCase):
         """
         self.book.add(BOB, "Bob")
         lock = self.lock()
-        for number in range(MAX_LATE):
+        for number in range(MAX_PENDING):
             self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", number))
             self.book.block(BOB, number % 2 == 0)
-        for number in range(MAX_LATE_OF_PEERS - 2):
+        for number in range(MAX_PENDING_OF_PEERS - 2):
             self.assertTrue(self.book.add(BOB, f"Bob {number}"))
         elsewhere = LearnedPath("network", "192.0.2.2", "srflx", "ice", 1)
         self.assert_held(self.book.learn, BOB, elsewhere)
         self.assert_held(self.book.add, BOB, "Bob again")
-        self.assertTrue(self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", MAX_LATE)))
-        for number in range(MAX_LATE - MAX_LATE_OF_PEERS):
+        self.assertTrue(
+            self.book.learn(BOB, LearnedPath("network", "192.0.2.1", "srflx", "ice", MAX_PENDING))
+        )
+        for number in range(MAX_PENDING - MAX_PENDING_OF_PEERS):
             self.assertTrue(self.book.grant(BOB, f"service{number}"))
         self.assert_held(self.book.rename, EVE, "Eve")
         self.assert_held(self.book.grant, BOB, "another")
@@ -538,8 +540,8 @@ class TwoProcessesTests(BookTestCase):
         again = AddressBook(self.path)
         self.assertEqual(again.entry(BOB), self.book.entry(BOB))
         entry = again.entry(BOB)
-        self.assertEqual(entry.claimed, f"Bob {MAX_LATE_OF_PEERS - 3}")
-        self.assertEqual((len(entry.services), len(entry.paths)), (MAX_LATE - MAX_LATE_OF_PEERS - 1, 2))
+        self.assertEqual(entry.claimed, f"Bob {MAX_PENDING_OF_PEERS - 3}")
+        self.assertEqual((len(entry.services), len(entry.paths)), (MAX_PENDING - MAX_PENDING_OF_PEERS - 1, 2))
         self.assertTrue(again.blocked(EVE))
 
     def assert_held(self, change: Callable[..., object], *arguments: object) -> None:

@@ -64,7 +64,7 @@ class AlikeTests(SynchronousTestCase):
         for code in range(33, 127):
             character = chr(code)
             self.assertEqual(
-                names.looks(character),
+                names.skeletons(character),
                 {
                     names.skeleton(form).casefold()
                     for form in (character, character.lower(), character.upper())

@@ -65,8 +65,8 @@ def shown_text(data: bytes) -> None:
         assert 0 <= start < end <= len(text)
     short = cut(shown, length)
     assert len(short) <= length
-    assert names.alike(text, text) or not names.looks(text)
-    for look in (names.skeleton(text), *names.looks(text)):
+    assert names.alike(text, text) or not names.skeletons(text)
+    for look in (names.skeleton(text), *names.skeletons(text)):
         assert len(look) <= 40 * len(text) + 40
     names.is_misleading(text)
     names.looks_like_an_id(text)

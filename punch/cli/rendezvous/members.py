@@ -23,7 +23,7 @@ from punch.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.parser import Parser
 from punch.cli.usage import show, write_stderr
 from punch.contacts import is_name
-from punch.files import read_regular, unusable
+from punch.files import read_regular, unusable_sentence
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.members.database import FILE_NAME, USAGE_DAYS, KeptInvitation, Member, MemberDatabase
 from punch.rendezvous.members.membership import MemberStoreError
@@ -177,7 +177,9 @@ def _shown_address(state: RendezvousState) -> tuple[RendezvousAddress | None, st
     except FileNotFoundError:
         return None, "The service has not run yet, so its address is not known."
     except OSError as error:
-        return None, unusable(f"The file {path}", error, "start the service again, which writes it anew")
+        return None, unusable_sentence(
+            f"The file {path}", error, "start the service again, which writes it anew"
+        )
     except (UnicodeDecodeError, RendezvousAddressError):
         return None, f"The file {path} has no address; start the service again, which writes it anew."
 

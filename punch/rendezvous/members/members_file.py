@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
+from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable_sentence
 from punch.identity import PeerID
 from punch.rendezvous.members.membership import MemberStoreError
 from punch.rendezvous.members.records import InvitationMade, InvitationRedeemed, PeerRevoked, Record, encode
@@ -152,7 +152,7 @@ class MembersFile:
         except OSError as error:
             what = f"The list of members {error.filename or path}"
             advice = "choose another directory with --state-dir"
-            self.problem = unusable(what, error, advice)
+            self.problem = unusable_sentence(what, error, advice)
             raise MemberStoreError(self.problem) from error
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
