@@ -44,7 +44,6 @@ NOT_AT_START = (
     "punch.apps.files.receiver",
     "punch.apps.files.target",
     "punch.apps.forward",
-    "punch.apps.pipe",
     "punch.ice.punching.prediction",
     "punch.ice.punching.simultaneous_open",
     "punch.link.core",

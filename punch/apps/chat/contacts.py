@@ -1,4 +1,4 @@
-"""The people of the chat: the address book, and who is meant by a name."""
+"""The peers of a chat: which one a name means, what is changed of them, and what views are told of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from punch.node.interfaces import INode
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
 
-#: Seconds in which the views are told at most once of another name that a peer gives itself.
+#: Seconds that pass at least before the views are told that a peer has changed its own name once more.
 NAME_PAUSE = 1.0
 
-#: Contacts of which it is remembered what the views were told.
+#: The number of contacts for which it is remembered what the views were told.
 MAX_TOLD = 1000
 
 #: The services that every peer with a link may open.
@@ -71,6 +71,8 @@ def _check_in_book(book: AddressBook, peer: PeerID) -> None:
 
 class Contacts:
     """
+    The address book, as users and scripts see and change it. Names and IDs are taken as they are typed.
+
     :param me: this side's ID.
     :param book: the address book.
     :param links: the calls and links of the chat.
@@ -114,7 +116,7 @@ class Contacts:
 
     def find_reachable(self, who: str | PeerID) -> PeerID:
         """
-        As `find`, for somebody who is to be called or written to.
+        As `find`, for a peer that is to be called or written to.
 
         :raise ChatError: also if it is this side itself (`self`), or blocked (`blocked`).
         """
@@ -124,7 +126,7 @@ class Contacts:
         return peer
 
     def get(self, who: str | PeerID) -> ContactSummary:
-        """What is known about somebody, in the address book or not."""
+        """What is known of a peer, whether it is in the address book or not."""
         peer = self.find(who)
         entry = self._address_book.entry(peer)
         claimed = self._links.names.get(peer) or entry.claimed
@@ -167,7 +169,7 @@ class Contacts:
     # -- changes of the address book --
 
     def name(self, who: str | PeerID, name: str | None) -> ContactSummary:
-        """Give somebody a name, or take it away (None)."""
+        """Give a peer a petname, or remove it (None)."""
         peer = self._other(who)
         return self._change(peer, lambda: self._address_book.rename(peer, name))
 
@@ -177,8 +179,8 @@ class Contacts:
 
         :param claimed: what it calls itself.
         :param name: this side's name for it; None: what it calls itself, if that can be a name.
-        :raise ChatError: it is this side itself (`self`); it can't be called that, and has another name or
-            none (`name-taken`); the address book can't be written.
+        :raise ChatError: it is this side itself (`self`); the address book can't be written (`state`). Or
+            `name` can't be given to it (`name-taken`): then it is known under another name, or without one.
         """
         self._other(peer)
         self._change(peer, lambda: self._address_book.add(peer, claimed))
@@ -186,14 +188,14 @@ class Contacts:
             self.name(peer, name)
 
     def block(self, who: str | PeerID) -> ContactSummary:
-        """Refuse the calls of somebody from now on, and end the link or call with them."""
+        """Refuse the calls of a peer from now on, and end the link or call with it."""
         peer = self._other(who)
         contact = self._change(peer, lambda: self._address_book.block(peer))
         self._end_all(peer)
         return contact
 
     def unblock(self, who: str | PeerID) -> ContactSummary:
-        """Refuse the calls of somebody no more."""
+        """Let the calls of a peer in again."""
         peer = self.find(who)
         contact = self._change(peer, lambda: self._address_book.block(peer, False))
         if self._undelivered(peer):
@@ -212,9 +214,9 @@ class Contacts:
 
     def forget(self, who: str | PeerID) -> None:
         """
-        Take somebody out of the address book. The messages stay until they are erased.
+        Remove a peer from the address book. Its messages stay until they are erased.
 
-        :raise ChatError: it isn't in there, or messages wait for it.
+        :raise ChatError: it is not in the book (`unknown-peer`), or messages wait for it (`waiting`).
         """
         peer = self.find(who)
         if self._address_book.entry(peer) == Contact():
@@ -248,7 +250,7 @@ class Contacts:
             self._node.hangup(peer)
 
     def watch_book(self) -> None:
-        """Check regularly whether another process (`punch peers block`) has blocked somebody who is here."""
+        """Check regularly whether another process (`punch peers block`) has blocked a peer that is here."""
         for peer in self._links.everybody:
             if self._address_book.blocked(peer):
                 self.tell(peer)

@@ -134,7 +134,7 @@ class ChatStream(Protocol):
         self._full = True
 
     def say(self) -> None:
-        """Send what the core was given, and tell what happened. To be called after each call of the core."""
+        """Send what the core was given, and report its events. To be called after each call of the core."""
         self.flush()
         self._tell()
 
@@ -148,7 +148,7 @@ class ChatStream(Protocol):
                 self.transport.resumeProducing()
 
     def close(self) -> None:
-        """Close the stream without a word to the conversation, which has another one."""
+        """Close the stream. The conversation is not told: it has another stream."""
         if self._live:
             self._live = False
             if self.core is not None:
@@ -254,14 +254,14 @@ class Conversation:
     # -- what this side says --
 
     def counted(self, messages: int, characters: int) -> None:
-        """Take over from the store how many messages wait in it."""
+        """Set how many messages of ours wait, as the store counts them."""
         self._kept = _Load(messages, characters)
 
     def send(self, texts: Sequence[str], client_id: ClientID | None = None) -> Deferred[list[ChatMessage]]:
         """
         Send messages, now or when the peer is connected: in order, and all of them or none.
 
-        :param client_id: a script's own name for the message, if it is one.
+        :param client_id: the id that a script has given to the message; only one message may have one.
         :return: the messages, when they are stored; a failure if they can't be stored.
         :raise ChatError: they can't be sent; nothing was stored.
         """
@@ -310,7 +310,7 @@ class Conversation:
         return message
 
     def say_read(self, seen: Mapping[bytes, int]) -> None:
-        """Tell the peer that its messages were read, up to an id in each of these epochs of its."""
+        """Tell the peer up to which id its messages were read, in each of these epochs of the peer."""
         for epoch, number in seen.items():
             self._note(epoch, read=number)
             if epoch == self._remote_epoch and (core := self._core) is not None:

@@ -35,7 +35,7 @@ class MessageAdded(ChatEvent):
     """
     A message of either side is in the history.
 
-    :ivar again: it was stored by an earlier process, which may have ended before a view had it.
+    :ivar again: whether an earlier process has stored it. It may have ended before a view had the message.
     """
 
     message: ChatMessage
@@ -47,8 +47,8 @@ class MessageChanged(ChatEvent):
     """
     A message's state changed.
 
-    :ivar client_id: what a script called it, if it is ours.
-    :ivar again: it is delivered or read since an earlier process, which may not have told that.
+    :ivar client_id: the id that a script has given it, if it is ours.
+    :ivar again: whether an earlier process knew the state already. It may have ended before a view was told.
     """
 
     message: ChatMessage
@@ -72,14 +72,20 @@ class ContactChanged(ChatEvent):
 
 @dataclass(frozen=True)
 class ContactForgotten(ChatEvent):
-    """It is no longer in the address book."""
+    """A peer was removed from the address book."""
 
     peer: PeerID
 
 
 @dataclass(frozen=True)
 class HistoryErased(ChatEvent):
-    """Messages are gone: those with one peer, or all (None). Retention ends in it as well, with `before`."""
+    """
+    Messages were erased.
+
+    :ivar peer: those with this peer; None: with all peers.
+    :ivar before: those that were written before this time, in seconds since 1970, because of the retention;
+        None: whenever they were written.
+    """
 
     peer: PeerID | None
     before: float | None = None
@@ -87,7 +93,7 @@ class HistoryErased(ChatEvent):
 
 @dataclass(frozen=True)
 class NameChanged(ChatEvent):
-    """This peer calls itself something else now."""
+    """This side has changed its own name."""
 
     name: str
 
@@ -95,7 +101,7 @@ class NameChanged(ChatEvent):
 @dataclass(frozen=True)
 class PeerUnreachable(ChatEvent):
     """
-    A peer for whom messages wait was called and isn't there.
+    A peer for whom messages wait was called, and could not be reached.
 
     :ivar retry_in: seconds until it is called again; None: not by itself.
     """
@@ -140,7 +146,11 @@ class NetcheckDone(ChatEvent):
 
 @dataclass(frozen=True)
 class CodeMade(ChatEvent):
-    """A code of this side can be used, once, within so many seconds (docs/codes.md)."""
+    """
+    A code of this side can be used once (docs/codes.md).
+
+    :ivar expires: seconds until it can't be used any more.
+    """
 
     code: str
     expires: float
@@ -149,7 +159,7 @@ class CodeMade(ChatEvent):
 @dataclass(frozen=True)
 class CodeUsed(ChatEvent):
     """
-    The other side has used the code of this one.
+    The other side has used this side's code.
 
     :ivar problem: what is wrong with its name; None: nothing.
     """
@@ -174,7 +184,7 @@ Event = ChatEvent | TransferEvent | node_events.Event
 
 
 class View(Protocol):
-    """What attaches itself to a `Chat`."""
+    """What shows a chat to a user or a script. `Views.attach` attaches it to a chat."""
 
     @property
     def can_answer(self) -> bool:

@@ -36,14 +36,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Peers without a link or waiting messages of whom something is remembered: strangers may call by thousands.
+#: The number of peers without a link and without waiting messages that are remembered: any number of
+#: strangers may call.
 MAX_STRANGERS = 256
 
 
 class ChatLinks:
     """
-    All calls and links, for the chat and its views: asked of the node, which is ahead of the events while the
-    chat delays them. What the user and the chat itself want of peers is kept here.
+    The calls and links of the node, and which peers the user and the chat itself want to call.
+
+    The node is asked for calls and links each time: it knows more than the events that the chat delays.
 
     :param chance: returns a random number from 0 to 1.
     :param waits: returns whether messages wait for a peer, who is not blocked.

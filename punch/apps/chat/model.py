@@ -1,4 +1,4 @@
-"""The values of the chat: what a view shows. They know nothing of disks, streams or Twisted."""
+"""The values of the chat, which views show, and what the chat refuses. Pure."""
 
 from __future__ import annotations
 
@@ -144,11 +144,11 @@ class ChatMessage:
     """
     One message of a conversation, ours or the other side's.
 
-    :ivar number: its place in the history of this peer's chats: unique, growing. What views use.
-    :ivar id: the sender's number of it in this conversation.
+    :ivar number: its number in this side's history, unique in all conversations, and growing. Views use it.
+    :ivar id: the number that its sender has given it in this conversation.
     :ivar time: when it was written here or arrived here, in seconds since the epoch, by this machine's clock.
     :ivar time_sent: when its sender wrote it, by the sender's clock, if it says so.
-    :ivar client_id: the name that a script gave it, if it is ours.
+    :ivar client_id: the id that a script has given it, if it is ours.
     """
 
     number: int
@@ -165,14 +165,14 @@ class ChatMessage:
 @dataclass(frozen=True)
 class ContactSummary:
     """
-    Somebody.
+    What is known of a peer.
 
-    :ivar name: the name that this side's user gave; usable wherever an ID is.
+    :ivar name: its petname, which can be used wherever an ID can.
     :ivar claimed: what it calls itself, which nobody has checked.
-    :ivar known: called or accepted before.
-    :ivar blocked: its calls are refused, and it isn't called.
-    :ivar alike: what it is called looks like somebody else's name, or like a word of the interface: where it
-        is shown, the beginning of its ID belongs beside it.
+    :ivar known: whether it was called or accepted before.
+    :ivar blocked: whether its calls are refused; it is not called either.
+    :ivar alike: whether its name looks like that of another peer, or like a word of the interface. Views then
+        show the beginning of its ID, too.
     :ivar services: the services that are granted to it, sorted.
     """
 
@@ -212,10 +212,10 @@ class ChatStatus:
 @dataclass(frozen=True)
 class ConversationSummary:
     """
-    One line of the list of chats.
+    What a list of conversations shows of one.
 
-    :ivar unread: messages of the other side that nobody has seen here.
-    :ivar waiting: messages of ours that the other side does not have.
+    :ivar unread: how many messages of the peer this side's user has not read.
+    :ivar waiting: how many messages of ours the peer has not acknowledged.
     :ivar last: the newest message.
     :ivar stage: the state of the call that is under way.
     """
@@ -230,9 +230,9 @@ class ConversationSummary:
 
 def check_text(text: str) -> bytes:
     """
-    `text` as it will travel.
+    Return a message's text in UTF-8, as it is sent.
 
-    :raise ChatError: it is too long, or holds what UTF-8 can't carry.
+    :raise ChatError: it is too long, or has a character that UTF-8 can't encode.
     """
     try:
         data = text.encode("utf-8")

@@ -64,7 +64,7 @@ class RedialSchedule(Generic[P]):
     """
     Whom to call and when. All times are in seconds of one clock.
 
-    :param chance: gives a number from 0 to 1, each time another.
+    :param chance: returns a random number from 0 to 1.
     """
 
     def __init__(self, chance: Callable[[], float]) -> None:

@@ -1,4 +1,7 @@
-"""One side of a code at the rendezvous: registers with a key of its own, and ends with the exchange."""
+"""
+Codes at the rendezvous: each side of an exchange registers with a key that it uses for nothing else, until
+the exchange ends.
+"""
 
 from __future__ import annotations
 

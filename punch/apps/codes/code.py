@@ -1,6 +1,6 @@
 """
-Codes: a number and three words, as in 48213-mayonnaise-coyote-tulip. And what a code is for, and how its use
-ends.
+Codes, such as 48213-mayonnaise-coyote-tulip: a number and three words. Also what codes are used for, and how
+an exchange by a code can end.
 
 The number says where the other side waits: it is registered with the rendezvous under a key that is derived
 from the number. The words are secret, and never leave this machine: see `punch.apps.codes.exchange`.
@@ -94,7 +94,7 @@ class Code:
         Read a code that a person typed or pasted: in upper or lower case, with any dashes or spaces.
         Letters and digits of an input method (full width) are those that they stand for.
 
-        :raise CodeError: it is none.
+        :raise CodeError: the text is no code.
         """
         plain = unicodedata.normalize("NFKC", without_format(text)).lower()
         number, *typed = [part for part in re.split(r"[\W_]+", plain) if part] or [plain.strip(" -")]

@@ -14,7 +14,8 @@ rendezvous passes them on, but no link is made and no address is told. What is i
 by the code alone: SPAKE2 gives both sides the same key if they have the same code, and what others see does
 not let them test codes. So each guess must be made with the issuer, and the first wrong one ends the code.
 
-Both cores are given messages of the rendezvous and the time, in monotonic seconds, and have messages to send.
+Both sides are pure cores. They take messages of the rendezvous and the time, in monotonic seconds, and return
+messages to send.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class Issuer:
 
     :param identity: who this side is, for the other side's card.
     :ivar outcome: the card of the other side, or why there is none; None while the code waits.
-    :ivar over: whether the other side has heard of the outcome, or won't.
+    :ivar over: whether nothing is left to do: the other side knows the outcome, or can't be told.
     """
 
     def __init__(

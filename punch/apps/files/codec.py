@@ -42,6 +42,7 @@ from punch.wire.strict_json import JSONError, dumps, loads
 
 
 def encode_offer(offer: FilesOffer) -> bytes:
+    """Return an OFFER message."""
     content: dict[str, Any] = {
         "items": [
             {"name": item.name, "kind": item.kind.name.lower(), "size": item.size, "files": item.files}
@@ -58,6 +59,7 @@ def encode_offer(offer: FilesOffer) -> bytes:
 
 
 def encode_accept(hash_name: str) -> bytes:
+    """Return an ACCEPT message: `hash_name` is the digest that both sides use."""
     return bytes([MessageType.ACCEPT]) + hash_name.encode()
 
 
@@ -65,7 +67,7 @@ _ENTRY = struct.Struct(">BHQqHH")
 
 
 def encode_entries(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """As few messages as the entries fit into."""
+    """Return ENTRIES messages, as few as the entries fit into."""
     out = bytearray([MessageType.ENTRIES])
     for entry in entries:
         encoded = (
@@ -84,12 +86,18 @@ def encode_entries(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 def encode_have(index: int, blocks: bytes) -> Iterator[bytes]:
-    """The digests of the blocks of an entry that the receiving side has, in order."""
+    """
+    Return HAVE messages.
+
+    :param index: the number of the entry.
+    :param blocks: the digests of the blocks of it that the receiving side has, in order.
+    """
     for start in range(0, len(blocks), PIECE):
         yield struct.pack(">BI", MessageType.HAVE, index) + blocks[start : start + PIECE]
 
 
 def encode_have_end() -> bytes:
+    """Return a HAVE_END message."""
     return bytes([MessageType.HAVE_END])
 
 
@@ -101,26 +109,32 @@ _FILE_END = struct.Struct(">BIQ32s")
 
 
 def encode_data_head(index: int, offset: int) -> bytes:
+    """Return a DATA message without its content: the entry's number, and an offset in bytes."""
     return _DATA.pack(MessageType.DATA, index, offset)
 
 
 def encode_data(index: int, offset: int, data: bytes | memoryview) -> bytes:
+    """Return a DATA message."""
     return encode_data_head(index, offset) + data
 
 
 def encode_zeros(index: int, offset: int, size: int) -> bytes:
+    """Return a ZEROS message, which stands for `size` zero bytes of an entry."""
     return _ZEROS.pack(MessageType.ZEROS, index, offset, size)
 
 
 def encode_file_end(index: int, size: int, digest: bytes) -> bytes:
+    """Return a FILE_END message, with the size of the whole file and its digest (`file_digest`)."""
     return _FILE_END.pack(MessageType.FILE_END, index, size, digest)
 
 
 def encode_done() -> bytes:
+    """Return a DONE message."""
     return bytes([MessageType.DONE])
 
 
 def encode_failed(failed: TransferFailed) -> bytes:
+    """Return a FAILED message."""
     content = {
         "code": failed.code.value,
         # Not where it is: the other side need not know this machine's folders.
@@ -132,6 +146,8 @@ def encode_failed(failed: TransferFailed) -> bytes:
 
 def message_type(message: bytes) -> MessageType:
     """
+    Return the type of a message.
+
     :raise FilesMessageError: there is no such type.
     """
     try:
@@ -142,6 +158,8 @@ def message_type(message: bytes) -> MessageType:
 
 def decode_offer(message: bytes) -> FilesOffer:
     """
+    Read an OFFER message.
+
     :raise FilesMessageError: it is malformed, or beyond a bound.
     """
     content = _object(message)
@@ -185,7 +203,7 @@ def _item(value: Any) -> Item:
 
 def decode_accept(message: bytes, known: Sequence[str]) -> str:
     """
-    The name of the digest that the receiving side chose.
+    Read an ACCEPT message: return the name of the digest that the receiving side has chosen.
 
     :raise FilesMessageError: it is none of `known`.
     """
@@ -197,6 +215,8 @@ def decode_accept(message: bytes, known: Sequence[str]) -> str:
 
 def decode_entries(message: bytes) -> Iterator[Entry]:
     """
+    Read an ENTRIES message.
+
     :raise FilesMessageError: it is malformed, or a path is not allowed.
     """
     offset = 1
@@ -225,6 +245,9 @@ def decode_entries(message: bytes) -> Iterator[Entry]:
 
 def decode_have(message: bytes, entries: int) -> tuple[int, bytes]:
     """
+    Read a HAVE message: return the number of an entry, and digests of its blocks.
+
+    :param entries: how many entries there are.
     :raise FilesMessageError: it is malformed.
     """
     if len(message) <= 5 or (len(message) - 5) % DIGEST:
@@ -237,7 +260,7 @@ def decode_have(message: bytes, entries: int) -> tuple[int, bytes]:
 
 def decode_data_head(head: bytes | bytearray | memoryview, size: int) -> tuple[int, int]:
     """
-    Entry, offset in bytes.
+    Read the head of a DATA message: return the number of an entry, and an offset in bytes.
 
     :param head: the beginning of the message, at least `DATA_HEAD` bytes if it is as long as that.
     :param size: bytes of the whole message.
@@ -251,7 +274,7 @@ def decode_data_head(head: bytes | bytearray | memoryview, size: int) -> tuple[i
 
 def decode_data(message: bytes) -> tuple[int, int, bytes]:
     """
-    Entry, offset in bytes, bytes.
+    Read a DATA message: return the number of an entry, an offset in bytes, and the content.
 
     :raise FilesMessageError: it is malformed.
     """
@@ -260,7 +283,7 @@ def decode_data(message: bytes) -> tuple[int, int, bytes]:
 
 def decode_zeros(message: bytes) -> tuple[int, int, int]:
     """
-    Entry, offset in bytes, how many zero bytes.
+    Read a ZEROS message: return the number of an entry, an offset in bytes, and how many zero bytes.
 
     :raise FilesMessageError: it is malformed.
     """
@@ -274,7 +297,7 @@ def decode_zeros(message: bytes) -> tuple[int, int, int]:
 
 def decode_file_end(message: bytes) -> tuple[int, int, bytes]:
     """
-    Entry, size in bytes, digest.
+    Read a FILE_END message: return the number of an entry, its size in bytes, and its digest.
 
     :raise FilesMessageError: it is malformed.
     """
@@ -286,6 +309,8 @@ def decode_file_end(message: bytes) -> tuple[int, int, bytes]:
 
 def decode_failed(message: bytes) -> TransferFailed:
     """
+    Read a FAILED message.
+
     :raise FilesMessageError: it is malformed.
     """
     content = _object(message)

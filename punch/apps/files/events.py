@@ -1,4 +1,7 @@
-"""What is told of the transfers of a process, and a transfer as its user sees it."""
+"""
+The transfers of a process as their user sees them, the events that report them, and what is unusual about
+names of files.
+"""
 
 from __future__ import annotations
 
@@ -136,14 +139,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class TransferEvent:
-    """Anything that is told of a transfer."""
+    """Anything that is reported of a transfer."""
 
     transfer: Transfer
 
 
 @dataclass(frozen=True)
 class TransferChanged(TransferEvent):
-    """A transfer is there, or has reached another stage."""
+    """A transfer was added, or has reached another stage."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,10 @@ TIME_STEP = 2 * 10**9
 
 
 def safe_name(name: str) -> str:
-    """`name` without characters that would act on a terminal instead of being seen, or are `unseen`."""
+    """
+    Return a name with "_" for each character that would act on a terminal instead of being seen, or can't be
+    seen.
+    """
     hidden = unseen(name)
     if hidden:
         name = "".join("_" if index in hidden else character for index, character in enumerate(name))
@@ -212,7 +215,7 @@ def move(path: Path, folder: Path, moving: Callable[[Path], object] = lambda fin
 
 
 def numbered(name: str, number: int, is_folder: bool) -> str:
-    """`name`, or from 1 on "name (1).ext", in at most 255 bytes."""
+    """Return `name` for the number 0, "name (1).ext" for 1, and so on, in at most 255 bytes."""
     if not number:
         return name
     stem, dot, end = name.rpartition(".")

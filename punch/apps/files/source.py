@@ -1,5 +1,6 @@
 """
-What is sent: files, folders and pipes on this machine, and their content as messages.
+What is sent: files, folders and pipes on this machine, and how much of the files is in holes. `reader.py`
+reads their content.
 
 All functions wait for the disk, so they belong into a thread.
 """
@@ -169,7 +170,7 @@ class _Scan:
 
 def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -> Source:
     """
-    Look at what is to be sent. A symbolic link that is named itself is followed.
+    Find out what is to be sent. A symbolic link in `paths` is followed; one in a folder is sent as a link.
 
     :param paths: names of files and folders; "-" is standard input, `pipe`, which arrives as the file
         `pipe_name`.
@@ -196,7 +197,7 @@ def find_source(paths: Sequence[str], pipe: int = 0, pipe_name: str = "stdin") -
 
 def text_source(text: str) -> Source:
     """
-    Return a text as what is sent. For receivers that show none it is a file, read from a pipe.
+    Return a text as what is sent. Receivers that show no texts save it as the file `TEXT_NAME`.
 
     :raise SourceError: it is empty, too long, or no text.
     """

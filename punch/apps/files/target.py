@@ -207,7 +207,7 @@ class Target:
 
     def add_entries(self, entries: Iterable[Entry]) -> None:
         """
-        The next entries. Folders are made at once.
+        Take the next entries. Folders are made at once.
 
         :raise TransferFailed: they are not what was offered, or can't be made.
         """
@@ -271,7 +271,7 @@ class Target:
 
     def have(self) -> Iterator[bytes]:
         """
-        Messages that say which parts of the files are there from an earlier attempt.
+        Return messages that say which parts of the files are there from an earlier attempt.
 
         :raise TransferFailed: they can't be read.
         """
@@ -315,9 +315,11 @@ class Target:
         zeros: bool = False,
     ) -> None:
         """
-        A piece of a file, in parts. Pieces come in order; blocks that are here already may be left out.
+        Write a piece of a file. Pieces come in order; the sender may leave out blocks that are here already.
 
-        :param zeros: it has no other bytes: then it becomes a hole, where nothing else is in the file.
+        :param offset: where in the file the piece begins, in bytes.
+        :param parts: its content, one part behind the other.
+        :param zeros: whether all bytes are zero: then it becomes a hole, unless the file has content there.
         :raise TransferFailed: it is out of order, or can't be written.
         """
         entry, file = self._entry(index), self._open(index)
@@ -364,7 +366,7 @@ class Target:
 
     def end_file(self, index: int, size: int, digest: bytes) -> None:
         """
-        A file is complete.
+        Verify and close a file of which everything has come.
 
         :raise TransferFailed: it is not what the sender has.
         """

@@ -300,7 +300,7 @@ class Forwarder(Factory):
         self._count = 0
         self._waiting: deque[_Accepted] = deque()
         self._opening = 0
-        self._at_it = False
+        self._is_opening = False
         self._delay = FIRST_RETRY
         self._retry = Timer(clock)
 
@@ -331,12 +331,12 @@ class Forwarder(Factory):
             self._retry.start(FIRST_RETRY, self._open_all)
 
     def _open_all(self) -> None:
-        if self._at_it:
+        if self._is_opening:
             return  # A stream has failed at once
-        self._at_it = True
+        self._is_opening = True
         while self._waiting and self._opening < MAX_OPENING and not self._retry.running:
             self._open(self._waiting.popleft())
-        self._at_it = False
+        self._is_opening = False
 
     def _open(self, connection: _Accepted) -> None:
         self._opening += 1

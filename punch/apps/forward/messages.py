@@ -78,7 +78,7 @@ def encode_datagram(flow: int, data: bytes) -> bytes:
 
 
 class DatagramReader:
-    """Reads datagrams from a stream. Any bytes are some; at most one datagram is kept."""
+    """Reads datagrams from a stream. No bytes are malformed. It keeps one datagram at most, incomplete."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

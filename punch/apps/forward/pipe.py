@@ -73,7 +73,7 @@ class StandardInputOutput(Interface):
 
 class _Joined:
     """
-    A stream that is joined with an input and an output, and what slows each of them down for the other.
+    A stream that is joined with an input and an output. Each is paused while the other takes no more.
 
     Nothing is read from the stream before `start`.
 

@@ -1,6 +1,6 @@
 """
-Reverse forwarding, as of `ssh -R`: a peer asks for a port of this machine, and connections to it go to a port
-of the peer.
+Reverse forwarding, as `ssh -R` does it: a peer asks for a port of this machine, and connections to it go to a
+port of the peer.
 
 The peer opens a stream to the service of the port and sends a token of `TOKEN_SIZE` characters. This side
 listens, answers with `LISTENING`, and opens a stream to the service `reverse/TOKEN` of the peer for each
