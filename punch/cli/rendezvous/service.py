@@ -352,6 +352,8 @@ GROWN = 1.5
 They have if Python uses so many times as many blocks of memory for each connection as it did at best. Then
 the collector looks at all objects, during which nobody is served: 0.1 s with 15,000 peers.
 """
+LARGE = 1000
+"""With fewer connections it looks at them without that check: that takes some milliseconds."""
 LONG = 4 * 3600.0
 """After so many seconds it does in any case."""
 
@@ -445,7 +447,7 @@ class MemoryReturn(Service):
         collects = now >= self._last + LONG
         if ended - self._collected_at >= MANY * enough:
             self._collected_at = ended
-            collects = collects or each >= GROWN * self._least
+            collects = collects or each >= GROWN * self._least or self._connections() < LARGE
         if collects:
             self._last = now
             self._collect()

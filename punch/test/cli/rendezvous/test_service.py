@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from punch.cli.rendezvous.service import FEWEST, LONG, MANY, PERIOD, MemoryReturn
+from punch.cli.rendezvous.service import FEWEST, LARGE, LONG, MANY, PERIOD, MemoryReturn
 
 
 class MemoryReturnTests(TestCase):
@@ -82,6 +82,14 @@ class MemoryReturnTests(TestCase):
         self.assertEqual((self.collected, len(self.returned)), ([], 3 * MANY))
         self.blocks_each = 200
         self.end_connections(MANY)
+        self.assertEqual(len(self.collected), 1)
+
+    def test_few_objects(self) -> None:
+        """If few connections are open, it looks without a reason: that is soon done."""
+        self.has(LARGE - 1)
+        for _ in range(MANY):
+            self.ended += LARGE
+            self.has(LARGE - 1)
         self.assertEqual(len(self.collected), 1)
 
     def end_connections(self, times: int) -> None:
