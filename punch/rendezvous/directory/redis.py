@@ -84,8 +84,8 @@ LAST_TIME = 0.5
 """Seconds that Redis has to receive the last commands when this process stops."""
 STEADY = 1.5
 """
-Seconds for which Redis has to work before that is reported, if it failed within this time when it last
-worked.
+If Redis failed within this many seconds after it had begun to work, it has to work for as long before the
+operator is told that it does.
 """
 REWRITE_TIME = 10.0
 """
@@ -93,7 +93,7 @@ Seconds for which other processes may still be connecting again, or writing thei
 away or flushed.
 """
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
-"""Mean seconds until Redis is tried again, times 0.5 to 1.5."""
+"""Mean seconds until Redis is tried again, at first and at most; multiplied by 0.5 to 1.5 at random."""
 _LOG_PAUSE = 60.0
 """Seconds between two lines of the log about messages that can't be read, and about reasons that change."""
 
@@ -104,7 +104,7 @@ class RedisDirectory:
 
     :param secret: the service's private key.
     :param monotonic: monotonic seconds.
-    :param report: called with `problem` when Redis begins to work, stops to, or has another reason not to.
+    :param report: called with `problem` when Redis begins to work, stops, or fails for another reason.
     :param wall: Unix seconds. Nothing but the check of the clock depends on it.
     """
 

@@ -57,7 +57,7 @@ MAX_WAITING = 64
 """Messages of a caller that wait until its call is located: as many as one side may trickle."""
 _DENIED = "The operator of the process of the called peer refuses this peer or its network."
 _PER_CALLER = 4
-"""One caller may have this many times as many calls that are not over as it may have ringing calls."""
+"""One caller may have this many times `RendezvousLimits.calls_per_caller` calls that are not over."""
 _LATE = 5.0
 """Seconds after the end of a call's time in which the other process has to report that end."""
 GONE = "The other peer lost its connection to the rendezvous."
@@ -101,7 +101,7 @@ class _Call:
     establish: Establish
     source: Source
     account: PeerID
-    """For whom it counts."""
+    """Whose calls are counted: the caller, or the member who vouches for it."""
     process: str | None = None
     callee_address: str = ""
     """Where the called peer is; empty if that is not known yet."""
@@ -184,7 +184,7 @@ class RemoteCalls:
         self._outputs.append(Locate(key, request.to, caller.source))
 
     def request(self, peer: PeerID, request: Answer | Trickle | Reject | Cancel) -> bool:
-        """Pass on what a caller says."""
+        """Pass on a request of a caller, or keep it until the call is located."""
         key = (request.call, peer)
         call = self._calls.get(key)
         if call is None or call.ended or call.establish.to != request.to:

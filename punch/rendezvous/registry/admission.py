@@ -37,7 +37,7 @@ from punch.rendezvous.registry.places import RESERVE, EarlierSources, room_in
 from punch.wire.control import ErrorCode
 
 TURN = 20.0
-"""The least seconds that the first call of a network rings, and for which each call counts."""
+"""Seconds for which the first call of a network rings at least, and for which each call counts at least."""
 PASSED_ON = 2.0
 """Seconds for which a call counts that has no place but is passed on to the called peer."""
 _FORGOTTEN = 0.1
@@ -218,7 +218,7 @@ class _Admitted:
     callee: PeerID
     source: Source
     account: PeerID
-    """For whom it counts."""
+    """Whose calls are counted: the caller, or the member who vouches for it."""
     ringing: bool = True
 
 
