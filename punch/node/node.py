@@ -203,7 +203,7 @@ class Node(Service):
             rendezvous=self._control.address.host,
             roots=roots,
             proxy=proxy,
-            source=self._source_for,
+            source=lambda remote: self._control.local_host_for(remote) or (source and source(remote)),
             gateways=gateways,
             upnp=upnp,
         )
@@ -385,10 +385,7 @@ class Node(Service):
         return waiting | {peer: call.state for peer, call in self._calls.attempts.items()}
 
     def pairs(self, peer: PeerID) -> list[PairStatus]:
-        """
-        A snapshot of the candidate pairs with `peer`: those of the call that is under way, or otherwise of
-        the link; none if there is neither.
-        """
+        """Return the candidate pairs of the call with a peer, or else of the link, as they are now."""
         call = self._calls.attempts.get(peer) or self._calls.links.get(peer)
         return [] if call is None else call.pairs
 
@@ -431,10 +428,7 @@ class Node(Service):
             call.network_back()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
-        """
-        The node is not registered any more. Links, introduced calls and calls that ring here go on; calls of
-        ours that were not answered yet are placed anew.
-        """
+        """The node is not registered any more: place calls of ours anew that were not answered yet."""
         self._registration = Unregistered(problem, retry_in)
         self._tell(self._registration)
         self._outgoing.unregistered(problem)
@@ -490,10 +484,6 @@ class Node(Service):
             self._tell(AlreadyConnected(peer))
         else:
             self._call(peer)
-
-    def _source_for(self, remote: str) -> str | None:
-        """Return our address from which the system reaches `remote`, an address of the rendezvous."""
-        return self._control.local_host_for(remote) or (self._source(remote) if self._source else None)
 
     def _watch_for_return(self) -> None:
         """

@@ -184,6 +184,8 @@ class Peer:
         self.on_connected: Callable[[Connected], None] | None = None
         self.hears: Hears = hear_all
         """Which of the control frames that arrive the node is given."""
+        self.make_link: Callable[..., Link] = Link
+        """Makes each link, from what `Link` is made from."""
         self.node = Node(
             reactor=host.reactor,
             identity=self.identity,
@@ -301,7 +303,7 @@ class Peer:
             if self.hears(link, frame_type, payload):
                 on_control(frame_type, payload)
 
-        link = Link(core, on_control=received, **parts)
+        link = self.make_link(core, on_control=received, **parts)
         return link
 
     def _event(self, event: Event) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 
-from punch.ice.pairs import Pair
+from punch.link.core import LinkCore
+from punch.link.link import Link
 from punch.link.services import anyone
-from punch.node.calls import call
 from punch.node.events import (
     CallFailed,
     Disconnected,
@@ -16,7 +19,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.paths.ice_transport import IceTransport
 from punch.node.policies import RelayPolicy
 from punch.test.internet import NAT, Lan, LinkSpec
 from punch.test.system import SERVICE, Peer, SystemTestCase, connect
@@ -207,14 +209,19 @@ class QueueTests(SystemTestCase):
             self.assertEqual(peer.of(Unregistered), [])
             self.assertEqual(peer.of(Disconnected), [])
 
-    def over_tcp(self, *names: str) -> tuple[Peer, list[Peer]]:
-        """Connect alice, whose network lets only TCP to the rendezvous through, with others."""
+    def over_tcp(self, *names: str, make_link: Callable[..., Link] = Link) -> tuple[Peer, list[Peer]]:
+        """
+        Connect alice, whose network lets only TCP to the rendezvous through, with others.
+
+        :param make_link: as in `Peer`.
+        """
         host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0, queue=240_000))
         self.net.drop = lambda packet: (
             "203.0.113.1" in (packet.source[0], packet.destination[0])
             and (packet.protocol != "tcp" or SERVICE not in (packet.source[0], packet.destination[0]))
         )
         alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        alice.make_link = make_link
         self.peers.append(alice)
         others = [self.peer(name) for name in names]
         for peer in (alice, *others):
@@ -265,22 +272,23 @@ class QueueTests(SystemTestCase):
         """
         rooms: list[int | None] = []
         turns: list[bool] = []
+        ended: list[Link] = []
 
-        class Watched(IceTransport):
-            """Notes what a path over the relay takes when it is selected, and whether a turn is of use."""
+        class Watched(Link):
+            """Notes what its path takes whenever it asks for that, and whether a turn is of use."""
 
-            def use_pair(self, pair: Pair, now: float) -> bool:
-                moved = super().use_pair(pair, now)
-                if pair.local_base.host == SERVICE:
-                    rooms.append(self.room())
-                return moved
+            def __init__(self, core: LinkCore, *, room: Callable[[], int | None], **parts: Any) -> None:
+                def asked() -> int | None:
+                    rooms.append(room())
+                    return rooms[-1]
+
+                super().__init__(core, room=asked, **parts)
 
             def room_made(self) -> None:
-                turns.append(self.route is not None)
+                turns.append(self not in ended)
                 super().room_made()
 
-        self.patch(call, "IceTransport", Watched)
-        alice, (bob, carol) = self.over_tcp("bob", "carol")
+        alice, (bob, carol) = self.over_tcp("bob", "carol", make_link=Watched)
         for number in range(8):
             alice.chat.send(bob.id, f"{number} ".ljust(16_000, "x"))
         self.net.advance(4.0)
@@ -290,7 +298,9 @@ class QueueTests(SystemTestCase):
         self.assertLess(len(alice.delivered), 7)
         self.assertTrue(rooms)
         self.assertNotIn(None, rooms)
-        alice.link_to(bob).close()
+        link = alice.link_to(bob)
+        link.when_closed().addCallback(lambda closed: ended.append(link))
+        link.close()
         self.net.advance(2.0)
         self.assertNotIn(False, turns)
         self.assertIn(True, turns)

@@ -244,11 +244,7 @@ class Call:
         self.changed()
 
     def receive_restart(self, call_id: str, offer: Envelope) -> bool:
-        """
-        Take an offer of the peer if it restarts this link.
-
-        :return: whether it does.
-        """
+        """Take an offer of the peer if it restarts this link; returns whether it does."""
         if self.proved is None or self._over:
             return False
         taken = self.proved.restarts.receive_offer(call_id, offer, self._context.monotonic())
@@ -265,10 +261,7 @@ class Call:
 
     @property
     def _may_restart(self) -> IceRestarts | None:
-        """
-        What finds new paths for the link, once that has had a path; None: the link is not proved, or had no
-        path yet.
-        """
+        """What finds new paths for the link; None: it is not proved, or has had no path yet."""
         return None if self.pair is None or self.proved is None else self.proved.restarts
 
     def _start_transport(self, agent: Agent, now: float) -> None:

@@ -270,10 +270,7 @@ class OutgoingCalls:
         return True
 
     def returned(self, peer: PeerID) -> None:
-        """
-        A callee is registered again: place the call that waits for it. If the call fails then, it does not
-        wait again.
-        """
+        """A callee is registered again: place the call that waits for it, which does not wait again."""
         if _cancel(self._absent, peer):
             self._place(peer)
 
@@ -410,10 +407,7 @@ class IncomingCalls:
             call.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
     def decide_unanswered(self) -> None:
-        """
-        Nobody can be asked any more: accept the ringing calls of peers that a service expects, and refuse the
-        others.
-        """
+        """Nobody can be asked: accept ringing calls of peers that a service expects, refuse the others."""
         for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
             if self._context.services.expects(call.peer):
                 call.guest = True
