@@ -7,40 +7,40 @@ it takes long to load, and `--help` does not need it.
 
 from __future__ import annotations
 
-import punch.cli.startup  # noqa: F401 (before all that takes its time)
-from punch.sanitize import quoted
+import punch.cli.startup  # before all that takes its time
 
-# isort: split
-import os
-import time
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
-from typing import NoReturn, TypeVar
+with punch.cli.startup.loading():
+    import os
+    import time
+    from dataclasses import dataclass
+    from enum import Enum
+    from pathlib import Path
+    from typing import NoReturn, TypeVar
 
-from twisted.application.service import IService
+    from twisted.application.service import IService
 
-from punch.cli.startup import end_without_collecting, loading, raise_descriptor_limit
-from punch.cli.twistd import CommandOptions as BaseOptions
-from punch.cli.twistd import end_on_signals, fail, use_own_files
-from punch.contacts import UnknownPeer, find_peer
-from punch.identity import PeerID
-from punch.local.rendezvous import (
-    BadProxy,
-    NoRendezvous,
-    choose_proxy,
-    choose_rendezvous,
-    proxy_sentence,
-    rendezvous_sentence,
-)
-from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
-from punch.sentences import sentence_of
-from punch.state import StateDirectory, login_name, own_state_dir
-from punch.state_files import StateError
-from punch.ui.standard_streams import occupy_standard_descriptors
-from punch.ui.terminal.escapes import Notice
-from punch.wire.address import PortError, parse_port
-from punch.wire.control import Accept
+    from punch.cli.startup import end_without_collecting, loading, raise_descriptor_limit
+    from punch.cli.twistd import CommandOptions as BaseOptions
+    from punch.cli.twistd import end_on_signals, fail, use_own_files
+    from punch.contacts import UnknownPeer, find_peer
+    from punch.identity import PeerID
+    from punch.local.rendezvous import (
+        BadProxy,
+        NoRendezvous,
+        choose_proxy,
+        choose_rendezvous,
+        proxy_sentence,
+        rendezvous_sentence,
+    )
+    from punch.node.policies import PortMappingPolicy, RelayPolicy, SprayPolicy
+    from punch.sanitize import quoted
+    from punch.sentences import sentence_of
+    from punch.state import StateDirectory, login_name, own_state_dir
+    from punch.state_files import StateError
+    from punch.ui.standard_streams import occupy_standard_descriptors
+    from punch.ui.terminal.escapes import Notice
+    from punch.wire.address import PortError, parse_port
+    from punch.wire.control import Accept
 
 E = TypeVar("E", bound=Enum)
 

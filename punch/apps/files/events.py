@@ -144,17 +144,14 @@ class TransferEvent:
     transfer: Transfer
 
 
-@dataclass(frozen=True)
 class TransferChanged(TransferEvent):
     """A transfer was added, or has reached another stage."""
 
 
-@dataclass(frozen=True)
 class TransferProgress(TransferEvent):
     """More of a transfer has arrived."""
 
 
-@dataclass(frozen=True)
 class TransferDismissed(TransferEvent):
     """A transfer that is over is no longer listed."""
 

@@ -28,7 +28,6 @@ from punch.net.driver import Driver
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import HostPolicy, RelayAddresses
 from punch.node.network.relay_search import HeadStart, RelaySearch, RelayServers, Verifying, Waiting
-from punch.turn.client.requests import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.proxy import ProxySettings
@@ -37,6 +36,7 @@ from punch.wire.turn import RelayServer, TurnTransport
 
 if TYPE_CHECKING:
     from punch.node.network.relay import DatagramRelayClient, Received, RelayClient, RelayContext
+    from punch.turn.client.requests import AllocationProblem
 
 LINGER = 5.0
 """Seconds for which an allocation without users is kept: another call may follow."""
@@ -265,6 +265,8 @@ class RelayPool:
             self._close(relay)
             return
         if relay.local in self._bases():
+            from punch.turn.client.requests import AllocationProblem
+
             # Datagrams that it claims to come from others would seem to have come to our own socket
             self.relay_failed(relay, AllocationProblem.REFUSED, "the relayed address is our own")
             self._close(relay)

@@ -25,10 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from punch.node.causes import RelayFailure
-from punch.turn.client.requests import AllocationProblem
 from punch.wire.turn import RelayServer, TurnURI
+
+if TYPE_CHECKING:
+    from punch.turn.client.requests import AllocationProblem
 
 RENEW_AT = 0.75
 """The part of the credentials' lifetime after which new ones are requested."""
@@ -37,15 +40,6 @@ _UNRESPONSIVE = 60.0
 _FULL_DELAY = 60.0
 """Seconds until a relay that had no capacity is asked again."""
 
-_FAILURES = {
-    AllocationProblem.CAPACITY: RelayFailure.FULL,
-    AllocationProblem.QUOTA: RelayFailure.QUOTA,
-    AllocationProblem.UNAUTHORIZED: RelayFailure.CREDENTIALS,
-    AllocationProblem.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
-    AllocationProblem.TIMEOUT: RelayFailure.SILENT,
-    AllocationProblem.DISCONNECTED: RelayFailure.UNREACHABLE,
-}
-"""What is told of several failures: the first of these that is among them."""
 HEAD_START = 0.2
 """Seconds after which relays are asked over TCP and TLS too."""
 CHECK_TIME = 0.6
@@ -117,6 +111,8 @@ class RelayServers:
 
         :return: whether its credentials may have expired early, since the wall clock of the relay was set.
         """
+        from punch.turn.client.requests import AllocationProblem
+
         self._problems[url] = problem
         if problem in (AllocationProblem.QUOTA, AllocationProblem.CAPACITY):
             self._full_until[url] = now + _FULL_DELAY
@@ -127,8 +123,19 @@ class RelayServers:
         """What has failed with the relays; None: nothing."""
         if not self._problems:
             return None
-        failures = (failure for problem, failure in _FAILURES.items() if problem in self._problems.values())
-        return next(failures, RelayFailure.REFUSED)
+        from punch.turn.client.requests import AllocationProblem
+
+        # Of several failures, the first of these is told
+        failures = {
+            AllocationProblem.CAPACITY: RelayFailure.FULL,
+            AllocationProblem.QUOTA: RelayFailure.QUOTA,
+            AllocationProblem.UNAUTHORIZED: RelayFailure.CREDENTIALS,
+            AllocationProblem.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
+            AllocationProblem.TIMEOUT: RelayFailure.SILENT,
+            AllocationProblem.DISCONNECTED: RelayFailure.UNREACHABLE,
+        }
+        found = (failure for problem, failure in failures.items() if problem in self._problems.values())
+        return next(found, RelayFailure.REFUSED)
 
 
 @dataclass(frozen=True)
