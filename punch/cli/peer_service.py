@@ -309,7 +309,9 @@ class PeerService(Service):
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
-        self._event(CallFailed(None, OtherCause(Reason.STATE.value, failure.getErrorMessage())))
+        error = failure.value
+        sentence = chat_error_sentence(error) if isinstance(error, ChatError) else failure.getErrorMessage()
+        self._event(CallFailed(None, OtherCause(Reason.STATE.value, sentence)))
 
     def stopService(self) -> Deferred[Any]:
         """Restore the terminal, close the links in good order, then wait until all output is written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -191,6 +192,26 @@ def test_damaged(running: Programs, tmp_path: Path, history: bool) -> None:
     else:
         again.wait("ready")
     assert path.read_bytes() == b"damage" * 1000
+
+
+def test_a_damaged_entry(running: Programs, tmp_path: Path) -> None:
+    """A history that can be opened, but not read, is named, too."""
+    first = running.peer("alice", "--rendezvous", "punch://127.0.0.1:1")
+    first.wait("ready")
+    first.command("quit")
+    first.exit()
+    path = tmp_path / "state" / "peers" / "alice" / "history.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO conversation (key, peer, epoch) VALUES (1, X'00', X'0102030405060708')")
+        database.execute(
+            "INSERT INTO message (conversation, id, generation, state, time, text) "
+            "VALUES (1, 1, 0, 0, 5.0, 'x')"
+        )
+    again = running.peer("alice", "--rendezvous", "punch://127.0.0.1:1")
+    failed = again.wait("failed")
+    assert failed["reason"] == "state"
+    assert failed["text"].startswith(f"The history {path} is damaged (")
+    assert again.exit() == 1
 
 
 def test_no_history(running: Programs, tmp_path: Path) -> None:
