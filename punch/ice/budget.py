@@ -276,8 +276,10 @@ class Budget:
         if later and not (kind in _LATER and self._allows_later(address, now)):
             return False
         kept = 0 if relayed else self._kept
-        if proof or ((later or kind in _SHARES) and self._works_through_relay):
-            kept = self._kept_for_relayed + (later and not relayed)
+        if proof:
+            kept = self._kept_for_relayed
+        elif not relayed and (later or kind in _SHARES) and self._may_use_reserved(later):
+            kept = self._kept_for_relayed + later
         if len(sent) + kept >= MAX_PACKETS:
             return False
         return self._count(_Counted(now, route, size, kind, later, relayed and not proof, proof), familiar)
@@ -331,14 +333,17 @@ class Budget:
         """How many packets are kept for relayed candidates alone."""
         return max(0, RESERVED_FOR_RELAYED - sum(each.relayed for each in self._counted))
 
-    @property
-    def _works_through_relay(self) -> bool:
+    def _may_use_reserved(self, later: bool) -> bool:
         """
-        Whether a check through a relay was answered. Then the `RESERVED` packets that are not
-        `RESERVED_FOR_RELAYED` may also be used to find a direct path: by answers and triggered checks, which
-        show where the two sides receive, as proofs do, and by further checks, which leave one packet for an
-        answer.
+        Whether the `RESERVED` packets that are not `RESERVED_FOR_RELAYED` may also be used to find a direct
+        path: by further checks, which leave one packet for an answer, and, when such checks have begun, by
+        answers and triggered checks, which show where the two sides receive, as proofs do. A check through a
+        relay must have been answered. Proofs have had their time by then.
+
+        :param later: for a further check.
         """
+        if not later and not any(each.later for each in self._counted):
+            return False
         return any(each.relayed is not None or each in self._to_relays for each in self._answered)
 
     def _count(self, sent: _Counted, familiar: bool = False) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.budget import (
@@ -271,9 +273,9 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(heard, [works, False])
             self.spend(budget, PacketKind.ANSWER, 49.0)
             self.spend(budget, PacketKind.TRIGGERED, 49.0)
-            self.assertEqual(
-                self.spend(budget, PacketKind.RELAYED, 50.0), RESERVED_FOR_RELAYED if works else RESERVED
-            )
+            left = RESERVED_FOR_RELAYED if works else RESERVED
+            for kind in (PacketKind.RELAYED, PacketKind.TRIGGERED):
+                self.assertEqual(self.spend(deepcopy(budget), kind, 50.0, relayed=True), left, kind)
 
     def test_who_answers_costs_nothing(self) -> None:
         """Packets to an address that answers do not count, until it has been silent for long."""
