@@ -12,7 +12,7 @@ from unittest import skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.store import Store
-from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
+from punch.cli.rendezvous.options import OptionError, RelayOptions
 from punch.contacts import AddressBook, AddressBookError
 from punch.files import NotRegular, check_regular, open_regular, read_regular, sqlite_files
 from punch.identity import Identity, load_identity
@@ -147,7 +147,7 @@ class RegularFileTests(SynchronousTestCase):
             "relay-ports": "50000-50100",
             "turn-secret-file": str(path),
         }
-        self.each(path, lambda: RelayOptions.read(options), RelayOptionError)
+        self.each(path, lambda: RelayOptions.read(options), OptionError)
 
     def test_typed_lines_are_private(self) -> None:
         """Nobody else reads them, and what is erased is not in the file."""

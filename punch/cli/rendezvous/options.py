@@ -27,7 +27,10 @@ from punch.wire.special_addresses import IPNetwork
 from punch.wire.turn import MAX_RELAYS, TurnURI, TurnURIError
 
 MAX_CONTACT = 200
-PARAMETERS: list[list[Any]] = [
+"""The longest text of --contact, in characters."""
+_OWN_URLS = 3
+"""How many URIs of the service's own relay peers are given."""
+MEMBER_PARAMETERS: list[list[Any]] = [
     ["relay-for", None, "all", "Whom to relay for: all, or invited (and those of --members)."],
     [
         "relay-quota",
@@ -59,7 +62,7 @@ PARAMETERS: list[list[Any]] = [
 ]
 
 
-class MemberOptionError(ValueError):
+class OptionError(ValueError):
     """An option cannot be used; `str()` is a sentence for the user, `reason` a code."""
 
     def __init__(self, sentence: str, reason: str = "usage") -> None:
@@ -69,7 +72,7 @@ class MemberOptionError(ValueError):
 
 @dataclass(frozen=True)
 class MemberOptions:
-    """The values of the options."""
+    """The values of the options that say who may use the service, and how much of its relay."""
 
     policy: AdmitPolicy = AdmitPolicy.OPEN
     path: Path | None = None
@@ -84,35 +87,35 @@ class MemberOptions:
         """
         Read and check the options.
 
-        :raise MemberOptionError: an option is wrong, or two exclude each other.
+        :raise OptionError: an option is wrong, or two exclude each other.
         """
         try:
             policy = AdmitPolicy(options["admit"])
         except ValueError:
-            raise MemberOptionError(
+            raise OptionError(
                 f"--admit is open, invited or listed, not {quoted(options['admit'], 40)}."
             ) from None
         name, contact = options["members"], options["contact"].strip()
         if policy is AdmitPolicy.LISTED and name is None:
-            raise MemberOptionError("--admit listed needs --members, the file with the peer IDs.")
+            raise OptionError("--admit listed needs --members, the file with the peer IDs.")
         if options["relay-for"] not in ("all", "invited"):
-            raise MemberOptionError(f"--relay-for is all or invited, not {quoted(options['relay-for'], 40)}.")
+            raise OptionError(f"--relay-for is all or invited, not {quoted(options['relay-for'], 40)}.")
         relay_for_invited = options["relay-for"] == "invited"
         if policy is AdmitPolicy.OPEN and name is not None and not relay_for_invited:
-            raise MemberOptionError("--members needs --admit listed, --admit invited or --relay-for invited.")
+            raise OptionError("--members needs --admit listed, --admit invited or --relay-for invited.")
         try:
             sentence(contact)
         except FieldError as problem:
-            raise MemberOptionError(f"--contact {problem}.") from problem
+            raise OptionError(f"--contact {problem}.") from problem
         if len(contact) > MAX_CONTACT:
-            raise MemberOptionError(f"--contact has more than {MAX_CONTACT} characters.")
+            raise OptionError(f"--contact has more than {MAX_CONTACT} characters.")
         # A daemon has another working directory.
         path = None if name is None else Path(os.path.abspath(name))
         if path is not None:
             try:
                 read_members(path)
             except ListFileError as problem:
-                raise MemberOptionError(str(problem), "members") from problem
+                raise OptionError(str(problem), "members") from problem
         quotas = [_quota(options, option) for option in ("relay-quota", "relay-quota-per-address")]
         return cls(policy, path, contact, relay_for_invited, *quotas)
 
@@ -121,7 +124,7 @@ def _quota(options: Mapping[str, Any], option: str) -> int | None:
     try:
         return None if options[option] is None else number_of_bytes(options[option])
     except ValueError as problem:
-        raise MemberOptionError(f"--{option} {problem}.") from problem
+        raise OptionError(f"--{option} {problem}.") from problem
 
 
 def read_members(path: Path) -> frozenset[PeerID]:
@@ -137,17 +140,9 @@ def read_members(path: Path) -> frozenset[PeerID]:
         raise ListFileError(f"The list of members {path}, {problem}.") from problem
 
 
-_OWN_URLS = 3
-"""How many URIs of the service's own relay peers are given."""
-
-
-class RelayOptionError(ValueError):
-    """An option cannot be used; `str()` is a sentence for the user."""
-
-
 @dataclass(frozen=True)
 class RelayOptions:
-    """The values of the options."""
+    """The values of the options for relays."""
 
     enabled: bool = True
     addresses: Sequence[str] = ()
@@ -161,18 +156,18 @@ class RelayOptions:
         """
         Read and check the options.
 
-        :raise RelayOptionError: an option is wrong, or two exclude each other.
+        :raise OptionError: an option is wrong, or two exclude each other.
         """
         if options["relay"] not in ("on", "off"):
-            raise RelayOptionError(f"--relay is on or off, not {options['relay'][:40]!r}.")
+            raise OptionError(f"--relay is on or off, not {options['relay'][:40]!r}.")
         enabled = options["relay"] == "on"
         turn = tuple(_turn(text) for text in options["turn"])
         most = MAX_RELAYS - (_OWN_URLS if enabled else 0)
         if len(turn) > most:
-            raise RelayOptionError(f"--turn may be given {most} times at most; leave some out.")
+            raise OptionError(f"--turn may be given {most} times at most; leave some out.")
         path = options["turn-secret-file"]
         if turn and path is None:
-            raise RelayOptionError(
+            raise OptionError(
                 "--turn needs --turn-secret-file, the file with the secret that is shared with the server."
             )
         return cls(
@@ -189,7 +184,7 @@ def _turn(text: str) -> TurnURI:
     try:
         return TurnURI.parse(text)
     except TurnURIError as problem:
-        raise RelayOptionError(f"--turn: {sentence_of(problem)}") from problem
+        raise OptionError(f"--turn: {sentence_of(problem)}") from problem
 
 
 def _addresses(texts: Sequence[str]) -> tuple[str, ...]:
@@ -198,13 +193,13 @@ def _addresses(texts: Sequence[str]) -> tuple[str, ...]:
         try:
             host = canonical(text.removeprefix("[").removesuffix("]"), 0).host
         except ValueError as problem:
-            raise RelayOptionError(f"--relay-address {text[:80]!r} is no IP address.") from problem
+            raise OptionError(f"--relay-address {text[:80]!r} is no IP address.") from problem
         if ip_address(host).is_unspecified:
-            raise RelayOptionError(
+            raise OptionError(
                 f"--relay-address {host} is no address that peers could reach; give the public one."
             )
         if any((":" in each) == (":" in host) for each in found):
-            raise RelayOptionError("--relay-address may be given once for each address family.")
+            raise OptionError("--relay-address may be given once for each address family.")
         found.append(host)
     return tuple(found)
 
@@ -213,7 +208,7 @@ def _network(text: str) -> IPNetwork:
     try:
         return ip_network(text)
     except ValueError as problem:
-        raise RelayOptionError(
+        raise OptionError(
             f"--relay-allow {text[:80]!r} is no network; write something like 10.0.0.0/8 or fd00::/8."
         ) from problem
 
@@ -224,24 +219,22 @@ def _ports(text: str) -> tuple[int, int]:
         low, high = parse_port(first), parse_port(last)
         if low <= high:
             return low, high
-    raise RelayOptionError(
-        f"--relay-ports {text[:40]!r} is no range of ports; write something like 49152-65535."
-    )
+    raise OptionError(f"--relay-ports {text[:40]!r} is no range of ports; write something like 49152-65535.")
 
 
 def _secret(path: Path) -> bytes:
     try:
         secret = read_regular(path, 65536).strip()
     except OSError as problem:
-        raise RelayOptionError(
+        raise OptionError(
             f"The file of --turn-secret-file, {path}, can't be read ({problem.strerror})."
         ) from problem
     if not secret:
-        raise RelayOptionError(f"{path} is empty; write the secret that is shared with the server into it.")
+        raise OptionError(f"{path} is empty; write the secret that is shared with the server into it.")
     if len(secret.splitlines()) > 1:
-        raise RelayOptionError(f"{path} has several lines; it holds the secret alone, in one line.")
+        raise OptionError(f"{path} has several lines; it holds the secret alone, in one line.")
     if len(secret) > 4096:
-        raise RelayOptionError(f"{path} is too long for a secret; the file holds nothing else.")
+        raise OptionError(f"{path} is too long for a secret; the file holds nothing else.")
     return secret
 
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
-from punch.cli.rendezvous.options import MemberOptionError, MemberOptions, read_members
+from punch.cli.rendezvous.options import MemberOptions, OptionError, read_members
 from punch.identity import Identity, PeerID
 from punch.rendezvous.control_sessions import ServiceReport
 from punch.rendezvous.directory.shared_members import SharedMembers
@@ -244,7 +244,7 @@ class Members:
     The members of the service of this process: who may use it.
 
     :param directory: the state directory of the rendezvous.
-    :raise MemberOptionError: the members can't be read.
+    :raise OptionError: the members can't be read.
     """
 
     def __init__(self, options: MemberOptions, identity: Identity, directory: Path) -> None:
@@ -255,9 +255,9 @@ class Members:
             self._database.close()
             listed = frozenset() if self._path is None else read_members(self._path)
         except MemberStoreError as problem:
-            raise MemberOptionError(str(problem), "state") from problem
+            raise OptionError(str(problem), "state") from problem
         except ListFileError as problem:
-            raise MemberOptionError(str(problem), "members") from problem
+            raise OptionError(str(problem), "members") from problem
         self.membership = Membership(
             options.policy,
             self._database,

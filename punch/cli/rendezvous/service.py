@@ -20,7 +20,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 
 from punch.cli import twistd
-from punch.cli.rendezvous.options import MemberOptionError
+from punch.cli.rendezvous.options import OptionError
 from punch.cli.rendezvous.reloading import CertificateFiles, ListFile, Members
 from punch.cli.startup import raise_descriptor_limit
 from punch.files import replace_private
@@ -202,7 +202,7 @@ def make_service(options: Options, reactor: Any) -> IService:
         twistd.fail(options.command, sentence_of(problem), reason="state", as_json=as_json)
     try:
         members = Members(options.members, identity, state.directory)
-    except MemberOptionError as member_problem:
+    except OptionError as member_problem:
         twistd.fail(options.command, str(member_problem), reason=member_problem.reason, as_json=as_json)
     host, port = options.reflector
     config = RendezvousConfig(

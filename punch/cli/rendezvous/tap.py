@@ -25,10 +25,9 @@ from twisted.application.service import IService
 
 from punch.cli import twistd
 from punch.cli.rendezvous.options import (
-    PARAMETERS,
-    MemberOptionError,
+    MEMBER_PARAMETERS,
     MemberOptions,
-    RelayOptionError,
+    OptionError,
     RelayOptions,
     whole_number,
 )
@@ -176,7 +175,7 @@ class Options(BaseOptions):
             "File with peer IDs and networks that are refused, one a line; read again on SIGHUP. "
             "[default: nobody is refused]",
         ],
-        *PARAMETERS,
+        *MEMBER_PARAMETERS,
         [
             "state-dir",
             None,
@@ -259,8 +258,8 @@ the relay of this service, else beside it."""
         self._read_certificate()
         try:
             self.relay = RelayOptions.read(self)
-        except RelayOptionError as problem:
-            self._fail(str(problem))
+        except OptionError as problem:
+            self._fail(str(problem), problem.reason)
         if self["metrics"] is not None:
             try:
                 self.metrics = MonitoringEndpoint.parse(self["metrics"])
@@ -290,7 +289,7 @@ the relay of this service, else beside it."""
                 self._fail(str(problem), "deny-list")
         try:
             self.members = MemberOptions.read(self)
-        except MemberOptionError as problem:
+        except OptionError as problem:
             self._fail(str(problem), problem.reason)
         root = self["state-dir"]
         if root == "":

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.rendezvous.options import RelayOptionError, RelayOptions
+from punch.cli.rendezvous.options import OptionError, RelayOptions
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire.turn import TurnTransport, TurnURI
 
@@ -84,7 +84,7 @@ class OptionTests(SynchronousTestCase):
             ("--turn", {"turn": [url] * 6, "turn_secret_file": good}),
         ]
         for word, changes in cases:
-            problem = self.assertRaises(RelayOptionError, self.read, **changes)
+            problem = self.assertRaises(OptionError, self.read, **changes)
             self.assertIn(word, str(problem))
             self.assertTrue(str(problem).endswith("."), problem)
 
