@@ -11,6 +11,7 @@ from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.chat.model import ChatError
 from punch.apps.chat.store import Store
 from punch.cli.rendezvous.options import OptionError, RelayOptions
 from punch.contacts import AddressBook, AddressBookError
@@ -21,6 +22,7 @@ from punch.sentences import sentence_of
 from punch.state import PeerState, RendezvousState
 from punch.state_files import StateError
 from punch.ui.terminal.line_history import LineHistory
+from punch.ui.text.chat import chat_error_sentence
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -66,8 +68,12 @@ class RegularFileTests(SynchronousTestCase):
         for make, kind in KINDS.items():
             make(path)
             found = self.assertRaises(error, use)
-            known = isinstance(found, (StateError, AddressBookError))
-            sentence = sentence_of(found) if known else str(found)
+            if isinstance(found, ChatError):
+                sentence = chat_error_sentence(found)
+            elif isinstance(found, (StateError, AddressBookError)):
+                sentence = sentence_of(found)
+            else:
+                sentence = str(found)
             for part in (str(path), kind, *parts):
                 self.assertIn(part, sentence)
             self.assertTrue(sentence.endswith("."), sentence)
