@@ -253,10 +253,7 @@ class OutgoingCalls:
         return _cancel(self._queue, peer) or _cancel(self._absent, peer)
 
     def retry(self, peer: PeerID, cause: Cause) -> bool:
-        """
-        A call has failed. Return whether it waits for its callee. It does so if it was placed when we had
-        returned to the rendezvous and the callee had not yet.
-        """
+        """A call has failed: return whether it waits for its callee to return to the rendezvous as we did."""
         if peer not in self._anew:
             return False
         self._anew.discard(peer)

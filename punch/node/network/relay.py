@@ -61,7 +61,15 @@ class RelayClientOwner(TypingProtocol):
 
 @dataclass(frozen=True)
 class RelayContext:
-    """What the relay clients of one owner share. `received` takes what peers send to relayed addresses."""
+    """
+    What the relay clients of one owner share.
+
+    :ivar owner: is told what happens to allocations.
+    :ivar received: takes what peers send to relayed addresses.
+    :ivar clock: schedules timers.
+    :ivar monotonic: returns the time in seconds.
+    :ivar random: draws random bytes.
+    """
 
     owner: RelayClientOwner
     received: Received
@@ -120,7 +128,7 @@ class RelayClient(ABC):
 
     @property
     def rtt(self) -> float | None:
-        """The latest round trip to the relay in seconds, with the time in queues, where it is measured."""
+        """The newest round-trip time to the relay in seconds, with queues; None: it is not measured."""
         return None
 
     @property

@@ -47,7 +47,7 @@ _LOGGED = 100
 
 
 class RelayUser(Protocol):
-    """What a relay is needed for: `CallRelays`, whose module imports those of the relays."""
+    """Needs a relay, and is told which there are: `CallRelays`, whose module imports this one."""
 
     def relay_found(self, relay: RelayClient) -> None:
         """There is a relayed address to use."""

@@ -250,6 +250,9 @@ class Attempt:
     :ivar ours: what is known about our NAT.
     :ivar theirs: what the other side knows about its NAT.
     :ivar transactions: asks reflectors, waits, and sends.
+    :ivar network: the network side of this node.
+    :ivar transport: the ICE transport of the link.
+    :ivar sockets: opens sockets for the attempts of the link.
     :ivar rtt: the round-trip time of the link, in seconds; `LONGEST_RTT` at most.
     :ivar random: draws random bytes.
     :ivar relayed: returns whether the link still takes a relayed path.

@@ -114,7 +114,7 @@ class TechniqueChoice:
 
     @property
     def incomplete(self) -> bool:
-        """Whether NATs are observed anew, of which those that are known again are the same as before."""
+        """Whether NATs are being observed anew, and those that are known again are the same as before."""
         return self._network.nat_observer.observing and hosts(self.ours) <= hosts(self._told)
 
     @property
@@ -177,13 +177,16 @@ class TechniqueChoice:
     # What happens
 
     def networks_changed(self) -> None:
-        """One of the two is in another network: what was tried and found before says nothing about it."""
+        """
+        This side or the other one is in another network, about which what was tried and found before says
+        nothing.
+        """
         self._made = self._found = False
         self._failed = FailedAttempts()
         self._assumed = AssumedMapping()
 
     def sent(self, basis: AttemptBasis) -> None:
-        """A packet of the attempt that was made for this reason was sent. Each attempt has its own object."""
+        """A packet of the attempt with this basis was sent. Each attempt has a basis object of its own."""
         if basis is not self._newest:
             self._newest, self._made_in, self._made = basis, self._network.key, True
             if basis.technique is Technique.SPRAYING:
@@ -191,8 +194,8 @@ class TechniqueChoice:
 
     def attempt_over(self, basis: AttemptBasis) -> None:
         """
-        An attempt that was made for this reason has run to its end. If the link is still on the relay, and
-        packets were sent, it has failed.
+        The attempt with this basis has run to its end. If the link is still on the relay, and packets were
+        sent, it has failed.
         """
         if basis is not self._newest or not self._transport.relayed:
             return
@@ -203,7 +206,11 @@ class TechniqueChoice:
         self.review()
 
     def path_found(self, basis: AttemptBasis | None) -> None:
-        """A direct path from a socket of an attempt that was made for this reason is in use."""
+        """
+        A direct path from a socket of an attempt is in use.
+
+        :param basis: the basis of the attempt that has opened its socket.
+        """
         if basis is not None and basis.technique is Technique.SPRAYING:
             self._assumed.found()
         if self._made and not self._found:
