@@ -144,7 +144,7 @@ class LearningTests(EarlyTestCase):
         attempts = [tried.attempts for tried in self.tried]
         self.assertGreaterEqual(min(attempts), ATTEMPTS)
         for nat in self.nats:
-            nat.mapping = Mapping.EIM
+            nat.mapping, nat.ports = Mapping.EIM, Ports.PRESERVING
         self.net.drop = None
         self.net.run_until(self.direct, IMPROVE[0], "a direct path")
         self.assertEqual([tried.attempts for tried in self.tried], attempts)

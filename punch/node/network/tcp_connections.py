@@ -216,10 +216,12 @@ class TCPReflection:
     One Binding request over TCP (RFC 8489, section 6.2.2). The connection stays open until `close`, so that
     the mapping stays (Ford 2005, section 4).
 
+    :ivar local: the address of our end, once the connection is made.
     :ivar mapped: fires with the mapped address, or None.
     """
 
     def __init__(self, random: RandomBytes) -> None:
+        self.local = Address("", 0)
         self.mapped: Deferred[Address | None] = Deferred()
         self.connecting: Deferred[IProtocol] | None = None
         self._transaction = random(12)
@@ -227,7 +229,7 @@ class TCPReflection:
 
     def connected(self, stream: MessageStream) -> None:
         """Send the request."""
-        self._stream = stream
+        self._stream, self.local = stream, stream.local
         stream.write([binding_request(self._transaction)])
 
     def received(self, messages: list[bytes]) -> None:

@@ -247,16 +247,18 @@ def _of_mapped_port(
     return candidates
 
 
-def predicted(profile: NatProfile | None, seen: Address, local: Address) -> Address | None:
+def predicted(profile: NatProfile | None, asked: Address, seen: Address, local: Address) -> Address | None:
     """
     Return the address that a NAT will give the first connection from `local`; None if it can't be predicted,
-    or is the same for all destinations. NATs are taken to allocate TCP ports as they do UDP ports.
+    or is the same for all destinations. NATs are taken to allocate TCP ports as they do UDP ports, unless
+    they preserve those of TCP alone.
 
     :param profile: what is known of the NAT.
-    :param seen: how a reflector sees a connection from another port, the newest that was made.
+    :param asked: from where a reflector was asked over TCP, another port than that of `local`…
+    :param seen: …and how it sees this connection, the newest that was made.
     """
     known = nat_class(profile)
-    if known is NatClass.PRESERVING:
+    if known is NatClass.PRESERVING or (known is NatClass.SEQUENTIAL and seen.port == asked.port):
         return TCPAddress(seen.host, local.port)
     port = 0 if profile is None else seen.port + profile.step
     if known is NatClass.SEQUENTIAL and FIRST_PORT <= port <= 65535:
@@ -410,7 +412,7 @@ class TCPAttempt:
         for found, local, answer in asked:
             address = await answer
             if address is not None and found is self._seen and profiles[local] is not None:
-                address = predicted(profiles[local], address, local)
+                address = predicted(profiles[local], self._reflections[local].local, address, local)
             if address is not None:
                 found[local] = address
         return local_candidates(self._listening, self._seen, self._external)

@@ -60,7 +60,8 @@ class PredictedTests(SynchronousTestCase):
 
     def test_classes(self) -> None:
         """Preserved ports, sequences in both directions, and NATs whose port is not to be predicted."""
-        seen, local = TCPAddress("203.0.113.1", 5000), TCPAddress("192.168.1.2", 4000)
+        asked, local = TCPAddress("192.168.1.2", 3000), TCPAddress("192.168.1.2", 4000)
+        seen = TCPAddress("203.0.113.1", 5000)
         dependent, ports = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT}), PortAssignment
         for profile, port in (
             (NatProfile("203.0.113.1", dependent, ports.PRESERVING), 4000),
@@ -71,7 +72,15 @@ class PredictedTests(SynchronousTestCase):
             (None, None),
         ):
             expected = None if port is None else TCPAddress("203.0.113.1", port)
-            self.assertEqual(predicted(profile, seen, local), expected, profile)
+            self.assertEqual(predicted(profile, asked, seen, local), expected, profile)
+
+    def test_preserved_over_tcp_alone(self) -> None:
+        """A NAT may allocate ports in sequence for UDP, and preserve those of TCP."""
+        dependent = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
+        profile = NatProfile("203.0.113.1", dependent, PortAssignment.SEQUENTIAL, 1, 3, 3)
+        asked, local = TCPAddress("192.168.1.2", 3000), TCPAddress("192.168.1.2", 4000)
+        seen = TCPAddress("203.0.113.1", 3000)
+        self.assertEqual(predicted(profile, asked, seen, local), TCPAddress("203.0.113.1", 4000))
 
     def test_at_the_ends_of_the_range(self) -> None:
         """Where a sequence begins again is not known, and other ports are not a peer's."""
@@ -79,4 +88,5 @@ class PredictedTests(SynchronousTestCase):
         for port, step in ((65535, 1), (1024, -1)):
             dependent = frozenset({Mapping.ADDRESS_DEPENDENT})
             profile = NatProfile("203.0.113.1", dependent, PortAssignment.SEQUENTIAL, step, 3, 3)
-            self.assertIsNone(predicted(profile, TCPAddress("203.0.113.1", port), local))
+            asked, seen = TCPAddress("192.168.1.2", 3000), TCPAddress("203.0.113.1", port)
+            self.assertIsNone(predicted(profile, asked, seen, local))
