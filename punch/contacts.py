@@ -428,6 +428,9 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+# -- whom a person means --
+
+
 class UnknownPeer(ValueError):
     """
     A text means nobody.

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from punch.apps.codes.exchange import Issuer, Redeemer
 
+_QUESTION = "Code: "
 _STATUSES = {
     CodeFailure.WRONG: ExitStatus.REFUSED,
     CodeFailure.EXPIRED: ExitStatus.NOT_THERE,
@@ -235,7 +236,7 @@ def _show_qr_code(text: str) -> None:
         segno.make_qr(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
 
 
-_QUESTION = "Code: "
+# -- punch invite and punch join --
 
 
 def invite(arguments: Sequence[str]) -> int:

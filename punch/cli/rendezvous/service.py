@@ -333,6 +333,8 @@ def make_service(options: Options, reactor: Any) -> IService:
     return process
 
 
+# -- the memory of a process with many connections --
+
 YOUNG = 5_000
 """How many new objects there are when the collector looks at them…"""
 MIDDLE = 2
