@@ -8,7 +8,8 @@ dictionary that can be written as JSON; `None` if nothing is to be said but that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,24 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatMessage
+from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatError, ChatMessage
+from punch.apps.chat.store import Store
 from punch.apps.files.messages import MAX_ITEMS
+from punch.files import NewFile
 from punch.identity import PeerID
 from punch.sanitize import quoted
 from punch.ui import code_commands, file_commands
-from punch.ui.command import Answer, Command, CommandContext, CommandRefused, Field, FieldKind, Fields, Result
+from punch.ui.command import (
+    Answer,
+    Command,
+    CommandContext,
+    CommandRefused,
+    Field,
+    FieldKind,
+    Fields,
+    Result,
+    refusal,
+)
 from punch.ui.json.events import (
     contact_fields,
     conversation_fields,
@@ -34,17 +47,7 @@ from punch.ui.json.events import (
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from punch.apps.chat import ChatError
-from punch.apps.chat.store import Store
-from punch.files import NewFile
-from punch.ui.command import refusal
-
-if TYPE_CHECKING:
-    from punch.apps.chat import Chat
 
 #: Messages of an answer when nothing else is asked for.
 LIMIT = 50

@@ -7,7 +7,11 @@ state directory and the reactor meet.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -16,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch.cli import twistd
@@ -24,6 +29,7 @@ from punch.cli.rendezvous.options import OptionError
 from punch.cli.rendezvous.reloading import CertificateFiles, ListFile, Members
 from punch.cli.startup import raise_descriptor_limit
 from punch.files import replace_private
+from punch.net.driver import Timer
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.directory.redis import RedisDirectory
@@ -32,22 +38,14 @@ from punch.rendezvous.monitoring.listener import MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tcp.listen import EndpointError
+from punch.sentences import sentence_of
 from punch.state import RendezvousState
 from punch.state_files import StateError
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from punch.cli.rendezvous.tap import Options
-import ctypes
-import gc
-import math
-import sys
 
-from twisted.application.service import Service
-from twisted.internet.interfaces import IReactorTime
-
-from punch.net.driver import Timer
-from punch.sentences import sentence_of
 
 _log = Logger()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from punch.apps.chat import (
@@ -13,31 +15,29 @@ from punch.apps.chat import (
     MessageState,
 )
 from punch.apps.chat import events as chat_events
-from punch.apps.files.events import TransferEvent
-from punch.identity import PeerID
-from punch.link.events import LinkStatus
-from punch.local.own import path_fields, slowed_field
-from punch.node import events as peer_events
-from punch.ui.text.causes import event_sentence
-from punch.ui.text.codes import ended_reason, ended_sentence
-from punch.ui.text.sentences import shown_name
-
-if TYPE_CHECKING:
-    from punch.apps.chat import Chat
-    from punch.apps.files.transfers import Transfers
-    from punch.natcheck.report import NetcheckReport
-import os
-from pathlib import Path
-
 from punch.apps.files.events import (
     Stage,
     Transfer,
     TransferChanged,
     TransferDismissed,
+    TransferEvent,
 )
 from punch.apps.files.messages import Item, TransferFailed
+from punch.identity import PeerID
+from punch.link.events import LinkStatus
+from punch.local.own import path_fields, slowed_field
+from punch.node import events as peer_events
+from punch.ui.text.causes import event_sentence
 from punch.ui.text.chat import broken_sentence, chat_error_sentence
+from punch.ui.text.codes import ended_reason, ended_sentence
+from punch.ui.text.sentences import shown_name
 from punch.ui.text.transfers import odd_name_lines, oddity_texts, problem_text, waiting_text
+
+if TYPE_CHECKING:
+    from punch.apps.chat import Chat
+    from punch.apps.files.transfers import Transfers
+    from punch.natcheck.report import NetcheckReport
+
 
 JSON = dict[str, Any]
 
