@@ -173,12 +173,9 @@ class Link:
         """
         if self.closed is not None:
             return succeed(False)
-        waiter: Deferred[bool] = Deferred()
-        self._answer_waiters.append(waiter)
+        answered = self._wait(self._answer_waiters, seconds)
         self.path_changed()
-        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False).addBoth(
-            self._waited, waiter
-        )
+        return answered
 
     def when_delivered(self, seconds: float) -> Deferred[bool]:
         """
@@ -189,10 +186,9 @@ class Link:
         """
         if self.closed is not None:
             return succeed(False)
-        waiter: Deferred[bool] = Deferred()
-        self._delivery_waiters.append(waiter)
+        delivered = self._wait(self._delivery_waiters, seconds)
         self.schedule_flush()
-        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False)
+        return delivered
 
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -358,7 +354,7 @@ class Link:
         self._deliver()
         self._transmit(now)
         if self._delivery_waiters and self.core.delivered():
-            self._tell_delivered(True)
+            self._tell(self._delivery_waiters, True)
         # Sending makes room: producers that were paused go on, and what they write goes out in the next turn
         self._deliver()
         return False
@@ -407,7 +403,7 @@ class Link:
         elif isinstance(event, ControlFrame):
             self._guard(self._on_control, event.frame_type, event.payload)
         elif isinstance(event, PingAnswered):
-            self._tell_waiters(True)
+            self._tell(self._answer_waiters, True)
         elif isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
             self._on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
         elif isinstance(event, Proved):
@@ -457,21 +453,24 @@ class Link:
             if stream.protocol is None:
                 stream.refuse(RefusalCode.NO_SERVICE)
 
-    def _waited(self, answered: bool, waiter: Deferred[bool]) -> bool:
-        if waiter in self._answer_waiters:
-            self._answer_waiters.remove(waiter)
-        return answered
+    def _wait(self, waiters: list[Deferred[bool]], seconds: float) -> Deferred[bool]:
+        """Add a waiter to a list and return it. After so many seconds it fires with False, and leaves."""
+        waiter: Deferred[bool] = Deferred()
+        waiters.append(waiter)
+        waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False)
 
-    def _tell_waiters(self, answered: bool) -> None:
-        waiters, self._answer_waiters = self._answer_waiters, []
-        for waiter in waiters:
-            waiter.callback(answered)
+        def leave(result: bool) -> bool:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            return result
 
-    def _tell_delivered(self, delivered: bool) -> None:
-        waiters, self._delivery_waiters = self._delivery_waiters, []
-        for waiter in waiters:
+        return waiter.addBoth(leave)
+
+    def _tell(self, waiters: list[Deferred[bool]], result: bool) -> None:
+        for waiter in list(waiters):
+            # One that is told may cancel others
             if not waiter.called:
-                waiter.callback(delivered)
+                waiter.callback(result)
 
     def _guard(self, call: Callable[..., object], *args: object) -> None:
         """Call the application's code. Exceptions of any kind are logged, and the link goes on."""
@@ -494,5 +493,5 @@ class Link:
         done, self._closed_waiters = self._closed_waiters, []
         for waiting in done:
             waiting.callback(closed)
-        self._tell_waiters(False)
-        self._tell_delivered(False)
+        self._tell(self._answer_waiters, False)
+        self._tell(self._delivery_waiters, False)

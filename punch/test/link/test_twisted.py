@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from io import BytesIO
 from typing import cast
 
@@ -185,6 +187,18 @@ class TwistedTests(TwistedCase):
         self.advance(0.1)
         self.assertFalse(self.successResultOf(waiting))
         self.assertFalse(self.successResultOf(self.caller.when_delivered(60.0)))
+
+    def test_waits_that_timed_out_are_forgotten(self) -> None:
+        """A busy link keeps nothing of them, and asks nothing for them any more."""
+        self.secure()
+        near, far = self.open()
+        far.transport.pauseProducing()
+        near.transport.write(bytes(3 * MIB))
+        waits = [weakref.ref(self.caller.when_delivered(0.5)) for _ in range(3)]
+        self.assertEqual([wait() is None for wait in waits], [False] * 3)
+        self.advance(1.0)
+        gc.collect()
+        self.assertEqual([wait() is None for wait in waits], [True] * 3)
 
     def test_the_reason_of_an_abort(self) -> None:
         """The other side gets the code of an abort; codes below `FIRST_APPLICATION_CODE` are refused."""
