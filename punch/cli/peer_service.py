@@ -102,13 +102,16 @@ class PeerService(Service):
                 "self", "This is your own ID: give --peer the ID that the other side's Punch prints."
             )
         self._identity = identity
-        self._replacements = Replacements(self._state, reactor, lambda: self.node.startService(), self._event)
+        self._replacements = Replacements(
+            self._state, reactor, lambda: self.node.startService(), self._event, sentence_of
+        )
         self.node = Node(
             reactor=reactor,
             identity=identity,
             name=self._name,
             accept=options.accept,
             known=self._book,
+            sentence=sentence_of,
             rendezvous=options.rendezvous,
             offers=remembered_offers(self._state),
             source=source_address,

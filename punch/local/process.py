@@ -266,6 +266,7 @@ def temporary_node(
         name=name,
         accept=Accept.KNOWN,
         known=book,
+        sentence=sentence_of,
         # An invitation is for the user's own identity
         rendezvous=[replace(address, invitation=None) for address in rendezvous],
         source=source_address,
@@ -316,6 +317,7 @@ async def become(
             name=name,
             accept=Accept.ASK,
             known=state.book,
+            sentence=sentence_of,
             rendezvous=rendezvous,
             offers=remembered_offers(state),
             source=source_address,

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
-from punch.contacts import AddressBook
+from punch.contacts import AddressBook, AddressBookError
 from punch.ice.budget import Budgets
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
@@ -116,6 +116,7 @@ class Node(Service):
         relay; None: nobody.
     :param prekeys: keeps the prekeys of known peers; None: they are forgotten with the process.
     :param make_link: makes the link of each call, from what `Link` is made from; None: `Link`.
+    :param sentence: returns what the log says of an error of the address book (`punch.sentences`).
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.
     :ivar network_changes: is told when the network of this machine changes.
@@ -152,6 +153,7 @@ class Node(Service):
         prekeys: PrekeyStorage | None = None,
         member: Identity | None = None,
         make_link: Callable[..., Link] | None = None,
+        sentence: Callable[[AddressBookError], str] = str,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
@@ -187,6 +189,7 @@ class Node(Service):
             retry=lambda peer, cause: self._outgoing.retry(peer, cause),
             path_silent=lambda: self.network_changes.check_control(),
             disconnected_changed=self._watch_for_return,
+            sentence=sentence,
         )
         self.network_changes = NetworkChanges(self._calls, self._control)
         self._network = Network(
@@ -222,7 +225,7 @@ class Node(Service):
             relay_policy=relay,
             channel=self._channel,
             offer_times=OfferTimes(wall),
-            paths=PathMemory(known, lambda: self._network.key, wall),
+            paths=PathMemory(known, lambda: self._network.key, wall, sentence),
             budgets=Budgets(lambda peer: peer in known and not known.blocked(peer)),
             prekeys=own_prekeys,
             spray_policy=spray,

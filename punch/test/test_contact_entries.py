@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.contact_entries import (
@@ -28,6 +29,7 @@ from punch.contacts import AddressBook
 from punch.ice.punching.techniques import Technique
 from punch.identity import Identity, PeerID
 from punch.node.paths.path_memory import PathMemory
+from punch.sentences import sentence_of
 from punch.wire.peers.nat_profile import Mapping, NatProfile, PortAssignment
 
 PATH = LearnedPath("here", "203.0.113.1", "srflx", "ice", 20000)
@@ -67,6 +69,21 @@ class MemoryTests(SynchronousTestCase):
         self.assertTrue(memory.was_over_tcp(PEER))
         memory.worked(PEER, "here", "203.0.113.1", "prflx", Technique.PREDICTION)
         self.assertFalse(memory.was_over_tcp(PEER))
+
+    def test_what_can_not_be_kept(self) -> None:
+        """The log has the sentence of the error, with what the user can do."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        book = AddressBook(directory / "peers.json")
+        book.add(PEER, "bob")
+        memory = PathMemory(book, lambda: "here", lambda: 86400.0, sentence_of)
+        (directory / "peers.json").unlink()
+        (directory / "peers.json").mkdir()
+        with capturedLogs() as logged:
+            memory.worked(PEER, "here", "203.0.113.1", "prflx", Technique.ICE)
+        (event,) = logged
+        self.assertTrue(str(event["error"]).endswith("."), event["error"])
+        self.assertIn(str(directory / "peers.json"), formatEvent(event))
 
     def test_what_is_written_again(self) -> None:
         """Another direct kind of path is no news; a relay, another technique and another day are."""

@@ -57,9 +57,7 @@ may have lost the rendezvous too.
 MAX_RINGING = 8
 """Incoming calls that wait for the user at once; further callers get `busy`."""
 MAX_STRANGERS = 32
-"""
-Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
-"""
+"""Calls of unknown peers under way at once where anyone is accepted. Known peers still get through."""
 
 
 def glare(us: PeerID, peer: PeerID) -> LinkRole:
@@ -77,6 +75,7 @@ class Calls:
     :param retry: called with the peer of a call that has failed, and why; returns whether it is tried again.
     :param path_silent: called when the path of a link does not answer, and the network may be the cause.
     :param disconnected_changed: called when `disconnected` may have changed.
+    :param sentence: returns what the log says of an error of the address book.
     :ivar attempts: the call with each peer that is not linked yet.
     :ivar links: the linked call with each peer.
     """
@@ -90,6 +89,7 @@ class Calls:
         retry: Callable[[PeerID, Cause], bool],
         path_silent: Callable[[], None],
         disconnected_changed: Callable[[], None],
+        sentence: Callable[[AddressBookError], str],
     ) -> None:
         self.attempts: dict[PeerID, Call] = {}
         self.links: dict[PeerID, Call] = {}
@@ -98,6 +98,7 @@ class Calls:
         self._retry = retry
         self._path_silent = path_silent
         self._disconnected_changed = disconnected_changed
+        self._sentence = sentence
         self._replaced: dict[PeerID, Disconnected] = {}
 
     def __iter__(self) -> Iterator[Call]:
@@ -129,8 +130,8 @@ class Calls:
         try:
             self._known.add(peer, name)
         except AddressBookError as error:
-            # The call goes on without it.
-            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
+            problem = self._sentence(error)  # The call goes on without it
+            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=problem)
 
     def knows(self, peer: PeerID) -> bool:
         """Whether a peer was called or accepted before."""

@@ -40,6 +40,7 @@ class Replacements:
 
     :param start: called once, to register.
     :param tell: called at the start if there was another process, with for how long this one waits.
+    :param sentence: returns what the log says of an error.
     """
 
     _log = Logger()
@@ -50,10 +51,12 @@ class Replacements:
         clock: IReactorTime,
         start: Callable[[], object],
         tell: Callable[[Unregistered], None],
+        sentence: Callable[[StateError], str] = str,
     ) -> None:
         self._state = state
         self._start = start
         self._tell = tell
+        self._sentence = sentence
         self._count = 0
         self._timer = Timer(clock)
 
@@ -100,7 +103,7 @@ class Replacements:
         try:
             self._set(0)
         except StateError as error:
-            self._log.warn("{error}", error=error)
+            self._log.warn("{error}", error=self._sentence(error))
 
     def _set(self, count: int) -> None:
         self._count = count

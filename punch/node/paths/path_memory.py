@@ -34,16 +34,22 @@ class PathMemory:
     :param network: returns a name for the network that this machine is in now (`network_key`), None if that
         is not known.
     :param wall: returns seconds since 1970.
+    :param sentence: returns what the log says of an error of the address book.
     """
 
     _log = Logger()
 
     def __init__(
-        self, book: AddressBook, network: Callable[[], str | None], wall: Callable[[], float]
+        self,
+        book: AddressBook,
+        network: Callable[[], str | None],
+        wall: Callable[[], float],
+        sentence: Callable[[AddressBookError], str] = str,
     ) -> None:
         self._book = book
         self._network = network
         self._wall = wall
+        self._sentence = sentence
 
     @property
     def _day(self) -> int:
@@ -160,7 +166,8 @@ class PathMemory:
         try:
             self._book.learn(peer, path)
         except AddressBookError as error:
-            self._log.warn("the path to {peer} could not be kept: {error}", peer=peer, error=error)
+            problem = self._sentence(error)
+            self._log.warn("the path to {peer} could not be kept: {error}", peer=peer, error=problem)
 
 
 def _between(ours: NatProfile | None, theirs: NatProfile | None) -> str:
