@@ -90,7 +90,8 @@ class AddressBookProblem(Enum):
 
 class AddressBookError(ValueError):
     """
-    The book can't be used, or refuses a change.
+    The book can't be used, or refuses a change. `str()` is for logs, and `punch.sentences` has the sentence
+    for users.
 
     :ivar problem: why.
     :ivar path: the file, where that is the problem.

@@ -46,7 +46,8 @@ class StateProblem(str, Enum):
 
 class StateError(Exception):
     """
-    Something kept can't be read or written.
+    Something kept can't be read or written. `str()` is for logs, and `punch.sentences` has the sentence for
+    users.
 
     :ivar problem: why not.
     :ivar path: the file or directory, if that is the problem.
