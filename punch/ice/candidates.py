@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from punch.ice.reach import is_local, may_be_remote, usable
-from punch.wire.address import Address, preference_class
+from punch.wire.address import Address, parsed, preference_class
 from punch.wire.peers.candidate import Candidate, CandidateType
 from punch.wire.special_addresses import is_clat
 
@@ -435,7 +435,9 @@ def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: Remo
     """
     Whether this candidate of the peer is probably a private address behind another NAT than ours.
     """
-    if candidate.type is not CandidateType.HOST or not is_local(candidate.address.host):
+    host = candidate.address.host
+    # Not an address of documentation, which is_private counts, nor one of an overlay in 100.64.0.0/10
+    if candidate.type is not CandidateType.HOST or not (is_local(host) and parsed(host).is_private):
         return False
     here, there = ours.reflexive_hosts, theirs.reflexive_hosts
     return bool(here and there) and here.isdisjoint(there)

@@ -104,7 +104,7 @@ class Pacer:
             return
         self._repeat_at = self._selector.held_until
         selected = self._selector.selected
-        if self._repeat_at is None and selected is not None and selected.usable:
+        if self._repeat_at is None and selected is not None:
             for pair in self._checklist:
                 if self._is_repeated(pair):
                     pair.state = PairState.WAITING

@@ -104,7 +104,7 @@ class SelectedPair:
         selected = self.selected
         if selected is None or selected.improvable:
             return selected is not None
-        return any(pair.lost and pair.kind > selected.kind for pair in self._checklist)
+        return any(pair.lost and pair.valid_kind > selected.kind for pair in self._checklist)
 
     @property
     def size_limited(self) -> bool:

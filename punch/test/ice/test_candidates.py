@@ -329,7 +329,8 @@ class RemoteTests(SynchronousTestCase):
         self.assertFalse(behind_another_nat(far, local, self.remote))
         self.remote.add(signalled("198.51.100.8", kind=SRFLX))
         self.assertTrue(behind_another_nat(far, local, self.remote))
-        self.assertFalse(behind_another_nat(signalled("8.8.8.8"), local, self.remote))
+        for elsewhere in ("8.8.8.8", "100.64.0.7", "2001:db8::7"):
+            self.assertFalse(behind_another_nat(signalled(elsewhere), local, self.remote), elsewhere)
         self.remote.add(signalled("198.51.100.7", kind=SRFLX))
         self.assertFalse(behind_another_nat(near, local, self.remote))
 

@@ -12,6 +12,8 @@ from punch.wire.address import Address
 
 CHECK = 39.5
 """Seconds that the check of a pair takes that is not answered."""
+OPEN = 10.0
+"""Seconds for which a firewall lets answers in."""
 
 
 class RepeatedCheckTests(SynchronousTestCase):
@@ -21,7 +23,7 @@ class RepeatedCheckTests(SynchronousTestCase):
         self.network = IceNetwork()
         self.until = float("inf")
         self.sent: list[float] = []
-        self.received: set[tuple[str, str]] = set()
+        self.opened: dict[tuple[str, str], float] = {}
         self.network.blocked = self.blocked
         alice_nat, bob_nat = NAT("203.0.113.1"), NAT("203.0.113.2")
         self.alice = self.network.host("alice", "192.168.1.2", "2001:db8:1::2", nat=alice_nat)
@@ -33,8 +35,10 @@ class RepeatedCheckTests(SynchronousTestCase):
             return False
         if source.host.startswith("2001:db8:1:"):
             self.sent.append(self.network.now)
-        self.received.add((source.host, target.host))
-        return self.network.now < self.until or (target.host, source.host) not in self.received
+        now = self.network.now
+        self.opened[source.host, target.host] = now
+        closed = now > self.opened.get((target.host, source.host), 0.0) + OPEN
+        return now < self.until or closed
 
     def connect(self) -> None:
         """Have the two connected over IPv4."""
@@ -54,6 +58,11 @@ class RepeatedCheckTests(SynchronousTestCase):
         self.network.run(CHECK + REPEAT[0] + 5.0)
         for host in (self.alice, self.bob):
             self.assertEqual((self.kind(host), host.path.local_base.is_ipv6), (PathKind.HOST, True))
+
+    def test_a_small_path(self) -> None:
+        """The path over IPv4 carries no large datagrams, so that it counts as impaired."""
+        self.network.largest = lambda source, target: 65535 if source.is_ipv6 else 1000
+        self.test_found_later()
 
     def test_seldom(self) -> None:
         """If it never works, the waits become longer, up to five minutes."""
