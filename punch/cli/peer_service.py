@@ -311,9 +311,9 @@ class PeerService(Service):
                 self._finish(1, sentence_of(error))
 
     def _cannot_start(self, failure: Any) -> None:
-        self._log.failure("the history could not be used", failure)
         error = failure.value
         sentence = chat_error_sentence(error) if isinstance(error, ChatError) else failure.getErrorMessage()
+        self._log.failure("the history could not be used: {sentence}", failure, sentence=sentence)
         self._event(CallFailed(None, OtherCause(Reason.STATE.value, sentence)))
 
     def stopService(self) -> Deferred[Any]:

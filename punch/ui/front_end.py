@@ -15,9 +15,10 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
-from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.events import Event, MessageAdded, MessageChanged, StoreFailed
 from punch.identity import PeerID
 from punch.node.causes import OtherCause
 from punch.node.events import CallFailed, Disconnected, Ready
@@ -120,6 +121,8 @@ class ProcessView:
     :ivar sending: messages of this side that are not delivered yet.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         settings: Settings,
@@ -188,6 +191,8 @@ class ProcessView:
 
     def handle(self, event: Event) -> Deferred[None] | None:
         """Handle one event of the chat or its node."""
+        if isinstance(event, StoreFailed) and event.error is not None:
+            self._log.error("{sentence}", sentence=chat_error_sentence(event.error))
         if self.exit.finished and not isinstance(event, Disconnected):
             return Deferred() if isinstance(event, (MessageAdded, MessageChanged)) else None
         if self._early is not None and (

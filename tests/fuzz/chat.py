@@ -26,6 +26,7 @@ from punch.apps.chat.protocol import (
 from punch.apps.chat.store import Store
 from punch.test.apps.chat.test_protocol import OURS, THEIRS, ack, frame, hello, knows, message, number
 from punch.test.apps.chat.test_store import BOB, EVE
+from punch.ui.text.chat import chat_error_sentence
 from tests.fuzz.files import directory, write_damaged
 from tests.fuzz.target import Reader, chunk, target
 
@@ -129,8 +130,8 @@ def history(data: bytes) -> None:
         believed_time(store, 5.0)
         store.expire(2.0)
     except StoreError as error:
-        text = str(error)
-        assert text.endswith("."), text
+        sentence = chat_error_sentence(error)
+        assert sentence.endswith("."), sentence
     finally:
         if store is not None:
             store.close()

@@ -181,7 +181,6 @@ class Storage:
         assert isinstance(error, StoreError)
         if self.trouble is None:
             self.trouble = error
-            self._log.error("The history can't be used: {error}", error=error)
             self._views.tell(StoreFailed(self.trouble))
         if not self._retrying:
             self._retrying = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_TEXT
 from punch.apps.chat.chat import REOPEN_DELAY
+from punch.apps.chat.events import StoreFailed
+from punch.apps.chat.model import ChatProblem, StoreError
 from punch.apps.files.events import Stage, Transfer, TransferChanged, TransferProgress
 from punch.apps.files.messages import EntryKind, FilesOffer, Item
 from punch.identity import PeerID
@@ -144,6 +147,16 @@ class PipeTests(StdioCase):
         self.assertEqual(self.fixture.ends, [])
         self.connect()
         self.assertEqual(self.fixture.ends, [(0, None)])
+
+    def test_the_log_says_what_to_do_about_the_history(self) -> None:
+        """It has the sentence that the user is shown."""
+        self.begin()
+        full = StoreError(ChatProblem.HISTORY_UNUSABLE, text="the disk is full")
+        with capturedLogs() as captured:
+            self.front_end.view.handle(StoreFailed(full))
+            self.front_end.view.handle(StoreFailed(None))
+        self.assertEqual(len(captured), 1)
+        self.assertIn("the disk is full. Make room or make it writable", formatEvent(captured[0]))
 
     def test_what_the_disk_refuses_is_tried_again(self) -> None:
         """Messages that could not be stored are tried again in order, and the process waits for them."""
