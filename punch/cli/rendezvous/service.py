@@ -333,10 +333,10 @@ def make_service(options: Options, reactor: Any) -> IService:
 
 # -- the memory of a process with many connections --
 
-YOUNG = 5_000
+YOUNG = 2_500
 """How many new objects there are when the collector looks at them…"""
-MIDDLE = 2
-"""…and how many times it does so until it looks once more at those that are left."""
+MIDDLE = 0
+"""…and each second time, once more at those that are left: at 5,000 at most."""
 NEVER = 1_000_000
 PERIOD = 3.0
 """Seconds between two looks at the number of connections."""
