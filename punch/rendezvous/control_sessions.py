@@ -268,7 +268,8 @@ class ControlSessions:
         gone: Mapping[PeerID, Error] = {}
         denied: Set[PeerID] | None = None
         try:
-            gone = self._access.no_longer_admitted(known, list_changed=list_changed)
+            changed = list_changed or self.lists_pending
+            gone = self._access.no_longer_admitted(known, list_changed=changed)
             denied = gone.keys() | self._access.revoked
         except MemberStoreError:
             # The deny list holds all the same; for what can't be read now, nobody is sent away

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -33,6 +32,8 @@ _SHARE = MOST_WAITING // 2
 """Of these, those for one address."""
 MOST_KEPT = 1024
 """Messages that are kept, of at most some 12 KiB; half of these for one address."""
+KEPT_TIME = 120.0
+"""Seconds for which one is kept. Their calls are over by then (`ring_time` and `answered_time`)."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
 
@@ -157,14 +158,16 @@ class UndeliveredMessages:
     Messages that are to be sent again, in order: Redis was away, or their process may be connecting to it
     again. A message may have been received all the same, if Redis was lost before it has answered.
 
-    When there is no room, messages are lost: the newest of the source that has most.
+    All times are monotonic seconds. What has waited for `KEPT_TIME` is dropped. When there is no room, the
+    oldest message of the source that has most is lost, or that of the same source if this has its share.
     """
 
     def __init__(self) -> None:
         self._numbers = count()
         self._messages: dict[str, dict[int, tuple[PeerRequest | PeerReply | PeerLost, Source]]] = {}
         """By process and number."""
-        self._process_of: dict[int, str] = {}
+        self._kept: dict[int, tuple[str, float]] = {}
+        """By number, the oldest first: the process, and since when."""
         self._places: SourceTable[int] = SourceTable(MOST_KEPT, Shares.growing(MOST_KEPT // 2))
 
     def __contains__(self, process: object) -> bool:
@@ -176,30 +179,55 @@ class UndeliveredMessages:
         """The processes for which there are messages."""
         return list(self._messages)
 
-    def add(self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source) -> None:
+    def add(
+        self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source, now: float
+    ) -> None:
         """Keep a message, after those that are there for its process."""
-        with suppress(NoRoom):
+        self._drop_old(now)
+        try:
             newest = self._places.room(source)
-            if newest is not None:
-                self._forget(newest)
-            number = next(self._numbers)
-            self._places.enter(source, number)
-            self._process_of[number] = process
-            self._messages.setdefault(process, {})[number] = message, source
+            leaving = None if newest is None else self._places.oldest(self._places.source(newest))
+        except NoRoom:
+            leaving = self._places.oldest(source)
+            if leaving is None:
+                return
+        if leaving is not None:
+            self.forget(leaving)
+        number = next(self._numbers)
+        self._places.enter(source, number)
+        self._kept[number] = process, now
+        self._messages.setdefault(process, {})[number] = message, source
 
-    def take(self, process: str) -> list[tuple[PeerRequest | PeerReply | PeerLost, Source]]:
-        """Return the messages for a process with their sources, and keep them no longer."""
-        messages = self._messages.get(process, {}).copy()
-        for number in messages:
-            self._forget(number)
-        return list(messages.values())
+    def first(
+        self, process: str, now: float
+    ) -> tuple[int, PeerRequest | PeerReply | PeerLost, Source] | None:
+        """Return the first message for a process, with its number and source; None if there is none."""
+        self._drop_old(now)
+        for number, (message, source) in self._messages.get(process, {}).items():
+            return number, message, source
+        return None
 
-    def _forget(self, number: int) -> None:
+    def forget(self, number: int) -> None:
+        """Keep a message no longer."""
+        if number not in self._kept:
+            return
         self._places.leave(number)
-        process = self._process_of.pop(number)
+        process, _ = self._kept.pop(number)
         del self._messages[process][number]
         if not self._messages[process]:
             del self._messages[process]
+
+    def forget_all(self, process: str) -> None:
+        """Keep no message for a process."""
+        for number in list(self._messages.get(process, ())):
+            self.forget(number)
+
+    def _drop_old(self, now: float) -> None:
+        while self._kept:
+            number, (_, since) = next(iter(self._kept.items()))
+            if now < since + KEPT_TIME:
+                return
+            self.forget(number)
 
 
 def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:

@@ -149,6 +149,7 @@ class RedisDirectory:
         self._twins = TwinDetector(BEAT)
         self._missing: set[str] = set()
         self._undelivered = UndeliveredMessages()
+        self._resending: set[str] = set()
         self._offset = ClockOffset()
         """Of the clock of Redis, from monotonic seconds."""
         self._clock_error = 0.0
@@ -252,7 +253,7 @@ class RedisDirectory:
         if commands is None or not commands.open or process in self._undelivered:
             self._keep(True, process, message, source)
         else:
-            self._deliver(commands, process, message, source)
+            self._send(commands, process, message, source).addCallback(self._keep, process, message, source)
 
     # -- the connection --
 
@@ -337,8 +338,9 @@ class RedisDirectory:
                 self._process_lost(other)
         self._missing = missing
         for process in self._undelivered.processes:
-            for message, source in self._undelivered.take(process):
-                self._deliver(commands, process, message, source)
+            if process not in self._resending:
+                self._resending.add(process)
+                in_background(commands, self._resend(commands, process))
         self._shared.synchronize(partial(self._queue.ask, commands), self._monotonic() + self._offset.seconds)
 
     def _found(self, commands: RedisConnection) -> None:
@@ -423,17 +425,16 @@ class RedisDirectory:
             self._process_lost(process)
         return self._incomplete
 
-    def _deliver(
-        self,
-        commands: RedisConnection,
-        process: str,
-        message: PeerRequest | PeerReply | PeerLost,
-        source: Source,
-    ) -> None:
-        """Send a message, and keep it if it has to be sent again."""
-        self._send(commands, process, message, source).addCallback(
-            self._keep, process=process, message=message, source=source
-        )
+    async def _resend(self, commands: RedisConnection, process: str) -> None:
+        """Send what was kept for a process, one message after the other, as long as it receives them."""
+        try:
+            while (first := self._undelivered.first(process, self._monotonic())) is not None:
+                number, message, source = first
+                if await self._send(commands, process, message, source):
+                    return
+                self._undelivered.forget(number)
+        finally:
+            self._resending.discard(process)
 
     def _keep(
         self, undelivered: bool, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source
@@ -444,18 +445,17 @@ class RedisDirectory:
             # The caller is told at once, and calls again.
             self._user.request_lost(message)
         else:
-            self._undelivered.add(process, message, source)
+            self._undelivered.add(process, message, source, self._monotonic())
 
     def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> bool:
         failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
         if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
             commands.give_up(failure.value)
             return True
-        # Too much waits.
         return False
 
     def _process_lost(self, process: str) -> None:
-        self._undelivered.take(process)
+        self._undelivered.forget_all(process)
         if self._user is not None:
             self._user.process_lost(process)
 

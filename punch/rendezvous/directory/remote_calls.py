@@ -258,14 +258,13 @@ class RemoteCalls:
 
     def request_lost(self, message: PeerRequest, problem: str, now: float) -> None:
         """
-        The process of the called peer has not received a request of the caller. If it is `Establish`, the
-        call is over.
+        The process of the called peer has not received `Establish`: the call is over.
 
         :param problem: a sentence for the caller.
         """
         key = (message.request.call, message.peer)
         call = self._calls.get(key)
-        if call is not None and isinstance(message.request, Establish):
+        if call is not None:
             self._forget(key)
             self._absent(call, problem, now)
 

@@ -181,6 +181,18 @@ class MemberTests(MemberCase):
         self.net.advance(6.0)
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
 
+    def test_a_list_that_was_read_before_other_changes(self) -> None:
+        """Who is listed no more is told so, and not that others had its invitation."""
+        path = self.start_with_file(AdmitPolicy.INVITED, [self.bob.peer_id])
+        other = self.register(self.bob)
+        view = self._drop_view(path)
+        self.members.listed = frozenset()
+        self.service.end_refused()
+        self._execute(path, view)
+        self.service.end_refused(list_changed=False)
+        self.net.advance(0.5)
+        self.assertEqual((other.last["refusal"], other.ended is None), ("revoked", False))
+
     def _drop_view(self, path: Path) -> str:
         """Have the revocations be unreadable; return the statement that mends that."""
         ((view,),) = self._execute(path, "SELECT sql FROM sqlite_master WHERE name = 'revoked'")

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
 from punch.net.sources import source_of
-from punch.rendezvous.directory.command_queue import MOST_KEPT, UndeliveredMessages
+from punch.rendezvous.directory.command_queue import KEPT_TIME, MOST_KEPT, UndeliveredMessages
 from punch.rendezvous.directory.connector import DirectoryUnavailable
 from punch.rendezvous.directory.messages import TWIN_TIME, UNKNOWN, PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.directory.peer_entries import AWAIT_LIFE
@@ -408,19 +408,52 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(5.0)
         self.assertEqual(set(one.gone), {two.name})
 
+    def test_messages_are_kept_in_order(self) -> None:
+        """What is sent while earlier messages are being sent again comes after them."""
+        one, two = self.start(2)
+        self.redis.stop()
+        self.net.advance(1.5)
+        sent = [PeerLost(PeerID(bytes([number]) * 32)) for number in range(40)]
+        for message in sent[:20]:
+            one.directory.send(two.name, message)
+        self.redis.delay = 0.05
+        self.redis.start()
+        for message in sent[20:]:
+            self.net.advance(0.2)
+            one.directory.send(two.name, message)
+        self.net.advance(5.0)
+        self.assertEqual([message for _, message in two.messages], sent)
+
+    def test_messages_of_calls_that_are_over(self) -> None:
+        """They make no work when Redis is back, and take no places of newer ones."""
+        one, two = self.start(2)
+        self.redis.stop()
+        self.net.advance(1.5)
+        for _ in range(2 * MOST_KEPT):
+            one.directory.send(two.name, PeerLost(ALICE), source_of("192.0.2.1"))
+        self.net.advance(KEPT_TIME)
+        one.directory.send(two.name, PeerLost(BOB))
+        self.redis.start()
+        self.net.advance(5.0)
+        self.assertEqual(two.messages, [(one.name, PeerLost(BOB))])
+
     def test_what_is_kept_is_bounded(self) -> None:
-        """One source does not take the places of others."""
+        """One source does not take the places of others, and its newest messages stay."""
         kept = UndeliveredMessages()
         for number in range(2 * MOST_KEPT):
-            kept.add("one", PeerLost(ALICE), source_of("192.0.2.1") if number % 4 else UNKNOWN)
-        kept.add("one", PeerLost(BOB), source_of("198.51.100.1"))
-        kept.add("two", PeerLost(CAROL), source_of("198.51.100.1"))
+            kept.add("one", PeerLost(ALICE), source_of("192.0.2.1") if number % 4 else UNKNOWN, 0.0)
+        kept.add("one", PeerLost(BOB), source_of("192.0.2.1"), 1.0)
+        kept.add("two", PeerLost(CAROL), source_of("198.51.100.1"), 1.0)
         self.assertEqual(kept.processes, ["one", "two"])
-        found = kept.take("one")
+        found = []
+        while (first := kept.first("one", 1.0)) is not None:
+            found.append(first[1])
+            kept.forget(first[0])
         self.assertLess(len(found), MOST_KEPT)
-        self.assertEqual(found[-1], (PeerLost(BOB), source_of("198.51.100.1")))
-        self.assertEqual([message for message, _ in kept.take("two")], [PeerLost(CAROL)])
-        self.assertEqual((kept.processes, kept.take("one"), "one" in kept), ([], [], False))
+        self.assertEqual((found[-1], found.count(PeerLost(BOB))), (PeerLost(BOB), 1))
+        self.assertEqual((kept.processes, kept.first("two", 0.0)[1:2]), (["two"], (PeerLost(CAROL),)))  # type: ignore[index]
+        kept.forget_all("two")
+        self.assertEqual((kept.processes, "two" in kept), ([], False))
 
     def test_introductions_while_others_connect_again(self) -> None:
         """They go on with a process that is back seconds after Redis, and end with one that has died."""

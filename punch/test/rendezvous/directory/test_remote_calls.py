@@ -166,11 +166,11 @@ class RemoteCallsTests(SynchronousTestCase):
         self.assert_empty()
 
     def test_request_that_is_lost(self) -> None:
-        """The caller hears why its call is over; what else is lost ends nothing."""
+        """The caller hears why its call is over; that of another call ends nothing."""
         self.call()
         calls = self.net.remote_calls["one"]
-        for request in (Trickle(CALL, BOB, envelope(BOB)), Establish("9" * 32, BOB, envelope(BOB))):
-            calls.request_lost(PeerRequest(ALICE, "name", "192.0.2.1", request), "Ask again.", 0.0)
+        other = Establish("9" * 32, BOB, envelope(BOB))
+        calls.request_lost(PeerRequest(ALICE, "name", "192.0.2.1", other), "Ask again.", 0.0)
         self.assertEqual((len(calls), self.net.replies(self.alice)), (1, []))
         calls.request_lost(
             PeerRequest(ALICE, "name", "192.0.2.1", Establish(CALL, BOB, envelope(BOB))), "Ask again.", 0.0
