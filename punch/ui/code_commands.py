@@ -1,4 +1,4 @@
-"""Commands about codes: each side gets into the address book of the other (docs/codes.md)."""
+"""Commands about codes, by which two peers get into the address book of each other (docs/codes.md)."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ TABLE = (
         asks=True,
     ),
 )
-"""The commands, as lines of `punch.ui.commands.COMMANDS`."""
+"""The commands about codes; `punch.ui.commands.COMMANDS` contains them."""

@@ -1,4 +1,4 @@
-"""What a command is: its fields, what it does, and where it is given."""
+"""The types that describe a command: its fields, its function, and the context in which it runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Fields = Mapping[str, Any]
 Answer = dict[str, Any]
 
 Result = Answer | None | Deferred[Any]
-"""What running a command gives, at once or later. None: it is done, and there is nothing to say."""
+"""The result of a command, at once or as a Deferred. None: it is done, and has no answer."""
 
 
 class CommandRefused(ValueError):
     """
     A command can't be done; `str()` is a sentence for the user.
 
-    :ivar code: what programs are told, as the `reason` of an error.
+    :ivar code: the same for programs: the `reason` of JSON's `error` event.
     """
 
     def __init__(self, code: str, sentence: str) -> None:
@@ -38,12 +38,12 @@ class CommandRefused(ValueError):
 
 
 def refusal(error: ChatError) -> CommandRefused:
-    """What a view shows where the chat can't do something."""
+    """Return the `CommandRefused` for an error of the chat."""
     return CommandRefused(error.code, chat_error_sentence(error))
 
 
 class FieldKind(Enum):
-    """What a field holds."""
+    """What a field holds. The values stand in sentences for users."""
 
     PEER = "an ID or a name from the address book"
     TEXT = "text"
@@ -64,7 +64,7 @@ class Field:
     """
     One field of a command.
 
-    :ivar nullable: whether null is a value of its own, and not the same as leaving the field out.
+    :ivar nullable: whether null is a value of its own; otherwise null means that the field is left out.
     """
 
     name: str
@@ -76,12 +76,12 @@ class Field:
 @dataclass(frozen=True)
 class Applications:
     """
-    What a process has beside the chat.
+    The applications and services that a process has besides the chat. Each may be missing.
 
-    :ivar codes: makes and uses codes; None: that is not possible here.
-    :ivar transfers: the files that are sent and received; None: neither is possible here.
-    :ivar open_folder: opens a folder of this machine on its desktop; None: there is no desktop.
-    :ivar node_status: `NodeAccess.status`; None: only the chat's is known.
+    :ivar codes: makes and uses codes; None: this process can't.
+    :ivar transfers: sends and receives files; None: this process can't.
+    :ivar open_folder: shows a folder of this machine on its desktop; None: there is no desktop.
+    :ivar node_status: `NodeAccess.status`; None: only the status of the chat is known.
     """
 
     codes: ContactCodes | None = None
@@ -91,15 +91,15 @@ class Applications:
 
 
 NO_APPLICATIONS = Applications()
-"""A process that has only the chat."""
+"""For a process that has only the chat."""
 
 
 @dataclass(frozen=True)
 class CommandContext:
     """
-    Where a command is given: the chat, from one of its views.
+    What commands work on: the chat and the other applications of the process.
 
-    :ivar quit: ends the process, in order.
+    :ivar quit: ends the process, after what is under way.
     """
 
     chat: Chat
@@ -110,12 +110,17 @@ class CommandContext:
 @dataclass(frozen=True)
 class Command:
     """
-    One line of the table.
+    One command, an entry of `punch.ui.commands.COMMANDS`.
 
-    :ivar typed: its fields in the order in which a person types them; `text` takes the rest of the line.
+    :ivar fields: the fields that it takes.
+    :ivar run: does it. It gets the fields after they were checked, and may raise `CommandRefused` or
+        `ChatError`.
     :ivar help: what it does, for a person.
-    :ivar asks: it answers something (else it just is done).
-    :ivar current: a person who names no peer means the one the chat is with.
+    :ivar typed: the names of the fields that a person can type, in order; a field of kind `TEXT` takes the
+        rest of the line.
+    :ivar asks: whether it has an answer, which is always sent; without one, a program is told of its
+        success only if it numbered the request.
+    :ivar current: whether a person may leave out the peer, and then means the one that the chat is with.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """
 What a person types: messages, commands that begin with a slash, and answers to questions.
 
-A line is judged by what was on the screen when it was begun: it answers no question that was asked later, and
-it marks only those messages as read that were there. If a message was shown below a question, "yes" may be
-meant for either, and the question is asked again.
+What a line means depends on what was on the screen when its first character was typed: it does not answer a
+question that was asked later, and it marks only the messages as read that were shown by then. If a message
+was shown below a question, "yes" may be an answer to either, so the question is asked again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from punch.ui.text import answers
 from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.sentences import count, name_lines
 
-#: Of how many messages of one peer it is remembered with which `show` each was shown.
+#: Messages of one peer for which the number of their `TextScreen.show` is remembered, at most.
 MAX_UNSEEN = 64
 
-#: How many peers that were connected here can be named by what they call themselves: the latest.
+#: Peers that commands find by the name that they gave themselves: the latest that were connected.
 MAX_CONNECTED_PEERS = 256
 
 #: The answers to a question.
@@ -44,18 +44,22 @@ ANSWERS = ("y", "yes", "n", "no")
 @dataclass
 class Question:
     """
-    Something that the next typed line may answer.
+    A question that the next typed line may answer with yes or no.
 
-    :ivar peer: whose call it is about, if it is about one.
-    :ivar waits: whether it still waits for an answer: it may be answered elsewhere, or be given up.
+    :ivar text: returns what is shown.
+    :ivar yes: called when the answer is yes.
+    :ivar no: called when the answer is no.
+    :ivar peer: the peer whose call it is about, if it is about one.
+    :ivar waits: whether it still needs an answer: it may have been answered in another view, or the peer may
+        have given up.
     :ivar refused_by_quit: whether `/quit` answers it with no.
-    :ivar by_user: whether the user's own command or paste has led to it: it is asked before all others.
-    :ivar time: for how many seconds after it was shown first a line answers it; None: without a limit. As it
-        can be answered by a command as well, other lines don't have to wait until it is answered.
-    :ivar later: what is shown when that time is over.
-    :ivar asked: the number of the line that asked it last; None: not asked yet.
-    :ivar asked_first: when it was shown first.
-    :ivar followed: the number of the first message that was shown since it was asked last, if one was.
+    :ivar by_user: whether a command or paste of the user has led to it: then it is asked before all others.
+    :ivar time: for how many seconds, from when it was first shown, a line answers it; None: without a limit.
+        A question with a limit can be answered by a command as well, so other lines are sent meanwhile.
+    :ivar later: returns what is shown when that time is over.
+    :ivar asked: the number of the `TextScreen.show` that asked it last; None: not asked yet.
+    :ivar asked_first: when it was first shown, by the clock of `Questions`.
+    :ivar followed: the number of the `show` of the first message since it was asked last, if there was one.
     """
 
     text: Callable[[], str]
@@ -72,15 +76,15 @@ class Question:
     followed: int | None = None
 
     def is_late(self, now: float) -> bool:
-        """Whether no line answers it any more."""
+        """Whether its time is over, so that no line answers it any more."""
         return self.time is not None and self.asked_first is not None and now >= self.asked_first + self.time
 
 
 class Questions:
     """
-    The questions that wait for an answer; the first one is open.
+    The questions that wait for an answer. Only the first one, the *open* one, can be answered by a line.
 
-    :param show: shows a line, and returns its number.
+    :param show: `TextScreen.show`.
     :param seconds: a monotonic clock.
     """
 
@@ -96,7 +100,7 @@ class Questions:
 
     @property
     def caller(self) -> PeerID | None:
-        """The peer whose call is asked about first."""
+        """The peer of the first question that is about a call."""
         return next((question.peer for question in self._waiting if question.peer is not None), None)
 
     def ask(self, question: Question) -> None:
@@ -109,7 +113,7 @@ class Questions:
             self.ask_again()
 
     def ask_again(self) -> None:
-        """Show the open question, once more if it was shown before."""
+        """Show the open question, also if it was shown before."""
         if self._waiting:
             question = self._waiting[0]
             question.asked = self._show(question.text())
@@ -118,12 +122,12 @@ class Questions:
                 question.asked_first = self._seconds()
 
     def message_shown(self, number: int) -> None:
-        """A message was shown, as line `number`."""
+        """Note that a message was shown, by the `show` with this number."""
         if self._waiting and self._waiting[0].followed is None:
             self._waiting[0].followed = number
 
     def drop_answered(self) -> None:
-        """Drop the questions that do not wait any more, or not for a line."""
+        """Drop the questions that need no answer any more, and those that are too late for a typed one."""
         first, now = self.open, self._seconds()
         waiting = [each for each in self._waiting if each.waits()]
         self._waiting = [each for each in waiting if not each.is_late(now)]
@@ -142,34 +146,39 @@ class TextScreen(Protocol):
     """Where text is shown: a pipe, a plain terminal, or the lines above a prompt."""
 
     def show(self, text: str) -> int:
-        """Show one or more lines. Returns a number that grows with each call."""
+        """Show a text of one or more lines. Returns the number of this call, which grows with each."""
 
     def replace(self, text: str, key: object) -> int:
-        """As `show`, but instead of the last line if that has the same key, where that is possible."""
+        """As `show`, but replace the last line if it has the same key and the screen can do that."""
 
     def written(self) -> Deferred[None]:
-        """Fires when all that was shown is out."""
+        """Fires when all that was shown has left this process."""
 
     def give_back(self, text: str) -> None:
-        """Put a typed line that had no effect into the line again, where that is possible."""
+        """Put a text that was typed and had no effect back into the input line, where that is possible."""
 
     def clear(self) -> None:
         """Clear the screen, where that is possible."""
 
     def changed(self) -> None:
-        """Show what has changed in a status line, if there is one."""
+        """Update the status line, if there is one: something in it may have changed."""
 
     def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
-        """Lines go to another peer, or the same one again; `chosen`: the user wants it so."""
+        """
+        Note that lines go to `peer` from now on.
+
+        :param before: the peer to which they went until now, which may be the same.
+        :param chosen: whether the user has asked for it.
+        """
 
 
 class CommandLine:
     """
-    Handles typed lines. They go to the peer that the command line names, until another one is selected.
+    Handles typed lines. They go to the peer of `--peer`, until another one is selected.
 
-    :ivar current: the peer to which lines go.
+    :ivar current: the peer to which lines go; None: there is none yet.
     :ivar chosen: whether the user has chosen it.
-    :ivar connected_peers: the peers that were connected here, the latest last.
+    :ivar connected_peers: the peers that were connected in this process, as keys, the latest last.
     :ivar questions: what the user is asked.
     """
 
@@ -195,8 +204,8 @@ class CommandLine:
         """
         Handle one line.
 
-        :param seen: the number of the last `show` that was on the screen when the line was begun; None: not
-            known.
+        :param seen: the number of the last `TextScreen.show` that was on the screen when the first character
+            of the line was typed; None: it is not known.
         """
         if self._exit.ending:
             return
@@ -233,7 +242,7 @@ class CommandLine:
         self._view.balance()
 
     def not_sent(self, text: str, error: CommandRefused) -> None:
-        """A message can't be sent."""
+        """Show why a message can't be sent. If nobody watches, the process ends."""
         self._screen.show(self._style.bad(str(error)))
         if self._view.watched:
             self._screen.give_back(text)
@@ -244,14 +253,14 @@ class CommandLine:
         """
         Send lines to `peer` from now on.
 
-        :param chosen: whether the user wants it so.
+        :param chosen: whether the user has asked for it.
         """
         before, self.current, self.chosen = self.current, peer, chosen
         self._screen.changed()
         self._screen.selected(before, peer, chosen)
 
     def add_connected(self, peer: PeerID) -> None:
-        """A peer was connected in this process: commands also find it by the name that it gave itself."""
+        """Note that a peer was connected: commands find it by the name that it gave itself, too."""
         self.connected_peers.pop(peer, None)
         self.connected_peers[peer] = None
         if len(self.connected_peers) > MAX_CONNECTED_PEERS:
@@ -281,7 +290,7 @@ class CommandLine:
         self.questions.drop_answered()
 
     def _answered(self, text: str, word: str, seen: int | None) -> bool:
-        """Whether a line belongs to the open question; if so, handle it."""
+        """Handle a line as an answer to the open question. Returns whether it was one."""
         question = self.questions.open
         if question is None or text.startswith("/"):
             return False
@@ -305,17 +314,26 @@ class CommandLine:
     # -- what was read --
 
     def shown_with(self, shown: int, message: ChatMessage) -> None:
-        """A message is on the screen with `show` number `shown`: it is read, with those before it, when that
-        was seen."""
+        """
+        Note which `show` has put a message on the screen. When the user has seen that, the message and those
+        before it are marked as read.
+
+        :param shown: the number of the `show`.
+        """
         self.questions.message_shown(shown)
         unseen = self._unseen.setdefault(message.peer, [])
         unseen.append((shown, message.number))
         if len(unseen) > MAX_UNSEEN:
-            # Nobody has typed for long. Whoever sees a later message has seen these as well.
+            # Nobody has typed for long. Half of the numbers are enough: who sees a later message has seen
+            # those before it.
             del unseen[1:-1:2]
 
     def noticed(self, seen: int | None = None) -> None:
-        """A person is there, and has seen what is on the screen, up to `show` number `seen`; None: all."""
+        """
+        Mark messages as read: the user has pressed a key, and sees the screen.
+
+        :param seen: the number of the last `show` that was on the screen; None: all were.
+        """
         unseen, self._unseen = self._unseen, {}
         for peer, lines in unseen.items():
             numbers = [number for shown, number in lines if seen is None or shown <= seen]
@@ -361,12 +379,12 @@ class CommandLine:
         self._screen.show("\n".join(lines))
 
     def perform(self, name: str, **fields: Any) -> None:
-        """Do what a command does, as if it had been typed."""
+        """Do a command as if it had been typed."""
         self._perform(slash.TypedCommand(name, fields))
 
     def _perform(self, typed: slash.TypedCommand) -> None:
         if typed.name == "send":
-            # As other lines that are typed, and after those.
+            # It goes through the same queue as other typed lines, so that the order is kept.
             self.send_parts(self._chat.contacts.find(typed.fields["peer"]), str(typed.fields["text"]))
             return
         if typed.name == "netcheck":
@@ -386,7 +404,7 @@ class CommandLine:
         self._screen.changed()
 
     def quit(self) -> None:
-        """End, unless something would be lost that the user may want to wait for: then ask."""
+        """End the process; if something would be lost that the user could wait for, ask before."""
         if self.questions.open is not None and self.questions.open.refused_by_quit:
             self.answer(False)
         waiting = self._chat.conversations.undelivered()
@@ -427,7 +445,7 @@ class CommandLine:
             self._screen.show(chat_error_sentence(error))
 
     def refused(self, failure: Failure) -> None:
-        """A command has failed."""
+        """Show why a command has failed."""
         error = why(failure, self._log)
         if not self._exit.finished:
             self._screen.show(str(error))

@@ -1,9 +1,9 @@
 """
-All that a person or a script can ask of a chat: one table, for `--json`, the browser and typed commands.
+The table of all commands that a person or a program can give: the same for `--json`, pages and typed lines.
 
-A command is given *fields*, a dictionary as it came out of JSON, and is done by the `Chat`. What can't be
-done is a `CommandRefused`, whose code is the `reason` of JSON's `error` event. What a command answers is a
-dictionary that can be written as JSON; `None` if nothing is to be said but that it was done.
+A command gets *fields*, a dictionary that was read from JSON, and mostly calls the `Chat`. Its answer is a
+dictionary that can be written as JSON, or None if there is nothing to tell but that it was done. If it can't
+be done, it raises `CommandRefused` or fails with it; its code is the `reason` of JSON's `error` event.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from punch.apps.chat import Chat
 
 
-#: Messages of an answer when nothing else is asked for.
+#: The default of the field `limit`: the most messages in an answer.
 LIMIT = 50
 
 
@@ -57,9 +57,10 @@ def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[A
     """
     Do a command.
 
-    :param fields: from a stranger to this program: anything may be in there. Unknown ones are ignored.
-    :return: its answer; `why` says what a failure means.
-    :raise CommandRefused: it can't be done, as far as that is known at once.
+    :param name: the name of the command. It is not checked yet, and may be any value.
+    :param fields: its fields. They are not checked yet either; unknown ones are ignored.
+    :return: fires with the answer; `why` tells what a failure means.
+    :raise CommandRefused: it can't be done, and that is known at once.
     """
     if not isinstance(name, str):
         raise CommandRefused("malformed", 'A command needs a field "command" with its name, as text.')
@@ -77,7 +78,7 @@ def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[A
 
 
 def why(failure: Failure, log: Logger) -> CommandRefused:
-    """Why a command failed; what nobody foresaw goes to the log as well."""
+    """Return why a command failed. An unexpected error is also logged."""
     error = failure.value
     if isinstance(error, CommandRefused):
         return error
@@ -88,7 +89,7 @@ def why(failure: Failure, log: Logger) -> CommandRefused:
 
 
 def is_client_id(value: object) -> bool:
-    """Whether a client may call a message that."""
+    """Whether a client may use this value as its own ID of a message."""
     if isinstance(value, str):
         return len(value) <= MAX_CLIENT_ID
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
@@ -432,13 +433,14 @@ COMMANDS: Mapping[str, Command] = {command.name: command for command in _TABLE}
 
 async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
     """
-    Write the messages with one peer, or with all (None), to a new file, which appears when it is complete. No
-    file is replaced.
+    Write the messages with one peer, or with all (None), to a new file. The file appears when it is complete,
+    and never replaces another one.
 
-    One page at a time is in memory. The file is written in the store's thread, not in the reactor's.
+    At most `MAX_LIMIT` messages are in memory at a time. The file is written in the store's thread, not in
+    the reactor's.
 
-    :return: how many messages that were.
-    :raise CommandRefused: the file can't be written or is there already (`bad-file`).
+    :return: the number of messages.
+    :raise CommandRefused: the file can't be written or exists already (`bad-file`).
     :raise StoreError: the history can't be read.
     """
     try:
@@ -449,7 +451,7 @@ async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
         finally:
             file.discard()
     except (OSError, RuntimeError) as error:
-        # RuntimeError: there is no such home directory
+        # RuntimeError comes from `expanduser`: there is no such home directory.
         reason = getattr(error, "strerror", None) or error
         raise CommandRefused("bad-file", f"The file {path} can't be written: {reason}.") from error
     if not finished:
@@ -467,7 +469,7 @@ async def _write_all(chat: Chat, peer: PeerID | None, file: NewFile) -> int:
 
 
 def _write(store: Store, file: NewFile, page: Sequence[ChatMessage]) -> None:
-    # The store is not used, only its thread.
+    # The store itself is not needed, only its thread.
     for message in page:
         file.write(json.dumps(message_fields(message)).encode("ascii") + b"\n")
 

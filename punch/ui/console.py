@@ -1,7 +1,8 @@
 """
-The front end of a process with its streams: stdin and stdout as a pipe or plain lines, or a terminal.
+A front end together with the streams that it uses: JSON lines, plain lines, or a terminal with a line editor.
 
-What stdin and stdout are is determined when the service starts: until then a daemon may still change them.
+Which front end fits depends on what stdin and stdout are. That is found out when the service starts, since
+twistd may replace them before, when it becomes a daemon.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from punch.ui.terminal.tty_modes import TerminalModes
 if TYPE_CHECKING:
     from punch.ui.json.front_end import JSONFrontEnd
 
-#: Seconds that the last output may take to be read.
+#: Seconds for which the process waits at its end until its output was read.
 DRAIN_TIMEOUT = 1.0
 
 
 def _hint() -> str:
-    # Reading what is installed takes long, and few need the hint.
+    # Imported here, as it takes long to find out what is installed, and the hint is rarely shown.
     from punch.extras import install_command_here
 
     return f"For line editing, history and a status line: {install_command_here('terminal')}"
@@ -39,11 +40,12 @@ def _hint() -> str:
 @dataclass(frozen=True)
 class StartOptions:
     """
-    What the user asked for.
+    What the user asked for, and what a front end needs of the process.
 
-    :ivar json: events and commands as JSON lines.
-    :ivar elapsed: seconds since the process started.
-    :ivar typed_lines: where typed lines are kept, if they are.
+    :ivar environ: the environment variables.
+    :ivar elapsed: returns the seconds since the process started.
+    :ivar json: whether to use JSON lines (`--json`).
+    :ivar typed_lines: the file that keeps typed lines; None: they are kept in memory only.
     """
 
     settings: Settings
@@ -56,33 +58,31 @@ class StartOptions:
 
 class Console(Protocol):
     """
-    A front end with its streams, from its first line to its last.
-
-    :ivar front_end: the view.
+    A front end with its streams. At the end of the process, `close` is called first and `drain` last.
     """
 
     @property
     def front_end(self) -> FrontEnd:
-        """The view."""
+        """The front end."""
 
     def close(self) -> Deferred[Any]:
-        """Show nothing more, and give a terminal back: the first thing at the end of the process."""
+        """Show nothing more, and restore the terminal. Fires when that is done."""
 
     def drain(self) -> Deferred[Any]:
-        """Wait for the output to be read, and give everything back: the last thing."""
+        """Wait until the output was read, and restore the streams. Fires when that is done."""
 
     def restore(self) -> None:
-        """The process ends at once: leave a terminal as it was."""
+        """Restore the terminal at once, for a process that ends without `close`."""
 
 
 def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
-    """Show the chat on stdin and stdout of this process, as they are and as the user wants it."""
+    """Open the front end that fits stdin, stdout and the options, and attach it to the chat."""
     streams = StreamDescriptors.of_this_process()
     watched = streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal
     modes = TerminalModes(streams.stdin, streams.stdout)
     takes = watched and takes_escapes(options.environ) and not options.json
     if takes and modes.known and find_spec("prompt_toolkit") is not None:
-        # Only the front end that is used is loaded, here and below
+        # Imported here, as the import of JSONFrontEnd below: only the front end that is used is loaded.
         from punch.ui.terminal.front_end import TerminalConsole
 
         return TerminalConsole(reactor, streams, modes, options, chat)
@@ -110,10 +110,11 @@ def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
 
 class PlainConsole:
     """
-    stdin and stdout, line by line.
+    stdin and stdout, line by line: a `Console` for plain lines and for JSON lines.
 
     :param make: makes the front end that writes to these streams.
-    :param modes: of the terminal in which a person types, to find pastes of several lines; None: it is none.
+    :param modes: the modes of the terminal in which a person types, to recognize pastes of several lines;
+        None: nobody types, or the input is JSON.
     """
 
     def __init__(
@@ -160,10 +161,10 @@ class PlainConsole:
         return succeed(None)
 
     def drain(self) -> Deferred[Any]:
-        """Wait for the output to be read, at most `DRAIN_TIMEOUT` seconds."""
+        """Wait until the output was read, at most `DRAIN_TIMEOUT` seconds, and restore the streams."""
         done: Deferred[None] = self._streams.written()
         done.addTimeout(DRAIN_TIMEOUT, self._reactor)
         return done.addBoth(lambda _: self._streams.restore())
 
     def restore(self) -> None:
-        """Does nothing: no mode was changed that would outlive the process."""
+        """Does nothing: the terminal's modes were not changed."""

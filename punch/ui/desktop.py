@@ -1,4 +1,4 @@
-"""The desktop of this machine, if there is one: the user's folder for downloads, and showing a folder."""
+"""The desktop of this machine, if there is one: finds the user's download folder, and shows folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 
 
 def download_folder(environ: Mapping[str, str]) -> Path:
-    """The user's folder for downloads, as chosen for the desktop (xdg-user-dirs), else `~/Downloads`."""
+    """Return the user's download folder: that of the desktop's settings (xdg-user-dirs), or `~/Downloads`."""
     home = Path(environ.get("HOME") or Path.home())
     settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "user-dirs.dirs"
     try:
@@ -31,9 +31,9 @@ def folder_opener(
     reactor: Any, environ: Mapping[str, str], platform: str = sys.platform
 ) -> Callable[[Path], object] | None:
     """
-    What shows a folder in the file manager.
+    Return a function that shows a folder in the file manager.
 
-    :return: None if there is no desktop: no screen, or no program for it.
+    :return: None if there is no desktop, or no program that opens folders.
     """
     if platform == "darwin":
         program = shutil.which("open")
@@ -45,7 +45,7 @@ def folder_opener(
         return None
 
     def open_folder(folder: Path) -> object:
-        # The path is an argument of its own, and absolute: no shell and no option is made of it.
+        # No shell reads the path, and as an absolute path it can't be taken for an option.
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             return reactor.spawnProcess(

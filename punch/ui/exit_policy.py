@@ -1,9 +1,9 @@
 """
-When a process that owns its stdin and stdout ends, and how.
+Decides when a process that owns its stdin and stdout ends, and with which exit status.
 
-A peer that was started to call (`--peer`) ends when its input has ended and all messages were delivered, or
-with a sentence and status 1 when that can't happen. A peer that waits for calls goes on waiting. Each front
-end decides by itself what is left to do at the end of its input.
+A peer that was started to call (`--peer`) ends when its input has ended and all messages were delivered; if
+that is impossible, it ends with a sentence on stderr and status 1. A peer that waits for calls goes on
+waiting. Each front end decides by itself what remains to be done when its input has ended.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from punch.sanitize import printable
 from punch.ui.standard_streams import InputKind
 from punch.ui.text.causes import event_sentence
 
-#: Seconds from the start after which a peer that nobody watches gives up if it is not registered.
+#: Seconds after which a process without a user at a terminal gives up if it has not registered.
 REGISTRATION_TIMEOUT = 10.0
 
-#: Seconds for which a peer whose input has ended waits for a lost path.
+#: Seconds for which a process whose input has ended waits for another path when one was lost.
 PATH_TIMEOUT = 60.0
 
 _NO_ANSWER = (
@@ -47,15 +47,15 @@ class ExitPolicy:
     Ends the process, once.
 
     :param input_kind: what stdin is.
-    :param watched: whether a person looks at the front end, who can wait and decide.
+    :param watched: whether a user sits at the front end, who can wait and decide.
     :param finish: ends the process with a status and, if not None, a sentence on stderr.
-    :param unsent: returns a sentence that names the messages that are not stored, if there are some: they
-        make the end a failure.
-    :param report: is called with a failure that the policy notices, as with an event of the node.
+    :param unsent: returns a sentence that names the messages that are not stored, or None. With such
+        messages, the status is never 0.
+    :param report: is called with a failure that is noticed here; it handles it as an event of the node.
     :param stopped: is called once, when the process or its service ends.
-    :ivar finished: the process ends now.
-    :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
-    :ivar input_ended: stdin has ended.
+    :ivar finished: whether the process ends now.
+    :ivar leaving: the status with which it will end when both sides are done; None: it was not told to end.
+    :ivar input_ended: whether stdin has ended.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ExitPolicy:
         return self.finished or self.leaving is not None
 
     def leave(self, status: int = 0) -> None:
-        """End the process after a moment in which both sides finish what is under way."""
+        """End the process when both sides have finished what is under way (`Chat.leave`)."""
         if not self.ending:
             self.leaving = status
             self._chat.leave().addBoth(lambda _: self.finish(status))
@@ -105,7 +105,7 @@ class ExitPolicy:
             self._finish(status, sentence)
 
     def stop(self) -> None:
-        """The service stops: leave nothing on the clock."""
+        """Cancel all timers, as the service stops."""
         if not self.finished:
             self.finished = True
             self._registration_timer.cancel()
@@ -114,7 +114,7 @@ class ExitPolicy:
             self._stopped()
 
     def handle(self, event: Event) -> None:
-        """Take note of an event, before it is shown."""
+        """Start and stop timers for an event, before it is shown."""
         if isinstance(event, Ready):
             if not self._watched:
                 self._registration_timer.start(REGISTRATION_TIMEOUT, self._not_registered)
@@ -126,17 +126,17 @@ class ExitPolicy:
             self._stop_path_timer(event.peer)
 
     def handle_shown(self, event: Event) -> None:
-        """After an event was shown: end the process, if it can't go on."""
+        """End the process if an event, which was shown, means that it can't go on."""
         if isinstance(event, CallFailed) and event.peer is None:
             self._fatal = event_sentence(event)
         elif not isinstance(event, Disconnected):
             return
-        # Live links don't need the rendezvous: their conversations may go on.
+        # Links don't need the rendezvous: while there are some, the process goes on.
         if self._fatal is not None and not self._chat.links:
             self.finish(1, printable(self._fatal))
 
     def _path_lost(self, peer: PeerID) -> None:
-        """Hang up if this process has only to deliver its input; a person or a service can wait for days."""
+        """Hang up if all that this process had to do is to deliver its input; otherwise go on waiting."""
         if self.input_ended and self._input_kind is not InputKind.NOTHING and not self._watched:
             self._chat.hangup(peer)
         else:
@@ -153,7 +153,7 @@ class ExitPolicy:
 
     def _not_registered(self) -> None:
         if self._chat.new_page is not None:
-            return  # Somebody may look at it in a browser.
+            return  # There is a page, so somebody may watch in a browser.
         registration = self._chat.registration
         if isinstance(registration, Unregistered) and registration.reason:
             self._report(CallFailed(None, registration.cause))

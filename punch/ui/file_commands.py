@@ -44,7 +44,8 @@ def expanded(path: str) -> str:
 
 
 def _send_files(context: CommandContext, fields: Fields) -> Result:
-    # Absolute, as "-" is a file of that name: the standard input of this process is the user's.
+    # The paths are made absolute, so that "-" means a file of that name: `Transfers.send` would take it for
+    # the standard input of this process.
     paths = [Path(expanded(path)).absolute() for path in fields["paths"]]
     return send(context, fields["peer"], paths)
 
@@ -55,9 +56,10 @@ def send(
     """
     Send files to somebody.
 
-    :param done: as `Transfers.send` takes it.
-    :return: what the command `send-files` answers. It fails with `CommandRefused`.
-    :raise CommandRefused: as well.
+    :param who: an ID, or a name from the address book.
+    :param done: is passed to `Transfers.send`.
+    :return: fires with the answer of the command `send-files`; fails with `CommandRefused`.
+    :raise CommandRefused: the files can't be sent, and that is known at once.
     """
     transfers = _transfers(context)
     peer = context.chat.contacts.find_reachable(who)
@@ -74,7 +76,7 @@ def _not_sent(failure: Failure) -> NoReturn:
 
 
 def _one(run: Callable[[Transfers, int], Transfer]) -> Callable[[CommandContext, Fields], Answer]:
-    """A command about one transfer."""
+    """Return the `run` of a command about one transfer, which its field `transfer` names."""
 
     def done(context: CommandContext, fields: Fields) -> Answer:
         try:
@@ -128,4 +130,4 @@ TABLE = (
     _about_one("open-folder", _open_folder, "open the folder of what was received"),
     Command("transfers", (), _list, "files that are sent and received", asks=True),
 )
-"""The commands, as lines of `punch.ui.commands.COMMANDS`."""
+"""The commands about files; `punch.ui.commands.COMMANDS` contains them."""

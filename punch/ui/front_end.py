@@ -1,9 +1,9 @@
 """
-What every front end that owns the process's stdin and stdout does.
+What the front ends on stdin and stdout have in common.
 
-All that concerns peers and messages is done by the `Chat`. A front end shows its events and reads what the
-user types; what all front ends have in common is their `ProcessView`. When the process is done is decided by
-`punch.ui.exit_policy`.
+The `Chat` does all that concerns peers and messages. A front end shows its events and reads what the user
+types. Between the two is a `ProcessView`, which is the same for all front ends. `punch.ui.exit_policy`
+decides when the process ends.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from punch.ui.terminal.escapes import Notice
 from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.sentences import count, name_lines
 
-#: Seconds for which the store is tried again that refuses messages, when nothing more can be read.
+#: If the store refuses messages and no more input is read, the process ends after so many seconds.
 STORE_TIMEOUT = 30.0
 
-#: stdin is not read while this many characters of its text are not delivered.
+#: stdin is not read while so many characters of its text are not delivered.
 MAX_PENDING = 256 * 1024
 
 
 class Output(Protocol):
-    """Where a front end writes, and what it reads from: `punch.ui.standard_streams.StandardStreams`."""
+    """What a front end uses of `punch.ui.standard_streams.StandardStreams`."""
 
     def write(self, data: bytes) -> None:
         """Put `data` on stdout."""
@@ -61,11 +61,11 @@ class Settings:
     me: PeerID
     name: str
     target: PeerID | None = None
-    """Whom to call at the start (`--peer`)."""
+    """The peer to call at the start (`--peer`)."""
     history: bool = True
     """Whether messages are kept on disk."""
     notice: Notice = Notice.BELL
-    """How a terminal that nobody looks at is to notify its user."""
+    """How a terminal without the focus notifies its user."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class FrontEndContext:
     wall: Callable[[], float] = time.time
     """Seconds since the epoch."""
     applications: Applications = NO_APPLICATIONS
-    """What the process has beside the chat."""
+    """What the process has besides the chat."""
 
 
 class FrontEnd(Protocol):
@@ -86,25 +86,25 @@ class FrontEnd(Protocol):
 
     @property
     def view(self) -> ProcessView:
-        """What it has in common with the others."""
+        """Its `ProcessView`."""
 
     def show_event(self, event: Event) -> Deferred[None] | None:
-        """Show an event; returns what `punch.apps.chat.events.View.handle` does."""
+        """Show an event. Returns the same as `punch.apps.chat.events.View.handle`."""
 
     def show_held(self, error: CommandRefused) -> None:
-        """Show that messages can't be stored now, and are tried again."""
+        """Show that messages can't be stored now, and that storing them is tried again."""
 
     def unsent(self) -> str | None:
         """A sentence that names the messages that are not stored, if there are some."""
 
     def pending_size(self) -> int:
-        """How much of the input waits for something, in characters."""
+        """How much of the input was read and is not delivered, in characters."""
 
     def check_done(self) -> None:
-        """End the process if nothing is left to do."""
+        """End the process if its input has ended and nothing is left to do."""
 
     def stopped(self) -> None:
-        """The process or its service ends: cancel all timers."""
+        """Cancel all timers: the process or its service ends."""
 
 
 class ProcessView:
@@ -112,13 +112,14 @@ class ProcessView:
     The chat's view (`punch.apps.chat.events.View`) in a process that owns its stdin and stdout.
 
     :param front_end: shows the events.
-    :param output: whose input is paused while too much is undelivered; None if the input can't be paused.
+    :param output: the streams, whose input is paused while too much of it is undelivered; None: the input
+        is never paused.
     :param input_kind: what stdin is.
-    :param watched: whether a person looks at it, who can wait and decide.
-    :param answers: whether calls can be answered here until stdin ends.
-    :ivar exit: when the process ends.
-    :ivar commands: where commands are given.
-    :ivar sending: messages of this side that are not delivered yet.
+    :param watched: whether a user sits at the front end, who can wait and decide.
+    :param answers: whether calls can be answered here, until stdin ends.
+    :ivar exit: decides when the process ends.
+    :ivar commands: the context for `punch.ui.commands.perform`.
+    :ivar sending: the messages of this side that are not delivered yet.
     """
 
     _log = Logger()
@@ -155,12 +156,12 @@ class ProcessView:
         self._front_end = front_end
         self._output = output
         self._answers = answers
-        #: Messages of an earlier process, until the node is ready; None from then on.
+        #: Events about messages of an earlier process, which wait until the node is ready; None from then on.
         self._early: list[tuple[Event, Deferred[None]]] | None = []
         self._paused = False
 
     def attach(self) -> None:
-        """Take the chat's events from now on. stdin is read when the node is ready."""
+        """Subscribe to the chat's events. stdin is read only when the node is ready."""
         self.chat.views.attach(self)
         self.balance()
 
@@ -177,9 +178,9 @@ class ProcessView:
 
     def output_lost(self, *, failed: bool = False) -> None:
         """
-        There is no point in going on.
+        End the process, as nobody can see its output.
 
-        :param failed: stdout can't be written; else its reader has closed it.
+        :param failed: whether stdout can't be written; otherwise its reader has closed it.
         """
         waiting = self.sending.undelivered
         if not failed and not waiting:
@@ -199,7 +200,7 @@ class ProcessView:
             (isinstance(event, MessageAdded) and not event.message.outgoing)
             or (isinstance(event, MessageChanged) and event.again)
         ):
-            # It is from an earlier process: `Ready` is shown first.
+            # The message is from an earlier process. It is shown after `Ready`, which is always first.
             later: Deferred[None] = Deferred()
             self._early.append((event, later))
             return later
@@ -227,7 +228,7 @@ class ProcessView:
                 delivered.chainDeferred(later)
 
     def call_target(self) -> None:
-        """Call the peer that the command line names, if it names one."""
+        """Call the peer of `--peer`, if there is one."""
         if self.settings.target is not None:
             try:
                 self.chat.call(self.settings.target)
@@ -246,7 +247,7 @@ class ProcessView:
                 self.exit.finish(1)
 
     def unsent(self) -> str | None:
-        """A sentence that names the messages of the queue that are not stored, if there are some."""
+        """A sentence that names the messages of the queue that are not stored; None: all are."""
         if not len(self.sending):
             return None
         why = self.sending.trouble or "this process ended before that."
@@ -257,7 +258,7 @@ class ProcessView:
         return peer_called(self.chat, peer)
 
     def balance(self) -> None:
-        """Read stdin only when the node is ready, and while not too much is undelivered."""
+        """Pause or resume stdin: it is read once the node is ready, while not too much is undelivered."""
         paused = self._early is not None or self._front_end.pending_size() >= MAX_PENDING
         if paused != self._paused:
             self._paused = paused

@@ -1,8 +1,9 @@
 """
-Messages of this side that are not delivered yet: first those that are not stored, in order.
+The messages of this side that are not delivered yet: a queue of those that the store has not taken, and the
+sizes of those that it has.
 
-The store may refuse messages for a while, because another program holds its lock or the disk is full. They
-are kept then and tried again, and no later one overtakes an earlier one.
+The store may refuse messages for a while, because another program holds its lock or the disk is full. The
+queue then keeps them and tries again; their order never changes.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ RETRY = 1.0
 #: Most messages that are stored at once.
 MAX_BATCH = 256
 
-#: Reasons that may pass: the disk, and too many undelivered messages.
+#: Codes of refusals that may pass: the disk, and too many undelivered messages.
 _MAY_PASS = ("state", "outbox-full")
 
 _UNDELIVERED = (MessageState.WAITING, MessageState.SENT)
 
 
 def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
-    """`text` in parts of at most `most` bytes of UTF-8, cut between characters."""
+    """Split a text into parts of at most `most` bytes of UTF-8, between characters."""
     data = text.encode("utf-8", "replace")
     parts = []
     while len(data) > most:
@@ -67,7 +68,8 @@ class SendQueue:
     Sends messages in order, and counts them until they are delivered.
 
     :param moved: is called when messages were stored or refused.
-    :param held: is called with the reason when the store refuses messages, once until some are stored.
+    :param held: is called with the reason when the store begins to refuse messages, and not again until it
+        has taken some.
     """
 
     _log = Logger()
@@ -91,9 +93,9 @@ class SendQueue:
         self._timer = Timer(clock)
         self._stopped = False
         self.trouble: CommandRefused | None = None
-        """Why lines are held now."""
+        """Why the store refuses messages now; None: it does not."""
         self.held_since = 0.0
-        """Since when, by the clock."""
+        """Since when it refuses them, by the clock."""
 
     def __len__(self) -> int:
         """How many messages are not stored yet."""
@@ -106,25 +108,25 @@ class SendQueue:
 
     @property
     def undelivered(self) -> int:
-        """How many messages that were sent since the process started are not delivered."""
+        """How many of the messages that were sent since the process started are not delivered."""
         return len(self._lines) + len(self._stored_sizes)
 
     @property
     def size(self) -> int:
-        """How much text that is, in characters."""
+        """How much text these messages have, in characters."""
         return self._size + sum(size for _, size in self._stored_sizes.values())
 
     @property
     def peers(self) -> set[PeerID]:
-        """The peers to whom stored messages are not delivered."""
+        """The peers for whom there are stored messages that are not delivered."""
         return {peer for peer, _ in self._stored_sizes.values()}
 
     def size_for(self, peers: Container[PeerID]) -> int:
-        """How much stored text is not delivered to some of the peers, in characters."""
+        """How much text is stored for these peers and not delivered, in characters."""
         return sum(size for peer, size in self._stored_sizes.values() if peer in peers)
 
     def handle(self, event: Event) -> None:
-        """Take note of an event of the chat."""
+        """Count the messages that an event of the chat tells of."""
         if isinstance(event, MessageAdded) and event.message.outgoing:
             self._stored_sizes[event.message.number] = event.message.peer, len(event.message.text)
         elif isinstance(event, MessageChanged) and event.message.state not in _UNDELIVERED:
@@ -148,7 +150,7 @@ class SendQueue:
         self._go()
 
     def stop(self) -> None:
-        """Try nothing more."""
+        """Send nothing more, and cancel the timer."""
         self._stopped = True
         self._timer.cancel()
 
@@ -183,7 +185,7 @@ class SendQueue:
                 self._held(error)
             self._moved()
         elif count > 1:
-            # One of them can't be said, and the others can.
+            # At least one of them can't be sent: send them one by one to find out which.
             self._most = 1
             self._go()
         else:

@@ -1,8 +1,8 @@
 """
-Typed commands: a line that begins with a slash, as a command of `punch.ui.commands` with its fields.
+Parses typed commands: a line that begins with a slash becomes a command of `punch.ui.commands` with fields.
 
-What a person may type differs from what a script writes in little: fields come in the order of
-`Command.typed`, the peer may be left out where the chat's own is meant, and there are shorter words.
+A person types the fields in the order of `Command.typed`, may leave out the peer that the chat is with, and
+may use shorter names for commands.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SHORT = {
     "list": "peers",
 }
 
-#: `/history search …` is `/search …`, and so on.
+#: Commands that may also be typed after `/history`: `/history search …` is `/search …`.
 HISTORY = ("search", "export", "erase", "retention")
 
-#: Commands that only a typed line needs.
+#: Commands that only a person types, with what they do.
 VIEW = {
     "to": "send what you type to somebody, who may be away",
     "whois": "somebody's ID and names, and the path to them",
@@ -47,10 +47,10 @@ VIEW = {
 }
 _VIEW_TYPED = {"to": "/to WHO", "whois": "/whois [WHO]"}
 
-#: Takes a value away: `/name bob -`.
+#: The word that is typed to remove a value: `/name bob -`.
 NOTHING = "-"
 
-#: What a script may leave out, and a person may not.
+#: Fields (command, field) that a program may leave out, and a person may not.
 _NEEDED = {("send", "peer"), ("erase", "peer"), ("export", "file")}
 
 _FOR_EVER = ("off", "never", "forever", "ever", NOTHING)
@@ -78,7 +78,7 @@ class TypedCommand:
 
 @dataclass(frozen=True)
 class Help:
-    """`/help`, about one command or all."""
+    """`/help`, about the command `about`, or about all if that is empty."""
 
     about: str
 
@@ -111,12 +111,13 @@ def parse(
     :param line: without its slash.
     :param current: the peer that the user is chatting with.
     :param caller: the peer whose call waits for an answer, if there is one.
-    :param met: peers that were connected in this process: the names that they gave themselves count, too.
+    :param met: peers that were connected in this process, which are also found by the names that they gave
+        themselves.
     :raise CommandRefused: it can't be understood; the sentence says what to type instead.
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
-    # Its short form /msg always sends text
+    # /send may also send a file; its short form /msg always sends text.
     may_be_file = word == "send"
     if current is not None and _names_only_file(word, rest):
         return _send_file(str(current), rest)
@@ -154,7 +155,7 @@ def _send_file(peer: str, path: str) -> TypedCommand:
 
 
 def _names_only_file(word: str, rest: str) -> bool:
-    """Whether `/send` or `/send-files` is followed by the path of a file that is there, and by no peer."""
+    """Whether `/send` or `/send-files` is followed by nothing but the path of a file that exists."""
     if word == "send":
         return _is_meant_file(rest)
     return word == "send-files" and os.path.lexists(expanded(rest))
@@ -162,8 +163,8 @@ def _names_only_file(word: str, rest: str) -> bool:
 
 def _is_meant_file(text: str) -> bool:
     """
-    Whether the text of `/send` means a file or folder that is there: a folder only if a `/` shows that no
-    word is meant, and never the root, the home directory, or `.` and `..`.
+    Whether the text of `/send` names a file or folder that exists, rather than being a message. A folder must
+    be written with a `/`; the root, the home directory, `.` and `..` are never meant.
     """
     path = expanded(text)
     named = text.strip("./~") != "" and os.path.lexists(path)
@@ -178,9 +179,8 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     """
     Return the peer that the user means.
 
-    The text may be a name of the address book, an ID, or the own name of a peer with a link or call.
-
-    :param met: further peers whose own names count.
+    :param text: an ID, a name from the address book, or the name that a peer with a link or call gave itself.
+    :param met: further peers that are found by the names that they gave themselves.
     :raise CommandRefused: no peer is found, or several are.
     """
     try:
@@ -224,7 +224,7 @@ def _take(
     if field.kind is FieldKind.TEXT or (
         field.kind in (FieldKind.FILE, FieldKind.FILES, FieldKind.PEER) and not later
     ):
-        # IDs may be written in groups, files may have spaces.
+        # It takes the rest of the line: an ID may be written in groups, a path may contain spaces.
         word, after = rest, ""
     else:
         word, _, after = rest.partition(" ")
@@ -270,7 +270,7 @@ def _typed_value(command: Command, field: Field, word: str) -> Any:
 
 
 def usage(command: Command) -> str:
-    """How a command is typed: `/name [WHO] NAME`."""
+    """Return how a command is typed, such as `/name [WHO] NAME`."""
     words = [f"/{command.name}"]
     for name in command.typed:
         field = command.field(name)
@@ -286,9 +286,9 @@ def usage(command: Command) -> str:
 
 def help_lines(about: str) -> Iterator[str]:
     """
-    What `/help` shows.
+    Return the lines that `/help` shows.
 
-    :param about: a command's name, or "" for all of them.
+    :param about: the name of a command, or "" for all of them.
     """
     about = SHORT.get(about, about)
     chosen = [command for command in COMMANDS.values() if about in ("", command.name)]
@@ -315,11 +315,11 @@ def help_lines(about: str) -> Iterator[str]:
 
 def completions(text: str, names: Iterable[str]) -> Iterator[tuple[str, int, str]]:
     """
-    What may follow a line that is being typed.
+    Return the completions for a line that is being typed.
 
     :param text: the line up to the cursor.
-    :param names: names from the address book.
-    :return: word, how many characters before the cursor it replaces, and what it means.
+    :param names: names of peers.
+    :return: for each, the word, how many characters before the cursor it replaces, and what it means.
     """
     if not text.startswith("/") or text.startswith("//") or "\n" in text:
         return

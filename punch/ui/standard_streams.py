@@ -1,12 +1,14 @@
 """
-The process's own stdin and stdout as one Twisted transport, whatever they are.
+The stdin and stdout of this process as one Twisted transport, whatever kind of file they are.
 
-`twistd` turns `sys.stdout` into a log stream, so the front ends write here. Three things need care:
+`twistd` replaces `sys.stdout` by a log stream, so the front ends write here. Three cases need care:
 
-* epoll refuses regular files and `/dev/null`; Twisted's reactor polls those, and their end is ordinary.
-* A process may be started without stdin or stdout (`<&-`). Their numbers then belong to whatever was opened
-  next, so a null device takes their place.
-* Non-blocking mode belongs to the open file, not to this process: the shell would inherit it. It is put back.
+* epoll refuses regular files and `/dev/null`. Twisted's reactor polls those continuously, and reports their
+  end like that of a pipe.
+* A process may be started without stdin or stdout (`<&-`). Their descriptors would then go to the next files
+  that are opened, so the null device is opened in their place.
+* Non-blocking mode is a property of the open file, which this process shares with the shell that started it.
+  So the flags are restored at the end.
 """
 
 from __future__ import annotations
@@ -30,28 +32,28 @@ from zope.interface import implementer
 
 try:
     import fcntl
-except ImportError:  # Windows has no such modes to put back.
+except ImportError:  # On Windows there are no such flags to restore.
     fcntl = None  # type: ignore[assignment]
 
 
 class InputKind(Enum):
-    """What stdin is, as far as it matters."""
+    """What stdin is, as far as a front end needs to know."""
 
     TERMINAL = "terminal"
     STREAM = "stream"
-    """A pipe, a file, a socket: it has an end."""
+    """A pipe, a file or a socket, which has an end."""
     NOTHING = "nothing"
-    """The null device, or closed: there is no input."""
+    """The null device, or a closed descriptor: there is no input."""
 
 
 @dataclass(frozen=True)
 class StreamDescriptors:
     """
-    Descriptors of stdin and stdout, and what they are.
+    The descriptors of stdin and stdout, and what they are.
 
-    :ivar output_is_file: a file, or a device that is no terminal: nobody closes it, so if it is lost, it
-        can't be written.
-    :ivar encoding: of stdout.
+    :ivar output_is_file: whether stdout is a file, or a device that is no terminal. It has no reader that
+        could close it: if its connection is lost, writing has failed.
+    :ivar encoding: the text encoding of stdout.
     """
 
     stdin: int
@@ -63,7 +65,12 @@ class StreamDescriptors:
 
     @classmethod
     def of_this_process(cls) -> StreamDescriptors:
-        """Call it when the service starts: until then a daemon may still change its descriptors."""
+        """
+        Return those of this process.
+
+        It must be called only when the service has started: before, a process that becomes a daemon may
+        still change its descriptors.
+        """
         has_stdin = sys.__stdin__ is not None and _is_open(0)
         has_stdout = sys.__stdout__ is not None and _is_open(1)
         stdin = 0 if has_stdin else os.open(os.devnull, os.O_RDONLY)
@@ -83,8 +90,9 @@ class StreamDescriptors:
 
 def occupy_standard_descriptors() -> None:
     """
-    Put the null device where stdin, stdout or stderr are missing, before their numbers go to other files:
-    a process that becomes a daemon closes whatever has them.
+    Open the null device in place of stdin, stdout or stderr if they are missing.
+
+    Otherwise other files would get their descriptors, and a process that becomes a daemon closes those.
     """
     for descriptor in range(3):
         if not _is_open(descriptor):
@@ -110,7 +118,7 @@ def _is_null(descriptor: int) -> bool:
 
 @implementer(IPushProducer)
 class _WriteMonitor:
-    """A producer, which the transport resumes when all that was written has left this process."""
+    """A producer that writes nothing: the transport resumes it when all output has left the process."""
 
     def __init__(self) -> None:
         self.pending = False
@@ -132,7 +140,7 @@ class _WriteMonitor:
 
 @implementer(IHalfCloseableProtocol)
 class _StreamProtocol(Protocol):
-    """Passes on what is read from stdin, and which of the two was closed."""
+    """Tells the `StandardStreams` what is read from stdin, and when stdin or stdout is closed."""
 
     def __init__(self, console: StandardStreams) -> None:
         self._console = console
@@ -178,14 +186,14 @@ class StandardStreams:
         self._writes = _WriteMonitor()
         connect: Any = StandardIO  # untyped, and another class on Windows
         self._io = connect(_StreamProtocol(self), streams.stdin, streams.stdout, reactor)
-        # Every write pauses the producer, however little it is, until all is out.
+        # With a buffer size of 0, every write pauses the producer until all is written.
         writer = getattr(self._io, "_writer", None)
         if writer is not None:
             writer.bufferSize = 0
         self._io.registerProducer(self._writes, True)
 
     def write(self, data: bytes) -> None:
-        """Put `data` on stdout, in order, without blocking. After stdout was lost it goes nowhere."""
+        """Write `data` to stdout, in order, without blocking. After stdout was lost, it is dropped."""
         if data and self._on_output_lost is not None:
             self._io.write(data)
 
@@ -200,10 +208,10 @@ class StandardStreams:
 
     def end_output(self) -> Deferred[None]:
         """
-        Close stdout when all is written, so that whoever reads it sees the end. The null device takes its
-        place.
+        Close stdout when all is written, so that its reader sees the end of the file. The null device
+        takes its place.
 
-        :return: fires then; never if stdout was lost.
+        :return: fires when stdout is closed; never if it was lost.
         """
         return self.written().addCallback(lambda _: self._close_output())
 
@@ -214,7 +222,7 @@ class StandardStreams:
         if fcntl is not None:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, self._flags.pop(descriptor))
         if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            # It may be stdin as well, which stays open.
+            # The same socket may be stdin, which must stay open: only its writing side is shut down.
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
                 connection.shutdown(socket.SHUT_WR)
         self._io.unregisterProducer()
@@ -222,16 +230,16 @@ class StandardStreams:
         return closed
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading stdin until `resume`."""
         self._io.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read stdin again, unless it has ended."""
         if self._on_input_end is not None:
             self._io.resumeProducing()
 
     def restore(self) -> None:
-        """Give the descriptors back as they were found. The last thing to call."""
+        """Restore the flags of the descriptors. Nothing may be called after it."""
         self._on_input_end = None
         self.pause()
         if fcntl is not None:

@@ -1,9 +1,9 @@
 """
-The chat on stdin and stdout as plain lines: through pipes for a shell, and in terminals that can do no more.
+The chat on stdin and stdout as plain lines: for pipes, and for terminals without a line editor.
 
-Every line of stdin is a message. In a terminal a line that begins with a slash is a command, the next
-line answers a question that was asked, and several lines that were pasted are sent as one message, when the
-user says so. Through a pipe everything is a message.
+From a pipe, every line is a message. In a terminal, a line may also be a command, which begins with a slash,
+or the answer to a question; and several lines that were pasted can be sent as one message, after the user was
+asked.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from punch.ui.text_renderer import TextRenderer
 
 class StdioFrontEnd:
     """
-    Plain lines: a `punch.ui.front_end.FrontEnd`.
+    The front end for plain lines: a `punch.ui.front_end.FrontEnd` and a `punch.ui.command_line.TextScreen`.
 
     :param terminal: whether stdout is a terminal.
-    :param environ: for the colours (`TERM`, `NO_COLOR`).
-    :param hint: a first line for a terminal: how to get more than plain lines.
-    :param encoding: of the output; what it can't hold is escaped.
+    :param environ: the environment variables, of which `TERM` and `NO_COLOR` decide about colours.
+    :param hint: the first line that a user at a terminal sees: how to get more than plain lines.
+    :param encoding: the encoding of stdout; characters that it lacks are escaped.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StdioFrontEnd:
         return self._shown
 
     def replace(self, text: str, key: object) -> int:
-        """As `show`: nothing that was written is taken back."""
+        """As `show`: what was written can't be replaced."""
         return self.show(text)
 
     def written(self) -> Deferred[None]:
@@ -93,7 +93,7 @@ class StdioFrontEnd:
         return self._output.written()
 
     def give_back(self, text: str) -> None:
-        """Does nothing: what was typed stays on the screen."""
+        """Does nothing: what was typed is still on the screen."""
 
     def clear(self) -> None:
         """Say that the screen can't be cleared."""
@@ -108,7 +108,7 @@ class StdioFrontEnd:
     # -- what the view asks for (FrontEnd) --
 
     def show_event(self, event: Event) -> Deferred[None] | None:
-        """Show an event; the first link takes the lines that were read before."""
+        """Show an event. When a link comes up, send the lines over it that were read before there was one."""
         delivered = self._text.show_event(event)
         if isinstance(event, Connected):
             kept, self._kept, self._kept_bytes = self._kept, [], 0
@@ -144,7 +144,7 @@ class StdioFrontEnd:
             self._typed(self._decode(line))
 
     def input_over(self) -> None:
-        """Handle the end of stdin, after what may be left of an unfinished line."""
+        """Handle the end of stdin, after a last line without a line end."""
         if self._buffer and not self._exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
@@ -152,11 +152,15 @@ class StdioFrontEnd:
         self.view.input_over()
 
     def paste_received(self, data: bytes) -> None:
-        """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
+        """
+        Handle several lines that came at once in a terminal.
+
+        :param data: the lines; empty if they were too many to be kept.
+        """
         if self._exit.ending:
             return
         if data and not data.endswith(b"\n"):
-            # The last line stands on the screen without its end.
+            # On the screen the cursor is still at the end of the last line.
             self._output.write(b"\n")
         lines = clean_paste(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
@@ -195,7 +199,7 @@ class StdioFrontEnd:
             return
         word = without_format(text).strip().lower()
         if self._paste_is_asked and word not in ("", *ANSWERS) and not text.startswith("/"):
-            # It came too late to be seen as a part of the paste, or was typed below it.
+            # The rest of the paste came late, or the user typed more below it: it is added to the paste.
             self.paste_received(f"{text}\n".encode())
         else:
             self.line.typed(text)
@@ -239,7 +243,7 @@ class StdioFrontEnd:
         return self.view.sending.size + self._kept_bytes
 
     def unsent(self) -> str | None:
-        """A sentence that names what was typed and is not stored, if there is something."""
+        """A sentence that names what was read and is not stored; None: there is nothing."""
         if self._paste:
             lines = count(len(self._paste), "line")
             pasted = f'The paste of {lines}, the first of them "{shortened(self._paste[0])}", was not sent.'
@@ -251,8 +255,10 @@ class StdioFrontEnd:
 
     def check_done(self) -> None:
         """
-        After the end of the input: a peer that calls ends when all it said was delivered; in a terminal
-        Ctrl-D also ends one that waits; otherwise a peer that waits goes on waiting, as a service does.
+        End the process after the end of its input, if nothing is left to do.
+
+        With `--peer` it ends when all messages were delivered. Without, it goes on waiting for calls, as a
+        service does; but in a terminal, where Ctrl-D has ended the input, it ends.
         """
         if self._exit.ending or not self._exit.input_ended or len(self.view.sending):
             return

@@ -1,9 +1,9 @@
 """
-The chat's events as text for a person.
+Shows the chat's events as text for a person.
 
-The lines go to a `punch.ui.command_line.TextScreen`: `punch.ui.stdio` for pipes and plain terminals,
-`punch.ui.terminal.front_end` for terminals with a line editor. What a typed line means is decided by
-`punch.ui.command_line`.
+The text goes to a `punch.ui.command_line.TextScreen`: that of `punch.ui.stdio` for pipes and plain terminals,
+or that of `punch.ui.terminal.front_end` for terminals with a line editor. `punch.ui.command_line` is the
+other direction: it decides what a typed line means.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ from punch.ui.text.sentences import count, describe, shortened
 from punch.ui.text.transfers import offer_lines, offered
 from punch.ui.transfer_progress import LINE_INTERVAL
 
-#: Reasons of a failed call that say no more than that it failed.
+#: Reasons of a failed call that tell no more than that the peer is not there.
 _NOT_THERE = ("not-registered", "gone", "timeout")
 
-#: For how many seconds y or n answers an offer of files, as long as a call rings. It waits for longer.
+#: For how many seconds y or n answers an offer of files: as long as a call rings. The offer itself stays
+#: open for longer, and can be answered by a command.
 OFFER_TIME = 60.0
 
 Progress = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost | PathSlowed
@@ -70,10 +71,11 @@ class TextRenderer:
     """
     Shows events as text.
 
-    :param line: what the user types, whose questions are asked.
-    :param compact: as in a terminal with a line editor: each line with its time, the stages of a call in one
-        line, and only the beginning of an ID where the whole of it need not be compared.
-    :ivar trouble: why there is no connection to the rendezvous, if that was shown.
+    :param line: asks the user the questions that events lead to.
+    :param compact: whether to write as for a terminal with a line editor: each line with its time, the
+        stages of a call in one line that is replaced, and only the beginning of an ID where the user does
+        not have to compare the whole of it.
+    :ivar trouble: why there is no connection to the rendezvous, as it was shown last; None: it was not.
     """
 
     def __init__(
@@ -88,17 +90,21 @@ class TextRenderer:
         self._chat = view.chat
         self._exit = view.exit
         self._settings = view.settings
-        #: Of the peers that were shown to be away, whether they are called again.
+        #: The peers that were shown to be away, and for each whether it was said to be called again.
         self._shown_away: dict[PeerID, bool] = {}
-        #: A call that waits for the rendezvous, and is shown when it goes out.
+        #: A call that waits until this peer is registered; it is shown then.
         self._delayed: Calling | None = None
-        #: How those are named whom this side calls, until the call has succeeded or failed.
+        #: The names of the peers that this side calls, as they were shown, until the call succeeds or fails.
         self._called: dict[PeerID, str] = {}
-        #: When it was shown last how far a transfer is, by its number.
+        #: When the progress of a transfer was last shown, by the number of the transfer.
         self._progress_shown: dict[int, float] = {}
 
     def show_event(self, event: Event) -> Deferred[None] | None:
-        """Show an event. Returns when a message or its state has been shown; None: at once."""
+        """
+        Show an event.
+
+        :return: fires when a message, or that one was delivered, has left this process; None for the others.
+        """
         if isinstance(event, MessageAdded):
             return self._show_message(event.message)
         if isinstance(event, MessageChanged):
@@ -110,7 +116,7 @@ class TextRenderer:
         elif isinstance(event, Registered):
             self._show_registered(event)
         elif isinstance(event, Unregistered):
-            # Every try that fails the same way is not worth a line.
+            # The same failure is shown only once, however often it is tried again.
             trouble = event_sentence(event)
             if trouble != self.trouble and event.retry_in is not None:
                 self.trouble = trouble
@@ -149,11 +155,11 @@ class TextRenderer:
         self._screen.show(self._style.bad(text))
 
     def show_held(self, error: CommandRefused) -> None:
-        """Show that messages can't be stored now, and are tried again."""
+        """Show that messages can't be stored now, and that storing them is tried again."""
         self.show_error(f"What you typed is not sent yet, and is tried again: {error}")
 
     def _timed(self, text: str) -> str:
-        """A line about something that happens now."""
+        """Return a line about something that happens now: with the time, if the text is compact."""
         now = self._view.wall()
         return f"{text} {self._style.dim(f'({answers.clock(now, now)})')}" if self._compact else text
 
@@ -190,7 +196,7 @@ class TextRenderer:
     def _show_incoming(self, event: IncomingCall) -> None:
         peer = event.peer
         name = self._style.bold(self._view.name_of(peer))
-        # The question that follows has the whole ID.
+        # The question that follows contains the whole ID.
         short = peer.short if self._compact else None
         self._show_timed(describe(event, name, short))
         if event.decided or peer not in self._chat.questions or not self._view.watched:
@@ -280,7 +286,7 @@ class TextRenderer:
         return self._screen.written()
 
     def message_line(self, message: ChatMessage, who: str) -> str:
-        """A message of `who`, harmless; further lines are indented."""
+        """Return a message as text: sanitized, after the name `who`; lines after the first are indented."""
         text = printable(message.text, newline="\n    ")
         name = f"{who}:"
         if not self._compact:
@@ -298,7 +304,7 @@ class TextRenderer:
     # -- what else the chat reports --
 
     def _show_transfer_progress(self, transfer: Transfer) -> None:
-        """Show how far a transfer is, not too often."""
+        """Show how far a transfer is, at most once in `LINE_INTERVAL` seconds."""
         now = self._view.clock.seconds()
         if now - self._progress_shown.get(transfer.number, now) >= LINE_INTERVAL:
             self._progress_shown[transfer.number] = now
@@ -325,7 +331,7 @@ class TextRenderer:
                 self._screen.show(printable(transfer.offer.text, "\n"))
 
     def _ask_about(self, transfer: Transfer) -> None:
-        """A peer offers files: ask whether to take them, where a person can see the question."""
+        """Ask the user whether to receive what a peer offers; without a user, tell how to answer."""
         number = transfer.number
         how = f"Type /accept-files {number} or /refuse-files {number}"
         if not self._view.watched:

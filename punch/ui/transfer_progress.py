@@ -1,7 +1,7 @@
 """
-How far a transfer is, for a person: a bar in a terminal, lines elsewhere.
+Shows a person how far transfers are: with bars in a terminal, with lines elsewhere.
 
-The bar is tqdm's, of the extra `files`. Without it, a terminal gets lines, too.
+tqdm, of the extra `files`, draws the bars. Without it, lines are printed in a terminal, too.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any, TextIO
 from punch.ui.text.transfers import progress_text
 
 INTERVAL = 0.2
-"""Seconds between two looks at a transfer."""
+"""Seconds between two calls of `Progress.look`."""
 LINE_INTERVAL = 10.0
-"""Seconds between two lines where there is no bar."""
+"""Seconds between two lines about the same transfer, where there is no bar."""
 
 
 class Display:
     """
-    What a command with transfers shows on the user's terminal: lines, and below them a bar for each transfer,
-    or a question.
+    The output of a command with transfers: lines, and below them either a bar for each transfer or a question
+    to the user.
 
-    :param write: writes a text, and what follows it, which is "\\n" by default.
-    :param terminal: where bars are drawn; None: progress is printed as lines.
+    :param write: writes a text and a line end; its keyword `end` is written in place of the line end.
+    :param terminal: the terminal to draw bars on; None: progress is printed as lines.
     """
 
     def __init__(self, write: Callable[..., object], terminal: TextIO | None) -> None:
@@ -34,11 +34,11 @@ class Display:
 
     @property
     def asking(self) -> bool:
-        """Whether the user is asked: the cursor stays behind the question, so that no bar is drawn."""
+        """Whether a question is open. No bar is drawn then, as the cursor stays behind the question."""
         return bool(self._question)
 
     def line(self, text: str) -> None:
-        """Print a line, and an open question once more below it."""
+        """Print a line. An open question is written again below it."""
         for progress in self._running:
             progress.clear()
         self._write(f"\n{text}" if self._question else text)
@@ -46,7 +46,7 @@ class Display:
             self._write(self._question, end="")
 
     def ask(self, question: str) -> None:
-        """Write a question in whose line the user answers."""
+        """Write a question. The user types the answer behind it."""
         for progress in self._running:
             progress.hide()
         self._question = question
@@ -54,27 +54,27 @@ class Display:
 
     def answered(self, entered: bool = True) -> None:
         """
-        No question is open any more.
+        Note that no question is open any more.
 
-        :param entered: whether the user ended its line.
+        :param entered: whether the user has pressed Enter; otherwise the line of the question is ended here.
         """
         if self._question and not entered:
             self._write("")
         self._question = ""
 
     def follow(self, label: str, size: int | None, now: float) -> Progress:
-        """A transfer begins."""
+        """Return the progress of a transfer that begins; for the parameters see `Progress`."""
         progress = Progress(label, size, now, self)
         self._running.append(progress)
         return progress
 
     def ended(self, progress: Progress) -> None:
-        """A transfer is over."""
+        """Forget a transfer that is over."""
         if progress in self._running:
             self._running.remove(progress)
 
     def bar(self, label: str, size: int | None, position: int) -> Any:
-        """A new bar; None: progress is printed as lines."""
+        """Return a new bar; None: progress is printed as lines."""
         if self._terminal is None:
             return None
         try:
@@ -95,11 +95,11 @@ class Display:
 
 class Progress:
     """
-    How far one transfer is.
+    Shows how far one transfer is.
 
-    :param label: stands before the bar.
-    :param size: bytes of all files; None: it is not known.
-    :param now: the time in seconds.
+    :param label: the text before the bar.
+    :param size: the bytes of all files; None: not known.
+    :param now: monotonic seconds, as in the other methods.
     """
 
     def __init__(self, label: str, size: int | None, now: float, display: Display) -> None:
@@ -111,9 +111,9 @@ class Progress:
         self._bar: Any = None
 
     def look(self, position: int, now: float) -> None:
-        """`position` bytes are there at `now`."""
+        """Show that `position` bytes have been transferred at `now`."""
         if self._began is None:
-            # What was there before tells nothing of the rate.
+            # Bytes of an earlier attempt don't count for the rate.
             self._began = (now, position)
         if self._display.asking:
             return
@@ -128,24 +128,24 @@ class Progress:
             self._display.line(f"{self._label}: {progress_text(position, self._size, rate)}")
 
     def rate(self, position: int, now: float) -> float:
-        """Bytes a second since the transfer began, or goes on."""
+        """Return the bytes per second since the transfer began or was resumed."""
         if self._began is None:
             return 0.0
         since, first = self._began
         return max(0, position - first) / (now - since) if now > since else 0.0
 
     def clear(self) -> None:
-        """Make room for a line; the bar is drawn again with the next look."""
+        """Make room for a line; `look` draws the bar again."""
         if self._bar is not None:
             self._bar.clear()
 
     def hide(self) -> None:
-        """Remove the bar until the next look."""
+        """Remove the bar until the next call of `look`."""
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.close()
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, as the transfer is over."""
         self.hide()
         self._display.ended(self)
