@@ -1,6 +1,7 @@
 """
-Commands as JSON, and what belongs into every answer: the same on stdin (`--json`), from a browser and from
-programs that are attached to the node.
+Reads commands as JSON, and makes the fields of error answers.
+
+They are the same for stdin (`--json`), for pages, and for programs that are attached to the node.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ _log = Logger()
 
 def read(text: bytes) -> JSON:
     """
-    The fields of a command.
+    Read the fields of a command.
 
+    :param text: a JSON object in UTF-8.
     :raise CommandRefused: it is too long, or not a JSON object.
     """
     try:
@@ -45,13 +47,13 @@ def read(text: bytes) -> JSON:
 
 
 def too_long() -> CommandRefused:
-    """A command is longer than any may be."""
+    """Return the error for a command of more than `MAX_COMMAND` bytes."""
     error = too_long_line()
     return CommandRefused(error.reason, str(error))
 
 
 def error_fields(fields: JSON, error: CommandRefused) -> JSON:
-    """What is told of a command that could not be done."""
+    """Return the fields of the `error` event for a command that could not be done."""
     told: JSON = {"reason": error.code, "text": str(error), **request_fields(fields)}
     name = fields.get("command")
     if isinstance(name, str):
@@ -65,7 +67,8 @@ def perform_for_program(context: CommandContext, name: str, fields: JSON) -> Def
     """
     Do a command of a program that is attached to the node.
 
-    :raise CommandError: it can't be done; so does what is returned.
+    :return: fires with the answer; fails with `CommandError`.
+    :raise CommandError: it can't be done, and that is known at once.
     """
 
     def failed(failure: Failure) -> Answer | None:

@@ -1,4 +1,4 @@
-"""Events of node and chat as JSON objects (docs/json.md): what `--json` prints and a page receives."""
+"""The events of node and chat as JSON objects (docs/json.md), which `--json` prints and pages receive."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ JSON = dict[str, Any]
 
 def render(event: chat_events.Event, chat: Chat) -> JSON | None:
     """
-    The object for an event, without its `time`.
+    Return the object for an event, without its `time`.
 
-    :param chat: the chat that the event is of.
-    :return: None if there is no object for this kind of event.
+    :param chat: the chat that has sent the event.
+    :return: None if events of this kind are not sent as JSON.
     """
     if isinstance(event, TransferEvent):
         return transfer_event(event, peer_called(chat, event.transfer.peer))
@@ -56,19 +56,19 @@ def render(event: chat_events.Event, chat: Chat) -> JSON | None:
 
 
 def peer_called(chat: Chat, peer: PeerID) -> str:
-    """What a peer is called in a sentence."""
+    """Return the name of a peer for sentences, sanitized: ours, or its own, or the start of its ID."""
     contact = chat.contacts.get(peer)
     return shown_name(contact.name or contact.claimed, peer, contact.alike)
 
 
 def transfer_list(transfers: Transfers | None, chat: Chat) -> list[JSON]:
-    """All transfers of a process, as they are now; none if it has none."""
+    """All transfers of a process as they are now; an empty list if it can't send or receive files."""
     listed = [] if transfers is None else transfers.all
     return [transfer_fields(each, peer_called(chat, each.peer)) for each in listed]
 
 
 def message_fields(message: ChatMessage) -> JSON:
-    """A message as a line of the history."""
+    """A message of the history."""
     fields: JSON = {
         "number": message.number,
         "peer": str(message.peer),
@@ -99,7 +99,7 @@ def contact_fields(contact: ContactSummary) -> JSON:
 
 
 def link_fields(link: LinkStatus) -> JSON:
-    """A link as it is now."""
+    """The state of a link."""
     return {
         **path_fields(link.path),
         "since": link.since,
@@ -111,7 +111,7 @@ def link_fields(link: LinkStatus) -> JSON:
 
 
 def conversation_fields(conversation: ConversationSummary) -> JSON:
-    """One line of the list of chats."""
+    """An entry of the list of conversations."""
     return {
         **contact_fields(conversation.contact),
         "unread": conversation.unread,
@@ -123,7 +123,7 @@ def conversation_fields(conversation: ConversationSummary) -> JSON:
 
 
 def status_fields(status: ChatStatus) -> JSON:
-    """The chat as it is now: what the command `status` answers."""
+    """The state of the chat, for the answer of the command `status`."""
     return {
         "id": str(status.me),
         "name": status.name,
@@ -138,8 +138,8 @@ def status_fields(status: ChatStatus) -> JSON:
 
 
 def netcheck_fields(report: NetcheckReport) -> JSON:
-    """The report of a netcheck, also as the `netcheck` event."""
-    # Few ask for it, and its sentences take long to load
+    """The report of a netcheck: the answer of the command and the `netcheck` event are the same."""
+    # Imported here, as it takes long to load and is rarely needed.
     from punch.ui.text.netcheck import conclusions, details, problem_of
 
     return {
@@ -152,7 +152,7 @@ def netcheck_fields(report: NetcheckReport) -> JSON:
 
 
 def code_fields(made: chat_events.CodeMade) -> JSON:
-    """A code of this side that can be used."""
+    """A code that this side has made."""
     return {"code": made.code, "expires": round(made.expires, 3)}
 
 
@@ -334,9 +334,9 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
 
 def transfer_fields(transfer: Transfer, who: str) -> JSON:
     """
-    A transfer as it is now.
+    The state of a transfer.
 
-    :param who: the peer, for sentences.
+    :param who: the name of the peer, for sentences.
     """
     problem, offer = transfer.problem, transfer.offer
     reason = text = None
@@ -376,12 +376,16 @@ def _item_fields(item: Item) -> JSON:
 
 
 def path_text(path: Path) -> str:
-    """A path as JSON can carry it."""
+    """A path as text. Bytes that are not UTF-8 become U+FFFD, as JSON can't contain them."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def transfer_event(event: TransferEvent, who: str) -> JSON:
-    """The object for an event of a transfer."""
+    """
+    The object for an event of a transfer.
+
+    :param who: the name of the peer, for sentences.
+    """
     transfer = event.transfer
     if isinstance(event, TransferChanged):
         return {"event": f"transfer-{transfer.stage.value}", **transfer_fields(transfer, who)}

@@ -1,7 +1,7 @@
 """
-The interface for scripts (`--json`): events on stdout, commands on stdin, one JSON object a line each.
+The interface for scripts (`--json`): events on stdout, commands on stdin, one JSON object per line.
 
-`docs/json.md` is its description; what stands there is promised.
+`docs/json.md` describes it, and is a promise to its users: what it says must stay true.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from punch.wire import strict_json
 
 class JSONFrontEnd:
     """
-    The peer as a script drives it: a `punch.ui.front_end.FrontEnd`.
+    The front end for scripts: a `punch.ui.front_end.FrontEnd`.
 
-    :param elapsed: seconds since the process started.
+    :param elapsed: returns the seconds since the process started, which events have as their `time`.
     """
 
     _log = Logger()
@@ -85,7 +85,7 @@ class JSONFrontEnd:
         self.view.attach()
 
     def emit(self, event: str, /, **fields: Any) -> None:
-        """Write one event."""
+        """Write one event, with its time before the other fields."""
         line = {"event": event, "time": round(self._elapsed(), 6)}
         line.update((key, value) for key, value in fields.items() if key not in line)
         self._output.write(strict_json.dumps(line) + b"\n")
@@ -111,7 +111,7 @@ class JSONFrontEnd:
             self._buffer.clear()
 
     def input_over(self) -> None:
-        """Handle the end of stdin, after a last command without its newline."""
+        """Handle the end of stdin, after a last command without a newline."""
         if self._buffer and not self._skipping and not self._exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
@@ -194,30 +194,33 @@ class JSONFrontEnd:
             if transfer.outgoing and transfer.stage is Stage.FAILED and not _was_stopped_here(transfer):
                 self._something_failed = True
         elif isinstance(event, PageServed):
-            # Not in `render`: open pages are not given the address that lets another browser in.
+            # It is not in `render`, as pages must not get an address that lets another browser in.
             self.emit("web", url=event.url)
         return None
 
     def _show_outgoing(self, message: ChatMessage) -> None:
         if not self._sent_here(message.text):
-            # Another view has sent it.
+            # Another view has sent the message.
             self.emit("added", **message_fields(message), written=message.time)
         state = render(MessageChanged(message), self._chat)
         assert state is not None
         self.emit(state["event"], **state)
 
     def _sent_here(self, text: str) -> bool:
-        """Whether it is the next of the messages that this front end sent: they come back in order."""
+        """
+        Whether this is the text of the next message that this front end has sent and not seen added. If so,
+        it is removed: messages are added in the order in which they were sent.
+        """
         if self._sending and self._sending[0] == text:
             self._sending.popleft()
             return True
         return False
 
     def show_held(self, error: CommandRefused) -> None:
-        """Does nothing: each command is answered by itself."""
+        """Does nothing: a command whose message can't be stored is answered with an error."""
 
     def unsent(self) -> str | None:
-        """None: what was not stored was answered with an error."""
+        """Return None: the commands of messages that were not stored were answered with errors."""
         return None
 
     def stopped(self) -> None:
@@ -229,12 +232,18 @@ class JSONFrontEnd:
             self._exit.finish(1, event_sentence(event))
 
     def pending_size(self) -> int:
-        """How much waits for peers that are connected, in characters."""
-        # What waits for peers that are away is on the disk, and may be much.
+        """How much text is stored for peers with a link and not delivered, in characters."""
+        # Text for peers that are away is in the history, of any length: it must not pause stdin.
         return self.view.sending.size_for(self._chat.links)
 
     def check_done(self) -> None:
-        """After the last command: end when every call has succeeded or failed and all was delivered."""
+        """
+        End the process after the end of stdin, if nothing is left to do.
+
+        Every command must be done, every call must have succeeded or failed, and all messages and files must
+        be delivered to the peers that can be reached. The status is 1 if something failed or waits for a peer
+        that can't be reached.
+        """
         if self._exit.ending or not self._exit.input_ended:
             return
         chat = self._chat
@@ -250,12 +259,12 @@ class JSONFrontEnd:
         transfers = self._transfers()
         if not all(map(_is_away, transfers)):
             return
-        # What waits for peers that are away is kept, but was not delivered.
+        # What waits for peers that are away is kept on disk, but it was not delivered.
         undelivered = self.view.sending.undelivered or transfers
         self._exit.leave(1 if self._something_failed or undelivered else 0)
 
     def _transfers(self) -> list[Transfer]:
-        """What is being received, and what is sent, even if it has not begun."""
+        """The transfers that are running, and those to others that have not begun or wait."""
         transfers = self._commands.applications.transfers
         found = [] if transfers is None else transfers.all
         return [
@@ -264,7 +273,7 @@ class JSONFrontEnd:
 
 
 def _is_away(transfer: Transfer) -> bool:
-    """Whether a transfer waits for a peer that was called and is not there, or does not receive."""
+    """Whether a transfer waits for a peer that was called and can't be reached, or takes no files."""
     return transfer.stage is Stage.WAITING and isinstance(transfer.problem, CommandError)
 
 

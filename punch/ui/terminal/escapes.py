@@ -1,4 +1,4 @@
-"""Escape sequences for terminals: colours, and notifications; and which terminals take them."""
+"""Escape sequences for terminals: colours and notifications, and which terminals understand them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from enum import Enum
 
 from punch.sanitize import printable
 
-#: Longest text of a notice, in characters.
+#: Longest text of a notification, in characters.
 MAX_NOTICE = 100
 
-#: Colours of names: not those of success and failure.
+#: Colours of names (SGR codes). Red and green are left out, as they mean failure and success.
 _PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
 
 
 def takes_escapes(environ: Mapping[str, str]) -> bool:
-    """Whether a terminal knows escape sequences: for colours, and to move its cursor."""
+    """Whether the terminal understands escape sequences for colours and for moving the cursor."""
     return environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def reflows(environ: Mapping[str, str]) -> bool:
     """
-    Whether the terminal wraps the lines that it shows anew when it becomes narrower: xterm, the Linux console
-    and GNU screen cut them off instead.
+    Whether the terminal wraps its lines again when it becomes narrower. Most do; xterm, the Linux console and
+    GNU screen cut the lines off instead.
     """
     if "TMUX" in environ:
         return True
@@ -32,13 +32,13 @@ def reflows(environ: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Style:
-    """Colours, or none."""
+    """Puts escape sequences for colours around text; without colours, returns the text as it is."""
 
     colour: bool
 
     @classmethod
     def choose(cls, environ: Mapping[str, str], terminal: bool) -> Style:
-        """Colours only in a terminal that knows them, unless the user wants none (NO_COLOR)."""
+        """Return a style with colours in a terminal that has them, unless the user wants none (NO_COLOR)."""
         return cls(terminal and not environ.get("NO_COLOR") and takes_escapes(environ))
 
     def dim(self, text: str) -> str:
@@ -48,7 +48,7 @@ class Style:
         return self._wrap("1", text)
 
     def person(self, text: str, key: bytes) -> str:
-        """A name, in the colour that belongs to the peer's key."""
+        """Return a name in a colour that depends on the peer's key only."""
         return self._wrap(f"1;{_PEOPLE[key[0] % len(_PEOPLE)]}", text)
 
     def good(self, text: str) -> str:
@@ -62,7 +62,7 @@ class Style:
 
 
 class Notice(Enum):
-    """How the user of a terminal without the focus is notified."""
+    """How a terminal without the focus notifies its user."""
 
     BELL = "bell"
     OSC9 = "osc9"
@@ -72,9 +72,9 @@ class Notice(Enum):
 
 def sequence(notice: Notice, text: str) -> str:
     """
-    The escape sequence of a notice, "" for none.
+    Return the escape sequence of a notification, or "" for `Notice.OFF`.
 
-    :param text: what the notice says, where the terminal shows one; anything may be in there.
+    :param text: what a notification with text says. It is sanitized here.
     """
     shown = "".join(c for c in printable(text) if c.isprintable())[:MAX_NOTICE]
     if notice is Notice.BELL:

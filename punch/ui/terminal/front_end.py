@@ -1,6 +1,8 @@
 """
-The chat in a terminal with a line editor: what is shown appears above the line that is typed, and a status
-line says to whom it goes and over which path.
+The chat in a terminal with a line editor.
+
+Messages and other output appear above the line that is typed. The prompt names the peer to which the line
+goes, and a status line below tells over which path, and what else is to be known.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from punch.ui.text_renderer import TextRenderer
 #: Seconds between two updates of the round-trip time in the status line.
 STATUS_INTERVAL = 2.0
 
-#: Messages of the history that are shown when a chat is opened.
+#: Messages of the history that are shown when a conversation is opened; all unread ones, if those are more.
 EARLIER = 6
 
 #: Characters of a name in the prompt.
@@ -56,7 +58,7 @@ MAX_PROMPT = 20
 
 
 class PromptArea(Protocol):
-    """What this needs of `punch.ui.terminal.prompt.Prompt`, whose methods say what they do."""
+    """What the front end uses of `punch.ui.terminal.prompt.Prompt`, where the methods are described."""
 
     def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]: ...
     def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]: ...
@@ -72,12 +74,14 @@ class PromptArea(Protocol):
 
 class TerminalFrontEnd:
     """
-    The chat with a prompt: a `punch.ui.front_end.FrontEnd`, and the
-    `punch.ui.terminal.prompt.PromptUser`.
+    The front end for a terminal with a line editor: a `punch.ui.front_end.FrontEnd`, a
+    `punch.ui.command_line.TextScreen`, and the `punch.ui.terminal.prompt.PromptUser`.
 
-    :param prompt: reads lines below what is shown.
-    :param history: the lines typed before.
-    :param stop_process: stops it as Ctrl-Z does, and returns when it goes on.
+    :param prompt: reads lines, and shows text above them.
+    :param history: the lines that were typed before.
+    :param environ: the environment variables, of which `TERM` and `NO_COLOR` decide about colours.
+    :param stop_process: stops the process as Ctrl-Z does, and returns when it was continued.
+    :param interrupt: sends the process the signal of Ctrl-C.
     """
 
     _log = Logger()
@@ -94,7 +98,7 @@ class TerminalFrontEnd:
         stop_process: Callable[[], None] = lambda: os.kill(0, signal.SIGTSTP),
         interrupt: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGINT),
     ) -> None:
-        # What is typed waits on the disk, not here: the prompt is never paused.
+        # Typed lines are stored at once, so that the input need not be paused: there is no `Output`.
         self.view = ProcessView(
             settings, context, chat, self, None, InputKind.TERMINAL, watched=True, answers=True
         )
@@ -108,7 +112,7 @@ class TerminalFrontEnd:
         self._stop_process = stop_process
         self._interrupt = interrupt
         self._shown: Deferred[None] = succeed(None)
-        #: Names that a command may be given; read by the prompt's thread.
+        #: Names of peers, for completion. The prompt's thread reads them.
         self.names: tuple[str, ...] = ()
         self._number = 0
         self._unread: dict[PeerID, int] = {}
@@ -127,21 +131,21 @@ class TerminalFrontEnd:
     # -- what is shown (TextScreen) --
 
     def show(self, text: str) -> int:
-        """Show one or more lines above the prompt. Returns their number."""
+        """Show one or more lines above the prompt. Returns the number of this call."""
         self._number, self._shown = self._prompt.show(text)
         return self._number
 
     def replace(self, text: str, key: object) -> int:
-        """As `show`, but instead of the last line if that has the same key and took one row."""
+        """As `show`, but replace the last line if it has the same key and took one row."""
         self._number, self._shown = self._prompt.replace(text, key)
         return self._number
 
     def written(self) -> Deferred[None]:
-        """Fires when the terminal has what was shown last."""
+        """Fires when what was shown last was written to the terminal."""
         return self._shown
 
     def give_back(self, text: str) -> None:
-        """Put a typed line that had no effect into the line again."""
+        """Put a text that was typed and had no effect back into the line."""
         self._prompt.put_in_line(text)
 
     def clear(self) -> None:
@@ -151,7 +155,7 @@ class TerminalFrontEnd:
     # -- what the view asks for (FrontEnd) --
 
     def show_event(self, event: Event) -> Deferred[None] | None:
-        """Show an event above the prompt, and in the status line what has changed."""
+        """Show an event above the prompt, and update the status line."""
         delivered = self._show_event(event)
         if not self._exit.finished:
             self.line.drop_answered()
@@ -184,7 +188,7 @@ class TerminalFrontEnd:
         self._text.show_held(error)
 
     def unsent(self) -> str | None:
-        """A sentence that names the messages that are not stored, if there are some."""
+        """A sentence that names the messages that are not stored; None: all are."""
         return self.view.unsent()
 
     def pending_size(self) -> int:
@@ -192,7 +196,7 @@ class TerminalFrontEnd:
         return self.view.sending.size
 
     def check_done(self) -> None:
-        """After Ctrl-D: end, and keep what waits."""
+        """End the process after Ctrl-D, when all messages are stored: those that wait are kept."""
         if self._exit.input_ended and not self._exit.ending and not len(self.view.sending):
             self._exit.leave()
 
@@ -200,7 +204,7 @@ class TerminalFrontEnd:
         """Cancel the timer."""
         self._timer.cancel()
 
-    # -- the lines --
+    # -- messages and notifications --
 
     def _greet(self, conversations: list[ConversationSummary]) -> None:
         for each in conversations:
@@ -234,7 +238,7 @@ class TerminalFrontEnd:
 
     def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
-            # Remove "waiting". "Sent" is not shown, since "delivered" mostly follows at once.
+            # Only remove "waiting": "sent" is not shown, as "delivered" mostly follows at once.
             self._prompt.put_beside(message.number, "", None)
             return
         text = answers.STATES[str(message.state)]
@@ -245,7 +249,7 @@ class TerminalFrontEnd:
         )
 
     def _forget_lines(self, event: HistoryErased) -> None:
-        # The typed lines contain messages.
+        # The typed lines contain messages, so they are erased with the history.
         if event.before is None:
             self._typed_lines.erase()
         else:
@@ -260,11 +264,11 @@ class TerminalFrontEnd:
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
 
-    # -- a chat is opened --
+    # -- opening a conversation --
 
     def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
         if peer != before and before is not None and not chosen:
-            # What is being typed was meant for somebody else.
+            # A line that the user has begun was meant for the peer before.
             self._before, self._switched = before, self._number + 1
         self._open(peer)
 
@@ -338,7 +342,7 @@ class TerminalFrontEnd:
         if stage is CallState.RINGING:
             return "", f"{name} is calling"
         if stage is not None or peer in self._chat.calling:
-            # This includes calls that the chat placed by itself.
+            # The chat also calls by itself, to deliver messages.
             return "", f"calling {name}"
         return "dim", f"{name} is away"
 
@@ -351,13 +355,17 @@ class TerminalFrontEnd:
     # -- PromptUser: what is typed --
 
     def entered(self, text: str, seen: int) -> None:
-        """A line."""
+        """
+        Handle a line that was entered.
+
+        :param seen: the number of the last `show` when the first character of the line was typed.
+        """
         if self._exit.ending:
             return
         if text.strip() and self.view.settings.history:
             self._typed_lines.add(text, self.view.wall())
         if seen < self._switched and not text.startswith("/") and text.strip() and self._before is not None:
-            # It was begun for somebody else.
+            # The line was begun when lines went to another peer.
             self._switched = 0
             self.show(
                 f"That was begun when the chat was with {self.view.name_of(self._before)}: "
@@ -368,11 +376,11 @@ class TerminalFrontEnd:
         self.line.typed(text, seen)
 
     def noticed(self, seen: int) -> None:
-        """A person did something after `show` number `seen`."""
+        """Note that the user has pressed a key after the `show` with this number."""
         self.line.noticed(seen)
 
     def ended(self) -> None:
-        """Ctrl-D."""
+        """Handle Ctrl-D: end, but ask first if messages would be lost."""
         if len(self.view.sending) or (
             self._chat.conversations.undelivered() and not self.view.settings.history
         ):
@@ -381,16 +389,16 @@ class TerminalFrontEnd:
             self.view.input_over()
 
     def interrupted(self) -> None:
-        """Ctrl-C: as if the terminal had sent the signal."""
+        """Handle Ctrl-C: send the signal that the terminal would send without a line editor."""
         self._interrupt()
 
     def suspended(self) -> None:
-        """Ctrl-Z."""
+        """Handle Ctrl-Z: stop the process, and draw the prompt again when it was continued."""
         self._stop_process()
         self._prompt.refresh()
 
     def lost(self, failure: Failure | None) -> None:
-        """The terminal is gone."""
+        """End the process: the terminal was closed, or (with a failure) the prompt has failed."""
         if failure is not None:
             self._log.failure("the prompt failed", failure)
             self._exit.finish(
@@ -432,12 +440,12 @@ class TerminalConsole:
         )
         atexit.register(self.restore)
         if threading.current_thread() is threading.main_thread():
-            # Whoever stops and continues the process from elsewhere leaves the terminal's modes to us.
+            # When the process was stopped by another one, the terminal's modes must be set again.
             signal.signal(signal.SIGCONT, lambda *_: reactor.callFromThread(prompt.refresh))
         prompt.start(self.front_end)
 
     def close(self) -> Deferred[Any]:
-        """The prompt disappears, and the terminal is as it was."""
+        """Remove the prompt, and restore the terminal, after at most `DRAIN_TIMEOUT` seconds."""
         self.front_end.view.exit.stop()
         waiting: Deferred[None] = Deferred()
 
@@ -447,14 +455,14 @@ class TerminalConsole:
                 waiting.callback(None)
 
         self._prompt.stop().addCallback(stopped)
-        # A terminal that holds its output holds the prompt's thread; not the process.
+        # A terminal that takes no output blocks the prompt's thread; it must not keep the process.
         waiting.addTimeout(DRAIN_TIMEOUT, self._reactor)
         return waiting.addBoth(lambda _: self.restore())
 
     def drain(self) -> Deferred[Any]:
-        """All output was shown when the prompt ended."""
+        """Does nothing: `close` has waited for the output."""
         return succeed(None)
 
     def restore(self) -> None:
-        """Put back the modes of the terminal, whatever the prompt's thread does."""
+        """Restore the modes of the terminal, without waiting for the prompt's thread."""
         self._modes.put_back(drawn=not self._clean)

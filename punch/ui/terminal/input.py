@@ -1,10 +1,10 @@
 """
-The input of a terminal: typed keys and lines told apart from pasted text.
+Tells pasted text from typed keys and lines in the input of a terminal.
 
-A paste may be of any size and comes between two marks ("bracketed paste"): it is collected here up to a
-limit, so that megabytes cost neither memory nor time. Terminals without those marks send a paste as if it was
-typed: long runs of plain characters are taken as one piece as well, and so are several lines that came at
-once, which nobody types.
+A paste may have any size. Most terminals send it between two escape sequences ("bracketed paste"); it is
+collected here up to a limit, so that megabytes take neither memory nor time. Other terminals send a paste as
+if it had been typed. So long runs of plain characters, and several lines that came at once, count as a paste,
+too: nobody types those.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from punch.net.driver import Timer
 PASTE_BEGINS = "\x1b[200~"
 PASTE_ENDS = "\x1b[201~"
 
-#: Longest text that is taken from one paste, in characters. What is longer is dropped, and said.
+#: The longest paste that is taken, in characters. A longer one is dropped, and the user is told.
 MAX_PASTE = 65_536
 
-#: So many plain characters at once are taken for a paste.
+#: So many plain characters that came at once count as a paste.
 LONG_RUN = 64
 
 #: What a terminal sends when it gets and when it loses the focus.
 FOCUS_IN, FOCUS_OUT = "\x1b[I", "\x1b[O"
 
-#: How long after several lines came at once the rest of them may come, in seconds; and a line end alone,
-#: which a person may have typed.
+#: After several lines came at once, text counts as the rest of them for `REST_TIME` seconds; a line end
+#: alone, which may be the Enter key, only for `END_TIME` seconds.
 REST_TIME, END_TIME = 0.1, 0.02
 
-#: Nobody types a second line this soon after the first one, in seconds; a paste has it there at once.
+#: A line that follows another one within so many seconds was not typed but pasted.
 PASTE_INTERVAL = 0.02
 
-#: Text without other controls than tabs and line ends, and such text with a line and more after it.
+#: Text without control characters except tabs and line ends; and text that goes on after a line end.
 _TEXT = re.compile("[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*")
 _LINES = re.compile("[^\r\n]+[\r\n]+[^\r\n]")
 
@@ -49,7 +49,7 @@ _RUN = re.compile(f"[^\x00-\x1f\x7f]{{{LONG_RUN},}}")
 
 @dataclass(frozen=True)
 class Pressed:
-    """Keys, as the characters and escape sequences that the terminal sends for them."""
+    """Keys that were pressed, as the characters and escape sequences that the terminal sent for them."""
 
     text: str
 
@@ -57,9 +57,11 @@ class Pressed:
 @dataclass(frozen=True)
 class Pasted:
     """
-    Text that came at once. `length` is how many characters it had, `text` holds them if they fit.
+    A paste.
 
-    :ivar marked: the terminal said that it is a paste.
+    :ivar text: the text; empty if it was longer than the limit.
+    :ivar length: how many characters it had.
+    :ivar marked: False if several lines came at once without the escape sequences of a paste.
     """
 
     text: str
@@ -69,19 +71,21 @@ class Pasted:
 
 @dataclass(frozen=True)
 class Focus:
-    """The terminal has got or lost the focus."""
+    """The terminal has gained or lost the focus."""
 
     gained: bool
 
 
 class KeySplitter:
     """
-    Splits what a terminal sends, in any pieces, into keys, pastes and changes of the focus.
+    Splits the bytes that a terminal sends into keys, pastes and changes of the focus. The bytes may come in
+    pieces of any size.
 
-    :param limit: longest paste that is kept, in characters.
+    :param limit: the longest paste that is kept, in characters.
     """
 
-    #: Until when text belongs to lines that came at once, and whether a line end waits for what follows.
+    #: Until when text counts as the rest of lines that came at once (monotonic seconds), and whether these
+    #: have ended with a line end, which is passed on only if more text follows.
     _lines_until = 0.0
     _line_end = False
 
@@ -108,7 +112,7 @@ class KeySplitter:
         Add bytes, and return what they mean, in order.
 
         :param now: monotonic seconds.
-        :param at_once: nothing waited to be read just before: the bytes have all come together.
+        :param at_once: whether the bytes have all come together, as there was nothing to read just before.
         """
         text = self._rest + self._decoder.decode(data)
         self._rest = ""
@@ -116,7 +120,7 @@ class KeySplitter:
         if not self._pasting and self._came_at_once(text, now, at_once):
             self._lines_until = now + REST_TIME
             whole = "\n" * self._line_end + text.replace("\r\n", "\n").replace("\r", "\n")
-            # The last line end is not for the line, but would have sent it.
+            # A line end at the end is left out: as a key, it would have sent the line.
             lines = whole.removesuffix("\n")
             self._line_end = len(lines) < len(whole)
             found.append(Pasted(lines, len(lines), marked=False))
@@ -127,7 +131,7 @@ class KeySplitter:
         return found
 
     def _came_at_once(self, text: str, now: float, at_once: bool) -> bool:
-        """Whether it is several lines, or the rest of some."""
+        """Whether a text is several lines that came at once, or the rest of such lines."""
         if not _TEXT.fullmatch(text):
             return False
         if now < self._lines_until:
@@ -139,7 +143,8 @@ class KeySplitter:
         if begins:
             self._pasting = True
         else:
-            # A lone Escape is a key: only what can hardly be anything else is held back.
+            # An Escape alone is a key. So only a tail of at least four characters of PASTE_BEGINS is held
+            # back, until more has come.
             kept = _tail(keys, PASTE_BEGINS, at_least=4)
             self._rest = keys[len(keys) - kept :]
             keys = keys[: len(keys) - kept]
@@ -153,7 +158,7 @@ class KeySplitter:
         start = 0
         for run in _RUN.finditer(keys):
             if "\x1b" in keys[max(start, run.start() - 8) : run.start()]:
-                continue  # It may be the end of an escape sequence.
+                continue  # The run may be the end of an escape sequence.
             if run.start() > start:
                 found.append(Pressed(keys[start : run.start()]))
             found.append(Pasted(run[0], len(run[0])))
@@ -188,7 +193,7 @@ def _tail(text: str, mark: str, at_least: int) -> int:
 
 
 def clean_paste(text: str) -> str:
-    """A paste as it goes into the line: line ends as one character, no other controls but tabs."""
+    """Return a paste as it is put into the line: with LF as line end, and no other control but tabs."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(
         character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc"
@@ -197,12 +202,12 @@ def clean_paste(text: str) -> str:
 
 class PastedLines:
     """
-    Holds each line for a moment, to see whether more lines come at once. A terminal in its line mode gives
-    its lines one by one, whether they were typed or pasted.
+    Recognizes pastes of several lines in a terminal in line mode, which gives its lines one by one, whether
+    they were typed or pasted. So each line is held for a moment, to see whether more lines follow at once.
 
     :param typed: is called with input that a person typed.
-    :param pasted: is called with input that holds several lines; with nothing if it was too long to be kept.
-    :param unfinished: takes out of the terminal what stands in its line and was not entered yet.
+    :param pasted: is called with input of several lines; with b"" if it was too long to be kept.
+    :param unfinished: takes out of the terminal the beginning of a line that was not entered yet.
     """
 
     def __init__(
@@ -221,12 +226,12 @@ class PastedLines:
         self._timer = Timer(clock)
 
     def add(self, data: bytes) -> None:
-        """Add input that was read just now."""
+        """Add input that was just read."""
         self._keep(data)
         self._timer.start(REST_TIME if self._lines > 1 else PASTE_INTERVAL, self._look_again)
 
     def flush(self) -> None:
-        """Decide now whether it was typed or pasted, as no more input follows."""
+        """Decide now whether the held input was typed or pasted, as no more follows."""
         self.stop()
         if self._lines > 1:
             self._keep(self._unfinished())
@@ -251,5 +256,6 @@ class PastedLines:
         self._lines += sum(1 for line in data.split(b"\n") if line.strip())
 
     def _look_again(self) -> None:
-        # A reactor that was busy calls what is due before it reads what has come meanwhile.
+        # If the reactor was busy, it runs this timer before it reads input that came in time. So let it read
+        # once more.
         self._timer.start(0.0, self.flush)

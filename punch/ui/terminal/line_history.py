@@ -1,8 +1,8 @@
 """
-The lines that were typed, for the arrow keys, over restarts.
+The lines that were typed, for the arrow keys. They are kept when the process ends.
 
-One file in the peer's state directory, a JSON array `[time, line]` each line, for its owner only. It
-contains messages, so it is erased and limited with them.
+They are in a file of the peer's state directory that only its owner can read: one JSON array `[time, line]`
+per line. The lines contain messages, so they are erased with the history, and kept no longer than it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MAX_FILE = MAX_LINES * (6 * MAX_LENGTH + 32)
 
 class LineHistory:
     """
-    Typed lines, oldest first.
+    Typed lines, oldest first. Errors of the disk are ignored: the messages themselves are in the history.
 
-    :param path: where they are kept; None keeps them in memory.
+    :param path: the file that keeps them; None: they are kept in memory only.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -64,7 +64,7 @@ class LineHistory:
         return True
 
     def erase(self) -> None:
-        """Forget all, on disk as well."""
+        """Forget all lines, on disk as well."""
         self._lines.clear()
         self._written = 0
         if self._path is not None:
@@ -82,7 +82,7 @@ class LineHistory:
                     _overwrite(self._path)
             self._rewrite()
 
-    # Failures are not reported: the messages themselves are kept elsewhere.
+    # -- the file --
 
     def _append(self, now: float, line: str) -> None:
         if self._path is None:
@@ -100,7 +100,7 @@ class LineHistory:
 
 
 def _overwrite(path: Path) -> None:
-    """Overwrite a file with zeros, so that free blocks of the disk do not keep what it held."""
+    """Overwrite a file with zeros, so that its blocks don't keep the text when they are free."""
     with os.fdopen(open_regular(path, os.O_RDWR), "r+b") as file:
         file.write(bytes(path.stat().st_size))
         file.flush()

@@ -1,10 +1,10 @@
 """
-The bottom of a terminal: the line that is typed, completions, and a status line, by prompt_toolkit.
+The bottom of a terminal: the line that is typed, completions, and a status line, drawn by prompt_toolkit.
 
-It runs in a thread with an event loop of its own. `twistd` has chosen the reactor, and a terminal that holds
-its output (a stopped tmux pane, a slow ssh) must not hold the reactor: nothing else waits for what this
-thread waits for. Calls go one way by `call_soon_threadsafe`, and the other by the reactor's `callFromThread`.
-Nothing here knows of chats; `punch.ui.terminal.front_end` does.
+prompt_toolkit needs asyncio, and the reactor that `twistd` has chosen may be another one. Also, a terminal
+that takes no output (a stopped tmux pane, a slow ssh) must not block the reactor. So the prompt runs in a
+thread with an event loop of its own. The reactor's thread calls it by `call_soon_threadsafe`, and it calls
+back by the reactor's `callFromThread`. Nothing here knows of chats; `punch.ui.terminal.front_end` does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 Fragments = Sequence[tuple[str, str]]
-"""Text in parts, each with the name of its style: "", "good", "bad" or "dim"."""
+"""Text in parts, each of which is the name of a style ("", "good", "bad" or "dim") and the text."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a completion offers: `text` for the last `replaces` characters before the cursor."""
+    """One completion: `text` replaces the last `replaces` characters before the cursor."""
 
     text: str
     replaces: int
@@ -35,37 +35,44 @@ Complete = Callable[[str], Iterable[Suggestion]]
 
 
 class PromptUser(Protocol):
-    """Who is told what happens at the prompt, in the reactor's thread."""
+    """Is told, in the reactor's thread, what the user does at the prompt."""
 
     def entered(self, text: str, seen: int) -> None:
-        """A line; when its first character was typed, `Prompt.show` number `seen` was the last one shown."""
+        """
+        A line was entered.
+
+        :param seen: the number of the last `Prompt.show` when the first character of the line was typed.
+        """
 
     def ended(self) -> None:
-        """Ctrl-D on an empty line."""
+        """Ctrl-D was pressed on an empty line."""
 
     def interrupted(self) -> None:
-        """Ctrl-C on an empty line."""
+        """Ctrl-C was pressed on an empty line."""
 
     def suspended(self) -> None:
-        """Ctrl-Z: stop the process, and call `Prompt.refresh` when it goes on."""
+        """Ctrl-Z was pressed: stop the process, and call `Prompt.refresh` when it was continued."""
 
     def noticed(self, seen: int) -> None:
-        """A person did something after `Prompt.show` number `seen` had been shown."""
+        """A key was pressed after the `Prompt.show` with this number, for the first time since it."""
 
     def lost(self, failure: Failure | None) -> None:
-        """The terminal is gone, or (`failure`) the prompt can't go on."""
+        """The terminal was closed, or (with a failure) the prompt has failed."""
 
 
 class Prompt:
     """
     A prompt at the bottom of a terminal, and lines that appear above it.
 
-    Everything public is called in the reactor's thread and returns at once.
+    All public methods are called in the reactor's thread and return at once.
 
+    :param stdin: the descriptor to read keys from, and `stdout` the one to draw on.
     :param in_reactor: runs a function in the reactor's thread (`callFromThread`).
-    :param complete: what may follow the text before the cursor. It is called in the prompt's thread.
+    :param complete: returns completions for the text before the cursor; called in the prompt's thread.
     :param history: lines for the arrow keys, oldest first.
-    :param reflows: whether the terminal wraps anew what it shows when it becomes narrower.
+    :param colour: whether to use colours.
+    :param term: the value of `TERM`.
+    :param reflows: whether the terminal wraps its lines again when it becomes narrower.
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class Prompt:
         self._in_reactor = in_reactor
         self._numbers = 0
         self._over: Deferred[None] | None = None
-        # Not earlier: prompt_toolkit takes long to load, and is an extra.
+        # Imported here, as prompt_toolkit takes long to load, and is an extra that may be missing.
         from punch.ui.terminal.prompt_loop import PromptLoop
 
         self._inside = PromptLoop(
@@ -96,9 +103,9 @@ class Prompt:
 
     def start(self, user: PromptUser) -> None:
         """
-        Take the terminal, as soon as there is something to show.
+        Draw the prompt as soon as there is something to show.
 
-        :param user: is told what happens at the prompt.
+        :param user: is told what the user does at the prompt.
         """
         self._user = user
         self._wanted = True
@@ -111,10 +118,11 @@ class Prompt:
 
     def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]:
         """
-        One or more lines above the prompt, shown as they are: `text` must be harmless.
+        Show a text of one or more lines above the prompt.
 
-        :param key: names the line for `put_beside`.
-        :return: its number (1, 2…), and when the terminal has it.
+        :param text: is written as it is, so it must have been sanitized.
+        :param key: names the line for `replace` and `put_beside`.
+        :return: the number of this call (1, 2…), and a Deferred that fires when the text was written.
         """
         self._numbers += 1
         number = self._numbers
@@ -124,7 +132,7 @@ class Prompt:
         return number, shown
 
     def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]:
-        """As `show`, but instead of the last line if that has the same key and surely took one row."""
+        """As `show`, but replace the last line if it has the same key and surely took one row."""
         self._numbers += 1
         number = self._numbers
         shown: Deferred[None] = Deferred()
@@ -142,36 +150,42 @@ class Prompt:
 
     def put_beside(self, key: object, beside: str, alone: str | None) -> None:
         """
-        Put `beside` at the end of the line shown with `key` if it is the last and has room, instead of an
-        earlier state; else show the line `alone`.
+        Show a state beside the line that was shown with `key`, in place of an earlier state, if that is the
+        last line and has room.
+
+        :param beside: the state, to be written behind the line.
+        :param alone: the line that is shown otherwise; None: nothing is.
         """
         self._numbers += 1
         number = self._numbers
         self._inside.post(lambda inside: inside.put_beside(number, key, beside, alone))
 
     def set_prompt(self, text: str) -> None:
-        """What stands before the line."""
+        """Set the text before the line that is typed."""
         self._inside.post(lambda inside: inside.set_prompt(text))
 
     def set_status(self, fragments: Fragments) -> None:
-        """What stands below the line."""
+        """Set the status line, below the line that is typed."""
         self._inside.post(lambda inside: inside.set_status(fragments))
 
     def put_in_line(self, text: str) -> None:
-        """Give a text back to whoever typed it: into the line, before what is there."""
+        """Put a text into the line, before what the user has typed meanwhile."""
         self._inside.post(lambda inside: inside.put_in_line(text))
 
     def set_history(self, lines: Iterable[str]) -> None:
-        """Other lines for the arrow keys."""
+        """Replace the lines for the arrow keys."""
         kept = list(lines)
         self._inside.post(lambda inside: inside.set_history(kept))
 
     def refresh(self) -> None:
-        """The process goes on after a stop: take the terminal again. May be called by a signal handler."""
+        """
+        Set the terminal's modes and draw the prompt again, after the process was stopped and continued. A
+        signal handler may call it.
+        """
         self._inside.post(lambda inside: inside.refresh())
 
     def stop(self) -> Deferred[None]:
-        """Give the terminal back. Fires when that is done."""
+        """Remove the prompt, and restore the terminal. Fires when that is done."""
         self._wanted = False
         if self._over is None:
             self._over = Deferred()
@@ -186,13 +200,13 @@ class Prompt:
         try:
             self._loop()
         except (EOFError, OSError):
-            pass  # The terminal is gone.
+            pass  # The terminal was closed.
         except BaseException:
             failure = Failure()  # type: ignore[no-untyped-call]
         self._in_reactor(lambda: self._ended(failure))
 
     def _loop(self) -> None:
-        # As `asyncio.run`, which takes no loop of ours in Python 3.10.
+        # The same as `asyncio.run`, which can't use a given loop in Python 3.10.
         loop = asyncio.SelectorEventLoop(self._inside.selector)
         try:
             loop.run_until_complete(self._inside.run())

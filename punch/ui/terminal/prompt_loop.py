@@ -1,9 +1,9 @@
 """
-The part of a prompt that lives in its own thread: prompt_toolkit's application, and what is shown above it.
+The part of a prompt that runs in its own thread: prompt_toolkit's application, and the lines above it.
 
-The lines above it are written straight to the terminal between erasing the prompt and drawing it again.
-prompt_toolkit's own `run_in_terminal` puts the terminal back into its line mode meanwhile, where a key that
-is pressed just then is echoed into the message, and Ctrl-C kills the process.
+To show a line above the prompt, the prompt is erased, the line is written straight to the terminal, and the
+prompt is drawn again. prompt_toolkit's own `run_in_terminal` is not used, since it sets the terminal to line
+mode meanwhile: a key that is pressed just then is echoed into the message, and Ctrl-C kills the process.
 """
 
 from __future__ import annotations
@@ -44,18 +44,24 @@ from punch.ui.terminal.toolkit import (
 #: Most characters of the line that is typed.
 MAX_LINE = MAX_PASTE
 
-#: Lines that were entered and not handled yet, before no more keys are read.
+#: No keys are read while so many lines were entered and not handled yet.
 MAX_ENTERED = 64
 
-#: Seconds between two checks of the terminal's size: the signal for it goes to another thread.
+#: Seconds between two checks of the terminal's size. It is checked, as SIGWINCH only reaches the main thread.
 SIZE_INTERVAL = 0.25
 
-#: Least time between two notices, in seconds.
+#: Least time between two notifications, in seconds.
 NOTICE_PAUSE = 1.0
 
 
 class PromptLoop:
-    """The part of a `Prompt` that lives in its thread. Only `post` is called from another one."""
+    """
+    The part of a `Prompt` that runs in its thread. Other threads may only call `post`.
+
+    :param tell: calls a function with the `PromptUser` in the reactor's thread.
+
+    The other parameters are those of `Prompt`.
+    """
 
     def __init__(
         self,
@@ -104,7 +110,7 @@ class PromptLoop:
     # -- from any thread --
 
     def post(self, what: Callable[[PromptLoop], None]) -> None:
-        """Do this in the prompt's thread, in order, as soon as it runs."""
+        """Call a function in the prompt's thread, in order, as soon as the loop runs."""
         with self._lock:
             idle = not self._posted
             self._posted.append(what)
@@ -126,13 +132,14 @@ class PromptLoop:
     # -- start and end --
 
     async def run(self) -> None:
-        """Run the prompt until `leave`, or until the terminal is gone (EOFError)."""
+        """Run the prompt until `leave`, or until the terminal was closed (EOFError)."""
         input_file = open(self._stdin, encoding="utf-8", closefd=False)  # noqa: SIM115
         output_file = open(self._stdout, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         self._input = Keyboard(input_file, self.selector, self._focus)
         self._modes = self._input.raw_mode()
         size = Vt100_Output.from_pty(output_file).get_size
-        # Without asking where the cursor is: answers would come in between what is typed.
+        # enable_cpr=False: don't ask the terminal for the cursor's position, as the answer would come in
+        # between typed keys.
         self._output = Vt100_Output(output_file, size, term=self._term, enable_cpr=False)
         self._app = app = Application[None](
             layout=layout(self._buffer, self._prefix, lambda: self._status),
@@ -144,7 +151,7 @@ class PromptLoop:
             erase_when_done=True,
             terminal_size_polling_interval=None,
         )
-        # After Escape, keys are waited for as long as people wait.
+        # Seconds to wait after Escape for the rest of a sequence: few enough not to be noticed.
         app.ttimeoutlen = 0.1
         self._above = LinesAbovePrompt(app, self._output, self._reflows, self._in_reactor)
         self._report_focus(True)
@@ -162,7 +169,7 @@ class PromptLoop:
             self._loop = loop
             waiting = bool(self._posted)
         if waiting:
-            # Before the prompt is drawn for the first time.
+            # Show what was posted before the prompt is drawn for the first time.
             self._do_posted()
         toolkit.watch(self._app, self._notice, self._above.erase_if_resized)
         self._app.create_background_task(self._watch_size())
@@ -171,7 +178,7 @@ class PromptLoop:
         toolkit.end(self._app, context.get("exception") or RuntimeError(str(context.get("message"))))
 
     def leave(self) -> None:
-        """End; the prompt disappears."""
+        """Remove the prompt, and end `run`."""
         self._above.end()
         toolkit.end(self._app)
 
@@ -182,21 +189,21 @@ class PromptLoop:
         self._above.forget()
         self._report_focus(False)
         self._modes.__exit__(None, None, None)
-        # The other thread stops the process, and with it this one: `refresh` follows.
+        # The reactor's thread stops the process, and with it this thread; it calls `refresh` afterwards.
         self._tell(lambda user: user.suspended())
 
     def refresh(self) -> None:
-        """Modes and prompt again."""
+        """Set the modes and draw the prompt again, after the process was stopped."""
         self._modes.__enter__()
         self._above.away = False
-        # It was stopped from elsewhere, or was quick enough to draw itself.
+        # The prompt may still be drawn: if another process has stopped this one, it was not erased.
         self._above.erase()
         self._above.forget()
         self._report_focus(True)
         self._app.invalidate()
 
     def _report_focus(self, wanted: bool) -> None:
-        """Have the terminal report when it gets and when it loses the focus; many can."""
+        """Tell the terminal whether to report when it gains and loses the focus. Not all terminals can."""
         self._focused = True
         self._output.write_raw("\x1b[?1004h" if wanted else "\x1b[?1004l")
         self._output.flush()
@@ -210,21 +217,21 @@ class PromptLoop:
     # -- what is shown --
 
     def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """Lines above the prompt."""
+        """As `LinesAbovePrompt.show`."""
         self._above.show(number, text, key, shown)
 
     def replace(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """Instead of the last line with that key."""
+        """As `LinesAbovePrompt.replace`."""
         self._above.replace(number, text, key, shown)
 
     def put_beside(self, number: int, key: object, beside: str, alone: str | None) -> None:
-        """Beside a line, or alone."""
+        """As `LinesAbovePrompt.put_beside`."""
         self._above.put_beside(number, key, beside, alone)
 
     def notify(self, sequence: str) -> None:
         """
-        Write a bell, or what makes the terminal show a notice, unless the terminal has the focus; at most
-        once in `NOTICE_PAUSE` seconds.
+        Write the escape sequence of a notification, unless the terminal has the focus; at most once in
+        `NOTICE_PAUSE` seconds.
         """
         now = asyncio.get_running_loop().time()
         if not self._focused and not self._above.away and now - self._notified >= NOTICE_PAUSE:
@@ -233,23 +240,23 @@ class PromptLoop:
             self._output.flush()
 
     def set_prompt(self, text: str) -> None:
-        """Before the line."""
+        """As `Prompt.set_prompt`."""
         self._prompt = text
         self._app.invalidate()
 
     def set_status(self, fragments: Fragments) -> None:
-        """Below the line."""
+        """As `Prompt.set_status`."""
         self._status = [
             (f"class:status.{look}" if look else "class:status", text) for look, text in fragments
         ]
         self._app.invalidate()
 
     def put_in_line(self, text: str) -> None:
-        """Before what is in the line."""
+        """As `Prompt.put_in_line`."""
         self._buffer.document = Document(text + self._buffer.text, len(text) + self._buffer.cursor_position)
 
     def set_history(self, lines: list[str]) -> None:
-        """For the arrow keys."""
+        """As `Prompt.set_history`."""
         self._history = lines
         typed = self._buffer.document
         self._buffer.history = InMemoryHistory(lines)
@@ -258,7 +265,7 @@ class PromptLoop:
     # -- what is typed --
 
     def handled(self) -> None:
-        """The other thread has had a line."""
+        """Note that the reactor's thread has handled a line."""
         self._entered -= 1
         if self._entered < MAX_ENTERED:
             self._input.release()
@@ -324,7 +331,7 @@ class PromptLoop:
             )
 
     def complete(self) -> None:
-        # At once: prompt_toolkit ignores the key while it looks for completions by itself.
+        # The completions are computed here, at once, as prompt_toolkit ignores Tab while it computes them.
         document = self._buffer.document
         found = [] if self._choosing() else list(self._suggest(document.text_before_cursor))
         if not found:
@@ -355,7 +362,7 @@ class PromptLoop:
         self._focused = focused
 
     def _choosing(self) -> bool:
-        """Whether a line of the menu is chosen."""
+        """Whether an entry of the completion menu is selected."""
         state = self._buffer.complete_state
         return state is not None and state.current_completion is not None
 

@@ -1,8 +1,8 @@
 """
-What a prompt is made of in prompt_toolkit: keyboard, key bindings, layout and completion.
+The parts of a prompt for prompt_toolkit: keyboard, key bindings, layout and completion.
 
-The only module that depends on prompt_toolkit's internals: how its input parses keys, what its renderer has
-drawn, and how an application ends.
+This is the only module that depends on prompt_toolkit's internals: how its input parses keys, what its
+renderer has drawn, and how an application ends.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ STYLE = Style.from_dict(
 
 class Paste(str):
     """
-    The data of a key press that is a paste; `length` is how many characters it had, and `marked` whether the
-    terminal said that it is one.
+    A paste, as the data of a prompt_toolkit key press. `length` and `marked` are those of `Pasted`.
     """
 
     length = 0
@@ -79,9 +78,9 @@ class Paste(str):
 
 class WatchedSelector(selectors.DefaultSelector):
     """
-    Notes whether the event loop had to wait for what it got.
+    A selector that tells whether the event loop had to wait: then the input that it got came all at once.
 
-    :ivar waited: whether nothing was there when the loop looked last, so that it waited.
+    :ivar waited: whether nothing was ready at the last `select`, so that it waited.
     """
 
     waited = False
@@ -92,16 +91,20 @@ class WatchedSelector(selectors.DefaultSelector):
         return super().select(timeout) if self.waited else found
 
 
-# These come to prompt_toolkit's parser where `KeySplitter` missed them, as they came in pieces.
+# prompt_toolkit's parser gets these if they came in pieces, so that `KeySplitter` did not recognize them.
 ANSI_SEQUENCES.setdefault(FOCUS_IN, Keys.Ignore)
 ANSI_SEQUENCES.setdefault(FOCUS_OUT, Keys.Ignore)
 
 
 class Keyboard(Vt100Input):
     """
-    stdin as prompt_toolkit reads it, except that large pastes don't go through its parser, that reading can
-    be held, that several lines at once are a paste, that `focus` is told whether somebody looks, and that a
-    terminal that is gone is an end (prompt_toolkit takes that error for an interrupted call, and spins).
+    The input of prompt_toolkit, with these differences:
+
+    * Large pastes don't go through its parser, and several lines that come at once are a paste, too.
+    * Reading can be held and released.
+    * `focus` is told whether the terminal has the focus.
+    * When the terminal was closed, the input ends. prompt_toolkit takes the error for an interrupted call,
+      and tries again without end.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class Keyboard(Vt100Input):
         """Read again after `hold`."""
         if self._held:
             self._held = False
-            # What waits by now was typed over some time, and is no paste.
+            # What can be read now was typed over some time, so it is not a paste.
             self._late = True
             self._listen()
 
@@ -188,28 +191,28 @@ class Keyboard(Vt100Input):
 
 
 class KeyUser(Protocol):
-    """Who is told of keys, in the prompt's thread."""
+    """Is told of keys, in the prompt's thread."""
 
     def enter(self) -> None:
-        """The line is complete."""
+        """Enter was pressed."""
 
     def interrupt(self) -> None:
-        """Ctrl-C on an empty line."""
+        """Ctrl-C was pressed on an empty line."""
 
     def end_of_input(self) -> None:
-        """Ctrl-D on an empty line."""
+        """Ctrl-D was pressed on an empty line."""
 
     def suspend(self) -> None:
-        """Ctrl-Z."""
+        """Ctrl-Z was pressed."""
 
     def clear(self) -> None:
-        """Ctrl-L."""
+        """Ctrl-L was pressed."""
 
     def complete(self) -> None:
-        """Tab."""
+        """Tab was pressed."""
 
     def pasted(self, text: str, length: int, marked: bool) -> None:
-        """A paste came, of which `text` is kept."""
+        """A text was pasted; for the parameters see `Pasted`."""
 
 
 def layout(
@@ -217,7 +220,11 @@ def layout(
     prefix: Callable[[int, int], StyleAndTextTuples],
     status: Callable[[], StyleAndTextTuples],
 ) -> Layout:
-    """The line that is typed, what is below it, and the status line."""
+    """
+    Return the layout: the line that is typed, the search, the completion menu, and the status line.
+
+    :param prefix: returns what stands before a row of the line, as prompt_toolkit's `get_line_prefix`.
+    """
     search = SearchToolbar()
     line = Window(
         BufferControl(buffer, search_buffer_control=search.control, preview_search=True),
@@ -232,7 +239,7 @@ def layout(
 
 
 def key_bindings(buffer: Buffer, user: KeyUser) -> KeyBindings:
-    """The keys that do something else than prompt_toolkit's own."""
+    """Return the key bindings that differ from prompt_toolkit's own."""
     keys = KeyBindings()
     here = has_focus(buffer)
     empty = Condition(lambda: not buffer.text)
@@ -288,7 +295,7 @@ def key_bindings(buffer: Buffer, user: KeyUser) -> KeyBindings:
 
 
 class Suggestions(Completer):
-    """What `complete` says, for prompt_toolkit's menu."""
+    """Passes the completions of `complete` to prompt_toolkit's menu."""
 
     def __init__(self, complete: Complete) -> None:
         self._complete = complete
@@ -303,7 +310,7 @@ class Suggestions(Completer):
 
 
 def common_start(texts: list[str]) -> str:
-    """What all of them begin with."""
+    """Return the longest text with which all of them begin."""
     first, last = min(texts), max(texts)
     length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[:length]
@@ -312,15 +319,15 @@ def common_start(texts: list[str]) -> str:
 # -- the application's internals --
 
 Cells = list[tuple[str, int]]
-"""Characters of a row with the number of columns of each."""
+"""The characters of a row, each with the number of columns that it takes."""
 
 
 def drawn_rows(app: Application[None]) -> tuple[list[Cells], tuple[int, int]] | None:
     """
-    The rows of the prompt that were drawn, from its first one to the cursor's.
+    Return the rows of the prompt that are drawn now, from the first to the cursor's.
 
-    :return: the rows, without the spaces at their ends, which are not drawn; row and column of the cursor in
-        them. None if nothing is drawn now.
+    :return: the rows, without the spaces at their ends, which are not drawn; and the row and column of the
+        cursor, from 0. None if nothing is drawn.
     """
     screen = app.renderer.last_rendered_screen
     if screen is None:
@@ -335,13 +342,13 @@ def drawn_rows(app: Application[None]) -> tuple[list[Cells], tuple[int, int]] | 
 
 
 def watch(app: Application[None], key_pressed: Callable[[], None], drawing: Callable[[], None]) -> None:
-    """Have these called before each key is handled, and before each time the prompt is drawn."""
+    """Call `key_pressed` before each key is handled, and `drawing` each time before the prompt is drawn."""
     app.key_processor.before_key_press += lambda _: key_pressed()
     app.before_render += lambda _: drawing()
 
 
 def end(app: Application[None], error: BaseException | None = None) -> None:
-    """End a running application, with an exception if one is given; does nothing if it has ended."""
+    """End an application, with an exception if one is given. Does nothing if it has ended."""
     future = app.future
     if future is None or future.done():
         return

@@ -1,4 +1,4 @@
-"""The modes of a terminal: remembered when the program starts, and restored when it ends."""
+"""The modes of a terminal, which are saved when the program starts and restored when it ends."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 try:
     import termios
-except ImportError:  # Windows: its console keeps its own modes
+except ImportError:  # The console of Windows has no such modes.
     termios = None  # type: ignore[assignment]
 
-#: Resets what a line editor may have set: bracketed paste, reports of the focus, a hidden cursor, colours.
+#: Switches off what a line editor may have switched on: bracketed paste, focus reports, a hidden cursor, and
+#: colours.
 _PLAIN = b"\x1b[?2004l\x1b[?1004l\x1b[?25h\x1b[0m"
 
 
 class TerminalModes:
     """
-    Remembers the modes of the terminal that stdin is.
+    Saves the modes of the terminal on stdin.
 
-    :param stdin: its descriptor.
-    :param stdout: the descriptor that shows on the same terminal.
+    :param stdin: the descriptor of the terminal.
+    :param stdout: a descriptor that writes to the same terminal.
     """
 
     def __init__(self, stdin: int, stdout: int) -> None:
@@ -34,18 +35,18 @@ class TerminalModes:
 
     @property
     def known(self) -> bool:
-        """Whether this is a terminal whose modes can be changed."""
+        """Whether stdin is a terminal whose modes could be saved."""
         return self._before is not None
 
     def put_back(self, *, drawn: bool = False) -> None:
         """
-        Restore the modes. It never waits, and may be called at any time, also by a signal handler.
+        Restore the modes. It never blocks, and may be called at any time, also by a signal handler.
 
-        :param drawn: whether a line editor ended without putting back what it had switched on.
+        :param drawn: whether a line editor may not have switched off what it had switched on.
         """
         if self._before is None or not self.in_foreground():
             return
-        # A terminal whose output is held (Ctrl-S) would make TCSADRAIN wait.
+        # TCSADRAIN would wait for a terminal whose output is stopped (Ctrl-S).
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(self._stdin, termios.TCSANOW, self._before)
         if drawn:
@@ -55,8 +56,8 @@ class TerminalModes:
 
     def take_unfinished_line(self) -> bytes:
         """
-        Read what is in the terminal's line and was not entered yet, and whole lines that came just before. It
-        is no longer in the terminal's line then.
+        Read, and remove from the terminal, the beginning of a line that was not entered yet, with whole lines
+        before it that were not read.
         """
         if self._before is None or not self.in_foreground():
             return b""
@@ -74,7 +75,10 @@ class TerminalModes:
         return b""
 
     def in_foreground(self) -> bool:
-        """Whether the terminal is ours now: writing modes from the background would stop the process."""
+        """
+        Whether this process is in the foreground of the terminal. Setting modes from the background would
+        stop it (SIGTTOU).
+        """
         try:
             return os.tcgetpgrp(self._stdin) == os.getpgrp()
         except OSError:
