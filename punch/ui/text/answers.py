@@ -1,4 +1,4 @@
-"""What commands answer, as lines for a person. All that comes from another peer is made harmless here."""
+"""The answers of commands as lines for a person. All text that comes from other peers is sanitized here."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from punch.wire.peers.nat_profile import NatProfile
 
 Answer = Mapping[str, Any]
 
-#: What stands beside a message of ours.
+#: The text beside a message of this side, by its state.
 STATES = {"waiting": "· waiting", "sent": "· sent", "delivered": "✓ delivered", "read": "✓✓ read"}
 
-#: How much of a message is shown where many are listed, in characters.
+#: The most characters of a message that are shown in a list of messages.
 MAX_SHOWN = 500
 
 
 def clock(when: float, now: float) -> str:
-    """A local time, with the date if it is not today's, and with the year if it is not this one."""
+    """
+    Return a local time as text: with the date unless it is today, and with the year unless it is this one.
+
+    :param when: the time, and `now` the present, in seconds since 1970.
+    """
     then, today = time.localtime(when), time.localtime(now)
     if then[:3] == today[:3]:
         return time.strftime("%H:%M", then)
@@ -40,10 +44,12 @@ def clock(when: float, now: float) -> str:
 
 def message_line(message: Answer, name: Callable[[PeerID], str], now: float, whom: bool = False) -> str:
     """
-    One message of the history.
+    Return a message of the history as text, of several lines if it has some.
 
-    :param message: as `punch.ui.json.events.message_fields` gives it.
-    :param whom: whether to say to whom one of ours went.
+    :param message: the fields of `punch.ui.json.events.message_fields`.
+    :param name: returns the name of a peer, sanitized.
+    :param now: seconds since 1970.
+    :param whom: whether to name the peer of a message from this side.
     """
     other = name(PeerID.parse(message["peer"]))
     who = (f"you to {other}" if whom else "you") if message["outgoing"] else other
@@ -61,10 +67,11 @@ def _shortened(text: str, newline: str = "\\n") -> str:
 
 def lines(command: str, answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     """
-    The answer of a command.
+    Return the lines for the answer of a command; none for a command without any.
 
-    :param name: what to call a peer, harmless.
-    :param now: wall time in seconds.
+    :param command: the name of the command.
+    :param name: returns the name of a peer, sanitized.
+    :param now: seconds since 1970.
     """
     teller = _TELLERS.get(command)
     if teller is not None:
@@ -98,13 +105,22 @@ def _join(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator
 
 
 def met_line(answer: Answer) -> str:
-    """Two peers have got to know each other by a code: as the events `code-used` and the answer of `join`."""
+    """
+    Return a line that says that a code was used, so that both peers have each other in their address book.
+
+    :param answer: the fields of the event `code-used`, or the answer of `join`.
+    """
     problem = f" {printable(answer['problem'])}" if answer["problem"] else ""
     return f"You know each other now: {contact_line(answer)}.{problem}"
 
 
 def transfer_line(answer: Answer, who: str) -> str:
-    """A transfer, as `punch.ui.json.events.transfer_fields` gives it."""
+    """
+    Return one line for a transfer.
+
+    :param answer: the fields of `punch.ui.json.events.transfer_fields`.
+    :param who: the name of the peer, sanitized.
+    """
     items = answer["items"]
     if answer["is_text"]:
         items = [{"name": "a text"}]
@@ -152,7 +168,7 @@ def _retention(answer: Answer, name: Callable[[PeerID], str], now: float) -> Ite
 
 
 def contact_line(answer: Answer) -> str:
-    """Somebody, as `punch.ui.json.events.contact_fields` gives it."""
+    """Return one line for a contact, from the fields of `punch.ui.json.events.contact_fields`."""
     peer = PeerID.parse(answer["peer"])
     shown = shown_name(answer["petname"] or answer["name"], peer, bool(answer.get("alike")))
     calls = ""
@@ -166,10 +182,10 @@ def contact_line(answer: Answer) -> str:
 
 def who_lines(contact: Answer, link: Answer | None) -> Iterator[str]:
     """
-    Somebody in full.
+    Return the lines of `/whois`.
 
-    :param contact: as `punch.ui.json.events.contact_fields` gives it.
-    :param link: as `punch.ui.json.events.link_fields` gives it.
+    :param contact: the fields of `punch.ui.json.events.contact_fields`.
+    :param link: the fields of `punch.ui.json.events.link_fields`; None: there is no link.
     """
     yield contact_line(contact)
     if contact["alike"]:
@@ -206,7 +222,7 @@ def _conversations(answer: Answer, name: Callable[[PeerID], str], now: float) ->
 
 
 def link_in_words(link: Answer) -> str:
-    """A link as `punch.ui.json.events.link_fields` gives it."""
+    """Return a link in words, from the fields of `punch.ui.json.events.link_fields`."""
     if link["dark"]:
         return "path lost, looking for another"
     keys = ", post-quantum key exchange" if link.get("post_quantum") else ""
@@ -260,7 +276,7 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
 
 
 def _reported(report: Answer, who: str) -> str:
-    """A transfer of a program that shares the node (`punch.local.access`)."""
+    """Return one line for a transfer of another program that shares the node (`punch.local.access`)."""
     name, size = name_text(report["name"]), report["size"]
     what = name if report["items"] == 1 else f"{name} and {report['items'] - 1:,} more"
     size_text = "" if size is None else f" ({format_bytes(size)})"
@@ -273,7 +289,7 @@ def _reported(report: Answer, who: str) -> str:
 
 
 def _allowed(allow: str | list[str] | None, name: Callable[[PeerID], str]) -> str:
-    """Who may open a service; nothing if its program decides."""
+    """Return who may open a service, to be written behind its name; "" if its program decides that."""
     if allow is None:
         return ""
     if isinstance(allow, str):

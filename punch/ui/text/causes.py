@@ -1,7 +1,8 @@
 """
 Sentences for the causes of `punch.node.causes`: what happened, and what the user can do next.
 
-They contain names and texts of strangers as they are: `printable` makes them harmless for a terminal.
+They contain names and texts from other peers as these are, so a caller that shows them in a terminal must
+sanitize them with `printable`.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ _PROXY_REFUSALS = {
 
 
 def event_sentence(event: CallFailed | Disconnected | PathLost | PathSlowed | Unregistered) -> str:
-    """Return the sentence for an event that says why something ended, or became slow."""
+    """Return the sentence that says why a call, link, path or registration ended, or why a link is slow."""
     if isinstance(event, PathSlowed):
         return (
             f"The link to {_who(event.peer, event.name)} is slow now, since "
@@ -207,8 +208,8 @@ def cause_sentence(cause: Cause, peer: PeerID | None = None, name: str | None = 
     """
     Return the sentence for a cause.
 
-    :param peer: the other side of the call or link; only causes that are about neither have none.
-    :param name: what the other side calls itself, if it is known.
+    :param peer: the other side of the call or link; None for causes that are about neither.
+    :param name: the name that the other side gave itself, if it is known.
     """
     if isinstance(cause, OtherCause):
         return cause.text
@@ -224,7 +225,7 @@ def cause_sentence(cause: Cause, peer: PeerID | None = None, name: str | None = 
 
 
 def problem_sentence(problem: ControlProblem) -> str:
-    """Return why there is no connection to the rendezvous."""
+    """Return the sentence that says why there is no connection to the rendezvous."""
     if problem.refusal is not None:
         contact = problem.contact.rstrip(".") or "whoever runs it"
         sentence, detail = _REFUSALS[problem.refusal].replace("{contact}", contact), ""
@@ -249,7 +250,7 @@ def problem_sentence(problem: ControlProblem) -> str:
 
 
 def _who(peer: PeerID, name: str | None) -> str:
-    """Return the name that a peer chose, if it told one, and the start of its ID."""
+    """Return the name that a peer gave itself, if it has told one, with the start of its ID."""
     return f"{name} ({peer.short}…)" if name else f"{peer.short}…"
 
 
@@ -304,7 +305,7 @@ def _families(families: Collection[str]) -> str:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Return whether a host is this machine, to which no proxy leads."""
+    """Return whether a host is this machine, so that a proxy would not help to reach it."""
     try:
         return scope_of(host) is Scope.LOOPBACK
     except ValueError:

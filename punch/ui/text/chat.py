@@ -1,4 +1,4 @@
-"""Sentences for what a chat can't do."""
+"""Sentences for the errors of a chat."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _SENTENCES = {
 
 
 def chat_error_sentence(error: ChatError) -> str:
-    """A sentence that says why something can't be done, and what to do instead."""
+    """Return a sentence that says why something can't be done, and what the user can do instead."""
     return _SENTENCES[error.problem].format(
         cause=sentence_of(error.cause) if isinstance(error.cause, Problem) else error.cause,
         number=error.number,
@@ -68,5 +68,5 @@ def chat_error_sentence(error: ChatError) -> str:
 
 
 def broken_sentence(event: ChatBroken) -> str:
-    """A sentence for a chat that was ended because the peer broke its protocol."""
+    """Return a sentence for a chat that was ended because the peer has violated the protocol."""
     return f"The chat with {event.peer.short} was ended: they sent {event.detail}."

@@ -1,4 +1,4 @@
-"""What a person reads of codes: how to use one, what is wrong with one, and why it came to nothing."""
+"""Sentences about codes: how to use one, what is wrong with one, and why one failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
     CodePurpose.CONTACT: ("punch invite", "punch join"),
     CodePurpose.FILES: ("punch send", "punch receive"),
 }
-"""What makes a code for a purpose, and what takes it."""
+"""For each purpose of a code, the command that makes one and the command that uses it."""
 
 _MINUTES = f"{LIFE / 60:.0f} minutes"
 _AGAIN = "Make a new one{by_make}."
@@ -56,11 +56,11 @@ _REDEEMER = {
 }
 _COMPARE = "Compare it with what the other side shows."
 _SHOWN = 40
-"""Characters of a wrong part of a code that are shown."""
+"""The most characters of a wrong part of a code that are shown."""
 
 
 def code_error_sentence(error: CodeError) -> str:
-    """What is wrong with a text that should be a code, without repeating the whole text."""
+    """Return what is wrong with a text that should be a code. Only the wrong part of the text is repeated."""
     found = quoted(error.found, _SHOWN)
     match error.problem:
         case CodeProblem.EMPTY:
@@ -87,13 +87,13 @@ def failure_sentence(
     commands: bool = True,
 ) -> str:
     """
-    Why a code came to nothing, and what the user can do.
+    Return why a code failed, and what the user can do.
 
     :param purpose: what this side uses the code for.
-    :param issuer: whether this side made it.
-    :param number: that of the code.
+    :param issuer: whether this side has made the code; otherwise it has typed it.
+    :param number: the number of the code.
     :param where: the host and port of the rendezvous.
-    :param commands: whether the user runs commands; False: it uses a page or a chat.
+    :param commands: whether to name commands of the shell; False for the user of a page or a chat.
     """
     make, take = COMMANDS[purpose]
     their_make, their_take = COMMANDS[failed.card.purpose] if failed.card is not None else ("", "")
@@ -110,7 +110,7 @@ def failure_sentence(
 
 
 def unregistered_sentence(problem: ControlProblem) -> str:
-    """Why a side of a code could not register."""
+    """Return why this peer could not register at the rendezvous to make or use a code."""
     sentence = problem_sentence(problem)
     if problem.refusal in (AdmissionRefusal.NOT_INVITED, AdmissionRefusal.NOT_LISTED):
         sentence += (
@@ -121,16 +121,16 @@ def unregistered_sentence(problem: ControlProblem) -> str:
 
 
 def code_lines(code: str, purpose: CodePurpose) -> str:
-    """What the user of the side that made a code has to do."""
+    """Return what the user who made a code has to do, with the code itself, as several lines."""
     _, take = COMMANDS[purpose]
     return f"Have the other side run this within {_MINUTES}; it works once:\n\n    {take} {code}\n"
 
 
 def ended_sentence(why: BaseException) -> str:
     """
-    Why a code of this side, for the address book, came to nothing.
+    Return why a code that this side made for its address book can't be used any more.
 
-    :param why: what `CodeVoid` has.
+    :param why: the `why` of a `CodeVoid`.
     """
     if isinstance(why, CodeFailed):
         return failure_sentence(why, CodePurpose.CONTACT, issuer=True, commands=False)
@@ -140,7 +140,7 @@ def ended_sentence(why: BaseException) -> str:
 
 
 def ended_reason(why: BaseException) -> str:
-    """The same as a code for programs."""
+    """Return the same for programs, as the `reason` of an error."""
     if isinstance(why, CodeFailed):
         return why.failure.value
     return why.reason if isinstance(why, ControlProblem) else "withdrawn"

@@ -1,4 +1,4 @@
-"""What a person reads of forwarded ports and their addresses."""
+"""Sentences about forwarded ports and their addresses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from punch.apps.forward.messages import ForwardFailure
 from punch.sanitize import cut, name_on_one_line, quoted, sanitize
 
 _MAX_SHOWN = 60
-"""Characters of a wrong address that are shown."""
+"""The most characters of a wrong address that are shown."""
 _ADDRESS_SENTENCES = {
     AddressProblem.FORM: "An address is written as localhost:80, 127.0.0.1:80, [::1]:80, 80, or "
     "/path/of/a/socket, not {text}.",
@@ -41,25 +41,28 @@ _OWN_SENTENCES = {
     ForwardFailure.NO_HOST: "There is no host of this name, which {who} wants to reach: {what}.",
     ForwardFailure.NOT_PERMITTED: "You have no permission for {what}, which {who} wants to reach.",
 }
-"""The same on the side that exposes."""
+"""The sentences for the user who exposes the port."""
 
 
 def address_error_sentence(error: ForwardAddressError) -> str:
-    """What is wrong with an address that was typed."""
+    """Return what is wrong with an address that was typed."""
     return _ADDRESS_SENTENCES[error.problem].format_map({"text": quoted(error.text, _MAX_SHOWN)})
 
 
 def exposed_failure_text(failure: ForwardFailure, who: str, what: str, error: Exception) -> str:
-    """A sentence for the user who exposes `what`, which the peer `who` could not reach."""
+    """Return a sentence for the user who exposes `what`, which the peer `who` could not reach."""
     sentence = _OWN_SENTENCES.get(failure, "{what}, which {who} wants to reach, can't be connected: {error}.")
     return sentence.format_map({"who": who, "what": what, "error": str(error).rstrip(".")})
 
 
 def open_failure_text(reason: str, text: str, who: str, what: str) -> str:
     """
-    A sentence that says why a stream to an exposed port can't be opened.
+    Return a sentence that says why a stream to an exposed port can't be opened.
 
-    :param reason: the code of the error, and `text` its sentence.
+    :param reason: the code of the error.
+    :param text: the sentence of the error, which is returned if there is no better one.
+    :param who: the name of the peer that exposes the port.
+    :param what: the port, or the name of its service.
     """
     shown = cut(name_on_one_line(what), 100)
     if reason == "no-service":
@@ -71,16 +74,18 @@ def open_failure_text(reason: str, text: str, who: str, what: str) -> str:
 
 def reversed_failure_text(failure: ForwardFailure | None, error: Exception, address: str, who: str) -> str:
     """
-    A sentence for the user whose port `address` leads to `who`, where a connection to it did not arrive.
+    Return a sentence for a user whose own port leads to a peer: a connection to the port did not get there.
 
-    :param failure: what `who` said, if it said something.
+    :param failure: the reason that the peer gave; None: it gave none, and `error` is the reason.
+    :param address: the port, on this machine.
+    :param who: the name of the peer.
     """
     reason = failure.reason.replace("-", " ") if failure is not None else str(error).rstrip(".")
     return f"A connection to {address} did not get through to {who}: {cut(sanitize(reason), 200)}."
 
 
 def unlistened_text(failure: ForwardFailure, who: str, what: str) -> str:
-    """A sentence that says why a port of `who` does not lead here."""
+    """Return a sentence that says why the peer `who` does not listen for this side at its port `what`."""
     if failure is ForwardFailure.BUSY:
         return f"{cut(name_on_one_line(what), 100)} of {who} leads to somebody else now: try again later."
     return failure_text(failure, who, what)
@@ -88,9 +93,9 @@ def unlistened_text(failure: ForwardFailure, who: str, what: str) -> str:
 
 def failure_text(failure: ForwardFailure, who: str, what: str) -> str:
     """
-    A sentence that says why an exposed port can't be reached.
+    Return a sentence that says why an exposed port can't be reached.
 
-    :param who: the peer that exposes it.
+    :param who: the name of the peer that exposes it.
     :param what: the port, or the name of its service.
     """
     text = _SENTENCES[failure].format_map({"who": who, "what": cut(name_on_one_line(what), 100)})

@@ -1,4 +1,4 @@
-"""NAT profiles in words."""
+"""NAT profiles, and what techniques have sent, in words."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _OTHERS = {
 
 
 def ports_in_words(profile: NatProfile) -> str:
-    """Return how a NAT allocates ports, and how sure that is."""
+    """Return how a NAT allocates ports, and for a fixed step, how often it was observed."""
     if not profile.step:
         return profile.ports.value
     where = "above" if profile.step > 0 else "below"
@@ -56,9 +56,10 @@ def ports_in_words(profile: NatProfile) -> str:
 
 def techniques_in_words(techniques: Mapping[NatClass, Technique | None]) -> list[str]:
     """
-    Return which techniques get a direct path, and with which NATs of the other side: a part for each.
+    Return which technique leads to a direct path for which NATs of the other side, as one text for each
+    technique.
 
-    :param techniques: that for each class of the other NAT; None: there is no link.
+    :param techniques: the technique for each class of the other NAT; None: there is no link.
     """
     found: dict[Technique | None, list[str]] = {}
     for other, technique in techniques.items():
@@ -75,9 +76,9 @@ def techniques_in_words(techniques: Mapping[NatClass, Technique | None]) -> list
 
 def cost_in_words(techniques: Mapping[str, Any]) -> str:
     """
-    Return what a link has sent to find a direct path, by technique; nothing if it has sent nothing.
+    Return what a link has sent to find a direct path, by technique; "" if it has sent nothing.
 
-    :param techniques: from the answer to `status`.
+    :param techniques: the field of this name in the answer of `status`.
     """
     parts = []
     for name, done in techniques.items():
@@ -89,9 +90,9 @@ def cost_in_words(techniques: Mapping[str, Any]) -> str:
 
 def requests_in_words(asked: Mapping[str, Any]) -> str:
     """
-    Return what routers were sent to have ports mapped, by protocol; nothing if they were not asked.
+    Return what was sent to routers to have ports mapped, by protocol; "" if nothing was sent.
 
-    :param asked: from the answer to `status`.
+    :param asked: `port_mapping_requests` in the answer of `status`.
     """
     names = {method.value: name for method, name in METHODS.items()}
     parts = []
@@ -103,7 +104,7 @@ def requests_in_words(asked: Mapping[str, Any]) -> str:
 
 
 def nat_in_words(profile: NatProfile) -> str:
-    """Return what is known about a NAT, as one line."""
+    """Return one line with what is known about a NAT."""
     if not profile.mapping:
         return f"No NAT: seen as {printable(profile.host)}"
     mapping = " or ".join(MAPPING[each] for each in MAPPING if each in profile.mapping)

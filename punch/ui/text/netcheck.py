@@ -87,7 +87,7 @@ _HEADLINES = {
 _WIDTH = 14
 
 Facts = list[tuple[str, list[str]]]
-"""What is known of a family: terms, and of each one or several texts."""
+"""What is known about an address family: terms, each with one or more texts."""
 
 B = TypeVar("B", bound=Enum)
 
@@ -98,7 +98,7 @@ def problem_of(report: NetcheckReport) -> str | None:
 
 
 def conclusions(report: NetcheckReport) -> list[str]:
-    """What the report means for links, in sentences."""
+    """Return what the report means for links, as sentences."""
     unreachable = problem_of(report)
     found = [] if unreachable is None else [unreachable]
     if report.captive_portal:
@@ -143,7 +143,7 @@ def headline(report: NetcheckReport) -> tuple[str, bool]:
 
 
 def details(report: NetcheckReport) -> dict[str, Any]:
-    """What the page shows: the same facts as the lines of `text`, for JSON."""
+    """Return what a page shows, as JSON: the same facts as the lines of `text`."""
     words, good = headline(report)
     return {
         "headline": words,
@@ -161,7 +161,7 @@ def details(report: NetcheckReport) -> dict[str, Any]:
 
 
 def text(report: NetcheckReport) -> str:
-    """The whole report."""
+    """Return the whole report as lines."""
     lines = [_line("Rendezvous", report.rendezvous)]
     lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
     for name, family in _named(report):
@@ -180,7 +180,7 @@ def text(report: NetcheckReport) -> str:
 
 
 def _nothing_of_udp(report: NetcheckReport) -> str:
-    """Why it is not known whether UDP works."""
+    """Return why it is not known whether UDP works."""
     if not report.reflector:
         return "The rendezvous has no reflector, so nothing is known about UDP."
     if not report.families:
@@ -195,7 +195,7 @@ def _nothing_of_udp(report: NetcheckReport) -> str:
 
 
 def _direct(report: NetcheckReport) -> list[str]:
-    """With which peers links are direct."""
+    """Return with which peers links are direct, as sentences."""
     ipv4, ipv6 = (family if family is not None and family.udp else None for _, family in _named(report))
     if (ipv4 or ipv6 or FamilyReport()).near:
         return [
@@ -240,7 +240,7 @@ def _direct(report: NetcheckReport) -> list[str]:
 
 
 def _without_udp(report: NetcheckReport) -> str:
-    """What follows for links if no UDP gets through, as the second half of a sentence."""
+    """Return what it means for links that no UDP gets through, as the second half of a sentence."""
     if not report.policy.relayed:
         return "there are no links to other networks, as they never take a relay (--relay never)"
     if not report.policy.tcp or not report.policy.direct:
@@ -257,11 +257,11 @@ def _direct_over(family: FamilyReport, name: str) -> list[str]:
 
 
 def _sentence(family: FamilyReport) -> str:
-    """With which peers links are direct over a family."""
+    """Return with which peers links over an address family are direct, as the second half of a sentence."""
     policy, direct = family.policy, family.direct
     sequential = nat_class(family.profile) is NatClass.SEQUENTIAL and direct is Direct.MOST
     if family.maps_tcp_ports and policy.relayed and policy.tcp:
-        # Of the mapped ports, only that of UDP is tried
+        # Only the mapped UDP port was tested, so it is merely probable that the TCP port can be reached.
         return _DIRECT_OVER_BOTH.format("and probably over TCP" if family.certain else "and over TCP")
     if not policy.relayed:
         return _WITHOUT_RELAY.get(Direct.SOME if sequential else direct, _DIRECT[direct])
@@ -275,7 +275,7 @@ def _named(report: NetcheckReport) -> list[tuple[str, FamilyReport | None]]:
 
 
 def _facts(family: FamilyReport | None) -> Facts:
-    """What is known of a family: the first fact is its address, or that nothing is known."""
+    """Return what is known about an address family. The first fact is its address, or that it has none."""
     if family is None:
         return [("address", ["not tested: no such address of the rendezvous is known"])]
     if not family.local_addresses:
@@ -319,14 +319,14 @@ def _facts(family: FamilyReport | None) -> Facts:
 
 
 def _ports(family: FamilyReport) -> str:
-    """How ports are allocated, with the step if that is known."""
+    """Return how ports are allocated, with the step if that is known."""
     if family.profile is not None and family.profile.step:
         return ports_in_words(family.profile)
     return _PORTS[family.ports or PortAssignment.UNKNOWN]
 
 
 def _router(family: FamilyReport, router: RouterReport) -> str:
-    """How the router has answered requests for ports."""
+    """Return how the router has answered requests for ports."""
     mapping = router.mapping
     if mapping is None:
         if router.upnp or ":" in family.local_addresses[0]:

@@ -1,8 +1,8 @@
 """
-What a person reads: each event as one line, and a stranger's text made harmless.
+Events as lines of text, and the parts of sentences that are needed in several places.
 
-Whatever comes from another peer (names, messages) is shown by `printable` only: it can't move the cursor,
-change colours, or look like a line of ours.
+All text from other peers (names, messages) is sanitized with `printable`: it can't move the cursor, change
+colours, or look like a line of Punch.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from punch.node.events import (
 from punch.sanitize import cut, flags, printable
 from punch.ui.text.causes import event_sentence
 
-#: How much of a message is shown beside its state, in characters.
+#: The most characters of a message that are shown beside its state.
 SHORT_LENGTH = 60
 
-#: Longest name that is shown, in characters.
+#: The most characters of a name that are shown.
 MAX_NAME = 40
 
 
 def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
     """
-    The name of a peer, short and harmless; without one, the beginning of its ID.
+    Return the name of a peer, shortened and sanitized; the beginning of its ID if nothing of it is visible.
 
-    :param alike: others have a name that looks the same: the beginning of the ID stands beside it.
+    :param alike: whether another peer has a name that looks the same: then the beginning of the ID follows.
     """
-    # What reorders text is not dropped but spelled out: nobody has it in his name by accident.
-    # Tags are kept where they make a flag.
+    # Characters that reorder text are not dropped, so that `printable` shows them as escapes: nobody has them
+    # in a name by accident. Tag characters are kept where they are part of a flag.
     in_flags = {index for first, end in flags(name) for index in range(first, end)}
     seen = "".join(
         c for index, c in enumerate(name) if index in in_flags or c in REORDERING or not is_ignorable(c)
@@ -58,13 +58,13 @@ def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
 
 
 def shortened(text: str) -> str:
-    """The beginning of a message on one line, sanitized."""
+    """Return the beginning of a message on one line, sanitized."""
     # It is cut last, since a part of a flag or of a pair of isolates is shown as escapes.
     return cut(printable(text), SHORT_LENGTH)
 
 
 def name_lines(texts: Iterable[str]) -> str:
-    """The subject and "was" or "were" of a sentence about lines; only the first line is quoted."""
+    """Return the beginning of a sentence about lines, up to "was" or "were". Only the first is quoted."""
     first, *others = texts
     if not others:
         return f'The line "{shortened(first)}" was'
@@ -72,13 +72,13 @@ def name_lines(texts: Iterable[str]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A round-trip time, with one decimal below 10 ms."""
+    """Return a round-trip time in milliseconds, with one decimal below 10 ms."""
     value = seconds * 1000
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
 
 
 def count(number: int, thing: str) -> str:
-    """`1 pair`, `2 pairs`."""
+    """Return a number with a noun, such as "1 pair" or "2 pairs"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
@@ -96,17 +96,23 @@ def either(words: Sequence[str]) -> str:
 
 
 def path_in_words(path: str, protocol: str) -> str:
-    """What a path's kind means to a person. A relay is reached over any protocol, and `protocol` is udp."""
+    """
+    Return a path in words.
+
+    :param path: the kind of the path, such as `srflx`.
+    :param protocol: the protocol between the peers, `udp` or `tcp`. That of a relayed path is always `udp`,
+        whatever leads to the relay.
+    """
     words = _PATHS.get(path, path)
     return words.replace("directly", "directly over TCP") if protocol == "tcp" else words
 
 
 def describe(event: Event, name: str = "", to: str | None = None) -> str:
     """
-    One line for an event.
+    Return one line for an event.
 
-    :param name: what the peer that it concerns is called, already harmless.
-    :param to: what stands for the peer's ID; else the whole of it.
+    :param name: the name of the peer that it is about, sanitized.
+    :param to: the text to show as the peer's ID; None: the whole ID.
     """
     if isinstance(event, Ready):
         return f"Your ID: {event.peer_id}"

@@ -1,4 +1,4 @@
-"""What a person reads of files that are sent: sizes, offers, and why a transfer ended."""
+"""Sentences about transfers: what is offered, how far a transfer is, and why one waits or ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from punch.local.protocol import CommandError
 from punch.sanitize import cut, name_on_one_line, quoted
 
 MAX_SHOWN = 100
-"""Characters of a name that are shown."""
+"""The most characters of a name that are shown."""
 _ODDITIES = {
     Oddity.CONTROL: "its name has control characters, which become _",
     Oddity.INVISIBLE: "its name has invisible characters, which become _",
@@ -79,33 +79,33 @@ _IMPOSSIBLE = {
 
 
 def too_many_transfers_sentence(error: TooManyTransfers) -> str:
-    """Why another transfer can't begin."""
+    """Return why another transfer can't begin."""
     return f"{error.most} transfers to others are under way: wait until one is over, or cancel one."
 
 
 def unknown_transfer_sentence(error: UnknownTransfer) -> str:
-    """Why something can't be done with a transfer."""
+    """Return why something can't be done with a transfer."""
     return _IMPOSSIBLE[error.problem].format(number=error.number)
 
 
 def source_error_sentence(error: SourceError) -> str:
-    """Why something can't be sent."""
+    """Return why files, folders or a text can't be sent."""
     detail = error.detail or "you have no permission"
     return _NOT_SENT[error.problem].format(subject=quoted(error.subject), detail=detail)
 
 
 def skipped_sentence(path: Path, reason: SkipReason) -> str:
-    """Why something in a folder is not sent."""
+    """Return why a part of a folder is not sent."""
     return f"{quoted(str(path))} is left out: it is {_SKIPPED[reason]}."
 
 
 def oddity_texts(name: str) -> list[str]:
-    """What is unusual about the name of an item, to be shown behind it."""
+    """Return what is unusual about the name of an item, to be shown behind the name."""
     return [_ODDITIES[oddity] for oddity in oddities(name)]
 
 
 def odd_name_lines(names: OddNames) -> list[str]:
-    """A sentence for each unusual thing about names in folders of a transfer."""
+    """Return a sentence for each way in which names inside the folders of a transfer are unusual."""
     return [
         f"Names in folders that {_ODDITIES_INSIDE[oddity]}: {number:,}, "
         f"as {name_text(names.examples[oddity])}."
@@ -114,7 +114,7 @@ def odd_name_lines(names: OddNames) -> list[str]:
 
 
 def time_text(seconds: float) -> str:
-    """A time that is left: "5 s", "3 min 20 s", "2 h 5 min"."""
+    """Return a duration as text: "5 s", "3 min 20 s" or "2 h 5 min"."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -124,12 +124,12 @@ def time_text(seconds: float) -> str:
 
 
 def name_text(name: str) -> str:
-    """A name of a file, in one line and harmless."""
+    """Return the name of a file on one line, shortened and sanitized."""
     return cut(name_on_one_line(name), MAX_SHOWN)
 
 
 def item_text(item: Item) -> str:
-    """One line for an item of an offer."""
+    """Return one line for an item of an offer."""
     size = "of unknown size" if item.size is None else format_bytes(item.size)
     if item.kind is EntryKind.FOLDER:
         size = f"a folder, {item.files:,} {'file' if item.files == 1 else 'files'}, {size}"
@@ -138,7 +138,7 @@ def item_text(item: Item) -> str:
 
 
 def offer_lines(offer: FilesOffer, who: str) -> list[str]:
-    """What the user reads before saying yes: who, what, how much, and what is odd about it."""
+    """Return the lines that describe an offer to the user: who sends what, its size, and unusual names."""
     if offer.text is not None:
         return [f"{who} wants to send you a text of {len(offer.text):,} characters."]
     if len(offer.items) == 1:
@@ -151,14 +151,14 @@ def offer_lines(offer: FilesOffer, who: str) -> list[str]:
 
 
 def offered(offer: FilesOffer) -> str:
-    """What is offered, in two or three words."""
+    """Return what is offered, as a short object for a sentence."""
     if offer.text is not None:
         return "the text"
     return name_text(offer.items[0].name) if len(offer.items) == 1 else f"{len(offer.items)} items"
 
 
 def _others_text(offer: FilesOffer, items: str) -> str:
-    """How many folders and links there are in the items: they take space, too."""
+    """Return how many folders and links the items contain, which take space, too; "" if none."""
     others = offer.entries - offer.files - sum(item.kind is EntryKind.FOLDER for item in offer.items)
     if others <= 0:
         return ""
@@ -166,7 +166,13 @@ def _others_text(offer: FilesOffer, items: str) -> str:
 
 
 def progress_text(position: int, size: int | None, rate: float) -> str:
-    """How far a transfer is, in one line; `rate` is in bytes a second."""
+    """
+    Return how far a transfer is, in one line.
+
+    :param position: the bytes that were transferred.
+    :param size: the bytes of all files; None: not known.
+    :param rate: bytes per second.
+    """
     if size is None:
         return f"{format_bytes(position)}, {format_bytes(rate)}/s"
     percent = 100 if not size else int(100 * position / size)
@@ -176,9 +182,9 @@ def progress_text(position: int, size: int | None, rate: float) -> str:
 
 def waiting_text(problem: TransferFailed | CommandError | None, who: str, outgoing: bool) -> str:
     """
-    Why a transfer waits, and when it continues.
+    Return why a transfer waits, and when it continues.
 
-    :param problem: what a `Transfer` has.
+    :param problem: the `problem` of the `Transfer`.
     """
     if not outgoing and problem is not None:
         return f"It begins when other files of {who} with the same names are there."
@@ -195,9 +201,9 @@ def waiting_text(problem: TransferFailed | CommandError | None, who: str, outgoi
 
 def problem_text(problem: TransferFailed | CommandError, who: str) -> str:
     """
-    A sentence that says why a transfer of a process has failed.
+    Return a sentence that says why a transfer has failed.
 
-    :param problem: what a `Transfer` has.
+    :param problem: the `problem` of the `Transfer`.
     """
     if isinstance(problem, PeerBlocked):
         return "You have blocked them: nothing is sent."
@@ -225,7 +231,7 @@ _SENTENCES = {
         "The other side's program does not keep to the protocol{detail}. It may be of another version."
     ),
 }
-"""Why a transfer ended."""
+"""Why a transfer ended, if the peer has ended it."""
 _OWN_SENTENCES = {
     FailureCode.REFUSED: "You refused it.",
     FailureCode.BUSY: "There are too many offers and transfers at once.",
@@ -233,14 +239,14 @@ _OWN_SENTENCES = {
     FailureCode.IN_PROGRESS: "The same transfer is running already, in another process.",
     FailureCode.INTERNAL: "The transfer ended by an error of this program; its log says more.",
 }
-"""The same, where it is worded differently if this side has ended it."""
+"""The sentences that are different if this side has ended the transfer."""
 
 
 def failure_text(failed: TransferFailed, who: str) -> str:
     """
-    A sentence that says why a transfer ended, and what to do.
+    Return a sentence that says why a transfer ended, and what the user can do.
 
-    :param who: the peer.
+    :param who: the name of the peer.
     """
     values = {
         "who": who,

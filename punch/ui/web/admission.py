@@ -1,14 +1,16 @@
 """
-Which browsers may open the page: one-time tickets, and the browsers that were admitted by one.
+Decides which browsers may open the page: those that were admitted by a one-time ticket.
 
-Other users of the same machine can connect to the port as well. The address that is printed contains a
-ticket, which admits one browser. In exchange for it the browser gets two secrets:
+Other users of the same machine can connect to the port as well. So the address that is printed contains a
+ticket, which admits one browser. In exchange for it, the browser gets two secrets:
 
 * a cookie, which no script can read, and which browsers do not send in requests that other sites begin;
-* a key, which the page keeps in the storage of its origin. Browsers send cookies to every port of a host, so
-  another user who listens on a port of 127.0.0.1 could get the cookie; the storage belongs to one port.
+* a key, which the page keeps in the storage of its origin. It is needed since browsers send cookies to every
+  port of a host: another user who listens on a port of 127.0.0.1 could get the cookie. The storage belongs to
+  one port.
 
-The WebSocket needs both. Only hashes are kept and compared, so that the time of a comparison tells nothing.
+To open the WebSocket, a page must send both. Only hashes are kept and compared, so that the duration of a
+comparison reveals nothing about the secrets.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from hashlib import sha256
 from hmac import compare_digest
 
 MAX_TICKETS = 8
-"""Tickets that are not used yet, at most. The oldest is forgotten first."""
+"""The most tickets that are not used yet. If there are more, the oldest is forgotten."""
 
 MAX_BROWSERS = 64
-"""Browsers that are remembered, at most. The one that was admitted first is forgotten first."""
+"""The most browsers that are remembered. If there are more, the one that was admitted first is forgotten."""
 
 SECRET_BYTES = 32
 
@@ -40,7 +42,7 @@ class BrowserAdmission:
     """
     Tickets and browsers of one process.
 
-    :param random: returns so many random bytes.
+    :param random: returns the given number of random bytes.
     """
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
@@ -73,7 +75,7 @@ class BrowserAdmission:
         return _hash(cookie) in self._browsers
 
     def trusts(self, cookie: str, key: str) -> bool:
-        """Whether these are the cookie and the key of one browser that was admitted."""
+        """Whether these are the cookie and the key of the same browser, and it was admitted."""
         expected = self._browsers.get(_hash(cookie))
         return expected is not None and compare_digest(expected, _hash(key))
 

@@ -1,10 +1,10 @@
 """
-The connections to the server of the page, and their limits: every user of this machine can open some.
+The connections to the server of the page, and their limits, since every user of this machine can open some.
 
-A connection is a plain one unless its request has become a WebSocket, or brings a file of a page. Plain
-connections last a short time and send little. When there are too many, the oldest is closed, so that a
-stranger who opens many does not lock the user out. Only browsers that were admitted have the others; their
-limits are against mistakes.
+There are three kinds: WebSockets, uploads (a page sends a file), and *plain* connections, which are all
+others. A plain connection may only last a short time and receive little. When there are too many, the oldest
+is closed, so that a stranger who opens many can't lock the user out. WebSockets and uploads belong to
+browsers that were admitted; their limits are only a protection against mistakes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from punch.net.driver import Timer
 #: Plain connections at a time.
 MAX_PLAIN = 64
 
-#: Seconds that a plain connection may last, and bytes that it may send.
+#: Seconds that a plain connection may last, and bytes that the browser may send on it.
 PLAIN_TIME = 30.0
 PLAIN_BYTES = 128 * 1024
 
-#: Files of pages that come at a time. Each lasts as long as it needs, and has the size that is announced.
+#: Uploads at a time. Each may last as long as it needs, and have the size that was announced.
 MAX_UPLOADING = 16
 
-#: WebSockets at a time: tabs, of all browsers.
+#: WebSockets at a time. Each open tab of each browser has one.
 MAX_SOCKETS = 32
 
-#: Bytes that a WebSocket may send before a message of its is complete.
+#: Bytes that a page may send on its WebSocket before a message is complete.
 MAX_MESSAGE = 256 * 1024
 
-#: Seconds without reading, and unread bytes, after which a WebSocket is dropped.
+#: A WebSocket is dropped if its browser reads nothing for so many seconds, or leaves so many bytes unread.
 UNREAD_TIME = 30.0
 UNREAD_BYTES = 8 * 1024 * 1024
 
@@ -62,27 +62,27 @@ class PageConnection(ProtocolWrapper):
         self._deadline.start(PLAIN_TIME, self.drop)
 
     def drop(self) -> None:
-        """End the connection now, whatever still waits to be sent."""
+        """Close the connection at once, without sending what still waits."""
         self._deadline.cancel()
         self.transport.abortConnection()
 
     def become_socket(self) -> None:
-        """The request was accepted as one for a WebSocket."""
+        """Make this a WebSocket: its request was accepted."""
         self.factory.take_socket(self)
         self.is_socket = True
         self._limit = MAX_MESSAGE
         self._received = 0
         self._deadline.cancel()
-        # Until now the HTTP server was the producer, to hold back its responses. It has written its last one.
+        # Until now the HTTP server was the producer, to pause its responses; it has written the last one.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
 
     def begin_upload(self, size: int) -> bool:
         """
-        The request is one of a page, and brings a file.
+        Make this an upload: the request is from a page, and its body is a file.
 
-        :param size: its bytes.
-        :return: False if too many come already.
+        :param size: the bytes of the file.
+        :return: False if there are too many uploads already; then the connection stays as it is.
         """
         if not self.factory.take_upload(self):
             return False
@@ -93,9 +93,9 @@ class PageConnection(ProtocolWrapper):
 
     def end_upload(self) -> None:
         """
-        The file has come, or will not. Further requests on this connection are plain.
+        Make this a plain connection again: the file has come, or failed.
 
-        The disk may be done with the file when the connection is over: nothing is left to do then.
+        It does nothing if the connection was lost before the file was written to the disk.
         """
         if self not in self.factory.protocols:
             return
@@ -105,15 +105,15 @@ class PageConnection(ProtocolWrapper):
         self.factory.return_upload(self)
 
     def pause_reading(self) -> None:
-        """Read nothing for a while: the disk is slower than the page."""
+        """Stop reading, as the disk is slower than the page."""
         self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Read again."""
         self.transport.resumeProducing()
 
     def message_complete(self) -> None:
-        """All that was received until now belongs to complete messages."""
+        """Note that all bytes that were received belong to complete messages: count them from 0 again."""
         self._received = 0
 
     def dataReceived(self, data: bytes) -> None:
@@ -124,7 +124,7 @@ class PageConnection(ProtocolWrapper):
         try:
             super().dataReceived(data)
         except Exception:
-            # Only an attacker sends what the WebSocket library can't parse.
+            # The WebSocket library could not parse the data. Browsers send none such, so it is an attack.
             self._log.failure("A connection to the page was dropped for what it sent.")
             self.drop()
 
@@ -140,10 +140,10 @@ class PageConnection(ProtocolWrapper):
         self._deadline.cancel()
         super().connectionLost(reason)
 
-    # IPushProducer, to the transport of a WebSocket: whether the browser reads
+    # IPushProducer, for the transport of a WebSocket, which tells by it whether the browser reads
 
     def pauseProducing(self) -> None:
-        """The browser does not read as fast as this side writes. Called again at every write."""
+        """The browser reads more slowly than this side writes. Twisted calls it again at every write."""
         if not self._congested:
             self._congested = True
             self._unread = 0
@@ -151,12 +151,12 @@ class PageConnection(ProtocolWrapper):
             self._deadline.start(UNREAD_TIME, self.drop)
 
     def resumeProducing(self) -> None:
-        """The browser has read all."""
+        """The browser has read everything."""
         self._congested = False
         self._deadline.cancel()
 
     def stopProducing(self) -> None:
-        """The connection is over."""
+        """The connection was closed."""
         self._deadline.cancel()
 
 
@@ -164,8 +164,8 @@ class PageConnections(WrappingFactory[PageConnection]):
     """
     All connections to the server of the page.
 
-    :param site: makes the protocol of the HTTP server for each.
-    :ivar sockets: those that are WebSockets.
+    :param site: makes the protocol of the HTTP server for each connection.
+    :ivar sockets: the connections that are WebSockets.
     """
 
     protocol: Callable[..., PageConnection] = PageConnection
@@ -201,12 +201,12 @@ class PageConnections(WrappingFactory[PageConnection]):
         return len(self.sockets) < MAX_SOCKETS
 
     def take_socket(self, connection: PageConnection) -> None:
-        """A plain connection has become a WebSocket."""
+        """Count a plain connection as a WebSocket from now on."""
         self._plain.pop(connection, None)
         self.sockets.add(connection)
 
     def take_upload(self, connection: PageConnection) -> bool:
-        """A file comes on a plain connection; whether there is room for it."""
+        """Count a plain connection as an upload from now on. Returns False if there are too many."""
         if len(self._uploading) >= MAX_UPLOADING:
             return False
         self._plain.pop(connection, None)
@@ -214,7 +214,7 @@ class PageConnections(WrappingFactory[PageConnection]):
         return True
 
     def return_upload(self, connection: PageConnection) -> None:
-        """The file has come: the connection is a plain one again."""
+        """Count an upload as a plain connection again."""
         self._uploading.discard(connection)
         self._plain[connection] = None
 
@@ -225,6 +225,6 @@ class PageConnections(WrappingFactory[PageConnection]):
         self.sockets.discard(connection)
 
     def drop_all(self) -> None:
-        """End every connection."""
+        """Close all connections at once."""
         for connection in list(self.protocols):
             connection.drop()

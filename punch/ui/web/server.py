@@ -1,10 +1,10 @@
 """
 The HTTP server of the page: twisted.web on loopback.
 
-Every request must name this server's own address in `Host`, so that another site's name that resolves to
-127.0.0.1 (DNS rebinding) gets nothing. Everything about the chat goes over the WebSocket, which only a page
-of this origin can open, in a browser that was admitted. Every response has a Content-Security-Policy and
-other headers that forbid the page what it does not need.
+A request must have this server's own address in `Host`. That prevents DNS rebinding, in which the name of
+another site resolves to 127.0.0.1. Everything about the chat goes over the WebSocket, which only a page of
+this origin in a browser that was admitted can open. A Content-Security-Policy and other headers of the
+responses forbid the page everything that it does not need.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from punch.ui.web.uploads import UploadedFile, UploadError, Uploads
 
 LOOPBACK = "127.0.0.1"
 
-#: Seconds that an idle connection is kept.
+#: Seconds after which an idle connection is closed.
 IDLE = 15.0
 
 _TYPES = {
@@ -60,11 +60,11 @@ _CONTENT_SECURITY_POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
-# No site of somebody else has such an address: it is this machine's, or one that is forwarded here.
+# Addresses that can't belong to another site: they are of this machine, or of one that forwards a port to it.
 _FORWARDED = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\]):\d{4,5}", re.ASCII)
 
-# A browser sends a `SameSite=Strict` cookie with requests of its own site, but not with one that follows a
-# redirect after a link on another site. So the page itself begins the next request.
+# If the user has followed a link on another site, the browser does not send a `SameSite=Strict` cookie with
+# the request of a redirect (303) either. A page that begins the next request itself counts as the same site.
 _REDIRECT = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Punch</title>'
     '<meta http-equiv="refresh" content="0; url={target}"></html>'
@@ -75,10 +75,10 @@ class WebServer:
     """
     The page's server.
 
-    :param admission: which browsers may open the page.
+    :param admission: decides which browsers may open the page.
     :param make_socket: makes the protocol of a WebSocket.
-    :param uploads: takes files of pages; None: no file is taken.
-    :ivar files: the files of the page, by name.
+    :param uploads: receives files from pages; None: none is received.
+    :ivar files: the static files of the page, by name.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on."""
+        """The TCP port on which it listens."""
         assert self._listening is not None
         address = self._listening.getHost()
         assert isinstance(address, IPv4Address)
@@ -120,15 +120,15 @@ class WebServer:
 
     @property
     def cookie_name(self) -> str:
-        """The name of the cookie, with the port in it: browsers send cookies to all ports of a host."""
+        """The name of the cookie. It contains the port, as browsers send cookies to all ports of a host."""
         return f"punch-{self.port}"
 
     def new_url(self) -> str:
-        """Return an address that admits one browser, once."""
+        """Return an address with a new ticket, which admits one browser."""
         return f"http://{LOOPBACK}:{self.port}/?token={self.admission.ticket()}"
 
     def _is_of_page(self, request: Request, key: str) -> bool:
-        """Whether a page of this server makes a request, in a browser that was admitted."""
+        """Whether a request was made by a page of this server, in a browser that was admitted."""
         host = _header(request, b"host")
         return (
             host in self.hosts
@@ -138,10 +138,12 @@ class WebServer:
 
     def _begin_upload(self, request: Request, size: int) -> UploadedFile | None:
         """
-        Take the file in the body of a request, which has only its header so far.
+        Begin to receive the file in the body of a request. Only the header has been read so far.
 
-        Everything about it is in the header: other sites can't send such fields without being asked first
-        (CORS), which is refused.
+        Its name and time are in fields of the header that other sites can't send: a browser would first ask
+        this server for permission (a CORS preflight), which it does not give.
+
+        :return: None if the request is not from a page, or there are too many uploads.
         """
         if self._uploads is None or not self._is_of_page(request, _header(request, b"x-punch-key")):
             return None
@@ -155,7 +157,7 @@ class WebServer:
         channel = request.channel
 
         def pause() -> None:
-            # It is not the page that is slow
+            # The page is not to blame for the delay, so the connection does not count as idle.
             channel.setTimeout(None)
             connection.pause_reading()
 
@@ -185,10 +187,10 @@ BeginUpload = Callable[[Request, int], "UploadedFile | None"]
 
 class _Request(Request):
     """
-    A request without a body, or with a file of a page. Any other one that announces a body is dropped with
-    its connection, unread.
+    A request without a body, or with a file from a page. For any other body, the connection is dropped before
+    the body is read.
 
-    :ivar upload: the file.
+    :ivar upload: the file that is being received; None: there is none.
     """
 
     def __init__(self, begin_upload: BeginUpload, *arguments: Any) -> None:
@@ -216,7 +218,7 @@ class _Request(Request):
 
 
 class _Site(Site):
-    """The site. It has no access log, which would contain tickets."""
+    """The site of twisted.web. It writes no access log, which would contain tickets."""
 
     displayTracebacks = False
     noisy = False
@@ -247,7 +249,7 @@ class _Page(Resource):
         answer = self._answer(request)
         if request.method != b"HEAD" or isinstance(answer, int):
             return answer
-        # Twisted leaves the body out as well, but tells the log so, with the whole address: a ticket.
+        # Twisted would leave out the body itself, but would log that, with the address and so with a ticket.
         request.setHeader("Content-Length", str(len(answer)))
         return b""
 
@@ -302,7 +304,7 @@ class _Page(Resource):
         return NOT_DONE_YET
 
     def _wrong_host(self, host: str) -> str:
-        """The text for a request to another `Host`; it helps users who have forwarded a port."""
+        """Return the text for a request with another `Host`, which helps users who have forwarded a port."""
         if not _FORWARDED.fullmatch(host):
             return "This address is not Punch's."
         port = self._server.port
@@ -321,7 +323,7 @@ class _Page(Resource):
                 return self._file(request, "index.html")
             return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
         if request.method == b"HEAD" or _header(request, b"sec-purpose") or _header(request, b"purpose"):
-            # A preview or prefetch, which would use the ticket up.
+            # This is a preview or prefetch. It would use up the ticket.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "Open the page to see it.")
         tokens = request.args[b"token"]
         browser = self._server.admission.admit(tokens[0].decode("utf-8", "replace"))
@@ -331,7 +333,7 @@ class _Page(Resource):
             )
             return self._redirect(request, f"/#key={browser.key}")
         if known:
-            # The user has opened the printed address again, in the browser that it has admitted.
+            # The user has opened the printed address again, in the browser that was admitted by it.
             return self._redirect(request, "/")
         return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
 
@@ -348,7 +350,8 @@ class _Page(Resource):
         if not admission.trusts(_cookie(request, self._server.cookie_name), key):
             return _plain(request, HTTPStatus.FORBIDDEN, "This browser was not let in.")
         if not self._server.connections.has_room:
-            # Checked first: a page that got no WebSocket sends a plain request, to learn why.
+            # This is checked before `Upgrade`, since a page that could not open a WebSocket sends a plain
+            # request to learn the reason.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
         if request.method != b"GET" or _header(request, b"upgrade").lower() != "websocket":
             return _plain(request, HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets.")
@@ -362,7 +365,7 @@ class _Page(Resource):
         request.setHeader("Content-Type", _TYPES[name.rpartition(".")[2]])
         request.setHeader("Vary", "Accept-Encoding")
         if _accepts_gzip(request):
-            # The files hold nothing that is secret, and are loaded through slow forwarded ports as well
+            # Compression can't leak secrets here, as the files have none; it helps with slow forwarded ports.
             request.setHeader("Content-Encoding", "gzip")
             return self._compressed[name]
         return content
@@ -384,13 +387,13 @@ class _SocketFactory:
 def _static_files() -> dict[str, bytes]:
     directory = files("punch.ui.web") / "static"
     found = [each for each in directory.iterdir() if each.name.rpartition(".")[2] in _TYPES]
-    # What the page completes while a code is typed
+    # The page completes the words of a code while it is typed.
     found.append(files("punch.apps.codes") / "words.txt")
     return {each.name: each.read_bytes() for each in found}
 
 
 def _accepts_gzip(request: Request) -> bool:
-    """Whether the browser takes an answer in gzip (RFC 9110, section 12.5.3)."""
+    """Whether the browser accepts a response in gzip (RFC 9110, section 12.5.3)."""
     for each in _header(request, b"accept-encoding").split(","):
         coding, _, weight = each.partition(";")
         if coding.strip().lower() == "gzip":
@@ -405,9 +408,10 @@ def _cookie(request: Request, name: str) -> str:
 
 def _header(request: Request, name: bytes) -> str:
     """
-    The value of a header field, empty if it is missing.
+    Return the value of a header field, or "" if it is missing.
 
-    It is asked for as bytes: Twisted decodes text as UTF-8, and fails if it is something else.
+    :param name: the name as bytes, since Twisted returns the value as bytes then. Otherwise it decodes it as
+        UTF-8, and fails if it is not.
     """
     value = request.getHeader(name)
     return "" if value is None else value.decode("latin-1")

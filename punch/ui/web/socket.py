@@ -1,4 +1,4 @@
-"""One open page: the JSON interface over its WebSocket, commands in and events out."""
+"""The WebSocket of an open page, which carries the JSON interface: commands in, events out."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.connections import PageConnection
 from punch.wire import strict_json
 
-#: Commands of one page that are being done at a time.
+#: The most commands of one page that are being done at a time.
 MAX_PENDING = 64
 
 #: Seconds between two pings. A page that has sent nothing since the last one is dropped.
 PING = 20.0
 
-#: The code of RFC 6455, section 7.4.1, with which a connection is closed that sent bytes.
+#: The close code for a page that sent a binary message (RFC 6455, section 7.4.1).
 UNSUPPORTED = 1003
 
 JSON = dict[str, Any]
@@ -35,11 +35,13 @@ class PageSocket:
     """
     The WebSocket of one page.
 
-    It first sends a snapshot. Events before that are part of the snapshot, and are not sent.
+    The first thing that it sends is a snapshot of the chat. Earlier events are not sent, as the snapshot
+    includes them.
 
-    :param perform: does a command of the given name with the given fields; may raise `CommandRefused`.
-    :param joined: called when the page is open.
-    :param left: called when the page is closed.
+    :param connection: its connection.
+    :param perform: does a command, given its name and fields; may raise `CommandRefused`.
+    :param joined: called when the WebSocket is open.
+    :param left: called when the connection was lost.
     """
 
     _log = Logger()
@@ -67,17 +69,17 @@ class PageSocket:
     # -- out --
 
     def tell(self, event: JSON) -> None:
-        """Send an event, once the snapshot is sent."""
+        """Send an event, if the snapshot was sent; otherwise drop it."""
         if self._started:
             self._send(event)
 
     def start(self, snapshot: JSON) -> None:
-        """Send the state of the chat as it is now. All events from now on are sent."""
+        """Send the snapshot, which must be the state of the chat now. All later events are sent."""
         self._started = True
         self._send(snapshot)
 
     def close(self) -> None:
-        """Close the connection in good order."""
+        """Close the connection, after what still waits to be sent."""
         if self._transport is not None:
             self._transport.loseConnection()
 
@@ -88,7 +90,7 @@ class PageSocket:
     # -- in (WebSocketProtocol) --
 
     def negotiationStarted(self, transport: WebSocketTransport) -> None:
-        """The WebSocket's handshake begins; nothing may be sent before it is done."""
+        """The WebSocket's handshake begins. Nothing may be sent until it is done."""
         self._negotiating = transport
 
     def negotiationFinished(self) -> None:
@@ -113,15 +115,15 @@ class PageSocket:
         done.addCallbacks(partial(self._answer, fields), partial(self._failed, fields))
 
     def bytesMessageReceived(self, data: bytes | bytearray) -> None:
-        """Close the connection: commands are text."""
+        """Close the connection, as commands must be text messages."""
         self._close(UNSUPPORTED)
 
     def pongReceived(self, payload: bytes) -> None:
-        """The page is still there."""
+        """Note that the page has answered a ping."""
         self._alive()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The page is gone."""
+        """The connection was lost, so the page is closed."""
         self._transport = None
         self._timer.cancel()
         self._left(self)

@@ -1,9 +1,10 @@
 """
-Files that pages send to this process, to be sent to a peer.
+Receives the files that pages send to this process, which then sends them to a peer.
 
-A page asks for an upload, sends its files one after the other, and then says to whom they go (`send-files`).
-Until the transfer is over they are in a folder of the state directory that only this user can read. They are
-written in threads, and the connection is paused while the disk is slow, so that memory does not grow.
+A page begins an upload (`upload`), sends its files one after the other, and then names the peer to which they
+go (`send-files`). Until the transfer is over, the files are in a folder of the state directory that only this
+user can read. They are written in threads. While the disk is slow, the connection is paused, so that memory
+does not grow.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ from punch.apps.files.protocol import Run
 from punch.net.driver import Timer
 
 MAX_UPLOADS = 16
-"""Uploads at a time that are not sent yet."""
+"""The most uploads at a time that are not sent yet."""
 MAX_FILES = 10_000
-"""Files of one upload."""
+"""The most files of one upload."""
 IDLE_TIME = 120.0
 """Seconds without a file after which an upload that is not sent yet is removed."""
 MAX_QUEUED = 1024 * 1024
-"""Bytes of a file that wait for the disk before its connection is paused."""
+"""Bytes of a file that may wait for the disk; with more, its connection is paused."""
 
 
 class UploadError(Exception):
-    """Files can't be taken: `reason` is a code, `str()` a sentence."""
+    """
+    Files can't be received; `str()` is a sentence for the user.
+
+    :ivar reason: the same for programs: the `reason` of JSON's `error` event.
+    """
 
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -49,13 +54,15 @@ class _Upload:
     """
     An upload that is not sent yet.
 
-    :ivar size: bytes of all files, as announced.
-    :ivar missing: how many files are still to come.
-    :ivar received: bytes of the files that have come or are coming.
-    :ivar writing: how many files are being written.
-    :ivar failed: whether one of them has not come, or can't be kept.
-    :ivar discarded: whether all is removed as soon as no file is written any more.
-    :ivar items: the first names of the paths of its files, in order.
+    :ivar folder: where its files are kept.
+    :ivar size: the bytes of all files, as announced.
+    :ivar missing: how many files have not begun to come.
+    :ivar timer: discards it when no file comes for `IDLE_TIME`.
+    :ivar received: the bytes of the files that have come or are coming, as announced.
+    :ivar writing: how many files are being received.
+    :ivar failed: whether a file did not come completely, or could not be written.
+    :ivar discarded: whether it is to be removed as soon as no file is being received.
+    :ivar items: the first components of the paths of its files, as keys, in order.
     """
 
     folder: Path
@@ -71,10 +78,15 @@ class _Upload:
 
 class UploadedFile:
     """
-    One file of an upload, while it comes.
+    One file of an upload, while it is received.
 
-    :ivar finished: fires when the file is on the disk; fails with `UploadError`.
-    :param pause: called when the disk is slower than the page, and `resume` when it is no longer.
+    :param path: where it is written.
+    :param modified: the time of its last change, in seconds since 1970.
+    :param run: runs a function in a thread.
+    :param pause: called when the disk is slower than the page.
+    :param resume: called when the disk has caught up.
+    :param problem: why the file can't be kept: it is read, and dropped.
+    :ivar finished: fires when the file was written; fails with `UploadError`.
     """
 
     def __init__(
@@ -102,7 +114,7 @@ class UploadedFile:
         self._aborted = False
 
     def write(self, data: bytes) -> None:
-        """Take more of the file. After an error, what follows is dropped."""
+        """Write more data of the file. After an error, it is dropped."""
         if self._problem is not None or self._aborted:
             return
         self._queue.append(data)
@@ -113,12 +125,12 @@ class UploadedFile:
         self._work()
 
     def end(self) -> None:
-        """All of the file has come."""
+        """Note that all data of the file has come."""
         self._complete = True
         self._work()
 
     def abort(self) -> None:
-        """The rest will not come, and nobody needs to hear of that."""
+        """Give the file up, as the rest will not come. Nobody has to handle the error of `finished` then."""
         self.finished.addErrback(lambda _: None)
         self._aborted = True
         self._queue.clear()
@@ -179,7 +191,7 @@ class UploadedFile:
         if descriptor is not None:
             with suppress(OSError, OverflowError, ValueError):
                 os.utime(descriptor, (self._modified, self._modified))
-            # As other files of the user: the receiving side gets the permissions, too
+            # The permissions are sent to the peer as well, so they are set to those of ordinary files.
             os.fchmod(descriptor, 0o644)
             os.close(descriptor)
 
@@ -203,9 +215,9 @@ class Uploads:
     """
     The uploads of all pages.
 
-    :param folder: where they are kept; everything in it is removed at the start.
-    :param run: makes a call that waits for the disk.
-    :param random: random bytes.
+    :param folder: the folder that keeps them; everything in it is removed at the start.
+    :param run: runs a function that waits for the disk in a thread.
+    :param random: returns the given number of random bytes.
     """
 
     def __init__(self, folder: Path, run: Run, clock: IReactorTime, random: Callable[[int], bytes]) -> None:
@@ -214,15 +226,16 @@ class Uploads:
         self._clock = clock
         self._random = random
         self._uploads: dict[str, _Upload] = {}
-        # What a process has left that was killed
+        # It may contain files of an earlier process that was killed.
         shutil.rmtree(folder, ignore_errors=True)
 
     def begin(self, size: int, files: int) -> str:
         """
-        Make place for an upload.
+        Begin an upload.
 
-        :param size: bytes of all files.
-        :return: its name.
+        :param size: the bytes of all files.
+        :param files: the number of files.
+        :return: the name of the upload.
         :raise UploadError: there are too many (`too-many`), it does not fit on the disk (`no-space`), or the
             disk can't be written (`disk`).
         """
@@ -260,12 +273,14 @@ class Uploads:
         resume: Callable[[], object],
     ) -> UploadedFile:
         """
-        A file comes.
+        Begin to receive a file.
 
-        :param path: its name, or names of folders and its own, joined with slashes.
+        :param name: the name of the upload.
+        :param path: the name of the file, after the names of its folders, if any, separated by slashes.
         :param modified: the time of its last change, in seconds since 1970.
-        :param size: its bytes.
-        :return: takes it. If it can't be kept, it is read all the same, so that the page hears the reason.
+        :param size: the bytes of the file.
+        :return: takes the data. If the file can't be kept, the data is read all the same, so that the page
+            gets the reason as the response.
         """
         upload = self._uploads.get(name)
         if upload is None:
@@ -301,7 +316,7 @@ class Uploads:
 
     def take(self, name: str) -> list[Path]:
         """
-        The files and folders of an upload, to be sent. They are there until `remove` is called with its name.
+        Return the files and folders of an upload, to be sent. They exist until `remove` is called.
 
         :raise UploadError: there is no such upload, or it is not complete (`no-upload`).
         """
@@ -313,7 +328,7 @@ class Uploads:
         return [upload.folder / item for item in upload.items]
 
     def discard(self, name: str) -> None:
-        """Remove an upload that was not taken, if it is there, as soon as no file of it is being written."""
+        """Remove an upload that was not taken, as soon as none of its files is being received."""
         upload = self._uploads.pop(name, None)
         if upload is None:
             return
@@ -323,11 +338,11 @@ class Uploads:
             self.remove(name)
 
     def remove(self, name: str) -> None:
-        """Remove the files and folders of an upload that was taken: they are sent, or will not be."""
+        """Remove the files and folders of an upload that was taken, as its transfer is over."""
         self._run(partial(shutil.rmtree, self._folder / name, ignore_errors=True))
 
     def stop(self) -> None:
-        """Remove all: the process ends."""
+        """Remove all uploads, as the process ends."""
         for upload in self._uploads.values():
             upload.timer.cancel()
         self._uploads.clear()

@@ -1,8 +1,9 @@
 """
-The view of the chat in browsers: every open page gets all events, and its commands are done by the chat.
+The view of the chat in browsers: it sends all events to every open page, and passes their commands to the
+chat.
 
-A page first gets a snapshot, and then the events that follow it. So a page that was reloaded, or a second
-one, shows the same.
+A page first gets a snapshot of the chat, and then the events that follow. So a page that was reloaded, or a
+second one, shows the same as the first.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 from punch.ui.web.uploads import UploadError, Uploads
 
-#: Seconds between two updates of the candidate pairs, while a page is open.
+#: Seconds between two updates of the candidate pairs while a page is open.
 PAIRS_INTERVAL = 0.25
 
-#: Peers for whom the time at which their history was erased is remembered. With more, pages erase all drafts
-#: that are older than the last of these times.
+#: The most peers for which it is remembered when their history was erased. With more, only the latest time
+#: is kept, for all peers: pages then erase all drafts that are older.
 MAX_ERASED = 1000
 
-#: Seconds that a question waits for a page that is being reloaded.
+#: Seconds for which a closed page counts as being reloaded, so that questions go on waiting for it.
 RELOAD = 15.0
 
 JSON = dict[str, Any]
@@ -62,10 +63,10 @@ class WebView:
     All open pages.
 
     :param pairs: `Node.pairs`.
-    :param commands: where the pages' commands are given.
-    :param uploads: takes the files that pages send.
-    :param random: a source of random bytes, for tickets.
-    :param wall: seconds since 1970.
+    :param commands: the context in which the pages' commands are done.
+    :param uploads: receives the files that pages send; None: none is received.
+    :param random: returns the given number of random bytes, for tickets.
+    :param wall: returns the seconds since 1970.
     """
 
     _log = Logger()
@@ -101,8 +102,8 @@ class WebView:
         """
         Listen for browsers, and subscribe to the events of the chat.
 
-        :param port: 0 for any that is free.
-        :return: the address to open, once.
+        :param port: the TCP port; 0 for any that is free.
+        :return: an address that admits one browser.
         :raise CannotListenError: that port is taken.
         """
         self.server.listen(port)
@@ -111,7 +112,7 @@ class WebView:
         return self.server.new_url()
 
     def stop(self) -> Any:
-        """Close all pages; fires when the port is free."""
+        """Close all pages. The Deferred fires when the port is free."""
         self._chat.views.detach(self)
         self._chat.new_page = None
         self._pairs_timer.cancel()
@@ -120,7 +121,7 @@ class WebView:
         return self.server.stop()
 
     def page(self, connection: PageConnection) -> PageSocket:
-        """Make the page of a new connection."""
+        """Make the WebSocket of a page that was opened."""
         return PageSocket(
             connection,
             self._clock,
@@ -129,11 +130,11 @@ class WebView:
             left=self._page_left,
         )
 
-    # -- what the chat tells (View) --
+    # -- events of the chat (View) --
 
     @property
     def can_answer(self) -> bool:
-        """Whether a page is open, or may come back in a moment."""
+        """Whether a page is open, or was closed less than `RELOAD` seconds ago."""
         if self._pages:
             return True
         return self._left_at is not None and self._clock.seconds() - self._left_at < RELOAD
@@ -142,7 +143,7 @@ class WebView:
         """
         Send the event to all open pages.
 
-        No page needs to be open: messages are in the history, and in the snapshots of later pages.
+        It returns None also if no page is open: messages are in the history, which later pages load.
         """
         if isinstance(event, _WATCHED):
             self._watched.setdefault(event.peer, [])
@@ -185,8 +186,8 @@ class WebView:
         codes, transfers = applications.codes, applications.transfers
         retention = await chat.history.retention()
         conversations = await chat.history.conversations()
-        # All that follows is read at once, after the store's last answer: the snapshot lacks nothing, and
-        # contains nothing of which an event is sent later.
+        # Nothing is awaited from here on, so no event can come in between: the snapshot includes all events
+        # until now, and all later ones are sent.
         trouble = chat.storage.trouble
         page.start(
             {
@@ -263,9 +264,10 @@ def qr_code(text: str) -> JSON:
     """
     Make a QR code, for a page to draw.
 
-    :param text: an ID, or a code. It is written in upper case, which makes a smaller QR code, and is read
-        like the other.
-    :return: `size`, modules along each side without the quiet zone; `path`, the dark ones as an SVG path.
+    :param text: an ID, or a code. It is encoded in upper case, which makes the QR code smaller; both are
+        read without regard to case.
+    :return: `size`, the number of modules along each side, without the quiet zone; and `path`, the dark
+        modules as an SVG path.
     """
     rows = [bytes(row) for row in segno.make_qr(text.upper(), error="m").matrix]
     path = []
@@ -287,8 +289,8 @@ class PageCommands:
     """
     Does the commands of pages.
 
-    A page names no paths of this machine: it sends what it has to this process (`upload`), and says to whom
-    that goes (`send-files` with `upload`).
+    A page can't name files of this machine. It sends the content of files to this process (`upload`), and
+    then names the peer to which they go (`send-files` with the field `upload`).
     """
 
     def __init__(self, context: CommandContext, uploads: Uploads | None) -> None:
@@ -296,7 +298,10 @@ class PageCommands:
         self._uploads = uploads
 
     def perform(self, name: object, fields: Fields) -> Deferred[Answer | None]:
-        """As `punch.ui.commands.perform`."""
+        """
+        Do a command, as `punch.ui.commands.perform` does; also `upload` and `discard-upload`, which only
+        pages have.
+        """
         try:
             if name == "upload":
                 return succeed(self._begin(fields))
@@ -334,7 +339,7 @@ class PageCommands:
         if not isinstance(peer, str):
             raise CommandRefused("malformed", 'The command needs a field "peer" with an ID or a name.')
         uploads = self._require_uploads()
-        # Before they are taken: an error here leaves them to the page
+        # The peer is looked up before the files are taken: after an error, the page can still send them.
         self._context.chat.contacts.find_reachable(peer)
         paths = uploads.take(name)
         return file_commands.send(self._context, peer, paths, lambda: uploads.remove(name))  # type: ignore[return-value]
