@@ -230,7 +230,9 @@ class MemberWatch(TimerService):
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        """Log a failure, which is tried again later: once a minute, because strangers can cause it."""
+        """
+        Log a failure of what is tried again later, once a minute at most, because strangers can cause it.
+        """
         try:
             yield
         except MemberStoreError as problem:

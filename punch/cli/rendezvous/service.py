@@ -334,9 +334,12 @@ def make_service(options: Options, reactor: Any) -> IService:
 # -- the memory of a process with many connections --
 
 YOUNG = 2_500
-"""How many new objects there are when the collector looks at them…"""
+"""The threshold of the youngest generation: the collector looks at new objects when there are so many."""
 MIDDLE = 0
-"""…and each second time, once more at those that are left: at 5,000 at most."""
+"""
+The threshold of the middle generation: every second time, what was left the time before is looked at once
+more, 5,000 objects at most.
+"""
 NEVER = 1_000_000
 PERIOD = 3.0
 """Seconds between two looks at the number of connections."""
@@ -353,9 +356,9 @@ They have if Python uses so many times as many blocks of memory for each connect
 the collector looks at all objects, during which nobody is served: 0.1 s with 15,000 peers.
 """
 LARGE = 1000
-"""With fewer connections it looks at them without that check: that takes some milliseconds."""
+"""With fewer connections, the collector looks at all objects without that check: some milliseconds."""
 LONG = 4 * 3600.0
-"""After so many seconds it does in any case."""
+"""The collector looks at all objects after so many seconds in any case."""
 
 
 def tune_collector() -> None:
@@ -381,7 +384,7 @@ class MemoryReturn(Service):
     Tunes the garbage collector of a process with many connections, and gives memory back to the system.
 
     By default the collector looks at every object of the process each time that their number has grown by a
-    quarter. With 15,000 peers that takes most of a second, in which nobody is served. But connections and
+    quarter. With 15,000 peers that takes 0.1 s, in which nobody is served. But connections and
     allocations that end leave no cycles, so there is next to nothing to find
     (`punch/test/rendezvous/test_garbage.py`). So it looks at new objects, some thousand at a time, and at all
     of them only when many times as many connections and allocations have ended as connections are open, and

@@ -90,8 +90,9 @@ class Directory(Protocol):
         """
         Send a message to another process, after earlier ones. If no process takes it, `process_lost` follows.
         But while the directory is away, and while that process may be connecting to it again, messages are
-        kept and sent each second until the process takes them or `process_lost` follows. For `Establish`,
-        `request_lost` follows instead. Messages are lost if too many wait.
+        kept and sent each second, for two minutes at most, until the process takes them or `process_lost`
+        follows. One that was sent while the process was connecting may arrive after later ones. For
+        `Establish`, `request_lost` follows instead. Messages are lost if too many wait.
         """
 
     @property

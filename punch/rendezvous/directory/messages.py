@@ -174,8 +174,9 @@ class TwinDetector:
     """
     Finds another process with the name of this one, as a copy of a running machine has.
 
-    A process sends `sign` to itself at each beat, to see that its subscription works. Nobody else has its
-    name, so nobody else does, and another sign that comes again is that of a copy.
+    A process sends `sign` to itself at each beat, to see that its subscription works. Only a copy of it has
+    the same name, and sends its own sign there, too. So a sign of another that comes more than once is that
+    of a copy.
 
     :param beat: seconds between two signs of a process.
     :ivar sign: random bytes, others after each connection.

@@ -14,9 +14,9 @@ process that died do no harm, and expire later. Nothing here needs a wall clock:
 the clock of Redis, which each process estimates.
 
 **Why channels, and no streams.** Redis says at once how many processes got a message: none, if the process
-has died. Nothing is stored, so nothing old is delivered, nothing has to be trimmed, and a full disk does not
-matter. What is lost when the connection to Redis ends would be too late anyway: calls fail, and are placed
-again.
+has died. Redis stores nothing, so nothing has to be trimmed there, and a full disk does not matter. What was
+lost with the connection to Redis is sent again by its sender (`UndeliveredMessages`), except `establish`:
+such a call fails, and is placed again.
 """
 
 from __future__ import annotations

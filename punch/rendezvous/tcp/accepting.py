@@ -150,7 +150,9 @@ class AcceptsInTurn:
             try:
                 connection, address = self._next()
             except OSError:
-                return  # There are no more. If it is another error, `accept` gets and raises it, too.
+                # None is left. Any other error comes again in Twisted's own call of `accept`,
+                # which handles it.
+                return
             if not self._is_of_use(connection):
                 connection.close()
                 continue
