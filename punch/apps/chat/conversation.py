@@ -18,16 +18,19 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.apps.chat import protocol
 from punch.apps.chat.events import MessageAdded, MessageChanged, Views
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState, check_text
 from punch.apps.chat.protocol import (
     ChatCore,
     ChatProtocolError,
+    Delivered,
+    Event,
     Hello,
+    HelloReceived,
     Known,
     MessageReceived,
     OutgoingMessage,
+    PeerHasRead,
 )
 from punch.apps.chat.received import ReceivedMarks, ReceivedMessages
 from punch.apps.chat.storage import Storage
@@ -174,8 +177,8 @@ class ChatStream(Protocol):
 
 T = TypeVar("T")
 
-#: Reading from the stream stops while this many messages wait for the store and the views.
 MAX_UNHANDLED = 64
+"""Reading from the stream stops while this many messages wait for the store and the views."""
 
 
 @dataclass
@@ -391,25 +394,25 @@ class Conversation:
             for message in messages:
                 self._views.tell(MessageChanged(message, message.client_id))
 
-    def stream_event(self, stream: ChatStream, event: protocol.Event) -> None:
+    def stream_event(self, stream: ChatStream, event: Event) -> None:
         """The peer sent something."""
         if stream is not self._stream:
             return
-        if isinstance(event, protocol.HelloReceived):
+        if isinstance(event, HelloReceived):
             self._hello_received(stream, event)
         elif isinstance(event, MessageReceived):
             assert self._remote_epoch is not None
             self.received.add(self._remote_epoch, event)
             self._balance()
             self.received.store_some()
-        elif isinstance(event, protocol.Delivered):
+        elif isinstance(event, Delivered):
             self.marks.reach(MessageState.DELIVERED, event.id)
-        elif isinstance(event, protocol.PeerHasRead):
+        elif isinstance(event, PeerHasRead):
             self.marks.reach(MessageState.READ, event.id)
         else:
             self._chat.conversation_heard(self, event)
 
-    def _hello_received(self, stream: ChatStream, event: protocol.HelloReceived) -> None:
+    def _hello_received(self, stream: ChatStream, event: HelloReceived) -> None:
         self._remote_epoch = event.epoch
         if not event.outdated:
             self._catch_up(event.epoch)
