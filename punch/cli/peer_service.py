@@ -47,9 +47,9 @@ from punch.sentences import sentence_of
 from punch.state import PeerState
 from punch.state_files import Lock, StateError
 from punch.ui.command import Applications
-from punch.ui.console import Console, StartOptions, open_console
+from punch.ui.console import Console, open_console
 from punch.ui.desktop import download_folder, folder_opener
-from punch.ui.front_end import FrontEndContext, Settings
+from punch.ui.front_end import FrontEndContext, Settings, StartOptions
 from punch.ui.json.commands import perform_for_program
 from punch.ui.text.causes import event_sentence
 from punch.ui.text.chat import chat_error_sentence

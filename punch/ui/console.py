@@ -7,16 +7,14 @@ twistd may replace them before, when it becomes a daemon.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from punch.apps.chat import Chat
-from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
+from punch.ui.front_end import DRAIN_TIMEOUT, FrontEnd, StartOptions
 from punch.ui.standard_streams import InputKind, StandardStreams, StreamDescriptors
 from punch.ui.stdio import StdioFrontEnd
 from punch.ui.terminal.escapes import takes_escapes
@@ -26,34 +24,12 @@ from punch.ui.terminal.tty_modes import TerminalModes
 if TYPE_CHECKING:
     from punch.ui.json.front_end import JSONFrontEnd
 
-#: Seconds for which the process waits at its end until its output was read.
-DRAIN_TIMEOUT = 1.0
-
 
 def _hint() -> str:
     # Imported here, as it takes long to find out what is installed, and the hint is rarely shown.
     from punch.extras import install_command_here
 
     return f"For line editing, history and a status line: {install_command_here('terminal')}"
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """
-    What the user asked for, and what a front end needs of the process.
-
-    :ivar environ: the environment variables.
-    :ivar elapsed: returns the seconds since the process started.
-    :ivar json: whether to use JSON lines (`--json`).
-    :ivar typed_lines: the file that keeps typed lines; None: they are kept in memory only.
-    """
-
-    settings: Settings
-    context: FrontEndContext
-    environ: Mapping[str, str]
-    elapsed: Callable[[], float]
-    json: bool = False
-    typed_lines: Path | None = None
 
 
 class Console(Protocol):

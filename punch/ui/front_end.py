@@ -9,8 +9,9 @@ decides when the process ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -31,11 +32,14 @@ from punch.ui.terminal.escapes import Notice
 from punch.ui.text.chat import chat_error_sentence
 from punch.ui.text.sentences import count, name_lines
 
-#: If the store refuses messages and no more input is read, the process ends after so many seconds.
 STORE_TIMEOUT = 30.0
+"""If the store refuses messages and no more input is read, the process ends after so many seconds."""
 
-#: stdin is not read while so many characters of its text are not delivered.
+DRAIN_TIMEOUT = 1.0
+"""Seconds for which the process waits at its end until its output was read."""
+
 MAX_PENDING = 256 * 1024
+"""stdin is not read while so many characters of its text are not delivered."""
 
 
 class Output(Protocol):
@@ -79,6 +83,25 @@ class FrontEndContext:
     """Seconds since the epoch."""
     applications: Applications = NO_APPLICATIONS
     """What the process has besides the chat."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """
+    What the user asked for, and what a front end needs of the process.
+
+    :ivar environ: the environment variables.
+    :ivar elapsed: returns the seconds since the process started.
+    :ivar json: whether to use JSON lines (`--json`).
+    :ivar typed_lines: the file that keeps typed lines; None: they are kept in memory only.
+    """
+
+    settings: Settings
+    context: FrontEndContext
+    environ: Mapping[str, str]
+    elapsed: Callable[[], float]
+    json: bool = False
+    typed_lines: Path | None = None
 
 
 class FrontEnd(Protocol):
@@ -156,8 +179,10 @@ class ProcessView:
         self._front_end = front_end
         self._output = output
         self._answers = answers
-        #: Events about messages of an earlier process, which wait until the node is ready; None from then on.
         self._early: list[tuple[Event, Deferred[None]]] | None = []
+        """
+        Events about messages of an earlier process, which wait until the node is ready; None from then on.
+        """
         self._paused = False
 
     def attach(self) -> None:

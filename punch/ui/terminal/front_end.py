@@ -35,8 +35,7 @@ from punch.sanitize import printable
 from punch.ui import slash
 from punch.ui.command import CommandRefused
 from punch.ui.command_line import CommandLine
-from punch.ui.console import DRAIN_TIMEOUT, StartOptions
-from punch.ui.front_end import FrontEndContext, ProcessView, Settings
+from punch.ui.front_end import DRAIN_TIMEOUT, FrontEndContext, ProcessView, Settings, StartOptions
 from punch.ui.json.events import message_fields
 from punch.ui.standard_streams import InputKind, StreamDescriptors
 from punch.ui.terminal.escapes import Style, reflows, sequence
