@@ -161,23 +161,6 @@ class _Input:
         """The stream is over; its protocol is told so."""
 
 
-class PipeEnd(Interface):
-    """One end of a pipe, as the program's input and output see it."""
-
-    @property
-    def joined(self) -> _Joined:
-        """The stream, and what it is joined with."""
-
-    def input_received(self, data: bytes) -> None:
-        """Send bytes of the input."""
-
-    def input_ended(self) -> None:
-        """The input has ended."""
-
-    def output_lost(self) -> None:
-        """Nobody reads the output any more."""
-
-
 @implementer(IHalfCloseableProtocol)
 class ServicePipe(Protocol):
     """A stream to any service: its bytes are those of the input and of the output."""
