@@ -32,25 +32,29 @@ from punch.files import (
 from punch.identity import TEXT_LENGTH, PeerID, PeerIDError
 from punch.names import BadPetname
 
-#: Bytes of an address book that are read: about a hundred thousand peers.
 MAX_FILE = 16 * 1024 * 1024
+"""Bytes of an address book that are read: about a hundred thousand peers."""
 
-#: The most changes that wait until the file can be written. When there are so many, only blocks are accepted,
-#: one for each peer.
 MAX_PENDING = 2_000
+"""
+The most changes that wait until the file can be written. When there are so many, only blocks are accepted,
+one for each peer.
+"""
 
-#: When so many changes wait, first meetings, claimed names and paths are refused, so that peers leave room
-#: for changes by the user.
 MAX_PENDING_OF_PEERS = MAX_PENDING // 2
+"""
+When so many changes wait, first meetings, claimed names and paths are refused, so that peers leave room
+for changes by the user.
+"""
 
-#: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
+"""How long another process may hold the lock, and how often it is tried, in seconds."""
 
-#: How many names are compared with one that is unknown, and how many of those that are near are named.
 MAX_COMPARED, MAX_TOLD = 5000, 3
+"""How many names are compared with one that is unknown, and how many of those that are near are named."""
 
-#: The longest text that may be a name.
 _MAX_NAME = 40
+"""The longest text that may be a name."""
 
 
 class AddressBookProblem(Enum):
@@ -139,13 +143,13 @@ class AddressBook:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
         self._forgotten = forgotten
-        #: The changes that are not in the file yet, in order; see `_change` for their keys.
         self._pending: dict[tuple[PeerID, Hashable], Callable[[Contact], Contact]] = {}
+        """The changes that are not in the file yet, in order; see `_change` for their keys."""
         self._locked_out = False
         self._entries: dict[PeerID, Contact] = {}
         self._by_name: dict[str, PeerID] = {}
-        #: The peers whose name looks so, or whose ID begins so. It is made when it is first needed.
         self._by_skeleton: dict[str, set[PeerID]] | None = None
+        """The peers whose name looks so, or whose ID begins so. It is made when it is first needed."""
         self._stamp: tuple[int, ...] | None = None
         if path is not None:
             self._read(path)

@@ -23,31 +23,34 @@ _WORDS = """
     invite uninvite join transfers send-files accept-files refuse-files stop-files dismiss-files open-folder
 """
 
-#: Words that mean something else in the interface, and its commands. No peer gets such a name automatically.
 RESERVED = frozenset(_WORDS.split())
+"""
+Words that mean something else in the interface, and its commands. No peer gets such a name automatically.
+"""
 
-#: A name with so many letters of an ID looks like an ID, if there is little else in it.
 _ID_LIKE = 24
+"""A name with so many letters of an ID looks like an ID, if there is little else in it."""
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
-#: Scripts with many letters that look like those of the others.
 _LIKE_LATIN = frozenset(("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"))
+"""Scripts with many letters that look like those of the others."""
 
-#: Those, and digits: accents and strokes on them do not make another word.
 _WITH_LOOSE_MARKS = _LIKE_LATIN | {"DIGIT"}
+"""Those, and digits: accents and strokes on them do not make another word."""
 
-#: Letters and marks that are blank, though Unicode does not call them ignorable.
 _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
+"""Letters and marks that are blank, though Unicode does not call them ignorable."""
 
-#: Characters that reorder the text around them, so that it reads as something else.
 REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that reorder the text around them, so that it reads as something else."""
 
-#: The marks that make another letter of a kana, and the scripts that kana belong to.
 _KANA_MARKS = frozenset("\u3099\u309a")
+"""The marks that make another letter of a kana."""
 _KANA = frozenset(("HIRAGANA", "KATAKANA", "HALFWIDTH"))
+"""The scripts that kana belong to."""
 
-#: Marks that can stand over any letter: blocks of combining diacritical marks.
 _LOOSE_MARKS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
+"""Marks that can stand over any letter: blocks of combining diacritical marks."""
 
 
 def is_ignorable(character: str) -> bool:

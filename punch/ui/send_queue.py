@@ -25,14 +25,14 @@ from punch.net.driver import Timer
 from punch.ui.command import CommandRefused
 from punch.ui.commands import why
 
-#: Seconds between two tries to store what the store has refused.
 RETRY = 1.0
+"""Seconds between two tries to store what the store has refused."""
 
-#: Most messages that are stored at once.
 MAX_BATCH = 256
+"""Most messages that are stored at once."""
 
-#: Codes of refusals that may pass: the disk, and too many undelivered messages.
 _MAY_PASS = ("state", "outbox-full")
+"""Codes of refusals that may pass: the disk, and too many undelivered messages."""
 
 _UNDELIVERED = (MessageState.WAITING, MessageState.SENT)
 

@@ -18,17 +18,17 @@ from punch.link.services import LEASE
 from punch.net.driver import Timers
 from punch.node.interfaces import INode
 
-#: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
+"""Seconds between two checks whether another process has blocked somebody."""
 
-#: Seconds that pass at least before the views are told that a peer has changed its own name once more.
 NAME_PAUSE = 1.0
+"""Seconds that pass at least before the views are told that a peer has changed its own name once more."""
 
-#: The number of contacts for which it is remembered what the views were told.
 MAX_TOLD = 1000
+"""The number of contacts for which it is remembered what the views were told."""
 
-#: The services that every peer with a link may open.
 OPEN_SERVICES = frozenset((STREAM_NAME, LEASE))
+"""The services that every peer with a link may open."""
 
 
 def grant(book: AddressBook, peer: PeerID, service: str) -> bool:
@@ -179,8 +179,9 @@ class Contacts:
 
         :param claimed: what it calls itself.
         :param name: this side's name for it; None: what it calls itself, if that can be a name.
-        :raise ChatError: it is this side itself (`self`); the address book can't be written (`state`). Or
-            `name` can't be given to it (`name-taken`): then it is known under another name, or without one.
+        :raise ChatError: it is this side itself (`self`), the address book can't be written (`state`), or
+            `name` can't be given to it (`name-taken`), which is then known under another name, or without
+            one.
         """
         self._other(peer)
         self._change(peer, lambda: self._address_book.add(peer, claimed))

@@ -27,17 +27,17 @@ from punch.net.driver import Timers
 if TYPE_CHECKING:
     from punch.apps.chat.chat import Chat
 
-#: Conversations that are kept in memory. Beyond that, those are dropped that the store has in full.
 MAX_CONVERSATIONS = 256
+"""Conversations that are kept in memory. Beyond that, those are dropped that the store has in full."""
 
-#: Most text that may wait for its acknowledgements, in characters, for all peers together.
 MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024
+"""Most text that may wait for its acknowledgements, in characters, for all peers together."""
 
-#: Most messages that may wait for their acknowledgements, for all peers together.
 MAX_UNDELIVERED = 100_000
+"""Most messages that may wait for their acknowledgements, for all peers together."""
 
-#: Seconds in which the peers may confirm that they have all messages when the chat ends.
 LEAVE_TIMEOUT = 1.5
+"""Seconds in which the peers may confirm that they have all messages when the chat ends."""
 
 
 class Conversations:
@@ -179,11 +179,11 @@ class ChatShutdown:
             self._said.callback(None)
 
 
-#: Seconds between two searches for messages that are older than the retention.
 EXPIRY_INTERVAL = 3600.0
+"""Seconds between two searches for messages that are older than the retention."""
 
-#: Most messages in one answer.
 MAX_LIMIT = 1000
+"""Most messages in one answer."""
 DAY = 86400.0
 """Seconds."""
 JUMP = DAY

@@ -19,8 +19,8 @@ from typing import Any
 from punch.apps.chat.model import ChatProblem, StoreError
 from punch.files import NotRegular, check_regular, create_private, make_private_directory, sqlite_files
 
-#: Marks a file as ours ("Pnch").
 APPLICATION_ID = 0x506E6368
+"""Marks a file as ours ("Pnch")."""
 MIGRATIONS = [
     """
     CREATE TABLE setting (name TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -11,11 +11,11 @@ from punch.identity import PeerID
 from punch.link.events import LinkStatus
 from punch.node.events import CallState
 
-#: Longest text of a message, in bytes of UTF-8.
 MAX_TEXT = 16_384
+"""Longest text of a message, in bytes of UTF-8."""
 
-#: Longest id that a client may give a message, in characters.
 MAX_CLIENT_ID = 128
+"""Longest id that a client may give a message, in characters."""
 
 ClientID = str | int
 

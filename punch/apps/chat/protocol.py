@@ -50,8 +50,8 @@ from punch.apps.chat.model import MAX_TEXT
 
 STREAM_NAME = "chat/2"
 
-#: Longest name that is accepted, in characters; a longer one is cut.
 MAX_NAME = 64
+"""Longest name that is accepted, in characters; a longer one is cut."""
 
 HELLO, MESSAGE, ACK, BYE, READ, NAME = 1, 2, 3, 4, 5, 6
 

@@ -43,8 +43,8 @@ MAX_CALLS = 8
 PACE = 0.2
 """Seconds between the beginnings of two calls."""
 
-#: Reasons after which a peer is not called again by itself.
 _FINAL = {ErrorCode.REFUSED.value, ErrorCode.CANCELLED.value, Reason.SELF.value, Reason.PROOF.value}
+"""Reasons after which a peer is not called again by itself."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ class Oddity(Enum):
 
 
 def oddities(name: str) -> list[Oddity]:
-    """What is unusual about a name."""
+    """Return what is unusual about a name."""
     found = []
     if ACTING.search(name):
         found.append(Oddity.CONTROL)

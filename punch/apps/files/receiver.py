@@ -179,11 +179,11 @@ T = TypeVar("T")
 MAX_WAITING = 16
 """Offers that wait for the user at the same time."""
 MAX_WAITING_OF_PEER = 4
-"""Of these, how many may be of one peer."""
+"""Of the offers that wait, how many may be of one peer."""
 MAX_RUNNING = 32
 """Transfers that are received at the same time."""
 MAX_RUNNING_OF_PEER = 16
-"""Of these, how many may be of one peer."""
+"""Of the transfers that are received, how many may be of one peer."""
 
 
 class FileService(ServerFactory):

@@ -42,8 +42,8 @@ from punch.ui.terminal.input import (
 )
 from punch.ui.terminal.prompt import Complete
 
-#: Rows that the line may take before it scrolls.
 MAX_ROWS = 8
+"""Rows that the line may take before it scrolls."""
 
 STYLE = Style.from_dict(
     {
