@@ -107,7 +107,7 @@ PURE = [
     "punch.local.rendezvous",
     *(
         f"punch.apps.files.{name}"
-        for name in ("codec", "events", "messages", "partial_folder", "reader", "source", "target")
+        for name in ("codec", "events", "messages", "partial_folder", "source_reader", "source", "target")
     ),
     *(f"punch.apps.codes.{name}" for name in ("code", "exchange")),
     *(f"punch.apps.forward.{name}" for name in ("addresses", "messages")),
@@ -141,7 +141,7 @@ ASKING = [
     "punch.identity",
     "punch.state",
     "punch.net.interfaces",
-    "punch.apps.files.reader",
+    "punch.apps.files.source_reader",
 ]
 
 

@@ -40,7 +40,7 @@ NOT_AT_START = (
     "punch.apps.codes.client",
     "punch.apps.codes.exchange",
     "punch.apps.files.protocol",
-    "punch.apps.files.reader",
+    "punch.apps.files.source_reader",
     "punch.apps.files.receiver",
     "punch.apps.files.target",
     "punch.apps.forward",

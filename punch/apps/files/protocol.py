@@ -36,8 +36,8 @@ from punch.apps.files.codec import (
     message_type,
 )
 from punch.apps.files.messages import FailureCode, FilesMessageError, MessageType, TransferFailed
-from punch.apps.files.reader import Reader, check_have
 from punch.apps.files.source import Source
+from punch.apps.files.source_reader import SourceReader, check_have
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class FileSender(TransferProtocol):
         self._source = source
         self._hash_name = ""
         self._have: dict[int, bytearray] = {}
-        self._reader: Reader | None = None
+        self._reader: SourceReader | None = None
         self._paused = False
         self._resumed: Deferred[None] | None = None
         self._accepting: list[Deferred[None]] = []
@@ -250,7 +250,7 @@ class FileSender(TransferProtocol):
             check_have(self._source, self._have, index, blocks)
         elif kind is MessageType.HAVE_END and self.state is TransferState.CHECKING:
             self.state = TransferState.RUNNING
-            self._reader = Reader(self._source, self._hash_name, self._have)
+            self._reader = SourceReader(self._source, self._hash_name, self._have)
             self.run_steps(self._send_files(self._reader))
         elif (
             kind is MessageType.DONE and self.state is TransferState.OFFERED and self._source.text is not None
@@ -270,7 +270,7 @@ class FileSender(TransferProtocol):
                 return
             self.send(message)
 
-    async def _send_files(self, reader: Reader) -> None:
+    async def _send_files(self, reader: SourceReader) -> None:
         reading = self._run(reader.batch)
         try:
             while messages := await reading:

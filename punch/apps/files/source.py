@@ -1,6 +1,6 @@
 """
-What is sent: files, folders and pipes on this machine, and how much of the files is in holes. `reader.py`
-reads their content.
+What is sent: files, folders and pipes on this machine, and how much of the files is in holes.
+`source_reader.py` reads their content.
 
 All functions wait for the disk, so they belong into a thread.
 """

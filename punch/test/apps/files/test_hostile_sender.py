@@ -21,7 +21,7 @@ from punch.apps.files.messages import (
     MessageType,
     TransferFailed,
 )
-from punch.apps.files.reader import Reader, check_have
+from punch.apps.files.source_reader import SourceReader, check_have
 from punch.apps.files.target import Target
 from punch.test.apps.files.test_transfer import TransferTestCase, send
 
@@ -167,7 +167,7 @@ class HostileSenderTests(TransferTestCase):
             target = Target(self.folder, "mallory", source.offer)
             messages: Sequence[bytes] = list(encode_entries(changed.entries))
             target.receive_all(messages)
-            digest = Reader(source, target.hash_name, {}).batch()
+            digest = SourceReader(source, target.hash_name, {}).batch()
             target.receive_all(digest)
             self.assertEqual(target.finals[0].read_bytes(), b"x")
 
@@ -181,6 +181,6 @@ class HostileSenderTests(TransferTestCase):
         _, reader = send(source, self.folder)
         self.assertEqual(reader.sent, 1)
         # A digest that is not that of the block counts for nothing.
-        reader = Reader(source, "sha256", {0: bytearray(struct.pack("32s", b"wrong"))})
+        reader = SourceReader(source, "sha256", {0: bytearray(struct.pack("32s", b"wrong"))})
         reader.batch()
         self.assertEqual(reader.sent, 1)

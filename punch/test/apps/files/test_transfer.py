@@ -19,12 +19,12 @@ from punch.apps.files.codec import decode_have, encode_data, encode_entries, mes
 from punch.apps.files.events import Oddity
 from punch.apps.files.messages import BLOCK, PIECE, FailureCode, MessageType, TransferFailed
 from punch.apps.files.partial_folder import FREE
-from punch.apps.files.reader import Reader, check_have
 from punch.apps.files.source import SkipReason, Source, SourceError, SourceProblem, find_source, text_source
+from punch.apps.files.source_reader import SourceReader, check_have
 from punch.apps.files.target import Target
 
 
-def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[Target, Reader]:
+def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[Target, SourceReader]:
     """
     Send `source` into `folder`.
 
@@ -32,7 +32,7 @@ def send(source: Source, folder: Path, stop_after: int | None = None) -> tuple[T
     """
     target = Target(folder, "alice", source.offer)
     have: dict[int, bytearray] = {}
-    reader = Reader(source, target.hash_name, have)
+    reader = SourceReader(source, target.hash_name, have)
     try:
         for message in encode_entries(source.entries):
             for answer in target.receive(message):
@@ -175,7 +175,7 @@ class SendTests(TransferTestCase):
     def test_what_a_pipe_has_is_read_at_once(self) -> None:
         reading, writing = os.pipe()
         os.write(writing, b"a line")
-        reader = Reader(find_source(["-"], reading), "sha256", {})
+        reader = SourceReader(find_source(["-"], reading), "sha256", {})
         self.assertEqual(reader.batch(), [encode_data(0, 0, b"a line")])
         self.assertEqual((reader.position, reader.sent, reader.files), (6, 6, 0))
         # With nothing more to read, it does not wait for ever.
@@ -187,7 +187,7 @@ class SendTests(TransferTestCase):
 
     def test_a_reader_that_is_stopped(self) -> None:
         self.file("a", bytes(2 * BLOCK))
-        reader = Reader(self.find("a"), "sha256", {})
+        reader = SourceReader(self.find("a"), "sha256", {})
         reader.stop()
         self.assertEqual(reader.batch(), [])
         self.assertEqual(reader.position, 0)

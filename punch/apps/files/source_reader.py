@@ -31,7 +31,7 @@ from punch.apps.files.source import Source, modified_time
 _ZEROS = bytes(PIECE)
 
 
-class Reader:
+class SourceReader:
     """
     The content of a `Source`, as messages.
 
