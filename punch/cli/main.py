@@ -7,7 +7,7 @@ the options. Nothing heavy is imported before it is known what is wanted.
 
 from __future__ import annotations
 
-import punch.cli.startup  # noqa: F401 (before all that takes its time)
+import punch.cli.startup  # noqa: F401 (first: what follows takes long)
 
 # isort: split
 import sys

@@ -7,7 +7,7 @@ it takes long to load, and `--help` does not need it.
 
 from __future__ import annotations
 
-import punch.cli.startup  # before all that takes its time
+import punch.cli.startup  # first: what follows takes long
 
 with punch.cli.startup.loading():
     import os

@@ -1,9 +1,9 @@
 """
 How programs end: by signals, from their first import to a connected link; help that nobody reads.
 
-When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
-sent so many imports after `punch.cli.startup`, from where on it is ours to decide. What happens before that
-is Python's and, for the plugins, `twistd`'s own.
+How far a process is at a given time depends on the machine. So the tests count its imports, which `-X
+importtime` reports: an interrupt is sent after a number of them, counted from that of `punch.cli.startup`.
+Before that one, Python itself and, for the plugins, `twistd` decide what an interrupt does.
 """
 
 from __future__ import annotations
