@@ -106,6 +106,28 @@ class PredictedTests(TCPTestCase):
             nat = NAT(ports=Ports.SEQUENTIAL, mapping=Mapping.APDM, filtering=Filtering.APDF, step=step)
             self.assertLess(self.seconds(nat), PREDICTED_WITHIN)
 
+    def test_one_port_for_all_over_tcp(self) -> None:
+        """
+        Only UDP ports depend on the destination. The prediction holds all the same: the port at which bob
+        listens has no mapping yet, so the NAT gives it the next port, which is then that for all.
+        """
+        for ports in (Ports.SEQUENTIAL, Ports.PRESERVING):
+            self.place(NAT(ports=ports, mapping=Mapping.APDM, tcp_mapping=Mapping.EIM, step=4))
+            self.net.drop = lambda packet: (
+                packet.protocol == "tcp" and {packet.source[0], packet.destination[0]} == {ALICE, BOB}
+            )
+            began = self.call()
+            self.wait(lambda: min(self.attempts) == 2, PREDICTED_WITHIN)
+            self.net.drop = None
+            self.wait(lambda: self.over_tcp, began + PREDICTED_WITHIN - self.net.now)
+            self.assertEqual(self.attempts, [2, 2])
+            self.stop()
+
+    @property
+    def attempts(self) -> list[int]:
+        """How many attempts over TCP there were on the link of each side."""
+        return [peer.node.status.links[0].tcp_punching.attempts for peer in self.peers]
+
     def test_refusals(self) -> None:
         """NATs that answer SYNs that nobody asked for with a reset."""
         nat = NAT(

@@ -165,6 +165,8 @@ class NAT:
     """How many ports other hosts behind this NAT take in a second, on average, if ports are sequential."""
     block_udp: bool = False
     nat64: IPNetwork | None = None
+    tcp_mapping: Mapping | None = None
+    """How TCP is mapped; None: as UDP is."""
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
     _flows: dict[tuple[int, Endpoint], float] = field(default_factory=dict, repr=False)
@@ -297,7 +299,7 @@ class NAT:
 
     def _entry_for(self, packet: Packet, now: float) -> Entry | None:
         protocol, source, remote = packet.protocol, packet.source, packet.destination
-        remote_key = _mapping_key(self.mapping, remote)
+        remote_key = self._remote_key(protocol, remote)
         key = (protocol, source, remote_key)
         entry = self._by_internal.get(key)
         if entry is not None and entry.expires <= now:
@@ -314,6 +316,10 @@ class NAT:
         entry.permissions.grant(remote, entry.expires)
         return entry
 
+    def _remote_key(self, protocol: str, remote: Endpoint) -> RemoteKey:
+        mapping = self.mapping if protocol == "udp" or self.tcp_mapping is None else self.tcp_mapping
+        return _mapping_key(mapping, remote)
+
     def _lifetime(self, protocol: str) -> float:
         return self.timeout if protocol == "udp" else self.tcp_timeout
 
@@ -328,7 +334,7 @@ class NAT:
         sharing = self._by_port.get((protocol, port))
         if sharing:
             # The mapping made for this very remote comes first; a shared port has no other.
-            entry = sharing.get(_mapping_key(self.mapping, remote))
+            entry = sharing.get(self._remote_key(protocol, remote))
             if entry is None and len(sharing) == 1:
                 entry = next(iter(sharing.values()))
             if entry is not None and entry.expires > now and entry.permissions.allows(remote, now):
