@@ -20,6 +20,8 @@ from punch.node.punching.schedule import wait_after
 from punch.wire.address import Address
 from punch.wire.peers.link_frames import First, Opened, Targets
 
+# -- prediction --
+
 OPEN_TIME = 8.0
 """Seconds that the side that opens waits for packets of the one that aims."""
 GAP = 0.005
@@ -29,12 +31,8 @@ ROUND_TIME = 0.1
 The packets of the side that aims are sent again after this many seconds, or one round-trip time of the link
 if that is longer, if none was answered.
 """
-REFLECTOR_REQUESTS = 2
+PREDICTION_REQUESTS = 2
 """How often the side that opens asks a reflector in one attempt."""
-REQUESTS = 1
-"""How often the side that opens asks a reflector in one attempt."""
-PROBE_TIME = 2 * spraying.MAX_PACKETS / spraying.RATE
-"""Seconds that the side that opens waits for BEGIN: twice as long as the probes take."""
 
 
 class Prediction:
@@ -63,7 +61,7 @@ class Prediction:
 
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to all targets, and ask a reflector twice."""
-        packets = len(targets.ports) + REFLECTOR_REQUESTS
+        packets = len(targets.ports) + PREDICTION_REQUESTS
         return bool(targets.ports) and may_send(self._budget, packets, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
@@ -124,7 +122,7 @@ class Prediction:
         if base is None:
             return None
         attempt.transport.openings.add(base)
-        for _ in range(REFLECTOR_REQUESTS):
+        for _ in range(PREDICTION_REQUESTS):
             self._budget.charge(reflector, REQUEST_SIZE, transactions.now)
         # Without waiting for the answer: other hosts have little time to take ports in between
         asked = transactions.spawn(transactions.ask(base, reflector))
@@ -157,6 +155,12 @@ def _reach_of_prediction(turn: int) -> Reach | None:
     return None if ttl is None else Reach(ttl, prediction.ROUTERS[turn])
 
 
+# -- simultaneous open --
+
+SIMULTANEOUS_OPEN_REQUESTS = 1
+"""How often the side that opens asks a reflector in one attempt."""
+
+
 class SimultaneousOpen:
     """
     Makes attempts by simultaneous open: both sides first send a packet that opens only their own NAT.
@@ -185,9 +189,8 @@ class SimultaneousOpen:
     def can_open(self, agent: Agent, local: str, targets: Targets, now: float) -> bool:
         """Whether we can send to the target, and ask a reflector."""
         one = len(targets.ports) == 1 and targets.first is not None
-        return one and may_send(
-            self._budget, simultaneous_open.MAX_PACKETS + REQUESTS, agent, local, targets, now
-        )
+        packets = simultaneous_open.MAX_PACKETS + SIMULTANEOUS_OPEN_REQUESTS
+        return one and may_send(self._budget, packets, agent, local, targets, now)
 
     async def aim(self, attempt: Attempt) -> bool:
         """
@@ -286,6 +289,12 @@ class SimultaneousOpen:
 def _reach_of_simultaneous_open(turn: int) -> Reach:
     """Return how far the first packet comes."""
     return Reach(simultaneous_open.LOW_TTLS[turn], simultaneous_open.ROUTERS[turn])
+
+
+# -- spraying --
+
+PROBE_TIME = 2 * spraying.MAX_PACKETS / spraying.RATE
+"""Seconds that the side that opens waits for BEGIN: twice as long as the probes take."""
 
 
 class Spraying:
