@@ -58,8 +58,7 @@ from punch.ice.limits import (
     SentPackets,
 )
 from punch.identity import PeerID
-from punch.wire.address import Address
-from punch.wire.special_addresses import FIRST_PORT
+from punch.wire.address import FIRST_PORT, Address
 
 MAX_PACKETS = 20
 """How many packets may be sent in `WINDOW`."""

@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IResolver
 from twisted.python.failure import Failure
 
 from punch.net.driver import Timer
+from punch.wire.address import usable_port
 from punch.wire.rendezvous_address import SERVICE, RendezvousAddress, RendezvousAddressError, ServiceRecord
-from punch.wire.special_addresses import usable_port
 
 TIMEOUT = 3.0
 """Seconds after which a look-up has failed; the name itself is then connected to."""

@@ -40,11 +40,10 @@ from punch.node.netcheck_trials import PortMappingTrial, RelayTrial, answers_as_
 from punch.node.network.clat import Clat
 from punch.node.network.port_mappings import Gateways
 from punch.node.policies import RelayPolicy, SprayPolicy
-from punch.wire.address import Address, canonical
+from punch.wire.address import Address, canonical, usable_port
 from punch.wire.control import Accept, Probed, ProbeOutcome, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.special_addresses import usable_port
 from punch.wire.turn import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478

@@ -1,4 +1,4 @@
-"""Transport addresses and datagrams, as all cores use them."""
+"""Transport addresses and datagrams, as all cores use them, and the ports that others may name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import NamedTuple
 _LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
 
 MAX_PORT = 65535
+LOW_PORTS = frozenset({53, 80, 443})
+"""Ports below 1024 that servers and relays at hosts that others name may have."""
+FIRST_PORT = 1024
+"""The first of all other ports."""
 _PORT = re.compile("[0-9]{1,5}")
 
 FULL_SIZE = 1200
@@ -95,6 +99,14 @@ def parse_port(text: str, lowest: int = 1) -> int:
     if not is_number or not lowest <= int(text) <= MAX_PORT:
         raise PortError(text, is_number)
     return int(text)
+
+
+def usable_port(port: int) -> bool:
+    """
+    Whether a server or relay at a host that others name may have this port. Ports below 1024 belong to
+    services of other protocols. Of these, only those are used that relays commonly have, as in WebRTC.
+    """
+    return port in LOW_PORTS or FIRST_PORT <= port <= MAX_PORT
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,6 @@
 """
 IP addresses with a meaning of their own: a table of the networks that are not on the internet, and IPv4
-addresses in the form that a NAT64 translates. And the ports of other protocols.
+addresses in the form that a NAT64 translates.
 
 The table is our own because "private" has another meaning in libraries: documentation networks are harmless,
 and an IPv4 address inside an IPv6 address is as dangerous as the IPv4 address. A test compares it with the
@@ -145,20 +145,6 @@ def scope_of(host: str) -> Scope:
 def _scope(address: IPAddress) -> Scope:
     rows = [row for row in TABLE if address in row.network]
     return max(rows, key=lambda row: row.network.prefixlen).scope if rows else Scope.GLOBAL
-
-
-LOW_PORTS = frozenset({53, 80, 443})
-"""Ports below 1024 that servers and relays at hosts that others name may have."""
-FIRST_PORT = 1024
-"""The first of all other ports."""
-
-
-def usable_port(port: int) -> bool:
-    """
-    Whether a server or relay at a host that others name may have this port. Ports below 1024 belong to
-    services of other protocols. Of these, only those are used that relays commonly have, as in WebRTC.
-    """
-    return port in LOW_PORTS or FIRST_PORT <= port <= 65535
 
 
 DISCOVERY_NAME = "ipv4only.arpa"

@@ -39,11 +39,11 @@ from punch.turn.server.allocations import UNPROVED_PART
 from punch.ui.web import admission as web
 from punch.ui.web import connections, uploads
 from punch.ui.web.socket import MAX_PENDING
+from punch.wire.address import FIRST_PORT, LOW_PORTS
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
 from punch.wire.peers.sealed import PADDING
 from punch.wire.rendezvous_address import MAX_RECORDS
-from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
 from punch.wire.stun import MAX_ATTRIBUTES
 from punch.wire.turn import MAX_RELAYS
 from tests.link.test_link_floods import QUICK, REST

@@ -34,8 +34,8 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from punch.net.reactor import look_up
-from punch.wire.address import canonical
-from punch.wire.special_addresses import Scope, scope_of, usable_port
+from punch.wire.address import canonical, usable_port
+from punch.wire.special_addresses import Scope, scope_of
 from punch.wire.turn import RelayServer, TurnURI
 
 MAX_HOSTS = 16

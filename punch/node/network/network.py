@@ -30,10 +30,9 @@ from punch.node.network.relay_pool import RelayPool
 from punch.node.network.router import Router
 from punch.node.network.tcp_connections import TCPConnections
 from punch.node.policies import RelayPolicy
-from punch.wire.address import Address, TCPAddress, Transmit, canonical
+from punch.wire.address import Address, TCPAddress, Transmit, canonical, usable_port
 from punch.wire.control import RenewRelays, Welcome
 from punch.wire.proxy import ProxySettings
-from punch.wire.special_addresses import usable_port
 from punch.wire.turn import RelayServer
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from punch.net.sources import source_of
 from punch.node.calls.call_context import CallContext
 from punch.node.network.tcp_connections import TCPConnection, TCPReflection
 from punch.node.paths.ice_transport import IceTransport
-from punch.wire.address import Address, TCPAddress
+from punch.wire.address import FIRST_PORT, Address, TCPAddress
 from punch.wire.peers.candidate import Candidate, CandidateType, TCPType
 from punch.wire.peers.nat_profile import NatProfile
-from punch.wire.special_addresses import FIRST_PORT, Scope, is_clat, scope_of
+from punch.wire.special_addresses import Scope, is_clat, scope_of
 
 CHECK_TIME = 5.0
 """Seconds within which an authenticated check must come on a connection, or be answered."""
