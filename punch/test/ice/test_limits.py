@@ -1,4 +1,7 @@
-"""What all peers together may make a node send to one host, and to all hosts."""
+"""
+What all peers together may make a node send to one host, and to all hosts; and what one peer may, to
+predicted ports.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ from punch.ice.limits import (
     CHECKS,
     KEPT_FOR_FAMILIAR,
     MAX_HOSTS,
+    MAX_OPENING_BYTES,
     MAX_OPENINGS,
     MAX_SPRAYED,
     OPENINGS,
     OPENINGS_FOR_CONTACTS,
     SPRAYED,
     WINDOW,
+    OpeningBudget,
     TargetLimits,
 )
 from punch.identity import PeerID
+from punch.test.ice.test_budget import address, route
 from punch.test.ice.test_candidates import signalled
 from punch.wire.address import Address
 
@@ -177,3 +183,79 @@ class NewPeersTests(NewPeersCase):
         self.assertFalse(limits.has(1, VICTIM, 0.0))
         # The first of the others made room
         self.assertTrue(limits.has(CHECKS[1], "198.18.0.0", 0.0))
+
+
+class OpeningTests(SynchronousTestCase):
+    """Packets to predicted ports are limited separately from checks."""
+
+    def test_limits(self) -> None:
+        """Packets, bytes and time."""
+        openings = OpeningBudget()
+        sent = sum(openings.allows(address(number), 100, 0.0) for number in range(200))
+        self.assertEqual(sent, MAX_OPENINGS)
+        self.assertEqual(openings.left(0.0), 0)
+        self.assertFalse(openings.allows(address(1), 100, WINDOW - 1.0))
+        self.assertTrue(openings.allows(address(1), 100, WINDOW))
+        self.assertEqual(openings.left(WINDOW), MAX_OPENINGS - 1)
+        large = OpeningBudget()
+        sent = sum(large.allows(address(number), 1172, 0.0) for number in range(200))
+        self.assertEqual(sent, MAX_OPENING_BYTES // 1200)
+
+    def test_before(self) -> None:
+        """Whether there is room for all packets of an attempt, by their number and by their bytes."""
+        openings = OpeningBudget()
+        self.assertTrue(openings.has(MAX_OPENINGS, 100, address(1), 0.0))
+        self.assertFalse(openings.has(MAX_OPENINGS + 1, 10, address(1), 0.0))
+        large = MAX_OPENING_BYTES // 400
+        self.assertTrue(openings.has(large, 372, address(1), 0.0))
+        self.assertFalse(openings.has(large + 1, 372, address(1), 0.0))
+        openings.charge(address(1), 372, 0.0)
+        self.assertFalse(openings.has(large, 372, address(1), 0.0))
+        self.assertEqual(openings.left(0.0), MAX_OPENINGS - 1)
+        self.assertTrue(openings.has(large, 372, address(1), WINDOW))
+
+    def test_separate(self) -> None:
+        """What follows at such a socket counts there, if the peer has answered at this IP address."""
+        budget = Budget()
+        there, same_host = route(1), Route(Address(address(1).host, 7))
+        for number in range(50):
+            budget.allows(route(number), 100, PacketKind.ANSWER, 0.0)
+        self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
+        budget.answered(Route(there.remote, address(9)), 0.0)
+        for number in range(50):
+            budget.allows(route(number), 100, PacketKind.ANSWER, 0.0)
+        self.assertFalse(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0))
+        self.assertTrue(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True))
+        self.assertEqual(budget.openings.left(0.0), MAX_OPENINGS - 1)
+        sent = sum(budget.allows(same_host, 100, PacketKind.TRIGGERED, 0.0, opening=True) for _ in range(200))
+        self.assertEqual(sent + 1, MAX_OPENINGS)
+
+    def test_a_path_is_found(self) -> None:
+        """What went to that IP address no longer counts; what went elsewhere does, of each kind."""
+        budget = Budget()
+        here, there = Address(address(1).host, 7), Address(address(2).host, 7)
+        for remote in (here, there, here):
+            budget.allows(Route(remote), 100, PacketKind.TRIGGERED, 0.0)
+            for openings in (budget.openings, budget.sprays):
+                self.assertTrue(openings.allows(remote, 100, 0.0))
+        self.assertTrue(budget.openings.allows(there, MAX_OPENING_BYTES - 412, 0.0))
+        self.assertFalse(budget.openings.has(1, 100, there, 0.0))
+        budget.path_found(here.host)
+        self.assertEqual(budget.openings.left(0.0), MAX_OPENINGS - 2)
+        self.assertEqual(budget.sprays.left(0.0), MAX_SPRAYED - 1)
+        # Of the bytes, 128 count for the first packet there, and all but 384 for the second
+        self.assertTrue(budget.openings.has(2, 100, there, 0.0))
+        self.assertFalse(budget.openings.has(3, 100, there, 0.0))
+        for _ in range(3):
+            budget.path_found(here.host)
+        self.assertEqual(budget.sprays.left(0.0), MAX_SPRAYED - 1)
+        budget.path_found(there.host)
+        self.assertTrue(budget.is_idle(0.0))
+
+    def test_kept(self) -> None:
+        """A budget with openings that count is not idle."""
+        budget = Budget()
+        self.assertTrue(budget.is_idle(0.0))
+        budget.openings.allows(address(1), 100, 0.0)
+        self.assertFalse(budget.is_idle(1.0))
+        self.assertTrue(budget.is_idle(WINDOW))

@@ -1,21 +1,28 @@
-"""What nodes find out about their NATs, and when."""
+"""What follows from observations of a NAT, and what nodes find out about their NATs, and when."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.natcheck.profile import (
+    ANY_FILTERING,
     ANY_MAPPING,
     FEW_TAKEN,
     MAX_TAKEN,
     NEWEST,
+    Filtering,
+    Hairpinning,
     NatProfiles,
     Observation,
     common_step,
     difference,
+    filtering_of,
+    hairpinning_of,
+    mapping_of,
+    ports_of,
 )
 from punch.natcheck.transactions import ReflectorAddresses
 from punch.net.udp.sockets import open_portable
@@ -28,6 +35,88 @@ from punch.wire.peers.nat_profile import MAX_OBSERVED, MAX_STEP, Mapping, NatPro
 
 DEPENDENT = frozenset({Mapping.ADDRESS_AND_PORT_DEPENDENT})
 ONE_ADDRESS = frozenset({Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT})
+EIM, ADM, APDM = Mapping
+EIF, ADF, APDF = Filtering
+A, B, C, D = (Address("203.0.113.1", 1000 + number) for number in range(4))
+
+
+class MappingTests(SynchronousTestCase):
+    def test_table(self) -> None:
+        """First and second port of the first address, then of the second; None where nothing is known."""
+        for seen, possible in (
+            ((A, A, A, A), {EIM}),
+            ((A, A, B, B), {ADM}),
+            ((A, B, C, D), {APDM}),
+            ((A, A, B, C), {APDM}),
+            ((A, B, A, B), {APDM}),
+            ((A, None, A, None), {EIM}),
+            ((A, None, B, None), {ADM, APDM}),
+            ((A, A, None, None), {EIM, ADM}),
+            ((A, B, None, None), {APDM}),
+            ((A, None, None, B), set(ANY_MAPPING)),
+            ((A, None, None, None), set(ANY_MAPPING)),
+            ((A, A, None, B), {ADM}),
+            ((A, A, None, A), {EIM}),
+        ):
+            self.assertEqual(mapping_of(*seen), possible, seen)
+
+
+class FilteringTests(SynchronousTestCase):
+    def test_table(self) -> None:
+        """Whether something from the other port, and from the other address, got in."""
+        for (port, address), possible in {
+            (True, True): {EIF},
+            (True, False): {ADF},
+            (False, False): {APDF},
+            (False, None): {APDF},
+            (True, None): {EIF, ADF},
+            (None, True): {EIF},
+            (None, False): {ADF, APDF},
+            (None, None): set(ANY_FILTERING),
+        }.items():
+            self.assertEqual(filtering_of(port, address), possible)
+
+    def test_never_nothing(self) -> None:
+        """For every observation, at least one behaviour is possible."""
+        answers = (True, False, None)
+        for port, address in product(answers, answers):
+            self.assertTrue(filtering_of(port, address))
+
+
+class PortTests(SynchronousTestCase):
+    def seen(self, *ports: tuple[int, int]) -> list[tuple[Address, Address]]:
+        return [(Address("10.0.0.2", local), Address("203.0.113.1", mapped)) for local, mapped in ports]
+
+    def test_table(self) -> None:
+        for ports, expected in (
+            ([(1, 1), (2, 2), (3, 3), (4, 4)], PortAssignment.PRESERVING),
+            ([(1, 1), (2, 2), (3, 900), (4, 4)], PortAssignment.PRESERVING),
+            ([(1, 50), (2, 51), (3, 52), (4, 53)], PortAssignment.SEQUENTIAL),
+            ([(1, 53), (2, 50), (3, 90), (4, 51)], PortAssignment.SEQUENTIAL),
+            ([(1, 65534), (2, 65535), (3, 1024), (4, 1025)], PortAssignment.RANDOM),
+            ([(1, 65500), (2, 65535), (3, 100), (4, 101)], PortAssignment.SEQUENTIAL),
+            ([(1, 1024), (2, 20000), (3, 40000), (4, 60000)], PortAssignment.RANDOM),
+            ([(1, 1), (2, 2), (3, 3)], PortAssignment.UNKNOWN),
+            ([], PortAssignment.UNKNOWN),
+        ):
+            self.assertEqual(ports_of(self.seen(*ports)), expected, ports)
+
+    def test_random_ports_are_not_sequential(self) -> None:
+        for seed in range(500):
+            random = Random(seed)
+            ports = [(number, random.randint(1024, 65535)) for number in range(6)]
+            self.assertEqual(ports_of(self.seen(*ports)), PortAssignment.RANDOM)
+
+
+class HairpinTests(SynchronousTestCase):
+    def test_silence(self) -> None:
+        """It says something where the packet's way is known."""
+        for mappings, filterings in product(({EIM}, {ADM}, {APDM}, ANY_MAPPING), ({EIF}, {ADF}, {APDF})):
+            arguments = frozenset(mappings), frozenset(filterings)
+            self.assertEqual(hairpinning_of(True, *arguments), Hairpinning.YES)
+            known = mappings == {EIM} or filterings == {EIF}
+            expected = Hairpinning.NO if known else Hairpinning.UNKNOWN
+            self.assertEqual(hairpinning_of(False, *arguments), expected)
 
 
 class StepTests(SynchronousTestCase):
