@@ -257,7 +257,7 @@ def _datagrams() -> Iterator[bytes]:
 
 
 @target(_datagrams, longest=1500)
-def demux(data: bytes) -> None:
+def datagram_kind(data: bytes) -> None:
     """What kind of datagram it is (RFC 7983): nothing is two things at once."""
     kind = classify(data)
     if header(data) is not None and data[0] <= 3:
