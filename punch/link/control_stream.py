@@ -18,7 +18,7 @@ type name       payload
 0x90 NATS       for the layer above: what the sender knows about its NATs
 0x91 TARGETS    for the layer above: where the sender will be seen
 0x92 OPENED     for the layer above: where the sender may be reached
-0x93 PREKEY     for the layer above (`punch.wire.peers.prekey`): the sender's signed prekey
+0x93 PREKEY     for the layer above (`wire.peers.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
 0x95 TCP        for the layer above: where the sender listens for TCP
 0xa0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link

@@ -92,6 +92,8 @@ class NodeAccess(Protocol):
         """Fires when the node is no longer there. It never fails."""
 
 
+# -- what programs report of their transfers --
+
 MAX_REPORTED = 64
 """Transfers that one program may report at the same time."""
 MAX_TEXT = 255

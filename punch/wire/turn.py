@@ -153,6 +153,8 @@ class StreamSplitter:
         return messages
 
 
+# -- the relays that a rendezvous sends to its peers --
+
 MAX_RELAYS = 8
 """How many relays a rendezvous hands out at most."""
 MAX_LIFETIME = 7 * 86400.0

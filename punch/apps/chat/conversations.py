@@ -179,6 +179,26 @@ class ChatShutdown:
             self._said.callback(None)
 
 
+class ChatFactory(Factory):
+    """
+    Builds the streams of chats, those that this side opens and those that it answers.
+
+    :param conversation_of: the conversation with a peer.
+    """
+
+    noisy = False
+
+    def __init__(self, conversation_of: Callable[[PeerID], Conversation]) -> None:
+        self._conversation_of = conversation_of
+
+    def buildProtocol(self, addr: IAddress | None) -> ChatStream:
+        """A stream at one end of a link."""
+        assert isinstance(addr, LinkAddress)
+        return ChatStream(self._conversation_of(addr.peer), addr.link)
+
+
+# -- the messages in the store --
+
 EXPIRY_INTERVAL = 3600.0
 """Seconds between two searches for messages that are older than the retention."""
 
@@ -401,21 +421,3 @@ class History:
             return None
 
         return self._storage.ask(Store.expire, before).addCallback(page)
-
-
-class ChatFactory(Factory):
-    """
-    Builds the streams of chats, those that this side opens and those that it answers.
-
-    :param conversation_of: the conversation with a peer.
-    """
-
-    noisy = False
-
-    def __init__(self, conversation_of: Callable[[PeerID], Conversation]) -> None:
-        self._conversation_of = conversation_of
-
-    def buildProtocol(self, addr: IAddress | None) -> ChatStream:
-        """A stream at one end of a link."""
-        assert isinstance(addr, LinkAddress)
-        return ChatStream(self._conversation_of(addr.peer), addr.link)

@@ -150,6 +150,9 @@ class SocketSet:
             return None
 
 
+# -- IPv4 through a NAT64 --
+
+
 class Translation(NamedTuple):
     """
     How a machine reaches IPv4.
