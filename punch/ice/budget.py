@@ -334,12 +334,11 @@ class Budget:
 
     def _may_use_reserved(self, later: bool) -> bool:
         """
-        Whether the `RESERVED` packets that are not `RESERVED_FOR_RELAYED` may also be used to find a direct
-        path: by further checks, which leave one packet for an answer, and, when such checks have begun, by
-        answers and triggered checks, which show where the two sides receive, as proofs do. A check through a
-        relay must have been answered. Proofs have had their time by then.
+        Whether a packet for a direct path may use the `RESERVED` packets that are not `RESERVED_FOR_RELAYED`.
+        It may once a check through a relay was answered and further checks have begun, since the proofs for
+        which they were kept have been sent by then. Further checks leave one packet for an answer.
 
-        :param later: for a further check.
+        :param later: it is one of the further checks.
         """
         if not later and not any(each.later for each in self._counted):
             return False

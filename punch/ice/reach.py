@@ -92,6 +92,6 @@ def may_relay(relayed: Address, remote: Address) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_local(host: str) -> bool:
-    """Whether an IP address is private, link-local, shared or loopback."""
+    """Whether an IP address is private, shared or loopback, or link-local over IPv4."""
     ip = parsed(host)
     return any(ip in network for network in _LOCAL_NETWORKS)

@@ -114,7 +114,10 @@ class TechniqueChoice:
 
     @property
     def incomplete(self) -> bool:
-        """Whether NATs are being observed anew, and those that are known again are the same as before."""
+        """
+        Whether NATs are still being observed anew, and all that are known so far are those that the other
+        side was told of.
+        """
         return self._network.nat_observer.observing and hosts(self.ours) <= hosts(self._told)
 
     @property

@@ -344,7 +344,7 @@ class TCPAttempt:
     :param paths: takes the connections.
     :param budget: that of the peer, in which SYNs count.
     :param predicts: name the port that our NAT will probably give the connection to the other side, if it
-        depends on the destination, and not the one that it has given that to the rendezvous.
+        depends on the destination, in place of the port that it gave the connection to the rendezvous.
     :ivar refusals: how many connections to other networks failed at once.
     :ivar packets: how many SYNs were sent.
     :ivar bytes: how many bytes they had, with headers.

@@ -1,4 +1,4 @@
-"""The core that asks routers for ports, with routers that have UPnP."""
+"""The core that asks routers for ports (`punch.ice.port_mapper`), with routers that have UPnP."""
 
 from __future__ import annotations
 
