@@ -1,5 +1,6 @@
 """
-Prediction of ports: which ports a NAT gives to the next mappings, if it allocates them in sequence.
+Prediction of UDP ports: which ports a NAT gives to the next mappings, if it allocates them in sequence. (Over
+TCP, `punch.node.punching.tcp_attempt` predicts one port.)
 
 One side *aims*, the other one *opens* (`techniques.opens`). The side that aims says at which ports it will be
 seen next (`targets`). The side that opens sends to all of them, with a new mapping just before and one just

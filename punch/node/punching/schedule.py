@@ -1,5 +1,5 @@
 """
-When attempts at a direct path begin, for one link.
+When attempts at a direct path over UDP begin, for one link. Those over TCP have states of their own (`tcp`).
 
     Resting ──on a relay──> Relayed ──on no relay──> Resting
 

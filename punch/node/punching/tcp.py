@@ -10,7 +10,8 @@ connects there from its own port. NATs let the SYNs of both sides pass when they
 and a side that anybody can reach just accepts. Anybody can reach a port that the router maps, so each side
 has its port mapped for the attempt where the router does that, and for as long as a connection uses it. Each
 attempt sends a few SYNs. They count as packets to addresses that have not answered (`punch.ice.budget`).
-If our NAT gives each destination another port, preserved or in sequence, every other attempt predicts it.
+If our NAT gives each destination another port, preserved or in sequence, every other attempt predicts it
+(`tcp_attempt.predicted`).
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`OpeningChecks.add`), so an agent selects it if it is better than the relay.

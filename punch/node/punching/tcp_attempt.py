@@ -1,9 +1,10 @@
 """
 One attempt at a direct path over TCP (RFC 6544; Ford 2005, section 4), and the connections that it leads to.
 
-An attempt (`TCPAttempt`) listens at a new port of each local address, learns how that port is seen, names
-candidates to the other side (`local_candidates`), and connects from there to those of the other side
-(`targets`). The connections belong to the link (`TCPPaths`): they outlive the attempt.
+An attempt (`TCPAttempt`) listens at a new port of each local address, learns how that port is seen or
+predicts it (`predicted`), names candidates to the other side (`local_candidates`), and connects from there to
+those of the other side (`targets`). The connections belong to the link (`TCPPaths`): they outlive the
+attempt.
 """
 
 from __future__ import annotations
