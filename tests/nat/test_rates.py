@@ -135,7 +135,11 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
                 late = in_all - packets
                 assert mine[TECHNIQUES[pair]][0] <= allowed + late, (pair, side)
                 assert mine[TECHNIQUES[pair]][1] <= limits.bytes + late * LARGEST, (pair, side)
-            assert mine["ice"][0] <= CHECKS, (pair, side)
+            # The switch sees what goes from home to home. ICE also counts what goes through a relay to the
+            # same relay, which has a limit of its own, and to relayed candidates before they answer
+            others = sum(packets for name, (packets, _) in mine.items() if name != "ice")
+            assert in_all - others <= CHECKS, (pair, side)
+            assert mine["ice"][0] <= 2 * CHECKS, (pair, side)
             assert mine["tcp"][0] <= MAX_CONNECTS, (pair, side)
             if pair is not SPRAYING:
                 # Of ICE's checks, few are left by then, and TCP follows
