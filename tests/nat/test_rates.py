@@ -82,7 +82,7 @@ TECHNIQUES = {
     SPRAYING: "spraying",
     TCP: "tcp",
 }
-"""How the status of a peer calls the technique of each pair."""
+"""The name of each pair's technique in the status of a peer."""
 SYNS = 3
 """How many SYNs go to one address in an attempt over TCP, which follows the others."""
 LARGEST = 150

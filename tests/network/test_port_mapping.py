@@ -92,7 +92,7 @@ def opened(router: Host) -> list[str]:
 
 
 def call_through_mapped_port(meeting: RendezvousAndPeers, router: Host, state: Path, protocol: str) -> None:
-    """Alice and bob call, by the one port of her router that is mapped, and her status names the protocol."""
+    """A call uses the one port that alice's router maps, and her status names it and the protocol."""
     at_alice, at_bob = meeting.call("srflx", "prflx")
     (rule,) = mapped(router)
     port = at_bob["remote"].removeprefix(f"{ALICE}:")
@@ -215,8 +215,8 @@ def assert_switched_off(running: Programs, router: Host, alice: Host, address: s
 @pytest.mark.parametrize("random", [False, True], ids=["preserving", "random"])
 def test_netcheck(namespaces: Namespaces, running: Programs, tmp_path: Path, random: bool) -> None:
     """
-    Netcheck has the mapped port tried, if what leaves its socket comes from there. Then something arrives,
-    unless a firewall before the router lets in answers alone.
+    Netcheck tries the mapped port if what its socket sends comes from there. Then something arrives, unless
+    a firewall in front of the router lets in nothing but answers.
     """
     service, router, alice, _, _ = two_homes(namespaces)
     if not random:

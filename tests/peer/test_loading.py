@@ -76,7 +76,7 @@ NOT_AT_START = (
 
 
 def test_at_the_start() -> None:
-    """Nothing that a peer which waits for calls does without: each start would pay for it."""
+    """A start imports nothing that a peer can do without while it waits for calls."""
     done = subprocess.run([sys.executable, "-c", START], check=True, timeout=120, stdout=subprocess.PIPE)
     loaded = done.stdout.decode().split()
     assert "punch.node.node" in loaded

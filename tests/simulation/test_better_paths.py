@@ -9,6 +9,7 @@ from punch.test.scenarios.dual_stack import DualStackPeersTestCase
 from punch.test.system import connect
 
 LONG = 1800.0
+"""Seconds for which packets are counted if the better path never works."""
 
 
 class BetterPathTests(DualStackPeersTestCase):
@@ -30,7 +31,7 @@ class BetterPathTests(DualStackPeersTestCase):
             self.assertEqual(self.paths, [("relay" if strict else "srflx", False)] * 2)
 
     def lose(self, seconds: float) -> None:
-        """From now on, nothing passes over IPv6 for so long. Packets are counted by their sender."""
+        """Let nothing pass over IPv6 for so long from now on; note when each side sends a packet there."""
         self.began = self.net.now
         self.sent: dict[str, list[float]] = {}
 
@@ -54,7 +55,7 @@ class BetterPathTests(DualStackPeersTestCase):
         return self.net.now - self.began
 
     def test_direct_over_ipv4(self) -> None:
-        """Each time the failed checks are repeated, at longer and longer intervals."""
+        """Failed checks are repeated, at longer and longer intervals."""
         for seconds, most in ((20.0, 40.0), (60.0, 75.0), (120.0, 140.0)):
             self.start(strict=False, seconds=seconds)
             self.assertLess(self.found_after(most), most)

@@ -275,7 +275,7 @@ class QueueTests(SystemTestCase):
         ended: list[Link] = []
 
         class Watched(Link):
-            """Notes what its path takes whenever it asks for that, and whether a turn is of use."""
+            """Notes how much its path takes when it asks, and at each `room_made` whether it is open."""
 
             def __init__(self, core: LinkCore, *, room: Callable[[], int | None], **parts: Any) -> None:
                 def asked() -> int | None:

@@ -1,4 +1,4 @@
-"""Calls between two processes while Redis fails, in any order of what peers say and processes return."""
+"""Calls between two processes while Redis fails: peers speak, and processes connect again, in any order."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class OnePeerProcess:
         self.register()
 
     def register(self) -> None:
-        """Its peer comes."""
+        """Register its peer."""
         registry = self.remote_calls.registry
         registry.register(1, self.peer, "name", Accept.ASK, self.host.addresses[0], self.net.monotonic())
         self.pass_on()
 
     def leave(self) -> None:
-        """Its peer goes."""
+        """End the registration of its peer, whose connection was lost."""
         self.remote_calls.registry.disconnected(self.peer, 1, "lost", self.net.monotonic())
         self.pass_on()
 
@@ -87,7 +87,7 @@ class OnePeerProcess:
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Deliver what there is."""
+        """Pass on all outputs of the registry, and all that the connector has."""
         busy = True
         while busy:
             busy = False
@@ -125,7 +125,7 @@ class ReturningMachine(RuleBasedStateMachine):
         self.callee = OnePeerProcess(self.net, 2, CALLEE)
         self.calls = 0
         self.states: dict[str, dict[str, str]] = {}
-        """What each peer has done itself about each call."""
+        """The state of each call after what each peer itself has done."""
         self.net.advance(2.0)
 
     @property
@@ -190,7 +190,7 @@ class ReturningMachine(RuleBasedStateMachine):
 
     @rule()
     def both_agree(self) -> None:
-        """Soon after both are connected, long before a call that rings would end."""
+        """Both know the same of each call soon after both are connected, long before ringing times out."""
         self.redis.delays = {}
         self.net.advance(REWRITE_TIME + 5.0)
         for call, done in self.states.items():

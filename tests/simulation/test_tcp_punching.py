@@ -25,7 +25,7 @@ from punch.test.system import SERVICE
 from punch.wire.proxy import ProxyAddress, ProxySettings
 
 PREDICTED_WITHIN = 9.0
-"""Seconds after the call within which a path over TCP is direct that takes a second attempt."""
+"""Seconds after the call within which a link is direct over TCP if that takes a second attempt."""
 
 
 class DirectTests(TCPTestCase):

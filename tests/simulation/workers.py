@@ -31,7 +31,7 @@ class Workers:
         """
         What a function makes of each case; it, they, and what comes of them have to be picklable.
 
-        :raise AssertionError: for one it raised, or its process died; says for which, and has the cause.
+        :raise AssertionError: the function raised, or its process died; it names the case and has the cause.
         """
         pool = self._start()
         calls: list[tuple[Case, Future[Result]]] = []
@@ -42,7 +42,7 @@ class Workers:
                 try:
                     calls.append((case, pool.submit(_call, function, case)))
                 except BrokenProcessPool as problem:
-                    broken = problem  # by one of those before it, most likely, which raises it below
+                    broken = problem  # most likely by an earlier case, which raises it below
                     break
             for case, call in calls:
                 try:
