@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from punch.link.link import Link
     from punch.natcheck.report import NetcheckReport
 
-#: Seconds after which the caller opens a chat stream again that has ended while its link stayed.
 REOPEN_DELAY = 5.0
+"""Seconds after which the caller opens a chat stream again that has ended while its link stayed."""
 
 
 class Chat:

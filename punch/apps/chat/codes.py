@@ -32,9 +32,9 @@ class _Invitation:
 
     :ivar until: when it expires, in monotonic seconds.
     :ivar name: this side's name for whoever uses it.
-    :ivar code: the code, from when others can use it.
+    :ivar code: the code; None until others can use it.
     :ivar running: the exchange; None while it begins.
-    :ivar waiting: fire when others can use the code.
+    :ivar waiting: what fires when others can use the code.
     """
 
     until: float

@@ -1,4 +1,4 @@
-"""The peers of a chat: which one a name means, what is changed of them, and what views are told of them."""
+"""The peers of a chat: which one a name means, changes of their entries, and what views are told of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOOK_INTERVAL = 2.0
 """Seconds between two checks whether another process has blocked somebody."""
 
 NAME_PAUSE = 1.0
-"""Seconds that pass at least before the views are told that a peer has changed its own name once more."""
+"""The views are told at most once in so many seconds that a peer has changed its own name."""
 
 MAX_TOLD = 1000
 """The number of contacts for which it is remembered what the views were told."""
@@ -196,7 +196,7 @@ class Contacts:
         return contact
 
     def unblock(self, who: str | PeerID) -> ContactSummary:
-        """Let the calls of a peer in again."""
+        """Stop refusing the calls of a peer, and call it if messages wait for it."""
         peer = self.find(who)
         contact = self._change(peer, lambda: self._address_book.block(peer, False))
         if self._undelivered(peer):
@@ -251,7 +251,7 @@ class Contacts:
             self._node.hangup(peer)
 
     def watch_book(self) -> None:
-        """Check regularly whether another process (`punch peers block`) has blocked a peer that is here."""
+        """Check regularly if another process (`punch peers block`) has blocked a peer with a link or call."""
         for peer in self._links.everybody:
             if self._address_book.blocked(peer):
                 self.tell(peer)

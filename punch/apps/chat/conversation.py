@@ -1,9 +1,9 @@
 """
 The conversation with one peer while this process runs: between its stream, the store and the views.
 
-A message of ours is stored and sent on the stream. Marks, such as acknowledgements, are written at once,
-messages as the transport takes them. Messages wait in the core of the stream, where marks pass them. What the
-peer sends goes through `received.py`.
+A message of ours is stored and sent on the stream. Messages wait in the core of the stream until the
+transport takes them; marks, such as acknowledgements, are written at once, before messages that wait. What
+the peer sends goes through `received.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ChatStream(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether what `core` has to send is sent."""
+        """Whether the stream is open and `begin` was called: then `flush` sends what `core` has to send."""
         return self._live and self.core is not None
 
     def begin(self, core: ChatCore) -> None:
@@ -133,7 +133,7 @@ class ChatStream(Protocol):
         self.flush()
 
     def stopProducing(self) -> None:
-        """The transport has ended, which `connectionLost` tells."""
+        """Send no more messages: the transport has ended, and calls `connectionLost`."""
         self._full = True
 
     def say(self) -> None:
@@ -151,7 +151,7 @@ class ChatStream(Protocol):
                 self.transport.resumeProducing()
 
     def close(self) -> None:
-        """Close the stream. The conversation is not told: it has another stream."""
+        """Close the stream, without telling the conversation."""
         if self._live:
             self._live = False
             if self.core is not None:

@@ -1,6 +1,6 @@
 """
-The conversations of a chat: those that are in memory, how they end with it, and the messages of all in the
-store.
+The conversations of a chat: those that are in memory, how they end with it, the streams that carry them, and
+the messages in the store.
 """
 
 from __future__ import annotations
@@ -207,7 +207,10 @@ MAX_LIMIT = 1000
 DAY = 86400.0
 """Seconds."""
 JUMP = DAY
-"""Seconds between two looks, beyond which the clock may have been set forward. Machines are off at night."""
+"""
+If the clock is so many seconds later than the newest believed time, it may have been set forward. Machines
+are off for fewer seconds at night.
+"""
 TRIAL = DAY
 """Seconds that the clock must go on after a jump."""
 
@@ -242,7 +245,7 @@ class BelievedTime(NamedTuple):
 
 
 def believed_time(store: Store, wall: float) -> float:
-    """The time from which the age of messages is reckoned when the clock shows `wall` (`BelievedTime`)."""
+    """The time from which the age of messages is counted when the clock shows `wall` (`BelievedTime`)."""
     now = store.setting("believed")
     if now is None:
         # The first call for this file: when its last message was written, it was at least that late.

@@ -293,7 +293,7 @@ class Database:
         # Also finds out whether it can be written.
         with self.transaction():
             _migrate(self.connection, version)
-        # Not before: with them, a table could not take another's place.
+        # Not before the migrations: while foreign keys are enforced, a table can't take another's place.
         one("PRAGMA foreign_keys = ON")
         # What is committed from now on is safe even if the power fails.
         one("PRAGMA synchronous = FULL")

@@ -179,8 +179,8 @@ class CodeVoid(ChatEvent):
     why: BaseException
 
 
-#: All that `View.handle` may be given.
 Event = ChatEvent | TransferEvent | node_events.Event
+"""All that `View.handle` may be given."""
 
 
 class View(Protocol):

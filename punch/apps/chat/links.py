@@ -36,16 +36,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The number of peers without a link and without waiting messages that are remembered: any number of
-#: strangers may call.
 MAX_STRANGERS = 256
+"""
+The number of peers without a link and without waiting messages that are remembered: any number of strangers
+may call.
+"""
 
 
 class ChatLinks:
     """
     The calls and links of the node, and which peers the user and the chat itself want to call.
 
-    The node is asked for calls and links each time: it knows more than the events that the chat delays.
+    The node is asked for calls and links each time: the chat delays events, so they tell of changes later.
 
     :param chance: returns a random number from 0 to 1.
     :param waits: returns whether messages wait for a peer, who is not blocked.

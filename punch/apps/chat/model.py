@@ -1,4 +1,4 @@
-"""The values of the chat, which views show, and what the chat refuses. Pure."""
+"""The values of the chat, which views show, and its errors. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ChatProblem(Enum):
     """
 
     CAUSE = "cause", ""
-    """The name, the ID or the change is refused by what `cause` comes from: the address book, for example."""
+    """It is refused by something else, such as the address book; `cause` says why."""
     LONE_SURROGATE = "lone-surrogate", "bad-text"
     """A text has a lone surrogate, which UTF-8 can't carry."""
     LONG_TEXT = "long-text", "too-long"
@@ -46,9 +46,9 @@ class ChatProblem(Enum):
     NAME_NOT_KEPT = "name-not-kept", "state"
     """This side's own name can't be written, for a reason that `cause` says."""
     RETENTION = "retention", "malformed"
-    """It is no number of days."""
+    """The retention is not a number of days that is allowed."""
     UNKNOWN_NAME = "unknown-name", "bad-peer-id"
-    """Nobody is meant, for a reason that `cause` says."""
+    """It can't be told which peer is meant, for a reason that `cause` says."""
     BLOCKED = "blocked", "blocked"
     """The user has blocked `peer`."""
     SELF = "self", "self"
@@ -74,7 +74,7 @@ class ChatProblem(Enum):
     HISTORY_NEWER = "history-newer", "state"
     """The history was written by a newer version of Punch."""
     HISTORY_CLOSED = "history-closed", "state"
-    """The process ends."""
+    """The history was closed, as the process ends."""
 
     def __init__(self, problem: str, code: str) -> None:
         self.problem = problem
@@ -87,9 +87,9 @@ class ChatError(ValueError):
 
     :ivar problem: why.
     :ivar peer: the peer that it is about.
-    :ivar number: of messages, or of bytes.
+    :ivar number: how many messages, or bytes.
     :ivar text: a name, or what the system says.
-    :ivar path: a file; None for a history in memory, too.
+    :ivar path: a file; None also if the history is in memory.
     :ivar cause: the error that is the reason.
     """
 

@@ -1,6 +1,6 @@
 """
 What the peer of a conversation sends, on its way to the store and the views: its messages, and its marks,
-which say how far it has ours.
+which say up to which id it has our messages, or has read them.
 
 A message is stored, delivered to the views, and then acknowledged. A mark is stored, and the views are told.
 """
@@ -75,8 +75,8 @@ class ReceivedMessages:
 
     def forget_pending(self) -> None:
         """
-        A new stream begins. What is not stored is not in our hello, so the peer sends it again; or, after a
-        restored backup, other messages with the same ids.
+        Forget the messages that are not being stored yet, as a new stream begins. They are not in our hello,
+        so the peer sends them again; or, after a restored backup, other messages with the same ids.
         """
         self._pending = deque()
 
@@ -134,7 +134,7 @@ class ReceivedMessages:
         self._views.tell(MessageAdded(message, again)).addCallback(delivered)
 
     def _check_delivered(self) -> None:
-        """Store which messages all views have, up to the first that they don't have."""
+        """Store up to which message all views have them, and report it."""
         delivered: dict[bytes, int] = {}
         while self._deliveries and self._deliveries[0].done:
             delivery = self._deliveries.popleft()
@@ -149,10 +149,10 @@ class ReceivedMessages:
 
 class ReceivedMarks:
     """
-    Up to which of our messages the peer has them, and has read them, as far as that is not stored yet.
+    The ids up to which the peer has our messages, and has read them, as far as they are not stored yet.
 
-    :param stored: is called when marks were stored, with the messages whose state has changed. `tell` is to
-        follow.
+    :param stored: is called when marks were stored, with the messages whose state has changed. It calls
+        `tell`.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class ReceivedMarks:
         self.store_some()
 
     def store_some(self) -> None:
-        """Store it in pages, deliveries before readings."""
+        """Store the marks, in pages of messages; those of delivered messages before those of read ones."""
         for state in (MessageState.DELIVERED, MessageState.READ):
             to = self._reached[state]
             if self._stored[state] < to and not self._storing:
@@ -215,7 +215,8 @@ class ReceivedMarks:
         """
         Tell the views that messages are delivered or read, and store that they were told.
 
-        :param again: this is known since an earlier process, which may not have told it.
+        :param again: whether an earlier process knew the states already. It may have ended before a view was
+            told.
         """
 
         def delivered(_: object) -> None:

@@ -27,11 +27,11 @@ from punch.net.driver import Timers
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Most calls that share a transaction.
 MAX_GROUP = 256
+"""Most calls that share a transaction."""
 
-#: Seconds after which the conversations try again to store what the store refused.
 RETRY = 5.0
+"""Seconds after which the conversations try again to store what the store refused."""
 
 
 class Worker(Protocol):
@@ -174,7 +174,7 @@ class Storage:
         """
         A call of the store failed: tell the views, and call `retry` after `RETRY` seconds.
 
-        A failure with another error than `StoreError` is one of the program, and is raised.
+        Another error than `StoreError` is an error of the program, and is raised.
         """
         failure.trap(StoreError)  # type: ignore[no-untyped-call]
         error = failure.value

@@ -20,8 +20,8 @@ from punch.apps.chat.model import ChatMessage, ClientID, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known, MessageReceived
 from punch.identity import PeerID
 
-#: How many messages one call changes at most; a caller that wants more calls again.
 PAGE = 500
+"""How many messages one call changes at most; a caller that wants more calls again."""
 
 _WAITING, _DELIVERED, _READ_THERE, _UNREAD, _READ_HERE = range(5)
 _STATES = {

@@ -28,7 +28,7 @@ from punch.wire.proxy import ProxySettings
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAX_NUMBERS = 5
-"""How many numbers `issue_code` tries if the rendezvous refuses their keys for ever."""
+"""How many codes `issue_code` makes at most, if the keys of their numbers were revoked."""
 
 
 class Meet(Protocol):
@@ -58,6 +58,7 @@ async def issue_code(
 
     :param identity: who this side is, for the other side's card.
     :param name: what this side calls itself.
+    :param meet: connects this side with the rendezvous.
     :param now: monotonic seconds.
     :param on_registered: called once with the code when others can use it.
     :return: the other side's card.

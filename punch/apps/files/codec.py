@@ -355,7 +355,7 @@ class DataMessage:
 
     :ivar index: the number of the entry.
     :ivar offset: where in the file the content begins, in bytes.
-    :ivar parts: the content, 1 to 262,144 bytes.
+    :ivar parts: the content, 1 to `PIECE` bytes in all.
     """
 
     index: int
@@ -436,7 +436,7 @@ class MessageReader:
         last = self._parts[-1] if self._parts else None
         if len(part) > COPIED:
             self._parts.append(part)
-        # Not each apart: a stream that comes in pieces of few bytes would take a lot of memory
+        # Joined: if a stream comes in pieces of few bytes, keeping each apart takes a lot of memory
         elif isinstance(last, bytearray):
             last += part
         else:

@@ -1,6 +1,6 @@
 """
-The values of the service "files/1": what its messages hold (`codec.py` encodes them), their limits, and what
-they may say.
+The values of the service "files/1": what its messages hold (`codec.py` encodes them), their limits, and the
+checks of what a peer sends.
 """
 
 from __future__ import annotations
@@ -209,17 +209,11 @@ def file_digest(new: Callable[[], Digest], size: int, blocks: bytes | bytearray)
     return digest.digest()
 
 
-# To bytes
-
-
 def shown(name: str | bytes) -> str:
     """A name of a file as a text that JSON can carry: what is not UTF-8 in it becomes question marks."""
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     return name.encode("utf-8", "replace").decode()
-
-
-# From bytes
 
 
 def check_path(path: bytes) -> None:

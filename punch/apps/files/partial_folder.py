@@ -1,10 +1,11 @@
 """
 Where received files are on the disk: the folder in which they are until everything is verified, the space
-that it takes, and the names that they get then. Nothing is written over, and no name acts on a terminal.
+that it takes, and the names that they get then. No existing file is overwritten. Characters of names that
+would act on a terminal are replaced.
 
-A file beside the partial folder has a line of JSON for each item that was moved. If the transfer is
-interrupted then, the next attempt leaves these items. A moved item is never written to: if it is not what is
-sent any more, the item is received once more, under another name.
+A file beside the partial folder has a line of JSON for each item that was moved to its final name. If the
+transfer is interrupted after that, the next attempt does not receive these items again. A moved item is never
+written to: if it is not what is sent any more, the item is received once more, under another name.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ TIME_STEP = 2 * 10**9
 
 def safe_name(name: str) -> str:
     """
-    Return a name with "_" for each character that would act on a terminal instead of being seen, or can't be
-    seen.
+    Return a name with "_" for each control character, for each that changes the direction of text, and for
+    each that can't be seen.
     """
     hidden = unseen(name)
     if hidden:
@@ -260,8 +261,8 @@ class MovedItems:
 
     def in_place(self, entries: Sequence[Entry], paths: Sequence[Path]) -> dict[int, Path]:
         """
-        Return where the entries are whose items were moved, and are what is sent now, as far as sizes and
-        times tell.
+        Return the paths of the entries, by index, whose items were moved earlier. An item is left out if it
+        is not what is sent now, as far as sizes and times tell.
 
         :param paths: where each entry would be received.
         """
@@ -312,7 +313,7 @@ def _is_there(entry: Entry, path: Path) -> bool:
 
 def write_at(descriptor: int, parts: Iterable[bytes | bytearray | memoryview], offset: int) -> None:
     """
-    Write all parts, one behind the other, from an offset on.
+    Write all parts, one after the other, from an offset on.
 
     :raise OSError: they can't be written.
     """

@@ -83,7 +83,7 @@ class FileReceiver(TransferProtocol):
 
     @property
     def odd_names(self) -> OddNames:
-        """What is unusual about the names in its folders that have come."""
+        """What is unusual about the names in the folders of the transfer, as far as they have come."""
         return OddNames() if self._target is None else self._target.odd_names
 
     def connectionMade(self) -> None:

@@ -297,14 +297,15 @@ def _scan_link(scan: _Scan, path: Path, inside: bytes) -> None:
 
 
 MIN_HOLES = 1024 * 1024
-"""Files that save fewer bytes than this on the disk are not looked at."""
+"""Files whose holes save fewer bytes than this on the disk are taken to have none."""
 MAX_EXTENTS = 10_000
 """Files with more ranges of data are taken to have no holes."""
 
 
 def bytes_in_holes(path: Path, found: os.stat_result) -> int:
     """
-    How many bytes of a file a receiver need not store, as all of a piece of the file (`PIECE`) is in a hole.
+    Return about how many bytes of a file a receiver need not store: pieces (`PIECE`) that are in a hole as a
+    whole are not stored.
 
     :param found: what `stat` has told of the file.
     :return: 0 if the file system does not tell.
@@ -326,7 +327,9 @@ def bytes_in_holes(path: Path, found: os.stat_result) -> int:
 
 def _pieces_with_data(descriptor: int) -> int:
     """
-    :raise OSError: the file system can't tell.
+    Count the pieces of a file (`PIECE`) that are not in a hole as a whole.
+
+    :raise OSError: the file system can't tell, or there are more than `MAX_EXTENTS` ranges of data.
     """
     pieces = counted = position = 0
     for _ in range(MAX_EXTENTS):

@@ -318,7 +318,7 @@ class Target:
         Write a piece of a file. Pieces come in order; the sender may leave out blocks that are here already.
 
         :param offset: where in the file the piece begins, in bytes.
-        :param parts: its content, one part behind the other.
+        :param parts: its content, one part after the other.
         :param zeros: whether all bytes are zero: then it becomes a hole, unless the file has content there.
         :raise TransferFailed: it is out of order, or can't be written.
         """

@@ -1,1 +1,1 @@
-"""Ports and sockets of one peer, reached from another one (docs/forward.md)."""
+"""Ports and sockets of one peer, reached from another one, and pipes between peers (docs/forward.md)."""

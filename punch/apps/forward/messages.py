@@ -1,11 +1,11 @@
 """
-What is said on the streams of ports and pipes (docs/protocol.md, section 13): the codes with which a stream
-is given up, datagrams and their flows, and the pieces of a pipe. Pure.
+The messages on the streams of ports and pipes (docs/protocol.md, section 13): the codes with which a stream
+is reset, datagrams and their flows, and the pieces of a pipe. Pure.
 
 A flow is what one program sends from one port, and the answers to it. On the stream, each datagram follows a
 head of the number of its flow (4 bytes) and its length (2 bytes).
 
-On a pipe, each side says first that it is there. Bytes are sent in pieces; after their end follows the exit
+On a pipe, each side first sends `HELLO`. Bytes are sent in pieces; after their end follows the exit
 status of the side that sends it.
 """
 
@@ -52,7 +52,7 @@ class ForwardFailure(IntEnum):
 
 
 def failure_of(error: Exception) -> ForwardFailure | None:
-    """Return what the other side said when it gave up a stream; None if it said nothing of this."""
+    """Return why the other side reset a stream; None if it did not, or for another reason."""
     if not isinstance(error, StreamAborted) or error.code not in ForwardFailure.__members__.values():
         return None
     return ForwardFailure(error.code)
@@ -61,11 +61,11 @@ def failure_of(error: Exception) -> ForwardFailure | None:
 K = TypeVar("K")
 V = TypeVar("V")
 IDLE_TIME = 300.0
-"""Seconds after which a flow is over in which nothing is sent (RFC 4787, REQ-5, recommends so many)."""
+"""Seconds after which a flow ends if nothing is sent in it (RFC 4787, REQ-5, recommends so many)."""
 MAX_FLOWS = 512
 """
-Flows of one port, or of one peer at an exposed port, at once. For a further one, that which was silent
-longest ends.
+Flows of one port, or of one peer at an exposed port, at once. Before another is added, the one that
+was silent longest is ended.
 """
 MAX_DATAGRAM = 65535
 """Bytes of the longest datagram."""
@@ -78,7 +78,7 @@ def encode_datagram(flow: int, data: bytes) -> bytes:
 
 
 class DatagramReader:
-    """Reads datagrams from a stream. No bytes are malformed. It keeps one datagram at most, incomplete."""
+    """Reads datagrams from a stream. Any bytes are valid. It keeps at most one incomplete datagram."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -100,7 +100,7 @@ class DatagramReader:
 
 class FlowTable(Generic[K, V]):
     """
-    Flows by a key. One ends when it has been idle for `IDLE_TIME`, or when the place is needed.
+    Flows by a key. One ends when it has been idle for `IDLE_TIME`, or to make room for another.
 
     :param ended: is told the key and the value of a flow that has ended.
     """
@@ -159,7 +159,7 @@ class FlowTable(Generic[K, V]):
 
 
 SERVICE = "pipe/1"
-"""The name of the service."""
+"""The name of the service of pipes."""
 MAX_PIECE = 64 * 1024
 """Bytes of one piece."""
 HELLO = b"\x01"
@@ -174,7 +174,7 @@ class PipeError(Exception):
 
 @dataclass(frozen=True)
 class End:
-    """The last byte was sent before."""
+    """The other side has sent its last byte."""
 
 
 @dataclass(frozen=True)

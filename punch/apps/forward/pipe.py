@@ -1,6 +1,6 @@
 """
 Pipes: a stream that is joined with the program's input and output, and how two peers who both run
-`punch pipe` get one stream: who is there first waits for the other.
+`punch pipe` get one stream: the one that starts first waits for the other.
 """
 
 from __future__ import annotations
@@ -325,11 +325,11 @@ class Pipe(Protocol):
 
 
 RETRY = 2.0
-"""Seconds after which a peer is asked again that has the service, but not for this side now."""
+"""Seconds until a peer is asked again that has the service, but does not let this side open it now."""
 LATE_RETRY = 30.0
 """
-Seconds after which one is asked again that is not there: it may have asked while this side could not be
-reached, as when the rendezvous starts again.
+Seconds until a peer is asked again that is not there, or lacks the service: it may have asked while this side
+could not be reached, as when the rendezvous starts again.
 """
 _RETRIES = {
     "not-allowed": RETRY,
@@ -337,7 +337,10 @@ _RETRIES = {
     "not-registered": LATE_RETRY,
     "gone": LATE_RETRY,
 }
-"""By the reason why a peer could not be asked. Those whose user said no, or did not answer, are not."""
+"""
+Seconds until a peer is asked again, by the reason why the stream was not opened. After other reasons, such as
+that its user said no or did not answer, this side only waits.
+"""
 
 
 class Meeting(Factory):

@@ -291,7 +291,7 @@ STREAM = b"".join(len(plain(each)).to_bytes(4, "big") + plain(each) for each in 
 
 
 class TwistedReader(Int32StringReceiver):
-    """How released peers read messages."""
+    """Reads messages as released versions of Punch do."""
 
     MAX_LENGTH = MAX_MESSAGE
 
@@ -311,7 +311,7 @@ class FramingTests(SynchronousTestCase):
         self.assertEqual(reader.messages, list(map(plain, MESSAGES)))
 
     def test_cut_once_near_the_beginning_of_a_message(self) -> None:
-        """Everywhere in a length, and in what follows it, with all the rest in one piece."""
+        """The stream comes in two pieces, cut at each byte of a length, and of what follows the length."""
         begin, cuts = 0, set[int]()
         for message in MESSAGES:
             cuts |= set(range(begin, begin + 32))
