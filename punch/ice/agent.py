@@ -68,7 +68,7 @@ class Agent:
     :ivar credentials: our credentials.
     :ivar path: the selected pair. The link reports to it what it notices about the path.
     :ivar reflexive: takes server-reflexive candidates that were learned elsewhere.
-    :ivar openings: the checks of attempts, and sockets that are not signalled.
+    :ivar openings: the checks of attempts, from sockets whose addresses are not signalled.
     """
 
     def __init__(

@@ -123,8 +123,8 @@ our relays, by which the two sides prove at which addresses they receive.
 """
 RESERVED_FOR_RELAYED = 2
 """
-How many of the `RESERVED` packets are for relayed candidates alone: if such proofs used up all of them, two
-peers could not even use a relay.
+How many of the `RESERVED` packets are for relayed candidates alone. If proofs used up all of them, two peers
+could not even use a relay.
 """
 MAX_ROUNDS = 4
 """How many rounds of further checks may be sent after one of these limits was reached."""
@@ -181,7 +181,8 @@ class PacketKind(Enum):
 _RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
 _SHARES = {PacketKind.ANSWER: MAX_PACKETS - 1, PacketKind.TRIGGERED: MAX_PACKETS}
 """
-How many packets of all kinds may have been sent before one of this kind. Checks have limits of their own.
+How many packets of all kinds may have been sent before one of this kind. Other checks have limits of their
+own.
 """
 
 
@@ -338,7 +339,7 @@ class Budget:
         It may once a check through a relay was answered and further checks have begun, since the proofs for
         which they were kept have been sent by then. Further checks leave one packet for an answer.
 
-        :param later: it is one of the further checks.
+        :param later: whether it is one of the further checks.
         """
         if not later and not any(each.later for each in self._counted):
             return False

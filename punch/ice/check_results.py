@@ -24,7 +24,7 @@ from punch.wire.stun import StunMessage
 
 class CheckResults:
     """
-    Updates pairs and role by the checks of both sides.
+    Updates the pairs and our role from the peer's checks and from its answers to ours.
 
     :param events: the queue that events are appended to.
     """
@@ -56,7 +56,7 @@ class CheckResults:
         Answer a request of the peer that came from `remote` to `local`, and update its pair.
 
         :param request: the request, which is not authenticated.
-        :param size: its bytes.
+        :param size: its length in bytes.
         """
         pair = self._checklist.get(local, remote)
         refused = self._remotes.refuses(remote) or (pair is not None and pair.revoked)

@@ -182,7 +182,7 @@ class CallBudget:
         self._locals = local_candidates
         self._remotes = remote_candidates
         self._familiar = familiar
-        # How many further checks may go to an address of which an authenticated check came through a relay
+        # How many further checks may go to an address from which an authenticated check came through a relay
         self._heard: dict[Address, int] = {}
         self._proving = False
 

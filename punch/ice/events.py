@@ -109,7 +109,7 @@ class CheckingFailure:
     """
     What is known about why no pair works.
 
-    :ivar local: the address families of our host candidates, `IPv4` and `IPv6`.
+    :ivar local: the address families of our host and relayed candidates, `IPv4` and `IPv6`.
     :ivar remote: those of the peer's candidates.
     :ivar pairs: the number of pairs that could be formed.
     """
@@ -120,7 +120,7 @@ class CheckingFailure:
 
 
 def checking_failure(local: Iterable[Candidate], remote: Iterable[Candidate], pairs: int) -> CheckingFailure:
-    """Describe a failure. `local` are our candidates that are their own base."""
+    """Describe a failure. `local` are our host and relayed candidates, `remote` the peer's candidates."""
     return CheckingFailure(_families(local), _families(remote), pairs)
 
 

@@ -53,7 +53,7 @@ STEADY = 60.0
 FREE = 1
 """How many better paths in a row may be left within `STEADY` seconds before the next one has to wait."""
 WAITS = 30.0, 300.0
-"""Seconds that it waits: the first time, and at most. The wait doubles each time."""
+"""Seconds that the next better path waits: the first time, and at most. The wait doubles each time."""
 
 _ENDS = (ConsentLost, PathFailed)
 _PATHS = (Selected, ChecksUnanswered, PairDisconnected, Recovered, *_ENDS)
@@ -97,7 +97,7 @@ class Generations:
 
     @property
     def agents(self) -> list[Agent]:
-        """All sessions that have not ended, the one in use first."""
+        """All sessions that have not ended, the current one first."""
         if self.trial is None and self._old is None:
             return [self.current]
         old = None if self._old is None else self._old.agent
@@ -262,10 +262,11 @@ class FlapDamping:
     def __init__(self) -> None:
         self.short_lived = 0
         self._pair: Pair | None = None
-        # When the current path took the place of a worse one, and its kind; None: it did not
+        # When the current path replaced a worse one (None: it did not), and the kind of that worse one
         self._better_since: float | None = None
         self._worse = PathKind.RELAYED_TWICE
-        # The best kind of those that did not last, and from when until when none up to it is taken
+        # The best kind of the better paths that did not last, and the beginning and end of the time for which
+        # no better path up to this kind is taken
         self._kind: PathKind | None = None
         self._held = float("-inf"), float("-inf")
 

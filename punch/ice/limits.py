@@ -44,9 +44,12 @@ HEADERS: Final = {ipv6: size + UDP_HEADER for ipv6, size in IP_HEADERS.items()}
 SYN_SIZE: Final = 40
 """The bytes of a SYN's TCP header, options included."""
 SEGMENT_SIZE: Final = 34
-"""The bytes of another TCP header, with timestamps, and of the length of a datagram (RFC 4571)."""
+"""The bytes of any other segment's TCP header, with timestamps, and of a datagram's length (RFC 4571)."""
 MAX_HOSTS: Final = 1024
-"""For how many hosts packets are counted; the one to which the fewest were sent makes room."""
+"""
+For how many hosts packets are counted. For a further host, the one whose limit will be whole again first is
+forgotten.
+"""
 CHECKS: Final = 1.0, 600
 """
 How many checks may go to addresses of one host that have not answered: in a second, and at once. The limits
@@ -213,7 +216,7 @@ class OpeningBudget:
         return self.left(now) == self._most
 
     def charge(self, remote: Address, size: int, now: float) -> None:
-        """Count a datagram that is sent, to the peer or for the same purpose."""
+        """Count a datagram that is sent for an attempt, to the peer or to a reflector."""
         size += HEADERS[remote.is_ipv6]
         self._sent.append((now, size, remote.host))
         self._counted += size
@@ -237,8 +240,7 @@ MAX_EARLY_BYTES: Final = 6_500
 class EarlyBudget:
     """
     What may be sent of a link's handshake to addresses of a peer that have not answered yet, at IP addresses
-    where it answered on an earlier link (`punch.node.paths.path`). It counts over all calls with
-    the peer.
+    where it answered on an earlier link (`punch.node.paths.path`). It counts over all calls with the peer.
     """
 
     def __init__(self) -> None:

@@ -26,6 +26,7 @@ Seconds after which pairs that have failed are checked again if they would be be
 the first time, and at most. The wait doubles each time.
 """
 _SIGNALLED = (CandidateType.HOST, CandidateType.SRFLX)
+"""The types of direct candidates that a peer signals. Only pairs with these are checked again."""
 
 
 class Pacer:
@@ -34,8 +35,8 @@ class Pacer:
 
     A direct pair that has failed is checked again from time to time, as long as a worse one is selected. RFC
     8445 has such a pair checked only after an ICE restart, or when the peer checks it (section 7.3.1.4). Both
-    sides have to check it, since both may be behind firewalls. Their checks fail at about the same time, and
-    so they repeat them at about the same time.
+    sides have to check it, since both may be behind firewalls. Their checks fail at about the same time, so
+    they are also repeated at about the same time.
 
     :ivar interval: Ta, in seconds.
     """

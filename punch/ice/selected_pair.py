@@ -98,7 +98,7 @@ class SelectedPair:
     def improvable(self) -> bool:
         """
         Whether an ICE restart may find a better path: the selected one is relayed or over TCP, or a better
-        one was lost. When consent to that one has expired, it is checked no more (RFC 7675, section 5.1).
+        one was lost. A pair whose consent has expired is not checked any more (RFC 7675, section 5.1).
         Pairs that never worked are checked again without a restart (`punch.ice.pacing`).
         """
         selected = self.selected

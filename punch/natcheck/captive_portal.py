@@ -36,11 +36,12 @@ def requires_sign_in(answer: bytes) -> bool:
 
 def redirects_to(answer: bytes, host: str) -> str | None:
     """
-    Return the host to which the answer to `portal_request` redirects the browser; None if it is the same, a
-    domain of it or a name in it.
+    Return the host to which the answer to `portal_request` redirects the browser; None if it redirects to no
+    other host.
 
-    Web servers send browsers between a domain and names in it. A portal that shows its page at once is not
-    told from a web server of that host.
+    A domain that contains the host, or a name in the host's domain, does not count as another host, since web
+    servers redirect between a domain and names in it. A portal that shows its page at once can't be told from
+    a web server of that host.
     """
     if _status(answer) not in (301, 302, 303, 307, 308):
         return None

@@ -96,7 +96,7 @@ async def examine(
     if lifetime is not None and (translated or address is not True):
         lived = await measure_lifetime(transactions, host, reflectors.first, lifetime)
     profile = None if observation is None else profile_of(observation)
-    # As calls see them, if there is a profile
+    # Those of the profile, which calls use, if there is one
     ports = ports_of([(each.local, each.mapped) for each in seen]) if profile is None else profile.ports
     rtts = [rtt for remote, rtt in transactions.rtts if remote == reflectors.first]
     return FamilyReport(

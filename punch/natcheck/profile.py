@@ -8,7 +8,7 @@ address, for example, nobody can tell whether mappings depend on the remote addr
 `observe` asks all reflectors from one new socket, and the first one from two more, all at once. The answers
 show whether a mapping depends on the destination, and in which order the NAT allocates ports. `NatProfiles`
 remembers the differences between ports for as long as the network stays the same, so that the step becomes
-surer with each observation.
+more certain with each observation.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ class FamilyReport:
     @property
     def maps_tcp_ports(self) -> bool:
         """
-        Whether the router says that it maps TCP ports at an address that reflectors see, or that is public
-        where these are not reached: everybody can connect there.
+        Whether everybody can connect to TCP ports that the router maps, as far as is known: it says that it
+        maps them at an address that reflectors see, or at a public one if no reflector is reached.
         """
         router = self.router
         if router is None or router.mapping is None or not router.tcp or router.reached is False:

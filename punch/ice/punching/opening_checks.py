@@ -58,6 +58,7 @@ class OpeningChecks:
         # The newest checks: where they were sent, and from which socket; and the IDs of those of each socket
         self._sent: dict[bytes, tuple[Address, Address]] = {}
         self._sent_from: dict[Address, set[bytes]] = {}
+        # The sockets with a check that was answered
         self._answered: set[Address] = set()
 
     @property

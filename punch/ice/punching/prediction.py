@@ -33,8 +33,8 @@ other side's packets another port if they arrived.
 """
 ROUTERS: Final = (None, 1, None, 1, None)
 """
-How many routers may take such a packet at all, in successive attempts; None: any number. With 1, only a
-router of our own home does.
+How many routers may take such a packet, to pass it on or because it is for them, in successive attempts;
+None: any number. With 1, only the router of our own home does.
 """
 MAX_STEPS: Final = 64
 """Within how many steps a later port of the sequence is recognized; beyond that, prediction is hopeless."""

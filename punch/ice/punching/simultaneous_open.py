@@ -28,7 +28,10 @@ from punch.wire.peers.link_frames import First
 LOW_TTLS: Final = (5, 5, 5, 8, 8)
 """The TTL of the first packet, in each turn: home and carrier NATs are within so many routers."""
 ROUTERS: Final = (None, None, 1, 1, 2)
-"""How many routers may take it at all, in each turn: only a home's router, or a carrier's as well."""
+"""
+How many routers may take it, to pass it on or because it is for them, in each turn: only a home's router, or
+a carrier's as well. None: any number.
+"""
 FAR: Final = 0.02
 """The least round-trip time, in seconds, with which two packets can be on their way at the same time."""
 ORDERS_FAR: Final = (First.BOTH, First.BOTH, First.OPENS, First.AIMS, First.OPENS)

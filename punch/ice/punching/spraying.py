@@ -21,7 +21,7 @@ Many NATs of carriers have a block of ports for each subscriber (RFC 6888, RFC 7
 order is random. The side that opens says between which ports it was seen (`port_range`). The side that aims
 guesses there first if the other side has answered from a port near that range (`range_near`), and then in
 ranges around it that are twice as wide each time (`Guesses`). Other programs use ports of a block as well, so
-fewer sockets are opened then: a guess hits one in 8.
+fewer sockets are opened then: one for every 8 ports of the block, so that one guess in 8 hits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RATE: Final = 150.0
 BURST: Final = 8
 """How many packets may leave at once after a pause of the process."""
 LOW_TTL: Final = 5
-"""The TTL of the first packets: they have to leave through the sender's NATs, and not to arrive."""
+"""The TTL of the first packets: they have to leave through the sender's NATs, but must not arrive."""
 ROUTERS: Final = 1, 2
 """
 How many routers may take the packets to the second socket, in each attempt in turn: only a home's router, or
@@ -63,7 +63,8 @@ LOWEST, HIGHEST = 1024, 65535
 """The ports that are guessed."""
 PORTS_OF_SOCKET: Final = 8
 """
-How many ports of a subscriber's block there are for each socket that is opened; at least `MIN_SOCKETS` are.
+How many ports of a subscriber's block there are for each socket that is opened. `MIN_SOCKETS` is the least
+number of sockets.
 """
 MIN_OBSERVED: Final = 3
 """The least number of ports that must have been seen before their range is used."""

@@ -209,7 +209,8 @@ class AssumedMapping:
         self.host: str | None = None
         self.until: float | None = None
         self._opens = self._sprays = 0
-        # Both had their turn, the other side has begun its own, or the last path is no reason any more
+        # Whether both sides have had their turn, whether the other side has begun its own, and whether the
+        # path of the link before was already a reason for an assumption
         self._over = self._theirs_began = self._remembered = False
         # Whether spraying has found a path of this link, and whether one of the link before is the reason
         self._certain = self._early = False
@@ -273,7 +274,7 @@ class AssumedMapping:
             self._end()
         elif self.dependent:
             if self._sprays and self._early:
-                # Another NAT, perhaps: from the beginning
+                # The NAT may be another one than on the link before, so begin anew
                 self._end()
                 self._opens = 0
             elif self._sprays and is_uncertain(theirs):
@@ -300,7 +301,7 @@ class AssumedMapping:
 
 
 def is_uncertain(profile: NatProfile) -> bool:
-    """Whether random ports may depend on the destination, or not."""
+    """Whether ports are random, and it is not known whether they depend on the destination."""
     several = len(profile.mapping) > 1 and Mapping.ENDPOINT_INDEPENDENT in profile.mapping
     return several and profile.ports is PortAssignment.RANDOM
 

@@ -11,7 +11,7 @@ from punch.test.ice.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import Address
 
 CHECK = 39.5
-"""Seconds that the check of a pair takes that is not answered."""
+"""Seconds after which the check of a pair fails if it is not answered."""
 OPEN = 10.0
 """Seconds for which a firewall lets answers in."""
 
@@ -30,7 +30,7 @@ class RepeatedCheckTests(SynchronousTestCase):
         self.bob = self.network.host("bob", "192.168.2.2", "2001:db8:2::2", nat=bob_nat, controlling=False)
 
     def blocked(self, source: Address, target: Address) -> bool:
-        """What the firewalls and the network between them drop."""
+        """Whether a firewall or the network between them drops a datagram."""
         if not (source.is_ipv6 and target.is_ipv6):
             return False
         if source.host.startswith("2001:db8:1:"):

@@ -1,4 +1,4 @@
-"""The core of netcheck by itself: the scheduler of coroutines, hostile input, and the words."""
+"""The core of netcheck by itself: the scheduler of coroutines, hostile input, and the report."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-One allocation of the relay, with its permissions and channels; the request for one, and a reserved port; and
-the events that an operator may want to know.
+One allocation of the relay, with its permissions and channels; the request for an allocation; a port that is
+reserved for a later one; and the events that an operator may want to know of.
 """
 
 from __future__ import annotations

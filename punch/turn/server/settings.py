@@ -107,7 +107,7 @@ class Destinations:
 
     :param allowed: networks that are relayed to although the table refuses them, for test networks.
     :param is_own: whether an address is one of this machine's, at which its other services listen.
-    :ivar denied: whether the operator refuses an address.
+    :ivar denied: returns whether the operator refuses an address; at first, none is refused.
     """
 
     def __init__(self, allowed: Iterable[IPNetwork] = (), *, is_own: Callable[[str], bool]) -> None:
@@ -142,7 +142,9 @@ class Destinations:
 
 
 def _ends(host: str) -> tuple[IPAddress, ...]:
-    """The addresses that this one leads to."""
+    """
+    The addresses that this one leads to: those that it contains, and itself unless it is always translated.
+    """
     written = ip_address(host)
     inside = carried(written)
     return inside if is_translated(written) else (written, *inside)
