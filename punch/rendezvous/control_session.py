@@ -70,8 +70,8 @@ class ControlSession:
     """
     The service's side of one control connection.
 
-    There are thousands of them, so they share their functions, which are told for which session or peer they
-    are called, instead of being made for each.
+    There may be thousands of sessions, so they share one set of functions (`SessionFunctions`), which take
+    the session or the peer as an argument.
 
     :param connection: the number of the connection.
     :param peer: the peer that has proved its key on this connection.

@@ -256,7 +256,8 @@ class ControlSessions:
     def end_refused(self, *, list_changed: bool = True) -> int:
         """
         End the registrations, calls and allocations of peers that the deny list, the list of members or a
-        revocation refuses now.
+        revocation refuses now. If a list has changed and the members can't be read, only the deny list is
+        applied, and `lists_pending` becomes true.
 
         :param list_changed: as in `Membership.refused`.
         :return: the number of peers whose connections were closed.
@@ -272,7 +273,7 @@ class ControlSessions:
             gone = self._access.no_longer_admitted(known, list_changed=changed)
             denied = gone.keys() | self._access.revoked
         except MemberStoreError:
-            # The deny list holds all the same; for what can't be read now, nobody is sent away
+            # The deny list applies nevertheless; nobody is disconnected for what can't be read now
             if not list_changed:
                 raise
         self.lists_pending = denied is None

@@ -19,7 +19,8 @@ The source address of a request may be forged, so the reflector must not be usef
   server has no RFC 5780". Peers get the same function over the control channel, for addresses at which they
   receive: see `Prober`.
 
-No address is stored or logged. Memory holds the prefixes of recent clients: the /24, or the /64, /56 and /48.
+No address of a client is stored or logged here. Memory holds the prefixes of recent clients: the /24, or the
+/64, /56 and /48; and the keys of peers that asked for probes.
 """
 
 from __future__ import annotations
@@ -235,7 +236,7 @@ def _not_supported(request: StunMessage) -> tuple[int, ...]:
 PERIOD = 600.0
 """Seconds: a proof is good in the period in which it was made and in the next."""
 _CAPACITY = 4096
-"""Buckets that are kept for peers, and for prefixes."""
+"""Buckets that `Prober` keeps for peers, and as many for each width of prefix."""
 _MAX_LOCALS = 255
 """Addresses of ours that are remembered at the same time."""
 _KEY_SIZE = 32

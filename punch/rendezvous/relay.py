@@ -1,6 +1,7 @@
 """
-The relay on a reactor: connects its core with UDP ports, with TCP and TLS connections (RFC 8656, section
-3.1), and with the sockets of relayed addresses.
+The relay on a reactor: a TURN server (RFC 8656) for peers that have no direct path. Connects its core
+(`punch.turn.server.core.RelayCore`) with UDP ports, with TCP and TLS connections (section 3.1), and with the
+sockets of relayed addresses.
 """
 
 from __future__ import annotations

@@ -339,7 +339,8 @@ class RelayService:
         """
         Refuse allocations to these peers and networks from now on, and end those that they have.
 
-        :param revoked: None: they can't be read now, so who was refused before is refused still.
+        :param revoked: other peers that are refused; None if they can't be read now. Then everybody who was
+            refused before remains so.
         """
         if self.relay is not None:
             peers = deny.peers.union(revoked or ())

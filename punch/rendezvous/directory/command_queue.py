@@ -1,6 +1,6 @@
 """
 What waits for Redis: commands, so that each is answered soon after it was sent, even if there are many; and
-messages while Redis is away, or their process is not connected to it again yet.
+messages, while Redis is away or the process that is to receive them has not connected to it again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ of others: then calls between peers fail, and messages are lost.
 _SHARE = MOST_WAITING // 2
 """Of these, those for one address."""
 MOST_KEPT = 1024
-"""Messages that are kept, of at most some 12 KiB; half of these for one address."""
+"""Messages that are kept at most, half of them for one address. A message has at most some 12 KiB."""
 KEPT_TIME = 120.0
-"""Seconds for which one is kept. Their calls are over by then (`ring_time` and `answered_time`)."""
+"""Seconds for which a message is kept. Its call is over by then (`ring_time` and `answered_time`)."""
 _LOG_PAUSE = 60.0
 """Seconds between two warnings that more comes than Redis answers."""
 
@@ -155,11 +155,13 @@ class CommandQueue:
 
 class UndeliveredMessages:
     """
-    Messages that are to be sent again, in order: Redis was away, or their process may be connecting to it
-    again. A message may have been received all the same, if Redis was lost before it has answered.
+    Messages that are to be sent again, in order, because Redis was away or their process may still be
+    connecting to it. A message may have been received nevertheless, if the connection to Redis was lost
+    before its answer came.
 
-    All times are monotonic seconds. What has waited for `KEPT_TIME` is dropped. When there is no room, the
-    oldest message of the source that has most is lost, or that of the same source if this has its share.
+    All times are monotonic seconds. A message that has waited for `KEPT_TIME` is dropped. When there is no
+    room, the source with the most messages loses its oldest one; a source that has used up its share loses
+    its own oldest one.
     """
 
     def __init__(self) -> None:
@@ -182,7 +184,7 @@ class UndeliveredMessages:
     def add(
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source, now: float
     ) -> None:
-        """Keep a message, after those that are there for its process."""
+        """Add a message after those for the same process; it is dropped if other sources have all places."""
         self._drop_old(now)
         try:
             newest = self._places.room(source)
@@ -208,7 +210,7 @@ class UndeliveredMessages:
         return None
 
     def forget(self, number: int) -> None:
-        """Keep a message no longer."""
+        """Remove a message, if it is still there."""
         if number not in self._kept:
             return
         self._places.leave(number)
@@ -218,7 +220,7 @@ class UndeliveredMessages:
             del self._messages[process]
 
     def forget_all(self, process: str) -> None:
-        """Keep no message for a process."""
+        """Remove all messages for a process."""
         for number in list(self._messages.get(process, ())):
             self.forget(number)
 
@@ -232,7 +234,8 @@ class UndeliveredMessages:
 
 def in_background(connection: RedisConnection, work: Coroutine[Any, Any, object] | Deferred[Any]) -> None:
     """
-    Do something that may fail when Redis goes away; everything is written anew once it is back.
+    Let something run of which nobody awaits the end. It may fail because Redis goes away: everything is
+    written anew once Redis is back.
 
     :param connection: it is given up if Redis refuses something. Otherwise, what was refused would be
         missing, and nobody would notice.

@@ -88,11 +88,13 @@ class Directory(Protocol):
         self, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source = UNKNOWN
     ) -> None:
         """
-        Send a message to another process, after earlier ones. If no process takes it, `process_lost` follows.
-        But while the directory is away, and while that process may be connecting to it again, messages are
-        kept and sent each second, for two minutes at most, until the process takes them or `process_lost`
-        follows. One that was sent while the process was connecting may arrive after later ones. For
-        `Establish`, `request_lost` follows instead. Messages are lost if too many wait.
+        Send a message to another process, after earlier ones. If no process receives it, `process_lost`
+        follows. Messages are lost if too many wait.
+
+        It is different while the directory is away, and while that process may be connecting to it again:
+        for `Establish`, `request_lost` follows at once. Other messages are kept and sent each second, until
+        they are received, `process_lost` follows, or two minutes are over. One that was first sent while the
+        process was connecting may arrive after later ones.
         """
 
     @property

@@ -35,7 +35,7 @@ MAX_SENDERS = 1024
 """Processes whose last number is remembered."""
 _HEADER = 1 + NAME_SIZE + 8
 SIGN_SIZE = 8
-"""Bytes of what a process sends to itself: no message is as short."""
+"""Bytes of the sign that a process sends to itself (`TwinDetector`); every message is longer."""
 TWIN_TIME = 10.0
 """Seconds for which the operator is told of another process of the same name after each sign of it."""
 _MAX_SIGNS = 16
@@ -174,12 +174,12 @@ class TwinDetector:
     """
     Finds another process with the name of this one, as a copy of a running machine has.
 
-    A process sends `sign` to itself at each beat, to see that its subscription works. Only a copy of it has
-    the same name, and sends its own sign there, too. So a sign of another that comes more than once is that
-    of a copy.
+    A process sends `sign` to itself at each beat, to see that its subscription works. A copy of it has the
+    same name, and so sends its own sign to both. If a sign that is not this process's own comes more than
+    once, it is that of a copy.
 
     :param beat: seconds between two signs of a process.
-    :ivar sign: random bytes, others after each connection.
+    :ivar sign: random bytes; new ones are set for each connection to Redis.
     """
 
     def __init__(self, beat: float) -> None:

@@ -1,7 +1,7 @@
 """
 The entries of the directory in Redis: at which process each peer is, and who waits for it. An entry is
 written when a peer registers, refreshed while it is registered, and written again if it has been removed or
-replaced by another one.
+replaced by another one. `ClockOffset` estimates the clock of Redis, by which registrations are ordered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from punch.rendezvous.directory.messages import Message, PeerAwaited, PeerClaime
 from punch.rendezvous.directory.redis_client import RedisConnection
 
 _KEPT = 30
-"""The newest answers of which the quickest counts."""
+"""How many of the newest answers are kept; the quickest of them counts."""
 _DRIFT = 0.005
 """Seconds by which two clocks may drift apart while that many answers come."""
 

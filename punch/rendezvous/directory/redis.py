@@ -439,6 +439,7 @@ class RedisDirectory:
     def _keep(
         self, undelivered: bool, process: str, message: PeerRequest | PeerReply | PeerLost, source: Source
     ) -> None:
+        """Keep a message if it is `undelivered`, to send it again; the user is told of a lost `Establish`."""
         if not undelivered or self._user is None:
             return
         if isinstance(message, PeerRequest) and isinstance(message.request, Establish):
@@ -448,6 +449,7 @@ class RedisDirectory:
             self._undelivered.add(process, message, source, self._monotonic())
 
     def _not_sent(self, failure: Failure, commands: RedisConnection, process: str) -> bool:
+        """Return whether the message is to be sent again; it is lost if too many commands wait."""
         failure.trap(RedisProblem)  # type: ignore[no-untyped-call]
         if isinstance(failure.value, RedisProblem) and not isinstance(failure.value, QueueFull):
             commands.give_up(failure.value)

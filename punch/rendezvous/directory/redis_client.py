@@ -3,6 +3,9 @@ Connections to Redis, by txredisapi's protocols.
 
 Only its protocols are used. Its connection functions and pools use the global reactor, and so do the delayed
 calls of its protocols, which get this reactor's `callLater` here.
+
+Each answer is checked (`is_answer`): one that Redis does not give to this command is not from Redis, or
+belongs to another command.
 """
 
 from __future__ import annotations
@@ -90,6 +93,7 @@ _ANSWERS: dict[str, Callable[[Any], bool]] = {
     "SUBSCRIBE": _subscribed,
     **dict.fromkeys(("EVAL", "EXISTS", "EXPIRE", "HDEL", "HSET", "PUBLISH", "RPUSH", "SADD", "SREM"), _count),
 }
+"""By command: whether an answer can be one to it."""
 
 
 def is_answer(command: Sequence[str | bytes | int], answer: Any) -> bool:

@@ -28,7 +28,7 @@ from punch.wire import strict_json
 _LOG_PAUSE = 60.0
 """Seconds between two lines of the log about one state."""
 LIFE = 2.5
-"""Seconds for which a report is good."""
+"""Seconds for which a report counts (`Reports`)."""
 _KEPT = 60.0
 """Seconds after which the report of a process that is gone is removed."""
 _MOST_BYTES = 1 << 18
@@ -41,15 +41,18 @@ _MOST = 500
 """How many are reported of each table, bucket and rate: those that have or use most."""
 _RELAYED = "punch:relayed"
 _QUOTA_LIFE = 2 * 86_400
-"""Seconds for which the figures of a day are kept."""
+"""Seconds for which Redis keeps what was carried on a day (`SharedQuotas`)."""
 _EVERY = 5.0
-"""Seconds after which others are told again."""
+"""Seconds between two exchanges of what was carried."""
 ADD = (
     "local t=redis.call('hincrby',KEYS[1],ARGV[1],ARGV[2]) "
     "if t<tonumber(ARGV[3]) then redis.call('hset',KEYS[1],ARGV[1],ARGV[3]) t=tonumber(ARGV[3]) end "
     "redis.call('expire',KEYS[1],ARGV[4]) return t"
 )
-"""Add what is new, so that the sum is at least what the process knows of; the answer is the sum."""
+"""
+A script that adds what a process has carried since the last time. The sum becomes at least what the process
+knows of, and is the answer.
+"""
 
 
 class Ask(Protocol):
@@ -135,7 +138,7 @@ class SharedStates:
             if due:
                 self._log.warn("Redis: {problem}.", problem=self._problems[number])
             return
-        # A mistake of ours: the service goes on without, and says so.
+        # A bug: the service continues without this state, and says so.
         self._problems[number] = f"{what} are not in step ({type(failure.value).__name__})"
         if due:
             self._log.failure("What processes share is not in step.", failure)
@@ -145,7 +148,7 @@ class SharedStates:
 
 
 Report = dict[str, dict[str, int]]
-"""Numbers by what is counted, by kind."""
+"""By kind, such as the name of a table: the number of each source, user or network."""
 
 
 class Reports:
@@ -280,7 +283,8 @@ class SharedCounts:
             name: {_prefix(key): count for key, count in added_up(others, name).items()} for name in own
         }
         since, self._learnt_at = self._learnt_at, self._monotonic()
-        # What others report was so for as long as a report counts, and not while Redis was away
+        # What others report is taken to have been so since the last exchange, but for no longer than a report
+        # counts, and not while Redis was away
         seconds = min(self._learnt_at - since, LIFE)
         for name, table in self._tables.items():
             table.elsewhere = elsewhere[name]
@@ -399,7 +403,7 @@ class SharedQuotas:
                 meter.learn(int(total), used)
 
     def disconnected(self) -> None:
-        """What others have carried today remains carried."""
+        """Do nothing: what others have carried today still counts."""
 
     def _field(self, name: str) -> str:
         return hmac.digest(self._key, name.encode(), "sha256").hex()[:32]

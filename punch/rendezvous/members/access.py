@@ -189,7 +189,7 @@ class AccessControl:
     @property
     def revoked(self) -> Collection[PeerID]:
         """
-        The peers that are refused for ever, beside those of the deny list.
+        The peers that are revoked. The deny list may have others.
 
         :raise MemberStoreError: the members can't be read.
         """

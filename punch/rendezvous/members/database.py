@@ -173,7 +173,7 @@ class MemberDatabase:
         """Make a peer a member by an invitation."""
         outcome = self._look_up(invitation, wall)
         if outcome is not Redemption.ACCEPTED:
-            # No transaction, for which other processes would wait: strangers can cause this.
+            # Strangers can cause this, so there is no transaction: other processes would wait for its end.
             return outcome
         with self._file.transaction():
             outcome = self._look_up(invitation, wall)

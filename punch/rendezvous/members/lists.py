@@ -1,6 +1,6 @@
 """
-Lists of the operator, in files with one entry a line, and the deny list: the peers and networks that are
-refused.
+Lists of the operator, in files with one entry a line: the deny list, which has the peers and networks that
+are refused, and the list of members, which has peer IDs only.
 
     # comments, and empty lines
     txjl2ynp4nzcq3wdb44oy7lgmqcyy5fdrg7xyqpdzjv3ujyyrbfc5aid

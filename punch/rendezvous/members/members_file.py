@@ -1,4 +1,7 @@
-"""The SQLite file of the members of a rendezvous, which several processes may use at the same time."""
+"""
+The SQLite file of the members of a rendezvous, which several processes may use at the same time: its tables,
+their versions, and its transactions.
+"""
 
 from __future__ import annotations
 

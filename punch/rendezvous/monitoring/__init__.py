@@ -1,6 +1,6 @@
 """
 What an operator sees of a running service.
 
-`status` is what there is to see, also as a page for a browser; `metrics` is its form for Prometheus;
-`service` takes the figures and serves them (`http`, `listener`).
+`status` has the figures, the health, and a page for a browser with both; `metrics` is their form for
+Prometheus; `service` collects the figures and serves them (`http`, `listener`).
 """

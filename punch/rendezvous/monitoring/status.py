@@ -145,7 +145,7 @@ class FiguresHistory:
         self._samples: dict[str, deque[float]] = {each.key: deque(maxlen=SAMPLES) for each in CURVES}
 
     def add(self, figures: Figures) -> None:
-        """A period is over."""
+        """A period is over: add its samples."""
         for each in CURVES:
             self._samples[each.key].append(each.value(self._last, figures))
         self._last = figures

@@ -1,6 +1,6 @@
 """
-Tables in which the sources of peers share the places: those of registrations, what was seen before, and the
-callers who are to be told when a peer is back. Pure.
+Tables whose places are shared between the sources of peers: for registrations, for keys that were seen
+before, and for callers who are to be told when a peer is back. Pure.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ class ReturnNotices:
 
     def ask(self, caller: PeerID, source: Source, callee: PeerID, now: float) -> bool:
         """
-        Tell `caller`, which called from `source`, when `callee` registers within the next hour.
+        Tell `caller`, which called from `source`, when `callee` registers within
+        `RendezvousLimits.return_notice_time`.
 
         :return: whether there is room for that.
         """

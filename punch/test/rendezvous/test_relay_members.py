@@ -168,7 +168,7 @@ class MemberTests(MemberCase):
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
 
     def test_revocations_that_cannot_be_read_at_the_start(self) -> None:
-        """They hold at the relay as soon as they can be."""
+        """The relay refuses these peers as soon as the revocations can be read."""
         path = self.start_with_file(AdmitPolicy.OPEN)
         client = self.client(TurnTransport.UDP)
         with closing(MemberDatabase(path)) as command:
@@ -182,7 +182,7 @@ class MemberTests(MemberCase):
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
 
     def test_a_list_that_was_read_before_other_changes(self) -> None:
-        """Who is listed no more is told so, and not that others had its invitation."""
+        """A peer that is no longer listed is told that it is revoked, not that others used its invitation."""
         path = self.start_with_file(AdmitPolicy.INVITED, [self.bob.peer_id])
         other = self.register(self.bob)
         view = self._drop_view(path)
@@ -194,7 +194,7 @@ class MemberTests(MemberCase):
         self.assertEqual((other.last["refusal"], other.ended is None), ("revoked", False))
 
     def _drop_view(self, path: Path) -> str:
-        """Have the revocations be unreadable; return the statement that mends that."""
+        """Make the revocations unreadable, and return the SQL statement that makes them readable again."""
         ((view,),) = self._execute(path, "SELECT sql FROM sqlite_master WHERE name = 'revoked'")
         self._execute(path, "DROP VIEW revoked")
         return view

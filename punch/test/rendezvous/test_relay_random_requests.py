@@ -1,4 +1,4 @@
-"""Requests by the thousand: of clients in any order, after which the books are right, and of strangers."""
+"""Requests by the thousand: of clients in any order, after which all counts are right, and of strangers."""
 
 from __future__ import annotations
 

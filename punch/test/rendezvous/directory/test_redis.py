@@ -346,7 +346,7 @@ class DirectoryTests(RedisTestCase):
         return located
 
     def test_a_process_that_connects_again_later(self) -> None:
-        """What is sent to it meanwhile comes later, in order, but calls fail: its introductions go on."""
+        """What is sent to it meanwhile arrives later, in order; new calls fail, and introductions go on."""
         one, two = self.start(2)
         call, cancel = (
             PeerRequest(ALICE, "alice", "192.0.2.1", request)
@@ -379,7 +379,7 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual((len(one.lost), one.gone), (1, [*before, two.name]))
 
     def test_a_process_that_does_not_come_back(self) -> None:
-        """What was kept for it ends with its introductions, also if Redis is lost again meanwhile."""
+        """What was kept for it ends with its introductions, even if Redis is lost again meanwhile."""
         one, two = self.start(2)
         self.redis.stop()
         two.directory.stop()
@@ -425,7 +425,7 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual([message for _, message in two.messages], sent)
 
     def test_messages_of_calls_that_are_over(self) -> None:
-        """They make no work when Redis is back, and take no places of newer ones."""
+        """They are not sent when Redis is back, and do not take the places of newer ones."""
         one, two = self.start(2)
         self.redis.stop()
         self.net.advance(1.5)

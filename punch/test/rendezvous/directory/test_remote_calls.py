@@ -166,7 +166,7 @@ class RemoteCallsTests(SynchronousTestCase):
         self.assert_empty()
 
     def test_request_that_is_lost(self) -> None:
-        """The caller hears why its call is over; that of another call ends nothing."""
+        """The caller is told why its call is over; a lost request of an unknown call ends nothing."""
         self.call()
         calls = self.net.remote_calls["one"]
         other = Establish("9" * 32, BOB, envelope(BOB))
