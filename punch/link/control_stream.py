@@ -1,5 +1,6 @@
 """
-The control stream of a link: its frames, those that wait to be sent, and how it tells that a link ends.
+The control stream of a link: the form of its frames, and those that wait to be sent. Also the close code and
+reason of a link whose QUIC connection has ended or failed.
 
 The frames follow the proof on a link's first stream, in both directions. A frame is: type (1 byte) ‖ length
 (2 bytes, big-endian, at most 16,384) ‖ payload. A type with the top bit set is optional: a receiver that does
@@ -13,12 +14,12 @@ type name       payload
 0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
                 bytes on that stream in all, its name included; a limit only grows
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
-0x10 CANDIDATES for the layer above (`wire.peers.link_frames`): candidates found after an ICE restart
+0x10 CANDIDATES for the layer above (`punch.wire.peers.link_frames`): candidates found after an ICE restart
 0x11 RESTART    for the layer above: an ICE restart
 0x90 NATS       for the layer above: what the sender knows about its NATs
 0x91 TARGETS    for the layer above: where the sender will be seen
 0x92 OPENED     for the layer above: where the sender may be reached
-0x93 PREKEY     for the layer above (`wire.peers.prekey`): the sender's signed prekey
+0x93 PREKEY     for the layer above (`punch.wire.peers.prekey`): the sender's signed prekey
 0x94 BEGIN      for the layer above: the receiver is to send now
 0x95 TCP        for the layer above: where the sender listens for TCP
 0xa0 SLOWED     which rate (1 byte, as in RELAY-LIMIT): a relay of the sender drops datagrams of the link
@@ -39,6 +40,7 @@ from punch.wire.stun_attributes import RelayLimit
 
 MAX_FRAME: Final = 16 * 1024
 OPTIONAL: Final = 0x80
+"""The top bit of a type, which is set if the type is optional."""
 _HEADER: Final = struct.Struct("!BH")
 _CREDIT: Final = struct.Struct("!QQ")
 _MAX_VARINT: Final = (1 << 62) - 1
@@ -184,8 +186,8 @@ ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
 class FrameAllowance:
     """
     How many control frames the other side may send: a burst, then a steady rate, plus one for every 4 KiB
-    that we sent it (an honest receiver grants credit at most once for every 8 KiB). What sends more is
-    flooding.
+    that we sent it (an honest receiver grants credit at most once for every 8 KiB). A side that sends
+    more breaks the rules of the link.
     """
 
     BURST: Final = 4096.0
@@ -284,8 +286,8 @@ _CRYPTO_ERRORS: Final = range(0x100, 0x200)
 
 def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, bool]:
     """
-    The end of a QUIC connection as an end of the link: code, reason, whether the other side's application
-    ended it.
+    Return how a link ends when its QUIC connection has ended: code, reason, and whether the other side's
+    application ended it.
     """
     if application and APPLICATION_CODES <= code < APPLICATION_CODES + 256:
         return known_code(code - APPLICATION_CODES), reason, True

@@ -1,5 +1,6 @@
 """
-The values of a link: what happens on it (`Event`), its path and status, close codes, errors, and limits.
+The values of a link: what happens on it (`Event`), its path and status, close codes, errors, limits, and the
+names of streams.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ costs no round trip.
 
 
 MAX_NAME: Final = 255
+"""The longest name of a stream in bytes of UTF-8."""
 
 
 def encode_name(name: str) -> bytes:
     """
-    How a stream begins: length (1 byte) ‖ name (UTF-8).
+    Return the bytes with which a stream begins: length (1 byte) ‖ name (UTF-8).
 
     :raise ValueError: the name is empty, or longer than 255 bytes.
     """
@@ -288,7 +290,7 @@ class LinkClosed:
     """
     The link has ended. No event follows.
 
-    :ivar reason: a sentence of the side that closed, at most `MAX_REASON` bytes; may be empty.
+    :ivar reason: a sentence that says why, at most `MAX_REASON` bytes; may be empty.
     :ivar by_peer: whether the other side ended it.
     """
 

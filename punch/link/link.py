@@ -63,7 +63,7 @@ class Link:
     :param wait_for_room: called when the path takes no more; `room_made` is to be called when it takes some
         again.
     :param on_control: takes the type and payload of each control frame for a layer above.
-    :param on_connection_id: called when a connection ID comes into use (True) or goes out of it (False), so
+    :param on_connection_id: called when a connection ID is in use from now on (True) or no longer (False), so
         that a socket can route by it.
     """
 
@@ -454,7 +454,7 @@ class Link:
                 stream.refuse(RefusalCode.NO_SERVICE)
 
     def _wait(self, waiters: list[Deferred[bool]], seconds: float) -> Deferred[bool]:
-        """Add a waiter to a list and return it. After so many seconds it fires with False, and leaves."""
+        """Keep a waiter in a list until it fires; return it. It fires with False after so many seconds."""
         waiter: Deferred[bool] = Deferred()
         waiters.append(waiter)
         waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False)
@@ -468,7 +468,7 @@ class Link:
 
     def _tell(self, waiters: list[Deferred[bool]], result: bool) -> None:
         for waiter in list(waiters):
-            # One that is told may cancel others
+            # The callback of one may have cancelled others
             if not waiter.called:
                 waiter.callback(result)
 

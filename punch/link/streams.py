@@ -1,14 +1,16 @@
 """
-The streams of a link: how each begins, what is queued to send, and what is given to the QUIC library next.
+The streams of a link: how their names are read, what is queued to send, and what is given to the QUIC library
+next.
 
 Both QUIC libraries renew their flow control when bytes arrive, not when an application reads them, so what a
 paused reader does not take would gather in memory. So each direction of each stream has a limit of its own,
 in bytes since its beginning: its credit. It starts at `INITIAL_CREDIT`, the receiver raises it as its
 application reads, and a sender never exceeds it.
 
-Streams that have something to send take turns, a part of each. The library is given no more than it may send
-now, so that what is written later on another stream, or in a control frame, waits behind little. The same
-holds for the unreliable messages of a link (RFC 9221, `DatagramQueue`).
+Streams that have something to send take turns: in each turn, a part of what a stream has queued is sent. The
+library is given no more than it may send now, so that what is written later on another stream, or in a
+control frame, waits behind little. The same holds for the unreliable messages of a link (RFC 9221,
+`DatagramQueue`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from punch.net.send_window import Flight, SendWindow
 FULL_LEAST: Final = 64 * 1024
 """Bytes queued above which a stream is full, however little credit there is."""
 FULL_MOST: Final = 512 * 1024
+"""The same, however much credit there is."""
 FALLBACK_RTT: Final = 0.1
-"""Seconds, while the round-trip time is not known."""
+"""Seconds that are taken for the round-trip time while it is not known."""
 SHORTEST_RTT: Final = 0.025
 """Shorter round trips do not tell how fast an application reads, because its process has to be scheduled."""
 

@@ -1,7 +1,7 @@
 """
 The interface to a node in this process or in another one (`NodeAccess`), who may open a service (`Allow`),
-and what programs that share a node report about their transfers: the node itself carries streams, and knows
-nothing of the files on them.
+and what programs that share a node report about their transfers. They report it because the node itself only
+carries streams, and does not know which files are sent on them.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class TransferReport:
     """
     How far a transfer is.
 
-    :ivar program: whose it is, as `punch send`.
+    :ivar program: the program whose transfer it is, such as `punch send`.
     :ivar outgoing: whether this side sends.
     :ivar stage: one of `STAGES`.
     :ivar name: what is transferred: the name of the first item.
@@ -139,7 +139,7 @@ class TransferReport:
         """
         Return the report in the fields of a command.
 
-        :raise CommandError: they are none.
+        :raise CommandError: they are not those of a report.
         """
         size = fields.get("size")
         stage = fields.get("stage")
@@ -167,7 +167,7 @@ def number(fields: JSON, name: str) -> int:
     """
     Return a number of a command.
 
-    :raise CommandError: it is none, or negative, or larger than 2^63.
+    :raise CommandError: it is not an integer from 0 to 2^63 - 1.
     """
     value: Any = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:

@@ -31,7 +31,7 @@ class NoRendezvous(Exception):
 
 
 def rendezvous_sentence(error: NoRendezvous) -> str:
-    """Why it is not known which rendezvous to use."""
+    """Return the sentence that tells the user why it is not known which rendezvous to use."""
     if error.reason == "no-rendezvous":
         return (
             "No rendezvous is known: start one with punch rendezvous (or twistd punch-rendezvous), or give "
@@ -102,7 +102,7 @@ def choose_proxy(given: str | None, environ: Mapping[str, str]) -> ProxySettings
 
 
 def proxy_sentence(error: BadProxy) -> str:
-    """Why a proxy can't be used."""
+    """Return the sentence that tells the user why a proxy can't be used."""
     if error.given:
         return f"--proxy: {error.detail}."
     return f"{error.detail}; correct it, or give --proxy none."

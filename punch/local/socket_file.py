@@ -1,5 +1,6 @@
 """
-Where the socket of a node is, and who may use it: the user whose state directory it is in, and root.
+Where the socket of a node is, who may use it (the user whose state directory it is in, and root), and what
+the user is told if it can't be used.
 
 The socket is in the state directory. If its path, with symbolic links followed, is too long for a socket
 address, it is in a runtime directory: XDG_RUNTIME_DIR, /run/user/UID or punch-UID in the directory for
@@ -78,7 +79,7 @@ _SOCKETS = {
 
 
 def socket_sentence(error: SocketError) -> str:
-    """Why the socket of a node can't be used."""
+    """Return the sentence that tells the user why the socket of a node can't be used."""
     return _SOCKETS[error.problem].format_map({"path": error.path, "detail": error.detail})
 
 

@@ -271,8 +271,7 @@ class _Prefixes(Generic[P, V]):
     def __init__(self, turns: _LastTurns) -> None:
         self._turns = turns
         self._by_turn: list[tuple[float, int, P]] = []
-        # The place of each prefix in the other order, and its value; the prefix that has waited longest is
-        # first
+        # The place of each prefix in `_by_turn`, and its value; the prefix that has waited longest is first
         self._by_wait: dict[P, tuple[tuple[float, int, P], V]] = {}
         self._next = 0
 

@@ -19,8 +19,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST = 8
 """
-If a prefix has less than one in so many places of its share in this table, the first entry of a source is not
-refused for what the prefix has in other tables (`SourceTable`).
+If a prefix has less than one in `FIRST` of the places of its share in this table, the first entry of a source
+is not refused for what the prefix has in other tables (`SourceTable`).
 """
 
 
@@ -268,8 +268,9 @@ class SourceTable(Generic[K]):
 
     def has_most(self, source: Source) -> bool:
         """
-        Whether a source has entries, and nothing beside it has at least two more, in the table and in each of
-        its prefixes. Then `displaced` would find no entry for it in a full table; this is quicker.
+        Whether a source has entries, and neither another source nor another prefix on the level of one of its
+        own has at least two more. Then `displaced` would find no entry to displace for it in a full
+        table; this is quicker.
         """
         node: _Branch[K] | _Leaf[K] = self._root
         for prefix in source:

@@ -56,7 +56,7 @@ class SendWindow:
     last acknowledgements, delivers in time. Otherwise a limit that was reached may grow to that, and is
     lifted when it is above what the congestion controller allows. A longer round trip may also mean another
     path, or a queue that others fill. So the path's own is measured again from time to time, with little in
-    flight, so that this link adds nothing to it.
+    flight, so that this link adds nothing to a queue.
 
     :ivar limit: bytes, or None while the congestion controller alone decides.
     """
@@ -99,8 +99,8 @@ class SendWindow:
 
     def turn(self, flight: Flight, streams: int) -> int:
         """
-        Return how many bytes of each of so many streams to send before it is the next one's turn: so many
-        that each has its turn every `QUEUE` seconds, and at least a datagram.
+        Return how many bytes of a stream to send before the turn of the next one. With so many streams, each
+        has a turn every `QUEUE` seconds, if a turn is then at least a datagram and at most `TURN` bytes.
         """
         if flight.rtt is None:
             return TURN

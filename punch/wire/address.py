@@ -1,4 +1,4 @@
-"""Transport addresses and datagrams, as all cores use them, and the ports that others may name."""
+"""Transport addresses and datagrams, as all cores use them; ports in texts, and which others may name."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class Transmit(NamedTuple):
 
 class PortError(ValueError):
     """
-    A text is no port.
+    A text is not the number of a port.
 
     :ivar text: the text.
-    :ivar out_of_range: whether it is a number of at most five digits, but none of a port that can be used.
+    :ivar out_of_range: whether it is a number of at most five digits, but not one that a port can have there.
     """
 
     def __init__(self, text: str, out_of_range: bool) -> None:
@@ -92,7 +92,7 @@ def parse_port(text: str, lowest: int = 1) -> int:
     """
     Read the number of a port, in one to five digits.
 
-    :param lowest: 0 where that stands for any free port.
+    :param lowest: the lowest number that is allowed: 0 where that means any free port.
     :raise PortError: it is no number from `lowest` to 65535.
     """
     is_number = _PORT.fullmatch(text) is not None

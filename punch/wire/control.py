@@ -4,14 +4,14 @@ The messages of the control channel, between a peer and its rendezvous: one JSON
 Each message is a frozen dataclass that is declared as `punch.wire.fields` says. `punch.wire.control_lines`
 reads and writes them, and `docs/protocol.md` describes the whole protocol.
 
-**Probes** are datagrams that a service sends to an address on request, which only a peer that receives there
-can make. RFC 5780 tests the filtering of a NAT by asking a server to answer from another address. A server
-that does this for strangers sends to any address that they forge. So the request is made over the control
-channel, and only for an address at which the peer has just received: its Binding request carries a commitment
-to its key, and the reflector's answer, which goes to the source of that request, carries a proof for the
-commitment and the address. The probe request contains the proof and what the commitment was made from. A
-proof that was overheard is useless to others, since it was made for another key, and the reflector stores
-nothing.
+**Probes** are datagrams that a service sends to an address on request. Only a peer that receives at the
+address can make such a request. RFC 5780 tests the filtering of a NAT by asking a server to answer from
+another address. A server that does this for strangers sends to any address that they forge. So the request is
+made over the control channel, and only for an address at which the peer has just received: its Binding
+request carries a commitment to its key, and the reflector's answer, which goes to the source of that request,
+carries a proof for the commitment and the address. The probe request contains the proof and what the
+commitment was made from. A proof that was overheard is useless to others, since it was made for another key,
+and the reflector stores nothing.
 """
 
 # Annotations are not postponed here: those of the messages are read when the classes are declared.
@@ -63,7 +63,7 @@ class ProbeOutcome(str, Enum):
 
 
 def commitment(peer: PeerID, nonce: bytes) -> bytes:
-    """Return the commitment in a Binding request: 16 bytes that do not reveal the key and fit no other."""
+    """The commitment in a Binding request: 16 bytes that do not reveal the key, and fit no other key."""
     return sha256(_LABEL + peer.key + nonce).digest()[:COMMITMENT_SIZE]
 
 

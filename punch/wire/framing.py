@@ -62,7 +62,7 @@ _KINDS = tuple(map(_kind, range(256)))
 
 def classify(data: bytes) -> DatagramKind:
     """
-    The kind of a datagram by its first byte. The rest of it is not checked.
+    Return the kind of a datagram by its first byte. The rest of it is not checked.
 
     An empty datagram is `UNKNOWN`.
     """
@@ -75,7 +75,7 @@ MAX_LENGTH = 1500
 
 def encode_frames(datagrams: Iterable[bytes]) -> bytes:
     """
-    Return what carries these datagrams, in order.
+    Return the bytes that carry these datagrams on a byte stream, in order.
 
     :raise ValueError: one is empty or longer than `MAX_LENGTH`.
     """

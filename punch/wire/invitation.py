@@ -1,5 +1,5 @@
 """
-Invitations to a rendezvous, why a rendezvous admits a peer no longer or not at all, and vouchers of members.
+Invitations to a rendezvous, the reasons for which it does not admit a peer, and vouchers of members.
 
 The text of an invitation is a token, 48 characters of lower-case base32:
 
@@ -10,7 +10,7 @@ apart from an unknown one. The checksum finds typos and missing characters. Only
 
 With a voucher, a member of a rendezvous vouches for a key that is no member, so that this key can register
 where only members may. Vouchers are for the keys of codes (`punch.apps.codes`), which are used once. A
-voucher holds on one connection: what the member signs contains the channel binding of its TLS session (RFC
+voucher is valid on one connection: what the member signs contains the channel binding of its TLS session (RFC
 9266), which differs on every other connection, also to another service. So it needs no clock, and nobody can
 use a copy of it.
 """

@@ -57,7 +57,7 @@ class RendezvousAddressProblem(str, Enum):
     QUERY = "query"
     """What follows the ? is no token."""
     INVITATION = "invitation"
-    """The token is none: `cause` is an `InvitationError`."""
+    """The token is malformed: `cause` is an `InvitationError`."""
     OTHER_INVITATION = "other-invitation"
     """The token is for another rendezvous than the pin."""
     OPEN_BRACKET = "open-bracket"
@@ -79,7 +79,7 @@ class RendezvousAddressProblem(str, Enum):
     PEER_ID = "peer-id"
     """A peer ID in the place of the host."""
     PIN = "pin"
-    """The pin is none: `cause` is a `PeerIDError`."""
+    """The pin is malformed: `cause` is a `PeerIDError`."""
     PEER_ID_FOR_PIN = "peer-id-for-pin"
     """A peer ID in the place of the pin."""
     PIN_VERSION = "pin-version"
@@ -88,7 +88,7 @@ class RendezvousAddressProblem(str, Enum):
 
 class RendezvousAddressError(ValueError):
     """
-    A text is no rendezvous address.
+    A text is not a rendezvous address.
 
     :ivar problem: what is wrong.
     :ivar found: the part of the text that is wrong, or "".

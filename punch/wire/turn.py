@@ -178,7 +178,7 @@ class TurnURIProblem(str, Enum):
     """What is wrong with a text that should be a TURN URI; `found` is the part that is wrong."""
 
     FORM = "form"
-    """It has not the form of a TURN URI."""
+    """It does not have the form of a TURN URI."""
     TLS_TRANSPORT = "tls-transport"
     """A transport that `turns:` can't have."""
     TRANSPORT = "transport"
@@ -196,7 +196,7 @@ class TurnURIProblem(str, Enum):
 
 class TurnURIError(ValueError):
     """
-    A text is no TURN URI that can be used.
+    A text is not a TURN URI that can be used.
 
     :ivar problem: what is wrong.
     :ivar found: the part of the text that is wrong, or "".

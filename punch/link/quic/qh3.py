@@ -161,7 +161,7 @@ class Qh3Connection(QuicConnection):
         return size
 
     def flight(self) -> Flight:
-        # Not public, as the smoothed round-trip time below is not
+        # Private, because the library has no public way to read these, nor the smoothed round-trip time below
         core = self.library._core
         if core is None:
             return NO_FLIGHT

@@ -375,8 +375,8 @@ _OF_BOTH_FAMILIES = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, err
 
 def concerns_both_families(number: int | None, port: int) -> bool:
     """
-    Whether an error of listening is about the port or this process, so that the other address family has it,
-    too. Any other error means that the system lacks a family, or that a sandbox refuses it.
+    Whether an error of listening is about the port or this process, so that it occurs with the other address
+    family, too. Any other error means that the system lacks a family, or that a sandbox refuses it.
     """
     return number in _OF_BOTH_FAMILIES or (number == errno.EACCES and 0 < port < 1024)
 

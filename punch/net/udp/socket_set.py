@@ -6,11 +6,11 @@ address has a socket of its own, at a port that the system chooses. All calls sh
 endpoint-independent mapping then shows the same address to every peer, and the reflector can tell it before
 the first call.
 
-On a network of IPv6 alone, a `ClatSocket` has IPv4 through the network's NAT64. It does for one program what
-the customer-side translator of 464XLAT does for a machine (CLAT, RFC 6877): what is sent to an IPv4 address
-leaves an IPv6 socket, for the address that has the prefix of the NAT64 before it, and what comes from such an
-address seems to come from the IPv4 address. So all that uses the socket, and all that counts what is sent to
-an address, knows that address in one form only.
+On a network of IPv6 alone, a `ClatSocket` reaches IPv4 addresses through the network's NAT64. It does for one
+program what the customer-side translator of 464XLAT does for a machine (CLAT, RFC 6877): what is sent to an
+IPv4 address leaves an IPv6 socket, for the IPv6 address that consists of the prefix of the NAT64 and the IPv4
+address. What comes from such an IPv6 address seems to come from the IPv4 address. So all code that uses the
+socket, or counts what is sent to an address, knows that address in one form only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SocketSet:
         :param open_socket: opens a socket at an IP address and a port (0: any).
         :param addresses: returns the IP addresses of this machine.
         :param receive: takes what the sockets receive.
-        :param other: returns what sends from a local address that is none of a socket, to a remote address;
+        :param other: returns what sends from a local address that belongs to no socket, to a remote address;
             None if nothing does.
         :param preferred: returns the local addresses from which the rendezvous is reached, if known.
         """
@@ -200,7 +200,7 @@ class ClatSocket:
 
     def send_limited(self, data: bytes, remote: Address, reach: Reach) -> bool:
         host = to_ipv6(self._prefix, remote.host)
-        # What may not be sent is lost, as elsewhere: there would be no room for it later either
+        # What may not be sent is lost, as in `send`; False would mean that there may be room for it later
         return host is None or self._socket.send_limited(data, Address(host, remote.port), reach)
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ class EarlyTests(LinkTestCase):
         self.check_one_link()
 
     def test_late(self) -> None:
-        """The early Initial arrives when another connection is under way, or is the link already."""
+        """The early Initial arrives when another connection is being made, or has been proved."""
         for delay in (DELAY / 2, 2.5 * DELAY, 10 * DELAY):
             self.make_world()
             self.pipe.run(LATE)
@@ -194,7 +194,7 @@ class EarlyTests(LinkTestCase):
         self.assertEqual(self.caller.core.connection_count, 0)
 
     def test_once_and_by_the_caller(self) -> None:
-        """There is no second early Initial, none of a callee, and none when the link has begun or is over."""
+        """There is no second early Initial, none from a callee, and none once the link has begun or ended."""
         self.assertEqual(self.caller.core.start_early(0.0), [])
         self.assertEqual(self.callee.core.start_early(0.0), [])
         begun, over = self.make_caller(), self.make_caller()

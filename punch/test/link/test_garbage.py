@@ -204,7 +204,7 @@ class GarbageTests(LinkTestCase):
         self.assertEqual(len(callee.received[stream_id]), 8000)
 
     def test_fuzzed_initials(self) -> None:
-        """Initials that are well-formed up to the encryption only take a place for five seconds."""
+        """Initials with an encrypted part that is wrong take a place for some seconds, and do no more."""
         callee = self.make_callee()
         pattern = RogueCaller(self.backend.client(0.0)).send(0.0)[0]
         for step in range(40):

@@ -189,7 +189,7 @@ class TwistedTests(TwistedCase):
         self.assertFalse(self.successResultOf(self.caller.when_delivered(60.0)))
 
     def test_waits_that_timed_out_are_forgotten(self) -> None:
-        """A busy link keeps nothing of them, and asks nothing for them any more."""
+        """A busy link keeps no reference to them, and no longer checks for them what was delivered."""
         self.secure()
         near, far = self.open()
         far.transport.pauseProducing()

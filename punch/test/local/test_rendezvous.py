@@ -39,7 +39,7 @@ class ProxyTests(SynchronousTestCase):
     """Which proxy is used: that of the command line, or of the environment."""
 
     def test_command_line(self) -> None:
-        """It goes before the environment, and nothing goes past it."""
+        """The command line comes before the environment, and a proxy that it names must be used."""
         environ = {"https_proxy": "http://other:1"}
         chosen = choose_proxy("socks5://proxy:1080", environ)
         assert chosen is not None

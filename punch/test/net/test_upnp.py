@@ -276,7 +276,7 @@ class AnswerTests(SynchronousTestCase):
         )
 
     def test_no_address(self) -> None:
-        """An external address that is none is read as 0.0.0.0."""
+        """An external address that is not an IPv4 address is read as 0.0.0.0."""
         for host in ("", "router.example", "2001:db8::1", "1.2.3"):
             grant = parse_answer(b'{"host": "%s", "port": 1, "lifetime": 60}' % host.encode())
             self.assertEqual(grant, UpnpGrant(Address("0.0.0.0", 1), 60), host)

@@ -494,7 +494,7 @@ class ReflectionTests(SynchronousTestCase):
         self.assertFalse(question.has_fingerprint)
 
     def test_answers(self) -> None:
-        """Only a success response says an address, and only if it has no attribute that is not understood."""
+        """Only a success response counts, and only if all attributes that must be understood are."""
         address = Address("192.0.2.1", 1)
         attribute = (Attribute.XOR_MAPPED_ADDRESS, address)
         good = success(parse(binding_request(TRANSACTION)), attribute, (0x8777, b"not required"))

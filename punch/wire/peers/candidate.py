@@ -1,6 +1,6 @@
 """
-ICE candidates in the text form of RFC 8839, section 5.1 (the value of an `a=candidate` line), for TCP that of
-RFC 6544, section 4.5; and readers of lists of them in JSON.
+ICE candidates in the text form of RFC 8839, section 5.1 (the value of an `a=candidate` line), or for TCP in
+that of RFC 6544, section 4.5. Also functions that read lists of them from JSON.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Payload(ABC):
     """
     The payload of one kind of frame.
 
-    :cvar frame: the frame, as an error names it.
+    :cvar frame: the name of the frame with its article, for error messages.
     """
 
     frame: ClassVar[str]
@@ -158,7 +158,7 @@ class Nats(Payload):
     """
     What the sender knows about its NATs now. It replaces what the offer or answer said.
 
-    :ivar profiles: the profile first from whose address the sender makes attempts.
+    :ivar profiles: the first one is that of the address from which the sender makes attempts.
     :ivar pairs: whether the sender chooses among all pairs of profiles; older releases take the first one of
         each side.
     """
@@ -229,11 +229,11 @@ class Opened(Payload):
     """
     The sender has sent a check to each target of an attempt, from a port for each, or will do so.
 
-    :ivar ports: for each target in order, the ports of `host` one of which that check has left; shorter than
-        the targets if not all could be sent to.
+    :ivar ports: for each target in order, ports of `host`, from one of which the check to it was sent. It has
+        fewer items than there are targets if nothing could be sent to some of them.
     :ivar count: how many ports of `host` are open that the sender does not know (spraying).
-    :ivar near: between which ports of `host`, both included, the sender was seen before, so that these are
-        likely to be near, too (spraying); None if it does not say.
+    :ivar near: the lowest and the highest port of `host` at which the sender was seen before. The open ports
+        are likely to be near these (spraying). None: the sender does not say.
     """
 
     frame = "an OPENED"

@@ -51,8 +51,8 @@ class NatProfile:
     :ivar mapping: the mapping behaviours that are possible; empty if there is no NAT.
     :ivar step: from the port of one new mapping to that of the next, negative if ports go down; 0 unless they
         are allocated in sequence.
-    :ivar agreeing: how many of the observed differences between ports are exactly `step`. They are not all,
-        because other hosts take ports in between.
+    :ivar agreeing: how many of the observed differences between ports are exactly `step`. Usually not
+        all are, because other hosts take ports in between.
     :ivar observed: how many differences were observed.
     :ivar age: seconds since the newest observation.
     """
