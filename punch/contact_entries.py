@@ -198,8 +198,8 @@ def decode(content: bytes) -> dict[PeerID, Contact]:
 
 def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerID, Contact]]:
     """
-    Earlier versions kept names that are refused today: those that differ from another's only in invisible
-    characters, or look like an ID. A peer that has such a name has none now.
+    Remove names that earlier versions accepted and this one refuses: those that look like an ID, or that
+    differ only in invisible characters from the name of another peer.
     """
     exact = [names.old_petname_key(entry.name) for entry in entries.values() if entry.name is not None]
     if len(set(exact)) < len(exact):

@@ -51,7 +51,7 @@ LOCK_TIME, LOCK_STEP = 1.0, 0.01
 """How long another process may hold the lock, and how often it is tried, in seconds."""
 
 MAX_COMPARED, MAX_TOLD = 5000, 3
-"""How many names are compared with one that is unknown, and how many of those that are near are named."""
+"""How many names are compared with an unknown one, and how many similar ones an error names at most."""
 
 _MAX_NAME = 40
 """The longest text that may be a name."""
@@ -67,7 +67,7 @@ class AddressBookProblem(Enum):
     FILE = "file", "state"
     """The system refuses to open, read or write a file: `cause` is an `OSError`."""
     HELD = "held", "state"
-    """Another process changes the book, and does not end with it."""
+    """Another process has had the lock of the book for too long."""
     NEWER = "newer", "state"
     """The file was written by a newer version of Punch."""
     DAMAGED = "damaged", "state"
@@ -133,7 +133,8 @@ class AddressBook:
     :param path: the file; None keeps the entries in memory.
     :param forgotten: is called with a peer that `forget` has removed, and may raise `AddressBookError`.
     :ivar sleep: how to wait, in seconds, while another process changes the file. None in a reactor's thread,
-        which may not wait: a change then holds at once, and is written with the next change or `refresh`.
+        which may not wait: a change then has effect at once, and is written with the next change or
+        `refresh`.
     :raise AddressBookError: the file exists and can't be read. It is not changed.
     """
 
@@ -149,7 +150,7 @@ class AddressBook:
         self._entries: dict[PeerID, Contact] = {}
         self._by_name: dict[str, PeerID] = {}
         self._by_skeleton: dict[str, set[PeerID]] | None = None
-        """The peers whose name looks so, or whose ID begins so. It is made when it is first needed."""
+        """By skeleton, the peers with such a name or beginning of the ID. Made when it is first needed."""
         self._stamp: tuple[int, ...] | None = None
         if path is not None:
             self._read(path)
@@ -199,8 +200,8 @@ class AddressBook:
 
     # -- changes --
     #
-    # They return whether anything changed. A change that can't be written (`AddressBookError`) is in effect
-    # in this process.
+    # These methods return whether anything changed. A change that can't be written (`AddressBookError`) is in
+    # effect in this process all the same.
 
     def add(self, peer: PeerID, claimed: str) -> bool:
         """Note that a peer was called or accepted, and calls itself `claimed` ("": not known yet)."""

@@ -189,7 +189,7 @@ class NewFile:
             os.unlink(self._temporary)
 
     def _rename(self) -> bool:
-        # Renaming replaces whatever has the name, so an empty file of ours takes it first.
+        # Renaming replaces whatever has the name, so an empty file is created under it first.
         if not _create_in_place(self._path, b""):
             return False
         try:

@@ -2,7 +2,7 @@
 Names of peers: invisible characters, names that look alike or like a peer ID, and what a petname may be.
 
 Two names look alike if their skeletons are the same (UTS #39, section 4), in whatever case each is written.
-Also the same are names that differ only in accents that any letter may carry (U+0300 to U+036F and such).
+So do names that differ only in accents that any letter may carry (U+0300 to U+036F and such).
 
 Petnames are this side's own names for peers. One is usable wherever an ID is, so it is unique in the address
 book and can't look like an ID.
@@ -29,14 +29,14 @@ Words that mean something else in the interface, and its commands. No peer gets 
 """
 
 _ID_LIKE = 24
-"""A name with so many letters of an ID looks like an ID, if there is little else in it."""
+"""A name looks like an ID if it has so many letters that may be in IDs, and little else."""
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
 _LIKE_LATIN = frozenset(("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"))
 """Scripts with many letters that look like those of the others."""
 
 _WITH_LOOSE_MARKS = _LIKE_LATIN | {"DIGIT"}
-"""Those, and digits: accents and strokes on them do not make another word."""
+"""The same scripts, and digits: accents and strokes on their characters do not make another word."""
 
 _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 """Letters and marks that are blank, though Unicode does not call them ignorable."""

@@ -1,8 +1,8 @@
 """
 What users are told of peer IDs, names, addresses, keys and kept files that can't be used.
 
-The modules that find it out say it by codes with fields. The sentences are here, and not in `punch.ui`,
-because errors of the node's socket (`punch.local`) contain them, too.
+The errors that other modules raise have codes and fields. The sentences for them are here, and not in
+`punch.ui`, because errors of the node's socket (`punch.local`) contain them, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Problem = (
 
 _OTHER_DIRECTORY = "choose another directory with --state-dir"
 _SHOWN = 64
-"""Characters of a name of a service that are shown."""
+"""The most characters of the name of a service that are shown."""
 
 _PETNAMES = {
     PetnameProblem.FORM: f"The name {{name}} can't be used: names have 1 to {MAX_PETNAME} letters, digits, "
@@ -57,7 +57,7 @@ _KEYS = {
     "600 {quoted_path}",
 }
 _PARTS = {"@": "user name", "#": "fragment", "/": "slash", "%": "interface"}
-"""What a character begins, or is, that neither a rendezvous address nor a TURN URI has."""
+"""For each character that neither a rendezvous address nor a TURN URI may have, what it is or begins."""
 _ADDRESSES = {
     AddressProblem.TOO_MANY: f"There are {{plain}} rendezvous addresses; give at most {MAX_ADDRESSES}.",
     AddressProblem.PINS: "The rendezvous addresses have different pins, so they are of different "
@@ -123,12 +123,12 @@ def sentence_of(error: Problem) -> str:
             return _ADDRESSES[error.problem].format_map(_parts_of(error.found))
         case TurnURIError():
             return _TURN_URIS[error.problem].format_map(_parts_of(error.found))
-    # Services answer what is wrong with a key or an invitation, so these errors have their sentences
+    # The texts of `PeerIDError`, which a rendezvous sends to peers, and of `InvitationError` are sentences
     return str(error)
 
 
 def _parts_of(found: str) -> dict[str, str]:
-    """What sentences say of the part of a text that is wrong."""
+    """Return the fields of the sentences about the part of a text that is wrong."""
     return {
         "plain": found,
         "short": repr(found[:20]),
@@ -150,7 +150,7 @@ def _address_book(error: AddressBookError) -> str:
     path, name, peer = error.path, error.name, "" if error.peer is None else error.peer.short
     match error.problem, error.cause:
         case AddressBookProblem.FILE, OSError() as cause:
-            # It may be the file beside it
+            # The file that can't be used may be the lock, which is beside the book
             return unusable_sentence(
                 f"The address book's file {cause.filename or path}", cause, _OTHER_DIRECTORY
             )

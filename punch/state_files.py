@@ -130,7 +130,7 @@ def lock_identity(path: Path, name: str, program: str) -> Lock:
             locked = try_lock(descriptor)
         if not locked:
             raise IdentityInUse(name, _holder(descriptor))
-        with suppress(OSError):  # On a full disk, say. It is only for a sentence
+        with suppress(OSError):  # The disk may be full. The name is needed for a sentence only
             os.ftruncate(descriptor, 0)
             os.write(descriptor, program.encode())
     except StateError:
@@ -149,9 +149,9 @@ def _holder(descriptor: int) -> str:
 
 def prepare_files(log: Path, others: Sequence[Path]) -> None:
     """
-    Make a log file and its directory, and see whether what has the names of other files are files.
+    Make a log file and its directory, and check that `others` are regular files or do not exist.
 
-    :raise StateError: it can't be made, or something else has the name of a file.
+    :raise StateError: the log can't be made, or something that is no regular file has the name of one.
     """
     for path in others:
         with state_errors(path):

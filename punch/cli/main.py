@@ -51,7 +51,7 @@ punch COMMAND --help explains a command. punch --version prints the version."""
 
 PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
 
-#: Commands that start the plugin `punch-peer` with these options. Whom to call is an argument of theirs.
+#: Commands that start the plugin `punch-peer`, each with its options. Their argument is the peer to call.
 CHATS: dict[str, list[str]] = {"chat": [], "web": ["--web"]}
 
 

@@ -155,7 +155,7 @@ class PeerService(Service):
         )
         on_second_signal(console.restore)
         if self._transfers is not None and (options["web"] or console.front_end.view.watched):
-            # There is somebody to ask about offers. punch receive takes offers in place of this process
+            # A user can be asked about offers. While punch receive runs, it gets the offers, not this process
             own.serve_by_default(FILES, self._transfers.service, anyone)
         if options["web"] and not self._open_web(chat, console):
             return
@@ -268,7 +268,8 @@ class PeerService(Service):
 
     def _start_web(self, web: WebView) -> str:
         """
-        Serve the page: at the port of last time if none was chosen, because a browser keeps drafts by port.
+        Serve the page. If no port was chosen, use the port of last time, because a browser keeps drafts by
+        port.
         """
         port = self._options.web_port
         last: int | None = None

@@ -53,7 +53,7 @@ _RARE_OF = {
     "punch chat": frozenset(("json", "peer", "web-port")),
     "punch web": frozenset(("json", "peer", "web")),
 }
-"""Further rare options of the two commands that take whom to call as an argument."""
+"""Further rare options of the two commands whose argument is the peer to call."""
 
 
 class Options(BaseOptions):

@@ -1,13 +1,13 @@
 """
-What a program does while it loads, and at the end of its process.
+What a program does while it loads, and at the end of its process; and its limit of open files.
 
 An interrupt while a program loads ends it without a traceback. The console script and the plugins' modules
 import this module before anything else, because what follows takes most of the time that a program needs to
-start. So it imports nothing heavy itself.
+start. So it imports nothing that takes long to load.
 
 The garbage collector leaves alone what is loaded, some hundred thousand objects that exist until the process
-ends. Looking through it for garbage again and again takes a quarter of the time that a program needs from its
-start to its end.
+ends. Searching them for garbage again and again would take a quarter of the time that a program needs from
+its start to its end.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if _program() in ("punch", "twistd"):
 @contextmanager
 def loading() -> Iterator[None]:
     """
-    Return a context for the imports of a program. The garbage collector does not run in it, and never looks
-    later at what exists at its end.
+    Return a context for the imports of a program. The garbage collector does not run in it, and afterwards
+    ignores all objects that existed when it was left.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -33,9 +33,9 @@ from punch.cli.usage import escape_output, show, usage_error_text, visible_words
 from punch.files import check_regular, unusable_sentence
 
 LOG_BYTES = 1_000_000
-"""A log file of ours is rotated at this size…"""
+"""The size in bytes at which a log file of Punch is rotated."""
 LOG_FILES = 4
-"""…and this many old ones are kept, so that nothing that strangers do fills the disk."""
+"""How many rotated log files are kept. With both limits, strangers can't fill the disk by what is logged."""
 
 
 class Reactor(Protocol):

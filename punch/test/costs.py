@@ -18,7 +18,7 @@ def calls_of(work: Callable[[], object]) -> int:
         count += event == "call"
 
     before = sys.getprofile()
-    # Libraries have the garbage collector call functions of theirs, whenever it comes
+    # Libraries register functions that the garbage collector calls each time that it runs
     collecting = gc.isenabled()
     gc.disable()
     sys.setprofile(profile)

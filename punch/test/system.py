@@ -130,7 +130,7 @@ def hear_all(link: Link, frame_type: int, payload: bytes) -> bool:
 
 
 def hear_nothing(link: Link, frame_type: int, payload: bytes) -> bool:
-    """Give the node no frame, as if its release knew none."""
+    """Give the node no frame, as if it were of a release that knows none of them."""
     return False
 
 
@@ -183,9 +183,9 @@ class Peer:
         self.on_event: Callable[[Event], None] | None = None
         self.on_connected: Callable[[Connected], None] | None = None
         self.hears: Hears = hear_all
-        """Which of the control frames that arrive the node is given."""
+        """Decides which received control frames are passed to the node."""
         self.make_link: Callable[..., Link] = Link
-        """Makes each link, from what `Link` is made from."""
+        """Called with the arguments of `Link` to make each link."""
         self.node = Node(
             reactor=host.reactor,
             identity=self.identity,

@@ -11,7 +11,7 @@ from punch.test.costs import calls_of
 
 class CallsTests(SynchronousTestCase):
     def test_the_garbage_collector_does_not_count(self) -> None:
-        """It may come at any time, and libraries have it call functions of theirs."""
+        """It may run at any time, and calls functions that libraries have registered."""
 
         def collected(phase: str, info: dict[str, int]) -> None:
             pass

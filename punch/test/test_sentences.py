@@ -42,7 +42,7 @@ ADDRESS_CAUSES: dict[RendezvousAddressProblem, InvitationError | PeerIDError] = 
 
 
 class SentenceTests(SynchronousTestCase):
-    """Of every problem there is one."""
+    """There is a sentence for every problem."""
 
     def check(self, errors: Iterable[Problem]) -> None:
         """All have a sentence, and no two the same one."""
@@ -96,7 +96,7 @@ class SentenceTests(SynchronousTestCase):
         self.check(TurnURIError(problem, "@") for problem in TurnURIProblem)
 
     def test_what_is_long_is_cut(self) -> None:
-        """What was typed may have any length."""
+        """Sentences repeat only the beginning of a long text that was typed."""
         text = "x" * 500
         addresses = ("{}://x", "x?{}", "[{}", "[{}]", "[::1]{}", "x:{}", "{}")
         for given in addresses:

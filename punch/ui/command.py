@@ -43,7 +43,7 @@ def refusal(error: ChatError) -> CommandRefused:
 
 
 class FieldKind(Enum):
-    """What a field holds. The values stand in sentences for users."""
+    """What a field holds. The values are parts of sentences for users."""
 
     PEER = "an ID or a name from the address book"
     TEXT = "text"

@@ -126,7 +126,7 @@ class SendQueue:
         return sum(size for peer, size in self._stored_sizes.values() if peer in peers)
 
     def handle(self, event: Event) -> None:
-        """Count the messages that an event of the chat tells of."""
+        """Update which messages are stored and not delivered, after an event of the chat."""
         if isinstance(event, MessageAdded) and event.message.outgoing:
             self._stored_sizes[event.message.number] = event.message.peer, len(event.message.text)
         elif isinstance(event, MessageChanged) and event.message.state not in _UNDELIVERED:

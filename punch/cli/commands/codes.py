@@ -1,6 +1,6 @@
 """
 `punch invite` and `punch join`, by which two peers get into each other's address book, and what all commands
-with codes have in common: reading and showing codes, and the way to the rendezvous.
+with codes have in common: reading and showing codes, and meeting the other side at the rendezvous.
 
 A composition root, as `punch.cli.commands.node_command`.
 """
@@ -205,7 +205,10 @@ class CodeCommand:
         return client.run()
 
     def _show(self, code: Code) -> None:
-        """Print the code on stdout if that is no terminal, and what to do with it on stderr."""
+        """
+        Print the code, and what to do with it, on stderr. If stdout is no terminal, print the code alone
+        there, too. With `--json`, print an event instead.
+        """
         if self._command.options.json:
             self._command.tell("", event="code", code=str(code), expires=LIFE)
             return
@@ -231,7 +234,7 @@ def _show_qr_code(text: str) -> None:
         "\N{FULL BLOCK}".encode(sys.stderr.encoding)
     except (ModuleNotFoundError, UnicodeEncodeError):
         return
-    # If that fails, the terminal still shows the code in letters
+    # If the QR code can't be drawn, the lines that were printed before it contain the code
     with suppress(OSError, ValueError):
         segno.make_qr(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
 

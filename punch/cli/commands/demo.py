@@ -64,8 +64,8 @@ class ProgramEnded(BaseException):
 
 def _environment(directory: Path) -> dict[str, str]:
     """
-    Return the environment of the programs. They run this same Punch, also from a source tree, without the
-    user's settings for it, and write temporary files into `directory`, too.
+    Return the environment of the programs: without the user's settings for Punch, and with `directory` as the
+    place of temporary files.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PUNCH_")}
     here = str(Path(__file__).resolve().parent.parent)
@@ -160,7 +160,7 @@ class Program:
             self._process.terminate()
 
     def end(self, until: float) -> None:
-        """Wait for its end until a time of `time.monotonic()`, then kill it."""
+        """Wait for its end, at most until a time of `time.monotonic()`. If it runs then, kill it."""
         try:
             self._process.wait(max(0.05, until - time.monotonic()))
         except subprocess.TimeoutExpired:

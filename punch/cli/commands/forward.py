@@ -1,6 +1,6 @@
 """
-`punch forward`: a port or socket of this machine that leads to one that a peer exposes. `punch expose`: a
-port or socket of this machine, for peers.
+`punch forward`: has a port or socket of this machine lead to one that a peer exposes. `punch expose`: lets
+peers reach a port or socket of this machine.
 """
 
 from __future__ import annotations

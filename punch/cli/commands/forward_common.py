@@ -80,7 +80,7 @@ class Notices:
 
 
 class StateNotices:
-    """Reports a state that a peer can change as often as it likes: the last one always, but not every one."""
+    """Reports a state that a peer can change as often as it likes: not every change, but always the last."""
 
     def __init__(self, command: NodeCommand) -> None:
         self._command = command
@@ -89,7 +89,7 @@ class StateNotices:
         self._latest = self._told = ("", dict[str, Any]())
 
     def tell(self, sentence: str, **fields: Any) -> None:
-        """Report the state now, or, if it has changed too often, the state that it has after a while."""
+        """Report the state at once or, if it has changed too often, report later what it is then."""
         self._latest = (sentence, fields)
         if self._timer.running:
             return

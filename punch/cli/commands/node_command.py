@@ -1,5 +1,5 @@
 """
-What commands share that use the node of an identity while they run, or become it; and their exit statuses,
+What the commands share that use or become the node of an identity while they run; and their exit statuses,
 which docs/commands.md lists.
 
 A composition root: here reactor, node, disk and terminal meet.
@@ -290,7 +290,8 @@ class NodeCommand:
 
 class Registers(Enum):
     """
-    When a command registers with a rendezvous itself. The value is what the help of its options says of that.
+    When a command registers with a rendezvous itself. The value is what the help of its options adds about
+    that.
     """
 
     WITHOUT_NODE = ", if no node of yours runs"

@@ -29,7 +29,7 @@ from punch.wire.turn import MAX_RELAYS, TurnURI, TurnURIError
 MAX_CONTACT = 200
 """The longest text of --contact, in characters."""
 _OWN_URLS = 3
-"""How many URIs of the service's own relay peers are given."""
+"""How many URIs of the service's own relay a peer is given."""
 MEMBER_PARAMETERS: list[list[Any]] = [
     ["relay-for", None, "all", "Whom to relay for: all, or invited (and those of --members)."],
     [

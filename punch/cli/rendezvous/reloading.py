@@ -38,12 +38,13 @@ _LOOK = 1.0
 """Seconds between two checks whether a command of the operator has changed the members."""
 _STORE_EVERY = 30
 """
-After so many checks, it is stored how much the relay has carried. A process that is killed loses no more.
+After so many checks, the amount that the relay has carried is stored. A process that is killed loses at most
+what was carried since.
 """
 _CHECK_EVERY = 5
-"""After so many checks, members that could not be used are tried again."""
+"""After so many checks, a database that could not be used is tried again."""
 _SILENT = 60
-"""After a problem was logged, no other one is logged during so many checks."""
+"""For how many checks no other problem is logged after one was logged."""
 
 L = TypeVar("L", bound=Sized)
 
@@ -175,7 +176,7 @@ class MemberWatch(TimerService):
         self._changed = False
         """Whether there is a change that the service has not taken yet."""
         self._concerned: frozenset[PeerID] | None = frozenset()
-        """The peers that such changes concern; None: it may be any."""
+        """The peers that such changes concern; None: they may concern any peer."""
 
     def startService(self) -> None:
         """Restore what was counted today, and begin to check."""
@@ -231,7 +232,8 @@ class MemberWatch(TimerService):
     @contextmanager
     def _logged(self) -> Iterator[None]:
         """
-        Log a failure of what is tried again later, once a minute at most, because strangers can cause it.
+        Log failures of the members' database, once a minute at most, because strangers can cause them. What
+        failed is tried again later.
         """
         try:
             yield
@@ -286,7 +288,7 @@ class Members:
         return ListFile("members", "list of members", lambda: read_members(path), use)
 
     def watch(self, service: RendezvousService) -> MemberWatch:
-        """Return what has the service follow changes of the stored members."""
+        """Return a service that applies changes of the stored members to `service`."""
         return MemberWatch(self._database, service)
 
     def shared(self, identity: Identity) -> SharedMembers:

@@ -337,23 +337,24 @@ YOUNG = 2_500
 """The threshold of the youngest generation: the collector looks at new objects when there are so many."""
 MIDDLE = 0
 """
-The threshold of the middle generation: every second time, what was left the time before is looked at once
-more, 5,000 objects at most.
+The threshold of the middle generation. With 0, every second time the collector also looks again at the
+objects that were left the time before, so at 5,000 objects at most.
 """
 NEVER = 1_000_000
 PERIOD = 3.0
-"""Seconds between two looks at the number of connections."""
+"""Seconds between two checks of the number of connections."""
 FEWEST = 200
-"""Fewer connections and allocations that ended are not worth the work."""
+"""If fewer connections and allocations have ended, nothing is done until `LONG` is over."""
 MANY = 8
 """
-When so many times as many connections and allocations have ended as connections are open, it is checked
-whether they have left something in memory.
+A check whether ended connections and allocations have left something in memory is due when the number of
+those that have ended is so many times the number of open connections.
 """
 GROWN = 1.5
 """
-They have if Python uses so many times as many blocks of memory for each connection as it did at best. Then
-the collector looks at all objects, during which nobody is served: 0.1 s with 15,000 peers.
+They have left something if the blocks of memory that Python uses for each connection are so many times the
+fewest that it has used. Then the collector looks at all objects, during which nobody is served: 0.1 s with
+15,000 peers.
 """
 LARGE = 1000
 """With fewer connections, the collector looks at all objects without that check: some milliseconds."""
@@ -384,16 +385,16 @@ class MemoryReturn(Service):
     Tunes the garbage collector of a process with many connections, and gives memory back to the system.
 
     By default the collector looks at every object of the process each time that their number has grown by a
-    quarter. With 15,000 peers that takes 0.1 s, in which nobody is served. But connections and
-    allocations that end leave no cycles, so there is next to nothing to find
-    (`punch/test/rendezvous/test_garbage.py`). So it looks at new objects, some thousand at a time, and at all
-    of them only when many times as many connections and allocations have ended as connections are open, and
-    the memory for each connection has grown, or after hours: if something does leave cycles, they cannot fill
-    the memory.
+    quarter. With 15,000 peers that takes 0.1 s, in which nobody is served, and it finds almost nothing,
+    because connections and allocations that end leave no cycles (`punch/test/rendezvous/test_garbage.py`). So
+    it is set to look at new objects only, some thousand at a time. It looks at all objects when many more
+    connections and allocations have ended than connections are open (`MANY`) and the memory for each
+    connection has grown (`GROWN`), and in any case after hours (`LONG`), so that cycles that are left after
+    all can't fill the memory.
 
-    The C library keeps freed memory for later, except at the end of its heap: after a flood, all of it.
-    `malloc_trim` (glibc) gives it back, in some milliseconds, when as many connections and allocations have
-    ended as connections are open.
+    The C library keeps freed memory for later, except at the end of its heap, so after a flood of connections
+    it may keep all of it. `malloc_trim` (glibc) gives it back, in some milliseconds, when as many connections
+    and allocations have ended as connections are open.
 
     :param connections: returns how many connections are open.
     :param ended: returns how many connections and allocations have ended since the start, also if others took

@@ -144,7 +144,7 @@ def _text(found: dict[str, Any]) -> str:
         text = "\n".join(_lines(found))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise _Unreachable("The service has another version of Punch; ask with --json.") from problem
-    # --url may name a server that is none of Punch.
+    # The server of --url may be another program than Punch, so its text may contain anything.
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 

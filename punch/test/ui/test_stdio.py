@@ -149,7 +149,7 @@ class PipeTests(StdioCase):
         self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_the_log_says_what_to_do_about_the_history(self) -> None:
-        """It has the sentence that the user is shown."""
+        """The log has the sentence that the user is shown."""
         self.begin()
         full = StoreError(ChatProblem.HISTORY_UNUSABLE, text="the disk is full")
         with capturedLogs() as captured:

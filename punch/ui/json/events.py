@@ -56,7 +56,7 @@ def render(event: chat_events.Event, chat: Chat) -> JSON | None:
 
 
 def peer_called(chat: Chat, peer: PeerID) -> str:
-    """Return the name of a peer for sentences, sanitized: ours, or its own, or the start of its ID."""
+    """Return a peer's name for sentences, sanitized: its petname, its own name, or the start of its ID."""
     contact = chat.contacts.get(peer)
     return shown_name(contact.name or contact.claimed, peer, contact.alike)
 

@@ -273,7 +273,7 @@ class JSONFrontEnd:
 
 
 def _is_away(transfer: Transfer) -> bool:
-    """Whether a transfer waits for a peer that was called and can't be reached, or takes no files."""
+    """Whether a transfer waits because its peer can't be reached, or does not take files."""
     return transfer.stage is Stage.WAITING and isinstance(transfer.problem, CommandError)
 
 

@@ -26,7 +26,7 @@ _MAX_FILE = MAX_LINES * (6 * MAX_LENGTH + 32)
 
 class LineHistory:
     """
-    Typed lines, oldest first. Errors of the disk are ignored: the messages themselves are in the history.
+    Typed lines, oldest first. Errors of the disk are ignored, since the history has the messages as well.
 
     :param path: the file that keeps them; None: they are kept in memory only.
     """

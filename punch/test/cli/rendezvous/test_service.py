@@ -75,7 +75,7 @@ class MemoryReturnTests(TestCase):
         self.assertEqual(len(self.returned), MANY)
 
     def test_nothing_to_collect(self) -> None:
-        """It does not look if those that have ended left nothing, and does if the next ones do."""
+        """All objects are looked at only if ended connections have left something in memory."""
         self.has(10 * FEWEST)
         self.blocks_each = 140
         self.end_connections(3 * MANY)
@@ -85,7 +85,7 @@ class MemoryReturnTests(TestCase):
         self.assertEqual(len(self.collected), 1)
 
     def test_few_objects(self) -> None:
-        """If few connections are open, it looks without a reason: that is soon done."""
+        """If few connections are open, all objects are looked at in any case, since that is fast."""
         self.has(LARGE - 1)
         for _ in range(MANY):
             self.ended += LARGE
