@@ -1,6 +1,6 @@
 """
-Who is told what happens at a node: listeners, Deferreds that wait for its registration or a link, and what
-loads the QUIC library at the first call.
+Who is told what happens at a node: listeners (`Listeners`), Deferreds that wait for its registration or for a
+link (`Waiters`), and a listener that loads the QUIC library at the first call (`load_at_first_call`).
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ class Waiters:
 
 def load_at_first_call(node: INode) -> None:
     """
-    Have a thread load what a link needs when the first call of a node begins: the answer takes at least as
-    long.
+    Have a thread load what a link needs when the first call of a node begins. Until the call is answered, it
+    usually has time for that.
 
     qh3, the QUIC library, takes a tenth of a second to load and to begin its first connection. A process that
     waits for calls does without it. When it is needed, a path has just been found, and every millisecond
@@ -195,5 +195,5 @@ def _load() -> None:
     from punch.node.calls import call_link  # noqa: F401
 
     Qh3Backend().client(0.0).discard()
-    # The look of a name is compared when a peer is first met
+    # This loads the tables by which names that look alike are found, as is needed when a peer is first met
     names.skeletons("name")

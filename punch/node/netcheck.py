@@ -1,6 +1,6 @@
 """
 The Twisted side of netcheck: it registers with a rendezvous, opens sockets for the core
-(`punch.natcheck.core`), and tries the relays.
+(`punch.natcheck.core`), and starts the trials of relays and routers (`punch.node.netcheck_trials`).
 
 It registers with a new key, with which nobody can call it, so that a peer of the same user keeps its
 registration.
@@ -92,7 +92,8 @@ class NetcheckRun:
             it, only the local address of the control connection is known.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         :param proxy: the proxy through which the rendezvous and relays are reached over TCP, if there is one.
-        :param gateways: the router of each of our addresses, which is asked for a port; None: none is asked.
+        :param gateways: returns the router of each of our addresses, which is asked for a port; None: none is
+            asked.
         :param upnp: asks these routers by UPnP, too; None: they are not asked by UPnP.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """

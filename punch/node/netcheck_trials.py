@@ -52,13 +52,13 @@ GIVE_BACK_TIME = 0.5
 """Seconds that a relay has to take the allocation back; then it is left to expire (RFC 8656, section 3.2)."""
 HTTP_PORT = 80
 PORTAL_TIME = 3.0
-"""Seconds that the connection and the answer may take together, and a look-up after that."""
+"""Seconds that the connection may take to be made, as many for the answer, and as many for a look-up."""
 
 
 class RelayTrial:
     """
-    Tries one relay over the transport that it is offered for, over UDP from each local address: it requests
-    an allocation and deletes it.
+    Tries one relay over the transport that it is offered for: requests an allocation and deletes it. Over
+    UDP, it does so from each local address.
 
     :ivar result: fires with whether it works.
     """
@@ -200,11 +200,11 @@ def _nothing(datagrams: Sequence[bytes], peer: Address, relayed: Address) -> Non
 
 def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
     """
-    Ask the web server of a host.
+    Ask the web server of a host, to find out whether a captive portal answers in its place.
 
-    :param name: what the user calls it.
+    :param name: what the user calls the host.
     :param host: its IP address.
-    :return: whether a portal answers; False as well if nobody does.
+    :return: fires with whether a portal answers; with False also if nobody answers.
     """
     endpoint_class: Any = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     request = _PortalRequest(reactor, name, host)
@@ -214,7 +214,10 @@ def answers_as_portal(reactor: Any, name: str, host: str) -> Deferred[bool]:
 
 
 class _PortalRequest(Protocol):
-    """The connection. It ends when the head of the answer is complete, or after `PORTAL_TIME`."""
+    """
+    The connection to the web server, or to the portal. It ends when the head of the answer is complete, or
+    after `PORTAL_TIME`.
+    """
 
     def __init__(self, reactor: Any, name: str, host: str) -> None:
         self.result: Deferred[bool] = Deferred()
@@ -239,7 +242,7 @@ class _PortalRequest(Protocol):
         self.end()
 
     def end(self) -> None:
-        """Nothing more is read."""
+        """Close the connection, and find out whether what was received comes from a portal."""
         if self._ended:
             return
         self._ended = True
@@ -265,14 +268,14 @@ class _PortalRequest(Protocol):
 
 class PortMappingTrial:
     """
-    Finds out whether routers map ports: asks for one of UDP and one of TCP for each of these local IP
-    addresses, has the UDP ports tried, and deletes the mappings.
+    Finds out whether routers map ports: asks for one UDP and one TCP port for each local IP address, has the
+    UDP ports tried, and deletes the mappings.
 
     :param bind: opens a socket at a local IP address and returns its address; None if that is not possible.
-        Others have to close it when `result` has fired.
+        The socket stays open; the caller closes it when `result` has fired.
     :param reach: finds out whether everybody reaches the UDP port of a mapping; None: that is not known.
-    :ivar result: fires with the mappings, and what was found out about each of UDP; also if there are none,
-        which is soon known.
+    :ivar result: fires with the mappings and the answers of `reach`, which is None for a TCP port; with an
+        empty dictionary if no router maps a port.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the user decides: for all links about relays, ports and packets to guessed ports, and who may call."""
+"""What the user decides about relays, port mappings and packets to guessed ports, and who may call."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class PunchingSlot:
 
 @dataclass(frozen=True)
 class CallContext:
-    """What the calls of one node share, and what they make of it. None of them changes it."""
+    """What the calls of one node share, and the offers that they make with it. No call replaces any of it."""
 
     calls: Calls
     """Where a call reports its stages and its end."""

@@ -33,7 +33,7 @@ from punch.wire.stun_attributes import RelayLimit
 RELAYED = 10.0
 """Seconds that a link must have lasted when it ends on a relay, for that to be remembered."""
 LASTED = 3.0
-"""Seconds after which the path of a link is remembered, or at the end of a shorter link."""
+"""Seconds after which the path of a link is remembered; that of a shorter link is at its end."""
 
 
 class PathReports:

@@ -311,7 +311,7 @@ class OutgoingCalls:
     def _place(self, peer: PeerID) -> None:
         if peer in self._calls.attempts:
             return
-        # A node that is not called does without all that a call is made of
+        # Imported here because a node without calls needs none of the modules that this one imports
         from punch.node.calls.call import Call
 
         try:
@@ -435,7 +435,7 @@ class IncomingCalls:
         if verdict is not OfferVerdict.FRESH:
             self._turn_away(incoming, signaling, verdict)
             return
-        # As in OutgoingCalls
+        # Imported here for the same reason as in `OutgoingCalls`
         from punch.node.calls.call import Call
 
         call = Call.incoming(signaling, self._context)

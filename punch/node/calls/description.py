@@ -31,7 +31,10 @@ from punch.wire.peers.sealed import (
 MAX_TRICKLES = 64
 """Trickled messages accepted from the other side in one call."""
 MAX_GAP = 8
-"""Consecutive trickled messages that may be missing, for example after a lost control connection."""
+"""
+How many sequence numbers are tried for a trickled message: up to one less may be missing before it, for
+example after a lost control connection.
+"""
 
 
 @dataclass(frozen=True)

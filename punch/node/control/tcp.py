@@ -59,9 +59,9 @@ DIRECT_AFTER = 1.5
 """Seconds after which a host is tried without its proxy too, unless that is required."""
 
 AFTER = 0.5
-"""Seconds until another connection is started."""
+"""Seconds after which `StaggeredEndpoint` starts another connection."""
 TRIES = 3
-"""How many connections are started at most."""
+"""How many connections it starts at most."""
 CONNECT_TIME = 10.0
 """Seconds that a TCP connection may take to be made."""
 HANDSHAKE_TIME = 10.0
@@ -145,8 +145,8 @@ async def _one_of_two(
     final: tuple[type[Exception], ...],
 ) -> IProtocol:
     """
-    Begin a second connection when the first one fails, or has no result after so many seconds. Return the
-    first that is made; if both fail, so does the first.
+    Begin a second connection when the first one fails, or has no result after so many seconds. Return the one
+    that is made first. If both fail, the error is that of `first`.
 
     :param final: after these errors of the first one, no second one is begun.
     """
@@ -210,8 +210,9 @@ def _direct(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
 @implementer(IStreamClientEndpoint)
 class PreferredEndpoint:
     """
-    An endpoint beside which another one is tried: when it fails, or has no result for `DIRECT_AFTER`. The
-    first connection counts; if both fail, so does the first.
+    An endpoint that connects through a first one, and also through a second one if the first fails, or has no
+    result after `DIRECT_AFTER`. The connection that is made first counts. If both fail, the error is that of
+    the first.
 
     :param reactor: is the clock.
     """

@@ -47,7 +47,7 @@ _LOGGED = 100
 
 
 class RelayUser(Protocol):
-    """Needs a relay, and is told which there are: `CallRelays`, whose module imports this one."""
+    """Needs a relay, and is told which there are (`punch.node.paths.local_candidates.CallRelays`)."""
 
     def relay_found(self, relay: RelayClient) -> None:
         """There is a relayed address to use."""

@@ -94,7 +94,7 @@ class RelayServers:
         return due
 
     def usable(self, now: float) -> list[RelayServer]:
-        """Return the relays that may be asked now: the credentials are valid, and it had capacity."""
+        """Return the relays that may be asked now: credentials are valid, and they were not full lately."""
         return [
             server
             for server in self.all
@@ -109,7 +109,7 @@ class RelayServers:
         """
         This relay has refused an allocation, or has ended it.
 
-        :return: whether its credentials may have expired early, since the wall clock of the relay was set.
+        :return: whether its credentials may have expired early, because the wall clock of the relay was set.
         """
         from punch.turn.client.requests import AllocationProblem
 

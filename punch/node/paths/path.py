@@ -25,8 +25,9 @@ from punch.wire.stun_attributes import RelayLimit
 GRACE = 0.02
 """Seconds by which the answer to the early Initial may be later than the answer to the check sent with it."""
 AMPLIFICATION = 3
-"""How many times as many bytes may go to an address as came from it."""
+"""The callee sends at most so many times the bytes that came from an address (RFC 9000, section 8.1)."""
 _REQUEST = b"\x00\x01"
+"""How a STUN Binding request begins (RFC 8489, section 5)."""
 PROBE_AFTER = 0.5
 """Seconds without a datagram, after one was sent or received, until the path is checked once."""
 SLOW = 1.5

@@ -150,7 +150,7 @@ class Prediction:
 
 
 def _reach_of_prediction(turn: int) -> Reach | None:
-    """Return how far the packets of the side that opens come."""
+    """Return how far the packets of the side that opens may get."""
     ttl = prediction.LOW_TTLS[turn]
     return None if ttl is None else Reach(ttl, prediction.ROUTERS[turn])
 
@@ -217,7 +217,7 @@ class SimultaneousOpen:
         if first is First.AIMS:
             attempt.send(base, remote, self._budget, _reach_of_simultaneous_open(turn))
             attempt.begin()
-            # Theirs come first, or they were lost
+            # Meanwhile, the first checks of the other side arrive, unless they are lost
             await transactions.sleep(rtt + simultaneous_open.SPACE)
         elif first is First.BOTH:
             attempt.begin()
@@ -287,7 +287,7 @@ class SimultaneousOpen:
 
 
 def _reach_of_simultaneous_open(turn: int) -> Reach:
-    """Return how far the first packet comes."""
+    """Return how far the first packet may get."""
     return Reach(simultaneous_open.LOW_TTLS[turn], simultaneous_open.ROUTERS[turn])
 
 

@@ -1,6 +1,6 @@
 """
 The choice of a technique for one link: by what both sides know about their NATs, from and to which addresses,
-whether it is still worth trying (`TechniqueChoice`), and when the next attempt may be (`Tries`).
+and whether it is still worth trying (`TechniqueChoice`).
 """
 
 from __future__ import annotations

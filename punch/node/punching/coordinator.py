@@ -1,6 +1,6 @@
 """
-The coordination of attempts at a direct path, for one link: who makes one, and by which technique. When the
-next one begins is in `punch.node.punching.schedule`.
+The coordination of attempts at a direct path, for one link: who makes one, and by which technique.
+`punch.node.punching.schedule` says when the next one begins.
 
 At most one attempt is made at a time (`Punching`):
 

@@ -1,5 +1,6 @@
 """
-When attempts at a direct path over UDP begin, for one link. Those over TCP have states of their own (`tcp`).
+When attempts at a direct path over UDP begin, for one link. Attempts over TCP have a schedule of
+their own (`punch.node.punching.tcp`).
 
     Resting ──on a relay──> Relayed ──on no relay──> Resting
 
@@ -39,7 +40,7 @@ SHORTEST_WAIT, LONGEST_WAIT = 2.0, 300.0
 PROOF_GAP = 0.5
 """Seconds until both sides check again whether they receive at their public addresses, if one was lost."""
 PROOFS = 8
-"""How often they do so before they wait longer…"""
+"""After so many of these checks, both sides wait longer…"""
 PROOF_WAITS = 2.0, 300.0
 """…which is so many seconds at first, doubled each time, and the longest one."""
 REFUSAL_WAITS = 1.0, 300.0
@@ -208,15 +209,15 @@ class AttemptSchedule:
 
     def settle(self, seconds: float, now: float) -> None:
         """
-        On a relay, if it is not known when the next attempt begins: begin it after so many seconds, and the
-        proofs before, which may take that long.
+        On a relay, if it is not known when the next attempt begins: begin it after so many seconds. The
+        proofs begin `PROOF_GAP` before that, or at once if that is past.
         """
         if isinstance(self.state, Relayed) and self.state.look_at is None:
             settled_at = now + seconds
             self.state = Relayed(settled_at, max(now, settled_at - PROOF_GAP))
 
     def begin_anew(self, now: float) -> None:
-        """The network is another one, or a direct path has lasted: begin as soon as `tries` allow."""
+        """A network changed, or a direct path that had lasted is lost: begin as soon as `tries` allow."""
         self.tries.path_found(now)
         self._refusals = self._proofs = 0
         self._begun.clear()
@@ -242,7 +243,10 @@ class AttemptSchedule:
         self.wait_until(min(max(enough_at, now + SHORTEST_WAIT), now + LONGEST_WAIT))
 
     def proofs_sent(self, now: float) -> None:
-        """The two sides prove to each other that they receive at their public addresses: look again then."""
+        """
+        Messages were sent by which both sides prove that they receive at their public addresses: look again
+        after `proof_wait`.
+        """
         self._proofs += 1
         self.wait_until(now + proof_wait(self._proofs))
 

@@ -3,15 +3,16 @@ Finds a direct path over TCP for a link that works over a relay (RFC 6544; Ford 
 network of one side passes no UDP, or no path over UDP is found.
 
 Either side may begin an attempt; the one whose network passes no UDP does so soon, and any other one when no
-path over UDP was found (`Punching.time_for_udp`). Both then listen at a new port of each local address, ask
-the rendezvous over TCP how that port is seen, and tell each other in a TCP frame over the link. So both have
-proved their keys, and nobody else can start any of this. When a side knows where the other one listens, it
-connects there from its own port. NATs let the SYNs of both sides pass when they cross (simultaneous open),
-and a side that anybody can reach just accepts. Anybody can reach a port that the router maps, so each side
-has its port mapped for the attempt where the router does that, and for as long as a connection uses it. Each
-attempt sends a few SYNs. They count as packets to addresses that have not answered (`punch.ice.budget`).
+path over UDP was found (`Punching.time_for_udp`). Both then listen at a new port of one local address of
+each family, ask the rendezvous over TCP how that port is seen, and tell each other in a TCP frame over the
+link. So both have proved their keys, and nobody else can start any of this. When a side knows where the other
+one listens, it connects there from its own port. NATs let the SYNs of both sides pass when they cross
+(simultaneous open), and a side that anybody can reach just accepts. Anybody can reach a port that the router
+maps, so each side has its port mapped for the attempt where the router does that, and for as long as a
+connection uses it. Each attempt sends a few SYNs. They count as packets to addresses that have not answered
+(`punch.ice.budget`).
 If our NAT gives each destination another port, preserved or in sequence, every other attempt predicts it
-(`tcp_attempt.predicted`).
+(`punch.node.punching.tcp_attempt.predicted`).
 
 A connection carries the connectivity checks of the ICE agents, as a socket of an attempt does
 (`OpeningChecks.add`), so an agent selects it if it is better than the relay.
@@ -93,7 +94,7 @@ class TCPTries:
     :ivar network: in which network this machine was then, if that is known.
     :ivar held_until: until when this side begins none, for another reason than the wait after the last one.
     :ivar hopeless: the public host and the kinds of candidates of the other side with which TCP is not worth
-        trying until then; None: it waits for another reason.
+        trying until `held_until`; None: this side waits for another reason.
     """
 
     newest: int = 0

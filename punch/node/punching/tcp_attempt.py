@@ -1,10 +1,10 @@
 """
 One attempt at a direct path over TCP (RFC 6544; Ford 2005, section 4), and the connections that it leads to.
 
-An attempt (`TCPAttempt`) listens at a new port of each local address, learns how that port is seen or
-predicts it (`predicted`), names candidates to the other side (`local_candidates`), and connects from there to
-those of the other side (`targets`). The connections belong to the link (`TCPPaths`): they outlive the
-attempt.
+An attempt (`TCPAttempt`) listens at a new port of one local address of each family, asks the rendezvous how
+that port is seen or predicts it (`predicted`), names candidates to the other side (`local_candidates`), and
+connects from the same port to those of the other side (`targets`). The connections belong to the link
+(`TCPPaths`): they outlive the attempt.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class TCPPaths:
             self._close(connection)
 
     def close(self) -> None:
-        """The link is over: close all of them."""
+        """The link is over: close all connections, and stop listening."""
         for connection in list(self._connections):
             self._close(connection)
         self.stop_listening()
@@ -255,8 +255,9 @@ def predicted(profile: NatProfile | None, asked: Address, seen: Address, local: 
     they preserve those of TCP alone.
 
     :param profile: what is known of the NAT.
-    :param asked: from where a reflector was asked over TCP, another port than that of `local`…
-    :param seen: …and how it sees this connection, the newest that was made.
+    :param asked: the local address from which a reflector was asked over TCP. It has another port than
+        `local`.
+    :param seen: the address from which the reflector saw this connection, the newest one through the NAT.
     """
     known = nat_class(profile)
     if known is NatClass.PRESERVING or (known is NatClass.SEQUENTIAL and seen.port == asked.port):
@@ -339,7 +340,7 @@ def targets(
 
 class TCPAttempt:
     """
-    What is open for the attempt, and what was sent.
+    One attempt: what is open for it, and how much it has sent.
 
     :param number: its number; both sides give it the same.
     :param paths: takes the connections.
@@ -398,7 +399,8 @@ class TCPAttempt:
             if local is None:
                 continue
             self._listening.append(local)
-            # The mapping of the port at which we listen is to be that to the other side
+            # To predict a port, ask from another one: the NAT is to map the port at which we listen only when
+            # it connects to the other side
             profile = profiles[local] = self._profile(local)
             asking = local if profile is None else TCPAddress(host, 0)
             reflection = tcp.ask(asking, REFLECTION_TIME, self._context.random)
@@ -419,7 +421,7 @@ class TCPAttempt:
         return local_candidates(self._listening, self._seen, self._external)
 
     def _profile(self, local: Address) -> NatProfile | None:
-        """What is known of the NAT whose port for this address is to be predicted; None: none is."""
+        """What is known of the NAT, if its port for this address is to be predicted; None if it is not."""
         if not self._predicts:
             return None
         profile = self._network.nat_observer.profile_of(local.host)

@@ -137,7 +137,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assert_broken(wire.caller)
 
     def test_large_gap(self) -> None:
-        """More than `MAX_GAP` consecutive trickled messages cannot be missing."""
+        """If `MAX_GAP` consecutive trickled messages are missing, the next one ends the call."""
         wire = CallPair()
         wire.introduce()
         envelopes = [wire.trickle(wire.callee, candidate(number)) for number in range(1, MAX_GAP + 2)]

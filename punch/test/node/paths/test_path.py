@@ -1,6 +1,6 @@
 """
-Which packets of a handshake may leave early, when a path is checked since nothing comes, and which changes of
-the path are announced.
+Which packets of a handshake may leave early, when a path is checked because nothing arrives, and which
+changes of the path are announced.
 """
 
 from __future__ import annotations

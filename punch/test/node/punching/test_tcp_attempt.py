@@ -1,4 +1,4 @@
-"""To which candidates of the other side we connect over TCP, and what we learn there."""
+"""Attempts over TCP: to which candidates we connect, what we learn there, and which ports are predicted."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PredictedTests(SynchronousTestCase):
         self.assertEqual(predicted(profile, asked, seen, local), TCPAddress("203.0.113.1", 4000))
 
     def test_at_the_ends_of_the_range(self) -> None:
-        """Where a sequence begins again is not known, and other ports are not a peer's."""
+        """No port outside the range is predicted: it is not known at which one a sequence begins again."""
         local = TCPAddress("192.168.1.2", 4000)
         for port, step in ((65535, 1), (1024, -1)):
             dependent = frozenset({Mapping.ADDRESS_DEPENDENT})
