@@ -192,7 +192,7 @@ class ChatFactory(Factory):
         self._conversation_of = conversation_of
 
     def buildProtocol(self, addr: IAddress | None) -> ChatStream:
-        """A stream at one end of a link."""
+        """Return a stream at one end of a link."""
         assert isinstance(addr, LinkAddress)
         return ChatStream(self._conversation_of(addr.peer), addr.link)
 
@@ -397,7 +397,7 @@ class History:
         Keep messages for so many days, and erase older ones now. What waits for its peer, or for a view, is
         kept.
 
-        :raise ChatError: no number of days.
+        :raise ChatError: it is not a number of days that is allowed (`malformed`).
         """
         if days is not None and not 0 < days < 1_000_000:
             raise ChatError(ChatProblem.RETENTION)
@@ -409,7 +409,7 @@ class History:
         self._timers.later(EXPIRY_INTERVAL, self.expire_regularly)
 
     def _expire(self, days: float | None) -> Deferred[None]:
-        # Also where all is kept: when that changes, the believed time is known.
+        # Also if all messages are kept: when that changes, the believed time is known.
         believed = self._storage.ask(believed_time, self._wall())
         return believed.addCallback(
             lambda now: None if days is None else self._erase_before(now - days * DAY)

@@ -24,6 +24,7 @@ class ChatProblem(Enum):
     """
     Why something that was asked of a chat can't be done.
 
+    :ivar problem: its name, with which the text of a `ChatError` begins.
     :ivar code: what programs are told (docs/json.md); "": the code of the cause.
     """
 

@@ -37,7 +37,7 @@ class Meet(Protocol):
     def __call__(
         self, core: Issuer | Redeemer, key: Identity, on_registered: Callable[[], object], /
     ) -> Deferred[Card]:
-        """As `CodeClient.run` of a client that is made with these. It may be cancelled."""
+        """Do what `CodeClient.run` does for a client that is made with these arguments."""
 
 
 async def issue_code(

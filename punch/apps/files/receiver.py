@@ -73,7 +73,7 @@ class FileReceiver(TransferProtocol):
 
     @property
     def position(self) -> int:
-        """Bytes that are there."""
+        """Bytes of content that are there."""
         return 0 if self._target is None else self._target.position
 
     @property
@@ -229,7 +229,7 @@ class FileService(ServerFactory):
 
 
 class _Places:
-    """Counts what peers have, up to a bound for all and one for each of them."""
+    """Counts the places that peers have taken, up to a bound for all and one for each of them."""
 
     def __init__(self, most: int, most_of_peer: int) -> None:
         self._most = most
@@ -237,18 +237,18 @@ class _Places:
         self._taken: Counter[str] = Counter()
 
     def free(self, peer: str) -> bool:
-        """Whether there is one for a peer."""
+        """Whether a place is free for a peer."""
         return self._taken[peer] < self._most_of_peer and self._taken.total() < self._most
 
     def take(self, peer: str) -> bool:
-        """Take one for a peer; whether there was one."""
+        """Take a place for a peer; return whether one was free."""
         if not self.free(peer):
             return False
         self._taken[peer] += 1
         return True
 
     def give_back(self, peer: str) -> None:
-        """One of a peer is free again."""
+        """Give back a place that a peer has taken."""
         self._taken[peer] -= 1
         if not self._taken[peer]:
             del self._taken[peer]

@@ -299,7 +299,7 @@ def _scan_link(scan: _Scan, path: Path, inside: bytes) -> None:
 MIN_HOLES = 1024 * 1024
 """Files whose holes save fewer bytes than this on the disk are taken to have none."""
 MAX_EXTENTS = 10_000
-"""Files with more ranges of data are taken to have no holes."""
+"""Files with so many ranges of data, or more, are taken to have no holes."""
 
 
 def bytes_in_holes(path: Path, found: os.stat_result) -> int:
@@ -329,7 +329,7 @@ def _pieces_with_data(descriptor: int) -> int:
     """
     Count the pieces of a file (`PIECE`) that are not in a hole as a whole.
 
-    :raise OSError: the file system can't tell, or there are more than `MAX_EXTENTS` ranges of data.
+    :raise OSError: the file system can't tell, or there are `MAX_EXTENTS` ranges of data, or more.
     """
     pieces = counted = position = 0
     for _ in range(MAX_EXTENTS):

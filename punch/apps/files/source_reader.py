@@ -54,8 +54,8 @@ class SourceReader:
 
     def batch(self, size: int = BLOCK) -> list[Message]:
         """
-        The next messages, of about `size` bytes in all; none at the end. What comes from a pipe is returned
-        as it comes: what writes to it may take its time.
+        Return the next messages, of about `size` bytes in all; none at the end. What comes from a pipe is
+        returned as it comes: what writes to it may take its time.
 
         :raise TransferFailed: a file can't be read, or is no longer what it was.
         """
@@ -166,7 +166,8 @@ class SourceReader:
             ) from error
 
     def _open(self, path: Path) -> int:
-        # What was a file may be a pipe or a link by now: neither waits for its other end, nor is followed.
+        # What was a file may be a pipe by now, whose other end is not waited for, or a link, which is not
+        # followed.
         try:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:

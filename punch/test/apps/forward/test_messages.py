@@ -1,4 +1,4 @@
-"""What is said on the streams of pipes and of datagrams, and when flows end."""
+"""The messages on the streams of pipes and of datagrams, and when flows end."""
 
 from __future__ import annotations
 
