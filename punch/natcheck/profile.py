@@ -53,7 +53,7 @@ class Hairpinning(str, Enum):
 
 Mappings = frozenset[Mapping]
 Filterings = frozenset[Filtering]
-"""The behaviours that are possible by the observations: a single one if it is known."""
+"""The behaviours that the observations leave possible, as in `Mappings`: a single one if it is known."""
 
 ANY_MAPPING: Mappings = frozenset(Mapping)
 ANY_FILTERING: Filterings = frozenset(Filtering)
@@ -173,6 +173,7 @@ class Observation:
 
     :ivar host: the public IP address.
     :ivar translated: whether there is a NAT.
+    :ivar mapping: the mapping behaviours that are possible.
     :ivar sockets: how many sockets were seen, `SOCKETS` at most.
     :ivar kept: how many of these had the same port outside.
     :ivar ports: the external ports, in the order in which they were allocated.
@@ -199,7 +200,7 @@ async def observe(
     if len(sockets) < SOCKETS or is_local(reflectors.first.host):
         return None
     others = (reflectors.second, reflectors.third, reflectors.fourth)
-    # In one go: other hosts have little time to take ports in between
+    # All requests are sent at once, so that other hosts have little time to take ports in between
     asked = [transactions.spawn(transactions.ask(sockets[0], reflectors.first))]
     elsewhere = [
         None if other is None else transactions.spawn(transactions.ask(sockets[0], other)) for other in others

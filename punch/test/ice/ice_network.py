@@ -23,7 +23,7 @@ from punch.wire.peers.candidate import Candidate
 from punch.wire.stun import Attribute, encode, parse, success
 
 REFLECTOR = Address("198.51.100.1", 3478)
-"""Answers Binding requests on the public side."""
+"""The address on the public side that answers Binding requests."""
 
 
 @dataclass
@@ -33,10 +33,10 @@ class NAT:
 
     :param mapping: "EIM" or "APDM".
     :param filtering: "EIF", "ADF" or "APDF".
-    :param rewrites: what nobody inside asked for comes in with the NAT's own address as its source, as from
-        the proxies before containers.
-    :param takes: what nobody inside asked for is taken by the NAT itself, which remembers the sender, and
-        gives what its host sends there later another port.
+    :param rewrites: whether unsolicited packets come in with the NAT's own address as their source, as from
+        the proxies in front of containers.
+    :param takes: whether the NAT takes unsolicited packets as its own. It remembers their sender, and what
+        its host sends there later leaves from another port.
     """
 
     public: str
@@ -128,7 +128,7 @@ class IceNetwork:
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
         self.loses: Callable[[Transmit], bool] = lambda transmit: False
-        """Which datagrams get lost besides."""
+        """Which datagrams get lost in addition to those that `loss` drops."""
         self.largest: Callable[[Address, Address], int] = lambda source, target: 65535
         """Bytes of the largest datagram that gets from one address to another."""
         self.detour: Callable[[Address, Address], float] = lambda source, target: 0.0

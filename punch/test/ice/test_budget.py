@@ -132,7 +132,8 @@ class BudgetTests(SynchronousTestCase):
 
     def test_what_may_not_use_up_the_direct_checks_of_an_address(self) -> None:
         """
-        Packets through our relay, and checks from addresses of ours that probably can't reach it, do not.
+        Neither packets through our relay, nor checks from addresses of ours that probably can't reach it, use
+        them up.
         """
         there, relay = address(1), Address("198.51.100.1", 50000)
         through = Route(there, relay)
@@ -308,7 +309,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, 2.0, size=900), 4 if number == 0 else 1)
 
     def test_other_ports_of_a_host_that_answered(self) -> None:
-        """They count like any other address, since others may be behind the same NAT as the peer."""
+        """Packets there count like any others, since other hosts may be behind the same NAT as the peer."""
         budget = Budget()
         budget.answered(route(0), 0.0)
         ports = [Route(address(0)._replace(port=port)) for port in range(2000, 2100)]
@@ -428,10 +429,10 @@ class BudgetTests(SynchronousTestCase):
 
 
 class ConnectTests(SynchronousTestCase):
-    """SYNs of TCP connections: part of the same limit."""
+    """SYNs of TCP connections count in the same limit."""
 
     def test_limits(self) -> None:
-        """Their number, with all other packets, and in time."""
+        """SYNs have a limit of their own, count among all packets, and stop counting after a time."""
         budget = Budget()
         sent = sum(budget.allows_connect(TCPAddress(*address(number)), 0.0) for number in range(50))
         self.assertEqual(sent, MAX_CONNECTS)
@@ -445,7 +446,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertTrue(budget.allows_connect(TCPAddress(*address(1)), WINDOW))
 
     def test_after_other_packets(self) -> None:
-        """No SYN if packets of other kinds have used up the limit, or the bytes."""
+        """No SYN is sent if packets of other kinds have used up the limit of packets or of bytes."""
         for size, most in ((10, 0), (900, 3)):
             budget = Budget()
             for number in range(50):
@@ -454,7 +455,10 @@ class ConnectTests(SynchronousTestCase):
             self.assertEqual(sent, most)
 
     def test_first_checks(self) -> None:
-        """As many as SYNs, and part of the same limit, until one to this address and port is answered."""
+        """
+        There may be as many as SYNs, and they count in the same limit, until one to this address and port is
+        answered.
+        """
         budget = Budget()
         first, last = TCPAddress(*address(0)), TCPAddress(*address(9))
         for number in range(MAX_CONNECTS):
@@ -478,7 +482,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertFalse(budget.allows_first_check(last, 100, 0.0))
 
     def test_first_checks_are_limited_in_bytes(self) -> None:
-        """As all packets to addresses that have not answered."""
+        """Their bytes count like those of all packets to addresses that have not answered."""
         for to in (TCPAddress(*address(1)), TCPAddress("2001:db8::1", 7)):
             budget = Budget()
             size = MAX_BYTES // 3
@@ -496,7 +500,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(budget.openings.left(0.0), 0)
 
     def test_a_relay_that_the_peer_has_answered_at(self) -> None:
-        """Its other ports are not the peer's."""
+        """The other ports of the relay do not belong to the peer."""
         budget = Budget()
         budget.answered(route(1), 0.0, to_relay=True)
         there = TCPAddress(address(1).host, 7)

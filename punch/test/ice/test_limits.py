@@ -189,7 +189,7 @@ class OpeningTests(SynchronousTestCase):
     """Packets to predicted ports are limited separately from checks."""
 
     def test_limits(self) -> None:
-        """Packets, bytes and time."""
+        """Their number and bytes are limited, and they stop counting after a time."""
         openings = OpeningBudget()
         sent = sum(openings.allows(address(number), 100, 0.0) for number in range(200))
         self.assertEqual(sent, MAX_OPENINGS)

@@ -123,7 +123,7 @@ class VictimTests(VictimTestCase):
         self.assert_little()
 
     def test_call_after_call(self) -> None:
-        """Other addresses in each."""
+        """Each call names other addresses."""
         self.call_after_call()
 
     def test_the_service(self) -> None:

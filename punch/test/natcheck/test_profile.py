@@ -110,7 +110,7 @@ class PortTests(SynchronousTestCase):
 
 class HairpinTests(SynchronousTestCase):
     def test_silence(self) -> None:
-        """It says something where the packet's way is known."""
+        """The loss of the datagram is a result only if it is known how the NAT treats it."""
         for mappings, filterings in product(({EIM}, {ADM}, {APDM}, ANY_MAPPING), ({EIF}, {ADF}, {APDF})):
             arguments = frozenset(mappings), frozenset(filterings)
             self.assertEqual(hairpinning_of(True, *arguments), Hairpinning.YES)
@@ -224,7 +224,7 @@ class NatProfilesTests(SynchronousTestCase):
         self.assertEqual([each.host for each in profiles.current(0.0)], ["203.0.113.7", "203.0.113.8"])
 
     def test_no_nat(self) -> None:
-        """Nothing is mapped, and there is no step."""
+        """Without a NAT, nothing is mapped, and there is no step."""
         profiles = NatProfiles()
         profiles.add("198.51.100.9", Observation("198.51.100.9", False, ANY_MAPPING, 3, 3, (1, 2, 3)), 0.0)
         self.assertEqual(
@@ -295,7 +295,7 @@ class ObserverTests(InternetTestCase):
         self.assertEqual(found.ports, PortAssignment.PRESERVING)
 
     def test_no_nat(self) -> None:
-        """On the open internet."""
+        """Without a NAT, the profile has no mapping behaviour."""
         found = self.profile(None)
         self.assertEqual((found.host, found.mapping), ("198.51.100.77", frozenset()))
 

@@ -74,7 +74,7 @@ class LimitNoticeTests(SynchronousTestCase):
         self.assertEqual(set(told), {RelayLimit.NETWORK})
 
     def test_nothing_is_said_below_the_limit(self) -> None:
-        """Nor of one burst above it."""
+        """Clients below the limit are told nothing, nor those with one burst above it."""
         client = self.client(TurnServer(rate_per_user=20_000.0, burst_time=1.0))
         self.assertEqual(self.flood(client, 19), [])
         for _ in range(3):
