@@ -44,7 +44,7 @@ class FailedTechnique:
 
     :ivar technique: its name (`punch.ice.punching.techniques.Technique`).
     :ivar nats: what the two NATs were (`nats_key`): if that changes, the failures do not count any more.
-    :ivar times: how often in a row.
+    :ivar times: how often it has failed in a row.
     :ivar day: when it was tried last, in days since 1970.
     """
 
@@ -57,13 +57,13 @@ class FailedTechnique:
 @dataclass(frozen=True)
 class LearnedPath:
     """
-    What happened between two networks.
+    What was learned about the paths between two networks.
 
-    :ivar network: our network (`network_key`).
+    :ivar network: the network of this side (`network_key`).
     :ivar host: an IP address of the peer: that at which it answered on a direct path, or of its NAT.
     :ivar kind: the kind of the last path, as `Path.kind`: "host", "srflx", "prflx" or "relay".
     :ivar technique: by which technique it was found, "ice" if by connectivity checks alone.
-    :ivar day: when, in days since 1970.
+    :ivar day: when there was such a path last, in days since 1970.
     :ivar failures: techniques that found no path.
     """
 
@@ -108,7 +108,7 @@ class NewerVersion(Exception):
 
 def network_key(public: str, local: str) -> str:
     """
-    Return a short name for a network of ours. It hides neither address: both can be found by trying all.
+    Return a short name for a network of this side. It hides neither address: trying all would find both.
 
     :param public: our IP address as the rendezvous sees it.
     :param local: our IP address.

@@ -229,7 +229,7 @@ class OutputWriter:
     def __init__(self, fd: int = 1, *, limit: int = 10_000) -> None:
         self._fd = fd
         stream: TextIO | None = {1: sys.__stdout__, 2: sys.__stderr__}.get(fd)
-        # If there was no stream at the start, another file may have the number now.
+        # If there was no stream at the start, another open file may have the descriptor now.
         self.broken = fd in (1, 2) and stream is None
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._queue: queue.Queue[bytes | None] = queue.Queue(limit)

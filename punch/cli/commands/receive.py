@@ -135,7 +135,7 @@ class _Incoming:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields that identify it in events."""
+        """The fields that identify the transfer in events."""
         return {"transfer": self.number, "peer": self.receiver.peer}
 
 

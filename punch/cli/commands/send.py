@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
                 as_json=options.json,
             )
         if options.text is None and PIPE in paths and sys.stdin is None:
-            # Another file may have its number by now.
+            # Another open file may have the descriptor 0 by now.
             message = "There is no standard input to send."
             twistd.fail(program, message, reason="bad-file", as_json=options.json)
         if options.text is None:

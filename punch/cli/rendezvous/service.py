@@ -54,7 +54,7 @@ class Announcer:
     """
     Prints the events of the service, as text or JSON.
 
-    :param command: what the user calls this program by.
+    :param command: the command by which the user has started this program.
     :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
     :param end: ends the process with an exit status.
     :param host_given: whether the user has given the name by which peers find the service.

@@ -86,7 +86,7 @@ def message_fields(message: ChatMessage) -> JSON:
 
 
 def contact_fields(contact: ContactSummary) -> JSON:
-    """A peer as an entry of the address book. `name` is the peer's own choice, `petname` ours."""
+    """A peer as an entry of the address book. `name` is chosen by the peer, `petname` by this side."""
     return {
         "peer": str(contact.peer),
         "petname": contact.name,

@@ -64,7 +64,7 @@ class LineHistory:
         return True
 
     def erase(self) -> None:
-        """Forget all lines, on disk as well."""
+        """Forget all lines, and overwrite and remove the file. If it can't be overwritten, it stays."""
         self._lines.clear()
         self._written = 0
         if self._path is not None:

@@ -78,7 +78,7 @@ class Paste(str):
 
 class WatchedSelector(selectors.DefaultSelector):
     """
-    A selector that tells whether the event loop had to wait: then the input that it got came all at once.
+    A selector that tells whether the event loop had to wait. If so, the input that it got came all at once.
 
     :ivar waited: whether nothing was ready at the last `select`, so that it waited.
     """
