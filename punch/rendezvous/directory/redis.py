@@ -148,8 +148,10 @@ class RedisDirectory:
         self._shared = SharedStates(monotonic)
         self._twins = TwinDetector(BEAT)
         self._missing: set[str] = set()
+        """Of the processes that this one depends on, those that gave no sign of life at the last beat."""
         self._undelivered = UndeliveredMessages()
         self._resending: set[str] = set()
+        """The processes to which kept messages are being sent now."""
         self._offset = ClockOffset()
         """Of the clock of Redis, from monotonic seconds."""
         self._clock_error = 0.0

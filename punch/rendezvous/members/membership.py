@@ -70,7 +70,7 @@ class MemberStoreError(Exception):
 
 class MemberStore(Protocol):
     """
-    Who has redeemed which invitation, and who is refused for ever. All methods may raise `MemberStoreError`.
+    Who has redeemed which invitation, and who is revoked. All methods may raise `MemberStoreError`.
     """
 
     def is_member(self, peer: PeerID) -> bool:
@@ -88,13 +88,13 @@ class MemberStore(Protocol):
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
 
     def revoked(self) -> Collection[PeerID]:
-        """All peers that are refused for ever."""
+        """All peers that are revoked, without those whose revocation the operator has taken back."""
 
     def count_revoked(self) -> int:
-        """How many there are."""
+        """The number of peers that are revoked."""
 
     def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
-        """Refuse a peer for ever; `statement` is what its owner has signed."""
+        """Refuse a peer from now on; `statement` is what its owner has signed."""
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
@@ -245,7 +245,7 @@ class Membership:
     @property
     def revoked(self) -> Collection[PeerID]:
         """
-        The peers that are refused for ever.
+        The peers that are revoked.
 
         :raise MemberStoreError: the members can't be read.
         """

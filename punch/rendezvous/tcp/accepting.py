@@ -55,12 +55,12 @@ class WaitingConnections(Generic[K]):
 
     def add(self, source: Source, connection: K, now: float) -> K | None:
         """
-        One more waits.
+        Add a connection that waits.
 
         :param now: monotonic seconds.
         :return: the one that is to be closed for it, which may be this one.
-        :raise NoRoom: it is to be added later: all places are taken by networks that had no turn lately, nor
-            had its own.
+        :raise NoRoom: it is to be added later: all places are taken, by networks of which none had a turn
+            lately.
         """
         table = self._table
         if len(table) >= table.capacity and table.has_most(source):

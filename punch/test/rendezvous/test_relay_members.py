@@ -118,7 +118,7 @@ class MemberTests(MemberCase):
         return path
 
     def restart_with(self, store: MemberDatabase) -> None:
-        """The service starts again, as `punch.cli.rendezvous.reloading` has it watch its members."""
+        """Start the service again, and watch its members as `punch.cli.rendezvous.reloading` does."""
         self.restart()
         watch = MemberWatch(store, self.service)
         watch.clock = self.office.reactor
@@ -235,13 +235,13 @@ class MemberTests(MemberCase):
         self.assertEqual(self.usage, {}, "it is stored already")
 
     def again(self) -> None:
-        """The service starts again, as `punch.cli.rendezvous.options` starts it."""
+        """The service starts again, with what was stored (`take_stored`)."""
         self.service.relay_service.store_usage(self.store.add_usage)
         self.restart()
         self.take_stored()
 
     def take_stored(self) -> None:
-        """What the service does with the database when it starts."""
+        """Restore what was stored today, as `punch.cli.rendezvous.reloading` does when the service starts."""
         today = {peer: used for day, peer, used in self.store.usage(0) if day == self.quotas.day}
         relay = self.service.relay_service
         relay.restore_usage(self.net.monotonic(), today, self.store.relayed(self.quotas.day))
