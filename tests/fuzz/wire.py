@@ -1,4 +1,4 @@
-"""The formats of `punch.wire`: STUN, TURN, control lines, addresses, tokens, sealed messages."""
+"""The formats of `punch.wire`: STUN, TURN, control lines, addresses, invitations, sealed messages."""
 
 from __future__ import annotations
 

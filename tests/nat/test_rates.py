@@ -1,7 +1,8 @@
 """
 Attempts at direct paths through kernel NATs, seen from outside: how many packets each side sends, and when.
 
-With `--nat=whole` for ten minutes, in which the limits for one peer count, else for the first attempts.
+With `--nat=whole`, packets are counted for ten minutes, to which the limits for one peer apply; otherwise
+during the first attempts.
 """
 
 from __future__ import annotations
@@ -125,18 +126,18 @@ def test_rates(tmp_path: Path, pytestconfig: pytest.Config) -> None:
             allowed = limits.packets if whole else min(limits.packets, limits.attempts * limits.once)
             assert packets <= allowed + CHECKS, (pair, side, packets)
             assert size <= limits.bytes + CHECK_BYTES, (pair, side, size)
-            # What is said of each technique is all that has left, and each keeps its own limits
+            # All that was sent is in the count of some technique, and each technique keeps its own limits
             mine = {name: said[pair, side].get(name, (0, 0)) for name in ("ice", "tcp", TECHNIQUES[pair])}
             print(pair, side, mine)
             in_all = counted_now[pair, side][0]
             assert packets <= in_all <= sum(each[0] for each in mine.values()), (pair, side)
             if pair is not TCP:
-                # Those that are sent since the last look
+                # Packets that were sent after the last sample
                 late = in_all - packets
                 assert mine[TECHNIQUES[pair]][0] <= allowed + late, (pair, side)
                 assert mine[TECHNIQUES[pair]][1] <= limits.bytes + late * LARGEST, (pair, side)
-            # The switch sees what goes from home to home. ICE also counts what goes through a relay to the
-            # same relay, which has a limit of its own, and to relayed candidates before they answer
+            # The switch counts what goes directly between the two homes. ICE also counts checks through the
+            # relay, which have a limit of their own, and those to relayed candidates before they answer
             others = sum(packets for name, (packets, _) in mine.items() if name != "ice")
             assert in_all - others <= CHECKS, (pair, side)
             assert mine["ice"][0] <= 2 * CHECKS, (pair, side)

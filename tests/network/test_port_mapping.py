@@ -1,4 +1,7 @@
-"""Ports that a real daemon (Debian's miniupnpd) maps, where the NAT gives each destination another port."""
+"""
+Ports that a real daemon (Debian's miniupnpd) maps. Except in one of the tests of netcheck, its NAT gives each
+destination another port.
+"""
 
 from __future__ import annotations
 

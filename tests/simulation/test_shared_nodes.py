@@ -55,7 +55,7 @@ class ForwardTests(TwoSidesCase):
     """Forwarded ports."""
 
     def test_each_direction_ends_by_itself(self) -> None:
-        """What one side has said to the end still gets an answer, through nodes of the same process."""
+        """A side that has ended its stream still gets an answer, through nodes of the same process."""
         self.serve()
         self.expose()
         self.forward()

@@ -1,4 +1,4 @@
-"""How much is sent to one host that ever new peers name, if it has not answered."""
+"""How much is sent to a host that has not answered, if ever new peers name it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ IN_TIME = PROOFS * PROOF_GAP + TIME_FOR_CHECKS + 3.0
 
 
 def only_to_the_rendezvous(host: str) -> Callable[[Packet], bool]:
-    """What a firewall at this host drops, if it lets UDP out to the port of the reflector and relay alone."""
+    """What a firewall at this host drops if it lets out UDP to the port of the reflector and relay only."""
 
     def drop(packet: Packet) -> bool:
         return packet.protocol == "udp" and packet.source[0] == host and packet.destination[1] != REFLECTOR

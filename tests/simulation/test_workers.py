@@ -52,11 +52,11 @@ def test_one_dies(workers: Workers) -> None:
 
 
 def test_one_dies_before_all_are_handed_out(workers: Workers) -> None:
-    """The same is told when a process ends while cases are still being handed out."""
+    """The error is the same if a process ends while cases are still being handed out."""
 
     def cases() -> Iterator[int]:
         yield from (2, 7, 4)
-        for _ in range(6000):  # handing out ends with the process that ends
+        for _ in range(6000):  # no more are handed out once a process has ended
             time.sleep(0.01)
             yield 8
 

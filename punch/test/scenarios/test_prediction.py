@@ -1,4 +1,8 @@
-"""When ports of NATs are predicted."""
+"""
+When ports of NATs are not predicted, and at what pace packets are sent to predicted ones.
+
+`tests/simulation/test_prediction.py` has the direct paths that prediction finds.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def sequential(step: int = 1, others: float = 0.0, mapping: Mapping = Mapping.AP
 
 
 class RelayTests(PunchingTestCase):
-    """Where nothing is sent."""
+    """Peers without a direct path."""
 
     def test_random_ports(self) -> None:
         """The link stays on the relay, as the table says."""
