@@ -288,7 +288,7 @@ class NetcheckRun:
     def _try_relay(self, server: RelayServer, services: list[str], hosts: list[str]) -> None:
         tried: Deferred[None] = Deferred()
         self._trials.append(tried)
-        # An IP address has been checked already. The NAT64 address by which it may be reached is not.
+        # An IP address was checked before it was translated for a NAT64, whose prefix may not be allowed
         named = is_name(server.url.host or self._control.address.host)
         reactor = VettedReactor(self._reactor, self._policy) if named else self._reactor
 

@@ -395,7 +395,7 @@ class Node(Service):
     @property
     def status(self) -> NodeStatus:
         """The sockets, relays and table sizes as they are now."""
-        # Few nodes are asked for it, and each start would pay for it
+        # Imported here because few nodes are asked for their status, and the import takes time at each start
         from punch.node.status import node_status
 
         rendezvous = str(self._control.address) if self._control.registered else None

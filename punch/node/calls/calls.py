@@ -254,7 +254,7 @@ class OutgoingCalls:
         return _cancel(self._queue, peer) or _cancel(self._absent, peer)
 
     def retry(self, peer: PeerID, cause: Cause) -> bool:
-        """A call has failed: return whether it waits for its callee to return to the rendezvous as we did."""
+        """A call has failed: return whether it waits until its callee, too, is registered again."""
         if peer not in self._anew:
             return False
         self._anew.discard(peer)
@@ -268,7 +268,7 @@ class OutgoingCalls:
         return True
 
     def returned(self, peer: PeerID) -> None:
-        """A callee is registered again: place the call that waits for it, which does not wait again."""
+        """A callee is registered again: place the call that waits for it, but let it wait only this once."""
         if _cancel(self._absent, peer):
             self._place(peer)
 
@@ -276,7 +276,7 @@ class OutgoingCalls:
         """There is a connection to the rendezvous: place the queued calls."""
         self._problem = None
         self._interrupted_at = float("-inf")
-        # At first nobody is known to have been there before
+        # At the first registration, no callee is known to have been registered before
         self._anew = set() if self._registered_at is None else set(self._queue)
         self._registered_at = self._context.monotonic()
         for peer in list(self._queue):
@@ -331,7 +331,7 @@ class OutgoingCalls:
 
 
 def _cancel(calls: dict[PeerID, Timer], peer: PeerID) -> bool:
-    """Take a call out of those that wait; return whether it was there."""
+    """Remove the call to a peer from those that wait; return whether there was one."""
     timer = calls.pop(peer, None)
     if timer is not None:
         timer.cancel()

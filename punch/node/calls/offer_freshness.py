@@ -331,7 +331,7 @@ def read_offers(content: bytes | None, wall: float, *, new: bool) -> KeptOffers:
     """
     Read the content of the offers' file.
 
-    :param content: of the file; None if there is none.
+    :param content: the content; None if there is no file.
     :param new: the identity is new, so nobody can have recorded an offer to it.
     :return: what the file says. If it is missing or damaged, all callers count as having used every time that
         could still be taken, so their next offers are answered with a challenge.

@@ -208,8 +208,8 @@ class ControlClient:
 
     def local_host_for(self, remote: str) -> str | None:
         """
-        Return the local IP address of the connection if `remote` has an address of the same family, which is
-        then reached from there, too; None otherwise.
+        Return the local IP address of the connection, if `remote` is an IP address of the same family: it is
+        taken to be reached from there, too. Return None otherwise.
         """
         local = self.local_host
         return local if local is not None and (":" in local) == (":" in remote) else None

@@ -305,7 +305,7 @@ class RelayAddresses:
 
     def reactor_for(self, url: TurnURI) -> Any:
         """Return the reactor that connects TCP to a relay, and refuses addresses that may not be used."""
-        # An IP address has been checked already. The NAT64 address by which it may be reached is not.
+        # An IP address was checked before it was translated for a NAT64, whose prefix may not be allowed
         return self._vetted if is_name(self._host_of(url)) else self._reactor
 
     def of(self, url: TurnURI) -> list[str]:

@@ -161,7 +161,7 @@ class Network:
         self._own_addresses = own_addresses
         self._remotes: list[str] = []
         self._welcome: Welcome | None = None
-        # From which of our addresses the rendezvous was reached then
+        # From which of our addresses the rendezvous was reached when it sent that
         self._welcomed_at: str | None = None
         self.clat = Clat(reactor, monotonic, addresses, open_socket, source, self._translated)
         addresses, open_socket = self.clat.addresses, self.clat.open_socket

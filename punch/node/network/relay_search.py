@@ -48,7 +48,7 @@ Seconds in which a relay that is new, or needed again, has to show that it answe
 datagrams reach it. Then others are asked too.
 """
 CHECK_RTTS = 3.0
-"""The same in round trips to the relay, if that is longer, since what waits on the line comes first…"""
+"""The same in round trips to the relay, if that is longer, because packets in queues come first…"""
 LONGEST_CHECK = 3.0
 """…and at most, in seconds: a round trip may have begun before a sleep."""
 GIVE_UP_AFTER = 20.0

@@ -123,7 +123,7 @@ class PathMemory:
     def was_over_tcp(self, peer: PeerID) -> bool:
         """Whether the last direct path from the network that this machine is in was one over TCP."""
         network, day = self._network(), self._day
-        # The newest first; of one day, what was written last
+        # Reversed, so that of several paths of one day `max` returns the one that was written last
         paths = [path for path in reversed(self._book.entry(peer).paths) if path.network == network]
         last = max((path for path in paths if path.direct), key=lambda path: path.day, default=None)
         return last is not None and last.technique == Technique.TCP.value and abs(day - last.day) <= MAX_AGE

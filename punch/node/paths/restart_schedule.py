@@ -37,7 +37,7 @@ RETRY = 1.0, 30.0
 IMPROVE = 15.0, 300.0
 """
 Seconds on a relayed path, on one over TCP, or after a better one was lost, until a restart looks for a better
-one: the first time, and at most; doubled each time, and the first time again after a better path that lasted
+one: the first time, and at most. They are doubled each time, and begin anew after a better path that lasted
 (`punch.ice.generations`). What closed the better path may have changed, which nothing else would notice.
 """
 

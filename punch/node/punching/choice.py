@@ -55,7 +55,7 @@ class FailedAttempts:
             return True
         self._counts[technique] += 1
         uncertain = _any_uncertain(ours, theirs)
-        # Simultaneous opens tell first of all that such a NAT may be another one than it is taken for
+        # The first ones that fail may only show that such a NAT is another one than it is taken for
         enough = LAST_OPENS if uncertain and technique is Technique.SIMULTANEOUS_OPEN else ATTEMPTS
         if self._counts[technique] < enough or technique in self._failed:
             return False
@@ -92,7 +92,7 @@ class TechniqueChoice:
         self._transport = transport
         self._told: tuple[NatProfile, ...] = ()
         self._assumed = AssumedMapping()
-        # Whether something was sent in an attempt between these networks, and in which one last
+        # Whether something was sent in an attempt between these networks, and the last such attempt
         self._made = False
         self._newest: AttemptBasis | None = None
         # In which network we were at that time

@@ -403,7 +403,7 @@ class TCPPunching:
                 wait = 0.0 if asked else LATE_FIRST
             await attempt.sleep(wait)
             await attempt.connect(theirs)
-            # From now on it sends nothing more
+            # From now on, the attempt sends nothing more
             self._context.punching_slot.release(self)
             if not attempt.refusals:
                 await attempt.sleep(ARRIVAL_TIME)
@@ -415,7 +415,7 @@ class TCPPunching:
         finally:
             if self._state is state:
                 state.running = None
-                # When the next one may begin is decided there
+                # In that state, it is decided when the next attempt may begin
                 after = _Relayed(state.since, self._context.monotonic())
                 self._enter(after if self._transport.relayed else _Resting(self._is_direct))
 

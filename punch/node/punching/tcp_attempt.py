@@ -480,7 +480,8 @@ class TCPAttempt:
         if not self._budget.allows_connect(remote, self._context.monotonic()):
             return
         if self._paths.has(local, remote):
-            return  # It counts all the same, for what is left tells the other side who accepts connections
+            # The budget counts it as well: what is left would show the other side who accepts connections
+            return
         self.packets += 1
         self.bytes += SYN_SIZE + IP_HEADERS[remote.is_ipv6]
         self._budget.sent.add_syn(remote)

@@ -103,7 +103,7 @@ class CallerTests(SynchronousTestCase):
 
 
 class CalleeTests(SynchronousTestCase):
-    """The side that answers it."""
+    """The side that answers the Initial."""
 
     def setUp(self) -> None:
         self.budget = EarlyBudget()

@@ -20,7 +20,7 @@ def named(host: str, port: int = 9000, kind: CandidateType = CandidateType.HOST)
 
 
 class TargetsTests(SynchronousTestCase):
-    """The other side names what it likes."""
+    """To which of the addresses that the other side names we connect."""
 
     def found(self, *candidates: Candidate) -> list[tuple[Address, bool]]:
         """Where to connect, and whether that is near."""
@@ -41,13 +41,13 @@ class TargetsTests(SynchronousTestCase):
         self.assertEqual(self.found(named("198.51.100.7", 443)), [])
 
     def test_this_machine(self) -> None:
-        """Not even with that claim."""
+        """We never connect to this machine, even if the other side claims to be in our network."""
         claim = named(SEEN.host, 9001, CandidateType.SRFLX)
         for host in (OURS.host, OURS_IPV6.host):
             self.assertEqual(self.found(named(host), claim), [(claim.address, True)], host)
 
     def test_near(self) -> None:
-        """Who is in our network, or has an address of it, and our router: nobody learns if they refuse."""
+        """Hosts in our network or with an address of it, and our router: nobody learns if they refuse."""
         claim = named(SEEN.host, 9001, CandidateType.SRFLX)
         private = named("192.168.1.3")
         self.assertEqual(self.found(claim, private), [(private.address, True), (claim.address, True)])
