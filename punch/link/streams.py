@@ -188,7 +188,7 @@ class Stream:
         Take the name from the beginning of the other side's bytes, which may arrive in pieces.
 
         :return: what follows the name.
-        :raise StreamError: this is no name.
+        :raise StreamError: the name is empty, or not UTF-8.
         """
         self._header += data
         if not self._header:
@@ -371,7 +371,7 @@ class StreamScheduler:
 
 
 DATAGRAM_QUEUE: Final = 128
-"""How many messages may wait for the congestion controller; of more, the oldest is dropped."""
+"""How many messages may wait for the congestion controller. If there are more, the oldest is dropped."""
 
 
 class DatagramQueue:
@@ -389,7 +389,7 @@ class DatagramQueue:
 
     def put(self, data: bytes) -> None:
         """
-        Queue a message; of too many, the oldest is dropped.
+        Queue a message. If too many wait, the oldest is dropped.
 
         :raise ValueError: it is longer than `MAX_DATAGRAM`.
         """
@@ -419,7 +419,7 @@ class DatagramQueue:
                     break
                 data = self._waiting.popleft()
                 if self._allowance.left(now) < 1:
-                    # More small ones than the other side takes: lost, as unreliable messages may be
+                    # More small messages than the other side accepts: this one is dropped
                     continue
                 self._allowance.spend(now)
                 self._allowance.earn(len(data) / 128)

@@ -219,5 +219,5 @@ class TransferReports:
         self._reports[program] = reports
 
     def forget(self, program: object) -> None:
-        """A program has gone, and its transfers with it."""
+        """Forget the transfers of a program that has gone."""
         self._reports.pop(program, None)

@@ -6,8 +6,8 @@ The table is our own because "private" has another meaning in libraries: documen
 and an IPv4 address inside an IPv6 address is as dangerous as the IPv4 address. A test compares it with the
 IANA's registries of special-purpose addresses (RFC 6890), row by row.
 
-A NAT64 (RFC 6146) translates IPv6 addresses that have its prefix (RFC 6052). The prefix is discovered by a
-name whose IPv4 addresses are well known (RFC 7050).
+A NAT64 (RFC 6146) translates IPv6 addresses that have its prefix (RFC 6052). A machine learns the
+prefix by looking up the IPv6 addresses of a name whose IPv4 addresses are well known (RFC 7050).
 """
 
 from __future__ import annotations

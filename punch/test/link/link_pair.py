@@ -144,7 +144,7 @@ class CoreEnd(PipeEnd):
 
 
 class Rogue(PipeEnd):
-    """A QUIC connection without a link: it keeps only those rules of a link that a test has it keep."""
+    """A QUIC connection without a link: it obeys only those rules of a link that a test makes it obey."""
 
     def __init__(self, quic: QuicConnection) -> None:
         self.quic = quic

@@ -70,7 +70,7 @@ class FloodTests(FloodCase):
         self.flood("ACK", "too many acknowledgements|too many small pieces", most=160)
 
     def test_keys_that_change_all_the_time(self) -> None:
-        """Changing keys hides no frames: qh3's link ends for it, and aioquic tells what every packet had."""
+        """Changing keys hides no frames: it ends a link of qh3, and aioquic reports all frames."""
         victim = self.make_callee()
         flooder = Flooder(victim, self.certificate, True)
         # In one go, so that only some of the packets are looked into.

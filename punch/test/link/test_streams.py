@@ -248,7 +248,7 @@ class CreditTests(LinkTestCase):
         self.assertEqual(left, [0])
 
     def test_the_window_grows_to_the_path(self) -> None:
-        """With round trips of 100 ms, a transfer is much faster than the 160 kB/s of the initial credit."""
+        """With round trips of 100 ms, a transfer is faster than the 160 kB/s of the initial credit."""
         caller, callee, pipe = self.connect()
         pipe.delay = 0.05
         stream_id = caller.core.streams.open_stream("x")

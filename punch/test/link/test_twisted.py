@@ -189,7 +189,7 @@ class TwistedTests(TwistedCase):
         self.assertFalse(self.successResultOf(self.caller.when_delivered(60.0)))
 
     def test_waits_that_timed_out_are_forgotten(self) -> None:
-        """A busy link keeps no reference to them, and no longer checks for them what was delivered."""
+        """A busy link keeps no reference to a wait that has timed out."""
         self.secure()
         near, far = self.open()
         far.transport.pauseProducing()

@@ -19,7 +19,7 @@ from punch.state import StateDirectory
 
 class RendezvousTests(SynchronousTestCase):
     def sentence(self, given: str | None, environ: dict[str, str]) -> str:
-        """What the user is told of a wrong address."""
+        """Return what the user is told if no rendezvous is known or an address is wrong."""
         state = StateDirectory(Path(self.mktemp()))
         error = self.assertRaises(NoRendezvous, choose_rendezvous, given, state, "bob", environ)
         return rendezvous_sentence(error)
@@ -28,7 +28,7 @@ class RendezvousTests(SynchronousTestCase):
         self.assertRegex(self.sentence(None, {}), r"^No rendezvous is known: .*--rendezvous punch://")
 
     def test_a_wrong_address(self) -> None:
-        """Whoever named it is named."""
+        """The sentence says which option or variable has the wrong address."""
         wrong = "A rendezvous address begins with punch://, not with 'http'."
         self.assertEqual(self.sentence("http://x", {}), f"--rendezvous: {wrong}")
         environ = {"PUNCH_RENDEZVOUS": "http://x"}

@@ -78,7 +78,7 @@ class PlaceTests(SynchronousTestCase):
 
 class SocketTests(SynchronousTestCase):
     def test_every_problem(self) -> None:
-        """One or more whole sentences for each."""
+        """Each problem has one or more whole sentences."""
         for problem in SocketProblem:
             sentence = socket_sentence(SocketError(problem, Path("/a/{b}"), "Permission denied"))
             self.assertTrue(sentence.endswith("."), sentence)

@@ -125,7 +125,7 @@ class FairSharesTests(SynchronousTestCase):
 
 
 class SourceTurnsTests(SynchronousTestCase):
-    """Keys are numbers, or the host and a number."""
+    """`SourceTurns`: whose turn is next. Keys are numbers, or the host and a number."""
 
     def setUp(self) -> None:
         self.turns: SourceTurns[object] = SourceTurns(1000)
@@ -139,7 +139,7 @@ class SourceTurnsTests(SynchronousTestCase):
         self.turns.add(source_of(host), key)
 
     def test_networks_take_turns(self) -> None:
-        """Within a network its addresses do, and of an address the newest is first."""
+        """Within a network, its addresses take turns. Within an address, the newest comes first."""
         for number, host in enumerate(["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.1.0.1", "10.2.0.1"]):
             self.add(host, number)
         self.assertEqual([self.pop() for _ in range(5)], [1, 3, 4, 2, 0])
@@ -147,7 +147,7 @@ class SourceTurnsTests(SynchronousTestCase):
         self.assertRaises(IndexError, self.pop)
 
     def test_newcomers_do_not_wait_for_a_flood(self) -> None:
-        """Networks that always have something waiting come after one that comes now and then."""
+        """A network that comes now and then has its turn before those that always have something waiting."""
         flood = [f"10.0.{number}.1" for number in range(200)]
         for host in flood * 2:
             self.add(host, object())
@@ -164,7 +164,7 @@ class SourceTurnsTests(SynchronousTestCase):
                     self.pop()
 
     def test_newcomers_of_a_flooding_network(self) -> None:
-        """One of its addresses that comes now and then does not wait for all the others."""
+        """A new address of a network that floods does not wait for all the others of the network."""
         for prefix in ("10.0.0.", "2001:db8:0:{:x}::"):
             hosts = [prefix.format(number) + str(number) for number in range(1, 251)]
             self.turns = SourceTurns(1000)
@@ -176,7 +176,7 @@ class SourceTurnsTests(SynchronousTestCase):
             self.assertIn("newcomer", [self.pop() for _ in range(2)])
 
     def test_ever_new_networks(self) -> None:
-        """They keep out nobody who had a turn before them."""
+        """A flood from ever new networks does not keep out a network that had a turn before."""
         self.add("192.0.2.1", "first")
         self.assertEqual(self.pop(), "first")
         for number in range(20):
@@ -189,7 +189,7 @@ class SourceTurnsTests(SynchronousTestCase):
         self.assertIn("second", popped)
 
     def test_what_is_removed_has_no_turn(self) -> None:
-        """To remove what is not there changes nothing."""
+        """What was removed is not returned; removing what is not there changes nothing."""
         for number, host in enumerate(["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.1.0.1"]):
             self.add(host, number)
         for key in (1, 3, 2, 2, 77):
@@ -199,7 +199,7 @@ class SourceTurnsTests(SynchronousTestCase):
         self.assertEqual(self.pop(), 5)
 
     def test_latest(self) -> None:
-        """The one that would make room, and when its network had its turn."""
+        """`latest` is from the source with the latest turn; `last_turn` is the time of a network's turn."""
         for number, host in enumerate(["10.0.0.1", "10.1.0.1", "10.0.0.1", "10.1.0.1", "10.2.0.1"]):
             self.add(host, number)
         self.assertEqual([self.pop() for _ in range(2)], [2, 3])
@@ -208,7 +208,7 @@ class SourceTurnsTests(SynchronousTestCase):
         self.assertEqual(self.turns.last_turn(source_of("10.2.0.1")), float("-inf"))
 
     def test_memory_is_bounded(self) -> None:
-        """The turns that were longest ago are forgotten."""
+        """Of more turns than are remembered, those that were longest ago are forgotten."""
         self.turns = SourceTurns(10)
         for number in range(30):
             self.add(f"10.0.{number}.1", number)

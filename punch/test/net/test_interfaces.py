@@ -171,7 +171,7 @@ ROUTES_6 = "\n".join(
 
 
 class RouteTests(SynchronousTestCase):
-    """The two files."""
+    """The routes of IPv4 and of IPv6, as Linux lists them in two files."""
 
     def test_ipv4(self) -> None:
         expected = [Gateway("wlan0", "192.168.1.1", 600), Gateway("eth0", "10.0.0.254", 100)]
@@ -202,6 +202,6 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(gateways_of(interfaces, gateways), expected)
 
     def test_this_machine(self) -> None:
-        """Whatever it has, no program is run and nothing is raised."""
+        """Whatever routes this machine has, nothing is raised."""
         for local, gateway in gateways_of_machine().items():
             self.assertEqual(":" in local, ":" in gateway)

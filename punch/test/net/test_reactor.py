@@ -35,7 +35,7 @@ class TimeOnly(ReactorBase):
         return self.wall
 
     def installWaker(self) -> None:
-        """Nobody wakes it."""
+        """Do nothing: no other thread wakes this reactor."""
 
 
 class MonotonicTests(SynchronousTestCase):
@@ -45,7 +45,7 @@ class MonotonicTests(SynchronousTestCase):
         return reactor
 
     def close(self, one: float, other: float) -> None:
-        """Two times are the same, as far as a slow machine can tell."""
+        """Check that two times differ by less than a minute, which a slow machine may take."""
         self.assertLess(abs(one - other), 60.0)
 
     def test_what_waited_before(self) -> None:

@@ -8,7 +8,7 @@ from punch.wire.address import PortError, parse_port
 
 
 class PortTests(SynchronousTestCase):
-    """What is a port, and what is not."""
+    """`parse_port`: which texts are ports."""
 
     def test_ports(self) -> None:
         for text, port in (("1", 1), ("3478", 3478), ("00080", 80), ("65535", 65535)):
@@ -25,7 +25,7 @@ class PortTests(SynchronousTestCase):
             parse_port("65536", 0)
 
     def test_no_numbers(self) -> None:
-        """Signs, spaces, digits of other scripts and more than five digits are no part of a port."""
+        """Signs, spaces, digits of other scripts and more than five digits are not allowed in a port."""
         for text in ("", "-1", "+80", " 80", "80 ", "8_0", "80\n", "\u0668\u0660", "000080", "http", "0x50"):
             with self.assertRaises(PortError) as caught:
                 parse_port(text)

@@ -1,6 +1,6 @@
 """
-Messages of PCP and NAT-PMP, written out as the RFCs draw them; the search for routers with UPnP, as devices
-answer it, and as they should not.
+Messages of PCP and NAT-PMP, written out as the RFCs show them; and the search for routers with UPnP, with
+answers of real devices and answers that must be ignored.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ MINIUPNPD = (
 
 class SearchTests(SynchronousTestCase):
     def test_request(self) -> None:
-        """To all devices, and to one."""
+        """A search is sent to all devices, or to one."""
         self.assertEqual(
             search_request(MULTICAST),
             b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\n'
@@ -149,7 +149,7 @@ class SearchTests(SynchronousTestCase):
         self.assertIn(b"HOST: 192.168.1.1:1900\r\n", search_request(Address(ROUTER, 1900)))
 
     def test_answer(self) -> None:
-        """Field names in any case, lines with or without carriage returns, any space."""
+        """Field names may be in any case, and carriage returns and spaces may be missing."""
         expected = "http://192.168.1.1:39281/rootDesc.xml"
         for answer in (
             MINIUPNPD,

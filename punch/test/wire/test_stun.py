@@ -485,7 +485,7 @@ class ReflectionTests(SynchronousTestCase):
     """Questions to a reflector, and what its answers say."""
 
     def test_request(self) -> None:
-        """It is as short as possible: its answer may not be much longer."""
+        """A request has only its header and the attributes that were given: no FINGERPRINT is added."""
         self.assertEqual(len(binding_request(TRANSACTION)), HEADER_SIZE)
         data = binding_request(TRANSACTION, (Attribute.PRIORITY, 1))
         question = parse(data)

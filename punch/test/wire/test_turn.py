@@ -172,11 +172,11 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(decode_reply(encode_line(many)), many)
 
     def test_a_password_is_not_shown(self) -> None:
-        """Logs and tracebacks show `repr`."""
+        """The `repr` of a relay, which logs and tracebacks show, does not contain its password."""
         self.assertNotIn("c2VjcmV0", repr(OWN))
 
     def test_hostile_fields(self) -> None:
-        """A dishonest rendezvous can't hand out what would break the client."""
+        """Relays with a field that is missing or out of range are refused, so that none breaks the client."""
         good = OTHER.to_json()
         self.assertEqual(RelayServer.from_json(good), OTHER)
         self.assertEqual(RelayServer.from_json(replace(OTHER, pin=None).to_json()).pin, None)
