@@ -38,9 +38,9 @@ from punch.local.protocol import (
 from punch.net.driver import Timer
 
 WINDOW = 256 * 1024
-"""Bytes of a stream that may have come and not been used."""
+"""Bytes of a stream that may have arrived and not yet been consumed."""
 Admitted = Callable[[Any], bool]
-"""Whether the process at the other end of a transport is one of this user."""
+"""Returns whether the process at the other end of a transport belongs to this user, or to root."""
 MAX_ANSWER = 64 * 1024 * 1024
 """The longest line of a node in bytes: messages of the history are answered in one."""
 
@@ -105,7 +105,7 @@ class NodeConnection(LineReceiver):
         return cast(UnixTransport, self.transport)
 
     def over(self) -> None:
-        """The connection is over."""
+        """Take note that the connection is over."""
         self._timeout.cancel()
         if not self.greeted.called:
             self.greeted.errback(NodeGone())

@@ -100,7 +100,7 @@ async def attach(directory: Path, reactor: Any, environ: Mapping[str, str]) -> A
     :raise SocketError: its socket can't be used.
     :raise CommandError: it does not take this program.
     """
-    # Who becomes the node does not need them
+    # Imported here, since a process that becomes the node does not need them
     from punch.local.attached import AttachedNode
     from punch.local.node_connections import NodeGone
 
@@ -187,7 +187,7 @@ def remembered_offers(state: PeerState) -> OfferMemory:
         try:
             state.write_offers(content)
         except StateError as error:
-            # Callers are asked then, which takes a round trip.
+            # Callers are then sent a challenge, which takes a round trip.
             _log.warn("{error}", error=sentence_of(error))
             return False
         return True
