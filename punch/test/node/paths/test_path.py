@@ -52,12 +52,12 @@ class CallerTests(SynchronousTestCase):
         return len(self.early.initial(Transmit(data, remote, LOCAL), self.make, now))
 
     def test_after_the_first_check(self) -> None:
-        """Once, and to one address."""
+        """The Initial is sent early once, and to one address."""
         self.assertEqual([self.sent(each) for each in (VICTIM, PEER, PEER, OTHER_PORT)], [0, 2, 0, 0])
         self.assertEqual(self.made, 1)
 
     def test_not_to_others(self) -> None:
-        """Not to an address where the peer was never reached, and not after an answer to a check."""
+        """No Initial is sent where the peer was never reached, nor together with an answer to a check."""
         self.assertEqual(self.sent(VICTIM), 0)
         self.assertEqual(self.sent(Address("2001:db8::66", 6000)), 0)
         self.assertEqual(self.sent(PEER, ANSWER), 0)
@@ -68,7 +68,7 @@ class CallerTests(SynchronousTestCase):
         self.assertEqual(self.sent(PEER), 0)
 
     def test_call_after_call(self) -> None:
-        """All calls with one peer share a budget; an answer gives back what went there."""
+        """All calls with one peer share a budget. An answer from an address gives back what went there."""
         calls = []
         for now in range(10):
             self.early = EarlyHandshake({PEER.host}, self.budget)
@@ -93,7 +93,7 @@ class CallerTests(SynchronousTestCase):
         self.assertTrue(budget.early.is_idle(2.0))
 
     def test_how_long_an_answer_is_awaited(self) -> None:
-        """Only on the path that it would come from, and little longer than that of the check."""
+        """Only on the path of the Initial, and until `GRACE` after the answer to the check is due."""
         self.assertEqual(self.early.wait(PEER, 0.1, 0.1), 0.0)
         self.sent(PEER)
         self.assertAlmostEqual(self.early.wait(PEER, 0.1, 0.1), GRACE)
@@ -119,7 +119,7 @@ class CalleeTests(SynchronousTestCase):
         self.assertEqual([self.sent(each) for each in (VICTIM, OTHER_PORT, PEER)], [0, 0, 3])
 
     def test_another_source(self) -> None:
-        """The first one counts: no other address gets anything, nor pays for it."""
+        """Only the first address gets anything, and what comes from others does not raise its limit."""
         self.early.received(INITIAL[:1], PEER)
         self.early.received(INITIAL * 10, OTHER_PORT)
         self.assertEqual(self.sent(OTHER_PORT), 0)
@@ -127,12 +127,12 @@ class CalleeTests(SynchronousTestCase):
         self.assertEqual(self.sent(PEER), 3)
 
     def test_a_forged_source(self) -> None:
-        """Where the peer was never reached, there is no answer, however much seems to come from there."""
+        """Nothing is sent where the peer was never reached, however much seems to come from there."""
         self.early.received(INITIAL * 100, VICTIM)
         self.assertEqual(self.sent(VICTIM), 0)
 
     def test_amplification(self) -> None:
-        """At most three times what came."""
+        """The callee sends at most three times as many bytes as came."""
         for size in (1, 100, 600, FULL_SIZE, 2 * FULL_SIZE):
             early = EarlyHandshake({PEER.host}, EarlyBudget())
             early.received([bytes(size)], PEER)
@@ -140,7 +140,7 @@ class CalleeTests(SynchronousTestCase):
             self.assertLessEqual(sent, AMPLIFICATION * size)
 
     def test_the_limit(self) -> None:
-        """However many Initials come, and on however many calls."""
+        """There is a limit for all calls with a peer, however many Initials come."""
         packets, size = 0, 0
         for now in range(50):
             early = EarlyHandshake({PEER.host}, self.budget)

@@ -25,7 +25,7 @@ from punch.node.punching.schedule import (
 
 
 class ScheduleTests(SynchronousTestCase):
-    """The states, what ends each of them, and what is due."""
+    """The states, what ends each of them, and when something is due in it."""
 
     def setUp(self) -> None:
         self.schedule = AttemptSchedule()
@@ -73,7 +73,7 @@ class ScheduleTests(SynchronousTestCase):
         self.assertEqual(self.schedule.state, Relayed(10.0, 10.0))
 
     def test_proofs(self) -> None:
-        """They are repeated with the waits that `proof_wait` has, and at some point seem to be in vain."""
+        """Proofs are repeated after the waits of `proof_wait`. After several, they count as being in vain."""
         self.relayed(0.0)
         for proofs in range(1, PROOFS + 1):
             self.assertFalse(self.schedule.unproved)
@@ -82,7 +82,7 @@ class ScheduleTests(SynchronousTestCase):
         self.assertTrue(self.schedule.unproved)
 
     def test_budget(self) -> None:
-        """A budget that is enough soon, or not for long, is looked at again within limits."""
+        """The wait for a budget is neither shorter than `SHORTEST_WAIT` nor longer than `LONGEST_WAIT`."""
         self.relayed(0.0)
         for enough_at, look_at in (
             (100.1, 100.0 + SHORTEST_WAIT),
@@ -93,7 +93,7 @@ class ScheduleTests(SynchronousTestCase):
             self.assertEqual(self.schedule.get_timer(), look_at)
 
     def count(self) -> None:
-        """Something of everything that is counted."""
+        """Let each thing that is counted happen at least once."""
         self.schedule.attempt_begun(Technique.SPRAYING)
         for _ in range(PROOFS):
             self.schedule.proofs_sent(0.0)
@@ -135,13 +135,13 @@ class WaitTests(SynchronousTestCase):
     """How long the next attempt waits."""
 
     def test_waits(self) -> None:
-        """As docs/nat.md says, and for a link that stays on the relay for days."""
+        """They are those in docs/nat.md, also for a link that stays on the relay for days."""
         waits = [wait_after(tries) for tries in range(1, 10)]
         self.assertEqual(waits, [1.0, 1.0, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0])
         self.assertEqual({wait_after(tries) for tries in (20, 1028, 2000, 10**6)}, {300.0})
 
     def test_what_is_counted_together(self) -> None:
-        """Each technique and each of the first addresses for itself, and all others together."""
+        """Each technique and each of the first addresses is counted for itself, and all others together."""
         tries = Tries()
 
         def next_at(technique: Technique, number: int, part: float = 1.0) -> float:
@@ -161,7 +161,7 @@ class WaitTests(SynchronousTestCase):
         self.assertEqual(next_at(prediction, 1), 130.0)
 
     def test_what_counts_no_longer(self) -> None:
-        """What was made long before a direct path, and all when we are in another network."""
+        """Attempts long before a direct path count no longer, and none when we are in another network."""
         tries = Tries()
         tries.add(Technique.SPRAYING, "203.0.113.1", 0.0)
         tries.add(Technique.SPRAYING, "203.0.113.2", 1.0)
